@@ -1,0 +1,57 @@
+"""What the edge's rules speak of: publications, positions, members. Values only, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """Place in the log of a channel: offset from 1 (0: before the first) and the epoch that counts it."""
+
+    offset: int
+    epoch: str
+
+
+@dataclass(slots=True, frozen=True)
+class ClientInfo:
+    """One client as others see it; `conn_info` and `chan_info` are JSON texts, empty for none."""
+
+    user: str
+    client: str
+    conn_info: bytes = b""
+    chan_info: bytes = b""
+
+
+@dataclass(slots=True)
+class Publication:
+    """One message. `offset` is 0 while, or where, the log has not numbered it."""
+
+    data: bytes
+    info: ClientInfo | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    id: bytes = b""
+    exclude_client: str = ""
+    time_ms: int = 0
+    offset: int = 0
+
+
+class AppendResult(NamedTuple):
+    """Outcome of an append: its position, and whether an earlier publish with that key already had it."""
+
+    position: Position
+    repeated_key: bool
+
+
+class HistoryPage(NamedTuple):
+    """Publications in the order asked for, and the position of the readable top."""
+
+    publications: list[Publication]
+    top: Position
+
+
+class PresenceStats(NamedTuple):
+    """Counts of a channel; all anonymous clients are one user."""
+
+    num_clients: int
+    num_users: int

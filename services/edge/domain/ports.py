@@ -1,0 +1,159 @@
+"""What the edge's rules need of the world. Adapters, dialects and transport implement these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from services.edge.domain.commands import Command
+from services.edge.domain.model import (
+    AppendResult,
+    ClientInfo,
+    HistoryPage,
+    Position,
+    PresenceStats,
+    Publication,
+)
+from services.edge.domain.replies import Reply
+
+
+class Connection(Protocol):
+    """One client's way out. All methods return at once and may be called after the end, without effect."""
+
+    @property
+    def peer(self) -> str:
+        """Address of the client, for logs and limits."""
+
+    def send(self, frame: bytes) -> None:
+        """Queue a ready-made frame; all that piles up in one tick leaves in one write.
+
+        Over the bound of the outbox (1 MiB) the connection ends itself with 3008 and drops what is queued.
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is queued (not for 3008), then a close frame; end the TCP connection within 5 s."""
+
+    def drop_after(self, delay_s: float) -> None:
+        """Read nothing more and drop the TCP connection after that long, without a close frame."""
+
+    def pause_reading(self) -> None:
+        """Take no more bytes from the client until `resume_reading`."""
+
+    def resume_reading(self) -> None: ...
+
+    def send_websocket_ping(self) -> None:
+        """Send a WebSocket ping frame; its answer arrives as `MessageHandler.websocket_pong`."""
+
+
+class MessageHandler(Protocol):
+    """What a transport tells of one connection. Nothing here may raise or block."""
+
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        """One whole WebSocket message; text is checked UTF-8."""
+
+    def websocket_pong(self) -> None: ...
+
+    def closed(self, *, clean: bool) -> None:
+        """The connection is over; `clean`: the client itself sent a close frame. Called once, always."""
+
+
+class Dialect(Protocol):
+    """One client protocol: commands from messages, frames from replies. Holds no state of a connection."""
+
+    @property
+    def name(self) -> str:
+        """Key of caches and a label of metrics, such as "json"."""
+
+    def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
+        """Commands in the order sent; what can't be read becomes `Malformed` and ends the list."""
+
+    def encode(self, reply: Reply) -> bytes:
+        """A frame ready to be written to the socket."""
+
+    @property
+    def ping_frame(self) -> bytes:
+        """The frame of the server's application ping."""
+
+
+class ChannelListener(Protocol):
+    """Hears what Redis carries to this edge. Called in the order of arrival, on the loop; never raises."""
+
+    def publication(self, channel: str, epoch: str, publication: Publication) -> None:
+        """One publication; offset 0 and epoch "" where the channel keeps no log."""
+
+    def joined(self, channel: str, info: ClientInfo) -> None: ...
+
+    def left(self, channel: str, info: ClientInfo) -> None: ...
+
+    def was_reset(self, channel: str, epoch: str) -> None:
+        """The log has begun anew under this epoch."""
+
+    def reconnected(self) -> None:
+        """The pub/sub connection was made anew: anything may have been missed on every channel."""
+
+
+class Broker(Protocol):
+    """Redis as the edge sees it. Every call ends within 3 s: `Unavailable` where Redis does not answer."""
+
+    async def subscribe(self, channel: str) -> None:
+        """Return once Redis has confirmed that this edge hears the channel."""
+
+    async def unsubscribe(self, channel: str) -> None: ...
+
+    async def publish(self, channel: str, publication: Publication) -> None:
+        """Announce without keeping (durability `none`)."""
+
+    async def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> AppendResult:
+        """Add to the log of a `hot` channel and announce, atomically; a known key returns the first position."""
+
+    async def top(self, channel: str) -> Position:
+        """Readable top of a `hot` channel; makes its epoch if it has none yet."""
+
+    async def stored_top(self, channel: str) -> Position | None:
+        """Readable top of a `stored` channel; None if Redis has no meta of it: ask the store to open it."""
+
+    async def read(
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
+    ) -> HistoryPage | None:
+        """Publications of the hot log strictly after (reverse: strictly before; 0: from the top) the offset.
+
+        At most `limit`, up to the readable top. May begin later than asked where the log was cut: compare
+        offsets. None if Redis has no meta of the channel.
+        """
+
+    async def remove_history(self, channel: str) -> None:
+        """Drop what the hot log of a `hot` channel keeps; epoch and top stay."""
+
+
+class Store(Protocol):
+    """The durable log. `Unavailable` within 3 s where persistence does not answer; `Busy` where it refuses."""
+
+    async def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> AppendResult:
+        """Sequence, store, make readable and announce; returns once all of it is done."""
+
+    async def open(self, channel: str) -> Position:
+        """Readable top; makes sure that Redis has the meta of the channel."""
+
+    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool) -> HistoryPage: ...
+
+    async def remove_history(self, channel: str) -> None: ...
+
+
+class Presence(Protocol):
+    """The roster. Changes are remembered here until presence has them; only questions can fail."""
+
+    async def enter(self, channel: str, info: ClientInfo, *, announce: bool, grace_s: float) -> bool:
+        """Wait until the entry is written, 1 s at most; False: not yet, it will be as soon as presence answers."""
+
+    async def leave(self, channel: str, client: str, *, clean: bool) -> bool:
+        """As `enter`. Unknown: True."""
+
+    async def members(self, channel: str) -> Sequence[ClientInfo]:
+        """Raises `Unavailable` within 1 s."""
+
+    async def stats(self, channel: str) -> PresenceStats:
+        """Raises `Unavailable` within 1 s."""
