@@ -1,0 +1,96 @@
+"""Settings from environment variables: read once, checked whole, and every complaint names its variable."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the text is one line that names it. Ends a start with exit code 2."""
+
+
+def field_env(name: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field read from exactly the variable `name`, without the prefix; for settings all services share."""
+    return dataclasses.field(default=default, metadata={"env": name})
+
+
+def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
+    """Build `cls`, a keyword-only dataclass, from variables: `lease_ttl_s` is read from `PREFIX_LEASE_TTL_S`.
+
+    Fields may be `str`, `int`, `float`, `bool`, `Path`, `tuple[str, ...]` (comma separated) and each of
+    them `| None` (an empty variable is None). A variable that is absent leaves the default.
+
+    Raises:
+        ConfigError: a variable can't be read as its type, or one without a default is absent.
+    """
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        variable: str = field.metadata.get("env", f"{prefix}_{field.name.upper()}")
+        text = env.get(variable)
+        if text is not None:
+            values[field.name] = _parse(text, hints[field.name], variable)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{variable} must be set")
+    return cls(**values)
+
+
+def read_secret_file(path: Path, variable: str) -> bytes:
+    """The bytes of a secret's file without one trailing newline.
+
+    Raises:
+        ConfigError: the file can't be read or is empty; names the variable and the path, never the content.
+    """
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{variable}: can't read {path}: {error.strerror}") from error
+    secret = secret.removesuffix(b"\n").removesuffix(b"\r")
+    if not secret:
+        raise ConfigError(f"{variable}: {path} is empty")
+    return secret
+
+
+def _parse(text: str, kind: Any, variable: str) -> Any:
+    """`text` as `kind`; the kinds are those `read_env` names."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        kinds = [each for each in typing.get_args(kind) if each is not types.NoneType]
+        return None if text == "" else _parse(text, kinds[0], variable)
+    if kind is str:
+        return text
+    if kind is bool:
+        word = text.strip().lower()
+        if word not in _TRUE | _FALSE:
+            raise ConfigError(f"{variable} must be true or false, not {text!r}")
+        return word in _TRUE
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigError(f"{variable} must be a whole number, not {text!r}") from None
+    if kind is float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigError(f"{variable} must be a number, not {text!r}")
+        return number
+    if kind is Path:
+        if not text:
+            raise ConfigError(f"{variable} must name a file or directory, not be empty")
+        return Path(text)
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    raise TypeError(f"{variable}: fields of type {kind} are not read from the environment")

@@ -1,0 +1,5 @@
+"""Fixtures for every test; each lives in a module of `tests/support` and is named here."""
+
+from __future__ import annotations
+
+pytest_plugins = ("tests.support.redis",)

@@ -1,0 +1,123 @@
+"""A real Redis server for tests: one for the session, or one of its own for a test that breaks it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import redis.asyncio
+
+from services.shared.redis import redis_client
+from services.shared.redis_binary import find_redis_server
+
+_START_S = 10.0
+
+
+class RedisServer:
+    """A server process with AOF in a directory of its own; `start` after `kill` comes back with its data."""
+
+    def __init__(self, *options: str) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="thalamus-redis-"))
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Return once it answers; fail the test after 10 s."""
+        log = (self._directory / "log").open("ab")
+        settings = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
+        settings += ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
+        settings += ["--enable-debug-command", "local", *self._options]
+        with log:
+            self._process = subprocess.Popen([find_redis_server(), *settings], stdout=log, stderr=log)
+        deadline = time.monotonic() + _START_S
+        with redis.Redis(port=self.port) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError as error:
+                    if self._process.poll() is not None or time.monotonic() > deadline:
+                        said = (self._directory / "log").read_text()
+                        raise AssertionError(f"redis-server did not start:\n{said}") from error
+                    time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL; what AOF holds is there after the next `start`."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Forget all data; the server must be down."""
+        assert self._process is None, "kill the server first"
+        shutil.rmtree(self._directory / "appendonlydir", ignore_errors=True)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for the whole session; leave it as healthy as it was. See `own_redis` for faults."""
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Address of the session's server, emptied."""
+    with redis.Redis(port=redis_server.port) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis_conn(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of the emptied server, made as services make theirs."""
+    client = redis_client(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A running server for this test alone: kill, pause, wipe and start it at will."""
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
