@@ -157,3 +157,10 @@ class Presence(Protocol):
 
     async def stats(self, channel: str) -> PresenceStats:
         """Raises `Unavailable` within 1 s."""
+
+
+class ControlBus(Protocol):
+    """Carries commands to every edge of the cluster, this one included."""
+
+    async def publish_control(self, payload: bytes) -> int:
+        """Returns how many edges it went to; `Unavailable` within 3 s."""

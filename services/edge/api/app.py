@@ -1,0 +1,148 @@
+"""The HTTP side of the public port: server API, accounts, documentation and the console page."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+from services.edge.api import accounts
+from services.edge.api.bodies import BodyRefused, answer, decode, plain_error, read_body, refusal
+from services.edge.api.context import ApiContext
+from services.edge.api.cors import AccountsCors
+from services.edge.api.methods import METHODS, batch
+from services.edge.api.metrics import API_SECONDS
+from services.edge.api.requests import Batch
+from services.shared.errors import Busy, ErrorCode, ThalamusError
+
+logger = logging.getLogger(__name__)
+
+_CONSOLE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; style-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_RETRY_AFTER_S = "1"
+
+
+def create_app(context: ApiContext) -> FastAPI:
+    """The ASGI application that the public port serves beside WebSocket connections."""
+    app = FastAPIOffline(
+        title="Thalamus",
+        version=context.node.settings.version,
+        description="Realtime messaging that a team runs itself. `/api/*` is for backends (`X-API-Key`), `/auth/*` for users.",
+        redoc_url=None,
+        static_url="/docs-assets",
+    )
+    _add_server_api(app, context)
+    accounts.add_routes(app, context)
+    _add_console(app, context)
+    app.add_middleware(AccountsCors, allowed_origins=context.allowed_origins)
+
+    @app.exception_handler(BodyRefused)
+    async def body_refused(_: Request, error: BodyRefused) -> Response:
+        return plain_error(error.status, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        return plain_error(error.status_code, str(error.detail).lower())
+
+    return app
+
+
+def _add_server_api(app: FastAPI, context: ApiContext) -> None:
+    schemas, components = msgspec.json.schema_components(
+        [kind for kind, _ in METHODS.values()] + [Batch], ref_template="#/components/schemas/{name}"
+    )
+    kinds: dict[str, tuple[type[msgspec.Struct], Callable[[ApiContext, Any], Awaitable[dict[str, Any]]]]] = {
+        **METHODS,
+        "batch": (Batch, batch),
+    }
+    for (name, (kind, method)), schema in zip(kinds.items(), schemas, strict=True):
+        app.add_api_route(
+            f"/api/{name}",
+            _endpoint(context, name, kind, method),
+            methods=["POST"],
+            name=name,
+            summary=(method.__doc__ or "").splitlines()[0],
+            tags=["server API"],
+            openapi_extra={
+                "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+                "security": [{"apiKey": []}],
+            },
+            responses={401: {"description": "The API key is missing or wrong."}},
+        )
+    _describe(app, components)
+
+
+def _endpoint(
+    context: ApiContext, name: str, kind: type[msgspec.Struct], method: Callable[[ApiContext, Any], Awaitable[Any]]
+) -> Callable[[Request], Awaitable[Response]]:
+    seconds = API_SECONDS.labels(name)
+
+    async def endpoint(request: Request) -> Response:
+        if context.keyring.api_key_id(request.headers.get("x-api-key", "")) is None:
+            return plain_error(401, "the API key is missing or wrong", ErrorCode.UNAUTHORIZED)
+        body = decode(await read_body(request), kind)
+        started = time.perf_counter()
+        try:
+            return answer(await method(context, body))
+        except Busy as error:
+            return refusal(error, 503, {"Retry-After": _RETRY_AFTER_S})
+        except ThalamusError as error:
+            return refusal(error)
+        except Exception:
+            logger.exception("server API call failed", extra={"method": name})
+            return refusal(ThalamusError())
+        finally:
+            seconds.observe(time.perf_counter() - started)
+
+    return endpoint
+
+
+def _describe(app: FastAPI, components: dict[str, Any]) -> None:
+    """Add our schemas and the security scheme to what FastAPI generates."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        own = document.setdefault("components", {})
+        own.setdefault("schemas", {}).update(components)
+        own["securitySchemes"] = {"apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_console(app: FastAPI, context: ApiContext) -> None:
+    index, static = context.web_dir / "index.html", context.web_dir / "static"
+    if not index.is_file():
+        logger.warning("no console page", extra={"web_dir": str(context.web_dir)})
+        return
+
+    @app.get("/", include_in_schema=False)
+    async def console() -> Response:
+        return FileResponse(index, headers=_CONSOLE_HEADERS)
+
+    app.mount("/static", _ConsoleFiles(directory=static), name="static")
+
+
+class _ConsoleFiles(StaticFiles):
+    """Static files that browsers ask for anew: there is no build step that would rename them."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_CONSOLE_HEADERS)
+        return response

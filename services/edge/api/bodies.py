@@ -1,0 +1,75 @@
+"""Bodies of requests and answers: JSON texts of payloads are carried byte for byte, never re-serialised."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request, Response
+
+from services.shared.errors import ErrorCode, ThalamusError
+
+MAX_BODY_BYTES = 1_048_576
+_ENCODER = msgspec.json.Encoder()
+T = TypeVar("T")
+
+
+class BodyRefused(Exception):
+    """The request itself can't be taken; answered with this HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyRefused: 413 over `max_bytes`.
+    """
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise BodyRefused(413, "body too large")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """A body as a request.
+
+    Raises:
+        BodyRefused: 400 where it is not JSON, or a member has the wrong type; the text names it.
+    """
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BodyRefused(400, f"bad request: {error}") from error
+
+
+def answer(result: Any) -> Response:
+    """200 with `{"result": …}`."""
+    return Response(_ENCODER.encode({"result": result}), media_type="application/json")
+
+
+def error_body(error: ThalamusError) -> dict[str, Any]:
+    """`{"code", "message"}` as the server API of the field has it."""
+    detail = str(error)
+    message = error.code.message if detail in ("", error.code.message) else f"{error.code.message}: {detail}"
+    return {"code": int(error.code), "message": message}
+
+
+def refusal(error: ThalamusError, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An error: 200 for the server API, another status where one says more."""
+    return Response(
+        _ENCODER.encode({"error": error_body(error)}), status, media_type="application/json", headers=headers
+    )
+
+
+def plain_error(status: int, message: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> Response:
+    """An error about the request itself."""
+    return Response(
+        _ENCODER.encode({"error": {"code": int(code), "message": message}}), status, media_type="application/json"
+    )

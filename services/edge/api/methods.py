@@ -1,0 +1,276 @@
+"""What each method of the server API does; backends may do everything, so no rule of a namespace is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from services.edge.api import requests as r
+from services.edge.api.bodies import BodyRefused, decode, error_body
+from services.edge.api.context import ApiContext
+from services.edge.domain import operations as ops
+from services.edge.domain.commands import StreamPosition
+from services.edge.domain.json_text import checked_json
+from services.edge.domain.model import ClientInfo, Position, Publication
+from services.edge.domain.permissions import find_namespace
+from services.shared.errors import CloseCode, ErrorCode, ThalamusError
+from services.shared.namespaces import Durability, Namespace
+
+_MAX_BROADCAST = 10_000
+_AT_ONCE = 256
+_OVERRIDES = frozenset({"presence", "join_leave", "force_push_join_leave", "force_recovery", "force_positioning"})
+_CLOSE_CODES = range(3000, 5000)
+
+
+def _namespace(context: ApiContext, channel: str) -> Namespace:
+    if not channel:
+        raise ThalamusError("no channel", ErrorCode.BAD_REQUEST)
+    return find_namespace(context.node.namespaces, channel, context.node.settings.channel_max_bytes)
+
+
+def _json(raw: msgspec.Raw) -> bytes | None:
+    """The text of a payload; None where the member was absent."""
+    text = bytes(raw)
+    if not text:
+        return None
+    return checked_json(text)
+
+
+async def publish(context: ApiContext, request: r.Publish) -> dict[str, Any]:
+    """Keep and send one publication; every node's subscribers get it."""
+    return await _publish(context, request.channel, request)
+
+
+async def _publish(context: ApiContext, channel: str, request: r.Publish | r.Broadcast) -> dict[str, Any]:
+    namespace = _namespace(context, channel)
+    result = await context.node.publisher.publish(
+        channel,
+        namespace,
+        _json(request.data),
+        time_ms=int(context.node.clock.wall() * 1000),
+        tags=request.tags,
+        key_user="api",
+        key=request.idempotency_key,
+    )
+    if not result.position.offset:
+        return {}
+    return {"offset": result.position.offset, "epoch": result.position.epoch}
+
+
+async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]:
+    """The same to many channels; one response per channel, in order."""
+    if len(request.channels) > _MAX_BROADCAST:
+        raise ThalamusError("too many channels", ErrorCode.LIMIT_EXCEEDED)
+
+    async def one(channel: str) -> dict[str, Any]:
+        try:
+            return {"result": await _publish(context, channel, request)}
+        except ThalamusError as error:
+            return {"error": error_body(error)}
+
+    return {"responses": await _bounded([lambda c=channel: one(c) for channel in request.channels])}  # type: ignore[misc]
+
+
+async def _bounded(calls: list[Callable[[], Awaitable[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Run them, so many at once, and return the results in order."""
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(calls), _AT_ONCE):
+        results += await asyncio.gather(*(call() for call in calls[start : start + _AT_ONCE]))
+    return results
+
+
+async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]:
+    """Subscribe a user's connections, on every node, to a channel (server-side)."""
+    _namespace(context, request.channel)
+    unknown = set(request.override) - _OVERRIDES
+    if unknown:
+        raise ThalamusError(f"unknown override {sorted(unknown)[0]}", ErrorCode.BAD_REQUEST)
+    since = request.recover_since
+    await context.cluster.everywhere(
+        ops.Subscribe(
+            user=request.user,
+            client=request.client,
+            channel=request.channel,
+            info=_json(request.info) or b"",
+            data=_json(request.data) or b"",
+            expire_at=request.expire_at,
+            recover_since=StreamPosition(since.offset, since.epoch) if since else None,
+            override={name: value.value for name, value in request.override.items()},
+        )
+    )
+    return {}
+
+
+async def unsubscribe(context: ApiContext, request: r.Unsubscribe) -> dict[str, Any]:
+    """End a user's subscriptions to a channel, on every node."""
+    await context.cluster.everywhere(
+        ops.Unsubscribe(user=request.user, client=request.client, channel=request.channel)
+    )
+    return {}
+
+
+async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, Any]:
+    """Close a user's connections, on every node."""
+    how = request.disconnect or r.DisconnectReason(code=int(CloseCode.FORCE_DISCONNECT))
+    if how.code not in _CLOSE_CODES or len(how.reason.encode()) > 123 or _is_json(how.reason):
+        raise ThalamusError(
+            "code must be 3000 to 4999, the reason at most 123 bytes and not JSON", ErrorCode.BAD_REQUEST
+        )
+    await context.cluster.everywhere(
+        ops.Disconnect(
+            user=request.user,
+            client=request.client,
+            code=how.code,
+            reason=how.reason,
+            whitelist=request.whitelist,
+        )
+    )
+    return {}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text.encode())
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+async def refresh(context: ApiContext, request: r.Refresh) -> dict[str, Any]:
+    """Give a user's connections another expiry, on every node."""
+    await context.cluster.everywhere(
+        ops.Refresh(user=request.user, client=request.client, expired=request.expired, expire_at=request.expire_at)
+    )
+    return {}
+
+
+async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
+    """One page of a channel's log, as for clients."""
+    namespace = _namespace(context, request.channel)
+    if namespace.durability is Durability.NONE:
+        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    most = context.node.settings.history_limit
+    since = Position(request.since.offset, request.since.epoch) if request.since else None
+    page = await context.node.reader.history(
+        request.channel,
+        namespace,
+        limit=most if request.limit < 0 else min(request.limit, most),
+        since=since,
+        reverse=request.reverse,
+    )
+    return {
+        "publications": [_publication(one) for one in page.publications],
+        "epoch": page.top.epoch,
+        "offset": page.top.offset,
+    }
+
+
+def _publication(publication: Publication) -> dict[str, Any]:
+    found: dict[str, Any] = {"data": msgspec.Raw(publication.data)}
+    if publication.info is not None:
+        found["info"] = _client(publication.info)
+    found["offset"] = publication.offset
+    if publication.tags:
+        found["tags"] = publication.tags
+    return found
+
+
+def _client(info: ClientInfo) -> dict[str, Any]:
+    found: dict[str, Any] = {"user": info.user, "client": info.client}
+    if info.conn_info:
+        found["conn_info"] = msgspec.Raw(info.conn_info)
+    if info.chan_info:
+        found["chan_info"] = msgspec.Raw(info.chan_info)
+    return found
+
+
+async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
+    """Remove what a channel's log keeps; epoch and top stay."""
+    namespace = _namespace(context, request.channel)
+    if namespace.durability is Durability.NONE:
+        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    if namespace.durability is Durability.STORED:
+        await context.node.store.remove_history(request.channel)
+    else:
+        await context.node.broker.remove_history(request.channel)
+    await context.cluster.everywhere(ops.ForgetHistory(request.channel))
+    return {}
+
+
+async def presence(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
+    """Who is in a channel, on all nodes."""
+    _presence_on(context, request.channel)
+    members = await context.node.presence.members(request.channel)
+    return {"presence": {member.client: _client(member) for member in members}}
+
+
+async def presence_stats(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
+    """How many are in a channel, on all nodes."""
+    _presence_on(context, request.channel)
+    stats = await context.node.presence.stats(request.channel)
+    return {"num_clients": stats.num_clients, "num_users": stats.num_users}
+
+
+def _presence_on(context: ApiContext, channel: str) -> None:
+    if not _namespace(context, channel).presence:
+        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+
+
+async def channels(context: ApiContext, request: r.Channels) -> dict[str, Any]:
+    """Channels that have subscribers, on all nodes."""
+    found: dict[str, int] = {}
+    for of_edge in await context.cluster.everywhere(ops.Channels(request.pattern)):
+        for name, count in of_edge.items():
+            found[name] = found.get(name, 0) + count
+    return {"channels": {name: {"num_clients": count} for name, count in sorted(found.items())}}
+
+
+async def info(context: ApiContext, _: r.Info) -> dict[str, Any]:
+    """Figures of every node."""
+    return {"nodes": sorted(await context.cluster.everywhere(ops.Info()), key=lambda node: str(node["uid"]))}
+
+
+Method = Callable[[ApiContext, Any], Awaitable[dict[str, Any]]]
+METHODS: dict[str, tuple[type[msgspec.Struct], Method]] = {
+    "publish": (r.Publish, publish),
+    "broadcast": (r.Broadcast, broadcast),
+    "subscribe": (r.Subscribe, subscribe),
+    "unsubscribe": (r.Unsubscribe, unsubscribe),
+    "disconnect": (r.Disconnect, disconnect),
+    "refresh": (r.Refresh, refresh),
+    "history": (r.History, history),
+    "history_remove": (r.ChannelOnly, history_remove),
+    "presence": (r.ChannelOnly, presence),
+    "presence_stats": (r.ChannelOnly, presence_stats),
+    "channels": (r.Channels, channels),
+    "info": (r.Info, info),
+}
+
+
+async def batch(context: ApiContext, request: r.Batch) -> dict[str, Any]:
+    """Several methods in one request: one reply each, in order; in parallel where asked."""
+    if len(request.commands) > _MAX_BROADCAST:
+        raise ThalamusError("too many commands", ErrorCode.LIMIT_EXCEEDED)
+
+    async def one(command: dict[str, msgspec.Raw]) -> dict[str, Any]:
+        try:
+            (name, body), *more = command.items()
+            kind, method = METHODS[name]
+        except (ValueError, KeyError):
+            return {"error": {"code": int(ErrorCode.METHOD_NOT_FOUND), "message": ErrorCode.METHOD_NOT_FOUND.message}}
+        try:
+            if more:
+                raise ThalamusError("one method per command", ErrorCode.BAD_REQUEST)
+            return {name: await method(context, decode(bytes(body), kind))}
+        except BodyRefused as error:
+            return {"error": {"code": int(ErrorCode.BAD_REQUEST), "message": str(error)}}
+        except ThalamusError as error:
+            return {"error": error_body(error)}
+
+    calls = [lambda c=command: one(c) for command in request.commands]  # type: ignore[misc]
+    if request.parallel:
+        return {"replies": await _bounded(calls)}
+    return {"replies": [await call() for call in calls]}

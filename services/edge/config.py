@@ -1,0 +1,87 @@
+"""What the edge reads from EDGE_* variables, once, before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.edge.domain.settings import Settings
+from services.shared.config import ConfigError, field_env
+
+
+_DEFAULT = Settings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeConfig:
+    """Every setting with its unit in the name; `docs/configuration.md` explains each."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    internal_host: str = "127.0.0.1"
+    internal_port: int = 9100
+    redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
+    channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
+    log_level: str = field_env("LOG_LEVEL", "INFO")
+    auth_addr: str = "127.0.0.1:9001"
+    presence_addr: str = "127.0.0.1:9002"
+    persistence_addr: str = "127.0.0.1:9003"
+    web_dir: Path = Path("web")
+    drain_grace_s: float = 25.0
+
+    # Tokens.
+    hs256_secret_file: Path | None = field_env("AUTH_HS256_SECRET_FILE", None)
+    token_audience: str = ""
+    token_issuer: str = ""
+    token_leeway_s: float = 0.0
+
+    # Transport.
+    websocket_path: str = "/connection/websocket"
+    allowed_origins: tuple[str, ...] = ()
+    allow_no_origin: bool = True
+    max_connections: int = 15_000
+    max_connections_per_address: int = 0
+    max_message_bytes: int = 65_536
+    max_outbox_bytes: int = 1_048_576
+    max_outbox_total_bytes: int = 536_870_912
+    handshake_timeout_s: float = 5.0
+    close_timeout_s: float = 5.0
+
+    # Rules; the defaults are those of `domain/settings.py`.
+    insecure: bool = _DEFAULT.insecure
+    allow_anonymous: bool = _DEFAULT.allow_anonymous
+    disallow_anonymous_tokens: bool = _DEFAULT.disallow_anonymous_tokens
+    personal_channel: bool = _DEFAULT.personal_channel
+    personal_channel_namespace: str = _DEFAULT.personal_channel_namespace
+    connect_timeout_s: float = _DEFAULT.connect_timeout_s
+    ping_interval_s: float = _DEFAULT.ping_interval_s
+    pong_timeout_s: float = _DEFAULT.pong_timeout_s
+    expired_close_delay_s: float = _DEFAULT.expired_close_delay_s
+    expired_sub_close_delay_s: float = _DEFAULT.expired_sub_close_delay_s
+    commands_per_s: float = _DEFAULT.commands_per_s
+    commands_burst: int = _DEFAULT.commands_burst
+    channels_per_client: int = _DEFAULT.channels_per_client
+    connections_per_user: int = _DEFAULT.connections_per_user
+    history_limit: int = _DEFAULT.history_limit
+    recovery_limit: int = _DEFAULT.recovery_limit
+    reply_max_bytes: int = _DEFAULT.reply_max_bytes
+    top_check_s: float = _DEFAULT.top_check_s
+
+    def __post_init__(self) -> None:
+        if 0 < self.ping_interval_s <= self.pong_timeout_s:
+            raise ConfigError("EDGE_PONG_TIMEOUT_S must be shorter than EDGE_PING_INTERVAL_S")
+        for name in ("drain_grace_s", "connect_timeout_s", "ping_interval_s", "pong_timeout_s", "commands_per_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"EDGE_{name.upper()} must not be negative")
+        for name in ("channels_per_client", "history_limit", "recovery_limit", "max_message_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"EDGE_{name.upper()} must be at least 1")
+
+    def settings(self) -> Settings:
+        """The part that the rules read."""
+        shared = {field.name for field in dataclasses.fields(Settings)} & {
+            field.name for field in dataclasses.fields(self)
+        }
+        return Settings(**{name: getattr(self, name) for name in shared})

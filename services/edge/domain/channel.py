@@ -1,0 +1,129 @@
+"""One channel on this edge: its subscribers and the fan-out to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.edge.domain.channel_log import ChannelLog
+from services.edge.domain.model import ClientInfo, Publication
+from services.edge.domain.ports import Connection, Dialect
+from services.edge.domain.replies import JoinPush, LeavePush, PublicationPush, Push
+from services.shared.namespaces import Namespace
+
+
+class Subscriber(Protocol):
+    """The session behind a subscription, as far as a channel knows it."""
+
+    connection: Connection
+    dialect: Dialect
+
+    def insufficient_state(self, subscription: Subscription) -> None:
+        """The subscription can't go on; it is off the channel already."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One client's place in one channel."""
+
+    session: Subscriber
+    channel: str
+    info: ClientInfo
+    server_side: bool = False
+    granted: bool = False  # by a token or the server, not by the namespace
+    recoverable: bool = False
+    positioned: bool = False
+    wants_joins: bool = False
+    announces: bool = False  # join and leave of this client are published
+    presence: bool = False  # is, or is about to be, on the roster
+    expires_at: float | None = None  # Unix seconds
+    live: bool = False  # the reply has been queued; before, pushes wait in `held`
+    held: list[bytes] = field(default_factory=list)
+    broken: bool = False  # more was held than may be, or the log began anew: this join has failed
+
+
+class Channel:
+    """Subscribers of one channel on this edge. All of it is synchronous: one tick, one state."""
+
+    def __init__(self, name: str, namespace: Namespace, log: ChannelLog | None, *, join_buffer_size: int) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.log = log  # None: durability `none`
+        self.active_since_check = False  # a publication came since the tops were last compared
+        self._join_buffer_size = join_buffer_size
+        self._joining: dict[Subscription, None] = {}
+        self._live: dict[Dialect, dict[Subscription, Callable[[bytes], None]]] = {}
+        self.deliveries = 0
+
+    def __len__(self) -> int:
+        return len(self._joining) + sum(map(len, self._live.values()))
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """All of them, live and joining."""
+        return [*self._joining, *(one for group in self._live.values() for one in group)]
+
+    def join(self, subscription: Subscription) -> None:
+        """From now on nothing is missed: what comes is held until `go_live`."""
+        self._joining[subscription] = None
+
+    def go_live(self, subscription: Subscription) -> None:
+        """The reply is queued: send what was held, then go on directly."""
+        if subscription not in self._joining:
+            return
+        del self._joining[subscription]
+        send = subscription.session.connection.send
+        for frame in subscription.held:
+            send(frame)
+        subscription.held.clear()
+        subscription.live = True
+        self._live.setdefault(subscription.session.dialect, {})[subscription] = send
+
+    def leave(self, subscription: Subscription) -> None:
+        """No frame of this channel is sent to it any more."""
+        self._joining.pop(subscription, None)
+        group = self._live.get(subscription.session.dialect)
+        if group is not None and group.pop(subscription, None) is not None and not group:
+            del self._live[subscription.session.dialect]
+        subscription.held.clear()
+
+    def fan_out(self, publications: Iterable[Publication]) -> None:
+        """Send each to every subscriber: encoded once per dialect, no bookkeeping per subscriber."""
+        epoch = self.log.epoch if self.log else ""
+        for publication in publications:
+            push = PublicationPush(self.name, publication, epoch if publication.offset == 1 else "")
+            if publication.exclude_client:
+                self._send_some(push, lambda s, but=publication.exclude_client: s.info.client != but)  # type: ignore[misc]
+                continue
+            for dialect, group in self._live.items():
+                frame = dialect.encode(push)
+                for send in group.values():
+                    send(frame)
+                self.deliveries += len(group)
+            if self._joining:
+                self._hold(push, self._joining)
+
+    def announce(self, push: JoinPush | LeavePush) -> None:
+        """Tell those who asked who came or went; one's own leave is not told."""
+        gone = push.info.client if isinstance(push, LeavePush) else None
+        self._send_some(push, lambda s: s.wants_joins and s.info.client != gone)
+
+    def _send_some(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
+        for dialect, group in self._live.items():
+            sends = [send for subscription, send in group.items() if chosen(subscription)]
+            if sends:
+                frame = dialect.encode(push)
+                for send in sends:
+                    send(frame)
+                self.deliveries += len(sends)
+        if self._joining:
+            self._hold(push, [subscription for subscription in self._joining if chosen(subscription)])
+
+    def _hold(self, push: Push, subscriptions: Iterable[Subscription]) -> None:
+        for subscription in subscriptions:
+            if len(subscription.held) >= self._join_buffer_size:
+                subscription.broken = True
+                subscription.held.clear()
+            elif not subscription.broken:
+                subscription.held.append(subscription.session.dialect.encode(push))

@@ -1,0 +1,115 @@
+"""An edge's view of one log: next, older or a jump; and a ring of the last publications. No I/O."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+from services.edge.domain.model import Position, Publication
+
+
+class Need(enum.Enum):
+    """What the view wants done about it."""
+
+    NOTHING = enum.auto()
+    REPAIR = enum.auto()  # a jump: read (delivered, top]
+    RESYNC = enum.auto()  # another epoch: subscribers have insufficient state
+
+
+class ChannelLog:
+    """Turns what pub/sub brings into each offset once, in order.
+
+    `delivered` is the last offset handed out; nothing above it was, everything up to it since the start was.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_buffer_size",
+        "_ring",
+        "_ring_bytes",
+        "_ring_max_bytes",
+        "_ring_size",
+        "delivered",
+        "epoch",
+    )
+
+    def __init__(self, top: Position, *, ring_size: int, ring_max_bytes: int, buffer_size: int) -> None:
+        self.epoch = top.epoch
+        self.delivered = top.offset
+        self._ring: deque[Publication] = deque()
+        self._ring_bytes = 0
+        self._ring_size = ring_size
+        self._ring_max_bytes = ring_max_bytes
+        self._buffer: dict[int, Publication] = {}
+        self._buffer_size = buffer_size
+
+    def message(self, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
+        """One publication from pub/sub: those to hand out now, in order, and what must be done besides."""
+        if epoch != self.epoch:
+            return [], Need.RESYNC
+        offset = publication.offset
+        if offset <= self.delivered:
+            return [], Need.NOTHING
+        if offset > self.delivered + 1:
+            if len(self._buffer) < self._buffer_size:
+                self._buffer[offset] = publication
+            return [], Need.REPAIR
+        self._accept(publication)
+        if not self._buffer:
+            return [publication], Need.NOTHING
+        ready = [publication]
+        ready.extend(self._drain())
+        return ready, Need.REPAIR if self._buffer else Need.NOTHING
+
+    def repaired(self, epoch: str, publications: list[Publication]) -> tuple[list[Publication], Need]:
+        """What a read of (delivered, …] found, ascending: as `message`.
+
+        A hole in it ends it: what comes behind is not handed out, and the need stays.
+        """
+        if epoch != self.epoch:
+            return [], Need.RESYNC
+        ready = []
+        for publication in publications:
+            if publication.offset == self.delivered + 1:
+                self._accept(publication)
+                ready.append(publication)
+            elif publication.offset > self.delivered + 1:
+                return ready, Need.REPAIR
+        ready.extend(self._drain())
+        return ready, Need.REPAIR if self._buffer else Need.NOTHING
+
+    def since(self, offset: int) -> list[Publication] | None:
+        """Publications of (offset, delivered] if the ring has all of them, else None."""
+        if offset >= self.delivered:
+            return []
+        if not self._ring or self._ring[0].offset > offset + 1:
+            return None
+        skip = offset + 1 - self._ring[0].offset
+        return [publication for index, publication in enumerate(self._ring) if index >= skip]
+
+    def forget(self) -> None:
+        """Empty the ring: the log's history was removed."""
+        self._ring.clear()
+        self._ring_bytes = 0
+
+    @property
+    def position(self) -> Position:
+        """Where whoever joins now joins."""
+        return Position(self.delivered, self.epoch)
+
+    def _accept(self, publication: Publication) -> None:
+        self.delivered = publication.offset
+        self._ring.append(publication)
+        self._ring_bytes += len(publication.data)
+        while len(self._ring) > self._ring_size or (self._ring_bytes > self._ring_max_bytes and len(self._ring) > 1):
+            self._ring_bytes -= len(self._ring.popleft().data)
+
+    def _drain(self) -> list[Publication]:
+        ready = []
+        while (publication := self._buffer.pop(self.delivered + 1, None)) is not None:
+            self._accept(publication)
+            ready.append(publication)
+        if self._buffer:
+            for offset in [offset for offset in self._buffer if offset <= self.delivered]:
+                del self._buffer[offset]
+        return ready

@@ -1,0 +1,130 @@
+"""Operations that every edge must hear of: asked once, carried out everywhere, answered by all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+import msgspec
+
+from services.edge.domain.node import Node
+from services.edge.domain.operations import OPERATIONS, Operation, carry_out
+from services.edge.domain.ports import ControlBus
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_S = 1.5
+_MAX_RUNNING = 1_000
+
+
+class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """On the control channel. A question has `op`; an answer has `to` and `result`, or `error`."""
+
+    id: str
+    sender: str
+    op: str = ""
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    to: str = ""
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: int = 0
+
+
+class _Survey:
+    def __init__(self) -> None:
+        self.answers: list[_Message] = []
+        self.expected: int | None = None
+        self.done = asyncio.Event()
+
+    def check(self) -> None:
+        if self.expected is not None and len(self.answers) >= self.expected:
+            self.done.set()
+
+
+class Cluster:
+    """This edge among the others."""
+
+    def __init__(self, node: Node, bus: ControlBus) -> None:
+        self._node = node
+        self._bus = bus
+        self._surveys: dict[str, _Survey] = {}
+        self._running = 0
+        self._decoder = msgspec.json.Decoder(_Message)
+
+    async def everywhere(self, operation: Operation) -> list[dict[str, Any]]:
+        """Have every edge carry it out; one answer per edge.
+
+        Raises:
+            Unavailable: Redis did not take it, or an edge did not answer in time; the others may have done it.
+            ThalamusError: an edge refused it.
+        """
+        if len(self._surveys) >= _MAX_RUNNING:
+            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
+        survey = _Survey()
+        question = _Message(
+            id=os.urandom(12).hex(),
+            sender=self._node.edge_id,
+            op=type(operation).__name__,
+            args=msgspec.Raw(msgspec.json.encode(operation)),
+        )
+        self._surveys[question.id] = survey
+        try:
+            survey.expected = await self._bus.publish_control(msgspec.json.encode(question))
+            survey.check()
+            if survey.expected:
+                async with asyncio.timeout(_ANSWER_S):
+                    await survey.done.wait()
+        except TimeoutError:
+            raise Unavailable("an edge did not answer") from None
+        finally:
+            del self._surveys[question.id]
+        if not survey.expected:
+            raise Unavailable("no edge hears the control channel")
+        for answer in survey.answers:
+            if answer.error:
+                raise ThalamusError(code=ErrorCode(answer.error))
+        return [msgspec.json.decode(answer.result) for answer in survey.answers]
+
+    def on_control(self, payload: bytes) -> None:
+        """A message of the control channel; what can't be read is logged and dropped."""
+        try:
+            message = self._decoder.decode(payload)
+            if message.to:
+                self._take_answer(message)
+                return
+            operation = msgspec.json.decode(message.args, type=OPERATIONS[message.op])
+        except (msgspec.MsgspecError, KeyError) as error:
+            logger.warning("unreadable control message", extra={"error": repr(error)})
+            return
+        if self._running >= _MAX_RUNNING:
+            logger.error("too many control operations at once; one is dropped", extra={"op": message.op})
+            return
+        self._running += 1
+        self._node.spawn(self._answer(message, operation))
+
+    def _take_answer(self, message: _Message) -> None:
+        survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
+        if survey is not None:
+            survey.answers.append(message)
+            survey.check()
+
+    async def _answer(self, question: _Message, operation: Operation) -> None:
+        answer = _Message(id=question.id, sender=self._node.edge_id, to=question.sender)
+        try:
+            answer.result = msgspec.Raw(msgspec.json.encode(await carry_out(self._node, operation)))
+        except ThalamusError as error:
+            answer.error = int(error.code)
+        except Exception:
+            logger.exception("control operation failed", extra={"op": question.op})
+            answer.error = int(ErrorCode.INTERNAL)
+        finally:
+            self._running -= 1
+        try:
+            if question.sender == self._node.edge_id:
+                self._take_answer(answer)
+            else:
+                await self._bus.publish_control(msgspec.json.encode(answer))
+        except Unavailable:
+            logger.warning("an answer to the cluster was lost", extra={"op": question.op})

@@ -1,0 +1,28 @@
+"""Leaving well: clients are told to reconnect in jittered batches over the grace, so that others can take them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.edge.domain.node import Node
+from services.shared.errors import CloseCode
+
+_STEP_S = 0.05
+_SPREAD = 0.9  # of the grace; the rest is for the close handshakes
+
+
+async def drain(node: Node, grace_s: float) -> None:
+    """Disconnect every session with 3001 within `grace_s` seconds; nobody new may be let in meanwhile."""
+    spread_s = grace_s * _SPREAD
+    started = node.clock.monotonic()
+    sessions = list(node.sessions)
+    node.rng.shuffle(sessions)
+    due = sorted(node.rng.uniform(0.0, spread_s) for _ in sessions)
+    for session, at in zip(sessions, due, strict=True):
+        while (left := started + at - node.clock.monotonic()) > 0:
+            await asyncio.sleep(min(left, _STEP_S))
+        session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+    while node.sessions and node.clock.monotonic() - started < grace_s:
+        for session in list(node.sessions):  # connected while the others were told
+            session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+        await asyncio.sleep(_STEP_S)

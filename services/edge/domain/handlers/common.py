@@ -1,0 +1,40 @@
+"""Checks that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.edge.domain.permissions import Actor, allows, find_namespace
+from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+from services.shared.namespaces import Namespace, Permission
+
+if TYPE_CHECKING:
+    from services.edge.domain.session import Session
+
+
+def required_channel(channel: str) -> None:
+    """A command that names no channel is misuse of the protocol."""
+    if not channel:
+        raise Disconnect(CloseCode.BAD_REQUEST)
+
+
+def namespace_of(session: Session, channel: str) -> Namespace:
+    """The channel's namespace; raises 107 or 102."""
+    required_channel(channel)
+    return find_namespace(session.node.namespaces, channel, session.node.settings.channel_max_bytes)
+
+
+def is_allowed(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> bool:
+    """Whether this client may, by a rule of the namespace; insecure mode lets everyone."""
+    if session.node.settings.insecure:
+        return True
+    subscription = session.subscriptions.get(channel)
+    subscribed = subscription is not None and subscription.live
+    granted = subscribed and subscription is not None and subscription.granted
+    return allows(rule, namespace, Actor(session.user, subscribed, granted))
+
+
+def require(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> None:
+    """Raises 103 where the client may not, whether or not the channel exists."""
+    if not is_allowed(session, namespace, channel, rule):
+        raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)

@@ -1,0 +1,53 @@
+"""The publish command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.handlers.common import namespace_of, require
+from services.edge.domain.limits import TokenBucket
+from services.edge.domain.replies import PublishResult
+from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.namespaces import Namespace
+
+if TYPE_CHECKING:
+    from services.edge.domain.session import Session
+
+
+async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
+    """Answered once the channel's log holds it. Wire protocol, 5.4; position and key are our extensions."""
+    namespace = namespace_of(session, request.channel)
+    if request.type:
+        raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
+    if request.data is None:
+        raise ThalamusError("no data", ErrorCode.BAD_REQUEST)
+    require(session, namespace, request.channel, namespace.publish)
+    _limit(session, namespace)
+    subscription = session.subscriptions.get(request.channel)
+    result = await session.node.publisher.publish(
+        request.channel,
+        namespace,
+        request.data,
+        time_ms=int(session.node.clock.wall() * 1000),
+        info=session.info(subscription.info.chan_info if subscription else b""),
+        key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # the anonymous share no keys
+        key=request.idempotency_key,
+        exclude_client=session.client if request.exclude_self else "",
+    )
+    return PublishResult(result.position.offset, result.position.epoch)
+
+
+def _limit(session: Session, namespace: Namespace) -> None:
+    """`publish_rate` of the namespace, per client."""
+    if namespace.publish_rate <= 0:
+        return
+    now = session.node.clock.monotonic()
+    if session.publish_buckets is None:
+        session.publish_buckets = {}
+    bucket = session.publish_buckets.get(namespace.name)
+    if bucket is None:
+        bucket = TokenBucket(namespace.publish_rate, namespace.publish_rate, now)
+        session.publish_buckets[namespace.name] = bucket
+    if not bucket.take(now):
+        raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)

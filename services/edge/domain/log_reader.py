@@ -1,0 +1,133 @@
+"""Reading logs: tops, history pages, gaps and recovery; from the hot log, then from the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from services.edge.domain.model import HistoryPage, Position, Publication
+from services.edge.domain.ports import Broker, Store
+from services.edge.domain.settings import Settings
+from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.namespaces import Durability, Namespace
+
+
+class LogReader:
+    """Reads of channels with durability above `none`; equal reads at the same time are one read."""
+
+    def __init__(self, broker: Broker, store: Store, settings: Settings) -> None:
+        self._broker = broker
+        self._store = store
+        self._settings = settings
+        self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
+        self.reads = 0
+
+    async def top(self, channel: str, namespace: Namespace) -> Position:
+        """Readable top; makes the epoch of a channel that has none yet."""
+        if namespace.durability is Durability.STORED:
+            return await self._broker.stored_top(channel) or await self._store.open(channel)
+        return await self._broker.top(channel)
+
+    async def after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
+        """Everything after the position, ascending and without a hole, up to the top: all of it or None.
+
+        None also where it is more than `recovery_limit` publications or `reply_max_bytes`, where the epoch is
+        another one, and where the position is beyond the top: continuity can't be had.
+        """
+        key = ("after", channel, position)
+        return await self._once(key, lambda: self._after(channel, namespace, position))
+
+    async def _after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
+        limit = self._settings.recovery_limit
+        stored = namespace.durability is Durability.STORED
+        page = await self._broker.read(
+            channel, since_offset=position.offset, limit=limit + 1, reverse=False, stored=stored
+        )
+        if page is None:
+            if not stored:
+                return None
+            top = await self._store.open(channel)
+            page = HistoryPage([], top)
+        top = page.top
+        if top.epoch != position.epoch or position.offset > top.offset or top.offset - position.offset > limit:
+            return None
+        publications = [one for one in page.publications if one.offset <= top.offset]
+        first_kept = publications[0].offset if publications else top.offset + 1
+        if first_kept > position.offset + 1 and stored:
+            older = await self._store.read(
+                channel, since_offset=position.offset, limit=first_kept - position.offset - 1, reverse=False
+            )
+            publications = [one for one in older.publications if one.offset < first_kept] + publications
+        if [one.offset for one in publications] != list(range(position.offset + 1, top.offset + 1)):
+            return None
+        if sum(len(one.data) for one in publications) > self._settings.reply_max_bytes:
+            return None
+        return HistoryPage(publications, top)
+
+    async def history(
+        self, channel: str, namespace: Namespace, *, limit: int, since: Position | None, reverse: bool
+    ) -> HistoryPage:
+        """One page; semantics of wire protocol, 11.2. `limit` is already cut; 0 asks for the top only.
+
+        Raises:
+            ThalamusError: 107 for offset 0 with `reverse`, 112 for another epoch.
+        """
+        if since is not None and reverse and since.offset == 0:
+            raise ThalamusError("since.offset must be above 0 with reverse", ErrorCode.BAD_REQUEST)
+        offset = since.offset if since else 0
+        if limit == 0:
+            page = HistoryPage([], await self.top(channel, namespace))
+        elif namespace.durability is Durability.STORED:
+            page = await self._stored_history(channel, limit, offset, reverse=reverse)
+        else:
+            found = await self._broker.read(channel, since_offset=offset, limit=limit, reverse=reverse, stored=False)
+            page = found or HistoryPage([], await self.top(channel, namespace))
+        if since is not None and since.epoch and since.epoch != page.top.epoch:
+            raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
+        return HistoryPage(_within(page.publications, self._settings.reply_max_bytes), page.top)
+
+    async def _stored_history(self, channel: str, limit: int, offset: int, *, reverse: bool) -> HistoryPage:
+        page = await self._broker.read(channel, since_offset=offset, limit=limit, reverse=reverse, stored=True)
+        if page is None:
+            await self._store.open(channel)
+            page = HistoryPage([], Position(0, ""))
+        if reverse:
+            expected = min(offset - 1, page.top.offset) if offset else page.top.offset
+        else:
+            expected = offset + 1
+        whole = page.top.epoch != "" and (
+            (reverse and expected <= 0) or (not reverse and expected > page.top.offset)  # nothing there to read
+            or (
+                bool(page.publications)
+                and page.publications[0].offset == expected
+                and (len(page.publications) == limit or not reverse or page.publications[-1].offset == 1)
+            )
+        )
+        if whole:
+            return page
+        return await self._store.read(channel, since_offset=offset, limit=limit, reverse=reverse)
+
+    async def _once(
+        self, key: tuple[object, ...], read: Callable[[], Awaitable[HistoryPage | None]]
+    ) -> HistoryPage | None:
+        task = self._running.get(key)
+        if task is None:
+            self.reads += 1
+
+            async def run() -> HistoryPage | None:
+                return await read()
+
+            task = asyncio.create_task(run())
+            self._running[key] = task
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(task)
+
+
+def _within(publications: list[Publication], max_bytes: int) -> list[Publication]:
+    """The first of them that fit a reply, at least one."""
+    total = 0
+    for count, publication in enumerate(publications):
+        total += len(publication.data)
+        if total > max_bytes and count:
+            return publications[:count]
+    return publications

@@ -1,0 +1,74 @@
+"""Publishing: what is checked, and which log a publication goes to."""
+
+from __future__ import annotations
+
+import os
+
+from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
+from services.edge.domain.ports import Broker, Store
+from services.edge.domain.settings import Settings
+from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.namespaces import DataFormat, Durability, Namespace
+
+_NO_POSITION = AppendResult(Position(0, ""), False)
+
+
+class Publisher:
+    """Takes publications that are permitted already; returns once the channel's log holds them."""
+
+    def __init__(self, broker: Broker, store: Store, settings: Settings) -> None:
+        self._broker = broker
+        self._store = store
+        self._settings = settings
+        self.published = 0
+
+    async def publish(
+        self,
+        channel: str,
+        namespace: Namespace,
+        data: bytes | None,
+        *,
+        time_ms: int,
+        info: ClientInfo | None = None,
+        tags: dict[str, str] | None = None,
+        key_user: str = "",
+        key: str = "",
+        exclude_client: str = "",
+    ) -> AppendResult:
+        """Publish one message under an idempotency key (a random one where none is given).
+
+        Raises:
+            ThalamusError: 107 or 106 for data that is not allowed.
+            Unavailable: the outcome is unknown; repeat with the same key.
+            Busy: refused, nothing was done.
+        """
+        if data is None or (namespace.data_format is DataFormat.OBJECT and not data.lstrip().startswith(b"{")):
+            raise ThalamusError("data is not what the channel takes", ErrorCode.BAD_REQUEST)
+        if len(data) > namespace.max_data_bytes:
+            raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
+        if len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
+            raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
+        publication_id = os.urandom(16)
+        publication = Publication(
+            data=data,
+            info=info,
+            tags=tags or {},
+            id=publication_id,
+            exclude_client=exclude_client,
+            time_ms=time_ms,
+        )
+        if namespace.durability is Durability.NONE:
+            await self._broker.publish(channel, publication)
+            self.published += 1
+            return _NO_POSITION
+        log: Broker | Store = self._store if namespace.durability is Durability.STORED else self._broker
+        result = await log.append(
+            channel,
+            publication,
+            key_user=key_user,
+            key=key or publication_id.hex(),
+            history_size=namespace.history_size,
+            history_ttl_s=namespace.history_ttl_s,
+        )
+        self.published += 1
+        return result

@@ -1,0 +1,405 @@
+"""One client's session: commands in the order sent, one at a time; its subscriptions; its deadlines."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import deque
+from typing import Any
+
+from services.edge.domain import commands as c
+from services.edge.domain.channel import Subscription
+from services.edge.domain.claims import ConnectionClaims
+from services.edge.domain.handlers import handle
+from services.edge.domain.limits import TokenBucket
+from services.edge.domain.model import ClientInfo, Publication
+from services.edge.domain.node import Node
+from services.edge.domain.ports import Connection, Dialect
+from services.edge.domain.replies import Answer, ErrorReply, PublicationPush, Push, Result, UnsubscribePush
+from services.edge.domain.settings import MAX_TTL_S
+from services.edge.domain.timers import NEVER
+from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, UnsubscribeCode
+
+logger = logging.getLogger(__name__)
+
+
+class State(enum.Enum):
+    """Where a session stands; it only moves down this list."""
+
+    NEW = enum.auto()  # no connect command yet
+    CONNECTING = enum.auto()
+    OPEN = enum.auto()
+    UNUSABLE = enum.auto()  # connect was answered with an error: nothing more is read
+    CLOSED = enum.auto()
+
+
+_UNCOUNTED = (c.Connect, c.Unsubscribe)  # by the limit of commands per second
+
+
+class Session:
+    """A `MessageHandler`: the transport tells it of messages, it answers through its `Connection`."""
+
+    __slots__ = (
+        "_bucket",
+        "_busy",
+        "_ended_here",
+        "_paused",
+        "_ping_at",
+        "_pong_due",
+        "_queue",
+        "_websocket_ping",
+        "client",
+        "close_at",
+        "conn_info",
+        "connection",
+        "deadline",
+        "dialect",
+        "expires_at",
+        "name",
+        "node",
+        "publish_buckets",
+        "state",
+        "subscriptions",
+        "token_channels",
+        "user",
+        "wheel_slot",
+    )
+
+    def __init__(
+        self, node: Node, connection: Connection, dialect: Dialect, client: str, *, websocket_ping: bool = False
+    ) -> None:
+        self.node = node
+        self.connection = connection
+        self.dialect = dialect
+        self.client = client
+        self.user = ""
+        self.conn_info = b""
+        self.name = ""
+        self.state = State.NEW
+        self.subscriptions: dict[str, Subscription] = {}
+        self.token_channels: frozenset[str] = frozenset()
+        self.expires_at: float | None = None  # Unix seconds
+        self.close_at: float = NEVER  # monotonic: the end of the grace after `expires_at`
+        self.publish_buckets: dict[str, TokenBucket] | None = None
+        self._queue: deque[c.Command] = deque()
+        self._busy = False
+        self._ended_here = False  # we sent the first close frame: the client's is only its answer
+        self._paused = False
+        self._websocket_ping = websocket_ping
+        now = node.clock.monotonic()
+        self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
+        self._ping_at = NEVER
+        self._pong_due = NEVER  # with a ping outstanding; NEVER: none is
+        self.deadline = now + node.settings.connect_timeout_s
+        self.wheel_slot = -1
+        node.wheel.schedule(self)
+        node.sessions.add(self)
+
+    # From the transport.
+
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        """Take one message; its commands run in order, after those that still run."""
+        if self.state in (State.UNUSABLE, State.CLOSED):
+            return
+        for command in self.dialect.decode(payload, binary=binary):
+            if type(command.request) is c.Pong:  # not held up by a command that takes long
+                self._pong()
+            else:
+                self._queue.append(command)
+        self._pump()
+
+    def websocket_pong(self) -> None:
+        """The answer to our WebSocket ping; unasked ones are allowed there (RFC 6455, 5.5.3)."""
+        if self._websocket_ping:
+            self._pong_due = NEVER
+            self._reschedule()
+
+    def closed(self, *, clean: bool) -> None:
+        """The connection is over, from whichever side."""
+        self.state = State.CLOSED
+        self.deadline = NEVER
+        self._queue.clear()
+        self.node.sessions.discard(self)
+        self.node.remove(self)
+        for subscription in list(self.subscriptions.values()):
+            self.drop(subscription)
+            if subscription.presence:
+                self.node.spawn(self.leave_roster(subscription, clean=clean and not self._ended_here))
+
+    async def leave_roster(self, subscription: Subscription, *, clean: bool) -> None:
+        """Tell presence that this client is no longer in the channel."""
+        await self.node.presence.leave(subscription.channel, self.client, clean=clean)
+
+    # Commands.
+
+    def _pump(self) -> None:
+        while self._queue and not self._busy and self.state not in (State.UNUSABLE, State.CLOSED):
+            command = self._queue.popleft()
+            try:
+                self._admit(command)
+            except Disconnect as end:
+                self.disconnect(end.code, end.reason)
+                return
+            except ThalamusError as error:
+                self.answer(command.id, self._error(error))
+                continue
+            self._busy = True
+            self.node.spawn(self._run(command))
+        waiting = len(self._queue)
+        if waiting > self.node.settings.max_pending_commands and not self._paused:
+            self._paused = True
+            self.connection.pause_reading()
+        elif self._paused and waiting <= self.node.settings.max_pending_commands // 2:
+            self._paused = False
+            self.connection.resume_reading()
+
+    def _admit(self, command: c.Command) -> None:
+        """Whether the command may run now; raises what it is answered with instead."""
+        request = command.request
+        kind = type(request).__name__.lower()
+        counts = self.node.counters.commands
+        counts[kind] = counts.get(kind, 0) + 1
+        if isinstance(request, c.Malformed | c.Ping):
+            raise Disconnect(CloseCode.BAD_REQUEST)
+        if isinstance(request, c.Connect) != (self.state is State.NEW):
+            raise Disconnect(CloseCode.BAD_REQUEST)  # another one first, or a second connect
+        if isinstance(request, _UNCOUNTED):
+            return
+        now = self.node.clock.monotonic()
+        if not self._bucket.take(now):
+            if self._bucket.refused_for(now) >= self.node.settings.flood_close_s:
+                raise Disconnect(CloseCode.TOO_MANY_REQUESTS)
+            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
+
+    async def _run(self, command: c.Command) -> None:
+        try:
+            if self.state is State.CLOSED:
+                return  # ended before this command began
+            result = await handle(self, command)
+            if result is not None:
+                self.answer(command.id, result)
+        except Disconnect as end:
+            self.disconnect(end.code, end.reason)
+        except ThalamusError as error:
+            self.answer(command.id, self._error(error))
+        except Exception:
+            logger.exception("command failed", extra={"command": type(command.request).__name__})
+            self.answer(command.id, self._error(ThalamusError()))
+        finally:
+            self._busy = False
+        self._pump()
+
+    def _error(self, error: ThalamusError) -> ErrorReply:
+        counts = self.node.counters.errors
+        counts[error.code] = counts.get(error.code, 0) + 1
+        retry_ms = 0
+        if error.code is ErrorCode.TOO_MANY_REQUESTS:
+            retry_ms = max(1, int(self._bucket.retry_after_s() * 1000))
+        return ErrorReply(error.code, error.code.message, error.code.temporary, retry_ms)
+
+    # To the client.
+
+    def answer(self, command_id: int, result: Result) -> None:
+        """Queue the reply to a command."""
+        if self.state is State.CLOSED:
+            return
+        self.connection.send(self.dialect.encode(Answer(command_id, result)))
+
+    def push(self, push: Push) -> None:
+        """Queue a push; none precedes the connect reply."""
+        if self.state is State.OPEN:
+            self.connection.send(self.dialect.encode(push))
+
+    def push_publication(self, channel: str, publication: Publication) -> None:
+        """Queue one publication of a recovery that came without a subscribe reply."""
+        self.push(PublicationPush(channel, publication))
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """End the connection with this code; `closed` follows from the transport."""
+        if self.state is State.CLOSED:
+            return
+        counts = self.node.counters.closes
+        counts[code] = counts.get(code, 0) + 1
+        self.state = State.CLOSED
+        self._ended_here = True
+        self._queue.clear()
+        self.deadline = NEVER
+        self.node.remove(self)
+        for subscription in list(self.subscriptions.values()):
+            self.node.hub.leave(subscription)  # no more pushes; presence leaves when the connection has ended
+        self.connection.close(code, reason)
+
+    def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
+        """Answer connect with an error: the connection is of no more use (wire protocol, 5.1)."""
+        self.answer(command_id, error)
+        self.state = State.UNUSABLE
+        self.deadline = NEVER
+        self._queue.clear()
+        self.node.remove(self)
+        self.connection.drop_after(self.node.settings.error_drop_delay_s)
+
+    # Subscriptions.
+
+    def info(self, chan_info: bytes = b"") -> ClientInfo:
+        """This client as others see it."""
+        return ClientInfo(self.user, self.client, self.conn_info, chan_info)
+
+    def drop(self, subscription: Subscription) -> None:
+        """Forget a subscription and take it off its channel; presence is the caller's."""
+        if self.subscriptions.get(subscription.channel) is subscription:
+            del self.subscriptions[subscription.channel]
+        self.node.hub.leave(subscription)
+
+    def insufficient_state(self, subscription: Subscription) -> None:
+        """Continuity is lost: a client-side subscription is ended with 2500, a server-side one closes 3010."""
+        if not subscription.live:
+            subscription.broken = True  # its subscribe is still running, and will find it
+        elif not (subscription.positioned or subscription.recoverable):
+            self.node.spawn(self._rejoin(subscription))
+        elif subscription.server_side:
+            self.disconnect(CloseCode.INSUFFICIENT_STATE, CloseCode.INSUFFICIENT_STATE.reason)
+        else:
+            self.end_subscription(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    async def _rejoin(self, subscription: Subscription) -> None:
+        """A subscription without position asks for no continuity: put it on the channel as it is now."""
+        namespace = self.node.namespaces.find(subscription.channel)
+        try:
+            if namespace is None:
+                raise ThalamusError(code=ErrorCode.UNKNOWN_CHANNEL)
+            channel = await self.node.hub.open(subscription.channel, namespace)
+            if self.subscriptions.get(subscription.channel) is subscription and self.state is State.OPEN:
+                self.node.hub.join(channel, subscription)
+                channel.go_live(subscription)
+        except ThalamusError:
+            self.end_subscription(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    def end_subscription(self, subscription: Subscription, code: int, reason: str = "") -> None:
+        """The server ends a subscription: off the channel, off the roster, and the client is told."""
+        if self.subscriptions.get(subscription.channel) is not subscription:
+            return
+        self.drop(subscription)
+        if not reason:
+            reason = UnsubscribeCode(code).reason if code in set(UnsubscribeCode) else UnsubscribeCode.SERVER.reason
+        self.push(UnsubscribePush(subscription.channel, code, reason))
+        if subscription.presence:
+            self.node.spawn(self.leave_roster(subscription, clean=True))
+
+    def end_silently(self, subscription: Subscription) -> None:
+        """Undo a subscription that the client never heard of."""
+        self.drop(subscription)
+        if subscription.presence:
+            self.node.spawn(self.leave_roster(subscription, clean=True))
+
+    # Identity and time.
+
+    @property
+    def is_connecting(self) -> bool:
+        """The connect command is being worked on."""
+        return self.state is State.CONNECTING
+
+    @property
+    def pings_by_websocket(self) -> bool:
+        """The client asked for WebSocket ping frames (`cf_ws_frame_ping_pong=true`)."""
+        return self._websocket_ping
+
+    def begin_connecting(self) -> None:
+        """The connect command has come."""
+        self.state = State.CONNECTING
+
+    def opened(self, claims: ConnectionClaims | None) -> None:
+        """The connect command was granted; pings begin."""
+        self.state = State.OPEN
+        settings = self.node.settings
+        if settings.ping_interval_s > 0:
+            first = settings.ping_interval_s * self.node.rng.uniform(0.5, 1.0)
+            self._ping_at = self.node.clock.monotonic() + first
+        self.set_expiry(claims.expires_at if claims else None)
+
+    def set_expiry(self, expires_at: float | None) -> int:
+        """When the connection expires (Unix seconds; None: never); returns the `ttl` to tell, 0 for never."""
+        if self.node.settings.insecure:
+            expires_at = None
+        self.expires_at = expires_at
+        if expires_at is None:
+            self.close_at = NEVER
+        else:
+            left_s = max(0.0, expires_at - self.node.clock.wall())
+            self.close_at = self.node.clock.monotonic() + left_s + self.node.settings.expired_close_delay_s
+        self._reschedule()
+        return self.ttl(expires_at)
+
+    def ttl(self, expires_at: float | None) -> int:
+        """Whole seconds left, at least 1 and at most 365 days; 0 for never."""
+        if expires_at is None:
+            return 0
+        return max(1, min(int(expires_at - self.node.clock.wall()), MAX_TTL_S))
+
+    def subscription_changed(self) -> None:
+        """A subscription with an expiry came or was renewed: look at the deadlines anew."""
+        self._reschedule()
+
+    def deadline_passed(self, now: float) -> None:
+        """Called by the wheel."""
+        if self.state in (State.CLOSED, State.UNUSABLE):
+            return
+        try:
+            if self.state in (State.NEW, State.CONNECTING):
+                if self.state is State.NEW:
+                    raise Disconnect(CloseCode.STALE)
+                self.deadline = now + 1.0  # connect is being worked on; its own deadlines end it
+                return
+            if now >= self._pong_due:
+                raise Disconnect(CloseCode.NO_PONG)
+            if now >= self.close_at:
+                raise Disconnect(CloseCode.EXPIRED)
+            self._end_expired_subscriptions()
+            if now >= self._ping_at:
+                self._ping(now)
+        except Disconnect as end:
+            self.disconnect(end.code, end.reason)
+            return
+        self._reschedule()
+
+    def _end_expired_subscriptions(self) -> None:
+        delay_s = self.node.settings.expired_sub_close_delay_s
+        wall = self.node.clock.wall()
+        for subscription in list(self.subscriptions.values()):
+            if subscription.expires_at is None or wall < subscription.expires_at + delay_s:
+                continue
+            if subscription.server_side:
+                raise Disconnect(CloseCode.SUBSCRIPTION_EXPIRED)
+            self.end_subscription(subscription, UnsubscribeCode.EXPIRED)
+
+    def _ping(self, now: float) -> None:
+        settings = self.node.settings
+        if self._websocket_ping:
+            self.connection.send_websocket_ping()
+        else:
+            self.connection.send(self.dialect.ping_frame)
+        self._ping_at = now + settings.ping_interval_s
+        if settings.pong_timeout_s > 0:
+            self._pong_due = now + settings.pong_timeout_s
+
+    def _pong(self) -> None:
+        if self._pong_due == NEVER:
+            self.disconnect(CloseCode.BAD_REQUEST, CloseCode.BAD_REQUEST.reason)
+            return
+        self._pong_due = NEVER
+        self._reschedule()
+
+    def _reschedule(self) -> None:
+        if self.state is not State.OPEN:
+            return
+        deadline = min(self._ping_at, self._pong_due, self.close_at)
+        expiries = [s.expires_at for s in self.subscriptions.values() if s.expires_at is not None]
+        if expiries:
+            left_s = min(expires_at for expires_at in expiries) - self.node.clock.wall()
+            due = self.node.clock.monotonic() + max(0.0, left_s) + self.node.settings.expired_sub_close_delay_s
+            deadline = min(deadline, due)
+        self.deadline = deadline
+        self.node.wheel.schedule(self)
+
+    def statistics(self) -> dict[str, Any]:
+        """For the server API's `info` and for logs."""
+        return {"client": self.client, "user": self.user, "name": self.name, "channels": len(self.subscriptions)}

@@ -1,0 +1,54 @@
+"""One wheel for the deadlines of all sessions: cheaper than a timer of the loop for each."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+NEVER = math.inf
+
+
+class Timed(Protocol):
+    """Something with a next deadline on the monotonic clock."""
+
+    deadline: float  # seconds; NEVER: none
+    wheel_slot: int  # owned by the wheel; -1: not on it
+
+    def deadline_passed(self, now: float) -> None:
+        """Do what is due and set the next deadline."""
+
+
+class Wheel:
+    """Calls `deadline_passed` at most one granule late. Driven by `advance`: the time is passed in."""
+
+    def __init__(self, now: float, granule_s: float = 0.1) -> None:
+        self._granule_s = granule_s
+        self._slots: dict[int, list[Timed]] = {}
+        self._next = self._slot_of(now)
+
+    def schedule(self, timed: Timed) -> None:
+        """Put it where its deadline says; call after every change of the deadline."""
+        if timed.deadline is NEVER or timed.deadline == NEVER:
+            return  # a stale entry finds nothing due
+        slot = max(self._slot_of(timed.deadline), self._next)
+        if timed.wheel_slot != -1 and timed.wheel_slot <= slot:
+            return  # it will be looked at early enough, and moved on then
+        timed.wheel_slot = slot
+        self._slots.setdefault(slot, []).append(timed)
+
+    def advance(self, now: float) -> None:
+        """Run everything due by now."""
+        last = self._slot_of(now)
+        while self._next <= last:
+            slot = self._next
+            self._next += 1
+            for timed in self._slots.pop(slot, ()):
+                if timed.wheel_slot != slot:
+                    continue  # was moved to an earlier slot, which has run
+                timed.wheel_slot = -1
+                if timed.deadline <= now:
+                    timed.deadline_passed(now)
+                self.schedule(timed)
+
+    def _slot_of(self, when: float) -> int:
+        return math.ceil(when / self._granule_s)

@@ -1,0 +1,59 @@
+"""What /metrics of an edge says about its rules; adapters and transport count for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.edge.domain.node import Node
+from services.shared.errors import ErrorCode
+
+
+class NodeCollector(Collector):
+    """Reads the node's counters when asked: nothing is counted twice on the hot path."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterable[Metric]:
+        """One scrape."""
+        node = self._node
+        hub = node.hub
+        yield _gauge("sessions", "Sessions that are connected or connecting.", len(node.clients))
+        yield _gauge("users", "Distinct users of these sessions.", len(node.users))
+        yield _gauge("channels", "Channels that this edge hears.", len(hub))
+        yield _gauge(
+            "subscriptions", "Subscriptions of these sessions.", sum(len(channel) for channel in hub.channels.values())
+        )
+        yield _counter("published", "Publications accepted from clients and backends.", node.publisher.published)
+        yield _counter("publications_received", "Publications that Redis brought.", hub.publications_received)
+        yield _counter("deliveries", "Frames handed to subscribers.", hub.deliveries)
+        yield _counter("gaps", "Jumps in a log that were repaired by reading.", hub.gaps)
+        yield _counter("resyncs", "Channels whose subscribers were told insufficient state.", hub.resyncs)
+        yield _counter("log_reads", "Reads for gaps and recovery.", node.reader.reads)
+        counters = node.counters
+        yield _labelled("commands", "Commands by kind.", "kind", counters.commands)
+        yield _labelled(
+            "errors", "Error replies by code.", "code", {ErrorCode(k).name.lower(): v for k, v in counters.errors.items()}
+        )
+        yield _labelled(
+            "closes", "Connections that this edge ended, by code.", "code", {str(k): v for k, v in counters.closes.items()}
+        )
+        yield _labelled("recoveries", "Recoveries by outcome.", "outcome", counters.recoveries)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"thalamus_edge_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"thalamus_edge_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(f"thalamus_edge_{name}", text, labels=[label])
+    for key, value in list(values.items()):
+        family.add_metric([key], value)
+    return family

@@ -1,0 +1,108 @@
+"""The view of one log hands out every offset once, in order, or says what it needs."""
+
+from __future__ import annotations
+
+import random
+
+from services.edge.domain.channel_log import ChannelLog, Need
+from services.edge.domain.model import Position, Publication
+
+
+def log_at(offset: int, *, ring_size: int = 8, buffer_size: int = 16) -> ChannelLog:
+    return ChannelLog(Position(offset, "e"), ring_size=ring_size, ring_max_bytes=1_000, buffer_size=buffer_size)
+
+
+def pub(offset: int) -> Publication:
+    return Publication(data=str(offset).encode(), offset=offset)
+
+
+def offsets(publications: list[Publication]) -> list[int]:
+    return [one.offset for one in publications]
+
+
+def test_the_next_offset_is_handed_out() -> None:
+    log = log_at(4)
+    ready, need = log.message("e", pub(5))
+    assert (offsets(ready), need) == ([5], Need.NOTHING)
+    assert log.position == Position(5, "e")
+
+
+def test_an_older_offset_is_dropped() -> None:
+    log = log_at(4)
+    assert log.message("e", pub(4)) == ([], Need.NOTHING)
+
+
+def test_a_jump_waits_for_repair_and_is_then_handed_out_behind_what_was_missing() -> None:
+    log = log_at(4)
+    assert log.message("e", pub(7)) == ([], Need.REPAIR)
+    ready, need = log.repaired("e", [pub(5), pub(6)])
+    assert (offsets(ready), need) == ([5, 6, 7], Need.NOTHING)
+
+
+def test_a_hole_that_fills_by_itself_needs_nothing() -> None:
+    log = log_at(4)
+    log.message("e", pub(6))
+    ready, need = log.message("e", pub(5))
+    assert (offsets(ready), need) == ([5, 6], Need.NOTHING)
+
+
+def test_a_read_with_a_hole_is_not_handed_out_behind_it() -> None:
+    log = log_at(4)
+    ready, need = log.repaired("e", [pub(5), pub(7)])
+    assert (offsets(ready), need) == ([5], Need.REPAIR)
+
+
+def test_another_epoch_asks_for_a_resync() -> None:
+    log = log_at(4)
+    assert log.message("other", pub(5)) == ([], Need.RESYNC)
+    assert log.repaired("other", [pub(5)]) == ([], Need.RESYNC)
+
+
+def test_the_ring_answers_only_for_what_it_has_whole() -> None:
+    log = log_at(0, ring_size=3)
+    for offset in range(1, 6):
+        log.message("e", pub(offset))
+    assert offsets(log.since(2) or []) == [3, 4, 5]
+    assert log.since(1) is None
+    assert log.since(5) == []
+    assert offsets(log.since(4) or []) == [5]
+
+
+def test_the_ring_is_bounded_in_bytes_too() -> None:
+    log = ChannelLog(Position(0, "e"), ring_size=100, ring_max_bytes=10, buffer_size=4)
+    for offset in range(1, 8):
+        log.message("e", Publication(data=b"12345", offset=offset))
+    assert offsets(log.since(5) or []) == [6, 7]
+    assert log.since(4) is None
+
+
+def test_a_forgotten_ring_answers_for_nothing_before_now() -> None:
+    log = log_at(0)
+    log.message("e", pub(1))
+    log.forget()
+    assert log.since(0) is None
+    assert log.since(1) == []
+
+
+def test_any_loss_and_disorder_ends_in_every_offset_once_and_in_order() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        top = rng.randint(1, 60)
+        feed = [offset for offset in range(1, top + 1) if rng.random() > 0.3]
+        feed += rng.choices(range(1, top + 1), k=rng.randint(0, 10))
+        for _ in range(rng.randint(0, 20)):
+            i, j = rng.randrange(max(len(feed), 1)), rng.randrange(max(len(feed), 1))
+            if feed:
+                feed[i], feed[j] = feed[j], feed[i]
+        log, got = log_at(0, buffer_size=rng.randint(1, 8)), []
+        for offset in feed:
+            ready, need = log.message("e", pub(offset))
+            got += offsets(ready)
+            if need is Need.REPAIR and rng.random() < 0.5:
+                known = rng.randint(log.delivered, top)  # what a reader saw, perhaps some time ago
+                ready, _ = log.repaired("e", [pub(one) for one in range(log.delivered + 1, known + 1)])
+                got += offsets(ready)
+        ready, need = log.repaired("e", [pub(one) for one in range(log.delivered + 1, top + 1)])
+        got += offsets(ready)
+        assert got == list(range(1, top + 1)), f"seed {seed}"
+        assert need is Need.NOTHING, f"seed {seed}"
