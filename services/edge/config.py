@@ -9,7 +9,6 @@ from pathlib import Path
 from services.edge.domain.settings import Settings
 from services.shared.config import ConfigError, field_env
 
-
 _DEFAULT = Settings()
 
 

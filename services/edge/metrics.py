@@ -36,10 +36,16 @@ class NodeCollector(Collector):
         counters = node.counters
         yield _labelled("commands", "Commands by kind.", "kind", counters.commands)
         yield _labelled(
-            "errors", "Error replies by code.", "code", {ErrorCode(k).name.lower(): v for k, v in counters.errors.items()}
+            "errors",
+            "Error replies by code.",
+            "code",
+            {ErrorCode(k).name.lower(): v for k, v in counters.errors.items()},
         )
         yield _labelled(
-            "closes", "Connections that this edge ended, by code.", "code", {str(k): v for k, v in counters.closes.items()}
+            "closes",
+            "Connections that this edge ended, by code.",
+            "code",
+            {str(k): v for k, v in counters.closes.items()},
         )
         yield _labelled("recoveries", "Recoveries by outcome.", "outcome", counters.recoveries)
 

@@ -42,7 +42,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app = FastAPIOffline(
         title="Thalamus",
         version=context.node.settings.version,
-        description="Realtime messaging that a team runs itself. `/api/*` is for backends (`X-API-Key`), `/auth/*` for users.",
+        description="Realtime messaging that a team runs itself. `/api/*` is for backends, `/auth/*` for users.",
         redoc_url=None,
         static_url="/docs-assets",
     )

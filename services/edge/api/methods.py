@@ -82,6 +82,12 @@ async def _bounded(calls: list[Callable[[], Awaitable[dict[str, Any]]]]) -> list
     return results
 
 
+def _user(user: str) -> str:
+    if not user:
+        raise ThalamusError("no user", ErrorCode.BAD_REQUEST)
+    return user
+
+
 async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]:
     """Subscribe a user's connections, on every node, to a channel (server-side)."""
     _namespace(context, request.channel)
@@ -91,7 +97,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
     since = request.recover_since
     await context.cluster.everywhere(
         ops.Subscribe(
-            user=request.user,
+            user=_user(request.user),
             client=request.client,
             channel=request.channel,
             info=_json(request.info) or b"",
@@ -107,7 +113,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
 async def unsubscribe(context: ApiContext, request: r.Unsubscribe) -> dict[str, Any]:
     """End a user's subscriptions to a channel, on every node."""
     await context.cluster.everywhere(
-        ops.Unsubscribe(user=request.user, client=request.client, channel=request.channel)
+        ops.Unsubscribe(user=_user(request.user), client=request.client, channel=request.channel)
     )
     return {}
 
@@ -121,7 +127,7 @@ async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, An
         )
     await context.cluster.everywhere(
         ops.Disconnect(
-            user=request.user,
+            user=_user(request.user),
             client=request.client,
             code=how.code,
             reason=how.reason,
@@ -142,7 +148,9 @@ def _is_json(text: str) -> bool:
 async def refresh(context: ApiContext, request: r.Refresh) -> dict[str, Any]:
     """Give a user's connections another expiry, on every node."""
     await context.cluster.everywhere(
-        ops.Refresh(user=request.user, client=request.client, expired=request.expired, expire_at=request.expire_at)
+        ops.Refresh(
+            user=_user(request.user), client=request.client, expired=request.expired, expire_at=request.expire_at
+        )
     )
     return {}
 

@@ -98,7 +98,7 @@ class Channel:
                 continue
             for dialect, group in self._live.items():
                 frame = dialect.encode(push)
-                for send in group.values():
+                for send in list(group.values()):  # a full outbox may end its session here and now
                     send(frame)
                 self.deliveries += len(group)
             if self._joining:

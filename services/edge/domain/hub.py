@@ -25,7 +25,9 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 class Hub:
     """Map of channel name to `Channel`, and the listener of what Redis brings."""
 
-    def __init__(self, broker: Broker, reader: LogReader, settings: Settings, spawn: Spawn, now: Callable[[], float]) -> None:
+    def __init__(
+        self, broker: Broker, reader: LogReader, settings: Settings, spawn: Spawn, now: Callable[[], float]
+    ) -> None:
         self._broker = broker
         self._reader = reader
         self._settings = settings
@@ -130,7 +132,9 @@ class Hub:
         try:
             await self._broker.unsubscribe(name)
         except ThalamusError as error:
-            logger.info("unsubscribe failed; the next connection to Redis will not have it", extra={"error": str(error)})
+            logger.info(
+                "unsubscribe failed; the next connection to Redis will not have it", extra={"error": str(error)}
+            )
 
     # What Redis brings (ChannelListener).
 
@@ -222,8 +226,15 @@ class Hub:
                 if need is Need.RESYNC:
                     self._resync(view)
                     return
-                if need is Need.NOTHING and view.log.delivered >= page.top.offset and view.name not in self._repair_again:
+                if (
+                    need is Need.NOTHING
+                    and view.log.delivered >= page.top.offset
+                    and view.name not in self._repair_again
+                ):
                     return
+                attempt += 1
+                if attempt > 2:
+                    await asyncio.sleep(0.01)  # what was announced is about to be readable
         finally:
             self._repairs.pop(view.name, None)
             self._repair_again.discard(view.name)

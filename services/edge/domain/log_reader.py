@@ -91,12 +91,11 @@ class LogReader:
         if page is None:
             await self._store.open(channel)
             page = HistoryPage([], Position(0, ""))
-        if reverse:
-            expected = min(offset - 1, page.top.offset) if offset else page.top.offset
-        else:
-            expected = offset + 1
+        newest = min(offset - 1, page.top.offset) if offset else page.top.offset
+        expected = newest if reverse else offset + 1
         whole = page.top.epoch != "" and (
-            (reverse and expected <= 0) or (not reverse and expected > page.top.offset)  # nothing there to read
+            (reverse and expected <= 0)
+            or (not reverse and expected > page.top.offset)  # nothing there to read
             or (
                 bool(page.publications)
                 and page.publications[0].offset == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Coroutine
@@ -21,6 +22,8 @@ from services.shared.namespaces import Namespaces
 
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
+
+logger = logging.getLogger(__name__)
 
 
 class Clock:
@@ -89,8 +92,13 @@ class Node:
         """Run something that outlives its caller; `close` waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("background work failed", exc_info=error)
 
     def add(self, session: Session) -> None:
         """Known from now on to whatever is asked of its user or client id."""

@@ -1,4 +1,4 @@
-"""What clients are told, whatever dialect they speak. Zero values are left out on the wire; source: wire protocol, 5-6."""
+"""What clients are told, whatever dialect they speak. Zero values stay off the wire; source: wire protocol, 5-6."""
 
 from __future__ import annotations
 
@@ -71,8 +71,6 @@ class RpcResult:
 
 @dataclass(slots=True)
 class RefreshResult:
-    client: str = ""
-    version: str = ""
     expires: bool = False
     ttl: int = 0
 

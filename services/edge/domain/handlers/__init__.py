@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from services.edge.domain import commands as c
 from services.edge.domain.handlers.connect import connect
-from services.edge.domain.handlers.query import history, presence, presence_stats, rpc, send
 from services.edge.domain.handlers.publish import publish
+from services.edge.domain.handlers.query import history, presence, presence_stats, rpc, send
 from services.edge.domain.handlers.refresh import refresh, sub_refresh
 from services.edge.domain.handlers.subscribe import subscribe, unsubscribe
 from services.edge.domain.replies import Result

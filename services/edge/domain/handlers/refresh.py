@@ -31,9 +31,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
         raise Disconnect(CloseCode.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
     session.conn_info = claims.info
     ttl = session.set_expiry(claims.expires_at)
-    return RefreshResult(
-        client=session.client, version=session.node.settings.version, expires=session.expires_at is not None, ttl=ttl
-    )
+    return RefreshResult(expires=session.expires_at is not None, ttl=ttl)
 
 
 async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRefreshResult:

@@ -1,0 +1,260 @@
+// The SDK scenarios with centrifuge-js; run by test_sdk.py. Same contract as scenarios.py:
+// argv: the scenario. stdin: first line the addresses as JSON, then answers to what is asked on stdout.
+import assert from 'node:assert/strict';
+import readline from 'node:readline';
+import { Centrifuge } from 'centrifuge';
+import WebSocket from 'ws';
+
+const LIMIT_MS = 15_000;
+const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const nextLine = async () => JSON.parse((await lines.next()).value);
+
+let questions = Promise.resolve();
+const ask = (what) => {
+  const answer = questions.then(() => {
+    process.stdout.write(JSON.stringify(what) + '\n');
+    return nextLine();
+  });
+  questions = answer.catch(() => undefined);
+  return answer;
+};
+const token = (user, ttl_s = 300, claims = {}) => ask({ do: 'token', user, ttl_s, claims });
+
+const clients = [];
+let config;
+
+// A channel of this run alone.
+const ch = (name) => `${name}-${config.run}`;
+
+class Events {
+  constructor(emitter, names) {
+    this.seen = [];
+    this.read = 0;
+    this.wake = () => undefined;
+    for (const name of names) {
+      emitter.on(name, (ctx) => {
+        this.seen.push([name, ctx]);
+        this.wake();
+      });
+    }
+  }
+
+  // The next `count` events of this name; the last one's context.
+  async wait(name, count = 1) {
+    const limit = Date.now() + LIMIT_MS;
+    let ctx;
+    while (count > 0) {
+      if (this.read < this.seen.length) {
+        const [found, value] = this.seen[this.read++];
+        if (found === name) {
+          ctx = value;
+          count -= 1;
+        }
+        continue;
+      }
+      assert(Date.now() < limit, `no ${name}; seen ${JSON.stringify(this.seen.map(([n]) => n))}`);
+      await Promise.race([
+        new Promise((resolve) => { this.wake = resolve; }),
+        new Promise((resolve) => setTimeout(resolve, 200)),
+      ]);
+    }
+    return ctx;
+  }
+
+  publications() {
+    return this.seen.filter(([name]) => name === 'publication').map(([, ctx]) => ctx);
+  }
+}
+
+const CLIENT_EVENTS = ['connecting', 'connected', 'disconnected', 'subscribed', 'publication', 'join', 'leave', 'error'];
+const SUB_EVENTS = ['subscribing', 'subscribed', 'unsubscribed', 'publication', 'join', 'leave', 'error'];
+
+const client = (edge, options) => {
+  const made = new Centrifuge(config[edge], { websocket: WebSocket, minReconnectDelay: 50, ...options });
+  clients.push(made);
+  return [made, new Events(made, CLIENT_EVENTS)];
+};
+
+const user = async (edge, name) => {
+  const [made, events] = client(edge, { token: await token(name) });
+  made.connect();
+  await made.ready(LIMIT_MS);
+  return [made, events];
+};
+
+const subscribe = async (of, channel, options = {}) => {
+  const sub = of.newSubscription(channel, options);
+  const events = new Events(sub, SUB_EVENTS);
+  sub.subscribe();
+  await sub.ready(LIMIT_MS);
+  return [sub, events];
+};
+
+const range = (from, to) => Array.from({ length: to - from }, (_, index) => from + index);
+
+const scenarios = {
+  async chat() {
+    for (const channel of [ch('chat:sdk'), ch('live:sdk'), ch('tick:sdk'), ch('plain-sdk')]) {
+      const [alice] = await user('edge1', 'alice');
+      const [bob] = await user('edge2', 'bob');
+      const [sub] = await subscribe(alice, channel);
+      const [, events] = await subscribe(bob, channel);
+      for (const n of range(0, 50)) await sub.publish({ n, text: 'größe \u2028 😀' });
+      await events.wait('publication', 50);
+      const got = events.publications();
+      assert.deepEqual(got.map((pub) => pub.data.n), range(0, 50));
+      assert.equal(got[0].data.text, 'größe \u2028 😀');
+      assert.equal(got[0].info.user, 'alice');
+      if (!channel.startsWith('tick:')) {
+        assert.deepEqual(got.map((pub) => pub.offset), range(got[0].offset, got[0].offset + 50));
+      }
+      alice.disconnect();
+      bob.disconnect();
+    }
+  },
+
+  async presence() {
+    const [bob] = await user('edge2', 'bob');
+    const [sub, events] = await subscribe(bob, ch('chat:presence'), { joinLeave: true });
+    assert.equal((await events.wait('join')).info.user, 'bob');
+    const [alice] = await user('edge1', 'alice');
+    await subscribe(alice, ch('chat:presence'));
+    const joined = await events.wait('join');
+    assert.equal(joined.info.user, 'alice');
+    const there = (await sub.presence()).clients;
+    assert.deepEqual(Object.values(there).map((info) => info.user).sort(), ['alice', 'bob']);
+    const stats = await sub.presenceStats();
+    assert.deepEqual([stats.numClients, stats.numUsers], [2, 2]);
+    alice.disconnect();
+    const left = await events.wait('leave');
+    assert.deepEqual(left.info, joined.info);
+    assert.deepEqual(Object.values((await sub.presence()).clients).map((info) => info.user), ['bob']);
+  },
+
+  async history() {
+    for (const channel of [ch('chat:history'), ch('live:history')]) {
+      const [alice] = await user('edge1', 'alice');
+      const [bob] = await user('edge2', 'bob');
+      const [sub] = await subscribe(alice, channel);
+      const [reader] = await subscribe(bob, channel);
+      for (const n of range(0, 25)) await sub.publish({ n });
+      for (const reverse of [false, true]) {
+        const found = [];
+        let since;
+        for (;;) {
+          const page = await reader.history({ limit: 10, since, reverse });
+          found.push(...page.publications.map((pub) => pub.data.n));
+          if (page.publications.length < 10) break;
+          since = { offset: page.publications.at(-1).offset, epoch: page.epoch };
+        }
+        assert.deepEqual(found, reverse ? range(0, 25).reverse() : range(0, 25));
+      }
+      alice.disconnect();
+      bob.disconnect();
+    }
+  },
+
+  async recovery() {
+    for (const channel of [ch('chat:recovery'), ch('live:recovery')]) {
+      const [alice] = await user('edge1', 'alice');
+      const [bob] = await user('proxied2', 'bob');
+      const [sub] = await subscribe(alice, channel);
+      const [, events] = await subscribe(bob, channel, { recoverable: true });
+      await sub.publish({ n: 0 });
+      await events.wait('publication');
+      await ask({ do: 'cut' });
+      await events.wait('subscribing');
+      for (const n of range(1, 51)) await sub.publish({ n });
+      await ask({ do: 'heal' });
+      const subscribed = await events.wait('subscribed');
+      assert.equal(subscribed.wasRecovering, true);
+      assert.equal(subscribed.recovered, true);
+      await sub.publish({ n: 51 });
+      while (events.publications().length < 52) await events.wait('publication');
+      assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, 52));
+      alice.disconnect();
+      bob.disconnect();
+    }
+  },
+
+  async refresh() {
+    let asked = 0;
+    const [alice, events] = client('edge1', {
+      token: await token('alice', -60),
+      getToken: () => { asked += 1; return token('alice', asked === 1 ? 2 : 300); },
+    });
+    alice.connect();
+    await events.wait('connected');
+    assert.equal(asked, 1);
+    const limit = Date.now() + LIMIT_MS;
+    while (asked < 2) {
+      assert(Date.now() < limit, 'the token was never refreshed');
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    assert.equal(events.seen.filter(([name]) => name === 'connected').length, 1);
+    assert.equal(events.seen.filter(([name]) => name === 'disconnected').length, 0);
+  },
+
+  async subscription_token() {
+    let asked = 0;
+    const getToken = () => {
+      asked += 1;
+      return token('alice', asked === 1 ? 2 : 300, { channel: ch('$secret'), info: { role: 'x' } });
+    };
+    const [alice] = await user('edge1', 'alice');
+    const [sub, events] = await subscribe(alice, ch('$secret'), { getToken });
+    const [bob] = await user('edge2', 'bob');
+    const [other, others] = await subscribe(bob, ch('$secret'), { token: await token('bob', 300, { channel: ch('$secret') }) });
+    await sub.publish({ n: 1 });
+    assert.deepEqual((await others.wait('publication')).info.chanInfo, { role: 'x' });
+    const limit = Date.now() + LIMIT_MS;
+    while (asked < 2) {
+      assert(Date.now() < limit, 'the token was never refreshed');
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    await other.publish({ n: 2 });
+    while (events.publications().length < 2) await events.wait('publication');
+    assert.deepEqual(events.publications().map((pub) => pub.data.n), [1, 2]);
+    assert.equal(events.seen.filter(([name]) => name === 'unsubscribed').length, 0);
+  },
+
+  async server_side() {
+    const [bob, events] = client('edge2', { token: await token('bob', 300, { channels: [ch('chat:server')] }) });
+    bob.connect();
+    assert.equal((await events.wait('subscribed')).channel, ch('chat:server'));
+    const [alice] = await user('edge1', 'alice');
+    const [sub] = await subscribe(alice, ch('chat:server'));
+    await sub.publish({ n: 1 });
+    const got = await events.wait('publication');
+    assert.deepEqual([got.channel, got.data], [ch('chat:server'), { n: 1 }]);
+  },
+
+  async wrong_token() {
+    const [alice, events] = client('edge1', { token: (await token('alice')).slice(0, -6) + 'AAAAAA' });
+    alice.connect();
+    assert.equal((await events.wait('disconnected')).code, 3500);
+  },
+
+  async wrong_subscription_token() {
+    const [alice] = await user('edge1', 'alice');
+    const wrong = (await token('alice', 300, { channel: '$x' })).slice(0, -6) + 'AAAAAA';
+    const sub = alice.newSubscription('$x', { token: wrong });
+    const events = new Events(sub, SUB_EVENTS);
+    sub.subscribe();
+    assert.equal((await events.wait('unsubscribed')).code, 103);
+  },
+};
+
+config = await nextLine();
+const timer = setTimeout(() => { console.error('the scenario took too long'); process.exit(1); }, 60_000);
+try {
+  await scenarios[process.argv[2]]();
+} catch (error) {
+  console.error(error);
+  process.exitCode = 1;
+} finally {
+  for (const one of clients) one.disconnect();
+  clearTimeout(timer);
+  process.stdin.destroy();
+}
