@@ -1,0 +1,351 @@
+"""Group commit over gRPC: whatever piled up while batches were in flight goes as the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from services.shared.errors import Busy, Unavailable
+from services.shared.metrics import client_metrics
+from services.shared.replicas import Replicas
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_S = 1.0
+_PAUSE_S = (0.05, 0.5)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _State(enum.Enum):
+    TRYING = enum.auto()  # new, or just lost: the first attempt to connect is under way
+    CONNECTED = enum.auto()
+    FAILED = enum.auto()  # the last attempt failed; others follow
+
+
+class _Waiting(Generic[Item, Result]):
+    """One item and who waits for its result."""
+
+    __slots__ = ("deadline", "future", "item", "size")
+
+    def __init__(self, item: Item, size: int, future: asyncio.Future[Result], deadline: float) -> None:
+        self.item = item
+        self.size = size
+        self.future = future
+        self.deadline = deadline
+
+
+class _Batch(Generic[Item, Result]):
+    __slots__ = ("items", "sent_at")
+
+    def __init__(self, items: list[_Waiting[Item, Result]], sent_at: float) -> None:
+        self.items = items
+        self.sent_at = sent_at
+
+
+class _Stream(Generic[Item, Result]):
+    """The stream to one replica and what is in flight on it, oldest first."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.state = _State.TRYING
+        self.retired = False  # the address is gone: finish what is in flight, take nothing new
+        self.in_flight: deque[_Batch[Item, Result]] = deque()
+        self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # holds `max_in_flight` batches at most, and an end mark
+        self.silence: asyncio.Timeout | None = None
+        self.last_sent = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+
+class BatchStream(Generic[Item, Result]):
+    """One bidirectional stream to every replica; each batch goes where least is in flight.
+
+    Items must be idempotent: when a stream breaks, its unanswered items are sent again, elsewhere or after it
+    is back, as long as their deadline allows. Answers of one stream come in the order of its batches; between
+    replicas there is no order, so whoever needs one submits after the result.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        *,
+        open: Callable[[grpc.aio.Channel], Any],
+        pack: Callable[[Sequence[Item]], Any],
+        unpack: Callable[[Any], Sequence[Result]],
+        size: Callable[[Item], int],
+        max_items: int = 256,
+        max_bytes: int = 1 << 20,
+        max_waiting: int = 10_000,
+        max_in_flight: int = 2,
+        deadline_s: float = 3.0,
+    ) -> None:
+        """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
+
+        `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream.
+        """
+        self._replicas = replicas
+        self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
+        self._max_items, self._max_bytes = max_items, max_bytes
+        self._max_waiting, self._max_in_flight = max_waiting, max_in_flight
+        self._deadline_s = deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Waiting[Item, Result]] = deque()  # to be sent
+        self._unanswered: deque[_Waiting[Item, Result]] = deque()  # by deadline; the answered are dropped lazily
+        self._waiting = 0
+        self._streams: dict[str, _Stream[Item, Result]] = {}
+        self._retired: set[_Stream[Item, Result]] = set()
+        self._flush_due = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._started = self._closed = False
+        self._metrics = client_metrics(replicas.service)
+        self._method = "none"
+
+    @property
+    def connected(self) -> bool:
+        """Whether any replica can be reached."""
+        return any(stream.state is _State.CONNECTED for stream in self._streams.values())
+
+    async def start(self) -> None:
+        """Open the streams, after `Replicas.start`; returns without waiting for them."""
+        self._started = True
+        self._replicas.on_change(self._follow)
+        self._follow()
+
+    async def close(self) -> None:
+        """End the streams; whoever still waits gets `Unavailable`."""
+        self._closed = True
+        streams = [*self._streams.values(), *self._retired]
+        tasks = [stream.task for stream in streams if stream.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        while self._unanswered:
+            self._fail(self._unanswered.popleft(), "this service is stopping")
+        self._queue.clear()
+
+    async def submit(self, item: Item) -> Result:
+        """The result of one item, within `deadline_s`.
+
+        Raises:
+            Busy: too many wait already; nothing was done.
+            Unavailable: no result in time, or nobody to ask. The outcome is unknown: repeat with the same key.
+        """
+        if self._waiting >= self._max_waiting:
+            raise Busy(f"{self._waiting} wait for {self._replicas.target}")
+        if self._closed or self._is_down():
+            raise Unavailable(f"nobody answers at {self._replicas.target}")
+        deadline = self._loop.time() + self._deadline_s
+        waiting = _Waiting[Item, Result](item, self._size(item), self._loop.create_future(), deadline)
+        self._waiting += 1
+        self._queue.append(waiting)
+        self._unanswered.append(waiting)
+        self._flush_soon()
+        if self._expiry is None:
+            self._expiry = self._loop.call_at(waiting.deadline, self._expire)
+        try:
+            return await waiting.future
+        finally:
+            self._waiting -= 1
+
+    def _is_down(self) -> bool:
+        """The breaker: every replica was tried and none is connected, so waiting would be in vain."""
+        return self._started and all(stream.state is _State.FAILED for stream in self._streams.values())
+
+    # Sending.
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        while self._queue and (stream := self._idlest()) is not None:
+            items = self._take()
+            if not items:
+                return
+            try:
+                message = self._pack([waiting.item for waiting in items])
+            except Exception as error:  # a fault of the caller's code: it gets it, the stream goes on
+                for waiting in items:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(error)
+                continue
+            now = self._loop.time()
+            stream.in_flight.append(_Batch(items, now))
+            stream.last_sent = now
+            stream.outgoing.put_nowait(message)
+            self._watch(stream)
+            self._metrics.batch_items.labels(self._method).observe(len(items))
+
+    def _idlest(self) -> _Stream[Item, Result] | None:
+        room = [
+            stream
+            for stream in self._streams.values()
+            if stream.state is _State.CONNECTED and len(stream.in_flight) < self._max_in_flight
+        ]
+        return min(room, key=lambda stream: (len(stream.in_flight), stream.last_sent), default=None)
+
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        """The next batch: items whose caller still waits, within the bounds, but one at least."""
+        items: list[_Waiting[Item, Result]] = []
+        size = 0
+        while self._queue and len(items) < self._max_items:
+            waiting = self._queue[0]
+            if not waiting.future.done():
+                size += waiting.size
+                if items and size > self._max_bytes:
+                    break
+                items.append(waiting)
+            self._queue.popleft()
+        return items
+
+    # Waiting.
+
+    def _answered(self, stream: _Stream[Item, Result], results: Sequence[Result]) -> None:
+        if not stream.in_flight or len(results) != len(stream.in_flight[0].items):
+            raise _BrokenStream("an answer that fits no batch")
+        batch = stream.in_flight.popleft()
+        self._metrics.seconds.labels(self._method).observe(self._loop.time() - batch.sent_at)
+        for waiting, result in zip(batch.items, results, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(result)
+        self._watch(stream)
+        while self._unanswered and self._unanswered[0].future.done():
+            self._unanswered.popleft()
+        if self._queue:
+            self._flush_soon()
+
+    def _watch(self, stream: _Stream[Item, Result]) -> None:
+        """Set when the stream counts as silent: earlier where another replica could still answer in time."""
+        if stream.silence is not None:
+            others = any(other is not stream and other.state is _State.CONNECTED for other in self._streams.values())
+            limit_s = self._deadline_s / 2 if others else self._deadline_s
+            stream.silence.reschedule(stream.in_flight[0].sent_at + limit_s if stream.in_flight else None)
+
+    def _expire(self) -> None:
+        """Tell those who have waited long enough; deadlines rise along `_unanswered`."""
+        self._expiry = None
+        now = self._loop.time()
+        while self._unanswered:
+            waiting = self._unanswered[0]
+            if not waiting.future.done():
+                if waiting.deadline > now:
+                    self._expiry = self._loop.call_at(waiting.deadline, self._expire)
+                    return
+                self._fail(waiting, "no answer in time")
+            self._unanswered.popleft()
+
+    def _fail(self, waiting: _Waiting[Item, Result], why: str) -> None:
+        if not waiting.future.done():
+            waiting.future.set_exception(Unavailable(f"{self._method} at {self._replicas.target}: {why}"))
+
+    # Streams.
+
+    def _follow(self) -> None:
+        """Have a stream to every address there is now."""
+        if self._closed:
+            return
+        for address in set(self._streams) - set(self._replicas.channels):
+            stream = self._streams.pop(address)
+            stream.retired = True
+            if stream.in_flight:
+                self._retired.add(stream)
+            elif stream.task is not None:
+                stream.task.cancel()
+        for address, channel in self._replicas.channels.items():
+            if address not in self._streams:
+                stream = _Stream[Item, Result](address)
+                self._streams[address] = stream
+                stream.task = self._loop.create_task(self._keep(stream, channel))
+
+    async def _keep(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+        """Hold a stream to one address, again and again, until the address is gone."""
+        pause_s = _PAUSE_S[0]
+        while not stream.retired:
+            try:
+                await self._run(stream, channel)
+                why = "ended by the server"
+            except (grpc.aio.AioRpcError, TimeoutError, _BrokenStream, asyncio.InvalidStateError) as error:
+                why = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error) or "silent"
+            except Exception as error:  # a fault in `open` or `unpack`: loud, but no reason to stop for good
+                logger.exception("stream failed", extra={"address": stream.address})
+                why = repr(error)
+            was_connected = stream.state is _State.CONNECTED
+            self._lost(stream, why)
+            if was_connected:
+                stream.state, pause_s = _State.TRYING, _PAUSE_S[0]
+                continue
+            if stream.state is _State.TRYING:
+                stream.state = _State.FAILED
+                logger.warning("no stream", extra={"method": self._method, "address": stream.address, "why": why})
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, _PAUSE_S[1])
+        self._retired.discard(stream)
+
+    async def _run(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+        """One life of the stream; returns when the server ends it, raises when it breaks."""
+        method = self._open(channel)
+        stream.outgoing = asyncio.Queue()
+        call = method(_requests(stream.outgoing))
+        self._method = getattr(channel, "method", self._method)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await call.initial_metadata()  # the server sends it at once: somebody is there
+            if call.done():
+                await call.read()  # raises the status
+                return
+            stream.state = _State.CONNECTED
+            logger.info("stream open", extra={"method": self._method, "address": stream.address})
+            self._flush_soon()
+            async with asyncio.timeout(None) as stream.silence:
+                while not (stream.retired and not stream.in_flight):
+                    answer = await call.read()
+                    if answer is grpc.aio.EOF:
+                        return
+                    self._answered(stream, self._unpack(answer))
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _BrokenStream("cancelled") from error  # grpc.aio says so of a call that ended itself
+        finally:
+            stream.silence = None
+            stream.outgoing.put_nowait(None)
+            call.cancel()
+
+    def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
+        """Put back what was in flight, before everything newer."""
+        again = 0
+        while stream.in_flight:
+            items = [waiting for waiting in stream.in_flight.pop().items if not waiting.future.done()]
+            self._queue.extendleft(reversed(items))
+            again += len(items)
+        if stream.state is _State.CONNECTED:
+            logger.warning(
+                "stream lost",
+                extra={"method": self._method, "address": stream.address, "why": why, "repeated_items": again},
+            )
+        if again:
+            self._metrics.repeated.labels(self._method).inc(again)
+            self._flush_soon()
+
+
+class _BrokenStream(Exception):
+    """The stream can't be used any more."""
+
+
+async def _requests(outgoing: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    """What is to be written, until the end mark."""
+    while (message := await outgoing.get()) is not None:
+        yield message

@@ -1,0 +1,154 @@
+"""A real gRPC server whose log answers as a test wants, and names that resolve to what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from services.shared.grpc_client import BatchStream, Replicas
+from services.shared.grpc_server import GrpcServer, start_grpc_server
+from thalamus.common.v1.common_pb2 import ItemStatus, Position
+from thalamus.persistence.v1 import persistence_pb2 as pb
+from thalamus.persistence.v1.persistence_pb2_grpc import (
+    PersistenceServiceServicer,
+    PersistenceServiceStub,
+    add_PersistenceServiceServicer_to_server,
+)
+
+
+class ScriptedLog(PersistenceServiceServicer):
+    """Answers each item with its key as the epoch; `go` holds the answers back while it is cleared."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.delay_s = 0.0
+        self.failure: Exception | None = None
+        self.answers_too_little = False
+        self.cancelled = 0
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for batch in self.batches for key in batch]
+
+    async def Append(self, request_iterator, context):  # type: ignore[no-untyped-def]
+        try:
+            async for batch in request_iterator:
+                self.batches.append([item.key for item in batch.items])
+                if self.failure is not None:
+                    raise self.failure
+                await self.go.wait()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                results = [
+                    pb.AppendResult(status=ItemStatus.ITEM_STATUS_OK, position=Position(offset=1, epoch=item.key))
+                    for item in batch.items
+                ]
+                yield pb.AppendResults(results=results[1:] if self.answers_too_little else results)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def Read(self, request, context):  # type: ignore[no-untyped-def]
+        if self.failure is not None:
+            raise self.failure
+        for offset in range(1, request.limit + 1):
+            yield pb.ReadPage(publications=[pb.StoredPublication(offset=offset)])
+
+    async def Open(self, request, context):  # type: ignore[no-untyped-def]
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        return pb.OpenResponse(top=Position(offset=7, epoch=request.channel))
+
+    async def RemoveHistory(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.RemoveHistoryResponse()
+
+
+class ScriptedServer:
+    """One replica, on a port of its own that it keeps over `stop` and `start`."""
+
+    def __init__(self, service_token: bytes | None = None) -> None:
+        self.log = ScriptedLog()
+        self._token = service_token
+        self._server: GrpcServer | None = None
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self._server = await start_grpc_server(
+            lambda server: add_PersistenceServiceServicer_to_server(self.log, server),
+            host="127.0.0.1",
+            port=self.port,
+            service_token=self._token,
+            service="persistence",
+        )
+        self.port = self._server.port
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """With no grace all calls break at once, as when the process is killed."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
+
+
+class Rig:
+    """Servers, and the client side of them under test."""
+
+    def __init__(self, *servers: ScriptedServer, service_token: bytes | None = None) -> None:
+        self.servers = list(servers)
+        self.addresses: set[str] = {server.address for server in servers}
+        self.replicas = Replicas("log:9003", service_token=service_token, service="test", resolve=self._resolve)
+        self.stream: BatchStream[pb.AppendItem, pb.AppendResult] | None = None
+
+    async def _resolve(self, host: str, port: int) -> set[str]:
+        return set(self.addresses)
+
+    async def open_stream(
+        self, *, deadline_s: float = 3.0, max_waiting: int = 10_000, max_items: int = 256, max_bytes: int = 1 << 20
+    ) -> BatchStream[pb.AppendItem, pb.AppendResult]:
+        """A stream, once it is connected to every server."""
+        await self.replicas.start()
+        self.stream = BatchStream(
+            self.replicas,
+            open=lambda channel: PersistenceServiceStub(channel).Append,
+            pack=lambda items: pb.AppendBatch(items=items),
+            unpack=lambda answer: answer.results,
+            size=lambda item: item.ByteSize(),
+            deadline_s=deadline_s,
+            max_waiting=max_waiting,
+            max_items=max_items,
+            max_bytes=max_bytes,
+        )
+        await self.stream.start()
+        return self.stream
+
+    async def close(self) -> None:
+        if self.stream is not None:
+            await self.stream.close()
+        await self.replicas.close()
+        for server in self.servers:
+            server.log.go.set()
+            await server.stop()
+
+
+async def until(condition: object, timeout_s: float = 3.0) -> None:
+    """Wait until the callable is true; the events of grpc.aio can't be subscribed to."""
+    assert callable(condition)
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def pages(iterator: AsyncIterator[pb.ReadPage]) -> list[pb.ReadPage]:
+    return [page async for page in iterator]
+
+
+Stub = PersistenceServiceStub
+Status = grpc.StatusCode
