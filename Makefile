@@ -1,0 +1,78 @@
+# Thalamus. `make help` names every way in; `make PYTHON=python3.12 …` takes another Python (3.11 or later).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lint fmt fmt-check types imports proto proto-check lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## make .venv with everything that running, testing and checking needs
+
+run: $(VENV)/.runtime ## install what running needs, then start the whole platform (EDGES=2 for two edges)
+	@exec $(BIN)/thalamus dev $(ARGS)
+
+test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
+	$(BIN)/pytest $(ARGS)
+
+check: lint fmt-check types imports proto-check ## everything a reviewer's machine can say
+
+lint: $(VENV)/.dev ## look for mistakes (ruff)
+	$(BIN)/ruff check
+
+fmt: $(VENV)/.dev ## format the code and sort imports
+	$(BIN)/ruff check --quiet --select I --fix
+	$(BIN)/ruff format
+
+fmt-check: $(VENV)/.dev ## tell whether `make fmt` would change anything
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev ## check types (mypy --strict)
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## check who imports whom (import-linter; the contracts stand in pyproject.toml)
+	$(BIN)/lint-imports
+
+proto: $(VENV)/.dev ## write the Python stubs of proto/ to proto/gen
+	BIN=$(BIN) proto/generate.sh proto/gen
+
+proto-check: $(VENV)/.dev ## tell whether `make proto` would change anything
+	@rm -rf build/proto && BIN=$(BIN) proto/generate.sh build/proto
+	@diff -r -x __pycache__ build/proto proto/gen || { echo 'proto/gen is out of date: run `make proto`'; exit 1; }
+
+lock: ## pin all dependencies with hashes; needs uv (`pipx install uv`), ARGS=--upgrade for the newest
+	@command -v uv >/dev/null || { echo 'make lock needs uv: pipx install uv'; exit 1; }
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate $(ARGS) \
+		--extra build pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate $(ARGS) \
+		--extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove .venv and everything made by tools; ./data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: a second run costs nothing. The development lock holds everything of the other one.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Thalamus needs Python 3.11 or later; $(PYTHON) is `$(PYTHON) --version 2>&1 | tail -1`." \
+			"Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) -m venv failed; on Debian and Ubuntu it is a package: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) (once)" >&2
+	@$(PIP) --require-hashes --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with what development needs (once)" >&2
+	@$(PIP) --require-hashes --requirement requirements-dev.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $(VENV)/.runtime $@
