@@ -1,0 +1,73 @@
+"""The auth service as the command line asks it: tokens for users, keys for backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from cli.errors import Refused, Unreachable
+from services.shared.config import read_secret_file
+from thalamus.auth.v1 import auth_pb2 as pb
+from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
+
+_DEADLINE_S = 5.0
+_UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+Result = TypeVar("Result")
+
+
+class AuthRpc:
+    """A connection to auth; a context manager. Every call blocks for at most 5 s.
+
+    All calls raise Unreachable where auth does not answer, and Refused where it says no.
+    """
+
+    def __init__(self, address: str, service_token_file: Path | None) -> None:
+        self._address = address
+        self._token_file = service_token_file
+        self._metadata: list[tuple[str, str]] = []
+        if service_token_file is not None:
+            token = read_secret_file(service_token_file, "SERVICE_TOKEN_FILE").decode("latin-1")
+            self._metadata.append(("authorization", f"Bearer {token}"))
+        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._stub = AuthServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def mint(self, user: str, *, channel: str = "", ttl_s: int, info: bytes = b"") -> str:
+        """A connection token, or with `channel` a subscription token. `ttl_s` 0: it never expires."""
+        request = pb.MintTokenRequest(user=user, channel=channel, ttl_s=ttl_s, info=info)
+        return self._call(self._stub.MintToken, request).token
+
+    def create_key(self, name: str) -> pb.CreateApiKeyResponse:
+        """A new API key; its text is never shown again."""
+        return self._call(self._stub.CreateApiKey, pb.CreateApiKeyRequest(name=name))
+
+    def list_keys(self) -> list[pb.ApiKey]:
+        """The keys that are valid."""
+        return list(self._call(self._stub.ListApiKeys, pb.ListApiKeysRequest()).keys)
+
+    def revoke_key(self, key_id: str) -> None:
+        """End a key."""
+        self._call(self._stub.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
+
+    def _call(self, method: Callable[..., Result], request: Any) -> Result:
+        try:
+            return method(request, timeout=_DEADLINE_S, metadata=self._metadata)
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details() or ""
+            if code in _UNANSWERED:
+                raise Unreachable(f"auth at {self._address} does not answer; is `thalamus dev` running?") from error
+            if code is grpc.StatusCode.UNAUTHENTICATED:
+                which = self._token_file or "none was given; see --service-token-file"
+                raise Refused(f"auth at {self._address} does not accept the service token ({which})") from error
+            raise Refused(f"auth says: {details or code.name.lower().replace('_', ' ')}") from error

@@ -1,0 +1,126 @@
+"""`thalamus dev`: the whole platform on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from cli.errors import EXIT_FAILED, EXIT_OK
+from cli.options import DEFAULT_DATA, data_option
+from cli.output import remark
+from cli.stack.banner import banner
+from cli.stack.logs import Formatter, LogSink, Terminal
+from cli.stack.plan import ROOT
+from cli.stack.run import StackSettings, api_key, describe, mint, running_stack
+from cli.stack.supervisor import StartFailed, Supervisor
+
+_USER = "dev"
+_TOKEN_TTL_S = 24 * 3600
+_START_TIMEOUT_S = 30.0
+_MOST_EDGES = 64
+
+
+@click.command("dev")
+@data_option
+@click.option(
+    "--edges", envvar="EDGES", type=click.IntRange(1, _MOST_EDGES), default=1, show_default=True, help="How many edges."
+)
+@click.option("--config", "channels_file", envvar="CHANNELS_FILE", type=Path, help="Namespaces [config/channels.toml].")
+@click.option(
+    "--start-timeout",
+    "start_timeout_s",
+    type=click.FloatRange(1.0),
+    default=_START_TIMEOUT_S,
+    show_default=True,
+    help="Seconds until everything must be ready.",
+)
+def command(data: Path, edges: int, channels_file: Path | None, start_timeout_s: float) -> int:
+    """Start Redis, auth, presence, persistence and the edges, and follow their logs until Ctrl-C.
+
+    Every setting of a service can be given by its environment variable. Ports: REDIS_PORT, AUTH_GRPC_PORT,
+    PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one.
+    """
+    settings = StackSettings(
+        data=data,
+        channels_file=channels_file or _default_channels_file(),
+        environment=os.environ,
+        edges=edges,
+        start_timeout_s=start_timeout_s,
+    )
+    return asyncio.run(_run(settings))
+
+
+def _default_channels_file() -> Path:
+    here = Path("config/channels.toml")
+    return here if here.is_file() else ROOT / here
+
+
+async def _run(settings: StackSettings) -> int:
+    stop = asyncio.Event()
+    supervisors: list[Supervisor] = []
+
+    def asked_to_stop() -> None:
+        if stop.is_set():
+            for supervisor in supervisors:
+                supervisor.hurry.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, asked_to_stop)
+
+    main = asyncio.ensure_future(_follow(settings, stop, supervisors))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((main, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not main.done():
+        remark("Stopping: edges, then services, then Redis. Ctrl-C again kills them.")
+        main.cancel()  # also out of the middle of the start; leaving the contexts stops everything
+    stopped.cancel()
+    try:
+        await main
+    except asyncio.CancelledError:
+        return EXIT_OK
+    except StartFailed as error:
+        for line in error.tail:
+            remark(f"    {line}")
+        remark(f"thalamus: {error}")
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+async def _follow(settings: StackSettings, stop: asyncio.Event, supervisors: list[Supervisor]) -> None:
+    """Start, print the banner, and hand on log lines until cancelled."""
+    started = time.monotonic()
+    formatter = Formatter(colour=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
+    terminal = Terminal(sys.stderr)
+    # Redis has little to say, at length; its file has it, and what ends it is told.
+    sink = LogSink(settings.data / "logs", terminal.line, formatter, hidden=frozenset({"redis"}))
+
+    def event(level: str, name: str, text: str) -> None:
+        terminal.line(formatter.event(time.strftime("%H:%M:%S"), name, level, text))
+
+    try:
+        async with running_stack(settings, on_line=sink.line, on_event=event, on_supervisor=supervisors.append) as (
+            supervisor,
+            plan,
+        ):
+            token = await asyncio.to_thread(mint, plan, _USER, _TOKEN_TTL_S)
+            text = banner(
+                describe(plan, supervisor),
+                token=token,
+                user=_USER,
+                api_key=await api_key(plan),
+                data_option="" if settings.data == DEFAULT_DATA else f" --data {settings.data}",
+                started_s=time.monotonic() - started,
+            )
+            print(text, flush=True)
+            await asyncio.Event().wait()
+    finally:
+        terminal.close()
+        sink.close()

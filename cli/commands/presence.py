@@ -1,0 +1,29 @@
+"""`thalamus presence`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.frames import client_fields
+from cli.options import api_options, find_api_key, find_url
+from cli.output import printable, remark, say, say_json
+from cli.server_api import Presence, ServerApi
+
+
+@click.command("presence")
+@click.argument("channel")
+@api_options
+def command(channel: str, url: str | None, api_key: str | None, data: Path, as_json: bool) -> None:
+    """Show the clients that are in CHANNEL."""
+    api = ServerApi(find_url(data, url), find_api_key(data, api_key))
+    members = api.call("presence", {"channel": channel}, Presence).presence
+    for member in sorted(members.values(), key=lambda each: (each.user, each.client)):
+        if as_json:
+            say_json({"channel": channel} | client_fields(member))
+        else:
+            info = f"  {printable(bytes(member.conn_info).decode())}" if member.conn_info else ""
+            say(f"{member}  {printable(member.client)}{info}")
+    users = len({member.user for member in members.values()})
+    remark(f"{len(members)} clients, {users} users in {channel}")

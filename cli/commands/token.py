@@ -1,0 +1,79 @@
+"""`thalamus token`: a token for a user that this machine vouches for."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from cli.options import auth_options, data_option, find_auth, json_option, json_text
+from cli.output import remark, say, say_json
+from services.shared.config import read_secret_file
+
+_TTL_S = 3600
+_MOST_TTL_S = (1 << 32) - 1
+
+
+@click.command("token")
+@click.option("--user", required=True, help="Id of the user; empty is anonymous.")
+@click.option("--channel", default="", help="Make a subscription token for this channel.")
+@click.option(
+    "--ttl",
+    "ttl_s",
+    type=click.IntRange(0, _MOST_TTL_S),
+    default=_TTL_S,
+    show_default=True,
+    help="Seconds; 0: for ever.",
+)
+@click.option("--info", help="JSON that others see with the user.")
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path),
+    help="Sign with this HS256 secret (that of AUTH_HS256_SECRET_FILE) instead of asking auth.",
+)
+@data_option
+@auth_options
+@json_option
+def command(
+    user: str,
+    channel: str,
+    ttl_s: int,
+    info: str | None,
+    secret_file: Path | None,
+    data: Path,
+    auth: str | None,
+    service_token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Mint a connection token, or with --channel a subscription token. The last line of stdout is the token."""
+    info_json = json_text(info, "--info") if info is not None else b""
+    if secret_file is not None:
+        token = _sign(read_secret_file(secret_file, "--secret-file"), user, channel, ttl_s, info_json)
+    else:
+        from cli.auth_rpc import AuthRpc  # slow to import
+
+        found = find_auth(data, auth, service_token_file)
+        with AuthRpc(found.address, found.service_token_file) as service:
+            token = service.mint(user, channel=channel, ttl_s=ttl_s, info=info_json)
+    if as_json:
+        say_json({"token": token, "user": user, "channel": channel, "ttl_s": ttl_s})
+        return
+    what = f"subscription token of {user or 'anonymous'} for {channel}" if channel else f"connection token of {user}"
+    remark(f"{what}, {f'valid for {ttl_s} s' if ttl_s else 'never expires'}")
+    say(token)
+
+
+def _sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str:
+    """The same token, made here."""
+    import jwt
+    import msgspec
+
+    claims: dict[str, object] = {"sub": user, "iat": int(time.time())}
+    if ttl_s:
+        claims["exp"] = int(time.time()) + ttl_s
+    if channel:
+        claims["channel"] = channel
+    if info:
+        claims["info"] = msgspec.json.decode(info)
+    return jwt.encode(claims, secret, algorithm="HS256")

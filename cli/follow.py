@@ -1,0 +1,214 @@
+"""Keeps a subscription going over one WebSocket connection after another: reconnects, recovers, refreshes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from cli.errors import CommandError, Refused, Unreachable
+from cli.wire import (
+    Connected,
+    ConnectRefused,
+    Event,
+    ProtocolBroken,
+    Refreshed,
+    RefreshRefused,
+    SubscribeRefused,
+    Unsubscribed,
+    WireClient,
+)
+
+_OPEN_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0
+_SILENCE_S = 10.0  # beyond the server's ping interval
+_MAX_FRAME_BYTES = 16 * 1024 * 1024
+_FIRST_DELAY_S = 0.4
+_MOST_DELAY_S = 20.0
+_REFRESH_AT = 0.9  # of a token's life
+_REFRESH_AGAIN_S = 5.0
+_REFRESH = ""  # no channel has this name
+_FOREVER_S = 365 * 86_400.0
+_TERMINAL = (range(3500, 4000), range(4500, 5000))
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _Lost(Exception):
+    """This connection is over and the next one may do better; the text says why."""
+
+    def __init__(self, reason: str, *, at_once: bool = False) -> None:
+        super().__init__(reason)
+        self.at_once = at_once
+
+
+class Follower:
+    """Runs a WireClient against a server until something final happens."""
+
+    def __init__(
+        self,
+        url: str,
+        wire: WireClient,
+        *,
+        show: Callable[[Event], None],
+        tell: Callable[[str], None],
+        new_token: Callable[[], Awaitable[str]] | None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`show` gets every event, `tell` lines about the connection; `new_token` None: the token was given."""
+        self._url = url
+        self._wire = wire
+        self._show = show
+        self._tell = tell
+        self._new_token = new_token
+        self._rng = rng or random.Random()
+        self._ever_connected = False
+        self._failures = 0  # in a row
+        self._due: dict[str, float] = {}  # _REFRESH, or a channel to subscribe again → loop time
+        self._silent_after_s = _OPEN_TIMEOUT_S
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises:
+            Unreachable: nobody answers at the first attempt; later ones are repeated for ever.
+            Refused: the server says no, for good.
+        """
+        while True:
+            try:
+                await self._connection()
+            except _Lost as lost:
+                delay_s = 0.0 if lost.at_once and not self._failures else self._delay_s()
+                self._failures += 1
+                self._tell(f"connection lost: {lost}; next attempt in {delay_s:.1f} s")
+                await asyncio.sleep(delay_s)
+
+    def _delay_s(self) -> float:
+        """Doubling, with jitter so that many clients don't come back at once."""
+        return min(_FIRST_DELAY_S * 2.0 ** min(self._failures, 10), _MOST_DELAY_S) * self._rng.uniform(0.5, 1.0)
+
+    async def _connection(self) -> None:
+        """The life of one connection."""
+        self._due.clear()
+        self._silent_after_s = _OPEN_TIMEOUT_S
+        try:
+            async with connect(
+                self._url,
+                compression=None,
+                proxy=None if urlsplit(self._url).hostname in _LOOPBACK else True,
+                open_timeout=_OPEN_TIMEOUT_S,
+                close_timeout=_CLOSE_TIMEOUT_S,
+                ping_interval=None,  # the protocol has its own
+                max_size=_MAX_FRAME_BYTES,
+            ) as websocket:
+                await websocket.send(self._wire.hello())
+                await self._receive(websocket)
+        except ConnectionClosed as error:
+            raise self._closed(error) from error
+        except InvalidURI as error:
+            raise Refused(str(error)) from error
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if 400 <= status < 500 and status != 429:
+                raise Refused(f"{self._url} refuses the connection: HTTP {status}") from error
+            raise self._unreachable(f"HTTP {status}") from error
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
+            raise self._unreachable(reason) from error
+
+    def _unreachable(self, reason: str) -> Exception:
+        if self._ever_connected:
+            return _Lost(reason)
+        return Unreachable(f"{self._url} can't be reached: {reason}; is `thalamus dev` running?")
+
+    def _closed(self, error: ConnectionClosed) -> Exception:
+        if error.rcvd is None:
+            return _Lost("closed without a word")
+        code, reason = error.rcvd.code, error.rcvd.reason
+        if any(code in terminal for terminal in _TERMINAL):
+            return Refused(f"the server closed the connection: {reason} ({code})")
+        return _Lost(f"{reason or 'closed'} ({code})")
+
+    async def _receive(self, websocket: ClientConnection) -> None:
+        """Take frames, and do what falls due between them."""
+        now = asyncio.get_running_loop().time
+        heard = now()
+        while True:
+            silent_at = heard + self._silent_after_s
+            try:
+                async with asyncio.timeout_at(min([silent_at, *self._due.values()])):
+                    frame = await websocket.recv()
+            except TimeoutError:
+                if now() >= silent_at:
+                    raise _Lost(f"nothing heard for {self._silent_after_s:g} s") from None
+                await self._do_what_is_due(websocket, now())
+                continue
+            heard = now()
+            try:
+                events, answer = self._wire.receive(frame if isinstance(frame, str) else frame.decode())
+            except (ProtocolBroken, UnicodeDecodeError) as error:
+                raise Refused(f"{self._url} does not speak our protocol: {error}") from error
+            if answer:
+                await websocket.send(answer)
+            for event in events:
+                self._show(event)
+                await self._react(event, heard)
+
+    async def _do_what_is_due(self, websocket: ClientConnection, now: float) -> None:
+        for what, due in list(self._due.items()):
+            if due > now:
+                continue
+            del self._due[what]
+            if what != _REFRESH:
+                await websocket.send(self._wire.subscribe(what))
+            elif self._new_token is not None:
+                try:
+                    await websocket.send(self._wire.refresh(await self._new_token()))
+                except CommandError as error:
+                    self._tell(f"no new token: {error}; next attempt in {_REFRESH_AGAIN_S:g} s")
+                    self._due[_REFRESH] = now + _REFRESH_AGAIN_S
+
+    async def _react(self, event: Event, now: float) -> None:
+        """Raises what ends the connection, or the command."""
+        match event:
+            case Connected():
+                self._ever_connected = True
+                self._failures = 0
+                self._silent_after_s = event.ping_s + _SILENCE_S if event.ping_s else _FOREVER_S
+                self._plan_refresh(event.expires_s, now)
+            case Refreshed():
+                self._plan_refresh(event.expires_s, now)
+            case RefreshRefused():
+                if not event.error.temporary:
+                    raise Refused(f"the new token was refused: {event.error}")
+                self._due[_REFRESH] = now + _REFRESH_AGAIN_S
+            case ConnectRefused():
+                if event.expired and self._new_token is not None:
+                    self._wire.token = await self._new_token()
+                    raise _Lost("token expired", at_once=True)
+                if event.error.temporary:
+                    raise _Lost(str(event.error))
+                raise Refused(f"connection refused: {event.error}")
+            case SubscribeRefused() if event.error.temporary:
+                self._due[event.channel] = now + self._delay_s()
+            case Unsubscribed() if event.again:
+                self._due[event.channel] = now + self._delay_s()
+            case SubscribeRefused():
+                self._end(event.channel, f"subscription to {event.channel} refused: {event.error}")
+            case Unsubscribed():
+                self._end(event.channel, f"{event.channel} ended by the server: {event.reason} ({event.code})")
+
+    def _plan_refresh(self, expires_s: int | None, now: float) -> None:
+        self._due.pop(_REFRESH, None)
+        if expires_s is not None and self._new_token is not None:
+            self._due[_REFRESH] = now + expires_s * _REFRESH_AT
+
+    def _end(self, channel: str, reason: str) -> None:
+        self._wire.drop(channel)
+        self._due.pop(channel, None)
+        if not self._wire.channels:
+            raise Refused(reason)
+        self._tell(reason)

@@ -1,0 +1,37 @@
+"""One HTTP request with a deadline: all that the command line needs of HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.parse
+from collections.abc import Mapping
+
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class NoAnswer(Exception):
+    """Nobody answered; the text says why."""
+
+
+def request(
+    method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None, timeout_s: float
+) -> tuple[int, bytes]:
+    """Status and body of the answer. Each step (connect, send, receive) may take `timeout_s`. Blocks.
+
+    Raises:
+        NoAnswer: refused, broken off, not HTTP, or not in time.
+    """
+    parts = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    try:
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        try:
+            connection.request(method, parts.path or "/", body=body, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            return answer.status, answer.read(_MAX_ANSWER_BYTES)
+        finally:
+            connection.close()
+    except TimeoutError as error:
+        raise NoAnswer(f"no answer within {timeout_s:g} s") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NoAnswer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error

@@ -1,0 +1,95 @@
+"""The `thalamus` command: finds the subcommand, runs it, and turns its errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
+from services.shared.config import ConfigError
+
+_COMMANDS = {
+    "dev": "Start the whole platform on this machine and follow its logs.",
+    "token": "Mint a token for a user.",
+    "api-key": "Create, list and revoke the keys of backends.",
+    "publish": "Publish to a channel.",
+    "subscribe": "Follow channels until Ctrl-C.",
+    "history": "Read what a channel kept.",
+    "presence": "Show who is in a channel.",
+}
+_INTERRUPTED = 130
+
+
+class _LateGroup(click.Group):
+    """Imports a command's module when it is asked for: `publish` need not load what `dev` needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"cli.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def version() -> str:
+    """The installed version."""
+    return importlib.metadata.version("thalamus")
+
+
+@click.group(cls=_LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version(), message="thalamus %(version)s")
+def thalamus() -> None:
+    """Thalamus: realtime channels with presence, history and recovery that a team runs itself.
+
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 nobody answered.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; never returns."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run it and return the exit code."""
+    try:
+        result = thalamus.main(arguments, prog_name="thalamus", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "thalamus"
+        return _complain(f"{error.format_message().rstrip('.')} (see {where} --help)", EXIT_USAGE)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except ConfigError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except CommandError as error:
+        return _complain(str(error), error.exit_code)
+    except BrokenPipeError:  # `thalamus history … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _complain(text: str, exit_code: int) -> int:
+    print(f"thalamus: {' '.join(text.split())}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

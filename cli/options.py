@@ -1,0 +1,158 @@
+"""Options that several commands share, and how each finds the running stack when they are not given."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from cli.errors import WrongUsage
+from cli.frames import Position
+from cli.running import API_KEY_FILE, RunningStack, find_running
+
+DEFAULT_DATA = Path("data")
+_DEFAULT_URL = "http://127.0.0.1:8001"
+_DEFAULT_AUTH = "127.0.0.1:9001"
+_WEBSOCKET_PATH = "/connection/websocket"
+_WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class PositionType(click.ParamType[Position]):
+    """`OFFSET:EPOCH`; the epoch may be left out, then any will do."""
+
+    name = "offset:epoch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Position:
+        if isinstance(value, Position):
+            return value
+        offset, _, epoch = str(value).partition(":")
+        if not (offset.isascii() and offset.isdecimal()) or int(offset) >= 1 << 64:
+            self.fail(f"{value!r} is not OFFSET:EPOCH, such as 12:khFzNyMu", param, ctx)
+        return Position(int(offset), epoch)
+
+
+data_option = click.option(
+    "--data",
+    envvar="THALAMUS_DATA",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA,
+    show_default=True,
+    help="Data directory of `thalamus dev`.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+_url_option = click.option("--url", envvar="THALAMUS_URL", help="An edge [the running stack's first].")
+_key_option = click.option("--api-key", envvar="THALAMUS_API_KEY", help="API key [the running stack's].")
+_auth_option = click.option("--auth", envvar="THALAMUS_AUTH_ADDR", help="HOST:PORT of auth [the running stack's].")
+_service_token_option = click.option(
+    "--service-token-file",
+    envvar="SERVICE_TOKEN_FILE",
+    type=click.Path(path_type=Path),
+    help="File with the secret by which services know one another [the running stack's].",
+)
+
+
+def url_options(command: Command) -> Command:
+    """--url and --data."""
+    return _url_option(data_option(command))
+
+
+def api_options(command: Command) -> Command:
+    """--url, --api-key, --data and --json."""
+    return _url_option(_key_option(data_option(json_option(command))))
+
+
+def auth_options(command: Command) -> Command:
+    """--auth and --service-token-file."""
+    return _auth_option(_service_token_option(command))
+
+
+@dataclass(frozen=True, slots=True)
+class AuthAddress:
+    """Where auth is, and by what it knows us."""
+
+    address: str
+    service_token_file: Path | None
+
+
+def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthAddress:
+    """From the options, else the running stack, else the defaults."""
+    stack = find_running(data)
+    if service_token_file is None and stack is not None:
+        service_token_file = Path(stack.service_token_file)
+    return AuthAddress(auth or (stack.auth if stack else _DEFAULT_AUTH), service_token_file)
+
+
+def find_url(data: Path, url: str | None) -> str:
+    """HTTP address of an edge, without a slash at its end.
+
+    Raises:
+        WrongUsage: it is no http address.
+    """
+    if url is None:
+        stack = find_running(data)
+        url = stack.edges[0].http if stack else _DEFAULT_URL
+    parts = _split(url, ("http", "https"))
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def find_websocket(data: Path, url: str | None) -> str:
+    """WebSocket address of an edge; http addresses are understood, the path may be left out.
+
+    Raises:
+        WrongUsage: it is no http or ws address.
+    """
+    if url is None:
+        stack: RunningStack | None = find_running(data)
+        url = stack.edges[0].websocket if stack else _DEFAULT_URL
+    parts = _split(url, tuple(_WEBSOCKET_SCHEMES))
+    path = parts.path if parts.path not in ("", "/") else _WEBSOCKET_PATH
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{_WEBSOCKET_SCHEMES[parts.scheme]}://{parts.netloc}{path}{query}"
+
+
+def _split(url: str, schemes: tuple[str, ...]) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0  # `.port` raises where it is none
+    except ValueError:
+        good = False
+    if not good:
+        raise WrongUsage(f"--url {url!r} is no address such as {_DEFAULT_URL}")
+    return parts
+
+
+def find_api_key(data: Path, key: str | None) -> str:
+    """From the option, else the one that `thalamus dev` keeps.
+
+    Raises:
+        WrongUsage: there is none.
+    """
+    if key is not None:
+        return key
+    try:
+        return (data / API_KEY_FILE).read_text().strip()
+    except OSError as error:
+        raise WrongUsage(
+            f"no API key: give --api-key or THALAMUS_API_KEY, or start `thalamus dev` ({data / API_KEY_FILE}: "
+            f"{error.strerror})"
+        ) from error
+
+
+def json_text(text: str, what: str) -> bytes:
+    """`text` as it is, once it is known to be JSON.
+
+    Raises:
+        WrongUsage: it is not.
+    """
+    encoded = text.encode()
+    try:
+        msgspec.json.decode(encoded)
+    except msgspec.MsgspecError as error:
+        raise WrongUsage(f"""{what} is not JSON ({error}); a text needs its quotes: '"hello"'""") from error
+    return encoded

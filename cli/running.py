@@ -1,0 +1,62 @@
+"""What `thalamus dev` leaves in its data directory so that other commands find the running stack."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+_FILE = "dev.json"
+API_KEY_FILE = "dev-api-key"
+
+
+class EdgeAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one edge is."""
+
+    name: str
+    http: str
+    websocket: str
+
+
+class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
+    """A stack as its supervisor described it. `internal` has the URL with /metrics of each service."""
+
+    pid: int
+    edges: list[EdgeAddress]
+    auth: str
+    redis: str
+    service_token_file: str
+    internal: dict[str, str]
+    pids: dict[str, int]
+
+
+def write_running(data: Path, stack: RunningStack) -> None:
+    """Say how to reach the stack; readers never see half a file."""
+    temporary = data / f"{_FILE}.new"
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(stack), indent=2) + b"\n")
+    temporary.replace(data / _FILE)
+
+
+def forget_running(data: Path) -> None:
+    """The stack is gone."""
+    (data / _FILE).unlink(missing_ok=True)
+
+
+def find_running(data: Path) -> RunningStack | None:
+    """The stack that runs on this data directory; None where there is none (also: its supervisor died)."""
+    try:
+        stack = msgspec.json.decode((data / _FILE).read_bytes(), type=RunningStack)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return stack if _is_alive(stack.pid) else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # runs, as another user
+        return True
+    return True

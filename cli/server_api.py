@@ -1,0 +1,84 @@
+"""The HTTP API of an edge, and how its answers look to people."""
+
+from __future__ import annotations
+
+import urllib.parse
+from typing import Any, TypeVar
+
+import msgspec
+
+from cli.errors import Refused, Unreachable
+from cli.frames import ClientInfo, Publication
+from cli.http import NoAnswer, request
+from cli.output import printable
+
+_TIMEOUT_S = 10.0
+Result = TypeVar("Result")
+
+
+class Published(msgspec.Struct, frozen=True):
+    """Place of a publication; nothing where the channel does not count."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class History(msgspec.Struct, frozen=True):
+    """A page, and the top of the log."""
+
+    publications: list[Publication] = []
+    epoch: str = ""
+    offset: int = 0
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """Client id → client."""
+
+    presence: dict[str, ClientInfo] = {}
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: int = 0
+    message: str = ""
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    result: msgspec.Raw = msgspec.Raw(b"")
+    error: _Error | None = None
+
+
+class ServerApi:
+    """Calls of one edge with one API key."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._url = url
+        self._headers = {"X-API-Key": api_key, "Content-Type": "application/json"}
+
+    def call(self, method: str, body: Any, kind: type[Result]) -> Result:
+        """The result of one call. Blocks for up to 10 s.
+
+        Raises:
+            Unreachable: the edge does not answer.
+            Refused: it says no; the text has its code and message.
+        """
+        try:
+            status, text = request(
+                "POST",
+                f"{self._url}/api/{method}",
+                body=msgspec.json.encode(body),
+                headers=self._headers,
+                timeout_s=_TIMEOUT_S,
+            )
+        except NoAnswer as error:
+            where = urllib.parse.urlsplit(self._url).netloc
+            raise Unreachable(f"{where} can't be reached: {error}; is `thalamus dev` running?") from error
+        try:
+            answer = msgspec.json.decode(text, type=_Answer)
+            if answer.error is None and status == 200:
+                return msgspec.json.decode(bytes(answer.result), type=kind)
+        except msgspec.MsgspecError as error:
+            raise Refused(f"{self._url} answers {status} with something that is not of our API") from error
+        if answer.error is None:
+            raise Refused(f"{self._url} answers {status}")
+        code = f" ({answer.error.code})" if answer.error.code else ""
+        raise Refused(f"{method} refused: {printable(answer.error.message)}{code}")

@@ -1,0 +1,66 @@
+"""What `thalamus dev` prints once everything is ready: addresses, credentials, and commands that work as printed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cli.running import RunningStack
+
+_CHANNEL = "chat:lobby"
+
+
+def banner(stack: RunningStack, *, token: str, user: str, api_key: str, data_option: str, started_s: float) -> str:
+    """The text. `data_option` is added to commands where the data directory is not the default one."""
+    thalamus, python = _shown("thalamus") + data_option, _shown("python")
+    first = stack.edges[0]
+    internal = "\n".join(f"    {name:<12} {url}/metrics" for name, url in stack.internal.items())
+    others = "".join(f"\n    {edge.name:<12} {edge.http}" for edge in stack.edges[1:])
+    return f"""
+Thalamus is ready after {started_s:.1f} s. Ctrl-C stops it.
+
+  Console        {first.http}/
+  API            {first.http}/docs
+  WebSocket      {first.websocket}
+  Other ports{others}
+{internal}
+    {"redis":<12} {stack.redis}
+
+  API key        {api_key}
+  Token          {token}
+                 (user {user}, valid 24 h)
+
+Try it, each in a terminal of its own:
+
+  {thalamus} subscribe {_CHANNEL}
+  {thalamus} publish {_CHANNEL} '{{"text":"hello"}}'
+
+Or a plain WebSocket, which is all that a client needs:
+
+{_plain_websocket(python, first.websocket, token)}
+"""
+
+
+def _plain_websocket(python: str, url: str, token: str) -> str:
+    """Not indented: a here-document must end at the beginning of a line."""
+    return f"""{python} - <<'END'
+from websockets.sync.client import connect
+with connect("{url}", proxy=None) as ws:
+    ws.send('{{"id":1,"connect":{{"token":"{token}"}}}}')
+    ws.send('{{"id":2,"subscribe":{{"channel":"{_CHANNEL}"}}}}')
+    for frame in ws:
+        print(frame, flush=True)
+        if frame == "{{}}": ws.send("{{}}")  # ping, pong
+END"""
+
+
+def _shown(program: str) -> str:
+    """How to call a program of our virtual environment from here."""
+    beside = Path(sys.executable).with_name(program)
+    found = shutil.which(program)
+    if found and Path(found).absolute() == beside.absolute():
+        return program
+    relative = os.path.relpath(beside)
+    return relative if not relative.startswith("..") else str(beside)

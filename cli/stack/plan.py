@@ -1,0 +1,126 @@
+"""Turns settings into the list of processes to run. Nothing here touches a socket, a process or a file's content."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.running import EdgeAddress
+from cli.stack.child import ChildSpec, Stage
+from cli.stack.ports import edge_names
+from cli.stack.probes import http_ready, redis_ready
+
+ROOT = Path(__file__).resolve().parents[2]  # what `services` and `cli` are imported from
+_SERVICES = ("auth", "presence", "persistence")
+_DRAIN_GRACE_S = "2"
+_LOOPBACK = "127.0.0.1"
+_EVERYWHERE = ("", "0.0.0.0", "::")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackPlan:
+    """Everything about a stack that is known before it starts."""
+
+    data: Path
+    environment: Mapping[str, str]  # what our processes start from
+    channels_file: Path
+    service_token_file: Path
+    redis_server: Path
+    edges: int
+    ports: Mapping[tuple[str, str], int]  # (owner, variable) → port
+
+    def redis_url(self) -> str:
+        return f"redis://{_LOOPBACK}:{self.ports['redis', 'REDIS_PORT']}/0"
+
+    def auth_address(self) -> str:
+        return f"{_LOOPBACK}:{self.ports['auth', 'AUTH_GRPC_PORT']}"
+
+    def edge_addresses(self) -> list[EdgeAddress]:
+        """Where clients of this machine find the edges."""
+        host = self.environment.get("EDGE_HOST", _LOOPBACK)
+        host = _LOOPBACK if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
+        path = self.environment.get("EDGE_WEBSOCKET_PATH", "/connection/websocket")
+        return [
+            EdgeAddress(name=name, http=f"http://{host}:{port}", websocket=f"ws://{host}:{port}{path}")
+            for name in edge_names(self.edges)
+            for port in (self.ports[name, "EDGE_PORT"],)
+        ]
+
+    def internal_urls(self) -> dict[str, str]:
+        """Service → URL under which it has /metrics, /healthz and /readyz."""
+        return {
+            owner: f"http://{_LOOPBACK}:{port}"
+            for (owner, variable), port in self.ports.items()
+            if variable.endswith("INTERNAL_PORT")
+        }
+
+    def specs(self) -> list[ChildSpec]:
+        """All processes, in the order of their stages."""
+        services = [self._service(name) for name in _SERVICES]
+        return [self._redis(), *services, *(self._edge(name) for name in edge_names(self.edges))]
+
+    def _redis(self) -> ChildSpec:
+        port = self.ports["redis", "REDIS_PORT"]
+        options = {
+            "port": str(port),
+            "bind": _LOOPBACK,
+            "dir": str((self.data / "redis").resolve()),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return ChildSpec(
+            name="redis",
+            command=(str(self.redis_server), *arguments),
+            environment=self.environment,
+            stage=Stage.REDIS,
+            probe=redis_ready(port),
+        )
+
+    def _service(self, name: str) -> ChildSpec:
+        upper = name.upper()
+        own = {
+            variable: str(self.ports[name, variable]) for variable in (f"{upper}_GRPC_PORT", f"{upper}_INTERNAL_PORT")
+        }
+        if name in ("auth", "persistence"):
+            own[f"{upper}_DB"] = self.environment.get(f"{upper}_DB") or str(self.data / f"{name}.sqlite3")
+        return self._python(name, name, Stage.SERVICE, own)
+
+    def _edge(self, name: str) -> ChildSpec:
+        own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
+        own |= {
+            f"EDGE_{service.upper()}_ADDR": f"{_LOOPBACK}:{self.ports[service, f'{service.upper()}_GRPC_PORT']}"
+            for service in _SERVICES
+        }
+        own["EDGE_DRAIN_GRACE_S"] = self.environment.get("EDGE_DRAIN_GRACE_S") or _DRAIN_GRACE_S
+        own["EDGE_WEB_DIR"] = self.environment.get("EDGE_WEB_DIR") or str(ROOT / "web")
+        return self._python(name, "edge", Stage.EDGE, own)
+
+    def _python(self, name: str, package: str, stage: Stage, own: Mapping[str, str]) -> ChildSpec:
+        environment = {
+            **self.environment,
+            "REDIS_URL": self.redis_url(),
+            "SERVICE_TOKEN_FILE": str(self.service_token_file),
+            "CHANNELS_FILE": str(self.channels_file),
+            "PYTHONPATH": os.pathsep.join(_import_paths(self.environment.get("PYTHONPATH"))),
+            **own,
+        }
+        return ChildSpec(
+            name=name,
+            command=(sys.executable, "-P", "-m", f"services.{package}"),  # -P: not what lies in the current directory
+            environment=environment,
+            stage=stage,
+            probe=http_ready(f"{self.internal_urls()[name]}/readyz"),
+        )
+
+
+def _import_paths(inherited: str | None) -> list[str]:
+    """Children run the code that this process runs, also from a checkout that is not the installed one."""
+    stubs = ROOT / "proto" / "gen"
+    return [str(path) for path in (ROOT, stubs) if path.is_dir()] + ([inherited] if inherited else [])

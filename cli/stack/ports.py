@@ -1,0 +1,119 @@
+"""Which ports a stack listens on: from the environment, checked before anything starts, 0 for any free one."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.shared.config import ConfigError
+
+_HIGHEST = 65_535
+# Below the ports that Linux and macOS give to outgoing connections: a restarted service finds its port free.
+_FREE_RANGE = (10_000, 32_000)
+_ATTEMPTS = 200
+_LOOPBACK = "127.0.0.1"
+_DEFAULTS = {
+    "REDIS_PORT": 0,  # a Redis that is already on 6379 is none of our business
+    "AUTH_GRPC_PORT": 9001,
+    "AUTH_INTERNAL_PORT": 9101,
+    "PRESENCE_GRPC_PORT": 9002,
+    "PRESENCE_INTERNAL_PORT": 9102,
+    "PERSISTENCE_GRPC_PORT": 9003,
+    "PERSISTENCE_INTERNAL_PORT": 9103,
+    "EDGE_PORT": 8001,
+    "EDGE_INTERNAL_PORT": 9111,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port that is wanted: by whom, by which variable, on which address; 0 is any."""
+
+    owner: str
+    variable: str
+    host: str
+    number: int
+
+
+def edge_names(edges: int) -> list[str]:
+    """Names of so many edges."""
+    return [f"edge-{number}" for number in range(1, edges + 1)]
+
+
+def wanted_ports(environment: Mapping[str, str], edges: int) -> list[Port]:
+    """The ports of Redis, the services and `edges` edges; those of the edges count up from their variable.
+
+    Raises:
+        ConfigError: a variable is no port number.
+    """
+    numbers = {name: _number(environment, name, default) for name, default in _DEFAULTS.items()}
+    ports = []
+    for variable, number in numbers.items():
+        service = variable.split("_")[0]
+        host_variable = f"{service}_INTERNAL_HOST" if "INTERNAL" in variable else f"{service}_HOST"
+        host = _LOOPBACK if service == "REDIS" else environment.get(host_variable, _LOOPBACK)
+        owners = edge_names(edges) if service == "EDGE" else [service.lower()]
+        for step, owner in enumerate(owners):
+            port = number + step if number else 0
+            if port > _HIGHEST:
+                raise ConfigError(f"{variable}={number} leaves no port for {owner}")
+            ports.append(Port(owner, variable, host, port))
+    return ports
+
+
+def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
+    text = environment.get(variable, "").strip() or str(default)
+    if not (text.isascii() and text.isdecimal()) or int(text) > _HIGHEST:
+        raise ConfigError(f"{variable} must be a port from 0 (any free one) to {_HIGHEST}, not {text!r}")
+    return int(text)
+
+
+def choose_ports(ports: Sequence[Port], rng: random.Random | None = None) -> dict[tuple[str, str], int]:
+    """(owner, variable) → a port that is free now.
+
+    Raises:
+        ConfigError: named ports are in use, or named twice; one line names them and their variables.
+    """
+    rng = rng or random.SystemRandom()
+    chosen: dict[tuple[str, str], int] = {}
+    problems = []
+    for port in ports:
+        if port.number == 0:
+            continue
+        if port.number in chosen.values():
+            problems.append(f"port {port.number} ({port.owner}, {port.variable}) is given twice")
+        elif trouble := why_not(port.host, port.number):
+            problems.append(f"port {port.number} ({port.owner}, {port.variable}) {trouble}")
+        chosen[port.owner, port.variable] = port.number
+    if problems:
+        variable = next(port.variable for port in ports if port.variable in problems[0])
+        raise ConfigError(f"{'; '.join(problems)}: free it or choose another, e.g. {variable}=0 for any free port")
+    for port in ports:
+        if port.number == 0:
+            chosen[port.owner, port.variable] = _free(port.host, set(chosen.values()), rng)
+    return chosen
+
+
+def _free(host: str, taken: set[int], rng: random.Random) -> int:
+    for _ in range(_ATTEMPTS):
+        number = rng.randrange(*_FREE_RANGE)
+        if number not in taken and not why_not(host, number):
+            return number
+    raise ConfigError(f"no free port on {host} between {_FREE_RANGE[0]} and {_FREE_RANGE[1]}")
+
+
+def why_not(host: str, number: int) -> str:
+    """Why nobody could listen there now; empty: one could."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, number))
+            probe.listen(1)
+        except PermissionError:
+            return "needs privileges"
+        except OSError as error:
+            return "is in use" if error.errno is not None and "in use" in str(error) else f"on {host}: {error.strerror}"
+    return ""

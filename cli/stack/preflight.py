@@ -1,0 +1,88 @@
+"""What is checked before anything starts, each failure one line that names the thing and how to change it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.shared.config import ConfigError, read_secret_file
+from services.shared.namespaces import load_namespaces
+
+_HOW = "choose another with --data or THALAMUS_DATA"
+_SERVICE_TOKEN_BYTES = 32
+_LOCK = "dev.lock"
+
+
+def prepare_data(data: Path) -> None:
+    """Make the data directory and those in it; see that they can be written.
+
+    Raises:
+        ConfigError: that is impossible.
+    """
+    for directory in (data, data / "redis", data / "logs"):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(f"data directory {directory} can't be made, a file is in its place: {_HOW}") from error
+        except OSError as error:
+            raise ConfigError(f"data directory {directory} is not writable ({error.strerror}): {_HOW}") from error
+
+
+def check_namespaces(path: Path) -> None:
+    """Read the namespace file as the services will.
+
+    Raises:
+        ConfigError: it is missing or wrong.
+    """
+    if not path.is_file():
+        raise ConfigError(f"namespace file {path} does not exist: name one with --config or CHANNELS_FILE")
+    load_namespaces(path)
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Hold the data directory for this process; the lock goes with the process.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with (data / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise ConfigError(f"data directory {data} is in use by `thalamus dev` (pid {holder}): {_HOW}") from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def service_token(environment_file: str | None, data: Path) -> Path:
+    """The file with the secret by which our services know one another; made at the first start.
+
+    Raises:
+        ConfigError: a file that was named can't be read.
+    """
+    path = Path(environment_file) if environment_file else data / "service.token"
+    if not environment_file and not path.exists():
+        write_secret(path, secrets.token_urlsafe(_SERVICE_TOKEN_BYTES))
+    read_secret_file(path, "SERVICE_TOKEN_FILE")
+    return path
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """A file that only this user may read; replaced whole."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{secret}\n")
+    temporary.replace(path)

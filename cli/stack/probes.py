@@ -1,0 +1,55 @@
+"""How the supervisor learns that a process is ready: empty text, or what it still waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+from cli.http import NoAnswer, request
+
+_TIMEOUT_S = 1.0
+Probe = Callable[[], Awaitable[str]]
+
+
+def http_ready(url: str) -> Probe:
+    """/readyz of a service."""
+
+    async def probe() -> str:
+        try:
+            status, body = await asyncio.to_thread(request, "GET", url, timeout_s=_TIMEOUT_S)
+        except NoAnswer as error:
+            return f"{url}: {error}"
+        return "" if status == 200 else f"{url} says {_failing(body) or status}"
+
+    return probe
+
+
+def _failing(body: bytes) -> str:
+    """Names of the checks that fail."""
+    try:
+        checks = json.loads(body)["checks"]
+        return ", ".join(f"no {name}" for name, good in checks.items() if not good)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def redis_ready(port: int) -> Probe:
+    """PING of a Redis; while it loads its data it is not ready."""
+
+    async def probe() -> str:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    writer.write(b"PING\r\n")
+                    answer = await reader.readline()
+                finally:
+                    writer.close()
+        except TimeoutError:
+            return f"port {port}: no answer within {_TIMEOUT_S:g} s"
+        except (OSError, ValueError) as error:
+            return f"port {port}: {getattr(error, 'strerror', None) or error}"
+        return "" if answer.startswith(b"+PONG") else f"port {port} says {answer.decode(errors='replace').strip()!r}"
+
+    return probe

@@ -1,0 +1,144 @@
+"""A whole stack: what is checked, started, written down and stopped. `thalamus dev` and the tests both run this."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.errors import CommandError, Refused
+from cli.http import NoAnswer, request
+from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
+from cli.stack.plan import StackPlan
+from cli.stack.ports import choose_ports, wanted_ports
+from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
+from cli.stack.supervisor import Supervisor
+from services.shared.redis_binary import find_redis_server
+
+_API_TIMEOUT_S = 3.0
+_KEY_VALID_WITHIN_S = 5.0
+_KEY_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackSettings:
+    """What somebody who starts a stack decides."""
+
+    data: Path
+    channels_file: Path
+    environment: Mapping[str, str]
+    edges: int = 1
+    restart: bool = True
+    start_timeout_s: float = 30.0
+
+
+@asynccontextmanager
+async def running_stack(
+    settings: StackSettings,
+    *,
+    on_line: Callable[[str, bytes], None],
+    on_event: Callable[[str, str, str], None],
+    on_supervisor: Callable[[Supervisor], None] = lambda _: None,
+) -> AsyncIterator[tuple[Supervisor, StackPlan]]:
+    """Start a stack; inside, all of it is ready; afterwards, no process is left.
+
+    Raises:
+        ConfigError: data directory, namespace file or ports are not as they must be; nothing was started.
+        StartFailed: something did not become ready.
+    """
+    prepare_data(settings.data)
+    data = settings.data.resolve()
+    check_namespaces(settings.channels_file)
+    with only_one(data):
+        plan = StackPlan(
+            data=data,
+            environment=settings.environment,
+            channels_file=settings.channels_file.resolve(),
+            service_token_file=service_token(settings.environment.get("SERVICE_TOKEN_FILE"), data),
+            redis_server=find_redis_server(),
+            edges=settings.edges,
+            ports=choose_ports(wanted_ports(settings.environment, settings.edges)),
+        )
+        try:
+            async with Supervisor(
+                plan.specs(),
+                on_line=on_line,
+                on_event=on_event,
+                on_change=lambda: write_running(data, describe(plan, supervisor)),
+                restart=settings.restart,
+            ) as supervisor:
+                on_supervisor(supervisor)
+                await supervisor.start(settings.start_timeout_s)
+                yield supervisor, plan
+        finally:
+            forget_running(data)
+
+
+def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:
+    """The stack as other commands find it."""
+    return RunningStack(
+        pid=os.getpid(),
+        edges=plan.edge_addresses(),
+        auth=plan.auth_address(),
+        redis=plan.redis_url(),
+        service_token_file=str(plan.service_token_file),
+        internal=plan.internal_urls(),
+        pids=supervisor.pids(),
+    )
+
+
+def mint(plan: StackPlan, user: str, ttl_s: int) -> str:
+    """A connection token of the running stack. Blocks."""
+    from cli.auth_rpc import AuthRpc  # gRPC is slow to import: done while the services start
+
+    with AuthRpc(plan.auth_address(), plan.service_token_file) as auth:
+        return auth.mint(user, ttl_s=ttl_s)
+
+
+async def api_key(plan: StackPlan) -> str:
+    """The key that was made at the first start, or a new one if auth knows it no more.
+
+    Raises:
+        CommandError: auth makes none, or the edge does not accept it.
+    """
+    from cli.auth_rpc import AuthRpc
+
+    path = plan.data / API_KEY_FILE
+    url = f"{plan.edge_addresses()[0].http}/api/info"
+    if path.is_file():
+        kept = path.read_text().strip()
+        if await asyncio.to_thread(_accepted, url, kept):
+            return kept
+
+    def create() -> str:
+        with AuthRpc(plan.auth_address(), plan.service_token_file) as auth:
+            return auth.create_key("dev").key
+
+    key = await asyncio.to_thread(create)
+    write_secret(path, key)
+    try:
+        async with asyncio.timeout(_KEY_VALID_WITHIN_S):  # edges hear of it from auth
+            while not await asyncio.to_thread(_accepted, url, key):
+                await asyncio.sleep(_KEY_POLL_S)
+    except TimeoutError as error:
+        raise Refused(f"{url} does not accept the API key that auth has just made") from error
+    return key
+
+
+def _accepted(url: str, key: str) -> bool:
+    try:
+        status, body = request(
+            "POST",
+            url,
+            body=b"{}",
+            headers={"X-API-Key": key, "Content-Type": "application/json"},
+            timeout_s=_API_TIMEOUT_S,
+        )
+    except NoAnswer as error:
+        raise CommandError(f"{url}: {error}") from error
+    if status not in (200, 401):
+        raise Refused(f"{url} answers {status}: {body[:200].decode('utf-8', 'replace')}")
+    return status == 200

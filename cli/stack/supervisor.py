@@ -1,0 +1,190 @@
+"""Starts processes in order, keeps them running, and stops them in the opposite order, leaving none behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from cli.stack.child import Backoff, Child, ChildSpec, Guard, Stage, describe_exit
+
+_PROBE_EVERY_S = 0.05
+_EXIT_CONFIG = 2  # what a service ends with when a setting is wrong; trying again would not help
+_MOST_DEATHS_AT_START = 3
+_KILLED_WITHIN_S = 1.0
+STOP_TIMES_S: Mapping[Stage, float] = {Stage.EDGE: 4.0, Stage.SERVICE: 2.5, Stage.REDIS: 2.5}  # 9 s in all
+
+
+class StartFailed(Exception):
+    """Something did not become ready. `tail` are the last lines it said."""
+
+    def __init__(self, reason: str, tail: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.tail = tuple(tail)
+
+
+class Supervisor:
+    """The processes of one stack.
+
+    Use as a context manager: leaving it stops everything, whatever happened inside.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        *,
+        on_line: Callable[[str, bytes], None],
+        on_event: Callable[[str, str, str], None],
+        on_change: Callable[[], None] = lambda: None,
+        restart: bool = True,
+        guard: Guard | None = None,
+        stop_times_s: Mapping[Stage, float] = STOP_TIMES_S,
+        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+        backoff: Callable[[], Backoff] = Backoff,
+    ) -> None:
+        """`on_event` is told a level (INFO, WARNING, ERROR), a child's name and a text; `on_change` of new pids."""
+        self.hurry = asyncio.Event()  # set: what still runs is killed at once
+        self._on_event = on_event
+        self._on_change = on_change
+        self._stop_times_s = stop_times_s
+        self._guard = guard or Guard()
+        self._group = asyncio.TaskGroup()
+        self._started = False  # all were ready once
+        self._stopping = False
+        self.children = {
+            spec.name: Child(
+                spec,
+                guard=self._guard,
+                on_line=on_line,
+                on_start=self._child_started,
+                on_death=self._child_died,
+                restart=restart,
+                backoff=backoff(),
+                sleep=sleep,
+            )
+            for spec in specs
+        }
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+        finally:
+            try:
+                # The children have ended; an error of the body passes through by itself, not inside a group.
+                await self._group.__aexit__(None, None, None)
+            finally:
+                self._guard.close()
+
+    def pids(self) -> dict[str, int]:
+        """Of all processes that run now, by name."""
+        return {name: child.pid for name, child in self.children.items() if child.pid is not None}
+
+    async def start(self, timeout_s: float) -> None:
+        """Start Redis, then everything else at once; return when all are ready.
+
+        Raises:
+            StartFailed: one did not become ready in time, refused its settings, or kept dying.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        first = [child for child in self.children.values() if child.spec.stage is Stage.REDIS]
+        rest = [child for child in self.children.values() if child.spec.stage is not Stage.REDIS]
+        for children in filter(None, (first, rest)):
+            for child in children:
+                self._group.create_task(child.run(), name=child.name)
+            await self._all_ready(children, deadline, timeout_s)
+        self._started = True
+
+    async def wait_ready(self, name: str, timeout_s: float) -> None:
+        """Return once the child is ready.
+
+        Raises:
+            StartFailed: it is not, within the time.
+        """
+        await self._ready(self.children[name], asyncio.get_running_loop().time() + timeout_s, timeout_s)
+
+    async def _all_ready(self, children: Sequence[Child], deadline: float, timeout_s: float) -> None:
+        waits = [asyncio.ensure_future(self._ready(child, deadline, timeout_s)) for child in children]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_EXCEPTION)
+            for wait in waits:  # in the order of the stages: others may only wait for the first
+                if wait.done():
+                    wait.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _ready(self, child: Child, deadline: float, timeout_s: float) -> None:
+        reason = "it never answered"
+        while True:
+            if not self._started:
+                self._give_up_if_hopeless(child)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    # A probe that answers for a process that is gone would be another program's.
+                    if not (reason := await child.spec.probe()) and child.pid is not None:
+                        return
+                    await asyncio.sleep(_PROBE_EVERY_S)
+                    continue
+            raise StartFailed(f"{child.name} is not ready after {timeout_s:g} s: {reason}", child.tail)
+
+    def _give_up_if_hopeless(self, child: Child) -> None:
+        if child.deaths and child.last_code == _EXIT_CONFIG:
+            said = [line for line in child.tail if line.strip()]
+            raise StartFailed(said[-1].removeprefix("thalamus ") if said else f"{child.name} refused its settings")
+        if child.deaths >= _MOST_DEATHS_AT_START:
+            raise StartFailed(f"{child.name} {describe_exit(child.last_code or 0)}, again and again", child.tail)
+
+    def _child_started(self, child: Child) -> None:
+        self._on_change()
+        if self._started:
+            self._group.create_task(self._tell_ready(child))
+
+    async def _tell_ready(self, child: Child) -> None:
+        deaths = child.deaths
+        while child.deaths == deaths and not self._stopping:
+            if not await child.spec.probe():
+                self._on_event("INFO", child.name, "is ready again")
+                return
+            await asyncio.sleep(_PROBE_EVERY_S)
+
+    def _child_died(self, child: Child, code: int, delay_s: float | None) -> None:
+        then = "is left so" if delay_s is None else f"is started again in {delay_s:g} s"
+        self._on_event("ERROR", child.name, f"{describe_exit(code)} and {then}")
+        self._on_change()
+
+    async def stop(self) -> None:
+        """Stop edges, then services, then Redis; kill those that take too long, or all once `hurry` is set."""
+        self._stopping = True
+        for stage in sorted(Stage, reverse=True):
+            children = [child for child in self.children.values() if child.spec.stage is stage]
+            for child in children:
+                child.stop()
+            await self._wait_ended(children, self._stop_times_s[stage])
+            for child in children:
+                if not child.ended.is_set():
+                    if not self.hurry.is_set():
+                        self._on_event("WARNING", child.name, "did not stop in time and is killed")
+                    child.kill()
+            await asyncio.gather(*(child.ended.wait() for child in children))
+
+    async def _wait_ended(self, children: Sequence[Child], timeout_s: float) -> None:
+        if not children:
+            return
+        ended = asyncio.gather(*(child.ended.wait() for child in children))
+        hurry = asyncio.ensure_future(self.hurry.wait())
+        try:
+            await asyncio.wait((ended, hurry), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            hurry.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ended
