@@ -12,6 +12,7 @@ import msgspec
 from cli.output import printable
 
 _NULL = msgspec.Raw(b"null")
+_ABSENT = msgspec.Raw(b"")  # a union of Raw with None would decode null only
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class ClientInfo(msgspec.Struct, frozen=True):
 
     user: str = ""
     client: str = ""
-    conn_info: msgspec.Raw | None = None
-    chan_info: msgspec.Raw | None = None
+    conn_info: msgspec.Raw = _ABSENT
+    chan_info: msgspec.Raw = _ABSENT
 
     def __str__(self) -> str:
         return printable(self.user) or "(anonymous)"
@@ -56,7 +57,7 @@ def client_fields(info: ClientInfo) -> dict[str, object]:
     """A client for a JSON line; what is absent is left out."""
     fields: dict[str, object] = {"user": info.user, "client": info.client}
     for name in ("conn_info", "chan_info"):
-        if (value := getattr(info, name)) is not None:
+        if bytes(value := getattr(info, name)):
             fields[name] = value
     return fields
 

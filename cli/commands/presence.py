@@ -23,7 +23,7 @@ def command(channel: str, url: str | None, api_key: str | None, data: Path, as_j
         if as_json:
             say_json({"channel": channel} | client_fields(member))
         else:
-            info = f"  {printable(bytes(member.conn_info).decode())}" if member.conn_info else ""
-            say(f"{member}  {printable(member.client)}{info}")
+            info = printable(bytes(member.conn_info).decode("utf-8", "replace"))
+            say(f"{member}  {printable(member.client)}  {info}".rstrip())
     users = len({member.user for member in members.values()})
     remark(f"{len(members)} clients, {users} users in {channel}")
