@@ -8,11 +8,12 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import grpc
 
-from services.shared.errors import Busy, Unavailable
+from services.shared.batch_queue import BatchQueue, Item, Result, Waiting
+from services.shared.errors import Unavailable
 from services.shared.metrics import client_metrics
 from services.shared.replicas import Replicas
 
@@ -21,9 +22,6 @@ logger = logging.getLogger(__name__)
 _CONNECT_S = 1.0
 _PAUSE_S = (0.05, 0.5)
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 
 class _State(enum.Enum):
     TRYING = enum.auto()  # new, or just lost: the first attempt to connect is under way
@@ -31,22 +29,10 @@ class _State(enum.Enum):
     FAILED = enum.auto()  # the last attempt failed; others follow
 
 
-class _Waiting(Generic[Item, Result]):
-    """One item and who waits for its result."""
-
-    __slots__ = ("deadline", "future", "item", "size")
-
-    def __init__(self, item: Item, size: int, future: asyncio.Future[Result], deadline: float) -> None:
-        self.item = item
-        self.size = size
-        self.future = future
-        self.deadline = deadline
-
-
 class _Batch(Generic[Item, Result]):
     __slots__ = ("items", "sent_at")
 
-    def __init__(self, items: list[_Waiting[Item, Result]], sent_at: float) -> None:
+    def __init__(self, items: list[Waiting[Item, Result]], sent_at: float) -> None:
         self.items = items
         self.sent_at = sent_at
 
@@ -61,6 +47,7 @@ class _Stream(Generic[Item, Result]):
         self.in_flight: deque[_Batch[Item, Result]] = deque()
         self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # holds `max_in_flight` batches at most, and an end mark
         self.silence: asyncio.Timeout | None = None
+        self.fruitful = False  # this life of it has answered a batch
         self.last_sent = 0.0
         self.task: asyncio.Task[None] | None = None
 
@@ -93,13 +80,10 @@ class BatchStream(Generic[Item, Result]):
         """
         self._replicas = replicas
         self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
-        self._max_items, self._max_bytes = max_items, max_bytes
-        self._max_waiting, self._max_in_flight = max_waiting, max_in_flight
+        self._max_in_flight = max_in_flight
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Waiting[Item, Result]] = deque()  # to be sent
-        self._unanswered: deque[_Waiting[Item, Result]] = deque()  # by deadline; the answered are dropped lazily
-        self._waiting = 0
+        self._queue = BatchQueue[Item, Result](max_items=max_items, max_bytes=max_bytes, max_waiting=max_waiting)
         self._streams: dict[str, _Stream[Item, Result]] = {}
         self._retired: set[_Stream[Item, Result]] = set()
         self._flush_due = False
@@ -129,9 +113,8 @@ class BatchStream(Generic[Item, Result]):
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._expiry is not None:
             self._expiry.cancel()
-        while self._unanswered:
-            self._fail(self._unanswered.popleft(), "this service is stopping")
-        self._queue.clear()
+        for waiting in self._queue.clear():
+            self._fail(waiting, "this service is stopping")
 
     async def submit(self, item: Item) -> Result:
         """The result of one item, within `deadline_s`.
@@ -140,22 +123,18 @@ class BatchStream(Generic[Item, Result]):
             Busy: too many wait already; nothing was done.
             Unavailable: no result in time, or nobody to ask. The outcome is unknown: repeat with the same key.
         """
-        if self._waiting >= self._max_waiting:
-            raise Busy(f"{self._waiting} wait for {self._replicas.target}")
         if self._closed or self._is_down():
             raise Unavailable(f"nobody answers at {self._replicas.target}")
         deadline = self._loop.time() + self._deadline_s
-        waiting = _Waiting[Item, Result](item, self._size(item), self._loop.create_future(), deadline)
-        self._waiting += 1
-        self._queue.append(waiting)
-        self._unanswered.append(waiting)
+        waiting = Waiting[Item, Result](item, self._size(item), self._loop.create_future(), deadline)
+        self._queue.put(waiting)
         self._flush_soon()
         if self._expiry is None:
-            self._expiry = self._loop.call_at(waiting.deadline, self._expire)
+            self._expiry = self._loop.call_at(deadline, self._expire)
         try:
             return await waiting.future
         finally:
-            self._waiting -= 1
+            self._queue.release()
 
     def _is_down(self) -> bool:
         """The breaker: every replica was tried and none is connected, so waiting would be in vain."""
@@ -171,7 +150,7 @@ class BatchStream(Generic[Item, Result]):
     def _flush(self) -> None:
         self._flush_due = False
         while self._queue and (stream := self._idlest()) is not None:
-            items = self._take()
+            items = self._queue.take()
             if not items:
                 return
             try:
@@ -196,57 +175,37 @@ class BatchStream(Generic[Item, Result]):
         ]
         return min(room, key=lambda stream: (len(stream.in_flight), stream.last_sent), default=None)
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        """The next batch: items whose caller still waits, within the bounds, but one at least."""
-        items: list[_Waiting[Item, Result]] = []
-        size = 0
-        while self._queue and len(items) < self._max_items:
-            waiting = self._queue[0]
-            if not waiting.future.done():
-                size += waiting.size
-                if items and size > self._max_bytes:
-                    break
-                items.append(waiting)
-            self._queue.popleft()
-        return items
-
     # Waiting.
 
     def _answered(self, stream: _Stream[Item, Result], results: Sequence[Result]) -> None:
         if not stream.in_flight or len(results) != len(stream.in_flight[0].items):
             raise _BrokenStream("an answer that fits no batch")
         batch = stream.in_flight.popleft()
+        stream.fruitful = True
         self._metrics.seconds.labels(self._method).observe(self._loop.time() - batch.sent_at)
         for waiting, result in zip(batch.items, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(result)
         self._watch(stream)
-        while self._unanswered and self._unanswered[0].future.done():
-            self._unanswered.popleft()
+        self._queue.forget_answered()
         if self._queue:
             self._flush_soon()
 
     def _watch(self, stream: _Stream[Item, Result]) -> None:
         """Set when the stream counts as silent: earlier where another replica could still answer in time."""
-        if stream.silence is not None:
+        if stream.silence is not None and not stream.silence.expired():
             others = any(other is not stream and other.state is _State.CONNECTED for other in self._streams.values())
             limit_s = self._deadline_s / 2 if others else self._deadline_s
             stream.silence.reschedule(stream.in_flight[0].sent_at + limit_s if stream.in_flight else None)
 
     def _expire(self) -> None:
-        """Tell those who have waited long enough; deadlines rise along `_unanswered`."""
-        self._expiry = None
-        now = self._loop.time()
-        while self._unanswered:
-            waiting = self._unanswered[0]
-            if not waiting.future.done():
-                if waiting.deadline > now:
-                    self._expiry = self._loop.call_at(waiting.deadline, self._expire)
-                    return
-                self._fail(waiting, "no answer in time")
-            self._unanswered.popleft()
+        """Tell those who have waited long enough."""
+        for waiting in self._queue.expire(self._loop.time()):
+            self._fail(waiting, "no answer in time")
+        deadline = self._queue.next_deadline()
+        self._expiry = None if deadline is None else self._loop.call_at(deadline, self._expire)
 
-    def _fail(self, waiting: _Waiting[Item, Result], why: str) -> None:
+    def _fail(self, waiting: Waiting[Item, Result], why: str) -> None:
         if not waiting.future.done():
             waiting.future.set_exception(Unavailable(f"{self._method} at {self._replicas.target}: {why}"))
 
@@ -259,9 +218,8 @@ class BatchStream(Generic[Item, Result]):
         for address in set(self._streams) - set(self._replicas.channels):
             stream = self._streams.pop(address)
             stream.retired = True
-            if stream.in_flight:
-                self._retired.add(stream)
-            elif stream.task is not None:
+            self._retired.add(stream)
+            if stream.task is not None and not stream.in_flight:
                 stream.task.cancel()
         for address, channel in self._replicas.channels.items():
             if address not in self._streams:
@@ -271,8 +229,15 @@ class BatchStream(Generic[Item, Result]):
 
     async def _keep(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
         """Hold a stream to one address, again and again, until the address is gone."""
+        try:
+            await self._reconnect(stream, channel)
+        finally:
+            self._retired.discard(stream)
+
+    async def _reconnect(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
         pause_s = _PAUSE_S[0]
         while not stream.retired:
+            stream.fruitful = False
             try:
                 await self._run(stream, channel)
                 why = "ended by the server"
@@ -281,17 +246,13 @@ class BatchStream(Generic[Item, Result]):
             except Exception as error:  # a fault in `open` or `unpack`: loud, but no reason to stop for good
                 logger.exception("stream failed", extra={"address": stream.address})
                 why = repr(error)
-            was_connected = stream.state is _State.CONNECTED
             self._lost(stream, why)
-            if was_connected:
-                stream.state, pause_s = _State.TRYING, _PAUSE_S[0]
+            if stream.fruitful:
+                pause_s = _PAUSE_S[0]
                 continue
-            if stream.state is _State.TRYING:
-                stream.state = _State.FAILED
-                logger.warning("no stream", extra={"method": self._method, "address": stream.address, "why": why})
+            # Also where it could be opened: a server that fails every batch is not to be asked without end.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, _PAUSE_S[1])
-        self._retired.discard(stream)
 
     async def _run(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
         """One life of the stream; returns when the server ends it, raises when it breaks."""
@@ -325,17 +286,16 @@ class BatchStream(Generic[Item, Result]):
             call.cancel()
 
     def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
-        """Put back what was in flight, before everything newer."""
+        """Put back what was in flight, before everything newer, and note how it stands with the stream."""
         again = 0
         while stream.in_flight:
-            items = [waiting for waiting in stream.in_flight.pop().items if not waiting.future.done()]
-            self._queue.extendleft(reversed(items))
-            again += len(items)
-        if stream.state is _State.CONNECTED:
+            again += self._queue.put_back(stream.in_flight.pop().items)
+        if stream.state is not _State.FAILED:  # else it has been said
             logger.warning(
-                "stream lost",
+                "stream lost" if stream.state is _State.CONNECTED else "no stream",
                 extra={"method": self._method, "address": stream.address, "why": why, "repeated_items": again},
             )
+        stream.state = _State.TRYING if stream.state is _State.CONNECTED else _State.FAILED
         if again:
             self._metrics.repeated.labels(self._method).inc(again)
             self._flush_soon()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 
 import grpc
 
@@ -146,7 +146,7 @@ async def until(condition: object, timeout_s: float = 3.0) -> None:
             await asyncio.sleep(0.005)
 
 
-async def pages(iterator: AsyncIterator[pb.ReadPage]) -> list[pb.ReadPage]:
+async def pages(iterator: AsyncIterable[pb.ReadPage]) -> list[pb.ReadPage]:
     return [page async for page in iterator]
 
 
