@@ -1,4 +1,4 @@
-"""The internal port of every service: /metrics, /healthz, /readyz."""
+"""The internal port of every service: /metrics, /healthz, /readyz. Never the public one."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
-from prometheus_client import REGISTRY
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
 from prometheus_client.exposition import generate_latest
 
 from services.shared.config import ConfigError
 
-_HEAD_TIMEOUT_S = 5.0
+_TIMEOUT_S = 5.0
 _MAX_HEAD_BYTES = 8_192
+_MAX_CONNECTIONS = 64
 
 
 class InternalHttp:
-    """A small HTTP/1.1 server: one request per connection."""
+    """A running server; one request per connection."""
 
     def __init__(self, ready: Callable[[], Mapping[str, bool]]) -> None:
         self._ready = ready
         self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; port 0 takes any free one."""
+        """Listen; port 0 takes any free one. See `start_internal_http`."""
         try:
             self._server = await asyncio.start_server(self._serve, host, port, limit=_MAX_HEAD_BYTES)
         except OSError as error:
@@ -33,47 +36,59 @@ class InternalHttp:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening and end what is under way."""
         if self._server is not None:
             self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._connections) >= _MAX_CONNECTIONS:
+            writer.close()
+            return
+        self._connections.add(task)
         try:
-            async with asyncio.timeout(_HEAD_TIMEOUT_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                method, target, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
-                status, kind, body = self._answer(method, target.split(b"?", 1)[0])
-                writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-                    "Connection: close\r\n\r\n".encode()
-                )
-                if method != b"HEAD":
-                    writer.write(body)
+                writer.write(self._respond(head.split(b"\r\n", 1)[0]))
                 await writer.drain()
-        except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever asked that way gets no answer
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # nobody who speaks HTTP is waiting for an answer
         finally:
+            self._connections.discard(task)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def _answer(self, method: bytes, path: bytes) -> tuple[str, str, bytes]:
+    def _respond(self, request_line: bytes) -> bytes:
+        method, _, rest = request_line.partition(b" ")
+        status, kind, body = self._answer(method, rest.partition(b" ")[0].partition(b"?")[0])
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + (b"" if method == b"HEAD" else body)
+
+    def _answer(self, method: bytes, path: bytes) -> tuple[HTTPStatus, str, bytes]:
         if method not in (b"GET", b"HEAD"):
-            return "405 Method Not Allowed", "text/plain", b"method not allowed\n"
-        if path == b"/metrics":
-            return "200 OK", "text/plain; version=0.0.4; charset=utf-8", generate_latest(REGISTRY)
-        if path == b"/healthz":
-            return "200 OK", "text/plain", b"ok\n"
-        if path == b"/readyz":
-            checks = dict(self._ready())
-            whole = all(checks.values())
-            status = "200 OK" if whole else "503 Service Unavailable"
-            return status, "application/json", json.dumps({"ready": whole, "checks": checks}).encode() + b"\n"
-        return "404 Not Found", "text/plain", b"not found\n"
+            return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"GET or HEAD\n"
+        match path:
+            case b"/metrics":
+                return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
+            case b"/healthz":
+                return HTTPStatus.OK, "text/plain", b"ok\n"
+            case b"/readyz":
+                failing = sorted(name for name, holds in self._ready().items() if not holds)
+                status = HTTPStatus.SERVICE_UNAVAILABLE if failing else HTTPStatus.OK
+                return status, "application/json", json.dumps({"ready": not failing, "failing": failing}).encode()
+            case _:
+                return HTTPStatus.NOT_FOUND, "text/plain", b"/metrics /healthz /readyz\n"
 
 
 async def start_internal_http(host: str, port: int, *, ready: Callable[[], Mapping[str, bool]]) -> InternalHttp:
-    """Serve the internal port.
+    """Serve the internal port. `ready` gives named checks; 503 names those that fail.
 
     Raises:
         ConfigError: the port can't be had.
