@@ -215,7 +215,7 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
     if channel.log is None or not subscription.positioned:
         return result
     top = channel.log.position
-    result.epoch, result.offset = top
+    result.offset, result.epoch = top
     if not (request.recover and subscription.recoverable):
         return result
     missed = await _missed(session, wanted, channel, top)

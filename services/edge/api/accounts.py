@@ -1,0 +1,126 @@
+"""`/auth/*`: users sign in over the edge's port; what is decided is decided by auth."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+
+from services.edge.api.bodies import answer, decode, plain_error, read_body, refusal
+from services.edge.api.context import ApiContext
+from services.edge.domain.ports import AccountRefused, TokenPair
+from services.shared.errors import ErrorCode, Unavailable
+
+_MAX_BODY_BYTES = 8_192
+
+
+class Credentials(msgspec.Struct, kw_only=True):
+    """`username`: 3 to 64 of letters, digits, `.`, `_`, `-`; `password`: 8 to 1,024 bytes."""
+
+    username: str
+    password: str
+
+
+class RefreshToken(msgspec.Struct, kw_only=True):
+    refresh_token: str
+
+
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+def add_routes(app: FastAPI, context: ApiContext) -> None:
+    """Register, log in, refresh, log out; and the public keys."""
+    accounts = context.accounts
+
+    async def register(request: Request) -> Response:
+        """Make a user with a password and sign in."""
+        body = decode(await read_body(request, _MAX_BODY_BYTES), Credentials)
+        return await _pair(lambda: accounts.register(body.username, body.password, _peer(request)))
+
+    async def login(request: Request) -> Response:
+        """Sign in with a password."""
+        body = decode(await read_body(request, _MAX_BODY_BYTES), Credentials)
+        return await _pair(lambda: accounts.login(body.username, body.password, _peer(request)))
+
+    async def refresh(request: Request) -> Response:
+        """Trade a refresh token for a new pair; each is good once."""
+        body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
+        return await _pair(lambda: accounts.refresh(body.refresh_token))
+
+    async def logout(request: Request) -> Response:
+        """End the session that a refresh token belongs to."""
+        body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
+
+        async def end() -> dict[str, Any]:
+            await accounts.logout(body.refresh_token)
+            return {}
+
+        return await _answered(end)
+
+    async def jwks() -> Response:
+        """Public keys that sign our tokens, as a JWK Set."""
+        return Response(context.keyring.jwks, media_type="application/json", headers={"Cache-Control": "max-age=60"})
+
+    for name, endpoint, kind in (
+        ("register", register, Credentials),
+        ("login", login, Credentials),
+        ("refresh", refresh, RefreshToken),
+        ("logout", logout, RefreshToken),
+    ):
+        app.add_api_route(
+            f"/auth/{name}",
+            endpoint,
+            methods=["POST"],
+            name=f"auth_{name}",
+            tags=["accounts"],
+            summary=(endpoint.__doc__ or "").strip(),
+            openapi_extra={
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _inline_schema(kind)}},
+                }
+            },
+        )
+    app.add_api_route("/auth/jwks", jwks, methods=["GET"], tags=["accounts"], summary="Public keys as a JWK Set.")
+
+
+def _inline_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in kind.__struct_fields__},
+        "required": list(kind.__struct_fields__),
+    }
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+async def _pair(call: Callable[[], Awaitable[TokenPair]]) -> Response:
+    async def run() -> dict[str, Any]:
+        pair = await call()
+        return {
+            "access_token": pair.access_token,
+            "expires_in_s": pair.expires_in_s,
+            "refresh_token": pair.refresh_token,
+            "user": pair.user,
+            "username": pair.username,
+        }
+
+    return await _answered(run)
+
+
+async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
+    """The result, or what HTTP says of why not."""
+    try:
+        response = answer(await call())
+    except AccountRefused as error:
+        response = plain_error(error.status, str(error), ErrorCode(error.code))
+        if error.retry_after_s:
+            response.headers["Retry-After"] = str(error.retry_after_s)
+    except Unavailable as error:
+        response = refusal(error, 503, {"Retry-After": "1"})
+    response.headers.update(_NO_STORE)
+    return response

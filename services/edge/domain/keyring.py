@@ -1,0 +1,88 @@
+"""Keys that verify tokens, and digests of API keys: what auth told this edge, and what its settings say."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt import PyJWK, PyJWKError
+
+logger = logging.getLogger(__name__)
+
+HMAC_ALGORITHMS = frozenset({"HS256"})
+_KINDS: dict[str, type[Any]] = {"EdDSA": Ed25519PublicKey, "RS256": RSAPublicKey}
+ALGORITHMS = HMAC_ALGORITHMS | frozenset(_KINDS)
+
+
+class KeyRing:
+    """Changed by whoever watches auth, read by the verifier; never reaches for anything itself."""
+
+    def __init__(self) -> None:
+        self._secrets: tuple[bytes, ...] = ()
+        self._public: dict[tuple[str, str], Any] = {}
+        self._api_keys: dict[bytes, str] = {}
+        self.jwks = b'{"keys":[]}'
+
+    def set_hs256(self, secret: bytes | None, *previous: bytes) -> None:
+        """Accept HS256 tokens signed with this secret, and with earlier ones."""
+        self._secrets = () if secret is None else (secret, *previous)
+
+    def set_jwks(self, jwks: bytes) -> None:
+        """Replace all public keys by those of a JWK Set; what this edge can't use is left out."""
+        public: dict[tuple[str, str], Any] = {}
+        for entry in json.loads(jwks)["keys"]:
+            try:
+                key = PyJWK.from_dict(entry)
+            except PyJWKError as error:
+                logger.warning("a key of the JWK Set can't be used", extra={"error": str(error)})
+                continue
+            kind = _KINDS.get(key.algorithm_name)
+            if kind is not None and isinstance(key.key, kind) and key.key_id:
+                public[(key.algorithm_name, key.key_id)] = key.key
+        self._public = public
+        self.jwks = jwks
+
+    def set_api_keys(self, digests: Iterable[tuple[bytes, str]]) -> None:
+        """Replace the known API keys: pairs of SHA-256 digest and id."""
+        self._api_keys = dict(digests)
+
+    def api_key_id(self, key: str) -> str | None:
+        """The id of an API key; None: not known. Keys are random, so a digest is compared, not a password hash."""
+        return self._api_keys.get(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing could be verified."""
+        return not self._secrets and not self._public
+
+    def verifies(self, algorithm: str, kid: object, signed: bytes, signature: bytes) -> bool:
+        """Whether the signature is of a key that belongs to the algorithm."""
+        if algorithm in HMAC_ALGORITHMS:
+            return any(
+                hmac.compare_digest(hmac.digest(secret, signed, "sha256"), signature) for secret in self._secrets
+            )
+        if not isinstance(kid, str):
+            return False
+        key = self._public.get((algorithm, kid))
+        return key is not None and _verified(key, signed, signature)
+
+
+def _verified(key: Any, signed: bytes, signature: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    try:
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, signed)
+        else:
+            key.verify(signature, signed, PKCS1v15(), SHA256())
+    except InvalidSignature:
+        return False
+    return True

@@ -1,0 +1,270 @@
+"""Wire protocol, 4 (ping and pong), 15 (join and leave), 17 (limits) and 18 (malformed input)."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.shared.namespaces import Mode
+from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
+
+
+def pings(client: Client) -> int:
+    return client.lines.count({})
+
+
+async def test_4_the_server_pings_first_within_an_interval_then_every_interval() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(pong_timeout_s=0.0), claims={"ttl_s": None})
+    await cluster.advance(12.0)
+    assert pings(client) == 0
+    await cluster.advance(13.3)
+    assert pings(client) == 1
+    await cluster.advance(25.1)
+    assert pings(client) == 2
+
+
+async def test_4_no_pong_in_time_closes_3012() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(), claims={"ttl_s": None})
+    while not pings(client):
+        await cluster.advance(0.1)
+    await cluster.advance(7.7)
+    assert client.closed is None
+    await cluster.advance(0.5)
+    assert client.closed == (3012, "no pong")
+
+
+async def test_4_a_pong_keeps_the_connection() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(), claims={"ttl_s": None})
+    for expected in (1, 2, 3):
+        while pings(client) < expected:
+            await cluster.advance(0.5)
+        await client.raw("{}")
+    assert client.closed is None
+
+
+@pytest.mark.parametrize("after_ping", [False, True])
+async def test_4_a_pong_that_nobody_asked_for_closes_3501(after_ping: bool) -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(), claims={"ttl_s": None})
+    if after_ping:
+        while not pings(client):
+            await cluster.advance(0.5)
+        await client.raw("{}")
+        assert client.closed is None
+    await client.raw("{}")
+    assert client.closed == (3501, "bad request")
+
+
+async def test_1_websocket_pings_instead_of_the_applications() -> None:
+    cluster = Cluster()
+    client = Client(cluster, cluster.edge(), websocket_ping=True)
+    result = await client.call(connect={"token": cluster.token("alice", ttl_s=None)})
+    assert "ping" not in result
+    assert "pong" not in result
+    for expected in (1, 2):
+        while client.connection.websocket_pings < expected:
+            await cluster.advance(0.1)
+        if expected == 1:
+            client.session.websocket_pong()
+            await cluster.advance(9.0)
+            assert client.closed is None
+    assert pings(client) == 0
+    await cluster.advance(8.2)
+    assert client.closed == (3012, "no pong")
+
+
+async def test_15_the_newcomer_gets_its_own_join_behind_its_reply_and_is_in_presence_by_then() -> None:
+    cluster = Cluster(default=replace_namespace(OPEN, join_leave=Mode.FORCE))
+    node = cluster.edge()
+    client = await connected(cluster, node)
+    await client.call(subscribe={"channel": "a"})
+    kinds = ["subscribe" if "subscribe" in line else "join" for line in client.lines[1:]]
+    assert kinds == ["subscribe", "join"]
+    assert client.session.client in cluster.presence.members_of["a"]
+
+
+async def test_15_leave_is_told_to_the_others_before_the_reply_and_not_to_the_one_who_left() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    alice, bob = await connected(cluster, node), await connected(cluster, node, "bob")
+    await alice.call(subscribe={"channel": "a", "join_leave": True})
+    await bob.call(subscribe={"channel": "a", "join_leave": True})
+    await bob.call(unsubscribe={"channel": "a"})
+    assert [next(iter(set(push) - {"channel"})) for push in alice.pushes] == ["join", "join", "leave"]
+    assert [next(iter(set(push) - {"channel"})) for push in bob.pushes] == ["join"]
+    assert alice.pushes[-1]["leave"]["info"] == {"user": "bob", "client": bob.session.client}
+
+
+async def test_15_join_and_leave_are_pushed_only_to_who_asked_where_the_namespace_says_allow() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    quiet, asking = await connected(cluster, node), await connected(cluster, node, "bob")
+    await quiet.call(subscribe={"channel": "a"})
+    await asking.call(subscribe={"channel": "a", "join_leave": True})
+    assert quiet.pushes == []
+    assert len(asking.pushes) == 1
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_15_a_disconnect_leaves_and_says_whether_it_was_clean(clean: bool) -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.call(subscribe={"channel": "a"})
+    await client.hang_up(clean=clean)
+    assert cluster.presence.left_clean == [("a", client.session.client, clean)]
+
+
+async def test_15_a_close_by_the_server_is_no_clean_end_though_the_client_answers_it() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.call(subscribe={"channel": "a"})
+    client.session.disconnect(3001, "shutdown")
+    await client.hang_up(clean=True)
+    assert cluster.presence.left_clean == [("a", client.session.client, False)]
+
+
+async def test_B30_over_50_commands_a_second_after_a_burst_of_300_is_111_with_a_hint() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    replies = [await client.reply(rpc={"method": "x"}) for _ in range(301)]
+    assert {reply["error"]["code"] for reply in replies[:300]} == {108}
+    assert replies[300]["error"] == {
+        "code": 111,
+        "message": "too many requests",
+        "temporary": True,
+        "retry_after_ms": 20,
+    }
+    assert await client.call(unsubscribe={"channel": "x"}) == {}  # not counted
+    await cluster.advance(0.1)
+    assert await client.error(rpc={"method": "x"}) == 108
+
+
+async def test_B30_a_flood_kept_up_for_three_seconds_closes_3013() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    for _ in range(310):
+        await client.post(rpc={"method": "x"})
+    for _ in range(29):
+        await cluster.advance(0.1)
+        for _ in range(10):
+            await client.post(rpc={"method": "x"})
+    assert client.closed is None
+    await cluster.advance(0.2)
+    for _ in range(20):
+        await client.post(rpc={"method": "x"})
+    assert client.closed == (3013, "too many requests")
+
+
+async def test_B30_a_limit_of_zero_is_no_limit() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(commands_per_s=0))
+    for _ in range(1_000):
+        assert await client.error(rpc={"method": "x"}) == 108
+
+
+async def test_a_client_that_sends_faster_than_it_is_served_is_not_read() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(commands_per_s=0))
+    frame = "\n".join(f'{{"id":{number},"subscribe":{{"channel":"c{number}"}}}}' for number in range(2, 90))
+    client.session.message(frame.encode(), binary=False)
+    assert client.connection.paused
+    for _ in range(200):
+        await client.raw()
+    assert not client.connection.paused
+    assert len(client.lines) == 89
+
+
+MALFORMED = {
+    "B22-not-json": "nonsense",
+    "B22-empty-frame": "",
+    "B22-empty-line": '{"id":2,"rpc":{}}\n\n{"id":3,"rpc":{}}',
+    "B22-array": "[]",
+    "B22-number": "1",
+    "B22-unknown-command": '{"id":2,"nope":{}}',
+    "B22-no-command": '{"id":2}',
+    "B23-id-as-string": '{"id":"2","rpc":{}}',
+    "B23-id-float": '{"id":2.5,"rpc":{}}',
+    "B23-channel-number": '{"id":2,"subscribe":{"channel":1}}',
+    "B23-request-array": '{"id":2,"subscribe":[]}',
+    "B23-offset-negative": '{"id":2,"subscribe":{"channel":"a","offset":-1}}',
+    "B23-offset-over-u64": '{"id":2,"subscribe":{"channel":"a","offset":18446744073709551616}}',
+    "B23-limit-over-i32": '{"id":2,"history":{"channel":"a","limit":2147483648}}',
+    "B23-flag-as-bool": '{"id":2,"subscribe":{"channel":"a","recover":1}}',
+    "B23-nan": '{"id":2,"publish":{"channel":"a","data":NaN}}',
+    "B23-infinity": '{"id":2,"publish":{"channel":"a","data":-Infinity}}',
+    "B23-lone-surrogate": '{"id":2,"publish":{"channel":"a","data":"\\ud800"}}',
+    "B23-lone-surrogate-in-channel": '{"id":2,"subscribe":{"channel":"\\udc00"}}',
+    "B23-nesting": '{"id":2,"publish":{"channel":"a","data":' + "[" * 30_000 + "]" * 30_000 + "}}",
+    "B24-id-0": '{"id":0,"rpc":{}}',
+    "B24-id-absent": '{"rpc":{}}',
+    "B24-id-negative": '{"id":-1,"rpc":{}}',
+    "B24-id-over-u32": '{"id":4294967296,"rpc":{}}',
+    "B25-channel-absent": '{"id":2,"subscribe":{}}',
+    "B25-channel-empty": '{"id":2,"publish":{"channel":"","data":1}}',
+    "B25-channel-null": '{"id":2,"publish":{"channel":null,"data":1}}',
+    "18-ping-request": '{"id":2,"ping":{}}',
+    "18-trailing-garbage": '{"id":2,"rpc":{}} x',
+}
+
+
+@pytest.mark.parametrize("frame", MALFORMED.values(), ids=MALFORMED)
+async def test_18_malformed_input_closes_3501_and_harms_nobody_else(frame: str) -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    other = await connected(cluster, node, "bob")
+    await other.call(subscribe={"channel": "a"})
+    client = await connected(cluster, node)
+    await client.raw(frame)
+    assert client.closed == (3501, "bad request")
+    await other.call(publish={"channel": "a", "data": 1})
+    assert [pub["data"] for pub in other.publications("a")] == [1]
+
+
+async def test_18_bad_utf_8_in_a_binary_frame_closes_3501() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.raw(b'{"id":2,"subscribe":{"channel":"\xff"}}', binary=True)
+    assert client.closed == (3501, "bad request")
+
+
+async def test_1_json_commands_are_taken_from_binary_frames_too() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.raw(b'{"id":2,"rpc":{}}', binary=True)
+    assert client.lines[-1]["error"]["code"] == 108
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        ' {"id":2,"rpc":{}} ',
+        '{"id":2,"rpc":{}}\n',
+        '{"id":2,"rpc":{},"unknown":[1]}',
+        '{"id":2,"rpc":{"method":null,"x":1},"connect":null}',
+        '{"id":1,"id":2,"rpc":{}}',
+        '{"id":2,"rpc":{},"sub_refresh":{"channel":"a"}}',
+    ],
+    ids=["blanks", "newline", "unknown-member", "null-is-absent", "last-duplicate-wins", "first-request-taken"],
+)
+async def test_3_what_is_odd_but_allowed_is_served(frame: str) -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.raw(frame)
+    assert client.closed is None
+    assert client.lines[-1] == {"id": 2, "error": {"code": 108, "message": "not available"}}
+
+
+async def test_2_commands_may_be_separated_by_carriage_return_and_newline() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.raw('{"id":2,"rpc":{}}\r\n{"id":3,"rpc":{}}')
+    assert [line["id"] for line in client.lines[1:]] == [2, 3]
+
+
+async def test_B24_an_id_reused_while_pending_is_answered_twice() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await client.raw('{"id":7,"rpc":{}}\n{"id":7,"rpc":{}}')
+    assert [line["id"] for line in client.lines[1:]] == [7, 7]

@@ -1,0 +1,292 @@
+"""Wire protocol, 11: history, positioning, recovery; and the join of stream and live feed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from services.shared.namespaces import Durability, Mode, Permission
+from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
+from tests.support.memory import MemoryBroker
+
+FORCED = replace_namespace(OPEN, recovery=Mode.FORCE, history=frozenset({Permission.AUTHENTICATED}))
+
+
+async def filled(count: int, **settings: int) -> tuple[Cluster, Client, str]:
+    cluster = Cluster(default=FORCED)
+    client = await connected(cluster, cluster.edge(commands_per_s=0, **settings))
+    epoch = (await client.call(subscribe={"channel": "a"}))["epoch"]
+    for number in range(1, count + 1):
+        await client.call(publish={"channel": "a", "data": number})
+    return cluster, client, epoch
+
+
+def numbers(result: dict[str, list[dict[str, int]]]) -> list[int]:
+    return [pub["data"] for pub in result.get("publications", [])]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, []),
+        ({"limit": 0}, []),
+        ({"limit": 3}, [1, 2, 3]),
+        ({"limit": -1}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ({"limit": -7}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ({"limit": 2, "reverse": True}, [10, 9]),
+        ({"limit": 3, "since": {"offset": 4}}, [5, 6, 7]),
+        ({"limit": 3, "since": {"offset": 4}, "reverse": True}, [3, 2, 1]),
+        ({"limit": 3, "since": {"offset": 10}}, []),
+        ({"limit": 3, "since": {"offset": 99}}, []),
+        ({"limit": 3, "since": {}}, [1, 2, 3]),
+    ],
+)
+async def test_11_2_history(request_: dict[str, object], expected: list[int]) -> None:
+    _, client, epoch = await filled(10)
+    result = await client.call(history={"channel": "a", **request_})
+    assert numbers(result) == expected
+    assert (result["offset"], result["epoch"]) == (10, epoch)
+    assert isinstance(result["publications"], list)
+
+
+async def test_B29_history_limits_are_cut_to_300() -> None:
+    _, client, _ = await filled(310)
+    assert numbers(await client.call(history={"channel": "a", "limit": 5_000})) == list(range(1, 301))
+    assert numbers(await client.call(history={"channel": "a", "limit": -1, "reverse": True})) == list(
+        range(310, 10, -1)
+    )
+
+
+async def test_11_2_since_older_than_the_oldest_kept_starts_at_the_oldest() -> None:
+    cluster = Cluster(default=replace_namespace(FORCED, history_size=3))
+    client = await connected(cluster, cluster.edge())
+    await client.call(subscribe={"channel": "a"})
+    for number in range(1, 8):
+        await client.call(publish={"channel": "a", "data": number})
+    assert numbers(await client.call(history={"channel": "a", "limit": 9, "since": {"offset": 1}})) == [5, 6, 7]
+
+
+async def test_B29_history_errors() -> None:
+    _, client, epoch = await filled(3)
+    assert await client.error(history={"channel": "a", "limit": 1, "since": {"offset": 1, "epoch": "x"}}) == 112
+    assert await client.error(history={"channel": "a", "limit": 1, "since": {"epoch": epoch}, "reverse": True}) == 107
+    assert await client.error(history={"channel": "nope:a"}) == 102
+    await client.post(history={})
+    assert client.closed == (3501, "bad request")
+
+
+async def test_5_6_no_history_is_108_and_no_permission_103() -> None:
+    none = replace_namespace(OPEN, durability=Durability.NONE, recovery=Mode.OFF, positioning=Mode.OFF)
+    cluster = Cluster(tick=none)
+    client = await connected(cluster, cluster.edge())
+    assert await client.error(history={"channel": "tick:a"}) == 108
+    assert await client.error(history={"channel": "a"}) == 103
+
+
+async def test_16_after_the_publish_reply_a_history_call_sees_the_publication() -> None:
+    _, client, _ = await filled(1)
+    await client.raw('{"id":50,"publish":{"channel":"a","data":2}}\n{"id":51,"history":{"channel":"a","limit":9}}')
+    found = next(line for line in client.lines if line.get("id") == 51)
+    assert numbers(found["history"]) == [1, 2]
+
+
+async def resubscribe(cluster: Cluster, **request: object) -> dict[str, object]:
+    client = await connected(cluster, cluster.nodes[0], "bob")
+    result: dict[str, object] = await client.call(subscribe={"channel": "a", "recover": True, **request})
+    return result
+
+
+async def test_11_4_what_was_missed_is_in_the_reply_and_the_offset_echoes_the_request() -> None:
+    cluster, _, epoch = await filled(10)
+    result = await resubscribe(cluster, offset=7, epoch=epoch)
+    assert numbers(result) == [8, 9, 10]  # type: ignore[arg-type]
+    assert {key: result[key] for key in ("recovered", "was_recovering", "offset", "epoch")} == {
+        "recovered": True,
+        "was_recovering": True,
+        "offset": 7,
+        "epoch": epoch,
+    }
+
+
+async def test_11_4_nothing_missed_is_recovered_without_publications() -> None:
+    cluster, _, epoch = await filled(3)
+    result = await resubscribe(cluster, offset=3, epoch=epoch)
+    assert result["recovered"] is True
+    assert "publications" not in result
+
+
+async def test_11_4_an_empty_epoch_matches_any() -> None:
+    cluster, _, _ = await filled(3)
+    assert numbers(await resubscribe(cluster)) == [1, 2, 3]  # type: ignore[arg-type]
+
+
+async def test_11_4_zero_and_no_epoch_on_a_new_stream_is_recovered_with_nothing() -> None:
+    cluster, _, _ = await filled(0)
+    result = await resubscribe(cluster)
+    assert result["recovered"] is True
+    assert "offset" not in result
+
+
+@pytest.mark.parametrize(
+    ("offset", "epoch"), [(3, "another"), (11, ""), (99, "")], ids=["epoch", "beyond-the-top", "far-beyond"]
+)
+async def test_B29_what_cannot_be_recovered_is_told_with_the_top_and_never_a_part(offset: int, epoch: str) -> None:
+    cluster, _, current = await filled(10)
+    result = await resubscribe(cluster, offset=offset, epoch=epoch)
+    assert "recovered" not in result
+    assert "publications" not in result
+    assert (result["offset"], result["epoch"], result["was_recovering"]) == (10, current, True)
+
+
+async def test_11_4_more_than_the_recovery_limit_is_not_recovered() -> None:
+    cluster, _, epoch = await filled(21, recovery_limit=20)
+    assert "recovered" not in await resubscribe(cluster, epoch=epoch)
+    assert len(numbers(await resubscribe(cluster, epoch=epoch, offset=1))) == 20  # type: ignore[arg-type]
+
+
+async def test_11_4_more_bytes_than_a_reply_may_have_is_not_recovered() -> None:
+    cluster, _, epoch = await filled(200, reply_max_bytes=100)
+    assert "recovered" not in await resubscribe(cluster, epoch=epoch, offset=10)
+    assert (await resubscribe(cluster, epoch=epoch, offset=190))["recovered"] is True
+
+
+async def test_11_4_what_the_log_no_longer_has_is_not_recovered() -> None:
+    cluster = Cluster(default=replace_namespace(FORCED, history_size=3))
+    client = await connected(cluster, cluster.edge(ring_size=1))
+    epoch = (await client.call(subscribe={"channel": "a"}))["epoch"]
+    for number in range(1, 8):
+        await client.call(publish={"channel": "a", "data": number})
+    assert numbers(await resubscribe(cluster, offset=4, epoch=epoch)) == [5, 6, 7]  # type: ignore[arg-type]
+    assert "recovered" not in await resubscribe(cluster, offset=3, epoch=epoch)
+
+
+async def test_a_client_from_an_edge_that_is_ahead_recovers_on_one_that_is_behind() -> None:
+    cluster = Cluster(default=FORCED)
+    ahead, behind = cluster.edge(), cluster.edge()
+    alice, bob = await connected(cluster, ahead), await connected(cluster, behind, "bob")
+    epoch = (await alice.call(subscribe={"channel": "a"}))["epoch"]
+    await bob.call(subscribe={"channel": "a"})
+    broker = behind.broker
+    assert isinstance(broker, MemoryBroker)
+    broker.deaf = True
+    for number in (1, 2, 3):
+        await alice.call(publish={"channel": "a", "data": number})
+    moved = await connected(cluster, behind)
+    result = await moved.call(subscribe={"channel": "a", "recover": True, "offset": 2, "epoch": epoch})
+    assert numbers(result) == [3]
+    assert [pub["data"] for pub in bob.publications("a")] == [1, 2, 3]
+
+
+async def test_a_thousand_clients_of_one_channel_coming_back_cost_one_read() -> None:
+    cluster, _, epoch = await filled(50, ring_size=1)
+    node = cluster.nodes[0]
+    clients = [await connected(cluster, node, f"user{number}") for number in range(1_000)]
+    broker = node.broker
+    assert isinstance(broker, MemoryBroker)
+    reads, before = broker.read, broker.reads
+
+    async def slow(*args: object, **options: object) -> object:
+        found = await reads(*args, **options)  # type: ignore[arg-type]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return found
+
+    broker.read = slow  # type: ignore[assignment]
+    line = '{"id":2,"subscribe":{"channel":"a","recover":true,"offset":10,"epoch":"' + epoch + '"}}'
+    for client in clients:
+        client.session.message(line.encode(), binary=False)
+    for _ in range(20):
+        await settle()
+    assert all(
+        len(client.lines[-1]["subscribe"]["publications"]) == 40
+        for client in clients
+        if "subscribe" in client.lines[-1]
+    )
+    assert broker.reads - before <= 3
+
+
+async def test_11_3_a_gap_is_repaired_from_the_log_without_the_client_noticing() -> None:
+    cluster = Cluster(default=FORCED)
+    one, two = cluster.edge(), cluster.edge()
+    alice, bob = await connected(cluster, one), await connected(cluster, two, "bob")
+    await alice.call(subscribe={"channel": "a"})
+    await bob.call(subscribe={"channel": "a"})
+    broker = two.broker
+    assert isinstance(broker, MemoryBroker)
+    await alice.call(publish={"channel": "a", "data": 1})
+    broker.deaf = True
+    await alice.call(publish={"channel": "a", "data": 2})
+    await alice.call(publish={"channel": "a", "data": 3})
+    broker.deaf = False
+    await alice.call(publish={"channel": "a", "data": 4})
+    assert [pub["data"] for pub in bob.publications("a")] == [1, 2, 3, 4]
+    broker.deaf = True
+    await alice.call(publish={"channel": "a", "data": 5})
+    two.hub.check_tops()
+    await settle()
+    two.hub.check_tops()
+    await settle()
+    assert [pub["data"] for pub in bob.publications("a")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("positioned", [True, False])
+async def test_11_3_insufficient_state_ends_positioned_subscriptions_with_2500_and_spares_others(
+    positioned: bool,
+) -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    client = await connected(cluster, node)
+    await client.call(subscribe={"channel": "a", "positioned": positioned})
+    del cluster.bus.logs["a"]
+    node.hub.was_reset("a", cluster.bus.log("a").epoch)
+    await settle()
+    told = [push["unsubscribe"]["code"] for push in client.pushes if "unsubscribe" in push]
+    assert told == ([2500] if positioned else [])
+    assert ("a" in client.session.subscriptions) is not positioned
+
+
+async def test_6_between_reply_and_live_nothing_is_lost_or_doubled() -> None:
+    """Random joins among publications on two edges, with gaps in pub/sub: every client sees (its start, top] once."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        cluster = Cluster(default=replace_namespace(FORCED, history_size=500))
+        nodes = [cluster.edge(ring_size=rng.choice((1, 4, 64)), commands_per_s=0) for _ in range(2)]
+        publisher = await connected(cluster, nodes[0], "publisher")
+        epoch = (await publisher.call(subscribe={"channel": "a"}))["epoch"]
+        clients: list[tuple[Client, int]] = []
+        sent = 0
+        for _ in range(80):
+            action = rng.random()
+            if action < 0.6:
+                sent += 1
+                publisher.session.message(
+                    f'{{"id":{sent + 10},"publish":{{"channel":"a","data":{sent}}}}}'.encode(), binary=False
+                )
+            elif action < 0.8:
+                start = rng.randint(0, max(0, cluster.bus.log("a").top))
+                client = await connected(cluster, rng.choice(nodes), f"u{len(clients)}")
+                clients.append((client, start))
+                client.session.message(
+                    f'{{"id":2,"subscribe":{{"channel":"a","recover":true,"offset":{start},"epoch":"{epoch}"}}}}'.encode(),
+                    binary=False,
+                )
+            elif action < 0.9:
+                broker = rng.choice(nodes).broker
+                assert isinstance(broker, MemoryBroker)
+                broker.deaf = not broker.deaf
+            for _ in range(rng.randint(0, 6)):
+                await asyncio.sleep(0)
+        await settle()
+        for node in nodes:
+            assert isinstance(node.broker, MemoryBroker)
+            node.broker.deaf = False
+            node.hub.reconnected()
+        await settle()
+        await settle()
+        for client, start in clients:
+            reply = next(line["subscribe"] for line in client.lines if line.get("id") == 2)
+            assert reply.get("recovered") is True, f"seed {seed}: {reply}"
+            got = numbers(reply) + [pub["data"] for pub in client.publications("a")]
+            assert got == list(range(start + 1, sent + 1)), f"seed {seed}: from {start} to {sent}: {got}"

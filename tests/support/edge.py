@@ -1,0 +1,225 @@
+"""An edge without sockets: real rules and the real JSON dialect, ports in memory, time in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import jwt
+
+from services.edge.dialects.centrifugal_json import CentrifugalJson
+from services.edge.domain.claims import TokenVerifier
+from services.edge.domain.keyring import KeyRing
+from services.edge.domain.node import Clock, Node
+from services.edge.domain.rpc import RpcMethods
+from services.edge.domain.session import Session
+from services.edge.domain.settings import Settings
+from services.shared.namespaces import Mode, Namespace, Namespaces, Permission
+from tests.support.memory import MemoryBroker, MemoryBus, MemoryPresence, MemoryStore
+
+SECRET = b"a secret of at least thirty-two bytes"
+SIGNED_IN = frozenset({Permission.AUTHENTICATED})
+SUBSCRIBERS = frozenset({Permission.SUBSCRIBER})
+OPEN = Namespace(
+    name="",
+    recovery=Mode.ALLOW,
+    positioning=Mode.ALLOW,
+    presence=True,
+    join_leave=Mode.ALLOW,
+    subscribe=SIGNED_IN,
+    publish=SUBSCRIBERS,
+    history=SUBSCRIBERS,
+    presence_read=SUBSCRIBERS,
+)
+
+
+class ManualClock(Clock):
+    """Both clocks stand still until `advance`."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.unix = 1_800_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.unix
+
+
+class Cluster:
+    """Edges that share logs, pub/sub and presence."""
+
+    def __init__(self, *, default: Namespace | None = OPEN, **named: Namespace) -> None:
+        self.bus = MemoryBus()
+        self.presence = MemoryPresence(self.bus)
+        self.store = MemoryStore(self.bus)
+        self.clock = ManualClock()
+        self.namespaces = Namespaces(default, {name: replace(one, name=name) for name, one in named.items()})
+        self.keyring = KeyRing()
+        self.keyring.set_hs256(SECRET)
+        self.nodes: list[Node] = []
+        self.rpc = RpcMethods()
+
+    def edge(self, **settings: Any) -> Node:
+        broker = MemoryBroker(self.bus)
+        node = Node(
+            edge_id=f"edge{len(self.nodes) + 1}",
+            settings=Settings(**settings),
+            namespaces=self.namespaces,
+            broker=broker,
+            store=self.store,
+            presence=self.presence,
+            verifier=TokenVerifier(self.keyring),
+            rpc=self.rpc,
+            clock=self.clock,
+            rng=random.Random(1),
+        )
+        broker.listener = node.hub
+        self.nodes.append(node)
+        return node
+
+    def token(self, user: str = "", *, ttl_s: float | None = 300, **claims: Any) -> str:
+        if user:
+            claims["sub"] = user
+        if ttl_s is not None:
+            claims["exp"] = self.clock.unix + ttl_s
+        return jwt.encode(claims, SECRET, algorithm="HS256")
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, in steps of a tenth of a second, with all that it causes."""
+        end = self.clock.now + seconds
+        while self.clock.now < end - 1e-9:
+            step = min(0.1, end - self.clock.now)
+            self.clock.now += step
+            self.clock.unix += step
+            for node in self.nodes:
+                node.wheel.advance(self.clock.now)
+                node.hub.close_unused(self.clock.now)
+            await settle()
+
+
+def replace_namespace(namespace: Namespace, **options: Any) -> Namespace:
+    """The namespace with other options."""
+    return replace(namespace, **options)
+
+
+async def settle() -> None:
+    """Let every task run until nothing is left to do at once."""
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+class TestConnection:
+    """`Connection` that keeps what it was given."""
+
+    __test__ = False
+    peer = "192.0.2.1"
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+        self.dropped_after: float | None = None
+        self.websocket_pings = 0
+        self.paused = False
+
+    def send(self, frame: bytes) -> None:
+        if self.closed is None:
+            self.frames.append(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closed is None:
+            self.closed = (code, reason)
+
+    def drop_after(self, delay_s: float) -> None:
+        self.dropped_after = delay_s
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def send_websocket_ping(self) -> None:
+        self.websocket_pings += 1
+
+
+class Client:
+    """One client of an edge: frames in as text, replies and pushes out as JSON values."""
+
+    def __init__(self, cluster: Cluster, node: Node, *, client_id: str = "", websocket_ping: bool = False) -> None:
+        self.cluster = cluster
+        self.connection = TestConnection()
+        dialect = CentrifugalJson(frame=bytes)  # frames are bare payloads
+        self.session = Session(
+            node,
+            self.connection,
+            dialect,
+            client_id or f"client-{len(node.sessions) + 1}-{node.edge_id}",
+            websocket_ping=websocket_ping,
+        )
+        self._next_id = 0
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Everything received, in order; pings are {}."""
+        return [json.loads(line) for frame in self.connection.frames for line in frame.split(b"\n")]
+
+    @property
+    def pushes(self) -> list[dict[str, Any]]:
+        return [line["push"] for line in self.lines if "push" in line]
+
+    @property
+    def closed(self) -> tuple[int, str] | None:
+        return self.connection.closed
+
+    def publications(self, channel: str) -> list[Any]:
+        return [push["pub"] for push in self.pushes if push.get("channel") == channel and "pub" in push]
+
+    async def raw(self, *frames: str | bytes, binary: bool = False) -> None:
+        """Frames exactly as given."""
+        for frame in frames:
+            self.session.message(frame if isinstance(frame, bytes) else frame.encode(), binary=binary)
+        await settle()
+
+    async def post(self, **request: Any) -> int:
+        self._next_id += 1
+        await self.raw(json.dumps({"id": self._next_id, **request}))
+        return self._next_id
+
+    async def reply(self, **request: Any) -> dict[str, Any]:
+        """The whole reply to one command."""
+        command_id = await self.post(**request)
+        found = [line for line in self.lines if line.get("id") == command_id]
+        assert len(found) == 1, (request, self.lines[-3:], self.closed)
+        return found[0]
+
+    async def call(self, **request: Any) -> Any:
+        """The result of one command."""
+        (name,) = request
+        reply = await self.reply(**request)
+        assert set(reply) == {"id", name}, reply
+        return reply[name]
+
+    async def error(self, **request: Any) -> int:
+        """The code of the error that one command is answered with."""
+        reply = await self.reply(**request)
+        assert set(reply) == {"id", "error"}, reply
+        code: int = reply["error"]["code"]
+        return code
+
+    async def hang_up(self, *, clean: bool = True) -> None:
+        """The client goes away."""
+        self.session.closed(clean=clean)
+        await settle()
+
+
+async def connected(cluster: Cluster, node: Node, user: str = "alice", **members: Any) -> Client:
+    """A client that has connected as this user."""
+    client = Client(cluster, node)
+    claims = members.pop("claims", {})
+    await client.call(connect={"token": cluster.token(user, **claims), **members})
+    return client

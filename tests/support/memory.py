@@ -1,0 +1,202 @@
+"""The edge's ports in memory: what the real adapters promise (see tests/contract), without a network."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from services.edge.domain.model import (
+    AppendResult,
+    ClientInfo,
+    HistoryPage,
+    Position,
+    PresenceStats,
+    Publication,
+)
+from services.edge.domain.ports import ChannelListener
+from services.shared.errors import Unavailable
+
+
+@dataclass
+class MemoryLog:
+    epoch: str
+    entries: list[Publication] = field(default_factory=list)
+    top: int = 0
+    keys: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+class MemoryBus:
+    """What all edges share: logs and subscriptions. `down` makes every call fail, as a Redis that is away does."""
+
+    def __init__(self) -> None:
+        self.logs: dict[str, MemoryLog] = {}
+        self.brokers: list[MemoryBroker] = []
+        self.down = False
+        self._epochs = itertools.count(1)
+
+    def log(self, channel: str) -> MemoryLog:
+        if channel not in self.logs:
+            self.logs[channel] = MemoryLog(f"epoch{next(self._epochs)}")
+        return self.logs[channel]
+
+    def check(self) -> None:
+        if self.down:
+            raise Unavailable("down")
+
+    def announce(self, channel: str, epoch: str, publication: Publication) -> None:
+        for broker in self.brokers:
+            if channel in broker.subscribed and broker.listener is not None and not broker.deaf:
+                broker.listener.publication(channel, epoch, copy.copy(publication))
+
+    def joined(self, channel: str, info: ClientInfo) -> None:
+        for broker in self.brokers:
+            if channel in broker.subscribed and broker.listener is not None:
+                broker.listener.joined(channel, info)
+
+    def left(self, channel: str, info: ClientInfo) -> None:
+        for broker in self.brokers:
+            if channel in broker.subscribed and broker.listener is not None:
+                broker.listener.left(channel, info)
+
+    def append(
+        self, channel: str, publication: Publication, key_user: str, key: str, history_size: int
+    ) -> AppendResult:
+        self.check()
+        log = self.log(channel)
+        known = log.keys.get((key_user, key))
+        if known is not None:
+            return AppendResult(Position(known, log.epoch), True)
+        log.top += 1
+        kept = copy.copy(publication)
+        kept.offset = log.top
+        log.entries = [*log.entries, kept][-history_size:]
+        log.keys[(key_user, key)] = log.top
+        self.announce(channel, log.epoch, kept)
+        return AppendResult(Position(log.top, log.epoch), False)
+
+    def read(self, channel: str, since_offset: int, limit: int, reverse: bool) -> HistoryPage:
+        self.check()
+        log = self.log(channel)
+        if reverse:
+            found = [one for one in reversed(log.entries) if not since_offset or one.offset < since_offset]
+        else:
+            found = [one for one in log.entries if one.offset > since_offset]
+        return HistoryPage([copy.copy(one) for one in found[:limit]], Position(log.top, log.epoch))
+
+
+class MemoryBroker:
+    """`Broker` of one edge."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus = bus
+        self.subscribed: set[str] = set()
+        self.listener: ChannelListener | None = None
+        self.deaf = False  # pub/sub loses everything, without an error
+        self.reads = 0
+        bus.brokers.append(self)
+
+    async def subscribe(self, channel: str) -> None:
+        self.bus.check()
+        self.subscribed.add(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self.subscribed.discard(channel)
+
+    async def publish(self, channel: str, publication: Publication) -> None:
+        self.bus.check()
+        self.bus.announce(channel, "", publication)
+
+    async def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> AppendResult:
+        return self.bus.append(channel, publication, key_user, key, history_size)
+
+    async def top(self, channel: str) -> Position:
+        self.bus.check()
+        log = self.bus.log(channel)
+        return Position(log.top, log.epoch)
+
+    async def stored_top(self, channel: str) -> Position | None:
+        self.bus.check()
+        log = self.bus.logs.get(channel)
+        return Position(log.top, log.epoch) if log else None
+
+    async def read(
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
+    ) -> HistoryPage | None:
+        self.reads += 1
+        self.bus.check()
+        if channel not in self.bus.logs:
+            return None
+        return self.bus.read(channel, since_offset, limit, reverse)
+
+    async def remove_history(self, channel: str) -> None:
+        self.bus.check()
+        self.bus.log(channel).entries = []
+
+
+class MemoryStore:
+    """`Store`: the same logs as the bus, which is what a store that lost nothing looks like."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus = bus
+
+    async def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> AppendResult:
+        return self.bus.append(channel, publication, key_user, key, history_size)
+
+    async def open(self, channel: str) -> Position:
+        self.bus.check()
+        log = self.bus.log(channel)
+        return Position(log.top, log.epoch)
+
+    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool) -> HistoryPage:
+        return self.bus.read(channel, since_offset, limit, reverse)
+
+    async def remove_history(self, channel: str) -> None:
+        self.bus.check()
+        self.bus.log(channel).entries = []
+
+
+class MemoryPresence:
+    """`Presence` shared by all edges; no grace: what leaves is gone."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus = bus
+        self.members_of: dict[str, dict[str, ClientInfo]] = {}
+        self.left_clean: list[tuple[str, str, bool]] = []
+        self.down = False
+        self._announced: set[tuple[str, str]] = set()
+
+    async def enter(self, channel: str, info: ClientInfo, *, announce: bool, grace_s: float) -> bool:
+        if self.down:
+            return False
+        roster = self.members_of.setdefault(channel, {})
+        new = info.client not in roster
+        roster[info.client] = info
+        if new and announce:
+            self._announced.add((channel, info.client))
+            self.bus.joined(channel, info)
+        return True
+
+    async def leave(self, channel: str, client: str, *, clean: bool) -> bool:
+        self.left_clean.append((channel, client, clean))
+        if self.down:
+            return False
+        info = self.members_of.get(channel, {}).pop(client, None)
+        if info is not None and (channel, client) in self._announced:
+            self._announced.discard((channel, client))
+            self.bus.left(channel, info)
+        return True
+
+    async def members(self, channel: str) -> Sequence[ClientInfo]:
+        if self.down:
+            raise Unavailable("presence is down")
+        return list(self.members_of.get(channel, {}).values())
+
+    async def stats(self, channel: str) -> PresenceStats:
+        found = await self.members(channel)
+        return PresenceStats(len(found), len({info.user for info in found}))
