@@ -1,0 +1,239 @@
+"""A whole stack for tests: real processes on free ports, run by the same supervisor as `thalamus dev`."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine, Generator, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import jwt
+import pytest
+
+from cli.stack.child import Child
+from cli.stack.plan import ROOT, StackPlan
+from cli.stack.run import StackSettings, api_key, running_stack
+from cli.stack.supervisor import Supervisor
+
+_OURS = ("AUTH_", "PRESENCE_", "PERSISTENCE_", "EDGE_", "REDIS_", "THALAMUS_")
+_OURS_WHOLE = ("CHANNELS_FILE", "SERVICE_TOKEN_FILE", "LOG_LEVEL", "EDGES")
+_ANY_PORT = dict.fromkeys(
+    [f"{service}_{kind}_PORT" for service in ("AUTH", "PRESENCE", "PERSISTENCE") for kind in ("GRPC", "INTERNAL")]
+    + ["EDGE_PORT", "EDGE_INTERNAL_PORT", "REDIS_PORT"],
+    "0",
+)
+_START_S = 60.0
+_DIES_WITHIN_S = 10.0
+_SHOWN_LINES = 40
+T = TypeVar("T")
+
+
+class Stack:
+    """Redis, auth, presence, persistence and edges, named `redis`, `auth`, …, `edge-1`, `edge-2`.
+
+    A context manager; leaving it ends every process. `restart`: what dies is started again, as in `thalamus dev`.
+    `environment` overrides any variable of any service.
+    """
+
+    plan: StackPlan
+    supervisor: Supervisor
+
+    def __init__(
+        self,
+        *,
+        edges: int = 2,
+        environment: Mapping[str, str] | None = None,
+        channels_file: Path | None = None,
+        restart: bool = True,
+    ) -> None:
+        self.data = Path(tempfile.mkdtemp(prefix="thalamus-stack-"))
+        self.secret = secrets.token_urlsafe(32)
+        secret_file = self.data / "hs256.secret"
+        secret_file.write_text(self.secret)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_OURS) and name not in _OURS_WHOLE  # a developer's settings are not ours
+        }
+        self._settings = StackSettings(
+            data=self.data,
+            channels_file=channels_file or ROOT / "config" / "channels.toml",
+            environment={
+                **inherited,
+                **_ANY_PORT,
+                "AUTH_HS256_SECRET_FILE": str(secret_file),
+                **(environment or {}),
+            },
+            edges=edges,
+            restart=restart,
+            start_timeout_s=_START_S,
+        )
+        self._lines: dict[str, list[str]] = {}
+        self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._thread = threading.Thread(target=self._run, name="stack")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._started.result()
+        except BaseException:
+            self._thread.join()
+            print(self.logs())
+            shutil.rmtree(self.data, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        except BaseException as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+            else:
+                raise
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        async with running_stack(self._settings, on_line=self._line, on_event=self._event) as (supervisor, plan):
+            self.supervisor, self.plan = supervisor, plan
+            self._started.set_result(None)
+            await self._stop.wait()
+
+    def _line(self, name: str, line: bytes) -> None:
+        self._lines.setdefault(name, []).append(line.decode("utf-8", "replace"))
+
+    def _event(self, level: str, name: str, text: str) -> None:
+        self._lines.setdefault(name, []).append(f"--- {level} {name} {text} ---")
+
+    # Where everything is.
+
+    @property
+    def ws_urls(self) -> list[str]:
+        return [edge.websocket for edge in self.plan.edge_addresses()]
+
+    @property
+    def http_urls(self) -> list[str]:
+        return [edge.http for edge in self.plan.edge_addresses()]
+
+    @property
+    def internal_urls(self) -> dict[str, str]:
+        """Name → URL that has /metrics, /healthz and /readyz."""
+        return self.plan.internal_urls()
+
+    @property
+    def redis_url(self) -> str:
+        return self.plan.redis_url()
+
+    @property
+    def api_key(self) -> str:
+        """A key that the edges accept."""
+        return self._call(api_key(self.plan), _START_S)
+
+    def token(self, user: str, *, ttl_s: float | None = 3600, **claims: object) -> str:
+        """A token (HS256) that the edges accept; `ttl_s` may lie in the past, None: no `exp`."""
+        body: dict[str, object] = {"sub": user, **claims}
+        if ttl_s is not None:
+            body.setdefault("exp", time.time() + ttl_s)
+        return jwt.encode(body, self.secret, algorithm="HS256")
+
+    # Faults. All of these block until it is so.
+
+    def pid(self, name: str) -> int:
+        pid = self.supervisor.children[name].pid
+        assert pid is not None, f"{name} does not run"
+        return pid
+
+    def kill9(self, name: str) -> None:
+        """SIGKILL, and wait for its end."""
+        self._signal_and_wait(name, signal.SIGKILL)
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM, and wait for its end (an edge drains first)."""
+        self._signal_and_wait(name, signal.SIGTERM)
+
+    def stop(self, name: str) -> None:
+        """SIGSTOP: it hangs until `cont`."""
+        os.kill(self.pid(name), signal.SIGSTOP)
+
+    def cont(self, name: str) -> None:
+        """SIGCONT."""
+        os.kill(self.pid(name), signal.SIGCONT)
+
+    def start(self, name: str, timeout_s: float = 20.0) -> None:
+        """Start what died, if nobody did yet, and wait until it is ready."""
+        if self.supervisor.children[name].pid is None:
+            self._loop.call_soon_threadsafe(self.supervisor.children[name].start_again)
+        self.wait_ready(name, timeout_s)
+
+    def restart(self, name: str, timeout_s: float = 20.0) -> None:
+        """SIGTERM, start again, and wait until it is ready."""
+        self.terminate(name)
+        self.start(name, timeout_s)
+
+    def wait_ready(self, name: str, timeout_s: float = 20.0) -> None:
+        """Wait until /readyz says so (Redis: PING)."""
+        self._call(self.supervisor.wait_ready(name, timeout_s), timeout_s + 5)
+
+    def _signal_and_wait(self, name: str, number: signal.Signals) -> None:
+        child: Child = self.supervisor.children[name]
+        deaths = child.deaths
+        os.kill(self.pid(name), number)
+        deadline = time.monotonic() + _DIES_WITHIN_S
+        while child.deaths == deaths:
+            assert time.monotonic() < deadline, f"{name} survived {number.name}"
+            time.sleep(0.005)
+
+    # What was said.
+
+    def lines(self, name: str) -> list[str]:
+        """All that a process logged, over all its lives; `---` lines are the supervisor's."""
+        return list(self._lines.get(name, ()))
+
+    def logs(self, last: int = _SHOWN_LINES) -> str:
+        """The last lines of each process."""
+        return "\n".join(
+            line for name in list(self._lines) for line in (f"===== {name} =====", *self.lines(name)[-last:])
+        )
+
+    def _call(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Two edges for the whole session: leave it as healthy as it was. For faults make a `Stack` of your own."""
+    with Stack() as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the services said when a test that used a stack fails."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Stack):
+                report.sections.append((f"logs of {name}", value.logs()))
+    return report
