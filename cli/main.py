@@ -72,7 +72,9 @@ def run(arguments: list[str]) -> int:
         return EXIT_USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "thalamus"
-        return _complain(f"{error.format_message().rstrip('.')} (see {where} --help)", EXIT_USAGE)
+        variable = getattr(getattr(error, "param", None), "envvar", None)
+        also = f"; also set by {variable}" if variable else ""
+        return _complain(f"{error.format_message().rstrip('.')} (see {where} --help{also})", EXIT_USAGE)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -40,18 +40,26 @@ class PositionType(click.ParamType[Position]):
 data_option = click.option(
     "--data",
     envvar="THALAMUS_DATA",
+    show_envvar=True,
     type=click.Path(path_type=Path),
     default=DEFAULT_DATA,
     show_default=True,
     help="Data directory of `thalamus dev`.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-_url_option = click.option("--url", envvar="THALAMUS_URL", help="An edge [the running stack's first].")
-_key_option = click.option("--api-key", envvar="THALAMUS_API_KEY", help="API key [the running stack's].")
-_auth_option = click.option("--auth", envvar="THALAMUS_AUTH_ADDR", help="HOST:PORT of auth [the running stack's].")
+_url_option = click.option(
+    "--url", envvar="THALAMUS_URL", show_envvar=True, help="An edge [the running stack's first]."
+)
+_key_option = click.option(
+    "--api-key", envvar="THALAMUS_API_KEY", show_envvar=True, help="API key [the running stack's]."
+)
+_auth_option = click.option(
+    "--auth", envvar="THALAMUS_AUTH_ADDR", show_envvar=True, help="HOST:PORT of auth [the running stack's]."
+)
 _service_token_option = click.option(
     "--service-token-file",
     envvar="SERVICE_TOKEN_FILE",
+    show_envvar=True,
     type=click.Path(path_type=Path),
     help="File with the secret by which services know one another [the running stack's].",
 )

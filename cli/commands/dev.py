@@ -29,9 +29,22 @@ _MOST_EDGES = 64
 @click.command("dev")
 @data_option
 @click.option(
-    "--edges", envvar="EDGES", type=click.IntRange(1, _MOST_EDGES), default=1, show_default=True, help="How many edges."
+    "--edges",
+    envvar="EDGES",
+    show_envvar=True,
+    type=click.IntRange(1, _MOST_EDGES),
+    default=1,
+    show_default=True,
+    help="How many edges.",
 )
-@click.option("--config", "channels_file", envvar="CHANNELS_FILE", type=Path, help="Namespaces [config/channels.toml].")
+@click.option(
+    "--config",
+    "channels_file",
+    envvar="CHANNELS_FILE",
+    show_envvar=True,
+    type=Path,
+    help="Namespaces [config/channels.toml].",
+)
 @click.option(
     "--start-timeout",
     "start_timeout_s",

@@ -35,7 +35,7 @@ _TTL_S = 3600
 
 @click.command("subscribe")
 @click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
-@click.option("--token", envvar="THALAMUS_TOKEN", help="Connection token [one is minted].")
+@click.option("--token", envvar="THALAMUS_TOKEN", show_envvar=True, help="Connection token [one is minted].")
 @click.option("--user", help=f"Mint the token for this user [{_USER}].")
 @click.option("--recover", type=PositionType(), help="Begin with what came after this place (one channel only).")
 @url_options

@@ -14,19 +14,19 @@ _CHANNEL = "chat:lobby"
 
 def banner(stack: RunningStack, *, token: str, user: str, api_key: str, data_option: str, started_s: float) -> str:
     """The text. `data_option` is added to commands where the data directory is not the default one."""
-    thalamus, python = _shown("thalamus") + data_option, _shown("python")
+    thalamus, python = _shown("thalamus"), _shown("python")
     first = stack.edges[0]
-    internal = "\n".join(f"    {name:<12} {url}/metrics" for name, url in stack.internal.items())
-    others = "".join(f"\n    {edge.name:<12} {edge.http}" for edge in stack.edges[1:])
+    edges = "".join(f"  {edge.name:<15}{edge.http}/\n" for edge in stack.edges[1:])
+    internal = "".join(f"    {name:<13}{url}/metrics\n" for name, url in stack.internal.items())
     return f"""
 Thalamus is ready after {started_s:.1f} s. Ctrl-C stops it.
 
   Console        {first.http}/
-  API            {first.http}/docs
+  HTTP API       {first.http}/docs
   WebSocket      {first.websocket}
-  Other ports{others}
-{internal}
-    {"redis":<12} {stack.redis}
+{edges}
+  Internal ports
+{internal}    {"redis":<13}{stack.redis}
 
   API key        {api_key}
   Token          {token}
@@ -34,8 +34,8 @@ Thalamus is ready after {started_s:.1f} s. Ctrl-C stops it.
 
 Try it, each in a terminal of its own:
 
-  {thalamus} subscribe {_CHANNEL}
-  {thalamus} publish {_CHANNEL} '{{"text":"hello"}}'
+  {thalamus} subscribe {_CHANNEL}{data_option}
+  {thalamus} publish {_CHANNEL} '{{"text":"hello"}}'{data_option}
 
 Or a plain WebSocket, which is all that a client needs:
 

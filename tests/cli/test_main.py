@@ -91,6 +91,14 @@ def test_nobody_there_is_one_line_and_exit_code_3(arguments: list[str], capsys: 
     assert "is `thalamus dev` running?" in line
 
 
+def test_a_wrong_variable_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGES", "many")
+    assert run(["dev"]) == 2
+    (line,) = lines(capsys)
+    assert "'many'" in line
+    assert "also set by EDGES" in line
+
+
 def dev(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cli.main", "dev", *arguments],
