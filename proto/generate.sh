@@ -11,6 +11,6 @@ mkdir -p "$out"
 # shellcheck disable=SC2046 -- our file names have no blanks
 "$bin/python" -m grpc_tools.protoc -I"$here" \
     --plugin="protoc-gen-mypy=$bin/protoc-gen-mypy" --plugin="protoc-gen-mypy_grpc=$bin/protoc-gen-mypy_grpc" \
-    --python_out="$out" --mypy_out="$out" --grpc_python_out="$out" --mypy_grpc_out="$out" \
+    --python_out="$out" --mypy_out="quiet:$out" --grpc_python_out="$out" --mypy_grpc_out="quiet:$out" \
     $(cd "$here" && find thalamus -name '*.proto' | LC_ALL=C sort)
 find "$out/thalamus" -type d -exec touch {}/__init__.py \;

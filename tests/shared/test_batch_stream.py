@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -155,7 +157,7 @@ async def test_no_answer_is_unavailable_at_the_deadline_and_the_silent_stream_is
     began = time.monotonic()
     with pytest.raises(Unavailable, match="no answer in time"):
         await submit(stream, "lost")
-    assert time.monotonic() - began < 0.5
+    assert 0.35 < time.monotonic() - began < 0.8
     await until(lambda: log.cancelled == 1)
     log.go.set()
     await until(lambda: stream.connected)
@@ -221,7 +223,7 @@ async def test_nobody_there_fails_at_once_and_works_when_somebody_comes(make_rig
     began = time.monotonic()
     with pytest.raises(Unavailable, match="nobody answers"):
         await submit(stream, "broken")
-    assert time.monotonic() - began < 0.05
+    assert time.monotonic() - began < 0.3
     await server.start()
     await until(lambda: stream.connected)
     assert await submit(stream, "back") == "back"
@@ -272,7 +274,7 @@ async def test_a_servicer_that_fails_is_asked_again_within_the_deadline(make_rig
     began = time.monotonic()
     with pytest.raises(Unavailable):
         await submit(stream, "x")
-    assert 0.9 < time.monotonic() - began < 1.2
+    assert 0.9 < time.monotonic() - began < 1.6
     log.failure = None
     await until(lambda: stream.connected)
     assert await submit(stream, "y") == "y"
@@ -308,6 +310,58 @@ async def test_many_at_once_are_answered_each_with_its_own(make_rig: MakeRig) ->
     assert await asyncio.gather(*(submit(stream, key) for key in keys)) == keys
     assert sorted(key for server in rig.servers for key in server.log.keys if key.isdigit()) == sorted(keys)
     assert all(len(server.log.batches) > 2 for server in rig.servers)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_whatever_replicas_do_each_caller_gets_its_own_answer_or_a_clear_no_in_time(
+    make_rig: MakeRig, seed: int
+) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    rig = await make_rig(3)
+    stream = await rig.open_stream(deadline_s=1.0, max_items=16)
+    await both_connected(stream, rig)
+    answered = refused = 0
+    over = time.monotonic() + 2.5
+
+    async def publisher(name: int) -> None:
+        nonlocal answered, refused
+        for number in itertools.count():
+            began = time.monotonic()
+            if began > over:
+                return
+            key = f"{name}/{number}"
+            try:
+                assert await submit(stream, key) == key
+                answered += 1
+            except Unavailable:
+                refused += 1
+                await asyncio.sleep(0.01)
+            assert time.monotonic() - began < 1.5
+
+    async def trouble() -> None:
+        while time.monotonic() < over:
+            server = chance.choice(rig.servers)
+            match chance.randrange(3):
+                case 0:
+                    await server.stop(grace_s=chance.choice([0.0, 0.1]))
+                    await asyncio.sleep(chance.uniform(0, 0.1))
+                    await server.start()
+                case 1:
+                    server.log.go.clear()
+                    await asyncio.sleep(chance.uniform(0, 0.3))
+                    server.log.go.set()
+                case 2:
+                    server.log.failure = Unavailable("for a while")
+                    await asyncio.sleep(chance.uniform(0, 0.1))
+                    server.log.failure = None
+
+    await asyncio.gather(trouble(), *(publisher(name) for name in range(40)))
+    done = {key for server in rig.servers for key in server.log.keys}
+    assert len(done) >= answered
+    assert answered > 20 * refused, f"{answered} answered, {refused} refused"
+    await until(lambda: stream.connected)
+    assert await submit(stream, "after all") == "after all"
 
 
 async def both_connected(stream: Stream, rig: Rig) -> None:

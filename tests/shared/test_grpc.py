@@ -71,7 +71,7 @@ async def test_b33_a_stream_without_the_identity_opens_the_breaker(server: Scrip
     began = time.monotonic()
     with pytest.raises(Unavailable, match="nobody answers"):
         await stream.submit(pb.AppendItem(key="y"))
-    assert time.monotonic() - began < 0.05
+    assert time.monotonic() - began < 0.3
     await rig.close()
 
 
@@ -134,7 +134,7 @@ async def test_no_answer_in_time_is_unavailable(rig: Rig) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         await call_open(rig.replicas, timeout_s=0.2)
-    assert 0.15 < time.monotonic() - began < 0.4
+    assert 0.15 < time.monotonic() - began < 0.8
 
 
 async def test_pages_of_a_stream_are_one_call(rig: Rig) -> None:
