@@ -37,6 +37,14 @@ _SHOWN_LINES = 40
 T = TypeVar("T")
 
 
+def clean_environment() -> dict[str, str]:
+    """Environment for a stack of its own: nothing of a developer's settings, every port any free one."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in _OURS_WHOLE
+    }
+    return inherited | _ANY_PORT
+
+
 class Stack:
     """Redis, auth, presence, persistence and edges, named `redis`, `auth`, …, `edge-1`, `edge-2`.
 
@@ -59,17 +67,11 @@ class Stack:
         self.secret = secrets.token_urlsafe(32)
         secret_file = self.data / "hs256.secret"
         secret_file.write_text(self.secret)
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(_OURS) and name not in _OURS_WHOLE  # a developer's settings are not ours
-        }
         self._settings = StackSettings(
             data=self.data,
             channels_file=channels_file or ROOT / "config" / "channels.toml",
             environment={
-                **inherited,
-                **_ANY_PORT,
+                **clean_environment(),
                 "AUTH_HS256_SECRET_FILE": str(secret_file),
                 **(environment or {}),
             },

@@ -1,0 +1,158 @@
+"""The commands against a running stack."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import Stack, clean_environment
+
+
+class Cli:
+    """`thalamus` against a stack."""
+
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        self.stack = stack
+        self._directory = directory
+        self._environment = {**clean_environment(), "THALAMUS_DATA": str(stack.data)}
+        self.running: list[subprocess.Popen[str]] = []
+        assert stack.api_key  # kept in the data directory from now on
+
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            cwd=self._directory,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+        assert done.returncode == code, done
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        self.running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "cli.main", *arguments],
+                cwd=self._directory,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return self.running[-1]
+
+
+@pytest.fixture
+def cli(stack: Stack, tmp_path: Path) -> Iterator[Cli]:
+    cli = Cli(stack, tmp_path)
+    yield cli
+    for process in cli.running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"chat:{secrets.token_hex(4)}"
+
+
+def until(stream: object, text: str) -> str:
+    """The first line that has `text`; the test's time limit is the end of the process."""
+    while text not in (line := stream.readline()):  # type: ignore[attr-defined]
+        assert line, f"ended without {text!r}"
+    return str(line)
+
+
+def test_a_minted_token_connects_and_wrong_ones_end_with_code_1(cli: Cli, channel: str) -> None:
+    token = cli.run("token", "--user", "alice", "--ttl", "60", "--info", '{"name":"Alice"}').stdout.splitlines()[-1]
+    subscriber = cli.start("subscribe", channel, "--token", token, "--json")
+    join = json.loads(until(subscriber.stdout, '"join"'))
+    assert join["info"]["user"] == "alice"
+    assert join["info"]["conn_info"] == {"name": "Alice"}
+    refused = cli.run("subscribe", channel, "--token", "nonsense", code=1)
+    assert refused.stderr == "thalamus: the server closed the connection: invalid token (3500)\n"
+
+
+def test_a_token_of_the_shared_secret_connects_too(cli: Cli, channel: str) -> None:
+    secret_file = str(cli.stack.data / "hs256.secret")
+    token = cli.run("token", "--user", "bob", "--secret-file", secret_file).stdout.splitlines()[-1]
+    subscriber = cli.start("subscribe", channel, "--token", token)
+    until(subscriber.stderr, f"subscribed to {channel}")
+
+
+def test_publications_are_followed_in_both_forms_and_ctrl_c_is_a_good_end(cli: Cli, channel: str) -> None:
+    people, script = cli.start("subscribe", channel), cli.start("subscribe", channel, "--json")
+    for process in (people, script):
+        until(process.stderr, f"subscribed to {channel}")
+    published = json.loads(cli.run("publish", channel, '{"n":12345678901234567890}', "--json").stdout)
+    assert published["offset"] == 1
+    assert until(people.stdout, "#1") == f'{channel} #1 {{"n":12345678901234567890}}\n'
+    line = until(script.stdout, '"publication"')
+    assert '"data":{"n":12345678901234567890}' in line
+    assert json.loads(line)["offset"] == 1
+    people.send_signal(signal.SIGINT)
+    script.send_signal(signal.SIGTERM)
+    assert people.wait(5) == 0
+    assert script.wait(5) == 0
+
+
+def test_recover_brings_what_was_missed_or_says_that_it_can_t(cli: Cli, channel: str) -> None:
+    places = [json.loads(cli.run("publish", channel, str(number), "--json").stdout) for number in range(3)]
+    since = f"{places[0]['offset']}:{places[0]['epoch']}"
+    subscriber = cli.start("subscribe", channel, "--recover", since)
+    until(subscriber.stderr, f"recovered {channel} since {since}: 2 missed")
+    assert until(subscriber.stdout, "#2") == f"{channel} #2 1\n"
+    other = cli.start("subscribe", channel, "--recover", "1:wrong")
+    until(other.stderr, "NOT recovered")
+
+
+def test_history_pages_both_ways(cli: Cli, channel: str) -> None:
+    for number in range(4):
+        cli.run("publish", channel, str(number))
+    assert cli.run("history", channel).stdout.splitlines() == ["#1 0", "#2 1", "#3 2", "#4 3"]
+    assert cli.run("history", channel, "--limit", "1", "--reverse").stdout == "#4 3\n"
+    page = [json.loads(line) for line in cli.run("history", channel, "--since", "2", "--json").stdout.splitlines()]
+    assert [(entry["offset"], entry["data"]) for entry in page] == [(3, 2), (4, 3)]
+
+
+def test_a_repeat_with_the_same_key_publishes_nothing_new(cli: Cli, channel: str) -> None:
+    for _ in range(2):
+        cli.run("publish", channel, '"once"', "--key", "k1")
+    assert cli.run("history", channel).stdout == '#1 "once"\n'
+
+
+def test_presence_shows_who_is_there(cli: Cli, channel: str) -> None:
+    subscriber = cli.start("subscribe", channel, "--user", "carol")
+    until(subscriber.stdout, f"{channel} + carol")
+    assert cli.run("presence", channel).stdout.startswith("carol  ")
+    (member,) = cli.run("presence", channel, "--json").stdout.splitlines()
+    assert json.loads(member)["user"] == "carol"
+
+
+def test_api_keys_are_made_used_listed_and_revoked(cli: Cli, channel: str) -> None:
+    made = json.loads(cli.run("api-key", "create", "backend", "--json").stdout)
+    assert made["id"] in cli.run("api-key", "list").stdout
+    cli.run("publish", channel, "1", "--api-key", made["key"])
+    cli.run("api-key", "revoke", made["id"])
+    assert made["id"] not in cli.run("api-key", "list").stdout
+    refused = cli.run("api-key", "revoke", made["id"], code=1)
+    assert refused.stderr.startswith("thalamus: auth says: ")
+
+
+def test_refusals_are_one_line_and_code_1(cli: Cli) -> None:
+    wrong_key = cli.run("publish", "chat:x", "1", "--api-key", "wrong", code=1)
+    assert wrong_key.stderr == "thalamus: publish refused: the API key is missing or wrong (101)\n"
+    unknown = cli.run("publish", "nowhere:x", "1", code=1)
+    assert unknown.stderr == "thalamus: publish refused: unknown channel (102)\n"
+    nowhere = cli.run("subscribe", "nowhere:x", code=1)
+    assert nowhere.stderr.splitlines()[-1] == "thalamus: subscription to nowhere:x refused: unknown channel (102)"

@@ -1,0 +1,189 @@
+"""`thalamus dev` as people meet it: start, copy and paste what it prints, break it, stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import clean_environment
+
+_READY_WITHIN_S = 60.0
+_PROGRAMS = Path(sys.executable).parent
+
+
+class Dev:
+    """A running `thalamus dev`."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "dev", *arguments],
+            cwd=directory,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.rstrip("\n"))
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, "\n".join(self.said)
+            assert time.monotonic() < deadline, "\n".join(self.said)
+            time.sleep(0.02)
+
+    def wait_ready(self) -> float:
+        """Returns once the whole banner is there; the seconds that it names."""
+        self.until(lambda: "END" in self.said, _READY_WITHIN_S)
+        (line,) = [line for line in self.said if line.startswith("Thalamus is ready after")]
+        return float(line.split()[4])
+
+    def pids(self) -> dict[str, int]:
+        pids: dict[str, int] = json.loads((self.directory / "data" / "dev.json").read_text())["pids"]
+        return pids
+
+    def example(self, containing: str) -> str:
+        """A command of the banner, as printed."""
+        (line,) = [line.strip() for line in self.said if containing in line and "thalamus" in line]
+        return line
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Dev]]:
+    running: list[Dev] = []
+
+    def starter(*arguments: str) -> Dev:
+        running.append(Dev(tmp_path, *arguments))
+        return running[-1]
+
+    yield starter
+    for dev in running:
+        dev.close()
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or waiting to be buried by init."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return state.strip() in ("", "Z", "Zs")
+
+
+def shell(directory: Path, command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=directory,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: Callable[..., Dev]) -> None:
+    dev = start("--edges", "2")
+    dev.wait_ready()
+    heredoc_start = next(number for number, line in enumerate(dev.said) if line.endswith("<<'END'"))
+    heredoc = "\n".join(dev.said[heredoc_start : dev.said.index("END") + 1])
+    pids = dev.pids()
+    assert set(pids) == {"redis", "auth", "presence", "persistence", "edge-1", "edge-2"}
+
+    subscriber = shell(dev.directory, f"exec {dev.example('subscribe')}")
+    plain = shell(dev.directory, heredoc)
+    try:
+        assert subscriber.stderr is not None
+        assert subscriber.stdout is not None
+        assert plain.stdout is not None
+        while "subscribed to chat:lobby" not in subscriber.stderr.readline():
+            pass
+        while '"subscribe"' not in plain.stdout.readline():
+            pass
+        published = subprocess.run(
+            ["bash", "-c", dev.example("publish")],
+            cwd=dev.directory,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert published.returncode == 0, published.stderr
+        assert re.fullmatch(r"published to chat:lobby at 1:\S+\n", published.stdout)
+        while '{"text":"hello"}' not in (line := subscriber.stdout.readline()):
+            pass
+        assert line == 'chat:lobby #1 {"text":"hello"}\n'
+        while '"hello"' not in (line := plain.stdout.readline()):
+            pass
+        assert json.loads(line)["push"]["pub"]["data"] == {"text": "hello"}
+    finally:
+        end(subscriber)
+        end(plain)
+
+    asked = time.monotonic()
+    dev.process.send_signal(signal.SIGINT)
+    assert dev.process.wait(15) == 0
+    assert time.monotonic() - asked < 10
+    assert all(is_dead(pid) for pid in pids.values())
+    assert not (dev.directory / "data" / "dev.json").exists()
+    assert not [line for line in dev.said if "is killed" in line]
+
+
+def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: Callable[..., Dev]) -> None:
+    dev = start()
+    dev.wait_ready()
+    (api_key,) = [line.split()[-1] for line in dev.said if line.startswith("  API key")]
+    for name in ("redis", "auth", "presence", "persistence", "edge-1"):
+        os.kill(dev.pids()[name], signal.SIGKILL)
+        dev.until(lambda name=name: any(re.search(rf"{name} +INFO +is ready again", line) for line in dev.said), 20)  # type: ignore[misc]
+    dev.close()
+
+    dev = start()
+    took_s = dev.wait_ready()
+    print(f"second start: {took_s} s")
+    assert api_key in "\n".join(dev.said), "the key of the first start"
+
+
+def test_no_child_outlives_a_killed_supervisor(start: Callable[..., Dev]) -> None:
+    dev = start()
+    dev.wait_ready()
+    pids = dev.pids()
+    dev.process.kill()
+    dev.process.wait()
+    deadline = time.monotonic() + 5
+    while not all(is_dead(pid) for pid in pids.values()):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.05)
