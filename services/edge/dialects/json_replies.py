@@ -1,0 +1,232 @@
+"""Replies and pushes of the Centrifugal JSON protocol as texts of one line. Wire protocol, 2, 3, 5 and 6.
+
+Payloads (`data`, `conn_info`, `chan_info`) are JSON texts already and are put in as they are, less raw newlines:
+between the tokens of a JSON text a newline means nothing, on the wire it ends the message.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from services.edge.domain import replies as r
+from services.edge.domain.model import ClientInfo, Publication
+
+_text: Callable[[object], bytes] = msgspec.json.Encoder().encode  # strings, numbers, maps; never a raw newline
+
+
+def publication_push(push: r.PublicationPush) -> bytes:
+    """The hottest of all: once per publication and dialect."""
+    return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), _publication(push.publication, push.epoch))
+
+
+def answer(reply: r.Answer) -> bytes:
+    """The reply to a command."""
+    return b'{"id":%d,%b}' % (reply.id, _RESULTS[type(reply.result)](reply.result))
+
+
+def push(reply: r.Push) -> bytes:
+    """Any push."""
+    return b'{"push":%b}' % _PUSHES[type(reply)](reply)
+
+
+def _members(**members: bytes | str | int | bool) -> bytes:
+    """An object of those members that are not zero; bytes are JSON texts."""
+    return b"{%b}" % b",".join(
+        _key(name) + (value if isinstance(value, bytes) else _text(value)) for name, value in members.items() if value
+    )
+
+
+@functools.cache  # of the names in this module
+def _key(name: str) -> bytes:
+    return b'"%b":' % name.encode()
+
+
+def _payload(data: bytes) -> bytes:
+    """A payload that must be there."""
+    return data.replace(b"\n", b"") or b"null"
+
+
+def _optional(data: bytes) -> bytes:
+    """A payload that is left out where it is empty or null."""
+    return b"" if data == b"null" else data.replace(b"\n", b"")
+
+
+def _info(info: ClientInfo) -> bytes:
+    conn_info = b',"conn_info":' + _payload(info.conn_info) if info.conn_info else b""
+    chan_info = b',"chan_info":' + _payload(info.chan_info) if info.chan_info else b""
+    return b'{"user":%b,"client":%b%b%b}' % (_text(info.user), _text(info.client), conn_info, chan_info)
+
+
+def _publication(publication: Publication, epoch: str = "") -> bytes:
+    info = b',"info":' + _info(publication.info) if publication.info is not None else b""
+    offset = b',"offset":%d' % publication.offset if publication.offset else b""
+    tags = b',"tags":' + _text(publication.tags) if publication.tags else b""
+    if epoch and publication.offset == 1:
+        tags += b',"epoch":' + _text(epoch)
+    return b'{"data":%b%b%b%b}' % (publication.data.replace(b"\n", b"") or b"null", info, offset, tags)
+
+
+def _publications(publications: list[Publication]) -> bytes:
+    return b"[%b]" % b",".join(map(_publication, publications))
+
+
+# Results of commands: `"name":{…}`, without the braces around.
+
+
+def _subscribe_result(result: r.SubscribeResult) -> bytes:
+    return _members(
+        expires=result.expires,
+        ttl=result.ttl,
+        recoverable=result.recoverable,
+        epoch=result.epoch,
+        publications=_publications(result.publications) if result.publications else b"",
+        recovered=result.recovered,
+        offset=result.offset,
+        positioned=result.positioned,
+        data=_optional(result.data),
+        was_recovering=result.was_recovering,
+    )
+
+
+def _subscribe(result: r.SubscribeResult) -> bytes:
+    return b'"subscribe":' + _subscribe_result(result)
+
+
+def _connect(result: r.ConnectResult) -> bytes:
+    subs = b",".join(b"%b:%b" % (_text(channel), _subscribe_result(sub)) for channel, sub in result.subs.items())
+    return b'"connect":' + _members(
+        client=result.client,
+        version=result.version,
+        expires=result.expires,
+        ttl=result.ttl,
+        data=_optional(result.data),
+        subs=b"{%b}" % subs if subs else b"",
+        ping=result.ping,
+        pong=result.pong,
+    )
+
+
+def _unsubscribe(_: r.UnsubscribeResult) -> bytes:
+    return b'"unsubscribe":{}'
+
+
+def _publish(result: r.PublishResult) -> bytes:
+    if result.offset and result.epoch:  # our extension
+        return b'"publish":{"offset":%d,"epoch":%b}' % (result.offset, _text(result.epoch))
+    return b'"publish":' + _members(offset=result.offset, epoch=result.epoch)
+
+
+def _presence(result: r.PresenceResult) -> bytes:
+    members = b",".join(b"%b:%b" % (_text(info.client), _info(info)) for info in result.presence)
+    return b'"presence":{"presence":{%b}}' % members
+
+
+def _presence_stats(result: r.PresenceStatsResult) -> bytes:
+    return b'"presence_stats":{"num_clients":%d,"num_users":%d}' % (result.num_clients, result.num_users)
+
+
+def _history(result: r.HistoryResult) -> bytes:
+    return b'"history":{"publications":%b,"epoch":%b,"offset":%d}' % (
+        _publications(result.publications),
+        _text(result.top.epoch),
+        result.top.offset,
+    )
+
+
+def _rpc(result: r.RpcResult) -> bytes:
+    return b'"rpc":' + _members(data=_optional(result.data))
+
+
+def _refresh(result: r.RefreshResult) -> bytes:
+    return b'"refresh":' + _members(expires=result.expires, ttl=result.ttl)
+
+
+def _sub_refresh(result: r.SubRefreshResult) -> bytes:
+    return b'"sub_refresh":' + _members(expires=result.expires, ttl=result.ttl)
+
+
+def _error(error: r.ErrorReply) -> bytes:
+    return b'"error":' + _members(
+        code=error.code,
+        message=error.message or "error",  # never empty: SDKs read it
+        temporary=error.temporary,
+        retry_after_ms=error.retry_after_ms,
+    )
+
+
+_RESULTS: dict[type, Callable[[Any], bytes]] = {
+    r.ConnectResult: _connect,
+    r.SubscribeResult: _subscribe,
+    r.UnsubscribeResult: _unsubscribe,
+    r.PublishResult: _publish,
+    r.PresenceResult: _presence,
+    r.PresenceStatsResult: _presence_stats,
+    r.HistoryResult: _history,
+    r.RpcResult: _rpc,
+    r.RefreshResult: _refresh,
+    r.SubRefreshResult: _sub_refresh,
+    r.ErrorReply: _error,
+}
+
+
+# Pushes: the object under `push`.
+
+
+def _publication_push(push: r.PublicationPush) -> bytes:
+    return b'{"channel":%b,"pub":%b}' % (_text(push.channel), _publication(push.publication, push.epoch))
+
+
+def _join(push: r.JoinPush) -> bytes:
+    return b'{"channel":%b,"join":{"info":%b}}' % (_text(push.channel), _info(push.info))
+
+
+def _leave(push: r.LeavePush) -> bytes:
+    return b'{"channel":%b,"leave":{"info":%b}}' % (_text(push.channel), _info(push.info))
+
+
+def _unsubscribe_push(push: r.UnsubscribePush) -> bytes:
+    return b'{"channel":%b,"unsubscribe":{"code":%d,"reason":%b}}' % (
+        _text(push.channel),
+        push.code,
+        _text(push.reason),
+    )
+
+
+def _message(push: r.MessagePush) -> bytes:
+    return b'{"message":{"data":%b}}' % _payload(push.data)
+
+
+def _subscribe_push(push: r.SubscribePush) -> bytes:
+    body = _members(
+        recoverable=push.recoverable,
+        epoch=push.epoch,
+        offset=push.offset,
+        positioned=push.positioned,
+        data=_optional(push.data),
+    )
+    return b'{"channel":%b,"subscribe":%b}' % (_text(push.channel), body)
+
+
+def _refresh_push(push: r.RefreshPush) -> bytes:
+    return b'{"refresh":%b}' % _members(expires=push.expires, ttl=push.ttl)
+
+
+def _disconnect(push: r.DisconnectPush) -> bytes:
+    reconnect = b',"reconnect":true' if push.reconnect else b""
+    return b'{"disconnect":{"code":%d,"reason":%b%b}}' % (push.code, _text(push.reason), reconnect)
+
+
+_PUSHES: dict[type, Callable[[Any], bytes]] = {
+    r.PublicationPush: _publication_push,
+    r.JoinPush: _join,
+    r.LeavePush: _leave,
+    r.UnsubscribePush: _unsubscribe_push,
+    r.MessagePush: _message,
+    r.SubscribePush: _subscribe_push,
+    r.RefreshPush: _refresh_push,
+    r.DisconnectPush: _disconnect,
+}
