@@ -1,0 +1,302 @@
+"""`Broker` on Redis: what piles up in a tick, or while a round trip is under way, goes as the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from prometheus_client import Counter, Histogram
+from redis import exceptions
+
+from services.edge.adapters import codec
+from services.edge.adapters.redis_subscriber import RedisSubscriber
+from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
+from services.edge.domain.ports import ChannelListener
+from services.shared.errors import Busy, Unavailable
+from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog.scripts import Call, run
+from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
+from services.shared.redis import redis_client
+from thalamus.common.v1 import common_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_S = 2.8
+MAX_WAITING = 20_000
+_MAX_BATCH = 512
+_IN_FLIGHT = 4
+_BREAK_S = 0.25
+_SECONDS = Histogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", buckets=SECONDS_BUCKETS)
+_ITEMS = Histogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", buckets=BATCH_BUCKETS)
+_DROPPED = Counter("thalamus_edge_redis_unreadable", "Pub/sub payloads that could not be read.")
+
+
+@dataclass(slots=True)
+class _Append:
+    channel: str
+    item: hotlog.Item
+    history_size: int
+    history_ttl_s: int
+    future: asyncio.Future[AppendResult]
+
+
+@dataclass(slots=True)
+class _Other:
+    """A script call, or a PUBLISH (`script` None)."""
+
+    call: Call | None
+    publish: tuple[str, bytes] | None
+    future: asyncio.Future[Any]
+
+
+class RedisBroker:
+    """One command pool and one pub/sub connection."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis_client(url)
+        self._subscriber = RedisSubscriber(url, on_message=self._message, on_connected=self._connected)
+        self._listener: ChannelListener | None = None
+        self._on_control: Callable[[bytes], None] | None = None
+        self._queue: deque[_Append | _Other] = deque()
+        self._flush_due = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed_at = -1e9
+        self._control = keys.CONTROL.encode()
+
+    async def start(self, listener: ChannelListener, on_control: Callable[[bytes], None]) -> None:
+        """Connect; who listens is called on the loop, in the order of arrival."""
+        self._listener, self._on_control = listener, on_control
+        await self._subscriber.start()
+        try:
+            await self._subscriber.subscribe(keys.CONTROL)
+        except Unavailable:
+            logger.warning("Redis is not there yet")  # the subscription is made as soon as it is
+
+    async def close(self) -> None:
+        """Let what is under way end, then close."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        await self._subscriber.close()
+        await self._client.aclose()
+
+    @property
+    def is_ready(self) -> bool:
+        """This edge hears Redis."""
+        return self._subscriber.connected
+
+    # Broker.
+
+    async def subscribe(self, channel: str) -> None:
+        await self._subscriber.subscribe(keys.pub(channel))
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self._subscriber.unsubscribe(keys.pub(channel))
+
+    async def publish(self, channel: str, publication: Publication) -> None:
+        await self._do(None, publish=(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication)))
+
+    async def publish_control(self, payload: bytes) -> int:
+        return int(await self._do(None, publish=(keys.CONTROL, payload)))
+
+    async def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> AppendResult:
+        item = hotlog.Item(publication.id, codec.encode(publication), key_user, key)
+        future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        result: AppendResult = await self._submit(_Append(channel, item, history_size, history_ttl_s, future))
+        return result
+
+    async def top(self, channel: str) -> Position:
+        found = hotlog.top(await self._do(hotlog.top_call(channel, stored=False)))
+        if found is None:
+            raise Unavailable("Redis gave no position")
+        return Position(*found)
+
+    async def stored_top(self, channel: str) -> Position | None:
+        found = hotlog.top(await self._do(hotlog.top_call(channel, stored=True)))
+        return None if found is None else Position(*found)
+
+    async def read(
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
+    ) -> HistoryPage | None:
+        call = hotlog.read_call(channel, stored=stored, since_offset=since_offset, limit=limit, reverse=reverse)
+        page = hotlog.page(await self._do(call))
+        if page is None:
+            return None
+        publications = [codec.decode(payload, offset) for offset, payload in page.entries]
+        return HistoryPage(publications, Position(page.top, page.epoch))
+
+    async def remove_history(self, channel: str) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._client.xtrim(keys.log(channel), maxlen=0, approximate=False)
+        except (exceptions.RedisError, TimeoutError, OSError) as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+
+    # Commands, batched.
+
+    async def _do(self, call: Call | None, *, publish: tuple[str, bytes] | None = None) -> Any:
+        return await self._submit(_Other(call, publish, asyncio.get_running_loop().create_future()))
+
+    async def _submit(self, work: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._failed_at < _BREAK_S:
+            raise Unavailable("Redis does not answer")
+        if len(self._queue) >= MAX_WAITING:
+            raise Busy("too much waits for Redis")
+        self._queue.append(work)
+        self._flush_soon()
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await work.future
+        except TimeoutError:
+            raise Unavailable("Redis did not answer in time") from None
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due and len(self._tasks) < _IN_FLIGHT:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if not self._queue or len(self._tasks) >= _IN_FLIGHT:
+            return
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+        batch = [work for work in batch if not work.future.done()]
+        task = asyncio.get_running_loop().create_task(self._round_trip(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._queue:
+            self._flush_soon()
+
+    async def _round_trip(self, batch: list[_Append | _Other]) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        _ITEMS.observe(len(batch))
+        try:
+            try:
+                await self._send(batch)
+            except Unavailable:
+                if loop.time() - started > DEADLINE_S / 2:
+                    raise
+                # A connection that broke. Appends have their keys, so they may be repeated; the others may always.
+                await asyncio.sleep(0.05)
+                await self._send(batch)
+        except Unavailable as error:
+            self._failed_at = loop.time()
+            for work in batch:
+                if not work.future.done():
+                    work.future.set_exception(Unavailable(str(error)))
+        except Exception as error:
+            logger.exception("a batch for Redis failed")
+            for work in batch:
+                if not work.future.done():
+                    work.future.set_exception(Unavailable(repr(error)))
+        finally:
+            _SECONDS.observe(loop.time() - started)
+
+    async def _send(self, batch: list[_Append | _Other]) -> None:
+        appends: dict[tuple[str, int, int], list[_Append]] = {}
+        others: list[_Other] = []
+        publishes: list[_Other] = []
+        for work in batch:
+            if work.future.done():
+                continue
+            if isinstance(work, _Append):
+                appends.setdefault((work.channel, work.history_size, work.history_ttl_s), []).append(work)
+            elif work.publish is not None:
+                publishes.append(work)
+            else:
+                others.append(work)
+        if publishes:
+            await self._send_publishes(publishes)
+        calls = [
+            hotlog.append_call(hotlog.Batch(channel, False, size, ttl_s, [work.item for work in group]))
+            for (channel, size, ttl_s), group in appends.items()
+        ]
+        calls += [work.call for work in others if work.call is not None]
+        if not calls:
+            return
+        results = await run(self._client, calls, timeout_s=DEADLINE_S)
+        for group, result in zip(appends.values(), results, strict=False):
+            self._settle_appends(group, result)
+        for work, result in zip(others, results[len(appends) :], strict=True):
+            _settle(work.future, result)
+
+    async def _send_publishes(self, publishes: list[_Other]) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_S), self._client.pipeline(transaction=False) as pipeline:
+                for work in publishes:
+                    if work.publish is not None:
+                        pipeline.publish(*work.publish)
+                results = await pipeline.execute(raise_on_error=False)
+        except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+        for work, result in zip(publishes, results, strict=True):
+            _settle(work.future, result)
+
+    def _settle_appends(self, group: list[_Append], result: Any) -> None:
+        try:
+            outcomes = hotlog.appended(result)
+        except Unavailable as error:
+            for work in group:
+                _settle(work.future, error)
+            return
+        for work, outcome in zip(group, outcomes, strict=True):
+            found = AppendResult(Position(outcome.offset, outcome.epoch), outcome.status == "KNOWN")
+            _settle(work.future, found)
+
+    # Pub/sub.
+
+    def _connected(self, again: bool) -> None:
+        if again and self._listener is not None:
+            self._listener.reconnected()
+
+    def _message(self, channel: bytes, payload: bytes) -> None:
+        if channel == self._control:
+            if self._on_control is not None:
+                self._on_control(payload)
+            return
+        if self._listener is None:
+            return
+        try:
+            self._deliver(self._listener, keys.channel_of(channel), payload)
+        except (DecodeError, ValueError) as error:
+            _DROPPED.inc()
+            logger.error("unreadable payload", extra={"channel": repr(channel), "error": repr(error)})
+
+    @staticmethod
+    def _deliver(listener: ChannelListener, channel: str, payload: bytes) -> None:
+        kind = payload[:1]
+        if kind == keys.NUMBERED:
+            epoch, offset, publication = payload[1:].split(b" ", 2)
+            listener.publication(channel, epoch.decode(), codec.decode(publication, int(offset)))
+        elif kind == keys.UNNUMBERED:
+            listener.publication(channel, "", codec.decode(payload[1:], 0))
+        elif kind == keys.JOIN:
+            listener.joined(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
+        elif kind == keys.LEAVE:
+            listener.left(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
+        elif kind == keys.RESET:
+            listener.was_reset(channel, payload[1:].decode())
+        else:
+            raise ValueError(f"unknown kind {kind!r}")
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, exceptions.RedisError):
+        future.set_exception(Unavailable(f"Redis refused: {result}"))
+    elif isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,0 +1,209 @@
+"""The pub/sub connection of an edge: one socket, parsed in batches, made anew whenever it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+from services.shared.errors import Unavailable
+from services.shared.redis import CONNECT_TIMEOUT_S
+
+logger = logging.getLogger(__name__)
+
+CONFIRM_S = 2.5
+PING_S = 2.0
+SILENCE_S = 3.0  # without a byte for so long after a ping, the connection is dead
+_READ_BYTES = 262_144
+_CHUNK = 500
+_PAUSE_S = (0.05, 1.0)
+
+
+class RedisSubscriber:
+    """Subscriptions of this edge. A subscribe returns when Redis has confirmed it."""
+
+    def __init__(
+        self, url: str, *, on_message: Callable[[bytes, bytes], None], on_connected: Callable[[bool], None]
+    ) -> None:
+        """`on_message(channel, payload)`; `on_connected(again)` once all subscriptions are confirmed."""
+        self._options: dict[str, Any] = dict(parse_url(url))
+        self._on_message = on_message
+        self._on_connected = on_connected
+        self._wanted: set[str] = set()
+        self._waiting: dict[bytes, asyncio.Future[None]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connections = 0
+        self._restoring: set[bytes] | None = None
+        self._down_since: float | None = None
+        self.connected = False
+
+    async def start(self) -> None:
+        """Connect in the background, again and again."""
+        self._down_since = asyncio.get_running_loop().time()
+        self._task = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._fail_waiting()
+
+    async def subscribe(self, channel: str) -> None:
+        """Return once Redis has confirmed.
+
+        Raises:
+            Unavailable: no confirmation within 2.5 s; at once while Redis has been away for longer than 1 s.
+        """
+        loop = asyncio.get_running_loop()
+        if self._down_since is not None and loop.time() - self._down_since > 1.0:
+            raise Unavailable("Redis pub/sub is not connected")
+        name = channel.encode()
+        future = self._waiting.get(name)
+        if future is None:
+            future = self._waiting[name] = loop.create_future()
+            self._wanted.add(channel)
+            if self._writer is not None:
+                self._send("SUBSCRIBE", [channel])
+        try:
+            async with asyncio.timeout(CONFIRM_S):
+                await asyncio.shield(future)
+        except TimeoutError:
+            raise Unavailable("Redis did not confirm a subscription") from None
+
+    async def unsubscribe(self, channel: str) -> None:
+        """No effect where not subscribed."""
+        self._wanted.discard(channel)
+        if self._writer is not None:
+            self._send("UNSUBSCRIBE", [channel])
+
+    def drop(self) -> None:
+        """Give up the present connection: it is of no use."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    def _send(self, command: str, arguments: Iterable[str]) -> None:
+        if self._writer is not None:
+            words = (command, *arguments)
+            self._writer.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says one word
+
+    async def _keep(self) -> None:
+        pause_s = _PAUSE_S[0]
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                await self._run()
+            except (OSError, TimeoutError, hiredis.HiredisError, EOFError) as error:
+                logger.warning("Redis pub/sub connection ended", extra={"error": repr(error)})
+            finally:
+                self._lost()
+            if loop.time() - started > _PAUSE_S[1]:
+                pause_s = _PAUSE_S[0]
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, _PAUSE_S[1])
+
+    async def _run(self) -> None:
+        """One connection, from connect to its end."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await self._connect()
+        parser = hiredis.Reader()
+        try:
+            await self._log_in(reader, writer, parser)
+            self._writer = writer
+            wanted = sorted(self._wanted)
+            self._restoring = {name.encode() for name in wanted}
+            for start in range(0, len(wanted), _CHUNK):
+                self._send("SUBSCRIBE", wanted[start : start + _CHUNK])
+            self._restored()
+            await self._listen(reader, parser)
+        finally:
+            writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if "path" in self._options:
+            return await asyncio.open_unix_connection(self._options["path"])
+        secure = "SSL" in getattr(self._options.get("connection_class"), "__name__", "")
+        return await asyncio.open_connection(
+            self._options.get("host", "localhost"),
+            int(self._options.get("port", 6379)),
+            ssl=ssl.create_default_context() if secure else None,
+        )
+
+    async def _log_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, parser: hiredis.Reader) -> None:
+        password = self._options.get("password")
+        if password is None:
+            return
+        user = self._options.get("username")
+        writer.write(hiredis.pack_command(("AUTH", *((user,) if user else ()), password)))
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            while (answer := parser.gets()) is False:
+                parser.feed(await _some(reader))
+        if isinstance(answer, hiredis.ReplyError):
+            raise OSError(f"Redis refused: {answer}")
+
+    async def _listen(self, reader: asyncio.StreamReader, parser: hiredis.Reader) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(PING_S):
+                    data = await _some(reader)
+            except TimeoutError:
+                self._send("PING", ())
+                async with asyncio.timeout(SILENCE_S):
+                    data = await _some(reader)
+            parser.feed(data)
+            while (reply := parser.gets()) is not False:
+                self._dispatch(reply)
+
+    def _dispatch(self, reply: Any) -> None:
+        kind = reply[0] if isinstance(reply, list) else b""
+        if kind == b"message":
+            self._on_message(reply[1], reply[2])
+        elif kind == b"subscribe":
+            future = self._waiting.pop(reply[1], None)
+            if future is not None and not future.done():
+                future.set_result(None)
+            if self._restoring is not None:
+                self._restoring.discard(reply[1])
+                self._restored()
+        elif isinstance(reply, hiredis.ReplyError):
+            raise OSError(f"Redis refused: {reply}")
+
+    def _restored(self) -> None:
+        if self._restoring:
+            return
+        self._restoring = None
+        self.connected = True
+        self._down_since = None
+        self._connections += 1
+        self._on_connected(self._connections > 1)
+
+    def _lost(self) -> None:
+        self._writer = None
+        self._restoring = None
+        self.connected = False
+        if self._down_since is None:
+            self._down_since = asyncio.get_running_loop().time()
+
+    def _fail_waiting(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable("this edge is stopping"))
+                future.exception()
+        self._waiting.clear()
+
+
+async def _some(reader: asyncio.StreamReader) -> bytes:
+    data = await reader.read(_READ_BYTES)
+    if not data:
+        raise EOFError("closed by Redis")
+    return data

@@ -1,0 +1,50 @@
+-- Numbers publications of one channel: each gets the next offset once, whatever is repeated.
+-- KEYS: log, meta, then one key per item. ARGV: class, epoch for a new log, history_size, history_ttl_s, key_ttl_s,
+-- meta_ttl_s, max_unstored, pub/sub channel, then per item: publication id, publication.
+-- Returns per item {status, offset, epoch, readable}; status NEW, KNOWN (key), INIT (no meta: ask the store) or BUSY.
+local log, meta = KEYS[1], KEYS[2]
+local stored_class = ARGV[1] == 'stored'
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored')
+local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
+local results = {}
+local items = #KEYS - 2
+if not epoch or (stored_class and not stored) then
+  if stored_class then
+    for index = 1, items do results[index] = {'INIT', 0, '', 0} end
+    return results
+  end
+  epoch, top = ARGV[2], 0
+  redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
+end
+local max_unstored = tonumber(ARGV[7])
+local added = 0
+for index = 1, items do
+  local position = redis.call('GET', KEYS[index + 2])
+  local key_epoch, key_offset
+  if position then key_epoch, key_offset = string.match(position, '^(%S+) (%d+)$') end
+  if key_epoch == epoch then
+    local readable = (not stored_class or tonumber(key_offset) <= stored) and 1 or 0
+    results[index] = {'KNOWN', tonumber(key_offset), epoch, readable}
+  elseif stored_class and top - stored >= max_unstored then
+    results[index] = {'BUSY', 0, '', 0}
+  else
+    top = top + 1
+    added = added + 1
+    local publication = ARGV[8 + index * 2]
+    redis.call('XADD', log, top .. '-0', 'i', ARGV[7 + index * 2], 'p', publication)
+    redis.call('SET', KEYS[index + 2], epoch .. ' ' .. string.format('%d', top), 'EX', ARGV[5])
+    if not stored_class then
+      redis.call('PUBLISH', ARGV[8], 'p' .. epoch .. ' ' .. string.format('%d', top) .. ' ' .. publication)
+    end
+    results[index] = {'NEW', top, epoch, stored_class and 0 or 1}
+  end
+end
+if added > 0 then
+  redis.call('HSET', meta, 'top', string.format('%d', top))
+  if not stored_class then
+    redis.call('XTRIM', log, 'MAXLEN', ARGV[3])
+    redis.call('EXPIRE', log, ARGV[4])
+    redis.call('EXPIRE', meta, ARGV[6])
+  end
+end
+return results

@@ -1,0 +1,151 @@
+"""The hot log as calls: what edges and persistence ask of Redis about the log of a channel."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import redis.asyncio
+
+from services.shared.hotlog import keys
+from services.shared.hotlog.scripts import ADVANCE, APPEND, COMMIT, INIT, READ, RESET, TOP, Call, refuse, run
+
+KEY_TTL_S = 300
+META_TTL_S = 720 * 3600  # wire protocol, 11.1
+MAX_UNSTORED = 10_000
+TIMEOUT_S = 2.5
+_EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def new_epoch() -> str:
+    """Random text that names the life of a log."""
+    return "".join(secrets.choice(_EPOCH_LETTERS) for _ in range(12))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One publication to append; `key` is never empty."""
+
+    publication_id: bytes
+    publication: bytes
+    key_user: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Publications of one channel, in order, and what its namespace says."""
+
+    channel: str
+    stored: bool
+    history_size: int
+    history_ttl_s: int
+    items: Sequence[Item]
+
+
+class Appended(NamedTuple):
+    """`status` is NEW, KNOWN, INIT or BUSY."""
+
+    status: str
+    offset: int
+    epoch: str
+    readable: bool
+
+
+class Page(NamedTuple):
+    """Entries as (offset, publication), and the readable top."""
+
+    entries: list[tuple[int, bytes]]
+    top: int
+    epoch: str
+
+
+def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED) -> Call:
+    """Append one batch."""
+    item_keys = [keys.key(batch.channel, item.key_user, item.key) for item in batch.items]
+    arguments: list[str | bytes | int] = [
+        "stored" if batch.stored else "hot",
+        new_epoch(),
+        batch.history_size,
+        batch.history_ttl_s,
+        KEY_TTL_S,
+        META_TTL_S,
+        max_unstored,
+        keys.pub(batch.channel),
+    ]
+    for item in batch.items:
+        arguments += (item.publication_id, item.publication)
+    return Call(APPEND, [keys.log(batch.channel), keys.meta(batch.channel), *item_keys], arguments)
+
+
+def appended(result: Any) -> list[Appended]:
+    """What an append call answered."""
+    return [
+        Appended(status.decode(), int(offset), epoch.decode(), bool(readable))
+        for status, offset, epoch, readable in refuse(result)
+    ]
+
+
+def commit_call(channel: str, epoch: str, upto: int, history_size: int, history_ttl_s: int) -> Call:
+    """Make everything up to `upto` readable."""
+    names = [keys.log(channel), keys.meta(channel)]
+    return Call(COMMIT, names, [epoch, upto, history_size, history_ttl_s, keys.pub(channel)])
+
+
+def init_call(channel: str, epoch: str, top: int, known: Sequence[tuple[str, str, int, int]]) -> Call:
+    """Bring meta and keys from the store; `known` has (user, key, offset, ttl_s)."""
+    names = [keys.log(channel), keys.meta(channel), *(keys.key(channel, user, key) for user, key, _, _ in known)]
+    arguments: list[str | bytes | int] = [epoch, top]
+    for _, _, offset, ttl_s in known:
+        arguments += (f"{epoch} {offset}", ttl_s)
+    return Call(INIT, names, arguments)
+
+
+def advance_call(channel: str, epoch: str, top: int) -> Call:
+    """The store is ahead."""
+    return Call(ADVANCE, [keys.log(channel), keys.meta(channel)], [epoch, top])
+
+
+def reset_call(channel: str, old_epoch: str) -> Call:
+    """Begin a `hot` log anew."""
+    names = [keys.log(channel), keys.meta(channel)]
+    return Call(RESET, names, [old_epoch, new_epoch(), META_TTL_S, keys.pub(channel)])
+
+
+def top_call(channel: str, *, stored: bool) -> Call:
+    """Epoch and readable top."""
+    return Call(TOP, [keys.meta(channel)], ["stored" if stored else "hot", new_epoch(), META_TTL_S])
+
+
+def top(result: Any) -> tuple[int, str] | None:
+    """What a top call answered: (offset, epoch), or None for a `stored` channel that Redis does not know."""
+    found = refuse(result)
+    return (int(found[1]), found[0].decode()) if found else None
+
+
+def read_call(channel: str, *, stored: bool, since_offset: int, limit: int, reverse: bool) -> Call:
+    """One page of the hot log."""
+    names = [keys.log(channel), keys.meta(channel)]
+    return Call(READ, names, ["stored" if stored else "hot", since_offset, limit, int(reverse)])
+
+
+def page(result: Any) -> Page | None:
+    """What a read call answered."""
+    found = refuse(result)
+    if not found:
+        return None
+    epoch, top_offset, entries = found
+    return Page([(int(entry.split(b"-")[0]), fields[3]) for entry, fields in entries], int(top_offset), epoch.decode())
+
+
+async def unstored(client: redis.asyncio.Redis, channel: str) -> tuple[str, int, list[tuple[int, bytes, bytes]]] | None:
+    """Entries of a `stored` channel above what is readable: (epoch, readable top, (offset, id, publication)…)."""
+    (meta,) = await run(client, [top_call(channel, stored=True)], timeout_s=TIMEOUT_S)
+    found = top(meta)
+    if found is None:
+        return None
+    stored_to, epoch = found
+    entries: Any = await client.xrange(keys.log(channel), min=f"{stored_to + 1}-0", max="+")
+    return epoch, stored_to, [(int(entry.split(b"-")[0]), fields[b"i"], fields[b"p"]) for entry, fields in entries]
