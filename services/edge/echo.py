@@ -1,0 +1,70 @@
+"""An echo server on the edge's transport with its production options, for conformance suites and measurements."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+
+from services.edge.domain.ports import Connection
+from services.edge.transport.frames import binary_frame, text_frame
+from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.server import EdgeServer
+from services.shared.lifecycle import run
+from services.shared.logs import setup_logging
+
+logger = logging.getLogger("services.edge.echo")
+
+
+class Echo:
+    """A `MessageHandler` that sends each message back as it came."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection, info: HandshakeInfo) -> None:
+        self._connection = connection
+
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        """Send it back, text as text and binary as binary."""
+        self._connection.send((binary_frame if binary else text_frame)(payload))
+
+    def websocket_pong(self) -> None:
+        """Nobody asked."""
+
+    def closed(self, *, clean: bool) -> None:
+        """Nothing is kept of a connection."""
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    defaults = TransportOptions()
+    parser = argparse.ArgumentParser(prog="python -m services.edge.echo", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=9001, help="0: any free one, named in the log")
+    parser.add_argument("--path", default=defaults.websocket_path)
+    parser.add_argument("--max-message-bytes", type=int, default=defaults.max_message_bytes)
+    parser.add_argument("--max-fragments", type=int, default=defaults.max_fragments)
+    parser.add_argument("--max-outbox-bytes", type=int, default=defaults.max_outbox_bytes)
+    arguments = parser.parse_args()
+    options = dataclasses.replace(
+        defaults,
+        websocket_path=arguments.path,
+        max_message_bytes=arguments.max_message_bytes,
+        max_fragments=arguments.max_fragments,
+        max_outbox_bytes=arguments.max_outbox_bytes,
+    )
+
+    async def serve(stop: asyncio.Event) -> None:
+        server = EdgeServer(options, Echo)
+        await server.start(arguments.host, arguments.port)
+        logger.info("listening", extra={"host": arguments.host, "port": server.port})
+        await stop.wait()
+        await server.close()
+
+    setup_logging("echo")
+    run(serve, "echo")
+
+
+if __name__ == "__main__":
+    main()

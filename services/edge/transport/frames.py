@@ -1,0 +1,43 @@
+"""WebSocket frames as a server sends them: whole, unmasked, ready to be written. RFC 6455, 5.2."""
+
+from __future__ import annotations
+
+PING_FRAME = b"\x89\x00"
+MAX_REASON_BYTES = 123
+
+_TEXT = 0x81
+_BINARY = 0x82
+_CLOSE = 0x88
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A frame with one text message; the payload must be UTF-8."""
+    return _frame(_TEXT, payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """A frame with one binary message."""
+    return _frame(_BINARY, payload)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame; what is beyond 123 bytes of the reason is cut off.
+
+    Raises:
+        ValueError: the code may not be sent (RFC 6455, 7.4).
+    """
+    if not (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) and not 3000 <= code <= 4999:
+        raise ValueError(f"close code {code} can't be sent")
+    text = reason.encode("utf-8", "replace")
+    if len(text) > MAX_REASON_BYTES:
+        text = text[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
+    return _frame(_CLOSE, code.to_bytes(2, "big") + text)
+
+
+def _frame(first: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65_536:
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload

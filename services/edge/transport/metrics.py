@@ -1,0 +1,86 @@
+"""What /metrics of an edge says about its public port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+@dataclass(slots=True)
+class TransportCounters:
+    """Plain numbers that the transport counts up; read at each scrape."""
+
+    websockets: int = 0  # open now
+    https: int = 0  # open now
+    accepted_websockets: int = 0
+    accepted_https: int = 0
+    refused: dict[str, int] = field(default_factory=dict)  # by reason
+    closes: dict[tuple[str, str], int] = field(default_factory=dict)  # by code and by who closed
+    messages_received: int = 0
+    bytes_received: int = 0
+    frames_sent: int = 0
+    writes: int = 0
+    bytes_sent: int = 0
+
+    def refuse(self, reason: str) -> None:
+        """Count a connection that was not let in."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def closed_by_server(self, code: int) -> None:
+        """Count a close frame of ours that was not an answer."""
+        self._close(str(code), "server")
+
+    def closed_by_client(self, code: int) -> None:
+        """Count a close frame that a client sent first; the label knows the usual codes only."""
+        self._close(str(code) if code in (1000, 1001, 1005) else "other", "client")
+
+    def lost(self) -> None:
+        """Count a connection that ended without any close frame."""
+        self._close("1006", "nobody")
+
+    def _close(self, code: str, by: str) -> None:
+        self.closes[code, by] = self.closes.get((code, by), 0) + 1
+
+
+class TransportCollector(Collector):
+    """Reads the counters when asked: nothing is counted twice on the hot path."""
+
+    def __init__(self, counters: TransportCounters, outbox_bytes: Callable[[], int]) -> None:
+        self._counters = counters
+        self._outbox_bytes = outbox_bytes
+
+    def collect(self) -> Iterable[Metric]:
+        """One scrape."""
+        now = self._counters
+        connections = GaugeMetricFamily("thalamus_edge_connections", "Connections by kind.", labels=["kind"])
+        connections.add_metric(["websocket"], now.websockets)
+        connections.add_metric(["http"], now.https)
+        yield connections
+        accepted = CounterMetricFamily("thalamus_edge_accepted", "Connections let in, by kind.", labels=["kind"])
+        accepted.add_metric(["websocket"], now.accepted_websockets)
+        accepted.add_metric(["http"], now.accepted_https)
+        yield accepted
+        refused = CounterMetricFamily("thalamus_edge_refused", "Connections not let in.", labels=["reason"])
+        for reason, count in list(now.refused.items()):
+            refused.add_metric([reason], count)
+        yield refused
+        closes = CounterMetricFamily(
+            "thalamus_edge_websocket_closes", "Ends of WebSocket connections.", labels=["code", "by"]
+        )
+        for (code, by), count in list(now.closes.items()):
+            closes.add_metric([code, by], count)
+        yield closes
+        for name, text, value in (
+            ("messages_received", "WebSocket messages from clients.", now.messages_received),
+            ("received_bytes", "Bytes read from WebSocket connections.", now.bytes_received),
+            ("frames_sent", "WebSocket frames written.", now.frames_sent),
+            ("writes", "Writes that carried them.", now.writes),
+            ("sent_bytes", "Bytes of these writes.", now.bytes_sent),
+        ):
+            yield CounterMetricFamily(f"thalamus_edge_{name}", text, value=value)
+        yield GaugeMetricFamily(
+            "thalamus_edge_outbox_bytes", "Bytes waiting for clients that read slowly.", value=self._outbox_bytes()
+        )

@@ -1,0 +1,171 @@
+"""Queues of frames to clients: one write per connection and tick, bounded for each and for all together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from services.edge.transport.metrics import TransportCounters
+
+HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frames wait here
+_WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
+_FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
+
+
+class Flusher:
+    """Writes what the outboxes of one event loop hold, once per tick, and counts what all hold back.
+
+    Args:
+        max_outbox_bytes: Bound of one outbox.
+        max_total_bytes: Bound of all; beyond, an outbox over 64 KiB is over its bound, too.
+    """
+
+    __slots__ = ("_dirty", "_loop", "_scheduled", "counters", "held_bytes", "max_outbox_bytes", "max_total_bytes")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        counters: TransportCounters,
+        *,
+        max_outbox_bytes: int,
+        max_total_bytes: int,
+    ) -> None:
+        self._loop = loop
+        self._dirty: deque[Outbox] = deque()
+        self._scheduled = False
+        self.counters = counters
+        self.held_bytes = 0  # of clients that read slowly; what leaves within the tick is not counted
+        self.max_outbox_bytes = max_outbox_bytes
+        self.max_total_bytes = max_total_bytes
+
+    def mark(self, outbox: Outbox) -> None:
+        """Flush this outbox at the end of the tick."""
+        self._dirty.append(outbox)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        dirty = self._dirty
+        for _ in range(min(len(dirty), _FLUSHES_PER_CALL)):
+            outbox = dirty.popleft()
+            outbox.marked = False
+            outbox.flush()
+        if dirty:
+            self._loop.call_soon(self._flush)
+        else:
+            self._scheduled = False
+
+
+class Outbox:
+    """What one connection is still to be sent. Subclasses say what happens when it runs full or empty."""
+
+    __slots__ = ("_flusher", "_frames", "_held", "_paused", "_queued", "_transport", "marked")
+
+    def __init__(self, transport: asyncio.Transport, flusher: Flusher) -> None:
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._transport = transport
+        self._flusher = flusher
+        self._frames: list[bytes] = []
+        self._queued = 0  # bytes of these frames
+        self._paused = False  # the transport takes no more
+        self._held = 0  # bytes in its buffer when it said so
+        self.marked = False
+
+    def put(self, frame: bytes) -> None:
+        """Queue a frame; may call `outbox_full`."""
+        self._frames.append(frame)
+        self._queued += len(frame)
+        flusher = self._flusher
+        if self._paused:
+            flusher.held_bytes += len(frame)
+            if self._queued > flusher.max_outbox_bytes or (
+                flusher.held_bytes > flusher.max_total_bytes and self._queued > HIGH_WATER_BYTES
+            ):
+                self.outbox_full()
+        elif self._queued > _WRITE_BYTES:
+            self.flush()  # much within one tick is no sign of a slow client
+        elif not self.marked:
+            self.marked = True
+            flusher.mark(self)
+
+    def put_last(self, frame: bytes) -> None:
+        """Queue the last frame, whatever the bounds."""
+        self._frames.append(frame)
+        self._queued += len(frame)
+        if self._paused:
+            self._flusher.held_bytes += len(frame)
+        elif not self.marked:
+            self.marked = True
+            self._flusher.mark(self)
+
+    def flush(self) -> None:
+        """Write until all is written or the transport takes no more."""
+        frames = self._frames
+        if not frames or self._paused:
+            return
+        if self._transport.is_closing():
+            self.drop_queue()
+            return
+        if self._queued <= _WRITE_BYTES:
+            self._write(frames, self._queued)
+        else:
+            while self._frames and not self._paused:
+                self._write_some()
+        if not self._frames:
+            self.outbox_empty()
+
+    def _write_some(self) -> None:
+        count = size = 0
+        for frame in self._frames:
+            if count and size + len(frame) > _WRITE_BYTES:
+                break
+            count += 1
+            size += len(frame)
+        self._write(self._frames[:count], size)
+
+    def _write(self, frames: list[bytes], size: int) -> None:
+        """Write the first frames of the queue. The transport may call `pause_writing` meanwhile."""
+        count = len(frames)
+        data = frames[0] if count == 1 else b"".join(frames)
+        del self._frames[:count]
+        self._queued -= size
+        counters = self._flusher.counters
+        counters.writes += 1
+        counters.frames_sent += count
+        counters.bytes_sent += size
+        self._transport.write(data)
+
+    def drop_queue(self) -> None:
+        """Forget what is queued."""
+        if self._paused:
+            self._flusher.held_bytes -= self._queued
+        self._frames.clear()
+        self._queued = 0
+
+    def release(self) -> None:
+        """The connection is over: nothing of it counts any more."""
+        self.drop_queue()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """From asyncio: more than `HIGH_WATER_BYTES` wait in the transport."""
+        self._paused = True
+        self._held = self._transport.get_write_buffer_size()
+        self._flusher.held_bytes += self._held + self._queued
+
+    def resume_writing(self) -> None:
+        """From asyncio: the transport has room again."""
+        if self._paused:
+            self._paused = False
+            self._flusher.held_bytes -= self._held + self._queued
+            self._held = 0
+            self.flush()
+
+    def outbox_full(self) -> None:
+        """The queue is over its bound."""
+        raise NotImplementedError
+
+    def outbox_empty(self) -> None:
+        """Everything has been written."""
+        raise NotImplementedError

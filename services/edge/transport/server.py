@@ -1,0 +1,114 @@
+"""The listener of an edge: one public port for WebSocket and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+
+from services.edge.transport.http_handover import HttpHandover
+from services.edge.transport.metrics import TransportCollector, TransportCounters
+from services.edge.transport.options import TransportOptions
+from services.edge.transport.port import NewHandler, PublicPort
+from services.shared.config import ConfigError
+from services.shared.errors import CloseCode
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 4_096
+_OTHER_FILES = 256  # sockets to other services, log files and so on
+_STEP_S = 0.02
+
+
+def build_websocket_server(
+    options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None
+) -> PublicPort:
+    """The factory of protocols for a listener on the running loop; without `http` other paths answer 404.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    return PublicPort(options, new_handler, http, asyncio.get_running_loop())
+
+
+class EdgeServer:
+    """Listens, hands connections to `PublicPort`, and ends in good order."""
+
+    def __init__(self, options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None) -> None:
+        self._options = options
+        self._http = http
+        self._entrance = build_websocket_server(options, new_handler, http)
+        self._listener: asyncio.Server | None = None
+        self.port = 0
+
+    @property
+    def counters(self) -> TransportCounters:
+        """What has happened so far."""
+        return self._entrance.counters
+
+    @property
+    def collector(self) -> TransportCollector:
+        """The same for the metrics registry."""
+        return TransportCollector(self.counters, lambda: self._entrance.flusher.held_bytes)
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+        """Listen; port 0 takes any free one.
+
+        Raises:
+            ConfigError: the port can't be had, or no connection could be held.
+        """
+        self._fit_to_open_files()
+        if self._http is not None:
+            self._http.start()
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._entrance, host, port, backlog=_BACKLOG, reuse_port=reuse_port or None
+            )
+        except OSError as error:
+            raise ConfigError(f"public port {port} on {host} can't be used: {error.strerror}") from error
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    def _fit_to_open_files(self) -> None:
+        """Lower the cap of connections where the system would refuse before it."""
+        admission, files = self._entrance.admission, _available_files()
+        possible = (files - _OTHER_FILES) * 15 // 16  # see `Admission`
+        if possible < 1:
+            raise ConfigError(f"{files} open files are too few to hold any connection (ulimit -n)")
+        if possible < admission.max_connections:
+            logger.warning("fewer connections than configured", extra={"connections": possible, "open_files": files})
+            admission.set_cap(possible)
+
+    def stop_accepting(self) -> None:
+        """Answer 503 from now on; the listener stays open so that balancers see it. Open connections stay."""
+        self._entrance.admission.draining = True
+        if self._http is not None:
+            self._http.shut_down()
+
+    async def close(self) -> None:
+        """Stop listening and end what is still open; returns within the close timeout and a little."""
+        entrance = self._entrance
+        self.stop_accepting()
+        if self._listener is not None:
+            self._listener.close()
+        for head in list(entrance.heads):
+            head.abort()
+        for connection in list(entrance.websockets):
+            connection.close(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._options.close_timeout_s
+        if self._http is not None:
+            await self._http.close(self._options.close_timeout_s)
+        while entrance.admission.open and loop.time() < deadline + 2 * _STEP_S:  # each has its own timer, too
+            await asyncio.sleep(_STEP_S)
+
+
+def _available_files() -> int:
+    """How many sockets the process may hold; raises the soft limit as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):  # some systems allow less than they say
+            logger.warning("limit of open files stays", extra={"soft": soft, "hard": hard})
+    return soft if soft != resource.RLIM_INFINITY else 2**31
