@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 from services.edge.dialects.centrifugal_json import CentrifugalJson
 from services.edge.domain.ports import Dialect
 
 
-class Selection(NamedTuple):
-    """What an upgrade leads to. `subprotocol`: what the answer selects, None for nothing.
-
-    `websocket_ping`: the client wants WebSocket pings in place of those of the dialect.
-    """
-
-    dialect: Dialect
-    subprotocol: str | None = None
-    websocket_ping: bool = False
-
-
 class Dialects:
-    """Every dialect that this edge speaks, once; a new one is one more entry here.
+    """Every dialect that this edge speaks, once; a new one is one more entry in the two tables here.
 
     Args:
         text_frame: Makes a WebSocket text frame, ready for the socket, of a payload.
@@ -29,16 +17,24 @@ class Dialects:
 
     def __init__(self, text_frame: Callable[[bytes], bytes]) -> None:
         self._default: Dialect = CentrifugalJson(text_frame)
+        self._by_name: dict[str, Dialect] = {self._default.name: self._default}
         self._by_subprotocol: dict[str, Dialect] = {"centrifuge-json": self._default}
 
-    def select(self, offers: Iterable[str], query: Mapping[str, str]) -> Selection:
-        """Choose by the subprotocols that the client offers, its favourite first, and the query of the address.
+    def __getitem__(self, name: str) -> Dialect:
+        """The dialect that `select` named."""
+        return self._by_name[name]
 
-        Nothing is refused: where no offer is known, and where the query asks for Protobuf, JSON is spoken.
+    def select(self, offers: Sequence[str], query: Mapping[str, str]) -> tuple[str | None, str]:
+        """The subprotocol that the answer to an upgrade selects, None for none, and the name of the dialect.
+
+        Nothing is refused: where no offer is known, and where the offers or the query ask for Protobuf, JSON is spoken.
+
+        Args:
+            offers: Subprotocols in the order of the client's liking.
+            query: Parameters of the address; those that choose a dialect all ask for one that is not served yet.
         """
-        websocket_ping = query.get("cf_ws_frame_ping_pong") == "true"
         for offer in offers:
             dialect = self._by_subprotocol.get(offer)
             if dialect is not None:
-                return Selection(dialect, offer, websocket_ping)
-        return Selection(self._default, None, websocket_ping)
+                return offer, dialect.name
+        return None, self._default.name

@@ -1,0 +1,63 @@
+"""JSON texts that are carried byte for byte: what is let through, and what is not. Reliability, B23."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from services.edge.domain.json_text import MAX_NESTING, InvalidJson, checked_json, nests_too_deep
+from tests.edge.dialects.corpus import BROKEN, SOUND, strict
+
+TOKENS = [b"[", b"]", b"{", b"}", b",", b":", b'"', b'"a"', b'"\\', b"\\u", b"d83d", b"\\ude00", b"0", b"1", b"-", b"."]
+TOKENS += [b"e", b"E+", b"null", b"true", b"NaN", b"Infinity", b" ", b"\t", b"\r", b"\n", b"\x00", b"\xff", b"\xed\xa0"]
+TOKENS += ["ж".encode(), b"\\n", b"\\", b"/", b"9" * 30, b'"k":']
+
+
+@pytest.mark.parametrize("text", SOUND.values(), ids=SOUND)
+def test_B23_a_sound_text_comes_out_byte_for_byte(text: bytes) -> None:
+    strict(text)
+    assert checked_json(text) == text
+    assert checked_json(b" \r\n\t" + text + b"\n ") == text
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_B23_a_broken_text_is_refused(text: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        checked_json(text)
+
+
+def test_the_limit_of_nesting_is_exact_and_looks_past_strings() -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"]":', b"}")):
+        assert checked_json(opening * MAX_NESTING + b"1" + closing * MAX_NESTING)
+        with pytest.raises(InvalidJson, match="deep"):
+            checked_json(opening * (MAX_NESTING + 1) + b"1" + closing * (MAX_NESTING + 1))
+    assert not nests_too_deep(b'["' + b"[" * 500 + b'\\"[["]')
+    assert nests_too_deep(b"[[[]]]", limit=2)
+    assert not nests_too_deep(b"[[],[],[[]]]", limit=3)
+
+
+def agree(text: bytes) -> None:
+    try:
+        strict(text)
+    except (ValueError, RecursionError):
+        with pytest.raises(InvalidJson):
+            checked_json(text)
+    else:
+        assert checked_json(text) == text.strip(b" \t\r\n")
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(TOKENS), max_size=12).map(b"".join))
+@example(b'"\\ud83d\\ude00"')
+@example(b'"\\ud83d\\ud83d\\ude00"')
+def test_what_is_let_through_is_what_a_strict_parser_takes(text: bytes) -> None:
+    agree(text)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.sampled_from(sorted(SOUND.values(), key=len)[:24]), st.data())
+def test_one_changed_byte_is_judged_as_a_strict_parser_does(text: bytes, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(text) - 1))
+    byte = data.draw(st.integers(0, 255))
+    agree(text[:index] + bytes([byte]) + text[index + 1 :])
