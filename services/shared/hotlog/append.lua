@@ -1,7 +1,8 @@
 -- Numbers publications of one channel: each gets the next offset once, whatever is repeated.
 -- KEYS: log, meta, then one key per item. ARGV: class, epoch for a new log, history_size, history_ttl_s, key_ttl_s,
--- meta_ttl_s, max_unstored, pub/sub channel, then per item: publication id, publication.
--- Returns per item {status, offset, epoch, readable}; status NEW, KNOWN (key), INIT (no meta: ask the store) or BUSY.
+-- meta_ttl_s, max_unstored, pub/sub channel, then per item: publication id, publication, key as `user\0key`.
+-- Returns per item {status, offset, epoch, stored}; status NEW, KNOWN (key), INIT (no meta: ask the store) or BUSY;
+-- `stored`: readable up to there (hot: the offset itself).
 local log, meta = KEYS[1], KEYS[2]
 local stored_class = ARGV[1] == 'stored'
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored')
@@ -23,20 +24,23 @@ for index = 1, items do
   local key_epoch, key_offset
   if position then key_epoch, key_offset = string.match(position, '^(%S+) (%d+)$') end
   if key_epoch == epoch then
-    local readable = (not stored_class or tonumber(key_offset) <= stored) and 1 or 0
-    results[index] = {'KNOWN', tonumber(key_offset), epoch, readable}
+    results[index] = {'KNOWN', tonumber(key_offset), epoch, stored_class and stored or tonumber(key_offset)}
   elseif stored_class and top - stored >= max_unstored then
     results[index] = {'BUSY', 0, '', 0}
   else
     top = top + 1
     added = added + 1
-    local publication = ARGV[8 + index * 2]
-    redis.call('XADD', log, top .. '-0', 'i', ARGV[7 + index * 2], 'p', publication)
+    local id, publication, key = ARGV[6 + index * 3], ARGV[7 + index * 3], ARGV[8 + index * 3]
+    if stored_class then
+      redis.call('XADD', log, string.format('%d-0', top), 'i', id, 'p', publication, 'k', key)
+    else
+      redis.call('XADD', log, string.format('%d-0', top), 'i', id, 'p', publication)
+    end
     redis.call('SET', KEYS[index + 2], epoch .. ' ' .. string.format('%d', top), 'EX', ARGV[5])
     if not stored_class then
       redis.call('PUBLISH', ARGV[8], 'p' .. epoch .. ' ' .. string.format('%d', top) .. ' ' .. publication)
     end
-    results[index] = {'NEW', top, epoch, stored_class and 0 or 1}
+    results[index] = {'NEW', top, epoch, stored_class and stored or top}
   end
 end
 if added > 0 then

@@ -6,12 +6,12 @@ local stored, upto = tonumber(known[3]), tonumber(ARGV[2])
 if known[1] ~= ARGV[1] or not stored then return -1 end
 if upto > tonumber(known[2]) then upto = tonumber(known[2]) end
 if upto <= stored then return stored end
-local entries = redis.call('XRANGE', log, (stored + 1) .. '-0', upto .. '-0')
+local entries = redis.call('XRANGE', log, string.format('%d-0', stored + 1), string.format('%d-0', upto))
 for _, entry in ipairs(entries) do
   local offset = string.match(entry[1], '^%d+')
   redis.call('PUBLISH', ARGV[5], 'p' .. known[1] .. ' ' .. offset .. ' ' .. entry[2][4])
 end
 redis.call('HSET', meta, 'stored', string.format('%d', upto))
 local oldest = upto - tonumber(ARGV[3]) + 1
-if oldest > 1 then redis.call('XTRIM', log, 'MINID', oldest .. '-0') end
+if oldest > 1 then redis.call('XTRIM', log, 'MINID', string.format('%d-0', oldest)) end
 return upto

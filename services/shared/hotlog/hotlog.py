@@ -7,15 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import redis.asyncio
-
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import ADVANCE, APPEND, COMMIT, INIT, READ, RESET, TOP, Call, refuse, run
+from services.shared.hotlog.scripts import (
+    ADVANCE,
+    APPEND,
+    COMMIT,
+    INIT,
+    MARK,
+    READ,
+    RESET,
+    SETTLED,
+    TOP,
+    UNMARK,
+    UNSTORED,
+    Call,
+    refuse,
+)
 
 KEY_TTL_S = 300
 META_TTL_S = 720 * 3600  # wire protocol, 11.1
 MAX_UNSTORED = 10_000
-TIMEOUT_S = 2.5
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -51,7 +62,7 @@ class Appended(NamedTuple):
     status: str
     offset: int
     epoch: str
-    readable: bool
+    stored: int  # readable up to there
 
 
 class Page(NamedTuple):
@@ -76,15 +87,15 @@ def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED) -> Call:
         keys.pub(batch.channel),
     ]
     for item in batch.items:
-        arguments += (item.publication_id, item.publication)
+        arguments += (item.publication_id, item.publication, f"{item.key_user}\0{item.key}")
     return Call(APPEND, [keys.log(batch.channel), keys.meta(batch.channel), *item_keys], arguments)
 
 
 def appended(result: Any) -> list[Appended]:
     """What an append call answered."""
     return [
-        Appended(status.decode(), int(offset), epoch.decode(), bool(readable))
-        for status, offset, epoch, readable in refuse(result)
+        Appended(status.decode(), int(offset), epoch.decode(), int(stored))
+        for status, offset, epoch, stored in refuse(result)
     ]
 
 
@@ -103,9 +114,37 @@ def init_call(channel: str, epoch: str, top: int, known: Sequence[tuple[str, str
     return Call(INIT, names, arguments)
 
 
-def advance_call(channel: str, epoch: str, top: int) -> Call:
-    """The store is ahead."""
-    return Call(ADVANCE, [keys.log(channel), keys.meta(channel)], [epoch, top])
+def advance_call(
+    channel: str,
+    epoch: str,
+    top: int,
+    *,
+    forget: Sequence[tuple[str, str]] = (),
+    remember: Sequence[tuple[str, str, int, int]] = (),
+) -> Call:
+    """The store is ahead. `forget` has (user, key), `remember` (user, key, offset, ttl_s)."""
+    names = [keys.log(channel), keys.meta(channel)]
+    names += [keys.key(channel, user, key) for user, key in forget]
+    names += [keys.key(channel, user, key) for user, key, _, _ in remember]
+    arguments: list[str | bytes | int] = [epoch, top, len(forget)]
+    for _, _, offset, ttl_s in remember:
+        arguments += (f"{epoch} {offset}", ttl_s)
+    return Call(ADVANCE, names, arguments)
+
+
+def mark_call(channels: Sequence[str]) -> Call:
+    """Note, before appending, that these may hold what is not stored yet."""
+    return Call(MARK, [keys.DIRTY], list(channels))
+
+
+def settled_call(age_s: float, limit: int) -> Call:
+    """Channels marked for longer than that."""
+    return Call(SETTLED, [keys.DIRTY], [int(age_s * 1000), limit])
+
+
+def unmark_call(marks: Sequence[tuple[str, bytes]]) -> Call:
+    """Forget marks, unless they were renewed."""
+    return Call(UNMARK, [keys.DIRTY], [part for channel, mark in marks for part in (channel, mark)])
 
 
 def reset_call(channel: str, old_epoch: str) -> Call:
@@ -140,12 +179,27 @@ def page(result: Any) -> Page | None:
     return Page([(int(entry.split(b"-")[0]), fields[3]) for entry, fields in entries], int(top_offset), epoch.decode())
 
 
-async def unstored(client: redis.asyncio.Redis, channel: str) -> tuple[str, int, list[tuple[int, bytes, bytes]]] | None:
-    """Entries of a `stored` channel above what is readable: (epoch, readable top, (offset, id, publication)…)."""
-    (meta,) = await run(client, [top_call(channel, stored=True)], timeout_s=TIMEOUT_S)
-    found = top(meta)
-    if found is None:
+class Unstored(NamedTuple):
+    """Entries of a `stored` channel above what is readable: (offset, id, publication, key as `user\\0key`)."""
+
+    epoch: str
+    stored: int
+    entries: list[tuple[int, bytes, bytes, str]]
+
+
+def unstored_call(channel: str, limit: int) -> Call:
+    """Ask for them, oldest first."""
+    return Call(UNSTORED, [keys.log(channel), keys.meta(channel)], [limit])
+
+
+def unstored(result: Any) -> Unstored | None:
+    """What that call answered; None where Redis has no meta."""
+    found = refuse(result)
+    if not found:
         return None
-    stored_to, epoch = found
-    entries: Any = await client.xrange(keys.log(channel), min=f"{stored_to + 1}-0", max="+")
-    return epoch, stored_to, [(int(entry.split(b"-")[0]), fields[b"i"], fields[b"p"]) for entry, fields in entries]
+    epoch, stored, entries = found
+    return Unstored(
+        epoch.decode(),
+        int(stored),
+        [(int(name.split(b"-")[0]), fields[1], fields[3], fields[5].decode()) for name, fields in entries],
+    )

@@ -38,6 +38,10 @@ ADVANCE = load(_FOLDER / "advance.lua")
 TOP = load(_FOLDER / "top.lua")
 READ = load(_FOLDER / "read.lua")
 RESET = load(_FOLDER / "reset.lua")
+MARK = load(_FOLDER / "mark.lua")
+SETTLED = load(_FOLDER / "settled.lua")
+UNSTORED = load(_FOLDER / "unstored.lua")
+UNMARK = load(_FOLDER / "unmark.lua")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,100 @@
+"""`Store` over gRPC: appends in batches on a stream to every replica, reads one by one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from services.edge.adapters import codec
+from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.grpc_client import BatchStream, Replicas
+from thalamus.common.v1 import common_pb2
+from thalamus.persistence.v1 import persistence_pb2 as pb
+from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
+
+APPEND_DEADLINE_S = 2.8
+READ_DEADLINE_S = 2.5
+_OVERHEAD_BYTES = 64
+
+
+class PersistenceClient:
+    """One per edge."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+        self._appends: BatchStream[pb.AppendItem, pb.AppendResult] = BatchStream(
+            replicas,
+            open=lambda channel: PersistenceServiceStub(channel).Append,
+            pack=lambda items: pb.AppendBatch(items=items),
+            unpack=lambda answer: answer.results,
+            size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
+            deadline_s=APPEND_DEADLINE_S,
+        )
+
+    async def start(self) -> None:
+        """Open the streams; returns at once."""
+        await self._appends.start()
+
+    async def close(self) -> None:
+        """End the streams."""
+        await self._appends.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether any replica can be reached."""
+        return self._appends.connected
+
+    async def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> AppendResult:
+        result = await self._appends.submit(
+            pb.AppendItem(
+                channel=channel,
+                publication=codec.encode(publication),
+                publication_id=publication.id,
+                key_user=key_user,
+                key=key,
+                history_size=history_size,
+                history_ttl_s=history_ttl_s,
+            )
+        )
+        if result.status == common_pb2.ITEM_STATUS_OK:
+            return AppendResult(Position(result.position.offset, result.position.epoch), result.repeated_key)
+        if result.status == common_pb2.ITEM_STATUS_BUSY:
+            raise Busy("too much of the channel is not stored yet")
+        if result.status == common_pb2.ITEM_STATUS_INVALID:
+            raise ThalamusError("the store refused the publication", ErrorCode.BAD_REQUEST)
+        raise Unavailable("persistence could not store it; the outcome is unknown")
+
+    async def open(self, channel: str) -> Position:
+        request = pb.OpenRequest(channel=channel)
+
+        async def call(replica: grpc.aio.Channel) -> pb.OpenResponse:
+            return await PersistenceServiceStub(replica).Open(request, timeout=READ_DEADLINE_S)
+
+        answer = await self._replicas.call(call, READ_DEADLINE_S)
+        return Position(answer.top.offset, answer.top.epoch)
+
+    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool) -> HistoryPage:
+        request = pb.ReadRequest(channel=channel, since_offset=since_offset, limit=limit, reverse=reverse)
+
+        async def call(replica: grpc.aio.Channel) -> HistoryPage:
+            publications: list[Publication] = []
+            top = Position(0, "")
+            async for page in PersistenceServiceStub(replica).Read(request, timeout=READ_DEADLINE_S):
+                top = Position(page.top.offset, page.top.epoch)
+                publications += [codec.decode(one.publication, one.offset) for one in page.publications]
+            return HistoryPage(publications, top)
+
+        return await self._replicas.call(call, READ_DEADLINE_S)
+
+    async def remove_history(self, channel: str) -> None:
+        request = pb.RemoveHistoryRequest(channel=channel)
+
+        async def call(replica: grpc.aio.Channel) -> None:
+            await PersistenceServiceStub(replica).RemoveHistory(request, timeout=READ_DEADLINE_S)
+
+        async with asyncio.timeout(READ_DEADLINE_S + 0.5):
+            await self._replicas.call(call, READ_DEADLINE_S)

@@ -1,0 +1,84 @@
+"""`HotLog` on Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import redis.asyncio
+from redis import exceptions
+
+from services.persistence.domain.ports import ChannelState, KnownKey
+from services.persistence.metrics import REDIS_SECONDS
+from services.shared.errors import Unavailable
+from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog.hotlog import Appended, Batch, Unstored
+from services.shared.hotlog.scripts import Call, refuse, run
+
+TIMEOUT_S = 2.0
+
+
+class RedisHotLog:
+    """Script calls, many in one round trip."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
+        started = time.perf_counter()
+        try:
+            return await run(self._client, calls, timeout_s=TIMEOUT_S)
+        finally:
+            REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
+
+    async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
+        calls = [hotlog.mark_call([batch.channel for batch in batches])]
+        calls += [hotlog.append_call(batch, max_unstored=max_unstored) for batch in batches]
+        marked, *results = await self._run("append", calls)
+        refuse(marked)
+        outcomes: list[list[Appended] | Exception] = []
+        for result in results:
+            try:
+                outcomes.append(hotlog.appended(result))
+            except Unavailable as error:
+                outcomes.append(error)
+        return outcomes
+
+    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]]) -> list[int | Exception]:
+        if not channels:
+            return []
+        results = await self._run("commit", [hotlog.commit_call(*channel) for channel in channels])
+        return [
+            Unavailable(f"Redis refused: {result}") if isinstance(result, exceptions.RedisError) else int(result)  # type: ignore[call-overload]
+            for result in results
+        ]
+
+    async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
+        refuse((await self._run("init", [hotlog.init_call(channel, state.epoch, state.top, known)]))[0])
+
+    async def advance(
+        self, channel: str, state: ChannelState, known: Sequence[KnownKey], forget: Sequence[tuple[str, str]]
+    ) -> None:
+        call = hotlog.advance_call(channel, state.epoch, state.top, forget=forget, remember=known)
+        refuse((await self._run("advance", [call]))[0])
+
+    async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
+        results = await self._run("unstored", [hotlog.unstored_call(channel, limit) for channel in channels])
+        return [hotlog.unstored(result) for result in results]
+
+    async def readable(self, channel: str) -> ChannelState | None:
+        found = hotlog.top((await self._run("top", [hotlog.top_call(channel, stored=True)]))[0])
+        return None if found is None else ChannelState(found[1], found[0])
+
+    async def trim(self, channel: str) -> None:
+        try:
+            await self._client.delete(keys.log(channel))
+        except (exceptions.RedisError, OSError) as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+
+    async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
+        found = refuse((await self._run("settled", [hotlog.settled_call(age_s, limit)]))[0])
+        return [(channel.decode(), mark) for channel, mark in zip(found[::2], found[1::2], strict=True)]
+
+    async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
+        refuse((await self._run("unmark", [hotlog.unmark_call(marks)]))[0])

@@ -1,0 +1,214 @@
+"""`LogStore` on SQLite: one writer thread, one transaction per batch, synchronous to the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from services.persistence.domain.ports import ChannelState, KnownKey, Row, Written
+from services.persistence.metrics import COMMITS, STORE_SECONDS
+from services.shared.config import ConfigError
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import new_epoch
+
+logger = logging.getLogger(__name__)
+
+_BUSY_MS = 2_000
+_MAX_KEYS = 10_000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS channels (
+    channel TEXT PRIMARY KEY,
+    epoch TEXT NOT NULL,
+    top INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS log (
+    channel TEXT NOT NULL,
+    offset INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    key TEXT NOT NULL,
+    stored_at REAL NOT NULL,
+    publication BLOB NOT NULL,
+    PRIMARY KEY (channel, offset)
+) WITHOUT ROWID;
+"""
+T = TypeVar("T")
+
+
+class SqliteLogStore:
+    """Several processes may share the file; each has its own object."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file.
+
+        Raises:
+            ConfigError: it can't be opened or made.
+        """
+        self._path = path
+        self._writer = ThreadPoolExecutor(1, "store-writer")
+        self._reader = ThreadPoolExecutor(1, "store-reader")
+        self._connections: dict[str, sqlite3.Connection] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._connect() as connection:
+                connection.executescript(_SCHEMA)
+            connection.close()
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(f"PERSISTENCE_DB: {path} can't be used: {error}") from error
+
+    async def close(self) -> None:
+        """Finish what runs, then close the file."""
+        for executor in (self._writer, self._reader):
+            await asyncio.to_thread(executor.shutdown)
+        for connection in self._connections.values():
+            connection.close()
+
+    async def open(self, channel: str) -> ChannelState:
+        return await self._run("write", "open", lambda connection: _open(connection, channel))
+
+    async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
+        return await self._run("read", "recent_keys", lambda connection: _recent_keys(connection, channel, within_s))
+
+    async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
+        return await self._run("write", "write", lambda connection: _write(connection, rows))
+
+    async def read(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
+    ) -> list[tuple[int, bytes]]:
+        if reverse:
+            newest = min(since_offset - 1, upto) if since_offset else upto
+            where, bounds = "offset <= ? ORDER BY offset DESC", (newest,)
+        else:
+            where, bounds = "offset > ? AND offset <= ? ORDER BY offset", (since_offset, upto)  # type: ignore[assignment]
+        query = f"SELECT offset, publication FROM log WHERE channel = ? AND {where} LIMIT ?"
+        return await self._run(
+            "read", "read", lambda connection: connection.execute(query, (channel, *bounds, limit)).fetchall()
+        )
+
+    async def remove(self, channel: str, upto: int) -> None:
+        def remove(connection: sqlite3.Connection) -> None:
+            with _Transaction(connection):
+                connection.execute("DELETE FROM log WHERE channel = ? AND offset <= ?", (channel, upto))
+
+        await self._run("write", "remove", remove)
+
+    async def check(self) -> None:
+        def check(connection: sqlite3.Connection) -> None:
+            with _Transaction(connection):
+                connection.execute("UPDATE channels SET top = top WHERE channel = ''")
+
+        await self._run("write", "check", check)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        return connection
+
+    async def _run(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        executor = self._writer if role == "write" else self._reader
+        return await asyncio.get_running_loop().run_in_executor(executor, self._call, role, op, work)
+
+    def _call(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """In the role's thread. After a failure the connection is made anew: a full or broken disk may come back."""
+        started = time.perf_counter()
+        try:
+            if role not in self._connections:
+                self._connections[role] = self._connect()
+            return work(self._connections[role])
+        except sqlite3.Error as error:
+            logger.error("the store failed", extra={"op": op, "error": str(error)})
+            broken = self._connections.pop(role, None)
+            if broken is not None:
+                broken.close()
+            raise Unavailable(f"the store can't: {error}") from error
+        finally:
+            STORE_SECONDS.labels(op).observe(time.perf_counter() - started)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+            COMMITS.inc()
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
+    query = "SELECT epoch, top FROM channels WHERE channel = ?"
+    found = connection.execute(query, (channel,)).fetchone()
+    if found is None:
+        with _Transaction(connection):
+            connection.execute("INSERT OR IGNORE INTO channels VALUES (?, ?, 0)", (channel, new_epoch()))
+            found = connection.execute(query, (channel,)).fetchone()
+    return ChannelState(*found)
+
+
+def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float) -> list[KnownKey]:
+    now = time.time()
+    rows = connection.execute(
+        "SELECT offset, key, stored_at FROM log WHERE channel = ? ORDER BY offset DESC LIMIT ?", (channel, _MAX_KEYS)
+    )
+    found = []
+    for offset, key, stored_at in rows:
+        left_s = int(stored_at + within_s - now)
+        if left_s <= 0:
+            break
+        user, _, idempotency_key = key.partition("\0")
+        found.append(KnownKey(user, idempotency_key, offset, min(left_s, int(within_s))))
+    return found
+
+
+def _write(connection: sqlite3.Connection, rows: Sequence[Row]) -> dict[str, Written]:
+    by_channel: dict[str, list[Row]] = {}
+    for row in rows:
+        by_channel.setdefault(row.channel, []).append(row)
+    outcome: dict[str, Written] = {}
+    inserts: list[tuple[str, int, bytes, str, float, bytes]] = []
+    now = time.time()
+    with _Transaction(connection):
+        for channel, mine in by_channel.items():
+            found = connection.execute("SELECT top FROM channels WHERE channel = ?", (channel,)).fetchone()
+            top = found[0] if found else 0
+            new = [row for row in mine if row.offset > top]
+            conflict = found is None or _conflicts(connection, channel, [row for row in mine if row.offset <= top])
+            if not conflict and new and new[0].offset != top + 1:
+                logger.critical("a hole in the log", extra={"channel": channel, "top": top, "next": new[0].offset})
+                conflict = True
+            if conflict:
+                outcome[channel] = Written(top, True)
+                continue
+            for row in new:
+                inserts.append((channel, row.offset, row.publication_id, row.key, now, row.publication))
+            if new:
+                top = new[-1].offset
+                connection.execute("UPDATE channels SET top = ? WHERE channel = ?", (top, channel))
+            outcome[channel] = Written(top, False)
+        connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", inserts)
+    return outcome
+
+
+def _conflicts(connection: sqlite3.Connection, channel: str, rows: Sequence[Row]) -> bool:
+    """Whether any of these places is taken by another publication."""
+    for row in rows:
+        found = connection.execute(
+            "SELECT id FROM log WHERE channel = ? AND offset = ?", (channel, row.offset)
+        ).fetchone()
+        if found is not None and found[0] != row.publication_id:
+            return True
+    return False

@@ -1,0 +1,33 @@
+"""What persistence reads from PERSISTENCE_* variables, once, before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.shared.config import ConfigError, field_env
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersistenceConfig:
+    """`docs/configuration.md` explains each."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 9003
+    internal_host: str = "127.0.0.1"
+    internal_port: int = 9100
+    redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
+    log_level: str = field_env("LOG_LEVEL", "INFO")
+    db: Path = Path("data/persistence.sqlite3")
+    max_unstored: int = 10_000  # per channel: beyond, appends are refused as busy
+    max_waiting: int = 20_000  # items that wait for a batch, of all edges
+    max_batch: int = 1_024  # items of one transaction
+    sweep_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_unstored", "max_waiting", "max_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"PERSISTENCE_{name.upper()} must be at least 1")
+        if self.sweep_s <= 0:
+            raise ConfigError("PERSISTENCE_SWEEP_S must be above 0")

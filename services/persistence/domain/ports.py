@@ -1,0 +1,103 @@
+"""What the log's rules need: a durable store, and the hot log in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from services.shared.hotlog.hotlog import Appended, Batch, Unstored
+
+
+class ChannelState(NamedTuple):
+    """Epoch and last stored offset; both belong to the store."""
+
+    epoch: str
+    top: int
+
+
+class KnownKey(NamedTuple):
+    """An idempotency key that still counts; `ttl_s` until it is forgotten."""
+
+    user: str
+    key: str
+    offset: int
+    ttl_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One publication to store. `key` is `user\\0key`."""
+
+    channel: str
+    offset: int
+    publication_id: bytes
+    publication: bytes
+    key: str
+
+
+class Written(NamedTuple):
+    """Outcome of one channel of a write: everything is stored up to `top`; or a row is there with another id."""
+
+    top: int
+    conflict: bool
+
+
+class LogStore(Protocol):
+    """Truth at rest. Every method raises `Unavailable` where the store can't do it; nothing is half done then."""
+
+    async def open(self, channel: str) -> ChannelState:
+        """The channel's state; a new channel gets its epoch here."""
+
+    async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
+        """Keys of the publications of the last seconds, at most 10,000."""
+
+    async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
+        """Store rows, ascending per channel, in one transaction; a row that is there with the same id is success.
+
+        A channel with a conflict stores none of its rows; the others are not affected.
+        """
+
+    async def read(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
+    ) -> list[tuple[int, bytes]]:
+        """(offset, publication) strictly after (reverse: before; 0: from `upto` on) the offset, never above `upto`."""
+
+    async def remove(self, channel: str, upto: int) -> None:
+        """Drop publications up to this offset; epoch and top stay."""
+
+    async def check(self) -> None:
+        """Raise `Unavailable` unless it can be written to."""
+
+
+class HotLog(Protocol):
+    """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
+
+    async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
+        """Mark the channels dirty, then number the items; one outcome per batch."""
+
+    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]]) -> list[int | Exception]:
+        """(channel, epoch, upto, history_size, history_ttl_s) → what is readable now; -1: another epoch."""
+
+    async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
+        """Bring meta and keys from the store, if Redis has no meta."""
+
+    async def advance(
+        self, channel: str, state: ChannelState, known: Sequence[KnownKey], forget: Sequence[tuple[str, str]]
+    ) -> None:
+        """The store is ahead of Redis."""
+
+    async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
+        """Entries above what is readable, per channel."""
+
+    async def readable(self, channel: str) -> ChannelState | None:
+        """Epoch and readable top; None where Redis has no meta."""
+
+    async def trim(self, channel: str) -> None:
+        """Drop what the hot log keeps of a channel."""
+
+    async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
+        """Channels (with their marks) that were marked dirty longer ago than that."""
+
+    async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
+        """Forget marks that nobody renewed."""

@@ -1,0 +1,24 @@
+"""Metrics of persistence."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+from services.shared.metrics import SECONDS_BUCKETS
+
+BATCHES = Counter("thalamus_persistence_batches", "Batches of publications.")
+BATCH_ITEMS = Histogram(
+    "thalamus_persistence_batch_items",
+    "Publications of a batch.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+STORED = Counter("thalamus_persistence_stored", "Publications written to the store.")
+COMMITS = Counter("thalamus_persistence_store_commits", "Transactions that the store committed.")
+STORE_SECONDS = Histogram(
+    "thalamus_persistence_store_seconds", "Seconds of a call to the store.", ["op"], buckets=SECONDS_BUCKETS
+)
+REDIS_SECONDS = Histogram(
+    "thalamus_persistence_redis_seconds", "Seconds of a round trip to Redis.", ["op"], buckets=SECONDS_BUCKETS
+)
+CONFLICTS = Counter("thalamus_persistence_conflicts", "Channels whose sequencer was behind the store.")
+SWEPT = Counter("thalamus_persistence_swept", "Channels that a sweep had to finish.")
