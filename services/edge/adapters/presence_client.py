@@ -1,0 +1,228 @@
+"""`Presence` over gRPC: the roster that this edge wants, reconciled with what presence has confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from prometheus_client import Counter, Gauge
+
+from services.edge.adapters import codec
+from services.edge.domain.model import ClientInfo, PresenceStats
+from services.shared.errors import Unavailable
+from services.shared.grpc_client import Replicas
+from thalamus.common.v1 import common_pb2
+from thalamus.presence.v1 import presence_pb2 as pb
+from thalamus.presence.v1.presence_pb2_grpc import PresenceServiceStub
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 0.9  # callers wait no longer for a change, or for an answer
+BATCH_S = 2.5
+HEARTBEAT_S = 4.0
+MAX_LEAVES = 100_000  # beyond, the whole generation is given up and the lease sweeps the rest
+_MAX_BATCH = 256
+_PAUSE_S = (0.05, 1.0)
+_Key = tuple[str, str]  # channel, client
+_MEMBERS = Gauge("thalamus_edge_presence_members", "Members that this edge has, or wants to have, on rosters.")
+_LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all members were entered again.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    info: ClientInfo
+    announce: bool
+    grace_s: float
+
+
+class PresenceClient:
+    """One batch is in flight at a time, so changes of one member are never overtaken."""
+
+    def __init__(self, replicas: Replicas, edge_id: str, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._replicas = replicas
+        self._edge_id = edge_id
+        self._heartbeat_s = heartbeat_s
+        self._generation = 1
+        self._wanted: dict[_Key, _Wanted] = {}
+        self._leaving: dict[_Key, bool] = {}  # value: clean
+        self._dirty: dict[_Key, None] = {}
+        self._waiting: dict[_Key, list[asyncio.Future[None]]] = {}
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._connected = False
+        self._tried = False
+
+    async def start(self) -> None:
+        """Keep the stream and the lease, in the background."""
+        self._task = asyncio.create_task(self._keep())
+
+    async def close(self, timeout_s: float = 1.0) -> None:
+        """Tell presence what it does not know yet, for so long; then let the lease run out."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._dirty and self._connected:
+                    await asyncio.sleep(0.01)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def is_connected(self) -> bool:
+        """Presence answers."""
+        return self._connected
+
+    # Presence.
+
+    async def enter(self, channel: str, info: ClientInfo, *, announce: bool, grace_s: float) -> bool:
+        key = (channel, info.client)
+        self._leaving.pop(key, None)
+        self._wanted[key] = _Wanted(info, announce, grace_s)
+        _MEMBERS.set(len(self._wanted))
+        return await self._changed(key)
+
+    async def leave(self, channel: str, client: str, *, clean: bool) -> bool:
+        key = (channel, client)
+        if self._wanted.pop(key, None) is None:
+            return True
+        _MEMBERS.set(len(self._wanted))
+        self._leaving[key] = clean
+        if len(self._leaving) > MAX_LEAVES:
+            self._begin_generation()
+            return False
+        return await self._changed(key)
+
+    async def members(self, channel: str) -> Sequence[ClientInfo]:
+        self._check()
+        request = pb.MembersRequest(channel=channel)
+
+        async def call(replica: grpc.aio.Channel) -> list[ClientInfo]:
+            pages = PresenceServiceStub(replica).Members(request, timeout=ANSWER_S)
+            return [codec.decode_info(member) async for page in pages for member in page.members]
+
+        return await self._replicas.call(call, ANSWER_S)
+
+    async def stats(self, channel: str) -> PresenceStats:
+        self._check()
+        request = pb.StatsRequest(channels=[channel])
+
+        async def call(replica: grpc.aio.Channel) -> pb.StatsResponse:
+            return await PresenceServiceStub(replica).Stats(request, timeout=ANSWER_S)
+
+        found = (await self._replicas.call(call, ANSWER_S)).channels[0]
+        return PresenceStats(found.num_clients, found.num_users)
+
+    def _check(self) -> None:
+        if self._tried and not self._connected:
+            raise Unavailable("presence does not answer")
+
+    # The reconciliation.
+
+    async def _changed(self, key: _Key) -> bool:
+        self._dirty[key] = None
+        self._news.set()
+        if self._tried and not self._connected:
+            return False
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(future)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await future
+            return True
+        except TimeoutError:
+            return False
+
+    def _settle(self, key: _Key) -> None:
+        for future in self._waiting.pop(key, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _begin_generation(self) -> None:
+        """All members anew under the next lease; what wanted to leave is swept with the old one."""
+        self._generation += 1
+        _LOST.inc()
+        for key in list(self._leaving):
+            self._settle(key)
+        self._leaving.clear()
+        self._dirty = dict.fromkeys(self._wanted)
+        self._news.set()
+
+    async def _keep(self) -> None:
+        pause_s = _PAUSE_S[0]
+        while True:
+            try:
+                await self._run()
+            except (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                if self._connected or not self._tried:
+                    logger.warning("presence does not answer", extra={"error": repr(error)[:200]})
+                if self._connected:
+                    pause_s = _PAUSE_S[0]
+            finally:
+                self._connected = False
+                self._tried = True
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, _PAUSE_S[1])
+
+    async def _run(self) -> None:
+        """One life of a stream: batches as they come, and at least a heartbeat."""
+        call = PresenceServiceStub(self._replicas.any()).Change()
+        try:
+            while True:
+                batch = [key for key, _ in zip(self._dirty, range(_MAX_BATCH), strict=False)]
+                for key in batch:
+                    del self._dirty[key]
+                try:
+                    await self._send(call, batch)
+                except BaseException:
+                    for key in batch:
+                        self._dirty.setdefault(key)
+                    raise
+                self._connected = self._tried = True
+                if not self._dirty:
+                    self._news.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._heartbeat_s):
+                            await self._news.wait()
+        finally:
+            call.cancel()
+
+    async def _send(self, call: grpc.aio.StreamStreamCall[pb.ChangeBatch, pb.ChangeResults], batch: list[_Key]) -> None:
+        changes = {key: change for key in batch if (change := self._change(key)) is not None}
+        sent = {key: (self._wanted.get(key), self._leaving.get(key)) for key in batch}
+        lease = pb.Lease(edge=self._edge_id, generation=self._generation)
+        async with asyncio.timeout(BATCH_S):
+            await call.write(pb.ChangeBatch(lease=lease, changes=list(changes.values())))
+            answer = await call.read()
+        if not isinstance(answer, pb.ChangeResults):
+            raise Unavailable("presence ended the stream")
+        if answer.lease_lost:
+            logger.warning("the lease ran out; all members are entered again", extra={"members": len(self._wanted)})
+            self._begin_generation()
+            return
+        if any(status != common_pb2.ITEM_STATUS_OK for status in answer.statuses):
+            raise Unavailable("presence could not reach Redis")
+        for key in batch:
+            wanted, leaving = sent[key]
+            if self._leaving.get(key) is leaving and leaving is not None:
+                del self._leaving[key]
+            if self._wanted.get(key) is wanted:
+                self._settle(key)  # else it changed meanwhile, and is dirty again
+
+    def _change(self, key: _Key) -> pb.Change | None:
+        channel, client = key
+        wanted = self._wanted.get(key)
+        if wanted is not None:
+            return pb.Change(
+                channel=channel,
+                info=codec.encode_info(wanted.info),
+                enter=pb.Enter(announce=wanted.announce, grace_s=wanted.grace_s),
+            )
+        clean = self._leaving.get(key)
+        if clean is None:
+            return None
+        return pb.Change(channel=channel, info=common_pb2.ClientInfo(client=client), leave=pb.Leave(clean=clean))

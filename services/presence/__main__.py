@@ -1,0 +1,89 @@
+"""Presence: reads its settings, wires, runs, stops gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+
+import redis.asyncio
+
+from services.presence.adapters.redis_roster import RedisRoster
+from services.presence.config import PresenceConfig
+from services.presence.domain.sweeper import sweep
+from services.presence.service import PresenceServicer
+from services.shared.config import read_env, read_secret_file
+from services.shared.errors import Unavailable
+from services.shared.grpc_server import start_grpc_server
+from services.shared.internal_http import start_internal_http
+from services.shared.lifecycle import run
+from services.shared.logs import setup_logging
+from services.shared.redis import check_server, redis_client
+from thalamus.presence.v1 import presence_pb2_grpc as rpc
+
+logger = logging.getLogger("services.presence")
+
+_GRACE_S = 3.0
+
+
+async def main(stopping: asyncio.Event) -> None:
+    config = read_env(PresenceConfig, os.environ, "PRESENCE_")
+    setup_logging("presence", level=config.log_level)
+    token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
+    client = redis_client(config.redis_url)
+    roster = RedisRoster(client)
+    checks = {"redis": False}
+    internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
+    server = await start_grpc_server(
+        lambda grpc: rpc.add_PresenceServiceServicer_to_server(PresenceServicer(roster, config.lease_ttl_s), grpc),
+        host=config.host,
+        port=config.grpc_port,
+        service_token=token,
+        service="presence",
+    )
+    sweeping = asyncio.create_task(_sweep(config, client, roster, checks))
+    try:
+        logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
+        stopped = asyncio.create_task(stopping.wait())
+        done, _ = await asyncio.wait([stopped, sweeping], return_when=asyncio.FIRST_COMPLETED)
+        if sweeping in done:
+            await sweeping  # it never ends by itself: raise what ended it
+        checks["stopping"] = False
+        await server.stop(_GRACE_S)
+    finally:
+        sweeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeping
+        await internal.close()
+        await client.aclose()
+
+
+async def _sweep(
+    config: PresenceConfig, client: redis.asyncio.Redis, roster: RedisRoster, checks: dict[str, bool]
+) -> None:
+    await _wait_for_redis(client, checks)
+    while True:
+        try:
+            await sweep(roster)
+            checks["redis"] = True
+        except Unavailable as error:
+            if checks["redis"]:
+                logger.warning("a sweep was not possible", extra={"error": str(error)})
+            checks["redis"] = False
+        await asyncio.sleep(config.sweep_s * random.uniform(0.8, 1.2))
+
+
+async def _wait_for_redis(client: redis.asyncio.Redis, checks: dict[str, bool]) -> None:
+    while True:
+        try:
+            await check_server(client)
+            checks["redis"] = True
+            return
+        except Unavailable:
+            await asyncio.sleep(0.2)
+
+
+if __name__ == "__main__":
+    run(main, "presence")

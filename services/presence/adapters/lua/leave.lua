@@ -1,0 +1,33 @@
+-- Takes a member away, or starts its grace. KEYS: as enter.lua. ARGV: client, how (clean, unclean, reap, due), edge,
+-- generation, pub/sub channel. `reap`: only an entry of that edge and generation; `due`: only one whose grace is over.
+-- Returns {removed, "<edge> <generation>" of the entry, ms left of its grace}.
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if not entry then return {0, '', 0} end
+local head, edge, generation, announce, grace, length = string.match(entry, '^((%S+) (%d+) (%d) (%d+) (%d+)\n)')
+local user = string.sub(entry, #head + 1, #head + tonumber(length))
+local info = string.sub(entry, #head + tonumber(length) + 1)
+local owner = edge .. ' ' .. generation
+if ARGV[2] ~= 'due' and (edge ~= ARGV[3] or tonumber(generation) > tonumber(ARGV[4])) then return {0, owner, 0} end
+local now = redis.call('TIME')
+local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local due = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]))
+if ARGV[2] == 'due' then
+  if not due then return {0, owner, 0} end
+  if due > ms then return {0, owner, due - ms} end
+elseif ARGV[2] == 'unclean' and tonumber(grace) > 0 then
+  if due then return {0, owner, math.max(0, due - ms)} end
+  redis.call('ZADD', KEYS[3], string.format('%d', ms + tonumber(grace)), ARGV[1])
+  if user ~= '' then
+    local waiting = redis.call('HGET', KEYS[4], user)
+    redis.call('HSET', KEYS[4], user, waiting and waiting .. '\n' .. ARGV[1] or ARGV[1])
+  end
+  return {0, owner, tonumber(grace)}
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+if redis.call('HINCRBY', KEYS[2], user, -1) <= 0 then
+  redis.call('HDEL', KEYS[2], user)
+  redis.call('HDEL', KEYS[4], user)
+end
+if announce == '1' then redis.call('PUBLISH', ARGV[5], 'l' .. info) end
+return {1, owner, 0}

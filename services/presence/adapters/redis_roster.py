@@ -1,0 +1,199 @@
+"""`Roster` on Redis: one script per change, a batch in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from redis import exceptions
+
+from services.presence.domain.ports import Change, Enter, Lease, Leave
+from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
+from services.shared.errors import Unavailable
+from services.shared.hotlog import keys
+from services.shared.hotlog.scripts import Call, load, refuse, run
+
+TIMEOUT_S = 2.0
+_PAGE = 1_000
+_LUA = Path(__file__).parent / "lua"
+_LEASE, _EXPIRED, _ENTER, _LEAVE, _WAIT, _DUE = (
+    load(_LUA / f"{name}.lua") for name in ("lease", "expired", "enter", "leave", "wait", "due")
+)
+_LEASES, _GENERATIONS, _REAP, _DUE_KEY = (
+    "t:presence:leases",
+    "t:presence:generations",
+    "t:presence:reap",
+    "t:presence:due",
+)
+
+
+def _names(channel: str) -> list[str]:
+    """Roster, users, gone, gone users: one hash tag."""
+    return [f"t:presence:{{{channel}}}{part}" for part in ("", ":users", ":gone", ":gone_users")]
+
+
+def _index(lease: Lease) -> str:
+    return f"t:presence:index:{lease.edge}:{lease.generation}"
+
+
+def _member(channel: str, client: str) -> str:
+    return f"{channel}\n{client}"
+
+
+class RedisRoster:
+    """Stateless: all of it is in Redis."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    async def renew(self, lease: Lease, ttl_s: float) -> bool:
+        arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000)]
+        (renewed,) = await self._run("lease", [Call(_LEASE, [_LEASES, _GENERATIONS, _REAP], arguments)])
+        return bool(refuse(renewed))
+
+    async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        entering = [_member(one.channel, one.client) for one in changes if isinstance(one, Enter)]
+        index = _index(lease)
+        await self._commands("index", [("SADD", index, *entering)] if entering else [])
+        results = [refuse(one) for one in await self._run("change", [_call(lease, change) for change in changes])]
+        over: list[str] = []
+        waits: list[str | bytes | int] = []
+        for change, result in zip(changes, results, strict=True):
+            if isinstance(change, Enter):
+                JOINS.inc(result)
+                continue
+            removed, _, left_ms = result
+            if removed or not left_ms:
+                over.append(_member(change.channel, change.client))
+                LEAVES.labels("clean" if change.clean else "unclean").inc(removed)
+            else:
+                waits += (_member(change.channel, change.client), left_ms)
+        if waits:
+            refuse((await self._run("wait", [Call(_WAIT, [_DUE_KEY], waits)]))[0])
+        await self._commands("index", [("SREM", index, *over)] if over else [])
+
+    async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
+        cursor, seen = 0, set[bytes]()
+        found: Any
+        while True:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    cursor, found = await self._client.hscan(_names(channel)[0], cursor, count=_PAGE)
+            except (exceptions.RedisError, TimeoutError, OSError) as error:
+                raise Unavailable(f"Redis does not answer: {error}") from error
+            fresh = {client: entry for client, entry in found.items() if client not in seen}
+            seen.update(fresh)
+            yield [_info(entry) for entry in fresh.values()]
+            if cursor == 0:
+                return
+
+    async def stats(self, channels: Sequence[str]) -> list[tuple[int, int]]:
+        commands = [("HLEN", name) for channel in channels for name in _names(channel)[:2]]
+        counts = await self._commands("stats", commands)
+        return list(zip(counts[::2], counts[1::2], strict=True))
+
+    async def expired(self) -> list[Lease]:
+        found = refuse((await self._run("expired", [Call(_EXPIRED, [_LEASES, _GENERATIONS, _REAP], [])]))[0])
+        leases = [entry.decode().rsplit(" ", 1) for entry in found]
+        return [Lease(edge, int(generation)) for edge, generation in leases]
+
+    async def reap(self, lease: Lease, limit: int) -> int:
+        (members,) = await self._commands("reap", [("SRANDMEMBER", _index(lease), limit)])
+        if not members:
+            await self._commands("reap", [("SREM", _REAP, f"{lease.edge} {lease.generation}")])
+            await self._forget(lease)
+            return 0
+        await self._take("reap", members, lease)
+        await self._commands("reap", [("SREM", _index(lease), *members)])
+        return len(members)
+
+    async def _forget(self, lease: Lease) -> None:
+        """The generation of an edge that is gone for good need not be remembered."""
+        (score, known) = await self._commands(
+            "reap", [("ZSCORE", _LEASES, lease.edge), ("HGET", _GENERATIONS, lease.edge)]
+        )
+        if score is None and known is not None and int(known) == lease.generation:
+            await self._commands("reap", [("HDEL", _GENERATIONS, lease.edge)])
+
+    async def end_graces(self, limit: int) -> int:
+        members = refuse((await self._run("due", [Call(_DUE, [_DUE_KEY], [limit])]))[0])
+        if not members:
+            return 0
+        results = await self._take("due", members, Lease("", 0))
+        again: list[str | bytes | int] = []
+        for member, (_, _, left_ms) in zip(members, results, strict=True):
+            if left_ms:
+                again += (member, left_ms)
+        done = [member for member, (_, _, left_ms) in zip(members, results, strict=True) if not left_ms]
+        if again:
+            refuse((await self._run("wait", [Call(_WAIT, [_DUE_KEY], again)]))[0])
+        if done:
+            removals: list[tuple[Any, ...]] = [("ZREM", _DUE_KEY, *done)]
+            for member, (removed, owner, _) in zip(members, results, strict=True):
+                if removed:
+                    edge, generation = owner.decode().rsplit(" ", 1)
+                    removals.append(("SREM", _index(Lease(edge, int(generation))), member))
+            await self._commands("due", removals)
+        return len(members)
+
+    async def _take(self, how: str, members: Sequence[bytes], lease: Lease) -> list[Any]:
+        calls = []
+        for member in members:
+            channel, client = member.decode().rsplit("\n", 1)
+            calls.append(Call(_LEAVE, _names(channel), [client, how, lease.edge, lease.generation, keys.pub(channel)]))
+        results = [refuse(one) for one in await self._run(how, calls)]
+        LEAVES.labels(how).inc(sum(removed for removed, _, _ in results))
+        return results
+
+    async def _run(self, op: str, calls: Sequence[Call]) -> list[Any]:
+        started = time.perf_counter()
+        try:
+            return await run(self._client, calls, timeout_s=TIMEOUT_S)
+        finally:
+            REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
+
+    async def _commands(self, op: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if not commands:
+            return []
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return list(await pipeline.execute())
+        except (exceptions.RedisError, TimeoutError, OSError) as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+        finally:
+            REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
+
+
+def _call(lease: Lease, change: Change) -> Call:
+    names, pub = _names(change.channel), keys.pub(change.channel)
+    if isinstance(change, Leave):
+        how = "clean" if change.clean else "unclean"
+        return Call(_LEAVE, names, [change.client, how, lease.edge, lease.generation, pub])
+    return Call(
+        _ENTER,
+        names,
+        [
+            change.client,
+            lease.edge,
+            lease.generation,
+            int(change.announce),
+            int(change.grace_s * 1000),
+            change.user,
+            change.info,
+            pub,
+        ],
+    )
+
+
+def _info(entry: bytes) -> bytes:
+    head, rest = entry.split(b"\n", 1)
+    return rest[int(head.rsplit(b" ", 1)[1]) :]

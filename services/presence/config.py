@@ -1,0 +1,30 @@
+"""What presence reads from PRESENCE_* variables, once, before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.shared.config import ConfigError, field_env
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceConfig:
+    """`docs/configuration.md` explains each."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 9002
+    internal_host: str = "127.0.0.1"
+    internal_port: int = 9100
+    redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
+    log_level: str = field_env("LOG_LEVEL", "INFO")
+    lease_ttl_s: float = 12.0
+    heartbeat_s: float = 4.0  # what edges keep to; the lease must outlive a lost one
+    sweep_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.lease_ttl_s < 2 * self.heartbeat_s:
+            raise ConfigError("PRESENCE_LEASE_TTL_S must be at least twice PRESENCE_HEARTBEAT_S")
+        if self.sweep_s <= 0:
+            raise ConfigError("PRESENCE_SWEEP_S must be above 0")

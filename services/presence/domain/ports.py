@@ -1,0 +1,70 @@
+"""What the roster's rules need of Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Lease(NamedTuple):
+    """One life of an edge's right to have members."""
+
+    edge: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Add a member; `info` is a serialized ClientInfo."""
+
+    channel: str
+    client: str
+    user: str
+    info: bytes
+    announce: bool
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Take a member away; not `clean`: after its grace."""
+
+    channel: str
+    client: str
+    clean: bool
+
+
+Change = Enter | Leave
+
+
+class Member(NamedTuple):
+    """A member of a channel."""
+
+    channel: str
+    client: str
+
+
+class Roster(Protocol):
+    """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
+
+    async def renew(self, lease: Lease, ttl_s: float) -> bool:
+        """Renew or take the lease; False: this generation's has run out."""
+
+    async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
+        """Apply in order; what repeats has no effect."""
+
+    def members(self, channel: str) -> AsyncIterator[list[bytes]]:
+        """Serialized ClientInfos, in pages."""
+
+    async def stats(self, channels: Sequence[str]) -> list[tuple[int, int]]:
+        """(clients, users) per channel."""
+
+    async def expired(self) -> list[Lease]:
+        """Leases whose members must be reaped, by whoever comes first."""
+
+    async def reap(self, lease: Lease, limit: int) -> int:
+        """Remove up to `limit` members that are still of this lease, one leave each; 0: nothing is left of it."""
+
+    async def end_graces(self, limit: int) -> int:
+        """Remove members whose grace has ended, one leave each; returns how many were due."""
