@@ -49,7 +49,12 @@ class EdgeServer:
     @property
     def collector(self) -> TransportCollector:
         """The same for the metrics registry."""
-        return TransportCollector(self.counters, lambda: self._entrance.flusher.held_bytes)
+        return TransportCollector(self.counters, lambda: self.outbox_bytes)
+
+    @property
+    def outbox_bytes(self) -> int:
+        """What waits for clients that read slowly."""
+        return self._entrance.flusher.held_bytes
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
         """Listen; port 0 takes any free one.

@@ -1,0 +1,194 @@
+"""A server with a recording handler, and a client that writes its bytes by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.edge.domain.ports import Connection
+from services.edge.transport.frames import binary_frame, text_frame
+from services.edge.transport.http_handover import HttpHandover
+from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.server import EdgeServer
+
+LIMIT_S = 8.0
+PATH = "/connection/websocket"
+KEY = base64.b64encode(bytes(range(16))).decode()
+
+CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+HANDSHAKE = (
+    "Host: edge.example.com",
+    "Upgrade: websocket",
+    "Connection: keep-alive, Upgrade",
+    f"Sec-WebSocket-Key: {KEY}",
+    "Sec-WebSocket-Version: 13",
+)
+
+
+def head(*headers: str, line: str = f"GET {PATH} HTTP/1.1", without: str = "") -> bytes:
+    """A handshake with these headers added, and the one named `without` left out."""
+    kept = [header for header in HANDSHAKE if not without or not header.lower().startswith(f"{without.lower()}:")]
+    return ("\r\n".join([line, *kept, *headers]) + "\r\n\r\n").encode("latin-1")
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
+    """A frame as a client sends it."""
+    size = len(payload)
+    mask_bit = 0x80 if masked else 0
+    first = (0x80 if fin else 0) | rsv << 4 | opcode
+    if size < 126:
+        start = bytes((first, mask_bit | size))
+    elif size < 65_536:
+        start = bytes((first, mask_bit | 126)) + size.to_bytes(2, "big")
+    else:
+        start = bytes((first, mask_bit | 127)) + size.to_bytes(8, "big")
+    if not masked:
+        return start + payload
+    mask = os.urandom(4)
+    return start + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+
+
+def close_payload(code: int, reason: bytes = b"") -> bytes:
+    """What a close frame carries."""
+    return code.to_bytes(2, "big") + reason
+
+
+class Recorder:
+    """A `MessageHandler` that keeps what it was told and echoes messages if asked to."""
+
+    def __init__(self, connection: Connection, info: HandshakeInfo, *, echo: bool) -> None:
+        self.connection = connection
+        self.info = info
+        self.echo = echo
+        self.messages: list[tuple[bytes, bool]] = []
+        self.pongs = 0
+        self.ended: list[bool] = []  # `clean` of each call of `closed`
+        self.end = asyncio.Event()
+        self.heard = asyncio.Event()
+
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        self.messages.append((payload, binary))
+        self.heard.set()
+        if self.echo:
+            self.connection.send(binary_frame(payload) if binary else text_frame(payload))
+
+    def websocket_pong(self) -> None:
+        self.pongs += 1
+        self.heard.set()
+
+    def closed(self, *, clean: bool) -> None:
+        self.ended.append(clean)
+        self.end.set()
+
+
+@dataclass
+class Served:
+    """A running server and the handlers of its connections, oldest first."""
+
+    server: EdgeServer
+    handlers: list[Recorder]
+
+    @classmethod
+    async def start(cls, *, app: Any = None, echo: bool = True, handler: Any = None, **options: Any) -> Served:
+        transport = TransportOptions(**options)
+        handlers: list[Recorder] = []
+
+        def new_handler(connection: Connection, info: HandshakeInfo) -> Recorder:
+            handlers.append((handler or Recorder)(connection, info, echo=echo))
+            return handlers[-1]
+
+        http = None if app is None else HttpHandover(app, transport)
+        server = EdgeServer(transport, new_handler, http)
+        await server.start("127.0.0.1", 0)
+        return cls(server, handlers)
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}{PATH}"
+
+    @property
+    def refused(self) -> dict[str, int]:
+        return self.server.counters.refused
+
+    async def close(self) -> None:
+        await asyncio.wait_for(self.server.close(), LIMIT_S)
+
+    async def answer(self, data: bytes) -> tuple[int, bytes]:
+        """Status (0: closed without an answer) and everything that came, once the server has closed."""
+        async with Raw(self.port) as client:
+            client.write(data)
+            received = await client.rest()
+        return (int(received.split(b" ", 2)[1]) if received else 0), received
+
+    async def raw(self, *, receive_buffer: int = 0) -> Raw:
+        """A client past its handshake."""
+        client = await Raw(self.port, receive_buffer=receive_buffer).__aenter__()
+        client.write(head())
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        return client
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+class Raw:
+    """A TCP connection; every read is bounded in time."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def __init__(self, port: int, *, receive_buffer: int = 0) -> None:
+        self._port = port
+        self._receive_buffer = receive_buffer
+
+    async def __aenter__(self) -> Raw:
+        sock = socket.socket()
+        if self._receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
+        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=self._receive_buffer or 65_536)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.writer.close()
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def head(self) -> bytes:
+        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), LIMIT_S)
+
+    async def rest(self) -> bytes:
+        """Everything until the server ends the connection."""
+        try:
+            return await asyncio.wait_for(self.reader.read(-1), LIMIT_S)
+        except ConnectionResetError:
+            return b""
+
+    async def frame(self) -> tuple[int, bytes]:
+        """Opcode and payload of the next frame, which must be whole and unmasked."""
+        async with asyncio.timeout(LIMIT_S):
+            first, size = await self.reader.readexactly(2)
+            assert first & 0xF0 == 0x80
+            assert size < 0x80
+            if size >= 126:
+                size = int.from_bytes(await self.reader.readexactly(2 if size == 126 else 8), "big")
+            return first & 0x0F, await self.reader.readexactly(size)
+
+    async def closed(self) -> tuple[int, bytes]:
+        """Code and reason of the close frame, which must be the next and last thing to come."""
+        opcode, payload = await self.frame()
+        assert opcode == CLOSE, (opcode, payload)
+        assert await self.rest() == b""
+        return int.from_bytes(payload[:2], "big"), payload[2:]

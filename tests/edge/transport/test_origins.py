@@ -1,0 +1,88 @@
+"""B01: which origins may connect."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.edge.transport.origins import OriginRules
+from services.shared.config import ConfigError
+
+HOST = "edge.example.com"
+LIST = ("https://app.example.org", "https://*.example.net", "http://dev.example.org:3000", "app://local")
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://edge.example.com", HOST),
+        ("http://edge.example.com", HOST),
+        ("https://EDGE.example.com", "edge.EXAMPLE.com"),
+        ("https://edge.example.com", "edge.example.com:443"),
+        ("https://edge.example.com:443", HOST),
+        ("http://edge.example.com:8001", "edge.example.com:8001"),
+        ("http://[::1]:8001", "[::1]:8001"),
+        ("http://[::1]", "[::1]"),
+        ("https://app.example.org", HOST),
+        ("https://app.example.org:443", HOST),
+        ("https://a.example.net", HOST),
+        ("https://a.b.example.net", HOST),
+        ("http://dev.example.org:3000", HOST),
+        ("app://local", HOST),
+    ],
+)
+def test_the_own_host_and_listed_origins_may(origin: str, host: str) -> None:
+    assert OriginRules(LIST).allows(origin, host)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "https://edge.example.com.evil.example",
+        "https://evil-edge.example.com",
+        "https://edge.example.com:8443",
+        "http://edge.example.com:443",
+        "app://edge.example.com",
+        "https://xapp.example.org",
+        "https://app.example.orgx",
+        "https://app.example.org.evil.example",
+        "http://app.example.org",
+        "https://example.net",
+        "https://.example.net",
+        "https://evilexample.net",
+        "https://a.example.net.evil.example",
+        "https://a.example.net:8443",
+        "https://a.exampleXnet",
+        "https://evil.example/.example.net",
+        "https://evil.example#.example.net",
+        "https://user@a.example.net",
+        "https://a.example.net/",
+        "https://a.example.net https://evil.example",
+        "http://dev.example.org",
+        "null",
+        "",
+        "https://",
+        "://edge.example.com",
+        "edge.example.com",
+    ],
+)
+def test_others_may_not(origin: str) -> None:
+    assert not OriginRules(LIST).allows(origin, HOST)
+
+
+def test_no_origin_is_let_in_by_setting() -> None:
+    assert OriginRules().allows(None, HOST)
+    assert not OriginRules(allow_no_origin=False).allows(None, HOST)
+
+
+def test_null_and_any_origin_are_let_in_only_where_listed() -> None:
+    assert OriginRules(["null"]).allows("null", HOST)
+    assert not OriginRules(["null"]).allows("https://evil.example", HOST)
+    assert OriginRules(["*"]).allows("https://any.example:1234", HOST)
+    assert not OriginRules(["*"]).allows("null", HOST)
+
+
+@pytest.mark.parametrize("pattern", ["example.com", "https://*", "https://a*.example.com", "https://a/b", "", "**"])
+def test_an_entry_that_is_no_origin_stops_the_start(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="EDGE_ALLOWED_ORIGINS"):
+        OriginRules([pattern])
