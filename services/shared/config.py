@@ -28,6 +28,8 @@ def field_env(name: str, default: Any = dataclasses.MISSING) -> Any:
 def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
     """Build `cls`, a keyword-only dataclass, from variables: `lease_ttl_s` is read from `PREFIX_LEASE_TTL_S`.
 
+    The prefix may be given with or without its underscore.
+
     Fields may be `str`, `int`, `float`, `bool`, `Path`, `tuple[str, ...]` (comma separated) and each of
     them `| None` (an empty variable is None). A variable that is absent leaves the default.
 
@@ -37,7 +39,7 @@ def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, cls)):
-        variable: str = field.metadata.get("env", f"{prefix}_{field.name.upper()}")
+        variable: str = field.metadata.get("env", f"{prefix.removesuffix('_')}_{field.name.upper()}")
         text = env.get(variable)
         if text is not None:
             values[field.name] = _parse(text, hints[field.name], variable)

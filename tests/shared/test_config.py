@@ -31,6 +31,11 @@ def read(**env: str) -> Config:
     return read_env(Config, {"DEMO_NAME": "x"} | env, prefix="DEMO")
 
 
+@pytest.mark.parametrize("prefix", ["DEMO", "DEMO_"])
+def test_the_prefix_may_end_with_its_underscore(prefix: str) -> None:
+    assert read_env(Config, {"DEMO_NAME": "x"}, prefix=prefix).name == "x"
+
+
 def test_absent_variables_leave_the_defaults() -> None:
     assert read() == Config(name="x")
 
