@@ -1,9 +1,193 @@
-"""The edge: reads its settings, wires domain, adapters, dialects and transport, runs, drains."""
+"""The edge: reads its settings, wires domain, adapters, dialects and transport; runs; drains."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import logging
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import REGISTRY
+
+from services.edge.adapters.auth_client import AuthClient
+from services.edge.adapters.persistence_client import PersistenceClient
+from services.edge.adapters.presence_client import PresenceClient
+from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.api.app import create_app
+from services.edge.api.context import ApiContext
+from services.edge.config import EdgeConfig
+from services.edge.dialects import Dialects
+from services.edge.domain.claims import TokenVerifier
+from services.edge.domain.cluster import Cluster
+from services.edge.domain.drain import drain
+from services.edge.domain.keyring import KeyRing
+from services.edge.domain.node import Node
+from services.edge.domain.ports import Connection
+from services.edge.domain.session import Session
+from services.edge.metrics import NodeCollector
+from services.edge.transport.frames import text_frame
+from services.edge.transport.http_handover import HttpHandover
+from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.server import EdgeServer
+from services.shared.config import read_env, read_secret_file
+from services.shared.grpc_client import Replicas
+from services.shared.internal_http import start_internal_http
+from services.shared.lifecycle import run
+from services.shared.logs import setup_logging
+from services.shared.namespaces import load_namespaces
 
 logger = logging.getLogger("services.edge")
 
 _SHORT_SECRET_BYTES = 32
+_FINISH_S = 2.0
+_GC_THRESHOLDS = (50_000, 20, 50)  # most of what an edge allocates is freed by its last reference
+
+
+class Edge:
+    """Everything of one edge, made but not started."""
+
+    def __init__(self, config: EdgeConfig) -> None:
+        self.config = config
+        self.edge_id = str(uuid.uuid4())
+        self.keyring = KeyRing()
+        self.has_secret = _read_secret(config, self.keyring)
+        namespaces = load_namespaces(config.channels_file)
+        token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
+        self.auth_replicas, self.presence_replicas, self.persistence_replicas = (
+            Replicas(target, service_token=token, service="edge")
+            for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
+        )
+        self.broker = RedisBroker(config.redis_url)
+        self.auth = AuthClient(self.auth_replicas, self.keyring)
+        self.presence = PresenceClient(self.presence_replicas, self.edge_id)
+        self.store = PersistenceClient(self.persistence_replicas)
+        self.node = Node(
+            edge_id=self.edge_id,
+            edge_name=config.name or f"edge-{self.edge_id[:8]}",
+            settings=config.settings(),
+            namespaces=namespaces,
+            broker=self.broker,
+            store=self.store,
+            presence=self.presence,
+            verifier=TokenVerifier(
+                self.keyring,
+                audience=config.token_audience,
+                issuer=config.token_issuer,
+                leeway_s=config.token_leeway_s,
+            ),
+        )
+        self.cluster = Cluster(self.node, self.broker)
+        self.draining = False
+        self._dialects = Dialects(text_frame)
+        options = _transport_options(config, self._dialects)
+        app = create_app(
+            ApiContext(
+                node=self.node,
+                cluster=self.cluster,
+                accounts=self.auth,
+                keyring=self.keyring,
+                web_dir=config.web_dir,
+                allowed_origins=config.allowed_origins,
+            )
+        )
+        self.server = EdgeServer(options, self._new_session, HttpHandover(app, options))
+
+    def _new_session(self, connection: Connection, info: HandshakeInfo) -> Session:
+        dialect = self._dialects.named(info.dialect)
+        return Session(self.node, connection, dialect, str(uuid.uuid4()), websocket_ping=info.websocket_ping)
+
+    def checks(self) -> Mapping[str, bool]:
+        """Readiness: able to verify a token, to hear Redis, and not on the way out."""
+        return {
+            "redis": self.broker.is_ready,
+            "keys": self.auth.is_ready or self.has_secret,
+            "accepting": not self.draining,
+        }
+
+    async def start(self) -> None:
+        """Connect to everything; what is not there yet is tried again and again."""
+        for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
+            await replicas.start()
+        await self.auth.start()
+        await self.presence.start()
+        await self.store.start()
+        await self.broker.start(self.node.hub, self.cluster.on_control)
+        await self.server.start(self.config.host, self.config.port)
+
+    async def stop(self) -> None:
+        """Drain: not ready, 503 to the new, 3001 to the old over the grace, then the end."""
+        self.draining = True
+        self.server.stop_accepting()
+        await drain(self.node, self.config.drain_grace_s)
+        await self.server.close()
+        await self.node.close(_FINISH_S)
+        await self.presence.close()
+        await self.store.close()
+        await self.auth.close()
+        await self.broker.close()
+        for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
+            await replicas.close()
+
+
+def _read_secret(config: EdgeConfig, keyring: KeyRing) -> bool:
+    if config.hs256_secret_file is None:
+        return False
+    secret = read_secret_file(config.hs256_secret_file, "AUTH_HS256_SECRET_FILE")
+    if len(secret) < _SHORT_SECRET_BYTES:
+        logger.warning("AUTH_HS256_SECRET_FILE holds a short secret: 32 bytes or more can't be guessed")
+    keyring.set_hs256(secret)
+    return True
+
+
+def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptions:
+    def select(offers: Sequence[str], query: Mapping[str, str]) -> tuple[str | None, str]:
+        selection = dialects.select(offers, query)
+        return selection.subprotocol, selection.dialect.name
+
+    return TransportOptions(
+        websocket_path=config.websocket_path,
+        allowed_origins=config.allowed_origins,
+        allow_no_origin=config.allow_no_origin,
+        select_dialect=select,
+        max_connections=config.max_connections,
+        max_connections_per_address=config.max_connections_per_address,
+        handshake_timeout_s=config.handshake_timeout_s,
+        close_timeout_s=config.close_timeout_s,
+        max_message_bytes=config.max_message_bytes,
+        max_outbox_bytes=config.max_outbox_bytes,
+        max_outbox_total_bytes=config.max_outbox_total_bytes,
+    )
+
+
+async def main(stopping: asyncio.Event) -> None:
+    config = read_env(EdgeConfig, os.environ, "EDGE_")
+    setup_logging("edge", level=config.log_level)
+    edge = Edge(config)
+    if config.insecure:
+        logger.critical("EDGE_INSECURE is on: everyone may connect, subscribe, publish and read everything")
+    REGISTRY.register(NodeCollector(edge.node))
+    REGISTRY.register(edge.server.collector)
+    internal = await start_internal_http(config.internal_host, config.internal_port, ready=edge.checks)
+    housekeeping = asyncio.create_task(edge.node.run())
+    try:
+        await edge.start()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        logger.info("started", extra={"port": edge.server.port, "internal_port": internal.port, "edge": edge.edge_id})
+        stopped = asyncio.create_task(stopping.wait())
+        done, _ = await asyncio.wait([stopped, housekeeping], return_when=asyncio.FIRST_COMPLETED)
+        if housekeeping in done:
+            await housekeeping  # it never ends by itself: raise what ended it
+        await edge.stop()
+    finally:
+        housekeeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await housekeeping
+        await internal.close()
+
+
+if __name__ == "__main__":
+    run(main, "edge")

@@ -16,6 +16,7 @@ _DEFAULT = Settings()
 class EdgeConfig:
     """Every setting with its unit in the name; `docs/configuration.md` explains each."""
 
+    name: str = ""  # for people: shown by /api/info; empty: made from the id
     host: str = "127.0.0.1"
     port: int = 8001
     internal_host: str = "127.0.0.1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services.edge.domain.commands import Command
 from services.edge.domain.model import (
@@ -15,6 +15,7 @@ from services.edge.domain.model import (
     Publication,
 )
 from services.edge.domain.replies import Reply
+from services.shared.errors import ErrorCode
 
 
 class Connection(Protocol):
@@ -164,3 +165,35 @@ class ControlBus(Protocol):
 
     async def publish_control(self, payload: bytes) -> int:
         """Returns how many edges it went to; `Unavailable` within 3 s."""
+
+
+class TokenPair(NamedTuple):
+    """What signing in gives; `expires_in_s` is the access token's."""
+
+    access_token: str
+    expires_in_s: int
+    refresh_token: str
+    user: str
+    username: str
+
+
+class AccountRefused(Exception):
+    """Auth said no; `status` is what HTTP says of it."""
+
+    def __init__(self, status: int, code: ErrorCode, message: str, retry_after_s: int = 0) -> None:
+        self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class Accounts(Protocol):
+    """Users signing in. Every call raises `AccountRefused`, or `Unavailable` within 3 s."""
+
+    async def register(self, username: str, password: str, peer: str) -> TokenPair: ...
+
+    async def login(self, username: str, password: str, peer: str) -> TokenPair: ...
+
+    async def refresh(self, refresh_token: str) -> TokenPair: ...
+
+    async def logout(self, refresh_token: str) -> None: ...

@@ -1,0 +1,163 @@
+"""`AccountStore` on SQLite: one thread, readable by its owner alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from services.auth.domain.ports import ApiKeyRow, NameTaken, Refresh, SigningKey, User
+from services.shared.config import ConfigError
+from services.shared.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS users (
+    id TEXT PRIMARY KEY, username TEXT NOT NULL COLLATE NOCASE UNIQUE, password_hash TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS refresh_tokens (
+    digest BLOB PRIMARY KEY, user_id TEXT NOT NULL, family TEXT NOT NULL, expires_at REAL NOT NULL,
+    used INTEGER NOT NULL DEFAULT 0, revoked INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS refresh_by_family ON refresh_tokens (family);
+CREATE INDEX IF NOT EXISTS refresh_by_expiry ON refresh_tokens (expires_at);
+CREATE TABLE IF NOT EXISTS api_keys (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL UNIQUE, created_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS signing_keys (
+    kid TEXT PRIMARY KEY, algorithm TEXT NOT NULL, pem BLOB NOT NULL, created_at REAL NOT NULL
+);
+"""
+_EXPIRED_AT_ONCE = 100
+T = TypeVar("T")
+
+
+class SqliteAccounts:
+    """Several processes may share the file."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file.
+
+        Raises:
+            ConfigError: it can't be opened or made.
+        """
+        self._thread = ThreadPoolExecutor(1, "accounts")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(f"AUTH_DB: {path} can't be used: {error}") from error
+
+    async def close(self) -> None:
+        """Finish what runs, then close the file."""
+        await asyncio.to_thread(self._thread.shutdown)
+        self._connection.close()
+
+    async def add_user(self, user: User) -> None:
+        def add(connection: sqlite3.Connection) -> None:
+            try:
+                connection.execute("INSERT INTO users VALUES (?, ?, ?)", (user.id, user.username, user.password_hash))
+            except sqlite3.IntegrityError as error:
+                raise NameTaken from error
+
+        await self._run(add)
+
+    async def find_user(self, username: str) -> User | None:
+        return await self._user("username = ?", username)
+
+    async def user_by_id(self, user_id: str) -> User | None:
+        return await self._user("id = ?", user_id)
+
+    async def _user(self, where: str, value: str) -> User | None:
+        found = await self._run(
+            lambda connection: connection.execute(
+                f"SELECT id, username, password_hash FROM users WHERE {where}", (value,)
+            ).fetchone()
+        )
+        return User(*found) if found else None
+
+    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
+        row = (digest, refresh.user_id, refresh.family, refresh.expires_at)
+        await self._run(
+            lambda connection: connection.execute(
+                "INSERT INTO refresh_tokens (digest, user_id, family, expires_at) VALUES (?, ?, ?, ?)", row
+            )
+        )
+
+    async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
+        def use(connection: sqlite3.Connection) -> Refresh | None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                found = connection.execute(
+                    "SELECT user_id, family, expires_at, used, revoked FROM refresh_tokens WHERE digest = ?", (digest,)
+                ).fetchone()
+                if found is not None:
+                    if found[3]:
+                        connection.execute("UPDATE refresh_tokens SET revoked = 1 WHERE family = ?", (found[1],))
+                    connection.execute("UPDATE refresh_tokens SET used = 1 WHERE digest = ?", (digest,))
+                connection.execute(
+                    "DELETE FROM refresh_tokens WHERE digest IN"
+                    " (SELECT digest FROM refresh_tokens WHERE expires_at < ? LIMIT ?)",
+                    (now, _EXPIRED_AT_ONCE),
+                )
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            if found is None:
+                return None
+            return Refresh(found[0], found[1], found[2], bool(found[3]), bool(found[4]))
+
+        return await self._run(use)
+
+    async def revoke_family(self, digest: bytes) -> None:
+        await self._run(
+            lambda connection: connection.execute(
+                "UPDATE refresh_tokens SET revoked = 1 WHERE family ="
+                " (SELECT family FROM refresh_tokens WHERE digest = ?)",
+                (digest,),
+            )
+        )
+
+    async def add_api_key(self, key: ApiKeyRow) -> None:
+        row = (key.id, key.name, key.sha256, key.created_at)
+        await self._run(lambda connection: connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?)", row))
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        query = "SELECT id, name, sha256, created_at FROM api_keys ORDER BY created_at"
+        return [ApiKeyRow(*row) for row in await self._run(lambda connection: connection.execute(query).fetchall())]
+
+    async def remove_api_key(self, key_id: str) -> bool:
+        query = "DELETE FROM api_keys WHERE id = ?"
+        return bool(await self._run(lambda connection: connection.execute(query, (key_id,)).rowcount))
+
+    async def signing_keys(self) -> list[SigningKey]:
+        query = "SELECT kid, algorithm, pem, created_at FROM signing_keys ORDER BY created_at"
+        return [SigningKey(*row) for row in await self._run(lambda connection: connection.execute(query).fetchall())]
+
+    async def add_signing_key(self, key: SigningKey) -> None:
+        row = (key.kid, key.algorithm, key.pem, key.created_at)
+        await self._run(lambda connection: connection.execute("INSERT INTO signing_keys VALUES (?, ?, ?, ?)", row))
+
+    async def version(self) -> int:
+        return await self._run(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, work)
+
+    def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._connection)
+        except sqlite3.Error as error:
+            logger.error("the account store failed", extra={"error": str(error)})
+            raise Unavailable("the account store can't") from error

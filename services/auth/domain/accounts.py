@@ -1,0 +1,228 @@
+"""Rules of accounts: registering, signing in, sessions that rotate, tokens for backends, API keys."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.auth.domain.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_BYTES, Passwords
+from services.auth.domain.ports import AccountStore, ApiKeyRow, Limits, NameTaken, Refresh, User
+from services.auth.domain.signing import Signer, new_signing_key
+from services.auth.metrics import LOGINS, REFRESHES, REGISTRATIONS, TOKENS
+
+_USERNAME = re.compile(r"[a-zA-Z0-9._-]{3,64}")
+_KEY_PREFIX = "thk_"
+_MAX_TTL_S = 10 * 365 * 86_400
+
+
+class Refusal(Exception):
+    """What was asked can't be; the text is for whoever asked."""
+
+
+class Invalid(Refusal):
+    """A value is not allowed."""
+
+
+class Taken(Refusal):
+    """Something of that name exists."""
+
+
+class Denied(Refusal):
+    """Not who they say; never says why."""
+
+
+class TooMany(Refusal):
+    """A limit; `retry_after_s` until it ends."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = max(1, retry_after_s)
+        super().__init__("too many attempts")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What signing in gives."""
+
+    access_token: str
+    expires_in_s: int
+    refresh_token: str
+    user: User
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Numbers of the rules; see AuthConfig."""
+
+    access_ttl_s: int
+    refresh_ttl_s: int
+    issuer: str
+    audience: str
+    logins_per_account: int
+    attempts_per_address: int
+    limit_window_s: int
+
+
+class Accounts:
+    """The rules; state is the store's. `signer` is replaced when keys change."""
+
+    def __init__(
+        self,
+        store: AccountStore,
+        limits: Limits,
+        passwords: Passwords,
+        signer: Signer,
+        policy: Policy,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._limits, self._passwords, self._policy = store, limits, passwords, policy
+        self.signer = signer
+        self._now = now
+        self.changed = asyncio.Event()  # keys changed; who watches clears it
+
+    async def register(self, username: str, password: str, peer: str) -> Pair:
+        """Make a user and sign in. Raises Invalid, Taken, TooMany."""
+        _check_password(password)
+        if not _USERNAME.fullmatch(username):
+            raise Invalid("username: 3 to 64 of letters, digits, dot, underscore and hyphen")
+        if len(password.encode()) < MIN_PASSWORD_BYTES:
+            raise Invalid(f"password: at least {MIN_PASSWORD_BYTES} bytes")
+        await self._limit_address(peer)
+        user = User(secrets.token_urlsafe(9), username, await self._passwords.hash(password))
+        try:
+            await self._store.add_user(user)
+        except NameTaken:
+            REGISTRATIONS.labels("taken").inc()
+            raise Taken("that username is taken") from None
+        REGISTRATIONS.labels("ok").inc()
+        return await self._begin_session(user)
+
+    async def login(self, username: str, password: str, peer: str) -> Pair:
+        """Sign in. Raises Denied (unknown user and wrong password alike), Invalid, TooMany."""
+        _check_password(password)
+        await self._limit_address(peer)
+        failures = f"login:{hashlib.sha256(username.lower().encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+        count, left_s = await self._limits.current(failures)
+        if count >= self._policy.logins_per_account:
+            LOGINS.labels("limited").inc()
+            raise TooMany(left_s)
+        user = await self._store.find_user(username)
+        if not await self._passwords.matches(password, user.password_hash if user else None) or user is None:
+            await self._limits.count(failures, self._policy.limit_window_s)
+            LOGINS.labels("denied").inc()
+            raise Denied("the username or the password is wrong")
+        LOGINS.labels("ok").inc()
+        return await self._begin_session(user)
+
+    async def refresh(self, refresh_token: str) -> Pair:
+        """Trade a refresh token for a new pair; a used one ends its session. Raises Denied."""
+        found = await self._store.use_refresh(_digest(refresh_token), self._now())
+        if found is None or found.used or found.revoked or found.expires_at <= self._now():
+            REFRESHES.labels("reused" if found is not None and found.used else "denied").inc()
+            raise Denied("the refresh token is not valid")
+        user = await self._store.user_by_id(found.user_id)
+        if user is None:
+            raise Denied("the refresh token is not valid")
+        REFRESHES.labels("ok").inc()
+        return await self._pair(user, found.family)
+
+    async def logout(self, refresh_token: str) -> None:
+        """End the session of the token; unknown: no effect."""
+        await self._store.revoke_family(_digest(refresh_token))
+
+    def mint(self, user: str, *, channel: str, ttl_s: int, info: Any, channels: list[str]) -> str:
+        """A token that a backend asks for. `ttl_s` 0: it never expires."""
+        if ttl_s > _MAX_TTL_S:
+            raise Invalid("ttl_s is too long")
+        if channel and channels:
+            raise Invalid("a subscription token has one channel")
+        claims: dict[str, Any] = {"iat": int(self._now())}
+        if user:
+            claims["sub"] = user
+        if ttl_s:
+            claims["exp"] = int(self._now()) + ttl_s
+        if info is not None:
+            claims["info"] = info
+        if channel:
+            claims["channel"] = channel
+        if channels:
+            claims["channels"] = channels
+        TOKENS.labels("subscription" if channel else "connection").inc()
+        return self.signer.sign(self._addressed(claims))
+
+    async def create_api_key(self, name: str) -> tuple[ApiKeyRow, str]:
+        """A new key; its text is told once. Raises Invalid."""
+        if not 1 <= len(name) <= 64:
+            raise Invalid("name: 1 to 64 characters")
+        text = _KEY_PREFIX + secrets.token_urlsafe(32)
+        row = ApiKeyRow(secrets.token_hex(6), name, hashlib.sha256(text.encode()).digest(), self._now())
+        await self._store.add_api_key(row)
+        self.changed.set()
+        return row, text
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        """All that are valid."""
+        return await self._store.api_keys()
+
+    async def revoke_api_key(self, key_id: str) -> bool:
+        """False: there is none."""
+        removed = await self._store.remove_api_key(key_id)
+        if removed:
+            self.changed.set()
+        return removed
+
+    async def _limit_address(self, peer: str) -> None:
+        limit = self._policy.attempts_per_address
+        if not limit or not peer:
+            return
+        name = f"address:{peer}"
+        if await self._limits.count(name, self._policy.limit_window_s) > limit:
+            LOGINS.labels("limited").inc()
+            raise TooMany((await self._limits.current(name))[1])
+
+    async def _begin_session(self, user: User) -> Pair:
+        return await self._pair(user, secrets.token_hex(12))
+
+    async def _pair(self, user: User, family: str) -> Pair:
+        refresh_token = secrets.token_urlsafe(32)
+        expires_at = self._now() + self._policy.refresh_ttl_s
+        await self._store.add_refresh(_digest(refresh_token), Refresh(user.id, family, expires_at, False, False))
+        now = int(self._now())
+        claims: dict[str, Any] = {
+            "sub": user.id,
+            "info": {"name": user.username},
+            "iat": now,
+            "exp": now + self._policy.access_ttl_s,
+        }
+        TOKENS.labels("access").inc()
+        return Pair(self.signer.sign(self._addressed(claims)), self._policy.access_ttl_s, refresh_token, user)
+
+    def _addressed(self, claims: dict[str, Any]) -> dict[str, Any]:
+        if self._policy.issuer:
+            claims["iss"] = self._policy.issuer
+        if self._policy.audience:
+            claims["aud"] = self._policy.audience
+        return claims
+
+
+async def load_signer(store: AccountStore, algorithm: str) -> Signer:
+    """The signer of the keys in the store; the first start makes one."""
+    keys = await store.signing_keys()
+    if not any(key.algorithm == algorithm for key in keys):
+        await store.add_signing_key(new_signing_key(algorithm))
+        keys = await store.signing_keys()
+    return Signer(keys, algorithm)
+
+
+def _check_password(password: str) -> None:
+    if len(password.encode("utf-8", "surrogatepass")) > MAX_PASSWORD_BYTES:
+        raise Invalid(f"password: at most {MAX_PASSWORD_BYTES} bytes")
+
+
+def _digest(refresh_token: str) -> bytes:
+    return hashlib.sha256(refresh_token.encode("utf-8", "surrogatepass")).digest()

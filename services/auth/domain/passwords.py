@@ -1,0 +1,65 @@
+"""Passwords: Argon2id on a few threads, the same work whether the user exists or not."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from services.auth.metrics import HASH_SECONDS
+from services.shared.errors import Busy
+
+MAX_PASSWORD_BYTES = 1_024
+MIN_PASSWORD_BYTES = 8
+_MAX_WAITING = 200
+T = TypeVar("T")
+
+
+class Passwords:
+    """Hashes and checks; refuses as busy rather than let too many wait."""
+
+    def __init__(self, *, memory_kib: int, time_cost: int, threads: int) -> None:
+        self._hasher = PasswordHasher(time_cost=time_cost, memory_cost=memory_kib, parallelism=1)
+        self._threads = ThreadPoolExecutor(threads, "argon2")
+        self._waiting = 0
+        self._dummy = self._hasher.hash(secrets.token_hex(16))
+        self.dummy_checks = 0
+
+    async def hash(self, password: str) -> str:
+        """An Argon2id string."""
+        return await self._run(self._hasher.hash, password)
+
+    async def matches(self, password: str, password_hash: str | None) -> bool:
+        """Whether it is the password; without a user the same work is done in vain."""
+        if password_hash is None:
+            self.dummy_checks += 1
+            await self._run(self._check, self._dummy, password)
+            return False
+        return await self._run(self._check, password_hash, password)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, password_hash: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(password_hash, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _run(self, work: Callable[..., T], *arguments: str) -> T:
+        if self._waiting >= _MAX_WAITING:
+            raise Busy("too many passwords wait to be checked")
+        self._waiting += 1
+        started = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        finally:
+            self._waiting -= 1
+            HASH_SECONDS.observe(time.perf_counter() - started)

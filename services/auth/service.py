@@ -1,0 +1,128 @@
+"""gRPC face: protobuf in and out, refusals as statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import msgspec
+
+from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Refusal, Taken, TooMany
+from services.shared.grpc_server import Refused
+from thalamus.auth.v1 import auth_pb2 as pb
+from thalamus.auth.v1 import auth_pb2_grpc as rpc
+
+SIGN_OF_LIFE_S = 10.0
+
+
+class TrustFeed:
+    """What edges need to verify, and a way to wait for its next change."""
+
+    def __init__(self) -> None:
+        self.trust = pb.Trust()
+        self._changed = asyncio.Event()
+
+    def set(self, trust: pb.Trust) -> None:
+        """Replace it; whoever waits hears of it."""
+        if trust == self.trust:
+            return
+        self.trust = trust
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def next(self, timeout_s: float) -> None:
+        """Wait for a change, so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+
+
+class AuthServicer(rpc.AuthServiceServicer):
+    """One per process."""
+
+    def __init__(self, accounts: Accounts, feed: TrustFeed) -> None:
+        self._accounts = accounts
+        self._feed = feed
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.Trust]:
+        """The whole state: at once, after every change, every 10 s."""
+        while True:
+            yield self._feed.trust
+            await self._feed.next(SIGN_OF_LIFE_S)
+
+    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.TokenPair:
+        with _statuses():
+            return _pair(await self._accounts.register(request.username, request.password, request.peer))
+
+    async def Login(self, request: pb.LoginRequest, context: Any) -> pb.TokenPair:
+        with _statuses():
+            return _pair(await self._accounts.login(request.username, request.password, request.peer))
+
+    async def RefreshSession(self, request: pb.RefreshSessionRequest, context: Any) -> pb.TokenPair:
+        with _statuses():
+            return _pair(await self._accounts.refresh(request.refresh_token))
+
+    async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
+        await self._accounts.logout(request.refresh_token)
+        return pb.LogoutResponse()
+
+    async def MintToken(self, request: pb.MintTokenRequest, context: Any) -> pb.MintTokenResponse:
+        with _statuses():
+            try:
+                info = msgspec.json.decode(request.info) if request.info else None
+            except msgspec.DecodeError as error:
+                raise Invalid("info is not JSON") from error
+            token = self._accounts.mint(
+                request.user,
+                channel=request.channel,
+                ttl_s=request.ttl_s,
+                info=info,
+                channels=list(request.channels),
+            )
+            return pb.MintTokenResponse(token=token)
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
+        with _statuses():
+            row, text = await self._accounts.create_api_key(request.name)
+            return pb.CreateApiKeyResponse(id=row.id, key=text)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
+        rows = await self._accounts.api_keys()
+        return pb.ListApiKeysResponse(
+            keys=[pb.ApiKey(id=row.id, name=row.name, created_at=int(row.created_at)) for row in rows]
+        )
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
+        if not await self._accounts.revoke_api_key(request.id):
+            raise Refused(grpc.StatusCode.NOT_FOUND, "there is no such key")
+        return pb.RevokeApiKeyResponse()
+
+
+@contextlib.contextmanager
+def _statuses() -> Any:
+    """Refusals of the rules as gRPC statuses."""
+    try:
+        yield
+    except TooMany as error:
+        trailers = (("retry-after-s", str(error.retry_after_s)),)
+        raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), trailers) from error
+    except Refusal as error:
+        statuses = {
+            Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+            Taken: grpc.StatusCode.ALREADY_EXISTS,
+            Denied: grpc.StatusCode.UNAUTHENTICATED,
+        }
+        raise Refused(statuses[type(error)], str(error)) from error
+
+
+def _pair(pair: Pair) -> pb.TokenPair:
+    return pb.TokenPair(
+        access_token=pair.access_token,
+        expires_in_s=pair.expires_in_s,
+        refresh_token=pair.refresh_token,
+        user=pair.user.id,
+        username=pair.user.username,
+    )

@@ -1,0 +1,125 @@
+"""Auth over gRPC: watches the keys that verify tokens, and passes accounts through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import grpc
+
+from services.edge.domain.keyring import KeyRing
+from services.edge.domain.ports import AccountRefused, TokenPair
+from services.shared.errors import ErrorCode, Unavailable
+from services.shared.grpc_client import Replicas
+from thalamus.auth.v1 import auth_pb2 as pb
+from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
+
+if TYPE_CHECKING:
+    from thalamus.auth.v1.auth_pb2_grpc import AuthServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+CALL_S = 2.8
+SILENCE_S = 30.0  # auth gives a sign of life every 10 s
+_PAUSE_S = (0.1, 2.0)
+_HTTP = {
+    grpc.StatusCode.INVALID_ARGUMENT: (400, ErrorCode.BAD_REQUEST),
+    grpc.StatusCode.ALREADY_EXISTS: (409, ErrorCode.BAD_REQUEST),
+    grpc.StatusCode.UNAUTHENTICATED: (401, ErrorCode.UNAUTHORIZED),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (429, ErrorCode.TOO_MANY_REQUESTS),
+}
+
+
+class AuthClient:
+    """Keeps the key ring current; while auth is away the last known keys serve."""
+
+    def __init__(self, replicas: Replicas, keyring: KeyRing) -> None:
+        self._replicas = replicas
+        self._keyring = keyring
+        self._task: asyncio.Task[None] | None = None
+        self._heard = False
+
+    async def start(self) -> None:
+        """Watch, in the background."""
+        self._task = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def is_ready(self) -> bool:
+        """Keys have been heard of once: tokens can be verified."""
+        return self._heard
+
+    async def _keep(self) -> None:
+        pause_s = _PAUSE_S[0]
+        while True:
+            try:
+                stream = AuthServiceStub(self._replicas.any()).Watch(pb.WatchRequest())
+                try:
+                    while True:
+                        async with asyncio.timeout(SILENCE_S):
+                            trust = await stream.read()
+                        if not isinstance(trust, pb.Trust):
+                            break
+                        self._take(trust)
+                        pause_s = _PAUSE_S[0]
+                finally:
+                    stream.cancel()
+            except (Unavailable, TimeoutError, grpc.aio.AioRpcError) as error:
+                logger.info("auth does not answer; known keys go on", extra={"error": repr(error)[:200]})
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, _PAUSE_S[1])
+
+    def _take(self, trust: pb.Trust) -> None:
+        self._keyring.set_jwks(trust.jwks)
+        self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
+        self._heard = True
+
+    # Accounts.
+
+    async def register(self, username: str, password: str, peer: str) -> TokenPair:
+        request = pb.RegisterRequest(username=username, password=password, peer=peer)
+        return await self._pair(lambda stub: stub.Register(request, timeout=CALL_S))
+
+    async def login(self, username: str, password: str, peer: str) -> TokenPair:
+        request = pb.LoginRequest(username=username, password=password, peer=peer)
+        return await self._pair(lambda stub: stub.Login(request, timeout=CALL_S))
+
+    async def refresh(self, refresh_token: str) -> TokenPair:
+        request = pb.RefreshSessionRequest(refresh_token=refresh_token)
+        return await self._pair(lambda stub: stub.RefreshSession(request, timeout=CALL_S))
+
+    async def logout(self, refresh_token: str) -> None:
+        request = pb.LogoutRequest(refresh_token=refresh_token)
+
+        async def call(channel: grpc.aio.Channel) -> None:
+            await AuthServiceStub(channel).Logout(request, timeout=CALL_S)
+
+        await self._replicas.call(call, CALL_S)
+
+    async def _pair(self, ask: Callable[[AuthServiceAsyncStub], Awaitable[pb.TokenPair]]) -> TokenPair:
+        async def call(channel: grpc.aio.Channel) -> pb.TokenPair:
+            return await ask(AuthServiceStub(channel))
+
+        try:
+            pair = await self._replicas.call(call, CALL_S)
+        except grpc.aio.AioRpcError as error:
+            raise _refused(error) from error
+        return TokenPair(pair.access_token, pair.expires_in_s, pair.refresh_token, pair.user, pair.username)
+
+
+def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
+    known = _HTTP.get(error.code())
+    if known is None:
+        return Unavailable(f"auth failed: {error.code().name}")
+    trailers = dict(error.trailing_metadata() or ())
+    return AccountRefused(*known, error.details() or "", int(trailers.get("retry-after-s", 0)))
