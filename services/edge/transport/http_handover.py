@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -67,8 +66,8 @@ class HttpHandover:
             task.cancel()
         for connection in list(self._state.connections):
             connection.transport.abort()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._state.tasks, return_exceptions=True)
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=grace_s)
         if self._date_timer is not None:
             self._date_timer.cancel()
             self._date_timer = None

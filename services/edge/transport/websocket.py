@@ -153,21 +153,13 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._partial = None
         self._core.parser.close()  # ends a cycle of references: memory is free at once
         self._port.websocket_lost(self)
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            try:
-                handler.closed(clean=self._clean)
-            except Exception:
-                logger.exception("handler failed at the end of a connection")
+        self._tell_closed()
 
     # From `Outbox`.
 
     def outbox_full(self) -> None:
         """The client is too slow: what is queued is lost, and it has to reconnect."""
         self.drop_queue()
-        if self._state >= _CLOSING:  # it was told to leave already
-            self._transport.abort()
-            return
         self._state = _FINISHING
         self._port.counters.closed_by_server(CloseCode.SLOW)
         self._end_within(self._port.options.close_timeout_s)
@@ -209,6 +201,8 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if not self._clean and sent is not None:
             self._port.counters.closed_by_server(sent.code)
         self._finish()
+        if self._clean:
+            self._tell_closed()  # others see the leave now, not when TCP has ended
 
     def _take(self, frame: Frame) -> None:
         """Handle one frame that the core has found well-formed."""
@@ -298,6 +292,14 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self.flush()
         else:
             self.outbox_empty()
+
+    def _tell_closed(self) -> None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            try:
+                handler.closed(clean=self._clean)
+            except Exception:
+                logger.exception("handler failed at the end of a connection")
 
     def _end_within(self, delay_s: float) -> None:
         if self._timer is not None:

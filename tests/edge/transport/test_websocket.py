@@ -258,8 +258,22 @@ async def test_a_client_that_keeps_tcp_open_after_the_handshake_is_dropped_in_ti
     client = await served.raw()
     client.write(frame(CLOSE))
     assert await client.frame() == (CLOSE, b"")
-    assert (await end_of(served)).ended == [True]
+    async with asyncio.timeout(LIMIT_S):
+        while served.server.counters.websockets:
+            await asyncio.sleep(0)
     client.writer.close()
+
+
+async def test_the_handler_learns_of_a_clean_end_before_tcp_has_ended(serve: Serve) -> None:
+    served = await serve(close_timeout_s=60.0)
+    client = await served.raw()
+    client.write(frame(TEXT, b"last") + frame(CLOSE))
+    assert (await end_of(served)).ended == [True]
+    assert served.server.counters.websockets == 1
+    client.writer.transport.abort()
+    while served.server.counters.websockets:
+        await asyncio.sleep(0)
+    assert served.handlers[0].ended == [True]
 
 
 async def test_a_close_is_answered_also_while_reading_is_paused(serve: Serve) -> None:
