@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from prometheus_client import REGISTRY
 
@@ -96,7 +96,7 @@ class Edge:
         self.server = EdgeServer(options, self._new_session, HttpHandover(app, options))
 
     def _new_session(self, connection: Connection, info: HandshakeInfo) -> Session:
-        dialect = self._dialects.named(info.dialect)
+        dialect = self._dialects[info.dialect]
         return Session(self.node, connection, dialect, str(uuid.uuid4()), websocket_ping=info.websocket_ping)
 
     def checks(self) -> Mapping[str, bool]:
@@ -143,15 +143,11 @@ def _read_secret(config: EdgeConfig, keyring: KeyRing) -> bool:
 
 
 def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptions:
-    def select(offers: Sequence[str], query: Mapping[str, str]) -> tuple[str | None, str]:
-        selection = dialects.select(offers, query)
-        return selection.subprotocol, selection.dialect.name
-
     return TransportOptions(
         websocket_path=config.websocket_path,
         allowed_origins=config.allowed_origins,
         allow_no_origin=config.allow_no_origin,
-        select_dialect=select,
+        select_dialect=dialects.select,
         max_connections=config.max_connections,
         max_connections_per_address=config.max_connections_per_address,
         handshake_timeout_s=config.handshake_timeout_s,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ from services.edge.api import requests as r
 from services.edge.api.bodies import BodyRefused, decode, error_body
 from services.edge.api.context import ApiContext
 from services.edge.domain import operations as ops
+from services.edge.domain.commands import StreamPosition
 from services.edge.domain.json_text import checked_json
-from services.edge.domain.model import ClientInfo
+from services.edge.domain.model import ClientInfo, Position, Publication
 from services.edge.domain.permissions import find_namespace
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import CloseCode, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 
 _MAX_BROADCAST = 10_000
@@ -71,6 +73,112 @@ async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]
             return {"error": error_body(error)}
 
     return {"responses": await _bounded([partial(one, channel) for channel in request.channels])}
+
+
+async def _bounded(calls: Sequence[Callable[[], Awaitable[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Run them, so many at once, and return the results in order."""
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(calls), _AT_ONCE):
+        results += await asyncio.gather(*(call() for call in calls[start : start + _AT_ONCE]))
+    return results
+
+
+def _user(user: str) -> str:
+    if not user:
+        raise ThalamusError("no user", ErrorCode.BAD_REQUEST)
+    return user
+
+
+async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]:
+    """Subscribe a user's connections, on every node, to a channel (server-side)."""
+    _namespace(context, request.channel)
+    unknown = set(request.override) - _OVERRIDES
+    if unknown:
+        raise ThalamusError(f"unknown override {sorted(unknown)[0]}", ErrorCode.BAD_REQUEST)
+    since = request.recover_since
+    await context.cluster.everywhere(
+        ops.Subscribe(
+            user=_user(request.user),
+            client=request.client,
+            channel=request.channel,
+            info=_json(request.info) or b"",
+            data=_json(request.data) or b"",
+            expire_at=request.expire_at,
+            recover_since=StreamPosition(since.offset, since.epoch) if since else None,
+            override={name: value.value for name, value in request.override.items()},
+        )
+    )
+    return {}
+
+
+async def unsubscribe(context: ApiContext, request: r.Unsubscribe) -> dict[str, Any]:
+    """End a user's subscriptions to a channel, on every node."""
+    await context.cluster.everywhere(
+        ops.Unsubscribe(user=_user(request.user), client=request.client, channel=request.channel)
+    )
+    return {}
+
+
+async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, Any]:
+    """Close a user's connections, on every node."""
+    how = request.disconnect or r.DisconnectReason(code=int(CloseCode.FORCE_DISCONNECT))
+    if how.code not in _CLOSE_CODES or len(how.reason.encode()) > 123 or _is_json(how.reason):
+        raise ThalamusError(
+            "code must be 3000 to 4999, the reason at most 123 bytes and not JSON", ErrorCode.BAD_REQUEST
+        )
+    await context.cluster.everywhere(
+        ops.Disconnect(
+            user=_user(request.user),
+            client=request.client,
+            code=how.code,
+            reason=how.reason,
+            whitelist=request.whitelist,
+        )
+    )
+    return {}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text.encode())
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+async def refresh(context: ApiContext, request: r.Refresh) -> dict[str, Any]:
+    """Give a user's connections another expiry, on every node."""
+    await context.cluster.everywhere(
+        ops.Refresh(
+            user=_user(request.user), client=request.client, expired=request.expired, expire_at=request.expire_at
+        )
+    )
+    return {}
+
+
+async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
+    """One page of a channel's log, as for clients."""
+    namespace = _namespace(context, request.channel)
+    if namespace.durability is Durability.NONE:
+        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    most = context.node.settings.history_limit
+    since = Position(request.since.offset, request.since.epoch) if request.since else None
+    page = await context.node.reader.history(
+        request.channel,
+        namespace,
+        limit=most if request.limit < 0 else min(request.limit, most),
+        since=since,
+        reverse=request.reverse,
+    )
+    return {
+        "publications": [_publication(one) for one in page.publications],
+        "epoch": page.top.epoch,
+        "offset": page.top.offset,
+    }
+
+
+def _publication(publication: Publication) -> dict[str, Any]:
+    found: dict[str, Any] = {"data": msgspec.Raw(publication.data)}
     if publication.info is not None:
         found["info"] = _client(publication.info)
     found["offset"] = publication.offset

@@ -24,10 +24,6 @@ class Dialects:
         """The dialect that `select` named."""
         return self._by_name[name]
 
-    def named(self, name: str) -> Dialect:
-        """The dialect of that `name`; the default one where there is no such."""
-        return next((one for one in self._by_subprotocol.values() if one.name == name), self._default)
-
     def select(self, offers: Sequence[str], query: Mapping[str, str]) -> tuple[str | None, str]:
         """The subprotocol that the answer to an upgrade selects, None for none, and the name of the dialect.
 
