@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-NO_JSON = msgspec.Raw(b"")
-
 
 class StreamPosition(msgspec.Struct):
     offset: int = 0
@@ -14,14 +12,14 @@ class StreamPosition(msgspec.Struct):
 
 class Publish(msgspec.Struct, kw_only=True):
     channel: str
-    data: msgspec.Raw = NO_JSON
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     tags: dict[str, str] = {}
     idempotency_key: str = ""
 
 
 class Broadcast(msgspec.Struct, kw_only=True):
     channels: list[str]
-    data: msgspec.Raw = NO_JSON
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     tags: dict[str, str] = {}
     idempotency_key: str = ""
 
@@ -34,8 +32,8 @@ class Subscribe(msgspec.Struct, kw_only=True):
     user: str
     channel: str
     client: str = ""
-    info: msgspec.Raw = NO_JSON
-    data: msgspec.Raw = NO_JSON
+    info: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     recover_since: StreamPosition | None = None
     expire_at: float = 0.0
     override: dict[str, BoolValue] = {}
