@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.edge.domain.claims import SubscriptionClaims, TokenInvalid, TokenVerifier
 from services.edge.domain.json_text import MAX_NESTING, InvalidJson, checked_json, nests_too_deep
+from services.edge.domain.keyring import KeyRing
 from tests.edge.dialects.corpus import BROKEN, SOUND, strict
 
+SECRET = b"a secret of at least thirty-two bytes"
 TOKENS = [b"[", b"]", b"{", b"}", b",", b":", b'"', b'"a"', b'"\\', b"\\u", b"d83d", b"\\ude00", b"0", b"1", b"-", b"."]
 TOKENS += [b"e", b"E+", b"null", b"true", b"NaN", b"Infinity", b" ", b"\t", b"\r", b"\n", b"\x00", b"\xff", b"\xed\xa0"]
 TOKENS += ["ж".encode(), b"\\n", b"\\", b"/", b"9" * 30, b'"k":']
@@ -25,6 +31,32 @@ def test_B23_a_sound_text_comes_out_byte_for_byte(text: bytes) -> None:
 def test_B23_a_broken_text_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidJson):
         checked_json(text)
+
+
+@pytest.mark.parametrize("claim", ["info", "data", "b64info", "b64data"])
+def test_payloads_of_tokens_are_checked_too(claim: str) -> None:
+    keyring = KeyRing()
+    keyring.set_hs256(SECRET)
+    verifier = TokenVerifier(keyring)
+
+    def verified(text: bytes) -> SubscriptionClaims:
+        value = b'"' + base64.b64encode(text) + b'"' if claim.startswith("b64") else text
+        return verifier.subscription(signed(b'{"channel":"a","%b":%b}' % (claim.encode(), value)), now=0.0)
+
+    for name, text in SOUND.items():
+        if len(text) < 1_000:
+            claims = verified(text)
+            assert (claims.info or claims.data) == (b"" if name == "null" else text)
+    for text in BROKEN.values():
+        if 0 < len(text) < 1_000:
+            with pytest.raises(TokenInvalid):
+                verified(text)
+
+
+def signed(payload: bytes) -> str:
+    parts = [base64.urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg":"HS256"}', payload)]
+    signature = hmac.digest(SECRET, b".".join(parts), "sha256")
+    return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
 def test_the_limit_of_nesting_is_exact_and_looks_past_strings() -> None:
