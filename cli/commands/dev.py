@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -88,26 +89,30 @@ async def _run(settings: StackSettings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked_to_stop)
 
-    main = asyncio.ensure_future(_follow(settings, stop, supervisors))
+    main = asyncio.ensure_future(_follow(settings, supervisors))
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait((main, stopped), return_when=asyncio.FIRST_COMPLETED)
     if not main.done():
-        remark("Stopping: edges, then services, then Redis. Ctrl-C again kills them.")
         main.cancel()  # also out of the middle of the start; leaving the contexts stops everything
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            remark("Stopping: edges, then services, then Redis. Ctrl-C again kills them.")
     stopped.cancel()
     try:
         await main
     except asyncio.CancelledError:
         return EXIT_OK
     except StartFailed as error:
+        if error.tail:
+            remark(f"\nThe last lines of {error.name}:")
+        formatter = Formatter(colour=False)
         for line in error.tail:
-            remark(f"    {line}")
+            remark(formatter.format(error.name, line.encode()))
         remark(f"thalamus: {error}")
         return EXIT_FAILED
     return EXIT_OK
 
 
-async def _follow(settings: StackSettings, stop: asyncio.Event, supervisors: list[Supervisor]) -> None:
+async def _follow(settings: StackSettings, supervisors: list[Supervisor]) -> None:
     """Start, print the banner, and hand on log lines until cancelled."""
     started = time.monotonic()
     formatter = Formatter(colour=sys.stderr.isatty() and "NO_COLOR" not in os.environ)

@@ -107,7 +107,8 @@ class Child:
         self.restart = restart
         self.deaths = 0
         self.last_code: int | None = None
-        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)  # of this life
+        self.last_words: tuple[str, ...] = ()  # of the last life
         self.ended = asyncio.Event()  # no process now
         self.ended.set()
         self._guard = guard
@@ -140,6 +141,7 @@ class Child:
             code = await self._live()
             self.deaths += 1
             self.last_code = code
+            self.last_words = tuple(self.tail)
             if self._stopping.is_set():
                 return
             delay_s = self._backoff.delay_s(self._clock() - started) if self.restart else None
@@ -175,6 +177,7 @@ class Child:
         os.set_blocking(reading, False)
         loop = asyncio.get_running_loop()
         self.ended.clear()
+        self.tail.clear()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._guard.command(self.spec.command),

@@ -18,10 +18,11 @@ STOP_TIMES_S: Mapping[Stage, float] = {Stage.EDGE: 4.0, Stage.SERVICE: 2.5, Stag
 
 
 class StartFailed(Exception):
-    """Something did not become ready. `tail` are the last lines it said."""
+    """Something did not become ready. `tail` are the last lines that `name` said."""
 
-    def __init__(self, reason: str, tail: Sequence[str] = ()) -> None:
+    def __init__(self, reason: str, name: str, tail: Sequence[str] = ()) -> None:
         super().__init__(reason)
+        self.name = name
         self.tail = tuple(tail)
 
 
@@ -134,14 +135,16 @@ class Supervisor:
                         return
                     await asyncio.sleep(_PROBE_EVERY_S)
                     continue
-            raise StartFailed(f"{child.name} is not ready after {timeout_s:g} s: {reason}", child.tail)
+            raise StartFailed(f"{child.name} is not ready after {timeout_s:g} s: {reason}", child.name, child.tail)
 
     def _give_up_if_hopeless(self, child: Child) -> None:
         if child.deaths and child.last_code == _EXIT_CONFIG:
-            said = [line for line in child.tail if line.strip()]
-            raise StartFailed(said[-1].removeprefix("thalamus ") if said else f"{child.name} refused its settings")
+            said = [line for line in child.last_words if line.strip()]
+            reason = said[-1].removeprefix("thalamus ") if said else f"{child.name} refused its settings"
+            raise StartFailed(reason, child.name)
         if child.deaths >= _MOST_DEATHS_AT_START:
-            raise StartFailed(f"{child.name} {describe_exit(child.last_code or 0)}, again and again", child.tail)
+            reason = f"{child.name} {describe_exit(child.last_code or 0)}, again and again"
+            raise StartFailed(reason, child.name, child.last_words)
 
     def _child_started(self, child: Child) -> None:
         self._on_change()
