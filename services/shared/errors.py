@@ -134,9 +134,10 @@ class ThalamusError(Exception):
 
     code: ErrorCode = ErrorCode.INTERNAL
 
-    def __init__(self, detail: str = "", code: ErrorCode | None = None) -> None:
+    def __init__(self, detail: str = "", code: ErrorCode | None = None, *, retry_after_s: float = 0.0) -> None:
         if code is not None:
             self.code = code
+        self.retry_after_s = retry_after_s  # a hint that goes with `too many requests`
         super().__init__(detail or self.code.message)
 
 

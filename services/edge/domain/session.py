@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections import deque
 from typing import Any
 
@@ -169,7 +170,7 @@ class Session:
         if not self._bucket.take(now):
             if self._bucket.refused_for(now) >= self.node.settings.flood_close_s:
                 raise Disconnect(CloseCode.TOO_MANY_REQUESTS)
-            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
+            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=self._bucket.retry_after_s())
 
     async def _run(self, command: c.Command) -> None:
         try:
@@ -192,9 +193,7 @@ class Session:
     def _error(self, error: ThalamusError) -> ErrorReply:
         counts = self.node.counters.errors
         counts[error.code] = counts.get(error.code, 0) + 1
-        retry_ms = 0
-        if error.code is ErrorCode.TOO_MANY_REQUESTS:
-            retry_ms = max(1, int(self._bucket.retry_after_s() * 1000))
+        retry_ms = math.ceil(error.retry_after_s * 1000)
         return ErrorReply(error.code, error.code.message, error.code.temporary, retry_ms)
 
     # To the client.

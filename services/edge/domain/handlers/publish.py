@@ -50,4 +50,4 @@ def _limit(session: Session, namespace: Namespace) -> None:
         bucket = TokenBucket(namespace.publish_rate, namespace.publish_rate, now)
         session.publish_buckets[namespace.name] = bucket
     if not bucket.take(now):
-        raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
+        raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=bucket.retry_after_s())
