@@ -1,0 +1,61 @@
+"""The console page: its logic in Node, and two users in headless Chromium. Screenshots go to build/screenshots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import Stack
+
+_HERE = Path(__file__).parent
+_SHOTS = _HERE.parents[1] / "build" / "screenshots"
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(f"{what}, and REQUIRE_ALL=1")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    found = shutil.which("node")
+    if not found:
+        _missing("node is not installed")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if not found:
+        _missing("Chromium is not installed")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> None:
+    npm = shutil.which("npm")
+    if not npm:
+        _missing("npm is not installed")
+    if not (_HERE / "node_modules" / "playwright-core").is_dir():
+        subprocess.run([str(npm), "ci", "--silent"], cwd=_HERE, check=True, timeout=300)
+
+
+def test_the_logic_of_the_page_without_a_browser(node: str) -> None:
+    tests = sorted(str(path) for path in (_HERE / "unit").glob("*.test.mjs"))
+    done = subprocess.run([node, "--test", *tests], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("playwright")
+def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, stack: Stack, tmp_path: Path) -> None:
+    _SHOTS.mkdir(parents=True, exist_ok=True)
+    command = [node, str(_HERE / "console.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "profile"), chromium]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,476 @@
+// The console: signs in, joins channels, shows what happens.
+import { Client } from './client.js';
+import { Room, nameOf } from './rooms.js';
+import { Session, loadRooms, saveRooms } from './session.js';
+import { Frames, atEnd, byId, colour, element, initials, marker, messageElement } from './view.js';
+
+const PAGE = 50;
+const FIRST_ROOM = 'chat:lobby';
+const RETRY_MS = 1_000;
+
+const frames = new Frames();
+const rooms = new Map();
+let session = null;
+let client = null;
+let current = '';
+let countdown = 0;
+
+// Signing in.
+
+function showSignIn(message = '') {
+  byId('console').hidden = true;
+  byId('sign-in').hidden = false;
+  byId('sign-in-error').hidden = !message;
+  byId('sign-in-error').textContent = message;
+  byId('username').focus();
+}
+
+byId('sign-in-form').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  const how = event.submitter?.value ?? 'login';
+  const buttons = [byId('log-in'), byId('register')];
+  for (const button of buttons) button.disabled = true;
+  try {
+    start(await Session.signIn(how, byId('username').value, byId('password').value));
+  } catch (error) {
+    showSignIn(error.message);
+  } finally {
+    for (const button of buttons) button.disabled = false;
+  }
+});
+
+byId('use-token').addEventListener('click', () => {
+  const token = byId('token').value.trim();
+  if (token) start(Session.withToken(token));
+});
+
+byId('log-out').addEventListener('click', async () => {
+  client.disconnect();
+  client = null;
+  await session.signOut();
+  location.reload();
+});
+
+function start(found) {
+  session = found;
+  byId('sign-in').hidden = true;
+  byId('console').hidden = false;
+  byId('me').textContent = session.name;
+  byId('password').value = '';
+  const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
+  client = new Client(`${scheme}://${location.host}/connection/websocket`, (renew) => session.token(renew));
+  listen(client);
+  const saved = loadRooms();
+  for (const entry of saved?.rooms ?? [{ channel: FIRST_ROOM, position: null }]) {
+    rooms.set(entry.channel, Room.load(entry));
+    client.subscribe(entry.channel, entry.messages?.length ? entry.position : null);
+  }
+  open(saved?.current && rooms.has(saved.current) ? saved.current : [...rooms.keys()][0] ?? '');
+  client.connect();
+  byId('composer-text').focus();
+}
+
+// What the client tells.
+
+function listen(of) {
+  of.on('frame', (frame) => frames.add(frame));
+  of.on('state', showState);
+  of.on('subscribed', ({ channel, recovering, recovered, publications }) => {
+    const room = rooms.get(channel);
+    if (!room) return;
+    room.problem = '';
+    if (recovering && !recovered) {
+      room.forget();
+      note(room, 'could not recover what was missed; history is loaded anew', 'bad');
+      if (channel === current) render();
+    }
+    for (const publication of publications) take(room, publication);
+    if (recovering && recovered) {
+      const count = publications.length;
+      note(room, `reconnected — ${count ? `recovered ${count} missed message${count > 1 ? 's' : ''}` : 'nothing was missed'}`, 'good');
+    }
+    loadMembers(room);
+    if (!room.messages.length) loadOlder(room);
+    resend(room);
+    showChannels();
+    showFacts();
+  });
+  of.on('publication', ({ channel, publication }) => {
+    const room = rooms.get(channel);
+    if (room) take(room, publication);
+  });
+  of.on('join', ({ channel, info }) => membership(channel, info, true));
+  of.on('leave', ({ channel, info }) => membership(channel, info, false));
+  of.on('unsubscribed', ({ channel, reason }) => trouble(channel, `The server ended this subscription: ${reason}.`));
+  of.on('failed', ({ channel, error }) => {
+    const words = { 102: 'There is no such namespace.', 103: 'You may not join this channel.', 107: 'That is not a channel name.' };
+    trouble(channel, words[error.code] ?? `The server refused: ${error.message}.`);
+  });
+}
+
+function showState({ state, reason = '', in_s = 0 }) {
+  clearInterval(countdown);
+  const text = byId('state-text');
+  byId('state').dataset.state = state;
+  if (in_s) {
+    let left = in_s;
+    const tick = () => {
+      text.textContent = `reconnecting in ${Math.max(0, Math.ceil(left))} s${reason ? ` — ${reason}` : ''}`;
+      left -= 1;
+    };
+    tick();
+    countdown = setInterval(tick, 1000);
+    frames.add({ text: `connection lost: ${reason}`, note: true });
+  } else {
+    text.textContent = state === 'disconnected' && reason ? `disconnected — ${reason}` : state;
+  }
+  if (state === 'disconnected' && client && reason !== 'you logged out') frames.add({ text: `ended: ${reason}`, note: true });
+  showFacts();
+}
+
+function trouble(channel, text) {
+  const room = rooms.get(channel);
+  if (!room) return;
+  room.problem = text;
+  note(room, text, 'bad');
+  showChannels();
+}
+
+function take(room, publication) {
+  const index = room.add(publication);
+  if (publication.info?.client === client.id) {
+    const text = JSON.stringify(publication.data);
+    const mine = room.pending.find((entry) => entry.state === 'sending' && JSON.stringify(entry.data) === text);
+    if (mine) settle(room, mine);
+  }
+  if (index < 0) return;
+  if (room.channel === current) {
+    showMessage(room, index);
+  } else {
+    room.unread += 1;
+    showChannels();
+  }
+  showPosition();
+}
+
+async function loadMembers(room) {
+  try {
+    const { presence } = await client.presence(room.channel);
+    room.members = new Map(Object.entries(presence));
+  } catch {
+    room.members = new Map(); // the channel has none, or they may not be seen
+  }
+  showPeople();
+}
+
+function membership(channel, info, joined) {
+  const room = rooms.get(channel);
+  if (!room) return;
+  if (joined) room.members.set(info.client, info);
+  else room.members.delete(info.client);
+  if (info.client !== client.id) note(room, `${nameOf(info)} ${joined ? 'joined' : 'left'}`, 'event');
+  showPeople();
+}
+
+// Sending.
+
+byId('composer').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const field = byId('composer-text');
+  const text = field.value.trim();
+  const room = rooms.get(current);
+  if (!text || !room) return;
+  field.value = '';
+  field.style.height = '';
+  const entry = room.sending(crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, { text });
+  showPending(room);
+  byId('messages').scrollTop = byId('messages').scrollHeight;
+  deliver(room, entry);
+});
+
+async function deliver(room, entry) {
+  try {
+    const { offset } = await client.publish(room.channel, entry.data, entry.key);
+    if (offset) {
+      const info = { user: '', client: client.id, conn_info: { name: session.name } };
+      const index = room.add({ offset, data: entry.data, info });
+      settle(room, entry);
+      if (index >= 0 && room.channel === current) showMessage(room, index);
+    } else {
+      settle(room, entry);
+    }
+  } catch (error) {
+    if (error.code && !error.temporary) {
+      entry.state = 'failed';
+      entry.note = error.code === 103 ? 'not sent: you may not write here' : `not sent: ${error.message}`;
+    } else {
+      entry.note = 'not acknowledged yet; it is sent again, once';
+      if (client.state === 'connected') setTimeout(() => deliver(room, entry), RETRY_MS);
+    }
+    showPending(room);
+  }
+}
+
+function resend(room) {
+  for (const entry of room.pending) if (entry.state === 'sending' && entry.note) deliver(room, entry);
+}
+
+function settle(room, entry) {
+  room.settled(entry);
+  showPending(room);
+}
+
+// Showing the room.
+
+function open(channel) {
+  current = channel;
+  const room = rooms.get(channel);
+  if (room) room.unread = 0;
+  byId('room-name').textContent = channel || 'No channel';
+  byId('leave-room').disabled = !room;
+  byId('composer-text').disabled = !room;
+  render();
+  showChannels();
+  showPeople();
+  showPosition();
+  byId('channels').classList.remove('open');
+}
+
+function render() {
+  const box = byId('messages');
+  const room = rooms.get(current);
+  box.replaceChildren();
+  if (!room) {
+    box.append(element('p', { className: 'empty', textContent: 'Join a channel to begin, for example chat:lobby.' }));
+    return;
+  }
+  for (const message of room.messages) box.append(drawn(message));
+  regroup(box);
+  showPending(room);
+  if (!room.messages.length && room.reachedStart) showEmpty(box);
+  box.scrollTop = box.scrollHeight;
+}
+
+function showEmpty(box) {
+  box.append(element('p', { className: 'empty', textContent: 'Nothing has been said here yet. Say something.' }));
+}
+
+function drawn(message) {
+  return messageElement({ name: nameOf(message.info), data: message.data, at: message.at, offset: message.offset, live: true });
+}
+
+function showMessage(room, index) {
+  const box = byId('messages');
+  const follow = atEnd(box);
+  box.querySelector('.empty')?.remove();
+  const made = drawn(room.messages[index]);
+  const next = room.messages[index + 1];
+  const before = (next && box.querySelector(`[data-offset="${next.offset}"]`)) ?? box.querySelector('.pending, .failed');
+  box.insertBefore(made, before ?? null);
+  regroup(box);
+  if (follow) box.scrollTop = box.scrollHeight;
+}
+
+// Names are shown once for what one person says in a row.
+function regroup(box) {
+  let last = '';
+  for (const child of box.children) {
+    const name = child.dataset.name ?? '';
+    child.classList.toggle('follow', name !== '' && name === last);
+    last = name;
+  }
+}
+
+function showPending(room) {
+  if (room.channel !== current) return;
+  const box = byId('messages');
+  const follow = atEnd(box);
+  for (const old of box.querySelectorAll('.pending, .failed')) old.remove();
+  for (const entry of room.pending) {
+    const made = messageElement({ name: session.name, data: entry.data, at: Date.now(), live: false });
+    made.classList.add(entry.state === 'failed' ? 'failed' : 'pending');
+    made.append(element('div', { className: 'note', textContent: entry.note || 'sending…' }));
+    box.append(made);
+  }
+  regroup(box);
+  if (follow) box.scrollTop = box.scrollHeight;
+}
+
+function note(room, text, kind) {
+  if (room.channel !== current) return;
+  const box = byId('messages');
+  const follow = atEnd(box);
+  box.insertBefore(marker(text, kind), box.querySelector('.pending, .failed'));
+  if (follow) box.scrollTop = box.scrollHeight;
+}
+
+const loading = new Set();
+
+async function loadOlder(room) {
+  if (room.reachedStart || loading.has(room.channel) || client.state !== 'connected') return;
+  loading.add(room.channel);
+  const oldest = room.oldest();
+  try {
+    const page = await client.history(room.channel, PAGE, oldest ? { offset: oldest, epoch: room.epoch } : null);
+    room.epoch = page.epoch;
+    room.reachedStart = page.publications.length < PAGE;
+    const older = page.publications.reverse().filter((publication) => room.add(publication) >= 0);
+    if (room.channel === current) prepend(room, older);
+  } catch {
+    room.reachedStart = true; // no history here, or it may not be read
+  } finally {
+    loading.delete(room.channel);
+  }
+}
+
+function prepend(room, older) {
+  const box = byId('messages');
+  const wasEmpty = !box.querySelector('.message');
+  const height = box.scrollHeight;
+  const top = box.scrollTop;
+  box.querySelector('.empty')?.remove();
+  const made = document.createDocumentFragment();
+  for (const { offset } of older) {
+    const message = room.messages.find((entry) => entry.offset === offset);
+    if (message) {
+      const drawing = drawn(message);
+      drawing.querySelector('.by span').textContent = `#${offset}`;
+      made.append(drawing);
+    }
+  }
+  box.prepend(made);
+  regroup(box);
+  if (!room.messages.length) showEmpty(box);
+  box.scrollTop = wasEmpty ? box.scrollHeight : top + box.scrollHeight - height;
+}
+
+byId('messages').addEventListener('scroll', () => {
+  const room = rooms.get(current);
+  if (room && byId('messages').scrollTop < 80) loadOlder(room);
+});
+
+// Showing the rest.
+
+function showChannels() {
+  byId('channel-list').replaceChildren(...[...rooms.values()].map((room) => {
+    const button = element('button', { type: 'button', onclick: () => open(room.channel) }, element('span', { textContent: room.channel }));
+    button.setAttribute('aria-current', String(room.channel === current));
+    if (room.problem) button.append(element('span', { className: 'badge bad', textContent: '!', title: room.problem }));
+    else if (room.unread) button.append(element('span', { className: 'badge', textContent: room.unread, 'aria-label': `${room.unread} unread` }));
+    return element('li', {}, button);
+  }));
+}
+
+function showPeople() {
+  const people = rooms.get(current)?.people(client.id) ?? [];
+  byId('people-count').textContent = people.length ? String(people.length) : '';
+  byId('people-list').replaceChildren(...people.map((person) => {
+    const avatar = element('span', { className: 'avatar', textContent: initials(person.name), 'aria-hidden': 'true' });
+    avatar.style.background = colour(person.name);
+    const tabs = person.tabs > 1 ? ` · ${person.tabs} tabs` : '';
+    return element('li', {}, avatar, element('span', { textContent: `${person.name}${person.me ? ' (you)' : ''}${tabs}` }));
+  }));
+}
+
+function showPosition() {
+  const position = client?.position(current);
+  byId('room-position').textContent = position?.epoch ? `#${position.offset} · ${position.epoch}` : '';
+}
+
+function showFacts() {
+  const facts = {
+    client: client?.id || '–',
+    user: session?.name ?? '–',
+    latency: client?.latency == null ? '–' : `${client.latency.toFixed(1)} ms`,
+    network: navigator.onLine ? 'online' : 'offline',
+  };
+  byId('facts').replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [
+    element('dt', { textContent: name }),
+    element('dd', { textContent: value, title: value }),
+  ]));
+  showPosition();
+}
+
+// Controls.
+
+byId('join-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const channel = byId('join-name').value.trim();
+  if (!channel) return;
+  byId('join-name').value = '';
+  const known = rooms.get(channel);
+  if (!known || known.problem) {
+    rooms.set(channel, new Room(channel));
+    client.subscribe(channel);
+  }
+  open(channel);
+  byId('composer-text').focus();
+});
+
+byId('leave-room').addEventListener('click', () => {
+  client.unsubscribe(current);
+  rooms.delete(current);
+  open([...rooms.keys()][0] ?? '');
+});
+
+byId('drop').addEventListener('click', () => client.drop());
+
+function toggleFrames() {
+  const drawer = byId('frames');
+  drawer.hidden = !drawer.hidden;
+  byId('toggle-frames').setAttribute('aria-expanded', String(!drawer.hidden));
+  if (!drawer.hidden) byId('frames-list').scrollTop = byId('frames-list').scrollHeight;
+}
+byId('toggle-frames').addEventListener('click', toggleFrames);
+byId('frames-close').addEventListener('click', () => { toggleFrames(); byId('toggle-frames').focus(); });
+
+for (const side of ['channels', 'people']) {
+  byId(`toggle-${side}`).addEventListener('click', () => {
+    const isOpen = byId(side).classList.toggle('open');
+    byId(`toggle-${side}`).setAttribute('aria-expanded', String(isOpen));
+  });
+}
+
+byId('help').addEventListener('click', () => byId('help-dialog').showModal());
+
+byId('composer-text').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    byId('composer').requestSubmit();
+  }
+});
+byId('composer-text').addEventListener('input', ({ target }) => {
+  target.style.height = 'auto';
+  target.style.height = `${target.scrollHeight + 2}px`;
+});
+
+document.addEventListener('keydown', (event) => {
+  if (byId('console').hidden) return;
+  if (event.altKey && (event.key === 'ArrowUp' || event.key === 'ArrowDown')) {
+    const names = [...rooms.keys()];
+    const step = event.key === 'ArrowUp' ? -1 : 1;
+    if (names.length) open(names[(names.indexOf(current) + step + names.length) % names.length]);
+    event.preventDefault();
+  } else if (event.ctrlKey && event.key === 'j') {
+    byId('channels').classList.add('open');
+    byId('join-name').focus();
+    event.preventDefault();
+  } else if (event.ctrlKey && event.key === '.') {
+    toggleFrames();
+    event.preventDefault();
+  } else if (event.key === '?' && !/^(INPUT|TEXTAREA)$/.test(document.activeElement?.tagName ?? '')) {
+    byId('help-dialog').showModal();
+  } else if (event.key === 'Escape') {
+    for (const side of ['channels', 'people']) byId(side).classList.remove('open');
+  }
+});
+
+addEventListener('online', () => { client?.retryNow(); showFacts(); });
+addEventListener('offline', showFacts);
+addEventListener('pagehide', () => {
+  if (client) saveRooms([...rooms.values()], current, (channel) => client.position(channel));
+});
+
+const restored = Session.restore();
+if (restored) start(restored);
+else showSignIn();

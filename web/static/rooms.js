@@ -1,0 +1,94 @@
+// What is known of each channel: messages in the order of the log, what is still being sent, who is here. No DOM.
+
+const KEPT = 500;
+const SAVED = 200;
+
+// Where in an ascending list of offsets this one belongs; the index of an equal one is returned as it is.
+export function placeOf(entries, offset) {
+  let low = 0;
+  let high = entries.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (entries[middle].offset < offset) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+export class Room {
+  constructor(channel) {
+    this.channel = channel;
+    this.messages = []; // {offset, data, info, at}, ascending; entries without offset only at the end
+    this.pending = []; // {key, data, state: 'sending' | 'failed', note}
+    this.members = new Map(); // client → info
+    this.unread = 0;
+    this.epoch = '';
+    this.reachedStart = false;
+    this.problem = '';
+  }
+
+  // Returns where it was put, or -1 if it was known.
+  add(publication) {
+    const entry = { offset: publication.offset ?? 0, data: publication.data, info: publication.info ?? null, at: Date.now() };
+    if (!entry.offset) {
+      this.messages.push(entry);
+      return this.messages.length - 1;
+    }
+    const index = placeOf(this.messages, entry.offset);
+    if (this.messages[index]?.offset === entry.offset) return -1;
+    this.messages.splice(index, 0, entry);
+    if (this.messages.length > KEPT && index > KEPT / 2) {
+      this.messages.shift();
+      this.reachedStart = false;
+      return index - 1;
+    }
+    return index;
+  }
+
+  sending(key, data) {
+    const entry = { key, data, state: 'sending', note: '' };
+    this.pending.push(entry);
+    return entry;
+  }
+
+  settled(entry) {
+    const index = this.pending.indexOf(entry);
+    if (index >= 0) this.pending.splice(index, 1);
+  }
+
+  forget() {
+    this.messages = [];
+    this.reachedStart = false;
+  }
+
+  oldest() {
+    return this.messages.find((message) => message.offset)?.offset ?? 0;
+  }
+
+  // One row per user: name, how many clients, whether one of them is mine.
+  people(myClient) {
+    const users = new Map();
+    for (const info of this.members.values()) {
+      const name = nameOf(info);
+      const person = users.get(info.user) ?? { user: info.user, name, tabs: 0, me: false };
+      person.tabs += 1;
+      person.me ||= info.client === myClient;
+      users.set(info.user, person);
+    }
+    return [...users.values()].sort((a, b) => a.name.localeCompare(b.name));
+  }
+
+  save() {
+    return { channel: this.channel, messages: this.messages.filter((message) => message.offset).slice(-SAVED) };
+  }
+
+  static load(saved) {
+    const room = new Room(saved.channel);
+    room.messages = saved.messages ?? [];
+    return room;
+  }
+}
+
+export function nameOf(info) {
+  return info?.conn_info?.name || info?.user || 'backend';
+}
