@@ -13,7 +13,7 @@ BATCH_ITEMS = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
 )
 STORED = Counter("thalamus_persistence_stored", "Publications written to the store.")
-COMMITS = Counter("thalamus_persistence_store_commits", "Transactions that the store committed.")
+COMMITS = Counter("thalamus_persistence_store_commits", "Transactions that wrote publications.")
 STORE_SECONDS = Histogram(
     "thalamus_persistence_store_seconds", "Seconds of a call to the store.", ["op"], buckets=SECONDS_BUCKETS
 )

@@ -144,7 +144,6 @@ class _Transaction:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._connection.execute("COMMIT")
-            COMMITS.inc()
         elif self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -200,6 +199,7 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row]) -> dict[str, Wri
                 connection.execute("UPDATE channels SET top = ? WHERE channel = ?", (top, channel))
             outcome[channel] = Written(top, False)
         connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", inserts)
+    COMMITS.inc()
     return outcome
 
 
