@@ -149,7 +149,7 @@ async def test_redis_killed_sockets_stay_and_the_first_ack_comes_within_five_sec
     for channel in ("chat:redis", "live:redis"):
         assert await until_acked(alice, channel, 5.0) < 5.0
         await alice.publish(channel, "last")
-        seen = []
+        seen: list[Any] = []
         while not seen or seen[-1] != "last":
             seen.append((await bob.publication(channel))["data"])
         assert seen[0] == "before"

@@ -50,7 +50,7 @@ class Harness:
         return client
 
 
-class Events(ClientEventHandler):
+class Events(ClientEventHandler):  # type: ignore[misc]  # the SDK is untyped
     """Remembers everything, in order."""
 
     def __init__(self) -> None:
