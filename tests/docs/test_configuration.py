@@ -22,7 +22,7 @@ SERVICES = {"EDGE_": EdgeConfig, "AUTH_": AuthConfig, "PRESENCE_": PresenceConfi
 SETTINGS = {
     field.metadata.get("env") or prefix + field.name.upper(): field.default
     for prefix, config in SERVICES.items()
-    for field in dataclasses.fields(config)  # type: ignore[arg-type]
+    for field in dataclasses.fields(config)
 }
 OPTIONS = {field.name: field.default for field in dataclasses.fields(Namespace) if field.name != "name"}
 
