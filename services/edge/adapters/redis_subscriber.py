@@ -83,6 +83,9 @@ class RedisSubscriber:
     async def unsubscribe(self, channel: str) -> None:
         """No effect where not subscribed."""
         self._wanted.discard(channel)
+        waiting = self._waiting.pop(channel.encode(), None)
+        if waiting is not None:
+            _give_up(waiting)  # a later subscribe must ask anew
         if self._writer is not None:
             self._send("UNSUBSCRIBE", [channel])
 
@@ -196,10 +199,15 @@ class RedisSubscriber:
 
     def _fail_waiting(self) -> None:
         for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("this edge is stopping"))
-                future.exception()
+            _give_up(future)
         self._waiting.clear()
+
+
+def _give_up(future: asyncio.Future[None]) -> None:
+    """Nobody will confirm it; whoever waits is told, and it is no error if nobody does."""
+    if not future.done():
+        future.set_exception(Unavailable("the subscription was given up"))
+        future.exception()
 
 
 async def _some(reader: asyncio.StreamReader) -> bytes:

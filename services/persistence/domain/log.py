@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 _ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeeds, and one to spare
 _UNSTORED_LIMIT = 20_000
+_DEFAULT_LIMITS = (1_000, 86_400)  # history_size and history_ttl_s where no namespace was heard of
+_VERIFIED_AT_ONCE = 32
+_MAX_REMEMBERED = 200_000  # channels; beyond, they are compared with the store once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ class Log:
         if written.conflict:
             await self._resolve(channel, [])
             return True
-        size, ttl_s = self._limits.get(channel, (1_000, 86_400))
+        size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
         (readable,) = await self._hot.commit([(channel, found.epoch, written.top, size, ttl_s)])
         if isinstance(readable, Exception):
             raise readable
@@ -226,7 +229,7 @@ class Log:
                 await self._resolve(channel, forget)
                 again += [index for index, _ in results]
                 continue
-            commits.append((channel, epoch, uptos[channel], *self._limits[channel]))
+            commits.append((channel, epoch, uptos[channel], *self._limits.get(channel, _DEFAULT_LIMITS)))
         STORED.inc(len(rows))
         for commit, readable in zip(commits, await self._hot.commit(commits), strict=True):
             channel = commit[0]
@@ -267,8 +270,8 @@ class Log:
     # Redis and the store compared.
 
     async def _verify_all(self, channels: Sequence[str]) -> None:
-        for channel in channels:
-            await self._verify(channel)
+        for start in range(0, len(channels), _VERIFIED_AT_ONCE):
+            await asyncio.gather(*map(self._verify, channels[start : start + _VERIFIED_AT_ONCE]))
 
     async def _verify(self, channel: str) -> None:
         """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count."""
@@ -278,6 +281,9 @@ class Log:
             await self._hot.init(channel, state, await self._store.recent_keys(channel, KEY_TTL_S))
         elif hot.epoch != state.epoch or hot.top < state.top:
             await self._finish_or_advance(channel, state)
+        if len(self._verified) >= _MAX_REMEMBERED:
+            self._verified.clear()
+            self._limits.clear()
         self._verified.add(channel)
 
     async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
@@ -286,7 +292,7 @@ class Log:
         rows = _rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
         whole = found is not None and len(rows) == state.top - found.stored
         if whole and rows and not (await self._store.write(rows))[channel].conflict:
-            size, ttl_s = self._limits.get(channel, (1_000, 86_400))
+            size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
             await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)])
             return
         await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])

@@ -1,0 +1,124 @@
+"""The pub/sub connection: confirmed before a subscribe returns, made anew, and never stuck on what was given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from services.edge.adapters.redis_subscriber import RedisSubscriber
+from services.shared.errors import Unavailable
+from tests.support.redis import RedisServer
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, bytes]] = []
+        self.connections: list[bool] = []
+        self.news = asyncio.Event()
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        self.messages.append((channel, payload))
+        self.news.set()
+
+    def connected(self, again: bool) -> None:
+        self.connections.append(again)
+        self.news.set()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(8):
+            while len(self.messages) < count:
+                self.news.clear()
+                await self.news.wait()
+
+    async def until_connections(self, count: int) -> None:
+        async with asyncio.timeout(8):
+            while len(self.connections) < count:
+                self.news.clear()
+                await self.news.wait()
+
+
+@pytest.fixture
+async def heard(own_redis: RedisServer) -> AsyncIterator[tuple[Heard, RedisSubscriber]]:
+    listener = Heard()
+    subscriber = RedisSubscriber(own_redis.url, on_message=listener.message, on_connected=listener.connected)
+    await subscriber.start()
+    yield listener, subscriber
+    await subscriber.close()
+
+
+async def publish(server: RedisServer, channel: str, *payloads: str) -> list[int]:
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        return [int(await client.publish(channel, payload)) for payload in payloads]
+
+
+async def test_after_subscribe_everything_is_heard_in_order(
+    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+) -> None:
+    listener, subscriber = heard
+    await subscriber.subscribe("a")
+    assert await publish(own_redis, "a", *map(str, range(200))) == [1] * 200
+    await listener.until(200)
+    assert [payload for _, payload in listener.messages] == [str(number).encode() for number in range(200)]
+
+
+async def test_a_killed_connection_comes_back_with_all_its_subscriptions_and_says_so(
+    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+) -> None:
+    listener, subscriber = heard
+    for number in range(1_200):
+        await subscriber.subscribe(f"c{number}")
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        await client.client_kill_filter(_type="pubsub")
+    await listener.until_connections(2)
+    assert listener.connections == [False, True]
+    for number in (0, 599, 1_199):
+        assert await publish(own_redis, f"c{number}", "x") == [1]
+
+
+async def test_a_subscribe_that_was_given_up_is_asked_anew(
+    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+) -> None:
+    listener, subscriber = heard
+    await listener.until_connections(1)
+    own_redis.pause()
+    with pytest.raises(Unavailable):
+        await subscriber.subscribe("a")
+    await subscriber.unsubscribe("a")
+    own_redis.resume()
+    async with asyncio.timeout(8):
+        while True:
+            try:
+                await subscriber.subscribe("a")
+                break
+            except Unavailable:
+                await asyncio.sleep(0.05)
+    assert await publish(own_redis, "a", "x") == [1]
+
+
+async def test_a_server_that_is_silent_is_left_and_asked_anew(
+    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+) -> None:
+    listener, subscriber = heard
+    await subscriber.subscribe("a")
+    own_redis.pause()
+    try:
+        async with asyncio.timeout(8):
+            while subscriber.connected:
+                await asyncio.sleep(0.05)
+    finally:
+        own_redis.resume()
+    await listener.until_connections(2)
+    assert await publish(own_redis, "a", "x") == [1]
+
+
+async def test_an_unsubscribed_channel_is_not_heard(
+    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+) -> None:
+    _, subscriber = heard
+    await subscriber.subscribe("a")
+    await subscriber.unsubscribe("a")
+    await subscriber.subscribe("b")
+    assert await publish(own_redis, "a", "x") == [0]
