@@ -1,0 +1,315 @@
+"""The log of stored channels, on a real Redis and a real SQLite: whatever crashes, goes back or is lost in between.
+
+Invariants: one publication per offset, for ever; nothing readable that is not stored; a key has one position; what was
+numbered becomes readable or never will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain.log import Log, Position, Request
+from services.persistence.domain.ports import HotLog, LogStore, Row, Written
+from services.persistence.metrics import BATCHES, COMMITS, STORED
+from services.shared.errors import Busy, Unavailable
+from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog.hotlog import Item
+from services.shared.hotlog.scripts import run
+
+CHANNEL = "chat:crash"
+
+
+class Crash(Exception):
+    """A process ended here."""
+
+
+class CrashingStore:
+    """The real store, with a crash before or after the next write."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+        self.crash = ""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
+        if self.crash == "before":
+            raise Crash
+        written = await self._store.write(rows)
+        if self.crash == "after":
+            raise Crash
+        return written
+
+
+class Replica:
+    """One persistence process: a `Log` with its writer running."""
+
+    def __init__(self, client: redis.asyncio.Redis, store: LogStore, **limits: int) -> None:
+        hot: HotLog = RedisHotLog(client)
+        options = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
+        self.log = Log(hot, store, **options)
+        self._task = asyncio.create_task(self.log.run())
+
+    async def append(self, data: str, *, key: str = "", user: str = "u", channel: str = CHANNEL) -> Position:
+        item = Item(os.urandom(16), data.encode(), user, key or os.urandom(8).hex())
+        (outcome,) = await self.log.append([Request(channel, item, 1_000, 86_400)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteLogStore]:
+    made = SqliteLogStore(tmp_path / "log.sqlite3")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def replica(redis_conn: redis.asyncio.Redis, store: SqliteLogStore) -> AsyncIterator[Replica]:
+    made = Replica(redis_conn, store)
+    yield made
+    await made.close()
+
+
+async def readable(client: redis.asyncio.Redis, channel: str = CHANNEL) -> list[tuple[int, str]]:
+    call = hotlog.read_call(channel, stored=True, since_offset=0, limit=10_000, reverse=False)
+    page = hotlog.page((await run(client, [call], timeout_s=2))[0])
+    return [(offset, payload.decode()) for offset, payload in page.entries] if page else []
+
+
+async def stored(store: LogStore, channel: str = CHANNEL) -> list[tuple[int, str]]:
+    found = await store.read(channel, since_offset=0, upto=1 << 40, limit=100_000, reverse=False)
+    return [(offset, payload.decode()) for offset, payload in found]
+
+
+async def test_offsets_count_from_one_and_store_and_readers_agree(
+    replica: Replica, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    positions = [await replica.append(str(number)) for number in range(20)]
+    assert [position.offset for position in positions] == list(range(1, 21))
+    assert len({position.epoch for position in positions}) == 1
+    expected = [(number + 1, str(number)) for number in range(20)]
+    assert await readable(redis_conn) == await stored(store) == expected
+
+
+async def test_nothing_is_readable_or_announced_while_the_store_has_not_got_it(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    crashing = CrashingStore(store)
+    replica = Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    await replica.append("first")
+    crashing.crash = "before"
+    async with redis_conn.pubsub() as listener:
+        await listener.subscribe(keys.pub(CHANNEL))
+        await listener.get_message(timeout=1)
+        with pytest.raises(Unavailable):
+            await replica.append("second")
+        assert await readable(redis_conn) == [(1, "first")]
+        assert await listener.get_message(timeout=0.1) is None
+    await replica.close()
+
+
+@pytest.mark.parametrize("crash", ["before", "after"])
+async def test_what_a_crash_left_another_replica_finishes(
+    crash: str, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    crashing = CrashingStore(store)
+    dying, other = Replica(redis_conn, crashing), Replica(redis_conn, store)  # type: ignore[arg-type]
+    await dying.append("first")
+    crashing.crash = crash
+    with pytest.raises(Unavailable):
+        await dying.append("second", key="k")
+    assert await readable(redis_conn) == [(1, "first")]
+    await other.log.sweep(0.0, 100)
+    assert await readable(redis_conn) == await stored(store) == [(1, "first"), (2, "second")]
+    assert await other.append("second again", key="k") == Position(2, (await other.log.open(CHANNEL)).epoch, True)
+    assert await redis_conn.zcard(keys.DIRTY) <= 1
+    for one in (dying, other):
+        await one.close()
+
+
+async def test_the_next_append_finishes_what_a_crash_left(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    crashing = CrashingStore(store)
+    dying, other = Replica(redis_conn, crashing), Replica(redis_conn, store)  # type: ignore[arg-type]
+    crashing.crash = "before"
+    with pytest.raises(Unavailable):
+        await dying.append("left")
+    position = await other.append("next")
+    assert position.offset == 2
+    assert await readable(redis_conn) == await stored(store) == [(1, "left"), (2, "next")]
+    for one in (dying, other):
+        await one.close()
+
+
+async def test_an_empty_redis_costs_nothing(
+    replica: Replica, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    first = await replica.append("first", key="k")
+    await redis_conn.flushall()
+    again = await replica.append("repeated", key="k")
+    assert (again.offset, again.epoch, again.repeated_key) == (1, first.epoch, True)
+    second = await replica.append("second")
+    assert (second.offset, second.epoch) == (2, first.epoch)
+    assert await stored(store) == [(1, "first"), (2, "second")]
+    assert (await replica.log.open(CHANNEL)) == (first.epoch, 2)
+
+
+async def test_a_redis_that_went_back_reuses_no_offset_and_forgets_no_key(
+    replica: Replica, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    await replica.append("one")
+    names = [keys.log(CHANNEL), keys.meta(CHANNEL)]
+    dumped = [await redis_conn.dump(name) for name in names]
+    await replica.append("two", key="k")
+    await replica.append("three")
+    await redis_conn.flushall()
+    for name, value in zip(names, dumped, strict=True):
+        assert value is not None
+        await redis_conn.restore(name, 0, value)
+    repeated = await replica.append("two repeated", key="k")
+    assert (repeated.offset, repeated.repeated_key) == (2, True)
+    assert (await replica.append("four")).offset == 4
+    assert await stored(store) == [(1, "one"), (2, "two"), (3, "three"), (4, "four")]
+
+
+async def test_a_disk_that_is_full_is_said_and_works_again_once_there_is_room(
+    tmp_path: Path, redis_conn: redis.asyncio.Redis
+) -> None:
+    store = SqliteLogStore(tmp_path / "full.sqlite3")
+    replica = Replica(redis_conn, store)
+    await replica.append("first")
+    writer = store._connections["write"]
+    pages = writer.execute("PRAGMA page_count").fetchone()[0]
+    writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(Unavailable):
+        await asyncio.gather(*(replica.append("x" * 8_000) for _ in range(10)))
+    # The connection was made anew, without the bound: there is room.
+    await replica.append("last")
+    await replica.log.sweep(0.0, 100)
+    found = await stored(store)
+    assert [offset for offset, _ in found] == list(range(1, len(found) + 1))
+    assert found[-1][1] == "last"
+    assert await readable(redis_conn) == found
+    await replica.close()
+    await store.close()
+
+
+async def test_many_appends_at_once_share_batches_and_transactions(replica: Replica) -> None:
+    before = [metric._value.get() for metric in (BATCHES, COMMITS, STORED)]
+    await asyncio.gather(*(replica.append(str(number), channel=f"chat:{number % 50}") for number in range(1_000)))
+    batches, commits, rows = (
+        metric._value.get() - was for metric, was in zip((BATCHES, COMMITS, STORED), before, strict=True)
+    )
+    assert rows == 1_000
+    assert rows / batches >= 4
+    assert commits == batches
+
+
+async def test_a_channel_whose_store_lags_too_far_is_busy(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    crashing = CrashingStore(store)
+    replica = Replica(redis_conn, crashing, max_unstored=3)  # type: ignore[arg-type]
+    crashing.crash = "before"
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await replica.append("unstored")
+    with pytest.raises(Busy):
+        await replica.append("refused")
+    await replica.close()
+
+
+async def test_history_is_paged_both_ways_and_survives_the_trimming_of_the_hot_log(replica: Replica) -> None:
+    for start in range(0, 2_500, 250):
+        await asyncio.gather(*(replica.append(str(number)) for number in range(start, start + 250)))
+    forwards: list[int] = []
+    while True:
+        page, _ = await replica.log.read(
+            CHANNEL, since_offset=forwards[-1] if forwards else 0, limit=300, reverse=False
+        )
+        forwards += [offset for offset, _ in page]
+        if len(page) < 300:
+            break
+    assert forwards == list(range(1, 2_501))
+    backwards: list[int] = []
+    while True:
+        page, _ = await replica.log.read(
+            CHANNEL, since_offset=backwards[-1] if backwards else 0, limit=300, reverse=True
+        )
+        backwards += [offset for offset, _ in page]
+        if not page or page[-1][0] == 1:
+            break
+    assert backwards == list(range(2_500, 0, -1))
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
+    seed: int, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    """Two replicas; at any step one may crash before or after its write, or Redis come back empty or older."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    crashing = CrashingStore(store)
+    replicas = [Replica(redis_conn, crashing), Replica(redis_conn, store)]  # type: ignore[arg-type]
+    acked: dict[int, str] = {}
+    first_position: dict[str, int] = {}
+    snapshot: list[tuple[Any, bytes]] = []
+    for step in range(80):
+        action = rng.random()
+        if action < 0.75:
+            key = f"k{rng.randint(0, 30)}" if rng.random() < 0.5 else ""
+            crashing.crash = rng.choice(["", "", "", "before", "after"])
+            try:
+                position = await rng.choice(replicas).append(f"s{step}", key=key)
+            except Unavailable:
+                continue
+            if position.repeated_key:
+                if key in first_position:
+                    assert first_position[key] == position.offset
+            else:
+                assert position.offset not in acked
+                acked[position.offset] = f"s{step}"
+            if key:
+                assert first_position.setdefault(key, position.offset) == position.offset
+        elif action < 0.85:
+            await replicas[1].log.sweep(0.0, 100)
+        elif action < 0.9:
+            snapshot = [
+                (name, value)
+                for name in await redis_conn.keys("*")
+                if (value := await redis_conn.dump(name)) is not None
+            ]
+        else:
+            await redis_conn.flushall()
+            for name, value in snapshot if rng.random() < 0.5 else []:
+                await redis_conn.restore(name, 0, value)
+            for replica in replicas:
+                replica.log.forget_verified()  # they notice the new life of Redis
+    crashing.crash = ""
+    last = await replicas[1].append("marker")
+    found = dict(await stored(store))
+    assert sorted(found) == list(range(1, last.offset + 1))
+    assert {offset: found[offset] for offset in acked} == acked
+    assert (await replicas[1].log.open(CHANNEL)).top == last.offset
+    for offset, text in await readable(redis_conn):
+        assert found[offset] == text
+    for replica in replicas:
+        await replica.close()
