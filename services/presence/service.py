@@ -36,7 +36,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
             raise ThalamusError("a batch without lease, or too long", ErrorCode.BAD_REQUEST)
         lease = Lease(batch.lease.edge, batch.lease.generation)
         try:
-            if not await self._roster.renew(lease, self._lease_ttl_s):
+            if not await self._roster.renew(lease, self._lease_ttl_s, held=batch.lease.held):
                 LEASES_LOST.inc()
                 return pb.ChangeResults(lease_lost=True)
             if batch.changes:

@@ -48,6 +48,7 @@ class PresenceClient:
         self._edge_id = edge_id
         self._heartbeat_s = heartbeat_s
         self._generation = 1
+        self._held = False  # this generation's lease has been granted
         self._wanted: dict[_Key, _Wanted] = {}
         self._leaving: dict[_Key, bool] = {}  # value: clean
         self._dirty: dict[_Key, None] = {}
@@ -145,6 +146,7 @@ class PresenceClient:
     def _begin_generation(self) -> None:
         """All members anew under the next lease; what wanted to leave is swept with the old one."""
         self._generation += 1
+        self._held = False
         _LOST.inc()
         for key in list(self._leaving):
             self._settle(key)
@@ -194,7 +196,7 @@ class PresenceClient:
     async def _send(self, call: grpc.aio.StreamStreamCall[pb.ChangeBatch, pb.ChangeResults], batch: list[_Key]) -> None:
         changes = {key: change for key in batch if (change := self._change(key)) is not None}
         sent = {key: (self._wanted.get(key), self._leaving.get(key)) for key in batch}
-        lease = pb.Lease(edge=self._edge_id, generation=self._generation)
+        lease = pb.Lease(edge=self._edge_id, generation=self._generation, held=self._held)
         async with asyncio.timeout(BATCH_S):
             await call.write(pb.ChangeBatch(lease=lease, changes=list(changes.values())))
             answer = await call.read()
@@ -206,6 +208,7 @@ class PresenceClient:
             return
         if any(status != common_pb2.ITEM_STATUS_OK for status in answer.statuses):
             raise Unavailable("presence could not reach Redis")
+        self._held = True
         for key in batch:
             wanted, leaving = sent[key]
             if self._leaving.get(key) is leaving and leaving is not None:

@@ -50,8 +50,8 @@ class RedisRoster:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
 
-    async def renew(self, lease: Lease, ttl_s: float) -> bool:
-        arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000)]
+    async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
+        arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held)]
         (renewed,) = await self._run("lease", [Call(_LEASE, [_LEASES, _GENERATIONS, _REAP], arguments)])
         return bool(refuse(renewed))
 

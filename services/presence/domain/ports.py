@@ -48,8 +48,8 @@ class Member(NamedTuple):
 class Roster(Protocol):
     """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
 
-    async def renew(self, lease: Lease, ttl_s: float) -> bool:
-        """Renew or take the lease; False: this generation's has run out."""
+    async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
+        """Renew the lease, or take it where it is not `held` yet; False: it has run out, or Redis has lost it."""
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
         """Apply in order; what repeats has no effect."""

@@ -29,19 +29,23 @@ class Lease(_message.Message):
 
     EDGE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     edge: _builtins.str
     """id of the edge, unique per process start."""
     generation: _builtins.int
     """counts up whenever the edge was told `lease_lost`; entries carry it."""
+    held: _builtins.bool
+    """this generation was granted before: where nobody knows it any more, Redis has lost it, and so the members."""
     def __init__(
         self,
         *,
         edge: _builtins.str = ...,
         generation: _builtins.int = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "generation", b"generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "generation", b"generation", "held", b"held"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

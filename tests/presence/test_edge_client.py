@@ -1,0 +1,151 @@
+"""The edge's reconciler against a real presence server and a real Redis: it converges whatever happened meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from services.edge.adapters.presence_client import PresenceClient
+from services.edge.domain.model import ClientInfo
+from services.presence.adapters.redis_roster import RedisRoster
+from services.presence.domain.sweeper import sweep
+from services.presence.service import PresenceServicer
+from services.shared.errors import Unavailable
+from services.shared.grpc_client import Replicas
+from services.shared.grpc_server import GrpcServer, start_grpc_server
+from thalamus.presence.v1 import presence_pb2_grpc as rpc
+
+LEASE_S = 1.0
+CHANNEL = "chat:room"
+
+
+class Presence:
+    """A presence server that can be killed and started on the same port."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.roster = RedisRoster(client)
+        self.port = 0
+        self._server: GrpcServer | None = None
+
+    async def start(self) -> None:
+        servicer = PresenceServicer(self.roster, LEASE_S)
+        self._server = await start_grpc_server(
+            lambda server: rpc.add_PresenceServiceServicer_to_server(servicer, server),
+            host="127.0.0.1",
+            port=self.port,
+            service_token=b"secret",
+            service="presence",
+        )
+        self.port = self._server.port
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            await sweep(self.roster)
+            await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+            await self._server.stop(0.0)
+            self._server = None
+
+
+@pytest.fixture
+async def presence(redis_conn: redis.asyncio.Redis) -> AsyncIterator[Presence]:
+    made = Presence(redis_conn)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def client(presence: Presence) -> AsyncIterator[PresenceClient]:
+    replicas = Replicas(f"127.0.0.1:{presence.port}", service="edge", service_token=b"secret")
+    await replicas.start()
+    made = PresenceClient(replicas, "edge-x", heartbeat_s=0.2)
+    await made.start()
+    yield made
+    await made.close()
+    await replicas.close()
+
+
+async def enter(client: PresenceClient, name: str, user: str = "ann") -> bool:
+    return await client.enter(CHANNEL, ClientInfo(user, name), announce=True, grace_s=0.0)
+
+
+async def converge(client: PresenceClient, expected: set[str], limit_s: float = LEASE_S + 5) -> None:
+    deadline = time.monotonic() + limit_s
+    found: set[str] = set()
+    while time.monotonic() < deadline:
+        try:
+            found = {info.client for info in await client.members(CHANNEL)}
+        except Unavailable:
+            found = set()
+        if found == expected:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{found} is not {expected}")
+
+
+async def test_who_enters_is_there_and_who_leaves_is_not(client: PresenceClient) -> None:
+    assert await enter(client, "c1")
+    assert await enter(client, "c2", "bob")
+    assert {info.client for info in await client.members(CHANNEL)} == {"c1", "c2"}
+    assert await client.stats(CHANNEL) == (2, 2)
+    assert await client.leave(CHANNEL, "c1", clean=True)
+    assert [info.user for info in await client.members(CHANNEL)] == ["bob"]
+    assert await client.leave(CHANNEL, "nobody", clean=True)
+
+
+async def test_an_outage_of_presence_converges_and_nobody_waits_for_it(
+    client: PresenceClient, presence: Presence
+) -> None:
+    assert await enter(client, "before")
+    assert await enter(client, "leaves meanwhile")
+    await presence.stop()
+    started = time.monotonic()
+    assert not await enter(client, "meanwhile")
+    assert time.monotonic() - started < 1.0
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    assert not await client.leave(CHANNEL, "leaves meanwhile", clean=True)
+    with pytest.raises(Unavailable):
+        await client.members(CHANNEL)
+    assert time.monotonic() - started < 1.0
+    await presence.start()
+    await converge(client, {"before", "meanwhile"})
+
+
+async def test_an_outage_longer_than_the_lease_enters_everyone_again(
+    client: PresenceClient, presence: Presence
+) -> None:
+    assert await enter(client, "stays")
+    assert await enter(client, "goes")
+    await presence.stop()
+    await client.leave(CHANNEL, "goes", clean=True)
+    await asyncio.sleep(LEASE_S * 1.3)  # Redis' own clock
+    await presence.start()
+    await converge(client, {"stays"})
+
+
+async def test_a_redis_that_lost_everything_is_told_again(
+    client: PresenceClient, redis_conn: redis.asyncio.Redis
+) -> None:
+    for number in range(600):
+        await enter(client, f"c{number}")
+    await redis_conn.flushall()
+    await converge(client, {f"c{number}" for number in range(600)})
+
+
+async def test_entering_and_leaving_at_once_ends_as_asked_last(client: PresenceClient) -> None:
+    for number in range(50):
+        name = f"c{number}"
+        await asyncio.gather(enter(client, name), client.leave(CHANNEL, name, clean=True))
+    await asyncio.gather(client.leave(CHANNEL, "c1", clean=True), enter(client, "c1"))
+    await converge(client, {"c1"})

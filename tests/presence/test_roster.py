@@ -1,0 +1,192 @@
+"""The roster on a real Redis: each join and leave once, whoever changes, crashes or sweeps at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from services.presence.adapters.redis_roster import RedisRoster
+from services.presence.domain.ports import Enter, Lease, Leave
+from services.presence.domain.sweeper import sweep
+from services.shared.hotlog import keys
+from thalamus.common.v1 import common_pb2
+
+CHANNEL = "chat:room"
+EDGE = Lease("edge-a", 1)
+
+
+def entering(client: str, user: str, *, channel: str = CHANNEL, grace_s: float = 0.0, announce: bool = True) -> Enter:
+    info = common_pb2.ClientInfo(user=user, client=client).SerializeToString()
+    return Enter(channel, client, user, info, announce, grace_s)
+
+
+def leaving(client: str, *, clean: bool = True, channel: str = CHANNEL) -> Leave:
+    return Leave(channel, client, clean)
+
+
+class Ear:
+    """Joins and leaves of the channel as pub/sub brings them, like ["+c1", "-c1"]."""
+
+    def __init__(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        self._pubsub = pubsub
+        self.heard: list[str] = []
+
+    async def listen(self, wait_s: float = 0.05) -> list[str]:
+        while (message := await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=wait_s)) is not None:
+            payload: bytes = message["data"]
+            client = common_pb2.ClientInfo.FromString(payload[1:]).client
+            self.heard.append(("+" if payload[:1] == keys.JOIN else "-") + client)
+        return self.heard
+
+
+@pytest.fixture
+async def ear(redis_conn: redis.asyncio.Redis) -> AsyncIterator[Ear]:
+    async with redis_conn.pubsub() as pubsub:
+        await pubsub.subscribe(keys.pub(CHANNEL))
+        await pubsub.get_message(timeout=1)  # the confirmation
+        yield Ear(pubsub)
+
+
+@pytest.fixture
+async def roster(redis_conn: redis.asyncio.Redis) -> RedisRoster:
+    made = RedisRoster(redis_conn)
+    assert await made.renew(EDGE, 60.0, held=False)
+    return made
+
+
+async def members(roster: RedisRoster, channel: str = CHANNEL) -> dict[str, str]:
+    found = [common_pb2.ClientInfo.FromString(info) async for page in roster.members(channel) for info in page]
+    return {info.client: info.user for info in found}
+
+
+async def test_a_join_and_a_clean_leave_are_told_once(roster: RedisRoster, ear: Ear) -> None:
+    await roster.change(EDGE, [entering("c1", "ann"), entering("c1", "ann")])
+    assert await members(roster) == {"c1": "ann"}
+    await roster.change(EDGE, [leaving("c1"), leaving("c1"), leaving("unknown")])
+    assert await members(roster) == {}
+    assert await ear.listen() == ["+c1", "-c1"]
+
+
+async def test_what_is_not_announced_is_on_the_roster_and_not_told(roster: RedisRoster, ear: Ear) -> None:
+    await roster.change(EDGE, [entering("c1", "ann", announce=False)])
+    assert await members(roster) == {"c1": "ann"}
+    await roster.change(EDGE, [leaving("c1")])
+    assert await ear.listen() == []
+
+
+async def test_whoever_hears_a_join_finds_the_newcomer(roster: RedisRoster, ear: Ear) -> None:
+    for number in range(20):
+        change = asyncio.create_task(roster.change(EDGE, [entering(f"c{number}", "ann")]))
+        while len(await ear.listen(0.01)) <= number:
+            pass
+        assert f"c{number}" in await members(roster)
+        await change
+
+
+async def test_after_a_broken_connection_the_entry_stays_for_its_grace_and_leaves_once(
+    roster: RedisRoster, ear: Ear
+) -> None:
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=0.3)])
+    await roster.change(EDGE, [leaving("c1", clean=False)])
+    await sweep(roster)
+    assert await members(roster) == {"c1": "ann"}
+    await asyncio.sleep(0.35)  # Redis' own clock
+    await asyncio.gather(*(sweep(roster) for _ in range(4)))
+    assert await members(roster) == {}
+    assert await ear.listen() == ["+c1", "-c1"]
+    assert await roster.stats([CHANNEL]) == [(0, 0)]
+
+
+async def test_the_users_next_client_takes_the_place_unseen(roster: RedisRoster, ear: Ear) -> None:
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=5.0), entering("c2", "bob")])
+    await roster.change(EDGE, [leaving("c1", clean=False), entering("c3", "ann")])
+    assert await members(roster) == {"c2": "bob", "c3": "ann"}
+    assert await roster.stats([CHANNEL]) == [(2, 2)]
+    assert await ear.listen() == ["+c1", "+c2"]
+    await roster.change(EDGE, [leaving("c3")])
+    assert await ear.listen() == ["+c1", "+c2", "-c3"]
+
+
+async def test_the_anonymous_take_nobodys_place_and_count_as_one_user(roster: RedisRoster, ear: Ear) -> None:
+    await roster.change(EDGE, [entering("c1", "", grace_s=5.0)])
+    await roster.change(EDGE, [leaving("c1", clean=False), entering("c2", ""), entering("c3", "")])
+    assert await roster.stats([CHANNEL]) == [(3, 1)]
+    assert await ear.listen() == ["+c1", "+c2", "+c3"]
+
+
+async def test_a_dead_edges_members_leave_once_though_many_sweep(roster: RedisRoster, ear: Ear) -> None:
+    dead = Lease("edge-dead", 1)
+    assert await roster.renew(dead, 0.2, held=False)
+    await roster.change(dead, [entering(f"c{number}", f"u{number}") for number in range(200)])
+    await roster.change(EDGE, [entering("other", "other")])
+    await asyncio.sleep(0.25)  # Redis' own clock
+    await asyncio.gather(*(sweep(roster) for _ in range(4)))
+    await sweep(roster)
+    assert await members(roster) == {"other": "other"}
+    heard = await ear.listen()
+    assert sorted(entry for entry in heard if entry[0] == "-") == sorted(f"-c{number}" for number in range(200))
+
+
+async def test_a_lease_that_ran_out_is_never_renewed_and_the_next_generation_keeps_who_is_still_there(
+    roster: RedisRoster, ear: Ear
+) -> None:
+    old, new = Lease("edge-b", 1), Lease("edge-b", 2)
+    assert await roster.renew(old, 0.1, held=False)
+    await roster.change(old, [entering("stays", "ann"), entering("goes", "bob")])
+    await asyncio.sleep(0.15)  # Redis' own clock
+    assert not await roster.renew(old, 60.0, held=True)
+    assert await roster.renew(new, 60.0, held=False)
+    assert not await roster.renew(old, 60.0, held=True)
+    await roster.change(new, [entering("stays", "ann")])
+    for _ in range(2):
+        await sweep(roster)
+    assert await members(roster) == {"stays": "ann"}
+    assert await ear.listen() == ["+stays", "+goes", "-goes"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_random_schedules_agree_with_a_model(
+    seed: int, redis_conn: redis.asyncio.Redis, roster: RedisRoster, ear: Ear
+) -> None:
+    """Two edges, users with several clients, clean and unclean ends, with sweeps between: roster, counts and events."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    edges = [EDGE, Lease("edge-c", 1)]
+    await roster.renew(edges[1], 60.0, held=False)
+    model: dict[str, tuple[str, Lease]] = {}
+    gone: set[str] = set()
+    events: list[str] = []
+    for step in range(120):
+        action = rng.random()
+        if action < 0.5:
+            user, client, edge = f"u{rng.randint(0, 4)}", f"c{step}", rng.choice(edges)
+            await roster.change(edge, [entering(client, user, grace_s=30.0)])
+            waiting = [one for one in model if one in gone and model[one][0] == user]
+            if waiting:
+                replaced = set(await members(roster))
+                (place,) = set(waiting) - replaced
+                gone.discard(place)
+                del model[place]
+            else:
+                events.append(f"+{client}")
+            model[client] = (user, edge)
+        elif model and action < 0.9:
+            client = rng.choice(sorted(model))
+            if client in gone:
+                continue
+            clean = rng.random() < 0.5
+            await roster.change(model[client][1], [leaving(client, clean=clean)])
+            if clean:
+                del model[client]
+                events.append(f"-{client}")
+            else:
+                gone.add(client)
+        else:
+            await sweep(roster)
+        assert await members(roster) == {client: user for client, (user, _) in model.items()}
+        assert await roster.stats([CHANNEL]) == [(len(model), len({user for user, _ in model.values()}))]
+    assert await ear.listen() == events
