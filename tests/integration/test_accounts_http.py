@@ -1,0 +1,169 @@
+"""Accounts over HTTP: signing in, what a token is good for, CORS, and the pages that the edge serves itself."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+
+from tests.support.stack import Stack
+from tests.support.wire_client import WireClient
+
+ORIGIN = "https://app.example.com"
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Stack]:
+    environment = {"EDGE_ALLOWED_ORIGINS": "https://*.example.com", "AUTH_ATTEMPTS_PER_ADDRESS": "1000"}
+    with Stack(edges=1, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture
+async def http(shop: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=shop.http_urls[0], timeout=10) as client:
+        yield client
+
+
+async def register(http: httpx.AsyncClient) -> tuple[str, dict[str, str]]:
+    name = f"user-{secrets.token_hex(4)}"
+    answer = await http.post("/auth/register", json={"username": name, "password": PASSWORD})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    pair: dict[str, str] = answer.json()["result"]
+    return name, pair
+
+
+async def test_registering_signs_in_and_the_token_connects(http: httpx.AsyncClient, shop: Stack) -> None:
+    name, pair = await register(http)
+    async with WireClient(shop.ws_urls[0]) as client:
+        result = await client.connect(pair["access_token"])
+        assert result["expires"] is True
+        await client.subscribe("chat:lobby")
+        await client.publish("chat:lobby", 1)
+        info = (await client.publication("chat:lobby"))["info"]
+        assert (info["user"], info["conn_info"]) == (pair["user"], {"name": name})
+
+
+async def test_logging_in_needs_the_password_and_the_name_without_its_case(http: httpx.AsyncClient) -> None:
+    name, pair = await register(http)
+    answer = await http.post("/auth/login", json={"username": name.upper(), "password": PASSWORD})
+    assert answer.json()["result"]["user"] == pair["user"]
+    wrong = await http.post("/auth/login", json={"username": name, "password": "something else"})
+    unknown = await http.post("/auth/login", json={"username": "nobody-at-all", "password": "something else"})
+    assert wrong.status_code == unknown.status_code == 401
+    assert wrong.json() == unknown.json()
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "status"),
+    [("ab", PASSWORD, 400), ("a b c", PASSWORD, 400), ("abc", "short", 400), ("abc", "x" * 1_025, 400)],
+)
+async def test_names_and_passwords_that_are_not_allowed(
+    http: httpx.AsyncClient, username: str, password: str, status: int
+) -> None:
+    answer = await http.post("/auth/register", json={"username": username, "password": password})
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+async def test_a_name_is_taken_whatever_its_case(http: httpx.AsyncClient) -> None:
+    name, _ = await register(http)
+    answer = await http.post("/auth/register", json={"username": name.upper(), "password": PASSWORD})
+    assert answer.status_code == 409
+
+
+async def test_B16_a_refresh_token_is_good_once_and_its_reuse_ends_the_session(http: httpx.AsyncClient) -> None:
+    _, pair = await register(http)
+    second = await http.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})
+    newest = second.json()["result"]["refresh_token"]
+    assert (await http.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})).status_code == 401
+    assert (await http.post("/auth/refresh", json={"refresh_token": newest})).status_code == 401
+
+
+async def test_logging_out_ends_the_session(http: httpx.AsyncClient) -> None:
+    _, pair = await register(http)
+    assert (await http.post("/auth/logout", json={"refresh_token": pair["refresh_token"]})).json() == {"result": {}}
+    assert (await http.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})).status_code == 401
+
+
+async def test_B18_a_login_flood_on_an_account_is_429_with_a_hint(http: httpx.AsyncClient) -> None:
+    name, _ = await register(http)
+    statuses = []
+    for _ in range(12):
+        answer = await http.post("/auth/login", json={"username": name, "password": "guess guess"})
+        statuses.append(answer.status_code)
+    assert statuses == [401] * 10 + [429] * 2
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert (await http.post("/auth/login", json={"username": name, "password": PASSWORD})).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (ORIGIN, True),
+        ("https://example.com.evil.org", False),
+        ("https://app.example.com.evil.org", False),
+        ("http://app.example.com", False),
+        ("https://evilexample.com", False),
+        ("null", False),
+    ],
+)
+async def test_cors_is_for_allowed_origins_and_accounts_only(
+    http: httpx.AsyncClient, origin: str, allowed: bool
+) -> None:
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    preflight = await http.options("/auth/login", headers=headers)
+    assert (preflight.headers.get("access-control-allow-origin") == origin) is allowed
+    answer = await http.post("/auth/refresh", json={"refresh_token": "x"}, headers={"Origin": origin})
+    assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+    elsewhere = await http.post("/api/info", json={}, headers={"Origin": origin})
+    assert "access-control-allow-origin" not in elsewhere.headers
+
+
+async def test_the_api_page_and_its_assets_come_from_here(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/docs")).text
+    links = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert links
+    for link in links:
+        assert link.startswith("/"), link
+        assert (await http.get(link)).status_code == 200, link
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    methods = "publish broadcast subscribe unsubscribe disconnect refresh history history_remove presence"
+    for method in (methods + " presence_stats channels info batch").split():
+        assert f"/api/{method}" in paths
+    assert {"/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/jwks"} <= set(paths)
+
+
+async def test_the_console_page_is_served_under_a_strict_policy(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    for link in re.findall(r'(?:href|src)="(/[^"]+)"', answer.text):
+        assert (await http.get(link)).status_code == 200, link
+
+
+async def test_the_public_keys_are_public_and_only_public(http: httpx.AsyncClient) -> None:
+    keys = (await http.get("/auth/jwks")).json()["keys"]
+    assert keys
+    assert all("d" not in key and key["kid"] and key["alg"] in ("EdDSA", "RS256") for key in keys)
+
+
+async def test_B36_no_secret_is_in_any_log(http: httpx.AsyncClient, shop: Stack) -> None:
+    _, pair = await register(http)
+    await http.post("/auth/login", json={"username": "x", "password": "planted-secret-in-vain"})
+    async with httpx.AsyncClient(base_url=shop.http_urls[0]) as other:
+        await other.get("/connection/websocket?token=planted-token-in-url")
+    said = "\n".join(line for name in ("auth", "edge-1") for line in shop.lines(name))
+    for secret in (
+        PASSWORD,
+        "planted-secret",
+        "planted-token",
+        pair["access_token"],
+        pair["refresh_token"],
+        shop.api_key,
+    ):
+        assert secret not in said

@@ -1,0 +1,279 @@
+"""The server API over HTTP on two edges: shapes, refusals, and what one edge does for clients of the other."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+import redis.asyncio
+
+from tests.support.stack import Stack
+from tests.support.wire_client import WireClient
+
+
+class Api:
+    """Calls on one edge."""
+
+    def __init__(self, stack: Stack, edge: int) -> None:
+        self.http = httpx.AsyncClient(base_url=stack.http_urls[edge], headers={"X-API-Key": stack.api_key}, timeout=10)
+
+    async def raw(self, method: str, body: str | bytes) -> httpx.Response:
+        return await self.http.post(f"/api/{method}", content=body)
+
+    async def call(self, method: str, **body: Any) -> Any:
+        answer = await self.http.post(f"/api/{method}", json=body)
+        assert answer.status_code == 200, answer.text
+        assert set(answer.json()) == {"result"}, answer.text
+        return answer.json()["result"]
+
+    async def error(self, method: str, **body: Any) -> int:
+        answer = await self.http.post(f"/api/{method}", json=body)
+        assert answer.status_code == 200, answer.text
+        code: int = answer.json()["error"]["code"]
+        assert answer.json()["error"]["message"]
+        return code
+
+
+@pytest.fixture
+async def exits() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as made:
+        yield made
+
+
+@pytest.fixture
+async def apis(stack: Stack) -> AsyncIterator[list[Api]]:
+    made = [Api(stack, 0), Api(stack, 1)]
+    yield made
+    for api in made:
+        await api.http.aclose()
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"chat:api-{secrets.token_hex(4)}"
+
+
+async def join(exits: AsyncExitStack, stack: Stack, edge: int, user: str, *channels: str, **claims: Any) -> WireClient:
+    client = await exits.enter_async_context(WireClient(stack.ws_urls[edge]))
+    await client.connect(stack.token(user, **claims))
+    for one in channels:
+        await client.subscribe(one)
+    return client
+
+
+METHODS = [
+    *("publish", "broadcast", "subscribe", "unsubscribe", "disconnect", "refresh", "history", "history_remove"),
+    *("presence", "presence_stats", "channels", "info", "batch"),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("key", [None, "", "wrong", "thk_" + "A" * 43])
+async def test_a_missing_or_wrong_key_is_401(stack: Stack, method: str, key: str | None) -> None:
+    async with httpx.AsyncClient(base_url=stack.http_urls[0]) as http:
+        answer = await http.post(f"/api/{method}", json={}, headers={} if key is None else {"X-API-Key": key})
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == 101
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"nonsense", 400, "malformed"),
+        (b"[]", 400, "array"),
+        (b'{"channel":1,"data":1}', 400, "$.channel"),
+        (b'{"data":1}', 400, "channel"),
+        (b'{"channel":"a","data":' + b"1" * 1_048_577 + b"}", 413, "large"),
+        (b'{"channel":"\xff","data":1}', 400, ""),
+    ],
+    ids=["not-json", "not-an-object", "wrong-type", "missing", "too-large", "bad-utf-8"],
+)
+async def test_what_can_not_be_read_is_told_by_status_and_name(
+    apis: list[Api], body: bytes, status: int, text: str
+) -> None:
+    answer = await apis[0].raw("publish", body)
+    assert answer.status_code == status
+    assert text in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "data", ["NaN", '"\\ud800"', '"\xff"', "[" * 200 + "]" * 200, "{", '1} , "x": {'], ids=lambda data: data[:8]
+)
+async def test_data_that_would_break_subscribers_never_reaches_them(apis: list[Api], data: str) -> None:
+    answer = await apis[0].raw("publish", b'{"channel":"chat:x","data":' + data.encode("latin-1") + b"}")
+    assert answer.status_code == 400 or answer.json()["error"]["code"] == 107
+
+
+async def test_publish_reaches_every_edge_and_keeps_the_text_of_numbers(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack, channel: str
+) -> None:
+    clients = [await join(exits, stack, edge, f"user{edge}", channel) for edge in (0, 1)]
+    text = '{"big":12345678901234567890123,"one":1.0,"far":1e999}'
+    answer = await apis[0].raw("publish", f'{{"channel":"{channel}","data":{text},"tags":{{"k":"v"}}}}')
+    assert answer.json()["result"]["offset"] == 1
+    for client in clients:
+        publication = await client.publication(channel)
+        assert publication["tags"] == {"k": "v"}
+        assert "info" not in publication
+    answer = await apis[1].raw("history", f'{{"channel":"{channel}","limit":10}}')
+    assert text in answer.text
+
+
+async def test_a_repeated_key_returns_the_first_position_on_any_edge(apis: list[Api], channel: str) -> None:
+    for name in (channel, channel.replace("chat:", "live:")):
+        first = await apis[0].call("publish", channel=name, data=1, idempotency_key="k")
+        again = await apis[1].call("publish", channel=name, data=2, idempotency_key="k")
+        assert first == again
+        assert (await apis[0].call("history", channel=name, limit=10))["offset"] == 1
+
+
+async def test_errors_come_with_200(apis: list[Api]) -> None:
+    api = apis[0]
+    assert await api.error("publish", channel="nope:x", data=1) == 102
+    assert await api.error("publish", channel="chat:é", data=1) == 107
+    assert await api.error("publish", channel="", data=1) == 107
+    assert await api.error("publish", channel="chat:x") == 107
+    assert await api.error("publish", channel="chat:x", data="x" * 40_000) == 106
+    assert await api.error("history", channel="tick:x") == 108
+    assert await api.error("presence", channel="live:x") == 108
+    assert await api.error("disconnect", user="") == 107
+    assert await api.error("disconnect", user="x", disconnect={"code": 1000, "reason": "x"}) == 107
+    assert await api.error("disconnect", user="x", disconnect={"code": 4000, "reason": "{}"}) == 107
+
+
+async def test_broadcast_answers_for_each_channel(apis: list[Api], channel: str) -> None:
+    result = await apis[0].call("broadcast", channels=[f"{channel}-1", "nope:x", f"{channel}-2"], data={"n": 1})
+    assert [next(iter(response)) for response in result["responses"]] == ["result", "error", "result"]
+    assert result["responses"][1]["error"]["code"] == 102
+    assert result["responses"][2]["result"]["offset"] == 1
+
+
+async def test_disconnect_asked_of_edge_1_closes_a_client_of_edge_2(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack
+) -> None:
+    gone = await join(exits, stack, 1, "to-disconnect")
+    stays = await join(exits, stack, 1, "somebody-else")
+    await apis[0].call("disconnect", user="to-disconnect", disconnect={"code": 4501, "reason": "moved out"})
+    assert await gone.expect_close() == (4501, "moved out")
+    await stays.subscribe("chat:still")
+
+
+async def test_a_whitelisted_client_stays(stack: Stack, apis: list[Api], exits: AsyncExitStack) -> None:
+    gone, stays = [await exits.enter_async_context(WireClient(stack.ws_urls[1])) for _ in range(2)]
+    await gone.connect(stack.token("listed"))
+    kept = (await stays.connect(stack.token("listed")))["client"]
+    await apis[0].call("disconnect", user="listed", whitelist=[kept])
+    assert await gone.expect_close() == (3503, "force disconnect")
+    await stays.subscribe("chat:still")
+
+
+async def test_subscribe_and_unsubscribe_asked_of_edge_1_reach_a_client_of_edge_2(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack, channel: str
+) -> None:
+    client = await join(exits, stack, 1, "subscribed-by-us")
+    await apis[0].call("publish", channel=channel, data="before")
+    await apis[0].call(
+        "subscribe", user="subscribed-by-us", channel=channel, data={"d": 1}, recover_since={"offset": 0, "epoch": ""}
+    )
+    push = (await client.push(channel, "subscribe"))["subscribe"]
+    assert push["data"] == {"d": 1}
+    assert (await client.publication(channel))["data"] == "before"
+    await apis[0].call("publish", channel=channel, data="after")
+    assert (await client.publication(channel))["data"] == "after"
+    assert (await client.error(subscribe={"channel": channel}))["code"] == 105
+    await apis[0].call("unsubscribe", user="subscribed-by-us", channel=channel)
+    push = (await client.push(channel, "unsubscribe"))["unsubscribe"]
+    assert push == {"code": 2000, "reason": "server unsubscribe"}
+    await apis[0].call("publish", channel=channel, data="unheard")
+    await client.expect_silence(0.3)
+
+
+async def test_refresh_prolongs_or_ends_a_connection_of_the_other_edge(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack
+) -> None:
+    client = await join(exits, stack, 1, "to-refresh", ttl_s=600)
+    await apis[0].call("refresh", user="to-refresh", expire_at=0)
+    assert (await client.push("", "refresh"))["refresh"] == {}
+    await apis[0].call("refresh", user="to-refresh", expired=True)
+    assert await client.expect_close() == (3005, "connection expired")
+
+
+async def test_history_pages_and_is_removed_without_the_position(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack, channel: str
+) -> None:
+    for name in (channel, channel.replace("chat:", "live:")):
+        client = await join(exits, stack, 1, "reader", name)
+        for number in range(5):
+            await apis[0].call("publish", channel=name, data=number)
+        result = await apis[1].call("history", channel=name, limit=2, since={"offset": 1, "epoch": ""})
+        assert [entry["data"] for entry in result["publications"]] == [1, 2]
+        epoch = result["epoch"]
+        assert await apis[1].error("history", channel=name, limit=2, since={"offset": 1, "epoch": "x"}) == 112
+        assert await apis[0].call("history_remove", channel=name) == {}
+        assert await apis[1].call("history", channel=name, limit=9) == {
+            "publications": [],
+            "epoch": epoch,
+            "offset": 5,
+        }
+        await apis[0].call("publish", channel=name, data="next")
+        while (await client.publication(name))["data"] != "next":
+            pass
+        again = await join(exits, stack, 1, "late")
+        assert "recovered" not in await again.subscribe(name, recover=True, offset=2, epoch=epoch)
+
+
+async def test_presence_channels_and_info_are_those_of_all_edges(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack, channel: str
+) -> None:
+    for edge, user in ((0, "ann"), (1, "bob"), (1, "bob")):
+        await join(exits, stack, edge, user, channel)
+    there = (await apis[0].call("presence", channel=channel))["presence"]
+    assert sorted(info["user"] for info in there.values()) == ["ann", "bob", "bob"]
+    assert await apis[1].call("presence_stats", channel=channel) == {"num_clients": 3, "num_users": 2}
+    assert (await apis[0].call("channels", pattern=channel))["channels"] == {channel: {"num_clients": 3}}
+    nodes = (await apis[1].call("info"))["nodes"]
+    assert len(nodes) == 2
+    assert sum(node["num_clients"] for node in nodes) >= 3
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_a_batch_answers_each_command_in_order(apis: list[Api], channel: str, parallel: bool) -> None:
+    commands = [
+        {"publish": {"channel": channel, "data": 1}},
+        {"nope": {}},
+        {"publish": {"channel": "nope:x", "data": 1}},
+        {"presence_stats": {"channel": channel}},
+        {"publish": {"channel": 5}},
+    ]
+    replies = (await apis[0].call("batch", commands=commands, parallel=parallel))["replies"]
+    assert replies[0]["publish"]["offset"] == 1
+    assert [reply["error"]["code"] for reply in replies if "error" in reply] == [104, 102, 107]
+    assert replies[3] == {"presence_stats": {"num_clients": 0, "num_users": 0}}
+
+
+async def test_rpc_refresh_and_history_stay_on_their_node(stack: Stack, exits: AsyncExitStack, channel: str) -> None:
+    client = await join(exits, stack, 0, "quiet", channel)
+    await client.publish(channel, 1)
+    await client.publication(channel)
+    async with redis.asyncio.Redis.from_url(stack.redis_url) as conn:
+
+        async def publishes() -> int:
+            return int((await conn.info("commandstats")).get("cmdstat_publish", {"calls": 0})["calls"])
+
+        before = await publishes()
+        await client.error(rpc={"method": "x", "data": {}})
+        await client.call(refresh={"token": stack.token("quiet")})
+        await client.call(history={"channel": channel, "limit": 5})
+        assert await publishes() == before
+        await client.publish(channel, 2)
+        assert await publishes() == before + 1
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/api/nope", "/nope", "/static/../config.py"])
+async def test_B35_nothing_internal_is_on_the_public_port(stack: Stack, path: str) -> None:
+    async with httpx.AsyncClient(base_url=stack.http_urls[0]) as http:
+        assert (await http.get(path)).status_code == 404
