@@ -1,0 +1,202 @@
+"""What every `Broker` promises: the in-memory one of the tests is as good as Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
+from services.edge.domain.ports import Broker
+from services.shared.errors import Unavailable
+from tests.support.memory import MemoryBroker, MemoryBus
+from tests.support.redis import RedisServer
+
+CHANNEL = "live:contract"
+
+
+class Listener:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, Publication]] = []
+        self.reconnects = 0
+
+    def publication(self, channel: str, epoch: str, publication: Publication) -> None:
+        self.heard.append((channel, epoch, publication))
+
+    def joined(self, channel: str, info: ClientInfo) -> None: ...
+
+    def left(self, channel: str, info: ClientInfo) -> None: ...
+
+    def was_reset(self, channel: str, epoch: str) -> None: ...
+
+    def reconnected(self) -> None:
+        self.reconnects += 1
+
+    async def until(self, count: int) -> list[Publication]:
+        deadline = time.monotonic() + 5
+        while len(self.heard) < count:
+            assert time.monotonic() < deadline, self.heard
+            await asyncio.sleep(0.005)
+        return [publication for _, _, publication in self.heard]
+
+
+def publication(data: str) -> Publication:
+    info = ClientInfo("ann", "client", b'{"n":1}', b"2")
+    return Publication(data.encode(), info, {"k": "v"}, os.urandom(16), "somebody", 1_234)
+
+
+async def append(broker: Broker, data: str, *, key: str = "", user: str = "u", size: int = 100) -> AppendResult:
+    key = key or os.urandom(8).hex()
+    return await broker.append(CHANNEL, publication(data), key_user=user, key=key, history_size=size, history_ttl_s=60)
+
+
+class BrokerContract:
+    """Inherit, and give `broker` and `listener` fixtures."""
+
+    async def test_offsets_count_from_one_and_all_is_heard_in_order(self, broker: Broker, listener: Listener) -> None:
+        await broker.subscribe(CHANNEL)
+        results = [await append(broker, str(number)) for number in range(20)]
+        assert [result.position.offset for result in results] == list(range(1, 21))
+        heard = await listener.until(20)
+        assert [one.offset for one in heard] == list(range(1, 21))
+        assert [one.data for one in heard] == [str(number).encode() for number in range(20)]
+        expected = publication("0")
+        assert (heard[0].info, heard[0].tags, heard[0].exclude_client) == (
+            expected.info,
+            expected.tags,
+            expected.exclude_client,
+        )
+        assert {epoch for _, epoch, _ in listener.heard} == {results[0].position.epoch}
+
+    async def test_many_at_once_have_each_its_offset(self, broker: Broker, listener: Listener) -> None:
+        await broker.subscribe(CHANNEL)
+        results = await asyncio.gather(*(append(broker, str(number)) for number in range(300)))
+        assert sorted(result.position.offset for result in results) == list(range(1, 301))
+        assert [one.offset for one in await listener.until(300)] == list(range(1, 301))
+
+    async def test_a_known_key_returns_the_first_position_and_is_not_announced(
+        self, broker: Broker, listener: Listener
+    ) -> None:
+        await broker.subscribe(CHANNEL)
+        first = await append(broker, "a", key="k")
+        assert await append(broker, "b", key="k") == AppendResult(first.position, True)
+        assert (await append(broker, "c", key="k", user="other")).position.offset == 2
+        assert [one.data for one in await listener.until(2)] == [b"a", b"c"]
+
+    async def test_a_top_has_an_epoch_before_anything_was_said_and_keeps_it(self, broker: Broker) -> None:
+        top = await broker.top(CHANNEL)
+        assert top.offset == 0
+        assert top.epoch
+        assert (await append(broker, "a")).position == Position(1, top.epoch)
+        assert await broker.top(CHANNEL) == Position(1, top.epoch)
+
+    async def test_reading_both_ways_within_what_is_kept(self, broker: Broker) -> None:
+        assert await broker.read(CHANNEL, since_offset=0, limit=5, reverse=False, stored=False) is None
+        for number in range(1, 11):
+            await append(broker, str(number), size=6)
+
+        async def offsets(since: int, limit: int, *, reverse: bool) -> list[int]:
+            page = await broker.read(CHANNEL, since_offset=since, limit=limit, reverse=reverse, stored=False)
+            assert page is not None
+            assert page.top.offset == 10
+            return [one.offset for one in page.publications]
+
+        assert await offsets(0, 100, reverse=False) == [5, 6, 7, 8, 9, 10]
+        assert await offsets(7, 2, reverse=False) == [8, 9]
+        assert await offsets(10, 5, reverse=False) == []
+        assert await offsets(0, 3, reverse=True) == [10, 9, 8]
+        assert await offsets(7, 2, reverse=True) == [6, 5]
+        assert await offsets(99, 2, reverse=True) == [10, 9]
+
+    async def test_removed_history_leaves_the_top(self, broker: Broker) -> None:
+        first = await append(broker, "a")
+        await broker.remove_history(CHANNEL)
+        page = await broker.read(CHANNEL, since_offset=0, limit=5, reverse=False, stored=False)
+        assert page is not None
+        assert (page.publications, page.top) == ([], first.position)
+        assert (await append(broker, "b")).position.offset == 2
+
+    async def test_what_is_published_without_a_log_is_heard_without_offset(
+        self, broker: Broker, listener: Listener
+    ) -> None:
+        await broker.subscribe(CHANNEL)
+        await broker.publish(CHANNEL, publication("x"))
+        (heard,) = await listener.until(1)
+        assert (heard.offset, heard.data) == (0, b"x")
+
+    async def test_after_unsubscribe_nothing_is_heard(self, broker: Broker, listener: Listener) -> None:
+        await broker.subscribe(CHANNEL)
+        await broker.unsubscribe(CHANNEL)
+        await append(broker, "unheard")
+        await broker.subscribe("live:other")
+        await broker.publish("live:other", publication("heard"))
+        assert [one.data for one in await listener.until(1)] == [b"heard"]
+
+    async def test_a_stored_channel_that_nobody_opened_has_no_top(self, broker: Broker) -> None:
+        assert await broker.stored_top("chat:unknown") is None
+
+
+class TestMemoryBroker(BrokerContract):
+    @pytest.fixture
+    def listener(self) -> Listener:
+        return Listener()
+
+    @pytest.fixture
+    def broker(self, listener: Listener) -> MemoryBroker:
+        made = MemoryBroker(MemoryBus())
+        made.listener = listener
+        return made
+
+
+class TestRedisBroker(BrokerContract):
+    @pytest.fixture
+    def listener(self) -> Listener:
+        return Listener()
+
+    @pytest.fixture
+    async def broker(self, listener: Listener, redis_url: str) -> AsyncIterator[RedisBroker]:
+        made = RedisBroker(redis_url)
+        await made.start(listener, lambda payload: None)
+        yield made
+        await made.close()
+
+    async def test_scripts_that_the_server_forgot_are_sent_again(
+        self, broker: RedisBroker, redis_conn: redis.asyncio.Redis
+    ) -> None:
+        await append(broker, "a")
+        await redis_conn.script_flush()
+        assert (await append(broker, "b")).position.offset == 2
+
+
+async def test_a_redis_that_hangs_fails_calls_within_three_seconds_and_then_serves_again(
+    own_redis: RedisServer,
+) -> None:
+    broker = RedisBroker(own_redis.url)
+    listener = Listener()
+    await broker.start(listener, lambda payload: None)
+    await broker.subscribe(CHANNEL)
+    await append(broker, "before")
+    own_redis.pause()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        await append(broker, "unknown", key="k")
+    assert time.monotonic() - started < 3.0
+    own_redis.resume()
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            result = await append(broker, "again", key="k")
+            break
+        except Unavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+    assert result.position.offset == 2  # whichever of the two it was, there is one
+    assert (await append(broker, "after")).position.offset == 3
+    await broker.close()
