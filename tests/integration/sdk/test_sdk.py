@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.stack import Stack
 
+from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
 
 _HERE = Path(__file__).parent
