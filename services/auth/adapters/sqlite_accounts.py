@@ -90,7 +90,9 @@ class SqliteAccounts:
         row = (digest, refresh.user_id, refresh.family, refresh.expires_at)
         await self._run(
             lambda connection: connection.execute(
-                "INSERT INTO refresh_tokens (digest, user_id, family, expires_at) VALUES (?, ?, ?, ?)", row
+                "INSERT INTO refresh_tokens (digest, user_id, family, expires_at, revoked) VALUES (?1, ?2, ?3, ?4,"
+                " EXISTS (SELECT 1 FROM refresh_tokens WHERE family = ?3 AND revoked))",
+                row,
             )
         )
 

@@ -60,7 +60,8 @@ class AccountStore(Protocol):
 
     async def user_by_id(self, user_id: str) -> User | None: ...
 
-    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None: ...
+    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
+        """Of a family that was revoked meanwhile: it is revoked from its birth."""
 
     async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
         """The token as it was before this use, which marks it used; a used one revokes its family. Atomic."""
