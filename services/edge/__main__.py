@@ -60,7 +60,7 @@ class Edge:
             Replicas(target, service_token=token, service="edge")
             for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
         )
-        self.broker = RedisBroker(config.redis_url)
+        self.broker = RedisBroker(config.redis_url, meta_ttl_s=config.history_meta_ttl_s)
         self.auth = AuthClient(self.auth_replicas, self.keyring)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
         self.store = PersistenceClient(self.persistence_replicas)
@@ -138,7 +138,9 @@ def _read_secret(config: EdgeConfig, keyring: KeyRing) -> bool:
     secret = read_secret_file(config.hs256_secret_file, "AUTH_HS256_SECRET_FILE")
     if len(secret) < _SHORT_SECRET_BYTES:
         logger.warning("AUTH_HS256_SECRET_FILE holds a short secret: 32 bytes or more can't be guessed")
-    keyring.set_hs256(secret)
+    previous = config.hs256_previous_secret_file
+    older = [read_secret_file(previous, "AUTH_HS256_PREVIOUS_SECRET_FILE")] if previous is not None else []
+    keyring.set_hs256(secret, *older)
     return True
 
 

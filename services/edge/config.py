@@ -33,6 +33,7 @@ class EdgeConfig:
 
     # Tokens.
     hs256_secret_file: Path | None = field_env("AUTH_HS256_SECRET_FILE", None)
+    hs256_previous_secret_file: Path | None = field_env("AUTH_HS256_PREVIOUS_SECRET_FILE", None)
     token_audience: str = ""
     token_issuer: str = ""
     token_leeway_s: float = 0.0
@@ -64,6 +65,8 @@ class EdgeConfig:
     commands_burst: int = _DEFAULT.commands_burst
     channels_per_client: int = _DEFAULT.channels_per_client
     connections_per_user: int = _DEFAULT.connections_per_user
+    channel_max_bytes: int = _DEFAULT.channel_max_bytes
+    history_meta_ttl_s: int = 720 * 3_600
     history_limit: int = _DEFAULT.history_limit
     recovery_limit: int = _DEFAULT.recovery_limit
     reply_max_bytes: int = _DEFAULT.reply_max_bytes
@@ -75,7 +78,14 @@ class EdgeConfig:
         for name in ("drain_grace_s", "connect_timeout_s", "ping_interval_s", "pong_timeout_s", "commands_per_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"EDGE_{name.upper()} must not be negative")
-        for name in ("channels_per_client", "history_limit", "recovery_limit", "max_message_bytes"):
+        for name in (
+            "channels_per_client",
+            "channel_max_bytes",
+            "history_meta_ttl_s",
+            "history_limit",
+            "recovery_limit",
+            "max_message_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"EDGE_{name.upper()} must be at least 1")
 

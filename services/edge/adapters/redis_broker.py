@@ -57,7 +57,9 @@ class _Other:
 class RedisBroker:
     """One command pool and one pub/sub connection."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, meta_ttl_s: int = hotlog.META_TTL_S) -> None:
+        """`meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read."""
+        self._meta_ttl_s = meta_ttl_s
         self._client = redis_client(url)
         self._subscriber = RedisSubscriber(url, on_message=self._message, on_connected=self._connected)
         self._listener: ChannelListener | None = None
@@ -112,7 +114,7 @@ class RedisBroker:
         return result
 
     async def top(self, channel: str) -> Position:
-        found = hotlog.top(await self._do(hotlog.top_call(channel, stored=False)))
+        found = hotlog.top(await self._do(hotlog.top_call(channel, stored=False, meta_ttl_s=self._meta_ttl_s)))
         if found is None:
             raise Unavailable("Redis gave no position")
         return Position(*found)
@@ -219,7 +221,9 @@ class RedisBroker:
         if publishes:
             await self._send_publishes(publishes)
         calls = [
-            hotlog.append_call(hotlog.Batch(channel, False, size, ttl_s, [work.item for work in group]))
+            hotlog.append_call(
+                hotlog.Batch(channel, False, size, ttl_s, [work.item for work in group]), meta_ttl_s=self._meta_ttl_s
+            )
             for (channel, size, ttl_s), group in appends.items()
         ]
         calls += [work.call for work in others if work.call is not None]

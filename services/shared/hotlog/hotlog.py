@@ -73,7 +73,7 @@ class Page(NamedTuple):
     epoch: str
 
 
-def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED) -> Call:
+def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED, meta_ttl_s: int = META_TTL_S) -> Call:
     """Append one batch."""
     item_keys = [keys.key(batch.channel, item.key_user, item.key) for item in batch.items]
     arguments: list[str | bytes | int] = [
@@ -82,7 +82,7 @@ def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED) -> Call:
         batch.history_size,
         batch.history_ttl_s,
         KEY_TTL_S,
-        META_TTL_S,
+        meta_ttl_s,
         max_unstored,
         keys.pub(batch.channel),
     ]
@@ -153,9 +153,9 @@ def reset_call(channel: str, old_epoch: str) -> Call:
     return Call(RESET, names, [old_epoch, new_epoch(), META_TTL_S, keys.pub(channel)])
 
 
-def top_call(channel: str, *, stored: bool) -> Call:
+def top_call(channel: str, *, stored: bool, meta_ttl_s: int = META_TTL_S) -> Call:
     """Epoch and readable top."""
-    return Call(TOP, [keys.meta(channel)], ["stored" if stored else "hot", new_epoch(), META_TTL_S])
+    return Call(TOP, [keys.meta(channel)], ["stored" if stored else "hot", new_epoch(), meta_ttl_s])
 
 
 def top(result: Any) -> tuple[int, str] | None:
