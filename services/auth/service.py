@@ -33,8 +33,10 @@ class TrustFeed:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def next(self, timeout_s: float) -> None:
-        """Wait for a change, so long at most."""
+    async def next(self, known: pb.Trust, timeout_s: float) -> None:
+        """Wait until it is another than the known one, so long at most."""
+        if self.trust is not known:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
@@ -50,8 +52,9 @@ class AuthServicer(rpc.AuthServiceServicer):
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.Trust]:
         """The whole state: at once, after every change, every 10 s."""
         while True:
-            yield self._feed.trust
-            await self._feed.next(SIGN_OF_LIFE_S)
+            trust = self._feed.trust
+            yield trust  # takes as long as the edge takes to read
+            await self._feed.next(trust, SIGN_OF_LIFE_S)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.TokenPair:
         with _statuses():

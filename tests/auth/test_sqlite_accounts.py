@@ -103,11 +103,15 @@ async def test_many_uses_at_once_from_two_processes_let_one_through(store: Sqlit
     await other.close()
 
 
+def modes_in(folder: Path) -> list[int]:
+    return [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()]
+
+
 async def test_only_the_owner_may_read_the_file_and_what_belongs_to_it(store: SqliteAccounts, tmp_path: Path) -> None:
     await store.add_user(User("u1", "ann", "hash"))
-    files = list(tmp_path.iterdir())
-    assert len(files) > 1  # the write-ahead log
-    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in files)
+    modes = modes_in(tmp_path)
+    assert len(modes) > 1  # the write-ahead log
+    assert all(mode & 0o077 == 0 for mode in modes)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""Auth as others see it: a real process, its gRPC face, and the edge's side of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from cli.stack.ports import Port, choose_ports
+from services.auth.adapters.sqlite_accounts import SqliteAccounts
+from services.auth.domain.accounts import load_signer
+from services.auth.domain.ports import ApiKeyRow
+from services.auth.service import AuthServicer, TrustFeed
+from services.edge.adapters.auth_client import AuthClient
+from services.edge.domain.claims import TokenVerifier
+from services.edge.domain.keyring import KeyRing
+from services.edge.domain.ports import AccountRefused
+from services.shared.errors import Unavailable
+from services.shared.grpc_client import Replicas
+from tests.support.grpc import until
+from thalamus.auth.v1 import auth_pb2 as pb
+from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
+
+if TYPE_CHECKING:
+    from thalamus.auth.v1.auth_pb2_grpc import AuthServiceAsyncStub
+
+PASSWORD = "correct horse battery"
+SERVICE_TOKEN = "identity-of-a-service-in-this-test"
+
+
+class AuthProcess:
+    """`python -m services.auth` on ports that it keeps."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.db = folder / "auth.sqlite3"
+        wanted = [Port("auth", variable, "127.0.0.1", 0) for variable in ("AUTH_GRPC_PORT", "AUTH_INTERNAL_PORT")]
+        self.port, internal_port = choose_ports(wanted).values()
+        self._log = folder / "log"
+        identity = folder / "service.token"
+        identity.write_text(SERVICE_TOKEN)
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AUTH_")},
+            "AUTH_DB": str(self.db),
+            "AUTH_GRPC_PORT": str(self.port),
+            "AUTH_INTERNAL_PORT": str(internal_port),
+            "AUTH_ATTEMPTS_PER_ADDRESS": "0",
+            "REDIS_URL": redis_url,
+            "SERVICE_TOKEN_FILE": str(identity),
+            "LOG_LEVEL": "DEBUG",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "services.auth"], env=self._environment, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+
+@pytest.fixture
+def process(tmp_path: Path, redis_url: str) -> Iterator[AuthProcess]:
+    made = AuthProcess(tmp_path, redis_url)
+    made.start()
+    yield made
+    made.kill()
+    print(made.said())
+
+
+@pytest.fixture
+async def replicas(process: AuthProcess) -> AsyncIterator[Replicas]:
+    made = Replicas(f"127.0.0.1:{process.port}", service_token=SERVICE_TOKEN.encode(), service="test")
+    await made.start()
+    await until(made.is_ready, 15)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def stub(replicas: Replicas) -> AuthServiceAsyncStub:
+    return AuthServiceStub(replicas.any())
+
+
+@pytest.fixture
+async def keyring() -> KeyRing:
+    return KeyRing()
+
+
+@pytest.fixture
+async def client(replicas: Replicas, keyring: KeyRing) -> AsyncIterator[AuthClient]:
+    """An edge's side, once it has heard of the keys."""
+    made = AuthClient(replicas, keyring)
+    await made.start()
+    await until(lambda: made.is_ready, 5)
+    yield made
+    await made.close()
+
+
+async def test_an_edge_hears_of_a_created_and_a_revoked_key_at_once(
+    stub: AuthServiceAsyncStub, client: AuthClient, keyring: KeyRing
+) -> None:
+    made = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))
+    await until(lambda: keyring.api_key_id(made.key) == made.id, 0.7)
+    listed = (await stub.ListApiKeys(pb.ListApiKeysRequest())).keys
+    assert [(key.id, key.name) for key in listed] == [(made.id, "backend")]
+    assert made.key not in str(listed)
+    await stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.id))
+    await until(lambda: keyring.api_key_id(made.key) is None, 0.7)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.id))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_edge_hears_of_a_key_that_another_replica_made(
+    process: AuthProcess, client: AuthClient, keyring: KeyRing
+) -> None:
+    other = SqliteAccounts(process.db)
+    digest = hashlib.sha256(b"thk_of_another").digest()
+    await other.add_api_key(ApiKeyRow("other", "backend", digest, time.time()))
+    await until(lambda: keyring.api_key_id("thk_of_another") == "other", 3)
+    signer = await load_signer(other, "RS256")  # a replica with another AUTH_SIGNING_ALGORITHM
+    await until(lambda: keyring.jwks == signer.jwks, 3)
+    assert TokenVerifier(keyring).connection(signer.sign({"sub": "ann"}), 0).user == "ann"
+    await other.remove_api_key("other")
+    await until(lambda: keyring.api_key_id("thk_of_another") is None, 3)
+    await other.close()
+
+
+async def test_an_edge_believes_on_while_auth_is_dead_and_follows_when_it_is_back(
+    process: AuthProcess, stub: AuthServiceAsyncStub, client: AuthClient, keyring: KeyRing
+) -> None:
+    key = (await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))).key
+    pair = await client.register("ann", PASSWORD, "")
+    await until(lambda: keyring.api_key_id(key) is not None)
+    process.kill()
+    with pytest.raises(Unavailable):
+        await client.login("ann", PASSWORD, "")
+    believe = TokenVerifier(keyring)
+    assert believe.connection(pair.access_token, time.time()).user == pair.user
+    assert keyring.api_key_id(key) is not None
+    assert client.is_ready
+    other = SqliteAccounts(process.db)
+    assert [await other.remove_api_key(row.id) for row in await other.api_keys()] == [True]
+    await other.close()
+    process.start()
+    await until(lambda: keyring.api_key_id(key) is None, 20)
+    assert (await client.refresh(pair.refresh_token)).user == pair.user
+
+
+async def test_refusals_of_auth_are_told_as_http_tells_them(client: AuthClient) -> None:
+    pair = await client.register("ann", PASSWORD, "")
+    for call, status in (
+        (partial(client.register, "Ann", PASSWORD, ""), 409),
+        (partial(client.register, "a", PASSWORD, ""), 400),
+        (partial(client.login, "ann", "wrong password", ""), 401),
+        (partial(client.login, "ann", "x" * 1_025, ""), 400),
+        (partial(client.refresh, "unknown"), 401),
+    ):
+        with pytest.raises(AccountRefused) as caught:
+            await call()
+        assert caught.value.status == status
+    await client.logout(pair.refresh_token)
+    await client.logout("unknown")
+    with pytest.raises(AccountRefused):
+        await client.refresh(pair.refresh_token)
+    for _ in range(9):  # one failed above; ten are allowed
+        with pytest.raises(AccountRefused):
+            await client.login("ann", "wrong password", "")
+    with pytest.raises(AccountRefused) as caught:
+        await client.login("ann", PASSWORD, "")
+    assert caught.value.status == 429
+    assert 1 <= caught.value.retry_after_s <= 60
+
+
+async def test_B33_whoever_is_no_service_of_ours_is_refused(process: AuthProcess, replicas: Replicas) -> None:
+    for metadata in ((), (("authorization", "Bearer wrong"),)):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await AuthServiceStub(channel).MintToken(pb.MintTokenRequest(user="ann"), metadata=metadata)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_B36_nothing_secret_is_logged_even_when_everything_is(
+    process: AuthProcess, stub: AuthServiceAsyncStub, client: AuthClient
+) -> None:
+    pair = await client.register("ann", PASSWORD, "")
+    newer = await client.refresh(pair.refresh_token)
+    with pytest.raises(AccountRefused):
+        await client.login("ann", "planted-wrong-password", "")
+    key = (await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))).key
+    token = (await stub.MintToken(pb.MintTokenRequest(user="ann", ttl_s=60))).token
+    said = process.said()
+    assert "started" in said
+    texts = (PASSWORD, "planted", pair.access_token, pair.refresh_token, newer.refresh_token, key, token, SERVICE_TOKEN)
+    assert [text for text in texts if text in said] == []
+
+
+async def test_a_change_that_comes_while_the_last_is_being_sent_is_not_missed() -> None:
+    feed = TrustFeed()
+    watching = AuthServicer(None, feed).Watch(pb.WatchRequest(), None)  # type: ignore[arg-type]  # not asked here
+    assert (await anext(watching)).jwks == b""
+    feed.set(pb.Trust(jwks=b"newer"))  # the generator waits for gRPC to have sent the first
+    async with asyncio.timeout(1):
+        assert (await anext(watching)).jwks == b"newer"
