@@ -118,6 +118,8 @@ async def test_limits_hold_in_this_process_while_redis_is_away(own_redis: RedisS
     count, left_s = await limits.current("a")
     assert count == 3
     assert 0 < left_s <= 60
+    await limits.uncount("a", 60)
+    assert await limits.count("a", 60) == 3
     await client.aclose()
 
 
@@ -195,3 +197,20 @@ async def test_only_digests_of_secrets_are_kept(auth: Auth, tmp_path: Path, capl
 async def test_the_public_key_set_holds_nothing_private(auth: Auth) -> None:
     assert b"PRIVATE" not in auth.accounts.signer.jwks
     assert b'"d"' not in auth.accounts.signer.jwks
+
+
+async def test_B18_guesses_made_at_once_are_limited_as_those_made_one_by_one(auth: Auth) -> None:
+    await auth.accounts.register("ann", PASSWORD, "")
+    guesses = (auth.accounts.login("ann", "wrong password", "") for _ in range(20))
+    outcomes = [type(outcome) for outcome in await asyncio.gather(*guesses, return_exceptions=True)]
+    assert outcomes.count(Denied) == 3
+    assert outcomes.count(TooMany) == 17
+
+
+async def test_right_passwords_are_no_failures(auth: Auth) -> None:
+    await auth.accounts.register("ann", PASSWORD, "")
+    for _ in range(8):
+        assert await auth.accounts.login("ann", PASSWORD, "")
+    for _ in range(3):
+        with pytest.raises(Denied):
+            await auth.accounts.login("ann", "wrong password", "")

@@ -21,14 +21,10 @@ class RedisLimits:
         self._local: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     async def count(self, name: str, window_s: int) -> int:
-        key = f"t:auth:limit:{name}"
-        try:
-            async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=True) as pipeline:
-                pipeline.incr(key)
-                pipeline.expire(key, window_s, nx=True)
-                return int((await pipeline.execute())[0])
-        except (exceptions.RedisError, TimeoutError, OSError):
-            return self._count_here(name, window_s)
+        return await self._add(name, 1, window_s)
+
+    async def uncount(self, name: str, window_s: int) -> None:
+        await self._add(name, -1, window_s)
 
     async def current(self, name: str) -> tuple[int, int]:
         key = f"t:auth:limit:{name}"
@@ -43,12 +39,22 @@ class RedisLimits:
             left_s = ends - time.monotonic()
             return (count, int(left_s) + 1) if left_s > 0 else (0, 0)
 
-    def _count_here(self, name: str, window_s: int) -> int:
+    async def _add(self, name: str, change: int, window_s: int) -> int:
+        key = f"t:auth:limit:{name}"
+        try:
+            async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=True) as pipeline:
+                pipeline.incrby(key, change)
+                pipeline.expire(key, window_s, nx=True)
+                return int((await pipeline.execute())[0])
+        except (exceptions.RedisError, TimeoutError, OSError):
+            return self._add_here(name, change, window_s)
+
+    def _add_here(self, name: str, change: int, window_s: int) -> int:
         now = time.monotonic()
         count, ends = self._local.pop(name, (0, 0.0))
         if ends <= now:
             count, ends = 0, now + window_s
-        self._local[name] = (count + 1, ends)
+        self._local[name] = (count + change, ends)
         while len(self._local) > _MAX_LOCAL:
             self._local.popitem(last=False)
-        return count + 1
+        return count + change

@@ -15,6 +15,7 @@ from services.auth.domain.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_BYTE
 from services.auth.domain.ports import AccountStore, ApiKeyRow, Limits, NameTaken, Refresh, User
 from services.auth.domain.signing import Signer, new_signing_key
 from services.auth.metrics import LOGINS, REFRESHES, REGISTRATIONS, TOKENS
+from services.shared.errors import Busy, Unavailable
 
 _USERNAME = re.compile(r"[a-zA-Z0-9._-]{3,64}")
 _KEY_PREFIX = "thk_"
@@ -107,15 +108,20 @@ class Accounts:
         _check_password(password)
         await self._limit_address(peer)
         failures = f"login:{hashlib.sha256(username.lower().encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
-        count, left_s = await self._limits.current(failures)
-        if count >= self._policy.logins_per_account:
+        # Counted before the password is checked: guesses made all at once can't outrun the limit.
+        if await self._limits.count(failures, self._policy.limit_window_s) > self._policy.logins_per_account:
             LOGINS.labels("limited").inc()
-            raise TooMany(left_s)
-        user = await self._store.find_user(username)
-        if not await self._passwords.matches(password, user.password_hash if user else None) or user is None:
-            await self._limits.count(failures, self._policy.limit_window_s)
+            raise TooMany((await self._limits.current(failures))[1])
+        try:
+            user = await self._store.find_user(username)
+            right = await self._passwords.matches(password, user.password_hash if user else None)
+        except (Busy, Unavailable):
+            await self._limits.uncount(failures, self._policy.limit_window_s)
+            raise
+        if user is None or not right:
             LOGINS.labels("denied").inc()
             raise Denied("the username or the password is wrong")
+        await self._limits.uncount(failures, self._policy.limit_window_s)
         LOGINS.labels("ok").inc()
         return await self._begin_session(user)
 

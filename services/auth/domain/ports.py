@@ -89,5 +89,8 @@ class Limits(Protocol):
     async def count(self, name: str, window_s: int) -> int:
         """Add one; how many there are in this window, this one included."""
 
+    async def uncount(self, name: str, window_s: int) -> None:
+        """Take one back."""
+
     async def current(self, name: str) -> tuple[int, int]:
         """How many there are, and seconds until the window ends."""
