@@ -65,7 +65,7 @@ async def main(stopping: asyncio.Event) -> None:
         service_token=token,
         service="auth",
     )
-    following = asyncio.create_task(_follow(store, accounts, feed, config.signing_algorithm, checks))
+    following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks))
     try:
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         stopped = asyncio.create_task(stopping.wait())
@@ -92,7 +92,7 @@ async def _refresh_trust(store: SqliteAccounts, accounts: Accounts, feed: TrustF
     )
 
 
-async def _follow(
+async def follow(
     store: SqliteAccounts, accounts: Accounts, feed: TrustFeed, algorithm: str, checks: dict[str, bool]
 ) -> None:
     """Tell edges of changes at once, and of those that another replica made within a second."""
@@ -110,6 +110,7 @@ async def _follow(
             checks["store"] = True
         except Unavailable:
             checks["store"] = False
+            version = -1  # what changed has not been told
             await asyncio.sleep(_POLL_S)
 
 

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+import redis.asyncio
 
 from cli.stack.ports import Port, choose_ports
+from services.auth.__main__ import follow
+from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
-from services.auth.domain.accounts import load_signer
+from services.auth.domain.accounts import Accounts, Policy, load_signer
+from services.auth.domain.passwords import Passwords
 from services.auth.domain.ports import ApiKeyRow
 from services.auth.service import AuthServicer, TrustFeed
 from services.edge.adapters.auth_client import AuthClient
@@ -220,3 +224,41 @@ async def test_a_change_that_comes_while_the_last_is_being_sent_is_not_missed() 
     feed.set(pb.Trust(jwks=b"newer"))  # the generator waits for gRPC to have sent the first
     async with asyncio.timeout(1):
         assert (await anext(watching)).jwks == b"newer"
+
+
+class FailingOnce(SqliteAccounts):
+    """Can't tell API keys as often as it is told not to."""
+
+    failures = 0
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("planted")
+        return await super().api_keys()
+
+
+async def test_a_change_that_could_not_be_read_at_once_is_told_later(
+    tmp_path: Path, redis_conn: redis.asyncio.Redis
+) -> None:
+    store = FailingOnce(tmp_path / "auth.sqlite3")
+    passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
+    policy = Policy(
+        access_ttl_s=600,
+        refresh_ttl_s=600,
+        issuer="",
+        audience="",
+        logins_per_account=3,
+        attempts_per_address=0,
+        limit_window_s=60,
+    )
+    accounts = Accounts(store, RedisLimits(redis_conn), passwords, await load_signer(store, "EdDSA"), policy)
+    feed, checks = TrustFeed(), {"store": True}
+    following = asyncio.create_task(follow(store, accounts, feed, "EdDSA", checks))
+    await until(lambda: feed.trust.jwks, 3)
+    store.failures = 1
+    row, _ = await accounts.create_api_key("backend")
+    await until(lambda: [key.id for key in feed.trust.api_keys] == [row.id], 5)
+    following.cancel()
+    passwords.close()
+    await store.close()
