@@ -31,6 +31,7 @@ from services.edge.metrics import NodeCollector
 from services.edge.transport.frames import text_frame
 from services.edge.transport.http_handover import HttpHandover
 from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
 from services.shared.config import read_env, read_secret_file
 from services.shared.grpc_client import Replicas
@@ -83,6 +84,7 @@ class Edge:
         self.draining = False
         self._dialects = Dialects(text_frame)
         options = _transport_options(config, self._dialects)
+        origins = OriginRules(config.allowed_origins)
         app = create_app(
             ApiContext(
                 node=self.node,
@@ -90,7 +92,7 @@ class Edge:
                 accounts=self.auth,
                 keyring=self.keyring,
                 web_dir=config.web_dir,
-                allowed_origins=config.allowed_origins,
+                origin_allowed=lambda origin: origins.allows(origin, ""),
             )
         )
         self.server = EdgeServer(options, self._new_session, HttpHandover(app, options))

@@ -49,7 +49,7 @@ def create_app(context: ApiContext) -> FastAPI:
     _add_server_api(app, context)
     accounts.add_routes(app, context)
     _add_console(app, context)
-    app.add_middleware(AccountsCors, allowed_origins=context.allowed_origins)
+    app.add_middleware(AccountsCors, allowed=context.origin_allowed)
 
     @app.exception_handler(BodyRefused)
     async def body_refused(_: Request, error: BodyRefused) -> Response:

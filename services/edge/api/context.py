@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,4 +21,4 @@ class ApiContext:
     accounts: Accounts
     keyring: KeyRing
     web_dir: Path
-    allowed_origins: tuple[str, ...]
+    origin_allowed: Callable[[str], bool]
