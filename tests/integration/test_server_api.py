@@ -202,6 +202,22 @@ async def test_refresh_prolongs_or_ends_a_connection_of_the_other_edge(
     assert await client.expect_close() == (3005, "connection expired")
 
 
+@pytest.mark.parametrize("name", ["chat:positions", "live:positions"])
+async def test_positions_that_no_log_can_have_are_refused_before_a_log_sees_them(apis: list[Api], name: str) -> None:
+    await apis[0].call("publish", channel=name, data=1)
+    for offset, status in (("-1", 400), ("-9223372036854775809", 400), ("18446744073709551616", 200), ("1.5", 400)):
+        since = f'{{"offset":{offset},"epoch":""}}'
+        for method, body in (
+            ("history", f'{{"channel":"{name}","limit":1,"since":{since}}}'),
+            ("subscribe", f'{{"user":"u","channel":"{name}","recover_since":{since}}}'),
+        ):
+            answer = await apis[0].raw(method, body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, 107), answer.text
+            assert "offset" in answer.json()["error"]["message"]
+    top = {"offset": 2**64 - 1, "epoch": ""}
+    assert (await apis[0].call("history", channel=name, limit=1, since=top))["publications"] == []
+
+
 async def test_history_pages_and_is_removed_without_the_position(
     stack: Stack, apis: list[Api], exits: AsyncExitStack, channel: str
 ) -> None:

@@ -22,6 +22,7 @@ from services.shared.namespaces import Durability, Namespace
 
 _MAX_BROADCAST = 10_000
 _AT_ONCE = 256
+_MAX_OFFSET = 2**64 - 1
 _OVERRIDES = frozenset({"presence", "join_leave", "force_push_join_leave", "force_recovery", "force_positioning"})
 _CLOSE_CODES = range(3000, 5000)
 
@@ -38,6 +39,14 @@ def _json(raw: msgspec.Raw) -> bytes | None:
     if not text:
         return None
     return checked_json(text)
+
+
+def _since(position: r.StreamPosition | None) -> StreamPosition | None:
+    if position is None:
+        return None
+    if position.offset > _MAX_OFFSET:
+        raise ThalamusError("offset does not fit 64 bits", ErrorCode.BAD_REQUEST)
+    return StreamPosition(position.offset, position.epoch)
 
 
 async def publish(context: ApiContext, request: r.Publish) -> dict[str, Any]:
@@ -95,7 +104,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
     unknown = set(request.override) - _OVERRIDES
     if unknown:
         raise ThalamusError(f"unknown override {sorted(unknown)[0]}", ErrorCode.BAD_REQUEST)
-    since = request.recover_since
+    since = _since(request.recover_since)
     await context.cluster.everywhere(
         ops.Subscribe(
             user=_user(request.user),
@@ -104,7 +113,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
             info=_json(request.info) or b"",
             data=_json(request.data) or b"",
             expire_at=request.expire_at,
-            recover_since=StreamPosition(since.offset, since.epoch) if since else None,
+            recover_since=since,
             override={name: value.value for name, value in request.override.items()},
         )
     )
@@ -162,12 +171,12 @@ async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
     if namespace.durability is Durability.NONE:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
     most = context.node.settings.history_limit
-    since = Position(request.since.offset, request.since.epoch) if request.since else None
+    since = _since(request.since)
     page = await context.node.reader.history(
         request.channel,
         namespace,
         limit=most if request.limit < 0 else min(request.limit, most),
-        since=since,
+        since=Position(since.offset, since.epoch) if since else None,
         reverse=request.reverse,
     )
     return {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 
 class StreamPosition(msgspec.Struct):
-    offset: int = 0
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
     epoch: str = ""
 
 
