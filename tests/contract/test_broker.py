@@ -139,6 +139,15 @@ class BrokerContract:
         await broker.publish("live:other", publication("heard"))
         assert [one.data for one in await listener.until(1)] == [b"heard"]
 
+    async def test_tops_of_many_channels_come_in_order(self, broker: Broker) -> None:
+        first = await append(broker, "a")
+        names = [(CHANNEL, False), ("chat:unknown", True), ("live:empty", False)]
+        tops = await broker.tops(names)
+        assert tops[:2] == [first.position, None]
+        assert tops[2] is not None
+        assert tops[2].offset == 0
+        assert await broker.tops([]) == []
+
     async def test_a_stored_channel_that_nobody_opened_has_no_top(self, broker: Broker) -> None:
         assert await broker.stored_top("chat:unknown") is None
 

@@ -118,6 +118,9 @@ class MemoryBroker:
         log = self.bus.log(channel)
         return Position(log.top, log.epoch)
 
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+        return [await (self.stored_top(name) if stored else self.top(name)) for name, stored in channels]
+
     async def stored_top(self, channel: str) -> Position | None:
         self.bus.check()
         log = self.bus.logs.get(channel)

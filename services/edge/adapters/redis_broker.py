@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,11 @@ class RedisBroker:
         if found is None:
             raise Unavailable("Redis gave no position")
         return Position(*found)
+
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+        calls = [hotlog.top_call(name, stored=stored, meta_ttl_s=self._meta_ttl_s) for name, stored in channels]
+        found = [hotlog.top(result) for result in await asyncio.gather(*map(self._do, calls))]
+        return [None if top is None else Position(*top) for top in found]
 
     async def stored_top(self, channel: str) -> Position | None:
         found = hotlog.top(await self._do(hotlog.top_call(channel, stored=True)))

@@ -19,6 +19,8 @@ from services.shared.namespaces import Durability, Namespace
 
 logger = logging.getLogger(__name__)
 
+_TOPS_AT_ONCE = 500
+
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
@@ -180,10 +182,22 @@ class Hub:
 
     def check_tops(self) -> None:
         """Compare channels that were quiet since the last time with their logs; call every `top_check_s`."""
+        quiet = [view for view in self._channels.values() if view.log is not None and not view.active_since_check]
         for view in self._channels.values():
-            if view.log is not None and not view.active_since_check:
-                self._repair(view)
             view.active_since_check = False
+        for start in range(0, len(quiet), _TOPS_AT_ONCE):
+            self._spawn(self._compare(quiet[start : start + _TOPS_AT_ONCE]))
+
+    async def _compare(self, views: list[Channel]) -> None:
+        """Repair those that are not where their logs are."""
+        names = [(view.name, view.namespace.durability is Durability.STORED) for view in views]
+        try:
+            tops = await self._broker.tops(names)
+        except ThalamusError:
+            return  # Redis is away: when it is back, everything is compared
+        for view, top in zip(views, tops, strict=True):
+            if view.log is not None and self._channels.get(view.name) is view and top != view.log.position:
+                self._repair(view)
 
     def _act(self, view: Channel, need: Need) -> None:
         if need is Need.RESYNC:

@@ -112,6 +112,9 @@ class Broker(Protocol):
     async def top(self, channel: str) -> Position:
         """Readable top of a `hot` channel; makes its epoch if it has none yet."""
 
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+        """Readable tops of (channel, is it `stored`), in few round trips; None where Redis has no meta."""
+
     async def stored_top(self, channel: str) -> Position | None:
         """Readable top of a `stored` channel; None if Redis has no meta of it: ask the store to open it."""
 
