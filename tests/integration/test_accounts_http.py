@@ -167,3 +167,35 @@ async def test_B36_no_secret_is_in_any_log(http: httpx.AsyncClient, shop: Stack)
         shop.api_key,
     ):
         assert secret not in said
+
+
+@pytest.mark.parametrize("path", ["register", "login", "refresh", "logout"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b'{"username":1,"password":2,"refresh_token":3}',
+        b'{"username":"abc","password":"\xff","refresh_token":"\xff"}',
+        b'{"username":"\\ud800bc","password":"\\ud800aaaaaaaa","refresh_token":"\\ud800"}',
+        b"[" * 5_000,
+    ],
+    ids=["empty", "not-json", "array", "numbers", "bad-utf-8", "surrogates", "deep"],
+)
+async def test_bodies_that_say_nothing_are_400(http: httpx.AsyncClient, path: str, body: bytes) -> None:
+    answer = await http.post(f"/auth/{path}", content=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["register", "login", "refresh", "logout"])
+async def test_a_body_over_8_kib_is_413(http: httpx.AsyncClient, path: str) -> None:
+    assert (await http.post(f"/auth/{path}", content=b" " * 8_193)).status_code == 413
+
+
+async def test_names_with_quotes_and_nulls_are_nobody(http: httpx.AsyncClient) -> None:
+    for name in ("' OR 1=1 --", "a\x00b", "x" * 4_000, "%", "ann\n"):
+        answer = await http.post("/auth/login", json={"username": name, "password": PASSWORD})
+        assert answer.status_code == 401, answer.text
+    assert (await http.post("/auth/refresh", json={"refresh_token": "' OR 1=1 --\x00"})).status_code == 401
