@@ -67,7 +67,8 @@ class Hub:
         """
         channel = self._channels.get(name)
         if channel is not None:
-            self._unused.pop(name, None)
+            if name in self._unused:
+                self._unused[name] = self._now()  # long enough to be joined; whoever asked may be gone by then
             return channel
         task = self._opening.get(name)
         if task is None:

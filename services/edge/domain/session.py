@@ -34,7 +34,7 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-_UNCOUNTED = (c.Connect, c.Unsubscribe)  # by the limit of commands per second
+_UNCOUNTED = (c.Connect, c.Unsubscribe, c.Send)  # by the limit of commands per second; send has no reply, and closes
 
 
 class Session:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 NEVER = math.inf
 
@@ -47,7 +50,10 @@ class Wheel:
                     continue  # was moved to an earlier slot, which has run
                 timed.wheel_slot = -1
                 if timed.deadline <= now:
-                    timed.deadline_passed(now)
+                    try:
+                        timed.deadline_passed(now)
+                    except Exception:
+                        logger.exception("a deadline could not be carried out")  # one of them must not stop the others
                 self.schedule(timed)
 
     def _slot_of(self, when: float) -> int:

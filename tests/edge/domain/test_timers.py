@@ -83,3 +83,17 @@ def test_random_schedules_never_fire_early_nor_late() -> None:
                 if rng.random() < 0.1:
                     thing.deadline = now + rng.uniform(0, 3)
                     wheel.schedule(thing)
+
+
+class Broken(Thing):
+    def deadline_passed(self, now: float) -> None:
+        super().deadline_passed(now)
+        raise RuntimeError("of this one alone")
+
+
+def test_one_that_fails_does_not_stop_the_others() -> None:
+    wheel, broken, sound = Wheel(0.0, 0.1), Broken(deadline=1.0), Thing(deadline=1.0)
+    wheel.schedule(broken)
+    wheel.schedule(sound)
+    wheel.advance(1.2)
+    assert (broken.fired, sound.fired) == ([1.2], [1.2])

@@ -157,6 +157,16 @@ async def test_B30_a_flood_kept_up_for_three_seconds_closes_3013() -> None:
     assert client.closed == (3013, "too many requests")
 
 
+async def test_B30_a_message_without_reply_is_never_answered_with_an_error() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    for _ in range(301):
+        await client.post(rpc={"method": "x"})
+    await client.raw('{"send":{"data":1}}')
+    assert client.closed == (3508, "not available")
+    assert all(line.get("id") for line in client.lines)
+
+
 async def test_B30_a_limit_of_zero_is_no_limit() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge(commands_per_s=0))

@@ -316,3 +316,17 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing_behind() ->
     await cluster.advance(2.0)
     assert node.hub.channels == {}
     assert node.sessions == set()
+
+
+async def test_a_channel_that_is_opened_again_and_not_joined_is_closed_like_any_other() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    alice = await connected(cluster, node)
+    await alice.call(subscribe={"channel": "a"})
+    await alice.call(unsubscribe={"channel": "a"})
+    await cluster.advance(0.5)
+    alice.session.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
+    alice.session.closed(clean=True)  # before the subscribe could join
+    await node.hub.open("a", OPEN)
+    await cluster.advance(2.5)
+    assert node.hub.channels == {}
