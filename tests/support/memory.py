@@ -60,6 +60,15 @@ class MemoryBus:
             if channel in broker.subscribed and broker.listener is not None:
                 broker.listener.left(channel, info)
 
+    def reset(self, channel: str, epoch: str) -> None:
+        """Begin the log anew, if it is still of this epoch."""
+        if self.logs[channel].epoch != epoch:
+            return
+        self.logs[channel] = log = MemoryLog(f"epoch{next(self._epochs)}")
+        for broker in self.brokers:
+            if channel in broker.subscribed and broker.listener is not None and not broker.deaf:
+                broker.listener.was_reset(channel, log.epoch)
+
     def append(
         self, channel: str, publication: Publication, key_user: str, key: str, history_size: int
     ) -> AppendResult:
@@ -134,6 +143,10 @@ class MemoryBroker:
         if channel not in self.bus.logs:
             return None
         return self.bus.read(channel, since_offset, limit, reverse)
+
+    async def reset(self, channel: str, epoch: str) -> None:
+        self.bus.check()
+        self.bus.reset(channel, epoch)
 
     async def remove_history(self, channel: str) -> None:
         self.bus.check()

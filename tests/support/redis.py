@@ -16,6 +16,8 @@ import pytest
 import redis
 import redis.asyncio
 
+from services.shared.hotlog import keys
+from services.shared.hotlog.life import parse
 from services.shared.redis import redis_client
 from services.shared.redis_binary import find_redis_server
 
@@ -42,8 +44,8 @@ class RedisServer:
         assert self._process is not None, "the server is not running"
         return self._process.pid
 
-    def start(self) -> None:
-        """Return once it answers; fail the test after 10 s."""
+    def start(self, *, whole: bool = True) -> None:
+        """Return once it answers; fail the test after 10 s. `whole`: say that it has lost nothing."""
         log = (self._directory / "log").open("ab")
         settings = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
         settings += ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
@@ -55,6 +57,8 @@ class RedisServer:
             while True:
                 try:
                     client.ping()
+                    if whole:
+                        _begin_life(client)
                     return
                 except redis.ConnectionError as error:
                     if self._process.poll() is not None or time.monotonic() > deadline:
@@ -85,6 +89,14 @@ class RedisServer:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
+def _begin_life(client: redis.Redis) -> None:
+    """Say that all is whole, as persistence does (services/shared/hotlog/life.py)."""
+    said = client.get(keys.LIFE)
+    known = parse(said if isinstance(said, bytes) else None)
+    run_id = client.info("server")["run_id"]
+    client.set(keys.LIFE, f"{run_id} {known.generation if known else 1} 0")
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for the whole session; leave it as healthy as it was. See `own_redis` for faults."""
@@ -101,6 +113,7 @@ def redis_url(redis_server: RedisServer) -> str:
     """Address of the session's server, emptied."""
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()
+        _begin_life(client)
     return redis_server.url
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,15 +14,20 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Histogram
 from redis import exceptions
 
-from services.edge.adapters import codec
+from services.edge.adapters import canary, codec
+from services.edge.adapters.canary import Canary
+from services.edge.adapters.receipts import Receipts
+from services.edge.adapters.redis_life import LifeWatch
 from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.edge.domain.ports import ChannelListener
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import Call, run
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
 from services.shared.redis import redis_client
+from services.shared.redis_life import LifeGate
 from thalamus.common.v1 import common_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -47,9 +53,9 @@ class _Append:
 
 @dataclass(slots=True)
 class _Other:
-    """A script call, or a PUBLISH (`script` None)."""
+    """A script call, made for the life of Redis in which it runs; or a PUBLISH (`call` None)."""
 
-    call: Call | None
+    call: Callable[[Life], Call] | None
     publish: tuple[str, bytes] | None
     future: asyncio.Future[Any]
 
@@ -57,10 +63,13 @@ class _Other:
 class RedisBroker:
     """One command pool and one pub/sub connection."""
 
-    def __init__(self, url: str, *, meta_ttl_s: int = hotlog.META_TTL_S) -> None:
+    def __init__(self, url: str, *, meta_ttl_s: int = hotlog.META_TTL_S, canary_s: float = canary.EVERY_S) -> None:
         """`meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read."""
         self._meta_ttl_s = meta_ttl_s
-        self._client = redis_client(url)
+        self._gate = LifeGate()
+        self._receipts = Receipts()
+        self._life = LifeWatch(url, self._gate, self._receipts, on_change=lambda: self._connected(True))
+        self._client = redis_client(url, gate=self._gate)
         self._subscriber = RedisSubscriber(url, on_message=self._message, on_connected=self._connected)
         self._listener: ChannelListener | None = None
         self._on_control: Callable[[bytes], None] | None = None
@@ -69,27 +78,37 @@ class RedisBroker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = -1e9
         self._control = keys.CONTROL.encode()
+        self._canary = Canary(
+            lambda channel, payload: self._do(None, publish=(channel, payload)), self._subscriber.drop, every_s=canary_s
+        )
+        self._canary_name = self._canary.channel.encode()
 
     async def start(self, listener: ChannelListener, on_control: Callable[[bytes], None]) -> None:
         """Connect; who listens is called on the loop, in the order of arrival."""
         self._listener, self._on_control = listener, on_control
+        await self._life.start()
         await self._subscriber.start()
         try:
             await self._subscriber.subscribe(keys.CONTROL)
         except Unavailable:
-            logger.warning("Redis is not there yet")  # the subscription is made as soon as it is
+            logger.warning("Redis is not there yet")  # the subscriptions are made as soon as it is
+        with contextlib.suppress(Unavailable):
+            await self._subscriber.subscribe(self._canary.channel)
+        self._canary.start()
 
     async def close(self) -> None:
         """Let what is under way end, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+        await self._canary.close()
         await self._subscriber.close()
+        await self._life.close()
         await self._client.aclose()
 
     @property
     def is_ready(self) -> bool:
-        """This edge hears Redis."""
-        return self._subscriber.connected
+        """This edge hears Redis, and may use it."""
+        return self._subscriber.connected and self._gate.is_open and not self._canary.deaf
 
     # Broker.
 
@@ -114,29 +133,47 @@ class RedisBroker:
         return result
 
     async def top(self, channel: str) -> Position:
-        found = hotlog.top(await self._do(hotlog.top_call(channel, stored=False, meta_ttl_s=self._meta_ttl_s)))
+        found = hotlog.top(await self._do(self._top_call(channel, False)))
         if found is None:
-            raise Unavailable("Redis gave no position")
+            self._life.look_now()
+            raise Unavailable("the log is of a later generation")
         return Position(*found)
 
     async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
-        calls = [hotlog.top_call(name, stored=stored, meta_ttl_s=self._meta_ttl_s) for name, stored in channels]
+        calls = [self._top_call(name, stored) for name, stored in channels]
         found = [hotlog.top(result) for result in await asyncio.gather(*map(self._do, calls))]
         return [None if top is None else Position(*top) for top in found]
 
     async def stored_top(self, channel: str) -> Position | None:
-        found = hotlog.top(await self._do(hotlog.top_call(channel, stored=True)))
+        found = hotlog.top(await self._do(self._top_call(channel, True)))
         return None if found is None else Position(*found)
+
+    def _top_call(self, channel: str, stored: bool) -> Callable[[Life], Call]:
+        if stored:
+            return lambda life: hotlog.stored_top_call(channel, life.token)
+        return lambda life: hotlog.hot_top_call(channel, life.generation, self._meta_ttl_s)
 
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
     ) -> HistoryPage | None:
-        call = hotlog.read_call(channel, stored=stored, since_offset=since_offset, limit=limit, reverse=reverse)
+        def call(life: Life) -> Call:
+            return hotlog.read_call(
+                channel,
+                stored=stored,
+                life=life.token if stored else life.generation,
+                since_offset=since_offset,
+                limit=limit,
+                reverse=reverse,
+            )
+
         page = hotlog.page(await self._do(call))
         if page is None:
             return None
         publications = [codec.decode(payload, offset) for offset, payload in page.entries]
         return HistoryPage(publications, Position(page.top, page.epoch))
+
+    async def reset(self, channel: str, epoch: str) -> None:
+        await self._do(lambda life: hotlog.reset_call(channel, epoch, life.generation))
 
     async def remove_history(self, channel: str) -> None:
         try:
@@ -147,7 +184,7 @@ class RedisBroker:
 
     # Commands, batched.
 
-    async def _do(self, call: Call | None, *, publish: tuple[str, bytes] | None = None) -> Any:
+    async def _do(self, call: Callable[[Life], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
         return await self._submit(_Other(call, publish, asyncio.get_running_loop().create_future()))
 
     async def _submit(self, work: Any) -> Any:
@@ -223,18 +260,24 @@ class RedisBroker:
                 publishes.append(work)
             else:
                 others.append(work)
+        life = self._gate.life
+        if life is None:
+            raise Unavailable("this life of Redis may not be used yet")
         if publishes:
             await self._send_publishes(publishes)
         calls = [
             hotlog.append_call(
-                hotlog.Batch(channel, False, size, ttl_s, [work.item for work in group]), meta_ttl_s=self._meta_ttl_s
+                hotlog.Batch(channel, False, size, ttl_s, [work.item for work in group], generation=life.generation),
+                meta_ttl_s=self._meta_ttl_s,
             )
             for (channel, size, ttl_s), group in appends.items()
         ]
-        calls += [work.call for work in others if work.call is not None]
+        calls += [work.call(life) for work in others if work.call is not None]
         if not calls:
             return
         results = await run(self._client, calls, timeout_s=DEADLINE_S)
+        if self._gate.life is None or self._gate.life.token != life.token:
+            raise Unavailable("another life of Redis began meanwhile")
         for group, result in zip(appends.values(), results, strict=False):
             self._settle_appends(group, result)
         for work, result in zip(others, results[len(appends) :], strict=True):
@@ -260,6 +303,12 @@ class RedisBroker:
                 _settle(work.future, error)
             return
         for work, outcome in zip(group, outcomes, strict=True):
+            if outcome.status == "STALE":
+                self._life.look_now()
+                _settle(work.future, Unavailable("the log is of a later generation"))
+                continue
+            if outcome.status == "NEW":
+                self._receipts.note(work.channel, outcome.epoch, outcome.offset, work.item.publication_id)
             found = AppendResult(Position(outcome.offset, outcome.epoch), outcome.status == "KNOWN")
             _settle(work.future, found)
 
@@ -274,6 +323,9 @@ class RedisBroker:
             if self._on_control is not None:
                 self._on_control(payload)
             return
+        if channel == self._canary_name:
+            self._canary.heard(payload)
+            return
         if self._listener is None:
             return
         try:
@@ -282,12 +334,13 @@ class RedisBroker:
             _DROPPED.inc()
             logger.error("unreadable payload", extra={"channel": repr(channel), "error": repr(error)})
 
-    @staticmethod
-    def _deliver(listener: ChannelListener, channel: str, payload: bytes) -> None:
+    def _deliver(self, listener: ChannelListener, channel: str, payload: bytes) -> None:
         kind = payload[:1]
         if kind == keys.NUMBERED:
             epoch, offset, publication = payload[1:].split(b" ", 2)
-            listener.publication(channel, epoch.decode(), codec.decode(publication, int(offset)))
+            found = codec.decode(publication, int(offset))
+            self._receipts.note(channel, epoch.decode(), found.offset, found.id)
+            listener.publication(channel, epoch.decode(), found)
         elif kind == keys.UNNUMBERED:
             listener.publication(channel, "", codec.decode(payload[1:], 0))
         elif kind == keys.JOIN:

@@ -233,6 +233,7 @@ class Hub:
                 if self._channels.get(view.name) is not view:
                     return
                 if page is None:  # the log has a hole there, went back, or is another one
+                    await self._disown(view)
                     self._resync(view)
                     return
                 ready, need = view.log.repaired(page.top.epoch, page.publications)
@@ -253,6 +254,19 @@ class Hub:
         finally:
             self._repairs.pop(view.name, None)
             self._repair_again.discard(view.name)
+
+    async def _disown(self, view: Channel) -> None:
+        """A `hot` log below what was delivered of it has lost something: nobody may go on with its epoch."""
+        if view.log is None or view.namespace.durability is not Durability.HOT:
+            return
+        delivered = view.log.position
+        try:
+            top = await self._reader.top(view.name, view.namespace)
+            if top.epoch == delivered.epoch and top.offset < delivered.offset:
+                logger.error("the log went back", extra={"channel": view.name, "delivered": delivered.offset})
+                await self._broker.reset(view.name, top.epoch)
+        except ThalamusError as error:
+            logger.warning("a log could not be compared", extra={"channel": view.name, "error": str(error)})
 
     def _resync(self, view: Channel) -> None:
         """Every subscriber is told once that it can't go on; the next subscribe opens the channel anew."""

@@ -127,6 +127,9 @@ class Broker(Protocol):
         offsets. None if Redis has no meta of the channel.
         """
 
+    async def reset(self, channel: str, epoch: str) -> None:
+        """Begin a `hot` log of this epoch anew, and announce it: it lost what was delivered already."""
+
     async def remove_history(self, channel: str) -> None:
         """Drop what the hot log of a `hot` channel keeps; epoch and top stay."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import redis.asyncio
 from redis import exceptions
@@ -21,8 +22,10 @@ TIMEOUT_S = 2.0
 class RedisHotLog:
     """Script calls, many in one round trip."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, life: Callable[[], str] = lambda: "") -> None:
+        """`life` names the present life of Redis: what was verified in another one is not verified."""
         self._client = client
+        self._life = life
 
     async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
         started = time.perf_counter()
@@ -32,8 +35,9 @@ class RedisHotLog:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
+        life = self._life()
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
-        calls += [hotlog.append_call(batch, max_unstored=max_unstored) for batch in batches]
+        calls += [hotlog.append_call(replace(batch, life=life), max_unstored=max_unstored) for batch in batches]
         marked, *results = await self._run("append", calls)
         refuse(marked)
         outcomes: list[list[Appended] | Exception] = []
@@ -53,13 +57,18 @@ class RedisHotLog:
             for result in results
         ]
 
+    async def verify(self, channel: str, state: ChannelState) -> int:
+        call = hotlog.verify_call(channel, state.epoch, state.top, self._life())
+        return int(refuse((await self._run("verify", [call]))[0]))
+
     async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
-        refuse((await self._run("init", [hotlog.init_call(channel, state.epoch, state.top, known)]))[0])
+        call = hotlog.init_call(channel, state.epoch, state.top, self._life(), known)
+        refuse((await self._run("init", [call]))[0])
 
     async def advance(
         self, channel: str, state: ChannelState, known: Sequence[KnownKey], forget: Sequence[tuple[str, str]]
     ) -> None:
-        call = hotlog.advance_call(channel, state.epoch, state.top, forget=forget, remember=known)
+        call = hotlog.advance_call(channel, state.epoch, state.top, self._life(), forget=forget, remember=known)
         refuse((await self._run("advance", [call]))[0])
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
@@ -67,7 +76,7 @@ class RedisHotLog:
         return [hotlog.unstored(result) for result in results]
 
     async def readable(self, channel: str) -> ChannelState | None:
-        found = hotlog.top((await self._run("top", [hotlog.top_call(channel, stored=True)]))[0])
+        found = hotlog.top((await self._run("top", [hotlog.stored_top_call(channel, self._life())]))[0])
         return None if found is None else ChannelState(found[1], found[0])
 
     async def trim(self, channel: str) -> None:

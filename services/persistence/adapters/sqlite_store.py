@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from services.persistence.domain.ports import ChannelState, KnownKey, Row, Written
+from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Row, Written
 from services.persistence.metrics import COMMITS, STORE_SECONDS
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
@@ -36,6 +36,11 @@ CREATE TABLE IF NOT EXISTS log (
     publication BLOB NOT NULL,
     PRIMARY KEY (channel, offset)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS beacon (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    count INTEGER NOT NULL,
+    generation INTEGER NOT NULL
+);
 """
 T = TypeVar("T")
 
@@ -97,12 +102,22 @@ class SqliteLogStore:
 
         await self._run("write", "remove", remove)
 
-    async def check(self) -> None:
-        def check(connection: sqlite3.Connection) -> None:
-            with _Transaction(connection):
-                connection.execute("UPDATE channels SET top = top WHERE channel = ''")
+    async def beacon(self) -> Beacon:
+        query = "SELECT count, generation FROM beacon"
+        return await self._run(
+            "read", "beacon", lambda connection: Beacon(*(connection.execute(query).fetchone() or (0, 0)))
+        )
 
-        await self._run("write", "check", check)
+    async def keep_beacon(self, beacon: Beacon) -> None:
+        def keep(connection: sqlite3.Connection) -> None:
+            with _Transaction(connection):
+                connection.execute(
+                    "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
+                    " SET count = max(count, excluded.count), generation = max(generation, excluded.generation)",
+                    beacon,
+                )
+
+        await self._run("write", "keep_beacon", keep)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)

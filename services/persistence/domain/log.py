@@ -19,7 +19,8 @@ _ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeed
 _UNSTORED_LIMIT = 20_000
 _DEFAULT_LIMITS = (1_000, 86_400)  # history_size and history_ttl_s where no namespace was heard of
 _VERIFIED_AT_ONCE = 32
-_MAX_REMEMBERED = 200_000  # channels; beyond, they are compared with the store once more
+_VERIFY_ATTEMPTS = 4  # others may be at it at the same time
+_MAX_REMEMBERED = 200_000  # channels whose history options are remembered for the sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,6 @@ class Log:
         self._max_unstored, self._max_waiting, self._max_batch = max_unstored, max_waiting, max_batch
         self._queue: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
         self._news = asyncio.Event()
-        self._verified: set[str] = set()  # channels that Redis is known to have as the store has them
         self._limits: dict[str, tuple[int, int]] = {}  # history options last seen, for the sweeper
         self._lock = asyncio.Lock()  # one batch, or one sweep of a channel, at a time
 
@@ -89,21 +89,14 @@ class Log:
         except TimeoutError:
             logger.warning("stopping with unfinished batches")
 
-    def forget_verified(self) -> None:
-        """Redis has a new life: compare every channel with the store at its next use."""
-        self._verified.clear()
-
     async def open(self, channel: str) -> ChannelState:
         """Readable top; Redis has the channel's meta afterwards.
 
         Raises:
             Unavailable: Redis or the store does not answer.
         """
-        if channel not in self._verified:
-            await self._verify(channel)
         found = await self._hot.readable(channel)
         if found is None:
-            self._verified.discard(channel)
             await self._verify(channel)
             found = await self._hot.readable(channel)
         if found is None:
@@ -182,7 +175,6 @@ class Log:
         groups: dict[str, list[int]] = {}
         for index in indexes:
             groups.setdefault(requests[index].channel, []).append(index)
-        await self._verify_all([channel for channel in groups if channel not in self._verified])
         batches = [
             Batch(
                 channel,
@@ -194,24 +186,32 @@ class Log:
             for channel, group in groups.items()
         ]
         again: list[int] = []
+        unverified: list[str] = []
         numbered: dict[str, list[tuple[int, Appended]]] = {}
         for batch, appended in zip(batches, await self._hot.append(batches, self._max_unstored), strict=True):
             group = groups[batch.channel]
-            self._limits[batch.channel] = (batch.history_size, batch.history_ttl_s)
+            self._remember_limits(batch)
             if isinstance(appended, Exception):
                 for index in group:
                     outcomes[index] = Unavailable(str(appended))
                 continue
+            if appended[0].status == "INIT":
+                unverified.append(batch.channel)
+                again += group
+                continue
             for index, result in zip(group, appended, strict=True):
-                if result.status == "INIT":
-                    self._verified.discard(batch.channel)
-                    again.append(index)
-                elif result.status == "BUSY":
+                if result.status == "BUSY":
                     outcomes[index] = Busy("too much of the channel is not stored yet")
                 else:
                     numbered.setdefault(batch.channel, []).append((index, result))
         again += await self._store_and_commit(requests, numbered, outcomes)
+        await self._verify_all(unverified)
         return again
+
+    def _remember_limits(self, batch: Batch) -> None:
+        if len(self._limits) >= _MAX_REMEMBERED:
+            self._limits.clear()
+        self._limits[batch.channel] = (batch.history_size, batch.history_ttl_s)
 
     async def _store_and_commit(
         self, requests: list[Request], numbered: dict[str, list[tuple[int, Appended]]], outcomes: list[Outcome]
@@ -239,7 +239,6 @@ class Log:
                 elif readable >= result_.offset:
                     outcomes[index] = Position(result_.offset, result_.epoch, result_.status == "KNOWN")
                 else:
-                    self._verified.discard(channel)
                     outcomes[index] = Unavailable("the channel changed meanwhile")
         return again
 
@@ -275,16 +274,15 @@ class Log:
 
     async def _verify(self, channel: str) -> None:
         """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count."""
-        state = await self._store.open(channel)
-        hot = await self._hot.readable(channel)
-        if hot is None:
-            await self._hot.init(channel, state, await self._store.recent_keys(channel, KEY_TTL_S))
-        elif hot.epoch != state.epoch or hot.top < state.top:
-            await self._finish_or_advance(channel, state)
-        if len(self._verified) >= _MAX_REMEMBERED:
-            self._verified.clear()
-            self._limits.clear()
-        self._verified.add(channel)
+        for _ in range(_VERIFY_ATTEMPTS):
+            state = await self._store.open(channel)
+            found = await self._hot.verify(channel, state)
+            if found == 1:
+                return
+            if found == -1:
+                await self._hot.init(channel, state, await self._store.recent_keys(channel, KEY_TTL_S))
+            else:
+                await self._finish_or_advance(channel, state)
 
     async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
         """The store has more than readers see: a crash before the commit, or a Redis that went back."""

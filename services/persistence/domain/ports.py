@@ -16,6 +16,13 @@ class ChannelState(NamedTuple):
     top: int
 
 
+class Beacon(NamedTuple):
+    """What is kept of the counter that Redis counts too, and the last generation of its `hot` logs."""
+
+    counter: int
+    generation: int
+
+
 class KnownKey(NamedTuple):
     """An idempotency key that still counts; `ttl_s` until it is forgotten."""
 
@@ -66,8 +73,11 @@ class LogStore(Protocol):
     async def remove(self, channel: str, upto: int) -> None:
         """Drop publications up to this offset; epoch and top stay."""
 
-    async def check(self) -> None:
-        """Raise `Unavailable` unless it can be written to."""
+    async def beacon(self) -> Beacon:
+        """The last one kept; zeros in a new store."""
+
+    async def keep_beacon(self, beacon: Beacon) -> None:
+        """Keep the greater of it and what is there, each number by itself."""
 
 
 class HotLog(Protocol):
@@ -78,6 +88,9 @@ class HotLog(Protocol):
 
     async def commit(self, channels: Sequence[tuple[str, str, int, int, int]]) -> list[int | Exception]:
         """(channel, epoch, upto, history_size, history_ttl_s) → what is readable now; -1: another epoch."""
+
+    async def verify(self, channel: str, state: ChannelState) -> int:
+        """1: Redis has what the store has, and says so in this life; 0: it is behind; -1: it has no meta."""
 
     async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
         """Bring meta and keys from the store, if Redis has no meta."""
@@ -91,7 +104,7 @@ class HotLog(Protocol):
         """Entries above what is readable, per channel."""
 
     async def readable(self, channel: str) -> ChannelState | None:
-        """Epoch and readable top; None where Redis has no meta."""
+        """Epoch and readable top; None where Redis was not compared with the store in this life."""
 
     async def trim(self, channel: str) -> None:
         """Drop what the hot log keeps of a channel."""

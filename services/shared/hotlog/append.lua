@@ -1,21 +1,33 @@
 -- Numbers publications of one channel: each gets the next offset once, whatever is repeated.
--- KEYS: log, meta, then one key per item. ARGV: class, epoch for a new log, history_size, history_ttl_s, key_ttl_s,
+-- KEYS: log, meta, then one key per item. ARGV: class, epoch for a new `hot` log (<generation>.<random>) or the life
+-- of Redis in which a `stored` channel must have been compared with the store, history_size, history_ttl_s, key_ttl_s,
 -- meta_ttl_s, max_unstored, pub/sub channel, then per item: publication id, publication, key as `user\0key`.
--- Returns per item {status, offset, epoch, stored}; status NEW, KNOWN (key), INIT (no meta: ask the store) or BUSY;
--- `stored`: readable up to there (hot: the offset itself).
+-- Returns per item {status, offset, epoch, stored}; status NEW, KNOWN (key), INIT (compare with the store first), BUSY or
+-- STALE (the log is of a later generation); `stored`: readable up to there (hot: the offset itself).
 local log, meta = KEYS[1], KEYS[2]
 local stored_class = ARGV[1] == 'stored'
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 local results = {}
 local items = #KEYS - 2
-if not epoch or (stored_class and not stored) then
-  if stored_class then
-    for index = 1, items do results[index] = {'INIT', 0, '', 0} end
-    return results
+local function generation_of(text) return tonumber(string.match(text or '', '^(%d+)%.')) or -1 end
+local function every(status)
+  for index = 1, items do results[index] = {status, 0, '', 0} end
+  return results
+end
+if stored_class then
+  if not epoch or not stored or known[4] ~= ARGV[2] then return every('INIT') end
+else
+  local age = generation_of(epoch) - generation_of(ARGV[2])
+  if age > 0 then return every('STALE') end
+  if age < 0 then
+    if epoch then
+      redis.call('DEL', log, meta)
+      redis.call('PUBLISH', ARGV[8], 'r' .. ARGV[2])
+    end
+    epoch, top = ARGV[2], 0
+    redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
   end
-  epoch, top = ARGV[2], 0
-  redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
 end
 local max_unstored = tonumber(ARGV[7])
 local added = 0

@@ -20,6 +20,7 @@ from services.shared.hotlog.scripts import (
     TOP,
     UNMARK,
     UNSTORED,
+    VERIFY,
     Call,
     refuse,
 )
@@ -30,8 +31,10 @@ MAX_UNSTORED = 10_000
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def new_epoch() -> str:
-    """Random text that names the life of a log."""
+def new_epoch(generation: int | None = None) -> str:
+    """Random text that names the life of a log; that of a `hot` log begins with its generation."""
+    if generation is not None:
+        return f"{generation}.{new_epoch()}"
     return "".join(secrets.choice(_EPOCH_LETTERS) for _ in range(12))
 
 
@@ -47,17 +50,22 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Publications of one channel, in order, and what its namespace says."""
+    """Publications of one channel, in order, and what its namespace says.
+
+    `life` of a `stored` channel: that of Redis; `generation` of a `hot` one: that of its log.
+    """
 
     channel: str
     stored: bool
     history_size: int
     history_ttl_s: int
     items: Sequence[Item]
+    life: str = ""
+    generation: int = 0
 
 
 class Appended(NamedTuple):
-    """`status` is NEW, KNOWN, INIT or BUSY."""
+    """`status` is NEW, KNOWN, INIT, BUSY or STALE."""
 
     status: str
     offset: int
@@ -78,7 +86,7 @@ def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED, meta_ttl_s: i
     item_keys = [keys.key(batch.channel, item.key_user, item.key) for item in batch.items]
     arguments: list[str | bytes | int] = [
         "stored" if batch.stored else "hot",
-        new_epoch(),
+        batch.life if batch.stored else new_epoch(batch.generation),
         batch.history_size,
         batch.history_ttl_s,
         KEY_TTL_S,
@@ -105,10 +113,15 @@ def commit_call(channel: str, epoch: str, upto: int, history_size: int, history_
     return Call(COMMIT, names, [epoch, upto, history_size, history_ttl_s, keys.pub(channel)])
 
 
-def init_call(channel: str, epoch: str, top: int, known: Sequence[tuple[str, str, int, int]]) -> Call:
+def verify_call(channel: str, epoch: str, top: int, life: str) -> Call:
+    """Note that the channel was compared with the store; 1, or 0: it is behind, or -1: it is not there."""
+    return Call(VERIFY, [keys.meta(channel)], [epoch, top, life])
+
+
+def init_call(channel: str, epoch: str, top: int, life: str, known: Sequence[tuple[str, str, int, int]]) -> Call:
     """Bring meta and keys from the store; `known` has (user, key, offset, ttl_s)."""
     names = [keys.log(channel), keys.meta(channel), *(keys.key(channel, user, key) for user, key, _, _ in known)]
-    arguments: list[str | bytes | int] = [epoch, top]
+    arguments: list[str | bytes | int] = [epoch, top, life]
     for _, _, offset, ttl_s in known:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(INIT, names, arguments)
@@ -118,6 +131,7 @@ def advance_call(
     channel: str,
     epoch: str,
     top: int,
+    life: str,
     *,
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
@@ -126,7 +140,7 @@ def advance_call(
     names = [keys.log(channel), keys.meta(channel)]
     names += [keys.key(channel, user, key) for user, key in forget]
     names += [keys.key(channel, user, key) for user, key, _, _ in remember]
-    arguments: list[str | bytes | int] = [epoch, top, len(forget)]
+    arguments: list[str | bytes | int] = [epoch, top, life, len(forget)]
     for _, _, offset, ttl_s in remember:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(ADVANCE, names, arguments)
@@ -147,27 +161,33 @@ def unmark_call(marks: Sequence[tuple[str, bytes]]) -> Call:
     return Call(UNMARK, [keys.DIRTY], [part for channel, mark in marks for part in (channel, mark)])
 
 
-def reset_call(channel: str, old_epoch: str) -> Call:
+def reset_call(channel: str, old_epoch: str, generation: int) -> Call:
     """Begin a `hot` log anew."""
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(RESET, names, [old_epoch, new_epoch(), META_TTL_S, keys.pub(channel)])
+    return Call(RESET, names, [old_epoch, new_epoch(generation), META_TTL_S, keys.pub(channel)])
 
 
-def top_call(channel: str, *, stored: bool, meta_ttl_s: int = META_TTL_S) -> Call:
-    """Epoch and readable top."""
-    return Call(TOP, [keys.meta(channel)], ["stored" if stored else "hot", new_epoch(), meta_ttl_s])
+def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S) -> Call:
+    """Epoch and top of a `hot` log; makes it if there is none of this generation."""
+    names = [keys.log(channel), keys.meta(channel)]
+    return Call(TOP, names, ["hot", new_epoch(generation), meta_ttl_s, keys.pub(channel)])
+
+
+def stored_top_call(channel: str, life: str) -> Call:
+    """Epoch and readable top of a `stored` channel, if it was compared with the store in this life of Redis."""
+    return Call(TOP, [keys.log(channel), keys.meta(channel)], ["stored", life, 0, ""])
 
 
 def top(result: Any) -> tuple[int, str] | None:
-    """What a top call answered: (offset, epoch), or None for a `stored` channel that Redis does not know."""
+    """(offset, epoch), or None: compare with the store first, or (`hot`) the log is of a later generation."""
     found = refuse(result)
     return (int(found[1]), found[0].decode()) if found else None
 
 
-def read_call(channel: str, *, stored: bool, since_offset: int, limit: int, reverse: bool) -> Call:
-    """One page of the hot log."""
+def read_call(channel: str, *, stored: bool, life: str | int, since_offset: int, limit: int, reverse: bool) -> Call:
+    """One page of the hot log; `life` is that of Redis (`stored`), or the generation (`hot`)."""
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(READ, names, ["stored" if stored else "hot", since_offset, limit, int(reverse)])
+    return Call(READ, names, ["stored" if stored else "hot", since_offset, limit, int(reverse), life])
 
 
 def page(result: Any) -> Page | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 CONTROL = "t:control"
+LIFE = "t:life"  # "<run id> <generation> <open at, ms>": see life.py
+BEACON = "t:beacon"  # counter that the store keeps too
 DIRTY = "t:dirty"  # set of `stored` channels that may hold entries which are not stored yet
 
 # First byte of a pub/sub payload.

@@ -42,6 +42,9 @@ MARK = load(_FOLDER / "mark.lua")
 SETTLED = load(_FOLDER / "settled.lua")
 UNSTORED = load(_FOLDER / "unstored.lua")
 UNMARK = load(_FOLDER / "unmark.lua")
+VERIFY = load(_FOLDER / "verify.lua")
+BEAT = load(_FOLDER / "beat.lua")
+RENEW = load(_FOLDER / "renew.lua")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,23 @@
--- Epoch and readable top. KEYS: meta. ARGV: class, epoch for a new `hot` log, meta_ttl_s.
--- Returns {epoch, top}, or nothing where a `stored` channel has no meta.
-local known = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'stored')
+-- Epoch and readable top. KEYS: log, meta. ARGV: class, epoch for a new `hot` log (<generation>.<random>) or the life of
+-- Redis for a `stored` one, meta_ttl_s, pub/sub channel. A `hot` log of an older generation begins anew.
+-- Returns {epoch, top}; nothing where a `stored` channel must be compared with the store first, or where a `hot` log is
+-- of a later generation.
+local function generation_of(text) return tonumber(string.match(text or '', '^(%d+)%.')) or -1 end
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life')
 if ARGV[1] == 'stored' then
-  if not known[1] or not known[3] then return {} end
+  if not known[1] or not known[3] or known[4] ~= ARGV[2] then return {} end
   return {known[1], tonumber(known[3])}
 end
-if not known[1] then
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'top', 0)
+local epoch = known[1]
+local age = generation_of(epoch) - generation_of(ARGV[2])
+if age > 0 then return {} end
+if age < 0 then
+  if epoch then
+    redis.call('DEL', KEYS[1], KEYS[2])
+    redis.call('PUBLISH', ARGV[4], 'r' .. ARGV[2])
+  end
+  redis.call('HSET', KEYS[2], 'epoch', ARGV[2], 'top', 0)
   known = {ARGV[2], '0'}
 end
-redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
 return {known[1], tonumber(known[2])}

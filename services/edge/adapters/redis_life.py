@@ -1,0 +1,143 @@
+"""Which life of Redis this edge may use: opened by what persistence found, checked against what this edge has seen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis.asyncio
+from redis import exceptions
+
+from services.edge.adapters import codec
+from services.edge.adapters.receipts import Receipt, Receipts
+from services.shared.errors import Unavailable
+from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog import life as lives
+from services.shared.hotlog.life import Life
+from services.shared.hotlog.scripts import run
+from services.shared.redis import redis_client
+from services.shared.redis_life import LifeGate
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 2.0
+EVERY_S = 1.0  # a generation that begins without a restart of Redis is noticed within this
+AWAY_S = 0.1
+ALONE_S = 3.0  # persistence has said nothing for so long: a new generation is always right
+_CHECKED_AT_ONCE = 500
+
+
+class LifeWatch:
+    """Keeps the gate. A connection of its own, that looks at lives nobody may use yet."""
+
+    def __init__(self, url: str, gate: LifeGate, receipts: Receipts, on_change: Callable[[], None]) -> None:
+        """`on_change`: logs may have begun anew without a sign on the pub/sub connection."""
+        self._client: redis.asyncio.Redis = redis_client(url, max_connections=1)
+        self._gate, self._receipts, self._on_change = gate, receipts, on_change
+        self._task: asyncio.Task[None] | None = None
+        self._run_id = ""  # seen last
+        self._since = 0.0  # monotonic seconds since when it is seen
+        self._checked = ""  # token of the life that the receipts agree with
+
+    async def start(self) -> None:
+        """Look in the background."""
+        self._task = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._client.aclose()
+
+    def look_now(self) -> None:
+        """Something does not fit: a log of a later generation, or a channel that was not compared."""
+        self._gate.refused.set()
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._step(loop.time())
+            except (Unavailable, exceptions.RedisError, TimeoutError, OSError) as error:
+                logger.debug("Redis does not say which life this is: %r", error)
+            self._receipts.turn(loop.time())
+            if not self._gate.is_open:
+                await asyncio.sleep(AWAY_S)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self._gate.refused.wait()
+            self._gate.refused.clear()
+
+    async def _step(self, now: float) -> None:
+        run_id, now_ms, life = await self._ask()
+        if run_id != self._run_id:
+            self._run_id, self._since = run_id, now
+        if self._gate.life is not None and self._gate.life.run_id != run_id:
+            self._gate.close()
+        if life is None or life.run_id != run_id:
+            if now - self._since < ALONE_S:
+                return
+            logger.warning("nobody compares Redis with the store: `hot` logs begin anew")
+            life = await self._renew(run_id, max(self._gate.last_generation, life.generation if life else 0), True)
+        elif life.token != self._checked and not await self._holds(life):
+            logger.error("Redis lost what this edge has seen: `hot` logs begin anew")
+            life = await self._renew(run_id, life.generation, False)
+        self._checked = life.token
+        if now_ms >= life.open_at_ms:
+            changed = self._gate.life is None or self._gate.life.token != life.token
+            self._gate.open(life)
+            if changed:
+                self._on_change()
+
+    async def _ask(self) -> tuple[str, int, Life | None]:
+        """Run id, its clock in ms, and what is said of its life: one round trip, one connection."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.info("server")
+            pipeline.time()
+            pipeline.get(keys.LIFE)
+            info, (seconds, microseconds), said = await pipeline.execute()
+        return str(info["run_id"]), seconds * 1000 + microseconds // 1000, lives.parse(said)
+
+    async def _renew(self, run_id: str, generation: int, only_other_run: bool) -> Life:
+        call = lives.renew_call(run_id, generation, only_other_run=only_other_run)
+        (said,) = await run(self._client, [call], timeout_s=TIMEOUT_S)
+        life = lives.parse(said if isinstance(said, bytes) else None)
+        if life is None:
+            raise Unavailable(f"Redis refused a new generation: {said!r}")
+        return life
+
+    async def _holds(self, life: Life) -> bool:
+        """Whether the logs have what this edge acknowledged or delivered."""
+        noted = self._receipts.of_generation(life.generation)
+        for start in range(0, len(noted), _CHECKED_AT_ONCE):
+            some = noted[start : start + _CHECKED_AT_ONCE]
+            calls = [
+                hotlog.read_call(
+                    channel, stored=False, life=life.generation, since_offset=receipt.offset - 1, limit=1, reverse=False
+                )
+                for channel, receipt in some
+            ]
+            found = await run(self._client, calls, timeout_s=TIMEOUT_S)
+            if not all(map(_is_there, _receipts_of(some), found)):
+                return False
+        return True
+
+
+def _receipts_of(noted: Sequence[tuple[str, Receipt]]) -> list[Receipt]:
+    return [receipt for _, receipt in noted]
+
+
+def _is_there(receipt: Receipt, found: Any) -> bool:
+    page = hotlog.page(found)
+    if page is None or page.epoch != receipt.epoch or page.top < receipt.offset:
+        return False
+    if not page.entries or page.entries[0][0] != receipt.offset:
+        return True  # cut since, as the history size says
+    return codec.decode(page.entries[0][1], receipt.offset).id == receipt.publication_id

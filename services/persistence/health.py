@@ -1,0 +1,90 @@
+"""What persistence does every second: compare Redis with the store, finish what a crash left, say how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+
+from services.persistence.adapters.redis_beacon import RedisBeacon
+from services.persistence.domain.log import Log
+from services.persistence.domain.ports import LogStore
+from services.persistence.metrics import LIVES, SWEPT
+from services.shared.errors import Unavailable
+from services.shared.redis_life import LifeGate
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_AGE_S = 1.0
+_SWEEP_LIMIT = 200
+_AWAY_S = 0.2  # between looks while Redis or the store is away
+
+
+class Caretaker:
+    """Opens the gate to Redis, and sweeps. `ready` is what readiness says."""
+
+    def __init__(self, beacon: RedisBeacon, store: LogStore, log: Log, gate: LifeGate, *, every_s: float) -> None:
+        self._beacon, self._store, self._log, self._gate = beacon, store, log, gate
+        self._every_s = every_s
+        self._checks = {"redis": False, "store": False}
+
+    def ready(self) -> dict[str, bool]:
+        """By dependency."""
+        return dict(self._checks)
+
+    def stopping(self) -> None:
+        """Not ready any more."""
+        self._checks["stopping"] = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            if not await self._beat():
+                await asyncio.sleep(_AWAY_S)
+                continue
+            await self._sweep()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s * random.uniform(0.8, 1.2)):
+                    await self._gate.refused.wait()
+            self._gate.refused.clear()
+
+    async def _beat(self) -> bool:
+        """Read what is kept first: Redis has counted at least as far since, unless it lost something."""
+        try:
+            kept = await self._store.beacon()
+        except Unavailable as error:
+            return self._failed("store", error)
+        try:
+            counted, life = await self._beacon.beat(kept)
+        except Unavailable as error:
+            return self._failed("redis", error)
+        self._set("redis", True)
+        if self._gate.life is None or self._gate.life.token != life.token:
+            LIVES.inc()
+            logger.warning(
+                "a life of Redis begins",
+                extra={"generation": life.generation, "kept_generation": kept.generation, "run_id": life.run_id},
+            )
+        self._gate.open(life)
+        try:
+            await self._store.keep_beacon(counted)
+        except Unavailable as error:
+            return self._failed("store", error)
+        self._set("store", True)
+        return True
+
+    async def _sweep(self) -> None:
+        try:
+            SWEPT.inc(await self._log.sweep(_SWEEP_AGE_S, _SWEEP_LIMIT))
+        except Unavailable as error:
+            logger.warning("a sweep was not possible", extra={"error": str(error)})
+
+    def _failed(self, check: str, error: Unavailable) -> bool:
+        if self._checks[check]:
+            logger.warning("not ready", extra={"check": check, "error": str(error)})
+        self._checks[check] = False
+        return False
+
+    def _set(self, check: str, value: bool) -> None:
+        self._checks[check] = value

@@ -1,0 +1,78 @@
+"""A gate in front of every connection to Redis: no command runs on a server whose life is not known to be whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import Any
+
+from redis import exceptions
+
+from services.shared.hotlog.life import Life
+
+logger = logging.getLogger(__name__)
+
+_RUN_ID = re.compile(rb"^run_id:(\S+)", re.MULTILINE)
+
+
+def run_id_of(info: bytes) -> str:
+    """The run id in what INFO answered; it changes with every start of the server.
+
+    Raises:
+        redis.ConnectionError: it has none.
+    """
+    found = _RUN_ID.search(info)
+    if found is None:
+        raise exceptions.ConnectionError("the server does not say its run id")
+    return found[1].decode()
+
+
+class LifeGate:
+    """Closed until `open`. `admit` is the connect function of a pool: it refuses other runs of the server."""
+
+    def __init__(self) -> None:
+        self.life: Life | None = None
+        self.lives = 0  # how often it was opened for another life
+        self.last_generation = 0
+        self.refused = asyncio.Event()  # a connection was: whoever opens the gate should look
+
+    @property
+    def is_open(self) -> bool:
+        return self.life is not None
+
+    @property
+    def token(self) -> str:
+        """Of the present life; "" while closed: nothing was compared with the store in that."""
+        return self.life.token if self.life else ""
+
+    @property
+    def generation(self) -> int:
+        """Of `hot` logs; 0 while closed."""
+        return self.life.generation if self.life else 0
+
+    def open(self, life: Life) -> None:
+        """Let connections to this run through."""
+        if self.life is None or self.life.token != life.token:
+            self.lives += 1
+            logger.info("Redis may be used", extra={"run_id": life.run_id, "generation": life.generation})
+        self.life = life
+        self.last_generation = life.generation
+
+    def close(self) -> None:
+        """Refuse every new connection; the present ones end with the server they lead to."""
+        self.life = None
+
+    async def admit(self, connection: Any) -> None:
+        """Log in, then ask which run this is.
+
+        Raises:
+            redis.ConnectionError: not the one whose life is known.
+        """
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        run_id = run_id_of(await connection.read_response())
+        if self.life is None or run_id != self.life.run_id:
+            self.close()
+            self.refused.set()
+            raise exceptions.ConnectionError("this life of Redis has not been compared with the store yet")

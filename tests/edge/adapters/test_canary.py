@@ -1,0 +1,76 @@
+"""An edge that hears nothing finds out, and is not ready until it hears again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from services.edge.adapters.canary import Canary
+from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.domain.model import ClientInfo, Publication
+from services.shared.errors import Unavailable
+from tests.support.redis import RedisServer
+
+
+class Reconnects:
+    """A listener that only counts."""
+
+    count = 0
+
+    def publication(self, channel: str, epoch: str, publication: Publication) -> None: ...
+
+    def joined(self, channel: str, info: ClientInfo) -> None: ...
+
+    def left(self, channel: str, info: ClientInfo) -> None: ...
+
+    def was_reset(self, channel: str, epoch: str) -> None: ...
+
+    def reconnected(self) -> None:
+        self.count += 1
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(8):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_connection_that_answers_pings_but_hears_nothing_is_made_anew(own_redis: RedisServer) -> None:
+    listener = Reconnects()
+    broker = RedisBroker(own_redis.url, canary_s=0.1)
+    await broker.start(listener, lambda payload: None)
+    try:
+        await until(lambda: broker.is_ready)
+        await asyncio.sleep(0.5)  # five canaries come back: nothing happens
+        before = listener.count
+        deaf: list[bool] = []
+        # As if Redis, or something between, had forgotten all subscriptions of the connection.
+        broker._subscriber._send("UNSUBSCRIBE", ())
+        await until(lambda: deaf.append(not broker.is_ready) or listener.count > before)  # type: ignore[func-returns-value]
+        await until(lambda: broker.is_ready)
+        assert any(deaf)
+    finally:
+        await broker.close()
+
+
+async def test_only_what_redis_took_counts_as_missed() -> None:
+    taken = True
+    gave_up: list[bool] = []
+
+    async def publish(channel: str, payload: bytes) -> None:
+        if not taken:
+            raise Unavailable("away")
+
+    canary = Canary(publish, lambda: gave_up.append(True))
+    for _ in range(3):
+        await canary._sing()
+    assert not gave_up
+    await canary._sing()
+    assert gave_up == [True]
+    assert canary.deaf
+    canary.heard(b"4")
+    assert not canary.deaf
+    taken = False
+    for _ in range(10):
+        await canary._sing()
+    assert gave_up == [True]
