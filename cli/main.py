@@ -21,6 +21,7 @@ _COMMANDS = {
     "subscribe": "Follow channels until Ctrl-C.",
     "history": "Read what a channel kept.",
     "presence": "Show who is in a channel.",
+    "verify": "Check that a stack delivers what it acknowledges.",
 }
 _INTERRUPTED = 130
 

@@ -49,7 +49,7 @@ def command(
     """Mint a connection token, or with --channel a subscription token. The last line of stdout is the token."""
     info_json = json_text(info, "--info") if info is not None else b""
     if secret_file is not None:
-        token = _sign(read_secret_file(secret_file, "--secret-file"), user, channel, ttl_s, info_json)
+        token = sign(read_secret_file(secret_file, "--secret-file"), user, channel, ttl_s, info_json)
     else:
         from cli.auth_rpc import AuthRpc  # slow to import
 
@@ -64,7 +64,7 @@ def command(
     say(token)
 
 
-def _sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str:
+def sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str:
     """The same token, made here."""
     import jwt
     import msgspec

@@ -1,0 +1,33 @@
+"""From a recorded history to what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from verify.events import Publishing, read_history
+from verify.judge import Verdict, judge
+from verify.measure import Figures, measure
+from verify.report import report
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one run."""
+
+    verdict: Verdict
+    figures: Figures
+    page: str
+
+
+def conclude(path: Path, *, where: str, gap_allowed: Callable[[str], bool] = lambda channel: False) -> Outcome:
+    """Judge and measure a history. `gap_allowed`: whether a told gap of this channel is no finding.
+
+    Raises:
+        msgspec.MsgspecError: the file holds something else.
+    """
+    channels = {event.channel for event in read_history(path) if isinstance(event, Publishing)}
+    verdict = judge(read_history(path), gaps_allowed=filter(gap_allowed, channels))
+    figures = measure(read_history(path))
+    return Outcome(verdict, figures, report(verdict, figures, read_history(path), where=where))

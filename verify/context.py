@@ -1,0 +1,45 @@
+"""What the clients of one run share."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from dataclasses import dataclass, field
+
+from verify.events import Event, Recorder
+from verify.target import Target
+
+
+@dataclass(slots=True)
+class Run:
+    """One run: its clock begins with it."""
+
+    name: str  # begins every publication's id
+    target: Target
+    recorder: Recorder
+    rng: random.Random
+    started: float = field(default_factory=time.monotonic)
+    published: set[str] = field(default_factory=set)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def note(self, event: Event) -> None:
+        """Write it down."""
+        self.recorder.note(event)
+
+    def new_id(self) -> str:
+        """An id that no publication had."""
+        return f"{self.name}-{next(self._numbers)}"
+
+    def edge(self, attempt: int) -> str:
+        """Another edge with every attempt."""
+        return self.target.websockets[attempt % len(self.target.websockets)]
+
+    async def pause(self, attempt: int) -> None:
+        """Before the next attempt: 50 ms, doubling, at most 1 s, jittered."""
+        await asyncio.sleep(min(1.0, 0.05 * 2 ** min(attempt, 6)) * self.rng.uniform(0.5, 1.0))

@@ -1,0 +1,244 @@
+"""Judges one recorded history by itself. Nothing here knows a server, a clock or a log of theirs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from verify import events as e
+
+LOST = "lost"  # acknowledged, not delivered within an unbroken stretch
+DUPLICATE = "duplicate"  # delivered twice to one client
+ORDER = "out of order"  # offsets fell, or one publisher's acks did
+DIVERGENCE = "divergence"  # two publications at one place
+UNEXPECTED = "unexpected"  # refused or never published, yet delivered or kept
+FALSE_RECOVERY = "false recovery"  # "recovered" across an epoch, or from another place than asked
+NOT_STORED = "not stored"
+STORED_TWICE = "stored twice"
+PRESENCE = "presence not converged"
+GAP = "gap told"  # an honest "can't": a fault only where continuity is promised
+NO_TRAFFIC = "no traffic"
+UNFINISHED = "unfinished"  # the history itself breaks off
+
+KINDS = (LOST, DUPLICATE, ORDER, DIVERGENCE, UNEXPECTED, FALSE_RECOVERY, NOT_STORED, STORED_TWICE, PRESENCE, GAP)
+_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is wrong, by kind: how often, and the first few said in words."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    findings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    acked: int = 0
+    delivered: int = 0
+    recoveries: int = 0
+    told: int = 0
+
+    def find(self, kind: str, text: str, count: int = 1) -> None:
+        """Note one finding."""
+        self.counts[kind] += count
+        if len(self.findings[kind]) < _SHOWN:
+            self.findings[kind].append(text)
+
+    @property
+    def passed(self) -> bool:
+        """Nothing was found at all."""
+        return not any(self.counts.values())
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One client's view of one channel."""
+
+    epoch: str = ""
+    offset: int = 0
+    open: bool = False  # subscribed at the moment, as far as the client knows
+    seen: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Facts:
+    """All that the history says of the log, whoever said it."""
+
+    channel_of: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    places: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    acked: dict[str, tuple[str, int]] = field(default_factory=dict)  # id → (epoch, offset)
+    markers: dict[str, str] = field(default_factory=dict)  # channel → id
+    last_of_publisher: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    publisher_of: dict[str, str] = field(default_factory=dict)
+
+
+def judge(history: Iterable[e.Event], *, gaps_allowed: Iterable[str] = ()) -> Verdict:
+    """The verdict on a history; in `gaps_allowed` channels a told gap is no finding, only counted in `told`.
+
+    Acks may be written after deliveries of the same publication: places are compared whenever both are known.
+    """
+    allowed = frozenset(gaps_allowed)
+    verdict, facts = Verdict(), _Facts()
+    streams: dict[str, dict[str, _Stream]] = defaultdict(lambda: defaultdict(_Stream))  # client → channel → stream
+    started: e.Started | None = None
+    finished: e.Finished | None = None
+    kept: dict[str, e.Kept] = {}
+    for event in history:
+        match event:
+            case e.Delivered():
+                _delivered(event, streams[event.client][event.channel], facts, verdict)
+            case e.Publishing():
+                facts.channel_of[event.id] = event.channel
+                facts.publisher_of[event.id] = event.publisher
+            case e.Acked():
+                _acked(event, facts, verdict)
+            case e.Refused():
+                facts.refused.add(event.id)
+            case e.Subscribed():
+                _subscribed(event, streams[event.client][event.channel], verdict, allowed)
+            case e.Told():
+                streams[event.client][event.channel].open = False
+            case e.Offline():
+                for stream in streams[event.client].values():
+                    stream.open = False
+            case e.Marker():
+                facts.markers[event.channel] = event.id
+            case e.Kept():
+                kept[event.channel] = event
+            case e.Present():
+                if sorted(event.roster) != sorted(event.expected):
+                    ghosts = set(event.roster) - set(event.expected)
+                    missing = set(event.expected) - set(event.roster)
+                    verdict.find(
+                        PRESENCE, f"{event.channel} as {event.asked} says: {len(ghosts)} ghosts, {len(missing)} missing"
+                    )
+            case e.Started():
+                started = event
+            case e.Finished():
+                finished = event
+            case _:
+                pass
+    _at_the_end(started, finished, streams, facts, kept, verdict)
+    return verdict
+
+
+def _place(facts: _Facts, verdict: Verdict, channel: str, epoch: str, offset: int, id_: str, who: str) -> None:
+    there = facts.places.setdefault((channel, epoch, offset), id_)
+    if there != id_:
+        verdict.find(DIVERGENCE, f"{channel} {offset}:{epoch} is {there}, and {id_} to {who}")
+
+
+def _acked(event: e.Acked, facts: _Facts, verdict: Verdict) -> None:
+    verdict.acked += 1
+    before = facts.acked.get(event.id)
+    if before is not None and before != (event.epoch, event.offset):
+        verdict.find(STORED_TWICE, f"{event.id} was acknowledged at {before} and at {(event.epoch, event.offset)}")
+    facts.acked[event.id] = (event.epoch, event.offset)
+    _place(facts, verdict, event.channel, event.epoch, event.offset, event.id, "its publisher")
+    if event.id in facts.refused:
+        verdict.find(UNEXPECTED, f"{event.id} was refused and acknowledged")
+    publisher = (facts.publisher_of.get(event.id, ""), event.channel)
+    epoch, offset = facts.last_of_publisher.get(publisher, ("", 0))
+    if epoch == event.epoch and event.offset <= offset:
+        verdict.find(ORDER, f"{publisher[0]} was acknowledged {offset}, then {event.offset} in {event.channel}")
+    facts.last_of_publisher[publisher] = (event.epoch, event.offset)
+
+
+def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, allowed: frozenset[str]) -> None:
+    who = f"{event.client} in {event.channel}"
+    if event.recovered:
+        verdict.recoveries += 1
+        if event.since is None or stream.epoch not in ("", event.epoch) or event.since[1] not in ("", event.epoch):
+            verdict.find(FALSE_RECOVERY, f"{who}: recovered from {event.since} into {event.epoch}")
+        elif event.since[0] != stream.offset:
+            verdict.find(FALSE_RECOVERY, f"{who}: has {stream.offset}, asked since {event.since[0]}")
+    else:
+        if stream.epoch:
+            verdict.told += 1
+            if event.channel not in allowed:
+                verdict.find(GAP, f"{who}: had {stream.offset}:{stream.epoch}, begins at {event.offset}:{event.epoch}")
+        stream.offset = event.offset
+        if stream.epoch != event.epoch:
+            stream.seen.clear()  # a key counts within one epoch: what is published again in the next is another one
+    stream.epoch = event.epoch
+    stream.open = True
+
+
+def _delivered(event: e.Delivered, stream: _Stream, facts: _Facts, verdict: Verdict) -> None:
+    verdict.delivered += 1
+    who = f"{event.client} in {event.channel}"
+    if facts.channel_of.get(event.id) != event.channel or event.id in facts.refused:
+        verdict.find(UNEXPECTED, f"{who}: {event.id}")
+    if not stream.open:
+        verdict.find(UNEXPECTED, f"{who}: {event.id} while not subscribed")
+    again = event.id in stream.seen
+    if again:
+        verdict.find(DUPLICATE, f"{who}: {event.id} at {event.offset}")
+    stream.seen.add(event.id)
+    _place(facts, verdict, event.channel, stream.epoch, event.offset, event.id, event.client)
+    if event.offset == stream.offset + 1:
+        stream.offset = event.offset
+    elif event.offset > stream.offset + 1:
+        missing = event.offset - stream.offset - 1
+        verdict.find(LOST, f"{who}: {stream.offset + 1} to {event.offset - 1} of {stream.epoch}", missing)
+        stream.offset = event.offset
+    elif not again:
+        verdict.find(ORDER, f"{who}: {event.offset} after {stream.offset}")
+
+
+def _at_the_end(
+    started: e.Started | None,
+    finished: e.Finished | None,
+    streams: dict[str, dict[str, _Stream]],
+    facts: _Facts,
+    kept: dict[str, e.Kept],
+    verdict: Verdict,
+) -> None:
+    if started is None or finished is None:
+        verdict.find(UNFINISHED, "the history has no beginning or no end")
+        return
+    if not verdict.acked or not verdict.delivered:
+        verdict.find(NO_TRAFFIC, f"{verdict.acked} acknowledged, {verdict.delivered} delivered")
+    for id_ in facts.refused & set(facts.acked):
+        verdict.find(UNEXPECTED, f"{id_} was acknowledged and refused")
+    for client, channel in finished.subscribers:
+        _reached(client, channel, streams[client][channel], facts, verdict)
+    for channel in started.stored:
+        if channel not in kept:
+            verdict.find(NOT_STORED, f"{channel}: its history could not be read")
+    for channel, found in kept.items():
+        _kept(channel, found, facts, verdict, must_be_whole=channel in started.stored)
+
+
+def _reached(client: str, channel: str, stream: _Stream, facts: _Facts, verdict: Verdict) -> None:
+    """A subscriber of the end must have got to the marker."""
+    marker = facts.markers.get(channel)
+    if marker is None or marker not in facts.acked:
+        verdict.find(UNFINISHED, f"{channel} has no acknowledged marker")
+        return
+    epoch, offset = facts.acked[marker]
+    if stream.epoch != epoch:
+        verdict.find(LOST, f"{client} in {channel}: ends in epoch {stream.epoch}, not {epoch}")
+    elif stream.offset < offset:
+        verdict.find(LOST, f"{client} in {channel}: ends at {stream.offset} of {offset}", offset - stream.offset)
+
+
+def _kept(channel: str, found: e.Kept, facts: _Facts, verdict: Verdict, *, must_be_whole: bool) -> None:
+    ids = Counter(id_ for _, id_ in found.entries)
+    for id_, times in ids.items():
+        if times > 1:
+            verdict.find(STORED_TWICE, f"{channel}: {id_} {times} times", times - 1)
+        if facts.channel_of.get(id_) != channel or id_ in facts.refused:
+            verdict.find(UNEXPECTED, f"{channel}: history has {id_}")
+    offsets = [offset for offset, _ in found.entries]
+    if offsets != sorted(set(offsets)):
+        verdict.find(ORDER, f"{channel}: offsets of its history do not rise")
+    for offset, id_ in found.entries:
+        _place(facts, verdict, channel, found.epoch, offset, id_, "history")
+    if not must_be_whole:
+        return
+    if not found.whole or (offsets and offsets != list(range(offsets[0], offsets[0] + len(offsets)))):
+        verdict.find(NOT_STORED, f"{channel}: its history has a hole")
+    there = dict(found.entries)
+    for id_, (epoch, offset) in facts.acked.items():
+        if facts.channel_of.get(id_) == channel and (epoch != found.epoch or there.get(offset) != id_):
+            verdict.find(NOT_STORED, f"{channel}: {id_}, acknowledged at {offset}:{epoch}")

@@ -1,0 +1,118 @@
+"""A client that publishes under keys, one publication at a time, and repeats what nobody could tell the outcome of."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from verify import events as e
+from verify.context import Run
+from verify.plan import PublisherPlan
+from verify.socket import Closed, CommandError, Socket, open_socket
+
+GIVE_UP_S = 100.0  # a key counts for 300 s
+_LATE_S = 2.0  # what is later than this is left out: the rate is a rate
+_UNKNOWN = 100
+_ANSWER_S = 5.0
+
+
+class Publisher:
+    """`run` publishes what the plan says and ends."""
+
+    def __init__(self, plan: PublisherPlan, run: Run, *, padding: int = 0) -> None:
+        self.name = plan.name
+        self.client_id = ""
+        self._plan, self._run = plan, run
+        self._padding = "x" * padding
+        self._socket: Socket | None = None
+        self._attempt = run.rng.randrange(1_000)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self._plan.channels
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    async def run(self) -> None:
+        """Everything of the plan."""
+        for number, at in enumerate(self._plan.times):
+            if (wait := at - self._run.now()) > 0:
+                await asyncio.sleep(wait)
+            elif wait < -_LATE_S:
+                continue
+            await self.publish(self._plan.channels[number % len(self._plan.channels)])
+
+    async def publish(self, channel: str, id_: str = "") -> tuple[int, str] | None:
+        """One publication, repeated until its outcome is known; its place."""
+        run = self._run
+        id_ = id_ or run.new_id()
+        begun = run.now()
+        run.note(e.Publishing(at=begun, id=id_, channel=channel, publisher=self.name))
+        data = {"id": id_, "pad": self._padding} if self._padding else {"id": id_}
+        failures = 0
+        while run.now() - begun < GIVE_UP_S:
+            try:
+                socket = await self._connected()
+                result = await socket.call(
+                    _ANSWER_S, publish={"channel": channel, "data": data, "idempotency_key": id_}
+                )
+            except CommandError as error:
+                if error.code != _UNKNOWN:
+                    run.note(e.Refused(at=run.now(), id=id_, code=error.code))
+                    return None
+            except (Closed, TimeoutError):
+                self._drop()
+            else:
+                place = (int(result.get("offset", 0)), str(result.get("epoch", "")))
+                run.note(e.Acked(at=run.now(), id=id_, channel=channel, offset=place[0], epoch=place[1]))
+                return place
+            failures += 1
+            await run.pause(failures)
+        run.note(e.Unknown(at=run.now(), id=id_))
+        return None
+
+    async def come_back(self) -> None:
+        """Be connected, so that it is on every roster it belongs on."""
+        failures = 0
+        while True:
+            try:
+                await self._connected()
+                return
+            except (Closed, CommandError, TimeoutError):
+                failures += 1
+                await self._run.pause(failures)
+
+    async def _connected(self) -> Socket:
+        if self._socket is not None:
+            return self._socket
+        self._attempt += 1
+        socket = await open_socket(self._run.edge(self._attempt), _ignore, self._closed)
+        try:
+            result = await socket.call(connect={"token": self._run.target.token(self.name)})
+            for channel in self._plan.channels:  # who publishes must be subscribed
+                await socket.call(subscribe={"channel": channel})
+        except (Closed, CommandError, TimeoutError):
+            socket.reset()
+            raise
+        self.client_id = result.get("client", "")
+        self._socket = socket
+        return socket
+
+    def _closed(self, code: int) -> None:
+        self._socket = None
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.reset()
+            self._socket = None
+
+    def close(self) -> None:
+        """Leave."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _ignore(push: dict[str, Any]) -> None:
+    """A publisher does not listen."""

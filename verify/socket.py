@@ -1,0 +1,239 @@
+"""One WebSocket connection of the Centrifugal JSON protocol that can also behave badly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+from websockets.client import ClientProtocol
+from websockets.exceptions import WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+CONNECT_S = 3.0
+REPLY_S = 6.0
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.encode
+OnReply = Callable[[dict[str, Any]], None]
+
+
+class Closed(Exception):
+    """The connection is over. `code` as WebSocket has it; 1006 without a close frame, 0 where none was made."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"closed {code}")
+        self.code = code
+
+
+class CommandError(Exception):
+    """An error reply."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+
+
+class Socket(asyncio.Protocol):
+    """Use `open_socket`. `on_push` and `on_closed` are called on the loop, in order."""
+
+    def __init__(self, url: str, on_push: Callable[[dict[str, Any]], None], on_closed: Callable[[int], None]) -> None:
+        self._ws = ClientProtocol(parse_uri(url), max_size=None)
+        self._on_push, self._on_closed = on_push, on_closed
+        self._transport: asyncio.Transport | None = None
+        self._replies: dict[int, tuple[asyncio.Future[dict[str, Any]], OnReply | None]] = {}
+        self._last_id = 0
+        self._fragments: list[bytes] = []
+        self._over = False
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._ws.send_request(self._ws.connect())
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._ws.receive_data(data)
+        for event in self._ws.events_received():
+            if isinstance(event, Response):
+                self._answered()
+            elif isinstance(event, Frame):
+                self._frame(event)
+        self._flush()
+        if self._ws.close_expected() and self._transport is not None:
+            self._transport.close()
+
+    def eof_received(self) -> bool:
+        self._ws.receive_eof()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._ws.state is not State.CLOSED:
+            self._ws.receive_eof()
+        self._end(self._ws.close_code or 1006)
+
+    # What comes.
+
+    def _answered(self) -> None:
+        if self.opened.done():
+            return
+        if self._ws.handshake_exc is not None:
+            self.opened.set_exception(Closed(0))
+        else:
+            self.opened.set_result(None)
+
+    def _frame(self, frame: Frame) -> None:
+        if self._over or frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return
+        self._fragments.append(bytes(frame.data))
+        if not frame.fin:
+            return
+        message = b"".join(self._fragments)
+        self._fragments.clear()
+        for line in message.split(b"\n"):
+            reply = _decode(line)
+            if not reply:
+                self.send_text(b"{}")  # a ping, and its pong
+            elif "push" in reply:
+                self._on_push(reply["push"])
+            else:
+                self._reply(reply)
+
+    def _reply(self, reply: dict[str, Any]) -> None:
+        future, on_reply = self._replies.pop(reply.get("id", 0), (None, None))
+        if future is None or future.done():
+            return
+        if on_reply is not None and "error" not in reply:
+            on_reply(reply)
+        future.set_result(reply)
+
+    # What goes.
+
+    async def call(self, timeout_s: float = REPLY_S, on_reply: OnReply | None = None, **request: Any) -> dict[str, Any]:
+        """The result of one command. `on_reply` is called with the reply before any push behind it is dispatched.
+
+        Raises:
+            CommandError: an error reply.
+            Closed: the connection ended first.
+            TimeoutError: no reply in time.
+        """
+        if self._over:
+            raise Closed(1006)
+        self._last_id += 1
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        command_id = self._last_id
+        self._replies[command_id] = (future, on_reply)
+        self.send_text(_encode({"id": command_id, **request}))
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await future
+        finally:
+            self._replies.pop(command_id, None)
+        if "error" in reply:
+            raise CommandError(reply["error"].get("code", 0), reply["error"].get("message", ""))
+        result = reply.get(next(iter(request)), {})
+        return result if isinstance(result, dict) else {}
+
+    def send_text(self, text: bytes) -> None:
+        """One text frame; nothing after the end."""
+        if self._ws.state is State.OPEN:
+            self._ws.send_text(text)
+            self._flush()
+
+    def _flush(self) -> None:
+        for data in self._ws.data_to_send():
+            if data and self._transport is not None and not self._transport.is_closing():
+                self._transport.write(data)
+
+    # Ways to end.
+
+    def close(self) -> None:
+        """A close frame, as a client that leaves."""
+        if self._ws.state is State.OPEN:
+            self._ws.send_close(1000)
+            self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        """A TCP reset."""
+        if self._transport is not None:
+            raw = self._transport.get_extra_info("socket")
+            if raw is not None:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+
+    def vanish(self) -> None:
+        """The end of TCP without a close frame."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def freeze(self) -> None:
+        """Half-open: nothing is read or written any more; whoever waits is told it is over."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._end(1006)
+
+    def read_slowly(self, bytes_per_s: int) -> None:
+        """Take so little from the socket that the server has to queue: its buffer is made small, too."""
+        if self._transport is not None:
+            raw = self._transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            with contextlib.suppress(AttributeError):  # uvloop reads what there is, which is little
+                self._transport.max_size = bytes_per_s  # type: ignore[attr-defined]
+            asyncio.get_running_loop().create_task(self._sip())
+
+    async def _sip(self) -> None:
+        while not self._over and self._transport is not None:
+            self._transport.pause_reading()
+            await asyncio.sleep(1.0)
+            if self._transport.is_closing():
+                return
+            self._transport.resume_reading()
+            await asyncio.sleep(0)
+
+    def _end(self, code: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        for future, _ in self._replies.values():
+            if not future.done():
+                future.set_exception(Closed(code))
+        self._replies.clear()
+        if not self.opened.done():
+            self.opened.set_exception(Closed(0))
+            self.opened.exception()
+        else:
+            self._on_closed(code)
+
+
+async def open_socket(url: str, on_push: Callable[[dict[str, Any]], None], on_closed: Callable[[int], None]) -> Socket:
+    """Connect and do the handshake.
+
+    Raises:
+        Closed: it was not possible within 3 s.
+    """
+    parts = urllib.parse.urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    loop = asyncio.get_running_loop()
+    made: Socket | None = None
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, made = await loop.create_connection(
+                lambda: Socket(url, on_push, on_closed), parts.hostname or "", port, ssl=parts.scheme == "wss" or None
+            )
+            await made.opened
+    except (OSError, TimeoutError, WebSocketException):
+        if made is not None:
+            made.reset()
+        raise Closed(0) from None
+    return made
