@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.running import EdgeAddress
@@ -31,6 +31,7 @@ class StackPlan:
     redis_server: Path
     edges: int
     ports: Mapping[tuple[str, str], int]  # (owner, variable) → port
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # process → what it alone has
 
     def redis_url(self) -> str:
         return f"redis://{_LOOPBACK}:{self.ports['redis', 'REDIS_PORT']}/0"
@@ -110,6 +111,7 @@ class StackPlan:
             "CHANNELS_FILE": str(self.channels_file),
             "PYTHONPATH": os.pathsep.join(_import_paths(self.environment.get("PYTHONPATH"))),
             **own,
+            **self.environment_of.get(name, {}),
         }
         return ChildSpec(
             name=name,

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import CommandError, Refused
@@ -30,6 +30,7 @@ class StackSettings:
     data: Path
     channels_file: Path
     environment: Mapping[str, str]
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # process → what it alone has
     edges: int = 1
     restart: bool = True
     start_timeout_s: float = 30.0
@@ -60,6 +61,7 @@ async def running_stack(
             service_token_file=service_token(settings.environment.get("SERVICE_TOKEN_FILE"), data),
             redis_server=find_redis_server(),
             edges=settings.edges,
+            environment_of=settings.environment_of,
             ports=choose_ports(wanted_ports(settings.environment, settings.edges)),
         )
         try:

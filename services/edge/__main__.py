@@ -61,7 +61,7 @@ class Edge:
             Replicas(target, service_token=token, service="edge")
             for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
         )
-        self.broker = RedisBroker(config.redis_url, meta_ttl_s=config.history_meta_ttl_s)
+        self.broker = RedisBroker(config.redis_url, meta_ttl_s=config.history_meta_ttl_s, on_time=self._on_time)
         self.auth = AuthClient(self.auth_replicas, self.keyring)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
         self.store = PersistenceClient(self.persistence_replicas)
@@ -96,6 +96,9 @@ class Edge:
             )
         )
         self.server = EdgeServer(options, self._new_session, HttpHandover(app, options))
+
+    def _on_time(self, unix_s: float) -> None:
+        self.node.clock.sync(unix_s)
 
     def _new_session(self, connection: Connection, info: HandshakeInfo) -> Session:
         dialect = self._dialects[info.dialect]

@@ -67,6 +67,10 @@ class EdgeConfig:
     connections_per_user: int = _DEFAULT.connections_per_user
     channel_max_bytes: int = _DEFAULT.channel_max_bytes
     history_meta_ttl_s: int = 720 * 3_600
+    max_pending_publishes: int = _DEFAULT.max_pending_publishes
+    max_pending_publish_bytes: int = _DEFAULT.max_pending_publish_bytes
+    max_reads: int = _DEFAULT.max_reads
+    max_waiting_reads: int = _DEFAULT.max_waiting_reads
     history_limit: int = _DEFAULT.history_limit
     recovery_limit: int = _DEFAULT.recovery_limit
     reply_max_bytes: int = _DEFAULT.reply_max_bytes
@@ -82,6 +86,10 @@ class EdgeConfig:
             "channels_per_client",
             "channel_max_bytes",
             "history_meta_ttl_s",
+            "max_pending_publishes",
+            "max_pending_publish_bytes",
+            "max_reads",
+            "max_waiting_reads",
             "history_limit",
             "recovery_limit",
             "max_message_bytes",

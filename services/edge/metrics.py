@@ -28,6 +28,8 @@ class NodeCollector(Collector):
             "subscriptions", "Subscriptions of these sessions.", sum(len(channel) for channel in hub.channels.values())
         )
         yield _counter("published", "Publications accepted from clients and backends.", node.publisher.published)
+        yield _gauge("publishes_pending", "Publications that wait for their logs.", node.publisher.pending)
+        yield _counter("publishes_refused", "Publications refused because too many waited.", node.publisher.refused)
         yield _counter("publications_received", "Publications that Redis brought.", hub.publications_received)
         yield _counter("deliveries", "Frames handed to subscribers.", hub.deliveries)
         yield _counter("gaps", "Jumps in a log that were repaired by reading.", hub.gaps)

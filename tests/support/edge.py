@@ -40,6 +40,7 @@ class ManualClock(Clock):
     """Both clocks stand still until `advance`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.now = 1_000.0
         self.unix = 1_800_000_000.0
 

@@ -49,7 +49,7 @@ class Stack:
     """Redis, auth, presence, persistence and edges, named `redis`, `auth`, …, `edge-1`, `edge-2`.
 
     A context manager; leaving it ends every process. `restart`: what dies is started again, as in `thalamus dev`.
-    `environment` overrides any variable of any service.
+    `environment` overrides any variable of any service, `environment_of` one of one process.
     """
 
     plan: StackPlan
@@ -60,6 +60,7 @@ class Stack:
         *,
         edges: int = 2,
         environment: Mapping[str, str] | None = None,
+        environment_of: Mapping[str, Mapping[str, str]] | None = None,
         channels_file: Path | None = None,
         restart: bool = True,
     ) -> None:
@@ -75,6 +76,7 @@ class Stack:
                 "AUTH_HS256_SECRET_FILE": str(secret_file),
                 **(environment or {}),
             },
+            environment_of=environment_of or {},
             edges=edges,
             restart=restart,
             start_timeout_s=_START_S,

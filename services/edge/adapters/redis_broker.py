@@ -63,12 +63,24 @@ class _Other:
 class RedisBroker:
     """One command pool and one pub/sub connection."""
 
-    def __init__(self, url: str, *, meta_ttl_s: int = hotlog.META_TTL_S, canary_s: float = canary.EVERY_S) -> None:
-        """`meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        meta_ttl_s: int = hotlog.META_TTL_S,
+        canary_s: float = canary.EVERY_S,
+        on_time: Callable[[float], None] = lambda unix_s: None,
+    ) -> None:
+        """`on_time` hears the clock of Redis every second.
+
+        `meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read.
+        """
         self._meta_ttl_s = meta_ttl_s
         self._gate = LifeGate()
         self._receipts = Receipts()
-        self._life = LifeWatch(url, self._gate, self._receipts, on_change=lambda: self._connected(True))
+        self._life = LifeWatch(
+            url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=on_time
+        )
         self._client = redis_client(url, gate=self._gate)
         self._subscriber = RedisSubscriber(url, on_message=self._message, on_connected=self._connected)
         self._listener: ChannelListener | None = None

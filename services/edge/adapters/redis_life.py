@@ -33,10 +33,18 @@ _CHECKED_AT_ONCE = 500
 class LifeWatch:
     """Keeps the gate. A connection of its own, that looks at lives nobody may use yet."""
 
-    def __init__(self, url: str, gate: LifeGate, receipts: Receipts, on_change: Callable[[], None]) -> None:
-        """`on_change`: logs may have begun anew without a sign on the pub/sub connection."""
+    def __init__(
+        self,
+        url: str,
+        gate: LifeGate,
+        receipts: Receipts,
+        *,
+        on_change: Callable[[], None],
+        on_time: Callable[[float], None],
+    ) -> None:
+        """`on_change`: logs may have begun anew without a sign on the pub/sub connection; `on_time`: Unix seconds."""
         self._client: redis.asyncio.Redis = redis_client(url, max_connections=1)
-        self._gate, self._receipts, self._on_change = gate, receipts, on_change
+        self._gate, self._receipts, self._on_change, self._on_time = gate, receipts, on_change, on_time
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""  # seen last
         self._since = 0.0  # monotonic seconds since when it is seen
@@ -77,6 +85,7 @@ class LifeWatch:
 
     async def _step(self, now: float) -> None:
         run_id, now_ms, life = await self._ask()
+        self._on_time(now_ms / 1000)
         if run_id != self._run_id:
             self._run_id, self._since = run_id, now
         if self._gate.life is not None and self._gate.life.run_id != run_id:

@@ -14,7 +14,7 @@ from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.ports import Broker
 from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
-from services.shared.errors import ThalamusError, Unavailable
+from services.shared.errors import Busy, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
 
 logger = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class Hub:
                 self._repair_again.discard(view.name)
                 try:
                     page = await self._reader.after(view.name, view.namespace, view.log.position)
-                except Unavailable:
+                except (Unavailable, Busy):
                     attempt += 1
                     await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
                     continue

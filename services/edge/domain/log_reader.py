@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
+
+_RETRY_AFTER_S = 1.0
+Page = TypeVar("Page")
 
 
 class LogReader:
@@ -21,6 +25,8 @@ class LogReader:
         self._settings = settings
         self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
         self.reads = 0
+        self._waiting = 0
+        self._slots = asyncio.Semaphore(settings.max_reads)
 
     async def top(self, channel: str, namespace: Namespace) -> Position:
         """Readable top; makes the epoch of a channel that has none yet."""
@@ -78,9 +84,11 @@ class LogReader:
         if limit == 0:
             page = HistoryPage([], await self.top(channel, namespace))
         elif namespace.durability is Durability.STORED:
-            page = await self._stored_history(channel, limit, offset, reverse=reverse)
+            page = await self._in_turn(lambda: self._stored_history(channel, limit, offset, reverse=reverse))
         else:
-            found = await self._broker.read(channel, since_offset=offset, limit=limit, reverse=reverse, stored=False)
+            found = await self._in_turn(
+                lambda: self._broker.read(channel, since_offset=offset, limit=limit, reverse=reverse, stored=False)
+            )
             page = found or HistoryPage([], await self.top(channel, namespace))
         if since is not None and since.epoch and since.epoch != page.top.epoch:
             raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
@@ -114,12 +122,27 @@ class LogReader:
             self.reads += 1
 
             async def run() -> HistoryPage | None:
-                return await read()
+                return await self._in_turn(read)
 
             task = asyncio.create_task(run())
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))
         return await asyncio.shield(task)
+
+    async def _in_turn(self, read: Callable[[], Awaitable[Page]]) -> Page:
+        """Not too many at a time, and not too many that wait.
+
+        Raises:
+            Busy: they do.
+        """
+        if self._waiting >= self._settings.max_waiting_reads:
+            raise Busy("too many reads wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+        self._waiting += 1
+        try:
+            async with self._slots:
+                return await read()
+        finally:
+            self._waiting -= 1
 
 
 def _within(publications: list[Publication], max_bytes: int) -> list[Publication]:

@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class Clock:
-    """The two clocks; tests bring their own."""
+    """The two clocks; tests bring their own. The wall clock is that of Redis once it is known, alike on every edge."""
+
+    def __init__(self) -> None:
+        self._offset: float | None = None  # Unix seconds less monotonic ones
 
     def monotonic(self) -> float:
         """Seconds; for deadlines."""
@@ -35,7 +38,11 @@ class Clock:
 
     def wall(self) -> float:
         """Unix seconds; for tokens and the time of publications."""
-        return time.time()
+        return time.time() if self._offset is None else time.monotonic() + self._offset
+
+    def sync(self, unix_s: float) -> None:
+        """What time it is now, as Redis says."""
+        self._offset = unix_s - time.monotonic()
 
 
 @dataclass(slots=True)

@@ -7,9 +7,10 @@ import os
 from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.namespaces import DataFormat, Durability, Namespace
 
+_RETRY_AFTER_S = 1.0
 _NO_POSITION = AppendResult(Position(0, ""), False)
 
 
@@ -21,6 +22,9 @@ class Publisher:
         self._store = store
         self._settings = settings
         self.published = 0
+        self.refused = 0
+        self.pending = 0
+        self._pending_bytes = 0
 
     async def publish(
         self,
@@ -48,11 +52,48 @@ class Publisher:
             raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
         if len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
+        size = len(data)
+        self._take(size)
+        try:
+            return await self._publish(
+                channel, namespace, data, time_ms, info, tags or {}, key_user, key, exclude_client
+            )
+        finally:
+            self.pending -= 1
+            self._pending_bytes -= size
+
+    def _take(self, size: int) -> None:
+        """Room for one more that waits for its log.
+
+        Raises:
+            Busy: there is none.
+        """
+        settings = self._settings
+        if self.pending >= settings.max_pending_publishes or (
+            self.pending and self._pending_bytes + size > settings.max_pending_publish_bytes
+        ):
+            self.refused += 1
+            raise Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+        self.pending += 1
+        self._pending_bytes += size
+
+    async def _publish(
+        self,
+        channel: str,
+        namespace: Namespace,
+        data: bytes,
+        time_ms: int,
+        info: ClientInfo | None,
+        tags: dict[str, str],
+        key_user: str,
+        key: str,
+        exclude_client: str,
+    ) -> AppendResult:
         publication_id = os.urandom(16)
         publication = Publication(
             data=data,
             info=info,
-            tags=tags or {},
+            tags=tags,
             id=publication_id,
             exclude_client=exclude_client,
             time_ms=time_ms,

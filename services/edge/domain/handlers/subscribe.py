@@ -23,6 +23,7 @@ _DELTA_TYPES = ("", "fossil")
 _TYPE_SHARED_POLL = 4
 _OPEN_ATTEMPTS = 3
 _CATCH_UP_S = 2.0
+_READ_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
@@ -237,11 +238,17 @@ async def _missed(session: Session, wanted: Wanted, channel: Channel, top: Posit
     if top.offset - request.offset > settings.recovery_limit or channel.log is None:
         return None
     missed = channel.log.since(request.offset)
-    if missed is None:
+    for _ in range(_READ_ATTEMPTS):
+        if missed is not None:
+            break
         page = await session.node.reader.after(wanted.channel, wanted.namespace, Position(request.offset, top.epoch))
         if page is None:
             return None
-        missed = [publication for publication in page.publications if publication.offset <= top.offset]
+        if page.top.offset >= top.offset:
+            missed = [publication for publication in page.publications if publication.offset <= top.offset]
+        # else: a read that others had begun before this one joined; the next is later
+    if missed is None or len(missed) != top.offset - request.offset:
+        return None
     if sum(len(publication.data) for publication in missed) > settings.reply_max_bytes:
         return None
     return missed

@@ -1,0 +1,156 @@
+"""Reads that others began, too much at once, and logs that went back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from services.edge.domain.model import HistoryPage
+from services.edge.domain.node import Node
+from services.shared.namespaces import Mode, Permission
+from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
+from tests.support.memory import MemoryBroker
+
+FORCED = replace_namespace(OPEN, recovery=Mode.FORCE, history=frozenset({Permission.AUTHENTICATED}))
+
+
+class Gate:
+    """Holds back the answers of a broker's reads, which were taken when they were asked."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.open = asyncio.Event()
+        self._read = broker.read
+        broker.read = self.read  # type: ignore[method-assign]
+
+    async def read(self, channel: str, **options: Any) -> HistoryPage | None:
+        page = await self._read(channel, **options)
+        await self.open.wait()
+        return page
+
+
+async def subscribers(cluster: Cluster, node: Node, count: int) -> list[Client]:
+    clients = [await connected(cluster, node, f"user{number}") for number in range(count)]
+    for client in clients:
+        await client.call(subscribe={"channel": "a"})
+    return clients
+
+
+async def test_whoever_joins_a_read_under_way_misses_nothing_that_came_after_it_began() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, ring_size=1)
+    alice = await connected(cluster, node)
+    epoch = (await alice.call(subscribe={"channel": "a"}))["epoch"]
+    for number in range(1, 11):
+        await alice.call(publish={"channel": "a", "data": number})
+    assert isinstance(node.broker, MemoryBroker)
+    gate = Gate(node.broker)
+    bob, carol = [await connected(cluster, node, name) for name in ("bob", "carol")]
+    recover = {"channel": "a", "recover": True, "offset": 3, "epoch": epoch}
+    await bob.post(subscribe=recover)
+    await alice.post(publish={"channel": "a", "data": 11})
+    await carol.post(subscribe=recover)
+    await alice.post(publish={"channel": "a", "data": 12})
+    gate.open.set()
+    await settle()
+    for client in (bob, carol):
+        (reply,) = [line["subscribe"] for line in client.lines if "subscribe" in line]
+        assert reply["recovered"] is True
+        recovered = [pub["data"] for pub in reply["publications"]]
+        assert recovered + [pub["data"] for pub in client.publications("a")] == list(range(4, 13))
+
+
+async def test_too_many_publications_that_wait_are_refused_by_name_and_nothing_was_done() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_pending_publishes=3)
+    many = await subscribers(cluster, node, 5)
+    alice = many[0]
+    waiting = asyncio.Event()
+    append = node.broker.append
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        await waiting.wait()
+        return await append(*arguments, **options)
+
+    node.broker.append = slow  # type: ignore[method-assign]
+    for number in range(5):
+        await many[number].post(publish={"channel": "a", "data": number})
+    errors = [[line["error"] for line in client.lines if "error" in line] for client in many]
+    assert [len(of_one) for of_one in errors] == [0, 0, 0, 1, 1]
+    for (error,) in errors[3:]:
+        assert error["code"] == 111
+        assert error["temporary"]
+        assert error["retry_after_ms"] > 0
+    waiting.set()
+    await settle()
+    assert [pub["data"] for pub in alice.publications("a")] == [0, 1, 2]
+    assert node.publisher.pending == 0
+    await alice.call(publish={"channel": "a", "data": "again"})
+
+
+async def test_too_many_bytes_that_wait_are_refused_but_one_is_always_taken() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_pending_publish_bytes=10)
+    alice, bob = await subscribers(cluster, node, 2)
+    await alice.call(publish={"channel": "a", "data": "x" * 100})
+    waiting = asyncio.Event()
+    append = node.broker.append
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        await waiting.wait()
+        return await append(*arguments, **options)
+
+    node.broker.append = slow  # type: ignore[method-assign]
+    await alice.post(publish={"channel": "a", "data": "12345"})
+    assert await bob.error(publish={"channel": "a", "data": "123456789"}) == 111
+    waiting.set()
+
+
+async def test_too_many_reads_that_wait_are_refused_by_name() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_reads=1, max_waiting_reads=2)
+    many = await subscribers(cluster, node, 3)
+    alice = many[2]
+    await alice.call(publish={"channel": "a", "data": 1})
+    assert isinstance(node.broker, MemoryBroker)
+    gate = Gate(node.broker)
+    for client in many[:2]:
+        await client.post(history={"channel": "a", "limit": 5})
+    assert await alice.error(history={"channel": "a", "limit": 5}) == 111
+    gate.open.set()
+    await settle()
+    assert all([line for line in client.lines if "history" in line] for client in many[:2])
+    await alice.call(history={"channel": "a", "limit": 5})
+
+
+async def subscribed(cluster: Cluster, **members: Any) -> tuple[Client, str]:
+    client = await connected(cluster, cluster.edge(commands_per_s=0))
+    epoch: str = (await client.call(subscribe={"channel": "a", **members}))["epoch"]
+    return client, epoch
+
+
+async def test_a_log_below_what_was_delivered_of_it_begins_anew_and_all_are_told() -> None:
+    cluster = Cluster(default=FORCED)
+    (alice, epoch), (bob, _) = [await subscribed(cluster) for _ in range(2)]
+    for number in range(5):
+        await alice.call(publish={"channel": "a", "data": number})
+    log = cluster.bus.log("a")
+    log.entries, log.top = log.entries[:2], 2  # it went back, and nobody noticed
+    for _ in range(2):  # what was active is compared the next time
+        bob.session.node.hub.check_tops()
+    await settle()
+    assert cluster.bus.log("a").epoch != epoch
+    for client in (alice, bob):
+        assert [push["unsubscribe"]["code"] for push in client.pushes if "unsubscribe" in push] == [2500]
+    result = await alice.call(subscribe={"channel": "a", "recover": True, "offset": 5, "epoch": epoch})
+    assert result.get("recovered", False) is False
+    assert result["epoch"] != epoch
+
+
+async def test_a_made_up_position_ends_nobodys_continuity() -> None:
+    cluster = Cluster(default=FORCED)
+    alice, epoch = await subscribed(cluster)
+    mallory = await connected(cluster, alice.session.node, "mallory")
+    result = await mallory.call(subscribe={"channel": "a", "recover": True, "offset": 1 << 40, "epoch": epoch})
+    assert result.get("recovered", False) is False
+    assert cluster.bus.log("a").epoch == epoch
+    assert not [push for push in alice.pushes if "unsubscribe" in push]
