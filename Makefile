@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test verify-faults check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
 	$(BIN)/pytest $(ARGS)
+
+verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
+	$(BIN)/python -m tests.faults --out docs/reliability-results.md $(ARGS)
 
 check: lint fmt-check types imports proto-check ## everything a reviewer's machine can say
 

@@ -21,7 +21,9 @@ class Outcome:
     page: str
 
 
-def conclude(path: Path, *, where: str, gap_allowed: Callable[[str], bool] = lambda channel: False) -> Outcome:
+def conclude(
+    path: Path, *, where: str, gap_allowed: Callable[[str], bool] = lambda channel: False, harmed_edge: str = ""
+) -> Outcome:
     """Judge and measure a history. `gap_allowed`: whether a told gap of this channel is no finding.
 
     Raises:
@@ -29,5 +31,5 @@ def conclude(path: Path, *, where: str, gap_allowed: Callable[[str], bool] = lam
     """
     channels = {event.channel for event in read_history(path) if isinstance(event, Publishing)}
     verdict = judge(read_history(path), gaps_allowed=filter(gap_allowed, channels))
-    figures = measure(read_history(path))
+    figures = measure(read_history(path), harmed_edge=harmed_edge)
     return Outcome(verdict, figures, report(verdict, figures, read_history(path), where=where))

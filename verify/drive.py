@@ -20,7 +20,7 @@ from verify.subscriber import Subscriber
 from verify.target import ApiError, Target, call_api
 
 SETTLE_S = 60.0
-PRESENCE_S = 30.0
+PRESENCE_S = 60.0  # a half-open client is noticed after a ping and its timeout, 33 s, and a grace
 _CONNECTS_AT_ONCE = 50
 _PAGE = 300
 _MARKER = "marker"
@@ -49,8 +49,11 @@ async def drive(
     trouble: Trouble | None = None,
     slow: Sequence[str] = (),
     padding: int = 0,
+    settle_s: float = SETTLE_S,
 ) -> None:
     """Write the history of one run to `path`. `slow` names subscribers that read 1 KiB/s at first.
+
+    `settle_s`: how long clients may take at the end to come as far as they should.
 
     Raises:
         Unreachable: no client got in at the start.
@@ -75,7 +78,7 @@ async def drive(
             if trouble is not None:
                 await trouble(run)
             await asyncio.gather(*working)
-            await _settle(plan, run, subscribers, publishers)
+            await _settle(plan, run, subscribers, publishers, settle_s)
         finally:
             for task in tasks:
                 task.cancel()
@@ -88,7 +91,9 @@ async def drive(
                 raise error
 
 
-async def _settle(plan: Plan, run: Run, subscribers: list[Subscriber], publishers: list[Publisher]) -> None:
+async def _settle(
+    plan: Plan, run: Run, subscribers: list[Subscriber], publishers: list[Publisher], settle_s: float
+) -> None:
     for one in subscribers:
         one.stay = True
     markers = await _markers(plan, run)
@@ -98,7 +103,7 @@ async def _settle(plan: Plan, run: Run, subscribers: list[Subscriber], publisher
         marked = [channel for channel in one.channels if channel in markers]
         return bool(one.given_up) or (one.whole and all(one.reached(channel, *markers[channel]) for channel in marked))
 
-    await _until(lambda: all(map(there, subscribers)), SETTLE_S)
+    await _until(lambda: all(map(there, subscribers)), settle_s)
     async with AsyncExitStack() as exits:
         client = await exits.enter_async_context(httpx.AsyncClient())
         for channel in plan.channels:

@@ -35,12 +35,22 @@ class Publishing(_Event, frozen=True):
 
 
 class Acked(_Event, frozen=True):
-    """It is kept, at this place. `outage`: an attempt before this one failed."""
+    """It is kept, at this place, after so many attempts; the last of them took `took_s`."""
 
     id: str
     channel: str
     offset: int
     epoch: str
+    attempts: int = 1
+    took_s: float = 0.0
+
+
+class Failed(_Event, frozen=True):
+    """An attempt that gave no outcome; it is repeated. `code` of the error reply; 0: no answer at all."""
+
+    id: str
+    code: int
+    took_s: float
 
 
 class Refused(_Event, frozen=True):
@@ -57,12 +67,13 @@ class Unknown(_Event, frozen=True):
 
 
 class Subscribed(_Event, frozen=True):
-    """A subscribe was answered. `since`: asked to recover from there; `offset` and `epoch`: as answered."""
+    """A subscribe was answered, by `edge`. `since`: asked to recover from there; `offset` and `epoch`: as answered."""
 
     client: str
     channel: str
     offset: int
     epoch: str
+    edge: str = ""
     recovered: bool = False
     since: tuple[int, str] | None = None
 
@@ -135,6 +146,7 @@ Event = (
     Started
     | Publishing
     | Acked
+    | Failed
     | Refused
     | Unknown
     | Subscribed

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from verify import events as e
 
+_AFTER_FAULT_S = 5.0
+_LATE_S = 1.0
+
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of them does not exceed; nan of none."""
@@ -19,69 +22,110 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(slots=True)
 class Figures:
-    """Lists of seconds. `base_*`: of publications begun while no fault was on or just over."""
+    """Lists of seconds.
+
+    Delivery counts from the first attempt to publish until a client has it as a push. `base`: begun while no fault was
+    on or just over. `unharmed`: begun during one, acknowledged at the first attempt, to clients of the other edges.
+    """
 
     ack: list[float] = field(default_factory=list)
+    failed: list[float] = field(default_factory=list)  # attempts without an outcome: how long till that was said
     delivery: list[float] = field(default_factory=list)
-    base_delivery: list[float] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
+    unharmed: list[float] = field(default_factory=list)
     back: list[float] = field(default_factory=list)  # from the end of a connection the plan did not end to subscribed
     first_ack_after_heal: list[float] = field(default_factory=list)
     settled_after_heal: list[float] = field(default_factory=list)  # till no delivery is late any more
 
 
-_AFTER_FAULT_S = 5.0
-_LATE_S = 1.0
+class _Meter:
+    def __init__(self, harmed_edge: str) -> None:
+        self.figures = Figures()
+        self._harmed_edge = harmed_edge
+        self._begun: dict[str, float] = {}
+        self._clean: dict[str, bool] = {}  # acknowledged at the first attempt
+        self._unsure: list[tuple[str, float]] = []  # begun under a fault, not known to be clean yet
+        self._gone: dict[tuple[str, str], float] = {}
+        self._channels: dict[str, set[str]] = {}
+        self._edge_of: dict[str, str] = {}
+        self._faults: set[str] = set()
+        self._quiet_from = 0.0
+        self._fault_began = math.inf
+        self._healed_at: float | None = None
+        self._awaits_ack = False
+        self._last_late = 0.0
 
+    def acked(self, event: e.Acked) -> None:
+        self.figures.ack.append(event.at - self._begun.get(event.id, event.at))
+        self._clean[event.id] = event.attempts == 1
+        if self._awaits_ack and self._healed_at is not None:
+            self.figures.first_ack_after_heal.append(event.at - self._healed_at)
+            self._awaits_ack = False
 
-def measure(history: Iterable[e.Event]) -> Figures:
-    """Read the times. Delivery: from the first attempt to publish until a client had it as a push."""
-    figures = Figures()
-    begun: dict[str, float] = {}
-    gone: dict[tuple[str, str], float] = {}
-    channels: dict[str, set[str]] = {}
-    faults_on: set[str] = set()
-    healed_at: float | None = None
-    awaiting_ack = False
-    last_late = 0.0
-    quiet_until = 0.0  # no base before
-    for event in history:
+    def delivered(self, event: e.Delivered) -> None:
+        begun = self._begun.get(event.id, event.at)
+        took = event.at - begun
+        self.figures.delivery.append(took)
+        if took > _LATE_S:
+            self._last_late = event.at
+        if not self._faults and begun >= self._quiet_from and begun < self._fault_began:
+            self.figures.base.append(took)
+        elif self._faults and begun >= self._fault_began and self._edge_of.get(event.client) != self._harmed_edge:
+            self._unsure.append((event.id, took))
+
+    def fault(self, event: e.Fault) -> None:
+        if event.on:
+            self._faults.add(event.name)
+            self._fault_began = event.at
+        else:
+            self._faults.discard(event.name)
+            self._healed_at, self._awaits_ack = event.at, True
+            self._quiet_from, self._fault_began = event.at + _AFTER_FAULT_S, math.inf
+
+    def subscribed(self, event: e.Subscribed) -> None:
+        self._edge_of[event.client] = event.edge
+        self._channels.setdefault(event.client, set()).add(event.channel)
+        left_at = self._gone.pop((event.client, event.channel), None)
+        if left_at is not None:
+            self.figures.back.append(event.at - left_at)
+
+    def offline(self, event: e.Offline) -> None:
+        if event.planned:
+            return
+        for channel in self._channels.get(event.client, ()):
+            self._gone.setdefault((event.client, channel), event.at)
+
+    def end(self) -> Figures:
+        self.figures.unharmed = [took for id_, took in self._unsure if self._clean.get(id_)]
+        if self._healed_at is not None:
+            self.figures.settled_after_heal.append(max(0.0, self._last_late - self._healed_at))
+        return self.figures
+
+    def take(self, event: e.Event) -> None:
         match event:
             case e.Publishing():
-                begun[event.id] = event.at
+                self._begun[event.id] = event.at
             case e.Acked():
-                took = event.at - begun.get(event.id, event.at)
-                figures.ack.append(took)
-                if awaiting_ack and healed_at is not None:
-                    figures.first_ack_after_heal.append(event.at - healed_at)
-                    awaiting_ack = False
+                self.acked(event)
+            case e.Failed():
+                self.figures.failed.append(event.took_s)
             case e.Delivered() if event.live:
-                at = begun.get(event.id, event.at)
-                took = event.at - at
-                figures.delivery.append(took)
-                if not faults_on and at >= quiet_until:
-                    figures.base_delivery.append(took)
-                if took > _LATE_S:
-                    last_late = event.at
+                self.delivered(event)
             case e.Fault():
-                if event.on:
-                    faults_on.add(event.name)
-                else:
-                    faults_on.discard(event.name)
-                    healed_at, awaiting_ack = event.at, True
-                    quiet_until = event.at + _AFTER_FAULT_S
-            case e.Offline():
-                if not event.planned:
-                    for channel in channels.get(event.client, ()):
-                        gone.setdefault((event.client, channel), event.at)
-            case e.Told():
-                gone.setdefault((event.client, event.channel), event.at)
+                self.fault(event)
             case e.Subscribed():
-                channels.setdefault(event.client, set()).add(event.channel)
-                left_at = gone.pop((event.client, event.channel), None)
-                if left_at is not None:
-                    figures.back.append(event.at - left_at)
+                self.subscribed(event)
+            case e.Offline():
+                self.offline(event)
+            case e.Told():
+                self._gone.setdefault((event.client, event.channel), event.at)
             case _:
                 pass
-    if healed_at is not None:
-        figures.settled_after_heal.append(max(0.0, last_late - healed_at))
-    return figures
+
+
+def measure(history: Iterable[e.Event], *, harmed_edge: str = "") -> Figures:
+    """Read the times. `harmed_edge`: address of the edge that a fault was for, if it was for one."""
+    meter = _Meter(harmed_edge)
+    for event in history:
+        meter.take(event)
+    return meter.end()

@@ -53,8 +53,10 @@ class Publisher:
         data = {"id": id_, "pad": self._padding} if self._padding else {"id": id_}
         failures = 0
         while run.now() - begun < GIVE_UP_S:
+            sent = run.now()
             try:
                 socket = await self._connected()
+                sent = run.now()
                 result = await socket.call(
                     _ANSWER_S, publish={"channel": channel, "data": data, "idempotency_key": id_}
                 )
@@ -62,11 +64,24 @@ class Publisher:
                 if error.code != _UNKNOWN:
                     run.note(e.Refused(at=run.now(), id=id_, code=error.code))
                     return None
+                run.note(e.Failed(at=run.now(), id=id_, code=error.code, took_s=run.now() - sent))
             except (Closed, TimeoutError):
+                run.note(e.Failed(at=run.now(), id=id_, code=0, took_s=run.now() - sent))
                 self._drop()
             else:
                 place = (int(result.get("offset", 0)), str(result.get("epoch", "")))
-                run.note(e.Acked(at=run.now(), id=id_, channel=channel, offset=place[0], epoch=place[1]))
+                now = run.now()
+                run.note(
+                    e.Acked(
+                        at=now,
+                        id=id_,
+                        channel=channel,
+                        offset=place[0],
+                        epoch=place[1],
+                        attempts=failures + 1,
+                        took_s=now - sent,
+                    )
+                )
                 return place
             failures += 1
             await run.pause(failures)

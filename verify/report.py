@@ -13,7 +13,8 @@ from verify.measure import Figures, percentile
 _ROWS = (
     ("acknowledged after", "ack"),
     ("delivered after", "delivery"),
-    ("delivered after, no fault on", "base_delivery"),
+    ("delivered after, no fault on", "base"),
+    ("told that the outcome is unknown after", "failed"),
     ("subscribed again after a cut", "back"),
     ("first ack after a fault ended", "first_ack_after_heal"),
     ("last late delivery after a fault ended", "settled_after_heal"),

@@ -52,6 +52,7 @@ class Socket(asyncio.Protocol):
         self._last_id = 0
         self._fragments: list[bytes] = []
         self._over = False
+        self.on_other_reply: OnReply = lambda reply: None  # to a command that `call` did not send
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # asyncio.Protocol
@@ -111,6 +112,7 @@ class Socket(asyncio.Protocol):
     def _reply(self, reply: dict[str, Any]) -> None:
         future, on_reply = self._replies.pop(reply.get("id", 0), (None, None))
         if future is None or future.done():
+            self.on_other_reply(reply)
             return
         if on_reply is not None and "error" not in reply:
             on_reply(reply)

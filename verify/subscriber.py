@@ -41,6 +41,7 @@ class Subscriber:
         self._news = asyncio.Event()  # the connection ended, or a channel must be subscribed again
         self._ended: int | None = None
         self._planned = False
+        self._edge = ""
         self._attempt = run.rng.randrange(1_000)
         self.stay = False  # no more absences: the end is near
         self.given_up = 0  # close code that told it to stay away
@@ -82,10 +83,9 @@ class Subscriber:
         self._news.clear()
         socket: Socket | None = None
         number = self._attempt
+        self._edge = self._run.edge(number)
         try:
-            socket = await open_socket(
-                self._run.edge(self._attempt), self._pushed, lambda code: self._closed(code, number)
-            )
+            socket = await open_socket(self._edge, self._pushed, lambda code: self._closed(code, number))
             result = await socket.call(connect={"token": self._run.target.token(self.name)})
             self.client_id = result.get("client", "")
             self._socket = socket
@@ -126,6 +126,7 @@ class Subscriber:
                 channel=channel,
                 offset=offset,
                 epoch=one.epoch,
+                edge=self._edge,
                 recovered=recovered,
                 since=since,
             )

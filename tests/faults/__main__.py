@@ -1,0 +1,56 @@
+"""`make verify-faults`: every fault with every seed, and the table of what it cost."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from tests.faults.scenario import Result, Scale, run_scenario, say
+from tests.faults.scenarios import SCENARIOS, possible
+from tests.faults.table import table
+from tests.support.faults import enter_namespaces
+
+
+@click.command()
+@click.option("--only", multiple=True, help="Ids of scenarios; may be repeated.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(1, 2, 3), show_default=True)
+@click.option("--scale", type=float, default=0.3, show_default=True, help="Share of 1,000 subscribers.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the table here.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep histories and logs in this folder.")
+def main(only: tuple[str, ...], seeds: tuple[int, ...], scale: float, out: Path | None, keep: Path | None) -> None:
+    """Run the matrix; exit code 1 if anything was not as promised."""
+    chosen = [one for one in SCENARIOS if not only or one.id in only]
+    results: list[Result] = []
+    skipped: list[tuple[str, str]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for scenario in chosen:
+            why = possible(scenario)
+            if why:
+                skipped.append((scenario.id, why))
+                say(f"{scenario.id} left out: {why}")
+                continue
+            for seed in seeds:
+                result = run_scenario(scenario, seed, Scale(scale), folder)
+                results.append(result)
+                verdict = result.outcome.verdict
+                say(
+                    f"{scenario.id} seed {seed}: {'ok' if result.passed else 'FAILED'} in {result.took_s:.0f} s; "
+                    f"{verdict.acked} acked, {verdict.delivered} delivered, {verdict.recoveries} recovered, "
+                    f"{verdict.told} told {dict(verdict.counts) or ''} {'; '.join((*result.broken, *result.remarks))}"
+                )
+                if out is not None:
+                    out.write_text(table(results, skipped, Scale(scale)))
+    page = table(results, skipped, Scale(scale))
+    if out is None:
+        click.echo(page)
+    sys.exit(0 if all(result.passed for result in results) else 1)
+
+
+if __name__ == "__main__":
+    enter_namespaces()
+    main()
