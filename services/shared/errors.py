@@ -145,6 +145,10 @@ class Unavailable(ThalamusError):
     """A dependency did not answer: the outcome is unknown; repeat with the same key."""
 
 
+# What a lost connection looks like to whoever was about to use it: uvloop raises RuntimeError on a closed transport.
+CONNECTION_LOST = (OSError, TimeoutError, RuntimeError)
+
+
 class Busy(ThalamusError):
     """Too much is waiting already; nothing was done."""
 

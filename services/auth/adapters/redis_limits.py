@@ -9,6 +9,8 @@ from collections import OrderedDict
 import redis.asyncio
 from redis import exceptions
 
+from services.shared.errors import CONNECTION_LOST
+
 _TIMEOUT_S = 0.5
 _MAX_LOCAL = 10_000
 
@@ -34,7 +36,7 @@ class RedisLimits:
                 pipeline.ttl(key)
                 count, ttl_s = await pipeline.execute()
                 return int(count or 0), max(0, int(ttl_s))
-        except (exceptions.RedisError, TimeoutError, OSError):
+        except (exceptions.RedisError, *CONNECTION_LOST):
             count, ends = self._local.get(name, (0, 0.0))
             left_s = ends - time.monotonic()
             return (count, int(left_s) + 1) if left_s > 0 else (0, 0)
@@ -46,7 +48,7 @@ class RedisLimits:
                 pipeline.incrby(key, change)
                 pipeline.expire(key, window_s, nx=True)
                 return int((await pipeline.execute())[0])
-        except (exceptions.RedisError, TimeoutError, OSError):
+        except (exceptions.RedisError, *CONNECTION_LOST):
             return self._add_here(name, change, window_s)
 
     def _add_here(self, name: str, change: int, window_s: int) -> int:

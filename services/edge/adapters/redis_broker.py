@@ -21,7 +21,7 @@ from services.edge.adapters.redis_life import LifeWatch
 from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.edge.domain.ports import ChannelListener
-from services.shared.errors import Busy, Unavailable
+from services.shared.errors import CONNECTION_LOST, Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import Call, run
@@ -191,7 +191,7 @@ class RedisBroker:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 await self._client.xtrim(keys.log(channel), maxlen=0, approximate=False)
-        except (exceptions.RedisError, TimeoutError, OSError) as error:
+        except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
 
     # Commands, batched.
@@ -302,7 +302,7 @@ class RedisBroker:
                     if work.publish is not None:
                         pipeline.publish(*work.publish)
                 results = await pipeline.execute(raise_on_error=False)
-        except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
+        except (exceptions.ConnectionError, exceptions.TimeoutError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
         for work, result in zip(publishes, results, strict=True):
             _settle(work.future, result)

@@ -13,7 +13,7 @@ from redis import exceptions
 
 from services.edge.adapters import codec
 from services.edge.adapters.receipts import Receipt, Receipts
-from services.shared.errors import Unavailable
+from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog import life as lives
 from services.shared.hotlog.life import Life
@@ -72,7 +72,7 @@ class LifeWatch:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     await self._step(loop.time())
-            except (Unavailable, exceptions.RedisError, TimeoutError, OSError) as error:
+            except (Unavailable, exceptions.RedisError, *CONNECTION_LOST) as error:
                 logger.debug("Redis does not say which life this is: %r", error)
             self._receipts.turn(loop.time())
             if not self._gate.is_open:

@@ -214,9 +214,15 @@ class Hub:
             self._repairs[view.name] = self._spawn(self._repair_until_whole(view))
 
     async def catch_up(self, view: Channel, timeout_s: float) -> None:
-        """Hand out all that the log holds by now; a client may come from an edge that is ahead of this one."""
+        """Hand out all that the log holds by now; a client may come from an edge that is ahead of this one.
+
+        Raises:
+            Unavailable: the log could not be asked within the time: nobody knows which of the two is right.
+        """
         self._repair(view)
-        await asyncio.wait([self._repairs[view.name]], timeout=timeout_s)
+        _, unfinished = await asyncio.wait([self._repairs[view.name]], timeout=timeout_s)
+        if unfinished:
+            raise Unavailable("the log of the channel can't be compared at the moment")
 
     async def _repair_until_whole(self, view: Channel) -> None:
         """Read what is missing and hand it out, one reader per channel; give up only where the log itself can't."""

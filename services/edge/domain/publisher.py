@@ -23,7 +23,8 @@ class Publisher:
         self._settings = settings
         self.published = 0
         self.refused = 0
-        self.pending = 0
+        self.pending = 0  # wait for their logs
+        self.queued = 0  # wait in the queues of their clients
         self._pending_bytes = 0
 
     async def publish(
@@ -62,6 +63,14 @@ class Publisher:
             self.pending -= 1
             self._pending_bytes -= size
 
+    def has_room(self) -> bool:
+        """Whether one more may wait."""
+        return self.pending + self.queued < self._settings.max_pending_publishes
+
+    def busy(self) -> Busy:
+        """What is answered where there is no room: nothing was done."""
+        return Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+
     def _take(self, size: int) -> None:
         """Room for one more that waits for its log.
 
@@ -73,7 +82,7 @@ class Publisher:
             self.pending and self._pending_bytes + size > settings.max_pending_publish_bytes
         ):
             self.refused += 1
-            raise Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+            raise self.busy()
         self.pending += 1
         self._pending_bytes += size
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import logging
 import math
-from collections import deque
 from typing import Any
 
 from services.edge.domain import commands as c
 from services.edge.domain.channel import Subscription
 from services.edge.domain.claims import ConnectionClaims
+from services.edge.domain.command_queue import CommandQueue
 from services.edge.domain.handlers import handle
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.model import ClientInfo, Publication
@@ -82,7 +82,7 @@ class Session:
         self.expires_at: float | None = None  # Unix seconds
         self.close_at: float = NEVER  # monotonic: the end of the grace after `expires_at`
         self.publish_buckets: dict[str, TokenBucket] | None = None
-        self._queue: deque[c.Command] = deque()
+        self._queue = CommandQueue(node.publisher)
         self._busy = False
         self._ended_here = False  # we sent the first close frame: the client's is only its answer
         self._paused = False
@@ -105,8 +105,8 @@ class Session:
         for command in self.dialect.decode(payload, binary=binary):
             if type(command.request) is c.Pong:  # not held up by a command that takes long
                 self._pong()
-            else:
-                self._queue.append(command)
+            elif not self._queue.add(command):
+                self._refuse(command)
         self._pump()
 
     def websocket_pong(self) -> None:
@@ -133,9 +133,19 @@ class Session:
 
     # Commands.
 
+    def _refuse(self, command: c.Command) -> None:
+        """The edge has too much to do; whoever asks too often is still told so, and ended for it."""
+        try:
+            self._admit(command)
+            raise self.node.publisher.busy()
+        except Disconnect as end:
+            self.disconnect(end.code, end.reason)
+        except ThalamusError as error:
+            self.answer(command.id, self._error(error))
+
     def _pump(self) -> None:
         while self._queue and not self._busy and self.state not in (State.UNUSABLE, State.CLOSED):
-            command = self._queue.popleft()
+            command = self._queue.next()
             try:
                 self._admit(command)
             except Disconnect as end:
@@ -349,7 +359,9 @@ class Session:
                 self.deadline = now + 1.0  # connect is being worked on; its own deadlines end it
                 return
             if now >= self._pong_due:
-                raise Disconnect(CloseCode.NO_PONG)
+                if not self._paused:
+                    raise Disconnect(CloseCode.NO_PONG)
+                self._pong_due = now + self.node.settings.pong_timeout_s  # it may lie behind what we do not read
             if now >= self.close_at:
                 raise Disconnect(CloseCode.EXPIRED)
             self._end_expired_subscriptions()

@@ -8,7 +8,7 @@ import redis.asyncio
 from redis import exceptions
 
 from services.persistence.domain.ports import Beacon
-from services.shared.errors import Unavailable
+from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import keys, life
 from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import BEAT
@@ -38,7 +38,7 @@ class RedisBeacon:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._beat(kept)
-        except (exceptions.RedisError, TimeoutError, OSError) as error:
+        except (exceptions.RedisError, *CONNECTION_LOST) as error:
             self._checked = ""
             raise Unavailable(f"Redis does not answer: {error}") from error
 

@@ -11,7 +11,7 @@ from redis import exceptions
 
 from services.persistence.domain.ports import ChannelState, KnownKey
 from services.persistence.metrics import REDIS_SECONDS
-from services.shared.errors import Unavailable
+from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.hotlog.scripts import Call, refuse, run
@@ -82,7 +82,7 @@ class RedisHotLog:
     async def trim(self, channel: str) -> None:
         try:
             await self._client.delete(keys.log(channel))
-        except (exceptions.RedisError, OSError) as error:
+        except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:

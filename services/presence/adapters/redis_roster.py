@@ -13,7 +13,7 @@ from redis import exceptions
 
 from services.presence.domain.ports import Change, Enter, Lease, Leave
 from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
-from services.shared.errors import Unavailable
+from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, load, refuse, run
 
@@ -85,7 +85,7 @@ class RedisRoster:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     cursor, found = await self._client.hscan(_names(channel)[0], cursor, count=_PAGE)
-            except (exceptions.RedisError, TimeoutError, OSError) as error:
+            except (exceptions.RedisError, *CONNECTION_LOST) as error:
                 raise Unavailable(f"Redis does not answer: {error}") from error
             fresh = {client: entry for client, entry in found.items() if client not in seen}
             seen.update(fresh)
@@ -167,7 +167,7 @@ class RedisRoster:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(await pipeline.execute())
-        except (exceptions.RedisError, TimeoutError, OSError) as error:
+        except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)

@@ -12,7 +12,7 @@ from typing import Any
 import redis.asyncio
 from redis import exceptions
 
-from services.shared.errors import Unavailable
+from services.shared.errors import CONNECTION_LOST, Unavailable
 
 _FOLDER = Path(__file__).parent
 
@@ -74,7 +74,7 @@ async def run(client: redis.asyncio.Redis, calls: Sequence[Call], *, timeout_s: 
                 again = await _pipeline(client, [calls[index] for index in missing])
                 for index, result in zip(missing, again, strict=True):
                     results[index] = result
-    except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
+    except (exceptions.ConnectionError, exceptions.TimeoutError, *CONNECTION_LOST) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
     return results
 

@@ -154,3 +154,75 @@ async def test_a_made_up_position_ends_nobodys_continuity() -> None:
     assert result.get("recovered", False) is False
     assert cluster.bus.log("a").epoch == epoch
     assert not [push for push in alice.pushes if "unsubscribe" in push]
+
+
+async def test_an_edge_that_is_behind_and_cannot_ask_redis_says_so_instead_of_telling_a_gap() -> None:
+    """F08: a client comes from an edge that hears Redis to one that does not."""
+    cluster = Cluster(default=FORCED)
+    (alice, epoch), (bob, _) = [await subscribed(cluster) for _ in range(2)]
+    deaf = bob.session.node
+    assert isinstance(deaf.broker, MemoryBroker)
+    deaf.broker.deaf = True
+    await alice.call(publish={"channel": "a", "data": 1})
+    cluster.bus.down = True
+    carol = await connected(cluster, deaf, "carol")
+    recover = {"channel": "a", "recover": True, "offset": 1, "epoch": epoch}
+    command = await carol.post(subscribe=recover)
+    async with asyncio.timeout(5):
+        while not (replies := [line for line in carol.lines if line.get("id") == command]):
+            await asyncio.sleep(0.05)
+    assert replies[0]["error"]["code"] == 100
+    assert replies[0]["error"]["temporary"]
+    cluster.bus.down = False
+    await asyncio.sleep(1.2)  # the repair tries again
+    result = await carol.call(subscribe=recover)
+    assert result["recovered"] is True
+
+
+async def test_publications_in_the_queues_of_clients_count_too_and_are_forgotten_with_them() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_pending_publishes=3)
+    alice, bob = await subscribers(cluster, node, 2)
+    waiting = asyncio.Event()
+    append = node.broker.append
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        await waiting.wait()
+        return await append(*arguments, **options)
+
+    node.broker.append = slow  # type: ignore[method-assign]
+    ids = [await alice.post(publish={"channel": "a", "data": number}) for number in range(5)]
+    assert [line["id"] for line in alice.lines if line.get("error", {}).get("code") == 111] == ids[3:]
+    assert await bob.error(publish={"channel": "a", "data": "no room"}) == 111
+    assert (node.publisher.pending, node.publisher.queued) == (1, 2)
+    await alice.hang_up()
+    assert node.publisher.queued == 0
+    waiting.set()
+    await settle()
+    assert node.publisher.pending == 0
+    await bob.call(publish={"channel": "a", "data": "room"})
+
+
+async def test_a_client_that_we_do_not_read_is_not_ended_for_a_pong_that_lies_behind() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_pending_commands=2, ping_interval_s=5.0, pong_timeout_s=3.0)
+    (alice,) = await subscribers(cluster, node, 1)
+    waiting = asyncio.Event()
+    append = node.broker.append
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        await waiting.wait()
+        return await append(*arguments, **options)
+
+    node.broker.append = slow  # type: ignore[method-assign]
+    for number in range(5):
+        await alice.post(publish={"channel": "a", "data": number})
+    assert alice.connection.paused
+    await cluster.advance(20.0)
+    assert alice.closed is None
+    waiting.set()
+    await settle()
+    assert not alice.connection.paused
+    await cluster.advance(20.0)
+    assert alice.closed is not None
+    assert alice.closed[0] == 3012

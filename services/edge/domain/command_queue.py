@@ -1,0 +1,43 @@
+"""Commands of one client that wait for those before them; publications among them count for the whole edge."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from services.edge.domain import commands as c
+from services.edge.domain.publisher import Publisher
+
+
+class CommandQueue:
+    """First in, first out."""
+
+    __slots__ = ("_commands", "_publisher")
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._commands: deque[c.Command] = deque()
+        self._publisher = publisher
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def add(self, command: c.Command) -> bool:
+        """Put it at the end; False: a publication, and too many wait on this edge already."""
+        if type(command.request) is c.Publish:
+            if not self._publisher.has_room():
+                self._publisher.refused += 1
+                return False
+            self._publisher.queued += 1
+        self._commands.append(command)
+        return True
+
+    def next(self) -> c.Command:
+        """Take the first."""
+        command = self._commands.popleft()
+        if type(command.request) is c.Publish:
+            self._publisher.queued -= 1
+        return command
+
+    def clear(self) -> None:
+        """Forget all: nobody waits for their replies any more."""
+        while self._commands:
+            self.next()

@@ -1,0 +1,194 @@
+"""Invariants 1 to 4 and 8 of the log on a real Redis and SQLite: many schedules, crashes between any two steps.
+
+And mutants of the code, each of which some schedule must find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from services.persistence.adapters import redis_hotlog, sqlite_store
+from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain.log import Log
+from services.persistence.domain.ports import Written
+from services.shared.hotlog import hotlog, scripts
+from services.shared.hotlog.scripts import Script
+from services.shared.redis import redis_client
+from tests.properties.stored_log import actions, live
+
+_EXAMPLES = 1_000
+_FOR_A_MUTANT = 3_000
+_MEMORY = Path("/dev/shm")
+_SETTINGS: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "print_blob": True,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Crashes are logged, thousands of times."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def play(redis_url: str) -> Iterator[Callable[[Any], None]]:
+    """Runs one schedule; connections and the store's file are shared by all of them."""
+    folder = Path(tempfile.mkdtemp(prefix="thalamus-log-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    with asyncio.Runner() as runner:
+        store = SqliteLogStore(folder / "log.sqlite3")
+        client = redis_client(redis_url)
+
+        yield lambda steps: runner.run(live(client, store, steps))
+
+        runner.run(client.aclose())
+        runner.run(store.close())
+    shutil.rmtree(folder)
+
+
+def test_whatever_crashes_or_goes_back_nothing_acknowledged_is_lost_or_twice(play: Callable[[Any], None]) -> None:
+    @settings(max_examples=_EXAMPLES, **_SETTINGS)
+    @given(actions)
+    def check(steps: Any) -> None:
+        play(steps)
+
+    check()
+
+
+# Mutants.
+
+
+def commit_before_the_store(patch: pytest.MonkeyPatch) -> None:
+    original = Log._store_and_commit
+
+    async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any) -> Any:
+        for channel, results in numbered.items():
+            upto = max(result.offset for _, result in results)
+            await self._hot.commit([(channel, results[0][1].epoch, upto, 8, 3_600)])
+        return await original(self, requests, numbered, outcomes)
+
+    patch.setattr(Log, "_store_and_commit", mutant)
+
+
+def a_conflict_is_overwritten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sqlite_store, "_conflicts", lambda connection, channel, rows: False)
+
+
+def keys_are_not_brought_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sqlite_store, "_recent_keys", lambda connection, channel, within_s: [])
+
+
+def another_life_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
+    original = redis_hotlog.RedisHotLog.__init__
+    patch.setattr(redis_hotlog.RedisHotLog, "__init__", lambda self, client, life=None: original(self, client))
+    patch.setattr(hotlog, "read_call", _with_life(hotlog.read_call))
+
+
+def _with_life(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments, **options: call(*arguments, **{**options, "life": ""})
+
+
+def the_sweep_does_nothing(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: Any, channel: str) -> bool:
+        return False
+
+    patch.setattr(Log, "_finish", nothing)
+    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))
+
+
+def only_its_own_rows_are_stored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))
+
+
+def _only_own_rows(original: Any) -> Any:
+    async def mutant(self: Any, requests: Any, numbered: Any) -> Any:
+        rows, uptos = await original(self, requests, numbered)
+        own = {requests[index].item.publication_id for results in numbered.values() for index, _ in results}
+        return [row for row in rows if row.publication_id in own], uptos
+
+    return mutant
+
+
+def _mutated(script: Script, old: str, new: str) -> Script:
+    text = script.text.decode()
+    assert old in text
+    mutant = text.replace(old, new, 1).encode()
+    path = Path(tempfile.mkdtemp()) / "mutant.lua"
+    path.write_bytes(mutant)
+    made = scripts.load(path)
+    shutil.rmtree(path.parent)
+    return made
+
+
+def an_offset_is_used_again(patch: pytest.MonkeyPatch) -> None:
+    """What was numbered and not stored is numbered again by whoever comes next."""
+    old = "local max_unstored"
+    new = "if stored_class then redis.call('XTRIM', log, 'MAXLEN', stored) top = stored end\nlocal max_unstored"
+    patch.setattr(hotlog, "APPEND", _mutated(scripts.APPEND, old, new))
+
+
+def readers_see_what_is_numbered(patch: pytest.MonkeyPatch) -> None:
+    old = "local top = tonumber(stored and known[3] or known[2])"
+    patch.setattr(hotlog, "READ", _mutated(scripts.READ, old, "local top = tonumber(known[2])"))
+
+
+def advance_keeps_what_was_numbered(patch: pytest.MonkeyPatch) -> None:
+    old = "redis.call('DEL', KEYS[1])\nredis.call('HSET', KEYS[2], 'epoch'"
+    patch.setattr(hotlog, "ADVANCE", _mutated(scripts.ADVANCE, old, "redis.call('HSET', KEYS[2], 'epoch'"))
+
+
+def an_unwritten_batch_is_taken_for_written(patch: pytest.MonkeyPatch) -> None:
+    original = SqliteLogStore.write
+    calls = [0]
+
+    async def mutant(self: Any, rows: Any) -> Any:
+        calls[0] += 1
+        if calls[0] % 5:
+            return await original(self, rows)
+        return {row.channel: Written(row.offset, False) for row in rows}
+
+    patch.setattr(SqliteLogStore, "write", mutant)
+
+
+MUTANTS = [
+    commit_before_the_store,
+    a_conflict_is_overwritten,
+    keys_are_not_brought_back,
+    another_life_is_not_noticed,
+    the_sweep_does_nothing,
+    only_its_own_rows_are_stored,
+    an_offset_is_used_again,
+    readers_see_what_is_numbered,
+    advance_keeps_what_was_numbered,
+    an_unwritten_batch_is_taken_for_written,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.__name__ for mutant in MUTANTS])
+def test_a_mutant_is_found(
+    mutant: Callable[[pytest.MonkeyPatch], None], play: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant(monkeypatch)
+
+    @settings(
+        max_examples=_FOR_A_MUTANT, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False, **_SETTINGS
+    )
+    @given(actions)
+    def check(steps: Any) -> None:
+        play(steps)
+
+    with pytest.raises(Exception):  # noqa: B017, PT011  # an assertion, or the store refusing what must not come
+        check()
