@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,12 @@ class Outcome:
 
 
 def conclude(
-    path: Path, *, where: str, gap_allowed: Callable[[str], bool] = lambda channel: False, harmed_edge: str = ""
+    path: Path,
+    *,
+    where: str,
+    gap_allowed: Callable[[str], bool] = lambda channel: False,
+    gaps_allowed_to: Iterable[str] = (),
+    harmed_edge: str = "",
 ) -> Outcome:
     """Judge and measure a history. `gap_allowed`: whether a told gap of this channel is no finding.
 
@@ -30,6 +35,6 @@ def conclude(
         msgspec.MsgspecError: the file holds something else.
     """
     channels = {event.channel for event in read_history(path) if isinstance(event, Publishing)}
-    verdict = judge(read_history(path), gaps_allowed=filter(gap_allowed, channels))
+    verdict = judge(read_history(path), gaps_allowed=filter(gap_allowed, channels), gaps_allowed_to=gaps_allowed_to)
     figures = measure(read_history(path), harmed_edge=harmed_edge)
     return Outcome(verdict, figures, report(verdict, figures, read_history(path), where=where))

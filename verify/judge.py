@@ -71,12 +71,15 @@ class _Facts:
     publisher_of: dict[str, str] = field(default_factory=dict)
 
 
-def judge(history: Iterable[e.Event], *, gaps_allowed: Iterable[str] = ()) -> Verdict:
-    """The verdict on a history; in `gaps_allowed` channels a told gap is no finding, only counted in `told`.
+def judge(
+    history: Iterable[e.Event], *, gaps_allowed: Iterable[str] = (), gaps_allowed_to: Iterable[str] = ()
+) -> Verdict:
+    """The verdict on a history. In these channels, and to these clients, a told gap is only counted, in `told`.
 
     Acks may be written after deliveries of the same publication: places are compared whenever both are known.
     """
     allowed = frozenset(gaps_allowed)
+    allowed_to = frozenset(gaps_allowed_to)
     verdict, facts = Verdict(), _Facts()
     streams: dict[str, dict[str, _Stream]] = defaultdict(lambda: defaultdict(_Stream))  # client → channel → stream
     started: e.Started | None = None
@@ -94,7 +97,8 @@ def judge(history: Iterable[e.Event], *, gaps_allowed: Iterable[str] = ()) -> Ve
             case e.Refused():
                 facts.refused.add(event.id)
             case e.Subscribed():
-                _subscribed(event, streams[event.client][event.channel], verdict, allowed)
+                gap_allowed = event.channel in allowed or event.client in allowed_to
+                _subscribed(event, streams[event.client][event.channel], verdict, gap_allowed=gap_allowed)
             case e.Told():
                 streams[event.client][event.channel].open = False
             case e.Offline():
@@ -143,7 +147,7 @@ def _acked(event: e.Acked, facts: _Facts, verdict: Verdict) -> None:
     facts.last_of_publisher[publisher] = (event.epoch, event.offset)
 
 
-def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, allowed: frozenset[str]) -> None:
+def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, *, gap_allowed: bool) -> None:
     who = f"{event.client} in {event.channel}"
     if event.recovered:
         verdict.recoveries += 1
@@ -154,7 +158,7 @@ def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, allowed:
     else:
         if stream.epoch:
             verdict.told += 1
-            if event.channel not in allowed:
+            if not gap_allowed:
                 verdict.find(GAP, f"{who}: had {stream.offset}:{stream.epoch}, begins at {event.offset}:{event.epoch}")
         stream.offset = event.offset
         if stream.epoch != event.epoch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import socket
 import struct
 import urllib.parse
@@ -52,6 +52,7 @@ class Socket(asyncio.Protocol):
         self._last_id = 0
         self._fragments: list[bytes] = []
         self._over = False
+        self._sipping: asyncio.Task[None] | None = None
         self.on_other_reply: OnReply = lambda reply: None  # to a command that `call` did not send
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -186,22 +187,30 @@ class Socket(asyncio.Protocol):
         self._end(1006)
 
     def read_slowly(self, bytes_per_s: int) -> None:
-        """Take so little from the socket that the server has to queue: its buffer is made small, too."""
-        if self._transport is not None:
-            raw = self._transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            with contextlib.suppress(AttributeError):  # uvloop reads what there is, which is little
-                self._transport.max_size = bytes_per_s  # type: ignore[attr-defined]
-            asyncio.get_running_loop().create_task(self._sip())
-
-    async def _sip(self) -> None:
-        while not self._over and self._transport is not None:
+        """Take so little from the socket that the server has to queue; the buffer of this end is made small, too."""
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
-            await asyncio.sleep(1.0)
-            if self._transport.is_closing():
-                return
-            self._transport.resume_reading()
-            await asyncio.sleep(0)
+            raw = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            raw.setblocking(False)
+            self._sipping = asyncio.get_running_loop().create_task(self._sip(raw, bytes_per_s))
+
+    async def _sip(self, raw: socket.socket, bytes_per_s: int) -> None:
+        """Until the server has had enough: a reset, or the end of what it sent."""
+        with raw:
+            while not self._over:
+                await asyncio.sleep(1.0)
+                try:
+                    data = raw.recv(bytes_per_s)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""
+                if not data:
+                    self.reset()
+                    self._end(1006)
+                    return
+                self.data_received(data)
 
     def _end(self, code: int) -> None:
         if self._over:

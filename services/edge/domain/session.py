@@ -366,7 +366,10 @@ class Session:
                 raise Disconnect(CloseCode.EXPIRED)
             self._end_expired_subscriptions()
             if now >= self._ping_at:
-                self._ping(now)
+                if self._pong_due == NEVER:
+                    self._ping(now)
+                else:  # one ping, one pong
+                    self._ping_at = now + self.node.settings.ping_interval_s
         except Disconnect as end:
             self.disconnect(end.code, end.reason)
             return

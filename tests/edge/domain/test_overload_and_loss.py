@@ -220,6 +220,7 @@ async def test_a_client_that_we_do_not_read_is_not_ended_for_a_pong_that_lies_be
     assert alice.connection.paused
     await cluster.advance(20.0)
     assert alice.closed is None
+    assert [line for line in alice.lines if line == {}] == [{}]  # one ping: the pong to it may be all there is
     waiting.set()
     await settle()
     assert not alice.connection.paused

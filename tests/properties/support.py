@@ -1,0 +1,530 @@
+"""Edges in memory whose every interleaving comes from the test: lags in loop ticks, a clock nobody waits for.
+
+`Edge` puts lags before and behind what its ports do, and a wire between pub/sub and its hub that can be stopped;
+`Follower` is one client over all its connections, and judges what it gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import json
+import logging
+import selectors
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.edge.domain.channel import Channel
+from services.edge.domain.model import ClientInfo, Publication
+from services.edge.domain.node import Node
+from services.shared.namespaces import Mode
+from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, replace_namespace
+from tests.support.memory import MemoryBroker
+
+CHANNEL = "a"
+NAMESPACE = replace_namespace(OPEN, recovery=Mode.ALLOW, positioning=Mode.ALLOW, history=SIGNED_IN)
+_FORCED = {"force_recovery": {"value": True}, "force_positioning": {"value": True}}
+_QUIET_S = 10.0  # longer than every pause of the code
+
+
+class _NoWait(selectors.DefaultSelector):
+    """Instead of waiting, time goes on."""
+
+    passed = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise AssertionError("everything waits for something that nobody does")
+        self.passed += max(0.0, timeout)
+        return super().select(0)
+
+
+class ManualLoop(asyncio.SelectorEventLoop):
+    """A loop whose sleeps and timeouts are over as soon as nothing else is left to run."""
+
+    def __init__(self) -> None:
+        self._no_wait = _NoWait()
+        super().__init__(self._no_wait)
+
+    def time(self) -> float:
+        return self._no_wait.passed
+
+    def skip(self, seconds: float) -> None:
+        """So much time is gone."""
+        self._no_wait.passed += seconds
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self.texts.append(f"{record.getMessage()}: {error!r}")
+
+
+@contextmanager
+def errors_logged() -> Iterator[list[str]]:
+    """What edges log as errors goes here; the rest goes nowhere."""
+    logger, handler = logging.getLogger("services.edge"), _Errors()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    try:
+        yield handler.texts
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+async def ticks(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Wire:
+    """Pub/sub as it comes to one hub: at once, or stopped and let go in any order, some twice, some never."""
+
+    def __init__(self, hub: Any) -> None:
+        self.hub = hub
+        self.stopped = False
+        self.heard: dict[Channel, int] = {}  # the highest offset that each view was told of
+        self._held: list[Callable[[], None]] = []
+
+    def publication(self, channel: str, epoch: str, publication: Publication) -> None:
+        def deliver() -> None:
+            self.hub.publication(channel, epoch, copy.copy(publication))
+            view = self.hub.channels.get(channel)
+            if view is not None and view.log.epoch == epoch:
+                self.heard[view] = max(self.heard.get(view, 0), publication.offset)
+
+        self._pass(deliver)
+
+    def was_reset(self, channel: str, epoch: str) -> None:
+        self._pass(lambda: self.hub.was_reset(channel, epoch))
+
+    def joined(self, channel: str, info: ClientInfo) -> None:
+        self.hub.joined(channel, info)
+
+    def left(self, channel: str, info: ClientInfo) -> None:
+        self.hub.left(channel, info)
+
+    def reconnected(self) -> None:
+        self.hub.reconnected()
+
+    def let_go(self, picks: Sequence[int], *, lose: bool) -> None:
+        """First those picked, then all, unless the rest is lost."""
+        held, self._held, self.stopped = self._held, [], False
+        for pick in picks:
+            if held:
+                held[pick % len(held)]()
+        for deliver in [] if lose else held:
+            deliver()
+
+    def _pass(self, deliver: Callable[[], None]) -> None:
+        if self.stopped:
+            self._held.append(deliver)
+        else:
+            deliver()
+
+
+class Edge:
+    """One edge, its wire, and lags around what its broker and presence do."""
+
+    def __init__(self, cluster: Cluster, lags: Iterator[int], options: dict[str, Any]) -> None:
+        self.node: Node = cluster.edge(commands_per_s=0, ping_interval_s=0, **options)
+        broker = self.node.broker
+        assert isinstance(broker, MemoryBroker)
+        self.broker = broker
+        self.wire = Wire(self.node.hub)
+        self.broker.listener = self.wire
+        for name in ("top", "tops", "stored_top", "read", "reset"):
+            self._lag(name, lags, before=True)
+        for name in ("subscribe", "unsubscribe"):  # one connection: what was asked first happens first
+            self._lag(name, lags, before=False)
+
+    def _lag(self, name: str, lags: Iterator[int], *, before: bool) -> None:
+        call = getattr(self.broker, name)
+
+        async def late(*arguments: Any, **options: Any) -> Any:
+            if before:
+                await ticks(next(lags))
+            found = await call(*arguments, **options)
+            await ticks(next(lags))
+            self.broker.bus.check()  # the answer may be lost, too
+            return found
+
+        setattr(self.broker, name, late)
+
+
+@dataclass
+class Follower:
+    """One client over all its connections: where it is, and that what it got is the log, once and in order.
+
+    A `plain` one has no position: it gets what comes, never twice and never backwards.
+    """
+
+    truth: dict[str, list[int]]
+    plain: bool = False
+    offset: int = 0
+    epoch: str = ""
+    asked: tuple[int, str] | None = None  # what the subscribe under way wants to recover from
+    asking: bool = False
+    subscribed: bool = False
+    known: bool = False  # it has a position
+    last: int = 0
+    seen: dict[str, int] = field(default_factory=dict)  # for the test: what happened, how often
+
+    def read(self, frames: Sequence[bytes]) -> None:
+        """What the edge sent, in order."""
+        for frame in frames:
+            for line in frame.split(b"\n"):
+                self._line(json.loads(line))
+
+    def _line(self, line: dict[str, Any]) -> None:
+        if "connect" in line:
+            for result in line["connect"].get("subs", {}).values():
+                self._began(result)
+        elif "subscribe" in line:
+            self._began(line["subscribe"])
+        elif "unsubscribe" in line:
+            self.subscribed = False
+        elif "error" in line:
+            self._refused(line["error"]["code"])
+        elif "pub" in line.get("push", {}):
+            assert self.subscribed, "a publication outside of a subscription"
+            self._take(line["push"]["pub"])
+        elif "unsubscribe" in line.get("push", {}):
+            assert line["push"]["unsubscribe"]["code"] == 2500
+            assert self.subscribed, "told of the end of what had not begun"
+            self.subscribed = False
+            self._count("2500")
+
+    def ended(self, code: int | None) -> None:
+        """The connection is over."""
+        self.subscribed = self.asking = False
+        self.asked = None
+        self.last = 0  # another edge may be behind
+        if code is not None:
+            assert code == 3010, code
+            self._count("3010")
+
+    def lost_position(self) -> None:
+        self.known, self.offset, self.epoch = False, 0, ""
+
+    def _began(self, result: dict[str, Any]) -> None:
+        assert not self.subscribed, "subscribed twice"
+        asked, self.asked, self.asking, self.subscribed = self.asked, None, False, True
+        if self.plain:
+            return
+        missed = result.get("publications", [])
+        if result.get("recovered"):
+            assert asked is not None, "recovered without having asked"
+            assert asked[1] in ("", result["epoch"]), "recovered across an epoch change"
+            assert result.get("offset", 0) == asked[0]
+            self._count("recovered with publications" if missed else "recovered")
+        else:
+            assert not missed, "a part of what was missed"
+            if asked is not None:
+                self._count("not recovered, another epoch" if asked[1] != result["epoch"] else "not recovered")
+        self.known, self.offset, self.epoch = True, result.get("offset", 0), result["epoch"]
+        assert self.offset <= len(self.truth[self.epoch]), "a position beyond the log"
+        for publication in missed:
+            self._take(publication)
+
+    def _refused(self, code: int) -> None:
+        assert code in (100, 112), code
+        if code == 112:
+            assert self.asked is not None
+            self.lost_position()
+        self.asked, self.asking = None, False
+        self._count(f"error {code}")
+
+    def _take(self, publication: dict[str, Any]) -> None:
+        number = publication["data"]
+        if self.plain:
+            assert number > self.last, f"{number} behind {self.last}"
+            self.last = number
+            return
+        assert publication["offset"] == self.offset + 1, f"{publication['offset']} behind {self.offset}"
+        self.offset += 1
+        assert self.truth[self.epoch][self.offset - 1] == number, "not what the log has at this offset"
+
+    def _count(self, what: str) -> None:
+        self.seen[what] = self.seen.get(what, 0) + 1
+
+
+class Life:
+    """Two edges, one channel, some clients: random steps, and what must hold of them at the end."""
+
+    def __init__(self, kinds: Sequence[str], options: dict[str, Any], lags: Sequence[int]) -> None:
+        self.kinds = kinds
+        edge_options = dict(options)
+        namespace = replace_namespace(NAMESPACE, history_size=edge_options.pop("history_size"))
+        self.history_size: int = namespace.history_size
+        self.recovery_limit: int = options["recovery_limit"]
+        self.cluster = Cluster(default=namespace)
+        self.bus = self.cluster.bus
+        turns = itertools.cycle(lags)
+        self.edges = [Edge(self.cluster, turns, edge_options) for _ in range(2)]
+        enter = self.cluster.presence.enter
+
+        async def late(*arguments: Any, **others: Any) -> bool:
+            await ticks(next(turns))
+            return await enter(*arguments, **others)
+
+        self.cluster.presence.enter = late  # type: ignore[method-assign]
+        self.truth: dict[str, list[int]] = {self.bus.log(CHANNEL).epoch: []}
+        self.seen: dict[str, int] = {}
+        self.followers = [Follower(self.truth, plain=kind == "plain", seen=self.seen) for kind in self.kinds]
+        self.connections: list[Client | None] = [None for _ in self.kinds]
+        self._read = [0 for _ in self.kinds]  # frames that each has read of its connection
+        self._clients = itertools.count(1)
+        self._commands = itertools.count(10)
+        self._numbers = itertools.count(1)
+
+    # Steps.
+
+    async def publish(self, count: int) -> None:
+        for _ in range(0 if self.bus.down else count):
+            self._append()
+
+    async def miss(self, edge: int, lost: int, then: int, pause: int) -> None:
+        """Some are lost on the way to one edge, and others come behind them."""
+        broker = self.edges[edge].broker
+        was_deaf, broker.deaf = broker.deaf, True
+        await self.publish(lost)
+        broker.deaf = was_deaf
+        await ticks(pause)
+        await self.publish(then)
+
+    async def shuffle(self, edge: int, count: int, picks: Sequence[int], lose: bool) -> None:
+        """Some come to one edge in another order."""
+        self.edges[edge].wire.stopped = True
+        await self.publish(count)
+        self.edges[edge].wire.let_go(picks, lose=lose)
+
+    async def all_come(self, from_start: bool) -> None:
+        for client in range(len(self.kinds)):
+            await self.come(client, client % 2, from_start)
+        await ticks(30)
+
+    async def deafen(self, edge: int) -> None:
+        self.edges[edge].broker.deaf = True
+
+    async def hear(self, edge: int, reconnected: bool) -> None:
+        self.edges[edge].broker.deaf = False
+        if reconnected:
+            self.edges[edge].wire.reconnected()
+
+    async def stop(self, edge: int) -> None:
+        self.edges[edge].wire.stopped = True
+
+    async def let_go(self, edge: int, picks: Sequence[int], lose: bool) -> None:
+        self.edges[edge].wire.let_go(picks, lose=lose)
+
+    async def echo(self, edge: int, epoch: int, offset: int) -> None:
+        """Something of this or a former epoch is announced again."""
+        epochs = list(self.truth)
+        name = epochs[-1 - epoch % min(2, len(epochs))]
+        if self.truth[name]:
+            at = len(self.truth[name]) - offset % len(self.truth[name])
+            again = Publication(data=str(self.truth[name][at - 1]).encode(), offset=at)
+            self.edges[edge].wire.publication(CHANNEL, name, again)
+
+    async def come(self, client: int, edge: int, from_start: bool) -> None:
+        """Subscribe, on the connection there is or on a new one; recover if there is a position."""
+        follower = self.followers[client]
+        self._read_on(client)
+        if follower.subscribed or follower.asking:
+            return
+        request: dict[str, Any] = {"recoverable": not follower.plain, "positioned": not follower.plain}
+        if not follower.plain and (follower.known or from_start):
+            follower.asked = (follower.offset, follower.epoch)
+            request |= {"recover": True, "offset": follower.offset, "epoch": follower.epoch}
+        if self.kinds[client] == "rejecting":
+            request["flag"] = 2
+        follower.asking = True
+        if self.kinds[client] == "server":
+            assert self.connections[client] is None
+            self._connect(client, edge, {CHANNEL: request})
+            return
+        if self.connections[client] is None:
+            self._connect(client, edge, {})
+        self._say(client, subscribe={"channel": CHANNEL, **request})
+
+    async def go(self, client: int, unread: int) -> None:
+        """The connection breaks; the last so many frames never reached the client, though they must have been right."""
+        connection, follower = self.connections[client], self.followers[client]
+        if connection is None:
+            return
+        self._read_on(client, unread)
+        if self.connections[client] is None:
+            return  # the edge had ended it
+        copy.copy(follower).read(connection.connection.frames[self._read[client] :])
+        follower.ended(None)
+        self.connections[client] = None
+        connection.session.closed(clean=False)
+
+    async def unsubscribe(self, client: int) -> None:
+        self._read_on(client)
+        if self.followers[client].subscribed and self.kinds[client] != "server":
+            self._say(client, unsubscribe={"channel": CHANNEL})
+
+    async def trim(self, keep: int, forget: bool) -> None:
+        log = self.bus.log(CHANNEL)
+        log.entries = log.entries[len(log.entries) - min(keep, len(log.entries)) :]
+        if forget:
+            for edge in self.edges:
+                view = edge.node.hub.channels.get(CHANNEL)
+                if view is not None and view.log is not None:
+                    view.log.forget()
+
+    async def down(self) -> None:
+        self.bus.down = True
+
+    async def up(self) -> None:
+        self.bus.down = False
+
+    async def reset(self) -> None:
+        self.bus.reset(CHANNEL, self.bus.log(CHANNEL).epoch)
+        self.truth[self.bus.log(CHANNEL).epoch] = []
+
+    async def tick(self, edge: int) -> None:
+        self.edges[edge].node.hub.check_tops()
+
+    async def wait(self, tenths: int) -> None:
+        """Time goes on, while whatever runs at once goes on, too."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ManualLoop)
+        loop.skip(tenths / 10)
+        self.cluster.clock.now += tenths / 10
+        self.cluster.clock.unix += tenths / 10
+        for edge in self.edges:
+            edge.node.wheel.advance(self.cluster.clock.now)
+            edge.node.hub.close_unused(self.cluster.clock.now)
+
+    # The end.
+
+    async def finish(self, settle_first: bool, edge: int) -> None:
+        """All parts work again: whoever is subscribed is at the top, whoever is not comes back; and it goes on."""
+        self.bus.down = False
+        for one in self.edges:
+            one.broker.deaf = False
+            one.wire.let_go((), lose=False)
+        if settle_first:
+            await self._quiet()
+            self._gaps_are_repaired()
+        for one in self.edges:
+            one.wire.reconnected()
+        await self._quiet()
+        self._gaps_are_repaired()
+        self._views_are_at_the_top()
+        for _ in range(2):  # a channel that was active is compared by the next
+            for one in self.edges:
+                one.node.hub.check_tops()
+            await self._quiet()
+        self._all_are_at_the_top()
+        for _ in range(3):  # 112 asks for one more
+            for client in range(len(self.kinds)):
+                gap = self._gap(client)
+                before = self.seen.get("not recovered", 0) + self.seen.get("error 112", 0)
+                await self.come(client, edge, from_start=False)
+                await self._quiet()
+                self._read_on(client)
+                after = self.seen.get("not recovered", 0) + self.seen.get("error 112", 0)
+                assert gap is None or gap > self._kept() or before == after, "recovery was possible"
+        assert all(follower.subscribed for follower in self.followers), "somebody can't come back"
+        self._append()
+        self._append()
+        await self._quiet()
+        self._all_are_at_the_top()
+        newest = self.truth[self.bus.log(CHANNEL).epoch][-1]
+        assert all(follower.last == newest for follower in self.followers if follower.plain), "a deaf subscriber"
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert not left, f"never ends: {left}"
+
+    def _kept(self) -> int:
+        return min(len(self.bus.log(CHANNEL).entries), self.recovery_limit)
+
+    def _gap(self, client: int) -> int | None:
+        """How much a client without a subscription has missed of this epoch."""
+        self._read_on(client)
+        follower, log = self.followers[client], self.bus.log(CHANNEL)
+        if follower.subscribed or not follower.known or follower.epoch != log.epoch:
+            return None
+        return log.top - follower.offset
+
+    def _gaps_are_repaired(self) -> None:
+        for edge in self.edges:
+            view = edge.node.hub.channels.get(CHANNEL)
+            if view is not None and view.log is not None:
+                assert view.log.delivered >= edge.wire.heard.get(view, 0), "a gap was heard of, and is left"
+
+    def _views_are_at_the_top(self) -> None:
+        log = self.bus.log(CHANNEL)
+        for edge in self.edges:
+            view = edge.node.hub.channels.get(CHANNEL)
+            if view is not None and view.log is not None:
+                if view.log.position != (log.top, log.epoch):
+                    self._count("behind, although pub/sub was made anew")
+
+    def _all_are_at_the_top(self) -> None:
+        log = self.bus.log(CHANNEL)
+        for client, follower in enumerate(self.followers):
+            self._read_on(client)
+            assert not follower.asking, "no answer"
+            if follower.subscribed and not follower.plain:
+                assert (follower.offset, follower.epoch) == (log.top, log.epoch), "behind, and not told"
+
+    # Means.
+
+    def _count(self, what: str) -> None:
+        self.seen[what] = self.seen.get(what, 0) + 1
+
+    def _append(self) -> None:
+        number = next(self._numbers)
+        publication = Publication(data=str(number).encode())
+        epoch = self.bus.log(CHANNEL).epoch
+        self.truth[epoch].append(number)
+        self.bus.append(CHANNEL, publication, "", str(number), self.history_size)
+
+    def _connect(self, client: int, edge: int, subs: dict[str, Any]) -> None:
+        user = f"user{client}"
+        made = self.connections[client] = Client(
+            self.cluster, self.edges[edge].node, client_id=f"client{next(self._clients)}"
+        )
+        self._read[client] = 0
+        claims: dict[str, Any] = {"subs": {CHANNEL: {"override": _FORCED}}} if subs else {}
+        token = self.cluster.token(user, ttl_s=None, **claims)
+        made.session.message(json.dumps({"id": 1, "connect": {"token": token, "subs": subs}}).encode(), binary=False)
+
+    def _say(self, client: int, **request: Any) -> None:
+        connection = self.connections[client]
+        assert connection is not None
+        connection.session.message(json.dumps({"id": next(self._commands), **request}).encode(), binary=False)
+
+    def _read_on(self, client: int, unread: int = 0) -> None:
+        """What has come since the last time, but for the last so many."""
+        connection, follower = self.connections[client], self.followers[client]
+        if connection is None:
+            return
+        frames = connection.connection.frames
+        upto = max(self._read[client], len(frames) - unread)
+        follower.read(frames[self._read[client] : upto])
+        self._read[client] = upto
+        if connection.closed is not None or connection.connection.dropped_after is not None:
+            follower.read(frames[upto:])
+            follower.ended(connection.closed[0] if connection.closed else None)
+            self.connections[client] = None
+            connection.session.closed(clean=False)
+
+    async def _quiet(self) -> None:
+        """Until nothing is left to do, however long it waits."""
+        await asyncio.sleep(_QUIET_S)
