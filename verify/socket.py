@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
 import urllib.parse
@@ -197,9 +198,15 @@ class Socket(asyncio.Protocol):
 
     async def _sip(self, raw: socket.socket, bytes_per_s: int) -> None:
         """Until the server has had enough: a reset, or the end of what it sent."""
+        ended = select.poll()
+        ended.register(raw, select.POLLHUP | select.POLLERR)
         with raw:
             while not self._over:
                 await asyncio.sleep(1.0)
+                if ended.poll(0):  # whatever still lies in the buffers
+                    self.reset()
+                    self._end(1006)
+                    return
                 try:
                     data = raw.recv(bytes_per_s)
                 except BlockingIOError:

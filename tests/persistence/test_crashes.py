@@ -23,7 +23,7 @@ from services.persistence.domain.ports import HotLog, LogStore, Row, Written
 from services.persistence.metrics import BATCHES, COMMITS, STORED
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
-from services.shared.hotlog.hotlog import Item
+from services.shared.hotlog.hotlog import Batch, Item
 from services.shared.hotlog.scripts import run
 
 CHANNEL = "chat:crash"
@@ -314,3 +314,74 @@ async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
         assert found[offset] == text
     for replica in replicas:
         await replica.close()
+
+
+@pytest.mark.parametrize("crash", ["before", "after"])
+async def test_history_that_is_removed_takes_nothing_that_is_not_stored_yet(
+    crash: str, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    crashing = CrashingStore(store)
+    replica = Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    await replica.append("one")
+    crashing.crash = crash
+    with pytest.raises(Unavailable):
+        await replica.append("two", key="k")
+    crashing.crash = ""
+    await replica.log.remove_history(CHANNEL)
+    third = await replica.append("three")
+    assert third.offset == 3
+    assert (await replica.append("two again", key="k")).offset == 2
+    assert await readable(redis_conn) == await stored(store) == [(2, "two"), (3, "three")]
+    await replica.close()
+
+
+async def test_history_removed_between_two_replicas_loses_no_ack(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    """A has numbered and not stored, B numbers behind it, and the history is removed before B looks for A's entry."""
+    crashing = CrashingStore(store)
+    first, second = Replica(redis_conn, crashing), Replica(redis_conn, store)  # type: ignore[arg-type]
+    await second.append("one")
+    crashing.crash = "before"
+    with pytest.raises(Unavailable):
+        await first.append("two")
+    removing = first.log.remove_history(CHANNEL)
+    _, position = await asyncio.gather(removing, second.append("three"))
+    assert position.offset == 3
+    found = dict(await stored(store))
+    assert (found[2], found[3]) == ("two", "three")
+    assert (await second.append("four")).offset == 4
+    for one in (first, second):
+        await one.close()
+
+
+async def test_a_log_that_somebody_deleted_goes_on_above_what_the_store_has(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    crashing = CrashingStore(store)
+    replica = Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    await replica.append("one")
+    crashing.crash = "before"
+    with pytest.raises(Unavailable):
+        await replica.append("numbered only")
+    crashing.crash = ""
+    await redis_conn.delete(keys.log(CHANNEL))
+    assert (await replica.append("two", key="k")).offset == 2
+    assert (await replica.append("three")).offset == 3
+    assert await stored(store) == [(1, "one"), (2, "two"), (3, "three")]
+    await replica.close()
+
+
+async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_one(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    hot = RedisHotLog(redis_conn, lambda: "life1")
+    await store.open(CHANNEL)
+    log = Log(hot, store, max_unstored=10, max_waiting=10, max_batch=10)
+    await log.open(CHANNEL)
+    epoch = (await store.open(CHANNEL)).epoch
+    item = Item(os.urandom(16), b"x", "u", "k")
+    ((numbered,),) = await hot.append([Batch(CHANNEL, True, 10, 60, [item])], 10)  # type: ignore[misc]
+    assert numbered.status == "NEW"
+    await redis_conn.hset(keys.meta(CHANNEL), "life", "life2")  # compared with the store again meanwhile
+    assert await hot.commit([(CHANNEL, epoch, 1, 10, 60)], "life1") == [-1]

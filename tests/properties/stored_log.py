@@ -36,6 +36,8 @@ class Steps:
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._port, name)
+        if name == "life":
+            return call
 
         async def step(*arguments: Any, **options: Any) -> Any:
             before, after = self._death.next()

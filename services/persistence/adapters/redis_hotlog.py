@@ -11,8 +11,8 @@ from redis import exceptions
 
 from services.persistence.domain.ports import ChannelState, KnownKey
 from services.persistence.metrics import REDIS_SECONDS
-from services.shared.errors import CONNECTION_LOST, Unavailable
-from services.shared.hotlog import hotlog, keys
+from services.shared.errors import Unavailable
+from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.hotlog.scripts import Call, refuse, run
 
@@ -34,6 +34,9 @@ class RedisHotLog:
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
+    def life(self) -> str:
+        return self._life()
+
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
         life = self._life()
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
@@ -48,10 +51,10 @@ class RedisHotLog:
                 outcomes.append(error)
         return outcomes
 
-    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]]) -> list[int | Exception]:
+    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]], life: str) -> list[int | Exception]:
         if not channels:
             return []
-        results = await self._run("commit", [hotlog.commit_call(*channel) for channel in channels])
+        results = await self._run("commit", [hotlog.commit_call(*channel, life) for channel in channels])
         return [
             Unavailable(f"Redis refused: {result}") if isinstance(result, exceptions.RedisError) else int(result)  # type: ignore[call-overload]
             for result in results
@@ -80,10 +83,7 @@ class RedisHotLog:
         return None if found is None else ChannelState(found[1], found[0])
 
     async def trim(self, channel: str) -> None:
-        try:
-            await self._client.delete(keys.log(channel))
-        except (exceptions.RedisError, *CONNECTION_LOST) as error:
-            raise Unavailable(f"Redis does not answer: {error}") from error
+        refuse((await self._run("trim", [hotlog.trim_call(channel)]))[0])
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
         found = refuse((await self._run("settled", [hotlog.settled_call(age_s, limit)]))[0])

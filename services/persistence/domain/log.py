@@ -133,13 +133,18 @@ class Log:
         (found,) = await self._hot.unstored([channel], _UNSTORED_LIMIT)
         if found is None or not found.entries:
             return False
+        if [offset for offset, *_ in found.entries] != list(
+            range(found.stored + 1, found.stored + 1 + len(found.entries))
+        ):
+            await self._resolve(channel, [])
+            return True
         rows = [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in found.entries]
         written = (await self._store.write(rows))[channel]
         if written.conflict:
             await self._resolve(channel, [])
             return True
         size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
-        (readable,) = await self._hot.commit([(channel, found.epoch, written.top, size, ttl_s)])
+        (readable,) = await self._hot.commit([(channel, found.epoch, written.top, size, ttl_s)], found.life)
         if isinstance(readable, Exception):
             raise readable
         return True
@@ -187,6 +192,7 @@ class Log:
         ]
         again: list[int] = []
         unverified: list[str] = []
+        life = self._hot.life()
         numbered: dict[str, list[tuple[int, Appended]]] = {}
         for batch, appended in zip(batches, await self._hot.append(batches, self._max_unstored), strict=True):
             group = groups[batch.channel]
@@ -204,7 +210,7 @@ class Log:
                     outcomes[index] = Busy("too much of the channel is not stored yet")
                 else:
                     numbered.setdefault(batch.channel, []).append((index, result))
-        again += await self._store_and_commit(requests, numbered, outcomes)
+        again += await self._store_and_commit(requests, numbered, outcomes, life)
         await self._verify_all(unverified)
         return again
 
@@ -214,7 +220,11 @@ class Log:
         self._limits[batch.channel] = (batch.history_size, batch.history_ttl_s)
 
     async def _store_and_commit(
-        self, requests: list[Request], numbered: dict[str, list[tuple[int, Appended]]], outcomes: list[Outcome]
+        self,
+        requests: list[Request],
+        numbered: dict[str, list[tuple[int, Appended]]],
+        outcomes: list[Outcome],
+        life: str,
     ) -> list[int]:
         rows, uptos = await self._rows(requests, numbered)
         written = await self._store.write(rows) if rows else {}
@@ -231,8 +241,11 @@ class Log:
                 continue
             commits.append((channel, epoch, uptos[channel], *self._limits.get(channel, _DEFAULT_LIMITS)))
         STORED.inc(len(rows))
-        for commit, readable in zip(commits, await self._hot.commit(commits), strict=True):
+        changed: list[str] = []
+        for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
             channel = commit[0]
+            if not isinstance(readable, Exception) and readable < commit[2]:
+                changed.append(channel)
             for index, result_ in numbered[channel]:
                 if isinstance(readable, Exception):
                     outcomes[index] = Unavailable(str(readable))
@@ -240,6 +253,8 @@ class Log:
                     outcomes[index] = Position(result_.offset, result_.epoch, result_.status == "KNOWN")
                 else:
                     outcomes[index] = Unavailable("the channel changed meanwhile")
+        for channel in changed:
+            await self._resolve(channel, [])
         return again
 
     async def _rows(
@@ -289,10 +304,11 @@ class Log:
         (found,) = await self._hot.unstored([channel], _UNSTORED_LIMIT)
         rows = _rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
         whole = found is not None and len(rows) == state.top - found.stored
-        if whole and rows and not (await self._store.write(rows))[channel].conflict:
+        if found is not None and whole and rows and not (await self._store.write(rows))[channel].conflict:
             size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
-            await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)])
-            return
+            (readable,) = await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)], found.life)
+            if not isinstance(readable, Exception) and readable >= state.top:
+                return
         await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])
 
     async def _resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> None:

@@ -83,11 +83,17 @@ class LogStore(Protocol):
 class HotLog(Protocol):
     """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
 
+    def life(self) -> str:
+        """Names the present life of Redis; what was verified in another one is not."""
+
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
         """Mark the channels dirty, then number the items; one outcome per batch."""
 
-    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]]) -> list[int | Exception]:
-        """(channel, epoch, upto, history_size, history_ttl_s) → what is readable now; -1: another epoch."""
+    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]], life: str) -> list[int | Exception]:
+        """(channel, epoch, upto, history_size, history_ttl_s) → what is readable now.
+
+        -1: another epoch or life than that in which it was numbered, or an entry is not there.
+        """
 
     async def verify(self, channel: str, state: ChannelState) -> int:
         """1: Redis has what the store has, and says so in this life; 0: it is behind; -1: it has no meta."""
@@ -107,7 +113,7 @@ class HotLog(Protocol):
         """Epoch and readable top; None where Redis was not compared with the store in this life."""
 
     async def trim(self, channel: str) -> None:
-        """Drop what the hot log keeps of a channel."""
+        """Drop what the hot log keeps of a channel and readers may read."""
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
         """Channels (with their marks) that were marked dirty longer ago than that."""

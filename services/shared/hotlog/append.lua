@@ -16,15 +16,14 @@ local function every(status)
   return results
 end
 if stored_class then
+  redis.call('PERSIST', log)
   if not epoch or not stored or known[4] ~= ARGV[2] then return every('INIT') end
 else
   local age = generation_of(epoch) - generation_of(ARGV[2])
   if age > 0 then return every('STALE') end
   if age < 0 then
-    if epoch then
-      redis.call('DEL', log, meta)
-      redis.call('PUBLISH', ARGV[8], 'r' .. ARGV[2])
-    end
+    redis.call('DEL', log, meta)  -- a log may outlive its meta
+    if epoch then redis.call('PUBLISH', ARGV[8], 'r' .. ARGV[2]) end
     epoch, top = ARGV[2], 0
     redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
   end

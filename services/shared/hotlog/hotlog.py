@@ -18,6 +18,7 @@ from services.shared.hotlog.scripts import (
     RESET,
     SETTLED,
     TOP,
+    TRIM,
     UNMARK,
     UNSTORED,
     VERIFY,
@@ -107,10 +108,15 @@ def appended(result: Any) -> list[Appended]:
     ]
 
 
-def commit_call(channel: str, epoch: str, upto: int, history_size: int, history_ttl_s: int) -> Call:
-    """Make everything up to `upto` readable."""
+def commit_call(channel: str, epoch: str, upto: int, history_size: int, history_ttl_s: int, life: str) -> Call:
+    """Make everything up to `upto` readable; `life`: in which it was numbered."""
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(COMMIT, names, [epoch, upto, history_size, history_ttl_s, keys.pub(channel)])
+    return Call(COMMIT, names, [epoch, upto, history_size, history_ttl_s, keys.pub(channel), life])
+
+
+def trim_call(channel: str) -> Call:
+    """Drop what is readable of a `stored` channel."""
+    return Call(TRIM, [keys.log(channel), keys.meta(channel)], [])
 
 
 def verify_call(channel: str, epoch: str, top: int, life: str) -> Call:
@@ -200,11 +206,15 @@ def page(result: Any) -> Page | None:
 
 
 class Unstored(NamedTuple):
-    """Entries of a `stored` channel above what is readable: (offset, id, publication, key as `user\\0key`)."""
+    """Entries of a `stored` channel above what is readable: (offset, id, publication, key as `user\\0key`).
+
+    `life`: the one in which the channel was compared with the store last.
+    """
 
     epoch: str
     stored: int
     entries: list[tuple[int, bytes, bytes, str]]
+    life: str
 
 
 def unstored_call(channel: str, limit: int) -> Call:
@@ -217,9 +227,10 @@ def unstored(result: Any) -> Unstored | None:
     found = refuse(result)
     if not found:
         return None
-    epoch, stored, entries = found
+    epoch, stored, entries, life = found
     return Unstored(
         epoch.decode(),
         int(stored),
         [(int(name.split(b"-")[0]), fields[1], fields[3], fields[5].decode()) for name, fields in entries],
+        life.decode(),
     )

@@ -12,10 +12,8 @@ local epoch = known[1]
 local age = generation_of(epoch) - generation_of(ARGV[2])
 if age > 0 then return {} end
 if age < 0 then
-  if epoch then
-    redis.call('DEL', KEYS[1], KEYS[2])
-    redis.call('PUBLISH', ARGV[4], 'r' .. ARGV[2])
-  end
+  redis.call('DEL', KEYS[1], KEYS[2])  -- a log may outlive its meta
+  if epoch then redis.call('PUBLISH', ARGV[4], 'r' .. ARGV[2]) end
   redis.call('HSET', KEYS[2], 'epoch', ARGV[2], 'top', 0)
   known = {ARGV[2], '0'}
 end

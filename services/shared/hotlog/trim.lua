@@ -1,0 +1,4 @@
+-- Drops what readers may read of a `stored` channel; what is numbered and not stored yet stays. KEYS: log, meta.
+local stored = tonumber(redis.call('HGET', KEYS[2], 'stored'))
+if stored then redis.call('XTRIM', KEYS[1], 'MINID', string.format('%d-0', stored + 1)) end
+return 1

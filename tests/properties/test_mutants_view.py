@@ -1,0 +1,311 @@
+"""The properties of views, joins and recovery can fail: each mutant of the code is found within so many schedules."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+import services.edge.domain.handlers.subscribe  # noqa: F401  # its package names the command so, not the module
+from services.edge.domain.channel import Channel, Subscription
+from services.edge.domain.channel_log import ChannelLog, Need
+from services.edge.domain.hub import Hub
+from services.edge.domain.log_reader import LogReader
+from services.edge.domain.model import HistoryPage, Position, Publication
+from services.edge.domain.replies import Push
+from services.edge.domain.session import Session
+from tests.properties.test_channel_view import play_view, sizes_of_a_view, steps_of_a_view
+from tests.properties.test_join_and_recovery import (
+    CLIENT_SIDE,
+    ends,
+    lags,
+    options_of_a_life,
+    play_life,
+    steps_of_a_life,
+)
+
+_VIEWS, _LIVES = 2_000, 1_500  # at most; most are found among the first
+_SETTINGS: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "phases": [Phase.generate],
+    "report_multiple_bugs": False,
+    "suppress_health_check": list(HealthCheck),
+}
+_joining = sys.modules["services.edge.domain.handlers.subscribe"]
+Mutant = Callable[[pytest.MonkeyPatch], None]
+
+
+# Of the view.
+
+
+def a_jump_is_delivered_at_once(patch: pytest.MonkeyPatch) -> None:
+    original = ChannelLog.message
+
+    def mutant(self: ChannelLog, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
+        if epoch == self.epoch and publication.offset > self.delivered + 1:
+            self._accept(publication)
+            return [publication], Need.NOTHING
+        return original(self, epoch, publication)
+
+    patch.setattr(ChannelLog, "message", mutant)
+
+
+def an_older_offset_is_delivered_again(patch: pytest.MonkeyPatch) -> None:
+    original = ChannelLog.message
+
+    def mutant(self: ChannelLog, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
+        if epoch == self.epoch and publication.offset <= self.delivered:
+            return [publication], Need.NOTHING
+        return original(self, epoch, publication)
+
+    patch.setattr(ChannelLog, "message", mutant)
+
+
+def the_ring_answers_with_a_part(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: ChannelLog, offset: int) -> list[Publication] | None:
+        return [one for one in self._ring if one.offset > offset]
+
+    patch.setattr(ChannelLog, "since", mutant)
+
+
+def a_hole_in_a_read_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: ChannelLog, epoch: str, publications: list[Publication]) -> tuple[list[Publication], Need]:
+        if epoch != self.epoch:
+            return [], Need.RESYNC
+        ready = [one for one in publications if one.offset > self.delivered]
+        for one in ready:
+            self._accept(one)
+        ready.extend(self._drain())
+        return ready, Need.REPAIR if self._buffer else Need.NOTHING
+
+    patch.setattr(ChannelLog, "repaired", mutant)
+
+
+def another_epoch_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
+    original = ChannelLog.message
+
+    def mutant(self: ChannelLog, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
+        return original(self, self.epoch, publication)
+
+    patch.setattr(ChannelLog, "message", mutant)
+
+
+def a_jump_asks_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    original = ChannelLog.message
+
+    def mutant(self: ChannelLog, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
+        ready, need = original(self, epoch, publication)
+        return ready, need if need is Need.RESYNC else Need.NOTHING
+
+    patch.setattr(ChannelLog, "message", mutant)
+
+
+def what_waits_is_not_delivered_behind_the_repair(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: ChannelLog) -> list[Publication]:
+        self._buffer.clear()
+        return []
+
+    patch.setattr(ChannelLog, "_drain", mutant)
+
+
+def the_ring_forgets_nothing(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: ChannelLog, publication: Publication) -> None:
+        self.delivered = publication.offset
+        self._ring.append(publication)
+
+    patch.setattr(ChannelLog, "_accept", mutant)
+
+
+def the_buffer_has_no_bound(patch: pytest.MonkeyPatch) -> None:
+    original = ChannelLog.message
+
+    def mutant(self: ChannelLog, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
+        self._buffer_size = 1_000
+        return original(self, epoch, publication)
+
+    patch.setattr(ChannelLog, "message", mutant)
+
+
+OF_THE_VIEW: list[Mutant] = [
+    a_jump_is_delivered_at_once,
+    an_older_offset_is_delivered_again,
+    the_ring_answers_with_a_part,
+    a_hole_in_a_read_is_passed_over,
+    another_epoch_is_not_noticed,
+    a_jump_asks_for_nothing,
+    what_waits_is_not_delivered_behind_the_repair,
+    the_ring_forgets_nothing,
+    the_buffer_has_no_bound,
+]
+
+
+# Of joins and recovery.
+
+
+def no_gap_is_repaired(patch: pytest.MonkeyPatch) -> None:
+    async def mutant(self: Hub, view: Channel) -> None:
+        self._repairs.pop(view.name, None)
+
+    patch.setattr(Hub, "_repair_until_whole", mutant)
+
+
+def recovered_in_another_epoch(patch: pytest.MonkeyPatch) -> None:
+    original = _joining._missed
+
+    async def mutant(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
+        wanted.request.epoch = top.epoch
+        found: list[Publication] | None = await original(session, wanted, channel, top)
+        return found
+
+    patch.setattr(_joining, "_missed", mutant)
+
+
+def a_part_of_what_was_missed_is_recovered(patch: pytest.MonkeyPatch) -> None:
+    original = _joining._missed
+
+    async def mutant(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
+        found: list[Publication] | None = await original(session, wanted, channel, top)
+        if found is None and wanted.request.epoch in ("", top.epoch) and wanted.request.offset <= top.offset:
+            return list(channel.log._ring) if channel.log else []
+        return found
+
+    patch.setattr(_joining, "_missed", mutant)
+
+
+def a_trimmed_read_is_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
+    async def mutant(self: LogReader, channel: str, namespace: Any, position: Position) -> HistoryPage | None:
+        page = await self._broker.read(channel, since_offset=position.offset, limit=1_000, reverse=False, stored=False)
+        return page if page is not None and page.top.epoch == position.epoch else None
+
+    async def missed(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
+        request = wanted.request
+        if request.epoch not in ("", top.epoch) or request.offset > top.offset:
+            return None
+        at = Position(request.offset, top.epoch)
+        page = await session.node.reader.after(wanted.channel, wanted.namespace, at)
+        return [one for one in page.publications if one.offset <= top.offset] if page else None
+
+    patch.setattr(LogReader, "_after", mutant)
+    patch.setattr(_joining, "_missed", missed)
+
+
+def the_position_is_read_after_an_await(patch: pytest.MonkeyPatch) -> None:
+    original = _joining._result
+
+    async def mutant(session: Session, wanted: Any, channel: Channel, subscription: Subscription) -> Any:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return await original(session, wanted, channel, subscription)
+
+    patch.setattr(_joining, "_result", mutant)
+
+
+def a_stale_read_is_taken_for_the_top(patch: pytest.MonkeyPatch) -> None:
+    """The reply is recovered with what the first read had, though the view is beyond it."""
+    original = _joining._missed
+
+    async def mutant(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
+        found: list[Publication] | None = await original(session, wanted, channel, top)
+        return found[:-1] if found else found
+
+    patch.setattr(_joining, "_missed", mutant)
+
+
+def what_was_held_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    original = Channel.go_live
+
+    def mutant(self: Channel, subscription: Subscription) -> None:
+        subscription.held.clear()
+        original(self, subscription)
+
+    patch.setattr(Channel, "go_live", mutant)
+
+
+def nothing_is_held(patch: pytest.MonkeyPatch) -> None:
+    """Whoever joins gets it at once, before the reply."""
+
+    def mutant(self: Channel, push: Push, subscriptions: Iterable[Subscription]) -> None:
+        for one in subscriptions:
+            one.session.connection.send(one.session.dialect.encode(push))
+
+    patch.setattr(Channel, "_hold", mutant)
+
+
+def too_much_held_is_cut(patch: pytest.MonkeyPatch) -> None:
+    original = Channel._hold
+
+    def mutant(self: Channel, push: Push, subscriptions: Sequence[Subscription]) -> None:
+        subscriptions = list(subscriptions)
+        original(self, push, subscriptions)
+        for one in subscriptions:
+            one.broken = False
+
+    patch.setattr(Channel, "_hold", mutant)
+
+
+def nobody_is_told_of_a_new_epoch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "insufficient_state", lambda self, subscription: None)
+
+
+def a_reset_is_a_change_of_name(patch: pytest.MonkeyPatch) -> None:
+    """The view takes the new epoch and goes on from its beginning, with the subscribers it had."""
+
+    def mutant(self: Hub, view: Channel) -> None:
+        log = self._broker.bus.log(view.name)  # type: ignore[attr-defined]
+        if view.log is not None:
+            view.log.epoch, view.log.delivered = log.epoch, log.top
+
+    patch.setattr(Hub, "_resync", mutant)
+
+
+def the_tick_compares_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Hub, "check_tops", lambda self: None)
+    patch.setattr(Hub, "reconnected", lambda self: None)
+
+
+OF_A_LIFE: list[Mutant] = [
+    a_jump_is_delivered_at_once,
+    an_older_offset_is_delivered_again,
+    the_ring_answers_with_a_part,
+    no_gap_is_repaired,
+    recovered_in_another_epoch,
+    a_part_of_what_was_missed_is_recovered,
+    a_trimmed_read_is_taken_for_whole,
+    the_position_is_read_after_an_await,
+    a_stale_read_is_taken_for_the_top,
+    what_was_held_is_dropped,
+    nothing_is_held,
+    too_much_held_is_cut,
+    nobody_is_told_of_a_new_epoch,
+    a_reset_is_a_change_of_name,
+    the_tick_compares_nothing,
+]
+
+
+@pytest.mark.parametrize("mutant", OF_THE_VIEW, ids=[mutant.__name__ for mutant in OF_THE_VIEW])
+def test_a_mutant_of_the_view_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    @settings(max_examples=_VIEWS, **_SETTINGS)
+    @given(sizes_of_a_view, steps_of_a_view)
+    def check(sizes: Any, steps: Any) -> None:
+        play_view(sizes, steps)
+
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()
+
+
+@pytest.mark.parametrize("mutant", OF_A_LIFE, ids=[mutant.__name__ for mutant in OF_A_LIFE])
+def test_a_mutant_of_joins_and_recovery_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    @settings(max_examples=_LIVES, **_SETTINGS)
+    @given(options_of_a_life, lags, steps_of_a_life, ends)
+    def check(options: Any, turns: Any, steps: Any, end: Any) -> None:
+        play_life(CLIENT_SIDE, options, turns, steps, end)
+
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()
