@@ -13,6 +13,7 @@ from typing import Any, Generic
 import grpc
 
 from services.shared.batch_queue import BatchQueue, Item, Result, Waiting
+from services.shared.cancellation import is_being_cancelled
 from services.shared.errors import Unavailable
 from services.shared.metrics import client_metrics
 from services.shared.replicas import Replicas
@@ -276,8 +277,7 @@ class BatchStream(Generic[Item, Result]):
                         return
                     self._answered(stream, self._unpack(answer))
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_being_cancelled():
                 raise
             raise _BrokenStream("cancelled") from error  # grpc.aio says so of a call that ended itself
         finally:

@@ -98,12 +98,16 @@ class BrokerContract:
         assert await broker.top(CHANNEL) == Position(1, top.epoch)
 
     async def test_reading_both_ways_within_what_is_kept(self, broker: Broker) -> None:
-        assert await broker.read(CHANNEL, since_offset=0, limit=5, reverse=False, stored=False) is None
+        assert (
+            await broker.read(CHANNEL, since_offset=0, limit=5, reverse=False, stored=False, max_bytes=1 << 20) is None
+        )
         for number in range(1, 11):
             await append(broker, str(number), size=6)
 
         async def offsets(since: int, limit: int, *, reverse: bool) -> list[int]:
-            page = await broker.read(CHANNEL, since_offset=since, limit=limit, reverse=reverse, stored=False)
+            page = await broker.read(
+                CHANNEL, since_offset=since, limit=limit, reverse=reverse, stored=False, max_bytes=1 << 20
+            )
             assert page is not None
             assert page.top.offset == 10
             return [one.offset for one in page.publications]
@@ -118,7 +122,7 @@ class BrokerContract:
     async def test_removed_history_leaves_the_top(self, broker: Broker) -> None:
         first = await append(broker, "a")
         await broker.remove_history(CHANNEL)
-        page = await broker.read(CHANNEL, since_offset=0, limit=5, reverse=False, stored=False)
+        page = await broker.read(CHANNEL, since_offset=0, limit=5, reverse=False, stored=False, max_bytes=1 << 20)
         assert page is not None
         assert (page.publications, page.top) == ([], first.position)
         assert (await append(broker, "b")).position.offset == 2

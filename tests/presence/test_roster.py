@@ -190,3 +190,27 @@ async def test_random_schedules_agree_with_a_model(
         assert await members(roster) == {client: user for client, (user, _) in model.items()}
         assert await roster.stats([CHANNEL]) == [(len(model), len({user for user, _ in model.values()}))]
     assert await ear.listen() == events
+
+
+async def test_a_repeated_leave_whose_grace_is_over_takes_the_member_away(
+    roster: RedisRoster, redis_conn: redis.asyncio.Redis, ear: Ear
+) -> None:
+    """The note of when the grace ends was lost with the process that was about to write it."""
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=0.05)])
+    await roster.change(EDGE, [leaving("c1", clean=False)])
+    await redis_conn.delete("t:presence:due")
+    await asyncio.sleep(0.06)
+    await roster.change(EDGE, [leaving("c1", clean=False)])
+    assert await roster.stats([CHANNEL]) == [(0, 0)]
+    assert await ear.listen() == ["+c1", "-c1"]
+
+
+async def test_reconnects_within_the_grace_leave_nothing_behind_in_the_index(
+    roster: RedisRoster, redis_conn: redis.asyncio.Redis
+) -> None:
+    for number in range(20):
+        await roster.change(EDGE, [entering(f"c{number}", "ann", grace_s=10.0)])
+        await roster.change(EDGE, [leaving(f"c{number}", clean=False)])
+    await roster.change(EDGE, [entering("last", "ann")])
+    assert await roster.stats([CHANNEL]) == [(1, 1)]
+    assert await redis_conn.smembers(f"t:presence:index:{EDGE.edge}:{EDGE.generation}") == {f"{CHANNEL}\nlast".encode()}

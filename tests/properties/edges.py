@@ -92,8 +92,8 @@ class World:
             node = self.cluster.edge(
                 commands_per_s=0, ring_size=3, gap_buffer_size=2, recovery_limit=12, channels_per_client=4
             )
-            slow = SlowBroker(node.broker, self.turns)  # type: ignore[arg-type]
-            node.broker = node.reader._broker = node.hub._broker = slow  # type: ignore[assignment]
+            slow = SlowBroker(self.cluster.bus.brokers[-1], self.turns)
+            node.broker = node.reader._broker = node.hub._broker = slow
         self.followers = [Follower(f"user{number}") for number in range(CLIENTS)]
         self.publisher = await connected(self.cluster, self.cluster.nodes[0], "publisher")
 

@@ -5,10 +5,10 @@ What pub/sub and reads may bring is anything: dropped, doubled, out of order, of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.edge.domain.channel_log import ChannelLog, Need
@@ -49,7 +49,7 @@ class Model:
         expected = self.delivered
         for offset in page:
             if offset > expected + 1:  # a hole: what the page has before it, and ask again
-                return self._run({one for one in page if one <= expected}), Need.REPAIR
+                return self._run({one for one in page if one <= expected}, tidy=False), Need.REPAIR
             expected = max(expected, offset)
         ready = self._run(set(page) | self.waiting)
         return ready, Need.REPAIR if self.waiting else Need.NOTHING
@@ -68,14 +68,14 @@ class Model:
     def forget(self) -> None:
         self._since_forget = []
 
-    def _run(self, known: Iterable[int]) -> list[int]:
-        known = set(known)
+    def _run(self, known: Set[int], *, tidy: bool = True) -> list[int]:
         ready = []
         while self.delivered + 1 in known:
             self.delivered += 1
             ready.append(self.delivered)
         self._since_forget += ready
-        self.waiting = {one for one in self.waiting if one > self.delivered}
+        if tidy:
+            self.waiting = {one for one in self.waiting if one > self.delivered}
         return ready
 
 
@@ -134,8 +134,6 @@ class Schedule:
         ready, need = outcome
         self.handed += ready
         assert ([one.offset for one in ready], need) == expected
-        if self.model.waiting and self.log.delivered < max(self.model.waiting):
-            assert need is not Need.NOTHING or not ready, "a known gap that nobody repairs"
 
     def look(self) -> None:
         model, log = self.model, self.log
@@ -182,7 +180,14 @@ def play_view(sizes: tuple[int, int, int], steps: Sequence[tuple[Any, ...]]) -> 
     schedule.finish()
 
 
-@settings(max_examples=2_000, deadline=None, derandomize=False, print_blob=True, database=None)
+@settings(
+    max_examples=2_000,
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(sizes_of_a_view, steps_of_a_view)
 def test_every_offset_once_in_order_or_a_need_that_is_told(
     sizes: tuple[int, int, int], steps: Sequence[tuple[Any, ...]]

@@ -120,7 +120,9 @@ def epochs_are_not_compared(patch: pytest.MonkeyPatch) -> None:
 
 def a_part_is_recovered(patch: pytest.MonkeyPatch) -> None:
     async def mutant(self: Any, channel: str, namespace: Any, position: Any) -> Any:
-        page = await self._broker.read(channel, since_offset=position.offset, limit=1_000, reverse=False, stored=False)
+        page = await self._broker.read(
+            channel, since_offset=position.offset, limit=1_000, reverse=False, stored=False, max_bytes=1 << 20
+        )
         return HistoryPage(page.publications, page.top) if page else None
 
     patch.setattr(LogReader, "_after", mutant)

@@ -112,12 +112,6 @@ def test_a_client_gets_the_log_once_in_order_or_is_told(
     play_life(CLIENT_SIDE, options, turns, steps, end)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a server-side join that fails (resync, too much held) while connect waits for its gather is answered as"
-    " made: the client is on no channel, or has a hole, and is never told",
-)
 @settings(max_examples=300, **_PRINTED)
 @_a_life
 @example(_WIDE, [0], [(("publish", 2), 1), (("come", 0, 0, False), 5), (("reset",), 0)], (False, 0))
@@ -133,12 +127,6 @@ def test_a_server_side_subscription_gets_the_log_once_in_order_or_is_told(
     play_life(SERVER_SIDE, options, turns, steps, end)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="repairs are kept by name: one of a view that was resynced, still asleep or reading, takes the next view's"
-    " for its own and forgets it as it ends",
-)
 @settings(max_examples=150, **_PRINTED)
 @_a_life
 @example(

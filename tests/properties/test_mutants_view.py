@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-import services.edge.domain.handlers.subscribe  # noqa: F401  # its package names the command so, not the module
+import services.edge.domain.handlers  # noqa: F401  # it names its modules' commands like the modules
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.channel_log import ChannelLog, Need
 from services.edge.domain.hub import Hub
@@ -21,6 +21,7 @@ from services.edge.domain.session import Session
 from tests.properties.test_channel_view import play_view, sizes_of_a_view, steps_of_a_view
 from tests.properties.test_join_and_recovery import (
     CLIENT_SIDE,
+    SERVER_SIDE,
     ends,
     lags,
     options_of_a_life,
@@ -37,6 +38,7 @@ _SETTINGS: dict[str, Any] = {
     "suppress_health_check": list(HealthCheck),
 }
 _joining = sys.modules["services.edge.domain.handlers.subscribe"]
+_connecting = sys.modules["services.edge.domain.handlers.connect"]
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -179,7 +181,9 @@ def a_part_of_what_was_missed_is_recovered(patch: pytest.MonkeyPatch) -> None:
 
 def a_trimmed_read_is_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
     async def mutant(self: LogReader, channel: str, namespace: Any, position: Position) -> HistoryPage | None:
-        page = await self._broker.read(channel, since_offset=position.offset, limit=1_000, reverse=False, stored=False)
+        page = await self._broker.read(
+            channel, since_offset=position.offset, limit=1_000, reverse=False, stored=False, max_bytes=1 << 20
+        )
         return page if page is not None and page.top.epoch == position.epoch else None
 
     async def missed(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
@@ -268,6 +272,15 @@ def the_tick_compares_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Hub, "reconnected", lambda self: None)
 
 
+def a_join_that_failed_is_answered_as_made(patch: pytest.MonkeyPatch) -> None:
+    """What became of a server-side join while connect waited for the others is nobody's business."""
+
+    async def mutant(session: Session, wanted: list[Any]) -> list[Any]:
+        return list(await asyncio.gather(*(_joining.establish(session, one) for one in wanted)))
+
+    patch.setattr(_connecting, "_establish_all", mutant)
+
+
 OF_A_LIFE: list[Mutant] = [
     a_jump_is_delivered_at_once,
     an_older_offset_is_delivered_again,
@@ -307,5 +320,16 @@ def test_a_mutant_of_joins_and_recovery_is_found(mutant: Mutant, monkeypatch: py
         play_life(CLIENT_SIDE, options, turns, steps, end)
 
     mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()
+
+
+def test_a_mutant_of_server_side_joins_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    @settings(max_examples=_LIVES, **_SETTINGS)
+    @given(options_of_a_life, lags, steps_of_a_life, ends)
+    def check(options: Any, turns: Any, steps: Any, end: Any) -> None:
+        play_life(SERVER_SIDE, options, turns, steps, end)
+
+    a_join_that_failed_is_answered_as_made(monkeypatch)
     with pytest.raises(AssertionError):
         check()

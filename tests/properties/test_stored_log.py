@@ -74,11 +74,11 @@ def test_whatever_crashes_or_goes_back_nothing_acknowledged_is_lost_or_twice(pla
 def commit_before_the_store(patch: pytest.MonkeyPatch) -> None:
     original = Log._store_and_commit
 
-    async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any) -> Any:
+    async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any, life: str) -> Any:
         for channel, results in numbered.items():
             upto = max(result.offset for _, result in results)
-            await self._hot.commit([(channel, results[0][1].epoch, upto, 8, 3_600)])
-        return await original(self, requests, numbered, outcomes)
+            await self._hot.commit([(channel, results[0][1].epoch, upto, 8, 3_600)], life)
+        return await original(self, requests, numbered, outcomes, life)
 
     patch.setattr(Log, "_store_and_commit", mutant)
 

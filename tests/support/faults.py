@@ -99,20 +99,14 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def few_files(soft: int) -> Iterator[None]:
-    """Processes that are started inside may open so many files, and can't raise it."""
+def few_files(most: int) -> Iterator[None]:
+    """Processes that are started inside may open so many files, and can't raise it. Only root gets out again."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    start = resource.prlimit
-    start(0, resource.RLIMIT_NOFILE, (soft, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         yield
     finally:
-        start(0, resource.RLIMIT_NOFILE, before)
-
-
-def limit_files(pid: int, most: int) -> None:
-    """A running process may not have more files than that from now on."""
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def open_files(pid: int) -> int:

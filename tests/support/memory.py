@@ -136,7 +136,7 @@ class MemoryBroker:
         return Position(log.top, log.epoch) if log else None
 
     async def read(
-        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
     ) -> HistoryPage | None:
         self.reads += 1
         self.bus.check()
@@ -169,7 +169,7 @@ class MemoryStore:
         log = self.bus.log(channel)
         return Position(log.top, log.epoch)
 
-    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool) -> HistoryPage:
+    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         return self.bus.read(channel, since_offset, limit, reverse)
 
     async def remove_history(self, channel: str) -> None:

@@ -13,6 +13,7 @@ import grpc
 
 from services.edge.domain.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, TokenPair
+from services.shared.cancellation import is_being_cancelled
 from services.shared.errors import ErrorCode, Unavailable
 from services.shared.grpc_client import Replicas
 from thalamus.auth.v1 import auth_pb2 as pb
@@ -74,7 +75,9 @@ class AuthClient:
                         pause_s = _PAUSE_S[0]
                 finally:
                     stream.cancel()
-            except (Unavailable, TimeoutError, grpc.aio.AioRpcError) as error:
+            except (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                if is_being_cancelled():
+                    raise
                 logger.info("auth does not answer; known keys go on", extra={"error": repr(error)[:200]})
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, _PAUSE_S[1])

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from prometheus_client import Counter
 
-from services.shared.errors import Unavailable
+from services.shared.errors import ThalamusError
 
 logger = logging.getLogger(__name__)
 
@@ -75,5 +75,5 @@ class Canary:
         self._sent += 1
         try:
             await self._publish(self.channel, str(self._sent).encode())
-        except Unavailable:
+        except ThalamusError:
             self._heard = self._sent  # nothing to be heard

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 
@@ -17,6 +18,7 @@ from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 APPEND_DEADLINE_S = 2.8
 READ_DEADLINE_S = 2.5
 _OVERHEAD_BYTES = 64
+Answer = TypeVar("Answer")
 
 
 class PersistenceClient:
@@ -74,21 +76,25 @@ class PersistenceClient:
         async def call(replica: grpc.aio.Channel) -> pb.OpenResponse:
             return await PersistenceServiceStub(replica).Open(request, timeout=READ_DEADLINE_S)
 
-        answer = await self._replicas.call(call, READ_DEADLINE_S)
+        answer = await self._call(call)
         return Position(answer.top.offset, answer.top.epoch)
 
-    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool) -> HistoryPage:
+    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         request = pb.ReadRequest(channel=channel, since_offset=since_offset, limit=limit, reverse=reverse)
 
         async def call(replica: grpc.aio.Channel) -> HistoryPage:
             publications: list[Publication] = []
             top = Position(0, "")
+            size = 0
             async for page in PersistenceServiceStub(replica).Read(request, timeout=READ_DEADLINE_S):
                 top = Position(page.top.offset, page.top.epoch)
                 publications += [codec.decode(one.publication, one.offset) for one in page.publications]
+                size += sum(len(one.publication) for one in page.publications)
+                if size > max_bytes:
+                    break
             return HistoryPage(publications, top)
 
-        return await self._replicas.call(call, READ_DEADLINE_S)
+        return await self._call(call)
 
     async def remove_history(self, channel: str) -> None:
         request = pb.RemoveHistoryRequest(channel=channel)
@@ -96,5 +102,10 @@ class PersistenceClient:
         async def call(replica: grpc.aio.Channel) -> None:
             await PersistenceServiceStub(replica).RemoveHistory(request, timeout=READ_DEADLINE_S)
 
-        async with asyncio.timeout(READ_DEADLINE_S + 0.5):
-            await self._replicas.call(call, READ_DEADLINE_S)
+        await self._call(call)
+
+    async def _call(self, make: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+        try:
+            return await self._replicas.call(make, READ_DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(f"persistence says {error.code().name}") from error

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge
 
 from services.edge.adapters import codec
 from services.edge.domain.model import ClientInfo, PresenceStats
+from services.shared.cancellation import is_being_cancelled
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
 from thalamus.common.v1 import common_pb2
@@ -38,6 +39,9 @@ class _Wanted:
     info: ClientInfo
     announce: bool
     grace_s: float
+
+
+_BROKEN = (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 
 class PresenceClient:
@@ -159,7 +163,9 @@ class PresenceClient:
         while True:
             try:
                 await self._run()
-            except (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            except (*_BROKEN, asyncio.CancelledError) as error:
+                if is_being_cancelled():
+                    raise
                 if self._connected or not self._tried:
                     logger.warning("presence does not answer", extra={"error": repr(error)[:200]})
                 if self._connected:

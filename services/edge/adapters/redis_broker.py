@@ -166,7 +166,7 @@ class RedisBroker:
         return lambda life: hotlog.hot_top_call(channel, life.generation, self._meta_ttl_s)
 
     async def read(
-        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
     ) -> HistoryPage | None:
         def call(life: Life) -> Call:
             return hotlog.read_call(
@@ -176,6 +176,7 @@ class RedisBroker:
                 since_offset=since_offset,
                 limit=limit,
                 reverse=reverse,
+                max_bytes=max_bytes,
             )
 
         page = hotlog.page(await self._do(call))
@@ -303,7 +304,9 @@ class RedisBroker:
                         pipeline.publish(*work.publish)
                 results = await pipeline.execute(raise_on_error=False)
         except (exceptions.ConnectionError, exceptions.TimeoutError, *CONNECTION_LOST) as error:
-            raise Unavailable(f"Redis does not answer: {error}") from error
+            for work in publishes:  # never repeated: it may have been heard, and nothing would tell the second from it
+                _settle(work.future, Unavailable(f"Redis does not answer: {error}"))
+            return
         for work, result in zip(publishes, results, strict=True):
             _settle(work.future, result)
 

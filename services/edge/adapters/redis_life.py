@@ -74,7 +74,8 @@ class LifeWatch:
                     await self._step(loop.time())
             except (Unavailable, exceptions.RedisError, *CONNECTION_LOST) as error:
                 logger.debug("Redis does not say which life this is: %r", error)
-            self._receipts.turn(loop.time())
+            if self._gate.is_open:
+                self._receipts.turn(loop.time())  # while Redis is away they are kept: it may come back without them
             if not self._gate.is_open:
                 await asyncio.sleep(AWAY_S)
                 continue

@@ -34,12 +34,12 @@ class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 class _Survey:
     def __init__(self) -> None:
-        self.answers: list[_Message] = []
+        self.by_sender: dict[str, _Message] = {}
         self.expected: int | None = None
         self.done = asyncio.Event()
 
     def check(self) -> None:
-        if self.expected is not None and len(self.answers) >= self.expected:
+        if self.expected is not None and len(self.by_sender) >= self.expected:
             self.done.set()
 
 
@@ -82,10 +82,10 @@ class Cluster:
             del self._surveys[question.id]
         if not survey.expected:
             raise Unavailable("no edge hears the control channel")
-        for answer in survey.answers:
+        for answer in survey.by_sender.values():
             if answer.error:
                 raise ThalamusError(code=ErrorCode(answer.error))
-        return [msgspec.json.decode(answer.result) for answer in survey.answers]
+        return [msgspec.json.decode(answer.result) for answer in survey.by_sender.values()]
 
     def on_control(self, payload: bytes) -> None:
         """A message of the control channel; what can't be read is logged and dropped."""
@@ -107,7 +107,7 @@ class Cluster:
     def _take_answer(self, message: _Message) -> None:
         survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
         if survey is not None:
-            survey.answers.append(message)
+            survey.by_sender[message.sender] = message
             survey.check()
 
     async def _answer(self, question: _Message, operation: Operation) -> None:

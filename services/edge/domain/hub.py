@@ -41,6 +41,7 @@ class Hub:
         self._unused: dict[str, float] = {}  # channel → monotonic seconds since when nobody listens
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._repair_again: set[str] = set()
+        self._comparing = False
         self.publications_received = 0
         self.gaps = 0
         self.resyncs = 0
@@ -186,8 +187,17 @@ class Hub:
         quiet = [view for view in self._channels.values() if view.log is not None and not view.active_since_check]
         for view in self._channels.values():
             view.active_since_check = False
-        for start in range(0, len(quiet), _TOPS_AT_ONCE):
-            self._spawn(self._compare(quiet[start : start + _TOPS_AT_ONCE]))
+        if quiet and not self._comparing:
+            self._comparing = True
+            self._spawn(self._compare_all(quiet))
+
+    async def _compare_all(self, views: list[Channel]) -> None:
+        """A few at a time: others want something of Redis, too."""
+        try:
+            for start in range(0, len(views), _TOPS_AT_ONCE):
+                await self._compare(views[start : start + _TOPS_AT_ONCE])
+        finally:
+            self._comparing = False
 
     async def _compare(self, views: list[Channel]) -> None:
         """Repair those that are not where their logs are."""
@@ -259,7 +269,11 @@ class Hub:
                     await asyncio.sleep(0.01)  # what was announced is about to be readable
         finally:
             self._repairs.pop(view.name, None)
+            asked_again = view.name in self._repair_again
             self._repair_again.discard(view.name)
+            current = self._channels.get(view.name)
+            if asked_again and current is not None and current is not view and current.log is not None:
+                self._repair(current)  # it was asked for while this one, of a view that is gone, had not ended
 
     async def _disown(self, view: Channel) -> None:
         """A `hot` log below what was delivered of it has lost something: nobody may go on with its epoch."""

@@ -9,10 +9,11 @@ from typing import TypeVar
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
-from services.shared.errors import Busy, ErrorCode, ThalamusError
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
 
 _RETRY_AFTER_S = 1.0
+_TURN_S = 2.5
 Page = TypeVar("Page")
 
 
@@ -26,7 +27,7 @@ class LogReader:
         self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
         self.reads = 0
         self._waiting = 0
-        self._slots = asyncio.Semaphore(settings.max_reads)
+        self._slots = {stored: asyncio.Semaphore(settings.max_reads) for stored in (False, True)}
 
     async def top(self, channel: str, namespace: Namespace) -> Position:
         """Readable top; makes the epoch of a channel that has none yet."""
@@ -41,13 +42,18 @@ class LogReader:
         another one, and where the position is beyond the top: continuity can't be had.
         """
         key = ("after", channel, position)
-        return await self._once(key, lambda: self._after(channel, namespace, position))
+        return await self._once(key, namespace, lambda: self._after(channel, namespace, position))
 
     async def _after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
         limit = self._settings.recovery_limit
         stored = namespace.durability is Durability.STORED
         page = await self._broker.read(
-            channel, since_offset=position.offset, limit=limit + 1, reverse=False, stored=stored
+            channel,
+            since_offset=position.offset,
+            limit=limit + 1,
+            reverse=False,
+            stored=stored,
+            max_bytes=2 * self._settings.reply_max_bytes,
         )
         if page is None:
             if not stored:
@@ -61,7 +67,11 @@ class LogReader:
         first_kept = publications[0].offset if publications else top.offset + 1
         if first_kept > position.offset + 1 and stored:
             older = await self._store.read(
-                channel, since_offset=position.offset, limit=first_kept - position.offset - 1, reverse=False
+                channel,
+                since_offset=position.offset,
+                limit=first_kept - position.offset - 1,
+                reverse=False,
+                max_bytes=2 * self._settings.reply_max_bytes,
             )
             publications = [one for one in older.publications if one.offset < first_kept] + publications
         if [one.offset for one in publications] != list(range(position.offset + 1, top.offset + 1)):
@@ -84,10 +94,18 @@ class LogReader:
         if limit == 0:
             page = HistoryPage([], await self.top(channel, namespace))
         elif namespace.durability is Durability.STORED:
-            page = await self._in_turn(lambda: self._stored_history(channel, limit, offset, reverse=reverse))
+            page = await self._in_turn(namespace, lambda: self._stored_history(channel, limit, offset, reverse=reverse))
         else:
             found = await self._in_turn(
-                lambda: self._broker.read(channel, since_offset=offset, limit=limit, reverse=reverse, stored=False)
+                namespace,
+                lambda: self._broker.read(
+                    channel,
+                    since_offset=offset,
+                    limit=limit,
+                    reverse=reverse,
+                    stored=False,
+                    max_bytes=self._settings.reply_max_bytes,
+                ),
             )
             page = found or HistoryPage([], await self.top(channel, namespace))
         if since is not None and since.epoch and since.epoch != page.top.epoch:
@@ -95,7 +113,10 @@ class LogReader:
         return HistoryPage(_within(page.publications, self._settings.reply_max_bytes), page.top)
 
     async def _stored_history(self, channel: str, limit: int, offset: int, *, reverse: bool) -> HistoryPage:
-        page = await self._broker.read(channel, since_offset=offset, limit=limit, reverse=reverse, stored=True)
+        max_bytes = self._settings.reply_max_bytes
+        page = await self._broker.read(
+            channel, since_offset=offset, limit=limit, reverse=reverse, stored=True, max_bytes=max_bytes
+        )
         if page is None:
             await self._store.open(channel)
             page = HistoryPage([], Position(0, ""))
@@ -112,35 +133,44 @@ class LogReader:
         )
         if whole:
             return page
-        return await self._store.read(channel, since_offset=offset, limit=limit, reverse=reverse)
+        return await self._store.read(channel, since_offset=offset, limit=limit, reverse=reverse, max_bytes=max_bytes)
 
     async def _once(
-        self, key: tuple[object, ...], read: Callable[[], Awaitable[HistoryPage | None]]
+        self, key: tuple[object, ...], namespace: Namespace, read: Callable[[], Awaitable[HistoryPage | None]]
     ) -> HistoryPage | None:
         task = self._running.get(key)
         if task is None:
             self.reads += 1
 
             async def run() -> HistoryPage | None:
-                return await self._in_turn(read)
+                return await self._in_turn(namespace, read)
 
             task = asyncio.create_task(run())
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _in_turn(self, read: Callable[[], Awaitable[Page]]) -> Page:
-        """Not too many at a time, and not too many that wait.
+    async def _in_turn(self, namespace: Namespace, read: Callable[[], Awaitable[Page]]) -> Page:
+        """Not too many at a time, and not too many that wait; those that need the store hold up no others.
 
         Raises:
-            Busy: they do.
+            Busy: too many wait.
+            Unavailable: its turn did not come in time.
         """
+        slots = self._slots[namespace.durability is Durability.STORED]
         if self._waiting >= self._settings.max_waiting_reads:
             raise Busy("too many reads wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
         self._waiting += 1
         try:
-            async with self._slots:
+            try:
+                async with asyncio.timeout(_TURN_S):
+                    await slots.acquire()
+            except TimeoutError:
+                raise Unavailable("too many reads before this one") from None
+            try:
                 return await read()
+            finally:
+                slots.release()
         finally:
             self._waiting -= 1
 

@@ -119,12 +119,12 @@ class Broker(Protocol):
         """Readable top of a `stored` channel; None if Redis has no meta of it: ask the store to open it."""
 
     async def read(
-        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
     ) -> HistoryPage | None:
         """Publications of the hot log strictly after (reverse: strictly before; 0: from the top) the offset.
 
-        At most `limit`, up to the readable top. May begin later than asked where the log was cut: compare
-        offsets. None if Redis has no meta of the channel.
+        At most `limit`, and little more than `max_bytes`, up to the readable top. May begin later than asked where
+        the log was cut: compare offsets. None if Redis has no such log.
         """
 
     async def reset(self, channel: str, epoch: str) -> None:
@@ -145,7 +145,8 @@ class Store(Protocol):
     async def open(self, channel: str) -> Position:
         """Readable top; makes sure that Redis has the meta of the channel."""
 
-    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool) -> HistoryPage: ...
+    async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
+        """At most `limit`, and little more than `max_bytes`."""
 
     async def remove_history(self, channel: str) -> None: ...
 

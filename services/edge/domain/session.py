@@ -308,6 +308,11 @@ class Session:
         return self.state is State.CONNECTING
 
     @property
+    def is_closed(self) -> bool:
+        """Nobody is there any more."""
+        return self.state is State.CLOSED
+
+    @property
     def pings_by_websocket(self) -> bool:
         """The client asked for WebSocket ping frames (`cf_ws_frame_ping_pong=true`)."""
         return self._websocket_ping

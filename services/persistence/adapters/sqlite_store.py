@@ -16,6 +16,7 @@ from services.persistence.metrics import COMMITS, STORE_SECONDS
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import new_epoch
+from services.shared.hotlog.keys import unpair
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float) 
         left_s = int(stored_at + within_s - now)
         if left_s <= 0:
             break
-        user, _, idempotency_key = key.partition("\0")
+        user, idempotency_key = unpair(key)
         found.append(KnownKey(user, idempotency_key, offset, min(left_s, int(within_s))))
     return found
 

@@ -12,6 +12,7 @@ from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Ro
 from services.persistence.metrics import BATCH_ITEMS, BATCHES, CONFLICTS, STORED
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Appended, Batch, Item, Unstored
+from services.shared.hotlog.keys import pair
 
 logger = logging.getLogger(__name__)
 
@@ -274,8 +275,9 @@ class Log:
                 continue
             for index, result in new:
                 item = requests[index].item
-                key = f"{item.key_user}\0{item.key}"
-                rows.append(Row(channel, result.offset, item.publication_id, item.publication, key))
+                rows.append(
+                    Row(channel, result.offset, item.publication_id, item.publication, pair(item.key_user, item.key))
+                )
         if incomplete:
             for channel, found in zip(incomplete, await self._hot.unstored(incomplete, _UNSTORED_LIMIT), strict=True):
                 rows += _rows_of(channel, found, uptos[channel])

@@ -34,7 +34,7 @@ class KnownKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One publication to store. `key` is `user\\0key`."""
+    """One publication to store. `key` as `keys.pair` makes it."""
 
     channel: str
     offset: int

@@ -63,10 +63,17 @@ class RedisRoster:
         await self._commands("index", [("SADD", index, *entering)] if entering else [])
         results = [refuse(one) for one in await self._run("change", [_call(lease, change) for change in changes])]
         over: list[str] = []
+        replaced: list[tuple[Any, ...]] = []
         waits: list[str | bytes | int] = []
         for change, result in zip(changes, results, strict=True):
             if isinstance(change, Enter):
-                JOINS.inc(result)
+                grew, place, owner = result
+                JOINS.inc(grew)
+                if owner:
+                    edge, generation = owner.decode().rsplit(" ", 1)
+                    replaced.append(
+                        ("SREM", _index(Lease(edge, int(generation))), _member(change.channel, place.decode()))
+                    )
                 continue
             removed, _, left_ms = result
             if removed or not left_ms:
@@ -76,7 +83,7 @@ class RedisRoster:
                 waits += (_member(change.channel, change.client), left_ms)
         if waits:
             refuse((await self._run("wait", [Call(_WAIT, [_DUE_KEY], waits)]))[0])
-        await self._commands("index", [("SREM", index, *over)] if over else [])
+        await self._commands("index", [*([("SREM", index, *over)] if over else []), *replaced])
 
     async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
         cursor, seen = 0, set[bytes]()

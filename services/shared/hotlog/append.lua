@@ -1,7 +1,7 @@
 -- Numbers publications of one channel: each gets the next offset once, whatever is repeated.
 -- KEYS: log, meta, then one key per item. ARGV: class, epoch for a new `hot` log (<generation>.<random>) or the life
 -- of Redis in which a `stored` channel must have been compared with the store, history_size, history_ttl_s, key_ttl_s,
--- meta_ttl_s, max_unstored, pub/sub channel, then per item: publication id, publication, key as `user\0key`.
+-- meta_ttl_s, max_unstored, pub/sub channel, then per item: publication id, publication, user and key.
 -- Returns per item {status, offset, epoch, stored}; status NEW, KNOWN (key), INIT (compare with the store first), BUSY or
 -- STALE (the log is of a later generation); `stored`: readable up to there (hot: the offset itself).
 local log, meta = KEYS[1], KEYS[2]

@@ -96,7 +96,7 @@ def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED, meta_ttl_s: i
         keys.pub(batch.channel),
     ]
     for item in batch.items:
-        arguments += (item.publication_id, item.publication, f"{item.key_user}\0{item.key}")
+        arguments += (item.publication_id, item.publication, keys.pair(item.key_user, item.key))
     return Call(APPEND, [keys.log(batch.channel), keys.meta(batch.channel), *item_keys], arguments)
 
 
@@ -190,10 +190,19 @@ def top(result: Any) -> tuple[int, str] | None:
     return (int(found[1]), found[0].decode()) if found else None
 
 
-def read_call(channel: str, *, stored: bool, life: str | int, since_offset: int, limit: int, reverse: bool) -> Call:
+def read_call(
+    channel: str,
+    *,
+    stored: bool,
+    life: str | int,
+    since_offset: int,
+    limit: int,
+    reverse: bool,
+    max_bytes: int = 1 << 50,
+) -> Call:
     """One page of the hot log; `life` is that of Redis (`stored`), or the generation (`hot`)."""
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(READ, names, ["stored" if stored else "hot", since_offset, limit, int(reverse), life])
+    return Call(READ, names, ["stored" if stored else "hot", since_offset, limit, int(reverse), life, max_bytes])
 
 
 def page(result: Any) -> Page | None:
@@ -206,7 +215,7 @@ def page(result: Any) -> Page | None:
 
 
 class Unstored(NamedTuple):
-    """Entries of a `stored` channel above what is readable: (offset, id, publication, key as `user\\0key`).
+    """Entries of a `stored` channel above what is readable: (offset, id, publication, key as `keys.pair` makes it).
 
     `life`: the one in which the channel was compared with the store last.
     """

@@ -37,6 +37,17 @@ def key(channel: str, user: str, idempotency_key: str) -> str:
     return f"t:{{{channel}}}:key:{len(user)}:{user}:{idempotency_key}"
 
 
+def pair(user: str, idempotency_key: str) -> str:
+    """Both in one text, from which both can be had again, whatever characters are in them."""
+    return f"{len(user)}:{user}{idempotency_key}"
+
+
+def unpair(text: str) -> tuple[str, str]:
+    """User and idempotency key of such a text."""
+    length, _, rest = text.partition(":")
+    return rest[: int(length)], rest[int(length) :]
+
+
 def channel_of(pub_channel: bytes) -> str:
     """The channel that a pub/sub channel belongs to."""
     return pub_channel[len(_PUB_PREFIX) : -len(_PUB_SUFFIX)].decode()

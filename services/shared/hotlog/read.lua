@@ -1,18 +1,30 @@
 -- One page, never past what is readable. KEYS: log, meta. ARGV: class, since offset, limit, 1 for reverse, generation of
--- `hot` logs or life of Redis for a `stored` one. Returns {epoch, top, entries}; nothing where there is no such log.
+-- `hot` logs or life of Redis for a `stored` one, bytes after which it ends.
+-- Returns {epoch, top, entries}; nothing where there is no such log.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life')
 local stored = ARGV[1] == 'stored'
 local top = tonumber(stored and known[3] or known[2])
 if not known[1] or not top then return {} end
 if stored and known[4] ~= ARGV[5] then return {} end
 if not stored and string.match(known[1], '^(%d+)%.') ~= ARGV[5] then return {} end
-local since, entries = tonumber(ARGV[2]), {}
-if ARGV[4] == '1' then
-  local newest = (since == 0 or since > top) and top or since - 1
-  if newest > 0 then
-    entries = redis.call('XREVRANGE', KEYS[1], string.format('%d', newest) .. '-0', '-', 'COUNT', ARGV[3])
+local since, left, bytes, entries = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[6]), {}
+local reverse = ARGV[4] == '1'
+local from = since + 1
+if reverse then from = (since == 0 or since > top) and top or since - 1 end
+while left > 0 and bytes >= 0 and from > 0 and from <= top do
+  local count, page = math.min(left, 128)
+  local start = string.format('%d-0', from)
+  if reverse then
+    page = redis.call('XREVRANGE', KEYS[1], start, '-', 'COUNT', count)
+  else
+    page = redis.call('XRANGE', KEYS[1], start, string.format('%d-0', top), 'COUNT', count)
   end
-elseif since < top then
-  entries = redis.call('XRANGE', KEYS[1], string.format('%d', since + 1) .. '-0', string.format('%d', top) .. '-0', 'COUNT', ARGV[3])
+  for _, entry in ipairs(page) do
+    entries[#entries + 1] = entry
+    bytes = bytes - #entry[2][4]
+  end
+  if #page < count then break end
+  left = left - count
+  from = tonumber(string.match(page[#page][1], '^%d+')) + (reverse and -1 or 1)
 end
 return {known[1], top, entries}

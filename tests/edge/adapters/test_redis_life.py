@@ -239,3 +239,30 @@ def test_receipts_have_a_bound(monkeypatch: Any) -> None:
     for number in range(10):
         kept.note(str(number), "1.x", 1, b"1")
     assert len(kept.of_generation(1)) == 3
+
+
+async def test_a_log_that_outlived_its_meta_begins_anew(brokers: list[RedisBroker], own_redis: RedisServer) -> None:
+    first = await append(brokers[0], "one")
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        await client.delete(keys.meta(CHANNEL))
+    after = await append(brokers[1], "two")
+    assert after.position.offset == 1
+    assert after.position.epoch != first.position.epoch
+
+
+async def test_receipts_are_kept_while_redis_is_away(
+    own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "KEPT_S", 0.05)
+    first = await append(brokers[0], "one")
+    older = await dump(own_redis)
+    await append(brokers[0], "two")
+    own_redis.kill()
+    await asyncio.sleep(0.5)  # many turns, if it turned
+    own_redis.wipe()
+    own_redis.start(whole=False)
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        for name, value in older:
+            await client.restore(name, 0, value)
+    await store.beat()
+    assert (await append(brokers[1], "three")).position.epoch != first.position.epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
@@ -15,6 +16,8 @@ from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusErr
 
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
+
+logger = logging.getLogger(__name__)
 
 _Made = tuple[Channel, Subscription, SubscribeResult]
 
@@ -41,8 +44,15 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     except ThalamusError as error:
         session.refuse_connect(command_id, ErrorReply(error.code, error.code.message, error.code.temporary))
         return
-    if not session.is_connecting:
-        return  # ended meanwhile: by the client, or by a disconnect of the server API
+    except Exception:
+        logger.exception("connect failed")
+        error_ = ThalamusError()
+        session.refuse_connect(command_id, ErrorReply(error_.code, error_.code.message, error_.code.temporary))
+        return
+    if not session.is_connecting:  # ended meanwhile: by the client, or by a disconnect of the server API
+        for _, subscription, _ in made:
+            session.end_silently(subscription)
+        return
     session.opened(claims)
     settings = session.node.settings
     pings = 0 if session.pings_by_websocket else int(settings.ping_interval_s)
@@ -113,11 +123,14 @@ async def _establish_all(session: Session, wanted: list[Wanted]) -> list[_Made]:
         return []
     outcomes = await asyncio.gather(*(establish(session, one) for one in wanted), return_exceptions=True)
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    made = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     if not failures:
-        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-    for outcome in outcomes:
-        if not isinstance(outcome, BaseException):
-            session.end_silently(outcome[1])
+        ended = [one for _, one, _ in made if one.broken or session.subscriptions.get(one.channel) is not one]
+        if not ended:
+            return made
+        failures = [Unavailable("a subscription ended while others were made")]
+    for _, subscription, _ in made:
+        session.end_silently(subscription)
     for failure in failures:
         if not isinstance(failure, ThalamusError):
             raise failure

@@ -120,6 +120,8 @@ async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscrip
         ThalamusError: 112 where recovery is impossible and the client wanted to know; 100 where Redis or the store
             does not answer. Nothing is left behind then.
     """
+    if session.is_closed:
+        raise Unavailable("the connection is over")
     subscription = _subscription(session, wanted)
     session.subscriptions[wanted.channel] = subscription
     try:

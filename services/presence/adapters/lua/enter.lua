@@ -1,6 +1,6 @@
 -- Adds a member. KEYS: roster, users, gone, gone users. ARGV: client, edge, generation, announce, grace_ms, user,
 -- client info, pub/sub channel. An entry is "<edge> <generation> <announce> <grace_ms> <bytes of user>\n<user><info>".
--- Returns 1 if the roster grew, 0 if an entry was replaced.
+-- Returns {1 if the roster grew or 0 if an entry was replaced, client whose place was taken, its "<edge> <generation>"}.
 local function user_of(entry)
   local head, length = string.match(entry, '^(%S+ %d+ %d %d+ (%d+)\n)')
   return string.sub(entry, #head + 1, #head + tonumber(length))
@@ -15,7 +15,7 @@ if old then
     redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
   end
   redis.call('ZREM', KEYS[3], ARGV[1])
-  return 0
+  return {0, '', ''}
 end
 local waiting = ARGV[6] ~= '' and redis.call('HGET', KEYS[4], ARGV[6])
 if waiting then
@@ -26,11 +26,12 @@ if waiting then
   end
   if rest then redis.call('HSET', KEYS[4], ARGV[6], rest) else redis.call('HDEL', KEYS[4], ARGV[6]) end
   if place then
+    local owner = string.match(redis.call('HGET', KEYS[1], place) or '', '^%S+ %d+') or ''
     redis.call('ZREM', KEYS[3], place)
     redis.call('HDEL', KEYS[1], place)
-    return 0
+    return {0, place, owner}
   end
 end
 redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
 if ARGV[4] == '1' then redis.call('PUBLISH', ARGV[8], 'j' .. ARGV[7]) end
-return 1
+return {1, '', ''}

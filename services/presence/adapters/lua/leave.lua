@@ -15,13 +15,15 @@ if ARGV[2] == 'due' then
   if not due then return {0, owner, 0} end
   if due > ms then return {0, owner, due - ms} end
 elseif ARGV[2] == 'unclean' and tonumber(grace) > 0 then
-  if due then return {0, owner, math.max(0, due - ms)} end
-  redis.call('ZADD', KEYS[3], string.format('%d', ms + tonumber(grace)), ARGV[1])
-  if user ~= '' then
-    local waiting = redis.call('HGET', KEYS[4], user)
-    redis.call('HSET', KEYS[4], user, waiting and waiting .. '\n' .. ARGV[1] or ARGV[1])
-  end
-  return {0, owner, tonumber(grace)}
+  if due and due > ms then return {0, owner, due - ms} end
+  if not due then
+    redis.call('ZADD', KEYS[3], string.format('%d', ms + tonumber(grace)), ARGV[1])
+    if user ~= '' then
+      local waiting = redis.call('HGET', KEYS[4], user)
+      redis.call('HSET', KEYS[4], user, waiting and waiting .. '\n' .. ARGV[1] or ARGV[1])
+    end
+    return {0, owner, tonumber(grace)}
+  end  -- a repeat, after its grace: who would have ended it may not know of it
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
