@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -144,11 +143,6 @@ def test_a_gap_that_was_heard_of_is_repaired_without_waiting_for_the_tick(
     assert LEFT_A_GAP not in play_life(CLIENT_SIDE, options, turns, steps, end)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="`reconnected` compares open channels only: one whose top is being read is opened behind",
-)
 @settings(max_examples=150, **_PRINTED)
 @_a_life
 @example(

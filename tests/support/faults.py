@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import redis
+
+from cli.stack.plan import ROOT
 
 _INSIDE = "THALAMUS_IN_NAMESPACES"
 _LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
@@ -98,15 +99,13 @@ def full_disk(path: Path) -> Iterator[None]:
         ballast.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def few_files(most: int) -> Iterator[None]:
-    """Processes that are started inside may open so many files, and can't raise it. Only root gets out again."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+def few_files(folder: Path, most: int) -> dict[str, str]:
+    """Environment of a Python process that may open so many files; `folder` is left with what it reads at its start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "proto" / "gen")))}
 
 
 def open_files(pid: int) -> int:

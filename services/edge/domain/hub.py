@@ -41,6 +41,8 @@ class Hub:
         self._unused: dict[str, float] = {}  # channel → monotonic seconds since when nobody listens
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._repair_again: set[str] = set()
+        self._repair_of: dict[str, Channel] = {}  # the view that the repair under this name is for
+        self._reconnects = 0
         self._comparing = False
         self.publications_received = 0
         self.gaps = 0
@@ -79,6 +81,7 @@ class Hub:
 
     async def _open(self, name: str, namespace: Namespace) -> Channel:
         self._early[name] = []
+        reconnects = self._reconnects
         try:
             await self._broker.subscribe(name)
             log = None
@@ -101,6 +104,8 @@ class Hub:
         self._unused[name] = self._now()  # until the first joins
         for epoch, publication in self._early.pop(name):
             self.publication(name, epoch, publication)
+        if channel.log is not None and reconnects != self._reconnects:
+            self._repair(channel)  # what came between the read of the top and now may have been missed
         return channel
 
     def join(self, channel: Channel, subscription: Subscription) -> Channel:
@@ -176,6 +181,7 @@ class Hub:
             self._resync(view)
 
     def reconnected(self) -> None:
+        self._reconnects += 1
         for view in self._channels.values():
             if view.log is not None:
                 self._repair(view)
@@ -221,6 +227,7 @@ class Hub:
         if view.name in self._repairs:
             self._repair_again.add(view.name)
         else:
+            self._repair_of[view.name] = view
             self._repairs[view.name] = self._spawn(self._repair_until_whole(view))
 
     async def catch_up(self, view: Channel, timeout_s: float) -> None:
@@ -229,8 +236,12 @@ class Hub:
         Raises:
             Unavailable: the log could not be asked within the time: nobody knows which of the two is right.
         """
-        self._repair(view)
-        _, unfinished = await asyncio.wait([self._repairs[view.name]], timeout=timeout_s)
+        unfinished: set[asyncio.Task[None]] = set()
+        of_this_view = False
+        while not of_this_view and not unfinished:
+            self._repair(view)
+            of_this_view = self._repair_of[view.name] is view  # else first the end of one for a view that is gone
+            _, unfinished = await asyncio.wait([self._repairs[view.name]], timeout=timeout_s)
         if unfinished:
             raise Unavailable("the log of the channel can't be compared at the moment")
 
@@ -269,6 +280,7 @@ class Hub:
                     await asyncio.sleep(0.01)  # what was announced is about to be readable
         finally:
             self._repairs.pop(view.name, None)
+            self._repair_of.pop(view.name, None)
             asked_again = view.name in self._repair_again
             self._repair_again.discard(view.name)
             current = self._channels.get(view.name)
