@@ -7,15 +7,19 @@ from collections import deque
 from services.edge.domain import commands as c
 from services.edge.domain.publisher import Publisher
 
+_SHARE = 16  # one client's publications count for no more: it holds up itself, not the others
+
 
 class CommandQueue:
     """First in, first out."""
 
-    __slots__ = ("_commands", "_publisher")
+    __slots__ = ("_commands", "_counted", "_publications", "_publisher")
 
     def __init__(self, publisher: Publisher) -> None:
         self._commands: deque[c.Command] = deque()
         self._publisher = publisher
+        self._publications = 0
+        self._counted = 0  # of them, in `publisher.queued`
 
     def __len__(self) -> int:
         return len(self._commands)
@@ -26,7 +30,8 @@ class CommandQueue:
             if not self._publisher.has_room():
                 self._publisher.refused += 1
                 return False
-            self._publisher.queued += 1
+            self._publications += 1
+            self._count()
         self._commands.append(command)
         return True
 
@@ -34,10 +39,17 @@ class CommandQueue:
         """Take the first."""
         command = self._commands.popleft()
         if type(command.request) is c.Publish:
-            self._publisher.queued -= 1
+            self._publications -= 1
+            self._count()
         return command
 
     def clear(self) -> None:
         """Forget all: nobody waits for their replies any more."""
-        while self._commands:
-            self.next()
+        self._commands.clear()
+        self._publications = 0
+        self._count()
+
+    def _count(self) -> None:
+        counted = min(self._publications, _SHARE)
+        self._publisher.queued += counted - self._counted
+        self._counted = counted

@@ -106,7 +106,7 @@ class Session:
             if type(command.request) is c.Pong:  # not held up by a command that takes long
                 self._pong()
             elif not self._queue.add(command):
-                self._refuse(command)
+                self.answer(command.id, self._error(self.node.publisher.busy()))
         self._pump()
 
     def websocket_pong(self) -> None:
@@ -132,16 +132,6 @@ class Session:
         await self.node.presence.leave(subscription.channel, self.client, clean=clean)
 
     # Commands.
-
-    def _refuse(self, command: c.Command) -> None:
-        """The edge has too much to do; whoever asks too often is still told so, and ended for it."""
-        try:
-            self._admit(command)
-            raise self.node.publisher.busy()
-        except Disconnect as end:
-            self.disconnect(end.code, end.reason)
-        except ThalamusError as error:
-            self.answer(command.id, self._error(error))
 
     def _pump(self) -> None:
         while self._queue and not self._busy and self.state not in (State.UNUSABLE, State.CLOSED):

@@ -203,6 +203,30 @@ async def test_publications_in_the_queues_of_clients_count_too_and_are_forgotten
     await bob.call(publish={"channel": "a", "data": "room"})
 
 
+async def test_one_client_takes_no_more_than_its_share_of_what_may_wait() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_pending_publishes=40)
+    alice, bob = await subscribers(cluster, node, 2)
+    waiting = asyncio.Event()
+    append = node.broker.append
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        await waiting.wait()
+        return await append(*arguments, **options)
+
+    node.broker.append = slow  # type: ignore[method-assign]
+    for number in range(60):
+        await alice.post(publish={"channel": "a", "data": number})
+    assert node.publisher.queued == 16
+    await bob.post(publish={"channel": "a", "data": "mine"})
+    assert not [line for line in (*alice.lines, *bob.lines) if "error" in line]
+    waiting.set()
+    async with asyncio.timeout(5):
+        while len(bob.publications("a")) < 61:
+            await asyncio.sleep(0.001)
+    assert (node.publisher.pending, node.publisher.queued) == (0, 0)
+
+
 async def test_a_client_that_we_do_not_read_is_not_ended_for_a_pong_that_lies_behind() -> None:
     cluster = Cluster(default=FORCED)
     node = cluster.edge(commands_per_s=0, max_pending_commands=2, ping_interval_s=5.0, pong_timeout_s=3.0)
