@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from cli.errors import Refused, Unreachable, WrongUsage
 from cli.options import (
@@ -70,7 +71,12 @@ def command(history: Path | None, judged: Path | None, as_json: bool, **options:
         path = judged or history or Path(scratch) / "history.jsonl"
         where = f"the history in {judged}" if judged is not None else _run(path, **options)
         hot = f"{options['hot_namespace']}:" if options["allow_hot_gaps"] else None
-        outcome = conclude(path, where=where, gap_allowed=lambda channel: hot is not None and channel.startswith(hot))
+        try:
+            outcome = conclude(
+                path, where=where, gap_allowed=lambda channel: hot is not None and channel.startswith(hot)
+            )
+        except msgspec.MsgspecError as error:
+            raise Refused(f"{path} is no recorded history: {error}") from error
     verdict = outcome.verdict
     if as_json:
         say_json(
