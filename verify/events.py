@@ -67,13 +67,17 @@ class Unknown(_Event, frozen=True):
 
 
 class Subscribed(_Event, frozen=True):
-    """A subscribe was answered, by `edge`. `since`: asked to recover from there; `offset` and `epoch`: as answered."""
+    """A subscribe was answered, by `edge`. `since`: asked to recover from there; `offset` and `epoch`: as answered.
+
+    `took_s`: since the client began to connect, or to subscribe on a connection that it had.
+    """
 
     client: str
     channel: str
     offset: int
     epoch: str
     edge: str = ""
+    took_s: float = 0.0
     recovered: bool = False
     since: tuple[int, str] | None = None
 

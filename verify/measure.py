@@ -33,6 +33,7 @@ class Figures:
     delivery: list[float] = field(default_factory=list)
     base: list[float] = field(default_factory=list)
     unharmed: list[float] = field(default_factory=list)
+    catch_up: list[float] = field(default_factory=list)  # from beginning to connect to having all that was missed
     back: list[float] = field(default_factory=list)  # from the end of a connection the plan did not end to subscribed
     first_ack_after_heal: list[float] = field(default_factory=list)
     settled_after_heal: list[float] = field(default_factory=list)  # till no delivery is late any more
@@ -84,6 +85,8 @@ class _Meter:
 
     def subscribed(self, event: e.Subscribed) -> None:
         self._edge_of[event.client] = event.edge
+        if event.recovered:
+            self.figures.catch_up.append(event.took_s)
         self._channels.setdefault(event.client, set()).add(event.channel)
         left_at = self._gone.pop((event.client, event.channel), None)
         if left_at is not None:

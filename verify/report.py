@@ -15,6 +15,7 @@ _ROWS = (
     ("delivered after", "delivery"),
     ("delivered after, no fault on", "base"),
     ("told that the outcome is unknown after", "failed"),
+    ("caught up after coming back", "catch_up"),
     ("subscribed again after a cut", "back"),
     ("first ack after a fault ended", "first_ack_after_heal"),
     ("last late delivery after a fault ended", "settled_after_heal"),

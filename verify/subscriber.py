@@ -42,6 +42,7 @@ class Subscriber:
         self._ended: int | None = None
         self._planned = False
         self._edge = ""
+        self._began = 0.0
         self._attempt = run.rng.randrange(1_000)
         self.stay = False  # no more absences: the end is near
         self.given_up = 0  # close code that told it to stay away
@@ -83,6 +84,7 @@ class Subscriber:
         self._news.clear()
         socket: Socket | None = None
         number = self._attempt
+        self._began = self._run.now()
         self._edge = self._run.edge(number)
         try:
             socket = await open_socket(self._edge, self._pushed, lambda code: self._closed(code, number))
@@ -127,6 +129,7 @@ class Subscriber:
                 offset=offset,
                 epoch=one.epoch,
                 edge=self._edge,
+                took_s=run.now() - self._began,
                 recovered=recovered,
                 since=since,
             )
@@ -192,6 +195,7 @@ class Subscriber:
             if self._ended is not None or self._socket is None:
                 return 0.0
             try:
+                self._began = self._run.now()
                 for channel, one in self._followed.items():
                     if not one.subscribed:
                         await self._subscribe(self._socket, channel)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from tests.faults.scenario import Result, Scale, run_scenario, say
-from tests.faults.scenarios import SCENARIOS, possible
+from tests.faults.scenarios import BY_NAME, SCENARIOS, possible
 from tests.faults.table import table
 from tests.support.faults import enter_namespaces
 
@@ -22,7 +22,7 @@ from tests.support.faults import enter_namespaces
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep histories and logs in this folder.")
 def main(only: tuple[str, ...], seeds: tuple[int, ...], scale: float, out: Path | None, keep: Path | None) -> None:
     """Run the matrix; exit code 1 if anything was not as promised."""
-    chosen = [one for one in SCENARIOS if not only or one.id in only]
+    chosen = [one for one in (*SCENARIOS, *BY_NAME) if one.id in only] if only else list(SCENARIOS)
     results: list[Result] = []
     skipped: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -180,6 +180,10 @@ async def nothing(world: World) -> None:
         await asyncio.sleep(15)
 
 
+async def no_fault(world: World) -> None:
+    """The clients' own comings and goings are enough."""
+
+
 def small_disk(exits: ExitStack) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="thalamus-disk-"))
     exits.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -379,6 +383,19 @@ SCENARIOS = (
         duration_s=30,
         prepare=edge_with_few_files,
         load={"clients": 120},
+    ),
+)
+
+# Only run by name: `--only drop --scale 1 --seed 1`.
+BY_NAME = (
+    Scenario(
+        id="drop",
+        title="every client offline 2 s every 15 s, for 5 minutes",
+        trouble=no_fault,
+        duration_s=300,
+        edges=2,
+        load={"drop_every_s": 13.0, "offline_s": (2.0, 2.0)},
+        limits=lambda outcome, world: within(outcome, "catch_up", 0.99, 1.0),
     ),
 )
 

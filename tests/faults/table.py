@@ -13,9 +13,9 @@ from verify.measure import percentile
 from verify.report import seconds
 
 _HEAD = (
-    "| id | fault | seeds | lost | twice | other | gaps told | delivery p50 | delivery p99 | first ack after heal |"
-    " back p99 | |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    "| id | fault | seeds | lost | twice | other | gaps told | delivery p50 | delivery p99 | catch-up p99 |"
+    " first ack after heal | back p99 | |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -82,6 +82,7 @@ def _row(results: Sequence[Result]) -> str:
         str(sum(result.outcome.verdict.told for result in results)),
         seconds(percentile([percentile(one.outcome.figures.delivery, 0.5) for one in results], 0.5)),
         seconds(_worst(results, "delivery", 0.99)),
+        seconds(_worst(results, "catch_up", 0.99)),
         seconds(_worst(results, "first_ack_after_heal", 1.0)),
         seconds(_worst(results, "back", 0.99)),
         "" if all(result.passed for result in results) else "**failed**",
