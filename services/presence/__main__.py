@@ -21,6 +21,7 @@ from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import check_server, redis_client
+from services.shared.redis_life import RunWatch
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 logger = logging.getLogger("services.presence")
@@ -32,8 +33,9 @@ async def main(stopping: asyncio.Event) -> None:
     config = read_env(PresenceConfig, os.environ, "PRESENCE_")
     setup_logging("presence", level=config.log_level)
     token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
-    client = redis_client(config.redis_url)
-    roster = RedisRoster(client)
+    watch = RunWatch()
+    client = redis_client(config.redis_url, gate=watch)
+    roster = RedisRoster(client, lambda: watch.run_id)
     checks = {"redis": False}
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
     server = await start_grpc_server(

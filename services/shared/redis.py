@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.redis_life import LifeGate
+from services.shared.redis_life import LifeGate, RunWatch
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ class ServerInfo:
     maxmemory_policy: str
 
 
-def redis_client(url: str, *, gate: LifeGate | None = None, **options: Any) -> redis.asyncio.Redis:
+def redis_client(url: str, *, gate: LifeGate | RunWatch | None = None, **options: Any) -> redis.asyncio.Redis:
     """A client for a `redis://`, `rediss://` or `unix://` address; `options` are those of the connection pool.
 
-    With a `gate` no connection is made to a server whose life it does not know.
+    A `gate` sees every connection before it is used, and may refuse it.
 
     The library repeats nothing: whether a command whose outcome is unknown may be repeated is ours to know.
     Connecting takes 1 s at most, an answer 2.5 s, a free connection of the pool (64) 2.5 s.

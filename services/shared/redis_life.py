@@ -28,6 +28,19 @@ def run_id_of(info: bytes) -> str:
     return found[1].decode()
 
 
+class RunWatch:
+    """Knows the run of the server that the last connection was made to; refuses none."""
+
+    def __init__(self) -> None:
+        self.run_id = ""
+
+    async def admit(self, connection: Any) -> None:
+        """Log in, then ask which run this is."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        self.run_id = run_id_of(await connection.read_response())
+
+
 class LifeGate:
     """Closed until `open`. `admit` is the connect function of a pool: it refuses other runs of the server."""
 

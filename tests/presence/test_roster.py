@@ -214,3 +214,29 @@ async def test_reconnects_within_the_grace_leave_nothing_behind_in_the_index(
     await roster.change(EDGE, [entering("last", "ann")])
     assert await roster.stats([CHANNEL]) == [(1, 1)]
     assert await redis_conn.smembers(f"t:presence:index:{EDGE.edge}:{EDGE.generation}") == {f"{CHANNEL}\nlast".encode()}
+
+
+async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lost(
+    redis_conn: redis.asyncio.Redis, ear: Ear
+) -> None:
+    """It lost the enter of c2 and the leave of c3, and nobody can tell: the edge enters its members anew, unseen."""
+    run = "first"
+    roster = RedisRoster(redis_conn, lambda: run)
+    lease = Lease("edge-b", 1)
+    assert await roster.renew(lease, 0.6, held=False)
+    await roster.change(lease, [entering("c1", "ann"), entering("c3", "carol")])
+    assert await roster.renew(lease, 0.6, held=True)
+    run = "second"
+    assert not await roster.renew(lease, 0.6, held=True)
+    newer = Lease("edge-b", 2)
+    assert await roster.renew(newer, 0.6, held=False)
+    await roster.change(newer, [entering("c1", "ann"), entering("c2", "bob")])
+    await sweep(roster)
+    assert await ear.listen() == ["+c1", "+c3", "+c2"]  # nobody was seen leaving
+    assert await roster.stats([CHANNEL]) == [(3, 3)]
+    await asyncio.sleep(0.3)
+    assert await roster.renew(newer, 0.6, held=True)
+    await asyncio.sleep(0.4)
+    await sweep(roster)
+    assert await ear.listen() == ["+c1", "+c3", "+c2", "-c3"]
+    assert await roster.stats([CHANNEL]) == [(2, 2)]

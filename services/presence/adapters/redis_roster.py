@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,10 @@ _LUA = Path(__file__).parent / "lua"
 _LEASE, _EXPIRED, _ENTER, _LEAVE, _WAIT, _DUE = (
     load(_LUA / f"{name}.lua") for name in ("lease", "expired", "enter", "leave", "wait", "due")
 )
-_LEASES, _GENERATIONS, _REAP, _DUE_KEY = (
-    "t:presence:leases",
-    "t:presence:generations",
-    "t:presence:reap",
-    "t:presence:due",
+_LEASES, _GENERATIONS, _REAP, _RUNS, _LATER = _LEASE_KEYS = tuple(
+    f"t:presence:{part}" for part in ("leases", "generations", "reap", "runs", "later")
 )
+_DUE_KEY = "t:presence:due"
 
 
 def _names(channel: str) -> list[str]:
@@ -47,12 +45,16 @@ def _member(channel: str, client: str) -> str:
 class RedisRoster:
     """Stateless: all of it is in Redis."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, run_id: Callable[[], str] = lambda: "") -> None:
+        """`run_id` of the server that `client` is connected to."""
         self._client = client
+        self._run_id = run_id
 
     async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
         arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held)]
-        (renewed,) = await self._run("lease", [Call(_LEASE, [_LEASES, _GENERATIONS, _REAP], arguments)])
+        await self._commands("ping", [("PING",)])  # a connection to the server that is asked: its run id is known then
+        arguments.append(self._run_id())
+        (renewed,) = await self._run("lease", [Call(_LEASE, _LEASE_KEYS, arguments)])
         return bool(refuse(renewed))
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
@@ -106,7 +108,7 @@ class RedisRoster:
         return list(zip(counts[::2], counts[1::2], strict=True))
 
     async def expired(self) -> list[Lease]:
-        found = refuse((await self._run("expired", [Call(_EXPIRED, [_LEASES, _GENERATIONS, _REAP], [])]))[0])
+        found = refuse((await self._run("expired", [Call(_EXPIRED, _LEASE_KEYS, [])]))[0])
         leases = [entry.decode().rsplit(" ", 1) for entry in found]
         return [Lease(edge, int(generation)) for edge, generation in leases]
 
@@ -126,7 +128,7 @@ class RedisRoster:
             "reap", [("ZSCORE", _LEASES, lease.edge), ("HGET", _GENERATIONS, lease.edge)]
         )
         if score is None and known is not None and int(known) == lease.generation:
-            await self._commands("reap", [("HDEL", _GENERATIONS, lease.edge)])
+            await self._commands("reap", [("HDEL", _GENERATIONS, lease.edge), ("HDEL", _RUNS, lease.edge)])
 
     async def end_graces(self, limit: int) -> int:
         members = refuse((await self._run("due", [Call(_DUE, [_DUE_KEY], [limit])]))[0])
