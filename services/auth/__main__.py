@@ -13,6 +13,7 @@ from services.auth.config import AuthConfig
 from services.auth.domain.accounts import Accounts, Policy, load_signer
 from services.auth.domain.passwords import Passwords
 from services.auth.service import AuthServicer, TrustFeed
+from services.shared.cancellation import end_task
 from services.shared.config import read_env, read_secret_file
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
@@ -75,9 +76,7 @@ async def main(stopping: asyncio.Event) -> None:
         checks["stopping"] = False
         await server.stop(_GRACE_S)
     finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
+        await end_task(following)
         await internal.close()
         await client.aclose()
         passwords.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -33,6 +32,7 @@ from services.edge.transport.http_handover import HttpHandover
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
+from services.shared.cancellation import end_task
 from services.shared.config import read_env, read_secret_file
 from services.shared.grpc_client import Replicas
 from services.shared.internal_http import start_internal_http
@@ -186,9 +186,7 @@ async def main(stopping: asyncio.Event) -> None:
             await housekeeping  # it never ends by itself: raise what ended it
         await edge.stop()
     finally:
-        housekeeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await housekeeping
+        await end_task(housekeeping)
         await internal.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 
@@ -14,6 +13,7 @@ from services.persistence.config import PersistenceConfig
 from services.persistence.domain.log import Log
 from services.persistence.health import Caretaker
 from services.persistence.service import PersistenceServicer
+from services.shared.cancellation import end_task
 from services.shared.config import read_env, read_secret_file
 from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
@@ -65,10 +65,7 @@ async def main(stopping: asyncio.Event) -> None:
         await log.drain(_GRACE_S)
     finally:
         for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end_task(task)
         await internal.close()
         await client.aclose()
         await beacon.close()

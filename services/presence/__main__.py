@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -14,6 +13,7 @@ from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.config import PresenceConfig
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
+from services.shared.cancellation import end_task
 from services.shared.config import read_env, read_secret_file
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
@@ -55,9 +55,7 @@ async def main(stopping: asyncio.Event) -> None:
         checks["stopping"] = False
         await server.stop(_GRACE_S)
     finally:
-        sweeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
+        await end_task(sweeping)
         await internal.close()
         await client.aclose()
 

@@ -21,6 +21,7 @@ from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
 from services.persistence.domain.ports import HotLog, LogStore, Row, Written
 from services.persistence.metrics import BATCHES, COMMITS, STORED
+from services.shared.cancellation import end_task
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Batch, Item
@@ -70,8 +71,7 @@ class Replica:
         return outcome
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from services.edge.domain.model import ClientInfo
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
+from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
 from services.shared.grpc_server import GrpcServer, start_grpc_server
@@ -50,8 +51,7 @@ class Presence:
 
     async def stop(self) -> None:
         if self._server is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+            await end_task(self._sweeping)
             await self._server.stop(0.0)
             self._server = None
 

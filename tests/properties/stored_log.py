@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
+from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
@@ -83,8 +84,7 @@ class Replica:
         self._task = asyncio.create_task(self.log.run())
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
 
 @dataclass

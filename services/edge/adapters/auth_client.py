@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -13,7 +12,7 @@ import grpc
 
 from services.edge.domain.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, TokenPair
-from services.shared.cancellation import is_being_cancelled
+from services.shared.cancellation import end_task, is_being_cancelled
 from services.shared.errors import ErrorCode, Unavailable
 from services.shared.grpc_client import Replicas
 from thalamus.auth.v1 import auth_pb2 as pb
@@ -51,9 +50,7 @@ class AuthClient:
     async def close(self) -> None:
         """Stop watching."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     @property
     def is_ready(self) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
 
 from prometheus_client import Counter
 
+from services.shared.cancellation import end_task
 from services.shared.errors import ThalamusError
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,7 @@ class Canary:
     async def close(self) -> None:
         """Stop."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     def heard(self, payload: bytes) -> None:
         """It came back."""

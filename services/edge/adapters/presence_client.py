@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge
 
 from services.edge.adapters import codec
 from services.edge.domain.model import ClientInfo, PresenceStats
-from services.shared.cancellation import is_being_cancelled
+from services.shared.cancellation import end_task, is_being_cancelled
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
 from thalamus.common.v1 import common_pb2
@@ -73,9 +73,7 @@ class PresenceClient:
                 while self._dirty and self._connected:
                     await asyncio.sleep(0.01)
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     @property
     def is_connected(self) -> bool:

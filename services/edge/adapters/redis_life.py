@@ -13,6 +13,7 @@ from redis import exceptions
 
 from services.edge.adapters import codec
 from services.edge.adapters.receipts import Receipt, Receipts
+from services.shared.cancellation import end_task
 from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog import life as lives
@@ -57,9 +58,7 @@ class LifeWatch:
     async def close(self) -> None:
         """Stop looking."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
         await self._client.aclose()
 
     def look_now(self) -> None:

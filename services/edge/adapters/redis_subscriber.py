@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import ssl
@@ -13,6 +12,7 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import parse_url
 
+from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.redis import CONNECT_TIMEOUT_S
 
@@ -53,9 +53,7 @@ class RedisSubscriber:
     async def close(self) -> None:
         """Stop listening."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
         self._fail_waiting()
 
     async def subscribe(self, channel: str) -> None:

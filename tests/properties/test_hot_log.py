@@ -1,0 +1,226 @@
+"""The scripts of `hot` logs on a real Redis against a small model: offsets, keys, generations, trimming, pages."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from services.shared.hotlog import hotlog, keys, scripts
+from services.shared.hotlog.hotlog import Batch, Item
+from services.shared.hotlog.scripts import Call, Script, run
+from services.shared.redis import redis_client
+
+_EXAMPLES = 500
+_FOR_A_MUTANT = 1_500
+_SETTINGS: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "print_blob": True,
+    "suppress_health_check": list(HealthCheck),
+}
+_numbers = itertools.count()
+
+
+@dataclass
+class Model:
+    """What the log of one channel must be."""
+
+    client: redis.asyncio.Redis
+    history_size: int
+    name: str = field(default_factory=lambda: f"live:model{next(_numbers)}")
+    generation: int = -1  # of the log; -1: there is none
+    epoch: str = ""
+    entries: list[tuple[int, bytes]] = field(default_factory=list)
+    top: int = 0
+    places: dict[tuple[str, str], int] = field(default_factory=dict)  # (epoch, key) → offset
+    epochs: set[str] = field(default_factory=set)
+
+    async def _call(self, call: Call) -> Any:
+        (found,) = await run(self.client, [call], timeout_s=5)
+        assert not isinstance(found, Exception), found
+        return found
+
+    def _begin(self, generation: int, epoch: str) -> None:
+        assert epoch not in self.epochs, "an epoch came back"
+        assert epoch.startswith(f"{generation}.")
+        self.epochs.add(epoch)
+        self.generation, self.epoch, self.entries, self.top = generation, epoch, [], 0
+
+    async def append(self, generation: int, names: Sequence[str]) -> None:
+        items = [Item(os.urandom(16), os.urandom(5), "u", name or os.urandom(6).hex()) for name in names]
+        batch = Batch(self.name, False, self.history_size, 60, items, generation=generation)
+        results = hotlog.appended(await self._call(hotlog.append_call(batch)))
+        if generation < self.generation:
+            assert [result.status for result in results] == ["STALE"] * len(items)
+            return
+        if generation > self.generation:
+            self._begin(generation, results[0].epoch)
+        for item, result in zip(items, results, strict=True):
+            assert result.epoch == self.epoch
+            known = self.places.get((self.epoch, item.key))
+            if known is not None:
+                assert (result.status, result.offset) == ("KNOWN", known)
+                continue
+            self.top += 1
+            assert (result.status, result.offset) == ("NEW", self.top)
+            self.places[self.epoch, item.key] = self.top
+            self.entries.append((self.top, item.publication))
+        self.entries = self.entries[-self.history_size :]
+
+    async def look(self, generation: int) -> None:
+        found = hotlog.top(await self._call(hotlog.hot_top_call(self.name, generation)))
+        if generation < self.generation:
+            assert found is None
+            return
+        assert found is not None
+        if generation > self.generation:
+            self._begin(generation, found[1])
+        assert found == (self.top, self.epoch)
+
+    async def read(self, generation: int, since: int, limit: int, reverse: bool, max_bytes: int) -> None:
+        call = hotlog.read_call(
+            self.name,
+            stored=False,
+            life=generation,
+            since_offset=since,
+            limit=limit,
+            reverse=reverse,
+            max_bytes=max_bytes,
+        )
+        page = hotlog.page(await self._call(call))
+        if generation != self.generation:
+            assert page is None
+            return
+        assert page is not None
+        assert (page.top, page.epoch) == (self.top, self.epoch)
+        if reverse:
+            expected = [one for one in reversed(self.entries) if not 0 < since <= one[0]]
+        else:
+            expected = [one for one in self.entries if one[0] > since]
+        assert page.entries == expected[: len(page.entries)]
+        whole = len(page.entries) == len(expected[:limit])
+        assert whole or sum(len(data) for _, data in page.entries) > max_bytes
+
+    async def reset(self, stale: bool) -> None:
+        if self.generation < 0:
+            return
+        epoch = "0.other" if stale else self.epoch
+        done = await self._call(hotlog.reset_call(self.name, epoch, self.generation))
+        assert done == (0 if stale else 1)
+        if not stale:
+            (now,) = await run(self.client, [hotlog.hot_top_call(self.name, self.generation)], timeout_s=5)
+            self._begin(self.generation, hotlog.top(now)[1])  # type: ignore[index]
+
+    async def lose_meta(self) -> None:
+        """It expired, or was evicted; the log is still there."""
+        await self.client.delete(keys.meta(self.name))
+        self.generation = -1
+
+
+generations = st.integers(0, 3)
+actions = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("append"), generations, st.lists(st.sampled_from(["", "", "a", "b"]), min_size=1, max_size=4)
+        ),
+        st.tuples(
+            st.just("append"), generations, st.lists(st.sampled_from(["", "", "a", "b"]), min_size=1, max_size=4)
+        ),
+        st.tuples(st.just("look"), generations),
+        st.tuples(
+            st.just("read"),
+            generations,
+            st.integers(0, 12),
+            st.integers(1, 8),
+            st.booleans(),
+            st.sampled_from([0, 7, 1_000]),
+        ),
+        st.tuples(st.just("reset"), st.booleans()),
+        st.tuples(st.just("lose_meta")),
+    ),
+    min_size=2,
+    max_size=15,
+)
+schedules = st.tuples(st.sampled_from([1, 3, 50]), actions)
+
+
+@pytest.fixture
+def play(redis_url: str) -> Iterator[Callable[[Any], None]]:
+    with asyncio.Runner() as runner:
+        client = redis_client(redis_url)
+
+        async def live(schedule: tuple[int, Sequence[tuple[Any, ...]]]) -> None:
+            model = Model(client, schedule[0])
+            for name, *arguments in schedule[1]:
+                await getattr(model, name)(*arguments)
+                if model.generation >= 0:
+                    await model.read(model.generation, 0, 1_000, False, 1 << 30)
+
+        yield lambda schedule: runner.run(live(schedule))
+        runner.run(client.aclose())
+
+
+def test_hot_logs_are_as_the_model_says(play: Callable[[Any], None]) -> None:
+    @settings(max_examples=_EXAMPLES, **_SETTINGS)
+    @given(schedules)
+    def check(schedule: Any) -> None:
+        play(schedule)
+
+    check()
+
+
+def _mutated(script: Script, old: str, new: str) -> Script:
+    text = script.text.decode()
+    assert old in text
+    folder = Path(tempfile.mkdtemp())
+    (folder / "mutant.lua").write_text(text.replace(old, new, 1))
+    made = scripts.load(folder / "mutant.lua")
+    shutil.rmtree(folder)
+    return made
+
+
+MUTANTS = {
+    "an offset is used again": ("APPEND", "redis.call('HSET', meta, 'top', string.format('%d', top))\n", ""),
+    "a stale generation may write": ("APPEND", "if age > 0 then return every('STALE') end", ""),
+    "an older log goes on": ("APPEND", "if age < 0 then", "if not epoch then"),
+    "a key counts in every epoch": ("APPEND", "if key_epoch == epoch then", "if key_epoch then"),
+    "a key is forgotten": ("APPEND", "if key_epoch == epoch then", "if false then"),
+    "the log is never cut": ("APPEND", "redis.call('XTRIM', log, 'MAXLEN', ARGV[3])", ""),
+    "a log outlives its meta": ("TOP", "redis.call('DEL', KEYS[1], KEYS[2])  -- a log may outlive its meta", ""),
+    "a stale generation may ask": ("TOP", "if age > 0 then return {} end", ""),
+    "another generation may read": (
+        "READ",
+        "if not stored and string.match(known[1], '^(%d+)%.') ~= ARGV[5]",
+        "if false",
+    ),
+    "a page begins one too late": ("READ", "local from = since + 1", "local from = since + 2"),
+    "any epoch can be reset": ("RESET", "if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return 0 end", ""),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_found(mutant: str, play: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, old, new = MUTANTS[mutant]
+    monkeypatch.setattr(hotlog, name, _mutated(getattr(scripts, name), old, new))
+
+    @settings(
+        max_examples=_FOR_A_MUTANT, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False, **_SETTINGS
+    )
+    @given(schedules)
+    def check(schedule: Any) -> None:
+        play(schedule)
+
+    with pytest.raises(AssertionError):
+        check()
