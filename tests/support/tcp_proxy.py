@@ -11,6 +11,7 @@ from typing import Self
 
 _READ_BYTES = 65_536
 _QUEUED = 256  # chunks that may be under way, per direction
+_END_S = 3.0
 
 
 class TcpProxy:
@@ -44,7 +45,10 @@ class TcpProxy:
         self._server.close()
         self.cut()
         self.flow()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_END_S)
 
     def cut(self) -> None:
         """Reset every connection, and every new one until `heal`."""
