@@ -54,14 +54,15 @@ class Publisher:
         failures = 0
         while run.now() - begun < GIVE_UP_S:
             sent = run.now()
+            asked = False
             try:
                 socket = await self._connected()
-                sent = run.now()
+                sent, asked = run.now(), True
                 result = await socket.call(
                     _ANSWER_S, publish={"channel": channel, "data": data, "idempotency_key": id_}
                 )
             except CommandError as error:
-                if error.code != _UNKNOWN:
+                if asked and not failures and error.code != _UNKNOWN:  # after another attempt it may have been done
                     run.note(e.Refused(at=run.now(), id=id_, code=error.code))
                     return None
                 run.note(e.Failed(at=run.now(), id=id_, code=error.code, took_s=run.now() - sent))

@@ -9,7 +9,7 @@ import random
 
 from services.persistence.adapters.redis_beacon import RedisBeacon
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Beacon, LogStore
 from services.persistence.metrics import LIVES, SWEPT
 from services.shared.errors import Unavailable
 from services.shared.redis_life import LifeGate
@@ -28,6 +28,7 @@ class Caretaker:
         self._beacon, self._store, self._log, self._gate = beacon, store, log, gate
         self._every_s = every_s
         self._checks = {"redis": False, "store": False}
+        self._counted = Beacon(0, 0)  # the highest that Redis said: the store may not have been able to keep it
 
     def ready(self) -> dict[str, bool]:
         """By dependency."""
@@ -56,7 +57,9 @@ class Caretaker:
         except Unavailable as error:
             return self._failed("store", error)
         try:
+            kept = Beacon(*map(max, kept, self._counted))
             counted, life = await self._beacon.beat(kept)
+            self._counted = counted
         except Unavailable as error:
             return self._failed("redis", error)
         self._set("redis", True)

@@ -385,3 +385,25 @@ async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_on
     assert numbered.status == "NEW"
     await redis_conn.hset(keys.meta(CHANNEL), "life", "life2")  # compared with the store again meanwhile
     assert await hot.commit([(CHANNEL, epoch, 1, 10, 60)], "life1") == [-1]
+
+
+async def test_a_key_of_what_another_replica_dropped_leads_nowhere(
+    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    """B has numbered; A finds Redis behind the store and advances it: B's key must not lead to another's place."""
+    crashing = CrashingStore(store)
+    first, second = Replica(redis_conn, store), Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    await first.append("one")
+    crashing.crash = "before"
+    with pytest.raises(Unavailable):
+        await second.append("two", key="kb")
+    state = await store.open(CHANNEL)
+    await redis_conn.hset(keys.meta(CHANNEL), "stored", "0")  # as in a Redis that went back
+    await RedisHotLog(redis_conn, lambda: "").advance(CHANNEL, state, [], [])
+    assert (await first.append("three")).offset == 2
+    crashing.crash = ""
+    repeated = await second.append("two", key="kb")
+    assert (repeated.offset, repeated.repeated_key) == (3, False)
+    assert await stored(store) == [(1, "one"), (2, "three"), (3, "two")]
+    for one in (first, second):
+        await one.close()

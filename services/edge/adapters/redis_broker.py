@@ -82,7 +82,9 @@ class RedisBroker:
             url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=on_time
         )
         self._client = redis_client(url, gate=self._gate)
-        self._subscriber = RedisSubscriber(url, on_message=self._message, on_connected=self._connected)
+        self._subscriber = RedisSubscriber(
+            url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
+        )
         self._listener: ChannelListener | None = None
         self._on_control: Callable[[bytes], None] | None = None
         self._queue: deque[_Append | _Other] = deque()
@@ -99,6 +101,8 @@ class RedisBroker:
         """Connect; who listens is called on the loop, in the order of arrival."""
         self._listener, self._on_control = listener, on_control
         await self._life.start()
+        for channel in (keys.CONTROL, self._canary.channel):  # also if Redis is not there yet
+            self._subscriber.want(channel)
         await self._subscriber.start()
         try:
             await self._subscriber.subscribe(keys.CONTROL)

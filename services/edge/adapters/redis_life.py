@@ -69,15 +69,16 @@ class LifeWatch:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    await self._step(loop.time())
+                await self._step(loop.time())
             except (Unavailable, exceptions.RedisError, *CONNECTION_LOST) as error:
                 logger.debug("Redis does not say which life this is: %r", error)
-            if self._gate.is_open:
-                self._receipts.turn(loop.time())  # while Redis is away they are kept: it may come back without them
-            if not self._gate.is_open:
+                away = True
+            else:
+                away = not self._gate.is_open
+            if away:  # receipts are kept: it may come back without what they are for
                 await asyncio.sleep(AWAY_S)
                 continue
+            self._receipts.turn(loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._gate.refused.wait()
@@ -99,7 +100,7 @@ class LifeWatch:
             logger.error("Redis lost what this edge has seen: `hot` logs begin anew")
             life = await self._renew(run_id, life.generation, False)
         self._checked = life.token
-        if now_ms >= life.open_at_ms:
+        if not 0 < life.open_at_ms - now_ms <= lives.PAUSE_MS:  # longer can't be meant: its clock was set
             changed = self._gate.life is None or self._gate.life.token != life.token
             self._gate.open(life)
             if changed:
@@ -107,7 +108,7 @@ class LifeWatch:
 
     async def _ask(self) -> tuple[str, int, Life | None]:
         """Run id, its clock in ms, and what is said of its life: one round trip, one connection."""
-        async with self._client.pipeline(transaction=False) as pipeline:
+        async with asyncio.timeout(TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
             pipeline.info("server")
             pipeline.time()
             pipeline.get(keys.LIFE)

@@ -30,12 +30,18 @@ class RedisSubscriber:
     """Subscriptions of this edge. A subscribe returns when Redis has confirmed it."""
 
     def __init__(
-        self, url: str, *, on_message: Callable[[bytes, bytes], None], on_connected: Callable[[bool], None]
+        self,
+        url: str,
+        *,
+        on_message: Callable[[bytes, bytes], None],
+        on_connected: Callable[[bool], None],
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_message(channel, payload)`; `on_connected(again)` once all subscriptions are confirmed."""
         self._options: dict[str, Any] = dict(parse_url(url))
         self._on_message = on_message
         self._on_connected = on_connected
+        self._on_lost = on_lost
         self._wanted: set[str] = set()
         self._waiting: dict[bytes, asyncio.Future[None]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -55,6 +61,10 @@ class RedisSubscriber:
         if self._task is not None:
             await end_task(self._task)
         self._fail_waiting()
+
+    def want(self, channel: str) -> None:
+        """Subscribe as soon as there is a connection, and on every later one."""
+        self._wanted.add(channel)
 
     async def subscribe(self, channel: str) -> None:
         """Return once Redis has confirmed.
@@ -194,6 +204,7 @@ class RedisSubscriber:
         self.connected = False
         if self._down_since is None:
             self._down_since = asyncio.get_running_loop().time()
+        self._on_lost()
 
     def _fail_waiting(self) -> None:
         for future in self._waiting.values():

@@ -1,24 +1,32 @@
--- The store is ahead of Redis: what Redis numbered above its own `stored` was never acknowledged and goes.
+-- The store is ahead of Redis: what Redis numbered above its own `stored` was never acknowledged and goes, with its keys.
 -- KEYS: log, meta, then keys to forget, then keys to remember. ARGV: epoch, top of the store, life,
 -- number of keys to forget, then per key to remember: position, ttl_s. Returns 1 if anything changed.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top')
-local changed = 0
-local forget = tonumber(ARGV[4])
+local epoch, top, life, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local stored = known[1] == epoch and tonumber(known[2])
+local ahead = stored and stored >= top
+local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 0) + 1), '+')
+local whole = ahead and #unstored == tonumber(known[3]) - stored
+if not whole then
+  -- A key must not lead to a place that somebody else will be given. Those that the store has are remembered below.
+  for _, entry in ipairs(unstored) do
+    if entry[2][8] then redis.call('DEL', entry[2][8]) end
+  end
+end
 for index = 3, 2 + forget do redis.call('DEL', KEYS[index]) end
 for index = 3 + forget, #KEYS do
   local at = 5 + (index - 3 - forget) * 2
   redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])
 end
-if known[1] == ARGV[1] and known[2] and tonumber(known[2]) >= tonumber(ARGV[2]) then
-  redis.call('HSET', KEYS[2], 'life', ARGV[3])
-  local first = string.format('%d-0', tonumber(known[2]) + 1)
-  local unstored = redis.call('XRANGE', KEYS[1], first, '+')
-  if #unstored == tonumber(known[3]) - tonumber(known[2]) then return 0 end
-  -- Of what was numbered and not stored, something is not there: none of it was acknowledged, and it goes.
-  redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[2], 'top', known[2])
-  return 1
+if whole then
+  redis.call('HSET', KEYS[2], 'life', life)
+  return 0
 end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'top', ARGV[2], 'stored', ARGV[2], 'life', ARGV[3])
+if ahead then
+  -- Of what was numbered and not stored, something is not there: none of it was acknowledged.
+  redis.call('HSET', KEYS[2], 'life', life, 'top', known[2])
+else
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', life)
+end
 return 1

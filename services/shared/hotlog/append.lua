@@ -43,7 +43,7 @@ for index = 1, items do
     added = added + 1
     local id, publication, key = ARGV[6 + index * 3], ARGV[7 + index * 3], ARGV[8 + index * 3]
     if stored_class then
-      redis.call('XADD', log, string.format('%d-0', top), 'i', id, 'p', publication, 'k', key)
+      redis.call('XADD', log, string.format('%d-0', top), 'i', id, 'p', publication, 'k', key, 'n', KEYS[index + 2])
     else
       redis.call('XADD', log, string.format('%d-0', top), 'i', id, 'p', publication)
     end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Says that this Redis has what it had a second ago, or begins a new life of it. Both keys belong to the whole server.
 -- KEYS: beacon, life. ARGV: run id of this server, count and generation that the store keeps, pause_ms.
 -- Returns {count, generation, 1 if a life began}.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Gives `hot` logs a new generation: something acknowledged is gone, or nobody can tell. KEYS: life.
 -- ARGV: run id of this server, highest generation known, 1: only if the life was begun by another run.
 -- Returns what the life is then.

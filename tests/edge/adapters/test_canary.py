@@ -74,3 +74,16 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
     for _ in range(10):
         await canary._sing()
     assert gave_up == [True]
+
+
+async def test_an_edge_that_starts_before_redis_is_ready_once_redis_is(own_redis: RedisServer) -> None:
+    own_redis.kill()
+    broker = RedisBroker(own_redis.url, canary_s=0.1)
+    await broker.start(Reconnects(), lambda payload: None)  # gives up waiting after a while, and goes on trying
+    try:
+        own_redis.start()
+        await until(lambda: broker.is_ready)
+        await asyncio.sleep(0.6)  # more canaries than may be missed
+        assert broker.is_ready
+    finally:
+        await broker.close()

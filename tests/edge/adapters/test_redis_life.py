@@ -266,3 +266,33 @@ async def test_receipts_are_kept_while_redis_is_away(
             await client.restore(name, 0, value)
     await store.beat()
     assert (await append(brokers[1], "three")).position.epoch != first.position.epoch
+
+
+async def test_a_redis_that_comes_back_full_can_still_be_read(own_redis: RedisServer, store: Store) -> None:
+    """Out of memory refuses writes; what says that a life is whole is let through."""
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        await client.config_set("maxmemory", 1)
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            await client.set("any", "thing")
+        await store.beat()
+        broker = RedisBroker(own_redis.url)
+        await broker.start(Reconnects(), lambda payload: None)
+        try:
+            await until(lambda: broker.is_ready)
+        finally:
+            await broker.close()
+            await client.config_set("maxmemory", 0)
+
+
+async def test_a_clock_that_was_set_back_keeps_no_edge_out(own_redis: RedisServer, store: Store) -> None:
+    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
+        said = parse(await client.get(keys.LIFE))  # type: ignore[arg-type]
+        assert said is not None
+        in_an_hour = int((await client.time())[0] + 3_600) * 1_000
+        await client.set(keys.LIFE, f"{said.run_id} {said.generation} {in_an_hour}")
+    broker = RedisBroker(own_redis.url)
+    await broker.start(Reconnects(), lambda payload: None)
+    try:
+        await until(lambda: broker.is_ready)
+    finally:
+        await broker.close()
