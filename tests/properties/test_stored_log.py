@@ -146,8 +146,8 @@ def readers_see_what_is_numbered(patch: pytest.MonkeyPatch) -> None:
 
 
 def advance_keeps_what_was_numbered(patch: pytest.MonkeyPatch) -> None:
-    old = "redis.call('DEL', KEYS[1])\nredis.call('HSET', KEYS[2], 'epoch'"
-    patch.setattr(hotlog, "ADVANCE", _mutated(scripts.ADVANCE, old, "redis.call('HSET', KEYS[2], 'epoch'"))
+    old = "redis.call('DEL', KEYS[1])\nif ahead"
+    patch.setattr(hotlog, "ADVANCE", _mutated(scripts.ADVANCE, old, "if ahead"))
 
 
 def an_unwritten_batch_is_taken_for_written(patch: pytest.MonkeyPatch) -> None:
