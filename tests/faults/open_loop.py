@@ -99,7 +99,7 @@ class Overload:
         tops: dict[str, int] = {}
         for one in self._sockets:
             if one.channel not in tops:
-                found = await one.socket.call(history={"channel": one.channel, "limit": 0})
+                found = await one.socket.call(30.0, history={"channel": one.channel, "limit": 0})
                 tops[one.channel] = found.get("offset", 0)
         everything = acked + sum(one.acked_before for one in self._sockets)
         if sum(tops.values()) < everything:

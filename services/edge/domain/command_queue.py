@@ -7,7 +7,7 @@ from collections import deque
 from services.edge.domain import commands as c
 from services.edge.domain.publisher import Publisher
 
-_SHARE = 16  # one client's publications count for no more: it holds up itself, not the others
+_SHARE = 16  # one client's publications count for no more (it holds up itself), and under strain it may not have more
 
 
 class CommandQueue:
@@ -27,7 +27,8 @@ class CommandQueue:
     def add(self, command: c.Command) -> bool:
         """Put it at the end; False: a publication, and too many wait on this edge already."""
         if type(command.request) is c.Publish:
-            if not self._publisher.has_room():
+            too_many = self._publications >= _SHARE and self._publisher.is_strained()
+            if too_many or not self._publisher.has_room():
                 self._publisher.refused += 1
                 return False
             self._publications += 1

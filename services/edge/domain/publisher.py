@@ -67,6 +67,10 @@ class Publisher:
         """Whether one more may wait."""
         return self.pending + self.queued < self._settings.max_pending_publishes
 
+    def is_strained(self) -> bool:
+        """Whether half of the room is taken: nobody may have more than a share of the rest."""
+        return 2 * (self.pending + self.queued) > self._settings.max_pending_publishes
+
     def busy(self) -> Busy:
         """What is answered where there is no room: nothing was done."""
         return Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
