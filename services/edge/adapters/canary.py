@@ -22,7 +22,7 @@ _DEAF = Counter("thalamus_edge_deaf", "Times that this edge found its pub/sub co
 class Canary:
     """`publish` returns once Redis has taken it; `on_deaf` gives up the pub/sub connection.
 
-    What Redis did not take says nothing about hearing, and is not counted.
+    What Redis did not take, and what was sung without a connection to hear it, says nothing and is not counted.
     """
 
     def __init__(
@@ -30,10 +30,12 @@ class Canary:
         publish: Callable[[str, bytes], Awaitable[object]],
         on_deaf: Callable[[], None],
         *,
+        is_open: Callable[[], bool] = lambda: True,
         every_s: float = EVERY_S,
     ) -> None:
+        """`is_open`: there is a pub/sub connection, subscribed or about to be."""
         self.channel = f"t:canary:{os.urandom(8).hex()}"
-        self._publish, self._on_deaf, self._every_s = publish, on_deaf, every_s
+        self._publish, self._on_deaf, self._is_open, self._every_s = publish, on_deaf, is_open, every_s
         self._sent = 0
         self._heard = 0
         self._missed = 0
@@ -50,11 +52,10 @@ class Canary:
             await end_task(self._task)
 
     def heard(self, payload: bytes) -> None:
-        """It came back."""
+        """It came back, however late: the connection hears."""
         self._heard = max(self._heard, int(payload))
-        if self._heard == self._sent:
-            self._missed = 0
-            self.deaf = False
+        self._missed = 0
+        self.deaf = False
 
     async def _run(self) -> None:
         while True:
@@ -62,6 +63,9 @@ class Canary:
             await asyncio.sleep(self._every_s)
 
     async def _sing(self) -> None:
+        if not self._is_open():
+            self._missed, self._heard = 0, self._sent
+            return
         if self._heard < self._sent:
             self._missed += 1
         if self._missed >= MISSED:

@@ -93,7 +93,10 @@ class RedisBroker:
         self._failed_at = -1e9
         self._control = keys.CONTROL.encode()
         self._canary = Canary(
-            lambda channel, payload: self._do(None, publish=(channel, payload)), self._subscriber.drop, every_s=canary_s
+            lambda channel, payload: self._do(None, publish=(channel, payload)),
+            self._subscriber.drop,
+            is_open=lambda: self._subscriber.has_connection,
+            every_s=canary_s,
         )
         self._canary_name = self._canary.channel.encode()
 

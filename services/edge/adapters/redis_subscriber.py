@@ -97,6 +97,11 @@ class RedisSubscriber:
         if self._writer is not None:
             self._send("UNSUBSCRIBE", [channel])
 
+    @property
+    def has_connection(self) -> bool:
+        """Logged in; `connected` says that all subscriptions are confirmed, too."""
+        return self._writer is not None
+
     def drop(self) -> None:
         """Give up the present connection: it is of no use."""
         if self._writer is not None:

@@ -76,14 +76,55 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
     assert gave_up == [True]
 
 
+async def test_what_comes_back_late_still_came_back() -> None:
+    """A round trip that takes longer than the time between two of them is slow, not deaf."""
+    sung: list[bytes] = []
+    gave_up: list[bool] = []
+
+    async def publish(channel: str, payload: bytes) -> None:
+        sung.append(payload)
+
+    canary = Canary(publish, lambda: gave_up.append(True))
+    for turn in range(20):
+        await canary._sing()
+        if turn:
+            canary.heard(sung[turn - 1])
+    assert not gave_up
+    assert not canary.deaf
+
+
+async def test_nothing_is_given_up_where_there_is_no_connection_yet() -> None:
+    is_open = False
+    gave_up: list[bool] = []
+
+    async def publish(channel: str, payload: bytes) -> None: ...
+
+    canary = Canary(publish, lambda: gave_up.append(True), is_open=lambda: is_open)
+    for _ in range(10):
+        await canary._sing()
+    assert not gave_up
+    is_open = True
+    for _ in range(3):
+        await canary._sing()
+    assert not gave_up
+    await canary._sing()
+    assert gave_up == [True]
+
+
 async def test_an_edge_that_starts_before_redis_is_ready_once_redis_is(own_redis: RedisServer) -> None:
     own_redis.kill()
     broker = RedisBroker(own_redis.url, canary_s=0.1)
     await broker.start(Reconnects(), lambda payload: None)  # gives up waiting after a while, and goes on trying
     try:
         own_redis.start()
-        await until(lambda: broker.is_ready)
-        await asyncio.sleep(0.6)  # more canaries than may be missed
-        assert broker.is_ready
+        loop = asyncio.get_running_loop()
+        since = [loop.time()]
+
+        def has_stayed_ready() -> bool:  # for longer than it takes to miss too many canaries
+            if not broker.is_ready:
+                since[0] = loop.time()
+            return loop.time() - since[0] > 0.8
+
+        await until(has_stayed_ready)
     finally:
         await broker.close()
