@@ -73,6 +73,8 @@ async def drive(
                 if not any(one.whole for one in some):
                     raise Unreachable(f"no client could connect and subscribe within {SETTLE_S:g} s")
             run.started += run.now()  # the plan begins when everyone is there
+            for one in subscribers:
+                one.begin()
             working = [asyncio.create_task(one.run()) for one in publishers]
             tasks += working
             if trouble is not None:

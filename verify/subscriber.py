@@ -44,7 +44,7 @@ class Subscriber:
         self._edge = ""
         self._began = 0.0
         self._attempt = run.rng.randrange(1_000)
-        self.stay = False  # no more absences: the end is near
+        self.stay = True  # no absences: not everyone is there yet, or the end is near
         self.given_up = 0  # close code that told it to stay away
 
     @property
@@ -60,6 +60,11 @@ class Subscriber:
         """Whether it has had this position."""
         one = self._followed[channel]
         return one.epoch == epoch and one.offset >= offset
+
+    def begin(self) -> None:
+        """From now on go away as planned; the run's clock has been set to 0."""
+        self.stay = False
+        self._news.set()
 
     async def run(self) -> None:
         """Connect, follow, go away, come back; until cancelled, or told to stay away for ever."""

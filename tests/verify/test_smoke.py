@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+import verify.drive
 from tests.support.faults import kill_pubsub
 from tests.support.stack import Stack
 from verify import events as e
@@ -16,6 +17,7 @@ from verify import judge as j
 from verify.check import Outcome, conclude
 from verify.context import Run
 from verify.drive import drive
+from verify.events import read_history
 from verify.plan import Load, make_plan
 from verify.target import Target
 
@@ -61,6 +63,26 @@ def test_60_seconds_of_killed_edges_and_killed_pubsub_connections_lose_nothing(t
         assert outcome.verdict.acked > 500
         assert outcome.verdict.recoveries > 50
         assert not [line for name in stack.internal_urls for line in stack.lines(name) if "Traceback" in line]
+
+
+def test_nobody_drops_before_everyone_is_there_and_everybody_does_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so many drops there is no moment at which all are there: waiting for one would use up the plan."""
+    monkeypatch.setattr(verify.drive, "_CONNECTS_AT_ONCE", 5)  # so that it takes as long as with thousands
+
+    async def nothing(run: Run) -> None: ...
+
+    load = Load(seed=3, duration_s=6, clients=120, channels=CHANNELS, drop_every_s=1.0, offline_s=(0.5, 1.0))
+    with Stack(edges=1, environment=FAST_PINGS) as stack:
+        outcome = check(stack, load, nothing, tmp_path / "history.jsonl")
+    assert outcome.verdict.passed, outcome.page
+    seen = list(read_history(tmp_path / "history.jsonl"))
+    first = next(index for index, event in enumerate(seen) if isinstance(event, e.Publishing))
+    planned = [index for index, event in enumerate(seen) if isinstance(event, e.Offline) and event.planned]
+    assert min(planned) > first
+    assert len(planned) > 60
+    assert outcome.verdict.recoveries > 60
 
 
 # Builds that lack something: what the edges import first (`sitecustomize`) takes it out of them.
