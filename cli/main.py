@@ -21,6 +21,9 @@ _COMMANDS = {
     "subscribe": "Follow channels until Ctrl-C.",
     "history": "Read what a channel kept.",
     "presence": "Show who is in a channel.",
+    "secrets": "Make and rotate the secret files of a deployment.",
+    "certs": "Make a certificate for development.",
+    "store": "Make the tables of a deployment on DynamoDB.",
     "verify": "Check that a stack delivers what it acknowledges.",
 }
 _INTERRUPTED = 130

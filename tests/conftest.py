@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ("tests.support.redis", "tests.support.stack")
+pytest_plugins = ("tests.support.dynamodb", "tests.support.redis", "tests.support.sdk", "tests.support.stack")

@@ -6,21 +6,27 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.config import AuthConfig
 from services.auth.domain.accounts import Accounts, Policy, load_signer
 from services.auth.domain.passwords import Passwords
+from services.auth.domain.ports import AccountStore
+from services.auth.domain.signing import Signer
 from services.auth.service import AuthServicer, TrustFeed
 from services.shared.cancellation import end_task
-from services.shared.config import read_env, read_secret_file
+from services.shared.config import read_env
+from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import redis_client
+from services.shared.secrets import read_service_tokens, redis_address
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
@@ -33,41 +39,36 @@ _POLL_S = 1.0  # another replica may have changed the keys
 async def main(stopping: asyncio.Event) -> None:
     config = read_env(AuthConfig, os.environ, "AUTH_")
     setup_logging("auth", level=config.log_level)
-    token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
-    store = SqliteAccounts(config.db)
-    client = redis_client(config.redis_url)
-    passwords = Passwords(
-        memory_kib=config.argon2_memory_kib, time_cost=config.argon2_time_cost, threads=config.hash_threads
-    )
-    accounts = Accounts(
-        store,
-        RedisLimits(client),
-        passwords,
-        await load_signer(store, config.signing_algorithm),
-        Policy(
-            access_ttl_s=config.access_ttl_s,
-            refresh_ttl_s=config.refresh_ttl_s,
-            issuer=config.issuer,
-            audience=config.audience,
-            logins_per_account=config.logins_per_account,
-            attempts_per_address=config.attempts_per_address,
-            limit_window_s=config.limit_window_s,
-        ),
-    )
-    feed = TrustFeed()
+    tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     checks = {"store": False}
-    await _refresh_trust(store, accounts, feed, config.signing_algorithm)
-    checks["store"] = True
-    internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
-    server = await start_grpc_server(
-        lambda grpc: rpc.add_AuthServiceServicer_to_server(AuthServicer(accounts, feed), grpc),
-        host=config.host,
-        port=config.grpc_port,
-        service_token=token,
-        service="auth",
-    )
-    following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks))
-    try:
+    async with contextlib.AsyncExitStack() as open_things:
+        store, prepare = _open_store(config)
+        open_things.push_async_callback(store.close)
+        client = redis_client(redis_address(config.redis_url, config.redis_password_file))
+        open_things.push_async_callback(client.aclose)
+        passwords = Passwords(
+            memory_kib=config.argon2_memory_kib, time_cost=config.argon2_time_cost, threads=config.hash_threads
+        )
+        open_things.callback(passwords.close)
+        internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
+        open_things.push_async_callback(internal.close)
+        if (known := await _known_once_it_answers(prepare, store, config.signing_algorithm, stopping)) is None:
+            return
+        checks["store"] = True
+        signer, trust = known
+        accounts = Accounts(store, RedisLimits(client), passwords, signer, _policy(config))
+        feed = TrustFeed()
+        feed.set(trust)
+        server = await start_grpc_server(
+            lambda grpc: rpc.add_AuthServiceServicer_to_server(AuthServicer(accounts, feed), grpc),
+            host=config.host,
+            port=config.grpc_port,
+            service_token=tokens.current,
+            previous_service_token=tokens.previous,
+            service="auth",
+        )
+        following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks))
+        open_things.push_async_callback(end_task, following)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         stopped = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stopped, following], return_when=asyncio.FIRST_COMPLETED)
@@ -75,26 +76,79 @@ async def main(stopping: asyncio.Event) -> None:
             await following  # it never ends by itself: raise what ended it
         checks["stopping"] = False
         await server.stop(_GRACE_S)
-    finally:
-        await end_task(following)
-        await internal.close()
-        await client.aclose()
-        passwords.close()
-        await store.close()
 
 
-async def _refresh_trust(store: SqliteAccounts, accounts: Accounts, feed: TrustFeed, algorithm: str) -> None:
-    accounts.signer = await load_signer(store, algorithm)
-    rows = await store.api_keys()
-    feed.set(
-        pb.Trust(jwks=accounts.signer.jwks, api_keys=[pb.ApiKeyDigest(sha256=row.sha256, id=row.id) for row in rows])
+class ClosableStore(AccountStore, Protocol):
+    """A store whose files or connections end with it."""
+
+    async def close(self) -> None: ...
+
+
+def _open_store(config: AuthConfig) -> tuple[ClosableStore, Callable[[], Awaitable[None]]]:
+    """The store, and what must have succeeded before it is asked anything. Makes no request to DynamoDB."""
+    if config.store == "sqlite":
+        return SqliteAccounts(config.db), _nothing
+    from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts  # boto3 takes half a second to import
+    from services.shared.dynamodb import tables
+    from services.shared.dynamodb.client import DynamoDb
+
+    settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
+    db = DynamoDb(settings)
+    table = settings.accounts_table
+    return DynamoDbAccounts(db, table), lambda: tables.prepare(db, settings, table)
+
+
+async def _nothing() -> None: ...
+
+
+def _policy(config: AuthConfig) -> Policy:
+    return Policy(
+        access_ttl_s=config.access_ttl_s,
+        refresh_ttl_s=config.refresh_ttl_s,
+        issuer=config.issuer,
+        audience=config.audience,
+        logins_per_account=config.logins_per_account,
+        attempts_per_address=config.attempts_per_address,
+        limit_window_s=config.limit_window_s,
     )
 
 
+async def _known_once_it_answers(
+    prepare: Callable[[], Awaitable[None]], store: AccountStore, algorithm: str, stopping: asyncio.Event
+) -> tuple[Signer, pb.Trust] | None:
+    """What the store knows, asked until it answers; None: asked to stop before.
+
+    Raises:
+        ConfigError: DynamoDB has no such table.
+    """
+    said = False
+    while not stopping.is_set():
+        try:
+            await prepare()
+            return await _known(store, algorithm)
+        except Unavailable as error:
+            if not said:
+                logger.warning("not ready: the store does not answer", extra={"error": str(error)})
+            said = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await stopping.wait()
+    return None
+
+
+async def _known(store: AccountStore, algorithm: str) -> tuple[Signer, pb.Trust]:
+    signer = await load_signer(store, algorithm)
+    keys = [pb.ApiKeyDigest(sha256=row.sha256, id=row.id) for row in await store.api_keys()]
+    return signer, pb.Trust(jwks=signer.jwks, api_keys=keys)
+
+
 async def follow(
-    store: SqliteAccounts, accounts: Accounts, feed: TrustFeed, algorithm: str, checks: dict[str, bool]
+    store: AccountStore, accounts: Accounts, feed: TrustFeed, algorithm: str, checks: dict[str, bool]
 ) -> None:
-    """Tell edges of changes at once, and of those that another replica made within a second."""
+    """Tell edges of changes at once, and of those that another replica made within a second.
+
+    While the store is away edges keep what they know, and tokens are minted with the keys of before.
+    """
     version = -1
     while True:
         try:
@@ -105,12 +159,22 @@ async def follow(
             if accounts.changed.is_set() or current != version:
                 accounts.changed.clear()
                 version = current
-                await _refresh_trust(store, accounts, feed, algorithm)
-            checks["store"] = True
-        except Unavailable:
-            checks["store"] = False
+                accounts.signer, trust = await _known(store, algorithm)
+                feed.set(trust)
+            _say_whether_it_answers(checks, None)
+        except Unavailable as error:
+            _say_whether_it_answers(checks, error)
             version = -1  # what changed has not been told
             await asyncio.sleep(_POLL_S)
+
+
+def _say_whether_it_answers(checks: dict[str, bool], error: Unavailable | None) -> None:
+    answers = error is None
+    if answers and not checks["store"]:
+        logger.info("the store answers again")
+    elif not answers and checks["store"]:
+        logger.warning("not ready: the store does not answer", extra={"error": str(error)})
+    checks["store"] = answers
 
 
 if __name__ == "__main__":

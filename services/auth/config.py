@@ -18,8 +18,11 @@ class AuthConfig:
     internal_host: str = "127.0.0.1"
     internal_port: int = 9100
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
+    service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
     log_level: str = field_env("LOG_LEVEL", "INFO")
+    store: str = "sqlite"
     db: Path = Path("data/auth.sqlite3")
     access_ttl_s: int = 600
     refresh_ttl_s: int = 30 * 86_400
@@ -34,6 +37,8 @@ class AuthConfig:
     limit_window_s: int = 60
 
     def __post_init__(self) -> None:
+        if self.store not in ("sqlite", "dynamodb"):
+            raise ConfigError("AUTH_STORE must be sqlite or dynamodb")
         if self.signing_algorithm not in ("EdDSA", "RS256"):
             raise ConfigError("AUTH_SIGNING_ALGORITHM must be EdDSA or RS256")
         if self.argon2_memory_kib < 19_456 or self.argon2_time_cost < 2:

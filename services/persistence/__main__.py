@@ -5,44 +5,73 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
+from prometheus_client import REGISTRY
+
+from services.persistence.adapters.dynamodb_items import MAX_APPEND_BYTES
+from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
 from services.persistence.adapters.redis_beacon import RedisBeacon
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.log import Log
 from services.persistence.health import Caretaker
+from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
 from services.shared.cancellation import end_task
-from services.shared.config import read_env, read_secret_file
+from services.shared.config import read_env
+from services.shared.dynamodb import tables
+from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
+from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
+from services.shared.secrets import read_service_tokens, redis_address
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
 logger = logging.getLogger("services.persistence")
 
 _GRACE_S = 3.0
+_AWAY_S = 1.0  # between looks for a table
+_SQLITE_ITEM_BYTES = 1 << 28  # a row of SQLite may have 1 GB
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A store, what must have succeeded before it is asked anything, and the most it keeps of one publication."""
+
+    store: SqliteLogStore | DynamoDbLogStore
+    prepare: Callable[[], Awaitable[None]]
+    max_item_bytes: int
 
 
 async def main(stopping: asyncio.Event) -> None:
     config = read_env(PersistenceConfig, os.environ, "PERSISTENCE_")
     setup_logging("persistence", level=config.log_level)
-    token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
-    store = SqliteLogStore(config.db)
+    tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
+    opened = _open_store(config)
+    store = opened.store
     gate = LifeGate()
-    client = redis_client(config.redis_url, gate=gate)
+    address = redis_address(config.redis_url, config.redis_password_file)
+    client = redis_client(address, gate=gate)
     hot = RedisHotLog(client, lambda: gate.token)
-    beacon = RedisBeacon(config.redis_url)
+    beacon = RedisBeacon(address)
+    observer = redis_client(address, max_connections=1)
+    redis_metrics = RedisMetrics(observer)
+    REGISTRY.register(redis_metrics)
     log = Log(
         hot,
         store,
         max_unstored=config.max_unstored,
         max_waiting=config.max_waiting,
         max_batch=config.max_batch,
+        max_item_bytes=opened.max_item_bytes,
     )
     caretaker = Caretaker(beacon, store, log, gate, every_s=config.sweep_s)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=caretaker.ready)
@@ -50,10 +79,15 @@ async def main(stopping: asyncio.Event) -> None:
         lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
         host=config.host,
         port=config.grpc_port,
-        service_token=token,
+        service_token=tokens.current,
+        previous_service_token=tokens.previous,
         service="persistence",
     )
-    tasks = [asyncio.create_task(log.run()), asyncio.create_task(caretaker.run())]
+    tasks = [
+        asyncio.create_task(log.run()),
+        asyncio.create_task(_take_care(opened, caretaker)),
+        asyncio.create_task(redis_metrics.run()),
+    ]
     try:
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         stopped = asyncio.create_task(stopping.wait())
@@ -65,11 +99,45 @@ async def main(stopping: asyncio.Event) -> None:
         await log.drain(_GRACE_S)
     finally:
         for task in tasks:
-            await end_task(task)
+            if not task.done():  # what ended one of them is raised above
+                await end_task(task)
         await internal.close()
         await client.aclose()
         await beacon.close()
+        await observer.aclose()
         await store.close()
+
+
+def _open_store(config: PersistenceConfig) -> _Opened:
+    """Makes no request to DynamoDB."""
+    if config.store == "sqlite":
+        return _Opened(SqliteLogStore(config.db), _nothing, _SQLITE_ITEM_BYTES)
+    settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
+    db = DynamoDb(settings)
+    store = DynamoDbLogStore(db, settings.log_table, at_once=settings.threads)
+    return _Opened(store, lambda: tables.prepare(db, settings, settings.log_table), MAX_APPEND_BYTES)
+
+
+async def _nothing() -> None: ...
+
+
+async def _take_care(opened: _Opened, caretaker: Caretaker) -> None:
+    """Not ready until the store can be used.
+
+    Raises:
+        ConfigError: DynamoDB has no such table.
+    """
+    said = False
+    while True:
+        try:
+            await opened.prepare()
+            break
+        except Unavailable as error:
+            if not said:
+                logger.warning("not ready: the store does not answer", extra={"error": str(error)})
+            said = True
+            await asyncio.sleep(_AWAY_S)
+    await caretaker.run()
 
 
 if __name__ == "__main__":

@@ -17,15 +17,20 @@ class PersistenceConfig:
     internal_host: str = "127.0.0.1"
     internal_port: int = 9100
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
+    service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
     log_level: str = field_env("LOG_LEVEL", "INFO")
+    store: str = "sqlite"
     db: Path = Path("data/persistence.sqlite3")
     max_unstored: int = 10_000  # per channel: beyond, appends are refused as busy
     max_waiting: int = 20_000  # items that wait for a batch, of all edges
-    max_batch: int = 1_024  # items of one transaction
+    max_batch: int = 1_024  # items of one write
     sweep_s: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.store not in ("sqlite", "dynamodb"):
+            raise ConfigError("PERSISTENCE_STORE must be sqlite or dynamodb")
         for name in ("max_unstored", "max_waiting", "max_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"PERSISTENCE_{name.upper()} must be at least 1")

@@ -28,6 +28,7 @@ class Caretaker:
         self._beacon, self._store, self._log, self._gate = beacon, store, log, gate
         self._every_s = every_s
         self._checks = {"redis": False, "store": False}
+        self._said: dict[str, str] = {}  # why not, as it was logged last
         self._counted = Beacon(0, 0)  # the highest that Redis said: the store may not have been able to keep it
 
     def ready(self) -> dict[str, bool]:
@@ -84,10 +85,12 @@ class Caretaker:
             logger.warning("a sweep was not possible", extra={"error": str(error)})
 
     def _failed(self, check: str, error: Unavailable) -> bool:
-        if self._checks[check]:
+        if self._said.get(check) != str(error):
+            self._said[check] = str(error)
             logger.warning("not ready", extra={"check": check, "error": str(error)})
         self._checks[check] = False
         return False
 
     def _set(self, check: str, value: bool) -> None:
         self._checks[check] = value
+        self._said.pop(check, None)

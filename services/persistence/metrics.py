@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from services.shared.metrics import SECONDS_BUCKETS
 
@@ -12,7 +12,10 @@ BATCH_ITEMS = Histogram(
     "Publications of a batch.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
 )
+WAITING = Gauge("thalamus_persistence_waiting", "Publications that wait for a batch.")
 STORED = Counter("thalamus_persistence_stored", "Publications written to the store.")
+UNSTORED = Counter("thalamus_persistence_unstored", "Publications that were answered with a failure.", ["reason"])
+UNSTORED_BUSY, UNSTORED_UNAVAILABLE = UNSTORED.labels("busy"), UNSTORED.labels("unavailable")
 COMMITS = Counter("thalamus_persistence_store_commits", "Transactions that wrote publications.")
 STORE_SECONDS = Histogram(
     "thalamus_persistence_store_seconds", "Seconds of a call to the store.", ["op"], buckets=SECONDS_BUCKETS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.persistence.domain.log import Log, Outcome, Position, Request
+from services.persistence.domain.log import Log, Outcome, Position, Request, TooLarge
 from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import Item
 from thalamus.common.v1 import common_pb2
@@ -81,5 +81,7 @@ def _result(outcome: Outcome) -> pb.AppendResult:
             position=common_pb2.Position(offset=outcome.offset, epoch=outcome.epoch),
             repeated_key=outcome.repeated_key,
         )
+    if isinstance(outcome, TooLarge):
+        return pb.AppendResult(status=common_pb2.ITEM_STATUS_INVALID)
     busy = isinstance(outcome, Busy)
     return pb.AppendResult(status=common_pb2.ITEM_STATUS_BUSY if busy else common_pb2.ITEM_STATUS_UNAVAILABLE)

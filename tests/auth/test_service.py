@@ -133,6 +133,19 @@ async def test_an_edge_hears_of_a_created_and_a_revoked_key_at_once(
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_service_that_auth_does_not_know_does_not_tell_users_that_they_are_wrong(
+    process: AuthProcess, keyring: KeyRing
+) -> None:
+    stranger = Replicas(f"127.0.0.1:{process.port}", service_token=b"of another deployment", service="test")
+    await stranger.start()
+    await until(stranger.is_ready, 15)
+    try:
+        with pytest.raises(Unavailable):
+            await AuthClient(stranger, keyring).login("ann", PASSWORD, "")
+    finally:
+        await stranger.close()
+
+
 async def test_an_edge_hears_of_a_key_that_another_replica_made(
     process: AuthProcess, client: AuthClient, keyring: KeyRing
 ) -> None:

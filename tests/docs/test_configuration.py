@@ -13,12 +13,19 @@ from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
+from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.namespaces import Namespace
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([a-zA-Z0-9_]+)` \| (.*?) \| .+ \|$", PAGE, re.MULTILINE))
 OF_THE_SUPERVISOR = {"EDGES", "THALAMUS_DATA", "REDIS_PORT"}
-SERVICES = {"EDGE_": EdgeConfig, "AUTH_": AuthConfig, "PRESENCE_": PresenceConfig, "PERSISTENCE_": PersistenceConfig}
+SERVICES = {
+    "EDGE_": EdgeConfig,
+    "AUTH_": AuthConfig,
+    "PRESENCE_": PresenceConfig,
+    "PERSISTENCE_": PersistenceConfig,
+    "DYNAMODB_": DynamoDbSettings,
+}
 SETTINGS = {
     field.metadata.get("env") or prefix + field.name.upper(): field.default
     for prefix, config in SERVICES.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class CrashingStore:
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
-    async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
+    async def write(self, rows: Sequence[Row]) -> Mapping[str, Written | Unavailable]:
         if self.crash == "before":
             raise Crash
         written = await self._store.write(rows)

@@ -49,13 +49,13 @@ T = TypeVar("T")
 class SqliteLogStore:
     """Several processes may share the file; each has its own object."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens the file.
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Opens the file; `clock`: unix seconds.
 
         Raises:
             ConfigError: it can't be opened or made.
         """
-        self._path = path
+        self._path, self._clock = path, clock
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._reader = ThreadPoolExecutor(1, "store-reader")
         self._connections: dict[str, sqlite3.Connection] = {}
@@ -78,10 +78,14 @@ class SqliteLogStore:
         return await self._run("write", "open", lambda connection: _open(connection, channel))
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
-        return await self._run("read", "recent_keys", lambda connection: _recent_keys(connection, channel, within_s))
+        now = self._clock()
+        return await self._run(
+            "read", "recent_keys", lambda connection: _recent_keys(connection, channel, within_s, now)
+        )
 
     async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
-        return await self._run("write", "write", lambda connection: _write(connection, rows))
+        now = self._clock()
+        return await self._run("write", "write", lambda connection: _write(connection, rows, now))
 
     async def read(
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
@@ -174,8 +178,7 @@ def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
     return ChannelState(*found)
 
 
-def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float) -> list[KnownKey]:
-    now = time.time()
+def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float, now: float) -> list[KnownKey]:
     rows = connection.execute(
         "SELECT offset, key, stored_at FROM log WHERE channel = ? ORDER BY offset DESC LIMIT ?", (channel, _MAX_KEYS)
     )
@@ -189,13 +192,12 @@ def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float) 
     return found
 
 
-def _write(connection: sqlite3.Connection, rows: Sequence[Row]) -> dict[str, Written]:
+def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> dict[str, Written]:
     by_channel: dict[str, list[Row]] = {}
     for row in rows:
         by_channel.setdefault(row.channel, []).append(row)
     outcome: dict[str, Written] = {}
     inserts: list[tuple[str, int, bytes, str, float, bytes]] = []
-    now = time.time()
     with _Transaction(connection):
         for channel, mine in by_channel.items():
             found = connection.execute("SELECT top FROM channels WHERE channel = ?", (channel,)).fetchone()

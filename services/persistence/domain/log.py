@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
-from services.persistence.metrics import BATCH_ITEMS, BATCHES, CONFLICTS, STORED
-from services.shared.errors import Busy, Unavailable
+from services.persistence.metrics import (
+    BATCH_ITEMS,
+    BATCHES,
+    CONFLICTS,
+    STORED,
+    UNSTORED_BUSY,
+    UNSTORED_UNAVAILABLE,
+    WAITING,
+)
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Appended, Batch, Item, Unstored
 from services.shared.hotlog.keys import pair
 
@@ -22,6 +31,7 @@ _DEFAULT_LIMITS = (1_000, 86_400)  # history_size and history_ttl_s where no nam
 _VERIFIED_AT_ONCE = 32
 _VERIFY_ATTEMPTS = 4  # others may be at it at the same time
 _MAX_REMEMBERED = 200_000  # channels whose history options are remembered for the sweeper
+_SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +53,31 @@ class Position:
     repeated_key: bool
 
 
-Outcome = Position | Unavailable | Busy
+class TooLarge(ThalamusError):
+    """More than one place of the store's log can hold; nothing was done."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+Outcome = Position | Unavailable | Busy | TooLarge
 
 
 class Log:
     """One writer per process: what arrives while a batch is being written is the next batch."""
 
-    def __init__(self, hot: HotLog, store: LogStore, *, max_unstored: int, max_waiting: int, max_batch: int) -> None:
+    def __init__(
+        self,
+        hot: HotLog,
+        store: LogStore,
+        *,
+        max_unstored: int,
+        max_waiting: int,
+        max_batch: int,
+        max_item_bytes: int = 1 << 30,
+    ) -> None:
+        """`max_item_bytes`: what the store can keep of one publication with its key."""
         self._hot, self._store = hot, store
+        self._max_item_bytes = max_item_bytes
         self._max_unstored, self._max_waiting, self._max_batch = max_unstored, max_waiting, max_batch
         self._queue: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
         self._news = asyncio.Event()
@@ -58,12 +85,21 @@ class Log:
         self._lock = asyncio.Lock()  # one batch, or one sweep of a channel, at a time
 
     async def append(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Outcomes in order; `Unavailable`: unknown, repeat with the same key."""
+        """Outcomes in order; `Unavailable`: unknown, repeat with the same key.
+
+        What is too large is refused before it has a number: a place that can't be stored would hold up its channel.
+        """
         if len(self._queue) + len(requests) > self._max_waiting:
+            UNSTORED_BUSY.inc(len(requests))
             return [Busy("too much waits to be stored") for _ in requests]
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in requests]
-        self._queue.extend(zip(requests, futures, strict=True))
+        for request, future in zip(requests, futures, strict=True):
+            if _bytes_of(request.item) > self._max_item_bytes:
+                future.set_result(TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
+            else:
+                self._queue.append((request, future))
+        WAITING.set(len(self._queue))
         self._news.set()
         return [await future for future in futures]
 
@@ -75,6 +111,7 @@ class Log:
                 self._news.clear()
                 while self._queue:
                     batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
+                    WAITING.set(len(self._queue))
                     await self._settle(batch)
         finally:
             for _, future in self._queue:
@@ -121,16 +158,25 @@ class Log:
     async def sweep(self, age_s: float, limit: int) -> int:
         """Finish what a crash left between the steps; returns how many channels had anything to finish."""
         marks = await self._hot.settled(age_s, limit)
-        finished = 0
-        for channel, _ in marks:
+        random.shuffle(marks)  # what fails is not first every time
+        finished, failures = 0, 0
+        done: list[tuple[str, bytes]] = []
+        for mark in marks:
             async with self._lock:
-                finished += await self._finish(channel)
-        if marks:
-            await self._hot.unmark(marks)
+                found = await self._finish(mark[0])
+            if found is None:
+                failures += 1
+                if failures == _SWEEP_FAILURES:
+                    break
+                continue
+            finished += found
+            done.append(mark)
+        if done:
+            await self._hot.unmark(done)
         return finished
 
-    async def _finish(self, channel: str) -> bool:
-        """Store and commit what is above `stored`."""
+    async def _finish(self, channel: str) -> bool | None:
+        """Store and commit what is above `stored`; whether there was any; None: the store can't now."""
         (found,) = await self._hot.unstored([channel], _UNSTORED_LIMIT)
         if found is None or not found.entries:
             return False
@@ -141,6 +187,8 @@ class Log:
             return True
         rows = [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in found.entries]
         written = (await self._store.write(rows))[channel]
+        if isinstance(written, Unavailable):
+            return None
         if written.conflict:
             await self._resolve(channel, [])
             return True
@@ -163,6 +211,8 @@ class Log:
         except Exception:
             logger.exception("a batch failed")
             outcomes = [Unavailable("internal error")] * len(batch)
+        UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in outcomes))
+        UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes))
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if not future.done():
                 future.set_result(outcome)
@@ -212,8 +262,11 @@ class Log:
                 else:
                     numbered.setdefault(batch.channel, []).append((index, result))
         again += await self._store_and_commit(requests, numbered, outcomes, life)
-        await self._verify_all(unverified)
-        return again
+        failed = await self._verify_all(unverified)
+        for channel, error in failed.items():
+            for index in groups[channel]:
+                outcomes[index] = error
+        return [index for index in again if requests[index].channel not in failed]
 
     def _remember_limits(self, batch: Batch) -> None:
         if len(self._limits) >= _MAX_REMEMBERED:
@@ -234,14 +287,20 @@ class Log:
         for channel, results in numbered.items():
             epoch = results[0][1].epoch
             result = written.get(channel, Written(uptos[channel], False))
-            if result.conflict:
+            failure = result if isinstance(result, Unavailable) else None
+            if isinstance(result, Written) and result.conflict:
                 CONFLICTS.inc()
                 forget = [(requests[i].item.key_user, requests[i].item.key) for i, r in results if r.status == "NEW"]
-                await self._resolve(channel, forget)
-                again += [index for index, _ in results]
+                failure = await self._try_to_resolve(channel, forget)
+                if failure is None:
+                    again += [index for index, _ in results]
+                    continue
+            if failure is not None:
+                for index, _ in results:
+                    outcomes[index] = failure
                 continue
             commits.append((channel, epoch, uptos[channel], *self._limits.get(channel, _DEFAULT_LIMITS)))
-        STORED.inc(len(rows))
+        STORED.inc(sum(isinstance(written[row.channel], Written) for row in rows))
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
             channel = commit[0]
@@ -255,7 +314,7 @@ class Log:
                 else:
                     outcomes[index] = Unavailable("the channel changed meanwhile")
         for channel in changed:
-            await self._resolve(channel, [])
+            await self._try_to_resolve(channel, [])
         return again
 
     async def _rows(
@@ -285,9 +344,19 @@ class Log:
 
     # Redis and the store compared.
 
-    async def _verify_all(self, channels: Sequence[str]) -> None:
+    async def _verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
+        """Those that could not be compared, and why."""
+        failed: dict[str, Unavailable] = {}
         for start in range(0, len(channels), _VERIFIED_AT_ONCE):
-            await asyncio.gather(*map(self._verify, channels[start : start + _VERIFIED_AT_ONCE]))
+            some = channels[start : start + _VERIFIED_AT_ONCE]
+            for channel, result in zip(
+                some, await asyncio.gather(*map(self._verify, some), return_exceptions=True), strict=True
+            ):
+                if isinstance(result, Unavailable):
+                    failed[channel] = result
+                elif result is not None:
+                    raise result
+        return failed
 
     async def _verify(self, channel: str) -> None:
         """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count."""
@@ -306,18 +375,32 @@ class Log:
         (found,) = await self._hot.unstored([channel], _UNSTORED_LIMIT)
         rows = _rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
         whole = found is not None and len(rows) == state.top - found.stored
-        if found is not None and whole and rows and not (await self._store.write(rows))[channel].conflict:
+        written = (await self._store.write(rows))[channel] if whole and rows else None
+        if isinstance(written, Unavailable):
+            raise written
+        if found is not None and written is not None and not written.conflict:
             size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
             (readable,) = await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)], found.life)
             if not isinstance(readable, Exception) and readable >= state.top:
                 return
         await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])
 
+    async def _try_to_resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> Unavailable | None:
+        try:
+            await self._resolve(channel, forget)
+        except Unavailable as error:
+            return error
+        return None
+
     async def _resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> None:
         """A conflict: the sequencer was behind the store."""
         logger.warning("Redis was behind the store", extra={"channel": channel})
         state = await self._store.open(channel)
         await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), forget)
+
+
+def _bytes_of(item: Item) -> int:
+    return len(item.publication) + len(item.key_user.encode()) + len(item.key.encode())
 
 
 def _rows_of(channel: str, found: Unstored | None, upto: int) -> list[Row]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 
 
@@ -51,7 +52,7 @@ class Written(NamedTuple):
 
 
 class LogStore(Protocol):
-    """Truth at rest. Every method raises `Unavailable` where the store can't do it; nothing is half done then."""
+    """Truth at rest. Every method raises `Unavailable` where the store can't do it: repeating it is safe."""
 
     async def open(self, channel: str) -> ChannelState:
         """The channel's state; a new channel gets its epoch here."""
@@ -59,10 +60,11 @@ class LogStore(Protocol):
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         """Keys of the publications of the last seconds, at most 10,000."""
 
-    async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
-        """Store rows, ascending per channel, in one transaction; a row that is there with the same id is success.
+    async def write(self, rows: Sequence[Row]) -> Mapping[str, Written | Unavailable]:
+        """Store rows, consecutive per channel; a row that is there with the same id is success. Outcomes by channel.
 
-        A channel with a conflict stores none of its rows; the others are not affected.
+        A conflict or `Unavailable` of one channel does not affect the others. Of a channel with a conflict nothing is
+        stored from the conflict on; of one that is `Unavailable` any number of its rows, without a hole.
         """
 
     async def read(

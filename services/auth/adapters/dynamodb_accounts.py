@@ -1,0 +1,222 @@
+"""`AccountStore` on DynamoDB: one table; a change is one conditional write or one transaction. See `docs/storage.md`.
+
+A call may be carried out twice, or late, after its answer was lost: so each write recognises what it wrote before.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from services.auth.domain.ports import ApiKeyRow, NameTaken, Refresh, SigningKey, User
+from services.shared.dynamodb.client import ConditionFailed, DynamoDb, item_of, values_of
+from services.shared.dynamodb.tables import EXPIRY
+from services.shared.errors import Unavailable
+
+_API_KEYS = "api_keys"
+_SIGNING_KEYS = "signing_keys"
+_VERSION = ("version", "-")
+_MAX_KEY_BYTES = 1_024  # of a sort key; what is longer was never written, and asking for it is an error
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # as SQLite's NOCASE
+
+Key = tuple[str, str]
+
+
+class DynamoDbAccounts:
+    """Several processes may share the table."""
+
+    def __init__(self, db: DynamoDb, table: str) -> None:
+        """Makes no request."""
+        self._db, self._table = db, table
+
+    async def close(self) -> None:
+        """Finish what runs, then close the connections."""
+        await self._db.close()
+
+    async def add_user(self, user: User) -> None:
+        profile = {"username": user.username, "password_hash": user.password_hash}
+        try:
+            await self._transact(
+                self._new(_user(user.id), profile, mark="password_hash"),
+                self._new(_name(user.username), {"user_id": user.id}, mark="user_id"),
+            )
+        except ConditionFailed:
+            raise NameTaken from None
+
+    async def find_user(self, username: str) -> User | None:
+        name = await self._get(_name(username))
+        return await self.user_by_id(name["user_id"]) if name else None
+
+    async def user_by_id(self, user_id: str) -> User | None:
+        found = await self._get(_user(user_id))
+        return User(user_id, found["username"], found["password_hash"]) if found else None
+
+    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
+        """Keeps `expires_at` in whole seconds, rounded down."""
+        ends = int(refresh.expires_at)
+        # The family comes before its tokens and outlives them: so a token without one counts as revoked.
+        later = "attribute_not_exists(expires_at) OR expires_at < :ends"
+        await self._update(_family(refresh.family), "SET expires_at = :ends", {":ends": ends}, when=later)
+        token = {"user_id": refresh.user_id, "family": refresh.family, EXPIRY: ends}
+        try:
+            await self._db.call(
+                "put_item",
+                TableName=self._table,
+                Item=_item(_token(digest), token),
+                ConditionExpression="attribute_not_exists(p)",  # a try that arrives late must not undo a use
+            )
+        except ConditionFailed:
+            pass  # an earlier try of this call was carried out: nobody else has the digest
+
+    async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
+        """One that is expired by `now` is as unknown, whether or not it was removed yet."""
+        use = secrets.token_hex(8)
+        found = await self._update(
+            _token(digest),
+            "SET used_by = if_not_exists(used_by, :use)",  # carried out twice, it still names the first use
+            {":use": use, ":now": int(now)},
+            when="expires_at > :now",
+        )
+        if found is None:
+            return None
+        # Read after the token is marked: what ends the family from now on meets a token that counts as used.
+        family = await self._get(_family(found["family"]))
+        used = found["used_by"] != use
+        if used:
+            await self._revoke(found["family"])
+        revoked = family is None or bool(family.get("revoked"))
+        return Refresh(found["user_id"], found["family"], float(found["expires_at"]), used, revoked)
+
+    async def revoke_family(self, digest: bytes) -> None:
+        found = await self._get(_token(digest))
+        if found is not None:
+            await self._revoke(found["family"])
+
+    async def add_api_key(self, key: ApiKeyRow) -> None:
+        row = {"name": key.name, "sha256": key.sha256, "created_at": _number(key.created_at)}
+        await self._change_keys(self._new((_API_KEYS, key.id), row, mark="sha256"))
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        rows = [
+            ApiKeyRow(row["s"], row["name"], row["sha256"], float(row["created_at"]))
+            for row in await self._all(_API_KEYS)
+        ]
+        return sorted(rows, key=lambda row: row.created_at)
+
+    async def remove_api_key(self, key_id: str) -> bool:
+        """Of several that remove it at once, each may be told True."""
+        key = (_API_KEYS, key_id)
+        if await self._get(key) is None:
+            return False
+        await self._change_keys({"Delete": {"TableName": self._table, "Key": _item(key)}})
+        return True
+
+    async def signing_keys(self) -> list[SigningKey]:
+        rows = [
+            SigningKey(row["s"], row["algorithm"], row["pem"], float(row["created_at"]))
+            for row in await self._all(_SIGNING_KEYS)
+        ]
+        return sorted(rows, key=lambda row: row.created_at)
+
+    async def add_signing_key(self, key: SigningKey) -> None:
+        row = {"algorithm": key.algorithm, "pem": key.pem, "created_at": _number(key.created_at)}
+        await self._change_keys(self._new((_SIGNING_KEYS, key.kid), row, mark="pem"))
+
+    async def version(self) -> int:
+        found = await self._get(_VERSION)
+        return int(found["changes"]) if found else 0
+
+    async def _revoke(self, family: str) -> None:
+        """Without effect where the family is gone: its tokens count as revoked."""
+        await self._update(_family(family), "SET revoked = :yes", {":yes": True}, when="attribute_exists(p)")
+
+    async def _get(self, key: Key) -> dict[str, Any] | None:
+        """The item as the last write left it."""
+        if not all(1 <= len(part.encode()) <= _MAX_KEY_BYTES for part in key):
+            return None
+        answer = await self._db.call("get_item", TableName=self._table, Key=_item(key), ConsistentRead=True)
+        return values_of(answer["Item"]) if "Item" in answer else None
+
+    async def _all(self, partition: str) -> list[dict[str, Any]]:
+        query = self._db.query(
+            TableName=self._table,
+            KeyConditionExpression="p = :p",
+            ExpressionAttributeValues=item_of({":p": partition}),
+            ConsistentRead=True,
+        )
+        return [values_of(item) async for item in query]
+
+    async def _update(self, key: Key, update: str, values: Mapping[str, Any], *, when: str) -> dict[str, Any] | None:
+        """The item as it is afterwards; None: the condition does not hold."""
+        try:
+            answer = await self._db.call(
+                "update_item",
+                TableName=self._table,
+                Key=_item(key),
+                UpdateExpression=update,
+                ConditionExpression=when,
+                ExpressionAttributeValues=item_of(values),
+                ReturnValues="ALL_NEW",
+            )
+        except ConditionFailed:
+            return None
+        return values_of(answer["Attributes"])
+
+    def _new(self, key: Key, values: Mapping[str, Any], *, mark: str) -> dict[str, Any]:
+        """A put that fails where another's item is; one with the same `mark` is our own, of an earlier try."""
+        return {
+            "Put": {
+                "TableName": self._table,
+                "Item": _item(key, values),
+                "ConditionExpression": "attribute_not_exists(p) OR #mark = :mark",
+                "ExpressionAttributeNames": {"#mark": mark},
+                "ExpressionAttributeValues": item_of({":mark": values[mark]}),
+            }
+        }
+
+    async def _change_keys(self, write: Mapping[str, Any]) -> None:
+        """The write, and a new version with it."""
+        raise_version = {
+            "TableName": self._table,
+            "Key": _item(_VERSION),
+            "UpdateExpression": "ADD changes :one",
+            "ExpressionAttributeValues": item_of({":one": 1}),
+        }
+        try:
+            await self._transact(write, {"Update": raise_version})
+        except ConditionFailed as error:
+            raise Unavailable("the account store has another key of that id") from error
+
+    async def _transact(self, *writes: Mapping[str, Any]) -> None:
+        # The token makes DynamoDB drop a try that arrives late, after somebody else changed what this one wrote.
+        await self._db.call("transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4()))
+
+
+def _user(user_id: str) -> Key:
+    return (f"user#{user_id}", "-")
+
+
+def _name(username: str) -> Key:
+    return (f"name#{username.translate(_ASCII_LOWER)}", "-")
+
+
+def _token(digest: bytes) -> Key:
+    return (f"refresh#{digest.hex()}", "-")
+
+
+def _family(family: str) -> Key:
+    return (f"family#{family}", "-")
+
+
+def _item(key: Key, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The key's attributes, and the values beside them."""
+    return item_of({"p": key[0], "s": key[1], **(values or {})})
+
+
+def _number(value: float) -> Decimal:
+    """Comes back as the same float: DynamoDB keeps 38 digits."""
+    return Decimal(repr(value))

@@ -1,0 +1,170 @@
+"""`LogStore` on DynamoDB: any number of processes share the table. `docs/storage.md` has the design."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from services.persistence.adapters.dynamodb_chain import Chains, Channel
+from services.persistence.adapters.dynamodb_items import BEACON_KEY, BUCKET_OFFSETS, channel_key
+from services.persistence.adapters.dynamodb_removal import remove
+from services.persistence.adapters.dynamodb_writer import ChainWriter
+from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Row, Written
+from services.persistence.metrics import STORE_SECONDS
+from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import new_epoch
+from services.shared.hotlog.keys import unpair
+
+_MAX_KEYS = 10_000
+_KEYS_ITEMS = 50  # of one request
+
+
+class DynamoDbLogStore:
+    """Makes no request before it is asked something; the table must be there."""
+
+    def __init__(
+        self,
+        db: DynamoDb,
+        table: str,
+        *,
+        at_once: int,
+        bucket_offsets: int = BUCKET_OFFSETS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`at_once`: channels that are written at a time. `bucket_offsets` is for ever once something is stored."""
+        self._db, self._table, self._clock = db, table, clock
+        self._chains = Chains(db, table, bucket_offsets)
+        self._writer = ChainWriter(self._chains, clock)
+        self._turns = asyncio.Semaphore(at_once)
+        self._kept = Beacon(0, 0)  # what the table has at least
+
+    async def close(self) -> None:
+        """Close the client."""
+        await self._db.close()
+
+    async def open(self, channel: str) -> ChannelState:
+        with STORE_SECONDS.labels("open").time():
+            found = await self._chains.channel(channel)
+            if found is None:
+                await self._make(channel)
+                found = await self._channel(channel)
+            return ChannelState(found.epoch, await self._chains.top(channel, found.bucket))
+
+    async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
+        with STORE_SECONDS.labels("recent_keys").time():
+            known: list[KnownKey] = []
+            found = await self._chains.channel(channel)
+            if found is None:
+                return known
+            now = self._clock()
+            end = self._chains.end_of(found.bucket)
+            async for item in self._chains.downward(channel, end, 1, _KEYS_ITEMS):
+                left_s = int(item.at + within_s - now)
+                if left_s <= 0:
+                    break
+                for index in range(len(item.rows) - 1, -1, -1):
+                    if item.rows[index].key:
+                        user, key = unpair(item.rows[index].key)
+                        known.append(KnownKey(user, key, item.first + index, min(left_s, int(within_s))))
+                if len(known) >= _MAX_KEYS:
+                    break
+            return known[:_MAX_KEYS]
+
+    async def write(self, rows: Sequence[Row]) -> dict[str, Written | Unavailable]:
+        by_channel: dict[str, list[Row]] = {}
+        for row in rows:
+            by_channel.setdefault(row.channel, []).append(row)
+        with STORE_SECONDS.labels("write").time():
+            async with asyncio.TaskGroup() as group:
+                tasks = {channel: group.create_task(self._write(channel, mine)) for channel, mine in by_channel.items()}
+        return {channel: task.result() for channel, task in tasks.items()}
+
+    async def read(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
+    ) -> list[tuple[int, bytes]]:
+        with STORE_SECONDS.labels("read").time():
+            high = min(since_offset - 1, upto) if reverse and since_offset else upto
+            low = 1 if reverse else since_offset + 1
+            page: list[tuple[int, bytes]] = []
+            removed = -1
+            while (found := await self._chains.channel(channel)) is not None and found.removed > removed:
+                removed = found.removed
+                end = min(high, self._chains.end_of(found.bucket))
+                page, seen_dropped = await self._page(channel, max(low, removed + 1), end, limit, reverse)
+                if not seen_dropped:
+                    break
+            return page
+
+    async def remove(self, channel: str, upto: int) -> None:
+        with STORE_SECONDS.labels("remove").time():
+            await remove(self._chains, channel, upto, self._clock)
+
+    async def beacon(self) -> Beacon:
+        with STORE_SECONDS.labels("beacon").time():
+            answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
+            values = values_of(answer.get("Item", {}))
+            return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)))
+
+    async def keep_beacon(self, beacon: Beacon) -> None:
+        with STORE_SECONDS.labels("keep_beacon").time():
+            for name, value, kept in zip(Beacon._fields, beacon, self._kept, strict=True):
+                if value > kept:
+                    await self._keep(name, value)
+                    self._kept = self._kept._replace(**{name: value})
+
+    async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
+        async with self._turns:
+            try:
+                return await self._writer.write(channel, rows)
+            except Unavailable as error:
+                return error
+
+    async def _page(
+        self, channel: str, low: int, high: int, limit: int, reverse: bool
+    ) -> tuple[list[tuple[int, bytes]], bool]:
+        """Publications of low … high, and whether any of them was removed meanwhile."""
+        page: list[tuple[int, bytes]] = []
+        chains = self._chains
+        items = chains.downward(channel, high, low, limit) if reverse else chains.upward(channel, low, high, limit)
+        async for item in items:
+            if item.dropped:
+                return page, True
+            numbered = [(item.first + index, row.publication) for index, row in enumerate(item.rows)]
+            page += [one for one in (reversed(numbered) if reverse else numbered) if low <= one[0] <= high]
+            if len(page) >= limit:
+                break
+        return page[:limit], False
+
+    async def _channel(self, channel: str) -> Channel:
+        found = await self._chains.channel(channel)
+        if found is None:
+            raise Unavailable(f"the item of channel {channel} is gone")
+        return found
+
+    async def _make(self, channel: str) -> None:
+        numbers = {name: {"N": "0"} for name in ("bucket", "removed", "cleared")}
+        try:
+            await self._db.call(
+                "put_item",
+                TableName=self._table,
+                Item={**channel_key(channel), "epoch": {"S": new_epoch()}, **numbers},
+                ConditionExpression="attribute_not_exists(p)",
+            )
+        except ConditionFailed:  # somebody else was first, or we were and did not hear of it
+            pass
+
+    async def _keep(self, name: str, value: int) -> None:
+        try:
+            await self._db.call(
+                "update_item",
+                TableName=self._table,
+                Key=BEACON_KEY,
+                UpdateExpression="SET #name = :value",
+                ConditionExpression="attribute_not_exists(#name) OR #name < :value",
+                ExpressionAttributeNames={"#name": name},
+                ExpressionAttributeValues={":value": {"N": str(value)}},
+            )
+        except ConditionFailed:
+            pass

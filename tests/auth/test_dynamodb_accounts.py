@@ -1,0 +1,263 @@
+"""What only the accounts on DynamoDB have: answers that are lost, items that expire, and what each call costs."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ReadTimeoutError
+
+from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
+from services.auth.domain.ports import ApiKeyRow, NameTaken, Refresh, SigningKey, User
+from services.shared.dynamodb import tables
+from services.shared.dynamodb.client import DynamoDb, item_of, values_of
+from services.shared.errors import Unavailable
+from tests.support.dynamodb import CREDENTIALS, dynamodb_server, settings_of
+from tests.support.faults import free_port
+
+NOW = 1_000.0
+ANN = User("u1", "Ann", "hash")
+API_KEY = ApiKeyRow("id1", "backend", b"digest", NOW)
+SIGNING_KEY = SigningKey("kid1", "EdDSA", b"pem", NOW)
+
+
+class Unsteady(DynamoDb):
+    """Counts what it sends, and loses the next answer of the operation in `lose`, which is carried out."""
+
+    lose = ""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sent: list[str] = []
+
+    def _once(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.sent.append(op)
+        answer = super()._once(op, arguments)
+        if op == self.lose:
+            self.lose = ""
+            raise ReadTimeoutError(endpoint_url="of a test")
+        return answer
+
+
+class Table:
+    """A store, its connection, and a look at its items past the store."""
+
+    def __init__(self, db: Unsteady, name: str) -> None:
+        self.db, self.name = db, name
+        self.store = DynamoDbAccounts(db, name)
+
+    async def items(self) -> dict[str, dict[str, Any]]:
+        """By partition and sort key, joined by a slash."""
+        answer = await self.db.call("scan", TableName=self.name, ConsistentRead=True)
+        return {f"{item['p']}/{item['s']}": item for item in map(values_of, answer["Items"])}
+
+    async def expire(self, partition: str) -> None:
+        """As DynamoDB does once `expires_at` has passed."""
+        await self.db.call("delete_item", TableName=self.name, Key=item_of({"p": partition, "s": "-"}))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as environment, dynamodb_server() as address:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield address
+
+
+@pytest.fixture
+async def table(address: str) -> AsyncIterator[Table]:
+    settings = settings_of(address, f"{uuid.uuid4().hex}-")
+    db = Unsteady(settings)
+    await tables.create(db, settings)
+    db.sent.clear()
+    yield Table(db, settings.accounts_table)
+    await db.close()
+
+
+@pytest.fixture
+def store(table: Table) -> DynamoDbAccounts:
+    return table.store
+
+
+def token_of(family: str, expires_at: float = NOW + 60) -> Refresh:
+    return Refresh("u1", family, expires_at, used=False, revoked=False)
+
+
+async def test_a_registration_whose_answer_was_lost_does_not_find_its_own_name_taken(table: Table) -> None:
+    table.db.lose = "transact_write_items"
+    await table.store.add_user(ANN)
+    assert table.db.sent == ["transact_write_items"] * 2
+    assert await table.store.find_user("ann") == ANN
+    with pytest.raises(NameTaken):
+        await table.store.add_user(User("u2", "ann", "hash of another"))
+
+
+async def test_a_use_whose_answer_was_lost_is_still_the_first(table: Table) -> None:
+    await table.store.add_refresh(b"one", token_of("family"))
+    table.db.lose = "update_item"
+    assert await table.store.use_refresh(b"one", NOW) == token_of("family")
+    await table.store.add_refresh(b"two", token_of("family"))
+    assert await table.store.use_refresh(b"two", NOW) == token_of("family")
+
+
+async def test_a_reuse_whose_answers_are_lost_still_ends_the_family(table: Table) -> None:
+    for digest in (b"one", b"two"):
+        await table.store.add_refresh(digest, token_of("family"))
+    await table.store.use_refresh(b"one", NOW)
+    table.db.lose = "update_item"
+    again = await table.store.use_refresh(b"one", NOW)
+    assert again is not None
+    assert again.used
+    two = await table.store.use_refresh(b"two", NOW)
+    assert two is not None
+    assert two.revoked
+
+
+@pytest.mark.parametrize("op", ["update_item", "put_item"])
+async def test_a_token_is_added_once_although_an_answer_was_lost(table: Table, op: str) -> None:
+    table.db.lose = op
+    await table.store.add_refresh(b"one", token_of("family"))
+    assert table.db.sent.count(op) == 2
+    assert await table.store.use_refresh(b"one", NOW) == token_of("family")
+
+
+async def test_an_adding_that_arrives_after_the_use_does_not_undo_it(store: DynamoDbAccounts) -> None:
+    await store.add_refresh(b"one", token_of("family"))
+    await store.use_refresh(b"one", NOW)
+    await store.add_refresh(b"one", token_of("family"))
+    again = await store.use_refresh(b"one", NOW)
+    assert again is not None
+    assert again.used
+
+
+async def test_changes_of_keys_whose_answers_were_lost_are_made_once(table: Table) -> None:
+    for change in (table.store.add_api_key(API_KEY), table.store.add_signing_key(SIGNING_KEY)):
+        table.db.lose = "transact_write_items"
+        await change
+    assert await table.store.api_keys() == [API_KEY]
+    assert await table.store.signing_keys() == [SIGNING_KEY]
+    table.db.lose = "transact_write_items"
+    assert await table.store.remove_api_key(API_KEY.id)
+    assert await table.store.api_keys() == []
+
+
+async def test_a_key_of_another_with_the_same_id_is_not_replaced(store: DynamoDbAccounts) -> None:
+    await store.add_api_key(API_KEY)
+    before = await store.version()
+    with pytest.raises(Unavailable):
+        await store.add_api_key(ApiKeyRow(API_KEY.id, "another", b"another", NOW))
+    assert await store.api_keys() == [API_KEY]
+    assert await store.version() == before
+
+
+async def test_tokens_and_families_have_a_time_to_be_removed_and_nothing_else_has(table: Table) -> None:
+    await table.store.add_user(ANN)
+    await table.store.add_refresh(b"\xab", token_of("family", NOW + 60.7))
+    await table.store.add_api_key(API_KEY)
+    await table.store.add_signing_key(SIGNING_KEY)
+    expiring = {key: item["expires_at"] for key, item in (await table.items()).items() if "expires_at" in item}
+    assert expiring == {"refresh#ab/-": NOW + 60, "family#family/-": NOW + 60}  # whole seconds
+    told = await table.db.call("describe_time_to_live", TableName=table.name)
+    assert told["TimeToLiveDescription"]["AttributeName"] == "expires_at"
+
+
+async def test_a_family_is_kept_as_long_as_its_last_token(table: Table) -> None:
+    for digest, ends in ((b"\x01", 60), (b"\x02", 90), (b"\x03", 70)):  # clocks of replicas differ
+        await table.store.add_refresh(digest, token_of("family", NOW + ends))
+    assert (await table.items())["family#family/-"]["expires_at"] == NOW + 90
+
+
+async def test_a_token_whose_family_was_removed_is_as_revoked(table: Table) -> None:
+    await table.store.add_refresh(b"one", token_of("family"))
+    await table.expire("family#family")
+    found = await table.store.use_refresh(b"one", NOW)
+    assert found is not None
+    assert found.revoked
+    await table.store.revoke_family(b"one")
+    assert "family#family/-" not in await table.items()  # nothing would ever remove it
+
+
+async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: DynamoDbAccounts) -> None:
+    await store.add_refresh(b"old", token_of("family", NOW + 1))
+    await store.add_refresh(b"new", token_of("family"))
+    assert await store.use_refresh(b"old", NOW + 0.9)
+    assert await store.use_refresh(b"old", NOW + 1) is None
+    assert await store.use_refresh(b"new", NOW + 1) == token_of("family")
+
+
+@pytest.mark.parametrize(
+    ("call", "requests"),
+    [
+        ("add_user", {"transact_write_items": 1}),
+        ("find_user", {"get_item": 2}),
+        ("user_by_id", {"get_item": 1}),
+        ("add_refresh", {"update_item": 1, "put_item": 1}),
+        ("use_refresh", {"update_item": 1, "get_item": 1}),
+        ("use_refresh again", {"update_item": 2, "get_item": 1}),
+        ("revoke_family", {"get_item": 1, "update_item": 1}),
+        ("add_api_key", {"transact_write_items": 1}),
+        ("api_keys", {"query": 1}),
+        ("remove_api_key", {"get_item": 1, "transact_write_items": 1}),
+        ("signing_keys", {"query": 1}),
+        ("add_signing_key", {"transact_write_items": 1}),
+        ("version", {"get_item": 1}),
+    ],
+)
+async def test_a_call_makes_as_many_requests_as_the_documentation_says(
+    table: Table, call: str, requests: dict[str, int]
+) -> None:
+    store = table.store
+    await store.add_user(User("u2", "Bob", "hash"))
+    for digest in (b"one", b"used"):
+        await store.add_refresh(digest, token_of("family"))
+    await store.use_refresh(b"used", NOW)
+    await store.add_api_key(ApiKeyRow("id2", "backend", b"digest 2", NOW))
+    calls = {
+        "add_user": lambda: store.add_user(ANN),
+        "find_user": lambda: store.find_user("bob"),
+        "user_by_id": lambda: store.user_by_id("u2"),
+        "add_refresh": lambda: store.add_refresh(b"two", token_of("family")),
+        "use_refresh": lambda: store.use_refresh(b"one", NOW),
+        "use_refresh again": lambda: store.use_refresh(b"used", NOW),
+        "revoke_family": lambda: store.revoke_family(b"one"),
+        "add_api_key": lambda: store.add_api_key(API_KEY),
+        "api_keys": store.api_keys,
+        "remove_api_key": lambda: store.remove_api_key("id2"),
+        "signing_keys": store.signing_keys,
+        "add_signing_key": lambda: store.add_signing_key(SIGNING_KEY),
+        "version": store.version,
+    }
+    table.db.sent.clear()
+    await calls[call]()
+    assert {op: table.db.sent.count(op) for op in table.db.sent} == requests
+
+
+async def test_a_table_that_is_gone_is_a_store_that_is_away(address: str) -> None:
+    settings = settings_of(address, "nobody-made-")
+    store = DynamoDbAccounts(DynamoDb(settings), settings.accounts_table)
+    with pytest.raises(Unavailable, match="no such table"):
+        await store.version()
+    await store.close()
+
+
+@pytest.mark.usefixtures("address")  # for its credentials
+async def test_every_call_raises_unavailable_while_dynamodb_is_away() -> None:
+    settings = settings_of(f"http://127.0.0.1:{free_port()}")
+    store = DynamoDbAccounts(DynamoDb(settings, deadline_s=0.2), settings.accounts_table)
+    for call in (
+        store.add_user(ANN),
+        store.find_user("ann"),
+        store.add_refresh(b"one", token_of("family")),
+        store.use_refresh(b"one", NOW),
+        store.revoke_family(b"one"),
+        store.add_api_key(API_KEY),
+        store.api_keys(),
+        store.remove_api_key("id1"),
+        store.signing_keys(),
+        store.version(),
+    ):
+        with pytest.raises(Unavailable):
+            await call
+    await store.close()

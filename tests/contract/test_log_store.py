@@ -1,0 +1,329 @@
+"""What every `LogStore` promises: SQLite and DynamoDB (moto's server; dynamodb-local where its image is there)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import shutil
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain.ports import Beacon, KnownKey, LogStore, Row, Written
+from services.shared.dynamodb import tables
+from services.shared.dynamodb.client import DynamoDb
+from services.shared.hotlog.keys import pair
+from tests.support.dynamodb import settings_of
+
+CHANNEL = "chat:contract#1"  # a name that looks like the end of a partition key
+BUCKET = 7  # small, so that ends of buckets are everywhere
+LOCAL_IMAGE = "amazon/dynamodb-local:3.3.1"
+SEEDS = [1, 2, 3]
+
+
+class Clock:
+    """Unix seconds that stand still."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Make = Callable[[], LogStore]
+
+
+def row(offset: int, tag: str = "a", channel: str = CHANNEL) -> Row:
+    """The publication that stands there, if `tag` wrote it."""
+    text = f"{channel} {tag} {offset}"
+    return Row(channel, offset, hashlib.md5(text.encode()).digest(), text.encode(), pair("ann:b", f"{tag}{offset}"))
+
+
+def rows(first: int, last: int, tag: str = "a", channel: str = CHANNEL) -> list[Row]:
+    return [row(offset, tag, channel) for offset in range(first, last + 1)]
+
+
+def pages(wanted: Sequence[Row]) -> list[tuple[int, bytes]]:
+    return [(one.offset, one.publication) for one in wanted]
+
+
+async def everything(store: LogStore, channel: str = CHANNEL) -> list[tuple[int, bytes]]:
+    return await store.read(channel, since_offset=0, upto=1 << 20, limit=1 << 20, reverse=False)
+
+
+async def written(store: LogStore, what: Sequence[Row]) -> Written:
+    outcome = (await store.write(what))[what[0].channel]
+    assert isinstance(outcome, Written), outcome
+    return outcome
+
+
+class LogStoreContract:
+    """`make` gives another object on the same data, as another process would have it."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    async def store(self, make: Make) -> LogStore:
+        made = make()
+        await made.open(CHANNEL)
+        return made
+
+    async def test_a_new_channel_gets_one_epoch_whoever_opens_it(self, make: Make) -> None:
+        states = await asyncio.gather(*(make().open(CHANNEL) for _ in range(4)))
+        assert {state.top for state in states} == {0}
+        assert len({state.epoch for state in states}) == 1
+        assert states[0].epoch
+        assert await everything(make()) == []
+
+    async def test_another_channel_has_another_epoch(self, store: LogStore) -> None:
+        assert (await store.open("chat:one")).epoch != (await store.open("chat:two")).epoch
+
+    async def test_what_is_written_is_read_and_is_the_top(self, store: LogStore, make: Make) -> None:
+        epoch = (await store.open(CHANNEL)).epoch
+        assert await written(store, rows(1, 3)) == Written(3, False)
+        assert await written(store, rows(4, 17)) == Written(17, False)
+        for one in (store, make()):
+            assert await everything(one) == pages(rows(1, 17))
+            assert await one.open(CHANNEL) == (epoch, 17)
+
+    async def test_channels_of_one_write_have_an_outcome_each(self, store: LogStore) -> None:
+        names = [f"chat:{number}" for number in range(5)]
+        for name in names[:4]:
+            await store.open(name)
+        mixed = [row(offset, "a", name) for offset in (1, 2) for name in names]
+        outcome = await store.write(mixed)
+        assert outcome == {**dict.fromkeys(names[:4], Written(2, False)), names[4]: Written(0, True)}
+        for name in names[:4]:
+            assert await everything(store, name) == pages(rows(1, 2, "a", name))
+        assert await everything(store, names[4]) == []
+
+    async def test_names_that_begin_alike_are_different_channels(self, store: LogStore) -> None:
+        names = ["chat:a", "chat:a#0", "chat:a#0#0", "c#chat:a"]
+        for name in names:
+            await store.open(name)
+            await written(store, rows(1, 9, "a", name))
+        for name in names:
+            assert await everything(store, name) == pages(rows(1, 9, "a", name))
+
+    @pytest.mark.parametrize("portions", [[(1, 10)], [(1, 4), (5, 8), (9, 10)], [(4, 6)], [(10, 12)], [(6, 25)]])
+    async def test_a_repeated_write_is_success_in_whatever_portions(
+        self, store: LogStore, make: Make, portions: list[tuple[int, int]]
+    ) -> None:
+        await written(store, rows(1, 10))
+        for other in (store, make()):
+            for first, last in portions:
+                assert not (await written(other, rows(first, last))).conflict
+        assert await everything(store) == pages(rows(1, max(10, portions[-1][1])))
+
+    @pytest.mark.parametrize("place", [1, 5, 7, 8, 10])
+    async def test_another_publication_at_a_taken_place_is_a_conflict(
+        self, store: LogStore, make: Make, place: int
+    ) -> None:
+        await store.open("chat:other")
+        await written(store, rows(1, 10))
+        for other in (store, make()):
+            mine = [*rows(max(1, place - 2), place - 1), *rows(place, 20, "b")]
+            outcome = await other.write([*mine, *rows(1, 2, "a", "chat:other")])
+            assert outcome[CHANNEL] == Written(10, True)
+            assert outcome["chat:other"] == Written(2, False)
+        assert await everything(store) == pages(rows(1, 10))
+
+    async def test_a_writer_that_was_overtaken_does_not_overwrite(self, store: LogStore, make: Make) -> None:
+        other = make()
+        await written(store, rows(1, 3))
+        await written(other, rows(4, 9))
+        outcome = await written(store, rows(4, 5, "b"))  # it has seen no more than 3
+        assert outcome.conflict
+        assert await everything(store) == pages(rows(1, 9))
+        assert await written(store, rows(10, 12)) == Written(12, False)
+
+    async def test_a_hole_is_refused(self, store: LogStore) -> None:
+        assert await written(store, rows(2, 3)) == Written(0, True)
+        await written(store, rows(1, 9))
+        assert await written(store, rows(11, 12)) == Written(9, True)
+        assert await everything(store) == pages(rows(1, 9))
+
+    @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 9, 2), (23,)])
+    async def test_pages_over_the_ends_of_buckets_both_ways(self, store: LogStore, sizes: tuple[int, ...]) -> None:
+        top = 0
+        while top < 23:
+            for size in sizes:
+                await written(store, rows(top + 1, top + size))
+                top += size
+        for since in (0, 1, 6, 7, 8, 13, 14, 22, 30):
+            for limit, upto in ((1, 23), (5, 23), (100, 16)):
+                found = await store.read(CHANNEL, since_offset=since, upto=upto, limit=limit, reverse=False)
+                assert found == pages(rows(since + 1, upto))[:limit]
+                newest = min(since - 1, upto) if since else upto
+                found = await store.read(CHANNEL, since_offset=since, upto=upto, limit=limit, reverse=True)
+                assert found == pages(rows(1, newest))[::-1][:limit]
+
+    @pytest.mark.parametrize("upto", [1, 6, 7, 8, 15, 16, 40])
+    async def test_removed_publications_are_gone_and_epoch_and_top_stay(
+        self, store: LogStore, make: Make, upto: int
+    ) -> None:
+        for first in range(1, 17, 4):
+            await written(store, rows(first, first + 3))
+        before = await store.open(CHANNEL)
+        other = make()
+        await other.remove(CHANNEL, upto)
+        await other.remove(CHANNEL, upto)
+        for one in (store, make()):
+            assert await one.open(CHANNEL) == before
+            assert await everything(one) == pages(rows(upto + 1, 16))
+            newest = await one.read(CHANNEL, since_offset=0, upto=16, limit=3, reverse=True)
+            assert newest == pages(rows(upto + 1, 16))[::-1][:3]
+        assert await written(store, rows(17, 19)) == Written(19, False)
+        await store.remove(CHANNEL, 17)
+        assert await everything(store) == pages(rows(18, 19))
+        assert (await store.open(CHANNEL)).top == 19
+
+    async def test_nothing_is_removed_of_a_channel_without_publications(self, store: LogStore) -> None:
+        await store.remove(CHANNEL, 5)
+        await store.remove("chat:never", 5)
+        await written(store, rows(1, 3))
+        assert await everything(store) == pages(rows(1, 3))
+
+    async def test_keys_are_known_as_long_as_they_count(self, store: LogStore, clock: Clock) -> None:
+        assert await store.recent_keys(CHANNEL, 300) == []
+        await written(store, rows(1, 5))
+        clock.now += 200
+        await written(store, rows(6, 9))
+        clock.now += 50
+        expected = [KnownKey("ann:b", f"a{offset}", offset, 250 if offset > 5 else 50) for offset in range(9, 0, -1)]
+        assert await store.recent_keys(CHANNEL, 300) == expected
+        clock.now += 50
+        assert await store.recent_keys(CHANNEL, 300) == [known._replace(ttl_s=200) for known in expected[:4]]
+        assert await store.recent_keys("chat:never", 300) == []
+
+    async def test_the_beacon_keeps_the_greater_of_each_number(self, store: LogStore, make: Make) -> None:
+        assert await store.beacon() == Beacon(0, 0)
+        other = make()
+        for one, beacon in ((store, Beacon(5, 1)), (other, Beacon(3, 2)), (store, Beacon(4, 1)), (other, Beacon(6, 0))):
+            await one.keep_beacon(beacon)
+        assert await store.beacon() == await other.beacon() == Beacon(6, 2)
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    async def test_replicas_that_store_the_same_at_once_store_it_once(
+        self, store: LogStore, make: Make, seed: int
+    ) -> None:
+        """What Redis numbered several replicas may write, in overlapping portions: the next append, and sweeps."""
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+
+        async def replica(one: LogStore, portions: list[tuple[int, int]]) -> None:
+            for first, last in portions:
+                await asyncio.sleep(chance.uniform(0, 0.003))
+                assert not (await written(one, rows(first, last))).conflict
+
+        def portions() -> list[tuple[int, int]]:
+            found, top = [], 0
+            while top < 40:
+                first, top = chance.randint(max(1, top - 5), top + 1), min(40, top + chance.randint(1, 9))
+                found.append((first, top))
+            return found
+
+        await asyncio.gather(*(replica(one, portions()) for one in (store, make(), make())))
+        assert await everything(make()) == pages(rows(1, 40))
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    async def test_replicas_that_believe_in_different_histories_agree_on_one(
+        self, store: LogStore, make: Make, seed: int
+    ) -> None:
+        """Each numbers its publications from what it believes to be the top; a conflict tells it better."""
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+
+        async def replica(one: LogStore, tag: str) -> None:
+            left = [row(number, tag) for number in range(1, 16)]
+            top = 0
+            while left:
+                await asyncio.sleep(chance.uniform(0, 0.003))
+                mine = left[: chance.randint(1, 9)]
+                numbered = [
+                    Row(CHANNEL, top + 1 + index, this.publication_id, this.publication, this.key)
+                    for index, this in enumerate(mine)
+                ]
+                if (await written(one, numbered)).conflict:
+                    top = (await one.open(CHANNEL)).top
+                    there = {publication for _, publication in await everything(one)}
+                    left = [this for this in left if this.publication not in there]
+                else:
+                    top += len(mine)
+                    left = left[len(mine) :]
+
+        tags = ("a", "b", "c")
+        await asyncio.gather(*(replica(one, tag) for one, tag in zip((store, make(), make()), tags, strict=True)))
+        found = await everything(make())
+        assert [offset for offset, _ in found] == list(range(1, 46))
+        for tag in tags:
+            mine = [publication for _, publication in found if f" {tag} ".encode() in publication]
+            assert mine == [row(number, tag).publication for number in range(1, 16)]
+
+
+class TestSqliteLogStore(LogStoreContract):
+    @pytest.fixture
+    async def make(self, tmp_path: Path, clock: Clock) -> AsyncIterator[Make]:
+        made: list[SqliteLogStore] = []
+
+        def make() -> LogStore:
+            made.append(SqliteLogStore(tmp_path / "log.sqlite3", clock=clock))
+            return made[-1]
+
+        yield make
+        for one in made:
+            await one.close()
+
+
+class TestDynamoDbLogStore(LogStoreContract):
+    @pytest.fixture
+    def address(self, dynamodb: str) -> str:
+        return dynamodb
+
+    @pytest.fixture
+    async def make(self, address: str, clock: Clock) -> AsyncIterator[Make]:
+        settings = settings_of(address, f"{uuid.uuid4().hex}-")
+        made = [DynamoDb(settings)]
+        await tables.create(made[0], settings)
+
+        def make() -> LogStore:
+            made.append(DynamoDb(settings))
+            return DynamoDbLogStore(made[-1], settings.log_table, at_once=8, bucket_offsets=BUCKET, clock=clock)
+
+        yield make
+        for one in made:
+            await one.close()
+
+
+class TestDynamoDbLocalLogStore(TestDynamoDbLogStore):
+    """The emulator that AWS makes. Tests download no image: without it they are skipped, also with REQUIRE_ALL."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def local(cls, aws_credentials: None) -> Iterator[str]:
+        if shutil.which("docker") is None:
+            pytest.skip("no Docker engine")
+        asked = subprocess.run(["docker", "image", "inspect", LOCAL_IMAGE], capture_output=True, check=False)
+        if asked.returncode != 0:
+            pytest.skip(f"no Docker engine, or not the image: docker pull {LOCAL_IMAGE}")
+        if b"DynamoDBLocal.jar" not in asked.stdout:
+            pytest.skip(f"what is called {LOCAL_IMAGE} here is something else")
+        from testcontainers.core.container import DockerContainer
+        from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+        container = DockerContainer(LOCAL_IMAGE, command="-jar DynamoDBLocal.jar -inMemory -sharedDb", ports=[8000])
+        with container.waiting_for(LogMessageWaitStrategy("Initializing DynamoDB Local")):
+            yield f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8000)}"
+
+    @pytest.fixture
+    def address(self, local: str) -> str:
+        return local

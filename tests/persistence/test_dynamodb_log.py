@@ -1,0 +1,151 @@
+"""The log of `stored` channels on a real Redis and DynamoDB, where the store can't take one channel of several."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis.asyncio
+
+from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.domain.log import Log, Outcome, Position, Request, TooLarge
+from services.persistence.domain.ports import Row
+from services.persistence.service import PersistenceServicer
+from services.shared.cancellation import end_task
+from services.shared.dynamodb import tables
+from services.shared.dynamodb.client import DynamoDb
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import Item
+from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
+from thalamus.common.v1 import common_pb2
+from thalamus.persistence.v1 import persistence_pb2 as pb
+
+BROKEN, FINE = "chat:broken", "chat:fine"
+MAX_ITEM_BYTES = 1_000
+
+
+def request(channel: str, data: bytes = b"x", key: str = "") -> Request:
+    return Request(channel, Item(os.urandom(16), data, "u", key or os.urandom(8).hex()), 1_000, 3_600)
+
+
+@pytest.fixture
+def faults(dynamodb: str) -> Iterator[DynamoDbFaults]:
+    with dynamodb_faults(dynamodb, seed=1) as made:
+        yield made
+
+
+@pytest.fixture
+async def store(faults: DynamoDbFaults) -> AsyncIterator[DynamoDbLogStore]:
+    settings = settings_of(faults.address, f"{uuid.uuid4().hex}-")
+    db = DynamoDb(settings)
+    await tables.create(db, settings)
+    yield DynamoDbLogStore(db, settings.log_table, at_once=8)
+    await db.close()
+
+
+@pytest.fixture
+async def log(redis_conn: redis.asyncio.Redis, store: DynamoDbLogStore) -> AsyncIterator[Log]:
+    hot = RedisHotLog(redis_conn, lambda: "life")
+    made = Log(hot, store, max_unstored=100, max_waiting=1_000, max_batch=64, max_item_bytes=MAX_ITEM_BYTES)
+    running = asyncio.create_task(made.run())
+    yield made
+    await end_task(running)
+
+
+def offsets(outcomes: list[Outcome]) -> list[int | None]:
+    return [outcome.offset if isinstance(outcome, Position) else None for outcome in outcomes]
+
+
+async def stored(store: DynamoDbLogStore, channel: str) -> list[bytes]:
+    found = await store.read(channel, since_offset=0, upto=1_000, limit=1_000, reverse=False)
+    return [publication for _, publication in found]
+
+
+async def test_the_publishers_of_a_channel_that_can_not_be_stored_are_told_and_the_others_are_not(
+    log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
+) -> None:
+    assert offsets(await log.append([request(BROKEN, b"0"), request(FINE, b"0")])) == [1, 1]
+    faults.refused = f"l#{BROKEN}"
+    late = request(BROKEN, b"1")
+    outcomes = await log.append([late, request(FINE, b"1"), request(FINE, b"2")])
+    assert isinstance(outcomes[0], Unavailable)
+    assert offsets(outcomes) == [None, 2, 3]
+    assert (await log.open(BROKEN)).top == 1, "it was committed, and is not stored"
+    assert (await log.open(FINE)).top == 3
+    faults.refused = ""
+    assert offsets(await log.append([late, request(BROKEN, b"2")])) == [2, 3]
+    assert await stored(store, BROKEN) == [b"0", b"1", b"2"]
+
+
+async def test_a_sweep_finishes_the_others_and_comes_back_to_the_channel_that_failed(
+    log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
+) -> None:
+    await log.append([request(BROKEN, b"0"), request(FINE, b"0")])
+    faults.refused = "l#chat:"
+    assert offsets(await log.append([request(BROKEN, b"1"), request(FINE, b"1")])) == [None, None]
+    faults.refused = f"l#{BROKEN}"
+    assert await log.sweep(0.0, 100) == 1
+    assert ((await log.open(FINE)).top, (await log.open(BROKEN)).top) == (2, 1)
+    faults.refused = ""
+    assert await log.sweep(0.0, 100) == 1
+    assert (await log.open(BROKEN)).top == 2
+    assert await log.sweep(0.0, 100) == 0
+    assert await stored(store, BROKEN) == [b"0", b"1"]
+
+
+async def test_a_sweep_ends_after_three_failures_and_the_next_one_finishes(log: Log, faults: DynamoDbFaults) -> None:
+    names = [f"chat:{number}" for number in range(8)]
+    await log.append([request(name) for name in [*names, FINE]])
+    faults.refused = "l#chat:"
+    await log.append([request(name) for name in [*names, FINE]])
+    faults.refused_requests = 0
+    assert await log.sweep(0.0, 100) == 0
+    assert 1 <= faults.refused_requests <= 3
+    faults.refused = ""
+    assert await log.sweep(0.0, 100) == 9
+
+
+async def test_a_new_channel_that_can_not_be_opened_does_not_hold_up_the_others(
+    log: Log, faults: DynamoDbFaults
+) -> None:
+    faults.refused = f"c#{BROKEN}"
+    outcomes = await log.append([request(BROKEN), request(FINE)])
+    assert isinstance(outcomes[0], Unavailable)
+    assert offsets(outcomes) == [None, 1]
+    faults.refused = ""
+    assert offsets(await log.append([request(BROKEN)])) == [1]
+
+
+async def test_a_conflict_that_can_not_be_resolved_now_does_not_fail_the_others(
+    log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
+) -> None:
+    await log.append([request(BROKEN, b"0"), request(FINE, b"0")])
+    await store.write([Row(BROKEN, 2, os.urandom(16), b"of somebody else", "1:uk")])
+    faults.refused = f'"c#{BROKEN}"'
+    outcomes = await log.append([request(BROKEN, b"1"), request(FINE, b"1")])
+    assert isinstance(outcomes[0], Unavailable)
+    assert offsets(outcomes) == [None, 2]
+    faults.refused = ""
+    assert offsets(await log.append([request(BROKEN, b"2")])) == [3]
+    assert await stored(store, BROKEN) == [b"0", b"of somebody else", b"2"]
+
+
+async def test_what_no_item_can_hold_is_refused_before_it_has_a_number(log: Log) -> None:
+    outcomes = await log.append([request(FINE), request(FINE, bytes(MAX_ITEM_BYTES)), request(FINE)])
+    assert isinstance(outcomes[1], TooLarge)
+    assert offsets(outcomes) == [1, None, 2]
+
+
+async def test_an_edge_is_told_that_it_is_too_large(log: Log) -> None:
+    item = pb.AppendItem(channel=FINE, publication=bytes(2_000), publication_id=bytes(16), key="k", history_size=9)
+
+    async def batches() -> AsyncIterator[pb.AppendBatch]:
+        yield pb.AppendBatch(items=[item])
+
+    answers = [answer async for answer in PersistenceServicer(log).Append(batches(), None)]
+    assert [result.status for result in answers[0].results] == [common_pb2.ITEM_STATUS_INVALID]

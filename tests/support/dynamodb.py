@@ -1,0 +1,84 @@
+"""A real DynamoDB HTTP API for tests: moto's server as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from services.shared.dynamodb.settings import DynamoDbSettings
+from tests.support.faults import free_port
+
+_START_S = 30.0
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+# One request at a time: moto's conditional writes are not atomic against one another, as DynamoDB's are.
+_SERVER = """
+import sys
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+"""
+
+
+@contextmanager
+def dynamodb_server() -> Iterator[str]:
+    """Its address, such as `http://127.0.0.1:40001`; stopped at the end."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **CREDENTIALS},
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(address, process)
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def settings_of(address: str, prefix: str = "thalamus-") -> DynamoDbSettings:
+    """Settings for that server; the credentials are in the environment (`CREDENTIALS`)."""
+    return DynamoDbSettings(endpoint=address, table_prefix=prefix)
+
+
+@pytest.fixture(scope="session")
+def aws_credentials() -> Iterator[None]:
+    """Any will do, but boto3 wants some."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def dynamodb(aws_credentials: None) -> Iterator[str]:
+    """Address of a server that tests share: each makes tables with a prefix of its own."""
+    with dynamodb_server() as address:
+        yield address
+
+
+def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + _START_S
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise RuntimeError(f"moto's server ended with {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"{address}/moto-api/", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError("moto's server did not answer")

@@ -1,0 +1,153 @@
+"""An HTTP proxy in front of a DynamoDB that throttles, fails, loses answers and leaves work unprocessed, by a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+_THROTTLE = "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"
+_FAILURE = "com.amazonaws.dynamodb.v20120810#InternalServerError"
+_REFUSAL = "com.amazonaws.dynamodb.v20120810#AccessDeniedException"
+_JSON = {"Content-Type": "application/x-amz-json-1.0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of all requests, from 0 to 1; `unprocessed` of the BatchWriteItems that are carried out."""
+
+    throttled: float = 0.0  # 400, not carried out
+    failed: float = 0.0  # 500, not carried out
+    lost: float = 0.0  # carried out, then the connection ends without an answer
+    unprocessed: float = 0.0  # 200, but a part was not carried out
+
+
+class DynamoDbFaults:
+    """`requests` counts what came, by operation; `faults` what was done to it. All may be set at any time.
+
+    `refused`: requests that have this text in them are refused for good; empty: none.
+    """
+
+    def __init__(self, target: str, *, seed: int, shares: Shares | None = None) -> None:
+        self.shares = shares or Shares()
+        self.refused, self.refused_requests = "", 0
+        self.requests: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self._target = urlsplit(target).netloc
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def answer(self, op: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes] | None:
+        """Status, headers and body for the client; None: nothing, the connection ends."""
+        if self.refused and self.refused.encode() in body:
+            self.refused_requests += 1
+            return _error(400, _REFUSAL)
+        fault = self._choose(op)
+        if fault == "throttled":
+            return _error(400, _THROTTLE)
+        if fault == "failed":
+            return _error(500, _FAILURE)
+        if fault == "unprocessed":
+            return self._in_part(headers, body)
+        answer = self._forward(headers, body)
+        return None if fault == "lost" else answer
+
+    def _choose(self, op: str) -> str:
+        with self._lock:
+            self.requests[op] += 1
+            chance, shares, fault = self._random.random(), self.shares, ""
+            for name in ("throttled", "failed", "lost"):
+                chance -= getattr(shares, name)
+                if chance < 0 and not fault:
+                    fault = name
+            if not fault and op == "BatchWriteItem" and self._random.random() < shares.unprocessed:
+                fault = "unprocessed"
+            if fault:
+                self.faults[fault] += 1
+            return fault
+
+    def _in_part(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Carry out the requests of which the seed says so: at least one, and not all of several."""
+        request = json.loads(body)
+        ((table, all_of_them),) = request["RequestItems"].items()
+        with self._lock:
+            most = max(1, len(all_of_them) - 1)
+            chosen = self._random.sample(range(len(all_of_them)), self._random.randint(1, most))
+        some = [one for index, one in enumerate(all_of_them) if index in chosen]
+        rest = [one for index, one in enumerate(all_of_them) if index not in chosen]
+        status, kept, answer = self._forward(headers, json.dumps({**request, "RequestItems": {table: some}}).encode())
+        if status == 200 and rest:
+            answer = json.dumps({**json.loads(answer), "UnprocessedItems": {table: rest}}).encode()
+        return status, _JSON if status == 200 else kept, answer
+
+    def _forward(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        passed = {name: value for name, value in headers.items() if name.lower() not in ("host", "content-length")}
+        connection = http.client.HTTPConnection(self._target, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("POST", "/", body, passed)
+            answer = connection.getresponse()
+            content = answer.read()
+            return answer.status, {name: value for name, value in answer.headers.items() if name in _JSON}, content
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        faults = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                op = self.headers["X-Amz-Target"].partition(".")[2]
+                found = faults.answer(op, dict(self.headers.items()), body)
+                if found is None:
+                    self.close_connection = True
+                    return
+                status, headers, content = found
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        return Handler
+
+
+@contextlib.contextmanager
+def dynamodb_faults(target: str, *, seed: int, shares: Shares | None = None) -> Iterator[DynamoDbFaults]:
+    """In front of the server at `target`, such as `http://127.0.0.1:8000`."""
+    made = DynamoDbFaults(target, seed=seed, shares=shares)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _error(status: int, kind: str) -> tuple[int, dict[str, str], bytes]:
+    return status, _JSON, json.dumps({"__type": kind, "message": "by the seed"}).encode()

@@ -1,0 +1,102 @@
+"""The official SDKs as processes that tests command: JavaScript's, the newest of Python's, and an old one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.tcp_proxy import TcpProxy
+
+_ROOT = Path(__file__).parents[2]
+_HERE = _ROOT / "tests" / "integration" / "sdk"
+_BUILD = _ROOT / "build" / "sdk"
+_LIMIT_S = 90.0
+_OLD = "0.5.0"
+
+SDKS = {"js": "javascript", f"python-{_OLD}": "python_old", "python-newest": "python_newest"}
+SCENARIOS = (
+    "chat",
+    "presence",
+    "history",
+    "recovery",
+    "refresh",
+    "subscription_token",
+    "server_side",
+    "wrong_token",
+    "wrong_subscription_token",
+)
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(f"{what}, and REQUIRE_ALL=1")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def javascript() -> list[str]:
+    """The command of the JavaScript SDK; its packages are installed from the lock file on first use."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        _missing("node and npm are not installed")
+    if not (_HERE / "node_modules" / "centrifuge").is_dir():
+        subprocess.run([str(npm), "ci", "--silent"], cwd=_HERE, check=True, timeout=300)
+    return [str(node), str(_HERE / "scenarios.mjs")]
+
+
+@pytest.fixture(scope="session")
+def python_newest() -> list[str]:
+    """centrifuge-python as locked for development: the newest."""
+    return [sys.executable, str(_HERE / "scenarios.py")]
+
+
+@pytest.fixture(scope="session")
+def python_old() -> list[str]:
+    """centrifuge-python 0.5.0, in a folder of its own: it wants other websockets and protobuf than we do."""
+    target = _BUILD / f"centrifuge-python-{_OLD}"
+    if not (target / "centrifuge").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
+        subprocess.run([*pip, "--requirement", str(_HERE / "requirements-old.txt")], check=True, timeout=300)
+    return ["env", f"PYTHONPATH={target}", sys.executable, str(_HERE / "scenarios.py")]
+
+
+async def run_scenario(
+    command: list[str],
+    addresses: dict[str, str],
+    token: Callable[[str, float, dict[str, object]], str],
+    proxy: TcpProxy,
+) -> tuple[int | None, str]:
+    """Exit code and stderr of one scenario; 0: it held. It asks for tokens, and to cut and heal its connection."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors = asyncio.create_task(process.stderr.read())
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            process.stdin.write(json.dumps(addresses).encode() + b"\n")
+            while line := await process.stdout.readline():
+                question = json.loads(line)
+                answer: object = "ok"
+                if question["do"] == "token":
+                    answer = token(question["user"], question["ttl_s"], question["claims"])
+                elif question["do"] == "cut":
+                    proxy.cut()
+                else:
+                    proxy.heal()
+                process.stdin.write(json.dumps(answer).encode() + b"\n")
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, (await errors).decode()
