@@ -29,7 +29,7 @@ def create(name: str, data: Path, auth: str | None, service_token_file: Path | N
     if as_json:
         say_json({"id": made.id, "name": name, "key": made.key})
     else:
-        remark(f"key {made.id} for {name}; it is not shown again:")
+        remark(f"key {made.id} for {name}; good on every edge within 2 s, and not shown again:")
         say(made.key)
 
 

@@ -39,6 +39,7 @@ from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.namespaces import load_namespaces
+from services.shared.secrets import read_service_tokens, redis_address
 
 logger = logging.getLogger("services.edge")
 
@@ -56,12 +57,13 @@ class Edge:
         self.keyring = KeyRing()
         self.has_secret = _read_secret(config, self.keyring)
         namespaces = load_namespaces(config.channels_file)
-        token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
+        token = read_service_tokens(config.service_token_file).current
+        address = redis_address(config.redis_url, config.redis_password_file)
         self.auth_replicas, self.presence_replicas, self.persistence_replicas = (
             Replicas(target, service_token=token, service="edge")
             for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
         )
-        self.broker = RedisBroker(config.redis_url, meta_ttl_s=config.history_meta_ttl_s, on_time=self._on_time)
+        self.broker = RedisBroker(address, meta_ttl_s=config.history_meta_ttl_s, on_time=self._on_time)
         self.auth = AuthClient(self.auth_replicas, self.keyring)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
         self.store = PersistenceClient(self.persistence_replicas)
@@ -155,6 +157,8 @@ def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptio
         allowed_origins=config.allowed_origins,
         allow_no_origin=config.allow_no_origin,
         select_dialect=dialects.select,
+        trusted_proxies=config.trusted_proxies,
+        proxy_protocol=config.proxy_protocol,
         max_connections=config.max_connections,
         max_connections_per_address=config.max_connections_per_address,
         handshake_timeout_s=config.handshake_timeout_s,

@@ -22,6 +22,7 @@ class EdgeConfig:
     internal_host: str = "127.0.0.1"
     internal_port: int = 9100
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     log_level: str = field_env("LOG_LEVEL", "INFO")
@@ -42,6 +43,8 @@ class EdgeConfig:
     websocket_path: str = "/connection/websocket"
     allowed_origins: tuple[str, ...] = ()
     allow_no_origin: bool = True
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
     max_connections: int = 15_000
     max_connections_per_address: int = 0
     max_message_bytes: int = 65_536

@@ -8,7 +8,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.edge.domain.node import Node
-from services.shared.errors import ErrorCode
+from services.shared.errors import CloseCode, ErrorCode
+
+_CLOSE_CODES = frozenset(CloseCode)
 
 
 class NodeCollector(Collector):
@@ -47,9 +49,18 @@ class NodeCollector(Collector):
             "closes",
             "Connections that this edge ended, by code.",
             "code",
-            {str(k): v for k, v in counters.closes.items()},
+            _by_known_code(counters.closes),
         )
         yield _labelled("recoveries", "Recoveries by outcome.", "outcome", counters.recoveries)
+
+
+def _by_known_code(closes: dict[int, int]) -> dict[str, int]:
+    """Backends may end connections with any of 2,000 codes: theirs are one label."""
+    found: dict[str, int] = {}
+    for code, count in list(closes.items()):
+        label = str(code) if code in _CLOSE_CODES else "other"
+        found[label] = found.get(label, 0) + count
+    return found
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -14,7 +14,7 @@ from services.presence.config import PresenceConfig
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
 from services.shared.cancellation import end_task
-from services.shared.config import read_env, read_secret_file
+from services.shared.config import read_env
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
@@ -22,6 +22,7 @@ from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import check_server, redis_client
 from services.shared.redis_life import RunWatch
+from services.shared.secrets import read_service_tokens, redis_address
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 logger = logging.getLogger("services.presence")
@@ -32,9 +33,9 @@ _GRACE_S = 3.0
 async def main(stopping: asyncio.Event) -> None:
     config = read_env(PresenceConfig, os.environ, "PRESENCE_")
     setup_logging("presence", level=config.log_level)
-    token = read_secret_file(config.service_token_file, "SERVICE_TOKEN_FILE") if config.service_token_file else None
+    tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     watch = RunWatch()
-    client = redis_client(config.redis_url, gate=watch)
+    client = redis_client(redis_address(config.redis_url, config.redis_password_file), gate=watch)
     roster = RedisRoster(client, lambda: watch.run_id)
     checks = {"redis": False}
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
@@ -42,7 +43,8 @@ async def main(stopping: asyncio.Event) -> None:
         lambda grpc: rpc.add_PresenceServiceServicer_to_server(PresenceServicer(roster, config.lease_ttl_s), grpc),
         host=config.host,
         port=config.grpc_port,
-        service_token=token,
+        service_token=tokens.current,
+        previous_service_token=tokens.previous,
         service="presence",
     )
     sweeping = asyncio.create_task(_sweep(config, client, roster, checks))

@@ -17,7 +17,9 @@ class PresenceConfig:
     internal_host: str = "127.0.0.1"
     internal_port: int = 9100
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
+    redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
+    service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
     log_level: str = field_env("LOG_LEVEL", "INFO")
     lease_ttl_s: float = 12.0
     heartbeat_s: float = 4.0  # what edges keep to; the lease must outlive a lost one

@@ -16,6 +16,8 @@ from services.shared.metrics import server_metrics, short_method
 
 logger = logging.getLogger(__name__)
 
+NO_SERVICE = "the caller is no service of this deployment"
+
 _HEALTH = "/grpc.health.v1.Health/"
 
 
@@ -31,8 +33,10 @@ class Refused(Exception):
 class Border(grpc.aio.ServerInterceptor):
     """Stands before every method but health checks."""
 
-    def __init__(self, service: str, service_token: bytes | None) -> None:
-        self._expected = None if service_token is None else b"Bearer " + service_token
+    def __init__(self, service: str, service_token: bytes | None, previous_token: bytes | None = None) -> None:
+        """Callers show the token, or the one before it while it is rotated; None: whoever calls is believed."""
+        tokens = [] if service_token is None else [service_token] + ([previous_token] if previous_token else [])
+        self._expected = [b"Bearer " + token for token in tokens]
         self._metrics = server_metrics(service)
         self._stopping = False
         self._batches: set[_Batches] = set()
@@ -57,12 +61,13 @@ class Border(grpc.aio.ServerInterceptor):
         return _like(handler, self._one_answer(handler.unary_unary, method), self._many_answers(handler, method))
 
     def _identified(self, details: grpc.HandlerCallDetails) -> bool:
-        if self._expected is None:
+        if not self._expected:
             return True
         for key, value in details.invocation_metadata or ():
             if key == "authorization":
                 given = value.encode("utf-8", "replace") if isinstance(value, str) else value
-                return hmac.compare_digest(given, self._expected)
+                # All are compared, whichever fits: the time taken tells nothing.
+                return sum(hmac.compare_digest(given, expected) for expected in self._expected) > 0
         return False
 
     def _one_answer(self, behaviour: Any, method: str) -> Any:
@@ -195,7 +200,7 @@ def _like(handler: Any, unary: Any, stream: Any) -> Any:
 
 
 async def _refuse(_: Any, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller is no service of this deployment")
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_SERVICE)
 
 
 async def _refuse_stream(_: Any, context: Any) -> AsyncIterator[Any]:

@@ -50,18 +50,24 @@ class GrpcServer:
 
 
 async def start_grpc_server(
-    add: Callable[[grpc.aio.Server], None], *, host: str, port: int, service_token: bytes | None, service: str
+    add: Callable[[grpc.aio.Server], None],
+    *,
+    host: str,
+    port: int,
+    service_token: bytes | None,
+    service: str,
+    previous_service_token: bytes | None = None,
 ) -> GrpcServer:
     """Serve what `add` registers, as `service`; port 0 takes any free one.
 
-    With a `service_token` every call but health checks must carry it (`authorization: Bearer …`).
+    With a `service_token` every call but health checks must carry it (`authorization: Bearer …`), or the previous one.
 
     Raises:
         ConfigError: the port can't be had.
     """
     if service_token is None:
         logger.warning("SERVICE_TOKEN_FILE is not set: whoever reaches the gRPC port is trusted")
-    border = Border(service, service_token)
+    border = Border(service, service_token, previous_service_token)
     server = grpc.aio.server(interceptors=[border], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from services.shared.config import ConfigError
 
@@ -18,11 +20,26 @@ _MAX_HEAD_BYTES = 8_192
 _MAX_CONNECTIONS = 64
 
 
+class _Readiness(Collector):
+    """What /readyz says, as numbers."""
+
+    def __init__(self, ready: Callable[[], Mapping[str, bool]]) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterable[Metric]:
+        checks = GaugeMetricFamily("thalamus_ready", "Checks of readiness: 1 holds, 0 fails.", labels=["check"])
+        for name, holds in self._ready().items():
+            checks.add_metric([name], float(holds))
+        yield checks
+
+
 class InternalHttp:
     """A running server; one request per connection."""
 
     def __init__(self, ready: Callable[[], Mapping[str, bool]]) -> None:
         self._ready = ready
+        self._readiness = CollectorRegistry()
+        self._readiness.register(_Readiness(ready))
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -76,7 +93,8 @@ class InternalHttp:
             return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"GET or HEAD\n"
         match path:
             case b"/metrics":
-                return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
+                body = generate_latest(REGISTRY) + generate_latest(self._readiness)
+                return HTTPStatus.OK, CONTENT_TYPE_LATEST, body
             case b"/healthz":
                 return HTTPStatus.OK, "text/plain", b"ok\n"
             case b"/readyz":

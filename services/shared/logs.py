@@ -49,7 +49,8 @@ def setup_logging(service: str, *, level: str = "INFO") -> None:
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
-    for chatty in ("asyncio", "httpx", "httpcore", "grpc", "websockets"):
+    # At DEBUG botocore logs requests whole: password hashes, private keys, everybody's messages.
+    for chatty in ("asyncio", "boto3", "botocore", "grpc", "httpcore", "httpx", "urllib3", "websockets"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 

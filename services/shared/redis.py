@@ -53,6 +53,7 @@ def redis_client(url: str, *, gate: LifeGate | RunWatch | None = None, **options
         "health_check_interval": 0,
         "protocol": 2,
         "decode_responses": False,
+        "driver_info": None,  # it would be sent with CLIENT SETINFO, which Redis 7.0 does not know
         **({"redis_connect_func": gate.admit} if gate is not None else {}),
         **options,
     }

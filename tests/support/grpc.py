@@ -71,9 +71,9 @@ class ScriptedLog(PersistenceServiceServicer):
 class ScriptedServer:
     """One replica, on a port of its own that it keeps over `stop` and `start`."""
 
-    def __init__(self, service_token: bytes | None = None) -> None:
+    def __init__(self, service_token: bytes | None = None, previous_token: bytes | None = None) -> None:
         self.log = ScriptedLog()
-        self._token = service_token
+        self._token, self._previous_token = service_token, previous_token
         self._server: GrpcServer | None = None
         self.port = 0
 
@@ -87,6 +87,7 @@ class ScriptedServer:
             host="127.0.0.1",
             port=self.port,
             service_token=self._token,
+            previous_service_token=self._previous_token,
             service="persistence",
         )
         self.port = self._server.port

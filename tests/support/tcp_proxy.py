@@ -98,6 +98,8 @@ class TcpProxy:
                 await asyncio.gather(*both, return_exceptions=True)
         except OSError:
             writer.transport.abort()
+        except asyncio.CancelledError:  # only `close` does that; Python 3.11's streams would log it as an error
+            pass
         finally:
             for end in pair:
                 end.close()

@@ -14,6 +14,7 @@ from services.edge.domain.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, TokenPair
 from services.shared.cancellation import end_task, is_being_cancelled
 from services.shared.errors import ErrorCode, Unavailable
+from services.shared.grpc_border import NO_SERVICE
 from services.shared.grpc_client import Replicas
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -119,6 +120,9 @@ class AuthClient:
 
 def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
     known = _HTTP.get(error.code())
+    if error.details() == NO_SERVICE:  # it is us who were refused, not the user
+        logger.error("auth does not know this edge: SERVICE_TOKEN_FILE is another one there")
+        known = None
     if known is None:
         return Unavailable(f"auth failed: {error.code().name}")
     trailers = dict(error.trailing_metadata() or ())

@@ -31,6 +31,8 @@ _MAX_BATCH = 256
 _PAUSE_S = (0.05, 1.0)
 _Key = tuple[str, str]  # channel, client
 _MEMBERS = Gauge("thalamus_edge_presence_members", "Members that this edge has, or wants to have, on rosters.")
+_PENDING = Gauge("thalamus_edge_presence_pending", "Changes that presence has not been told yet.")
+_CONNECTED = Gauge("thalamus_edge_presence_connected", "Whether presence answers this edge: 1 or 0.")
 _LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all members were entered again.")
 
 
@@ -64,6 +66,8 @@ class PresenceClient:
 
     async def start(self) -> None:
         """Keep the stream and the lease, in the background."""
+        _PENDING.set_function(lambda: len(self._dirty))
+        _CONNECTED.set_function(lambda: self._connected)
         self._task = asyncio.create_task(self._keep())
 
     async def close(self, timeout_s: float = 1.0) -> None:

@@ -48,6 +48,7 @@ class LifeWatch:
         self._gate, self._receipts, self._on_change, self._on_time = gate, receipts, on_change, on_time
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""  # seen last
+        self._said = ""  # why Redis could not be asked, as it was logged last
         self._since = 0.0  # monotonic seconds since when it is seen
         self._checked = ""  # token of the life that the receipts agree with
 
@@ -71,9 +72,12 @@ class LifeWatch:
             try:
                 await self._step(loop.time())
             except (Unavailable, exceptions.RedisError, *CONNECTION_LOST) as error:
-                logger.debug("Redis does not say which life this is: %r", error)
+                if repr(error) != self._said:
+                    self._said = repr(error)
+                    logger.warning("Redis does not say which life this is", extra={"error": self._said})
                 away = True
             else:
+                self._said = ""
                 away = not self._gate.is_open
             if away:  # receipts are kept: it may come back without what they are for
                 await asyncio.sleep(AWAY_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from services.edge.domain.channel import Channel, Subscription
@@ -14,6 +14,7 @@ from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.ports import Broker
 from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
+from services.edge.domain.timings import DELIVERY_SECONDS
 from services.shared.errors import Busy, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
 
@@ -28,13 +29,20 @@ class Hub:
     """Map of channel name to `Channel`, and the listener of what Redis brings."""
 
     def __init__(
-        self, broker: Broker, reader: LogReader, settings: Settings, spawn: Spawn, now: Callable[[], float]
+        self,
+        broker: Broker,
+        reader: LogReader,
+        settings: Settings,
+        spawn: Spawn,
+        now: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._broker = broker
         self._reader = reader
         self._settings = settings
         self._spawn = spawn
         self._now = now
+        self._wall = wall
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Task[Channel]] = {}
         self._early: dict[str, list[tuple[str, Publication]]] = {}  # came between SUBSCRIBE and the top
@@ -156,14 +164,21 @@ class Hub:
                 early.append((epoch, publication))
             return
         if view.log is None:
-            view.fan_out([publication])
+            self._fan_out(view, [publication])
             return
         view.active_since_check = True
         ready, need = view.log.message(epoch, publication)
         if ready:
-            view.fan_out(ready)
+            self._fan_out(view, ready)
         if need is not Need.NOTHING:
             self._act(view, need)
+
+    def _fan_out(self, view: Channel, publications: Sequence[Publication]) -> None:
+        view.fan_out(publications)
+        now_s = self._wall()
+        for publication in publications:
+            if publication.time_ms:
+                DELIVERY_SECONDS.observe(max(0.0, now_s - publication.time_ms / 1000))
 
     def joined(self, channel: str, info: ClientInfo) -> None:
         view = self._channels.get(channel)
@@ -265,7 +280,7 @@ class Hub:
                     return
                 ready, need = view.log.repaired(page.top.epoch, page.publications)
                 if ready:
-                    view.fan_out(ready)
+                    self._fan_out(view, ready)
                 if need is Need.RESYNC:
                     self._resync(view)
                     return

@@ -86,7 +86,7 @@ class Node:
         self.publisher = Publisher(broker, store, settings)
         self.broker = broker
         self.store = store
-        self.hub = Hub(broker, self.reader, settings, self.spawn, self.clock.monotonic)
+        self.hub = Hub(broker, self.reader, settings, self.spawn, self.clock.monotonic, self.clock.wall)
         self.wheel = Wheel(self.clock.monotonic())
         self.counters = Counters()
         self.sessions: set[Session] = set()  # every open connection, also before and after its connect

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
+from services.edge.domain.timings import ACK_SECONDS
 from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.namespaces import DataFormat, Durability, Namespace
 
@@ -55,13 +57,16 @@ class Publisher:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         size = len(data)
         self._take(size)
+        started = time.perf_counter()
         try:
-            return await self._publish(
+            result = await self._publish(
                 channel, namespace, data, time_ms, info, tags or {}, key_user, key, exclude_client
             )
         finally:
             self.pending -= 1
             self._pending_bytes -= size
+        ACK_SECONDS.labels(namespace.durability.value).observe(time.perf_counter() - started)
+        return result
 
     def has_room(self) -> bool:
         """Whether one more may wait."""

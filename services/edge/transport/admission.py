@@ -28,15 +28,21 @@ class Admission:
         self.max_connections = max_connections
         self._dropped_over = max_connections + max(16, max_connections // 16)
 
-    def enter(self, address: str) -> bool:
+    def enter(self) -> bool:
         """Count a new connection, which `leave` must undo; False: it is not even to be answered."""
         self.open += 1
-        if self._max_per_address:
-            self._by_address[address] = self._by_address.get(address, 0) + 1
         return self.open <= self._dropped_over
 
+    def move(self, before: str, after: str) -> None:
+        """A connection's address is known now, or is another one than before; "": not known yet."""
+        if not self._max_per_address or before == after:
+            return
+        self._uncount(before)
+        if after:
+            self._by_address[after] = self._by_address.get(after, 0) + 1
+
     def check(self, address: str) -> None:
-        """Whether this connection, already counted, may stay.
+        """Whether this connection, already counted there, may stay.
 
         Raises:
             Refused: 503 while draining and over the cap, 429 over the cap of its address; all with Retry-After.
@@ -45,15 +51,20 @@ class Admission:
             raise Refused(503, "draining", headers=_RETRY_AFTER)
         if self.open > self.max_connections:
             raise Refused(503, "max_connections", headers=_RETRY_AFTER)
-        if self._max_per_address and self._by_address[address] > self._max_per_address:
+        if self._max_per_address and self._by_address.get(address, 0) > self._max_per_address:
             raise Refused(429, "max_connections_per_address", headers=_RETRY_AFTER)
 
     def leave(self, address: str) -> None:
-        """A connection has ended."""
+        """A connection, counted there last, has ended."""
         self.open -= 1
         if self._max_per_address:
-            left = self._by_address[address] - 1
-            if left:
-                self._by_address[address] = left
-            else:
-                del self._by_address[address]
+            self._uncount(address)
+
+    def _uncount(self, address: str) -> None:
+        if not address:
+            return
+        left = self._by_address[address] - 1
+        if left:
+            self._by_address[address] = left
+        else:
+            del self._by_address[address]

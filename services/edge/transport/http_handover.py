@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import formatdate
 
 import uvicorn
@@ -14,6 +15,7 @@ from uvicorn.server import ServerState
 
 from services.edge.transport.http_head import MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES
 from services.edge.transport.options import TransportOptions
+from services.edge.transport.proxies import TrustedProxies
 
 _DATE_EVERY_S = 1.0
 
@@ -23,6 +25,7 @@ class HttpHandover:
 
     def __init__(self, app: ASGIApp, options: TransportOptions) -> None:
         self._options = options
+        self._proxies = TrustedProxies(options.trusted_proxies)
         self._config = uvicorn.Config(
             _without_websocket_path(app, options.websocket_path),
             log_config=None,
@@ -32,7 +35,7 @@ class HttpHandover:
             ws="none",
             http="httptools",
             interface="asgi3",
-            proxy_headers=False,
+            proxy_headers=False,  # they are read by the rules that WebSocket connections follow
             server_header=False,
             timeout_keep_alive=options.http_keep_alive_s,
         )
@@ -45,9 +48,28 @@ class HttpHandover:
         self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         self._date_timer = asyncio.get_running_loop().call_later(_DATE_EVERY_S, self.start)
 
-    def take(self, transport: asyncio.Transport, data: bytes, on_lost: Callable[[], None]) -> None:
-        """Serve this connection, of which these bytes have been read; `on_lost` is called at its end."""
-        protocol = _GuardedHttp(self._config, self._state, self._options, on_lost)
+    def take(
+        self,
+        transport: asyncio.Transport,
+        data: bytes,
+        peer: str,
+        client: str,
+        *,
+        on_client: Callable[[str, str], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        """Serve this connection, of which these bytes have been read.
+
+        Args:
+            transport: Of the connection.
+            data: All that came, from the first request's first byte.
+            peer: Address that requests come from, a balancer's maybe.
+            client: Address whose request came first.
+            on_client: Called with that address and the next one: a balancer sends requests of many over a connection.
+            on_lost: Called at the end, with the client of the last request.
+        """
+        places = _Places(peer, client, on_client, on_lost)
+        protocol = _GuardedHttp(self._config, self._state, self._options, self._proxies, places)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
@@ -73,18 +95,40 @@ class HttpHandover:
             self._date_timer = None
 
 
+@dataclass(slots=True)
+class _Places:
+    """Where the requests of one connection come from; see `HttpHandover.take`."""
+
+    peer: str
+    client: str
+    on_client: Callable[[str, str], None]
+    on_lost: Callable[[str], None]
+
+
 class _GuardedHttp(HttpToolsProtocol):
     """uvicorn's protocol with bounds on the heads of later requests and on the time that each request takes."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, options: TransportOptions, on_lost: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        options: TransportOptions,
+        proxies: TrustedProxies,
+        places: _Places,
     ) -> None:
         super().__init__(config, state, app_state={})
         self._options = options
-        self._on_lost = on_lost
+        self._proxies = proxies
+        self._is_proxied = places.peer in proxies
+        self._places = places
         self._in_head = False
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a socket
+        """The connection is ours now."""
+        super().connection_made(transport)
+        self._client_is(self._places.peer)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests; before a request begins, blank lines are bytes of its head."""
@@ -100,7 +144,7 @@ class _GuardedHttp(HttpToolsProtocol):
         """The end."""
         self._end_within(None)
         super().connection_lost(exc)
-        self._on_lost()
+        self._places.on_lost(self._places.client)
 
     # From the parser. An exception here makes uvicorn answer 400 and close.
 
@@ -129,6 +173,8 @@ class _GuardedHttp(HttpToolsProtocol):
         if sum(name == b"host" for name, _ in self.headers) != 1 and self.parser.get_http_version() == "1.1":
             raise ValueError("exactly one Host header is needed")
         self._end_within(self._options.http_request_timeout_s)
+        if self._is_proxied:
+            self._believe()
         super().on_headers_complete()
         if self.parser.should_upgrade():  # what follows might be another protocol
             self.cycle.keep_alive = False
@@ -145,6 +191,24 @@ class _GuardedHttp(HttpToolsProtocol):
         """Nothing came for a while."""
         self._end_within(self._options.http_request_timeout_s)
         super().timeout_keep_alive_handler()
+
+    def _believe(self) -> None:
+        """Take client and scheme of this request from what the proxy says."""
+        places = self._places
+        client = self._proxies.client_of(places.peer, self._values(b"x-forwarded-for"))
+        places.on_client(places.client, client)
+        places.client = client
+        self._client_is(client)
+        self.scope["client"] = self.client
+        scheme = self._proxies.scheme_of(places.peer, self._values(b"x-forwarded-proto"), self.scope["scheme"])
+        self.scope["scheme"] = scheme
+
+    def _values(self, wanted: bytes) -> list[str]:
+        return [value.decode("latin-1").strip(" \t") for name, value in self.headers if name == wanted]
+
+    def _client_is(self, address: str) -> None:
+        if address and (self.client is None or self.client[0] != address):
+            self.client = address, 0  # its port is not told
 
     def _end_within(self, delay_s: float | None) -> None:
         if self._deadline is not None:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.shared.errors import CloseCode
+
+_CLOSE_CODES = frozenset(CloseCode) | {1000, 1002, 1003, 1007, 1009, 1011}  # backends may use 2,000 others
+
 
 @dataclass(slots=True)
 class TransportCounters:
@@ -31,7 +35,7 @@ class TransportCounters:
 
     def closed_by_server(self, code: int) -> None:
         """Count a close frame of ours that was not an answer."""
-        self._close(str(code), "server")
+        self._close(str(code) if code in _CLOSE_CODES else "other", "server")
 
     def closed_by_client(self, code: int) -> None:
         """Count a close frame that a client sent first; the label knows the usual codes only."""

@@ -23,6 +23,9 @@ class TransportOptions:
     allow_no_origin: bool = True
     select_dialect: SelectDialect = json_only
 
+    trusted_proxies: tuple[str, ...] = ()  # as `TrustedProxies` takes them
+    proxy_protocol: bool = False  # these send a PROXY header before anything else
+
     max_connections: int = 15_000  # WebSocket and HTTP together; beyond: 503
     max_connections_per_address: int = 0  # beyond: 429; 0: no limit
     handshake_timeout_s: float = 5.0  # from accept to a whole head
@@ -43,7 +46,7 @@ class TransportOptions:
 class HandshakeInfo:
     """What the handshake of one WebSocket connection said and chose."""
 
-    peer: str  # address of the client
+    peer: str  # address of the client, also behind proxies
     query: Mapping[str, str] = field(repr=False)  # may hold a token; of repeated names the first value
     subprotocol: str | None
     dialect: str  # name of the dialect, such as "json"

@@ -15,8 +15,11 @@ from services.edge.transport.metrics import TransportCounters
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.outbox import Flusher
+from services.edge.transport.proxies import TrustedProxies, canonical
+from services.edge.transport.proxy_protocol import ProxyHeader
 from services.edge.transport.refusal import Refused
 from services.edge.transport.websocket import WebSocketConnection
+from services.shared.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,9 @@ class PublicPort:
         self.http = http
         self.loop = loop
         self.origins = OriginRules(options.allowed_origins, allow_no_origin=options.allow_no_origin)
+        self.proxies = TrustedProxies(options.trusted_proxies)
+        if options.proxy_protocol and not self.proxies:
+            raise ConfigError("EDGE_PROXY_PROTOCOL needs EDGE_TRUSTED_PROXIES: nobody else's headers are believed")
         self.counters = TransportCounters()
         self.admission = Admission(options.max_connections, options.max_connections_per_address)
         self.flusher = Flusher(
@@ -72,23 +78,25 @@ class PublicPort:
         self.counters.https += 1
         self.counters.accepted_https += 1
 
-    def http_lost(self, peer: str) -> None:
-        """The connection is over."""
+    def http_lost(self, client: str) -> None:
+        """The connection, whose last request came from there, is over."""
         self.counters.https -= 1
-        self.admission.leave(peer)
+        self.admission.leave(client)
 
 
 class HeadProtocol(asyncio.Protocol):
     """Reads one head, then hands the transport over: to a `WebSocketConnection`, to uvicorn, or to its end."""
 
-    __slots__ = ("_peer", "_port", "_reader", "_timer", "_transport")
+    __slots__ = ("_client", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
 
     def __init__(self, port: PublicPort) -> None:
         self._port = port
         self._reader: HeadReader | None = HeadReader()  # None: the answer is given, the rest is not read
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self._peer = ""
+        self._preamble: ProxyHeader | None = None  # what must come before the head
+        self._peer = ""  # who speaks to us: a client, or a proxy
+        self._client = ""  # whom it speaks for; "" while that is not known
 
     # From asyncio.
 
@@ -96,10 +104,12 @@ class HeadProtocol(asyncio.Protocol):
         """A connection was accepted."""
         self._transport = transport
         address = transport.get_extra_info("peername")
-        self._peer = str(address[0]) if isinstance(address, tuple) else ""
         port = self._port
         port.heads.add(self)
-        if port.admission.enter(self._peer):
+        self._peer_is(canonical(str(address[0])) if isinstance(address, tuple) else "")
+        if port.options.proxy_protocol and self._peer in port.proxies:
+            self._preamble = ProxyHeader()
+        if port.admission.enter():
             self._timer = port.loop.call_later(port.options.handshake_timeout_s, self._too_late)
         else:
             port.counters.refuse("max_connections")
@@ -112,9 +122,17 @@ class HeadProtocol(asyncio.Protocol):
         if reader is None:
             return
         try:
+            if self._preamble is not None:
+                rest = self._preamble.feed(data)
+                if rest is None:
+                    return
+                self._peer_is(self._preamble.source or self._peer)
+                self._preamble = None
+                data = rest
             head = reader.feed(data)
             if head is not None:
-                self._port.admission.check(self._peer)
+                self._client_is(self._port.proxies.client_of(self._peer, head.all("x-forwarded-for")))
+                self._port.admission.check(self._client)
                 self._enter(head, reader)
         except Refused as refused:
             self._refuse(refused)
@@ -125,7 +143,19 @@ class HeadProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end, before or after an answer."""
         self._let_go()
-        self._port.admission.leave(self._peer)
+        self._port.admission.leave(self._client)
+
+    # Where it comes from.
+
+    def _peer_is(self, address: str) -> None:
+        """A client is counted at once; a proxy's is known once its head is read."""
+        self._peer = address
+        if address not in self._port.proxies:
+            self._client_is(address)
+
+    def _client_is(self, address: str) -> None:
+        self._port.admission.move(self._client, address)
+        self._client = address
 
     # The ways on.
 
@@ -140,14 +170,21 @@ class HeadProtocol(asyncio.Protocol):
             self._let_go()
             self._reader = None
             port.http_opened()
-            port.http.take(transport, reader.everything(), lambda: port.http_lost(self._peer))
+            port.http.take(
+                transport,
+                reader.everything(),
+                self._peer,
+                self._client,
+                on_client=port.admission.move,
+                on_lost=port.http_lost,
+            )
 
     def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
         port = self._port
-        handshake = open_handshake(head, self._peer, port.options, port.origins)
+        handshake = open_handshake(head, self._client, port.options, port.origins)
         if reader.rest():
             raise Refused(400, "pipelined", "bytes follow the handshake before its answer")
-        connection = WebSocketConnection(port, transport, self._peer, handshake.core)
+        connection = WebSocketConnection(port, transport, self._client, handshake.core)
         try:
             handler = port.new_handler(connection, handshake.info)
         except Exception as error:

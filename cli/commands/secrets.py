@@ -1,0 +1,61 @@
+"""`thalamus secrets`: the secret files of a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.output import remark
+from cli.secrets.files import SecretFiles, rotatable
+
+DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_folder = click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("secrets"), show_default=True, help="Where the files are."
+)
+_template = click.option(
+    "--acl-template",
+    type=click.Path(path_type=Path),
+    default=Path("deploy/redis/users.acl.template"),
+    show_default=True,
+    help="What Redis' ACL file is made of.",
+)
+_host = click.option(
+    "--host", "hosts", multiple=True, default=DEFAULT_HOSTS, show_default=True, help="Of the certificate; repeatable."
+)
+
+
+@click.group("secrets")
+def command() -> None:
+    """Make and rotate the secret files of a deployment (`make up` gives them to Swarm)."""
+
+
+@command.command("init")
+@_folder
+@_template
+@_host
+def init(folder: Path, acl_template: Path, hosts: tuple[str, ...]) -> None:
+    """Make what is missing; what is there stays as it is."""
+    made = SecretFiles(folder, acl_template).init(list(hosts))
+    remark(f"{folder}: made {', '.join(name for name in made if not name.startswith('.'))}" if made else "all there")
+
+
+@command.command("rotate")
+@click.argument("name", type=click.Choice(rotatable()))
+@_folder
+@_template
+@_host
+def rotate(name: str, folder: Path, acl_template: Path, hosts: tuple[str, ...]) -> None:
+    """Take one of the two steps of a rotation; roll it out (`make up`) before the next one.
+
+    First a new value is accepted beside the present one; called again, the new one is used. The old one stays good
+    until the next rotation.
+    """
+    changed, begun = SecretFiles(folder, acl_template).rotate(name, list(hosts))
+    remark(f"{folder}: changed {', '.join(changed)}; `make up` rolls what reads them")
+    if begun:
+        remark(f"then, once everything runs again: thalamus secrets rotate {name}")

@@ -1,0 +1,133 @@
+"""Secret files: made once, rotated so that the value before stays good, readable by their owner alone."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+
+from cli.commands import certs, secrets
+from cli.errors import WrongUsage
+
+TEMPLATE = Path("deploy/redis/users.acl.template")
+
+
+def run(folder: Path, *arguments: str, template: Path = TEMPLATE) -> str:
+    given = [*arguments, "--folder", str(folder), "--acl-template", str(template)]
+    result = CliRunner().invoke(secrets.command, given)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_second_init_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    run(folder, "init")
+    before = contents(folder)
+    assert run(folder, "init").strip() == "all there"
+    assert contents(folder) == before
+
+
+def test_no_two_secrets_are_alike_but_a_value_and_what_is_accepted_beside_it(tmp_path: Path) -> None:
+    run(tmp_path, "init")
+    found = contents(tmp_path)
+    for name in ("service_token", "token_secret"):
+        assert found.pop(f"{name}_also") == found[name]
+    assert len(set(found.values())) == len(found)
+    assert all(not value.endswith(b"\n") for name, value in found.items() if name.startswith(("redis_e", "service")))
+
+
+def test_only_their_owner_reads_them(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    run(folder, "init")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_redis_knows_the_digest_of_every_user_and_no_password(tmp_path: Path) -> None:
+    run(tmp_path, "init")
+    found = contents(tmp_path)
+    acl = found["redis_acl"].decode()
+    for user in ("edge", "auth", "presence", "persistence"):
+        password = found[f"redis_{user}"]
+        (line,) = [line for line in acl.splitlines() if line.startswith(f"user {user} ")]
+        assert f"#{hashlib.sha256(password).hexdigest()}" in line
+        assert password.decode() not in acl
+    assert "${" not in acl
+
+
+@pytest.mark.parametrize("name", ["service_token", "token_secret"])
+def test_a_new_value_is_accepted_before_it_is_shown_and_the_old_one_afterwards(tmp_path: Path, name: str) -> None:
+    run(tmp_path, "init")
+    shown, also = tmp_path / name, tmp_path / f"{name}_also"
+    first = shown.read_bytes()
+    assert "then, once" in run(tmp_path, "rotate", name)
+    assert shown.read_bytes() == first
+    second = also.read_bytes()
+    assert second != first
+    assert "then, once" not in run(tmp_path, "rotate", name)
+    assert (shown.read_bytes(), also.read_bytes()) == (second, first)
+    run(tmp_path, "rotate", name)
+    assert shown.read_bytes() == second
+    assert also.read_bytes() not in (first, second)
+
+
+def test_redis_takes_the_next_password_first_and_the_last_one_until_the_next_rotation(tmp_path: Path) -> None:
+    run(tmp_path, "init")
+    password, acl = tmp_path / "redis_auth", tmp_path / "redis_acl"
+
+    def digest() -> str:
+        return hashlib.sha256(password.read_bytes()).hexdigest()
+
+    first = digest()
+    run(tmp_path, "rotate", "redis_auth")
+    assert digest() == first
+    begun = acl.read_text()
+    assert first in begun
+    run(tmp_path, "rotate", "redis_auth")
+    assert digest() != first
+    assert digest() in begun
+    assert acl.read_text() == begun, "the second step restarts nothing but the service"
+    second = digest()
+    run(tmp_path, "rotate", "redis_auth")
+    assert [one in acl.read_text() for one in (first, second)] == [False, True]
+
+
+def test_what_was_never_made_is_not_rotated(tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match="make the secrets first"):
+        run(tmp_path, "rotate", "token_secret")
+
+
+def test_a_template_with_an_unknown_user_is_refused(tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    template.write_text("user edge on ${EDGE_PASSWORDS}\nuser else on ${ELSE_PASSWORDS}\n")
+    with pytest.raises(WrongUsage, match="no password"):
+        run(tmp_path / "secrets", "init", template=template)
+
+
+def test_a_certificate_serves_its_hosts_and_is_not_replaced_by_accident(tmp_path: Path) -> None:
+    out = tmp_path / "folder" / "tls"
+    arguments = ["--out", str(out), "--host", "chat.example", "--host", "10.1.2.3"]
+    assert CliRunner().invoke(certs.command, arguments).exit_code == 0
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(out)  # certificate and key belong together
+    certificate = x509.load_pem_x509_certificate(out.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["chat.example"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3"]
+    before = out.read_bytes()
+    again = CliRunner().invoke(certs.command, arguments)
+    assert isinstance(again.exception, WrongUsage)
+    assert out.read_bytes() == before
+    assert CliRunner().invoke(certs.command, [*arguments, "--force"]).exit_code == 0
+    assert out.read_bytes() != before

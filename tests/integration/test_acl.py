@@ -1,0 +1,285 @@
+"""B34: every service has a Redis user of its own that can do its work, and nothing besides.
+
+The users are those of deploy/redis/users.acl.template, filled in as `thalamus secrets init` does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import redis.asyncio
+from redis import exceptions
+
+from cli.secrets.files import REDIS_USERS, SecretFiles
+from cli.stack.plan import ROOT
+from services.shared.hotlog import keys
+from services.shared.hotlog.life import parse
+from services.shared.hotlog.scripts import TOP
+from services.shared.redis import redis_client
+from services.shared.secrets import redis_address
+from tests.support.redis import RedisServer
+from tests.support.stack import Stack
+from tests.support.wire_client import WireClient, WireError
+
+TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
+PROCESSES = {"auth": "auth", "presence": "presence", "persistence": "persistence", "edge-1": "edge", "edge-2": "edge"}
+LEASE_S = 5.0
+# Who runs which script, in services/shared/hotlog and services/presence/adapters/lua.
+SCRIPTS = {
+    "edge": "append top read reset renew",
+    "persistence": "append commit init advance top mark settled unstored unmark trim verify beat",
+    "presence": "lease expired enter leave wait due",
+}
+
+
+@dataclass
+class Guarded:
+    """A Redis that lets in nobody but the users of the template, and one of the test's own."""
+
+    server: RedisServer
+    secrets: Path
+
+    def url(self, user: str) -> str:
+        return f"redis://{user}@127.0.0.1:{self.server.port}/0"
+
+    def client(self, user: str) -> redis.asyncio.Redis:
+        return redis_client(redis_address(self.url(user), self.secrets / f"redis_{user}"))
+
+    @property
+    def auditor_url(self) -> str:
+        return f"redis://auditor:auditor@127.0.0.1:{self.server.port}/0"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("secrets")
+    SecretFiles(folder, TEMPLATE).init(["localhost"])
+    acl = folder / "running.acl"
+    acl.write_text("user default on nopass ~* &* +@all\n")  # `RedisServer` says as this user that it has lost nothing
+    server = RedisServer("--aclfile", str(acl))
+    try:
+        server.start()
+        acl.write_text((folder / "redis_acl").read_text() + "user auditor on >auditor ~* &* +@all\n")
+        with redis.Redis(port=server.port) as client:
+            client.acl_load()
+        yield Guarded(server, folder)
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def stack(guarded: Guarded) -> Iterator[Stack]:
+    environment_of = {
+        process: {"REDIS_URL": guarded.url(user), "REDIS_PASSWORD_FILE": str(guarded.secrets / f"redis_{user}")}
+        for process, user in PROCESSES.items()
+    }
+    environment = {"PRESENCE_LEASE_TTL_S": str(LEASE_S), "PRESENCE_HEARTBEAT_S": "2"}
+    with Stack(environment=environment, environment_of=environment_of) as running:
+        yield running
+
+
+@pytest.fixture
+async def auditor(guarded: Guarded) -> AsyncIterator[redis.asyncio.Redis]:
+    client = redis_client(guarded.auditor_url)
+    yield client
+    await client.aclose()
+
+
+async def denied(auditor: redis.asyncio.Redis) -> list[str]:
+    """What Redis refused anybody since its log of that was emptied."""
+    entries = await auditor.acl_log()
+    return [f"{entry['username']} {entry['reason']} {entry['object']} in {entry['context']}" for entry in entries]
+
+
+async def chat(stack: Stack, channel: str, *, logged: bool = True) -> None:
+    """Two users on two edges: publish, hear, recover, page history, look who is there, leave."""
+    async with WireClient(stack.ws_urls[0]) as ann, WireClient(stack.ws_urls[1]) as bob:
+        for client, user in ((ann, "ann"), (bob, "bob")):
+            await client.connect(stack.token(user))
+            await client.subscribe(channel)
+        await ann.publish(channel, {"n": 1})
+        assert (await bob.publication(channel))["data"] == {"n": 1}
+        if not logged:
+            return
+        page = await bob.call(history={"channel": channel, "limit": 10, "reverse": True})
+        assert page["publications"][0]["data"] == {"n": 1}
+        await bob.call(unsubscribe={"channel": channel})
+        await ann.publish(channel, {"n": 2})
+        back = await bob.subscribe(channel, recover=True, offset=page["offset"], epoch=page["epoch"])
+        assert back["recovered"] is True
+        # In the answer, or right behind it where this edge has not heard of it yet.
+        missed = back.get("publications") or [await bob.publication(channel)]
+        assert [publication["data"] for publication in missed] == [{"n": 2}]
+
+
+async def chat_soon(stack: Stack, channel: str) -> None:
+    """The same, while edges learn of a new life of Redis: until then they refuse, or end a subscription again."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await chat(stack, channel)
+            except WireError:
+                await asyncio.sleep(0.2)
+
+
+async def test_everything_works_for_users_that_may_do_nothing_else(
+    stack: Stack, guarded: Guarded, auditor: redis.asyncio.Redis
+) -> None:
+    await auditor.acl_log_reset()
+    room = f"chat:{secrets.token_hex(4)}"
+    await chat(stack, room)
+    await chat(stack, f"live:{secrets.token_hex(4)}")
+    await chat(stack, f"tick:{secrets.token_hex(4)}", logged=False)
+
+    # Accounts: their limits are counted in Redis.
+    async with httpx.AsyncClient(base_url=stack.http_urls[0], timeout=10) as http:
+        body = {"username": f"user-{secrets.token_hex(4)}", "password": "correct horse battery"}
+        assert (await http.post("/auth/register", json=body)).status_code == 200
+        assert (await http.post("/auth/login", json=body)).status_code == 200
+        assert (await http.post("/auth/login", json=body | {"password": "wrong horse"})).status_code == 401
+        headers = {"X-API-Key": stack.api_key}
+        for name, request in (
+            ("history_remove", {"channel": room}),
+            ("history_remove", {"channel": f"live:{secrets.token_hex(4)}"}),
+            ("presence_stats", {"channel": room}),
+            ("channels", {}),
+            ("disconnect", {"user": "nobody"}),  # every edge is told
+        ):
+            answer = (await http.post(f"/api/{name}", json=request, headers=headers)).json()
+            assert "result" in answer, (name, answer)
+    assert [key async for key in auditor.scan_iter("t:auth:limit:*")]
+
+    # An edge dies: its members leave by the sweeps of presence.
+    async with WireClient(stack.ws_urls[0]) as ann, WireClient(stack.ws_urls[1]) as bob:
+        await ann.connect(stack.token("ann"))
+        await bob.connect(stack.token("bob"))
+        await ann.subscribe(room, join_leave=True)
+        await bob.subscribe(room)
+        assert len((await ann.call(presence={"channel": room}))["presence"]) == 2
+        await asyncio.to_thread(stack.kill9, "edge-2")
+        await ann.push(room, "leave", LEASE_S + 12)
+        assert len((await ann.call(presence={"channel": room}))["presence"]) == 1
+    await asyncio.to_thread(stack.start, "edge-2")
+
+    # Redis loses everything: `stored` channels come back from the store, `hot` ones begin anew.
+    generation = await generation_of(auditor)
+    await auditor.flushall()
+    async with asyncio.timeout(20):
+        while await generation_of(auditor) <= generation:
+            await asyncio.sleep(0.05)
+    await chat_soon(stack, room)
+    await chat_soon(stack, f"live:{secrets.token_hex(4)}")
+    assert await denied(auditor) == []
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(stack.internal_urls["persistence"] + "/metrics")).text
+    assert "thalamus_redis_up 1.0" in text
+    assert "thalamus_redis_uptime_seconds " in text
+
+
+async def generation_of(auditor: redis.asyncio.Redis) -> int:
+    """Of the life that Redis is told it has; -1: of none."""
+    said = await auditor.get(keys.LIFE)
+    life = parse(said if isinstance(said, bytes) else None)
+    return -1 if life is None else life.generation
+
+
+async def test_b34_without_a_password_and_with_a_wrong_one_nobody_is_let_in(guarded: Guarded) -> None:
+    without = redis_client(f"redis://127.0.0.1:{guarded.server.port}/0")
+    with pytest.raises(exceptions.AuthenticationError, match="Authentication required"):
+        await without.get("t:life")
+    await without.aclose()
+    for user in ("default", *REDIS_USERS):
+        wrong = redis_client(f"redis://{user}:wrong@127.0.0.1:{guarded.server.port}/0")
+        with pytest.raises(exceptions.AuthenticationError, match="invalid username-password pair or user is disabled"):
+            await wrong.ping()
+        await wrong.aclose()
+
+
+@pytest.mark.parametrize("user", [*REDIS_USERS, "health"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "CONFIG GET *",
+            "KEYS *",
+            "FLUSHALL",
+            "FLUSHDB",
+            "SHUTDOWN",
+            "DEBUG SLEEP 0",
+            "ACL LIST",
+            "SCAN 0",
+            "MONITOR",
+        ),
+        *("SCRIPT FLUSH", "CLIENT LIST", "EVAL return(1) 0", "PSUBSCRIBE *", "GET other", "SET t:mine 1"),
+    ],
+)
+async def test_b34_what_is_none_of_a_service_s_work_is_refused(guarded: Guarded, user: str, command: str) -> None:
+    url = guarded.url(user).replace("health@", "health:health@")
+    client = guarded.client(user) if user in REDIS_USERS else redis_client(url)
+    with pytest.raises(exceptions.NoPermissionError):
+        await client.execute_command(*command.split())  # type: ignore[no-untyped-call]
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("edge", ("GET", "t:auth:limit:x")),
+        ("edge", ("GET", "t:beacon")),
+        ("edge", ("HGET", "t:presence:{chat:1}", "x")),
+        ("edge", ("SUBSCRIBE", "other")),
+        ("auth", ("GET", "t:{chat:1}:log")),
+        ("auth", ("GET", "t:life")),
+        ("auth", ("PUBLISH", "t:{chat:1}:pub", "x")),
+        ("presence", ("HGET", "t:{chat:1}:meta", "epoch")),
+        ("presence", ("PUBLISH", "t:control", "x")),
+        ("presence", ("SUBSCRIBE", "t:{chat:1}:pub")),
+        ("persistence", ("HGET", "t:presence:{chat:1}", "x")),
+        ("persistence", ("PUBLISH", "t:control", "x")),
+        ("persistence", ("GET", "t:auth:limit:x")),
+    ],
+)
+async def test_b34_a_service_reaches_neither_keys_nor_channels_of_another(
+    guarded: Guarded, user: str, command: tuple[str, ...]
+) -> None:
+    client = guarded.client(user)
+    with pytest.raises(exceptions.NoPermissionError):
+        await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    await client.aclose()
+
+
+async def test_the_health_check_s_user_may_ping(guarded: Guarded) -> None:
+    client = redis_client(f"redis://health:health@127.0.0.1:{guarded.server.port}/0")
+    assert await client.ping()
+    await client.aclose()
+
+
+async def test_a_script_has_no_more_rights_than_who_runs_it(guarded: Guarded) -> None:
+    client = guarded.client("auth")
+    with pytest.raises(exceptions.NoPermissionError):
+        await client.evalsha(TOP.sha, 2, keys.log("chat:1"), keys.meta("chat:1"), "stored", "", 0, "")
+    await client.aclose()
+
+
+@pytest.mark.parametrize("service", SCRIPTS)
+def test_every_command_of_a_service_s_scripts_is_allowed(service: str) -> None:
+    """Also of the ways through them that no test takes."""
+    folder = ROOT / "services" / ("presence/adapters/lua" if service == "presence" else "shared/hotlog")
+    (line,) = re.findall(rf"^user {service} .*$", TEMPLATE.read_text(), re.MULTILINE)
+    for script in SCRIPTS[service].split():
+        called = set(re.findall(r"redis\.call\('([A-Z]+)'", (folder / f"{script}.lua").read_text()))
+        assert called
+        assert {f"+{command.lower()}" for command in called} <= set(line.split()), script
+
+
+def test_the_template_holds_no_password() -> None:
+    text = TEMPLATE.read_text()
+    assert not re.search(r"[ ][>#]", text)
+    assert set(re.findall(r"\$\{(\w+)\}", text)) == {f"{user.upper()}_PASSWORDS" for user in REDIS_USERS}
