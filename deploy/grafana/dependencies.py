@@ -1,0 +1,162 @@
+"""What services need: Redis, the store, and one another."""
+
+from __future__ import annotations
+
+from deploy.grafana.panels import EDGE, Board, Row, lines, median, number, p99
+
+_GRPC = "thalamus_(auth|presence|persistence)_grpc"
+
+DEPENDENCIES = Board(
+    "thalamus-dependencies",
+    "Thalamus: dependencies",
+    (
+        Row(
+            "Redis",
+            (
+                number("Redis answers", "short", "max(thalamus_redis_up)", "1: at least one service reaches it."),
+                number("Runs for", "s", "max(thalamus_redis_uptime_seconds)"),
+                number("Append-only file is written", "short", "min(thalamus_redis_aof_last_write_ok)", "1: yes."),
+                number("Clients of Redis", "short", "max(thalamus_redis_connected_clients)"),
+                number("Keys evicted", "short", "max(thalamus_redis_evicted_keys_total)", "Anything but 0 is a loss."),
+                number("Memory used", "bytes", "max(thalamus_redis_used_memory_bytes)"),
+                lines(
+                    "Memory of Redis",
+                    "bytes",
+                    ("max(thalamus_redis_used_memory_bytes)", "used"),
+                    ("max(thalamus_redis_maxmemory_bytes)", "at most; 0: no limit"),
+                ),
+                lines("Round trips to Redis within (p99)", "s", ("job:redis_seconds:p99", "{{job}}")),
+                lines(
+                    "Calls of edges in a round trip",
+                    "short",
+                    (median("thalamus_edge_redis_batch_items", where=EDGE), "p50"),
+                    (p99("thalamus_edge_redis_batch_items", where=EDGE), "p99"),
+                ),
+            ),
+        ),
+        Row(
+            "Store",
+            (
+                lines(
+                    "Calls to the store",
+                    "ops",
+                    ("sum by (op) (rate(thalamus_persistence_store_seconds_countRATE))", "{{op}}"),
+                ),
+                lines("Calls to the store within (p99)", "s", ("op:store_seconds:p99", "{{op}}")),
+                lines(
+                    "DynamoDB: calls",
+                    "ops",
+                    ("sum by (job, op) (rate(thalamus_dynamodb_calls_totalRATE))", "{{job}} {{op}}"),
+                ),
+                lines(
+                    "DynamoDB: repetitions",
+                    "ops",
+                    ("sum by (op, reason) (rate(thalamus_dynamodb_repeats_totalRATE))", "{{op}}: {{reason}}"),
+                ),
+                lines("DynamoDB: calls within (p99)", "s", ("op:dynamodb_seconds:p99", "{{op}}")),
+            ),
+        ),
+        Row(
+            "Calls between services",
+            (
+                lines(
+                    "Answers to edges within (p99)",
+                    "s",
+                    (p99("thalamus_edge_grpc_client_seconds", "method", where=EDGE), "{{method}}"),
+                ),
+                lines(
+                    "Calls of edges that failed",
+                    "ops",
+                    (
+                        f"sum by (method, status) (rate(thalamus_edge_grpc_client_failures_total{{{EDGE}}}RATE))",
+                        "{{method}} {{status}}",
+                    ),
+                    help="UNAUTHENTICATED of a login is a wrong password.",
+                ),
+                lines(
+                    "Items sent again after a broken stream",
+                    "ops",
+                    (
+                        f"sum by (method) (rate(thalamus_edge_grpc_client_repeated_items_total{{{EDGE}}}RATE))",
+                        "{{method}}",
+                    ),
+                ),
+                lines(
+                    "Calls served",
+                    "ops",
+                    (f'sum by (job, method) (rate({{__name__=~"{_GRPC}_seconds_count"}}RATE))', "{{job}} {{method}}"),
+                ),
+                lines(
+                    "Calls served within (p99)",
+                    "s",
+                    (
+                        "histogram_quantile(0.99, sum by (method, le) (rate("
+                        f'{{__name__=~"{_GRPC}_seconds_bucket"}}RATE)))',
+                        "{{method}}",
+                    ),
+                ),
+                lines(
+                    "Calls that ended with an error",
+                    "ops",
+                    (
+                        f'sum by (method, status) (rate({{__name__=~"{_GRPC}_failures_total"}}RATE))',
+                        "{{method}} {{status}}",
+                    ),
+                ),
+            ),
+        ),
+        Row(
+            "Presence",
+            (
+                lines("Members", "short", (f"thalamus_edge_presence_members{{{EDGE}}}", "{{instance}}")),
+                lines(
+                    "Members that came and went",
+                    "ops",
+                    ("sum(rate(thalamus_presence_joins_totalRATE))", "came"),
+                    ("sum by (how) (rate(thalamus_presence_leaves_totalRATE))", "went, {{how}}"),
+                    help="clean: said so; unclean: connection broke; due: after its grace; reap: its edge died.",
+                ),
+                lines(
+                    "Changes that presence has not confirmed",
+                    "short",
+                    (f"thalamus_edge_presence_pending{{{EDGE}}}", "{{instance}}"),
+                ),
+                lines(
+                    "Edges in touch with presence",
+                    "short",
+                    (f"thalamus_edge_presence_connected{{{EDGE}}}", "{{instance}}"),
+                ),
+                lines(
+                    "Leases lost",
+                    "ops",
+                    (f"rate(thalamus_edge_presence_leases_lost_total{{{EDGE}}}RATE)", "{{instance}}"),
+                ),
+                lines("Changes of a batch", "short", (p99("thalamus_presence_batch_items"), "p99")),
+            ),
+        ),
+        Row(
+            "Accounts",
+            (
+                lines("Logins", "ops", ("sum by (outcome) (rate(thalamus_auth_logins_totalRATE))", "{{outcome}}")),
+                lines("Tokens minted", "ops", ("sum by (kind) (rate(thalamus_auth_tokens_totalRATE))", "{{kind}}")),
+                lines(
+                    "Registrations",
+                    "ops",
+                    ("sum by (outcome) (rate(thalamus_auth_registrations_totalRATE))", "{{outcome}}"),
+                ),
+                lines(
+                    "Refresh tokens used",
+                    "ops",
+                    ("sum by (outcome) (rate(thalamus_auth_refreshes_totalRATE))", "{{outcome}}"),
+                    help="reused: an old one came again; its session was ended.",
+                ),
+                lines(
+                    "Passwords checked within",
+                    "s",
+                    (median("thalamus_auth_hash_seconds"), "p50"),
+                    (p99("thalamus_auth_hash_seconds"), "p99"),
+                ),
+            ),
+        ),
+    ),
+)
