@@ -5,9 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
+THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify-faults check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test verify-faults images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,21 @@ test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
 	$(BIN)/python -m tests.faults --out docs/reliability-results.md $(ARGS)
+
+images: ## build the image of all services (THALAMUS_IMAGE=thalamus:dev)
+	docker build --network host --file deploy/images/Dockerfile --tag $(THALAMUS_IMAGE) .
+
+secrets: $(VENV)/.runtime ## make development secrets in ./secrets; what is there stays
+	@$(BIN)/thalamus secrets init
+
+up: ## deploy or update the stack on this Swarm (STACK=thalamus, STACK_FILES=dev-stack.yml)
+	@deploy/up.sh
+
+down: ## remove the stack; its volumes stay
+	docker stack rm $${STACK:-thalamus}
+
+test-swarm: $(VENV)/.dev ## deploy the stack and test it through the balancer; needs a Docker engine (minutes)
+	SWARM=1 $(BIN)/pytest tests/swarm $(ARGS)
 
 check: lint fmt-check types imports proto-check ## everything a reviewer's machine can say
 

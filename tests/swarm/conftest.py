@@ -1,0 +1,73 @@
+"""One stack for all tests here; `make test-swarm` asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.swarm.docker import DockerError, docker
+from tests.swarm.stack import ROOT, SERVICES, SwarmStack
+
+if os.environ.get("SWARM") != "1":
+    collect_ignore_glob = ["test_*.py"]  # `make test` needs no container engine
+
+
+@pytest.fixture(scope="session")
+def swarm() -> Iterator[None]:
+    """A Swarm of this machine alone; one that is there is used."""
+    if shutil.which("docker") is None:
+        pytest.fail("make test-swarm needs Docker")
+    try:
+        state = docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip()
+    except DockerError as error:
+        pytest.fail(f"make test-swarm needs a Docker engine that runs: {error}")
+    if state == "active":
+        yield
+        return
+    docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+    try:
+        yield
+    finally:
+        docker("swarm", "leave", "--force")
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """Built from this tree."""
+    subprocess.run(["make", "images"], cwd=ROOT, check=True, timeout=900)
+    return os.environ.get("THALAMUS_IMAGE", "thalamus:dev")
+
+
+@pytest.fixture(scope="session")
+def stack(swarm: None, image: str) -> Iterator[SwarmStack]:
+    """Deployed and healthy; removed with everything that it kept."""
+    subprocess.run(["make", "secrets"], cwd=ROOT, check=True, timeout=300)
+    made = SwarmStack(
+        {
+            "THALAMUS_IMAGE": image,
+            "GRAFANA_REPLICAS": os.environ.get("GRAFANA_REPLICAS", "0"),
+            "EDGE_REPLICAS": "3",
+            "EDGE_DRAIN_GRACE_S": "8",
+            "EDGE_STOP_GRACE_PERIOD": "20s",
+        }
+    )
+    try:
+        made.up()
+        made.wait_healthy()
+        yield made
+    except BaseException:
+        for service in SERVICES:
+            print(f"--- {service}\n{made.logs(service, 60)}")
+        raise
+    finally:
+        made.down()
+
+
+@pytest.fixture(autouse=True)
+def whole(stack: SwarmStack) -> None:
+    """Every test begins with a whole stack."""
+    stack.wait_healthy()

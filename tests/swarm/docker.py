@@ -1,0 +1,37 @@
+"""The docker command line, as tests use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_TIMEOUT_S = 120.0
+
+
+class DockerError(Exception):
+    """A command failed; the text is what it said."""
+
+
+def docker(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = _TIMEOUT_S) -> str:
+    """What it printed. Raises DockerError."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, env=env)
+    if done.returncode:
+        raise DockerError(f"docker {' '.join(arguments[:4])}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+def rows(*arguments: str) -> list[dict[str, Any]]:
+    """A list command with `--format json`, one object a line."""
+    return [json.loads(line) for line in docker(*arguments, "--format", "json").splitlines() if line]
+
+
+def until(true: Callable[[], bool], limit_s: float, what: str, every_s: float = 0.5) -> None:
+    """Wait; raises TimeoutError with `what`."""
+    ends = time.monotonic() + limit_s
+    while not true():
+        if time.monotonic() > ends:
+            raise TimeoutError(f"after {limit_s:g} s: {what}")
+        time.sleep(every_s)

@@ -1,0 +1,190 @@
+"""Scaling, updating, rotating and killing while a thousand clients are there: nobody misses anything.
+
+Rows F02, F03 and F17 of docs/reliability.md, through the balancer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.swarm.docker import docker
+from tests.swarm.load import assert_nothing_missed, check, during
+from tests.swarm.stack import ROOT, SwarmStack
+from verify.context import Run
+from verify.measure import percentile
+from verify.target import call_api
+
+
+def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) -> None:
+    def scale() -> None:
+        for replicas in (1, 3, 2):
+            stack.scale("edge", replicas)
+            time.sleep(2)
+            stack.wait_healthy()
+            time.sleep(8)
+
+    outcome = check(
+        stack,
+        "scale",
+        lambda run: during(run, "scale", scale),
+        tmp_path,
+        clients=60,
+        duration_s=75.0,
+        drop_every_s=15.0,
+    )
+    assert_nothing_missed(outcome)
+
+
+def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(stack: SwarmStack, tmp_path: Path) -> None:
+    watched = Watch(stack, "chat:f03-1-1")
+
+    def update() -> None:
+        stack.update("edge")
+        time.sleep(1)
+        assert stack.wait_updated("edge") == "completed"
+
+    async def trouble(run: Run) -> None:
+        watching = asyncio.create_task(watched.run())
+        try:
+            await during(run, "update", update)
+        finally:
+            await asyncio.sleep(12)  # longer than anybody's grace
+            watching.cancel()
+
+    outcome = check(
+        stack,
+        "f03",
+        trouble,
+        tmp_path,
+        channels=20,
+        clients=1_000,
+        publishers=20,
+        rate_per_s=50.0,
+        duration_s=100.0,
+        drop_every_s=0.0,
+    )
+    assert_nothing_missed(outcome)
+    assert watched.asked > 50
+    assert watched.left == {}, "users who were seen to be gone"
+
+
+def test_sigterm_of_an_edge_f02(stack: SwarmStack, tmp_path: Path) -> None:
+    victim = stack.containers("edge")[0]
+
+    def stop() -> None:
+        docker("kill", "--signal", "TERM", victim)
+
+    outcome = check(
+        stack,
+        "f02",
+        lambda run: during(run, "sigterm", stop),
+        tmp_path,
+        clients=300,
+        publishers=10,
+        rate_per_s=30.0,
+        duration_s=40.0,
+        drop_every_s=0.0,
+    )
+    assert_nothing_missed(outcome)
+    assert percentile(outcome.figures.back, 0.99) <= 5.0
+    assert docker("inspect", "--format", "{{.State.ExitCode}}", victim).strip() == "0"
+
+
+@pytest.mark.parametrize("service", ["edge", "auth", "presence", "persistence", "balancer", "redis"])
+def test_a_container_killed_costs_nothing(stack: SwarmStack, tmp_path: Path, service: str) -> None:
+    def kill() -> None:
+        docker("kill", stack.containers(service)[0])
+        time.sleep(3)
+        stack.wait_healthy()
+
+    outcome = check(
+        stack,
+        f"kill-{service}",
+        lambda run: during(run, "kill", kill),
+        tmp_path,
+        clients=60,
+        duration_s=30.0,
+        drop_every_s=15.0,
+    )
+    assert_nothing_missed(outcome)
+
+
+def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None:
+    def rotate() -> None:
+        before = {path.name: path.read_bytes() for path in (ROOT / "secrets").iterdir()}
+        for _ in range(2):  # accepted beside the present one, then used
+            for name in ("service_token", "token_secret", "redis_edge", "redis_persistence"):
+                subprocess.run([ROOT / ".venv/bin/thalamus", "secrets", "rotate", name], cwd=ROOT, check=True)
+            stack.up()
+            time.sleep(2)
+            for service in ("redis", "auth", "presence", "persistence", "edge"):
+                assert stack.wait_updated(service) in ("", "completed")
+            stack.wait_healthy()
+        after = {path.name: path.read_bytes() for path in (ROOT / "secrets").iterdir()}
+        assert all(before[name] != after[name] for name in ("service_token", "redis_edge", "redis_acl"))
+
+    outcome = check(
+        stack,
+        "rotate",
+        lambda run: during(run, "rotate", rotate),
+        tmp_path,
+        clients=60,
+        duration_s=150.0,
+        drop_every_s=20.0,
+    )
+    assert_nothing_missed(outcome)
+
+
+class Watch:
+    """Asks all the time who is in a channel; by user, as others see it."""
+
+    def __init__(self, stack: SwarmStack, channel: str) -> None:
+        self._stack, self._channel = stack, channel
+        self.asked = 0
+        self.left: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. Who was there once must stay: the load lets nobody leave."""
+        seen: set[str] = set()
+        async with httpx.AsyncClient() as client:
+            while True:
+                found = await call_api(client, self._stack.http, self._stack.api_key, "presence", channel=self._channel)
+                users = {str(info["user"]) for info in found["presence"].values()}
+                self.asked += 1
+                for user in seen - users:
+                    self.left[user] = self.left.get(user, 0) + 1
+                seen |= users
+                await asyncio.sleep(0.2)
+
+
+def test_two_thousand_clients_come_back_at_once_f17(stack: SwarmStack, tmp_path: Path) -> None:
+    """The balancer dies, and with it every connection."""
+
+    def kill() -> None:
+        docker("kill", stack.containers("balancer")[0])
+        time.sleep(3)
+        stack.wait_healthy()
+
+    before = {one for service in ("edge", "auth", "presence", "persistence") for one in stack.containers(service)}
+    outcome = check(
+        stack,
+        "f17",
+        lambda run: during(run, "storm", kill),
+        tmp_path,
+        channels=20,
+        clients=2_000,
+        publishers=10,
+        rate_per_s=30.0,
+        duration_s=45.0,
+        drop_every_s=0.0,
+    )
+    assert_nothing_missed(outcome)
+    assert percentile(outcome.figures.back, 0.99) <= 30.0
+    after = {one for service in ("edge", "auth", "presence", "persistence") for one in stack.containers(service)}
+    assert after == before, "a process died"
