@@ -37,7 +37,7 @@ down: ## remove the stack; its volumes stay
 	docker stack rm $${STACK:-thalamus}
 
 test-swarm: $(VENV)/.dev ## deploy the stack and test it through the balancer; needs a Docker engine (minutes)
-	SWARM=1 $(BIN)/pytest tests/swarm $(ARGS)
+	SWARM=1 TESTCONTAINERS_RYUK_DISABLED=true $(BIN)/pytest tests/swarm tests/contract -k "swarm or Local" $(ARGS)
 
 check: lint fmt-check types imports proto-check ## everything a reviewer's machine can say
 

@@ -77,11 +77,34 @@ main() {
   import haproxy:3.0 'CMD ["haproxy","-W","-db","-f","/usr/local/etc/haproxy/haproxy.cfg"]'
   import prom/prometheus:v3 'ENTRYPOINT ["/usr/bin/prometheus"]' 'CMD ["--config.file=/etc/prometheus/prometheus.yml","--storage.tsdb.path=/prometheus"]'
   local dir; dir=$(mktemp -d)
-  printf 'FROM python:3.13-slim\nRUN pip install --no-cache-dir "moto[server,dynamodb,sqs]"\n' >"$dir/Dockerfile"
+  cat >"$dir/serve.py" <<'PYTHON'
+"""moto's server, one request at a time: its conditional writes are not atomic against one another, as AWS' are."""
+import sys
+import threading
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, run_simple
+
+application = DomainDispatcherApplication(create_backend_app)
+turn = threading.Lock()
+
+
+class Handler(WSGIRequestHandler):
+    timeout = 5  # seconds that a client may be silent while it has the turn
+
+
+def one_at_a_time(environ, start_response):
+    with turn:
+        return list(application(environ, start_response))
+
+
+run_simple("0.0.0.0", int(sys.argv[1]), one_at_a_time, threaded=True, request_handler=Handler)
+PYTHON
+  printf 'FROM python:3.13-slim\nRUN pip install --no-cache-dir "moto[server,dynamodb,sqs]"\nCOPY serve.py /serve.py\n' >"$dir/Dockerfile"
   DOCKER_BUILDKIT=0 docker build -q --network host -t local/moto "$dir" >/dev/null
-  printf 'FROM local/moto\nENTRYPOINT ["moto_server","-H","0.0.0.0","-p","8000"]\n' >"$dir/Dockerfile"
+  printf 'FROM local/moto\nENTRYPOINT ["python3","/serve.py","8000"]\n' >"$dir/Dockerfile"
   DOCKER_BUILDKIT=0 docker build -q -t amazon/dynamodb-local:3.3.1 "$dir" >/dev/null
-  printf 'FROM local/moto\nENTRYPOINT ["moto_server","-H","0.0.0.0","-p","9324"]\n' >"$dir/Dockerfile"
+  printf 'FROM local/moto\nENTRYPOINT ["python3","/serve.py","9324"]\n' >"$dir/Dockerfile"
   DOCKER_BUILDKIT=0 docker build -q -t softwaremill/elasticmq-native:1.7.1 "$dir" >/dev/null
   rm -rf "$dir"
   have_all && echo "base-images: built ${IMAGES[*]}"

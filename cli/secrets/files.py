@@ -36,8 +36,8 @@ class SecretFiles:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = [name for name, make in self._all(hosts).items() if self._make(name, make)]
-            if any(name.startswith("redis_") for name in made):
-                self._write_acl()
+            if self._write_acl() and _ACL not in made:
+                made.append(_ACL)
         except OSError as error:
             raise WrongUsage(f"{error.filename or self._folder}: {error.strerror}") from error
         return made
@@ -49,7 +49,7 @@ class SecretFiles:
         shown, and the old one stays good until the next rotation. So whoever is rolled first, both sides agree.
 
         Raises:
-            WrongUsage: there is no such secret, or it was never made.
+            WrongUsage: there is no such secret, it was never made, or its last step was not rolled out.
         """
         if name not in rotatable():
             raise WrongUsage(f"{name!r} can't be rotated here; these can: {', '.join(rotatable())}")
@@ -59,7 +59,12 @@ class SecretFiles:
             if name == "tls":
                 self._write(name, make_certificate(hosts))
                 return [name], False
-            return self._step(name)
+            changed = self._folder / f".{name}.changed"  # `make up` removes it
+            if changed.exists():
+                raise WrongUsage(f"the last step of {name} was not rolled out yet: make up")
+            step = self._step(name)
+            changed.touch(mode=0o600)
+            return step
         except OSError as error:
             raise WrongUsage(f"{error.filename or self._folder}: {error.strerror}") from error
 
@@ -100,8 +105,8 @@ class SecretFiles:
         self._write(name, make())
         return True
 
-    def _write_acl(self) -> None:
-        """Redis keeps digests: of every user's password, and of what is accepted beside it."""
+    def _write_acl(self) -> bool:
+        """Digests of every user's password, and of what is accepted beside it; whether anything changed."""
         text = self._acl_template.read_text()
         for user in REDIS_USERS:
             name = f"redis_{user}"
@@ -110,7 +115,11 @@ class SecretFiles:
             text = text.replace(f"${{{user.upper()}_PASSWORDS}}", " ".join(f"#{digest}" for digest in digests))
         if "${" in text:
             raise WrongUsage(f"{self._acl_template} names a user that has no password here")
+        path = self._folder / _ACL
+        if path.exists() and path.read_bytes() == text.encode():
+            return False
         self._write(_ACL, text.encode())
+        return True
 
     def _read(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()

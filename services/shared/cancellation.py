@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
+from services.shared.config import ConfigError
+
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 0.25
@@ -26,5 +28,7 @@ async def end_task(task: asyncio.Task[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=_AGAIN_S)
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if not isinstance(error, ConfigError):  # that one ends the process with its own line
         logger.error("a task ended with an error", exc_info=error)

@@ -17,7 +17,10 @@ from cli.errors import WrongUsage
 TEMPLATE = Path("deploy/redis/users.acl.template")
 
 
-def run(folder: Path, *arguments: str, template: Path = TEMPLATE) -> str:
+def run(folder: Path, *arguments: str, template: Path = TEMPLATE, rolled_out: bool = True) -> str:
+    if rolled_out:  # as deploy/up.sh does
+        for marker in folder.glob(".*.changed"):
+            marker.unlink()
     given = [*arguments, "--folder", str(folder), "--acl-template", str(template)]
     result = CliRunner().invoke(secrets.command, given)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -101,6 +104,24 @@ def test_redis_takes_the_next_password_first_and_the_last_one_until_the_next_rot
     second = digest()
     run(tmp_path, "rotate", "redis_auth")
     assert [one in acl.read_text() for one in (first, second)] == [False, True]
+
+
+def test_no_step_is_taken_before_the_last_one_was_rolled_out(tmp_path: Path) -> None:
+    run(tmp_path, "init")
+    run(tmp_path, "rotate", "service_token")
+    before = contents(tmp_path)
+    with pytest.raises(WrongUsage, match="make up"):
+        run(tmp_path, "rotate", "service_token", rolled_out=False)
+    assert contents(tmp_path) == before
+
+
+def test_a_template_that_changed_reaches_the_acl_file(tmp_path: Path) -> None:
+    folder, template = tmp_path / "secrets", tmp_path / "template"
+    template.write_text(TEMPLATE.read_text())
+    run(folder, "init", template=template)
+    template.write_text(TEMPLATE.read_text().replace("+hget", "+hget +hstrlen"))
+    assert "redis_acl" in run(folder, "init", template=template)
+    assert "+hstrlen" in (folder / "redis_acl").read_text()
 
 
 def test_what_was_never_made_is_not_rotated(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from services.auth.domain.ports import AccountStore, ApiKeyRow, NameTaken, Refre
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
-from tests.support.dynamodb import CREDENTIALS, dynamodb_server, settings_of
+from tests.support.dynamodb import settings_of
 
 NOW = 1_000.0
 ROUNDS = 8  # of each race, every one in another order
@@ -267,15 +267,11 @@ class InTurns(DynamoDb):
             return await super().call(op, **arguments)
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as environment, dynamodb_server() as address:
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        yield address
-
-
 class TestDynamoDbAccounts(AccountStoreContract):
+    @pytest.fixture
+    def address(self, dynamodb: str) -> str:
+        return dynamodb
+
     @pytest.fixture
     def settings(self, address: str) -> DynamoDbSettings:
         """Of tables that no other test has."""
@@ -297,3 +293,11 @@ class TestDynamoDbAccounts(AccountStoreContract):
         db = InTurns(settings, turns)
         yield DynamoDbAccounts(db, settings.accounts_table)
         await db.close()
+
+
+class TestDynamoDbLocalAccounts(TestDynamoDbAccounts):
+    """In a container, where an engine runs."""
+
+    @pytest.fixture
+    def address(self, dynamodb_local: str) -> str:
+        return dynamodb_local

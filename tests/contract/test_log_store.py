@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import shutil
-import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,6 @@ from tests.support.dynamodb import settings_of
 
 CHANNEL = "chat:contract#1"  # a name that looks like the end of a partition key
 BUCKET = 7  # small, so that ends of buckets are everywhere
-LOCAL_IMAGE = "amazon/dynamodb-local:3.3.1"
 SEEDS = [1, 2, 3]
 
 
@@ -123,6 +120,16 @@ class LogStoreContract:
             for first, last in portions:
                 assert not (await written(other, rows(first, last))).conflict
         assert await everything(store) == pages(rows(1, max(10, portions[-1][1])))
+
+    async def test_a_place_within_a_portion_that_is_there_is_a_conflict_however_large_the_rows_are(
+        self, store: LogStore, make: Make
+    ) -> None:
+        """What is there may hold more rows than one portion of ours: each of them counts."""
+        await written(store, rows(1, 1))
+        await written(make(), rows(2, 4))
+        large = Row(CHANNEL, 4, b"another".ljust(16), b"x" * 310_000, pair("ann", "large"))
+        assert (await written(store, [*rows(2, 3), large])).conflict
+        assert await everything(store) == pages(rows(1, 4))
 
     @pytest.mark.parametrize("place", [1, 5, 7, 8, 10])
     async def test_another_publication_at_a_taken_place_is_a_conflict(
@@ -305,25 +312,8 @@ class TestDynamoDbLogStore(LogStoreContract):
 
 
 class TestDynamoDbLocalLogStore(TestDynamoDbLogStore):
-    """The emulator that AWS makes. Tests download no image: without it they are skipped, also with REQUIRE_ALL."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def local(cls, aws_credentials: None) -> Iterator[str]:
-        if shutil.which("docker") is None:
-            pytest.skip("no Docker engine")
-        asked = subprocess.run(["docker", "image", "inspect", LOCAL_IMAGE], capture_output=True, check=False)
-        if asked.returncode != 0:
-            pytest.skip(f"no Docker engine, or not the image: docker pull {LOCAL_IMAGE}")
-        if b"DynamoDBLocal.jar" not in asked.stdout:
-            pytest.skip(f"what is called {LOCAL_IMAGE} here is something else")
-        from testcontainers.core.container import DockerContainer
-        from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-
-        container = DockerContainer(LOCAL_IMAGE, command="-jar DynamoDBLocal.jar -inMemory -sharedDb", ports=[8000])
-        with container.waiting_for(LogMessageWaitStrategy("Initializing DynamoDB Local")):
-            yield f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8000)}"
+    """In a container, where an engine runs."""
 
     @pytest.fixture
-    def address(self, local: str) -> str:
-        return local
+    def address(self, dynamodb_local: str) -> str:
+        return dynamodb_local

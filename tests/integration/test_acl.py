@@ -283,3 +283,24 @@ def test_the_template_holds_no_password() -> None:
     text = TEMPLATE.read_text()
     assert not re.search(r"[ ][>#]", text)
     assert set(re.findall(r"\$\{(\w+)\}", text)) == {f"{user.upper()}_PASSWORDS" for user in REDIS_USERS}
+
+
+async def test_what_users_wrote_in_transactions_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Redis 8 loads its file with the rights of the default user: without them every transaction in it is skipped."""
+    SecretFiles(tmp_path, TEMPLATE).init(["localhost"])
+    acl = tmp_path / "running.acl"
+    acl.write_text((tmp_path / "redis_acl").read_text())
+    server = RedisServer("--aclfile", str(acl))
+    try:
+        server.start(whole=False)
+        address = redis_address(f"redis://auth@127.0.0.1:{server.port}/0", tmp_path / "redis_auth")
+        async with redis_client(address) as client, client.pipeline(transaction=True) as pipeline:
+            pipeline.incrby("t:auth:limit:x", 7)
+            pipeline.expire("t:auth:limit:x", 60)
+            await pipeline.execute()
+        server.kill()
+        server.start(whole=False)
+        async with redis_client(address) as client:
+            assert await client.get("t:auth:limit:x") == b"7"
+    finally:
+        server.close()

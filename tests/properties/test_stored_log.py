@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from services.persistence.adapters import redis_hotlog, sqlite_store
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain.comparison import Comparison
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import Written
 from services.shared.hotlog import hotlog, scripts
@@ -105,7 +106,7 @@ def the_sweep_does_nothing(patch: pytest.MonkeyPatch) -> None:
     async def nothing(self: Any, channel: str) -> bool:
         return False
 
-    patch.setattr(Log, "_finish", nothing)
+    patch.setattr(Comparison, "finish", nothing)
     patch.setattr(Log, "_rows", _only_own_rows(Log._rows))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -17,6 +18,7 @@ from services.shared.dynamodb.settings import DynamoDbSettings
 from tests.support.faults import free_port
 
 _START_S = 30.0
+LOCAL_IMAGE = "amazon/dynamodb-local:3.3.1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 # One request at a time: moto's conditional writes are not atomic against one another, as DynamoDB's are.
 _SERVER = """
@@ -39,7 +41,7 @@ def dynamodb_server() -> Iterator[str]:
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        _wait(address, process)
+        _wait(address, lambda: process.poll() is not None)
         yield address
     finally:
         process.terminate()
@@ -71,14 +73,38 @@ def dynamodb(aws_credentials: None) -> Iterator[str]:
         yield address
 
 
-def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
+@pytest.fixture(scope="session")
+def dynamodb_local(aws_credentials: None) -> Iterator[str]:
+    """Address of the emulator that AWS makes, in a container; of its stand-in where `deploy/base-images.sh` built one.
+
+    Tests download no image: without it they are skipped, also with REQUIRE_ALL.
+    """
+    if shutil.which("docker") is None:
+        pytest.skip("no Docker engine")
+    asked = subprocess.run(["docker", "image", "inspect", LOCAL_IMAGE], capture_output=True, check=False)
+    if asked.returncode != 0:
+        pytest.skip(f"no Docker engine, or not the image: docker pull {LOCAL_IMAGE}")
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # one image more, and we stop what we start
+    from testcontainers.core.container import DockerContainer
+
+    print(f"{LOCAL_IMAGE} is {'AWS own' if b'DynamoDBLocal.jar' in asked.stdout else 'a stand-in: moto'}")
+    with DockerContainer(LOCAL_IMAGE).with_exposed_ports(8000) as container:
+        address = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8000)}"
+        _wait(address, lambda: False)
+        yield address
+
+
+def _wait(address: str, has_ended: Callable[[], bool]) -> None:
+    """Until it answers anything at all."""
     ends = time.monotonic() + _START_S
     while time.monotonic() < ends:
-        if process.poll() is not None:
-            raise RuntimeError(f"moto's server ended with {process.returncode}")
+        if has_ended():
+            raise RuntimeError("moto's server ended")
         try:
-            with urllib.request.urlopen(f"{address}/moto-api/", timeout=1):
+            with urllib.request.urlopen(address, timeout=1):
                 return
+        except urllib.error.HTTPError:
+            return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise RuntimeError("moto's server did not answer")
+    raise RuntimeError("the server did not answer")

@@ -60,6 +60,8 @@ class RedisServer:
                     if whole:
                         _begin_life(client)
                     return
+                except redis.AuthenticationError:  # it answers, and lets us do nothing
+                    return
                 except redis.ConnectionError as error:
                     if self._process.poll() is not None or time.monotonic() > deadline:
                         said = (self._directory / "log").read_text()

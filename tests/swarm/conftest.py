@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cli.secrets.files import SecretFiles
 from tests.swarm.docker import DockerError, docker
 from tests.swarm.stack import ROOT, SERVICES, SwarmStack
 
@@ -43,9 +44,10 @@ def image() -> str:
 
 
 @pytest.fixture(scope="session")
-def stack(swarm: None, image: str) -> Iterator[SwarmStack]:
+def stack(swarm: None, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmStack]:
     """Deployed and healthy; removed with everything that it kept."""
-    subprocess.run(["make", "secrets"], cwd=ROOT, check=True, timeout=300)
+    secrets = tmp_path_factory.mktemp("secrets")
+    SecretFiles(secrets, ROOT / "deploy" / "redis" / "users.acl.template").init(["localhost", "127.0.0.1"])
     made = SwarmStack(
         {
             "THALAMUS_IMAGE": image,
@@ -53,7 +55,8 @@ def stack(swarm: None, image: str) -> Iterator[SwarmStack]:
             "EDGE_REPLICAS": "3",
             "EDGE_DRAIN_GRACE_S": "8",
             "EDGE_STOP_GRACE_PERIOD": "20s",
-        }
+        },
+        secrets,
     )
     try:
         made.up()
@@ -65,6 +68,16 @@ def stack(swarm: None, image: str) -> Iterator[SwarmStack]:
         raise
     finally:
         made.down()
+
+
+@pytest.fixture(autouse=True)
+def said(request: pytest.FixtureRequest, stack: SwarmStack) -> Iterator[None]:
+    """What services said, where a test fails."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        for service in SERVICES:
+            print(f"--- {service}\n{stack.logs(service, 40)}")
 
 
 @pytest.fixture(autouse=True)

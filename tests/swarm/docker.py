@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 _TIMEOUT_S = 120.0
@@ -15,12 +15,12 @@ class DockerError(Exception):
     """A command failed; the text is what it said."""
 
 
-def docker(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = _TIMEOUT_S) -> str:
-    """What it printed. Raises DockerError."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, env=env)
+def docker(*arguments: str, timeout_s: float = _TIMEOUT_S, with_errors: bool = False) -> str:
+    """What it printed, on stderr too where that is asked for. Raises DockerError."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s)
     if done.returncode:
         raise DockerError(f"docker {' '.join(arguments[:4])}: {(done.stderr or done.stdout).strip()[-2000:]}")
-    return done.stdout
+    return done.stdout + done.stderr if with_errors else done.stdout
 
 
 def rows(*arguments: str) -> list[dict[str, Any]]:

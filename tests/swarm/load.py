@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
@@ -15,12 +15,25 @@ from verify import events as e
 from verify.check import Outcome, conclude
 from verify.context import Run
 from verify.drive import drive
+from verify.events import read_history
 from verify.measure import percentile
 from verify.plan import Drop, Load, make_plan
 from verify.target import Target
 
 RESULTS = ROOT / "build" / "swarm-results.jsonl"
 DROPS = (Drop.CLOSE, Drop.RESET, Drop.VANISH)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A judged run and its history."""
+
+    outcome: Outcome
+    path: Path
+
+    def ended(self, code: int) -> list[float]:
+        """When connections ended with this code: seconds since the start."""
+        return [one.at for one in read_history(self.path) if isinstance(one, e.Offline) and one.code == code]
 
 
 def check(
@@ -32,7 +45,7 @@ def check(
     seed: int = 1,
     channels: int = 6,
     **load: object,
-) -> Outcome:
+) -> Checked:
     """Run, judge, and keep the figures. `load` overrides `Load`; nothing may be lost, twice, out of order or told."""
     names = [f"{'chat' if number % 3 else 'live'}:{name}-{seed}-{number}" for number in range(channels)]
     whole = replace(Load(seed=seed, channels=tuple(names), drops=DROPS), **load)  # type: ignore[arg-type]
@@ -45,11 +58,12 @@ def check(
     uvloop.run(drive(make_plan(whole), target, path, what=name, stored=stored, trouble=trouble))
     outcome = conclude(path, where=f"{name}, seed {seed}")
     _keep(name, seed, whole, outcome)
-    return outcome
+    return Checked(outcome, path)
 
 
-def assert_nothing_missed(outcome: Outcome) -> None:
+def assert_nothing_missed(checked: Checked) -> None:
     """Nothing lost, twice, out of order, and no gap told."""
+    outcome = checked.outcome
     assert outcome.verdict.passed, outcome.page
     assert outcome.verdict.told == 0, outcome.page
 

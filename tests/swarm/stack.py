@@ -24,10 +24,12 @@ SERVICES = ("balancer", "edge", "auth", "presence", "persistence", "redis", "dyn
 class SwarmStack:
     """`docker stack deploy` of dev-stack.yml under its own name and ports."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """`environment`: what the stack file reads; `http` port 18000, TLS 18443, Prometheus 19090."""
+    def __init__(self, environment: Mapping[str, str], secrets: Path) -> None:
+        """`environment`: what the stack file reads; `secrets`: the folder of its own."""
+        self.secrets = secrets
         self.environment = {
             "STACK": NAME,
+            "SECRETS": str(secrets),
             "PUBLIC_PORT": "18000",
             "PUBLIC_TLS_PORT": "18443",
             "PROMETHEUS_PORT": "19090",
@@ -118,11 +120,15 @@ class SwarmStack:
         return state()
 
     def logs(self, service: str, lines: int = 200) -> str:
-        """Of all its tasks, also those that ended."""
-        try:
-            return docker("service", "logs", "--tail", str(lines), "--raw", f"{NAME}_{service}")
-        except DockerError as error:
-            return str(error)
+        """Of the containers of its tasks, also of those that ended. (`docker service logs` may hang on these.)"""
+        label = f"label=com.docker.swarm.service.name={NAME}_{service}"
+        found = []
+        for container in docker("ps", "-aq", "--filter", label).split():
+            try:
+                found.append(docker("logs", "--tail", str(lines), container, timeout_s=20.0, with_errors=True))
+            except (DockerError, subprocess.TimeoutExpired) as error:
+                found.append(str(error))
+        return "\n".join(found)
 
     # Who may.
 
@@ -136,5 +142,5 @@ class SwarmStack:
 
     def token(self, user: str, ttl_s: int = 3_600) -> str:
         """Signed with the deployment's own secret."""
-        secret = (ROOT / "secrets" / "token_secret").read_bytes()
+        secret = (self.secrets / "token_secret").read_bytes()
         return jwt.encode({"sub": user, "exp": int(time.time()) + ttl_s}, secret, algorithm="HS256")

@@ -6,6 +6,7 @@ Rows F02, F03 and F17 of docs/reliability.md, through the balancer.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,14 @@ from verify.context import Run
 from verify.measure import percentile
 from verify.target import call_api
 
+GRACE_S = 8.0  # EDGE_DRAIN_GRACE_S of the stack here
+
+
+def finished_at(container: str) -> float:
+    """Unix seconds."""
+    text = docker("inspect", "--format", "{{.State.FinishedAt}}", container).strip()
+    return datetime.datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
+
 
 def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) -> None:
     def scale() -> None:
@@ -29,7 +38,7 @@ def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) ->
             stack.wait_healthy()
             time.sleep(8)
 
-    outcome = check(
+    checked = check(
         stack,
         "scale",
         lambda run: during(run, "scale", scale),
@@ -38,7 +47,7 @@ def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) ->
         duration_s=75.0,
         drop_every_s=15.0,
     )
-    assert_nothing_missed(outcome)
+    assert_nothing_missed(checked)
 
 
 def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(stack: SwarmStack, tmp_path: Path) -> None:
@@ -57,7 +66,7 @@ def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(stack: Swa
             await asyncio.sleep(12)  # longer than anybody's grace
             watching.cancel()
 
-    outcome = check(
+    checked = check(
         stack,
         "f03",
         trouble,
@@ -69,7 +78,7 @@ def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(stack: Swa
         duration_s=100.0,
         drop_every_s=0.0,
     )
-    assert_nothing_missed(outcome)
+    assert_nothing_missed(checked)
     assert watched.asked > 50
     assert watched.left == {}, "users who were seen to be gone"
 
@@ -77,10 +86,13 @@ def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(stack: Swa
 def test_sigterm_of_an_edge_f02(stack: SwarmStack, tmp_path: Path) -> None:
     victim = stack.containers("edge")[0]
 
+    signalled: list[float] = []
+
     def stop() -> None:
+        signalled.append(time.time())
         docker("kill", "--signal", "TERM", victim)
 
-    outcome = check(
+    checked = check(
         stack,
         "f02",
         lambda run: during(run, "sigterm", stop),
@@ -91,9 +103,15 @@ def test_sigterm_of_an_edge_f02(stack: SwarmStack, tmp_path: Path) -> None:
         duration_s=40.0,
         drop_every_s=0.0,
     )
-    assert_nothing_missed(outcome)
-    assert percentile(outcome.figures.back, 0.99) <= 5.0
-    assert docker("inspect", "--format", "{{.State.ExitCode}}", victim).strip() == "0"
+    assert_nothing_missed(checked)
+    assert percentile(checked.outcome.figures.back, 0.99) <= 5.0
+    ends = checked.ended(3001)
+    assert len(ends) >= 60
+    assert max(ends) - min(ends) >= 0.8 * GRACE_S
+    state = docker("inspect", "--format", "{{.State.Running}} {{.State.ExitCode}}", victim).strip()
+    assert state == "false 0"
+    took_s = finished_at(victim) - signalled[0]
+    assert took_s <= GRACE_S + 5, took_s
 
 
 @pytest.mark.parametrize("service", ["edge", "auth", "presence", "persistence", "balancer", "redis"])
@@ -103,7 +121,7 @@ def test_a_container_killed_costs_nothing(stack: SwarmStack, tmp_path: Path, ser
         time.sleep(3)
         stack.wait_healthy()
 
-    outcome = check(
+    checked = check(
         stack,
         f"kill-{service}",
         lambda run: during(run, "kill", kill),
@@ -112,24 +130,25 @@ def test_a_container_killed_costs_nothing(stack: SwarmStack, tmp_path: Path, ser
         duration_s=30.0,
         drop_every_s=15.0,
     )
-    assert_nothing_missed(outcome)
+    assert_nothing_missed(checked)
 
 
 def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None:
     def rotate() -> None:
-        before = {path.name: path.read_bytes() for path in (ROOT / "secrets").iterdir()}
+        before = {path.name: path.read_bytes() for path in stack.secrets.iterdir()}
         for _ in range(2):  # accepted beside the present one, then used
             for name in ("service_token", "token_secret", "redis_edge", "redis_persistence"):
-                subprocess.run([ROOT / ".venv/bin/thalamus", "secrets", "rotate", name], cwd=ROOT, check=True)
+                folder = ["--folder", str(stack.secrets)]
+                subprocess.run([ROOT / ".venv/bin/thalamus", "secrets", "rotate", name, *folder], cwd=ROOT, check=True)
             stack.up()
             time.sleep(2)
             for service in ("redis", "auth", "presence", "persistence", "edge"):
                 assert stack.wait_updated(service) in ("", "completed")
             stack.wait_healthy()
-        after = {path.name: path.read_bytes() for path in (ROOT / "secrets").iterdir()}
+        after = {path.name: path.read_bytes() for path in stack.secrets.iterdir()}
         assert all(before[name] != after[name] for name in ("service_token", "redis_edge", "redis_acl"))
 
-    outcome = check(
+    checked = check(
         stack,
         "rotate",
         lambda run: during(run, "rotate", rotate),
@@ -138,7 +157,7 @@ def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None
         duration_s=150.0,
         drop_every_s=20.0,
     )
-    assert_nothing_missed(outcome)
+    assert_nothing_missed(checked)
 
 
 class Watch:
@@ -172,7 +191,7 @@ def test_two_thousand_clients_come_back_at_once_f17(stack: SwarmStack, tmp_path:
         stack.wait_healthy()
 
     before = {one for service in ("edge", "auth", "presence", "persistence") for one in stack.containers(service)}
-    outcome = check(
+    checked = check(
         stack,
         "f17",
         lambda run: during(run, "storm", kill),
@@ -184,7 +203,7 @@ def test_two_thousand_clients_come_back_at_once_f17(stack: SwarmStack, tmp_path:
         duration_s=45.0,
         drop_every_s=0.0,
     )
-    assert_nothing_missed(outcome)
-    assert percentile(outcome.figures.back, 0.99) <= 30.0
+    assert_nothing_missed(checked)
+    assert percentile(checked.outcome.figures.back, 0.99) <= 30.0
     after = {one for service in ("edge", "auth", "presence", "persistence") for one in stack.containers(service)}
     assert after == before, "a process died"

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 2.0
 EVERY_S = 1.0  # a generation that begins without a restart of Redis is noticed within this
 AWAY_S = 0.1
-ALONE_S = 3.0  # persistence has said nothing for so long: a new generation is always right
+ALONE_S = 6.0  # persistence has said nothing for so long: a new generation is always right
 _CHECKED_AT_ONCE = 500
 
 

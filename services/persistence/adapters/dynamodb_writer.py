@@ -88,7 +88,7 @@ class ChainWriter:
             theirs = await self._put(channel, mine)
             if theirs is None:
                 top = mine[-1].offset
-            elif any(there.id != row.publication_id for there, row in zip(theirs.rows, mine, strict=False)):
+            elif any(there.id != row.publication_id for there, row in zip(theirs.rows, left, strict=False)):
                 return Written(top, True)
             else:  # the same in other portions, or our own put whose answer was lost
                 top = theirs.last

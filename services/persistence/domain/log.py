@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistoryLimits, rows_of
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import (
     BATCH_ITEMS,
@@ -20,17 +21,12 @@ from services.persistence.metrics import (
     WAITING,
 )
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.hotlog.hotlog import KEY_TTL_S, Appended, Batch, Item, Unstored
+from services.shared.hotlog.hotlog import Appended, Batch, Item
 from services.shared.hotlog.keys import pair
 
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeeds, and one to spare
-_UNSTORED_LIMIT = 20_000
-_DEFAULT_LIMITS = (1_000, 86_400)  # history_size and history_ttl_s where no namespace was heard of
-_VERIFIED_AT_ONCE = 32
-_VERIFY_ATTEMPTS = 4  # others may be at it at the same time
-_MAX_REMEMBERED = 200_000  # channels whose history options are remembered for the sweeper
 _SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
 
 
@@ -81,7 +77,8 @@ class Log:
         self._max_unstored, self._max_waiting, self._max_batch = max_unstored, max_waiting, max_batch
         self._queue: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
         self._news = asyncio.Event()
-        self._limits: dict[str, tuple[int, int]] = {}  # history options last seen, for the sweeper
+        self._limits = HistoryLimits()
+        self._comparison = Comparison(hot, store, self._limits)
         self._lock = asyncio.Lock()  # one batch, or one sweep of a channel, at a time
 
     async def append(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -135,7 +132,7 @@ class Log:
         """
         found = await self._hot.readable(channel)
         if found is None:
-            await self._verify(channel)
+            await self._comparison.verify(channel)
             found = await self._hot.readable(channel)
         if found is None:
             raise Unavailable("Redis does not keep the channel")
@@ -163,7 +160,7 @@ class Log:
         done: list[tuple[str, bytes]] = []
         for mark in marks:
             async with self._lock:
-                found = await self._finish(mark[0])
+                found = await self._comparison.finish(mark[0])
             if found is None:
                 failures += 1
                 if failures == _SWEEP_FAILURES:
@@ -174,29 +171,6 @@ class Log:
         if done:
             await self._hot.unmark(done)
         return finished
-
-    async def _finish(self, channel: str) -> bool | None:
-        """Store and commit what is above `stored`; whether there was any; None: the store can't now."""
-        (found,) = await self._hot.unstored([channel], _UNSTORED_LIMIT)
-        if found is None or not found.entries:
-            return False
-        if [offset for offset, *_ in found.entries] != list(
-            range(found.stored + 1, found.stored + 1 + len(found.entries))
-        ):
-            await self._resolve(channel, [])
-            return True
-        rows = [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in found.entries]
-        written = (await self._store.write(rows))[channel]
-        if isinstance(written, Unavailable):
-            return None
-        if written.conflict:
-            await self._resolve(channel, [])
-            return True
-        size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
-        (readable,) = await self._hot.commit([(channel, found.epoch, written.top, size, ttl_s)], found.life)
-        if isinstance(readable, Exception):
-            raise readable
-        return True
 
     # One batch.
 
@@ -247,7 +221,7 @@ class Log:
         numbered: dict[str, list[tuple[int, Appended]]] = {}
         for batch, appended in zip(batches, await self._hot.append(batches, self._max_unstored), strict=True):
             group = groups[batch.channel]
-            self._remember_limits(batch)
+            self._limits.remember(batch.channel, batch.history_size, batch.history_ttl_s)
             if isinstance(appended, Exception):
                 for index in group:
                     outcomes[index] = Unavailable(str(appended))
@@ -262,16 +236,11 @@ class Log:
                 else:
                     numbered.setdefault(batch.channel, []).append((index, result))
         again += await self._store_and_commit(requests, numbered, outcomes, life)
-        failed = await self._verify_all(unverified)
+        failed = await self._comparison.verify_all(unverified)
         for channel, error in failed.items():
             for index in groups[channel]:
                 outcomes[index] = error
         return [index for index in again if requests[index].channel not in failed]
-
-    def _remember_limits(self, batch: Batch) -> None:
-        if len(self._limits) >= _MAX_REMEMBERED:
-            self._limits.clear()
-        self._limits[batch.channel] = (batch.history_size, batch.history_ttl_s)
 
     async def _store_and_commit(
         self,
@@ -291,7 +260,7 @@ class Log:
             if isinstance(result, Written) and result.conflict:
                 CONFLICTS.inc()
                 forget = [(requests[i].item.key_user, requests[i].item.key) for i, r in results if r.status == "NEW"]
-                failure = await self._try_to_resolve(channel, forget)
+                failure = await self._comparison.try_to_resolve(channel, forget)
                 if failure is None:
                     again += [index for index, _ in results]
                     continue
@@ -299,7 +268,7 @@ class Log:
                 for index, _ in results:
                     outcomes[index] = failure
                 continue
-            commits.append((channel, epoch, uptos[channel], *self._limits.get(channel, _DEFAULT_LIMITS)))
+            commits.append((channel, epoch, uptos[channel], *self._limits.of(channel)))
         STORED.inc(sum(isinstance(written[row.channel], Written) for row in rows))
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
@@ -314,7 +283,7 @@ class Log:
                 else:
                     outcomes[index] = Unavailable("the channel changed meanwhile")
         for channel in changed:
-            await self._try_to_resolve(channel, [])
+            await self._comparison.try_to_resolve(channel, [])
         return again
 
     async def _rows(
@@ -338,71 +307,10 @@ class Log:
                     Row(channel, result.offset, item.publication_id, item.publication, pair(item.key_user, item.key))
                 )
         if incomplete:
-            for channel, found in zip(incomplete, await self._hot.unstored(incomplete, _UNSTORED_LIMIT), strict=True):
-                rows += _rows_of(channel, found, uptos[channel])
+            for channel, found in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
+                rows += rows_of(channel, found, uptos[channel])
         return rows, uptos
-
-    # Redis and the store compared.
-
-    async def _verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
-        """Those that could not be compared, and why."""
-        failed: dict[str, Unavailable] = {}
-        for start in range(0, len(channels), _VERIFIED_AT_ONCE):
-            some = channels[start : start + _VERIFIED_AT_ONCE]
-            for channel, result in zip(
-                some, await asyncio.gather(*map(self._verify, some), return_exceptions=True), strict=True
-            ):
-                if isinstance(result, Unavailable):
-                    failed[channel] = result
-                elif result is not None:
-                    raise result
-        return failed
-
-    async def _verify(self, channel: str) -> None:
-        """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count."""
-        for _ in range(_VERIFY_ATTEMPTS):
-            state = await self._store.open(channel)
-            found = await self._hot.verify(channel, state)
-            if found == 1:
-                return
-            if found == -1:
-                await self._hot.init(channel, state, await self._store.recent_keys(channel, KEY_TTL_S))
-            else:
-                await self._finish_or_advance(channel, state)
-
-    async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
-        """The store has more than readers see: a crash before the commit, or a Redis that went back."""
-        (found,) = await self._hot.unstored([channel], _UNSTORED_LIMIT)
-        rows = _rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
-        whole = found is not None and len(rows) == state.top - found.stored
-        written = (await self._store.write(rows))[channel] if whole and rows else None
-        if isinstance(written, Unavailable):
-            raise written
-        if found is not None and written is not None and not written.conflict:
-            size, ttl_s = self._limits.get(channel, _DEFAULT_LIMITS)
-            (readable,) = await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)], found.life)
-            if not isinstance(readable, Exception) and readable >= state.top:
-                return
-        await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])
-
-    async def _try_to_resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> Unavailable | None:
-        try:
-            await self._resolve(channel, forget)
-        except Unavailable as error:
-            return error
-        return None
-
-    async def _resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> None:
-        """A conflict: the sequencer was behind the store."""
-        logger.warning("Redis was behind the store", extra={"channel": channel})
-        state = await self._store.open(channel)
-        await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), forget)
 
 
 def _bytes_of(item: Item) -> int:
     return len(item.publication) + len(item.key_user.encode()) + len(item.key.encode())
-
-
-def _rows_of(channel: str, found: Unstored | None, upto: int) -> list[Row]:
-    entries = found.entries if found else []
-    return [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in entries if offset <= upto]

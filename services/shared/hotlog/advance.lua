@@ -13,7 +13,12 @@ if not whole then
     if entry[2][8] then redis.call('DEL', entry[2][8]) end
   end
 end
-for index = 3, 2 + forget do redis.call('DEL', KEYS[index]) end
+for index = 3, 2 + forget do
+  -- Somebody else resolved the same conflict meanwhile, and stored and committed the key above the top that we read.
+  local its_epoch, offset = string.match(redis.call('GET', KEYS[index]) or '', '^(%S+) (%d+)$')
+  local committed = ahead and its_epoch == epoch and tonumber(offset) > top and tonumber(offset) <= stored
+  if not committed then redis.call('DEL', KEYS[index]) end
+end
 for index = 3 + forget, #KEYS do
   local at = 5 + (index - 3 - forget) * 2
   redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])

@@ -1,0 +1,122 @@
+"""Redis and the store compared, channel by channel: what one of them lacks is brought from the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
+
+logger = logging.getLogger(__name__)
+
+UNSTORED_LIMIT = 20_000
+_DEFAULT_LIMITS = (1_000, 86_400)  # history_size and history_ttl_s where no namespace was heard of
+_MAX_REMEMBERED = 200_000
+_VERIFIED_AT_ONCE = 32
+_VERIFY_ATTEMPTS = 4  # others may be at it at the same time
+
+
+class HistoryLimits:
+    """History options of channels as edges named them last, for work that no edge asks for."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def remember(self, channel: str, history_size: int, history_ttl_s: int) -> None:
+        """At most 200,000 channels."""
+        if len(self._known) >= _MAX_REMEMBERED:
+            self._known.clear()
+        self._known[channel] = (history_size, history_ttl_s)
+
+    def of(self, channel: str) -> tuple[int, int]:
+        """history_size, history_ttl_s."""
+        return self._known.get(channel, _DEFAULT_LIMITS)
+
+
+class Comparison:
+    """Every method raises `Unavailable` where Redis or the store does not answer."""
+
+    def __init__(self, hot: HotLog, store: LogStore, limits: HistoryLimits) -> None:
+        self._hot, self._store, self._limits = hot, store, limits
+
+    async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
+        """Those that could not be compared, and why."""
+        failed: dict[str, Unavailable] = {}
+        for start in range(0, len(channels), _VERIFIED_AT_ONCE):
+            some = channels[start : start + _VERIFIED_AT_ONCE]
+            for channel, result in zip(
+                some, await asyncio.gather(*map(self.verify, some), return_exceptions=True), strict=True
+            ):
+                if isinstance(result, Unavailable):
+                    failed[channel] = result
+                elif result is not None:
+                    raise result
+        return failed
+
+    async def verify(self, channel: str) -> None:
+        """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count."""
+        for _ in range(_VERIFY_ATTEMPTS):
+            state = await self._store.open(channel)
+            found = await self._hot.verify(channel, state)
+            if found == 1:
+                return
+            if found == -1:
+                await self._hot.init(channel, state, await self._store.recent_keys(channel, KEY_TTL_S))
+            else:
+                await self._finish_or_advance(channel, state)
+
+    async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
+        """The store has more than readers see: a crash before the commit, or a Redis that went back."""
+        (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
+        rows = rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
+        whole = found is not None and len(rows) == state.top - found.stored
+        written = (await self._store.write(rows))[channel] if whole and rows else None
+        if isinstance(written, Unavailable):
+            raise written
+        if found is not None and written is not None and not written.conflict:
+            size, ttl_s = self._limits.of(channel)
+            (readable,) = await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)], found.life)
+            if not isinstance(readable, Exception) and readable >= state.top:
+                return
+        await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])
+
+    async def try_to_resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> Unavailable | None:
+        try:
+            await self._resolve(channel, forget)
+        except Unavailable as error:
+            return error
+        return None
+
+    async def _resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> None:
+        """A conflict: the sequencer was behind the store."""
+        logger.warning("Redis was behind the store", extra={"channel": channel})
+        state = await self._store.open(channel)
+        await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), forget)
+
+    async def finish(self, channel: str) -> bool | None:
+        """Store and commit what is above `stored`; whether there was any; None: it can't be done now."""
+        (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
+        if found is None or not found.entries:
+            return False
+        offsets = [offset for offset, *_ in found.entries]
+        if offsets != list(range(found.stored + 1, found.stored + 1 + len(offsets))):
+            return None if await self.try_to_resolve(channel, []) else True
+        rows = [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in found.entries]
+        written = (await self._store.write(rows))[channel]
+        if isinstance(written, Unavailable):
+            return None
+        if written.conflict:
+            return None if await self.try_to_resolve(channel, []) else True
+        commit = (channel, found.epoch, written.top, *self._limits.of(channel))
+        (readable,) = await self._hot.commit([commit], found.life)
+        # Another life of Redis, or somebody changed the channel: what is there now must be looked at again.
+        return True if not isinstance(readable, Exception) and readable >= written.top else None
+
+
+def rows_of(channel: str, found: Unstored | None, upto: int) -> list[Row]:
+    """Rows of the entries that Redis has above what is stored, through an offset."""
+    entries = found.entries if found else []
+    return [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in entries if offset <= upto]
