@@ -191,7 +191,7 @@ async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: Dy
     ("call", "requests"),
     [
         ("add_user", {"transact_write_items": 1}),
-        ("find_user", {"get_item": 2}),
+        ("find_user", {"get_item": 1}),
         ("user_by_id", {"get_item": 1}),
         ("add_refresh", {"update_item": 1, "put_item": 1}),
         ("use_refresh", {"update_item": 1, "get_item": 1}),

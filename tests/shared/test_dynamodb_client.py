@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -138,6 +139,44 @@ async def test_without_credentials_nothing_is_asked(
         await put(db, settings)
     assert not faults.requests
     await db.close()
+
+
+async def test_credentials_that_come_later_are_found(
+    db: DynamoDb, settings: DynamoDbSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(client, "_LOOK_S", 0.0)
+    file = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    late = DynamoDb(settings)
+    with pytest.raises(CallRefused):
+        await put(late, settings)
+    file.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    with pytest.raises(CallRefused):  # this one makes the client look again
+        await put(late, settings)
+    await put(late, settings)
+    await late.close()
+
+
+async def test_an_answer_that_is_not_dynamodb_s_is_none(settings: DynamoDbSettings) -> None:
+    """As of a proxy between us that answers by itself, with 200."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        page = b"<html>come back later</html>"
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    db = DynamoDb(settings_of(f"http://127.0.0.1:{port}"), deadline_s=0.5)
+    with pytest.raises(Unavailable):
+        await put(db, settings)
+    await db.close()
+    server.close()
 
 
 async def test_what_a_batch_leaves_unprocessed_is_written_in_the_end(

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 _THROTTLE = "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"
 _FAILURE = "com.amazonaws.dynamodb.v20120810#InternalServerError"
 _REFUSAL = "com.amazonaws.dynamodb.v20120810#AccessDeniedException"
-_JSON = {"Content-Type": "application/x-amz-json-1.0"}
+_JSON = {"Content-Type": "application/x-amz-json-1.0", "x-amzn-RequestId": "of-the-proxy"}
+_KEPT = {name.lower() for name in _JSON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class DynamoDbFaults:
             connection.request("POST", "/", body, passed)
             answer = connection.getresponse()
             content = answer.read()
-            return answer.status, {name: value for name, value in answer.headers.items() if name in _JSON}, content
+            return answer.status, {name: value for name, value in answer.headers.items() if name.lower() in _KEPT}, content
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         faults = self

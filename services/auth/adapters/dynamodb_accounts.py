@@ -38,22 +38,21 @@ class DynamoDbAccounts:
         await self._db.close()
 
     async def add_user(self, user: User) -> None:
-        profile = {"username": user.username, "password_hash": user.password_hash}
+        profile = {"user_id": user.id, "username": user.username, "password_hash": user.password_hash}
         try:
             await self._transact(
                 self._new(_user(user.id), profile, mark="password_hash"),
-                self._new(_name(user.username), {"user_id": user.id}, mark="user_id"),
+                self._new(_name(user.username), profile, mark="user_id"),
             )
         except ConditionFailed:
             raise NameTaken from None
 
     async def find_user(self, username: str) -> User | None:
-        name = await self._get(_name(username))
-        return await self.user_by_id(name["user_id"]) if name else None
+        """One request whether or not there is such a user: how long it takes tells nothing."""
+        return _as_user(await self._get(_name(username)))
 
     async def user_by_id(self, user_id: str) -> User | None:
-        found = await self._get(_user(user_id))
-        return User(user_id, found["username"], found["password_hash"]) if found else None
+        return _as_user(await self._get(_user(user_id)))
 
     async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
         """Keeps `expires_at` in whole seconds, rounded down."""
@@ -194,6 +193,10 @@ class DynamoDbAccounts:
     async def _transact(self, *writes: Mapping[str, Any]) -> None:
         # The token makes DynamoDB drop a try that arrives late, after somebody else changed what this one wrote.
         await self._db.call("transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4()))
+
+
+def _as_user(found: Mapping[str, Any] | None) -> User | None:
+    return User(found["user_id"], found["username"], found["password_hash"]) if found else None
 
 
 def _user(user_id: str) -> Key:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ DEADLINE_S = 2.5
 _CONNECT_TIMEOUT_S = 1.0
 _READ_TIMEOUT_S = 2.0
 _BATCH_WRITE = 25
+_LOOK_S = 1.0  # between looks for credentials
+_LOG_S = 60.0  # between two log lines of the same refusal
 _TEMPORARY = frozenset(
     {
         "ProvisionedThroughputExceededException",
@@ -59,6 +62,10 @@ _deserializer = TypeDeserializer()
 
 class CallRefused(Unavailable):
     """It answered, or could not be asked, and repeating does not change that: rights, credentials, limits."""
+
+
+class _ForeignAnswerError(BotoCoreError):
+    fmt = "the answer is not DynamoDB's"
 
 
 class TableMissing(Unavailable):
@@ -102,22 +109,12 @@ class DynamoDb:
         """
         self._deadline_s = deadline_s
         self._executor = ThreadPoolExecutor(settings.threads, "dynamodb")
+        self._reconnecting = threading.Lock()
         self._budget = RetryBudget()
-        try:
-            self._client: Any = boto3.client(
-                "dynamodb",
-                region_name=settings.region,
-                endpoint_url=settings.endpoint or None,
-                config=Config(
-                    connect_timeout=_CONNECT_TIMEOUT_S,
-                    read_timeout=_READ_TIMEOUT_S,
-                    max_pool_connections=settings.threads,
-                    retries={"total_max_attempts": 1, "mode": "standard"},  # repeating is ours
-                    tcp_keepalive=True,
-                ),
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise ConfigError(f"DYNAMODB_ENDPOINT, AWS_REGION: {error}") from error
+        self._settings = settings
+        self._client = self._connect()
+        self._connected_at = time.monotonic()
+        self._refusals: dict[str, float] = {}  # code of a refusal → when it was logged
 
     async def close(self) -> None:
         """Let what runs end, then close the connections."""
@@ -177,7 +174,7 @@ class DynamoDb:
             except ClientError as error:
                 reason = _temporary(error)
                 if reason is None:
-                    raise _final(op, error) from error
+                    raise self._refused(op, error) from error
             except _UNASKED as error:
                 raise CallRefused(f"DynamoDB can't be asked: {error}") from error
             except BotoCoreError as error:  # no connection, no answer, or one that can't be read
@@ -191,13 +188,59 @@ class DynamoDb:
         _REPEATS.labels(op, reason).inc()
         await asyncio.sleep(pause_s(attempt))
 
+    def _connect(self) -> Any:
+        try:
+            return boto3.session.Session().client(
+                "dynamodb",
+                region_name=self._settings.region,
+                endpoint_url=self._settings.endpoint or None,
+                config=Config(
+                    connect_timeout=_CONNECT_TIMEOUT_S,
+                    read_timeout=_READ_TIMEOUT_S,
+                    max_pool_connections=self._settings.threads,
+                    retries={"total_max_attempts": 1, "mode": "standard"},  # repeating is ours
+                    tcp_keepalive=True,
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigError(f"DYNAMODB_ENDPOINT, AWS_REGION: {error}") from error
+
     def _once(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """In a thread."""
         started = time.perf_counter()
         try:
             answer: dict[str, Any] = getattr(self._client, op)(**arguments)
-            return answer
+        except (NoCredentialsError, PartialCredentialsError):
+            self._look_for_credentials()
+            raise
         finally:
             _SECONDS.labels(op).observe(time.perf_counter() - started)
+        # botocore takes a body that it can't read as an empty answer: something between us may have written it.
+        if "x-amzn-requestid" not in answer["ResponseMetadata"]["HTTPHeaders"]:
+            raise _ForeignAnswerError
+        return answer
+
+    def _look_for_credentials(self) -> None:
+        """boto3 does so once, when a client is made; those of a role or a file may come later."""
+        with self._reconnecting:
+            if time.monotonic() - self._connected_at >= _LOOK_S:
+                self._client = self._connect()
+                self._connected_at = time.monotonic()
+
+    def _refused(self, op: str, error: ClientError) -> Exception:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        reasons = [reason.get("Code") for reason in error.response.get("CancellationReasons", [])]
+        if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in reasons:
+            return ConditionFailed(op, error.response.get("Item"))  # type: ignore[arg-type]
+        if code == "ResourceNotFoundException":
+            return TableMissing(f"DynamoDB has no such table: {error}")
+        if code == "ResourceInUseException":
+            return TableExists(str(error))
+        now = time.monotonic()
+        if now - self._refusals.get(code, -_LOG_S) >= _LOG_S:
+            self._refusals[code] = now
+            logger.error("DynamoDB refused", extra={"op": op, "code": code, "error": str(error)})
+        return CallRefused(f"DynamoDB refused: {code} {error.response.get('Error', {}).get('Message', '')}".rstrip())
 
 
 def _temporary(error: ClientError) -> str | None:
@@ -211,16 +254,3 @@ def _temporary(error: ClientError) -> str | None:
     if code in _TEMPORARY or status >= 500:
         return code or str(status)
     return None
-
-
-def _final(op: str, error: ClientError) -> Exception:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    reasons = [reason.get("Code") for reason in error.response.get("CancellationReasons", [])]
-    if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in reasons:
-        return ConditionFailed(op, error.response.get("Item"))  # type: ignore[arg-type]
-    if code == "ResourceNotFoundException":
-        return TableMissing(f"DynamoDB has no such table: {error}")
-    if code == "ResourceInUseException":
-        return TableExists(str(error))
-    logger.error("DynamoDB refused", extra={"op": op, "code": code, "error": str(error)})
-    return CallRefused(f"DynamoDB refused: {code} {error.response.get('Error', {}).get('Message', '')}".rstrip())
