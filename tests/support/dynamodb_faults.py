@@ -111,7 +111,8 @@ class DynamoDbFaults:
             connection.request("POST", "/", body, passed)
             answer = connection.getresponse()
             content = answer.read()
-            return answer.status, {name: value for name, value in answer.headers.items() if name.lower() in _KEPT}, content
+            kept = {name: value for name, value in answer.headers.items() if name.lower() in _KEPT}
+            return answer.status, kept, content
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         faults = self
