@@ -27,6 +27,7 @@ from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import redis_client
 from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.waiting import once_store_answers
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
@@ -52,10 +53,14 @@ async def main(stopping: asyncio.Event) -> None:
         open_things.callback(passwords.close)
         internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
         open_things.push_async_callback(internal.close)
-        if (known := await _known_once_it_answers(prepare, store, config.signing_algorithm, stopping)) is None:
+        stopped = asyncio.create_task(stopping.wait())
+        asking = asyncio.create_task(once_store_answers(lambda: _first_known(prepare, store, config.signing_algorithm)))
+        await asyncio.wait([asking, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            await end_task(asking)
             return
+        signer, trust = asking.result()
         checks["store"] = True
-        signer, trust = known
         accounts = Accounts(store, RedisLimits(client), passwords, signer, _policy(config))
         feed = TrustFeed()
         feed.set(trust)
@@ -70,7 +75,6 @@ async def main(stopping: asyncio.Event) -> None:
         following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks))
         open_things.push_async_callback(end_task, following)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
-        stopped = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stopped, following], return_when=asyncio.FIRST_COMPLETED)
         if following in done:
             await following  # it never ends by itself: raise what ended it
@@ -113,27 +117,12 @@ def _policy(config: AuthConfig) -> Policy:
     )
 
 
-async def _known_once_it_answers(
-    prepare: Callable[[], Awaitable[None]], store: AccountStore, algorithm: str, stopping: asyncio.Event
-) -> tuple[Signer, pb.Trust] | None:
-    """What the store knows, asked until it answers; None: asked to stop before.
-
-    Raises:
-        ConfigError: DynamoDB has no such table.
-    """
-    said = False
-    while not stopping.is_set():
-        try:
-            await prepare()
-            return await _known(store, algorithm)
-        except Unavailable as error:
-            if not said:
-                logger.warning("not ready: the store does not answer", extra={"error": str(error)})
-            said = True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    await stopping.wait()
-    return None
+async def _first_known(
+    prepare: Callable[[], Awaitable[None]], store: AccountStore, algorithm: str
+) -> tuple[Signer, pb.Trust]:
+    """Raises ConfigError where DynamoDB has no such table, and Unavailable."""
+    await prepare()
+    return await _known(store, algorithm)
 
 
 async def _known(store: AccountStore, algorithm: str) -> tuple[Signer, pb.Trust]:

@@ -7,11 +7,10 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 
-from services.persistence.adapters.dynamodb_items import MAX_APPEND_BYTES
-from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
 from services.persistence.adapters.redis_beacon import RedisBeacon
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
@@ -22,10 +21,7 @@ from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
 from services.shared.cancellation import end_task
 from services.shared.config import read_env
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
-from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
@@ -33,12 +29,15 @@ from services.shared.logs import setup_logging
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
 from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.waiting import once_store_answers
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
 
 logger = logging.getLogger("services.persistence")
 
 _GRACE_S = 3.0
-_AWAY_S = 1.0  # between looks for a table
 _SQLITE_ITEM_BYTES = 1 << 28  # a row of SQLite may have 1 GB
 
 
@@ -112,6 +111,11 @@ def _open_store(config: PersistenceConfig) -> _Opened:
     """Makes no request to DynamoDB."""
     if config.store == "sqlite":
         return _Opened(SqliteLogStore(config.db), _nothing, _SQLITE_ITEM_BYTES)
+    from services.persistence.adapters.dynamodb_items import MAX_APPEND_BYTES  # boto3 takes half a second to import
+    from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+    from services.shared.dynamodb import tables
+    from services.shared.dynamodb.client import DynamoDb
+
     settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
     store = DynamoDbLogStore(db, settings.log_table, at_once=settings.threads)
@@ -127,16 +131,7 @@ async def _take_care(opened: _Opened, caretaker: Caretaker) -> None:
     Raises:
         ConfigError: DynamoDB has no such table.
     """
-    said = False
-    while True:
-        try:
-            await opened.prepare()
-            break
-        except Unavailable as error:
-            if not said:
-                logger.warning("not ready: the store does not answer", extra={"error": str(error)})
-            said = True
-            await asyncio.sleep(_AWAY_S)
+    await once_store_answers(opened.prepare)
     await caretaker.run()
 
 

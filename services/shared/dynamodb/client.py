@@ -102,7 +102,7 @@ class DynamoDb:
     """One client and its threads. `call` names operations as boto3's client does: "put_item"."""
 
     def __init__(self, settings: DynamoDbSettings, *, deadline_s: float = DEADLINE_S) -> None:
-        """Makes no request.
+        """Makes no request to DynamoDB; boto3 may ask the host for credentials.
 
         Raises:
             ConfigError: boto3 can't make a client of the settings.
