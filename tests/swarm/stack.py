@@ -37,7 +37,6 @@ class SwarmStack:
             **environment,
         }
         self.http = f"http://127.0.0.1:{self.environment['PUBLIC_PORT']}"
-        self.https = f"https://127.0.0.1:{self.environment['PUBLIC_TLS_PORT']}"
         self.websocket = f"ws://127.0.0.1:{self.environment['PUBLIC_PORT']}/connection/websocket"
         self._api_key = ""
 
