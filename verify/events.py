@@ -92,6 +92,14 @@ class Delivered(_Event, frozen=True):
     live: bool = True
 
 
+class Handshake(_Event, frozen=True):
+    """A client asked for a WebSocket. `status`: 0 without an answer. `retry_after`: it said when to come."""
+
+    client: str
+    status: int
+    retry_after: bool = False
+
+
 class Told(_Event, frozen=True):
     """The server said that continuity is lost: unsubscribe push 2500 or close 3010."""
 
@@ -153,6 +161,7 @@ Event = (
     | Failed
     | Refused
     | Unknown
+    | Handshake
     | Subscribed
     | Delivered
     | Told

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 from websockets.client import ClientProtocol
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -32,6 +32,14 @@ class Closed(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"closed {code}")
         self.code = code
+
+
+class NotOpened(Closed):
+    """No WebSocket was made of it. `status` of the answer, 0: none came; `retry_after`: it said when to come again."""
+
+    def __init__(self, status: int = 0, retry_after: bool = False) -> None:
+        super().__init__(0)
+        self.status, self.retry_after = status, retry_after
 
 
 class CommandError(Exception):
@@ -89,8 +97,12 @@ class Socket(asyncio.Protocol):
     def _answered(self) -> None:
         if self.opened.done():
             return
-        if self._ws.handshake_exc is not None:
-            self.opened.set_exception(Closed(0))
+        failure = self._ws.handshake_exc
+        if isinstance(failure, InvalidStatus):
+            answer = failure.response
+            self.opened.set_exception(NotOpened(answer.status_code, "Retry-After" in answer.headers))
+        elif failure is not None:
+            self.opened.set_exception(NotOpened())
         else:
             self.opened.set_result(None)
 
@@ -228,7 +240,7 @@ class Socket(asyncio.Protocol):
                 future.set_exception(Closed(code))
         self._replies.clear()
         if not self.opened.done():
-            self.opened.set_exception(Closed(0))
+            self.opened.set_exception(NotOpened())
             self.opened.exception()
         else:
             self._on_closed(code)
@@ -238,7 +250,7 @@ async def open_socket(url: str, on_push: Callable[[dict[str, Any]], None], on_cl
     """Connect and do the handshake.
 
     Raises:
-        Closed: it was not possible within 3 s.
+        NotOpened: it was refused, or not possible within 3 s.
     """
     parts = urllib.parse.urlsplit(url)
     port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -253,5 +265,5 @@ async def open_socket(url: str, on_push: Callable[[dict[str, Any]], None], on_cl
     except (OSError, TimeoutError, WebSocketException):
         if made is not None:
             made.reset()
-        raise Closed(0) from None
+        raise NotOpened from None
     return made

@@ -9,7 +9,7 @@ from typing import Any
 from verify import events as e
 from verify.context import Run
 from verify.plan import Absence, Drop, SubscriberPlan
-from verify.socket import Closed, CommandError, Socket, open_socket
+from verify.socket import Closed, CommandError, NotOpened, Socket, open_socket
 
 _INSUFFICIENT_UNSUBSCRIBE = 2500
 _INSUFFICIENT_CLOSE = 3010
@@ -92,7 +92,7 @@ class Subscriber:
         self._began = self._run.now()
         self._edge = self._run.edge(number)
         try:
-            socket = await open_socket(self._edge, self._pushed, lambda code: self._closed(code, number))
+            socket = await self._open(number)
             result = await socket.call(connect={"token": self._run.target.token(self.name)})
             self.client_id = result.get("client", "")
             self._socket = socket
@@ -108,6 +108,18 @@ class Subscriber:
             self._slow = False
             socket.read_slowly(_SLOW_BYTES_PER_S)
         return True
+
+    async def _open(self, number: int) -> Socket:
+        try:
+            made = await open_socket(self._edge, self._pushed, lambda code: self._closed(code, number))
+        except NotOpened as refusal:
+            self._shook_hands(refusal.status, refusal.retry_after)
+            raise
+        self._shook_hands(101)
+        return made
+
+    def _shook_hands(self, status: int, retry_after: bool = False) -> None:
+        self._run.note(e.Handshake(at=self._run.now(), client=self.name, status=status, retry_after=retry_after))
 
     async def _subscribe(self, socket: Socket, channel: str) -> None:
         one = self._followed[channel]

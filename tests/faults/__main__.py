@@ -10,7 +10,7 @@ import click
 
 from tests.faults.scenario import Result, Scale, run_scenario, say
 from tests.faults.scenarios import BY_NAME, SCENARIOS, possible
-from tests.faults.table import table
+from tests.faults.table import table, with_rest
 from tests.support.faults import enter_namespaces
 
 
@@ -23,6 +23,7 @@ from tests.support.faults import enter_namespaces
 def main(only: tuple[str, ...], seeds: tuple[int, ...], scale: float, out: Path | None, keep: Path | None) -> None:
     """Run the matrix; exit code 1 if anything was not as promised."""
     chosen = [one for one in (*SCENARIOS, *BY_NAME) if one.id in only] if only else list(SCENARIOS)
+    before = out.read_text() if out is not None and out.exists() else ""
     results: list[Result] = []
     skipped: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -44,7 +45,7 @@ def main(only: tuple[str, ...], seeds: tuple[int, ...], scale: float, out: Path 
                     f"{verdict.told} told {dict(verdict.counts) or ''} {'; '.join((*result.broken, *result.remarks))}"
                 )
                 if out is not None:
-                    out.write_text(table(results, skipped, Scale(scale)))
+                    out.write_text(with_rest(table(results, skipped, Scale(scale)), before))
     page = table(results, skipped, Scale(scale))
     if out is None:
         click.echo(page)

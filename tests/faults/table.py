@@ -19,6 +19,15 @@ _HEAD = (
 )
 
 
+REST = "<!-- What follows, make verify-faults leaves as it is. -->"
+
+
+def with_rest(page: str, before: str) -> str:
+    """The page, and what stands below the mark in the one that was there before."""
+    _, mark, rest = before.partition(REST)
+    return f"{page}\n{mark}{rest}" if mark else page
+
+
 def table(results: Sequence[Result], skipped: Sequence[tuple[str, str]], scale: Scale) -> str:
     """The whole page."""
     lines = [

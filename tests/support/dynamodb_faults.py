@@ -1,4 +1,8 @@
-"""An HTTP proxy in front of a DynamoDB that throttles, fails, loses answers and leaves work unprocessed, by a seed."""
+"""An HTTP proxy in front of a DynamoDB that throttles, fails, loses answers and leaves work unprocessed, by a seed.
+
+`python dynamodb_faults.py http://dynamodb:8000 8000` runs it by itself, without faults until `PUT /shares` asks for
+some; `GET /counts` tells what came and what was done to it. It needs nothing but Python.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import contextlib
 import http.client
 import json
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +42,9 @@ class DynamoDbFaults:
     `refused`: requests that have this text in them are refused for good; empty: none.
     """
 
-    def __init__(self, target: str, *, seed: int, shares: Shares | None = None) -> None:
+    def __init__(
+        self, target: str, *, seed: int, shares: Shares | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.shares = shares or Shares()
         self.refused, self.refused_requests = "", 0
         self.requests: Counter[str] = Counter()
@@ -45,7 +52,7 @@ class DynamoDbFaults:
         self._target = urlsplit(target).netloc
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer((host, port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
@@ -56,10 +63,21 @@ class DynamoDbFaults:
     def start(self) -> None:
         self._thread.start()
 
+    def wait(self) -> None:
+        """Until it is closed."""
+        self._thread.join()
+
     def close(self) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def begin(self, seed: int, shares: Shares) -> None:
+        """From now on these shares, by this seed; counts begin at 0."""
+        with self._lock:
+            self._random, self.shares = random.Random(seed), shares
+            self.requests.clear()
+            self.faults.clear()
 
     def answer(self, op: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes] | None:
         """Status, headers and body for the client; None: nothing, the connection ends."""
@@ -135,6 +153,21 @@ class DynamoDbFaults:
                 self.end_headers()
                 self.wfile.write(content)
 
+            def do_GET(self) -> None:
+                self._say({"requests": faults.requests, "faults": faults.faults, "shares": asdict(faults.shares)})
+
+            def do_PUT(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                faults.begin(asked.pop("seed"), Shares(**asked))
+                self._say({})
+
+            def _say(self, content: object) -> None:
+                body = json.dumps(content).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
             def log_message(self, format: str, *args: Any) -> None: ...
 
         return Handler
@@ -153,3 +186,9 @@ def dynamodb_faults(target: str, *, seed: int, shares: Shares | None = None) -> 
 
 def _error(status: int, kind: str) -> tuple[int, dict[str, str], bytes]:
     return status, _JSON, json.dumps({"__type": kind, "message": "by the seed"}).encode()
+
+
+if __name__ == "__main__":
+    alone = DynamoDbFaults(sys.argv[1], seed=0, host="0.0.0.0", port=int(sys.argv[2]))
+    alone.start()
+    alone.wait()

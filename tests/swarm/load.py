@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -20,13 +23,17 @@ from verify.measure import percentile
 from verify.plan import Drop, Load, make_plan
 from verify.target import Target
 
+SEEDS = [int(seed) for seed in os.environ.get("SWARM_SEEDS", "1").split(",")]
 RESULTS = ROOT / "build" / "swarm-results.jsonl"
 DROPS = (Drop.CLOSE, Drop.RESET, Drop.VANISH)
+_BEGIN_S = 5.0
+
+Beside = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A judged run and its history."""
+    """A run that passed, and its history."""
 
     outcome: Outcome
     path: Path
@@ -35,18 +42,36 @@ class Checked:
         """When connections ended with this code: seconds since the start."""
         return [one.at for one in read_history(self.path) if isinstance(one, e.Offline) and one.code == code]
 
+    def handshakes(self) -> Counter[tuple[int, bool]]:
+        """How many of each answer since clients were there: its status, and whether it said when to come again."""
+        found: Counter[tuple[int, bool]] = Counter()
+        for one in read_history(self.path):
+            if isinstance(one, e.Handshake):
+                found[one.status, one.retry_after] += 1
+            elif isinstance(one, e.Fault) and one.on:
+                found.clear()  # those of the beginning
+        return found
 
-def check(
+    def back_p99_s(self) -> float:
+        """From the end of a connection that the plan did not end until it was subscribed again."""
+        return percentile(self.outcome.figures.back, 0.99)
+
+
+def nothing_is_missed(
     stack: SwarmStack,
     name: str,
-    trouble: Callable[[Run], Awaitable[None]],
+    work: Callable[[], object],
     folder: Path,
     *,
     seed: int = 1,
     channels: int = 6,
+    beside: Beside | None = None,
     **load: object,
 ) -> Checked:
-    """Run, judge, and keep the figures. `load` overrides `Load`; nothing may be lost, twice, out of order or told."""
+    """Clients chat while `work` is done; nothing may be lost, twice, out of order, and no gap told.
+
+    `work` may block. `beside` runs from then on and is awaited. `load` overrides `Load`. The figures are kept.
+    """
     names = [f"{'chat' if number % 3 else 'live'}:{name}-{seed}-{number}" for number in range(channels)]
     whole = replace(Load(seed=seed, channels=tuple(names), drops=DROPS), **load)  # type: ignore[arg-type]
     target = Target(
@@ -55,27 +80,22 @@ def check(
     path = folder / f"{name}-{seed}.jsonl"
     print(f"{name}: seed {seed}")
     stored = [channel for channel in names if channel.startswith("chat")]
+
+    async def trouble(run: Run) -> None:
+        await asyncio.sleep(max(0.0, _BEGIN_S - run.now()))
+        run.note(e.Fault(at=run.now(), name=name, on=True))
+        async with asyncio.TaskGroup() as group:
+            if beside is not None:
+                group.create_task(beside())
+            await asyncio.to_thread(work)
+            run.note(e.Fault(at=run.now(), name=name, on=False))
+
     uvloop.run(drive(make_plan(whole), target, path, what=name, stored=stored, trouble=trouble))
     outcome = conclude(path, where=f"{name}, seed {seed}")
     _keep(name, seed, whole, outcome)
-    return Checked(outcome, path)
-
-
-def assert_nothing_missed(checked: Checked) -> None:
-    """Nothing lost, twice, out of order, and no gap told."""
-    outcome = checked.outcome
     assert outcome.verdict.passed, outcome.page
     assert outcome.verdict.told == 0, outcome.page
-
-
-async def during(run: Run, name: str, work: Callable[[], object], *, after_s: float = 5.0) -> None:
-    """Some seconds into the run do something that blocks, as a fault of that name."""
-    await asyncio.sleep(max(0.0, after_s - run.now()))
-    run.note(e.Fault(at=run.now(), name=name, on=True))
-    try:
-        await asyncio.to_thread(work)
-    finally:
-        run.note(e.Fault(at=run.now(), name=name, on=False))
+    return Checked(outcome, path)
 
 
 def _keep(name: str, seed: int, load: Load, outcome: Outcome) -> None:

@@ -118,6 +118,14 @@ class SwarmStack:
         until(lambda: state() not in ("updating", "rollback_started"), limit_s, f"{service} is {state()}")
         return state()
 
+    def wait_changed(self, service: str) -> None:
+        """After `up`: until the update of this service is over and went well, and all is healthy."""
+        time.sleep(2)
+        state = self.wait_updated(service)
+        if state not in ("", "completed"):
+            raise DockerError(f"{service}: {state}")
+        self.wait_healthy()
+
     def logs(self, service: str, lines: int = 200) -> str:
         """Of the containers of its tasks, also of those that ended. (`docker service logs` may hang on these.)"""
         label = f"label=com.docker.swarm.service.name={NAME}_{service}"

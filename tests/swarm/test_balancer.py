@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from tests.swarm.docker import DockerError, docker
+from tests.swarm.docker import DockerError, docker, until
 from tests.swarm.stack import SwarmStack
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -92,6 +95,41 @@ async def test_b08_nobody_hides_behind_a_header_of_their_own(stack: SwarmStack) 
                 break
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_b08_connections_over_the_cap_of_an_address_are_told_to_wait(stack: SwarmStack) -> None:
+    """The cap is the edge's; whose connections they are it knows from the balancer."""
+
+    async def over_the_cap() -> list[tuple[int, bool]]:
+        async with contextlib.AsyncExitStack() as exits:
+            found = []
+            for _ in range(10):
+                try:
+                    await exits.enter_async_context(connect(stack.websocket))
+                    found.append((101, False))
+                except InvalidStatus as refusal:
+                    found.append((refusal.response.status_code, "Retry-After" in refusal.response.headers))
+            return found
+
+    stack.up(EDGE_REPLICAS="1", EDGE_MAX_CONNECTIONS_PER_ADDRESS="5")
+    try:
+        stack.wait_changed("edge")
+        assert asyncio.run(over_the_cap()) == [(101, False)] * 5 + [(429, True)] * 5
+    finally:
+        stack.up(EDGE_REPLICAS="3", EDGE_MAX_CONNECTIONS_PER_ADDRESS="0")
+        stack.wait_changed("edge")
+
+
+def test_without_an_edge_clients_are_told_when_to_come_again(stack: SwarmStack) -> None:
+    stack.scale("edge", 0)
+    try:
+        until(lambda: stack.status("/") == 503, 60.0, "an edge answers")
+        with pytest.raises(InvalidStatus) as caught:
+            asyncio.run(connect(stack.websocket).__aenter__())
+        assert (caught.value.response.status_code, caught.value.response.headers["Retry-After"]) == (503, "1")
+    finally:
+        stack.scale("edge", 3)
+        stack.wait_healthy()
 
 
 def redis_cli(stack: SwarmStack, *words: str) -> str:
