@@ -37,7 +37,7 @@ def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) ->
             stack.wait_healthy()
             time.sleep(8)
 
-    nothing_is_missed(stack, "scale", scale, tmp_path, clients=60, duration_s=75.0, drop_every_s=15.0)
+    nothing_is_missed(stack, "scale", scale, tmp_path, clients=60, duration_s=65.0, drop_every_s=15.0)
 
 
 @with_seeds
@@ -114,7 +114,7 @@ def test_a_container_killed_costs_nothing(stack: SwarmStack, tmp_path: Path, ser
         time.sleep(3)
         stack.wait_healthy()
 
-    nothing_is_missed(stack, f"kill-{service}", kill, tmp_path, clients=60, duration_s=30.0, drop_every_s=15.0)
+    nothing_is_missed(stack, f"kill-{service}", kill, tmp_path, clients=60, duration_s=22.0, drop_every_s=10.0)
 
 
 def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None:
