@@ -82,7 +82,7 @@ class Edge:
                 leeway_s=config.token_leeway_s,
             ),
         )
-        self.cluster = Cluster(self.node, self.broker)
+        self.cluster = Cluster(self.node, self.broker, self.broker.orders)
         self.draining = False
         self._dialects = Dialects(text_frame)
         options = _transport_options(config, self._dialects)
@@ -121,8 +121,14 @@ class Edge:
         await self.auth.start()
         await self.presence.start()
         await self.store.start()
-        await self.broker.start(self.node.hub, self.cluster.on_control)
+        await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.orders)
         await self.server.start(self.config.host, self.config.port)
+
+    async def keep_house(self) -> None:
+        """Deadlines, and orders that were not heard; until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.node.run())
+            group.create_task(self.cluster.orders.run())
 
     async def stop(self) -> None:
         """Drain: not ready, 503 to the new, 3001 to the old over the grace, then the end."""
@@ -178,7 +184,7 @@ async def main(stopping: asyncio.Event) -> None:
     REGISTRY.register(NodeCollector(edge.node))
     REGISTRY.register(edge.server.collector)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=edge.checks)
-    housekeeping = asyncio.create_task(edge.node.run())
+    housekeeping = asyncio.create_task(edge.keep_house())
     try:
         await edge.start()
         gc.freeze()

@@ -31,9 +31,9 @@ from tests.support.wire_client import WireClient, WireError
 TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
 PROCESSES = {"auth": "auth", "presence": "presence", "persistence": "persistence", "edge-1": "edge", "edge-2": "edge"}
 LEASE_S = 5.0
-# Who runs which script, in services/shared/hotlog and services/presence/adapters/lua.
+# Who runs which script: those of services/shared/hotlog, and a service's own.
 SCRIPTS = {
-    "edge": "append top read reset renew",
+    "edge": "append top read reset renew order",
     "persistence": "append commit init advance top mark settled unstored unmark trim verify beat",
     "presence": "lease expired enter leave wait due",
 }
@@ -233,6 +233,9 @@ async def test_b34_what_is_none_of_a_service_s_work_is_refused(guarded: Guarded,
     [
         ("edge", ("GET", "t:auth:limit:x")),
         ("edge", ("GET", "t:beacon")),
+        ("auth", ("XRANGE", "t:orders", "-", "+")),
+        ("presence", ("XADD", "t:orders", "*", "order", "x")),
+        ("persistence", ("XADD", "t:orders", "*", "order", "x")),
         ("edge", ("HGET", "t:presence:{chat:1}", "x")),
         ("edge", ("SUBSCRIBE", "other")),
         ("auth", ("GET", "t:{chat:1}:log")),
@@ -271,10 +274,13 @@ async def test_a_script_has_no_more_rights_than_who_runs_it(guarded: Guarded) ->
 @pytest.mark.parametrize("service", SCRIPTS)
 def test_every_command_of_a_service_s_scripts_is_allowed(service: str) -> None:
     """Also of the ways through them that no test takes."""
-    folder = ROOT / "services" / ("presence/adapters/lua" if service == "presence" else "shared/hotlog")
+    folders = [
+        ROOT / "services" / folder for folder in ("shared/hotlog", f"{service}/adapters", f"{service}/adapters/lua")
+    ]
     (line,) = re.findall(rf"^user {service} .*$", TEMPLATE.read_text(), re.MULTILINE)
     for script in SCRIPTS[service].split():
-        called = set(re.findall(r"redis\.call\('([A-Z]+)'", (folder / f"{script}.lua").read_text()))
+        (path,) = [path for folder in folders if (path := folder / f"{script}.lua").exists()]
+        called = set(re.findall(r"redis\.call\('([A-Z]+)'", path.read_text()))
         assert called
         assert {f"+{command.lower()}" for command in called} <= set(line.split()), script
 

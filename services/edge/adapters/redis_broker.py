@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 from redis import exceptions
 
 from services.edge.adapters import canary, codec
 from services.edge.adapters.canary import Canary
 from services.edge.adapters.receipts import Receipts
+from services.edge.adapters.redis_hearing import Hearing
 from services.edge.adapters.redis_life import LifeWatch
+from services.edge.adapters.redis_orders import RedisOrders
 from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
-from services.edge.domain.ports import ChannelListener
+from services.edge.domain.ports import ChannelListener, OrderListener
 from services.shared.errors import CONNECTION_LOST, Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.life import Life
@@ -28,7 +29,6 @@ from services.shared.hotlog.scripts import Call, run
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
-from thalamus.common.v1 import common_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ _IN_FLIGHT = 4
 _BREAK_S = 0.25
 _SECONDS = Histogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", buckets=SECONDS_BUCKETS)
 _ITEMS = Histogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", buckets=BATCH_BUCKETS)
-_DROPPED = Counter("thalamus_edge_redis_unreadable", "Pub/sub payloads that could not be read.")
 
 
 @dataclass(slots=True)
@@ -82,27 +81,27 @@ class RedisBroker:
             url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=on_time
         )
         self._client = redis_client(url, gate=self._gate)
+        self.orders = RedisOrders(self._client)
         self._subscriber = RedisSubscriber(
             url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
         )
-        self._listener: ChannelListener | None = None
-        self._on_control: Callable[[bytes], None] | None = None
+        self._hearing: Hearing | None = None
         self._queue: deque[_Append | _Other] = deque()
         self._flush_due = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = -1e9
-        self._control = keys.CONTROL.encode()
         self._canary = Canary(
             lambda channel, payload: self._do(None, publish=(channel, payload)),
             self._subscriber.drop,
             is_open=lambda: self._subscriber.has_connection,
             every_s=canary_s,
         )
-        self._canary_name = self._canary.channel.encode()
 
-    async def start(self, listener: ChannelListener, on_control: Callable[[bytes], None]) -> None:
+    async def start(
+        self, listener: ChannelListener, on_control: Callable[[bytes], None], orders: OrderListener | None = None
+    ) -> None:
         """Connect; who listens is called on the loop, in the order of arrival."""
-        self._listener, self._on_control = listener, on_control
+        self._hearing = Hearing(listener, on_control, orders, self._canary, self._receipts)
         await self._life.start()
         for channel in (keys.CONTROL, self._canary.channel):  # also if Redis is not there yet
             self._subscriber.want(channel)
@@ -337,42 +336,12 @@ class RedisBroker:
     # Pub/sub.
 
     def _connected(self, again: bool) -> None:
-        if again and self._listener is not None:
-            self._listener.reconnected()
+        if self._hearing is not None:
+            self._hearing.connected(again)
 
     def _message(self, channel: bytes, payload: bytes) -> None:
-        if channel == self._control:
-            if self._on_control is not None:
-                self._on_control(payload)
-            return
-        if channel == self._canary_name:
-            self._canary.heard(payload)
-            return
-        if self._listener is None:
-            return
-        try:
-            self._deliver(self._listener, keys.channel_of(channel), payload)
-        except (DecodeError, ValueError) as error:
-            _DROPPED.inc()
-            logger.error("unreadable payload", extra={"channel": repr(channel), "error": repr(error)})
-
-    def _deliver(self, listener: ChannelListener, channel: str, payload: bytes) -> None:
-        kind = payload[:1]
-        if kind == keys.NUMBERED:
-            epoch, offset, publication = payload[1:].split(b" ", 2)
-            found = codec.decode(publication, int(offset))
-            self._receipts.note(channel, epoch.decode(), found.offset, found.id)
-            listener.publication(channel, epoch.decode(), found)
-        elif kind == keys.UNNUMBERED:
-            listener.publication(channel, "", codec.decode(payload[1:], 0))
-        elif kind == keys.JOIN:
-            listener.joined(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
-        elif kind == keys.LEAVE:
-            listener.left(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
-        elif kind == keys.RESET:
-            listener.was_reset(channel, payload[1:].decode())
-        else:
-            raise ValueError(f"unknown kind {kind!r}")
+        if self._hearing is not None:
+            self._hearing.message(channel, payload)
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

@@ -1,18 +1,21 @@
-"""Operations that every edge must hear of: asked once, carried out everywhere, answered by all."""
+"""Operations of every edge: asked once, carried out everywhere, answered by all that hear. Orders are kept, too."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from typing import Any
 
 import msgspec
 
+from services.edge.domain.model import Order
 from services.edge.domain.node import Node
-from services.edge.domain.operations import OPERATIONS, Operation, carry_out
-from services.edge.domain.ports import ControlBus
-from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+from services.edge.domain.operations import OPERATIONS, Operation, Question, carry_out
+from services.edge.domain.orders import CHECK_S, Orders
+from services.edge.domain.ports import ControlBus, OrderLog
+from services.shared.errors import CloseCode, ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +49,22 @@ class _Survey:
 class Cluster:
     """This edge among the others."""
 
-    def __init__(self, node: Node, bus: ControlBus) -> None:
+    def __init__(self, node: Node, bus: ControlBus, log: OrderLog, *, check_s: float = CHECK_S) -> None:
+        self.orders = Orders(log, self._take_order, self._missed, check_s=check_s)
         self._node = node
         self._bus = bus
+        self._log = log
         self._surveys: dict[str, _Survey] = {}
         self._running = 0
         self._decoder = msgspec.json.Decoder(_Message)
 
     async def everywhere(self, operation: Operation) -> list[dict[str, Any]]:
-        """Have every edge carry it out; one answer per edge.
+        """Have every edge carry it out; one answer per edge that hears.
+
+        An order is kept: those that hear nothing at the moment carry it out as soon as they hear again.
 
         Raises:
-            Unavailable: Redis did not take it, or an edge did not answer in time; the others may have done it.
+            Unavailable: Redis did not take it, no edge heard, or one did not answer in time; others may do it.
             ThalamusError: an edge refused it.
         """
         if len(self._surveys) >= _MAX_RUNNING:
@@ -71,7 +78,8 @@ class Cluster:
         )
         self._surveys[question.id] = survey
         try:
-            survey.expected = await self._bus.publish_control(msgspec.json.encode(question))
+            tell = self._bus.publish_control if isinstance(operation, Question) else self._log.give
+            survey.expected = await tell(msgspec.json.encode(question))
             survey.check()
             if survey.expected:
                 async with asyncio.timeout(_ANSWER_S):
@@ -88,21 +96,39 @@ class Cluster:
         return [msgspec.json.decode(answer.result) for answer in survey.by_sender.values()]
 
     def on_control(self, payload: bytes) -> None:
-        """A message of the control channel; what can't be read is logged and dropped."""
+        """A question or an answer of the control channel; what can't be read is logged and dropped."""
+        if not self._take(payload, math.inf):
+            logger.error("too many control operations at once; a question is dropped")
+
+    def _take_order(self, order: Order) -> bool:
+        asked_at = (order.id[0] + 1) / 1000  # its id is rounded down
+        return self._take(order.payload, self._node.clock.monotonic_at(asked_at))
+
+    def _take(self, payload: bytes, before: float) -> bool:
+        """False: too much runs."""
         try:
             message = self._decoder.decode(payload)
             if message.to:
                 self._take_answer(message)
-                return
+                return True
             operation = msgspec.json.decode(message.args, type=OPERATIONS[message.op])
         except (msgspec.MsgspecError, KeyError) as error:
             logger.warning("unreadable control message", extra={"error": repr(error)})
-            return
+            return True
         if self._running >= _MAX_RUNNING:
-            logger.error("too many control operations at once; one is dropped", extra={"op": message.op})
-            return
+            return False
         self._running += 1
-        self._node.spawn(self._answer(message, operation))
+        self._node.spawn(self._answer(message, operation, before))
+        return True
+
+    def _missed(self, order: Order) -> None:
+        """Orders before this one are not kept any more: who was there has to come again, and be judged anew."""
+        last = self._node.clock.monotonic_at((order.previous[0] + 1) / 1000)
+        ended = [session for session in self._node.clients.values() if session.opened_at < last]
+        if ended:
+            logger.error("orders were missed for longer than they are kept", extra={"sessions_ended": len(ended)})
+        for session in ended:
+            session.disconnect(CloseCode.INSUFFICIENT_STATE, CloseCode.INSUFFICIENT_STATE.reason)
 
     def _take_answer(self, message: _Message) -> None:
         survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
@@ -110,10 +136,10 @@ class Cluster:
             survey.by_sender[message.sender] = message
             survey.check()
 
-    async def _answer(self, question: _Message, operation: Operation) -> None:
+    async def _answer(self, question: _Message, operation: Operation, before: float) -> None:
         answer = _Message(id=question.id, sender=self._node.edge_id, to=question.sender)
         try:
-            answer.result = msgspec.Raw(msgspec.json.encode(await carry_out(self._node, operation)))
+            answer.result = msgspec.Raw(msgspec.json.encode(await carry_out(self._node, operation, before)))
         except ThalamusError as error:
             answer.error = int(error.code)
         except Exception:

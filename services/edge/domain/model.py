@@ -50,6 +50,25 @@ class HistoryPage(NamedTuple):
     top: Position
 
 
+OrderId = tuple[int, int]  # Unix milliseconds by the clock of Redis, and a number within them
+
+
+class Order(NamedTuple):
+    """What every edge must do. `previous` is the order before it; (0, 0): there was none."""
+
+    id: OrderId
+    previous: OrderId
+    payload: bytes
+
+
+class OrderPage(NamedTuple):
+    """Orders, oldest first, and the newest that is kept; `is_last`: no more follow."""
+
+    orders: list[Order]
+    newest: OrderId
+    is_last: bool
+
+
 class PresenceStats(NamedTuple):
     """Counts of a channel; all anonymous clients are one user."""
 

@@ -40,6 +40,10 @@ class Clock:
         """Unix seconds; for tokens and the time of publications."""
         return time.time() if self._offset is None else time.monotonic() + self._offset
 
+    def monotonic_at(self, unix_s: float) -> float:
+        """When it was, or will be, that time by the wall clock."""
+        return unix_s - self.wall() + self.monotonic()
+
     def sync(self, unix_s: float) -> None:
         """What time it is now, as Redis says."""
         self._offset = unix_s - time.monotonic()

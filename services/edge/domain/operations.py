@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,12 @@ class Disconnect(Target):
     code: int = int(CloseCode.FORCE_DISCONNECT)
     reason: str = ""
     whitelist: list[str] = []
+
+
+class Revoke(Target):
+    """End the connections whose tokens come from this signing-in."""
+
+    session: str
 
 
 class Unsubscribe(Target):
@@ -71,23 +78,29 @@ class ForgetHistory(msgspec.Struct):
     channel: str
 
 
-Operation = Disconnect | Unsubscribe | Subscribe | Refresh | Channels | Info | ForgetHistory
+Question = Channels | Info
+Operation = Disconnect | Revoke | Unsubscribe | Subscribe | Refresh | ForgetHistory | Question
 OPERATIONS: dict[str, type[Operation]] = {
-    kind.__name__: kind for kind in (Disconnect, Unsubscribe, Subscribe, Refresh, Channels, Info, ForgetHistory)
+    kind.__name__: kind for kind in (Disconnect, Revoke, Unsubscribe, Subscribe, Refresh, ForgetHistory, Channels, Info)
 }
 
 
-async def carry_out(node: Node, operation: Operation) -> dict[str, Any]:
-    """Do it on this edge; returns JSON-ready values."""
+async def carry_out(node: Node, operation: Operation, before: float = math.inf) -> dict[str, Any]:
+    """Do it on this edge; returns JSON-ready values.
+
+    `before` (monotonic seconds): when it was asked for. An order may come late, and is not for who came after it.
+    """
     match operation:
         case Disconnect():
-            return _disconnect(node, operation)
+            return _disconnect(node, operation, before)
+        case Revoke():
+            return _revoke(node, operation)
         case Unsubscribe():
-            return await _unsubscribe(node, operation)
+            return await _unsubscribe(node, operation, before)
         case Subscribe():
-            return await _subscribe(node, operation)
+            return await _subscribe(node, operation, before)
         case Refresh():
-            return _refresh(node, operation)
+            return _refresh(node, operation, before)
         case Channels():
             return {name: len(ch) for name, ch in node.hub.channels.items() if len(ch) and _matches(name, operation)}
         case Info():
@@ -103,17 +116,19 @@ def _matches(name: str, operation: Channels) -> bool:
     return not operation.pattern or fnmatch.fnmatchcase(name, operation.pattern)
 
 
-def _sessions(node: Node, target: Target) -> Iterable[Session]:
+def _sessions(node: Node, target: Target, before: float) -> Iterable[Session]:
     of_user = node.users.get(target.user, {})
     if target.client:
         one = of_user.get(target.client)
-        return [one] if one else []
-    return list(of_user.values())
+        found = [one] if one else []
+    else:
+        found = list(of_user.values())
+    return [session for session in found if session.opened_at < before]
 
 
-def _disconnect(node: Node, operation: Disconnect) -> dict[str, Any]:
+def _disconnect(node: Node, operation: Disconnect, before: float) -> dict[str, Any]:
     count = 0
-    for session in _sessions(node, operation):
+    for session in _sessions(node, operation, before):
         if session.client not in operation.whitelist:
             session.disconnect(operation.code, _reason(operation))
             count += 1
@@ -127,9 +142,19 @@ def _reason(operation: Disconnect) -> str:
     return CloseCode(operation.code).reason if known else CloseCode.FORCE_DISCONNECT.reason
 
 
-async def _unsubscribe(node: Node, operation: Unsubscribe) -> dict[str, Any]:
+def _revoke(node: Node, operation: Revoke) -> dict[str, Any]:
+    """Whenever they came: nobody signs in again under the name of an ended session."""
     count = 0
-    for session in _sessions(node, operation):
+    for session in _sessions(node, operation, math.inf):
+        if session.token_session == operation.session:
+            session.disconnect(CloseCode.FORCE_DISCONNECT, CloseCode.FORCE_DISCONNECT.reason)
+            count += 1
+    return {"clients": count}
+
+
+async def _unsubscribe(node: Node, operation: Unsubscribe, before: float) -> dict[str, Any]:
+    count = 0
+    for session in _sessions(node, operation, before):
         subscription = session.subscriptions.get(operation.channel)
         if subscription is not None:
             session.end_subscription(subscription, UnsubscribeCode.SERVER)
@@ -137,11 +162,11 @@ async def _unsubscribe(node: Node, operation: Unsubscribe) -> dict[str, Any]:
     return {"clients": count}
 
 
-async def _subscribe(node: Node, operation: Subscribe) -> dict[str, Any]:
+async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[str, Any]:
     namespace = find_namespace(node.namespaces, operation.channel, node.settings.channel_max_bytes)
     since = operation.recover_since
     count = 0
-    for session in _sessions(node, operation):
+    for session in _sessions(node, operation, before):
         if session.state is not State.OPEN or operation.channel in session.subscriptions:
             continue
         if len(session.subscriptions) >= node.settings.channels_per_client:
@@ -180,9 +205,9 @@ async def _subscribe(node: Node, operation: Subscribe) -> dict[str, Any]:
     return {"clients": count}
 
 
-def _refresh(node: Node, operation: Refresh) -> dict[str, Any]:
+def _refresh(node: Node, operation: Refresh, before: float) -> dict[str, Any]:
     count = 0
-    for session in _sessions(node, operation):
+    for session in _sessions(node, operation, before):
         if session.state is not State.OPEN:
             continue
         if operation.expired:

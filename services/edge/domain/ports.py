@@ -10,6 +10,9 @@ from services.edge.domain.model import (
     AppendResult,
     ClientInfo,
     HistoryPage,
+    Order,
+    OrderId,
+    OrderPage,
     Position,
     PresenceStats,
     Publication,
@@ -168,10 +171,29 @@ class Presence(Protocol):
 
 
 class ControlBus(Protocol):
-    """Carries commands to every edge of the cluster, this one included."""
+    """Carries questions to every edge that hears, this one included."""
 
     async def publish_control(self, payload: bytes) -> int:
         """Returns how many edges it went to; `Unavailable` within 3 s."""
+
+
+class OrderLog(Protocol):
+    """Orders to every edge, kept for a minute. `Unavailable` within 3 s."""
+
+    async def give(self, payload: bytes) -> int:
+        """Keep it and tell those who listen; returns how many they are. `Unavailable`: it may be kept nevertheless."""
+
+    async def read(self, after: OrderId) -> OrderPage:
+        """Those that came after it and are kept."""
+
+
+class OrderListener(Protocol):
+    """Hears of orders on the loop; never raises."""
+
+    def heard(self, order: Order) -> None: ...
+
+    def look(self) -> None:
+        """The pub/sub connection was made, or made anew: orders may have been missed."""
 
 
 class TokenPair(NamedTuple):

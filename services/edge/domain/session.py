@@ -58,10 +58,12 @@ class Session:
         "expires_at",
         "name",
         "node",
+        "opened_at",
         "publish_buckets",
         "state",
         "subscriptions",
         "token_channels",
+        "token_session",
         "user",
         "wheel_slot",
     )
@@ -79,6 +81,7 @@ class Session:
         self.state = State.NEW
         self.subscriptions: dict[str, Subscription] = {}
         self.token_channels: frozenset[str] = frozenset()
+        self.token_session = ""  # the `sid` of the token: the signing-in that it comes from
         self.expires_at: float | None = None  # Unix seconds
         self.close_at: float = NEVER  # monotonic: the end of the grace after `expires_at`
         self.publish_buckets: dict[str, TokenBucket] | None = None
@@ -87,7 +90,7 @@ class Session:
         self._ended_here = False  # we sent the first close frame: the client's is only its answer
         self._paused = False
         self._websocket_ping = websocket_ping
-        now = node.clock.monotonic()
+        self.opened_at = now = node.clock.monotonic()
         self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
         self._ping_at = NEVER
         self._pong_due = NEVER  # with a ping outstanding; NEVER: none is

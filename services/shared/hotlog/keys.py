@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CONTROL = "t:control"
+ORDERS = "t:orders"  # stream of what every edge must do: see services/edge/adapters/order.lua
 LIFE = "t:life"  # "<run id> <generation> <open at, ms>": see life.py
 BEACON = "t:beacon"  # counter that the store keeps too
 DIRTY = "t:dirty"  # set of `stored` channels that may hold entries which are not stored yet
@@ -13,6 +14,7 @@ UNNUMBERED = b"n"  # n<publication>
 JOIN = b"j"  # j<client info>
 LEAVE = b"l"
 RESET = b"r"  # r<epoch>
+ORDER = b"o"  # o<id> <id of the one before> <order>; on `CONTROL` alone
 
 _PUB_PREFIX, _PUB_SUFFIX = b"t:{", b"}:pub"
 

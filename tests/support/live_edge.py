@@ -1,0 +1,60 @@
+"""An edge without sockets on a real Redis: rules and broker are the real ones, its clients are in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.domain import cluster
+from services.edge.domain.claims import TokenVerifier
+from services.edge.domain.node import Node
+from services.edge.domain.settings import Settings
+from services.shared.cancellation import end_task
+from tests.support.edge import Client, Cluster
+
+
+class LiveEdge:
+    """`tokens` makes tokens, stands for the other services, and counts the edges."""
+
+    def __init__(self, tokens: Cluster, redis_url: str) -> None:
+        self._tokens = tokens
+        self.broker = RedisBroker(redis_url, on_time=self._on_time)
+        self.node = Node(
+            edge_id=f"live{len(tokens.nodes) + 1}",
+            settings=Settings(),
+            namespaces=tokens.namespaces,
+            broker=self.broker,
+            store=tokens.store,
+            presence=tokens.presence,
+            verifier=TokenVerifier(tokens.keyring),
+        )
+        tokens.nodes.append(self.node)
+        self.cluster = cluster.Cluster(self.node, self.broker, self.broker.orders)
+        self._following: asyncio.Task[None] | None = None
+
+    def _on_time(self, unix_s: float) -> None:
+        self.node.clock.sync(unix_s)
+
+    async def __aenter__(self) -> Self:
+        await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.orders)
+        self._following = asyncio.create_task(self.cluster.orders.run())
+        async with asyncio.timeout(8):
+            while not self.broker.is_ready:
+                await asyncio.sleep(0.005)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._following is not None
+        await end_task(self._following)
+        await self.node.close(1.0)
+        await self.broker.close()
+
+    async def client(self, user: str, **claims: object) -> Client:
+        """A client that has connected as this user; its token never expires."""
+        made = Client(self._tokens, self.node, client_id=f"{user}-{len(self.node.sessions)}-{self.node.edge_id}")
+        await made.call(connect={"token": self._tokens.token(user, ttl_s=None, **claims)})
+        return made
