@@ -69,8 +69,8 @@ class AuthServicer(rpc.AuthServiceServicer):
             return _pair(await self._accounts.refresh(request.refresh_token))
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
-        await self._accounts.logout(request.refresh_token)
-        return pb.LogoutResponse()
+        ended = await self._accounts.logout(request.refresh_token)
+        return pb.LogoutResponse() if ended is None else pb.LogoutResponse(user=ended.user_id, session=ended.family)
 
     async def MintToken(self, request: pb.MintTokenRequest, context: Any) -> pb.MintTokenResponse:
         with _statuses():
@@ -112,11 +112,14 @@ def _statuses() -> Any:
     except TooMany as error:
         trailers = (("retry-after-s", str(error.retry_after_s)),)
         raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), trailers) from error
+    except Denied as error:
+        ended = error.ended
+        names = () if ended is None else (("ended-user", ended.user_id), ("ended-session", ended.family))
+        raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error), names) from error
     except Refusal as error:
         statuses = {
             Invalid: grpc.StatusCode.INVALID_ARGUMENT,
             Taken: grpc.StatusCode.ALREADY_EXISTS,
-            Denied: grpc.StatusCode.UNAUTHENTICATED,
         }
         raise Refused(statuses[type(error)], str(error)) from error
 

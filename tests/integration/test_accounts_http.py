@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -83,6 +84,27 @@ async def test_B16_a_refresh_token_is_good_once_and_its_reuse_ends_the_session(h
     newest = second.json()["result"]["refresh_token"]
     assert (await http.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})).status_code == 401
     assert (await http.post("/auth/refresh", json={"refresh_token": newest})).status_code == 401
+
+
+@pytest.mark.parametrize("ended_by", ["reuse", "logout"])
+async def test_B16_the_connections_of_an_ended_session_are_closed_on_every_edge_and_no_others(
+    stack: Stack, ended_by: str
+) -> None:
+    async with AsyncExitStack() as exits:
+        http = await exits.enter_async_context(httpx.AsyncClient(base_url=stack.http_urls[0], timeout=10))
+        name, pair = await register(http)
+        token = {"refresh_token": pair["refresh_token"]}
+        other = (await http.post("/auth/login", json={"username": name, "password": PASSWORD})).json()["result"]
+        newer = pair if ended_by == "logout" else (await http.post("/auth/refresh", json=token)).json()["result"]
+        tokens = [pair["access_token"], newer["access_token"], other["access_token"]]
+        clients = [await exits.enter_async_context(WireClient(stack.ws_urls[edge])) for edge in (0, 1, 1)]
+        for client, access_token in zip(clients, tokens, strict=True):
+            await client.connect(access_token)
+        status = (await http.post("/auth/logout" if ended_by == "logout" else "/auth/refresh", json=token)).status_code
+        assert status == (200 if ended_by == "logout" else 401)
+        for client in clients[:2]:
+            assert await client.expect_close(5) == (3503, "force disconnect")
+        assert (await clients[2].subscribe("chat:lobby")) is not None
 
 
 async def test_logging_out_ends_the_session(http: httpx.AsyncClient) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from services.auth.domain.ports import ApiKeyRow, NameTaken, Refresh, SigningKey, User
+from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, item_of, values_of
 from services.shared.dynamodb.tables import EXPIRY
 from services.shared.errors import Unavailable
@@ -90,10 +90,12 @@ class DynamoDbAccounts:
         revoked = family is None or bool(family.get("revoked"))
         return Refresh(found["user_id"], found["family"], float(found["expires_at"]), used, revoked)
 
-    async def revoke_family(self, digest: bytes) -> None:
+    async def revoke_family(self, digest: bytes) -> EndedSession | None:
         found = await self._get(_token(digest))
-        if found is not None:
-            await self._revoke(found["family"])
+        if found is None:
+            return None
+        await self._revoke(found["family"])
+        return EndedSession(found["user_id"], found["family"])
 
     async def add_api_key(self, key: ApiKeyRow) -> None:
         row = {"name": key.name, "sha256": key.sha256, "created_at": _number(key.created_at)}

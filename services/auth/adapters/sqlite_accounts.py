@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from services.auth.domain.ports import ApiKeyRow, NameTaken, Refresh, SigningKey, User
+from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 
@@ -122,14 +122,16 @@ class SqliteAccounts:
 
         return await self._run(use)
 
-    async def revoke_family(self, digest: bytes) -> None:
-        await self._run(
-            lambda connection: connection.execute(
-                "UPDATE refresh_tokens SET revoked = 1 WHERE family ="
-                " (SELECT family FROM refresh_tokens WHERE digest = ?)",
-                (digest,),
-            )
-        )
+    async def revoke_family(self, digest: bytes) -> EndedSession | None:
+        def revoke(connection: sqlite3.Connection) -> EndedSession | None:
+            query = "SELECT user_id, family FROM refresh_tokens WHERE digest = ?"
+            found = connection.execute(query, (digest,)).fetchone()
+            if found is None:
+                return None
+            connection.execute("UPDATE refresh_tokens SET revoked = 1 WHERE family = ?", (found[1],))
+            return EndedSession(*found)
+
+        return await self._run(revoke)
 
     async def add_api_key(self, key: ApiKeyRow) -> None:
         row = (key.id, key.name, key.sha256, key.created_at)

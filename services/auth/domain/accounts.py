@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.auth.domain.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_BYTES, Passwords
-from services.auth.domain.ports import AccountStore, ApiKeyRow, Limits, NameTaken, Refresh, User
+from services.auth.domain.ports import AccountStore, ApiKeyRow, EndedSession, Limits, NameTaken, Refresh, User
 from services.auth.domain.signing import Signer, new_signing_key
 from services.auth.metrics import LOGINS, REFRESHES, REGISTRATIONS, TOKENS
 from services.shared.errors import Busy, Unavailable
@@ -35,7 +35,11 @@ class Taken(Refusal):
 
 
 class Denied(Refusal):
-    """Not who they say; never says why."""
+    """Not who they say; never says why. `ended`: the session that it was asked for in, which is over."""
+
+    def __init__(self, text: str, ended: EndedSession | None = None) -> None:
+        self.ended = ended
+        super().__init__(text)
 
 
 class TooMany(Refusal):
@@ -130,16 +134,18 @@ class Accounts:
         found = await self._store.use_refresh(_digest(refresh_token), self._now())
         if found is None or found.used or found.revoked or found.expires_at <= self._now():
             REFRESHES.labels("reused" if found is not None and found.used else "denied").inc()
-            raise Denied("the refresh token is not valid")
+            over = found is not None and (found.used or found.revoked)
+            ended = EndedSession(found.user_id, found.family) if found is not None and over else None
+            raise Denied("the refresh token is not valid", ended)
         user = await self._store.user_by_id(found.user_id)
         if user is None:
             raise Denied("the refresh token is not valid")
         REFRESHES.labels("ok").inc()
         return await self._pair(user, found.family)
 
-    async def logout(self, refresh_token: str) -> None:
-        """End the session of the token; unknown: no effect."""
-        await self._store.revoke_family(_digest(refresh_token))
+    async def logout(self, refresh_token: str) -> EndedSession | None:
+        """End the session of the token, and say which; unknown: no effect."""
+        return await self._store.revoke_family(_digest(refresh_token))
 
     def mint(self, user: str, *, channel: str, ttl_s: int, info: Any, channels: list[str]) -> str:
         """A token that a backend asks for. `ttl_s` 0: it never expires."""
@@ -201,6 +207,7 @@ class Accounts:
         now = int(self._now())
         claims: dict[str, Any] = {
             "sub": user.id,
+            "sid": family,
             "info": {"name": user.username},
             "iat": now,
             "exp": now + self._policy.access_ttl_s,

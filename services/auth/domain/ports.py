@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,13 @@ class SigningKey:
     created_at: float
 
 
+class EndedSession(NamedTuple):
+    """A session that is over; its access tokens have the family as `sid`."""
+
+    user_id: str
+    family: str
+
+
 class NameTaken(Exception):
     """Another user has that name."""
 
@@ -66,8 +73,8 @@ class AccountStore(Protocol):
     async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
         """The token as it was before this use, which marks it used; a used one revokes its family. Atomic."""
 
-    async def revoke_family(self, digest: bytes) -> None:
-        """End the session that the token belongs to; unknown: no effect."""
+    async def revoke_family(self, digest: bytes) -> EndedSession | None:
+        """End the session that the token belongs to, and say which; unknown: no effect."""
 
     async def add_api_key(self, key: ApiKeyRow) -> None: ...
 

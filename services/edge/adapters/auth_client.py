@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from services.edge.domain.keyring import KeyRing
-from services.edge.domain.ports import AccountRefused, TokenPair
+from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.cancellation import end_task, is_being_cancelled
 from services.shared.errors import ErrorCode, Unavailable
 from services.shared.grpc_border import NO_SERVICE
@@ -99,13 +99,14 @@ class AuthClient:
         request = pb.RefreshSessionRequest(refresh_token=refresh_token)
         return await self._pair(lambda stub: stub.RefreshSession(request, timeout=CALL_S))
 
-    async def logout(self, refresh_token: str) -> None:
+    async def logout(self, refresh_token: str) -> EndedSession | None:
         request = pb.LogoutRequest(refresh_token=refresh_token)
 
-        async def call(channel: grpc.aio.Channel) -> None:
-            await AuthServiceStub(channel).Logout(request, timeout=CALL_S)
+        async def call(channel: grpc.aio.Channel) -> pb.LogoutResponse:
+            return await AuthServiceStub(channel).Logout(request, timeout=CALL_S)
 
-        await self._replicas.call(call, CALL_S)
+        ended = await self._replicas.call(call, CALL_S)
+        return EndedSession(ended.user, ended.session) if ended.session else None
 
     async def _pair(self, ask: Callable[[AuthServiceAsyncStub], Awaitable[pb.TokenPair]]) -> TokenPair:
         async def call(channel: grpc.aio.Channel) -> pb.TokenPair:
@@ -126,4 +127,7 @@ def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
     if known is None:
         return Unavailable(f"auth failed: {error.code().name}")
     trailers = dict(error.trailing_metadata() or ())
-    return AccountRefused(*known, error.details() or "", int(trailers.get("retry-after-s", 0)))
+    ended = None
+    if "ended-session" in trailers:
+        ended = EndedSession(str(trailers["ended-user"]), str(trailers["ended-session"]))
+    return AccountRefused(*known, error.details() or "", int(trailers.get("retry-after-s", 0)), ended)

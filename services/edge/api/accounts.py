@@ -1,7 +1,8 @@
-"""`/auth/*`: users sign in over the edge's port; what is decided is decided by auth."""
+"""`/auth/*`: users sign in over the edge's port; what is decided is decided by auth, and carried out on every edge."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,8 +11,11 @@ from fastapi import FastAPI, Request, Response
 
 from services.edge.api.bodies import answer, decode, plain_error, read_body, refusal
 from services.edge.api.context import ApiContext
-from services.edge.domain.ports import AccountRefused, TokenPair
-from services.shared.errors import ErrorCode, Unavailable
+from services.edge.domain.operations import Revoke
+from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
+from services.shared.errors import ErrorCode, ThalamusError
+
+logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 8_192
 
@@ -45,16 +49,27 @@ def add_routes(app: FastAPI, context: ApiContext) -> None:
         return await _pair(lambda: accounts.login(body.username, body.password, _peer(request)))
 
     async def refresh(request: Request) -> Response:
-        """Trade a refresh token for a new pair; each is good once."""
+        """Trade a refresh token for a new pair; each is good once, and using one again ends its session."""
         body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
-        return await _pair(lambda: accounts.refresh(body.refresh_token))
+
+        async def trade() -> TokenPair:
+            try:
+                return await accounts.refresh(body.refresh_token)
+            except AccountRefused as error:
+                if error.ended is not None:
+                    await _close_or_log(context, error.ended)
+                raise
+
+        return await _pair(trade)
 
     async def logout(request: Request) -> Response:
-        """End the session that a refresh token belongs to."""
+        """End the session that a refresh token belongs to, and its connections."""
         body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
 
         async def end() -> dict[str, Any]:
-            await accounts.logout(body.refresh_token)
+            ended = await accounts.logout(body.refresh_token)
+            if ended is not None:
+                await _close(context, ended)
             return {}
 
         return await _answered(end)
@@ -84,6 +99,19 @@ def add_routes(app: FastAPI, context: ApiContext) -> None:
             },
         )
     app.add_api_route("/auth/jwks", jwks, methods=["GET"], tags=["accounts"], summary="Public keys as a JWK Set.")
+
+
+async def _close(context: ApiContext, ended: EndedSession) -> None:
+    """Close the connections of a session that is over, on every edge."""
+    await context.cluster.everywhere(Revoke(user=ended.user, session=ended.session))
+
+
+async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
+    """The answer is no anyhow; the next try of either holder of the token gives the order again."""
+    try:
+        await _close(context, ended)
+    except ThalamusError as error:
+        logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
 
 
 def _inline_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -120,7 +148,7 @@ async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
         response = plain_error(error.status, str(error), ErrorCode(error.code))
         if error.retry_after_s:
             response.headers["Retry-After"] = str(error.retry_after_s)
-    except Unavailable as error:
+    except ThalamusError as error:
         response = refusal(error, 503, {"Retry-After": "1"})
     response.headers.update(_NO_STORE)
     return response

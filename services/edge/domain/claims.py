@@ -46,13 +46,14 @@ class ServerSub:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """`expires_at` in Unix seconds: when the connection expires; None: never."""
+    """`expires_at` in Unix seconds: when the connection expires; None: never. `session`: the `sid`, empty for none."""
 
     user: str
     info: bytes = b""
     expires_at: float | None = None
     channels: dict[str, ServerSub] = field(default_factory=dict)
     meta: bytes = b""
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class _Sub(msgspec.Struct):
 
 class _Payload(msgspec.Struct):
     sub: str | None = None
+    sid: Any = None
     exp: float | None = None
     expire_at: float | None = None
     nbf: float | None = None
@@ -145,6 +147,7 @@ class TokenVerifier:
             expires_at=_expiry(payload),
             channels=channels,
             meta=_json(payload.meta, None),
+            session=payload.sid if isinstance(payload.sid, str) else "",
         )
 
     def subscription(self, token: str, now: float) -> SubscriptionClaims:

@@ -206,13 +206,23 @@ class TokenPair(NamedTuple):
     username: str
 
 
-class AccountRefused(Exception):
-    """Auth said no; `status` is what HTTP says of it."""
+class EndedSession(NamedTuple):
+    """A signing-in that is over; `session` is the `sid` of its tokens."""
 
-    def __init__(self, status: int, code: ErrorCode, message: str, retry_after_s: int = 0) -> None:
+    user: str
+    session: str
+
+
+class AccountRefused(Exception):
+    """Auth said no; `status` is what HTTP says of it. `ended`: the session that asked, and is over."""
+
+    def __init__(
+        self, status: int, code: ErrorCode, message: str, retry_after_s: int = 0, ended: EndedSession | None = None
+    ) -> None:
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
+        self.ended = ended
         super().__init__(message)
 
 
@@ -225,4 +235,5 @@ class Accounts(Protocol):
 
     async def refresh(self, refresh_token: str) -> TokenPair: ...
 
-    async def logout(self, refresh_token: str) -> None: ...
+    async def logout(self, refresh_token: str) -> EndedSession | None:
+        """The session that ended; None: the token belongs to none."""

@@ -30,6 +30,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
     if frozenset(claims.channels) != session.token_channels:
         raise Disconnect(CloseCode.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
     session.conn_info = claims.info
+    session.token_session = claims.session
     ttl = session.set_expiry(claims.expires_at)
     return RefreshResult(expires=session.expires_at is not None, ttl=ttl)
 

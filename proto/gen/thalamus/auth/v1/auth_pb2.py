@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bthalamus/auth/v1/auth.proto\x12\x10thalamus.auth.v1\"\x0e\n\x0cWatchRequest\"G\n\x05Trust\x12\x0c\n\x04jwks\x18\x01 \x01(\x0c\x12\x30\n\x08\x61pi_keys\x18\x02 \x03(\x0b\x32\x1e.thalamus.auth.v1.ApiKeyDigest\"*\n\x0c\x41piKeyDigest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\"C\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"@\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"n\n\tTokenPair\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x02 \x01(\r\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08username\x18\x05 \x01(\t\".\n\x15RefreshSessionRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"&\n\rLogoutRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"\x10\n\x0eLogoutResponse\"`\n\x10MintTokenRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\r\x12\x0c\n\x04info\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hannels\x18\x05 \x03(\t\"\"\n\x11MintTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"#\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x14\x43reateApiKeyResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListApiKeysRequest\"=\n\x13ListApiKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.thalamus.auth.v1.ApiKey\"6\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse2\xf8\x05\n\x0b\x41uthService\x12\x42\n\x05Watch\x12\x1e.thalamus.auth.v1.WatchRequest\x1a\x17.thalamus.auth.v1.Trust0\x01\x12J\n\x08Register\x12!.thalamus.auth.v1.RegisterRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12\x44\n\x05Login\x12\x1e.thalamus.auth.v1.LoginRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12V\n\x0eRefreshSession\x12\'.thalamus.auth.v1.RefreshSessionRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12K\n\x06Logout\x12\x1f.thalamus.auth.v1.LogoutRequest\x1a .thalamus.auth.v1.LogoutResponse\x12T\n\tMintToken\x12\".thalamus.auth.v1.MintTokenRequest\x1a#.thalamus.auth.v1.MintTokenResponse\x12]\n\x0c\x43reateApiKey\x12%.thalamus.auth.v1.CreateApiKeyRequest\x1a&.thalamus.auth.v1.CreateApiKeyResponse\x12Z\n\x0bListApiKeys\x12$.thalamus.auth.v1.ListApiKeysRequest\x1a%.thalamus.auth.v1.ListApiKeysResponse\x12]\n\x0cRevokeApiKey\x12%.thalamus.auth.v1.RevokeApiKeyRequest\x1a&.thalamus.auth.v1.RevokeApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bthalamus/auth/v1/auth.proto\x12\x10thalamus.auth.v1\"\x0e\n\x0cWatchRequest\"G\n\x05Trust\x12\x0c\n\x04jwks\x18\x01 \x01(\x0c\x12\x30\n\x08\x61pi_keys\x18\x02 \x03(\x0b\x32\x1e.thalamus.auth.v1.ApiKeyDigest\"*\n\x0c\x41piKeyDigest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\"C\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"@\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"n\n\tTokenPair\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x02 \x01(\r\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08username\x18\x05 \x01(\t\".\n\x15RefreshSessionRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"&\n\rLogoutRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"/\n\x0eLogoutResponse\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\"`\n\x10MintTokenRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\r\x12\x0c\n\x04info\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hannels\x18\x05 \x03(\t\"\"\n\x11MintTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"#\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x14\x43reateApiKeyResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListApiKeysRequest\"=\n\x13ListApiKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.thalamus.auth.v1.ApiKey\"6\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse2\xf8\x05\n\x0b\x41uthService\x12\x42\n\x05Watch\x12\x1e.thalamus.auth.v1.WatchRequest\x1a\x17.thalamus.auth.v1.Trust0\x01\x12J\n\x08Register\x12!.thalamus.auth.v1.RegisterRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12\x44\n\x05Login\x12\x1e.thalamus.auth.v1.LoginRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12V\n\x0eRefreshSession\x12\'.thalamus.auth.v1.RefreshSessionRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12K\n\x06Logout\x12\x1f.thalamus.auth.v1.LogoutRequest\x1a .thalamus.auth.v1.LogoutResponse\x12T\n\tMintToken\x12\".thalamus.auth.v1.MintTokenRequest\x1a#.thalamus.auth.v1.MintTokenResponse\x12]\n\x0c\x43reateApiKey\x12%.thalamus.auth.v1.CreateApiKeyRequest\x1a&.thalamus.auth.v1.CreateApiKeyResponse\x12Z\n\x0bListApiKeys\x12$.thalamus.auth.v1.ListApiKeysRequest\x1a%.thalamus.auth.v1.ListApiKeysResponse\x12]\n\x0cRevokeApiKey\x12%.thalamus.auth.v1.RevokeApiKeyRequest\x1a&.thalamus.auth.v1.RevokeApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,25 +48,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGOUTREQUEST']._serialized_start=477
   _globals['_LOGOUTREQUEST']._serialized_end=515
   _globals['_LOGOUTRESPONSE']._serialized_start=517
-  _globals['_LOGOUTRESPONSE']._serialized_end=533
-  _globals['_MINTTOKENREQUEST']._serialized_start=535
-  _globals['_MINTTOKENREQUEST']._serialized_end=631
-  _globals['_MINTTOKENRESPONSE']._serialized_start=633
-  _globals['_MINTTOKENRESPONSE']._serialized_end=667
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=669
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=704
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=706
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=753
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=755
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=775
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=777
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=838
-  _globals['_APIKEY']._serialized_start=840
-  _globals['_APIKEY']._serialized_end=894
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=896
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=929
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=931
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=953
-  _globals['_AUTHSERVICE']._serialized_start=956
-  _globals['_AUTHSERVICE']._serialized_end=1716
+  _globals['_LOGOUTRESPONSE']._serialized_end=564
+  _globals['_MINTTOKENREQUEST']._serialized_start=566
+  _globals['_MINTTOKENREQUEST']._serialized_end=662
+  _globals['_MINTTOKENRESPONSE']._serialized_start=664
+  _globals['_MINTTOKENRESPONSE']._serialized_end=698
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=700
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=735
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=737
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=784
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=786
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=806
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=808
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=869
+  _globals['_APIKEY']._serialized_start=871
+  _globals['_APIKEY']._serialized_end=925
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=927
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=960
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=962
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=984
+  _globals['_AUTHSERVICE']._serialized_start=987
+  _globals['_AUTHSERVICE']._serialized_end=1747
 # @@protoc_insertion_point(module_scope)

@@ -109,7 +109,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefreshSession(self, request, context):
-        """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED.
+        """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
+        has ended, the trailers `ended-user` and `ended-session` say which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

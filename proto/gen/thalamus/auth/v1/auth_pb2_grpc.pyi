@@ -42,7 +42,9 @@ class AuthServiceStub:
     Login: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.TokenPair]
     """Checks a password. UNAUTHENTICATED says the same for an unknown user and a wrong password; RESOURCE_EXHAUSTED."""
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RefreshSessionRequest, _auth_pb2.TokenPair]
-    """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED."""
+    """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
+    has ended, the trailers `ended-user` and `ended-session` say which.
+    """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
     """Ends a session: its refresh tokens are worth nothing afterwards."""
     MintToken: _grpc.UnaryUnaryMultiCallable[_auth_pb2.MintTokenRequest, _auth_pb2.MintTokenResponse]
@@ -66,7 +68,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.TokenPair]  # type: ignore[assignment]
     """Checks a password. UNAUTHENTICATED says the same for an unknown user and a wrong password; RESOURCE_EXHAUSTED."""
     RefreshSession: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshSessionRequest, _auth_pb2.TokenPair]  # type: ignore[assignment]
-    """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED."""
+    """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
+    has ended, the trailers `ended-user` and `ended-session` say which.
+    """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends a session: its refresh tokens are worth nothing afterwards."""
     MintToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.MintTokenRequest, _auth_pb2.MintTokenResponse]  # type: ignore[assignment]
@@ -111,7 +115,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.RefreshSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.TokenPair, _abc.Awaitable[_auth_pb2.TokenPair]]:
-        """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED."""
+        """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
+        has ended, the trailers `ended-user` and `ended-session` say which.
+        """
 
     @_abc_1.abstractmethod
     def Logout(
