@@ -12,12 +12,14 @@ from cli.errors import WrongUsage
 from cli.secrets.certificate import make_certificate
 
 REDIS_USERS = ("edge", "auth", "presence", "persistence")
+AWS_USERS = ("auth", "persistence")  # each may do no more than its own table needs
 PLAIN = ("service_token", "token_secret")
 _ALSO = "_also"  # a second value that is accepted: the next one or the last one
 _ACL = "redis_acl"
 _SALT = ".salt"
-# The local DynamoDB wants some; a deployment on AWS puts real ones there, or an empty file and a role.
-_AWS = "[default]\naws_access_key_id = local\naws_secret_access_key = local\n"
+# The local DynamoDB wants some, and keeps apart what has another key id; a deployment on AWS puts real ones there, or an
+# empty profile and a role.
+_AWS = "[default]\naws_access_key_id = local\naws_secret_access_key = {user}\n"
 
 
 class SecretFiles:
@@ -94,7 +96,7 @@ class SecretFiles:
         others: dict[str, Callable[[], bytes]] = {
             _SALT: _random,
             "grafana_admin": _random,
-            "aws_credentials": _AWS.encode,
+            **{f"aws_credentials_{user}": _AWS.format(user=user).encode for user in AWS_USERS},
             "tls": lambda: make_certificate(hosts),
         }
         return {**plain, **also, **users, **others}

@@ -1,0 +1,44 @@
+"""The stack files, read without an engine: who is given which secret, and what a node shows to the outside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cli.secrets.files import SecretFiles
+from tests.deploy.tools import ROOT, load
+
+DEV = load(ROOT / "dev-stack.yml")
+
+
+def secrets_of(service: str) -> dict[str, str]:
+    """Target → source."""
+    given = DEV["services"][service]["secrets"]
+    return {one.get("target", one["source"]): one["source"] for one in given}
+
+
+def test_each_service_that_keeps_something_in_dynamodb_has_credentials_of_its_own() -> None:
+    for service in ("auth", "persistence"):
+        assert secrets_of(service)["aws_credentials"] == f"aws_credentials_{service}"
+        environment = DEV["services"][service]["environment"]
+        assert environment["AWS_SHARED_CREDENTIALS_FILE"] == "/run/secrets/aws_credentials"
+
+
+def test_no_service_is_given_the_credentials_or_the_password_of_another() -> None:
+    own = re.compile(r"(?:aws_credentials|redis)_(edge|auth|presence|persistence)")
+    for service in ("edge", "auth", "presence", "persistence"):
+        owners = {match[1] for source in secrets_of(service).values() if (match := own.fullmatch(source))}
+        assert owners == {service}
+
+
+def test_every_secret_that_is_used_is_made_and_every_one_that_is_made_is_used(tmp_path: Path) -> None:
+    SecretFiles(tmp_path, ROOT / "deploy" / "redis" / "users.acl.template").init(["localhost"])
+    made = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    used = {one["source"] for service in DEV["services"].values() for one in service.get("secrets", ())}
+    assert made == used == DEV["secrets"].keys()
+
+
+def test_the_page_on_operations_names_every_secret() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = page[page.index("| file in `./secrets`") :].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z_]+)`", table.replace("`./secrets`", ""))) == DEV["secrets"].keys()
