@@ -30,7 +30,7 @@ images: ## build the image of all services (THALAMUS_IMAGE=thalamus:dev)
 secrets: $(VENV)/.runtime ## make development secrets in ./secrets; what is there stays
 	@$(BIN)/thalamus secrets init
 
-up: ## deploy or update the stack on this Swarm (STACK=thalamus, STACK_FILES=dev-stack.yml)
+up: ## deploy or update the stack on this Swarm (STACK=thalamus, STACK_FILES="dev-stack.yml dev-ports.yml")
 	@deploy/up.sh
 
 down: ## remove the stack; its volumes stay

@@ -10,7 +10,7 @@ if [ -f deploy.env ]; then
     done <deploy.env
 fi
 export STACK=${STACK:-thalamus} SECRETS=${SECRETS:-./secrets}
-read -ra files <<<"${STACK_FILES:-dev-stack.yml}"
+read -ra files <<<"${STACK_FILES:-dev-stack.yml dev-ports.yml}"
 
 hash_of() { # hash_of FILE: salted, so that a short secret can't be guessed from its name
     cat "$SECRETS/.salt" "$1" | sha256sum | cut -c1-12

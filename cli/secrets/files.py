@@ -17,8 +17,8 @@ PLAIN = ("service_token", "token_secret")
 _ALSO = "_also"  # a second value that is accepted: the next one or the last one
 _ACL = "redis_acl"
 _SALT = ".salt"
-# The local DynamoDB wants some, and keeps apart what has another key id; a deployment on AWS puts real ones there, or an
-# empty profile and a role.
+# The local DynamoDB wants some, and keeps apart what has another key id; on AWS there are real ones, or an empty
+# profile and a role.
 _AWS = "[default]\naws_access_key_id = local\naws_secret_access_key = {user}\n"
 
 

@@ -9,6 +9,8 @@ from cli.secrets.files import SecretFiles
 from tests.deploy.tools import ROOT, load
 
 DEV = load(ROOT / "dev-stack.yml")
+PROD = load(ROOT / "prod-stack.yml")
+PORTS = load(ROOT / "dev-ports.yml")
 
 
 def secrets_of(service: str) -> dict[str, str]:
@@ -41,4 +43,16 @@ def test_every_secret_that_is_used_is_made_and_every_one_that_is_made_is_used(tm
 def test_the_page_on_operations_names_every_secret() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     table = page[page.index("| file in `./secrets`") :].split("\n\n")[0]
-    assert set(re.findall(r"`([a-z_]+)`", table.replace("`./secrets`", ""))) == DEV["secrets"].keys()
+    named = [row.split(" | ")[0] for row in table.splitlines()[2:]]
+    assert set(re.findall(r"`([a-z_]+)`", "".join(named))) == DEV["secrets"].keys()
+
+
+def test_what_asks_for_no_password_has_a_port_of_the_node_in_development_alone() -> None:
+    shown = {
+        service
+        for file in (DEV, PROD)
+        for service, settings in file["services"].items()
+        if settings and "ports" in settings
+    }
+    assert shown == {"balancer", "grafana"}
+    assert PORTS["services"].keys() == {"prometheus"}
