@@ -51,6 +51,10 @@ class Admission:
             raise Refused(503, "draining", headers=_RETRY_AFTER)
         if self.open > self.max_connections:
             raise Refused(503, "max_connections", headers=_RETRY_AFTER)
+        self.check_address(address)
+
+    def check_address(self, address: str) -> None:
+        """As `check`, for a connection that was let in and now speaks for another client."""
         if self._max_per_address and self._by_address.get(address, 0) > self._max_per_address:
             raise Refused(429, "max_connections_per_address", headers=_RETRY_AFTER)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,8 +17,10 @@ from uvicorn.server import ServerState
 from services.edge.transport.http_head import MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.proxies import TrustedProxies
+from services.edge.transport.refusal import Refused
 
 _DATE_EVERY_S = 1.0
+_REFUSED = "thalamus.refused"  # in the scope of a request that is not let in
 
 
 class HttpHandover:
@@ -27,7 +30,7 @@ class HttpHandover:
         self._options = options
         self._proxies = TrustedProxies(options.trusted_proxies)
         self._config = uvicorn.Config(
-            _without_websocket_path(app, options.websocket_path),
+            _guarded(app, options.websocket_path),
             log_config=None,
             log_level="error",  # below, uvicorn logs a line for each malformed request
             access_log=False,
@@ -66,6 +69,7 @@ class HttpHandover:
             peer: Address that requests come from, a balancer's maybe.
             client: Address whose request came first.
             on_client: Called with that address and the next one: a balancer sends requests of many over a connection.
+                Raises `Refused` where the next one is not let in.
             on_lost: Called at the end, with the client of the last request.
         """
         places = _Places(peer, client, on_client, on_lost)
@@ -196,8 +200,11 @@ class _GuardedHttp(HttpToolsProtocol):
         """Take client and scheme of this request from what the proxy says."""
         places = self._places
         client = self._proxies.client_of(places.peer, self._values(b"x-forwarded-for"))
-        places.on_client(places.client, client)
-        places.client = client
+        before, places.client = places.client, client
+        try:
+            places.on_client(before, client)
+        except Refused as refused:
+            cast(dict[str, Any], self.scope)[_REFUSED] = refused
         self._client_is(client)
         self.scope["client"] = self.client
         scheme = self._proxies.scheme_of(places.peer, self._values(b"x-forwarded-proto"), self.scope["scheme"])
@@ -216,21 +223,19 @@ class _GuardedHttp(HttpToolsProtocol):
         self._deadline = None if delay_s is None else self.loop.call_later(delay_s, self.transport.abort)
 
 
-def _without_websocket_path(app: ASGIApp, path: str) -> ASGIApp:
-    """Requests for the WebSocket endpoint come here only on connections used for HTTP before: too late to upgrade."""
-    body = b"open a connection of its own for WebSocket\n"
-    headers = [
-        (b"upgrade", b"websocket"),
-        (b"connection", b"close"),
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-    ]
+def _guarded(app: ASGIApp, websocket_path: str) -> ASGIApp:
+    """Answers what the application is not to see.
+
+    Requests for the WebSocket endpoint come here only on connections used for HTTP before: too late to upgrade.
+    """
+    too_late = Refused(426, "used", "open a connection of its own for WebSocket", ("Upgrade: websocket",))
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] != path:
+        refused: Refused | None = scope.get(_REFUSED) or (too_late if scope["path"] == websocket_path else None)
+        if refused is None:
             await app(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": 426, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.start", "status": refused.status, "headers": refused.header_list()})
+        await send({"type": "http.response.body", "body": refused.body})
 
     return guarded

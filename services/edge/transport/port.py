@@ -78,6 +78,21 @@ class PublicPort:
         self.counters.https += 1
         self.counters.accepted_https += 1
 
+    def http_client(self, before: str, client: str) -> None:
+        """The next request on a connection comes from there, and the last one came from `before`.
+
+        Raises:
+            Refused: 429 over the cap of its address.
+        """
+        if before == client:
+            return
+        self.admission.move(before, client)
+        try:
+            self.admission.check_address(client)
+        except Refused as refused:
+            self.counters.refuse(refused.reason)
+            raise
+
     def http_lost(self, client: str) -> None:
         """The connection, whose last request came from there, is over."""
         self.counters.https -= 1
@@ -175,7 +190,7 @@ class HeadProtocol(asyncio.Protocol):
                 reader.everything(),
                 self._peer,
                 self._client,
-                on_client=port.admission.move,
+                on_client=port.http_client,
                 on_lost=port.http_lost,
             )
 

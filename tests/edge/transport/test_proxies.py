@@ -13,7 +13,7 @@ from services.edge.transport.proxies import TrustedProxies, canonical
 from services.edge.transport.proxy_protocol import ProxyHeader
 from services.edge.transport.refusal import Refused
 from services.shared.config import ConfigError
-from tests.edge.transport.support import LIMIT_S, Raw, Serve, Served, head
+from tests.edge.transport.support import LIMIT_S, PATH, Raw, Serve, Served, head
 
 HERE = ("127.0.0.1",)
 ELSEWHERE = ("192.0.2.1",)
@@ -107,6 +107,25 @@ async def test_requests_of_many_clients_on_one_connection_are_each_their_own(ser
         assert (await asked(client)).startswith("127.0.0.1 ")
         assert (await asked(client, *forwarded("203.0.113.2"))).startswith("203.0.113.2 ")
         assert served.server._entrance.admission._by_address == {"203.0.113.2": 1}
+    await settled(served)
+
+
+async def test_b08_a_client_over_its_cap_is_refused_on_a_connection_that_it_shares_with_others(serve: Serve) -> None:
+    served = await serve(app=app, trusted_proxies=HERE, max_connections_per_address=1)
+    async with Raw(served.port) as own, Raw(served.port) as shared:
+        own.write(head(*forwarded("203.0.113.1")))
+        assert (await own.head()).startswith(b"HTTP/1.1 101 ")
+        for _ in range(2):
+            assert (await asked(shared, *forwarded("203.0.113.2"))).startswith("203.0.113.2 ")
+        for path in ("/who", PATH):
+            shared.write(
+                f"GET {path} HTTP/1.1\r\nHost: chat.example.com\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n".encode()
+            )
+        answer = await shared.rest()  # one answer, then the end
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"\r\nretry-after: 2\r\n" in answer
+        assert served.refused == {"max_connections_per_address": 1}
     await settled(served)
 
 
