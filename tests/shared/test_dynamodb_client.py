@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -124,6 +125,36 @@ async def test_a_wrong_request_is_refused_and_not_repeated(
     with pytest.raises(CallRefused, match="ValidationException"):
         await db.call("put_item", TableName=settings.log_table, Item={"p": {"S": "no sort key"}})
     assert faults.requests["PutItem"] == 1
+
+
+async def test_a_refusal_is_logged_once_a_minute_and_another_one_at_once(
+    db: DynamoDb,
+    settings: DynamoDbSettings,
+    faults: DynamoDbFaults,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
+    faults.refused = settings.log_table
+
+    async def refusals(at: float, item: dict[str, Any] = ONE) -> list[str]:
+        """Codes that are logged for two refused writes at that second."""
+        now[0] = 1_000.0 + at
+        caplog.clear()
+        for _ in range(2):
+            with pytest.raises(CallRefused):
+                await db.call("put_item", TableName=settings.log_table, Item=item)
+        return [vars(record)["code"] for record in caplog.records if record.message == "DynamoDB refused"]
+
+    assert await refusals(0) == ["AccessDeniedException"]
+    assert await refusals(59.9) == []
+    assert await refusals(60) == ["AccessDeniedException"]
+    faults.refused = ""
+    assert await refusals(61, {"p": {"S": "one"}}) == ["ValidationException"]
+    faults.refused = settings.log_table
+    assert await refusals(119) == []
+    assert await refusals(120) == ["AccessDeniedException"]
 
 
 async def test_without_credentials_nothing_is_asked(

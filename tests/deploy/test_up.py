@@ -1,0 +1,152 @@
+"""deploy/up.sh against a `docker` that records what it is asked, and answers from files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cli.secrets.files import SecretFiles
+from tests.deploy.tools import ROOT
+
+# Its answers stand in files of the folder it is in; where there is none, it says nothing, as for what is not there.
+DOCKER = """#!/usr/bin/env bash
+here=$(dirname "$0")
+echo "$*" >>"$here/calls"
+case "$1 $2" in
+    "stack config") echo "      DYNAMODB_ENDPOINT: ${DYNAMODB_ENDPOINT-http://dynamodb:8000}" ;;
+    "stack deploy") env >"$here/deployed" ;;
+    "service inspect")
+        case "$*" in
+            *_persistence*) cat "$here/environment" ;;
+            *PreviousSpec*) cat "$here/specs" "$here/previous" ;;
+            *) cat "$here/specs" ;;
+        esac
+        ;;
+    "service ls") echo service1 ;;
+    "secret ls") cat "$here/secrets" ;;
+    "config ls") cat "$here/configs" ;;
+esac 2>/dev/null
+"""
+
+
+class Deployment:
+    """A folder with secrets and the `docker` of this test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bin = folder / "bin"
+        self._bin.mkdir()
+        docker = self._bin / "docker"
+        docker.write_text(DOCKER)
+        docker.chmod(0o755)
+        self.secrets = folder / "secrets"
+        self.has(specs='{"Secrets":[{"SecretID":"present1"}]}', previous="null", environment="LOG_LEVEL=INFO")
+        SecretFiles(self.secrets, ROOT / "deploy" / "redis" / "users.acl.template").init(["localhost"])
+
+    def has(self, **answers: str) -> None:
+        """What the engine knows: `environment` of persistence, `specs` and `previous` ones of services, `secrets`."""
+        for name, text in answers.items():
+            (self._bin / name).write_text(text + "\n")
+
+    def up(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`make up`, with nothing of this shell's environment but the path."""
+        for name in ("calls", "deployed"):
+            (self._bin / name).unlink(missing_ok=True)
+        path = f"{self._bin}:{os.environ['PATH']}"
+        environment = {"PATH": path, "SECRETS": str(self.secrets), "STACK_FILES": "dev-stack.yml", **environment}
+        return subprocess.run([ROOT / "deploy" / "up.sh"], env=environment, capture_output=True, text=True, timeout=30)
+
+    @property
+    def calls(self) -> list[str]:
+        return (self._bin / "calls").read_text().splitlines()
+
+    @property
+    def deployed(self) -> dict[str, str] | None:
+        """The environment of `docker stack deploy`; None: it was not called."""
+        path = self._bin / "deployed"
+        if not path.exists():
+            return None
+        return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    return Deployment(tmp_path)
+
+
+def hashes(deployment: Deployment) -> dict[str, str]:
+    assert deployment.deployed is not None
+    return {name: value for name, value in deployment.deployed.items() if name.startswith("HASH_")}
+
+
+def test_a_first_deployment_asks_for_nothing_but_secrets(deployment: Deployment) -> None:
+    done = deployment.up()
+    assert done.returncode == 0, done.stderr
+    assert deployment.deployed is not None
+    (deployment.secrets / ".salt").unlink()
+    refused = deployment.up()
+    assert (refused.returncode, refused.stderr) == (1, "no secrets yet: make secrets\n")
+
+
+@pytest.mark.parametrize(("planned", "running"), [("", "http://dynamodb:8000"), ("http://dynamodb:8000", "")])
+def test_another_store_than_the_running_one_needs_force(deployment: Deployment, planned: str, running: str) -> None:
+    deployment.has(environment=f"LOG_LEVEL=INFO\nDYNAMODB_ENDPOINT={running}")
+    refused = deployment.up(DYNAMODB_ENDPOINT=planned)
+    assert refused.returncode == 1
+    assert f"DYNAMODB_ENDPOINT '{running}', this would give it '{planned}': FORCE=1 if that is meant" in refused.stderr
+    assert deployment.deployed is None
+    assert deployment.up(DYNAMODB_ENDPOINT=planned, FORCE="1").returncode == 0
+    assert deployment.deployed is not None
+
+
+@pytest.mark.parametrize("store", ["", "http://dynamodb:8000"])
+def test_the_same_store_needs_no_force(deployment: Deployment, store: str) -> None:
+    deployment.has(environment=f"DYNAMODB_ENDPOINT={store}")
+    done = deployment.up(DYNAMODB_ENDPOINT=store)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_what_no_service_runs_with_or_goes_back_to_is_removed(deployment: Deployment) -> None:
+    deployment.has(
+        secrets="present1\nbefore1\nold1",
+        configs="present2\nold2",
+        specs='{"Secrets":[{"SecretID":"present1"}],"Configs":[{"ConfigID":"present2"}]}',
+        previous='{"TaskTemplate":{"ContainerSpec":{"Secrets":[{"SecretID":"before1"}]}}}',
+    )
+    assert deployment.up(STACK="chat").returncode == 0
+    removed = [call for call in deployment.calls if " rm " in call]
+    assert removed == ["secret rm old1", "config rm old2"]
+    listed = [call for call in deployment.calls if call.split()[1] == "ls"]
+    assert len(listed) == 3
+    assert all("--filter label=com.docker.stack.namespace=chat" in call for call in listed)
+    order = [call.split()[1] for call in deployment.calls if call.split()[1] in ("deploy", "rm")]
+    assert order[0] == "deploy"  # what is new is there before anything goes
+
+
+def test_a_secret_that_changed_has_another_name_and_the_others_keep_theirs(deployment: Deployment) -> None:
+    assert deployment.up().returncode == 0
+    before = hashes(deployment)
+    (deployment.secrets / "redis_edge").write_text("another")
+    assert deployment.up().returncode == 0
+    changed = {name for name, value in hashes(deployment).items() if value != before[name]}
+    assert changed == {"HASH_redis_edge"}
+
+
+def test_a_rotation_may_go_on_once_its_last_step_is_deployed(deployment: Deployment) -> None:
+    marker = deployment.secrets / ".service_token.changed"
+    marker.touch()
+    deployment.has(environment="DYNAMODB_ENDPOINT=elsewhere")
+    assert deployment.up().returncode == 1
+    assert marker.exists()
+    assert deployment.up(FORCE="1").returncode == 0
+    assert not marker.exists()
+
+
+def test_every_file_that_the_stack_names_by_content_is_there(deployment: Deployment) -> None:
+    assert deployment.up(STACK_FILES="dev-stack.yml prod-stack.yml").returncode == 0
+    text = (ROOT / "dev-stack.yml").read_text()
+    assert len(hashes(deployment)) == text.count(":-v1}")
+    (deploy,) = [call for call in deployment.calls if call.startswith("stack deploy")]
+    assert "--compose-file dev-stack.yml --compose-file prod-stack.yml --prune" in deploy
