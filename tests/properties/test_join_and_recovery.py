@@ -14,7 +14,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tests.properties.support import LEFT_A_GAP, NOT_COMPARED, Life, ManualLoop, errors_logged, ticks
+from tests.properties.lagging_edge import errors_logged
+from tests.properties.life import LEFT_A_GAP, NOT_COMPARED, Life
+from tests.properties.manual_loop import ManualLoop, ticks
 
 # Clients, by what they ask for: 112 instead of a reply without `recovered`, or no position at all.
 CLIENT_SIDE = ("client", "client", "client", "rejecting", "plain")

@@ -1,8 +1,4 @@
-"""Edges in memory whose every interleaving comes from the test: lags in loop ticks, a clock nobody waits for.
-
-`Edge` puts lags before and behind what its ports do, and a wire between pub/sub and its hub that can be stopped;
-`Follower` is one client over all its connections, and judges what it gets.
-"""
+"""Edges and clients in random steps, and what must hold of them at the end."""
 
 from __future__ import annotations
 
@@ -10,19 +6,15 @@ import asyncio
 import copy
 import itertools
 import json
-import logging
-import selectors
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-from services.edge.domain.channel import Channel
-from services.edge.domain.model import ClientInfo, Publication
-from services.edge.domain.node import Node
+from services.edge.domain.model import Publication
 from services.shared.namespaces import Mode
+from tests.properties.follower import Follower
+from tests.properties.lagging_edge import Edge
+from tests.properties.manual_loop import ManualLoop, ticks
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, replace_namespace
-from tests.support.memory import MemoryBroker
 
 CHANNEL = "a"
 LEFT_A_GAP = "a gap was heard of, and left until the tick"
@@ -30,236 +22,6 @@ NOT_COMPARED = "pub/sub was made anew, and a view is behind until the tick"
 NAMESPACE = replace_namespace(OPEN, recovery=Mode.ALLOW, positioning=Mode.ALLOW, history=SIGNED_IN)
 _FORCED = {"force_recovery": {"value": True}, "force_positioning": {"value": True}}
 _QUIET_S = 10.0  # longer than every pause of the code
-
-
-class _NoWait(selectors.DefaultSelector):
-    """Instead of waiting, time goes on."""
-
-    passed = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise AssertionError("everything waits for something that nobody does")
-        self.passed += max(0.0, timeout)
-        return super().select(0)
-
-
-class ManualLoop(asyncio.SelectorEventLoop):
-    """A loop whose sleeps and timeouts are over as soon as nothing else is left to run."""
-
-    def __init__(self) -> None:
-        self._no_wait = _NoWait()
-        super().__init__(self._no_wait)
-
-    def time(self) -> float:
-        return self._no_wait.passed
-
-    def skip(self, seconds: float) -> None:
-        """So much time is gone."""
-        self._no_wait.passed += seconds
-
-
-class _Errors(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        self.texts.append(f"{record.getMessage()}: {error!r}")
-
-
-@contextmanager
-def errors_logged() -> Iterator[list[str]]:
-    """What edges log as errors goes here; the rest goes nowhere."""
-    logger, handler = logging.getLogger("services.edge"), _Errors()
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
-    try:
-        yield handler.texts
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-async def ticks(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-class Wire:
-    """Pub/sub as it comes to one hub: at once, or stopped and let go in any order, some twice, some never."""
-
-    def __init__(self, hub: Any) -> None:
-        self.hub = hub
-        self.stopped = False
-        self.heard: dict[Channel, int] = {}  # the highest offset that each view was told of
-        self._held: list[Callable[[], None]] = []
-
-    def publication(self, channel: str, epoch: str, publication: Publication) -> None:
-        def deliver() -> None:
-            self.hub.publication(channel, epoch, copy.copy(publication))
-            view = self.hub.channels.get(channel)
-            if view is not None and view.log.epoch == epoch:
-                self.heard[view] = max(self.heard.get(view, 0), publication.offset)
-
-        self._pass(deliver)
-
-    def was_reset(self, channel: str, epoch: str) -> None:
-        self._pass(lambda: self.hub.was_reset(channel, epoch))
-
-    def joined(self, channel: str, info: ClientInfo) -> None:
-        self.hub.joined(channel, info)
-
-    def left(self, channel: str, info: ClientInfo) -> None:
-        self.hub.left(channel, info)
-
-    def reconnected(self) -> None:
-        self.hub.reconnected()
-
-    def let_go(self, picks: Sequence[int], *, lose: bool) -> None:
-        """First those picked, then all, unless the rest is lost."""
-        held, self._held, self.stopped = self._held, [], False
-        for pick in picks:
-            if held:
-                held[pick % len(held)]()
-        for deliver in [] if lose else held:
-            deliver()
-
-    def _pass(self, deliver: Callable[[], None]) -> None:
-        if self.stopped:
-            self._held.append(deliver)
-        else:
-            deliver()
-
-
-class Edge:
-    """One edge, its wire, and lags around what its broker and presence do."""
-
-    def __init__(self, cluster: Cluster, lags: Iterator[int], options: dict[str, Any]) -> None:
-        self.node: Node = cluster.edge(commands_per_s=0, ping_interval_s=0, **options)
-        broker = self.node.broker
-        assert isinstance(broker, MemoryBroker)
-        self.broker = broker
-        self.wire = Wire(self.node.hub)
-        self.broker.listener = self.wire
-        for name in ("top", "tops", "stored_top", "read", "reset"):
-            self._lag(name, lags, before=True)
-        for name in ("subscribe", "unsubscribe"):  # one connection: what was asked first happens first
-            self._lag(name, lags, before=False)
-
-    def _lag(self, name: str, lags: Iterator[int], *, before: bool) -> None:
-        call = getattr(self.broker, name)
-
-        async def late(*arguments: Any, **options: Any) -> Any:
-            if before:
-                await ticks(next(lags))
-            found = await call(*arguments, **options)
-            await ticks(next(lags))
-            self.broker.bus.check()  # the answer may be lost, too
-            return found
-
-        setattr(self.broker, name, late)
-
-
-@dataclass
-class Follower:
-    """One client over all its connections: where it is, and that what it got is the log, once and in order.
-
-    A `plain` one has no position: it gets what comes, never twice and never backwards.
-    """
-
-    truth: dict[str, list[int]]
-    plain: bool = False
-    offset: int = 0
-    epoch: str = ""
-    asked: tuple[int, str] | None = None  # what the subscribe under way wants to recover from
-    asking: bool = False
-    subscribed: bool = False
-    known: bool = False  # it has a position
-    last: int = 0
-    seen: dict[str, int] = field(default_factory=dict)  # for the test: what happened, how often
-
-    def read(self, frames: Sequence[bytes]) -> None:
-        """What the edge sent, in order."""
-        for frame in frames:
-            for line in frame.split(b"\n"):
-                self._line(json.loads(line))
-
-    def _line(self, line: dict[str, Any]) -> None:
-        if "connect" in line:
-            for result in line["connect"].get("subs", {}).values():
-                self._began(result)
-        elif "subscribe" in line:
-            self._began(line["subscribe"])
-        elif "unsubscribe" in line:
-            self.subscribed = False
-        elif "error" in line:
-            self._refused(line["error"]["code"])
-        elif "pub" in line.get("push", {}):
-            assert self.subscribed, "a publication outside of a subscription"
-            self._take(line["push"]["pub"])
-        elif "unsubscribe" in line.get("push", {}):
-            assert line["push"]["unsubscribe"]["code"] == 2500
-            assert self.subscribed, "told of the end of what had not begun"
-            self.subscribed = False
-            self._count("2500")
-
-    def ended(self, code: int | None) -> None:
-        """The connection is over."""
-        self.subscribed = self.asking = False
-        self.asked = None
-        self.last = 0  # another edge may be behind
-        if code is not None:
-            assert code == 3010, code
-            self._count("3010")
-
-    def lost_position(self) -> None:
-        self.known, self.offset, self.epoch = False, 0, ""
-
-    def _began(self, result: dict[str, Any]) -> None:
-        assert not self.subscribed, "subscribed twice"
-        asked, self.asked, self.asking, self.subscribed = self.asked, None, False, True
-        if self.plain:
-            return
-        missed = result.get("publications", [])
-        if result.get("recovered"):
-            assert asked is not None, "recovered without having asked"
-            assert asked[1] in ("", result["epoch"]), "recovered across an epoch change"
-            assert result.get("offset", 0) == asked[0]
-            self._count("recovered with publications" if missed else "recovered")
-        else:
-            assert not missed, "a part of what was missed"
-            if asked is not None:
-                self._count("not recovered, another epoch" if asked[1] != result["epoch"] else "not recovered")
-        self.known, self.offset, self.epoch = True, result.get("offset", 0), result["epoch"]
-        assert self.offset <= len(self.truth[self.epoch]), "a position beyond the log"
-        for publication in missed:
-            self._take(publication)
-
-    def _refused(self, code: int) -> None:
-        assert code in (100, 112), code
-        if code == 112:
-            assert self.asked is not None
-            self.lost_position()
-        self.asked, self.asking = None, False
-        self._count(f"error {code}")
-
-    def _take(self, publication: dict[str, Any]) -> None:
-        number = publication["data"]
-        if self.plain:
-            assert number > self.last, f"{number} behind {self.last}"
-            self.last = number
-            return
-        assert publication["offset"] == self.offset + 1, f"{publication['offset']} behind {self.offset}"
-        self.offset += 1
-        assert self.truth[self.epoch][self.offset - 1] == number, "not what the log has at this offset"
-
-    def _count(self, what: str) -> None:
-        self.seen[what] = self.seen.get(what, 0) + 1
 
 
 class Life:
