@@ -200,7 +200,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
         for publication in result.publications:
             session.push_publication(operation.channel, publication)
         channel.go_live(subscription)
-        session.subscription_changed()
+        session.deadlines.look_anew()
         count += 1
     return {"clients": count}
 
@@ -213,8 +213,8 @@ def _refresh(node: Node, operation: Refresh, before: float) -> dict[str, Any]:
         if operation.expired:
             session.disconnect(CloseCode.EXPIRED, CloseCode.EXPIRED.reason)
         else:
-            ttl = session.set_expiry(operation.expire_at or None)
-            session.push(RefreshPush(expires=session.expires_at is not None, ttl=ttl))
+            ttl = session.deadlines.set_expiry(operation.expire_at or None)
+            session.push(RefreshPush(expires=session.deadlines.expires_at is not None, ttl=ttl))
         count += 1
     return {"clients": count}
 

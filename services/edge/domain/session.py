@@ -1,4 +1,4 @@
-"""One client's session: commands in the order sent, one at a time; its subscriptions; its deadlines."""
+"""One client's session: commands in the order sent, one at a time; its subscriptions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from services.edge.domain import commands as c
 from services.edge.domain.channel import Subscription
 from services.edge.domain.claims import ConnectionClaims
 from services.edge.domain.command_queue import CommandQueue
+from services.edge.domain.deadlines import Deadlines
 from services.edge.domain.handlers import handle
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.node import Node
 from services.edge.domain.ports import Connection, Dialect
 from services.edge.domain.replies import Answer, ErrorReply, PublicationPush, Push, Result, UnsubscribePush
-from services.edge.domain.settings import MAX_TTL_S
-from services.edge.domain.timers import NEVER
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, UnsubscribeCode
 
 logger = logging.getLogger(__name__)
@@ -45,17 +44,13 @@ class Session:
         "_busy",
         "_ended_here",
         "_paused",
-        "_ping_at",
-        "_pong_due",
         "_queue",
         "_websocket_ping",
         "client",
-        "close_at",
         "conn_info",
         "connection",
-        "deadline",
+        "deadlines",
         "dialect",
-        "expires_at",
         "name",
         "node",
         "opened_at",
@@ -65,7 +60,6 @@ class Session:
         "token_channels",
         "token_session",
         "user",
-        "wheel_slot",
     )
 
     def __init__(
@@ -82,8 +76,6 @@ class Session:
         self.subscriptions: dict[str, Subscription] = {}
         self.token_channels: frozenset[str] = frozenset()
         self.token_session = ""  # the `sid` of the token: the signing-in that it comes from
-        self.expires_at: float | None = None  # Unix seconds
-        self.close_at: float = NEVER  # monotonic: the end of the grace after `expires_at`
         self.publish_buckets: dict[str, TokenBucket] | None = None
         self._queue = CommandQueue(node.publisher)
         self._busy = False
@@ -92,22 +84,19 @@ class Session:
         self._websocket_ping = websocket_ping
         self.opened_at = now = node.clock.monotonic()
         self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
-        self._ping_at = NEVER
-        self._pong_due = NEVER  # with a ping outstanding; NEVER: none is
-        self.deadline = now + node.settings.connect_timeout_s
-        self.wheel_slot = -1
-        node.wheel.schedule(self)
+        self.deadlines = Deadlines(self, now)
         node.sessions.add(self)
 
     # From the transport.
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         """Take one message; its commands run in order, after those that still run."""
-        if self.state in (State.UNUSABLE, State.CLOSED):
+        if self.is_over:
             return
         for command in self.dialect.decode(payload, binary=binary):
             if type(command.request) is c.Pong:  # not held up by a command that takes long
-                self._pong()
+                if not self.deadlines.pong():
+                    self.disconnect(CloseCode.BAD_REQUEST, CloseCode.BAD_REQUEST.reason)
             elif not self._queue.add(command):
                 self.answer(command.id, self._error(self.node.publisher.busy()))
         self._pump()
@@ -115,13 +104,12 @@ class Session:
     def websocket_pong(self) -> None:
         """The answer to our WebSocket ping; unasked ones are allowed there (RFC 6455, 5.5.3)."""
         if self._websocket_ping:
-            self._pong_due = NEVER
-            self._reschedule()
+            self.deadlines.pong()
 
     def closed(self, *, clean: bool) -> None:
         """The connection is over, from whichever side."""
         self.state = State.CLOSED
-        self.deadline = NEVER
+        self.deadlines.release()
         self._queue.clear()
         self.node.sessions.discard(self)
         self.node.remove(self)
@@ -137,7 +125,7 @@ class Session:
     # Commands.
 
     def _pump(self) -> None:
-        while self._queue and not self._busy and self.state not in (State.UNUSABLE, State.CLOSED):
+        while self._queue and not self._busy and not self.is_over:
             command = self._queue.next()
             try:
                 self._admit(command)
@@ -225,17 +213,24 @@ class Session:
         self.state = State.CLOSED
         self._ended_here = True
         self._queue.clear()
-        self.deadline = NEVER
+        self.deadlines.end()
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)  # no more pushes; presence leaves when the connection has ended
         self.connection.close(code, reason)
 
+    def ping(self) -> None:
+        """Ask whether the client is there, in the way that it wants to be asked."""
+        if self._websocket_ping:
+            self.connection.send_websocket_ping()
+        else:
+            self.connection.send(self.dialect.ping_frame)
+
     def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
         """Answer connect with an error: the connection is of no more use (wire protocol, 5.1)."""
         self.answer(command_id, error)
         self.state = State.UNUSABLE
-        self.deadline = NEVER
+        self.deadlines.end()
         self._queue.clear()
         self.node.remove(self)
         self.connection.drop_after(self.node.settings.error_drop_delay_s)
@@ -293,7 +288,7 @@ class Session:
         if subscription.presence:
             self.node.spawn(self.leave_roster(subscription, clean=True))
 
-    # Identity and time.
+    # Where it stands.
 
     @property
     def is_connecting(self) -> bool:
@@ -301,9 +296,24 @@ class Session:
         return self.state is State.CONNECTING
 
     @property
+    def is_open(self) -> bool:
+        """The connect command was granted, and nothing has ended it."""
+        return self.state is State.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is read of it."""
+        return self.state in (State.UNUSABLE, State.CLOSED)
+
+    @property
     def is_closed(self) -> bool:
         """Nobody is there any more."""
         return self.state is State.CLOSED
+
+    @property
+    def is_paused(self) -> bool:
+        """Too much of what it sent waits: the rest is not read yet."""
+        return self._paused
 
     @property
     def pings_by_websocket(self) -> bool:
@@ -317,100 +327,7 @@ class Session:
     def opened(self, claims: ConnectionClaims | None) -> None:
         """The connect command was granted; pings begin."""
         self.state = State.OPEN
-        settings = self.node.settings
-        if settings.ping_interval_s > 0:
-            first = settings.ping_interval_s * self.node.rng.uniform(0.5, 1.0)
-            self._ping_at = self.node.clock.monotonic() + first
-        self.set_expiry(claims.expires_at if claims else None)
-
-    def set_expiry(self, expires_at: float | None) -> int:
-        """When the connection expires (Unix seconds; None: never); returns the `ttl` to tell, 0 for never."""
-        if self.node.settings.insecure:
-            expires_at = None
-        self.expires_at = expires_at
-        if expires_at is None:
-            self.close_at = NEVER
-        else:
-            left_s = max(0.0, expires_at - self.node.clock.wall())
-            self.close_at = self.node.clock.monotonic() + left_s + self.node.settings.expired_close_delay_s
-        self._reschedule()
-        return self.ttl(expires_at)
-
-    def ttl(self, expires_at: float | None) -> int:
-        """Whole seconds left, at least 1 and at most 365 days; 0 for never."""
-        if expires_at is None:
-            return 0
-        return max(1, min(int(expires_at - self.node.clock.wall()), MAX_TTL_S))
-
-    def subscription_changed(self) -> None:
-        """A subscription with an expiry came or was renewed: look at the deadlines anew."""
-        self._reschedule()
-
-    def deadline_passed(self, now: float) -> None:
-        """Called by the wheel."""
-        if self.state in (State.CLOSED, State.UNUSABLE):
-            return
-        try:
-            if self.state in (State.NEW, State.CONNECTING):
-                if self.state is State.NEW:
-                    raise Disconnect(CloseCode.STALE)
-                self.deadline = now + 1.0  # connect is being worked on; its own deadlines end it
-                return
-            if now >= self._pong_due:
-                if not self._paused:
-                    raise Disconnect(CloseCode.NO_PONG)
-                self._pong_due = now + self.node.settings.pong_timeout_s  # it may lie behind what we do not read
-            if now >= self.close_at:
-                raise Disconnect(CloseCode.EXPIRED)
-            self._end_expired_subscriptions()
-            if now >= self._ping_at:
-                if self._pong_due == NEVER:
-                    self._ping(now)
-                else:  # one ping, one pong
-                    self._ping_at = now + self.node.settings.ping_interval_s
-        except Disconnect as end:
-            self.disconnect(end.code, end.reason)
-            return
-        self._reschedule()
-
-    def _end_expired_subscriptions(self) -> None:
-        delay_s = self.node.settings.expired_sub_close_delay_s
-        wall = self.node.clock.wall()
-        for subscription in list(self.subscriptions.values()):
-            if subscription.expires_at is None or wall < subscription.expires_at + delay_s:
-                continue
-            if subscription.server_side:
-                raise Disconnect(CloseCode.SUBSCRIPTION_EXPIRED)
-            self.end_subscription(subscription, UnsubscribeCode.EXPIRED)
-
-    def _ping(self, now: float) -> None:
-        settings = self.node.settings
-        if self._websocket_ping:
-            self.connection.send_websocket_ping()
-        else:
-            self.connection.send(self.dialect.ping_frame)
-        self._ping_at = now + settings.ping_interval_s
-        if settings.pong_timeout_s > 0:
-            self._pong_due = now + settings.pong_timeout_s
-
-    def _pong(self) -> None:
-        if self._pong_due == NEVER:
-            self.disconnect(CloseCode.BAD_REQUEST, CloseCode.BAD_REQUEST.reason)
-            return
-        self._pong_due = NEVER
-        self._reschedule()
-
-    def _reschedule(self) -> None:
-        if self.state is not State.OPEN:
-            return
-        deadline = min(self._ping_at, self._pong_due, self.close_at)
-        expiries = [s.expires_at for s in self.subscriptions.values() if s.expires_at is not None]
-        if expiries:
-            left_s = min(expires_at for expires_at in expiries) - self.node.clock.wall()
-            due = self.node.clock.monotonic() + max(0.0, left_s) + self.node.settings.expired_sub_close_delay_s
-            deadline = min(deadline, due)
-        self.deadline = deadline
-        self.node.wheel.schedule(self)
+        self.deadlines.begin(claims.expires_at if claims else None)
 
     def statistics(self) -> dict[str, Any]:
         """For the server API's `info` and for logs."""

@@ -62,8 +62,8 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
         ConnectResult(
             client=session.client,
             version=f"{settings.server_name} {settings.version}",
-            expires=session.expires_at is not None,
-            ttl=session.ttl(session.expires_at),
+            expires=session.deadlines.expires_at is not None,
+            ttl=session.deadlines.ttl(session.deadlines.expires_at),
             subs={subscription.channel: result for _, subscription, result in made},
             ping=pings,
             pong=pings > 0 and settings.pong_timeout_s > 0,

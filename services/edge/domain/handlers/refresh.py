@@ -31,8 +31,8 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
         raise Disconnect(CloseCode.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
     session.conn_info = claims.info
     session.token_session = claims.session
-    ttl = session.set_expiry(claims.expires_at)
-    return RefreshResult(expires=session.expires_at is not None, ttl=ttl)
+    ttl = session.deadlines.set_expiry(claims.expires_at)
+    return RefreshResult(expires=session.deadlines.expires_at is not None, ttl=ttl)
 
 
 async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRefreshResult:
@@ -62,5 +62,5 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
     if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
         raise ThalamusError(code=ErrorCode.EXPIRED)
     subscription.expires_at = claims.expires_at
-    session.subscription_changed()
-    return SubRefreshResult(expires=claims.expires_at is not None, ttl=session.ttl(claims.expires_at))
+    session.deadlines.look_anew()
+    return SubRefreshResult(expires=claims.expires_at is not None, ttl=session.deadlines.ttl(claims.expires_at))

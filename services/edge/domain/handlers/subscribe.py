@@ -48,7 +48,7 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
     session.answer(command_id, result)
     channel.go_live(subscription)
     if subscription.expires_at is not None:
-        session.subscription_changed()
+        session.deadlines.look_anew()
 
 
 async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> UnsubscribeResult:
@@ -209,7 +209,7 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
     request = wanted.request
     result = SubscribeResult(
         expires=subscription.expires_at is not None,
-        ttl=session.ttl(subscription.expires_at),
+        ttl=session.deadlines.ttl(subscription.expires_at),
         recoverable=subscription.recoverable,
         positioned=subscription.positioned,
         data=wanted.data,
