@@ -1,0 +1,102 @@
+"""What READMEs and docs/monitoring.md say of settings and metrics is what services read and export, all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import urllib.request
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.auth.config import AuthConfig
+from services.edge.config import EdgeConfig
+from services.persistence.config import PersistenceConfig
+from services.presence.config import PresenceConfig
+from services.shared.dynamodb import client as dynamodb
+from services.shared.dynamodb.settings import DynamoDbSettings
+from tests.support.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+CONFIGS: Mapping[str, tuple[tuple[str, type[Any]], ...]] = {
+    "edge": (("EDGE_", EdgeConfig),),
+    "presence": (("PRESENCE_", PresenceConfig),),
+    "persistence": (("PERSISTENCE_", PersistenceConfig), ("DYNAMODB_", DynamoDbSettings)),
+    "auth": (("AUTH_", AuthConfig), ("DYNAMODB_", DynamoDbSettings)),
+}
+METRIC = re.compile(r"([a-z_]+)(?:\{([a-z,]+)\})?")
+
+
+def paragraph(service: str, heading: str) -> str:
+    text = (ROOT / "services" / service / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^\*\*{heading}\*\*(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def exported(stack: Stack, service: str) -> dict[str, set[str]]:
+    """Families of /metrics as queries name them, and the labels of those that have samples."""
+    process = "edge-1" if service == "edge" else service
+    with urllib.request.urlopen(stack.internal_urls[process] + "/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    found: dict[str, set[str]] = {name: set() for name in types if not name.endswith("_created")}
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        family = family if types.get(family) == "histogram" else name
+        if family in found:
+            found[family] |= set(re.findall(r"(\w+)=", labels)) - {"le"}
+    return found
+
+
+def named(text: str) -> dict[str, set[str]]:
+    """Metrics between backticks with their labels; a short name has the prefix of the last whole one."""
+    found: dict[str, set[str]] = {}
+    prefix = ""
+    for token in re.findall(r"`([^`]+)`", text):
+        match = METRIC.fullmatch(token.removesuffix("…"))
+        if match is None:
+            continue
+        name, labels = match[1], set(match[2].split(",")) if match[2] else set()
+        if whole := re.match(r"(thalamus_[a-z]+_)", name):
+            prefix = whole[1]
+            if token.endswith("…"):
+                continue
+        elif prefix:
+            name = prefix + name
+        found[name] = labels
+    return found
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_a_readme_names_all_settings_of_its_service(service: str) -> None:
+    patterns = re.findall(r"`([A-Z0-9_*]+)`", paragraph(service, "Settings"))
+    read = {
+        field.metadata.get("env") or prefix + field.name.upper()
+        for prefix, config in CONFIGS[service]
+        for field in dataclasses.fields(config)
+    }
+    assert {name for name in read if not any(fnmatchcase(name, pattern) for pattern in patterns)} == set()
+    assert [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in read)] == []
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_a_readme_names_all_metrics_of_its_service_with_their_labels(stack: Stack, service: str) -> None:
+    own = {name: labels for name, labels in exported(stack, service).items() if name.startswith(f"thalamus_{service}_")}
+    said = named(paragraph(service, "Metrics"))
+    said = {name: labels for name, labels in said.items() if name.startswith(f"thalamus_{service}_")}
+    assert said.keys() == own.keys()
+    assert {name for name in own if own[name] and own[name] != said[name]} == set()
+
+
+def test_the_page_on_monitoring_names_no_metric_that_does_not_exist(stack: Stack) -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    table = page[page.index("| of | metrics |") :].split("\n\n")[0]
+    known = set[str]().union(*(exported(stack, service) for service in CONFIGS))
+    for metric in (dynamodb._CALLS, dynamodb._REPEATS, dynamodb._SECONDS):  # of the other store
+        known |= {family.name + ("_total" if family.type == "counter" else "") for family in metric.collect()}
+    rows = [row for row in table.splitlines()[2:] if not row.startswith("| balancer")]
+    said = set[str]().union(*(named(row.replace("`thalamus_<service>_", "`thalamus_persistence_")) for row in rows))
+    assert said - known == set()
