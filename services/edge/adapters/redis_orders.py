@@ -40,7 +40,7 @@ class RedisOrders:
                 newest, found = await pipeline.execute()
         except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
-        orders = [_order(order_id, fields[b"previous"], fields[b"order"]) for order_id, fields in found]
+        orders = [_kept(order_id, fields) for order_id, fields in found]
         return OrderPage(orders, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
 
 
@@ -48,6 +48,14 @@ def heard(payload: bytes) -> Order:
     """The order that stands in a pub/sub payload; raises ValueError."""
     order_id, previous, order = payload[len(keys.ORDER) :].split(b" ", 2)
     return _order(order_id, previous, order)
+
+
+def _kept(order_id: Any, fields: Any) -> Order:
+    """An entry that is no order is one that can't be read: who follows must get past it."""
+    try:
+        return _order(order_id, fields[b"previous"], fields[b"order"])
+    except (KeyError, ValueError):
+        return Order(_id(order_id), (0, 0), b"")
 
 
 def _order(order_id: Any, previous: Any, payload: Any) -> Order:
