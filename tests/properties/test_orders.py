@@ -16,7 +16,8 @@ import pytest
 import redis.asyncio
 
 from services.edge.adapters.redis_orders import RedisOrders
-from services.edge.domain.operations import Disconnect
+from services.edge.domain.model import Publication
+from services.edge.domain.operations import Disconnect, ForgetHistory, Refresh, Subscribe, Unsubscribe
 from services.shared.errors import Unavailable
 from tests.support.edge import Client, Cluster
 from tests.support.live_edge import LiveEdge
@@ -138,6 +139,45 @@ async def test_an_edge_that_reads_an_order_late_spares_who_came_after_it(world: 
     assert before.closed == (3503, "force disconnect")
     await asyncio.sleep(0.2)
     assert not world.here["ann"][1].closed
+
+
+async def test_what_else_the_server_api_orders_reaches_an_edge_that_did_not_hear_it(world: World) -> None:
+    link = world.links[0]
+    node = link.edge.node
+    await world.come("ann", link.edge)
+    (ann,) = world.here["ann"]
+
+    def pushed(kind: str, channel: str) -> bool:
+        return any(kind in push and push["channel"] == channel for push in ann.pushes)
+
+    def kept(channel: str) -> list[Publication] | None:
+        """What the edge would answer a recovery with, without asking anybody."""
+        log = node.hub.channels[channel].log
+        assert log is not None
+        return log.since(0)
+
+    for channel in ("a", "b"):
+        await ann.post(subscribe={"channel": channel})
+    assert await until(lambda: len(ann.session.subscriptions) == 2)
+    await world.giver.broker.append(
+        "a", Publication(data=b"1", id=b"1"), key_user="", key="1", history_size=10, history_ttl_s=60
+    )
+    assert await until(lambda: pushed("pub", "a") and kept("a") is not None)
+    link.proxy.cut()
+    assert await until(lambda: not link.edge.broker.is_ready)
+    for operation in (
+        ForgetHistory("a"),
+        Unsubscribe(user="ann", channel="b"),
+        Subscribe(user="ann", channel="c"),
+        Refresh(user="ann", expire_at=node.clock.wall() + 60),
+    ):
+        await world.giver.cluster.everywhere(operation)
+    assert kept("a") is not None
+    link.proxy.heal()
+    assert await until(lambda: pushed("unsubscribe", "b") and pushed("subscribe", "c"))
+    assert await until(lambda: ann.session.deadlines.expires_at is not None)
+    assert kept("a") is None
+    assert set(ann.session.subscriptions) == {"a", "c"}
 
 
 async def test_who_was_there_when_an_order_was_lost_for_good_has_to_come_again(

@@ -13,7 +13,7 @@ import pytest
 from tests.swarm.load import SEEDS, nothing_is_missed
 from tests.swarm.stack import SwarmStack
 
-FAULTY = "dev-stack.yml tests/swarm/dynamodb-faults.yml"
+FAULTY = "dev-stack.yml dev-ports.yml tests/swarm/dynamodb-faults.yml"
 SHARES = {"throttled": 0.1, "failed": 0.1, "lost": 0.1, "unprocessed": 0.3}
 LOAD: dict[str, Any] = {"clients": 60, "duration_s": 30.0, "drop_every_s": 10.0, "rate_per_s": 30.0}
 
@@ -38,7 +38,7 @@ def faulty(stack: SwarmStack) -> Iterator[SwarmStack]:
         stack.wait_changed("persistence")
         yield stack
     finally:
-        stack.up(STACK_FILES="dev-stack.yml")
+        stack.up(STACK_FILES="dev-stack.yml dev-ports.yml")
         stack.wait_changed("persistence")
 
 
