@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from services.edge.domain.node import Node
 from services.shared.errors import CloseCode
 
+if TYPE_CHECKING:
+    from services.edge.domain.session import Session
+
 _STEP_S = 0.05
 _SPREAD = 0.9  # of the grace; the rest is for the close handshakes
+_ROSTER_S = 0.5  # for presence to hear of it before the client does
 
 
 async def drain(node: Node, grace_s: float) -> None:
@@ -18,11 +23,24 @@ async def drain(node: Node, grace_s: float) -> None:
     sessions = list(node.sessions)
     node.rng.shuffle(sessions)
     due = sorted(node.rng.uniform(0.0, spread_s) for _ in sessions)
-    for session, at in zip(sessions, due, strict=True):
-        while (left := started + at - node.clock.monotonic()) > 0:
-            await asyncio.sleep(min(left, _STEP_S))
-        session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+    async with asyncio.TaskGroup() as group:
+        for session, at in zip(sessions, due, strict=True):
+            while (left := started + at - node.clock.monotonic()) > 0:
+                await asyncio.sleep(min(left, _STEP_S))
+            group.create_task(_send_away(session))
     while node.sessions and node.clock.monotonic() - started < grace_s:
         for session in list(node.sessions):  # connected while the others were told
             session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
         await asyncio.sleep(_STEP_S)
+
+
+async def _send_away(session: Session) -> None:
+    """Presence first: else the client may be back elsewhere before its old place is free, and seem to be another one."""
+    leaving = [
+        session.node.spawn(session.leave_roster(subscription, clean=False))
+        for subscription in session.subscriptions.values()
+        if subscription.presence
+    ]
+    if leaving:  # what is not done in time goes on: presence hears later, or the lease ends
+        await asyncio.wait(leaving, timeout=_ROSTER_S)
+    session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
