@@ -35,7 +35,7 @@ async def drain(node: Node, grace_s: float) -> None:
 
 
 async def _send_away(session: Session) -> None:
-    """Presence first: else the client may be back elsewhere before its old place is free, and seem to be another one."""
+    """Presence first: else the client may be back elsewhere before its old place is free, and look like another."""
     leaving = [
         session.node.spawn(session.leave_roster(subscription, clean=False))
         for subscription in session.subscriptions.values()
