@@ -7,14 +7,13 @@ import contextlib
 import enum
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-_GUARD = Path(__file__).with_name("guard.py")
+from services.shared.children import Backoff, Guard
+
 _MAX_LINE_BYTES = 64 * 1024
 _TAIL_LINES = 20
 
@@ -36,54 +35,6 @@ class ChildSpec:
     environment: Mapping[str, str]
     stage: Stage
     probe: Callable[[], Awaitable[str]]  # empty: ready; else what it still waits for
-
-
-@dataclass(slots=True)
-class Backoff:
-    """How long to wait before the next start: doubles with every quick death, forgets after a long life."""
-
-    first_s: float = 0.25
-    most_s: float = 10.0
-    healthy_after_s: float = 30.0
-    _next_s: float = field(default=0.0)
-
-    def delay_s(self, ran_s: float) -> float:
-        """The wait after a life of `ran_s`."""
-        if ran_s >= self.healthy_after_s or self._next_s == 0.0:
-            self._next_s = self.first_s
-        delay = self._next_s
-        self._next_s = min(self._next_s * 2, self.most_s)
-        return delay
-
-
-class Guard:
-    """Makes sure that children die with this process; see guard.py. One per supervisor."""
-
-    def __init__(self, mode: str = "signal" if sys.platform == "linux" else "pipe") -> None:
-        self._mode = mode
-        self._pipe, self._held = os.pipe()
-
-    def command(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """`command`, guarded."""
-        return (sys.executable, "-I", "-S", str(_GUARD), self._mode, str(os.getpid()), str(self._pipe), *command)
-
-    def passed_files(self) -> tuple[int, ...]:
-        """File descriptors that the guarded command needs."""
-        return (self._pipe,) if self._mode == "pipe" else ()
-
-    def close(self) -> None:
-        """Only once all children have ended."""
-        os.close(self._pipe)
-        os.close(self._held)
-
-
-def describe_exit(code: int) -> str:
-    """An exit code of asyncio's, in words."""
-    if code >= 0:
-        return f"exited with code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"was killed by signal {-code}"
 
 
 class Child:

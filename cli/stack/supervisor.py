@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from cli.stack.child import Backoff, Child, ChildSpec, Guard, Stage, describe_exit
+from cli.stack.child import Child, ChildSpec, Stage
+from services.shared.children import Backoff, Guard, describe_exit
 
 _PROBE_EVERY_S = 0.05
 _EXIT_CONFIG = 2  # what a service ends with when a setting is wrong; trying again would not help

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack.child import Backoff, ChildSpec, Guard, Stage
+from cli.stack.child import ChildSpec, Stage
 from cli.stack.supervisor import StartFailed, Supervisor
+from services.shared.children import Guard
 
 # Says when it is up by a file, and what signal it got by a line.
 CHILD = """
@@ -124,12 +125,6 @@ async def test_each_quick_death_doubles_the_wait(seen: Seen) -> None:
             await until(lambda deaths=deaths: supervisor.children["auth"].deaths == deaths)  # type: ignore[misc]
             await until(lambda: "auth" in supervisor.pids())
     assert seen.sleeps == [0.25, 0.5, 1.0]
-
-
-def test_the_wait_has_a_bound_and_a_long_life_is_forgiven() -> None:
-    backoff = Backoff(first_s=1.0, most_s=4.0, healthy_after_s=30.0)
-    assert [backoff.delay_s(ran_s=0.1) for _ in range(5)] == [1.0, 2.0, 4.0, 4.0, 4.0]
-    assert backoff.delay_s(ran_s=31.0) == 1.0
 
 
 async def test_without_restarts_a_dead_child_waits_to_be_started(seen: Seen) -> None:
