@@ -18,19 +18,25 @@ EXIT_FAILED = 1
 EXIT_CONFIG = 2
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]], service: str) -> None:
+def run(main: Callable[[asyncio.Event], Awaitable[None]], service: str, *, has_parent: bool = False) -> None:
     """Run `main` on uvloop until it returns. SIGTERM or SIGINT sets the event; a second one cancels `main`.
 
     Ends the process with code 2 and one line on stderr after a `ConfigError`, with 1 after any other failure.
+
+    Args:
+        main: The service.
+        service: Its name.
+        has_parent: A parent of ours started this process. It tells what a `ConfigError` says: that goes to stdout. It
+            passes signals on that may have come here as well: none cancels `main`, the parent kills.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_supervise(main))
+            runner.run(_supervise(main, has_parent=has_parent))
     except ConfigError as error:
-        _refuse(service, error)
+        _refuse(service, error, has_parent=has_parent)
     except ExceptionGroup as group:  # raised inside a TaskGroup
         if (wrong := _first(group, ConfigError)) is not None:
-            _refuse(service, wrong)
+            _refuse(service, wrong, has_parent=has_parent)
         logger.critical("failed", exc_info=group)
         sys.exit(EXIT_FAILED)
     except Exception as error:
@@ -38,12 +44,14 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], service: str) -> None:
         sys.exit(EXIT_FAILED)
 
 
-async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]], *, has_parent: bool) -> None:
     stop = asyncio.Event()
     task = asyncio.ensure_future(main(stop))
     loop = asyncio.get_running_loop()
 
     def asked_to_stop(name: str) -> None:
+        if stop.is_set() and has_parent:
+            return
         if stop.is_set():
             logger.warning("asked to stop twice: stopping at once", extra={"signal": name})
             task.cancel()
@@ -69,6 +77,9 @@ def _first(group: BaseExceptionGroup[BaseException], kind: type[ConfigError]) ->
     return None
 
 
-def _refuse(service: str, error: ConfigError) -> None:
-    print(f"thalamus {service}: {error}", file=sys.stderr)
+def _refuse(service: str, error: ConfigError, *, has_parent: bool) -> None:
+    if has_parent:
+        print(error, flush=True)
+    else:
+        print(f"thalamus {service}: {error}", file=sys.stderr)
     sys.exit(EXIT_CONFIG)

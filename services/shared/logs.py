@@ -14,18 +14,18 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: ts, level, service, logger, msg, then the fields given as `extra`, then `exc`."""
+    """A record as JSON: ts, level, service, `fields`, logger, msg, then what is given as `extra`, then `exc`."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, **fields: object) -> None:
         super().__init__()
-        self._service = service
+        self._always = {"service": service, **fields}
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, object] = {
             "ts": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
-            "service": self._service,
+            **self._always,
             "logger": record.name,
             "msg": record.getMessage(),
         }
@@ -37,8 +37,10 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=_as_text)  # ASCII: line separators of Unicode are escaped as well
 
 
-def setup_logging(service: str, *, level: str = "INFO") -> None:
+def setup_logging(service: str, *, level: str = "INFO", **fields: object) -> None:
     """Send everything that is logged or warned, by libraries and by asyncio too, to stderr as JSON lines.
+
+    Each has these `fields`.
 
     Raises:
         ConfigError: `level` is none of DEBUG, INFO, WARNING, ERROR, CRITICAL.
@@ -46,7 +48,7 @@ def setup_logging(service: str, *, level: str = "INFO") -> None:
     if level.upper() not in _LEVELS:
         raise ConfigError(f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, not {level!r}")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(service))
+    handler.setFormatter(JsonFormatter(service, **fields))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     # At DEBUG botocore logs requests whole: password hashes, private keys, everybody's messages.

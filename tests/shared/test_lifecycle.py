@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 
-def start(body: str) -> subprocess.Popen[str]:
+def start(body: str, *, has_parent: bool = False) -> subprocess.Popen[str]:
     script = f"""
 import asyncio
 from services.shared.config import ConfigError
@@ -20,7 +20,7 @@ from services.shared.logs import setup_logging
 async def main(stop):
 {textwrap.indent(textwrap.dedent(body), "    ")}
 
-run(main, "demo")
+run(main, "demo", has_parent={has_parent})
 """
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, text=True)
@@ -79,6 +79,29 @@ def test_a_second_signal_ends_a_drain_at_once() -> None:
 def test_a_wrong_setting_is_one_line_and_exit_code_two(body: str) -> None:
     code, out, err = finish(start(body))
     assert (code, out, err) == (2, "", "thalamus demo: DEMO_PORT must be a whole number\n")
+
+
+def test_a_child_tells_its_parent_on_stdout_which_setting_is_wrong() -> None:
+    code, out, err = finish(start('raise ConfigError("DEMO_PORT must be a whole number")', has_parent=True))
+    assert (code, out, err) == (2, "DEMO_PORT must be a whole number\n", "")
+
+
+def test_a_child_that_is_asked_to_stop_twice_drains_all_the_same() -> None:
+    body = """
+        print("ready", flush=True)
+        await stop.wait()
+        print("draining", flush=True)
+        await asyncio.sleep(0.2)
+        print("drained", flush=True)
+    """
+    process = start(body, has_parent=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)  # as Ctrl-C reaches a whole group of processes
+    assert process.stdout.readline() == "draining\n"
+    process.send_signal(signal.SIGTERM)  # as its parent passes it on
+    code, out, _ = finish(process)
+    assert (code, out) == (0, "drained\n")
 
 
 def test_any_other_failure_is_logged_and_exit_code_one() -> None:
