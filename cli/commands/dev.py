@@ -20,6 +20,7 @@ from cli.stack.logs import Formatter, LogSink, Terminal
 from cli.stack.plan import ROOT
 from cli.stack.run import StackSettings, api_key, describe, mint, running_stack
 from cli.stack.supervisor import StartFailed, Supervisor
+from services.shared.config import ConfigError
 
 _USER = "dev"
 _TOKEN_TTL_S = 24 * 3600
@@ -60,6 +61,8 @@ def command(data: Path, edges: int, channels_file: Path | None, start_timeout_s:
     Every setting of a service can be given by its environment variable. Ports: REDIS_PORT, AUTH_GRPC_PORT,
     PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one.
     """
+    if os.environ.get("EDGE_WORKERS", "1") != "1":
+        raise ConfigError("EDGE_WORKERS is not for `thalamus dev`: EDGES=2 starts two edges, each on a port of its own")
     settings = StackSettings(
         data=data,
         channels_file=channels_file or _default_channels_file(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from services.edge.domain.settings import Settings
 from services.shared.config import ConfigError, field_env
 
 _DEFAULT = Settings()
+_AUTO = "auto"
+_MOST_WORKERS = 256
+_HIGHEST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,7 @@ class EdgeConfig:
     port: int = 8001
     internal_host: str = "127.0.0.1"
     internal_port: int = 9100
+    workers: str = "1"  # processes on the public port, see `workers.py`; `auto`: as `worker_count` says
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
@@ -82,6 +87,12 @@ class EdgeConfig:
     def __post_init__(self) -> None:
         if 0 < self.ping_interval_s <= self.pong_timeout_s:
             raise ConfigError("EDGE_PONG_TIMEOUT_S must be shorter than EDGE_PING_INTERVAL_S")
+        if self.workers != _AUTO and self.workers not in map(str, range(1, _MOST_WORKERS + 1)):
+            raise ConfigError(f"EDGE_WORKERS must be auto, or a number from 1 to {_MOST_WORKERS}, not {self.workers!r}")
+        if self.internal_port + self.worker_count() - 1 > _HIGHEST_PORT:
+            raise ConfigError(
+                f"EDGE_INTERNAL_PORT={self.internal_port} leaves no port for {self.worker_count()} workers"
+            )
         for name in ("drain_grace_s", "connect_timeout_s", "ping_interval_s", "pong_timeout_s", "commands_per_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"EDGE_{name.upper()} must not be negative")
@@ -100,9 +111,18 @@ class EdgeConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"EDGE_{name.upper()} must be at least 1")
 
+    def worker_count(self) -> int:
+        """How many processes; `auto`: one for each core but one, which Redis and the other services need."""
+        return max(_cores() - 1, 1) if self.workers == _AUTO else int(self.workers)
+
     def settings(self) -> Settings:
         """The part that the rules read."""
         shared = {field.name for field in dataclasses.fields(Settings)} & {
             field.name for field in dataclasses.fields(self)
         }
         return Settings(**{name: getattr(self, name) for name in shared})
+
+
+def _cores() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

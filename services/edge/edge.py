@@ -1,11 +1,10 @@
-"""The edge: reads its settings, wires domain, adapters, dialects and transport; runs; drains."""
+"""One edge: domain, adapters, dialects and transport wired together; runs; drains."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import os
 import uuid
 from collections.abc import Mapping
 
@@ -33,10 +32,9 @@ from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
 from services.shared.cancellation import end_task
-from services.shared.config import read_env, read_secret_file
+from services.shared.config import read_secret_file
 from services.shared.grpc_client import Replicas
 from services.shared.internal_http import start_internal_http
-from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.namespaces import load_namespaces
 from services.shared.secrets import read_service_tokens, redis_address
@@ -51,8 +49,9 @@ _GC_THRESHOLDS = (50_000, 20, 50)  # most of what an edge allocates is freed by 
 class Edge:
     """Everything of one edge, made but not started."""
 
-    def __init__(self, config: EdgeConfig) -> None:
+    def __init__(self, config: EdgeConfig, *, shares_port: bool) -> None:
         self.config = config
+        self._shares_port = shares_port
         self.edge_id = str(uuid.uuid4())
         self.keyring = KeyRing()
         self.has_secret = _read_secret(config, self.keyring)
@@ -122,7 +121,7 @@ class Edge:
         await self.presence.start()
         await self.store.start()
         await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.orders)
-        await self.server.start(self.config.host, self.config.port)
+        await self.server.start(self.config.host, self.config.port, reuse_port=self._shares_port)
 
     async def keep_house(self) -> None:
         """Deadlines, and orders that were not heard; until cancelled."""
@@ -131,9 +130,14 @@ class Edge:
             group.create_task(self.cluster.orders.run())
 
     async def stop(self) -> None:
-        """Drain: not ready, 503 to the new, 3001 to the old over the grace, then the end."""
+        """Drain: not ready, 503 to the new, 3001 to the old over the grace, then the end.
+
+        One that shares its port leaves the new to those it shares it with.
+        """
         self.draining = True
         self.server.stop_accepting()
+        if self._shares_port:
+            self.server.stop_listening()
         await drain(self.node, self.config.drain_grace_s)
         await self.server.close()
         await self.node.close(_FINISH_S)
@@ -175,10 +179,10 @@ def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptio
     )
 
 
-async def main(stopping: asyncio.Event) -> None:
-    config = read_env(EdgeConfig, os.environ, "EDGE_")
-    setup_logging("edge", level=config.log_level)
-    edge = Edge(config)
+async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | None) -> None:
+    """Run an edge until asked to stop. `worker`: which of `EDGE_WORKERS` this is."""
+    setup_logging("edge", level=config.log_level, **({} if worker is None else {"worker": worker}))
+    edge = Edge(config, shares_port=worker is not None)
     if config.insecure:
         logger.critical("EDGE_INSECURE is on: everyone may connect, subscribe, publish and read everything")
     REGISTRY.register(NodeCollector(edge.node))
@@ -198,7 +202,3 @@ async def main(stopping: asyncio.Event) -> None:
     finally:
         await end_task(housekeeping)
         await internal.close()
-
-
-if __name__ == "__main__":
-    run(main, "edge")

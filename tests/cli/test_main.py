@@ -121,6 +121,14 @@ def test_dev_names_a_port_in_use_and_starts_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "d" / "logs").iterdir())
 
 
+def test_workers_are_refused_where_their_ports_would_be_those_of_other_edges() -> None:
+    done = dev(EDGE_WORKERS="2")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "thalamus: EDGE_WORKERS is not for `thalamus dev`: EDGES=2 starts two edges, each on a port of its own\n"
+    )
+
+
 def test_dev_names_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "d").write_text("")
     done = dev(THALAMUS_DATA=str(tmp_path / "d"))

@@ -57,7 +57,7 @@ class EdgeServer:
         return self._entrance.flusher.held_bytes
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
-        """Listen; port 0 takes any free one.
+        """Listen; port 0 takes any free one. `reuse_port`: beside other processes, and the kernel spreads clients.
 
         Raises:
             ConfigError: the port can't be had, or no connection could be held.
@@ -89,12 +89,16 @@ class EdgeServer:
         if self._http is not None:
             self._http.shut_down()
 
+    def stop_listening(self) -> None:
+        """Give up the port; open connections stay. The kernel resets those that it has not handed over yet."""
+        if self._listener is not None:
+            self._listener.close()
+
     async def close(self) -> None:
         """Stop listening and end what is still open; returns within the close timeout and a little."""
         entrance = self._entrance
         self.stop_accepting()
-        if self._listener is not None:
-            self._listener.close()
+        self.stop_listening()
         for head in list(entrance.heads):
             head.abort()
         for connection in list(entrance.websockets):

@@ -1,0 +1,30 @@
+"""The edge's process: one edge, or with EDGE_WORKERS the parent of several."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import os
+
+from services.edge.config import EdgeConfig
+from services.edge.workers import run_workers
+from services.shared.config import read_env
+from services.shared.lifecycle import run
+
+
+async def main(stopping: asyncio.Event, *, worker: int | None) -> None:
+    config = read_env(EdgeConfig, os.environ, "EDGE_")
+    if worker is None and config.worker_count() > 1:
+        await run_workers(config, stopping)
+        return
+    from services.edge.edge import serve  # large and slow to import, and of no use to the parent
+
+    await serve(config, stopping, worker=worker)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m services.edge")
+    parser.add_argument("--worker", type=int, help="for EDGE_WORKERS alone: which of them this process is")
+    number: int | None = parser.parse_args().worker
+    run(functools.partial(main, worker=number), "edge", has_parent=number is not None)
