@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from tests.support.stack import Stack
 from tests.support.wire_client import WireClient
-from tests.support.workers import LIMIT_S, LoneEdge, is_gone, until, workers_of
+from tests.support.workers import LIMIT_S, LoneEdge, is_gone, suspend, until, workers_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections over processes")
 
@@ -85,19 +86,20 @@ async def site(running: Stack) -> AsyncIterator[Site]:
         yield site
 
 
-async def closed(clients: list[WireClient]) -> dict[WireClient, int]:
-    """Those that the server ends within the limit, with their codes; the others are still open."""
+async def closed(clients: list[WireClient], count: int) -> dict[WireClient, int]:
+    """The first so many that the server ends, with their codes."""
 
-    async def code(client: WireClient) -> int:
-        return (await client.expect_close(LIMIT_S))[0]
+    async def code(client: WireClient) -> tuple[WireClient, int]:
+        return client, (await client.expect_close(LIMIT_S))[0]
 
     codes: dict[WireClient, int] = {}
-    waiting = {asyncio.create_task(code(client)): client for client in clients}
-    done, pending = await asyncio.wait(waiting, timeout=2.5)
-    for task in pending:
+    waiting = [asyncio.create_task(code(client)) for client in clients]
+    for ended in asyncio.as_completed(waiting):
+        client, codes[client] = await ended
+        if len(codes) == count:
+            break
+    for task in waiting:
         task.cancel()
-    for task in done:
-        codes[waiting[task]] = task.result()
     return codes
 
 
@@ -111,6 +113,8 @@ async def test_clients_are_spread_over_workers_that_are_edges_of_their_own(site:
     assert sorted(node["name"] for node in nodes) == ["site-1", "site-2"]
     assert len({node["uid"] for node in nodes}) == 2
     assert sorted(node["num_clients"] for node in nodes) == sorted(opened)
+    started = [json.loads(line) for line in site.stack.lines("edge-1") if '"msg": "started"' in line]
+    assert {line["edge"]: line["worker"] for line in started} == {node["uid"]: int(node["name"][-1]) for node in nodes}
 
 
 async def test_everybody_hears_everybody_in_one_order_across_workers(site: Site) -> None:
@@ -123,10 +127,9 @@ async def test_everybody_hears_everybody_in_one_order_across_workers(site: Site)
 
 async def test_a_killed_worker_takes_its_own_clients_with_it_and_comes_back(site: Site) -> None:
     clients = await site.join()
-    before = site.pids()
+    before, (theirs, _) = site.pids(), await site.open_websockets()
     os.kill(before[1], signal.SIGKILL)
-    lost = await closed(clients)
-    assert 0 < len(lost) < MANY
+    lost = await closed(clients, theirs)
     assert set(lost.values()) == {1006}
     kept = [client for client in clients if client not in lost]
     position = await kept[0].publish(CHANNEL, "missed")
@@ -149,17 +152,16 @@ async def test_a_killed_worker_takes_its_own_clients_with_it_and_comes_back(site
 
 async def test_a_worker_that_drains_leaves_the_new_to_the_others_and_is_replaced(site: Site) -> None:
     clients = await site.join()
-    before = site.pids()
+    before, (_, theirs) = site.pids(), await site.open_websockets()
     os.kill(before[2], signal.SIGTERM)
-    lost = asyncio.create_task(closed(clients))
+    lost = asyncio.create_task(closed(clients, theirs))
     async with httpx.AsyncClient() as http:
         while (await http.get(f"{site.internal[1]}/readyz")).status_code == 200:
             await asyncio.sleep(0.01)
     await site.join()  # while it drains: nobody is refused
     assert not is_gone(before[2])
     assert set((await lost).values()) == {3001}
-    assert 0 < len(lost.result()) < MANY
-    until(lambda: is_gone(before[2]), "its end")
+    await asyncio.to_thread(until, lambda: is_gone(before[2]), "its end")
     await site.ready()
     assert site.pids()[1] == before[1]
     assert site.pids()[2] != before[2]
@@ -177,7 +179,7 @@ async def test_asked_to_stop_all_workers_drain_and_the_code_is_zero(everyone: bo
                 os.killpg(parent, signal.SIGINT)
             else:
                 os.kill(parent, signal.SIGTERM)
-            assert list((await closed(clients)).values()) == [3001] * MANY
+            assert list((await closed(clients, MANY)).values()) == [3001] * MANY
             await asyncio.to_thread(until, lambda: stack.supervisor.children["edge-1"].deaths == 1, "its end")
             assert stack.supervisor.children["edge-1"].last_code == 0
             assert all(is_gone(pid) for pid in workers.values())
@@ -195,18 +197,18 @@ def test_no_worker_outlives_a_killed_parent() -> None:
 def test_a_second_signal_ends_everything_at_once() -> None:
     with LoneEdge(SETTINGS) as edge:
         workers = edge.workers(2)
-        os.kill(workers[1], signal.SIGSTOP)  # one that would never drain
+        suspend(workers[1])  # one that would never drain
         edge.process.terminate()
         until(lambda: is_gone(workers[2]), "the drain of the other")
         edge.process.terminate()
         edge.end()
-        assert edge.group_is_empty()
+        until(edge.group_is_empty, "the end of everything")
 
 
 def test_a_worker_that_is_killed_in_its_drain_is_told_by_exit_code_one() -> None:
     with LoneEdge(SETTINGS) as edge:
         workers = edge.workers(2)
-        os.kill(workers[1], signal.SIGSTOP)
+        suspend(workers[1])
         edge.process.terminate()
         until(lambda: is_gone(workers[2]), "the drain of the other")
         os.kill(workers[1], signal.SIGKILL)
@@ -230,7 +232,7 @@ def test_a_setting_that_every_worker_refuses_is_told_once_and_leaves_no_process(
         assert (code, out, len(lines)) == (2, "", 1)
         assert lines[0].startswith("thalamus edge: ")
         assert str(missing) in lines[0]
-        assert edge.group_is_empty()
+        until(edge.group_is_empty, "the end of everything")
 
 
 def test_an_internal_port_that_one_worker_cannot_have_is_told_in_one_line() -> None:
@@ -240,7 +242,7 @@ def test_an_internal_port_that_one_worker_cannot_have_is_told_in_one_line() -> N
             code, out, lines = edge.end()
             assert (code, out, len(lines)) == (2, "", 1)
             assert lines[0].startswith(f"thalamus edge: internal port {taken} on 127.0.0.1 can't be used: ")
-            assert edge.group_is_empty()
+            until(edge.group_is_empty, "the end of everything")
 
 
 def listen(server: socket.socket) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from typing import Self
 
 from tests.support.stack import clean_environment
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 _PROC = Path("/proc")
 
 
@@ -30,6 +32,12 @@ def workers_of(parent: int) -> dict[int, int]:
 def is_gone(pid: int) -> bool:
     """No such process, or nothing left of it but its exit code."""
     return not _command(pid)
+
+
+def suspend(pid: int) -> None:
+    """SIGSTOP, and wait until it has been taken: other signals may overtake it."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: "State:\tT" in (_PROC / str(pid) / "status").read_text(), f"{pid} stopped")
 
 
 def _command(pid: int) -> list[str]:
@@ -67,7 +75,8 @@ class LoneEdge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # also workers that a failing test has left
         self.process.communicate()
 
     def workers(self, count: int) -> dict[int, int]:
