@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -18,6 +20,17 @@ from tests.deploy.tools import ROOT
 SCRIPT = (ROOT / "deploy" / "images" / "healthcheck.py").read_text(encoding="utf-8")
 
 
+def free_pair() -> int:
+    """A port that is free, and so is the next one."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
 class Container:
     """Internal ports side by side, each ready or not, and the check beside them."""
 
@@ -30,7 +43,7 @@ class Container:
     async def listen(self) -> None:
         """One more process, which is not ready."""
         number = len(self.ready)
-        port = self.first + number if self.first else 0
+        port = self.first + number if self.first else free_pair()
         server = await start_internal_http("127.0.0.1", port, ready=lambda: {"redis": self.ready[number]})
         self._exits.push_async_callback(server.close)
         self.first = self.first or server.port
