@@ -1,0 +1,149 @@
+"""One client: opens as its dialect says, then counts what comes, a chunk at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import cast
+
+from bench.load.dialects import STAMPS, Dialect, Step
+from bench.load.frames import close_frame
+from bench.load.histogram import Histogram
+
+_ENDS = b"}]"  # whole messages end so, and nothing that is looked for spans one
+
+
+class Tally:
+    """What all clients of a process saw since the last report."""
+
+    __slots__ = ("_acks", "_deliveries", "acked", "bytes_received", "clock", "delivered", "joins", "lost", "refused")
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock = clock
+        self.lost = 0  # connections that ended although nobody asked for it
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.acked = self.delivered = self.refused = self.joins = self.bytes_received = 0
+        self._acks: Counter[int] = Counter()
+        self._deliveries: Counter[int] = Counter()
+
+    def histograms(self) -> tuple[Histogram, Histogram]:
+        """Latencies of acknowledgements and of deliveries, from the intended send time."""
+        return Histogram(self._acks).folded(), Histogram(self._deliveries).folded()
+
+    def scan(self, chunk: bytes, dialect: Dialect, publishes: bool) -> int:
+        """Count what a chunk of whole messages holds; how many publications."""
+        now = self.clock()
+        self.bytes_received += len(chunk)
+        if stamps := STAMPS(chunk):
+            self.delivered += len(stamps)
+            self._deliveries.update([now - int(stamp) for stamp in stamps])
+        if publishes:
+            if acks := dialect.acks(chunk):
+                self.acked += len(acks)
+                self._acks.update([now - int(ack) for ack in acks])
+            if b'"error"' in chunk:
+                self.refused += len(dialect.refused(chunk))
+        elif not stamps:
+            self.joins += len(dialect.joins(chunk))
+        return len(stamps)
+
+
+class Client(asyncio.Protocol):
+    """An open, subscribed connection. It is its connection's protocol once `Opening` has handed it over."""
+
+    __slots__ = ("_closing", "_dialect", "_frame", "_publishes", "_rest", "_tally", "_transport", "delivered")
+
+    def __init__(self, transport: asyncio.Transport, dialect: Dialect, frame: bytes, tally: Tally) -> None:
+        self._transport = transport
+        self._dialect = dialect
+        self._frame = frame
+        self._tally = tally
+        self._rest = b""
+        self._publishes = False
+        self._closing = False
+        self.delivered = 0
+
+    def publish(self, intended: int) -> None:
+        """Send a publication that was to be sent at this time; that is also its id."""
+        self._publishes = True
+        self._transport.write(self._frame % (intended, intended))
+
+    def data_received(self, data: bytes) -> None:
+        """Count whole messages; a beginning waits for its end."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if self._dialect.ping in data and (pong := self._dialect.pongs(data)):
+            self._transport.write(pong)
+        if data[-1] not in _ENDS:
+            end = max(data.rfind(b"}"), data.rfind(b"]")) + 1
+            self._rest = data[end:]
+            data = data[:end]
+            if self._dialect.ping in self._rest:  # answered; it must not be found again
+                self._rest = b""
+        self.delivered += self._tally.scan(data, self._dialect, self._publishes)
+
+    def close(self) -> None:
+        """End it properly."""
+        self._closing = True
+        if not self._transport.is_closing():
+            self._transport.write(close_frame())
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End it as a network does that breaks."""
+        self._closing = True
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody's wish unless it was ours."""
+        if not self._closing:
+            self._tally.lost += 1
+
+
+class Opening(asyncio.Protocol):
+    """The way there: upgrade, whatever the dialect's steps are, and `opened` has a client and the last answer."""
+
+    def __init__(self, request: bytes, steps: list[Step], dialect: Dialect, frame: bytes, tally: Tally) -> None:
+        self.opened: asyncio.Future[tuple[Client, list[bytes]]] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._steps = steps
+        self._dialect = dialect
+        self._frame = frame
+        self._tally = tally
+        self._said: list[bytes] = []
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the upgrade."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Go as many steps as the server's bytes allow."""
+        self._buffer += data
+        while found := self._steps[0].expect.search(self._buffer):
+            self._said.append(found[0])
+            if send := self._steps.pop(0).send:
+                self._buffer = self._buffer[found.end() :]
+                self._transport.write(send)
+            else:
+                self._hand_over(self._buffer[found.end() :])
+                return
+
+    def _hand_over(self, rest: bytes) -> None:
+        client = Client(self._transport, self._dialect, self._frame, self._tally)
+        self._transport.set_protocol(client)
+        if rest:
+            client.data_received(rest)
+        if not self.opened.done():
+            self.opened.set_result((client, self._said))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Refused; the last bytes tell why."""
+        if not self.opened.done():
+            self.opened.set_exception(ConnectionError(f"refused: {self._buffer[:200]!r}"))

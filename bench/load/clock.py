@@ -1,0 +1,20 @@
+"""Time as it travels in messages: ten digits, in every message as long as in any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+FIRST = 1_000_000_000  # ten digits from the first to the last, and below 2³²: also an id of any protocol here
+LAST = 4_294_967_295  # 54 minutes later
+
+
+def clock_from(base_ns: int) -> Callable[[], int]:
+    """A clock in µs that shows `FIRST` at `base_ns` of the machine's monotonic clock, in every process alike."""
+    monotonic_ns = time.monotonic_ns
+    offset = FIRST * 1_000 - base_ns
+
+    def clock() -> int:
+        return (monotonic_ns() + offset) // 1_000
+
+    return clock

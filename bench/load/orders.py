@@ -1,0 +1,74 @@
+"""What a scenario tells the processes of the load generator, and what they report."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Open clients `first` to `first + count - 1` of `total`, so many at a time.
+
+    Client i is in channel i mod channels, and on the node (i div channels) mod nodes: every channel's members are
+    spread over all nodes.
+    """
+
+    dialect: str
+    secret: str
+    urls: list[str]
+    channels: list[str]
+    first: int
+    count: int
+    at_a_time: int
+    join_leave: bool = False
+    positions: dict[str, tuple[int, str]] = {}  # where channels are caught up from
+
+
+class Publish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Send on schedule, whatever comes back: publication i is due at `start + i / per_s`."""
+
+    start: float  # µs of the clock; a fraction keeps the schedules of several processes apart
+    per_s: float
+    seconds: float
+
+
+class Burst(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Send as fast as it goes: at most `window` publications that not all clients of this process have."""
+
+    window: int
+    seconds: float
+
+
+class Close(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """End all connections; `abruptly`: without a close frame."""
+
+    abruptly: bool = False
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Report what was counted; `reset`: and count from zero afterwards, with the histograms in the report."""
+
+    reset: bool = False
+
+
+Order = Connect | Publish | Burst | Close | Look
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The state of a process after an order, or what went wrong with it."""
+
+    trouble: str = ""
+    sent: int = 0
+    open: int = 0  # connections
+    failed: int = 0  # connections that did not open
+    lost: int = 0
+    acked: int = 0
+    refused: int = 0
+    delivered: int = 0
+    joins: int = 0
+    bytes_received: int = 0
+    cpu_s: float = 0.0  # of the process, all its life
+    took_s: float = 0.0  # the order
+    positions: dict[str, tuple[int, str]] = {}
+    connect_us: dict[int, int] = {}
+    ack_us: dict[int, int] = {}
+    delivery_us: dict[int, int] = {}

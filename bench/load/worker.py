@@ -1,0 +1,169 @@
+"""A process of the load generator: orders come as lines on stdin, each is answered with a line on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from bench.load.client import Client, Opening, Tally
+from bench.load.clock import clock_from
+from bench.load.dialects import DIALECTS, Joining
+from bench.load.frames import sign_token, upgrade_request
+from bench.load.histogram import Histogram
+from bench.load.orders import Burst, Close, Connect, Look, Order, Publish, Report
+
+_TICK_S = 0.001
+_OPENS_WITHIN_S = 30.0
+_OFFSET, _EPOCH = re.compile(rb'"offset":(\d+)'), re.compile(rb'"epoch":"([^"]+)"')
+
+
+class Worker:
+    """The clients of one process."""
+
+    def __init__(self, base_ns: int) -> None:
+        self._clock = clock_from(base_ns)
+        self._tally = Tally(self._clock)
+        self._clients: list[Client] = []
+        self._sent = 0
+        self._failures: list[str] = []
+        self._positions: dict[str, tuple[int, str]] = {}
+        self._opened = Histogram()
+
+    async def run(self, order: Order) -> Report:
+        """Carry out an order."""
+        started = time.perf_counter()
+        match order:
+            case Connect():
+                await self._connect(order)
+            case Publish():
+                await self._publish(order)
+            case Burst():
+                await self._burst(order)
+            case Close():
+                await self._close(order)
+            case Look():
+                pass
+        report = self._report(with_histograms=isinstance(order, Connect) or (isinstance(order, Look) and order.reset))
+        report.took_s = time.perf_counter() - started
+        if isinstance(order, Look) and order.reset:
+            self._tally.reset()
+            self._sent = 0
+        return report
+
+    def _report(self, *, with_histograms: bool) -> Report:
+        tally = self._tally
+        report = Report(
+            sent=self._sent,
+            open=len(self._clients),
+            failed=len(self._failures),
+            trouble=self._failures[0] if self._failures else "",
+            lost=tally.lost,
+            acked=tally.acked,
+            refused=tally.refused,
+            delivered=tally.delivered,
+            joins=tally.joins,
+            bytes_received=tally.bytes_received,
+            cpu_s=time.process_time(),
+            positions=self._positions,
+        )
+        if with_histograms:
+            acks, deliveries = tally.histograms()
+            report.ack_us, report.delivery_us = dict(acks.counts), dict(deliveries.counts)
+            report.connect_us = dict(self._opened.folded().counts)
+        return report
+
+    async def _connect(self, order: Connect) -> None:
+        self._failures.clear()
+        self._opened = Histogram()
+        waiting = iter(range(order.first, order.first + order.count))
+
+        async def open_some() -> None:
+            for number in waiting:
+                started = self._clock()
+                try:
+                    async with asyncio.timeout(_OPENS_WITHIN_S):
+                        await self._open(order, number)
+                except (OSError, TimeoutError) as error:
+                    self._failures.append(f"client {number}: {error or type(error).__name__}")
+                self._opened.record_all([self._clock() - started])
+
+        await asyncio.gather(*(open_some() for _ in range(order.at_a_time)))
+
+    async def _open(self, order: Connect, number: int) -> None:
+        channel = order.channels[number % len(order.channels)]
+        url = urlsplit(order.urls[number // len(order.channels) % len(order.urls)])
+        dialect = DIALECTS[order.dialect]
+        joining = Joining(
+            token=sign_token(order.secret, f"user-{number}"),
+            channel=channel,
+            join_leave=order.join_leave,
+            position=order.positions.get(channel),
+        )
+        request = upgrade_request(url.netloc, dialect.path(url.path, joining))
+        _, opening = await asyncio.get_running_loop().create_connection(
+            lambda: Opening(request, dialect.steps(joining), dialect, dialect.publish(channel), self._tally),
+            url.hostname,
+            url.port,
+        )
+        client, said = await opening.opened
+        self._clients.append(client)
+        if epoch := _EPOCH.search(said[-1]):
+            offset = _OFFSET.search(said[-1])
+            self._positions[channel] = (int(offset[1]) if offset else 0, epoch[1].decode())
+
+    async def _publish(self, order: Publish) -> None:
+        total = int(order.per_s * order.seconds)
+        between = 1_000_000 / order.per_s
+        number = 0
+        while number < total:
+            due = min(total, int((self._clock() - order.start) / between) + 1)
+            for each in range(number, due):
+                self._clients[self._sent % len(self._clients)].publish(int(order.start + each * between))
+                self._sent += 1
+            number = max(number, due)
+            await asyncio.sleep(_TICK_S)
+
+    async def _burst(self, order: Burst) -> None:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + order.seconds
+        clients, tally = self._clients, self._tally
+        last = 0
+        while loop.time() < ends:
+            waiting = self._sent * len(clients) - tally.delivered
+            for _ in range(order.window - waiting // len(clients)):
+                last = max(self._clock(), last + 1)  # an id of its own for each
+                clients[self._sent % len(clients)].publish(last)
+                self._sent += 1
+            await asyncio.sleep(_TICK_S)
+
+    async def _close(self, order: Close) -> None:
+        for client in self._clients:
+            if order.abruptly:
+                client.abort()
+            else:
+                client.close()
+        self._clients.clear()
+
+
+async def _main(base_ns: int) -> None:
+    worker = Worker(base_ns)
+    reader = asyncio.StreamReader(limit=1 << 24)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    decoder = msgspec.json.Decoder(Order)
+    while line := await reader.readline():
+        try:
+            report = await worker.run(decoder.decode(line))
+        except Exception as error:
+            report = Report(trouble=f"{type(error).__name__}: {error}", failed=1)
+        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(int(sys.argv[1])))

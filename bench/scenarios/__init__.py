@@ -1,0 +1,1 @@
+"""What is done to every target alike; each returns its figures by name."""

@@ -1,0 +1,87 @@
+"""Fan-out and chat on schedule: what a delivery and a publish cost, and how long they take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from bench.load.fleet import Fleet, LoadFailed
+from bench.load.histogram import Histogram
+from bench.load.orders import Report
+from bench.measure.usage import Usage, usage
+from bench.servers.target import Target
+
+Figures = dict[str, float]
+_WARM_S = 1.5
+_ARRIVES_WITHIN_S = 15.0
+_SETTLES_S = 0.5
+
+
+async def connect(fleet: Fleet, target: Target, clients: int, channels: Sequence[str]) -> Report:
+    """Open the clients of a scenario."""
+    report = await fleet.connect(
+        clients, dialect=target.dialect, secret=target.secret, urls=target.urls, channels=channels
+    )
+    await asyncio.sleep(_SETTLES_S)
+    return report
+
+
+async def steady(
+    fleet: Fleet,
+    target: Target,
+    *,
+    clients: int,
+    channels: Sequence[str],
+    per_s: float,
+    seconds: float,
+    warm_s: float = _WARM_S,
+) -> Figures:
+    """So many publications per second, spread over all clients, each to its client's channel."""
+    await connect(fleet, target, clients, channels)
+    members = clients // len(channels)
+    await _publish(fleet, members, per_s, warm_s)
+    loaded, before = await fleet.look(reset=True), usage(target.pids())
+    seen = await _publish(fleet, members, per_s, seconds)
+    after = usage(target.pids())
+    await fleet.close()
+    return rates(seen, before, after, members) | {"load_cpu_s": round(seen.cpu_s - loaded.cpu_s, 3)}
+
+
+async def _publish(fleet: Fleet, members: int, per_s: float, seconds: float) -> Report:
+    sent = (await fleet.publish(per_s, seconds)).sent
+    settled = await fleet.settled(delivered=sent * members, answered=sent, within_s=_ARRIVES_WITHIN_S)
+    seen = await fleet.look(reset=True)
+    if not settled and not seen.refused:
+        raise LoadFailed(
+            f"sent {sent}, acknowledged {seen.acked}; {seen.delivered} of {sent * members} deliveries; "
+            f"{seen.lost} connections lost"
+        )
+    return seen
+
+
+def rates(seen: Report, before: Usage, after: Usage, members: int) -> Figures:
+    """CPU per delivery and publish, and latencies."""
+    cpu_s = after.cpu_since(before)
+    deliveries, acks = Histogram(seen.delivery_us), Histogram(seen.ack_us)
+    return {
+        "cpu_us_per_delivery": cpu_s * 1e6 / max(1, seen.delivered),
+        "cpu_us_per_publish": cpu_s * 1e6 / max(1, seen.acked),
+        "server_cpu_s": cpu_s,
+        "sent": seen.sent,
+        "acked": seen.acked,
+        "refused": seen.refused,
+        "delivered": seen.delivered,
+        "missing": seen.acked * members - seen.delivered,
+        "lost_connections": seen.lost,
+        **percentiles("delivery", deliveries),
+        **percentiles("ack", acks),
+        **{f"cpu_s_{name}": after.cpu[name] - before.cpu[name] for name in after.cpu},
+    }
+
+
+def percentiles(name: str, histogram: Histogram) -> Mapping[str, float]:
+    """In milliseconds."""
+    return {
+        f"{name}_p{label}_ms": histogram.percentile(fraction) / 1000
+        for label, fraction in (("50", 0.5), ("99", 0.99), ("99_9", 0.999), ("100", 1.0))
+    }

@@ -1,0 +1,1 @@
+"""What is measured: the platform, and its peers beside it."""

@@ -1,0 +1,69 @@
+"""The platform as `thalamus dev` runs it: Redis with its log on disk, auth, presence, persistence and edges."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bench.servers.target import Target
+from cli.stack.plan import ROOT
+from cli.stack.run import StackSettings, running_stack
+
+NAME = "thalamus"
+_OURS = ("AUTH_", "PRESENCE_", "PERSISTENCE_", "EDGE_", "REDIS_", "THALAMUS_")
+_SERVICES = ("AUTH", "PRESENCE", "PERSISTENCE")
+_PORTS = [
+    *(f"{service}_{kind}_PORT" for service in _SERVICES for kind in ("GRPC", "INTERNAL")),
+    "EDGE_PORT",
+    "EDGE_INTERNAL_PORT",
+    "REDIS_PORT",
+]
+_START_S = 60.0
+
+
+@asynccontextmanager
+async def platform(*, edges: int = 2, environment: Mapping[str, str] | None = None) -> AsyncIterator[Target]:
+    """With the namespaces and settings that are shipped, on free ports, with data of its own."""
+    data = Path(tempfile.mkdtemp(prefix="thalamus-bench-"))
+    secret = secrets.token_urlsafe(32)
+    secret_file = data / "hs256.secret"
+    secret_file.write_text(secret)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    settings = StackSettings(
+        data=data,
+        channels_file=ROOT / "config" / "channels.toml",
+        environment={
+            **inherited,
+            **dict.fromkeys(_PORTS, "0"),
+            "AUTH_HS256_SECRET_FILE": str(secret_file),
+            **(environment or {}),
+        },
+        edges=edges,
+        restart=False,
+        start_timeout_s=_START_S,
+    )
+    try:
+        async with running_stack(settings, on_line=_ignore_line, on_event=_ignore_event) as (supervisor, plan):
+            yield Target(
+                name=NAME,
+                dialect="centrifugal",
+                urls=[edge.websocket for edge in plan.edge_addresses()],
+                secret=secret,
+                pids=supervisor.pids,
+                internal=plan.internal_urls(),
+            )
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _ignore_line(name: str, line: bytes) -> None:
+    pass
+
+
+def _ignore_event(level: str, name: str, text: str) -> None:
+    pass
