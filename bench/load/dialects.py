@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.load.clock import FIRST
 from bench.load.frames import pong_frame, text_frame
@@ -13,8 +13,8 @@ from bench.load.frames import pong_frame, text_frame
 PAYLOAD_BYTES = 128
 _HEAD, _TAIL = '{"t":"@%d","p":"', '"}'
 PAYLOAD = _HEAD + "x" * (PAYLOAD_BYTES - len(_HEAD % FIRST) - len(_TAIL)) + _TAIL
-STAMPS: Callable[[bytes], list[bytes]] = re.compile(rb"@(\d{10})").findall
-_JOINS: Callable[[bytes], list[bytes]] = re.compile(rb'"join":').findall
+STAMP, STAMP_DIGITS = b'"@', 10  # what stands before the send time in every message, and nowhere else
+JOIN = b'"join":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,6 @@ class Dialect:
     refused: Callable[[bytes], list[bytes]]
     ping: bytes
     pongs: Callable[[bytes], bytes]
-    joins: Callable[[bytes], list[bytes]] = field(default=_JOINS)
 
 
 def _never(_: bytes) -> list[bytes]:

@@ -126,14 +126,12 @@ class Fleet:
         """What was counted so far."""
         return await self._give([Look(reset=reset)] * self._count)
 
-    async def settled(self, *, delivered: int | None, within_s: float, answered: int | None = None) -> bool:
-        """Wait until so much has arrived (`answered`: acknowledged or refused); whether it has."""
+    async def settled(self, sent: int, *, members: int, within_s: float) -> bool:
+        """Wait until so many publications are answered, and delivered if not refused; whether they are."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             seen = await self.look()
-            if (delivered is None or seen.delivered >= delivered) and (
-                answered is None or seen.acked + seen.refused >= answered
-            ):
+            if seen.delivered + seen.refused * members >= sent * members and seen.acked + seen.refused >= sent:
                 return True
             await asyncio.sleep(_LOOK_EVERY_S)
         return False

@@ -19,6 +19,7 @@ from bench.load.histogram import Histogram
 from bench.load.orders import Burst, Close, Connect, Look, Order, Publish, Report
 
 _TICK_S = 0.001
+_FOLD_EVERY_S = 0.1
 _OPENS_WITHIN_S = 30.0
 _OFFSET, _EPOCH = re.compile(rb'"offset":(\d+)'), re.compile(rb'"epoch":"([^"]+)"')
 
@@ -34,6 +35,12 @@ class Worker:
         self._failures: list[str] = []
         self._positions: dict[str, tuple[int, str]] = {}
         self._opened = Histogram()
+
+    async def fold(self) -> None:
+        """Keep the lists of latencies short, for ever."""
+        while True:
+            await asyncio.sleep(_FOLD_EVERY_S)
+            self._tally.fold()
 
     async def run(self, order: Order) -> Report:
         """Carry out an order."""
@@ -156,13 +163,16 @@ async def _main(base_ns: int) -> None:
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     decoder = msgspec.json.Decoder(Order)
-    while line := await reader.readline():
-        try:
-            report = await worker.run(decoder.decode(line))
-        except Exception as error:
-            report = Report(trouble=f"{type(error).__name__}: {error}", failed=1)
-        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
-        sys.stdout.buffer.flush()
+    async with asyncio.TaskGroup() as group:
+        folding = group.create_task(worker.fold())
+        while line := await reader.readline():
+            try:
+                report = await worker.run(decoder.decode(line))
+            except Exception as error:
+                report = Report(trouble=f"{type(error).__name__}: {error}", failed=1)
+            sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+            sys.stdout.buffer.flush()
+        folding.cancel()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 from bench.servers.target import TargetFailed
 from services.shared.redis_binary import find_redis_server
@@ -31,28 +33,43 @@ async def process(
     command: Sequence[str], *, port: int, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[int]:
     """Run a server until the end of the block, from when it listens on the port; its pid."""
-    running = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=cwd,
-        env={**os.environ, **(environment or {})},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    with tempfile.TemporaryFile() as said:
+        running = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+        try:
+            await _wait_for(running, port, said, command[0])
+            yield running.pid
+        finally:
+            await _end(running)
+
+
+async def _wait_for(running: asyncio.subprocess.Process, port: int, said: IO[bytes], name: str) -> None:
     try:
         async with asyncio.timeout(_STARTS_WITHIN_S):
             while not await _listens(port):
                 if running.returncode is not None:
-                    raise TargetFailed(f"{command[0]} ended with code {running.returncode}")
+                    said.seek(0)
+                    last = said.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+                    raise TargetFailed(f"{name} ended with code {running.returncode}: {last}")
                 await asyncio.sleep(_POLL_S)
-        yield running.pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            running.terminate()
-        try:
-            await asyncio.wait_for(running.wait(), _ENDS_WITHIN_S)
-        except TimeoutError:
-            running.kill()
-            await running.wait()
+    except TimeoutError as error:
+        raise TargetFailed(f"{name} does not listen after {_STARTS_WITHIN_S:g} s") from error
+
+
+async def _end(running: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        running.terminate()
+    try:
+        await asyncio.wait_for(running.wait(), _ENDS_WITHIN_S)
+    except TimeoutError:
+        running.kill()
+        await running.wait()
 
 
 async def _listens(port: int) -> bool:

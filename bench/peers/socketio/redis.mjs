@@ -2,7 +2,7 @@
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";
 import { createClient } from "redis";
-import { serve } from "./socketio.mjs";
+import { serve } from "./server.mjs";
 
 const publisher = createClient({ url: process.env.REDIS_URL });
 const subscriber = publisher.duplicate();
