@@ -15,7 +15,7 @@ import msgspec
 
 from bench.load.clock import clock_from
 from bench.load.histogram import Histogram
-from bench.load.orders import Burst, Close, Connect, Look, Order, Publish, Report
+from bench.load.orders import Burst, Close, Connect, Look, Order, Publish, Report, Where
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_LINE = 1 << 26
@@ -70,11 +70,9 @@ class Fleet:
     async def connect(
         self,
         clients: int,
-        *,
-        dialect: str,
-        secret: str,
-        urls: Sequence[str],
+        where: Where,
         channels: Sequence[str],
+        *,
         at_a_time: int = 100,
         join_leave: bool = False,
         positions: Mapping[str, tuple[int, str]] | None = None,
@@ -89,9 +87,7 @@ class Fleet:
             first, last = (clients * number // self._count for number in (process, process + 1))
             orders.append(
                 Connect(
-                    dialect=dialect,
-                    secret=secret,
-                    urls=list(urls),
+                    where=where,
                     channels=list(channels),
                     first=first,
                     count=last - first,

@@ -5,6 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """Servers, and how to be let in."""
+
+    dialect: str
+    secret: str  # of HS256 tokens
+    urls: list[str]  # of the nodes
+
+
 class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Open clients `first` to `first + count - 1` of `total`, so many at a time.
 
@@ -12,9 +20,7 @@ class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     spread over all nodes.
     """
 
-    dialect: str
-    secret: str
-    urls: list[str]
+    where: Where
     channels: list[str]
     first: int
     count: int

@@ -104,10 +104,10 @@ class Worker:
 
     async def _open(self, order: Connect, number: int) -> None:
         channel = order.channels[number % len(order.channels)]
-        url = urlsplit(order.urls[number // len(order.channels) % len(order.urls)])
-        dialect = DIALECTS[order.dialect]
+        url = urlsplit(order.where.urls[number // len(order.channels) % len(order.where.urls)])
+        dialect = DIALECTS[order.where.dialect]
         joining = Joining(
-            token=sign_token(order.secret, f"user-{number}"),
+            token=sign_token(order.where.secret, f"user-{number}"),
             channel=channel,
             join_leave=order.join_leave,
             position=order.positions.get(channel),
@@ -115,8 +115,8 @@ class Worker:
         request = upgrade_request(url.netloc, dialect.path(url.path, joining))
         _, opening = await asyncio.get_running_loop().create_connection(
             lambda: Opening(request, dialect.steps(joining), dialect, dialect.publish(channel), self._tally),
-            url.hostname,
-            url.port,
+            url.hostname or "",
+            url.port or 0,
         )
         client, said = await opening.opened
         self._clients.append(client)

@@ -19,9 +19,7 @@ _SETTLES_S = 0.5
 
 async def connect(fleet: Fleet, target: Target, clients: int, channels: Sequence[str]) -> Report:
     """Open the clients of a scenario."""
-    report = await fleet.connect(
-        clients, dialect=target.dialect, secret=target.secret, urls=target.urls, channels=channels
-    )
+    report = await fleet.connect(clients, target.where, channels)
     await asyncio.sleep(_SETTLES_S)
     return report
 

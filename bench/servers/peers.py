@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.load.orders import Where
 from bench.servers.process import free_port, process, redis
 from bench.servers.target import Target, TargetFailed
 
@@ -137,4 +138,4 @@ async def running_peer(peer: Peer, *, nodes: int = _NODES) -> AsyncIterator[Targ
                 process(peer.command(port), port=port, cwd=peer.cwd, environment=environment)
             )
             urls.append(f"ws://127.0.0.1:{port}{peer.path}")
-        yield Target(name=peer.name, dialect=peer.dialect, urls=urls, secret=secret, pids=lambda: pids)
+        yield Target(name=peer.name, where=Where(dialect=peer.dialect, secret=secret, urls=urls), pids=lambda: pids)

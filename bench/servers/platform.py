@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bench.load.orders import Where
 from bench.servers.target import Target
 from cli.stack.plan import ROOT
 from cli.stack.run import StackSettings, running_stack
@@ -51,9 +52,9 @@ async def platform(*, edges: int = 2, environment: Mapping[str, str] | None = No
         async with running_stack(settings, on_line=_ignore_line, on_event=_ignore_event) as (supervisor, plan):
             yield Target(
                 name=NAME,
-                dialect="centrifugal",
-                urls=[edge.websocket for edge in plan.edge_addresses()],
-                secret=secret,
+                where=Where(
+                    dialect="centrifugal", secret=secret, urls=[edge.websocket for edge in plan.edge_addresses()]
+                ),
                 pids=supervisor.pids,
                 internal=plan.internal_urls(),
             )

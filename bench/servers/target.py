@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from bench.load.orders import Where
 
 
 class TargetFailed(Exception):
@@ -15,8 +17,6 @@ class Target:
     """Where its nodes are, and which processes do its work."""
 
     name: str
-    dialect: str
-    urls: Sequence[str]
-    secret: str  # of HS256 tokens
+    where: Where
     pids: Callable[[], Mapping[str, int]]  # all server-side processes, Redis included
     internal: Mapping[str, str] = field(default_factory=dict)  # those with /metrics

@@ -1,0 +1,1 @@
+"""What was measured, as raw results, as a table and as plots."""

@@ -1,0 +1,57 @@
+"""Runs scenarios against targets, in alternation, each with servers and load processes of its own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from bench.load.fleet import Fleet, LoadFailed
+from bench.report.results import Round
+from bench.scenarios.catalogue import ONE_EDGE, OURS, SCENARIOS, Scenario
+from bench.servers.peers import PEERS, centrifugo, running_peer
+from bench.servers.platform import platform
+from bench.servers.target import Target, TargetFailed
+from cli.stack.supervisor import StartFailed
+
+CENTRIFUGO = "centrifugo"
+QUICK_TARGETS = (OURS, ONE_EDGE, "socketio-redis", "socketio-streams")
+FULL_TARGETS = (OURS, ONE_EDGE, *PEERS)
+_LOAD_PROCESSES = 2
+
+
+def wanted(names: Sequence[str], targets: Sequence[str], rounds: int) -> Iterator[tuple[int, Scenario, str]]:
+    """What to measure, in order: round by round, scenario by scenario, target beside target."""
+    for number in range(1, rounds + 1):
+        for scenario in SCENARIOS:
+            if names and scenario.name not in names:
+                continue
+            for target in targets:
+                if target in scenario.only or (not scenario.only and target != ONE_EDGE):
+                    yield number, scenario, target
+
+
+async def measure(number: int, scenario: Scenario, name: str, *, full: bool, binary: Path | None) -> Round:
+    """One round of one scenario against one target; what keeps it from having figures is told in it."""
+    try:
+        async with _target(name, binary) as target, Fleet(_LOAD_PROCESSES) as fleet:
+            figures = await scenario.run(fleet, target, full)
+    except (TargetFailed, LoadFailed, StartFailed, subprocess.CalledProcessError) as error:
+        return Round(number=number, scenario=scenario.name, target=name, trouble=str(error))
+    rounded = {figure: round(value, 4) for figure, value in figures.items()}
+    return Round(number=number, scenario=scenario.name, target=name, figures=rounded)
+
+
+def _target(name: str, binary: Path | None) -> AbstractAsyncContextManager[Target]:
+    starts: dict[str, Callable[[], AbstractAsyncContextManager[Target]]] = {
+        OURS: lambda: platform(edges=2),
+        ONE_EDGE: lambda: platform(edges=1),
+    }
+    if name in starts:
+        return starts[name]()
+    if name == CENTRIFUGO:
+        if binary is None:
+            raise TargetFailed("centrifugo needs --binary PATH")
+        return running_peer(centrifugo(binary))
+    return running_peer(PEERS[name])

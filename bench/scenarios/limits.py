@@ -1,0 +1,81 @@
+"""As fast as it goes: how much is delivered, and at which rate publications are still acknowledged in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from bench.load.fleet import Fleet
+from bench.load.histogram import Histogram
+from bench.load.orders import Report
+from bench.measure.usage import usage
+from bench.scenarios.steady import Figures, connect, percentiles, publish, rates
+from bench.servers.target import Target
+
+_WINDOW = 32  # publications on their way at a time
+_WARM_S = 1.0
+_ARRIVES_WITHIN_S = 15.0
+_FIRST_PER_S = 2_000.0
+_LOWEST_PER_S = 100.0
+_GROWS_BY = 1.5
+_BISECTIONS = 3
+_P99_MS = 100.0
+_REFUSED_AT_MOST = 0.001
+
+
+async def burst(fleet: Fleet, target: Target, *, clients: int, channel: str, seconds: float) -> Figures:
+    """One channel, a bounded number of publications on their way all the time."""
+    await connect(fleet, target, clients, [channel])
+    await fleet.burst(_WINDOW, _WARM_S)
+    await _all_arrived(fleet, clients)
+    loaded, before, started = await fleet.look(reset=True), usage(target.pids()), time.monotonic()
+    await fleet.burst(_WINDOW, seconds)
+    await _all_arrived(fleet, clients)
+    took_s = time.monotonic() - started
+    after, seen = usage(target.pids()), await fleet.look(reset=True)
+    await fleet.close()
+    return rates(seen, before, after, clients) | {
+        "deliveries_per_s": seen.delivered / took_s,
+        "load_cpu_s": seen.cpu_s - loaded.cpu_s,
+    }
+
+
+async def _all_arrived(fleet: Fleet, members: int) -> None:
+    sent = (await fleet.look()).sent
+    await fleet.settled(sent, members=members, within_s=_ARRIVES_WITHIN_S)
+
+
+async def highest_rate(
+    fleet: Fleet, target: Target, *, clients: int, channels: Sequence[str], step_s: float
+) -> Figures:
+    """Raise the rate until acknowledgements or deliveries take more than 100 ms (p99), then close in on the limit."""
+    members = clients // len(channels)
+    await connect(fleet, target, clients, channels)
+    best: Figures = {"acked_per_s": 0.0}
+    good, bad, rate = 0.0, 0.0, _FIRST_PER_S
+    bisections = 0
+    while bisections <= _BISECTIONS and rate >= _LOWEST_PER_S:
+        loaded, before = await fleet.look(reset=True), usage(target.pids())
+        seen = await publish(fleet, members, rate, step_s)
+        if _in_time(seen, members):
+            good = rate
+            best = rates(seen, before, usage(target.pids()), members) | {
+                "acked_per_s": rate * seen.acked / seen.sent,
+                "load_cpu_s": seen.cpu_s - loaded.cpu_s,
+            }
+        else:
+            bad = rate
+        bisections += bool(good and bad)
+        rate = (good + bad) / 2 if good and bad else rate * _GROWS_BY if good else rate / 2
+    await fleet.close()
+    return best
+
+
+def _in_time(seen: Report, members: int) -> bool:
+    acks, deliveries = percentiles("p", Histogram(seen.ack_us)), percentiles("p", Histogram(seen.delivery_us))
+    return (
+        seen.refused <= seen.sent * _REFUSED_AT_MOST
+        and seen.acked + seen.refused == seen.sent
+        and seen.delivered == seen.acked * members
+        and max(acks["p_p99_ms"], deliveries["p_p99_ms"]) <= _P99_MS
+    )
