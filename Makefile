@@ -8,7 +8,7 @@ ARGS   ?=
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify-faults images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test verify-faults bench bench-full bench-smoke images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,15 @@ test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
 	$(BIN)/python -m tests.faults --out docs/reliability-results.md $(ARGS)
+
+bench: $(VENV)/.bench ## measure beside Socket.IO, small sizes (minutes; ARGS="--only chat --peer thalamus"); the table: build/bench/RESULTS.md
+	$(BIN)/python -m bench $(ARGS)
+
+bench-full: $(VENV)/.bench ## measure beside every peer, five rounds, full sizes (hours), and write bench/RESULTS.md
+	$(BIN)/python -m bench --full --out bench/RESULTS.md $(ARGS)
+
+bench-smoke: $(VENV)/.dev ## tell whether a delivery or a publish costs over 30 % more CPU than bench/baseline.json says (a minute)
+	$(BIN)/python -m bench.smoke $(ARGS)
 
 images: ## build the image of all services (THALAMUS_IMAGE=thalamus:dev)
 	docker build --network host --file deploy/images/Dockerfile --tag $(THALAMUS_IMAGE) .
@@ -95,3 +104,8 @@ $(VENV)/.dev: requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/py
 	@$(PIP) --require-hashes --requirement requirements-dev.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(VENV)/.runtime $@
+
+$(VENV)/.bench: bench/requirements.txt $(VENV)/.dev
+	@echo "installing what the plots of \`make bench\` need (once)" >&2
+	@$(PIP) --requirement bench/requirements.txt
+	@touch $@

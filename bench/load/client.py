@@ -70,14 +70,16 @@ class Client(asyncio.Protocol):
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        if self._dialect.ping in data and (pong := self._dialect.pongs(data)):
-            self._transport.write(pong)
+        if self._dialect.ping in data:
+            answer, data = self._dialect.pong(data)
+            if answer:
+                self._transport.write(answer)
+            if not data:
+                return
         if data[-1] not in _ENDS:
             end = max(data.rfind(b"}"), data.rfind(b"]")) + 1
             self._rest = data[end:]
             data = data[:end]
-            if self._dialect.ping in self._rest:  # answered; it must not be found again
-                self._rest = b""
         tally = self._tally
         tally.bytes_received += len(data)
         now = tally.clock()

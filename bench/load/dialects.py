@@ -44,7 +44,8 @@ class Dialect:
         publish: The frame that publishes, with `%d` for the id and again for the send time (ten digits each).
         acks: Ids of publications that the bytes acknowledge.
         refused: Ids of those that they refuse.
-        ping: Bytes without which there is no ping in a chunk; `pongs` makes the answers, if there is one.
+        ping: Bytes without which there is no ping in a chunk.
+        pong: The answer to the pings of a chunk, and the chunk without them.
     """
 
     path: Callable[[str, Joining], str]
@@ -53,7 +54,7 @@ class Dialect:
     acks: Callable[[bytes], list[bytes]]
     refused: Callable[[bytes], list[bytes]]
     ping: bytes
-    pongs: Callable[[bytes], bytes]
+    pong: Callable[[bytes], tuple[bytes, bytes]]
 
 
 def _never(_: bytes) -> list[bytes]:
@@ -72,7 +73,7 @@ def _template(text: str) -> bytes:
 
 # Centrifugal JSON: ours, and Centrifugo's.
 
-_CENTRIFUGAL_PING = re.compile(rb"[\x02\n]\{\}")
+_CENTRIFUGAL_PING = re.compile(rb"(?<!:)\{\}")  # behind a colon it is a result
 _SUBSCRIBED = re.compile(rb'"id":2,"subscribe":\{[^{}]*\}\}')
 _RECOVERING = re.compile(rb'"id":2,"subscribe":\{')
 
@@ -90,8 +91,9 @@ def _centrifugal_steps(joining: Joining) -> list[Step]:
     return [Step(re.compile(rb"\r\n\r\n"), text_frame(both)), Step(done, b"")]
 
 
-def _centrifugal_pongs(chunk: bytes) -> bytes:
-    return text_frame(b"{}") if _CENTRIFUGAL_PING.search(chunk) else b""
+def _centrifugal_pong(chunk: bytes) -> tuple[bytes, bytes]:
+    without, pings = _CENTRIFUGAL_PING.subn(b"", chunk)
+    return (text_frame(b"{}") if pings else b""), without
 
 
 CENTRIFUGAL = Dialect(
@@ -101,7 +103,7 @@ CENTRIFUGAL = Dialect(
     acks=re.compile(rb'"id":(\d{10}),"publish"').findall,
     refused=re.compile(rb'"id":(\d{10}),"error"').findall,
     ping=b"{}",
-    pongs=_centrifugal_pongs,
+    pong=_centrifugal_pong,
 )
 
 # Engine.IO 4 with Socket.IO 5 in it, WebSocket from the start.
@@ -125,7 +127,7 @@ SOCKETIO = Dialect(
     acks=re.compile(rb"43(\d{10})\[").findall,
     refused=_never,
     ping=_ENGINE_PING,
-    pongs=lambda _: _ENGINE_PONG,
+    pong=lambda chunk: (_ENGINE_PONG, chunk.replace(_ENGINE_PING, b"")),
 )
 
 # A JSON object per message, as one writes it without a protocol library.
@@ -140,9 +142,12 @@ def _plain_steps(joining: Joining) -> list[Step]:
     ]
 
 
-def _plain_pongs(chunk: bytes) -> bytes:
-    found = _PING_FRAME.search(chunk)
-    return pong_frame(chunk[found.end() : found.end() + found[1][0]]) if found else b""
+def _plain_pong(chunk: bytes) -> tuple[bytes, bytes]:
+    answer = b""
+    while (found := _PING_FRAME.search(chunk)) and len(chunk) >= (end := found.end() + found[1][0]):
+        answer += pong_frame(chunk[found.end() : end])
+        chunk = chunk[: found.start()] + chunk[end:]
+    return answer, chunk
 
 
 PLAIN = Dialect(
@@ -152,7 +157,7 @@ PLAIN = Dialect(
     acks=re.compile(rb'"ack": ?(\d{10})').findall,
     refused=_never,
     ping=b"\x89",
-    pongs=_plain_pongs,
+    pong=_plain_pong,
 )
 
 DIALECTS: Mapping[str, Dialect] = {"centrifugal": CENTRIFUGAL, "socketio": SOCKETIO, "plain": PLAIN}

@@ -15,7 +15,7 @@ import msgspec
 
 from bench.load.clock import clock_from
 from bench.load.histogram import Histogram
-from bench.load.orders import Burst, Close, Connect, Look, Order, Publish, Report, Where
+from bench.load.orders import Burst, Close, Connect, Lockstep, Look, Order, Publish, Report, Where
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_LINE = 1 << 26
@@ -113,6 +113,10 @@ class Fleet:
         """The first process sends as fast as it goes, all receive."""
         others: list[Order] = [Look()] * (self._count - 1)
         return await self._give([Burst(window=window, seconds=seconds), *others])
+
+    async def lockstep(self, *, batch: int, batches: int, members: int) -> Report:
+        """The first process sends, and has all clients that are to receive."""
+        return await self._give([Lockstep(batch=batch, batches=batches, members=members)])
 
     async def close(self, *, abruptly: bool = False) -> Report:
         """End all connections."""

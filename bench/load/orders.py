@@ -44,6 +44,17 @@ class Burst(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seconds: float
 
 
+class Lockstep(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Send so many at once, wait until all are answered and everyone has them, and so on.
+
+    However busy the machine is, the server is given the same work in the same portions.
+    """
+
+    batch: int
+    batches: int
+    members: int  # of each channel
+
+
 class Close(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End all connections; `abruptly`: without a close frame."""
 
@@ -56,7 +67,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reset: bool = False
 
 
-Order = Connect | Publish | Burst | Close | Look
+Order = Connect | Publish | Burst | Lockstep | Close | Look
 
 
 class Report(msgspec.Struct, kw_only=True):

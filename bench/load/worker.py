@@ -16,10 +16,11 @@ from bench.load.clock import clock_from
 from bench.load.dialects import DIALECTS, Joining
 from bench.load.frames import sign_token, upgrade_request
 from bench.load.histogram import Histogram
-from bench.load.orders import Burst, Close, Connect, Look, Order, Publish, Report
+from bench.load.orders import Burst, Close, Connect, Lockstep, Look, Order, Publish, Report
 
 _TICK_S = 0.001
 _FOLD_EVERY_S = 0.1
+_BATCH_WITHIN_S = 15.0
 _OPENS_WITHIN_S = 30.0
 _OFFSET, _EPOCH = re.compile(rb'"offset":(\d+)'), re.compile(rb'"epoch":"([^"]+)"')
 
@@ -52,8 +53,10 @@ class Worker:
                 await self._publish(order)
             case Burst():
                 await self._burst(order)
+            case Lockstep():
+                await self._lockstep(order)
             case Close():
-                await self._close(order)
+                self._close(order)
             case Look():
                 pass
         report = self._report(with_histograms=isinstance(order, Connect) or (isinstance(order, Look) and order.reset))
@@ -149,7 +152,19 @@ class Worker:
                 self._sent += 1
             await asyncio.sleep(_TICK_S)
 
-    async def _close(self, order: Close) -> None:
+    async def _lockstep(self, order: Lockstep) -> None:
+        clients, tally = self._clients, self._tally
+        last = 0
+        for _ in range(order.batches):
+            for _ in range(order.batch):
+                last = max(self._clock(), last + 1)
+                clients[self._sent % len(clients)].publish(last)
+                self._sent += 1
+            async with asyncio.timeout(_BATCH_WITHIN_S):
+                while tally.acked < self._sent or tally.delivered < self._sent * order.members:
+                    await asyncio.sleep(_TICK_S)
+
+    def _close(self, order: Close) -> None:
         for client in self._clients:
             if order.abruptly:
                 client.abort()

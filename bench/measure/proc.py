@@ -1,21 +1,22 @@
-"""CPU time and memory of processes, as Linux tells them in /proc."""
+"""CPU time and memory of processes, as Linux tells them."""
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 _PROC = Path("/proc")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_UTIME, _STIME = 11, 12  # fields of stat behind the name
+_CPU_CLOCK = 2  # CPUCLOCK_SCHED: the clock of what a process runs, all threads, user and system
 
 
-def cpu_s(pid: int, proc: Path = _PROC) -> float:
-    """Seconds of CPU, user and system, of all threads of the process so far."""
-    # The name may hold anything, also parentheses and blanks: what counts begins behind the last one.
-    fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU of the process so far.
+
+    The sum of utime and stime in /proc/<pid>/stat, which shows it in steps of 10 ms; its clock shows it exactly
+    (clock_getcpuclockid(3); the number is made as the C library makes it).
+    """
+    return time.clock_gettime(~pid << 3 | _CPU_CLOCK)
 
 
 def rss_kib(pid: int, proc: Path = _PROC) -> int:

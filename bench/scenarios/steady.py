@@ -38,11 +38,16 @@ async def steady(
     await connect(fleet, target, clients, channels)
     members = clients // len(channels)
     await publish(fleet, members, per_s, warm_s)
+    figures = await window(fleet, target, members=members, per_s=per_s, seconds=seconds)
+    await fleet.close()
+    return figures
+
+
+async def window(fleet: Fleet, target: Target, *, members: int, per_s: float, seconds: float) -> Figures:
+    """What so many seconds of publications to channels of so many members cost, until all has arrived."""
     loaded, before = await fleet.look(reset=True), usage(target.pids())
     seen = await publish(fleet, members, per_s, seconds)
-    after = usage(target.pids())
-    await fleet.close()
-    return rates(seen, before, after, members) | {"load_cpu_s": round(seen.cpu_s - loaded.cpu_s, 3)}
+    return rates(seen, before, usage(target.pids()), members) | {"load_cpu_s": seen.cpu_s - loaded.cpu_s}
 
 
 async def publish(fleet: Fleet, members: int, per_s: float, seconds: float) -> Report:

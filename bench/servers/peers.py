@@ -110,6 +110,16 @@ def centrifugo(binary: Path) -> Peer:
     )
 
 
+FLOOR = Peer(
+    name="floor",
+    dialect="plain",
+    path="/",
+    cwd=_PEERS / "floor",
+    install=lambda: None,
+    command=lambda _: (sys.executable, "server.py"),
+    settings=_settings,
+)
+
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (

@@ -1,0 +1,56 @@
+"""A scenario on the real platform, small: its figures add up."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.load.fleet import Fleet, LoadFailed
+from bench.load.orders import Where
+from bench.scenarios.limits import burst
+from bench.scenarios.recovery import recovery_storm
+from bench.scenarios.steady import steady
+from bench.servers.peers import FLOOR, centrifugo, running_peer
+from bench.servers.platform import platform
+from bench.servers.process import free_port, process
+from bench.servers.target import TargetFailed
+
+
+async def test_chat_and_recovery_on_two_edges() -> None:
+    channels = [f"live:small-{number}" for number in range(5)]
+    async with platform(edges=2) as target:
+        async with Fleet(2) as fleet:
+            figures = await steady(fleet, target, clients=20, channels=channels, per_s=100, seconds=1, warm_s=0.2)
+        assert (figures["sent"], figures["acked"], figures["delivered"]) == (100, 100, 400)
+        assert figures["missing"] == 0
+        assert 0 < figures["ack_p50_ms"] <= figures["ack_p99_ms"] <= figures["ack_p100_ms"]
+        assert 0 < figures["cpu_s_edge-1"] < figures["server_cpu_s"]
+        assert figures["load_cpu_s"] > 0
+        async with Fleet(2) as fleet:
+            figures = await recovery_storm(fleet, target, clients=100, missed=10)
+        assert figures["recovered"] == 100
+        assert figures["log_reads"] > 0
+
+
+async def test_a_burst_sends_no_more_than_its_window_ahead() -> None:
+    async with running_peer(FLOOR, nodes=1) as target, Fleet(2) as fleet:
+        figures = await burst(fleet, target, clients=20, channel="live:burst", seconds=0.5)
+    assert figures["missing"] == 0
+    assert figures["delivered"] == figures["sent"] * 20 > 0
+
+
+async def test_servers_that_are_not_there_are_named() -> None:
+    with pytest.raises(TargetFailed, match="no nowhere"):
+        async with running_peer(centrifugo(Path("nowhere"))):
+            pass
+    with pytest.raises(TargetFailed, match="code 3: no such thing"):
+        async with process(
+            [sys.executable, "-c", "print('no such thing'); raise SystemExit(3)"], port=free_port(), cwd=Path()
+        ):
+            pass
+    nobody = Where(dialect="plain", secret="s", urls=[f"ws://127.0.0.1:{free_port()}/"])
+    async with Fleet(1) as fleet:
+        with pytest.raises(LoadFailed, match="3 of"):
+            await fleet.connect(3, nobody, ["live:c"])
