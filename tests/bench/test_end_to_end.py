@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from bench.load.orders import Where
 from bench.scenarios.limits import burst
 from bench.scenarios.recovery import recovery_storm
 from bench.scenarios.steady import steady
-from bench.servers.peers import FLOOR, centrifugo, running_peer
+from bench.servers.peers import FLOOR, PEERS, centrifugo, running_peer
 from bench.servers.platform import platform
 from bench.servers.process import free_port, process
 from bench.servers.target import TargetFailed
@@ -39,6 +41,20 @@ async def test_a_burst_sends_no_more_than_its_window_ahead() -> None:
         figures = await burst(fleet, target, clients=20, channel="live:burst", seconds=0.5)
     assert figures["missing"] == 0
     assert figures["delivered"] == figures["sent"] * 20 > 0
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+async def test_a_peer_brings_publications_to_both_of_its_nodes(name: str) -> None:
+    if PEERS[name].command(0)[0] == "node" and shutil.which("npm") is None:
+        if os.environ.get("REQUIRE_ALL") == "1":
+            pytest.fail("npm is not installed, and REQUIRE_ALL=1")
+        pytest.skip("npm is not installed")
+    async with running_peer(PEERS[name]) as target, Fleet(2) as fleet:
+        figures = await steady(
+            fleet, target, clients=8, channels=["live:a", "live:b"], per_s=50, seconds=0.4, warm_s=0.2
+        )
+    assert (figures["sent"], figures["acked"], figures["delivered"]) == (20, 20, 80)
+    assert figures["cpu_s_node-1"] > 0 < figures["cpu_s_node-2"]
 
 
 async def test_servers_that_are_not_there_are_named() -> None:
