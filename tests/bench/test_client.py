@@ -139,6 +139,21 @@ def test_a_ping_may_hold_what_messages_end_with() -> None:
     assert seat.transport.data == pong_frame(b"ab}d")
 
 
+def test_two_pings_in_a_chunk_are_both_answered() -> None:
+    seat = Seat(PLAIN)
+    seat.hear(b"\x89\x01a" + delivery(PLAIN, NOW) + b"\x89\x01b", 1 << 20)
+    assert seat.transport.data == pong_frame(b"a") + pong_frame(b"b")
+
+
+def test_an_empty_result_is_no_ping() -> None:
+    seat = Seat(CENTRIFUGAL)
+    seat.client.publish(FIRST)
+    written = seat.transport.data
+    seat.hear(frame(b'{"id":%d,"publish":{}}' % FIRST), 1 << 20)
+    assert seat.transport.data == written
+    assert seat.tally.acked == 1
+
+
 def test_refusals_are_counted_beside_deliveries() -> None:
     seat = Seat(CENTRIFUGAL)
     seat.client.publish(FIRST)

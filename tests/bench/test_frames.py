@@ -24,6 +24,10 @@ def test_frames_are_read_by_a_real_server(size: int) -> None:
     assert close.opcode is Opcode.CLOSE  # type: ignore[union-attr]
 
 
+def test_lengths_take_no_more_bytes_than_they_must() -> None:
+    assert [len(text_frame(bytes(size))) - size for size in (125, 126, 65_535, 65_536)] == [6, 8, 8, 14]
+
+
 def test_tokens_are_valid_for_their_user() -> None:
     secret = "s" * 32
     assert jwt.decode(sign_token(secret, "user-7"), secret, algorithms=["HS256"])["sub"] == "user-7"
