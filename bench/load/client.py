@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from bench.load.dialects import JOIN, STAMP, STAMP_DIGITS, Dialect, Step
+from bench.load.dialects import JOIN, PING_FRAME, STAMP, STAMP_DIGITS, Dialect, Step, frame_pong
 from bench.load.frames import close_frame
 from bench.load.histogram import Histogram
 
@@ -70,12 +70,13 @@ class Client(asyncio.Protocol):
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        if self._dialect.ping in data:
-            answer, data = self._dialect.pong(data)
-            if answer:
-                self._transport.write(answer)
-            if not data:
-                return
+        for needle, pong in ((PING_FRAME, frame_pong), (self._dialect.ping, self._dialect.pong)):
+            if needle in data:
+                answer, data = pong(data)
+                if answer:
+                    self._transport.write(answer)
+        if not data:
+            return
         if data[-1] not in _ENDS:
             end = max(data.rfind(b"}"), data.rfind(b"]")) + 1
             self._rest = data[end:]

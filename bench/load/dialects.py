@@ -13,7 +13,7 @@ from bench.load.frames import pong_frame, text_frame
 PAYLOAD_BYTES = 128
 _HEAD, _TAIL = '{"t":"@%d","p":"', '"}'
 PAYLOAD = _HEAD + "x" * (PAYLOAD_BYTES - len(_HEAD % FIRST) - len(_TAIL)) + _TAIL
-STAMP, STAMP_DIGITS = b'"@', 10  # what stands before the send time in every message, and nowhere else
+STAMP, STAMP_DIGITS = b'"t":"@', 10  # what stands before the send time in every message, and nowhere else
 JOIN = b'"join":'
 
 
@@ -55,6 +55,19 @@ class Dialect:
     refused: Callable[[bytes], list[bytes]]
     ping: bytes
     pong: Callable[[bytes], tuple[bytes, bytes]]
+
+
+PING_FRAME = b"\x89"
+_PING_HEAD = re.compile(rb"\x89([\x00-\x1f])")  # the low byte of a length may be 0x89, but then text begins behind it
+
+
+def frame_pong(chunk: bytes) -> tuple[bytes, bytes]:
+    """The answer to WebSocket's own pings, which any server may send; and the chunk without them."""
+    answer = b""
+    while (found := _PING_HEAD.search(chunk)) and len(chunk) >= (end := found.end() + found[1][0]):
+        answer += pong_frame(chunk[found.end() : end])
+        chunk = chunk[: found.start()] + chunk[end:]
+    return answer, chunk
 
 
 def _never(_: bytes) -> list[bytes]:
@@ -132,8 +145,6 @@ SOCKETIO = Dialect(
 
 # A JSON object per message, as one writes it without a protocol library.
 
-_PING_FRAME = re.compile(rb"\x89([\x00-\x1f])")  # a length's low byte may be 0x89, but then the text begins behind it
-
 
 def _plain_steps(joining: Joining) -> list[Step]:
     return [
@@ -142,22 +153,14 @@ def _plain_steps(joining: Joining) -> list[Step]:
     ]
 
 
-def _plain_pong(chunk: bytes) -> tuple[bytes, bytes]:
-    answer = b""
-    while (found := _PING_FRAME.search(chunk)) and len(chunk) >= (end := found.end() + found[1][0]):
-        answer += pong_frame(chunk[found.end() : end])
-        chunk = chunk[: found.start()] + chunk[end:]
-    return answer, chunk
-
-
 PLAIN = Dialect(
     path=lambda path, joining: f"{path}?token={joining.token}",
     steps=_plain_steps,
     publish=lambda channel: _template(f'{{"id":%d,"pub":{_quoted(channel)},"data":{PAYLOAD}}}'),
     acks=re.compile(rb'"ack": ?(\d{10})').findall,
     refused=_never,
-    ping=b"\x89",
-    pong=_plain_pong,
+    ping=PING_FRAME,
+    pong=frame_pong,
 )
 
 DIALECTS: Mapping[str, Dialect] = {"centrifugal": CENTRIFUGAL, "socketio": SOCKETIO, "plain": PLAIN}

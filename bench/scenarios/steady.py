@@ -76,7 +76,7 @@ def rates(seen: Report, before: Usage, after: Usage, members: int) -> Figures:
         "acked": seen.acked,
         "refused": seen.refused,
         "delivered": seen.delivered,
-        "missing": seen.acked * members - seen.delivered,
+        "missing": max(0, (seen.sent - seen.refused) * members - seen.delivered),
         **percentiles("delivery", deliveries),
         **percentiles("ack", acks),
         **{f"cpu_s_{name}": after.cpu[name] - before.cpu[name] for name in after.cpu},

@@ -145,6 +145,19 @@ def test_two_pings_in_a_chunk_are_both_answered() -> None:
     assert seat.transport.data == pong_frame(b"a") + pong_frame(b"b")
 
 
+def test_any_server_may_send_ping_frames_of_any_bytes(dialect: Dialect) -> None:
+    seat = Seat(dialect)
+    seat.hear(delivery(dialect, NOW) + b'\x89\x04a"@v' + delivery(dialect, NOW), 1 << 20)
+    assert seat.transport.data == pong_frame(b'a"@v')
+    assert seat.tally.delivered == 2
+
+
+def test_a_length_that_reads_as_a_quote_and_an_at_is_no_delivery() -> None:
+    seat = Seat(CENTRIFUGAL)
+    seat.hear(frame(b'{"id":2,"subscribe":{}}'.ljust(0x2240 - 1) + b"}"), 1 << 20)
+    assert seat.tally.delivered == 0
+
+
 def test_an_empty_result_is_no_ping() -> None:
     seat = Seat(CENTRIFUGAL)
     seat.client.publish(FIRST)
