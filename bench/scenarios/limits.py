@@ -55,10 +55,11 @@ async def highest_rate(
     good, bad, rate = 0.0, 0.0, _FIRST_PER_S
     bisections = 0
     while bisections <= _BISECTIONS and rate >= _LOWEST_PER_S:
+        # Twice before a rate is too high: once may have been the machine.
         figures = await _step(fleet, target, members, rate, step_s) or await _step(fleet, target, members, rate, step_s)
         if figures is not None:
             best, good = figures, rate
-        else:  # twice: once may have been the machine
+        else:
             bad = rate
         bisections += bool(good and bad)
         rate = (good + bad) / 2 if good and bad else rate * _GROWS_BY if good else rate / 2
