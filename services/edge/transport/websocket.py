@@ -16,6 +16,7 @@ from websockets.server import ServerProtocol
 
 from services.edge.domain.ports import MessageHandler
 from services.edge.transport.frames import PING_FRAME, close_frame
+from services.edge.transport.inbound import FrameBounds, small_texts
 from services.edge.transport.outbox import Outbox
 from services.shared.errors import CloseCode
 
@@ -53,6 +54,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     """A `Connection` of the domain and the protocol of its transport, from the handshake's end on."""
 
     __slots__ = (
+        "_bounds",
         "_clean",
         "_control_frames",
         "_control_since",
@@ -73,6 +75,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._handler: MessageHandler | None = None
         self._state = _OPEN
         self._clean = False
+        self._bounds: FrameBounds | None = None  # None: between two frames
         self._partial: _Partial | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._control_since = 0.0
@@ -136,6 +139,10 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._port.counters.bytes_received += len(data)
+        if self._bounds is None and self._partial is None:
+            data = self._take_texts(data)
+            if not data:
+                return
         if len(data) <= _FEED_BYTES:
             self._feed(data)
         else:
@@ -179,9 +186,25 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     # Inbound frames.
 
+    def _take_texts(self, data: bytes) -> bytes:
+        """Handle the small whole text messages at the beginning; returns what is behind them, for the core."""
+        if self._state != _OPEN:
+            return data
+        texts, end = small_texts(data, self._port.options.max_message_bytes)
+        for text in texts:
+            if self._state != _OPEN:
+                break
+            self._take_text(text)
+        return data[end:]
+
     def _feed(self, data: bytes) -> None:
         if self._state not in (_OPEN, _CLOSING):
             return
+        if self._bounds is None:
+            self._bounds = FrameBounds()
+        self._bounds.pass_over(data)
+        if self._bounds.between_frames:
+            self._bounds = None
         core = self._core
         core.receive_data(data)
         if core.events:
@@ -221,16 +244,21 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._clean = True
             self._port.counters.closed_by_client(received.code if received is not None else 1005)
         elif frame.fin and opcode is not CONT:
-            payload = bytes(frame.data)
-            if opcode is TEXT and not payload.isascii():
-                try:
-                    payload.decode()
-                except UnicodeDecodeError:
-                    self._fail(_INVALID_TEXT, "invalid UTF-8")
-                    return
-            self._deliver(payload, binary=opcode is not TEXT)
+            if opcode is TEXT:
+                self._take_text(bytes(frame.data))
+            else:
+                self._deliver(bytes(frame.data), binary=True)
         else:
             self._take_fragment(frame)
+
+    def _take_text(self, payload: bytes) -> None:
+        if not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self._fail(_INVALID_TEXT, "invalid UTF-8")
+                return
+        self._deliver(payload, binary=False)
 
     def _take_fragment(self, frame: Frame) -> None:
         partial = self._partial
