@@ -3,13 +3,73 @@
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 # Half a millisecond is a quick local call, 2.5 s the longest any call to a dependency may take.
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class QuickHistogram(Collector):
+    """For what happens with every message: `observe` costs a tenth of the library's, and is for one thread alone."""
+
+    def __init__(
+        self, name: str, documentation: str, bounds: Sequence[float], registry: CollectorRegistry = REGISTRY
+    ) -> None:
+        self._name, self._documentation = name, documentation
+        self._bounds = tuple(bounds)
+        self._all: dict[str, _Buckets] = {}
+        self._label = ""
+        registry.register(self)
+
+    def by(self, label: str, values: Sequence[str]) -> dict[str, _Buckets]:
+        """One histogram for each value of this label."""
+        self._label = label
+        self._all = {value: _Buckets(self._bounds) for value in values}
+        return self._all
+
+    def alone(self) -> _Buckets:
+        """The only one, without a label."""
+        self._all[""] = _Buckets(self._bounds)
+        return self._all[""]
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """For the library."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label] if self._label else [])
+        for value, buckets in self._all.items():
+            family.add_metric([value] if self._label else [], buckets.cumulative(), buckets.total)
+        yield family
+
+
+class _Buckets:
+    """Counts of one histogram."""
+
+    __slots__ = ("_bounds", "_counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count it where it belongs: up to and with the bound."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(bound, how many up to it), the last one without bound."""
+        found, so_far = [], 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            so_far += count
+            found.append((str(floatToGoString(bound)), float(so_far)))  # type: ignore[no-untyped-call]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

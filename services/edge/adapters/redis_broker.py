@@ -15,6 +15,7 @@ from redis import exceptions
 
 from services.edge.adapters import canary, codec
 from services.edge.adapters.canary import Canary
+from services.edge.adapters.deadlines import Deadlines
 from services.edge.adapters.receipts import Receipts
 from services.edge.adapters.redis_hearing import Hearing
 from services.edge.adapters.redis_life import LifeWatch
@@ -87,6 +88,7 @@ class RedisBroker:
         )
         self._hearing: Hearing | None = None
         self._queue: deque[_Append | _Other] = deque()
+        self._deadlines = Deadlines(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = -1e9
@@ -118,6 +120,7 @@ class RedisBroker:
         """Let what is under way end, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+        self._deadlines.close()
         await self._canary.close()
         await self._subscriber.close()
         await self._life.close()
@@ -142,13 +145,18 @@ class RedisBroker:
     async def publish_control(self, payload: bytes) -> int:
         return int(await self._do(None, publish=(keys.CONTROL, payload)))
 
-    async def append(
+    def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
-    ) -> AppendResult:
+    ) -> asyncio.Future[AppendResult]:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._admit(now)
         item = hotlog.Item(publication.id, codec.encode(publication), key_user, key)
-        future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
-        result: AppendResult = await self._submit(_Append(channel, item, history_size, history_ttl_s, future))
-        return result
+        future: asyncio.Future[AppendResult] = loop.create_future()
+        self._queue.append(_Append(channel, item, history_size, history_ttl_s, future))
+        self._deadlines.add(future, now)
+        self._flush_soon()
+        return future
 
     async def top(self, channel: str) -> Position:
         found = hotlog.top(await self._do(self._top_call(channel, False)))
@@ -207,11 +215,7 @@ class RedisBroker:
         return await self._submit(_Other(call, publish, asyncio.get_running_loop().create_future()))
 
     async def _submit(self, work: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._failed_at < _BREAK_S:
-            raise Unavailable("Redis does not answer")
-        if len(self._queue) >= MAX_WAITING:
-            raise Busy("too much waits for Redis")
+        self._admit(asyncio.get_running_loop().time())
         self._queue.append(work)
         self._flush_soon()
         try:
@@ -219,6 +223,12 @@ class RedisBroker:
                 return await work.future
         except TimeoutError:
             raise Unavailable("Redis did not answer in time") from None
+
+    def _admit(self, now: float) -> None:
+        if now - self._failed_at < _BREAK_S:
+            raise Unavailable("Redis does not answer")
+        if len(self._queue) >= MAX_WAITING:
+            raise Busy("too much waits for Redis")
 
     def _flush_soon(self) -> None:
         if not self._flush_due and len(self._tasks) < _IN_FLIGHT:

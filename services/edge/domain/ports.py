@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 from services.edge.domain.commands import Command
@@ -107,9 +107,9 @@ class Broker(Protocol):
     async def publish(self, channel: str, publication: Publication) -> None:
         """Announce without keeping (durability `none`)."""
 
-    async def append(
+    def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
-    ) -> AppendResult:
+    ) -> Awaitable[AppendResult]:
         """Add to the log of a `hot` channel and announce, atomically; a known key returns the first position."""
 
     async def top(self, channel: str) -> Position:
@@ -140,9 +140,9 @@ class Broker(Protocol):
 class Store(Protocol):
     """The durable log. `Unavailable` within 3 s where persistence does not answer; `Busy` where it refuses."""
 
-    async def append(
+    def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
-    ) -> AppendResult:
+    ) -> Awaitable[AppendResult]:
         """Sequence, store, make readable and announce; returns once all of it is done."""
 
     async def open(self, channel: str) -> Position:

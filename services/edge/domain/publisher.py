@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import ACK_SECONDS
-from services.shared.errors import Busy, ErrorCode, ThalamusError
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import DataFormat, Durability, Namespace
+
+logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 1.0
 _NO_POSITION = AppendResult(Position(0, ""), False)
+
+Outcome = AppendResult | ThalamusError
 
 
 class Publisher:
@@ -36,37 +43,68 @@ class Publisher:
         data: bytes | None,
         *,
         time_ms: int,
+        tags: dict[str, str] | None = None,
+        key_user: str = "",
+        key: str = "",
+    ) -> AppendResult:
+        """As `begin`, and wait for the outcome.
+
+        Raises:
+            ThalamusError: as `begin`.
+            Unavailable: the outcome is unknown; repeat with the same key.
+        """
+        kept: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if kept.done():
+                return
+            if isinstance(outcome, ThalamusError):
+                kept.set_exception(outcome)
+            else:
+                kept.set_result(outcome)
+
+        self.begin(channel, namespace, data, settle, time_ms=time_ms, tags=tags, key_user=key_user, key=key)
+        return await kept
+
+    def begin(
+        self,
+        channel: str,
+        namespace: Namespace,
+        data: bytes | None,
+        settle: Callable[[Outcome], None],
+        *,
+        time_ms: int,
         info: ClientInfo | None = None,
         tags: dict[str, str] | None = None,
         key_user: str = "",
         key: str = "",
         exclude_client: str = "",
-    ) -> AppendResult:
+    ) -> None:
         """Publish one message under an idempotency key (a random one where none is given).
+
+        `settle` is called with the outcome, later and once, unless this raises.
 
         Raises:
             ThalamusError: 107 or 106 for data that is not allowed.
-            Unavailable: the outcome is unknown; repeat with the same key.
+            Unavailable: there is no use in trying at the moment.
             Busy: refused, nothing was done.
         """
         if data is None or (namespace.data_format is DataFormat.OBJECT and not data.lstrip().startswith(b"{")):
             raise ThalamusError("data is not what the channel takes", ErrorCode.BAD_REQUEST)
-        if len(data) > namespace.max_data_bytes:
-            raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
-        if len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
-            raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         size = len(data)
+        if size > namespace.max_data_bytes:
+            raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
+        if key and len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
+            raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
+        publication = Publication(data, info, tags or {}, os.urandom(16), exclude_client, time_ms)
         self._take(size)
-        started = time.perf_counter()
+        waiting = _Waiting(self, size, namespace.durability, settle)
         try:
-            result = await self._publish(
-                channel, namespace, data, time_ms, info, tags or {}, key_user, key, exclude_client
-            )
-        finally:
-            self.pending -= 1
-            self._pending_bytes -= size
-        ACK_SECONDS.labels(namespace.durability.value).observe(time.perf_counter() - started)
-        return result
+            kept = asyncio.ensure_future(self._hand_over(channel, namespace, publication, key_user, key))
+        except BaseException:
+            self._give_back(size)
+            raise
+        kept.add_done_callback(waiting)
 
     def has_room(self) -> bool:
         """Whether one more may wait."""
@@ -95,39 +133,52 @@ class Publisher:
         self.pending += 1
         self._pending_bytes += size
 
-    async def _publish(
-        self,
-        channel: str,
-        namespace: Namespace,
-        data: bytes,
-        time_ms: int,
-        info: ClientInfo | None,
-        tags: dict[str, str],
-        key_user: str,
-        key: str,
-        exclude_client: str,
-    ) -> AppendResult:
-        publication_id = os.urandom(16)
-        publication = Publication(
-            data=data,
-            info=info,
-            tags=tags,
-            id=publication_id,
-            exclude_client=exclude_client,
-            time_ms=time_ms,
-        )
-        if namespace.durability is Durability.NONE:
-            await self._broker.publish(channel, publication)
-            self.published += 1
-            return _NO_POSITION
-        log: Broker | Store = self._store if namespace.durability is Durability.STORED else self._broker
-        result = await log.append(
+    def _give_back(self, size: int) -> None:
+        self.pending -= 1
+        self._pending_bytes -= size
+
+    def _hand_over(
+        self, channel: str, namespace: Namespace, publication: Publication, key_user: str, key: str
+    ) -> Awaitable[AppendResult]:
+        durability = namespace.durability
+        if durability is Durability.NONE:
+            return self._announce(channel, publication)
+        log: Broker | Store = self._store if durability is Durability.STORED else self._broker
+        return log.append(
             channel,
             publication,
             key_user=key_user,
-            key=key or publication_id.hex(),
+            key=key or publication.id.hex(),
             history_size=namespace.history_size,
             history_ttl_s=namespace.history_ttl_s,
         )
-        self.published += 1
-        return result
+
+    async def _announce(self, channel: str, publication: Publication) -> AppendResult:
+        await self._broker.publish(channel, publication)
+        return _NO_POSITION
+
+
+class _Waiting:
+    """One publication that waits for its log; called when that has answered."""
+
+    __slots__ = ("_began", "_durability", "_publisher", "_settle", "_size")
+
+    def __init__(
+        self, publisher: Publisher, size: int, durability: Durability, settle: Callable[[Outcome], None]
+    ) -> None:
+        self._publisher, self._size, self._durability, self._settle = publisher, size, durability, settle
+        self._began = time.perf_counter()
+
+    def __call__(self, kept: asyncio.Future[AppendResult]) -> None:
+        publisher = self._publisher
+        publisher._give_back(self._size)
+        error = Unavailable("given up") if kept.cancelled() else kept.exception()
+        if error is None:
+            publisher.published += 1
+            ACK_SECONDS[self._durability.value].observe(time.perf_counter() - self._began)
+            self._settle(kept.result())
+            return
+        if not isinstance(error, ThalamusError):
+            logger.error("publishing failed", exc_info=error)
+            error = ThalamusError()
+        self._settle(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
+from functools import partial
 from typing import Any
 
 from services.edge.domain import commands as c
@@ -13,11 +14,21 @@ from services.edge.domain.claims import ConnectionClaims
 from services.edge.domain.command_queue import CommandQueue
 from services.edge.domain.deadlines import Deadlines
 from services.edge.domain.handlers import handle
+from services.edge.domain.handlers.publish import begin_publish
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.node import Node
 from services.edge.domain.ports import Connection, Dialect
-from services.edge.domain.replies import Answer, ErrorReply, PublicationPush, Push, Result, UnsubscribePush
+from services.edge.domain.publisher import Outcome
+from services.edge.domain.replies import (
+    Answer,
+    ErrorReply,
+    PublicationPush,
+    PublishResult,
+    Push,
+    Result,
+    UnsubscribePush,
+)
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, UnsubscribeCode
 
 logger = logging.getLogger(__name__)
@@ -136,7 +147,10 @@ class Session:
                 self.answer(command.id, self._error(error))
                 continue
             self._busy = True
-            self.node.spawn(self._run(command))
+            if type(command.request) is c.Publish:
+                self._publish(command.id, command.request)
+            else:
+                self.node.spawn(self._run(command))
         waiting = len(self._queue)
         if waiting > self.node.settings.max_pending_commands and not self._paused:
             self._paused = True
@@ -170,16 +184,36 @@ class Session:
             result = await handle(self, command)
             if result is not None:
                 self.answer(command.id, result)
-        except Disconnect as end:
-            self.disconnect(end.code, end.reason)
-        except ThalamusError as error:
-            self.answer(command.id, self._error(error))
-        except Exception:
-            logger.exception("command failed", extra={"command": type(command.request).__name__})
-            self.answer(command.id, self._error(ThalamusError()))
+        except Exception as error:
+            self._failed(command.id, error)
         finally:
             self._busy = False
         self._pump()
+
+    def _publish(self, command_id: int, request: c.Publish) -> None:
+        """Check and hand over at once, without a task; the log answers later."""
+        try:
+            begin_publish(self, request, partial(self._published, command_id))
+        except Exception as error:
+            self._busy = False
+            self._failed(command_id, error)
+
+    def _published(self, command_id: int, outcome: Outcome) -> None:
+        self._busy = False
+        if isinstance(outcome, ThalamusError):
+            self._failed(command_id, outcome)
+        else:
+            self.answer(command_id, PublishResult(outcome.position.offset, outcome.position.epoch))
+        self._pump()
+
+    def _failed(self, command_id: int, error: Exception) -> None:
+        if isinstance(error, Disconnect):
+            self.disconnect(error.code, error.reason)
+            return
+        if not isinstance(error, ThalamusError):
+            logger.error("command failed", exc_info=error)
+            error = ThalamusError()
+        self.answer(command_id, self._error(error))
 
     def _error(self, error: ThalamusError) -> ErrorReply:
         counts = self.node.counters.errors

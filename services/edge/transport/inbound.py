@@ -1,4 +1,4 @@
-"""Frames of clients, as far as they need no state: where they end, and the small whole texts that nearly all of them are.
+"""Frames of clients, as far as they need no state: where they end, and the small whole texts that most of them are.
 
 Everything else is for the library's core, which is given all bytes of it.
 """

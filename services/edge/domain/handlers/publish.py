@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.handlers.common import namespace_of, require
 from services.edge.domain.limits import TokenBucket
-from services.edge.domain.replies import PublishResult
+from services.edge.domain.publisher import Outcome
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace
 
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from services.edge.domain.session import Session
 
 
-async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
-    """Answered once the channel's log holds it. Wire protocol, 5.4; position and key are our extensions."""
+def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcome], None]) -> None:
+    """`settle` is called once the channel's log holds it, unless this raises. Wire protocol, 5.4.
+
+    Position and key are our extensions.
+    """
     namespace = namespace_of(session, request.channel)
     if request.type:
         raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
@@ -25,17 +29,17 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
     require(session, namespace, request.channel, namespace.publish)
     _limit(session, namespace)
     subscription = session.subscriptions.get(request.channel)
-    result = await session.node.publisher.publish(
+    session.node.publisher.begin(
         request.channel,
         namespace,
         request.data,
+        settle,
         time_ms=int(session.node.clock.wall() * 1000),
         info=session.info(subscription.info.chan_info if subscription else b""),
         key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # the anonymous share no keys
         key=request.idempotency_key,
         exclude_client=session.client if request.exclude_self else "",
     )
-    return PublishResult(result.position.offset, result.position.epoch)
 
 
 def _limit(session: Session, namespace: Namespace) -> None:

@@ -1,0 +1,43 @@
+"""One timer for many that wait equally long: cheaper than a timeout for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from services.shared.errors import Unavailable
+
+
+class Deadlines:
+    """Futures that get `Unavailable` when they are not done in time."""
+
+    def __init__(self, limit_s: float, why: str) -> None:
+        self._limit_s, self._why = limit_s, why
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # in the order of their deadlines
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, future: asyncio.Future[Any], now: float) -> None:
+        """Watch it from now on (monotonic seconds of the running loop); those done before it are forgotten."""
+        waiting = self._waiting
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        waiting.append((now + self._limit_s, future))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(now + self._limit_s, self._expire)
+
+    def close(self) -> None:
+        """Nobody is told any more."""
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        loop, waiting = asyncio.get_running_loop(), self._waiting
+        now = loop.time()
+        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+            _, future = waiting.popleft()
+            if not future.done():
+                future.set_exception(Unavailable(self._why))
+        self._timer = loop.call_at(waiting[0][0], self._expire) if waiting else None
