@@ -15,7 +15,7 @@ from redis import exceptions
 
 from services.edge.adapters import canary, codec
 from services.edge.adapters.canary import Canary
-from services.edge.adapters.deadlines import Deadlines
+from services.edge.adapters.expiry import Expiry
 from services.edge.adapters.receipts import Receipts
 from services.edge.adapters.redis_hearing import Hearing
 from services.edge.adapters.redis_life import LifeWatch
@@ -88,7 +88,7 @@ class RedisBroker:
         )
         self._hearing: Hearing | None = None
         self._queue: deque[_Append | _Other] = deque()
-        self._deadlines = Deadlines(DEADLINE_S, "Redis did not answer in time")
+        self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = -1e9
@@ -120,7 +120,7 @@ class RedisBroker:
         """Let what is under way end, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
-        self._deadlines.close()
+        self._expiry.close()
         await self._canary.close()
         await self._subscriber.close()
         await self._life.close()
@@ -154,7 +154,7 @@ class RedisBroker:
         item = hotlog.Item(publication.id, codec.encode(publication), key_user, key)
         future: asyncio.Future[AppendResult] = loop.create_future()
         self._queue.append(_Append(channel, item, history_size, history_ttl_s, future))
-        self._deadlines.add(future, now)
+        self._expiry.add(future, now)
         self._flush_soon()
         return future
 

@@ -9,7 +9,7 @@ from typing import Any
 from services.shared.errors import Unavailable
 
 
-class Deadlines:
+class Expiry:
     """Futures that get `Unavailable` when they are not done in time."""
 
     def __init__(self, limit_s: float, why: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.edge.adapters.deadlines import Deadlines
+from services.edge.adapters.expiry import Expiry
 from services.shared.errors import Unavailable
 
 LIMIT_S = 0.05
@@ -14,7 +14,7 @@ LIMIT_S = 0.05
 
 async def test_who_is_not_done_in_time_is_told_and_who_is_keeps_its_result() -> None:
     loop = asyncio.get_running_loop()
-    deadlines = Deadlines(LIMIT_S, "too late")
+    deadlines = Expiry(LIMIT_S, "too late")
     futures = [loop.create_future() for _ in range(3)]
     for future in futures:
         deadlines.add(future, loop.time())
@@ -28,7 +28,7 @@ async def test_who_is_not_done_in_time_is_told_and_who_is_keeps_its_result() -> 
 
 async def test_a_later_one_has_its_own_time() -> None:
     loop = asyncio.get_running_loop()
-    deadlines = Deadlines(LIMIT_S, "too late")
+    deadlines = Expiry(LIMIT_S, "too late")
     first, second = loop.create_future(), loop.create_future()
     deadlines.add(first, loop.time())
     deadlines.add(second, loop.time() + 60.0)
@@ -40,7 +40,7 @@ async def test_a_later_one_has_its_own_time() -> None:
 
 async def test_what_is_done_is_not_kept() -> None:
     loop = asyncio.get_running_loop()
-    deadlines = Deadlines(60.0, "too late")
+    deadlines = Expiry(60.0, "too late")
     for _ in range(1_000):
         future = loop.create_future()
         deadlines.add(future, loop.time())
