@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,9 @@ class Call:
     arguments: Sequence[str | bytes | int]
 
 
+Command = tuple[str | bytes | int, ...]
+
+
 async def run(client: redis.asyncio.Redis, calls: Sequence[Call], *, timeout_s: float) -> list[Any]:
     """Run the scripts in order, in one round trip (two where the server did not know one).
 
@@ -65,26 +68,34 @@ async def run(client: redis.asyncio.Redis, calls: Sequence[Call], *, timeout_s: 
     Raises:
         Unavailable: no answer; which of them ran is unknown.
     """
+
+    async def send(commands: Sequence[Command]) -> list[Any]:
+        async with client.pipeline(transaction=False) as pipeline:
+            for words in commands:
+                pipeline.execute_command(*words)
+            return list(await pipeline.execute(raise_on_error=False))
+
     try:
         async with asyncio.timeout(timeout_s):
-            results = await _pipeline(client, calls)
-            missing = [index for index, found in enumerate(results) if isinstance(found, exceptions.NoScriptError)]
-            if missing:
-                for script in {calls[index].script for index in missing}:
-                    await client.script_load(script.text)
-                again = await _pipeline(client, [calls[index] for index in missing])
-                for index, result in zip(missing, again, strict=True):
-                    results[index] = result
+            return await run_through(send, calls)
     except (exceptions.ConnectionError, exceptions.TimeoutError, *CONNECTION_LOST) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
+
+
+async def run_through(send: Callable[[Sequence[Command]], Awaitable[list[Any]]], calls: Sequence[Call]) -> list[Any]:
+    """The same over whatever sends commands and gives their results, in order."""
+    results = await send([_command(call) for call in calls])
+    missing = [index for index, found in enumerate(results) if isinstance(found, exceptions.NoScriptError)]
+    if missing:
+        await send([("SCRIPT", "LOAD", text) for text in {calls[index].script.text for index in missing}])
+        again = await send([_command(calls[index]) for index in missing])
+        for index, result in zip(missing, again, strict=True):
+            results[index] = result
     return results
 
 
-async def _pipeline(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Any]:
-    async with client.pipeline(transaction=False) as pipeline:
-        for call in calls:
-            pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.arguments)
-        return list(await pipeline.execute(raise_on_error=False))
+def _command(call: Call) -> Command:
+    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.arguments)
 
 
 def refuse(result: Any) -> Any:

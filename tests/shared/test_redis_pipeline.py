@@ -1,0 +1,210 @@
+"""One connection for many callers, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.shared.config import ConfigError
+from services.shared.errors import Unavailable
+from services.shared.hotlog.life import Life
+from services.shared.hotlog.scripts import Call, load
+from services.shared.redis_life import LifeGate, run_id_of
+from services.shared.redis_pipeline import RedisPipeline
+from tests.support.redis import RedisServer
+from tests.support.tcp_proxy import TcpProxy
+
+_SOON_S = 2.5
+
+
+@pytest.fixture
+async def pipeline(redis_url: str) -> AsyncIterator[RedisPipeline]:
+    """To the emptied server of the session."""
+    made = RedisPipeline(redis_url)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def own(own_redis: RedisServer) -> AsyncIterator[RedisPipeline]:
+    """To a server that the test may break."""
+    made = RedisPipeline(own_redis.url)
+    yield made
+    await made.aclose()
+
+
+async def _one(pipeline: RedisPipeline, *words: str | bytes | int, timeout_s: float = _SOON_S) -> object:
+    (answer,) = await pipeline.execute([words], timeout_s=timeout_s)
+    return answer
+
+
+async def test_everyone_gets_the_answers_to_what_they_sent(pipeline: RedisPipeline) -> None:
+    asked = [[("ECHO", f"{caller}.{number}") for number in range(caller)] for caller in range(20)]
+    answers = await asyncio.gather(*(pipeline.execute(commands, timeout_s=_SOON_S) for commands in asked))
+    assert answers == [[words[1].encode() for words in commands] for commands in asked]
+
+
+async def test_all_share_one_connection(pipeline: RedisPipeline) -> None:
+    ids = await asyncio.gather(*(_one(pipeline, "CLIENT", "ID") for _ in range(5)))
+    assert len(set(ids)) == 1
+
+
+async def test_a_large_value_comes_whole(pipeline: RedisPipeline) -> None:
+    value = bytes(range(256)) * 8_192
+    await _one(pipeline, "SET", "t:large", value)
+    assert await _one(pipeline, "GET", "t:large") == value
+
+
+async def test_a_refused_command_leaves_the_others_alone(pipeline: RedisPipeline) -> None:
+    first, refused, last = await pipeline.execute(
+        [("SET", "t:x", 1), ("LPUSH", "t:x", 2), ("INCR", "t:x")], timeout_s=_SOON_S
+    )
+    assert (first, last) == (b"OK", 2)
+    assert str(refused).startswith("WRONGTYPE")
+
+
+async def test_scripts_that_the_server_does_not_know_are_told(pipeline: RedisPipeline, tmp_path: Path) -> None:
+    (tmp_path / "say.lua").write_text("return {KEYS[1], ARGV[1]}")
+    (tmp_path / "fail.lua").write_text("return redis.error_reply('NO: ' .. ARGV[1])")
+    say, fail = load(tmp_path / "say.lua"), load(tmp_path / "fail.lua")
+    calls = [Call(say, ["t:k"], [1]), Call(fail, [], ["why"]), Call(say, ["t:k"], [b"\xff"])]
+    for _ in range(2):
+        await _one(pipeline, "SCRIPT", "FLUSH")
+        for _ in range(2):
+            first, failed, last = await pipeline.run(calls, timeout_s=_SOON_S)
+            assert (first, last) == ([b"t:k", b"1"], [b"t:k", b"\xff"])
+            assert "NO: why" in str(failed)
+
+
+async def test_what_is_under_way_when_the_connection_breaks_has_no_outcome_and_the_next_connects(
+    own: RedisPipeline, own_redis: RedisServer
+) -> None:
+    assert await _one(own, "PING") == b"PONG"
+    waiting = [asyncio.create_task(_one(own, "BLPOP", "t:nothing", 0)) for _ in range(2)]
+    await asyncio.sleep(0)  # they are sent
+    own_redis.kill()
+    for failed in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(failed, Unavailable)
+    with pytest.raises(Unavailable):
+        await _one(own, "PING")
+    own_redis.start()
+    assert await _one(own, "PING") == b"PONG"
+
+
+async def test_a_command_whose_outcome_is_unknown_is_not_repeated(own: RedisPipeline, own_redis: RedisServer) -> None:
+    await _one(own, "PING")
+    own_redis.pause()
+    with pytest.raises(Unavailable):
+        await _one(own, "INCR", "t:counter", timeout_s=0.2)
+    own_redis.resume()
+    async with asyncio.timeout(_SOON_S):
+        while await _one(own, "GET", "t:counter") is None:
+            pass
+    assert await _one(own, "GET", "t:counter") == b"1"
+
+
+async def test_a_connection_that_is_silent_is_given_up(own_redis: RedisServer) -> None:
+    async with TcpProxy("127.0.0.1", own_redis.port) as proxy:
+        pipeline = RedisPipeline(f"redis://127.0.0.1:{proxy.port}/0")
+        before = await _one(pipeline, "CLIENT", "ID")
+        proxy.stall()
+        with pytest.raises(Unavailable):
+            await _one(pipeline, "PING", timeout_s=0.1)
+        proxy.flow()
+        assert await _one(pipeline, "CLIENT", "ID") != before
+        await pipeline.aclose()
+
+
+async def test_a_slow_command_costs_nobody_else_the_connection(pipeline: RedisPipeline) -> None:
+    before = await _one(pipeline, "CLIENT", "ID")
+    answers = await asyncio.gather(
+        _one(pipeline, "PING"),
+        _one(pipeline, "BLPOP", "t:nothing", "0.3", timeout_s=0.1),
+        _one(pipeline, "CLIENT", "ID"),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[1], Unavailable)
+    assert (answers[0], answers[2]) == (b"PONG", before)
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_goes_to_nobody(pipeline: RedisPipeline) -> None:
+    await _one(pipeline, "PING")
+    given_up = asyncio.create_task(_one(pipeline, "ECHO", "old"))
+    await asyncio.sleep(0)  # it is sent
+    given_up.cancel()
+    assert await _one(pipeline, "ECHO", "new") == b"new"
+    assert given_up.cancelled()
+
+
+async def test_a_server_whose_life_nobody_spoke_of_is_not_used(own_redis: RedisServer) -> None:
+    gate = LifeGate()
+    pipeline, plain = RedisPipeline(own_redis.url, gate=gate), RedisPipeline(own_redis.url)
+
+    async def open_gate() -> None:
+        info = await _one(plain, "INFO", "server")
+        assert isinstance(info, bytes)
+        gate.open(Life(run_id_of(info), 1, 0))
+
+    with pytest.raises(Unavailable):
+        await _one(pipeline, "SET", "t:x", 1)
+    assert gate.refused.is_set()
+    await open_gate()
+    await _one(pipeline, "SET", "t:x", 2)
+    own_redis.kill()
+    own_redis.start()
+    with pytest.raises(Unavailable):
+        await _one(pipeline, "SET", "t:x", 3)
+    with pytest.raises(Unavailable):
+        await _one(pipeline, "SET", "t:x", 4)
+    assert await _one(plain, "GET", "t:x") in (None, b"2")
+    await open_gate()
+    assert await _one(pipeline, "SET", "t:x", 5) == b"OK"
+    await pipeline.aclose()
+    await plain.aclose()
+
+
+async def test_it_logs_in_and_takes_the_database_of_the_address(own: RedisPipeline, own_redis: RedisServer) -> None:
+    await _one(own, "CONFIG", "SET", "requirepass", "r:ght/")
+    await _one(own, "ACL", "SETUSER", "edge", "on", ">s3cret", "+@all", "~*", "&*")
+    place = f"127.0.0.1:{own_redis.port}"
+    for login in (":r%3Aght%2F@", "edge:s3cret@"):
+        pipeline = RedisPipeline(f"redis://{login}{place}/3")
+        listed = await _one(pipeline, "CLIENT", "INFO")
+        assert isinstance(listed, bytes)
+        assert b" db=3 " in listed
+        await pipeline.aclose()
+    for login in ("", ":wrong@", "edge:wrong@"):
+        pipeline = RedisPipeline(f"redis://{login}{place}/3")
+        with pytest.raises(Unavailable, match=r"NOAUTH|WRONGPASS"):
+            await _one(pipeline, "PING")
+        await pipeline.aclose()
+
+
+async def test_it_speaks_over_a_unix_socket(tmp_path: Path) -> None:
+    server = RedisServer("--unixsocket", str(tmp_path / "redis"))
+    try:
+        server.start()
+        pipeline = RedisPipeline(f"unix://{tmp_path}/redis")
+        assert await _one(pipeline, "PING") == b"PONG"
+        await pipeline.aclose()
+    finally:
+        server.close()
+
+
+async def test_closing_tells_those_that_wait(pipeline: RedisPipeline, own: RedisPipeline) -> None:
+    await _one(pipeline, "PING")
+    waiting = asyncio.create_task(_one(pipeline, "BLPOP", "t:nothing", 0))
+    connecting = asyncio.create_task(_one(own, "PING"))
+    await asyncio.sleep(0)
+    await pipeline.aclose()
+    await own.aclose()
+    for failed in await asyncio.gather(waiting, connecting, return_exceptions=True):
+        assert isinstance(failed, Unavailable)
+
+
+def test_an_address_that_is_none_names_its_variable() -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        RedisPipeline("http://127.0.0.1")
