@@ -23,13 +23,14 @@ from services.edge.adapters.redis_orders import RedisOrders
 from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.edge.domain.ports import ChannelListener, OrderListener
-from services.shared.errors import CONNECTION_LOST, Busy, Unavailable
+from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.life import Life
-from services.shared.hotlog.scripts import Call, run
+from services.shared.hotlog.scripts import Call, refuse
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
+from services.shared.redis_pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class RedisBroker:
             url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=on_time
         )
         self._client = redis_client(url, gate=self._gate)
+        self._pipeline = RedisPipeline(url, gate=self._gate)
         self.orders = RedisOrders(self._client)
         self._subscriber = RedisSubscriber(
             url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
@@ -124,6 +126,7 @@ class RedisBroker:
         await self._canary.close()
         await self._subscriber.close()
         await self._life.close()
+        await self._pipeline.aclose()
         await self._client.aclose()
 
     @property
@@ -203,11 +206,8 @@ class RedisBroker:
         await self._do(lambda life: hotlog.reset_call(channel, epoch, life.generation))
 
     async def remove_history(self, channel: str) -> None:
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                await self._client.xtrim(keys.log(channel), maxlen=0, approximate=False)
-        except (exceptions.RedisError, *CONNECTION_LOST) as error:
-            raise Unavailable(f"Redis does not answer: {error}") from error
+        (answer,) = await self._pipeline.execute([("XTRIM", keys.log(channel), "MAXLEN", 0)], timeout_s=DEADLINE_S)
+        refuse(answer)
 
     # Commands, batched.
 
@@ -304,7 +304,7 @@ class RedisBroker:
         calls += [work.call(life) for work in others if work.call is not None]
         if not calls:
             return
-        results = await run(self._client, calls, timeout_s=DEADLINE_S)
+        results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
         if self._gate.life is None or self._gate.life.token != life.token:
             raise Unavailable("another life of Redis began meanwhile")
         for group, result in zip(appends.values(), results, strict=False):
@@ -313,15 +313,12 @@ class RedisBroker:
             _settle(work.future, result)
 
     async def _send_publishes(self, publishes: list[_Other]) -> None:
+        commands = [("PUBLISH", *work.publish) for work in publishes if work.publish is not None]
         try:
-            async with asyncio.timeout(DEADLINE_S), self._client.pipeline(transaction=False) as pipeline:
-                for work in publishes:
-                    if work.publish is not None:
-                        pipeline.publish(*work.publish)
-                results = await pipeline.execute(raise_on_error=False)
-        except (exceptions.ConnectionError, exceptions.TimeoutError, *CONNECTION_LOST) as error:
+            results = await self._pipeline.execute(commands, timeout_s=DEADLINE_S)
+        except Unavailable as error:
             for work in publishes:  # never repeated: it may have been heard, and nothing would tell the second from it
-                _settle(work.future, Unavailable(f"Redis does not answer: {error}"))
+                _settle(work.future, Unavailable(str(error)))
             return
         for work, result in zip(publishes, results, strict=True):
             _settle(work.future, result)

@@ -1,0 +1,77 @@
+"""How long a `hot` log and its meta live: from the last publish on, however rarely that is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog.scripts import run
+
+CHANNEL = "live:ttl"
+TTL_S, META_TTL_S = 1_600, 10_000
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.Redis.from_url(redis_url) as made:
+        yield made
+
+
+async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5) -> hotlog.Appended:
+    item = hotlog.Item(os.urandom(16), b"{}", "u", os.urandom(8).hex())
+    call = hotlog.append_call(hotlog.Batch(CHANNEL, False, size, ttl_s, [item], generation=1), meta_ttl_s=META_TTL_S)
+    (answer,) = await run(client, [call], timeout_s=5)
+    (found,) = hotlog.appended(answer)
+    return found
+
+
+async def lives(client: redis.asyncio.Redis) -> tuple[int, int]:
+    """Seconds left of log and meta."""
+    return await client.ttl(keys.log(CHANNEL)), await client.ttl(keys.meta(CHANNEL))
+
+
+async def test_a_log_lives_for_its_time_and_a_sixteenth_at_most(client: redis.asyncio.Redis) -> None:
+    await publish(client)
+    log, meta = await lives(client)
+    assert TTL_S <= log <= TTL_S + 100
+    assert META_TTL_S <= meta <= META_TTL_S + 100
+
+
+async def test_a_log_that_has_used_up_the_sixteenth_is_renewed(client: redis.asyncio.Redis) -> None:
+    await publish(client)
+    await client.expire(keys.log(CHANNEL), 7)
+    await publish(client)
+    assert (await lives(client))[0] == 7  # within the sixteenth nothing is written
+    renewed = await client.hget(keys.meta(CHANNEL), "renewed")
+    assert isinstance(renewed, bytes)
+    ttl, since = renewed.decode().split(" ")
+    for moved in (int(since) - 101, int(since) + 60):  # time has passed; or the clock went back
+        await client.hset(keys.meta(CHANNEL), "renewed", f"{ttl} {moved}")
+        await publish(client)
+        assert (await lives(client))[0] >= TTL_S
+        await client.expire(keys.log(CHANNEL), 7)
+
+
+async def test_another_time_to_live_counts_at_once(client: redis.asyncio.Redis) -> None:
+    await publish(client, ttl_s=60)
+    await publish(client, ttl_s=86_400)
+    assert (await lives(client))[0] >= 86_400
+    await publish(client, ttl_s=5)  # a sixteenth of it is nothing: renewed every time
+    assert (await lives(client))[0] in (4, 5)
+
+
+async def test_a_log_that_went_with_its_meta_has_a_life_again(client: redis.asyncio.Redis) -> None:
+    await publish(client)
+    await client.delete(keys.log(CHANNEL), keys.meta(CHANNEL))
+    await publish(client)
+    assert min(await lives(client)) > 0
+
+
+async def test_no_more_is_kept_than_asked_for(client: redis.asyncio.Redis) -> None:
+    for number in range(12):
+        assert (await publish(client)).offset == number + 1
+    assert await client.xlen(keys.log(CHANNEL)) == 5
