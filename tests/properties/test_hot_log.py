@@ -192,12 +192,12 @@ def _mutated(script: Script, old: str, new: str) -> Script:
 
 
 MUTANTS = {
-    "an offset is used again": ("APPEND", "redis.call('HSET', meta, 'top', string.format('%d', top))\n", ""),
+    "an offset is used again": ("APPEND", "local last = string.format('%d', top)", "local last = known[2] or '0'"),
     "a stale generation may write": ("APPEND", "if age > 0 then return every('STALE') end", ""),
     "an older log goes on": ("APPEND", "if age < 0 then", "if not epoch then"),
     "a key counts in every epoch": ("APPEND", "if key_epoch == epoch then", "if key_epoch then"),
     "a key is forgotten": ("APPEND", "if key_epoch == epoch then", "if false then"),
-    "the log is never cut": ("APPEND", "redis.call('XTRIM', log, 'MAXLEN', ARGV[3])", ""),
+    "the log is never cut": ("APPEND", "'MAXLEN', ARGV[3], ", ""),
     "a log outlives its meta": ("TOP", "redis.call('DEL', KEYS[1], KEYS[2])  -- a log may outlive its meta", ""),
     "a stale generation may ask": ("TOP", "if age > 0 then return {} end", ""),
     "another generation may read": (
