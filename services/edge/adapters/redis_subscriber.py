@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 CONFIRM_S = 2.5
 PING_S = 2.0
 SILENCE_S = 3.0  # without a byte for so long after a ping, the connection is dead
-_READ_BYTES = 262_144
+_LOOK_S = 0.25  # how often it is looked whether anything was heard
 _CHUNK = 500
 _PAUSE_S = (0.05, 1.0)
 
@@ -44,7 +44,7 @@ class RedisSubscriber:
         self._on_lost = on_lost
         self._wanted: set[str] = set()
         self._waiting: dict[bytes, asyncio.Future[None]] = {}
-        self._writer: asyncio.StreamWriter | None = None
+        self._connection: _Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connections = 0
         self._restoring: set[bytes] | None = None
@@ -80,7 +80,7 @@ class RedisSubscriber:
         if future is None:
             future = self._waiting[name] = loop.create_future()
             self._wanted.add(channel)
-            if self._writer is not None:
+            if self._connection is not None:
                 self._send("SUBSCRIBE", [channel])
         try:
             async with asyncio.timeout(CONFIRM_S):
@@ -94,23 +94,22 @@ class RedisSubscriber:
         waiting = self._waiting.pop(channel.encode(), None)
         if waiting is not None:
             _give_up(waiting)  # a later subscribe must ask anew
-        if self._writer is not None:
+        if self._connection is not None:
             self._send("UNSUBSCRIBE", [channel])
 
     @property
     def has_connection(self) -> bool:
         """Logged in; `connected` says that all subscriptions are confirmed, too."""
-        return self._writer is not None
+        return self._connection is not None
 
     def drop(self) -> None:
         """Give up the present connection: it is of no use."""
-        if self._writer is not None:
-            self._writer.transport.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     def _send(self, command: str, arguments: Iterable[str]) -> None:
-        if self._writer is not None:
-            words = (command, *arguments)
-            self._writer.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says one word
+        if self._connection is not None:
+            self._connection.write((command, *arguments))
 
     async def _keep(self) -> None:
         pause_s = _PAUSE_S[0]
@@ -131,54 +130,65 @@ class RedisSubscriber:
     async def _run(self) -> None:
         """One connection, from connect to its end."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await self._connect()
-        parser = hiredis.Reader()
+            connection = await self._connect()
         try:
-            await self._log_in(reader, writer, parser)
-            self._writer = writer
+            await self._log_in(connection)
+            connection.on_reply = self._dispatch
+            self._connection = connection
             wanted = sorted(self._wanted)
             self._restoring = {name.encode() for name in wanted}
             for start in range(0, len(wanted), _CHUNK):
                 self._send("SUBSCRIBE", wanted[start : start + _CHUNK])
             self._restored()
-            await self._listen(reader, parser)
+            await self._watch(connection)
         finally:
-            writer.transport.abort()
+            connection.abort()
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
         if "path" in self._options:
-            return await asyncio.open_unix_connection(self._options["path"])
+            return (await loop.create_unix_connection(_Connection, self._options["path"]))[1]
         secure = "SSL" in getattr(self._options.get("connection_class"), "__name__", "")
-        return await asyncio.open_connection(
+        _, connection = await loop.create_connection(
+            _Connection,
             self._options.get("host", "localhost"),
             int(self._options.get("port", 6379)),
             ssl=ssl.create_default_context() if secure else None,
         )
+        return connection
 
-    async def _log_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, parser: hiredis.Reader) -> None:
+    async def _log_in(self, connection: _Connection) -> None:
         password = self._options.get("password")
         if password is None:
             return
         user = self._options.get("username")
-        writer.write(hiredis.pack_command(("AUTH", *((user,) if user else ()), password)))
+        said: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        connection.on_reply = said.set_result
+        connection.write(("AUTH", *((user,) if user else ()), password))
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            while (answer := parser.gets()) is False:
-                parser.feed(await _some(reader))
-        if isinstance(answer, hiredis.ReplyError):
-            raise OSError(f"Redis refused: {answer}")
+            await asyncio.wait([said, connection.ended], return_when=asyncio.FIRST_COMPLETED)
+        if not said.done():
+            await connection.ended
+            raise EOFError("closed by Redis")
+        if isinstance(said.result(), hiredis.ReplyError):
+            raise OSError(f"Redis refused: {said.result()}")
 
-    async def _listen(self, reader: asyncio.StreamReader, parser: hiredis.Reader) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(PING_S):
-                    data = await _some(reader)
-            except TimeoutError:
+    async def _watch(self, connection: _Connection) -> None:
+        """Until its end: raises what ended it, or TimeoutError where Redis says nothing although it was asked to."""
+        loop = asyncio.get_running_loop()
+        asked_at: float | None = None
+        while not connection.ended.done():
+            quiet_s = loop.time() - connection.heard_at
+            if asked_at is not None and connection.heard_at >= asked_at:
+                asked_at = None
+            if asked_at is not None and loop.time() - asked_at >= SILENCE_S:
+                raise TimeoutError("Redis is silent")
+            if asked_at is None and quiet_s >= PING_S:
+                asked_at = loop.time()
                 self._send("PING", ())
-                async with asyncio.timeout(SILENCE_S):
-                    data = await _some(reader)
-            parser.feed(data)
-            while (reply := parser.gets()) is not False:
-                self._dispatch(reply)
+            await asyncio.wait([connection.ended], timeout=_LOOK_S)
+        await connection.ended
+        raise EOFError("closed by Redis")
 
     def _dispatch(self, reply: Any) -> None:
         kind = reply[0] if isinstance(reply, list) else b""
@@ -204,7 +214,7 @@ class RedisSubscriber:
         self._on_connected(self._connections > 1)
 
     def _lost(self) -> None:
-        self._writer = None
+        self._connection = None
         self._restoring = None
         self.connected = False
         if self._down_since is None:
@@ -224,8 +234,52 @@ def _give_up(future: asyncio.Future[None]) -> None:
         future.exception()
 
 
-async def _some(reader: asyncio.StreamReader) -> bytes:
-    data = await reader.read(_READ_BYTES)
-    if not data:
-        raise EOFError("closed by Redis")
-    return data
+class _Connection(asyncio.Protocol):
+    """One socket: what comes is parsed a read at a time. `ended` has what ended it, or None where Redis closed."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._clock = loop.time
+        self._transport: asyncio.Transport | None = None
+        self._parser = hiredis.Reader()
+        self.on_reply: Callable[[Any], None] = lambda reply: None
+        self.heard_at = loop.time()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.ended.add_done_callback(lambda ended: ended.exception())  # nobody may be waiting for it
+
+    def write(self, words: Sequence[str]) -> None:
+        """Send one command."""
+        if self._transport is not None:
+            self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says one word
+
+    def abort(self) -> None:
+        """End it now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._clock()
+        parser = self._parser
+        try:
+            parser.feed(data)
+            while (reply := parser.gets()) is not False:
+                self.on_reply(reply)
+        except Exception as error:  # it can't be read, Redis refused something, or whoever listens failed
+            if not isinstance(error, OSError | hiredis.HiredisError):
+                logger.exception("a reply of Redis could not be handled")
+            self._end(OSError(f"unusable: {error!r}"))
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc)
+
+    def _end(self, why: Exception | None) -> None:
+        if self.ended.done():
+            return
+        if why is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(why)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
+from services.edge.adapters import redis_subscriber
 from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.shared.errors import Unavailable
 from tests.support.redis import RedisServer
@@ -122,3 +123,43 @@ async def test_an_unsubscribed_channel_is_not_heard(
     await subscriber.unsubscribe("a")
     await subscriber.subscribe("b")
     assert await publish(own_redis, "a", "x") == [0]
+
+
+async def test_a_listener_that_fails_costs_a_connection_and_not_the_hearing(own_redis: RedisServer) -> None:
+    listener = Heard()
+
+    def fails_once(channel: bytes, payload: bytes) -> None:
+        if payload == b"bad":
+            raise KeyError("a fault of ours")
+        listener.message(channel, payload)
+
+    subscriber = RedisSubscriber(own_redis.url, on_message=fails_once, on_connected=listener.connected)
+    await subscriber.start()
+    await subscriber.subscribe("a")
+    await publish(own_redis, "a", "bad")
+    await listener.until_connections(2)
+    await publish(own_redis, "a", "good")
+    await listener.until(1)
+    assert listener.messages == [(b"a", b"good")]
+    await subscriber.close()
+
+
+async def test_a_server_that_says_nothing_is_asked_and_then_left(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_subscriber, "PING_S", 0.1)
+    monkeypatch.setattr(redis_subscriber, "SILENCE_S", 0.4)
+    listener, lost = Heard(), asyncio.Event()
+    subscriber = RedisSubscriber(
+        own_redis.url, on_message=listener.message, on_connected=listener.connected, on_lost=lost.set
+    )
+    await subscriber.start()
+    await listener.until_connections(1)
+    await asyncio.sleep(1.0)
+    assert not lost.is_set()  # it answers pings
+    own_redis.pause()
+    async with asyncio.timeout(5):
+        await lost.wait()
+    own_redis.resume()
+    await listener.until_connections(2)
+    await subscriber.close()
