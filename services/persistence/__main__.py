@@ -118,7 +118,7 @@ def _open_store(config: PersistenceConfig) -> _Opened:
 
     settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
-    store = DynamoDbLogStore(db, settings.log_table, at_once=settings.threads)
+    store = DynamoDbLogStore(db, settings.log_table)
     return _Opened(store, lambda: tables.prepare(db, settings, settings.log_table), MAX_APPEND_BYTES)
 
 

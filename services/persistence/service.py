@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.persistence.domain.log import Log, Outcome, Position, Request, TooLarge
-from services.shared.errors import Busy, ErrorCode, ThalamusError
+from services.persistence.answers import Answers
+from services.persistence.domain.log import Log, Request
+from services.shared.cancellation import end_task
+from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import Item
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -27,12 +30,25 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
     async def Append(
         self, request_iterator: AsyncIterator[pb.AppendBatch], context: Any
     ) -> AsyncIterator[pb.AppendResults]:
-        """One answer per batch, in order."""
-        async for batch in request_iterator:
-            if len(batch.items) > _MAX_ITEMS:
-                raise ThalamusError("too many items in a batch", ErrorCode.BAD_REQUEST)
-            outcomes = await self._log.append([_request(item) for item in batch.items])
-            yield pb.AppendResults(results=[_result(outcome) for outcome in outcomes])
+        """Results as they are known, while the next batches come in."""
+        answers = Answers()
+        taking = asyncio.create_task(self._take(request_iterator, answers))
+        try:
+            while (answer := await answers.next()) is not None:
+                yield answer
+            await taking
+        finally:
+            await end_task(taking)
+
+    async def _take(self, batches: AsyncIterator[pb.AppendBatch], answers: Answers) -> None:
+        try:
+            async for batch in batches:
+                if len(batch.items) > _MAX_ITEMS:
+                    raise ThalamusError("too many items in a batch", ErrorCode.BAD_REQUEST)
+                requests = [_request(item) for item in batch.items]
+                self._log.append(requests, answers.expect(len(requests)))
+        finally:
+            answers.end()
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadPage]:
         """Pages of at most 256 or 1 MiB; at least one."""
@@ -72,16 +88,3 @@ def _request(item: pb.AppendItem) -> Request:
         item.history_size,
         item.history_ttl_s,
     )
-
-
-def _result(outcome: Outcome) -> pb.AppendResult:
-    if isinstance(outcome, Position):
-        return pb.AppendResult(
-            status=common_pb2.ITEM_STATUS_OK,
-            position=common_pb2.Position(offset=outcome.offset, epoch=outcome.epoch),
-            repeated_key=outcome.repeated_key,
-        )
-    if isinstance(outcome, TooLarge):
-        return pb.AppendResult(status=common_pb2.ITEM_STATUS_INVALID)
-    busy = isinstance(outcome, Busy)
-    return pb.AppendResult(status=common_pb2.ITEM_STATUS_BUSY if busy else common_pb2.ITEM_STATUS_UNAVAILABLE)

@@ -30,11 +30,14 @@ class _State(enum.Enum):
     FAILED = enum.auto()  # the last attempt failed; others follow
 
 
-class _Batch(Generic[Item, Result]):
-    __slots__ = ("items", "sent_at")
+class _Batch:
+    """Items `first` … `last` of a stream; `left` have no result yet."""
 
-    def __init__(self, items: list[Waiting[Item, Result]], sent_at: float) -> None:
-        self.items = items
+    __slots__ = ("last", "left", "sent_at")
+
+    def __init__(self, last: int, left: int, sent_at: float) -> None:
+        self.last = last
+        self.left = left
         self.sent_at = sent_at
 
 
@@ -45,20 +48,28 @@ class _Stream(Generic[Item, Result]):
         self.address = address
         self.state = _State.TRYING
         self.retired = False  # the address is gone: finish what is in flight, take nothing new
-        self.in_flight: deque[_Batch[Item, Result]] = deque()
-        self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # holds `max_in_flight` batches at most, and an end mark
+        self.batches: deque[_Batch] = deque()  # those that lack a result
+        self.in_flight: dict[int, tuple[Waiting[Item, Result], _Batch]] = {}  # by the number of the item
+        self.sent = self.taken = 0  # items of this life of it
+        self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # a few batches, and an end mark
         self.silence: asyncio.Timeout | None = None
-        self.fruitful = False  # this life of it has answered a batch
+        self.heard_at = 0.0
+        self.fruitful = False  # this life of it has answered an item
         self.last_sent = 0.0
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def untaken(self) -> int:
+        """Batches that the replica has not said to have in hand."""
+        return sum(batch.last >= self.taken for batch in self.batches)
 
 
 class BatchStream(Generic[Item, Result]):
     """One bidirectional stream to every replica; each batch goes where least is in flight.
 
     Items must be idempotent: when a stream breaks, its unanswered items are sent again, elsewhere or after it
-    is back, as long as their deadline allows. Answers of one stream come in the order of its batches; between
-    replicas there is no order, so whoever needs one submits after the result.
+    is back, as long as their deadline allows. A replica takes the items of a stream in order; its results come as they
+    are known. Between replicas there is no order, so whoever needs one submits after the result.
     """
 
     def __init__(
@@ -67,7 +78,7 @@ class BatchStream(Generic[Item, Result]):
         *,
         open: Callable[[grpc.aio.Channel], Any],
         pack: Callable[[Sequence[Item]], Any],
-        unpack: Callable[[Any], Sequence[Result]],
+        unpack: Callable[[Any], tuple[int, Sequence[tuple[int, Result]]]],
         size: Callable[[Item], int],
         max_items: int = 256,
         max_bytes: int = 1 << 20,
@@ -77,7 +88,9 @@ class BatchStream(Generic[Item, Result]):
     ) -> None:
         """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
 
-        `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream.
+        `unpack` gives how many items of the stream are in hand, and results by the numbers of their items, from 0.
+        `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream that lack
+        results and are not in hand.
         """
         self._replicas = replicas
         self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
@@ -162,7 +175,11 @@ class BatchStream(Generic[Item, Result]):
                         waiting.future.set_exception(error)
                 continue
             now = self._loop.time()
-            stream.in_flight.append(_Batch(items, now))
+            batch = _Batch(stream.sent + len(items) - 1, len(items), now)
+            stream.batches.append(batch)
+            for number, waiting in enumerate(items, stream.sent):
+                stream.in_flight[number] = (waiting, batch)
+            stream.sent += len(items)
             stream.last_sent = now
             stream.outgoing.put_nowait(message)
             self._watch(stream)
@@ -172,21 +189,26 @@ class BatchStream(Generic[Item, Result]):
         room = [
             stream
             for stream in self._streams.values()
-            if stream.state is _State.CONNECTED and len(stream.in_flight) < self._max_in_flight
+            if stream.state is _State.CONNECTED and stream.untaken < self._max_in_flight
         ]
-        return min(room, key=lambda stream: (len(stream.in_flight), stream.last_sent), default=None)
+        return min(room, key=lambda stream: (stream.untaken, len(stream.batches), stream.last_sent), default=None)
 
     # Waiting.
 
-    def _answered(self, stream: _Stream[Item, Result], results: Sequence[Result]) -> None:
-        if not stream.in_flight or len(results) != len(stream.in_flight[0].items):
-            raise _BrokenStream("an answer that fits no batch")
-        batch = stream.in_flight.popleft()
-        stream.fruitful = True
-        self._metrics.seconds.labels(self._method).observe(self._loop.time() - batch.sent_at)
-        for waiting, result in zip(batch.items, results, strict=True):
+    def _answered(self, stream: _Stream[Item, Result], taken: int, results: Sequence[tuple[int, Result]]) -> None:
+        now = stream.heard_at = self._loop.time()
+        stream.taken = max(stream.taken, taken)
+        for number, result in results:
+            if number not in stream.in_flight:
+                raise _BrokenStream("an answer that fits no item")
+            waiting, batch = stream.in_flight.pop(number)
+            stream.fruitful = True
             if not waiting.future.done():
                 waiting.future.set_result(result)
+            batch.left -= 1
+            if not batch.left:
+                stream.batches.remove(batch)
+                self._metrics.seconds.labels(self._method).observe(now - batch.sent_at)
         self._watch(stream)
         self._queue.forget_answered()
         if self._queue:
@@ -197,7 +219,8 @@ class BatchStream(Generic[Item, Result]):
         if stream.silence is not None and not stream.silence.expired():
             others = any(other is not stream and other.state is _State.CONNECTED for other in self._streams.values())
             limit_s = self._deadline_s / 2 if others else self._deadline_s
-            stream.silence.reschedule(stream.in_flight[0].sent_at + limit_s if stream.in_flight else None)
+            since = max(stream.heard_at, stream.batches[0].sent_at) if stream.batches else None
+            stream.silence.reschedule(None if since is None else since + limit_s)
 
     def _expire(self) -> None:
         """Tell those who have waited long enough."""
@@ -259,6 +282,7 @@ class BatchStream(Generic[Item, Result]):
         """One life of the stream; returns when the server ends it, raises when it breaks."""
         method = self._open(channel)
         stream.outgoing = asyncio.Queue()
+        stream.sent = stream.taken = 0
         call = method(_requests(stream.outgoing))
         self._method = getattr(channel, "method", self._method)
         try:
@@ -275,7 +299,7 @@ class BatchStream(Generic[Item, Result]):
                     answer = await call.read()
                     if answer is grpc.aio.EOF:
                         return
-                    self._answered(stream, self._unpack(answer))
+                    self._answered(stream, *self._unpack(answer))
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -287,9 +311,9 @@ class BatchStream(Generic[Item, Result]):
 
     def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
         """Put back what was in flight, before everything newer, and note how it stands with the stream."""
-        again = 0
-        while stream.in_flight:
-            again += self._queue.put_back(stream.in_flight.pop().items)
+        again = self._queue.put_back([waiting for waiting, _ in stream.in_flight.values()])
+        stream.in_flight.clear()
+        stream.batches.clear()
         if stream.state is not _State.FAILED:  # else it has been said
             logger.warning(
                 "stream lost" if stream.state is _State.CONNECTED else "no stream",

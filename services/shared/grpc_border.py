@@ -42,7 +42,7 @@ class Border(grpc.aio.ServerInterceptor):
         self._batches: set[_Batches] = set()
 
     def end_streams(self) -> None:
-        """Let every stream of batches end as if its client had closed it, once its present batch is answered."""
+        """Let every stream of batches end as if its client had closed it, once what it has is answered."""
         self._stopping = True
         for batches in list(self._batches):
             batches.end()
@@ -101,7 +101,7 @@ class Border(grpc.aio.ServerInterceptor):
         return call
 
     def _dialogue(self, handler: Any, method: str) -> Any:
-        """A stream of batches, one answer each: every batch is one observation."""
+        """A stream of batches: every answer is one observation, counted from the batch before it."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:

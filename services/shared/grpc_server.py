@@ -42,7 +42,7 @@ class GrpcServer:
         self.port = 0
 
     async def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, take nothing new, end streams after their present batch; cancel the rest after `grace_s`."""
+        """Say NOT_SERVING, take nothing new, end streams that have answered all; cancel the rest after `grace_s`."""
         await self._health.enter_graceful_shutdown()
         stopped = asyncio.ensure_future(self._server.stop(grace_s))
         self._border.end_streams()

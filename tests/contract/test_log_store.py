@@ -304,7 +304,7 @@ class TestDynamoDbLogStore(LogStoreContract):
 
         def make() -> LogStore:
             made.append(DynamoDb(settings))
-            return DynamoDbLogStore(made[-1], settings.log_table, at_once=8, bucket_offsets=BUCKET, clock=clock)
+            return DynamoDbLogStore(made[-1], settings.log_table, bucket_offsets=BUCKET, clock=clock)
 
         yield make
         for one in made:

@@ -24,6 +24,7 @@ from services.shared.internal_http import start_internal_http
 from services.shared.namespaces import Durability
 from services.shared.redis import redis_client
 from tests.support.edge import OPEN, Client, Cluster
+from tests.support.log import append, begin
 
 PUBLICATION = Request("chat:room", Item(b"i" * 16, b"p", "", "key"), 10, 60)
 
@@ -85,8 +86,8 @@ async def test_what_the_log_can_not_take_is_counted_by_why(tmp_path: Path, nowhe
     unavailable = value("thalamus_persistence_unstored_total", reason="unavailable")
     log, store = log_on(nowhere, tmp_path, max_waiting=1)
     running = asyncio.create_task(log.run())
-    assert isinstance((await log.append([PUBLICATION]))[0], Unavailable)
-    assert isinstance((await log.append([PUBLICATION, PUBLICATION]))[0], Busy)
+    outcomes = await append(log, [PUBLICATION, PUBLICATION, PUBLICATION])
+    assert [type(outcome) for outcome in outcomes] == [Unavailable, Busy, Busy]
     await end_task(running)
     await store.close()
     assert value("thalamus_persistence_unstored_total", reason="unavailable") == unavailable + 1
@@ -95,8 +96,7 @@ async def test_what_the_log_can_not_take_is_counted_by_why(tmp_path: Path, nowhe
 
 async def test_what_waits_for_a_batch_is_told(tmp_path: Path, nowhere: str) -> None:
     log, store = log_on(nowhere, tmp_path, max_waiting=10)
-    waiting = asyncio.create_task(log.append([PUBLICATION] * 3))
-    await asyncio.sleep(0)
+    waiting = asyncio.gather(*begin(log, [PUBLICATION] * 3))
     assert value("thalamus_persistence_waiting") == 3
     running = asyncio.create_task(log.run())
     await waiting

@@ -26,6 +26,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Batch, Item
 from services.shared.hotlog.scripts import run
+from tests.support.log import append
 
 CHANNEL = "chat:crash"
 
@@ -65,7 +66,7 @@ class Replica:
 
     async def append(self, data: str, *, key: str = "", user: str = "u", channel: str = CHANNEL) -> Position:
         item = Item(os.urandom(16), data.encode(), user, key or os.urandom(8).hex())
-        (outcome,) = await self.log.append([Request(channel, item, 1_000, 86_400)])
+        (outcome,) = await append(self.log, [Request(channel, item, 1_000, 86_400)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+from services.edge.adapters.persistence_client import PersistenceClient
+from services.edge.domain.model import Publication
+from services.persistence.adapters.dynamodb_store import DEADLINE_S, DynamoDbLogStore
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.domain.log import Log, Outcome, Position, Request, TooLarge
 from services.persistence.domain.ports import Row
@@ -18,12 +20,16 @@ from services.persistence.service import PersistenceServicer
 from services.shared.cancellation import end_task
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
-from services.shared.errors import Unavailable
+from services.shared.errors import Busy, Unavailable
+from services.shared.grpc_client import Replicas
+from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.hotlog import Item
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
+from tests.support.log import append, begin
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
+from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
 BROKEN, FINE = "chat:broken", "chat:fine"
 MAX_ITEM_BYTES = 1_000
@@ -44,7 +50,7 @@ async def store(faults: DynamoDbFaults) -> AsyncIterator[DynamoDbLogStore]:
     settings = settings_of(faults.address, f"{uuid.uuid4().hex}-")
     db = DynamoDb(settings)
     await tables.create(db, settings)
-    yield DynamoDbLogStore(db, settings.log_table, at_once=8)
+    yield DynamoDbLogStore(db, settings.log_table)
     await db.close()
 
 
@@ -69,25 +75,97 @@ async def stored(store: DynamoDbLogStore, channel: str) -> list[bytes]:
 async def test_the_publishers_of_a_channel_that_can_not_be_stored_are_told_and_the_others_are_not(
     log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
 ) -> None:
-    assert offsets(await log.append([request(BROKEN, b"0"), request(FINE, b"0")])) == [1, 1]
+    assert offsets(await append(log, [request(BROKEN, b"0"), request(FINE, b"0")])) == [1, 1]
     faults.refused = f"l#{BROKEN}"
     late = request(BROKEN, b"1")
-    outcomes = await log.append([late, request(FINE, b"1"), request(FINE, b"2")])
+    outcomes = await append(log, [late, request(FINE, b"1"), request(FINE, b"2")])
     assert isinstance(outcomes[0], Unavailable)
     assert offsets(outcomes) == [None, 2, 3]
     assert (await log.open(BROKEN)).top == 1, "it was committed, and is not stored"
     assert (await log.open(FINE)).top == 3
     faults.refused = ""
-    assert offsets(await log.append([late, request(BROKEN, b"2")])) == [2, 3]
+    assert offsets(await append(log, [late, request(BROKEN, b"2")])) == [2, 3]
     assert await stored(store, BROKEN) == [b"0", b"1", b"2"]
+
+
+async def test_a_channel_that_is_throttled_holds_up_no_other_and_is_told_within_the_deadline(
+    log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
+) -> None:
+    """Neither what is published beside it, in the same request, nor what comes while it is tried again and again."""
+    assert offsets(await append(log, [request(BROKEN, b"0"), request(FINE, b"0")])) == [1, 1]
+    faults.throttled = f"l#{BROKEN}"
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    throttled, *fine = begin(log, [request(BROKEN, b"1"), request(FINE, b"1")])
+    assert offsets(await asyncio.gather(*fine)) == [2]
+    behind = begin(log, [request(BROKEN, b"2")])
+    for offset in range(3, 13):
+        assert offsets(await append(log, [request(FINE)])) == [offset]
+        await log.sweep(0.0, 100)
+    assert not throttled.done()
+    assert isinstance(await throttled, Unavailable)
+    assert DEADLINE_S - 0.1 < clock() - began < DEADLINE_S + 0.5
+    faults.throttled = ""
+    await asyncio.gather(*behind, *begin(log, [request(BROKEN, b"3")]))
+    assert await stored(store, BROKEN) == [b"0", b"1", b"2", b"3"]
+
+
+async def test_a_channel_that_is_throttled_takes_no_more_than_half_of_the_room(
+    log: Log, faults: DynamoDbFaults
+) -> None:
+    await append(log, [request(BROKEN), request(FINE)])
+    faults.throttled = f"l#{BROKEN}"
+    outcomes = begin(log, [request(BROKEN) for _ in range(1_000)])
+    await asyncio.sleep(0)
+    assert sum(outcome.done() for outcome in outcomes) == 500
+    assert offsets(await append(log, [request(FINE)])) == [2]
+    faults.throttled = ""
+    assert {type(outcome) for outcome in await asyncio.gather(*outcomes)} == {Position, Busy}
+
+
+async def test_no_channel_of_an_edge_waits_for_one_that_is_throttled(log: Log, faults: DynamoDbFaults) -> None:
+    """Over the edge's stream: it has more batches of the throttled channel than may be on their way at a time."""
+    await append(log, [request(BROKEN), request(FINE)])
+    server = await start_grpc_server(
+        lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
+        host="127.0.0.1",
+        port=0,
+        service_token=None,
+        service="persistence",
+    )
+    replicas = Replicas(f"127.0.0.1:{server.port}", service_token=None, service="edge")
+    edge = PersistenceClient(replicas)
+    await replicas.start()
+    await edge.start()
+
+    async def publish(channel: str) -> int:
+        publication = Publication(b"1", id=os.urandom(16))
+        key = os.urandom(8).hex()
+        result = await edge.append(channel, publication, key_user="", key=key, history_size=9, history_ttl_s=60)
+        return result.position.offset
+
+    assert await publish(FINE) == 2
+    faults.throttled = f"l#{BROKEN}"
+    throttled = []
+    for offset in range(3, 23):
+        throttled.append(asyncio.create_task(publish(BROKEN)))
+        await asyncio.sleep(0)  # a batch of its own
+        assert await publish(FINE) == offset
+    assert not any(task.done() for task in throttled)
+    failed = await asyncio.gather(*throttled, return_exceptions=True)
+    assert {type(outcome) for outcome in failed} == {Unavailable}
+    assert await publish(FINE) == 23
+    await edge.close()
+    await replicas.close()
+    await server.stop(0)
 
 
 async def test_a_sweep_finishes_the_others_and_comes_back_to_the_channel_that_failed(
     log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
 ) -> None:
-    await log.append([request(BROKEN, b"0"), request(FINE, b"0")])
+    await append(log, [request(BROKEN, b"0"), request(FINE, b"0")])
     faults.refused = "l#chat:"
-    assert offsets(await log.append([request(BROKEN, b"1"), request(FINE, b"1")])) == [None, None]
+    assert offsets(await append(log, [request(BROKEN, b"1"), request(FINE, b"1")])) == [None, None]
     faults.refused = f"l#{BROKEN}"
     assert await log.sweep(0.0, 100) == 1
     assert ((await log.open(FINE)).top, (await log.open(BROKEN)).top) == (2, 1)
@@ -100,9 +178,9 @@ async def test_a_sweep_finishes_the_others_and_comes_back_to_the_channel_that_fa
 
 async def test_a_sweep_ends_after_three_failures_and_the_next_one_finishes(log: Log, faults: DynamoDbFaults) -> None:
     names = [f"chat:{number}" for number in range(8)]
-    await log.append([request(name) for name in [*names, FINE]])
+    await append(log, [request(name) for name in [*names, FINE]])
     faults.refused = "l#chat:"
-    await log.append([request(name) for name in [*names, FINE]])
+    await append(log, [request(name) for name in [*names, FINE]])
     faults.refused_requests = 0
     assert await log.sweep(0.0, 100) == 0
     assert 1 <= faults.refused_requests <= 3
@@ -114,29 +192,29 @@ async def test_a_new_channel_that_can_not_be_opened_does_not_hold_up_the_others(
     log: Log, faults: DynamoDbFaults
 ) -> None:
     faults.refused = f"c#{BROKEN}"
-    outcomes = await log.append([request(BROKEN), request(FINE)])
+    outcomes = await append(log, [request(BROKEN), request(FINE)])
     assert isinstance(outcomes[0], Unavailable)
     assert offsets(outcomes) == [None, 1]
     faults.refused = ""
-    assert offsets(await log.append([request(BROKEN)])) == [1]
+    assert offsets(await append(log, [request(BROKEN)])) == [1]
 
 
 async def test_a_conflict_that_can_not_be_resolved_now_does_not_fail_the_others(
     log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
 ) -> None:
-    await log.append([request(BROKEN, b"0"), request(FINE, b"0")])
+    await append(log, [request(BROKEN, b"0"), request(FINE, b"0")])
     await store.write([Row(BROKEN, 2, os.urandom(16), b"of somebody else", "1:uk")])
     faults.refused = f'"c#{BROKEN}"'
-    outcomes = await log.append([request(BROKEN, b"1"), request(FINE, b"1")])
+    outcomes = await append(log, [request(BROKEN, b"1"), request(FINE, b"1")])
     assert isinstance(outcomes[0], Unavailable)
     assert offsets(outcomes) == [None, 2]
     faults.refused = ""
-    assert offsets(await log.append([request(BROKEN, b"2")])) == [3]
+    assert offsets(await append(log, [request(BROKEN, b"2")])) == [3]
     assert await stored(store, BROKEN) == [b"0", b"of somebody else", b"2"]
 
 
 async def test_what_no_item_can_hold_is_refused_before_it_has_a_number(log: Log) -> None:
-    outcomes = await log.append([request(FINE), request(FINE, bytes(MAX_ITEM_BYTES)), request(FINE)])
+    outcomes = await append(log, [request(FINE), request(FINE, bytes(MAX_ITEM_BYTES)), request(FINE)])
     assert isinstance(outcomes[1], TooLarge)
     assert offsets(outcomes) == [1, None, 2]
 

@@ -69,7 +69,7 @@ async def store(db: DynamoDb, settings: DynamoDbSettings, faults: DynamoDbFaults
 
 
 def store_of(db: DynamoDb, settings: DynamoDbSettings, bucket_offsets: int = 250) -> DynamoDbLogStore:
-    return DynamoDbLogStore(db, settings.log_table, at_once=8, bucket_offsets=bucket_offsets, clock=lambda: float(NOW))
+    return DynamoDbLogStore(db, settings.log_table, bucket_offsets=bucket_offsets, clock=lambda: float(NOW))
 
 
 async def everything(store: DynamoDbLogStore, channel: str = CHANNEL) -> list[tuple[int, bytes]]:
@@ -354,6 +354,23 @@ async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_
     base = await load(dynamodb, other.table_prefix, Shares())
     print(f"{broken} requests, {base} without faults")
     assert broken <= 2 * base
+
+
+async def test_an_operation_has_one_deadline_however_many_requests_it_takes(
+    db: DynamoDb, settings: DynamoDbSettings, faults: DynamoDbFaults
+) -> None:
+    store = DynamoDbLogStore(db, settings.log_table, deadline_s=0.5)
+    await store.open(CHANNEL)
+    await store.open("chat:fine")
+    faults.delay_s = 0.2
+    with pytest.raises(Unavailable, match="too slow"):
+        await store.open("chat:new")  # four requests
+    outcome = await store.write(rows(1, 1))  # three, but that the channel was opened
+    assert isinstance(outcome[CHANNEL], Unavailable)
+    faults.delay_s = 0.0
+    more = rows(1, 2, channel="chat:fine")
+    assert (await store.write(more))["chat:fine"] == Written(2, False)
+    assert await everything(store, "chat:fine") == pages(more)
 
 
 async def test_one_channel_that_fails_does_not_fail_the_others(store: DynamoDbLogStore, faults: DynamoDbFaults) -> None:

@@ -19,6 +19,7 @@ from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Item
 from services.shared.hotlog.keys import pair
+from tests.support.log import append
 
 CHANNEL = "chat:two"
 
@@ -68,14 +69,14 @@ async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_confl
     slow = SlowStore(store)
     slow.may_answer.set()
     (first, _, running1), (second, _, running2) = replica(redis_conn, slow), replica(redis_conn, store)
-    await first.append([request("first")])
+    await append(first, [request("first")])
     await store.write([Row(CHANNEL, 2, os.urandom(16), b"foreign", pair("u", "foreign"))])  # Redis is one behind
     slow.has_read.clear()
     slow.may_answer.clear()
     publication_id = os.urandom(16)
-    waiting = asyncio.create_task(first.append([request("k", publication_id)]))
+    waiting = asyncio.create_task(append(first, [request("k", publication_id)]))
     await slow.has_read.wait()
-    (there,) = await second.append([request("k", publication_id)])  # an edge that did not want to wait any longer
+    (there,) = await append(second, [request("k", publication_id)])  # an edge that did not want to wait any longer
     slow.may_answer.set()
     (here,) = await waiting
     assert isinstance(there, Position)
@@ -91,7 +92,7 @@ async def test_what_could_not_be_committed_is_looked_at_again(
 ) -> None:
     """As where another life of Redis began between the store and the commit of a sweep."""
     log, hot, running = replica(redis_conn, store)
-    await log.append([request("first")])
+    await append(log, [request("first")])
     commit = hot.commit
 
     def answer(outcome: int | Exception) -> None:
@@ -101,7 +102,7 @@ async def test_what_could_not_be_committed_is_looked_at_again(
         monkeypatch.setattr(hot, "commit", answered)
 
     answer(Unavailable("as if Redis had gone"))
-    await log.append([request("second")])
+    await append(log, [request("second")])
     answer(-1)
     await log.sweep(0.0, 10)
     monkeypatch.setattr(hot, "commit", commit)

@@ -20,6 +20,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
 from services.shared.hotlog.scripts import run
+from tests.support.log import append
 
 _numbers = itertools.count()
 _HISTORY_SIZE = 8  # small: the hot log is cut all the time
@@ -37,7 +38,7 @@ class Steps:
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._port, name)
-        if name == "life":
+        if name in ("life", "apart"):
             return call
 
         async def step(*arguments: Any, **options: Any) -> Any:
@@ -129,7 +130,7 @@ class Channel:
         replica = self.replicas[who]
         replica.death.calls, replica.death.at, replica.death.after = 0, death_at, after
         requests = [self._request(key) for key in keys]
-        outcomes = await replica.log.append(requests)
+        outcomes = await append(replica.log, requests)
         for request, key, outcome in zip(requests, keys, outcomes, strict=True):
             if isinstance(outcome, Position):
                 self._acked(request.item, key, outcome)
@@ -205,7 +206,7 @@ class Channel:
         """All parts work again: everything numbered is stored and readable, or gone for ever."""
         healthy = self.replicas[0]
         await healthy.log.sweep(0.0, 100)
-        (outcome,) = await healthy.log.append([self._request("")])
+        (outcome,) = await append(healthy.log, [self._request("")])
         assert isinstance(outcome, Position), outcome
         stored = dict(await self.store.read(self.name, since_offset=0, upto=1 << 40, limit=10_000, reverse=False))
         assert sorted(stored) == list(range(1, outcome.offset + 1)), "a hole in the store"

@@ -97,6 +97,53 @@ async def test_batches_go_where_least_is_in_flight(make_rig: MakeRig) -> None:
     slow.log.go.set()
 
 
+async def test_a_result_that_comes_late_holds_up_no_other(make_rig: MakeRig) -> None:
+    """Neither of its own batch nor of later ones, however many such batches there are: they are said to be in hand."""
+    rig = await make_rig(1)
+    stream = await rig.open_stream()
+    log = rig.servers[0].log
+    log.held = {f"late {number}" for number in range(5)}
+    late = []
+    for number in range(5):
+        late.append(asyncio.ensure_future(submit(stream, f"late {number}")))
+        assert await submit(stream, f"with it {number}") == f"with it {number}"
+        assert await submit(stream, f"behind it {number}") == f"behind it {number}"
+    assert not any(one.done() for one in late)
+    await submit(stream, "release")
+    assert await asyncio.gather(*late) == [f"late {number}" for number in range(5)]
+
+
+async def test_of_a_stream_that_breaks_only_what_has_no_result_is_repeated(make_rig: MakeRig) -> None:
+    rig = await make_rig(1)
+    stream = await rig.open_stream()
+    server = rig.servers[0]
+    server.log.held = {"late"}
+    late = asyncio.ensure_future(submit(stream, "late"))
+    await submit(stream, "with it")
+    server.log.held = set()
+    await server.stop()
+    await server.start()
+    assert await late == "late"
+    assert server.log.keys == ["with it", "late", "late"]
+
+
+async def test_a_stream_on_which_anything_comes_is_not_silent(make_rig: MakeRig) -> None:
+    rig = await make_rig(1)
+    stream = await rig.open_stream(deadline_s=0.4)
+    log = rig.servers[0].log
+    log.held = {"late"}
+    late = asyncio.ensure_future(submit(stream, "late"))
+    while not late.done():
+        await submit(stream, "other")
+        await asyncio.sleep(0.02)
+    with pytest.raises(Unavailable, match="no answer in time"):
+        await late
+    for number in range(15):
+        await submit(stream, number)
+        await asyncio.sleep(0.02)
+    assert log.cancelled == 0
+
+
 async def test_a_batch_whose_replica_died_is_repeated_on_another(make_rig: MakeRig) -> None:
     rig = await make_rig(2)
     stream = await rig.open_stream()
@@ -259,10 +306,10 @@ async def test_an_answer_that_does_not_fit_breaks_the_stream_not_the_caller(make
     rig = await make_rig(1)
     stream = await rig.open_stream(deadline_s=1.0)
     log = rig.servers[0].log
-    log.answers_too_little = True
+    log.answers_wrongly = True
     waiting = asyncio.ensure_future(submit(stream, "x"))
     await until(lambda: len(log.batches) >= 2)
-    log.answers_too_little = False
+    log.answers_wrongly = False
     assert await waiting == "x"
 
 

@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -39,7 +40,8 @@ class Shares:
 class DynamoDbFaults:
     """`requests` counts what came, by operation; `faults` what was done to it. All may be set at any time.
 
-    `refused`: requests that have this text in them are refused for good; empty: none.
+    Requests that have the text `refused` in them are refused for good, those with `throttled` throttled; empty: none.
+    Every request waits for `delay_s` first.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class DynamoDbFaults:
     ) -> None:
         self.shares = shares or Shares()
         self.refused, self.refused_requests = "", 0
+        self.throttled, self.delay_s = "", 0.0
         self.requests: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self._target = urlsplit(target).netloc
@@ -84,6 +87,9 @@ class DynamoDbFaults:
         if self.refused and self.refused.encode() in body:
             self.refused_requests += 1
             return _error(400, _REFUSAL)
+        time.sleep(self.delay_s)
+        if self.throttled and self.throttled.encode() in body:
+            return _error(400, _THROTTLE)
         fault = self._choose(op)
         if fault == "throttled":
             return _error(400, _THROTTLE)

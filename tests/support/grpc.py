@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterable
 
 import grpc
@@ -19,15 +20,19 @@ from thalamus.persistence.v1.persistence_pb2_grpc import (
 
 
 class ScriptedLog(PersistenceServiceServicer):
-    """Answers each item with its key as the epoch; `go` holds the answers back while it is cleared."""
+    """Answers each item with its key as the epoch; `go` holds the answers back while it is cleared.
+
+    Those of the items `held` come with the answer of the item "release"; meanwhile they are said to be in hand.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.go = asyncio.Event()
         self.go.set()
+        self.held: set[str] = set()
         self.delay_s = 0.0
         self.failure: Exception | None = None
-        self.answers_too_little = False
+        self.answers_wrongly = False
         self.cancelled = 0
 
     @property
@@ -36,6 +41,8 @@ class ScriptedLog(PersistenceServiceServicer):
 
     async def Append(self, request_iterator, context):  # type: ignore[no-untyped-def]
         try:
+            numbers = itertools.count()
+            late: list[pb.AppendResult] = []
             async for batch in request_iterator:
                 self.batches.append([item.key for item in batch.items])
                 if self.failure is not None:
@@ -44,10 +51,19 @@ class ScriptedLog(PersistenceServiceServicer):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 results = [
-                    pb.AppendResult(status=ItemStatus.ITEM_STATUS_OK, position=Position(offset=1, epoch=item.key))
+                    pb.AppendResult(
+                        status=ItemStatus.ITEM_STATUS_OK,
+                        position=Position(offset=1, epoch=item.key),
+                        item=next(numbers) + 1_000 * self.answers_wrongly,
+                    )
                     for item in batch.items
                 ]
-                yield pb.AppendResults(results=results[1:] if self.answers_too_little else results)
+                late += [result for result in results if result.position.epoch in self.held]
+                results = [result for result in results if result not in late]
+                if "release" in self.batches[-1]:
+                    results, late = results + late, []
+                taken = sum(map(len, self.batches)) if late else 0
+                yield pb.AppendResults(results=results, taken=taken)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -120,7 +136,7 @@ class Rig:
             self.replicas,
             open=lambda channel: PersistenceServiceStub(channel).Append,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda answer: answer.results,
+            unpack=lambda answer: (answer.taken, [(result.item, result) for result in answer.results]),
             size=lambda item: item.ByteSize(),
             deadline_s=deadline_s,
             max_waiting=max_waiting,

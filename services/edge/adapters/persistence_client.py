@@ -30,7 +30,7 @@ class PersistenceClient:
             replicas,
             open=lambda channel: PersistenceServiceStub(channel).Append,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda answer: answer.results,
+            unpack=lambda answer: (answer.taken, [(result.item, result) for result in answer.results]),
             size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
             deadline_s=APPEND_DEADLINE_S,
         )

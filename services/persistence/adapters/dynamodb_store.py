@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from services.persistence.adapters.dynamodb_chain import Chains, Channel
 from services.persistence.adapters.dynamodb_items import BEACON_KEY, BUCKET_OFFSETS, channel_key
@@ -17,6 +18,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import new_epoch
 from services.shared.hotlog.keys import unpair
 
+DEADLINE_S = 2.0  # of an operation, however many requests it takes: edges wait 2.8 s for all of a publication
 _MAX_KEYS = 10_000
 _KEYS_ITEMS = 50  # of one request
 
@@ -24,20 +26,21 @@ _KEYS_ITEMS = 50  # of one request
 class DynamoDbLogStore:
     """Makes no request before it is asked something; the table must be there."""
 
+    apart = True
+
     def __init__(
         self,
         db: DynamoDb,
         table: str,
         *,
-        at_once: int,
         bucket_offsets: int = BUCKET_OFFSETS,
         clock: Callable[[], float] = time.time,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
-        """`at_once`: channels that are written at a time. `bucket_offsets` is for ever once something is stored."""
-        self._db, self._table, self._clock = db, table, clock
+        """`bucket_offsets` is for ever once something is stored; `deadline_s` is that of each operation."""
+        self._db, self._table, self._clock, self._deadline_s = db, table, clock, deadline_s
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
-        self._turns = asyncio.Semaphore(at_once)
         self._kept = Beacon(0, 0)  # what the table has at least
 
     async def close(self) -> None:
@@ -45,7 +48,7 @@ class DynamoDbLogStore:
         await self._db.close()
 
     async def open(self, channel: str) -> ChannelState:
-        with STORE_SECONDS.labels("open").time():
+        async with self._operation("open"):
             found = await self._chains.channel(channel)
             if found is None:
                 await self._make(channel)
@@ -53,7 +56,7 @@ class DynamoDbLogStore:
             return ChannelState(found.epoch, await self._chains.top(channel, found.bucket))
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
-        with STORE_SECONDS.labels("recent_keys").time():
+        async with self._operation("recent_keys"):
             known: list[KnownKey] = []
             found = await self._chains.channel(channel)
             if found is None:
@@ -76,15 +79,14 @@ class DynamoDbLogStore:
         by_channel: dict[str, list[Row]] = {}
         for row in rows:
             by_channel.setdefault(row.channel, []).append(row)
-        with STORE_SECONDS.labels("write").time():
-            async with asyncio.TaskGroup() as group:
-                tasks = {channel: group.create_task(self._write(channel, mine)) for channel, mine in by_channel.items()}
+        async with asyncio.TaskGroup() as group:
+            tasks = {channel: group.create_task(self._write(channel, mine)) for channel, mine in by_channel.items()}
         return {channel: task.result() for channel, task in tasks.items()}
 
     async def read(
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
     ) -> list[tuple[int, bytes]]:
-        with STORE_SECONDS.labels("read").time():
+        async with self._operation("read"):
             high = min(since_offset - 1, upto) if reverse and since_offset else upto
             low = 1 if reverse else since_offset + 1
             page: list[tuple[int, bytes]] = []
@@ -98,28 +100,28 @@ class DynamoDbLogStore:
             return page
 
     async def remove(self, channel: str, upto: int) -> None:
-        with STORE_SECONDS.labels("remove").time():
+        async with self._operation("remove"):
             await remove(self._chains, channel, upto, self._clock)
 
     async def beacon(self) -> Beacon:
-        with STORE_SECONDS.labels("beacon").time():
+        async with self._operation("beacon"):
             answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
             values = values_of(answer.get("Item", {}))
             return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)))
 
     async def keep_beacon(self, beacon: Beacon) -> None:
-        with STORE_SECONDS.labels("keep_beacon").time():
+        async with self._operation("keep_beacon"):
             for name, value, kept in zip(Beacon._fields, beacon, self._kept, strict=True):
                 if value > kept:
                     await self._keep(name, value)
                     self._kept = self._kept._replace(**{name: value})
 
     async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
-        async with self._turns:
-            try:
+        try:
+            async with self._operation("write"):
                 return await self._writer.write(channel, rows)
-            except Unavailable as error:
-                return error
+        except Unavailable as error:
+            return error
 
     async def _page(
         self, channel: str, low: int, high: int, limit: int, reverse: bool
@@ -168,3 +170,17 @@ class DynamoDbLogStore:
             )
         except ConditionFailed:
             pass
+
+    @asynccontextmanager
+    async def _operation(self, name: str) -> AsyncIterator[None]:
+        """Timed and bounded.
+
+        Raises:
+            Unavailable: it did not end in time; a request that is under way may still be carried out.
+        """
+        with STORE_SECONDS.labels(name).time():
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    yield
+            except TimeoutError:
+                raise Unavailable("DynamoDB is too slow; the outcome is unknown") from None

@@ -49,6 +49,8 @@ T = TypeVar("T")
 class SqliteLogStore:
     """Several processes may share the file; each has its own object."""
 
+    apart = False  # one transaction for all
+
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Opens the file; `clock`: unix seconds.
 

@@ -1,15 +1,15 @@
-"""The log of `stored` channels: number, store, make readable, answer; a batch at a time, group commit across edges."""
+"""The log of `stored` channels: number, store, make readable, answer; in batches, group commit across edges."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistoryLimits, rows_of
+from services.persistence.domain.lanes import Lanes
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import (
     BATCH_ITEMS,
@@ -27,6 +27,8 @@ from services.shared.hotlog.keys import pair
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeeds, and one to spare
+_PATIENCE_S = 2.5  # edges wait 2.8 s: what waited for longer is not worth a number
+_SWEPT_AT_ONCE = 3
 _SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
 
 
@@ -56,10 +58,15 @@ class TooLarge(ThalamusError):
 
 
 Outcome = Position | Unavailable | Busy | TooLarge
+Tell = Callable[[int, Outcome], None]
+_Waiting = tuple[Request, int, Tell]  # the place of the request among those it came with, and whom to tell
 
 
 class Log:
-    """One writer per process: what arrives while a batch is being written is the next batch."""
+    """One writer per lane: what arrives while a batch is being written is the lane's next batch.
+
+    A lane is one channel where the store takes each by itself, so that none waits for another; else it is all of them.
+    """
 
     def __init__(
         self,
@@ -74,52 +81,44 @@ class Log:
         """`max_item_bytes`: what the store can keep of one publication with its key."""
         self._hot, self._store = hot, store
         self._max_item_bytes = max_item_bytes
-        self._max_unstored, self._max_waiting, self._max_batch = max_unstored, max_waiting, max_batch
-        self._queue: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
-        self._news = asyncio.Event()
+        self._max_unstored = max_unstored
         self._limits = HistoryLimits()
         self._comparison = Comparison(hot, store, self._limits)
-        self._lock = asyncio.Lock()  # one batch, or one sweep of a channel, at a time
+        self._lanes: Lanes[_Waiting] = Lanes(
+            self._settle,
+            _give_up,
+            max_waiting=max_waiting,
+            max_of_lane=(max_waiting + 1) // 2 if store.apart else max_waiting,
+            max_batch=max_batch,
+            patience_s=_PATIENCE_S,
+        )
 
-    async def append(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Outcomes in order; `Unavailable`: unknown, repeat with the same key.
+    def append(self, requests: Sequence[Request], tell: Tell) -> None:
+        """`tell` is called with the place of each and its outcome, as soon as it is known, maybe at once.
 
-        What is too large is refused before it has a number: a place that can't be stored would hold up its channel.
+        `Unavailable`: unknown, repeat with the same key. What is too large is refused before it has a number: a place
+        that can't be stored would hold up its channel.
         """
-        if len(self._queue) + len(requests) > self._max_waiting:
-            UNSTORED_BUSY.inc(len(requests))
-            return [Busy("too much waits to be stored") for _ in requests]
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in requests]
-        for request, future in zip(requests, futures, strict=True):
+        for index, request in enumerate(requests):
+            lane = self._lane_of(request.channel)
             if _bytes_of(request.item) > self._max_item_bytes:
-                future.set_result(TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
+                tell(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
+            elif not self._lanes.has_room(lane):
+                UNSTORED_BUSY.inc()
+                tell(index, Busy("too much waits to be stored"))
             else:
-                self._queue.append((request, future))
-        WAITING.set(len(self._queue))
-        self._news.set()
-        return [await future for future in futures]
+                self._lanes.put(lane, (request, index, tell))
+        WAITING.set(self._lanes.waiting)
 
     async def run(self) -> None:
         """Write batches until cancelled; what still waits then gets `Unavailable`."""
-        try:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                while self._queue:
-                    batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
-                    WAITING.set(len(self._queue))
-                    await self._settle(batch)
-        finally:
-            for _, future in self._queue:
-                if not future.done():
-                    future.set_result(Unavailable("persistence is stopping"))
+        await self._lanes.run()
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until nothing waits any more."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._queue or self._lock.locked():
+                while not self._lanes.is_empty:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             logger.warning("stopping with unfinished batches")
@@ -155,31 +154,41 @@ class Log:
     async def sweep(self, age_s: float, limit: int) -> int:
         """Finish what a crash left between the steps; returns how many channels had anything to finish."""
         marks = await self._hot.settled(age_s, limit)
+        if self._store.apart:  # whoever writes such a channel now finishes it, or the next sweep does
+            marks = [mark for mark in marks if not self._lanes.is_busy(mark[0])]
         random.shuffle(marks)  # what fails is not first every time
         finished, failures = 0, 0
         done: list[tuple[str, bytes]] = []
-        for mark in marks:
-            async with self._lock:
-                found = await self._comparison.finish(mark[0])
-            if found is None:
-                failures += 1
-                if failures == _SWEEP_FAILURES:
-                    break
-                continue
-            finished += found
-            done.append(mark)
+        while marks and failures < _SWEEP_FAILURES:
+            some, marks = marks[:_SWEPT_AT_ONCE], marks[_SWEPT_AT_ONCE:]
+            outcomes = await asyncio.gather(*(self._finish(channel) for channel, _ in some), return_exceptions=True)
+            for mark, found in zip(some, outcomes, strict=True):
+                if isinstance(found, BaseException):
+                    raise found
+                if found is None:
+                    failures += 1
+                else:
+                    finished += found
+                    done.append(mark)
         if done:
             await self._hot.unmark(done)
         return finished
 
+    async def _finish(self, channel: str) -> bool | None:
+        async with self._lanes.alone(self._lane_of(channel)):
+            return await self._comparison.finish(channel)
+
+    def _lane_of(self, channel: str) -> str:
+        return channel if self._store.apart else ""
+
     # One batch.
 
-    async def _settle(self, batch: list[tuple[Request, asyncio.Future[Outcome]]]) -> None:
+    async def _settle(self, batch: list[_Waiting]) -> None:
+        WAITING.set(self._lanes.waiting)
         BATCHES.inc()
         BATCH_ITEMS.observe(len(batch))
         try:
-            async with self._lock:
-                outcomes = await self._write([request for request, _ in batch])
+            outcomes = await self._write([request for request, *_ in batch])
         except Unavailable as error:
             outcomes = [error] * len(batch)
         except Exception:
@@ -187,9 +196,8 @@ class Log:
             outcomes = [Unavailable("internal error")] * len(batch)
         UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in outcomes))
         UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes))
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if not future.done():
-                future.set_result(outcome)
+        for (_, index, tell), outcome in zip(batch, outcomes, strict=True):
+            tell(index, outcome)
 
     async def _write(self, requests: list[Request]) -> list[Outcome]:
         outcomes: list[Outcome] = [Unavailable("the outcome is unknown")] * len(requests)
@@ -310,6 +318,12 @@ class Log:
             for channel, found in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
                 rows += rows_of(channel, found, uptos[channel])
         return rows, uptos
+
+
+def _give_up(waiting: Sequence[_Waiting]) -> None:
+    UNSTORED_UNAVAILABLE.inc(len(waiting))
+    for _, index, tell in waiting:
+        tell(index, Unavailable("nobody came to write it"))
 
 
 def _bytes_of(item: Item) -> int:

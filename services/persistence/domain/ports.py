@@ -52,7 +52,14 @@ class Written(NamedTuple):
 
 
 class LogStore(Protocol):
-    """Truth at rest. Every method raises `Unavailable` where the store can't do it: repeating it is safe."""
+    """Truth at rest. Every method raises `Unavailable` where the store can't do it: repeating it is safe.
+
+    `apart`: it writes each channel by itself, so that none should wait for another; else a write costs as much for one
+    channel as for all of them.
+    """
+
+    @property
+    def apart(self) -> bool: ...
 
     async def open(self, channel: str) -> ChannelState:
         """The channel's state; a new channel gets its epoch here."""

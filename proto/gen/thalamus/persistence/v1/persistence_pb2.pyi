@@ -87,21 +87,27 @@ Global___AppendItem: _TypeAlias = AppendItem  # noqa: Y015
 
 @_typing.final
 class AppendResults(_message.Message):
+    """While anything has no result yet there is such a message every 0.5 s at least."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    taken: _builtins.int
+    """items of this stream that are in hand, whether or not they have a result: its client may send as many again."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendResult]:
-        """one per item, in order."""
+        """of any items that had none yet."""
 
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___AppendResult] | None = ...,
+        taken: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "taken", b"taken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,9 +120,12 @@ class AppendResult(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     REPEATED_KEY_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
     status: _common_pb2.ItemStatus.ValueType
     repeated_key: _builtins.bool
     """the key was known: `position` is that of the first."""
+    item: _builtins.int
+    """which item: those of a stream count from 0, in the order in which they were sent."""
     @_builtins.property
     def position(self) -> _common_pb2.Position: ...
     def __init__(
@@ -125,10 +134,11 @@ class AppendResult(_message.Message):
         status: _common_pb2.ItemStatus.ValueType = ...,
         position: _common_pb2.Position | None = ...,
         repeated_key: _builtins.bool = ...,
+        item: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "repeated_key", b"repeated_key", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "position", b"position", "repeated_key", b"repeated_key", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,8 +63,8 @@ class PersistenceServiceServicer:
 
     def Append(self, request_iterator, context):
         """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
-        announced, in that order. Group commit: one message is a batch, one answer per batch in order of the
-        batches of this stream. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+        announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
+        so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,8 +35,8 @@ class PersistenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PersistenceServiceAsyncStub: ...
     Append: _grpc.StreamStreamMultiCallable[_persistence_pb2.AppendBatch, _persistence_pb2.AppendResults]
     """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
-    announced, in that order. Group commit: one message is a batch, one answer per batch in order of the
-    batches of this stream. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+    announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
+    so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
     """
     Read: _grpc.UnaryStreamMultiCallable[_persistence_pb2.ReadRequest, _persistence_pb2.ReadPage]
     """Reads publications of one channel, in pages of at most 256 or 1 MiB, up to what is readable."""
@@ -52,8 +52,8 @@ class PersistenceServiceAsyncStub(PersistenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Append: _aio.StreamStreamMultiCallable[_persistence_pb2.AppendBatch, _persistence_pb2.AppendResults]  # type: ignore[assignment]
     """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
-    announced, in that order. Group commit: one message is a batch, one answer per batch in order of the
-    batches of this stream. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+    announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
+    so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
     """
     Read: _aio.UnaryStreamMultiCallable[_persistence_pb2.ReadRequest, _persistence_pb2.ReadPage]  # type: ignore[assignment]
     """Reads publications of one channel, in pages of at most 256 or 1 MiB, up to what is readable."""
@@ -72,8 +72,8 @@ class PersistenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_persistence_pb2.AppendResults], _abc.AsyncIterator[_persistence_pb2.AppendResults]]:
         """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
-        announced, in that order. Group commit: one message is a batch, one answer per batch in order of the
-        batches of this stream. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+        announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
+        so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,90 @@
+"""What a stream of appends is still owed: results as they come, and a sign of life while they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from services.persistence.domain.log import Outcome, Position, Tell, TooLarge
+from services.shared.errors import Busy
+from thalamus.common.v1 import common_pb2
+from thalamus.persistence.v1 import persistence_pb2 as pb
+
+_SAY_TAKEN_S = 0.02  # a batch that takes longer does not keep its client from sending the next
+_SIGN_OF_LIFE_S = 0.5  # clients give up a stream that is silent for 1.4 s
+
+
+class Answers:
+    """Of one stream. What becomes known in one tick goes in one message."""
+
+    def __init__(self) -> None:
+        self._done: list[pb.AppendResult] = []
+        self._taken = self._told = self._open = 0
+        self._tell_at = 0.0  # seconds of the loop, where `_told` is behind
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def expect(self, items: int) -> Tell:
+        """So many items come next; takes the outcome of each, by its place among them."""
+        if not self._open or self._told == self._taken:
+            self._told = self._taken
+            self._tell_at = asyncio.get_running_loop().time() + _SAY_TAKEN_S
+        first = self._taken
+        self._taken += items
+        self._open += items
+        self._news.set()
+        return lambda index, outcome: self._add(first + index, outcome)
+
+    def end(self) -> None:
+        """No more items will come."""
+        self._ended = True
+        self._news.set()
+
+    async def next(self) -> pb.AppendResults | None:
+        """What to say now; None: everything is said."""
+        clock = asyncio.get_running_loop().time
+        silent_since = clock()
+        while not self._done:
+            if not self._open:
+                if self._ended:
+                    return None
+                await self._wait(None)
+                silent_since = clock()
+                continue
+            due = silent_since + _SIGN_OF_LIFE_S
+            if self._told < self._taken:
+                due = min(due, self._tell_at)
+            if due <= clock():
+                break
+            await self._wait(due)
+        if self._tell_at <= clock():
+            self._told = self._taken
+        results, self._done = self._done, []
+        return pb.AppendResults(results=results, taken=self._told)
+
+    async def _wait(self, until: float | None) -> None:
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+
+    def _add(self, item: int, outcome: Outcome) -> None:
+        self._open -= 1
+        self._done.append(_result(item, outcome))
+        self._news.set()
+
+
+def _result(item: int, outcome: Outcome) -> pb.AppendResult:
+    if isinstance(outcome, Position):
+        return pb.AppendResult(
+            item=item,
+            status=common_pb2.ITEM_STATUS_OK,
+            position=common_pb2.Position(offset=outcome.offset, epoch=outcome.epoch),
+            repeated_key=outcome.repeated_key,
+        )
+    if isinstance(outcome, TooLarge):
+        return pb.AppendResult(item=item, status=common_pb2.ITEM_STATUS_INVALID)
+    busy = isinstance(outcome, Busy)
+    return pb.AppendResult(
+        item=item, status=common_pb2.ITEM_STATUS_BUSY if busy else common_pb2.ITEM_STATUS_UNAVAILABLE
+    )
