@@ -81,8 +81,14 @@ def store(table: Table) -> DynamoDbAccounts:
     return table.store
 
 
-def token_of(family: str, expires_at: float = NOW + 60) -> Refresh:
-    return Refresh("u1", family, expires_at, used=False, revoked=False)
+def token_of(family: str, expires_at: float = NOW + 60, seed: bytes = b"") -> Refresh:
+    return Refresh("u1", family, expires_at, used=False, revoked=False, seed=seed)
+
+
+async def spend(store: DynamoDbAccounts, digest: bytes) -> None:
+    """As a client does that is given the successor."""
+    await store.use_refresh(digest, NOW, b"seed")
+    await store.use_up_refresh(digest)
 
 
 async def test_a_registration_whose_answer_was_lost_does_not_find_its_own_name_taken(table: Table) -> None:
@@ -97,20 +103,20 @@ async def test_a_registration_whose_answer_was_lost_does_not_find_its_own_name_t
 async def test_a_use_whose_answer_was_lost_is_still_the_first(table: Table) -> None:
     await table.store.add_refresh(b"one", token_of("family"))
     table.db.lose = "update_item"
-    assert await table.store.use_refresh(b"one", NOW) == token_of("family")
+    assert await table.store.use_refresh(b"one", NOW, b"seed") == token_of("family", seed=b"seed")
     await table.store.add_refresh(b"two", token_of("family"))
-    assert await table.store.use_refresh(b"two", NOW) == token_of("family")
+    assert await table.store.use_refresh(b"two", NOW, b"seed") == token_of("family", seed=b"seed")
 
 
 async def test_a_reuse_whose_answers_are_lost_still_ends_the_family(table: Table) -> None:
     for digest in (b"one", b"two"):
         await table.store.add_refresh(digest, token_of("family"))
-    await table.store.use_refresh(b"one", NOW)
+    await spend(table.store, b"one")
     table.db.lose = "update_item"
-    again = await table.store.use_refresh(b"one", NOW)
+    again = await table.store.use_refresh(b"one", NOW, b"seed")
     assert again is not None
     assert again.used
-    two = await table.store.use_refresh(b"two", NOW)
+    two = await table.store.use_refresh(b"two", NOW, b"seed")
     assert two is not None
     assert two.revoked
 
@@ -120,14 +126,14 @@ async def test_a_token_is_added_once_although_an_answer_was_lost(table: Table, o
     table.db.lose = op
     await table.store.add_refresh(b"one", token_of("family"))
     assert table.db.sent.count(op) == 2
-    assert await table.store.use_refresh(b"one", NOW) == token_of("family")
+    assert await table.store.use_refresh(b"one", NOW, b"seed") == token_of("family", seed=b"seed")
 
 
 async def test_an_adding_that_arrives_after_the_use_does_not_undo_it(store: DynamoDbAccounts) -> None:
     await store.add_refresh(b"one", token_of("family"))
-    await store.use_refresh(b"one", NOW)
+    await spend(store, b"one")
     await store.add_refresh(b"one", token_of("family"))
-    again = await store.use_refresh(b"one", NOW)
+    again = await store.use_refresh(b"one", NOW, b"seed")
     assert again is not None
     assert again.used
 
@@ -172,7 +178,7 @@ async def test_a_family_is_kept_as_long_as_its_last_token(table: Table) -> None:
 async def test_a_token_whose_family_was_removed_is_as_revoked(table: Table) -> None:
     await table.store.add_refresh(b"one", token_of("family"))
     await table.expire("family#family")
-    found = await table.store.use_refresh(b"one", NOW)
+    found = await table.store.use_refresh(b"one", NOW, b"seed")
     assert found is not None
     assert found.revoked
     await table.store.revoke_family(b"one")
@@ -182,9 +188,9 @@ async def test_a_token_whose_family_was_removed_is_as_revoked(table: Table) -> N
 async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: DynamoDbAccounts) -> None:
     await store.add_refresh(b"old", token_of("family", NOW + 1))
     await store.add_refresh(b"new", token_of("family"))
-    assert await store.use_refresh(b"old", NOW + 0.9)
-    assert await store.use_refresh(b"old", NOW + 1) is None
-    assert await store.use_refresh(b"new", NOW + 1) == token_of("family")
+    assert await store.use_refresh(b"old", NOW + 0.9, b"seed")
+    assert await store.use_refresh(b"old", NOW + 1, b"seed") is None
+    assert await store.use_refresh(b"new", NOW + 1, b"seed") == token_of("family", seed=b"seed")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,7 @@ async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: Dy
         ("add_refresh", {"update_item": 1, "put_item": 1}),
         ("use_refresh", {"update_item": 1, "get_item": 1}),
         ("use_refresh again", {"update_item": 2, "get_item": 1}),
+        ("use_up_refresh", {"update_item": 1}),
         ("revoke_family", {"get_item": 1, "update_item": 1}),
         ("add_api_key", {"transact_write_items": 1}),
         ("api_keys", {"query": 1}),
@@ -212,15 +219,16 @@ async def test_a_call_makes_as_many_requests_as_the_documentation_says(
     await store.add_user(User("u2", "Bob", "hash"))
     for digest in (b"one", b"used"):
         await store.add_refresh(digest, token_of("family"))
-    await store.use_refresh(b"used", NOW)
+    await spend(store, b"used")
     await store.add_api_key(ApiKeyRow("id2", "backend", b"digest 2", NOW))
     calls = {
         "add_user": lambda: store.add_user(ANN),
         "find_user": lambda: store.find_user("bob"),
         "user_by_id": lambda: store.user_by_id("u2"),
         "add_refresh": lambda: store.add_refresh(b"two", token_of("family")),
-        "use_refresh": lambda: store.use_refresh(b"one", NOW),
-        "use_refresh again": lambda: store.use_refresh(b"used", NOW),
+        "use_refresh": lambda: store.use_refresh(b"one", NOW, b"seed"),
+        "use_refresh again": lambda: store.use_refresh(b"used", NOW, b"seed"),
+        "use_up_refresh": lambda: store.use_up_refresh(b"one"),
         "revoke_family": lambda: store.revoke_family(b"one"),
         "add_api_key": lambda: store.add_api_key(API_KEY),
         "api_keys": store.api_keys,
@@ -250,7 +258,8 @@ async def test_every_call_raises_unavailable_while_dynamodb_is_away() -> None:
         store.add_user(ANN),
         store.find_user("ann"),
         store.add_refresh(b"one", token_of("family")),
-        store.use_refresh(b"one", NOW),
+        store.use_refresh(b"one", NOW, b"seed"),
+        store.use_up_refresh(b"one"),
         store.revoke_family(b"one"),
         store.add_api_key(API_KEY),
         store.api_keys(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,8 +30,8 @@ def token_of(family: str, expires_at: float = NOW + 60) -> Refresh:
 async def test_expired_tokens_are_forgotten(store: SqliteAccounts) -> None:
     await store.add_refresh(b"old", token_of("a", NOW - 1))
     await store.add_refresh(b"new", token_of("b"))
-    assert await store.use_refresh(b"new", NOW) is not None
-    assert await store.use_refresh(b"old", NOW) is None
+    assert await store.use_refresh(b"new", NOW, b"seed") is not None
+    assert await store.use_refresh(b"old", NOW, b"seed") is None
 
 
 def modes_in(folder: Path) -> list[int]:
@@ -49,3 +50,20 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no database at all, and more than a header of one" * 10)
     with pytest.raises(ConfigError, match=r"AUTH_DB: .*auth\.sqlite3"):
         SqliteAccounts(path)
+
+
+async def test_a_file_of_before_tokens_had_seeds_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "auth.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE refresh_tokens (digest BLOB PRIMARY KEY, user_id TEXT NOT NULL, family TEXT NOT NULL,"
+            " expires_at REAL NOT NULL, used INTEGER NOT NULL DEFAULT 0, revoked INTEGER NOT NULL DEFAULT 0)"
+        )
+        connection.execute("INSERT INTO refresh_tokens VALUES (?, 'u1', 'a', ?, 0, 0)", (b"old", NOW + 60))
+    connection.close()
+    for _ in range(2):
+        store = SqliteAccounts(path)
+        found = await store.use_refresh(b"old", NOW, b"seed")
+        await store.close()
+        assert found is not None
+        assert (found.seed, found.used) == (b"seed", False)

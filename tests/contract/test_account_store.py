@@ -26,8 +26,16 @@ SEED = 20_260
 T = TypeVar("T")
 
 
-def token_of(family: str, expires_at: float = NOW + 60) -> Refresh:
-    return Refresh("u1", family, expires_at, used=False, revoked=False)
+def token_of(family: str, expires_at: float = NOW + 60, seed: bytes = b"") -> Refresh:
+    return Refresh("u1", family, expires_at, used=False, revoked=False, seed=seed)
+
+
+async def spend(store: AccountStore, digest: bytes, seed: bytes = b"seed") -> Refresh:
+    """As a client does that is given the successor."""
+    found = await store.use_refresh(digest, NOW, seed)
+    assert found is not None
+    await store.use_up_refresh(digest)
+    return found
 
 
 async def at_once(order: random.Random, calls: Sequence[Awaitable[T]]) -> list[T | BaseException]:
@@ -73,18 +81,41 @@ class AccountStoreContract:
         self, store: AccountStore, other: AccountStore
     ) -> None:
         await store.add_refresh(b"one", token_of("family"))
-        assert await other.use_refresh(b"one", NOW) == token_of("family")
-        again = await store.use_refresh(b"one", NOW)
+        assert await other.use_refresh(b"one", NOW, b"seed") == token_of("family", seed=b"seed")
+        await other.use_up_refresh(b"one")
+        again = await store.use_refresh(b"one", NOW, b"another")
         assert again is not None
         assert (again.used, again.revoked) == (True, False)
-        assert await store.use_refresh(b"unknown", NOW) is None
+        for unknown in (b"unknown", b""):
+            await store.use_up_refresh(unknown)
+            assert await store.use_refresh(unknown, NOW, b"seed") is None
+
+    async def test_until_it_is_used_up_each_use_gives_the_seed_of_the_first_and_ends_nothing(
+        self, store: AccountStore, other: AccountStore
+    ) -> None:
+        await store.add_refresh(b"one", token_of("family"))
+        for seed in (b"first", b"second", b"third"):
+            assert await other.use_refresh(b"one", NOW, seed) == token_of("family", seed=b"first")
+
+    async def test_a_token_that_is_added_again_is_as_it_was_and_whether_it_was_used_is_told(
+        self, store: AccountStore, other: AccountStore
+    ) -> None:
+        assert await store.add_refresh(b"two", token_of("family"))
+        assert await other.add_refresh(b"two", token_of("family"))
+        assert await store.use_refresh(b"two", NOW, b"seed") == token_of("family", seed=b"seed")
+        assert not await other.add_refresh(b"two", token_of("family"))
+        await store.use_up_refresh(b"two")
+        assert not await other.add_refresh(b"two", token_of("family"))
+        again = await store.use_refresh(b"two", NOW, b"seed")
+        assert again is not None
+        assert again.used
 
     async def test_the_second_use_revokes_every_token_of_the_family_and_no_other(self, store: AccountStore) -> None:
         for digest, family in ((b"one", "a"), (b"two", "a"), (b"other", "b")):
             await store.add_refresh(digest, token_of(family))
-        await store.use_refresh(b"one", NOW)
-        await store.use_refresh(b"one", NOW)
-        two, other = [await store.use_refresh(digest, NOW) for digest in (b"two", b"other")]
+        await spend(store, b"one")
+        await store.use_refresh(b"one", NOW, b"seed")
+        two, other = [await store.use_refresh(digest, NOW, b"seed") for digest in (b"two", b"other")]
         assert two is not None
         assert other is not None
         assert (two.revoked, other.revoked) == (True, False)
@@ -96,13 +127,13 @@ class AccountStoreContract:
     ) -> None:
         """One request trades the token, another revokes its family before the first has stored what it traded for."""
         await store.add_refresh(b"one", token_of("family"))
-        await store.use_refresh(b"one", NOW)
+        await spend(store, b"one")
         if ended_by == "reuse":
-            await store.use_refresh(b"one", NOW)
+            await store.use_refresh(b"one", NOW, b"seed")
         else:
             await store.revoke_family(b"one")
         await store.add_refresh(b"two", token_of("family"))
-        two = await store.use_refresh(b"two", NOW)
+        two = await store.use_refresh(b"two", NOW, b"seed")
         assert two is not None
         assert two.revoked
 
@@ -112,7 +143,7 @@ class AccountStoreContract:
         assert await store.revoke_family(b"unknown") is None
         for _ in range(2):  # whoever did not hear the answer asks again
             assert await store.revoke_family(b"one") == EndedSession("u1", "a")
-        one, other = [await store.use_refresh(digest, NOW) for digest in (b"one", b"other")]
+        one, other = [await store.use_refresh(digest, NOW, b"seed") for digest in (b"one", b"other")]
         assert one is not None
         assert other is not None
         assert (one.revoked, other.revoked) == (True, False)
@@ -121,23 +152,25 @@ class AccountStoreContract:
     async def test_an_expired_token_is_told_as_expired_or_not_at_all(self, store: AccountStore) -> None:
         await store.add_refresh(b"old", token_of("a", NOW))
         await store.add_refresh(b"new", token_of("b", NOW + 1))
-        old, new = [await store.use_refresh(digest, NOW) for digest in (b"old", b"new")]
+        old, new = [await store.use_refresh(digest, NOW, b"seed") for digest in (b"old", b"new")]
         assert old is None or old.expires_at <= NOW
-        assert new == token_of("b", NOW + 1)
+        assert new == token_of("b", NOW + 1, seed=b"seed")
 
-    async def test_many_uses_at_once_let_one_through_and_end_the_family(
+    async def test_many_uses_at_once_get_the_same_seed_and_one_more_ends_the_family(
         self, store: AccountStore, other: AccountStore
     ) -> None:
         order = random.Random(SEED)
         for number in range(ROUNDS):
             digest, family = f"one{number}".encode(), f"family{number}"
             await store.add_refresh(digest, token_of(family))
-            calls = [by.use_refresh(digest, NOW) for by in (store, other) for _ in range(3)]
-            uses = await at_once(order, calls)
-            assert all(isinstance(use, Refresh) for use in uses), number
-            assert sum(not use.used for use in uses if isinstance(use, Refresh)) == 1, number
+            calls = [spend(by, digest, b"%d" % place) for by in (store, other) for place in range(3)]
+            uses = [use for use in await at_once(order, calls) if isinstance(use, Refresh)]
+            assert len(uses) == 6, number
+            assert len({use.seed for use in uses}) == 1, number
+            assert not all(use.used for use in uses), number
+            assert (await spend(store, digest)).used, number
             await store.add_refresh(b"after" + digest, token_of(family))
-            after = await other.use_refresh(b"after" + digest, NOW)
+            after = await other.use_refresh(b"after" + digest, NOW, b"seed")
             assert after is not None
             assert after.revoked, number
 
@@ -149,7 +182,7 @@ class AccountStoreContract:
         order = random.Random(SEED)
 
         async def rotate(number: int) -> None:
-            found = await store.use_refresh(b"two%d" % number, NOW)
+            found = await store.use_refresh(b"two%d" % number, NOW, b"seed")
             assert found is not None
             assert not found.used
             if not found.revoked:
@@ -159,16 +192,16 @@ class AccountStoreContract:
             if ended_by == "logout":
                 await other.revoke_family(b"one%d" % number)
             else:
-                again = await other.use_refresh(b"one%d" % number, NOW)
+                again = await other.use_refresh(b"one%d" % number, NOW, b"seed")
                 assert again is not None
                 assert again.used
 
         for number in range(ROUNDS):
             for name in (b"one%d", b"two%d"):
                 await store.add_refresh(name % number, token_of(f"family{number}"))
-            await store.use_refresh(b"one%d" % number, NOW)
+            await spend(store, b"one%d" % number)
             assert await at_once(order, [rotate(number), end(number)]) == [None, None], number
-            left = await other.use_refresh(b"three%d" % number, NOW)
+            left = await other.use_refresh(b"three%d" % number, NOW, b"seed")
             assert left is None or left.revoked, number
 
     async def test_api_keys_are_listed_oldest_first_until_they_are_removed(

@@ -5,7 +5,6 @@ A call may be carried out twice, or late, after its answer was lost: so each wri
 
 from __future__ import annotations
 
-import secrets
 import string
 import uuid
 from collections.abc import Mapping
@@ -54,7 +53,7 @@ class DynamoDbAccounts:
     async def user_by_id(self, user_id: str) -> User | None:
         return _as_user(await self._get(_user(user_id)))
 
-    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
+    async def add_refresh(self, digest: bytes, refresh: Refresh) -> bool:
         """Keeps `expires_at` in whole seconds, rounded down."""
         ends = int(refresh.expires_at)
         # The family comes before its tokens and outlives them: so a token without one counts as revoked.
@@ -67,28 +66,32 @@ class DynamoDbAccounts:
                 TableName=self._table,
                 Item=_item(_token(digest), token),
                 ConditionExpression="attribute_not_exists(p)",  # a try that arrives late must not undo a use
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        except ConditionFailed:
-            pass  # an earlier try of this call was carried out: nobody else has the digest
+        except ConditionFailed as there:  # an earlier try, or an earlier use of the same token before it
+            return "seed" not in there.item
+        return True
 
-    async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
+    async def use_refresh(self, digest: bytes, now: float, seed: bytes) -> Refresh | None:
         """One that is expired by `now` is as unknown, whether or not it was removed yet."""
-        use = secrets.token_hex(8)
         found = await self._update(
             _token(digest),
-            "SET used_by = if_not_exists(used_by, :use)",  # carried out twice, it still names the first use
-            {":use": use, ":now": int(now)},
+            "SET seed = if_not_exists(seed, :seed)",
+            {":seed": seed, ":now": int(now)},
             when="expires_at > :now",
         )
         if found is None:
             return None
-        # Read after the token is marked: what ends the family from now on meets a token that counts as used.
+        # Read after the token has its seed: what ends the family from now on is seen by who adds the successor.
         family = await self._get(_family(found["family"]))
-        used = found["used_by"] != use
+        used = bool(found.get("used"))
         if used:
             await self._revoke(found["family"])
         revoked = family is None or bool(family.get("revoked"))
-        return Refresh(found["user_id"], found["family"], float(found["expires_at"]), used, revoked)
+        return Refresh(found["user_id"], found["family"], float(found["expires_at"]), used, revoked, found["seed"])
+
+    async def use_up_refresh(self, digest: bytes) -> None:
+        await self._update(_token(digest), "SET used = :yes", {":yes": True}, when="attribute_exists(p)")
 
     async def revoke_family(self, digest: bytes) -> EndedSession | None:
         found = await self._get(_token(digest))

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS users (
 );
 CREATE TABLE IF NOT EXISTS refresh_tokens (
     digest BLOB PRIMARY KEY, user_id TEXT NOT NULL, family TEXT NOT NULL, expires_at REAL NOT NULL,
-    used INTEGER NOT NULL DEFAULT 0, revoked INTEGER NOT NULL DEFAULT 0
+    used INTEGER NOT NULL DEFAULT 0, revoked INTEGER NOT NULL DEFAULT 0, seed BLOB
 );
 CREATE INDEX IF NOT EXISTS refresh_by_family ON refresh_tokens (family);
 CREATE INDEX IF NOT EXISTS refresh_by_expiry ON refresh_tokens (expires_at);
@@ -55,6 +55,8 @@ class SqliteAccounts:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
+            if "seed" not in (row[1] for row in self._connection.execute("PRAGMA table_info(refresh_tokens)")):
+                self._connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # a file of before
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"AUTH_DB: {path} can't be used: {error}") from error
 
@@ -86,27 +88,31 @@ class SqliteAccounts:
         )
         return User(*found) if found else None
 
-    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
+    async def add_refresh(self, digest: bytes, refresh: Refresh) -> bool:
         row = (digest, refresh.user_id, refresh.family, refresh.expires_at)
-        await self._run(
-            lambda connection: connection.execute(
-                "INSERT INTO refresh_tokens (digest, user_id, family, expires_at, revoked) VALUES (?1, ?2, ?3, ?4,"
-                " EXISTS (SELECT 1 FROM refresh_tokens WHERE family = ?3 AND revoked))",
+
+        def add(connection: sqlite3.Connection) -> bool:
+            added = connection.execute(
+                "INSERT OR IGNORE INTO refresh_tokens (digest, user_id, family, expires_at, revoked)"
+                " VALUES (?1, ?2, ?3, ?4, EXISTS (SELECT 1 FROM refresh_tokens WHERE family = ?3 AND revoked))",
                 row,
             )
-        )
+            query = "SELECT seed IS NULL FROM refresh_tokens WHERE digest = ?"
+            return bool(added.rowcount or connection.execute(query, (digest,)).fetchone()[0])
 
-    async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
+        return await self._run(add)
+
+    async def use_refresh(self, digest: bytes, now: float, seed: bytes) -> Refresh | None:
         def use(connection: sqlite3.Connection) -> Refresh | None:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("UPDATE refresh_tokens SET seed = ifnull(seed, ?) WHERE digest = ?", (seed, digest))
                 found = connection.execute(
-                    "SELECT user_id, family, expires_at, used, revoked FROM refresh_tokens WHERE digest = ?", (digest,)
+                    "SELECT user_id, family, expires_at, used, revoked, seed FROM refresh_tokens WHERE digest = ?",
+                    (digest,),
                 ).fetchone()
-                if found is not None:
-                    if found[3]:
-                        connection.execute("UPDATE refresh_tokens SET revoked = 1 WHERE family = ?", (found[1],))
-                    connection.execute("UPDATE refresh_tokens SET used = 1 WHERE digest = ?", (digest,))
+                if found is not None and found[3]:
+                    connection.execute("UPDATE refresh_tokens SET revoked = 1 WHERE family = ?", (found[1],))
                 connection.execute(
                     "DELETE FROM refresh_tokens WHERE digest IN"
                     " (SELECT digest FROM refresh_tokens WHERE expires_at < ? LIMIT ?)",
@@ -118,9 +124,14 @@ class SqliteAccounts:
                 raise
             if found is None:
                 return None
-            return Refresh(found[0], found[1], found[2], bool(found[3]), bool(found[4]))
+            return Refresh(found[0], found[1], found[2], bool(found[3]), bool(found[4]), found[5])
 
         return await self._run(use)
+
+    async def use_up_refresh(self, digest: bytes) -> None:
+        await self._run(
+            lambda connection: connection.execute("UPDATE refresh_tokens SET used = 1 WHERE digest = ?", (digest,))
+        )
 
     async def revoke_family(self, digest: bytes) -> EndedSession | None:
         def revoke(connection: sqlite3.Connection) -> EndedSession | None:

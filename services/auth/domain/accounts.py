@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import hashlib
+import hmac
 import re
 import secrets
 import time
@@ -20,6 +23,8 @@ from services.shared.errors import Busy, Unavailable
 _USERNAME = re.compile(r"[a-zA-Z0-9._-]{3,64}")
 _KEY_PREFIX = "thk_"
 _MAX_TTL_S = 10 * 365 * 86_400
+_TRADE_S = 1.5  # and
+_USE_UP_S = 0.5  # in all less than edges wait: what is used up can still be answered
 
 
 class Refusal(Exception):
@@ -48,6 +53,10 @@ class TooMany(Refusal):
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = max(1, retry_after_s)
         super().__init__("too many attempts")
+
+
+class _Used(Exception):
+    """The successor of the token was used already, by whoever was given it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +139,26 @@ class Accounts:
         return await self._begin_session(user)
 
     async def refresh(self, refresh_token: str) -> Pair:
-        """Trade a refresh token for a new pair; a used one ends its session. Raises Denied."""
-        found = await self._store.use_refresh(_digest(refresh_token), self._now())
+        """Trade a refresh token for a new pair; a used one ends its session. Raises Denied, Unavailable.
+
+        The token is used up last, when nothing is left to do but to answer: until then a repetition gives the same
+        successor, so that no failure of the store ends a session.
+        """
+        try:
+            async with asyncio.timeout(_TRADE_S):
+                pair = await self._trade(refresh_token)
+        except TimeoutError:
+            raise Unavailable("the store is too slow; the refresh token is as good as before") from None
+        # Where that fails, whoever uses it again is given the same, or finds the successor used.
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_USE_UP_S):
+                await self._store.use_up_refresh(_digest(refresh_token))
+        REFRESHES.labels("ok").inc()
+        return pair
+
+    async def _trade(self, refresh_token: str) -> Pair:
+        digest = _digest(refresh_token)
+        found = await self._store.use_refresh(digest, self._now(), secrets.token_bytes(32))
         if found is None or found.used or found.revoked or found.expires_at <= self._now():
             REFRESHES.labels("reused" if found is not None and found.used else "denied").inc()
             over = found is not None and (found.used or found.revoked)
@@ -140,8 +167,12 @@ class Accounts:
         user = await self._store.user_by_id(found.user_id)
         if user is None:
             raise Denied("the refresh token is not valid")
-        REFRESHES.labels("ok").inc()
-        return await self._pair(user, found.family)
+        try:
+            return await self._pair(user, found.family, _successor(refresh_token, found.seed))
+        except _Used:
+            ended = await self._store.revoke_family(digest)
+            REFRESHES.labels("reused").inc()
+            raise Denied("the refresh token is not valid", ended) from None
 
     async def logout(self, refresh_token: str) -> EndedSession | None:
         """End the session of the token, and say which; unknown: no effect."""
@@ -198,12 +229,14 @@ class Accounts:
             raise TooMany((await self._limits.current(name))[1])
 
     async def _begin_session(self, user: User) -> Pair:
-        return await self._pair(user, secrets.token_hex(12))
+        return await self._pair(user, secrets.token_hex(12), secrets.token_urlsafe(32))
 
-    async def _pair(self, user: User, family: str) -> Pair:
-        refresh_token = secrets.token_urlsafe(32)
+    async def _pair(self, user: User, family: str, refresh_token: str) -> Pair:
         expires_at = self._now() + self._policy.refresh_ttl_s
-        await self._store.add_refresh(_digest(refresh_token), Refresh(user.id, family, expires_at, False, False))
+        if not await self._store.add_refresh(
+            _digest(refresh_token), Refresh(user.id, family, expires_at, False, False)
+        ):
+            raise _Used
         now = int(self._now())
         claims: dict[str, Any] = {
             "sub": user.id,
@@ -235,6 +268,12 @@ async def load_signer(store: AccountStore, algorithm: str) -> Signer:
 def _check_password(password: str) -> None:
     if len(password.encode("utf-8", "surrogatepass")) > MAX_PASSWORD_BYTES:
         raise Invalid(f"password: at most {MAX_PASSWORD_BYTES} bytes")
+
+
+def _successor(refresh_token: str, seed: bytes) -> str:
+    """As hard to guess as the seed for who has the token, and as the token for who has the seed."""
+    made = hmac.digest(seed, refresh_token.encode("utf-8", "surrogatepass"), "sha256")
+    return base64.urlsafe_b64encode(made).rstrip(b"=").decode()
 
 
 def _digest(refresh_token: str) -> bytes:

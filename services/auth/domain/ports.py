@@ -24,6 +24,7 @@ class Refresh:
     expires_at: float
     used: bool
     revoked: bool
+    seed: bytes = b""  # what its successor is made of, with its own text; none before its first use
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,14 @@ class AccountStore(Protocol):
 
     async def user_by_id(self, user_id: str) -> User | None: ...
 
-    async def add_refresh(self, digest: bytes, refresh: Refresh) -> None:
-        """Of a family that was revoked meanwhile: it is revoked from its birth."""
+    async def add_refresh(self, digest: bytes, refresh: Refresh) -> bool:
+        """Of a family that was revoked meanwhile: it is revoked from its birth. False: it is there, and was used."""
 
-    async def use_refresh(self, digest: bytes, now: float) -> Refresh | None:
-        """The token as it was before this use, which marks it used; a used one revokes its family. Atomic."""
+    async def use_refresh(self, digest: bytes, now: float, seed: bytes) -> Refresh | None:
+        """The token, with the seed of its first use; one that is used up revokes its family. Atomic."""
+
+    async def use_up_refresh(self, digest: bytes) -> None:
+        """Whoever uses it from now on is not the one who was given its successor."""
 
     async def revoke_family(self, digest: bytes) -> EndedSession | None:
         """End the session that the token belongs to, and say which; unknown: no effect."""
