@@ -85,6 +85,7 @@ async def main(stopping: asyncio.Event) -> None:
     tasks = [
         asyncio.create_task(log.run()),
         asyncio.create_task(_take_care(opened, caretaker)),
+        asyncio.create_task(caretaker.tidy()),
         asyncio.create_task(redis_metrics.run()),
     ]
     try:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_AGE_S = 1.0
 _SWEEP_LIMIT = 200
+_TIDY_S = 10.0
 _AWAY_S = 0.2  # between looks while Redis or the store is away
 
 
@@ -50,6 +51,15 @@ class Caretaker:
                 async with asyncio.timeout(self._every_s * random.uniform(0.8, 1.2)):
                     await self._gate.refused.wait()
             self._gate.refused.clear()
+
+    async def tidy(self) -> None:
+        """Finish removals, until cancelled."""
+        while True:
+            await asyncio.sleep(_TIDY_S * random.uniform(0.8, 1.2))
+            try:
+                await self._log.tidy()
+            except Unavailable as error:
+                logger.warning("removed history can't be dropped now", extra={"error": str(error)})
 
     async def _beat(self) -> bool:
         """Read what is kept first: Redis has counted at least as far since, unless it lost something."""

@@ -61,6 +61,12 @@ async def written(store: LogStore, what: Sequence[Row]) -> Written:
     return outcome
 
 
+async def finish_removals(store: LogStore) -> None:
+    for removal in await store.removals():
+        assert removal.is_due
+        await store.finish_removal(removal)
+
+
 class LogStoreContract:
     """`make` gives another object on the same data, as another process would have it."""
 
@@ -174,9 +180,10 @@ class LogStoreContract:
                 found = await store.read(CHANNEL, since_offset=since, upto=upto, limit=limit, reverse=True)
                 assert found == pages(rows(1, newest))[::-1][:limit]
 
+    @pytest.mark.parametrize("is_finished", [False, True])
     @pytest.mark.parametrize("upto", [1, 6, 7, 8, 15, 16, 40])
     async def test_removed_publications_are_gone_and_epoch_and_top_stay(
-        self, store: LogStore, make: Make, upto: int
+        self, store: LogStore, make: Make, clock: Clock, upto: int, is_finished: bool
     ) -> None:
         for first in range(1, 17, 4):
             await written(store, rows(first, first + 3))
@@ -184,6 +191,9 @@ class LogStoreContract:
         other = make()
         await other.remove(CHANNEL, upto)
         await other.remove(CHANNEL, upto)
+        if is_finished:
+            clock.now += 301
+            await finish_removals(make())
         for one in (store, make()):
             assert await one.open(CHANNEL) == before
             assert await everything(one) == pages(rows(upto + 1, 16))
@@ -199,6 +209,43 @@ class LogStoreContract:
         await store.remove("chat:never", 5)
         await written(store, rows(1, 3))
         assert await everything(store) == pages(rows(1, 3))
+
+    async def test_keys_of_what_was_removed_are_known_as_long_as_they_count(
+        self, store: LogStore, make: Make, clock: Clock
+    ) -> None:
+        await written(store, rows(1, 5))
+        clock.now += 100
+        await written(store, rows(6, 9))
+        await store.remove(CHANNEL, 9)
+        for age_s, first in ((0, 1), (199, 1), (200, 6), (299, 6)):
+            clock.now = Clock().now + 100 + age_s
+            assert not any(removal.is_due for removal in await make().removals())
+            known = await make().recent_keys(CHANNEL, 300)
+            assert [one.offset for one in known] == list(range(9, first - 1, -1)), age_s
+        clock.now += 2
+        assert await store.recent_keys(CHANNEL, 300) == []
+        assert [removal.is_due for removal in await make().removals()] == [True]
+
+    async def test_a_removal_is_told_until_it_is_finished_by_whomever(
+        self, store: LogStore, make: Make, clock: Clock
+    ) -> None:
+        await store.open("chat:other")
+        await written(store, rows(1, 20))
+        await written(store, rows(1, 3, "a", "chat:other"))
+        await store.remove(CHANNEL, 12)
+        clock.now += 1
+        await make().remove("chat:other", 3)
+        clock.now += 299.5
+        found = await make().removals()
+        assert [(one.channel, one.upto, one.is_due) for one in found] == [
+            (CHANNEL, 12, True),
+            ("chat:other", 3, False),
+        ]
+        await make().finish_removal(found[0])
+        await make().finish_removal(found[0])  # two replicas at it
+        assert [one.channel for one in await store.removals()] == ["chat:other"]
+        assert await everything(store) == pages(rows(13, 20))
+        assert await written(store, rows(19, 22)) == Written(22, False)
 
     async def test_keys_are_known_as_long_as_they_count(self, store: LogStore, clock: Clock) -> None:
         assert await store.recent_keys(CHANNEL, 300) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,64 @@ async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
         assert found[offset] == text
     for replica in replicas:
         await replica.close()
+
+
+async def test_a_key_of_what_was_removed_keeps_its_position_also_over_an_empty_redis(
+    replica: Replica, redis_conn: redis.asyncio.Redis
+) -> None:
+    await replica.append("one", key="k")
+    await replica.append("two")
+    await replica.log.remove_history(CHANNEL)
+    for _ in range(2):
+        again = await replica.append("one again", key="k")
+        assert (again.offset, again.repeated_key) == (1, True)
+        await redis_conn.flushall()
+    assert (await replica.append("three")).offset == 3
+    assert (await replica.log.read(CHANNEL, since_offset=0, limit=9, reverse=False))[0] == [(3, b"three")]
+
+
+async def test_a_removal_whose_process_died_before_redis_was_trimmed_is_gone_on_with_by_another(
+    replica: Replica, redis_conn: redis.asyncio.Redis, tmp_path: Path
+) -> None:
+    """And what was published meanwhile stays where readers find it quickly."""
+    await replica.append("one")
+    later = SqliteLogStore(tmp_path / "log.sqlite3", clock=lambda: time.time() + 301)
+    await later.remove(CHANNEL, 1)  # and then it died
+    assert await readable(redis_conn) == [(1, "one")]
+    await replica.append("two")
+    other = Replica(redis_conn, later)
+    for _ in range(2):
+        await other.log.tidy()
+        assert await readable(redis_conn) == await stored(later) == [(2, "two")]
+    assert [one.upto for one in await later.removals()] == [1]
+    much_later = SqliteLogStore(tmp_path / "log.sqlite3", clock=lambda: time.time() + 602)
+    third = Replica(redis_conn, much_later)
+    await third.log.tidy()
+    assert await much_later.removals() == []
+    assert await stored(much_later) == [(2, "two")]
+    for one in (other, third):
+        await one.close()
+    for store in (later, much_later):
+        await store.close()
+
+
+async def test_a_removal_that_can_not_be_gone_on_with_holds_up_no_other(
+    replica: Replica, store: SqliteLogStore, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for channel in ("chat:a", "chat:b"):
+        await replica.append("x", channel=channel)
+        await store.remove(channel, 1)
+    trim = RedisHotLog.trim
+
+    async def trim_others(hot: RedisHotLog, channel: str, upto: int) -> None:
+        if channel == "chat:a":
+            raise Unavailable("by the test")
+        await trim(hot, channel, upto)
+
+    monkeypatch.setattr(RedisHotLog, "trim", trim_others)
+    with pytest.raises(Unavailable):
+        await replica.log.tidy()
+    assert await readable(redis_conn, "chat:b") == []
 
 
 @pytest.mark.parametrize("crash", ["before", "after"])

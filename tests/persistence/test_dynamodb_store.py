@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import uuid
@@ -18,7 +19,7 @@ from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
 from services.persistence.adapters.dynamodb_writer import TOP_TTL_S, Tops
 from services.persistence.domain.ports import Row, Written
 from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb, values_of
+from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from tests.support.dynamodb import settings_of
@@ -72,6 +73,34 @@ def store_of(db: DynamoDb, settings: DynamoDbSettings, bucket_offsets: int = 250
     return DynamoDbLogStore(db, settings.log_table, bucket_offsets=bucket_offsets, clock=lambda: float(NOW))
 
 
+class Dying(DynamoDb):
+    """Of a process that dies at a request, before or after it was carried out."""
+
+    def __init__(self, settings: DynamoDbSettings, at: int, carried_out: bool) -> None:
+        super().__init__(settings)
+        self._left, self._carried_out = at, carried_out
+
+    async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+        self._left -= 1
+        if self._left > 0:
+            return await super().call(op, **arguments)
+        if self._left == 0 and self._carried_out:
+            with contextlib.suppress(ConditionFailed):
+                await super().call(op, **arguments)
+        raise Unavailable("it died")
+
+
+async def remove(store: DynamoDbLogStore, upto: int) -> None:
+    """To the end of it."""
+    await store.remove(CHANNEL, upto)
+    await finish_removals(store)
+
+
+async def finish_removals(store: DynamoDbLogStore) -> None:
+    for removal in await store.removals():
+        await store.finish_removal(removal)
+
+
 async def everything(store: DynamoDbLogStore, channel: str = CHANNEL) -> list[tuple[int, bytes]]:
     return await store.read(channel, since_offset=0, upto=1 << 20, limit=1 << 20, reverse=False)
 
@@ -102,7 +131,7 @@ def test_items_take_all_rows_in_order_within_their_limits(seed: int) -> None:
         attributes = items.to_attributes("p", items.packed(part, NOW))
         assert 1 <= len(part) <= items.ITEM_ROWS
         assert len({(row.offset - 1) // 250 for row in part}) == 1
-        assert len(part) == 1 or len(attributes["rows"]["B"]) <= items.ITEM_BYTES
+        assert len(part) == 1 or len(attributes["rows"]["B"]) + len(attributes["keys"]["B"]) <= items.ITEM_BYTES
         assert items.from_attributes(attributes) == items.packed(part, NOW)
     assert taken == wanted
 
@@ -113,7 +142,8 @@ def test_the_largest_row_fits_into_an_item_whatever_its_channel_is_called() -> N
     row = Row(CHANNEL, 10**15, bytes(16), bytes(items.MAX_APPEND_BYTES - len(key)), key)
     assert items.row_bytes(row) <= items.MAX_ROW_BYTES
     attributes = items.to_attributes(longest_key, items.packed([row], NOW), expires_at=NOW)
-    size = sum(len(name) + 21 for name in attributes) + len(longest_key) + len(attributes["rows"]["B"])
+    size = sum(len(name) + 21 for name in attributes) + len(longest_key)
+    size += sum(len(attributes[name]["B"]) for name in ("rows", "keys"))
     assert 395 * 1024 < size <= 400 * 1024
 
 
@@ -165,7 +195,12 @@ async def test_requests_of_each_operation(store: DynamoDbLogStore, faults: Dynam
     assert await cost(store.recent_keys(CHANNEL, 300)) == {"GetItem": 1, "Query": 2}  # two buckets
     read = store.read(CHANNEL, since_offset=2, upto=9, limit=5, reverse=False)
     assert await cost(read) == {"GetItem": 1, "Query": 1}
-    assert await cost(store.remove(CHANNEL, 10)) == {"GetItem": 1, "Query": 2, "UpdateItem": 2, "BatchWriteItem": 1}
+    assert await cost(store.remove(CHANNEL, 10)) == {"GetItem": 1, "Query": 1, "PutItem": 1, "UpdateItem": 1}
+    assert await cost(store.remove(CHANNEL, 10)) == {"GetItem": 1, "Query": 1}
+    (removal,) = await store.removals()
+    finishing = {"GetItem": 1, "Query": 2, "UpdateItem": 2, "BatchWriteItem": 1, "DeleteItem": 1}
+    assert await cost(store.finish_removal(removal)) == finishing
+    assert await cost(store.removals()) == {"Query": 1}
     beacon = await store.beacon()
     assert await cost(store.keep_beacon(beacon._replace(counter=1))) == {"UpdateItem": 1}
     assert await cost(store.beacon()) == {"GetItem": 1}
@@ -195,7 +230,7 @@ async def test_a_removal_leaves_the_places_and_ids_for_a_week_and_the_last_item_
     wanted = rows(1, 14)
     for first, last in ((1, 4), (5, 10), (11, 14)):
         await store.write(wanted[first - 1 : last])
-    await store.remove(CHANNEL, 14)
+    await remove(store, 14)
     found = await table(db, settings)
     chain = {s: found[f"l#{CHANNEL}#{bucket}", s] for bucket, s in ((0, 1), (0, 5), (1, 11))}
     assert {s: values.get("expires_at") for s, values in chain.items()} == {
@@ -205,7 +240,9 @@ async def test_a_removal_leaves_the_places_and_ids_for_a_week_and_the_last_item_
     }
     left = [row for _, values in sorted(chain.items()) for row in StoredRows.FromString(values["rows"]).rows]
     assert [row.id for row in left] == [row.publication_id for row in wanted]
-    assert not any(row.publication or row.key for row in left)
+    assert not any(row.publication for row in left)
+    assert not any("keys" in values for values in chain.values())
+    assert await store.removals() == []
     assert [values["n"] for _, values in sorted(chain.items())] == [4, 6, 4]
 
 
@@ -216,7 +253,7 @@ async def test_what_was_removed_keeps_its_place(
     wanted = rows(1, 12)
     await late.write(wanted[:3])  # it has seen no more
     await store.write(wanted)
-    await store.remove(CHANNEL, 12)
+    await remove(store, 12)
     assert (await late.write(rows(4, 5)))[CHANNEL] == Written(3, True)
     assert (await late.write(wanted))[CHANNEL] == Written(12, False)
     assert await everything(store) == []
@@ -227,7 +264,7 @@ async def test_once_the_service_took_what_expired_top_and_order_go_on(
 ) -> None:
     for first in range(1, 29, 4):
         await store.write(rows(first, first + 3))
-    await store.remove(CHANNEL, 28)
+    await remove(store, 28)
     expired = [key for key, values in (await table(db, settings)).items() if "expires_at" in values]
     assert len(expired) == 7  # 7 writes, one of them over an end of a bucket; the last item stays
     for p, s in expired:
@@ -239,21 +276,46 @@ async def test_once_the_service_took_what_expired_top_and_order_go_on(
     assert await fresh.recent_keys(CHANNEL, 300) == []
     more = rows(29, 33)
     assert (await fresh.write(more))[CHANNEL] == Written(33, False)
-    await fresh.remove(CHANNEL, 30)
+    await remove(fresh, 30)
     assert await everything(fresh) == pages(more[2:])
     assert (await fresh.write(rows(1, 2)))[CHANNEL].conflict  # type: ignore[union-attr]  # nobody can tell any more
 
 
-async def test_a_removal_that_broke_off_is_finished_by_the_next(
-    store: DynamoDbLogStore, db: DynamoDb, settings: DynamoDbSettings
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("at", range(1, 5))
+async def test_a_removal_whose_process_dies_at_any_request_is_finished_or_was_not_begun(
+    db: DynamoDb, settings: DynamoDbSettings, store: DynamoDbLogStore, at: int, carried_out: bool
 ) -> None:
-    await store.write(rows(1, 8))
-    await store.write(rows(9, 10))
-    await Chains(db, settings.log_table, 10).raise_number(CHANNEL, "removed", 10)  # and then it died
-    assert await everything(store) == []
-    assert not (await table(db, settings))[f"l#{CHANNEL}#0", 1].get("dropped")
-    await store.remove(CHANNEL, 10)
-    assert (await table(db, settings))[f"l#{CHANNEL}#0", 1]["dropped"]
+    """Each of the four requests of a removal, then each of those that empty it, by another process every time."""
+    wanted = rows(1, 25)
+    await store.write(wanted)
+    dying = Dying(settings, at, carried_out)
+    with pytest.raises(Unavailable, match="died"):
+        await store_of(dying, settings, bucket_offsets=10).remove(CHANNEL, 25)
+    await dying.close()
+    noted = await store.removals()
+    assert len(noted) == (at == 4 or (at == 3 and carried_out))
+    assert await everything(store) == ([] if at == 4 and carried_out else pages(wanted))
+    number = 0
+    while noted := await store.removals():
+        number += 1
+        dying = Dying(settings, number, carried_out)
+        with contextlib.suppress(Unavailable):
+            await store_of(dying, settings, bucket_offsets=10).finish_removal(noted[0])
+        await dying.close()
+    if number:
+        assert await everything(store_of(db, settings, bucket_offsets=10)) == []
+        assert all(values["dropped"] for key, values in (await table(db, settings)).items() if key[0].startswith("l#"))
+        assert (await store.open(CHANNEL)).top == 25
+
+
+async def test_keys_are_asked_for_without_their_publications(store: DynamoDbLogStore, faults: DynamoDbFaults) -> None:
+    wanted = rows(1, 10, size=20_000)
+    await store.write(wanted)
+    faults.answered_bytes = 0
+    known = await store.recent_keys(CHANNEL, 300)
+    assert [(one.user, one.key, one.offset) for one in known] == [("u", str(n), n) for n in range(10, 0, -1)]
+    assert faults.answered_bytes < 2_000
 
 
 async def test_a_page_that_meets_a_removal_has_no_hole(
@@ -269,7 +331,7 @@ async def test_a_page_that_meets_a_removal_has_no_hole(
     async def look_then_remove(chains: Chains, channel: str) -> Any:
         found = await whole(chains, channel)
         if (upto := next(once, None)) is not None:
-            await other.remove(channel, upto)
+            await remove(other, upto)
         return found
 
     monkeypatch.setattr(Chains, "channel", look_then_remove)
@@ -339,6 +401,7 @@ async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_
                 found = await until(lambda channel=channel: everything(replicas[1], channel))  # type: ignore[misc]
                 assert found == pages(wanted[channel])
             await until(lambda: replicas[0].remove(channels[0], 40))
+            await until(lambda: finish_removals(replicas[1]))
             assert await until(lambda: everything(replicas[1], channels[0])) == pages(wanted[channels[0]][40:])
             for db in dbs:
                 await db.close()

@@ -50,6 +50,7 @@ class DynamoDbFaults:
         self.shares = shares or Shares()
         self.refused, self.refused_requests = "", 0
         self.throttled, self.delay_s = "", 0.0
+        self.answered_bytes = 0
         self.requests: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self._target = urlsplit(target).netloc
@@ -135,6 +136,7 @@ class DynamoDbFaults:
             connection.request("POST", "/", body, passed)
             answer = connection.getresponse()
             content = answer.read()
+            self.answered_bytes += len(content)
             kept = {name: value for name, value in answer.headers.items() if name.lower() in _KEPT}
             return answer.status, kept, content
 

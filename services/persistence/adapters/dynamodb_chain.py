@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from services.persistence.adapters.dynamodb_items import (
@@ -11,6 +11,7 @@ from services.persistence.adapters.dynamodb_items import (
     BatchItem,
     channel_key,
     from_attributes,
+    keys_of,
     partition,
 )
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
@@ -111,6 +112,24 @@ class Chains:
                 if item.last < low:
                     return
                 yield item
+
+    async def keys_downward(
+        self, channel: str, high: int, limit: int
+    ) -> AsyncIterator[tuple[int, float, Sequence[str]]]:
+        """First offset, time and keys of items at and below an offset, descending; `limit` items in one request."""
+        for bucket in range(self.bucket_of(high), -1, -1):
+            async for item in self.db.query(
+                TableName=self.table,
+                KeyConditionExpression="p = :p",
+                ProjectionExpression="s, #at, #keys",
+                ExpressionAttributeNames={"#at": "at", "#keys": "keys"},
+                ExpressionAttributeValues={":p": {"S": partition(channel, bucket)}},
+                ScanIndexForward=False,
+                ConsistentRead=True,
+                Limit=limit,
+            ):
+                values = values_of(item)
+                yield int(values["s"]), float(values["at"]), keys_of(values)
 
     def _bounds(self, bucket: int, low: int, high: int) -> tuple[int, int]:
         first = bucket * self.bucket_offsets + 1

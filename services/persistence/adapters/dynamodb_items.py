@@ -10,7 +10,7 @@ from typing import Any
 from services.persistence.domain.ports import Row
 from services.shared.dynamodb.client import item_of, values_of
 from services.shared.dynamodb.tables import EXPIRY
-from thalamus.persistence.v1.storage_pb2 import StoredRow, StoredRows
+from thalamus.persistence.v1.storage_pb2 import StoredKeys, StoredRow, StoredRows
 
 BUCKET_OFFSETS = 10_000  # offsets of one partition key
 ITEM_ROWS = 100
@@ -20,6 +20,7 @@ MAX_APPEND_BYTES = MAX_ROW_BYTES - 64  # of a publication with its key: a row ha
 _FRAME_BYTES = 8  # of a row within its item, at most
 
 BEACON_KEY = {"p": {"S": "beacon"}, "s": {"N": "0"}}
+REMOVALS = "removals"  # partition key of those that are not finished
 
 
 def channel_key(channel: str) -> dict[str, Any]:
@@ -38,6 +39,7 @@ class BatchItem:
 
     first: int
     rows: Sequence[StoredRow]
+    keys: Sequence[str]  # of the rows; none where they are dropped
     at: float  # unix seconds of the write
     dropped: bool = False
 
@@ -65,13 +67,13 @@ def row_bytes(row: Row) -> int:
 
 def packed(rows: Sequence[Row], at: float) -> BatchItem:
     """The item of these consecutive rows."""
-    stored = [StoredRow(id=row.publication_id, key=row.key, publication=row.publication) for row in rows]
-    return BatchItem(rows[0].offset, stored, at)
+    stored = [StoredRow(id=row.publication_id, publication=row.publication) for row in rows]
+    return BatchItem(rows[0].offset, stored, [row.key for row in rows], at)
 
 
 def without_content(item: BatchItem) -> BatchItem:
     """What is left of a removed item: its place and the ids."""
-    return BatchItem(item.first, [StoredRow(id=row.id) for row in item.rows], item.at, dropped=True)
+    return BatchItem(item.first, [StoredRow(id=row.id) for row in item.rows], [], item.at, dropped=True)
 
 
 def to_attributes(p: str, item: BatchItem, *, expires_at: int | None = None) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def to_attributes(p: str, item: BatchItem, *, expires_at: int | None = None) -> 
     }
     if item.dropped:
         values["dropped"] = True
+    else:
+        values["keys"] = StoredKeys(keys=item.keys).SerializeToString()
     if expires_at is not None:
         values[EXPIRY] = expires_at
     return item_of(values)
@@ -94,4 +98,9 @@ def from_attributes(attributes: Mapping[str, Any]) -> BatchItem:
     """The reverse."""
     values = values_of(attributes)
     rows = StoredRows.FromString(values["rows"]).rows
-    return BatchItem(int(values["s"]), rows, float(values["at"]), values.get("dropped", False))
+    return BatchItem(int(values["s"]), rows, keys_of(values), float(values["at"]), values.get("dropped", False))
+
+
+def keys_of(values: Mapping[str, Any]) -> Sequence[str]:
+    """Those of an item's rows, of its attributes as Python values."""
+    return StoredKeys.FromString(values.get("keys", b"")).keys

@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from services.persistence.adapters import dynamodb_removal as removal
 from services.persistence.adapters.dynamodb_chain import Chains, Channel
 from services.persistence.adapters.dynamodb_items import BEACON_KEY, BUCKET_OFFSETS, channel_key
-from services.persistence.adapters.dynamodb_removal import remove
 from services.persistence.adapters.dynamodb_writer import ChainWriter
-from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Row, Written
+from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Removal, Row, Written
 from services.persistence.metrics import STORE_SECONDS
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
@@ -63,14 +63,12 @@ class DynamoDbLogStore:
                 return known
             now = self._clock()
             end = self._chains.end_of(found.bucket)
-            async for item in self._chains.downward(channel, end, 1, _KEYS_ITEMS):
-                left_s = int(item.at + within_s - now)
+            async for first, at, keys in self._chains.keys_downward(channel, end, _KEYS_ITEMS):
+                left_s = int(at + within_s - now)
                 if left_s <= 0:
                     break
-                for index in range(len(item.rows) - 1, -1, -1):
-                    if item.rows[index].key:
-                        user, key = unpair(item.rows[index].key)
-                        known.append(KnownKey(user, key, item.first + index, min(left_s, int(within_s))))
+                for offset, pair in reversed([*enumerate(keys, first)]):
+                    known.append(KnownKey(*unpair(pair), offset, min(left_s, int(within_s))))
                 if len(known) >= _MAX_KEYS:
                     break
             return known[:_MAX_KEYS]
@@ -101,7 +99,15 @@ class DynamoDbLogStore:
 
     async def remove(self, channel: str, upto: int) -> None:
         async with self._operation("remove"):
-            await remove(self._chains, channel, upto, self._clock)
+            await removal.hide(self._chains, channel, upto, self._clock())
+
+    async def removals(self) -> list[Removal]:
+        async with self._operation("removals"):
+            return await removal.begun(self._chains, self._clock())
+
+    async def finish_removal(self, begun: Removal) -> None:
+        with STORE_SECONDS.labels("finish_removal").time():
+            await removal.finish(self._chains, begun, self._clock)
 
     async def beacon(self) -> Beacon:
         async with self._operation("beacon"):

@@ -82,8 +82,8 @@ class RedisHotLog:
         found = hotlog.top((await self._run("top", [hotlog.stored_top_call(channel, self._life())]))[0])
         return None if found is None else ChannelState(found[1], found[0])
 
-    async def trim(self, channel: str) -> None:
-        refuse((await self._run("trim", [hotlog.trim_call(channel)]))[0])
+    async def trim(self, channel: str, upto: int) -> None:
+        refuse((await self._run("trim", [hotlog.trim_call(channel, upto)]))[0])
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
         found = refuse((await self._run("settled", [hotlog.settled_call(age_s, limit)]))[0])

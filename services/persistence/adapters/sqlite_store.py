@@ -11,17 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Row, Written
+from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Removal, Row, Written
 from services.persistence.metrics import COMMITS, STORE_SECONDS
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.hotlog.hotlog import new_epoch
+from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
 
 logger = logging.getLogger(__name__)
 
 _BUSY_MS = 2_000
 _MAX_KEYS = 10_000
+_REMOVALS_AT_ONCE = 100
+_DROPPED_AT_ONCE = 5_000  # rows of one transaction: writes come between
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS channels (
     channel TEXT PRIMARY KEY,
@@ -37,6 +39,13 @@ CREATE TABLE IF NOT EXISTS log (
     publication BLOB NOT NULL,
     PRIMARY KEY (channel, offset)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS removals (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel TEXT NOT NULL,
+    upto INTEGER NOT NULL,
+    begun_at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS removals_by_channel ON removals (channel, upto);
 CREATE TABLE IF NOT EXISTS beacon (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     count INTEGER NOT NULL,
@@ -97,17 +106,40 @@ class SqliteLogStore:
             where, bounds = "offset <= ? ORDER BY offset DESC", (newest,)
         else:
             where, bounds = "offset > ? AND offset <= ? ORDER BY offset", (since_offset, upto)  # type: ignore[assignment]
-        query = f"SELECT offset, publication FROM log WHERE channel = ? AND {where} LIMIT ?"
+        hidden = "coalesce((SELECT max(upto) FROM removals WHERE channel = ?), 0)"
+        query = f"SELECT offset, publication FROM log WHERE channel = ? AND offset > {hidden} AND {where} LIMIT ?"
         return await self._run(
-            "read", "read", lambda connection: connection.execute(query, (channel, *bounds, limit)).fetchall()
+            "read", "read", lambda connection: connection.execute(query, (channel, channel, *bounds, limit)).fetchall()
         )
 
     async def remove(self, channel: str, upto: int) -> None:
-        def remove(connection: sqlite3.Connection) -> None:
-            with _Transaction(connection):
-                connection.execute("DELETE FROM log WHERE channel = ? AND offset <= ?", (channel, upto))
+        note = (upto, self._clock(), channel)
 
-        await self._run("write", "remove", remove)
+        def hide(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO removals (channel, upto, begun_at)"
+                " SELECT channel, min(top, ?), ? FROM channels WHERE channel = ? AND top > 0",
+                note,
+            )
+
+        await self._run("write", "remove", hide)
+
+    async def removals(self) -> list[Removal]:
+        query = "SELECT number, channel, upto, begun_at <= ? FROM removals ORDER BY number LIMIT ?"
+        bounds = (self._clock() - KEY_TTL_S, _REMOVALS_AT_ONCE)
+        found = await self._run("read", "removals", lambda connection: connection.execute(query, bounds).fetchall())
+        return [Removal(number, channel, upto, bool(is_due)) for number, channel, upto, is_due in found]
+
+    async def finish_removal(self, removal: Removal) -> None:
+        drop = (
+            "DELETE FROM log WHERE channel = ?1 AND offset IN"
+            " (SELECT offset FROM log WHERE channel = ?1 AND offset <= ?2 ORDER BY offset LIMIT ?3)"
+        )
+        bounds = (removal.channel, removal.upto, _DROPPED_AT_ONCE)
+        while await self._run("write", "drop", lambda connection: connection.execute(drop, bounds).rowcount):
+            pass
+        forget = "DELETE FROM removals WHERE number = ?"
+        await self._run("write", "drop", lambda connection: connection.execute(forget, (removal.number,)))
 
     async def beacon(self) -> Beacon:
         query = "SELECT count, generation FROM beacon"

@@ -146,10 +146,27 @@ class Log:
         return found, top
 
     async def remove_history(self, channel: str) -> None:
-        """Drop everything readable; epoch and top stay."""
+        """Hide everything readable; epoch and top stay. What is hidden goes when `tidy` comes to it."""
         top = await self.open(channel)
         await self._store.remove(channel, top.top)
-        await self._hot.trim(channel)
+        await self._hot.trim(channel, top.top)
+
+    async def tidy(self) -> None:
+        """Go on with removals of any replica, also those whose process died between two steps.
+
+        Raises:
+            Unavailable: some could not be gone on with.
+        """
+        failed: Unavailable | None = None
+        for removal in await self._store.removals():
+            try:
+                await self._hot.trim(removal.channel, removal.upto)
+                if removal.is_due:
+                    await self._store.finish_removal(removal)
+            except Unavailable as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def sweep(self, age_s: float, limit: int) -> int:
         """Finish what a crash left between the steps; returns how many channels had anything to finish."""

@@ -33,6 +33,15 @@ class KnownKey(NamedTuple):
     ttl_s: int
 
 
+class Removal(NamedTuple):
+    """One that was begun, up to an offset; `is_due`: no key of what it hides counts any more."""
+
+    number: int
+    channel: str
+    upto: int
+    is_due: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One publication to store. `key` as `keys.pair` makes it."""
@@ -80,7 +89,13 @@ class LogStore(Protocol):
         """(offset, publication) strictly after (reverse: before; 0: from `upto` on) the offset, never above `upto`."""
 
     async def remove(self, channel: str, upto: int) -> None:
-        """Drop publications up to this offset; epoch and top stay."""
+        """Nobody reads publications up to this offset any more; epoch and top stay, and keys that still count."""
+
+    async def removals(self) -> list[Removal]:
+        """Some that are not finished, oldest first."""
+
+    async def finish_removal(self, removal: Removal) -> None:
+        """Drop what it hides, for ever; takes as long as it takes. Only of one that is due."""
 
     async def beacon(self) -> Beacon:
         """The last one kept; zeros in a new store."""
@@ -121,8 +136,8 @@ class HotLog(Protocol):
     async def readable(self, channel: str) -> ChannelState | None:
         """Epoch and readable top; None where Redis was not compared with the store in this life."""
 
-    async def trim(self, channel: str) -> None:
-        """Drop what the hot log keeps of a channel and readers may read."""
+    async def trim(self, channel: str, upto: int) -> None:
+        """Drop what the hot log keeps of a channel up to an offset, as far as readers may read."""
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
         """Channels (with their marks) that were marked dirty longer ago than that."""

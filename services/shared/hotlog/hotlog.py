@@ -116,9 +116,9 @@ def commit_call(channel: str, epoch: str, upto: int, history_size: int, history_
     return Call(COMMIT, names, [epoch, upto, history_size, history_ttl_s, keys.pub(channel), life])
 
 
-def trim_call(channel: str) -> Call:
-    """Drop what is readable of a `stored` channel."""
-    return Call(TRIM, [keys.log(channel), keys.meta(channel)], [])
+def trim_call(channel: str, upto: int) -> Call:
+    """Drop what is readable of a `stored` channel, up to an offset."""
+    return Call(TRIM, [keys.log(channel), keys.meta(channel)], [upto])
 
 
 def verify_call(channel: str, epoch: str, top: int, life: str) -> Call:

@@ -85,7 +85,7 @@ class PersistenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveHistory(self, request, context):
-        """Removes every publication up to the top; epoch and top stay.
+        """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,7 @@ class PersistenceServiceStub:
     Open: _grpc.UnaryUnaryMultiCallable[_persistence_pb2.OpenRequest, _persistence_pb2.OpenResponse]
     """Makes sure that Redis holds the meta of a channel as the store has it and returns its top."""
     RemoveHistory: _grpc.UnaryUnaryMultiCallable[_persistence_pb2.RemoveHistoryRequest, _persistence_pb2.RemoveHistoryResponse]
-    """Removes every publication up to the top; epoch and top stay."""
+    """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count."""
 
 @_typing.type_check_only
 class PersistenceServiceAsyncStub(PersistenceServiceStub):
@@ -60,7 +60,7 @@ class PersistenceServiceAsyncStub(PersistenceServiceStub):
     Open: _aio.UnaryUnaryMultiCallable[_persistence_pb2.OpenRequest, _persistence_pb2.OpenResponse]  # type: ignore[assignment]
     """Makes sure that Redis holds the meta of a channel as the store has it and returns its top."""
     RemoveHistory: _aio.UnaryUnaryMultiCallable[_persistence_pb2.RemoveHistoryRequest, _persistence_pb2.RemoveHistoryResponse]  # type: ignore[assignment]
-    """Removes every publication up to the top; epoch and top stay."""
+    """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count."""
 
 class PersistenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The durable log: of `stored` channels it keeps every acknowledged publication."""
@@ -98,6 +98,6 @@ class PersistenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _persistence_pb2.RemoveHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_persistence_pb2.RemoveHistoryResponse, _abc.Awaitable[_persistence_pb2.RemoveHistoryResponse]]:
-        """Removes every publication up to the top; epoch and top stay."""
+        """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count."""
 
 def add_PersistenceServiceServicer_to_server(servicer: PersistenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -49,25 +49,45 @@ class StoredRow(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
-    KEY_FIELD_NUMBER: _builtins.int
     PUBLICATION_FIELD_NUMBER: _builtins.int
     id: _builtins.bytes
     """id of the publication, 16 bytes; stays when the history is removed."""
-    key: _builtins.str
-    """whose idempotency key, and the key, as `hotlog.keys.pair` joins them; empty once removed."""
     publication: _builtins.bytes
     """a serialized thalamus.common.v1.Publication; empty once removed."""
     def __init__(
         self,
         *,
         id: _builtins.bytes = ...,
-        key: _builtins.str = ...,
         publication: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key", "publication", b"publication"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "publication", b"publication"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredRow: _TypeAlias = StoredRow  # noqa: Y015
+
+@_typing.final
+class StoredKeys(_message.Message):
+    """Idempotency keys of the same publications, in an attribute of their own: whoever asks for keys is not sent publications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """per row, in order: whose key, and the key, as `hotlog.keys.pair` joins them."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredKeys: _TypeAlias = StoredKeys  # noqa: Y015
