@@ -26,6 +26,7 @@ from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
+from services.shared.namespaces import load_namespaces
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
 from services.shared.secrets import read_service_tokens, redis_address
@@ -109,18 +110,24 @@ async def main(stopping: asyncio.Event) -> None:
 
 
 def _open_store(config: PersistenceConfig) -> _Opened:
-    """Makes no request to DynamoDB."""
+    """Makes no request to DynamoDB.
+
+    Raises:
+        ConfigError: a namespace would accept what DynamoDB can't store.
+    """
     if config.store == "sqlite":
         return _Opened(SqliteLogStore(config.db), _nothing, _SQLITE_ITEM_BYTES)
-    from services.persistence.adapters.dynamodb_items import MAX_APPEND_BYTES  # boto3 takes half a second to import
+    from services.persistence.adapters import dynamodb_items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
 
+    if config.channels_file.exists():  # edges can't do without it; persistence only looks whether it fits
+        items.check_sizes(load_namespaces(config.channels_file), config.channels_file)
     settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
     store = DynamoDbLogStore(db, settings.log_table)
-    return _Opened(store, lambda: tables.prepare(db, settings, settings.log_table), MAX_APPEND_BYTES)
+    return _Opened(store, lambda: tables.prepare(db, settings, settings.log_table), items.MAX_APPEND_BYTES)
 
 
 async def _nothing() -> None: ...

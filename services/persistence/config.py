@@ -21,6 +21,7 @@ class PersistenceConfig:
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
     service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
     log_level: str = field_env("LOG_LEVEL", "INFO")
+    channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     store: str = "sqlite"
     db: Path = Path("data/persistence.sqlite3")
     max_unstored: int = 10_000  # per channel: beyond, appends are refused as busy

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -125,6 +126,23 @@ async def test_a_missing_table_ends_the_start_with_one_line(
     (line,) = lines
     assert line.startswith("thalamus persistence: DynamoDB has no table ")
     assert "thalamus store init" in line
+
+
+@pytest.mark.parametrize("table", ["default", "namespaces.chat"])
+async def test_a_namespace_that_accepts_what_can_not_be_stored_ends_the_start_with_one_line(
+    own_redis: RedisServer, settings: DynamoDbSettings, processes: list[Process], tmp_path: Path, table: str
+) -> None:
+    path = tmp_path / "channels.toml"
+    path.write_text(
+        "[namespaces.hot]\nmax_data_bytes = 1_000_000\n"
+        '[namespaces.fits]\ndurability = "stored"\nmax_data_bytes = 390_000\n'
+        f'[{table}]\ndurability = "stored"\nmax_data_bytes = 390_001\n'
+    )
+    processes.append(Process(own_redis.url, settings, LOG_LEVEL="ERROR", CHANNELS_FILE=str(path)))
+    _, said = await asyncio.to_thread(processes[0].process.communicate, timeout=START_S)
+    assert processes[0].process.returncode == 2
+    (line,) = said.decode().splitlines()
+    assert f"{path}: [{table}] max_data_bytes: DynamoDB can store at most 390,000" in line
 
 
 async def test_a_process_that_may_make_the_tables_does(

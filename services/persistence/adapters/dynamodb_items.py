@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from services.persistence.domain.ports import Row
+from services.shared.config import ConfigError
 from services.shared.dynamodb.client import item_of, values_of
 from services.shared.dynamodb.tables import EXPIRY
+from services.shared.namespaces import Durability, Namespaces
 from thalamus.persistence.v1.storage_pb2 import StoredKeys, StoredRow, StoredRows
 
 BUCKET_OFFSETS = 10_000  # offsets of one partition key
@@ -17,10 +20,26 @@ ITEM_ROWS = 100
 ITEM_BYTES = 300_000  # of rows together; one row alone may be larger
 MAX_ROW_BYTES = 400 * 1024 - 4_096  # an item's most, without its key, names and numbers
 MAX_APPEND_BYTES = MAX_ROW_BYTES - 64  # of a publication with its key: a row has an id and some framing more
+MAX_DATA_BYTES = 390_000  # of a publication: the rest is for what stands beside it: who, where, tags, key
 _FRAME_BYTES = 8  # of a row within its item, at most
 
 BEACON_KEY = {"p": {"S": "beacon"}, "s": {"N": "0"}}
 REMOVALS = "removals"  # partition key of those that are not finished
+
+
+def check_sizes(namespaces: Namespaces, path: Path) -> None:
+    """Refuse what would be accepted from publishers and could not be stored.
+
+    Raises:
+        ConfigError: names file, table and option.
+    """
+    for namespace in filter(None, [namespaces.default, *namespaces.named.values()]):
+        if namespace.durability is Durability.STORED and namespace.max_data_bytes > MAX_DATA_BYTES:
+            table = f"[namespaces.{namespace.name}]" if namespace.name else "[default]"
+            raise ConfigError(
+                f"{path}: {table} max_data_bytes: DynamoDB can store at most {MAX_DATA_BYTES:,} of a publication,"
+                f" not {namespace.max_data_bytes:,}"
+            )
 
 
 def channel_key(channel: str) -> dict[str, Any]:
