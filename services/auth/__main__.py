@@ -43,7 +43,7 @@ async def main(stopping: asyncio.Event) -> None:
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     checks = {"store": False}
     async with contextlib.AsyncExitStack() as open_things:
-        store, prepare = _open_store(config)
+        store, prepare, remake = _open_store(config)
         open_things.push_async_callback(store.close)
         client = redis_client(redis_address(config.redis_url, config.redis_password_file))
         open_things.push_async_callback(client.aclose)
@@ -72,7 +72,7 @@ async def main(stopping: asyncio.Event) -> None:
             previous_service_token=tokens.previous,
             service="auth",
         )
-        following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks))
+        following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks, remake))
         open_things.push_async_callback(end_task, following)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         done, _ = await asyncio.wait([stopped, following], return_when=asyncio.FIRST_COMPLETED)
@@ -82,16 +82,22 @@ async def main(stopping: asyncio.Event) -> None:
         await server.stop(_GRACE_S)
 
 
+Remake = Callable[[Unavailable], Awaitable[None]]
+
+
 class ClosableStore(AccountStore, Protocol):
     """A store whose files or connections end with it."""
 
     async def close(self) -> None: ...
 
 
-def _open_store(config: AuthConfig) -> tuple[ClosableStore, Callable[[], Awaitable[None]]]:
-    """The store, and what must have succeeded before it is asked anything. Makes no request to DynamoDB."""
+def _open_store(config: AuthConfig) -> tuple[ClosableStore, Callable[[], Awaitable[None]], Remake]:
+    """The store, what must have succeeded before it is asked anything, and what may help once it is gone.
+
+    Makes no request to DynamoDB.
+    """
     if config.store == "sqlite":
-        return SqliteAccounts(config.db), _nothing
+        return SqliteAccounts(config.db), _nothing, _nothing
     from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts  # boto3 takes half a second to import
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
@@ -99,10 +105,14 @@ def _open_store(config: AuthConfig) -> tuple[ClosableStore, Callable[[], Awaitab
     settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
     table = settings.accounts_table
-    return DynamoDbAccounts(db, table), lambda: tables.prepare(db, settings, table)
+    return (
+        DynamoDbAccounts(db, table),
+        lambda: tables.prepare(db, settings, table),
+        lambda error: tables.remake(db, settings, error),
+    )
 
 
-async def _nothing() -> None: ...
+async def _nothing(*_: object) -> None: ...
 
 
 def _policy(config: AuthConfig) -> Policy:
@@ -132,7 +142,12 @@ async def _known(store: AccountStore, algorithm: str) -> tuple[Signer, pb.Trust]
 
 
 async def follow(
-    store: AccountStore, accounts: Accounts, feed: TrustFeed, algorithm: str, checks: dict[str, bool]
+    store: AccountStore,
+    accounts: Accounts,
+    feed: TrustFeed,
+    algorithm: str,
+    checks: dict[str, bool],
+    remake: Remake,
 ) -> None:
     """Tell edges of changes at once, and of those that another replica made within a second.
 
@@ -152,6 +167,7 @@ async def follow(
                 feed.set(trust)
             _say_whether_it_answers(checks, None)
         except Unavailable as error:
+            await remake(error)
             _say_whether_it_answers(checks, error)
             version = -1  # what changed has not been told
             await asyncio.sleep(_POLL_S)

@@ -22,6 +22,7 @@ from services.persistence.service import PersistenceServicer
 from services.shared.cancellation import end_task
 from services.shared.config import read_env
 from services.shared.dynamodb.settings import DynamoDbSettings
+from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
@@ -44,10 +45,13 @@ _SQLITE_ITEM_BYTES = 1 << 28  # a row of SQLite may have 1 GB
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A store, what must have succeeded before it is asked anything, and the most it keeps of one publication."""
+    """A store, what must have succeeded before it is asked anything, what may help once it is gone, and the most it
+    keeps of one publication.
+    """
 
     store: SqliteLogStore | DynamoDbLogStore
     prepare: Callable[[], Awaitable[None]]
+    remake: Callable[[Unavailable], Awaitable[None]]
     max_item_bytes: int
 
 
@@ -73,7 +77,7 @@ async def main(stopping: asyncio.Event) -> None:
         max_batch=config.max_batch,
         max_item_bytes=opened.max_item_bytes,
     )
-    caretaker = Caretaker(beacon, store, log, gate, every_s=config.sweep_s)
+    caretaker = Caretaker(beacon, store, log, gate, opened.remake, every_s=config.sweep_s)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=caretaker.ready)
     server = await start_grpc_server(
         lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
@@ -116,7 +120,7 @@ def _open_store(config: PersistenceConfig) -> _Opened:
         ConfigError: a namespace would accept what DynamoDB can't store.
     """
     if config.store == "sqlite":
-        return _Opened(SqliteLogStore(config.db), _nothing, _SQLITE_ITEM_BYTES)
+        return _Opened(SqliteLogStore(config.db), _nothing, _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters import dynamodb_items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
     from services.shared.dynamodb import tables
@@ -127,10 +131,15 @@ def _open_store(config: PersistenceConfig) -> _Opened:
     settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
     store = DynamoDbLogStore(db, settings.log_table)
-    return _Opened(store, lambda: tables.prepare(db, settings, settings.log_table), items.MAX_APPEND_BYTES)
+    return _Opened(
+        store,
+        lambda: tables.prepare(db, settings, settings.log_table),
+        lambda error: tables.remake(db, settings, error),
+        items.MAX_APPEND_BYTES,
+    )
 
 
-async def _nothing() -> None: ...
+async def _nothing(*_: object) -> None: ...
 
 
 async def _take_care(opened: _Opened, caretaker: Caretaker) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Awaitable, Callable
 
 from services.persistence.adapters.redis_beacon import RedisBeacon
 from services.persistence.domain.log import Log
@@ -25,7 +26,18 @@ _AWAY_S = 0.2  # between looks while Redis or the store is away
 class Caretaker:
     """Opens the gate to Redis, and sweeps. `ready` is what readiness says."""
 
-    def __init__(self, beacon: RedisBeacon, store: LogStore, log: Log, gate: LifeGate, *, every_s: float) -> None:
+    def __init__(
+        self,
+        beacon: RedisBeacon,
+        store: LogStore,
+        log: Log,
+        gate: LifeGate,
+        remake: Callable[[Unavailable], Awaitable[None]],
+        *,
+        every_s: float,
+    ) -> None:
+        """`remake` is told why the store can't be used; it may make what is missing, and raises nothing."""
+        self._remake = remake
         self._beacon, self._store, self._log, self._gate = beacon, store, log, gate
         self._every_s = every_s
         self._checks = {"redis": False, "store": False}
@@ -66,9 +78,14 @@ class Caretaker:
         try:
             kept = await self._store.beacon()
         except Unavailable as error:
+            await self._remake(error)
             return self._failed("store", error)
         try:
-            kept = Beacon(*map(max, kept, self._counted))
+            counter, generation = (
+                max(kept.counter, self._counted.counter),
+                max(kept.generation, self._counted.generation),
+            )
+            kept = Beacon(counter, generation, kept.store)
             counted, life = await self._beacon.beat(kept)
             self._counted = counted
         except Unavailable as error:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import redis.asyncio
 
 from cli.stack.ports import Port, choose_ports
 from services.auth.__main__ import follow
+from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
 from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.domain.accounts import Accounts, Policy, load_signer
@@ -29,6 +31,10 @@ from services.edge.adapters.auth_client import AuthClient
 from services.edge.domain.claims import TokenVerifier
 from services.edge.domain.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused
+from services.shared.cancellation import end_task
+from services.shared.dynamodb import tables
+from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
 from tests.support.grpc import until
@@ -239,6 +245,17 @@ async def test_a_change_that_comes_while_the_last_is_being_sent_is_not_missed() 
         assert (await anext(watching)).jwks == b"newer"
 
 
+POLICY = Policy(
+    access_ttl_s=600,
+    refresh_ttl_s=600,
+    issuer="",
+    audience="",
+    logins_per_account=3,
+    attempts_per_address=0,
+    limit_window_s=60,
+)
+
+
 class FailingOnce(SqliteAccounts):
     """Can't tell API keys as often as it is told not to."""
 
@@ -251,23 +268,17 @@ class FailingOnce(SqliteAccounts):
         return await super().api_keys()
 
 
+async def nothing_helps(error: Unavailable) -> None: ...
+
+
 async def test_a_change_that_could_not_be_read_at_once_is_told_later(
     tmp_path: Path, redis_conn: redis.asyncio.Redis
 ) -> None:
     store = FailingOnce(tmp_path / "auth.sqlite3")
     passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
-    policy = Policy(
-        access_ttl_s=600,
-        refresh_ttl_s=600,
-        issuer="",
-        audience="",
-        logins_per_account=3,
-        attempts_per_address=0,
-        limit_window_s=60,
-    )
-    accounts = Accounts(store, RedisLimits(redis_conn), passwords, await load_signer(store, "EdDSA"), policy)
+    accounts = Accounts(store, RedisLimits(redis_conn), passwords, await load_signer(store, "EdDSA"), POLICY)
     feed, checks = TrustFeed(), {"store": True}
-    following = asyncio.create_task(follow(store, accounts, feed, "EdDSA", checks))
+    following = asyncio.create_task(follow(store, accounts, feed, "EdDSA", checks, nothing_helps))
     await until(lambda: feed.trust.jwks, 3)
     store.failures = 1
     row, _ = await accounts.create_api_key("backend")
@@ -275,3 +286,27 @@ async def test_a_change_that_could_not_be_read_at_once_is_told_later(
     following.cancel()
     passwords.close()
     await store.close()
+
+
+async def test_tables_that_are_gone_are_made_anew_and_edges_get_other_keys(
+    dynamodb: str, redis_conn: redis.asyncio.Redis
+) -> None:
+    settings = DynamoDbSettings(endpoint=dynamodb, table_prefix=f"{uuid.uuid4().hex}-", create_tables=True)
+    db = DynamoDb(settings)
+    await tables.create(db, settings)
+    store = DynamoDbAccounts(db, settings.accounts_table)
+    passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
+    accounts = Accounts(store, RedisLimits(redis_conn), passwords, await load_signer(store, "EdDSA"), POLICY)
+    feed, checks = TrustFeed(), {"store": True}
+    following = asyncio.create_task(
+        follow(store, accounts, feed, "EdDSA", checks, lambda error: tables.remake(db, settings, error))
+    )
+    await until(lambda: feed.trust.jwks, 3)
+    before = feed.trust.jwks
+    await db.call("delete_table", TableName=settings.accounts_table)
+    await until(lambda: feed.trust.jwks not in (b"", before), 10)
+    assert accounts.signer.jwks == feed.trust.jwks
+    await until(lambda: checks["store"], 3)
+    await end_task(following)
+    passwords.close()
+    await db.close()

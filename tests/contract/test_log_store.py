@@ -260,11 +260,16 @@ class LogStoreContract:
         assert await store.recent_keys("chat:never", 300) == []
 
     async def test_the_beacon_keeps_the_greater_of_each_number(self, store: LogStore, make: Make) -> None:
-        assert await store.beacon() == Beacon(0, 0)
+        name = (await store.beacon()).store
+        assert name
+        assert await store.beacon() == Beacon(0, 0, name)
         other = make()
         for one, beacon in ((store, Beacon(5, 1)), (other, Beacon(3, 2)), (store, Beacon(4, 1)), (other, Beacon(6, 0))):
             await one.keep_beacon(beacon)
-        assert await store.beacon() == await other.beacon() == Beacon(6, 2)
+        assert await store.beacon() == await other.beacon() == Beacon(6, 2, name)
+
+    async def test_a_new_store_gets_one_name_whoever_asks(self, make: Make) -> None:
+        assert len({beacon.store for beacon in await asyncio.gather(*(make().beacon() for _ in range(4)))}) == 1
 
     @pytest.mark.parametrize("seed", SEEDS)
     async def test_replicas_that_store_the_same_at_once_store_it_once(

@@ -29,27 +29,47 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
 """
 
 
+class DynamoDbServer:
+    """Moto's server on a port that it keeps; like the emulators it begins empty with every start."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Return once it answers."""
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER, str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **CREDENTIALS},
+        )
+        _wait(self.address, lambda: process.poll() is not None)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
 def dynamodb_server() -> Iterator[str]:
     """Its address, such as `http://127.0.0.1:40001`; stopped at the end."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **CREDENTIALS},
-    )
+    server = DynamoDbServer()
     try:
-        address = f"http://127.0.0.1:{port}"
-        _wait(address, lambda: process.poll() is not None)
-        yield address
+        server.start()
+        yield server.address
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        server.stop()
 
 
 def settings_of(address: str, prefix: str = "thalamus-") -> DynamoDbSettings:

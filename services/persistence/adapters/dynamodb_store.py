@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from services.persistence.adapters import dynamodb_removal as removal
 from services.persistence.adapters.dynamodb_chain import Chains, Channel
@@ -111,14 +112,22 @@ class DynamoDbLogStore:
 
     async def beacon(self) -> Beacon:
         async with self._operation("beacon"):
-            answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
+            try:
+                answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
+            except Unavailable:
+                self._writer.forget()  # whoever is away may come back as another one
+                raise
             values = values_of(answer.get("Item", {}))
-            return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)))
+            if "store" not in values:
+                self._writer.forget()
+                values = await self._name()
+            return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"])
 
     async def keep_beacon(self, beacon: Beacon) -> None:
         async with self._operation("keep_beacon"):
-            for name, value, kept in zip(Beacon._fields, beacon, self._kept, strict=True):
-                if value > kept:
+            for name in ("counter", "generation"):
+                value = getattr(beacon, name)
+                if value > getattr(self._kept, name):
                     await self._keep(name, value)
                     self._kept = self._kept._replace(**{name: value})
 
@@ -162,6 +171,19 @@ class DynamoDbLogStore:
             )
         except ConditionFailed:  # somebody else was first, or we were and did not hear of it
             pass
+
+    async def _name(self) -> dict[str, Any]:
+        """The beacon of a new table, which gets its name."""
+        answer = await self._db.call(
+            "update_item",
+            TableName=self._table,
+            Key=BEACON_KEY,
+            UpdateExpression="SET #store = if_not_exists(#store, :store)",
+            ExpressionAttributeNames={"#store": "store"},
+            ExpressionAttributeValues={":store": {"S": new_epoch()}},
+            ReturnValues="ALL_NEW",
+        )
+        return values_of(answer["Attributes"])
 
     async def _keep(self, name: str, value: int) -> None:
         try:

@@ -73,8 +73,13 @@ class ChainWriter:
         if top is None:
             return Written(0, True)
         written = await self._append(channel, rows, top)
-        self.tops.put(channel, written.top, now)
+        if not written.conflict:  # else what is believed may be wrong
+            self.tops.put(channel, written.top, now)
         return written
+
+    def forget(self) -> None:
+        """The table may be another one now."""
+        self.tops = Tops()
 
     async def _append(self, channel: str, rows: Sequence[Row], top: int) -> Written:
         if rows[0].offset > top + 1 or rows[-1].offset - rows[0].offset != len(rows) - 1:

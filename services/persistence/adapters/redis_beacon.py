@@ -47,7 +47,7 @@ class RedisBeacon:
         if run_id != self._checked:
             self._checked = (await check_server(self._client)).run_id
             await self._client.script_load(BEAT.text)
-        call = life.beat_call(run_id, kept.counter, kept.generation)
+        call = life.beat_call(run_id, kept.counter, kept.generation, kept.store)
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.arguments)
             pipeline.get(keys.LIFE)
@@ -57,7 +57,7 @@ class RedisBeacon:
         counted, now = life.beat(beaten), life.parse(said)
         if now is None:
             raise Unavailable("Redis does not keep what it is told")
-        return Beacon(counted.counter, counted.generation), now
+        return kept._replace(counter=counted.counter, generation=counted.generation), now
 
     async def _run_id(self) -> str:
         info = await self._client.info("server")

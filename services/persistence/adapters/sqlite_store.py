@@ -51,6 +51,8 @@ CREATE TABLE IF NOT EXISTS beacon (
     count INTEGER NOT NULL,
     generation INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY CHECK (id = 1), store TEXT NOT NULL);
+INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))));
 """
 T = TypeVar("T")
 
@@ -142,10 +144,8 @@ class SqliteLogStore:
         await self._run("write", "drop", lambda connection: connection.execute(forget, (removal.number,)))
 
     async def beacon(self) -> Beacon:
-        query = "SELECT count, generation FROM beacon"
-        return await self._run(
-            "read", "beacon", lambda connection: Beacon(*(connection.execute(query).fetchone() or (0, 0)))
-        )
+        query = "SELECT ifnull(count, 0), ifnull(generation, 0), store FROM identity LEFT JOIN beacon USING (id)"
+        return await self._run("read", "beacon", lambda connection: Beacon(*connection.execute(query).fetchone()))
 
     async def keep_beacon(self, beacon: Beacon) -> None:
         def keep(connection: sqlite3.Connection) -> None:
@@ -153,7 +153,7 @@ class SqliteLogStore:
                 connection.execute(
                     "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
                     " SET count = max(count, excluded.count), generation = max(generation, excluded.generation)",
-                    beacon,
+                    (beacon.counter, beacon.generation),
                 )
 
         await self._run("write", "keep_beacon", keep)

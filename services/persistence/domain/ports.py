@@ -18,10 +18,14 @@ class ChannelState(NamedTuple):
 
 
 class Beacon(NamedTuple):
-    """What is kept of the counter that Redis counts too, and the last generation of its `hot` logs."""
+    """What is kept of the counter that Redis counts too, and the last generation of its `hot` logs.
+
+    `store`: by chance, since the store was made; another one is another store, which has nothing of the first.
+    """
 
     counter: int
     generation: int
+    store: str = ""
 
 
 class KnownKey(NamedTuple):
@@ -98,10 +102,10 @@ class LogStore(Protocol):
         """Drop what it hides, for ever; takes as long as it takes. Only of one that is due."""
 
     async def beacon(self) -> Beacon:
-        """The last one kept; zeros in a new store."""
+        """The last one kept; zeros in a new store, which gets its name here."""
 
     async def keep_beacon(self, beacon: Beacon) -> None:
-        """Keep the greater of it and what is there, each number by itself."""
+        """Keep the greater of it and what is there, each number by itself; the name of the store stays."""
 
 
 class HotLog(Protocol):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from services.shared.config import ConfigError
 from services.shared.dynamodb.client import DynamoDb, TableExists, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 EXPIRY = "expires_at"  # unix seconds; DynamoDB removes an item some time after
 
@@ -51,6 +54,19 @@ async def prepare(db: DynamoDb, settings: DynamoDbSettings, table: str) -> None:
     if settings.create_tables:
         await create(db, settings)
     await check(db, table)
+
+
+async def remake(db: DynamoDb, settings: DynamoDbSettings, error: Unavailable) -> None:
+    """Make tables that went while a service runs, as those of an emulator do, where the settings say so."""
+    if not settings.create_tables or not isinstance(error, TableMissing):
+        return
+    try:
+        made = await create(db, settings)
+    except Unavailable as failed:
+        logger.warning("tables that are gone can't be made anew", extra={"error": str(failed)})
+        return
+    if made:
+        logger.error("tables were gone and are made anew: what they held is lost", extra={"tables": made})
 
 
 async def check(db: DynamoDb, table: str) -> None:

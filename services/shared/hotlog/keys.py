@@ -6,6 +6,7 @@ CONTROL = "t:control"
 ORDERS = "t:orders"  # stream of what every edge must do: see services/edge/adapters/order.lua
 LIFE = "t:life"  # "<run id> <generation> <open at, ms>": see life.py
 BEACON = "t:beacon"  # counter that the store keeps too
+STORE = "t:store"  # name of the store that `stored` channels were compared with
 DIRTY = "t:dirty"  # set of `stored` channels that may hold entries which are not stored yet
 
 # First byte of a pub/sub payload.

@@ -43,9 +43,10 @@ class Beat(NamedTuple):
     began: bool
 
 
-def beat_call(run_id: str, kept_count: int, kept_generation: int, pause_ms: int = PAUSE_MS) -> Call:
-    """Compare with what the store keeps, and say so."""
-    return Call(BEAT, [keys.BEACON, keys.LIFE], [run_id, kept_count, kept_generation, pause_ms])
+def beat_call(run_id: str, kept_count: int, kept_generation: int, store: str = "", pause_ms: int = PAUSE_MS) -> Call:
+    """Compare with what the store keeps, and say so; `store` names it, "" leaves open which it is."""
+    names = [keys.BEACON, keys.LIFE, keys.STORE]
+    return Call(BEAT, names, [run_id, kept_count, kept_generation, pause_ms, store])
 
 
 def beat(result: Any) -> Beat:
