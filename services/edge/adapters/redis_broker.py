@@ -39,6 +39,7 @@ MAX_WAITING = 20_000
 _MAX_BATCH = 512
 _IN_FLIGHT = 4
 _BREAK_S = 0.25
+_NEVER = -1e9
 _SECONDS = Histogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", buckets=SECONDS_BUCKETS)
 _ITEMS = Histogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", buckets=BATCH_BUCKETS)
 
@@ -93,7 +94,7 @@ class RedisBroker:
         self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failed_at = -1e9
+        self._failed_at = _NEVER
         self._canary = Canary(
             lambda channel, payload: self._do(None, publish=(channel, payload)),
             self._subscriber.drop,
@@ -263,6 +264,7 @@ class RedisBroker:
                 # A connection that broke. Appends have their keys, so they may be repeated; the others may always.
                 await asyncio.sleep(0.05)
                 await self._send(batch)
+            self._failed_at = _NEVER  # an earlier call may have failed only just now
         except Unavailable as error:
             self._failed_at = loop.time()
             for work in batch:
