@@ -1,29 +1,30 @@
-"""The WebSocket handshake: a request in, the answer and a core that reads frames out. RFC 6455, 4.2."""
+"""The WebSocket handshake: a request in, the answer out. RFC 6455, 4.2."""
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from websockets.datastructures import Headers
-from websockets.http11 import Request
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
-
-from services.edge.transport.http_head import Head
+from services.edge.transport.http_head import TOKEN, Head
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.refusal import Refused
 
-# The core would log heads and payloads, so tokens, at debug level.
-_core_logger = logging.getLogger("services.edge.transport.core")
-_core_logger.setLevel(logging.WARNING)
-
 _MAX_QUERY_FIELDS = 64
-_CONTROL_FRAME_BYTES = 125
-# Subprotocols are ours to choose, and the core refuses an empty offer; extensions there are none.
-_NOT_FOR_CORE = ("sec-websocket-protocol", "sec-websocket-extensions", "origin")
+_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_TOKENS = re.compile(rf"(?:,[ \t]*+)*+{TOKEN}[ \t]*+(?:,[ \t]*+(?:{TOKEN}[ \t]*+)?)*+")  # RFC 9110, 5.6.1
+_RESPONSE = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n"
+    b"%b\r\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,6 @@ class Handshake:
     """A connection that may open once the response is written."""
 
     response: bytes
-    core: ServerProtocol
     info: HandshakeInfo
 
 
@@ -45,17 +45,10 @@ def open_handshake(head: Head, peer: str, options: TransportOptions, origins: Or
     origin = _check_origin(head, origins)
     query = _parse_query(head.query)
     subprotocol, dialect = options.select_dialect(head.tokens("sec-websocket-protocol"), query)
-    # A control frame may come between the fragments of a message that is nearly as long as allowed.
-    limits = (options.max_message_bytes + _CONTROL_FRAME_BYTES, options.max_message_bytes)
-    core = ServerProtocol(state=OPEN, max_size=limits, logger=_core_logger)
-    headers = Headers([(name, value) for name, value in head.headers if name not in _NOT_FOR_CORE])
-    response = core.accept(Request(head.target, headers, head.method, "HTTP/1.1"))
-    if response.status_code != 101:
-        raise Refused(response.status_code, "handshake", "the WebSocket handshake is malformed")
-    if subprotocol is not None:
-        response.headers["Sec-WebSocket-Protocol"] = subprotocol
+    chosen = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode()
+    response = _RESPONSE % (_accept(head.all("sec-websocket-key")), chosen)
     info = HandshakeInfo(peer=peer, query=query, subprotocol=subprotocol, dialect=dialect, origin=origin)
-    return Handshake(response.serialize(), core, info)
+    return Handshake(response, info)
 
 
 def _check_upgrade(head: Head) -> None:
@@ -70,9 +63,22 @@ def _check_upgrade(head: Head) -> None:
         raise Refused(400, "handshake_body", "a WebSocket handshake has no body")
     versions = head.all("sec-websocket-version")
     if len(versions) > 1:
-        raise Refused(400, "handshake", "the WebSocket handshake is malformed")
-    if versions != ["13"]:
+        raise _malformed()
+    if "13" not in versions:
         raise Refused(426, "websocket_version", headers=("Upgrade: websocket", "Sec-WebSocket-Version: 13"))
+    if not all(map(_TOKENS.fullmatch, (*head.all("upgrade"), *head.all("connection")))):
+        raise _malformed()
+
+
+def _accept(keys: Sequence[str]) -> bytes:
+    """The proof that the key was read. RFC 6455, 4.2.2."""
+    if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+        raise _malformed()
+    return b64encode(hashlib.sha1(keys[0].encode() + _GUID, usedforsecurity=False).digest())
+
+
+def _malformed() -> Refused:
+    return Refused(400, "handshake", "the WebSocket handshake is malformed")
 
 
 def _check_origin(head: Head, rules: OriginRules) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.edge.transport.refusal import Refused
@@ -11,9 +12,12 @@ MAX_LINE_BYTES = 8_192  # of the request line and of each header, without CRLF
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 65_536
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])")
-_HEADER = re.compile(rf"({_TOKEN}):([\x20-\x7e\x80-\xff\t]*)")
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
+_TARGET = r"[\x21\x22\x24-\x7e]+"
+_VALUE = r"[\x20-\x7e\x80-\xff\t]*"
+_REQUEST_LINE = re.compile(rf"({TOKEN}) ({_TARGET}) HTTP/([0-9])\.([0-9])")
+_HEADER = re.compile(rf"({TOKEN}):({_VALUE})")
+_WHOLE = re.compile(rf"({TOKEN}) ({_TARGET}) HTTP/1\.([01])\r\n((?:{TOKEN}:{_VALUE}\r\n)*)\r\n")
 _TOKEN_BYTE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 # A reg-name or address with an optional port; user information and paths have no place in Host.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -26,11 +30,11 @@ class Head:
     method: str
     target: str
     version: tuple[int, int]
-    headers: list[tuple[str, str]]  # names in lower case, values without blanks around them
+    headers: Mapping[str, Sequence[str]]  # names in lower case; values in order, without blanks around them
 
-    def all(self, name: str) -> list[str]:
+    def all(self, name: str) -> Sequence[str]:
         """Values of a header, in order; `name` in lower case."""
-        return [value for key, value in self.headers if key == name]
+        return self.headers.get(name, ())
 
     def tokens(self, name: str) -> list[str]:
         """Items of a header that holds a list, over all its lines, empty ones left out."""
@@ -69,6 +73,11 @@ class HeadReader:
         buffer = self._buffer
         if not buffer and data and not _TOKEN_BYTE.match(data):
             raise _malformed("not HTTP")  # TLS, for one, would keep us waiting for a line end
+        if not buffer and (whole := _read_whole(data)) is not None:
+            buffer += data
+            self._start = len(data)
+            _check(whole)
+            return whole
         buffer += data
         while True:
             end = buffer.find(b"\n", self._scanned)
@@ -86,7 +95,7 @@ class HeadReader:
             elif line:
                 self._add_header(line)
             else:
-                head = Head(*self._request, self._headers)
+                head = Head(*self._request, _by_name(self._headers))
                 _check(head)
                 return head
 
@@ -112,7 +121,27 @@ class HeadReader:
             raise _malformed("a header is malformed")
         if len(self._headers) == MAX_HEADERS:
             raise Refused(431, "too_many_headers", "there are more than 128 headers")
-        self._headers.append((match[1].lower(), match[2].strip(" \t")))
+        self._headers.append((match[1], match[2]))
+
+
+def _read_whole(data: bytes) -> Head | None:
+    """A sound head that came at once and alone, as nearly all do. All others are read, or refused, line by line."""
+    if len(data) > MAX_LINE_BYTES:
+        return None
+    match = _WHOLE.fullmatch(data.decode("latin-1"))
+    if match is None or match[1] == "PRI":
+        return None
+    headers = _HEADER.findall(match[4])
+    if len(headers) > MAX_HEADERS:
+        return None
+    return Head(match[1], match[2], (1, int(match[3])), _by_name(headers))
+
+
+def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), []).append(value.strip(" \t"))
+    return found
 
 
 def _parse_request_line(line: str) -> tuple[str, str, tuple[int, int]]:

@@ -199,7 +199,7 @@ class HeadProtocol(asyncio.Protocol):
         handshake = open_handshake(head, self._client, port.options, port.origins)
         if reader.rest():
             raise Refused(400, "pipelined", "bytes follow the handshake before its answer")
-        connection = WebSocketConnection(port, transport, self._client, handshake.core)
+        connection = WebSocketConnection(port, transport, self._client)
         try:
             handler = port.new_handler(connection, handshake.info)
         except Exception as error:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from websockets.frames import CLOSE, CONT, PING, PONG, TEXT, Close, Frame
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from services.edge.domain.ports import MessageHandler
 from services.edge.transport.frames import PING_FRAME, close_frame
 from services.edge.transport.inbound import FrameBounds, small_texts
+from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Outbox
 from services.shared.errors import CloseCode
 
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The core would log payloads at debug level.
+_core_logger = logging.getLogger("services.edge.transport.core")
+_core_logger.setLevel(logging.WARNING)
+
 _RESET = struct.pack("ii", 1, 0)  # close sends RST, and waits for nothing
 
 _FEED_BYTES = 16_384  # given to the core at once: it parses all of it, even behind a violation
+_CONTROL_FRAME_BYTES = 125
 _INVALID_TEXT = 1007
 _TOO_BIG = 1009
 _INTERNAL_ERROR = 1011
@@ -67,11 +74,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         "_timer",
     )
 
-    def __init__(self, port: PublicPort, transport: asyncio.Transport, peer: str, core: ServerProtocol) -> None:
+    def __init__(self, port: PublicPort, transport: asyncio.Transport, peer: str) -> None:
         super().__init__(transport, port.flusher)
         self._port = port
         self._peer = peer
-        self._core = core
+        self._core = _new_core(port.options)
         self._handler: MessageHandler | None = None
         self._state = _OPEN
         self._clean = False
@@ -344,3 +351,9 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         with contextlib.suppress(OSError, AttributeError):
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
+
+
+def _new_core(options: TransportOptions) -> ServerProtocol:
+    # A control frame may come between the fragments of a message that is nearly as long as allowed.
+    limits = (options.max_message_bytes + _CONTROL_FRAME_BYTES, options.max_message_bytes)
+    return ServerProtocol(state=OPEN, max_size=limits, logger=_core_logger)

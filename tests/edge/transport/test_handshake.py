@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from base64 import b64encode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from services.edge.transport.handshake import Handshake, open_handshake
 from services.edge.transport.http_head import HeadReader
@@ -294,3 +298,43 @@ def test_no_mixture_of_wrong_headers_is_let_in(headers: list[str], method: str, 
         assert (method, version) == ("GET", "1.1")
         assert set(headers) == set(_GOOD)
         assert all(headers.count(header) == 1 for header in _GOOD if header not in _MAY_REPEAT)
+
+
+_CONNECTIONS = [
+    "Upgrade",
+    "keep-alive, Upgrade",
+    "upgrade",
+    ",upgrade ,",
+    "Upgrade;",
+    "a b, Upgrade",
+    "Upgrade, \xe9",
+    "close",
+    "",
+]
+_KEYS = [KEY, KEY[:-1], KEY + "=", KEY[:-3] + "B==", "*" + KEY[1:], "\xe9" + KEY[1:], "c2hvcnQ=", "A" * 24, ""]
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(_CONNECTIONS), min_size=1, max_size=2),
+    st.lists(st.sampled_from(["websocket", "WebSocket", "websocket,", "h2c, websocket", "web socket", ""]), max_size=2),
+    st.one_of(
+        st.lists(st.sampled_from(_KEYS), max_size=2),
+        st.just([KEY]),
+        st.binary(min_size=15, max_size=17).map(lambda b: [b64encode(b).decode()]),
+    ),
+    st.sampled_from(["13", "13", "13", "8"]),
+)
+def test_the_answer_is_that_of_the_library(
+    connections: list[str], upgrades: list[str], keys: list[str], version: str
+) -> None:
+    headers = [("Host", "x"), ("Sec-WebSocket-Version", version), *(("Upgrade", value) for value in upgrades)]
+    headers += [("Connection", value) for value in connections] + [("Sec-WebSocket-Key", key) for key in keys]
+    expected = ServerProtocol().accept(Request(PATH, Headers(headers)))
+    lines = [f"{name}: {value}" for name, value in headers]
+    found = outcome("\r\n".join([f"GET {PATH} HTTP/1.1", *lines, "", ""]).encode("latin-1"))
+    if isinstance(found, Refused):
+        assert expected.status_code in (400, 426)
+    else:
+        del expected.headers["Date"]  # may be left out of a 101 (RFC 9110, 6.6.1)
+        assert found.response == expected.serialize()

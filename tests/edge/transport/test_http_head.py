@@ -29,7 +29,7 @@ def status(data: bytes) -> int:
 def test_a_head_is_the_same_however_it_arrives() -> None:
     data = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\nAccept:\t*/* \r\nEmpty:\r\n\r\n"
     whole = read(data)
-    assert whole == Head("GET", "/a?b=c", (1, 1), [("host", "x"), ("accept", "*/*"), ("empty", "")])
+    assert whole == Head("GET", "/a?b=c", (1, 1), {"host": ["x"], "accept": ["*/*"], "empty": [""]})
     assert [read(data, step=step) for step in range(1, 9)] == [whole] * 8
     assert (whole.path, whole.query) == ("/a", "b=c")
 
@@ -153,6 +153,19 @@ _LINES = st.lists(
 def test_a_head_that_is_let_through_has_no_control_characters(lines: list[str], end: str, step: int) -> None:
     found = outcome(end.join(["GET / HTTP/1.1", *lines, "", ""]).encode("latin-1"), step)
     if isinstance(found, Head):
-        text = "".join(name + value for name, value in found.headers)
+        text = "".join(name + "".join(values) for name, values in found.headers.items())
         assert not any(ord(one) < 32 and one != "\t" for one in text)
         assert len(found.all("host")) == 1
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    _LINES, st.sampled_from(["GET / HTTP/1.1", "GET / HTTP/1.0", "PRI * HTTP/1.1", "POST /a?b HTTP/2.0"]), st.booleans()
+)
+def test_a_head_that_comes_at_once_is_read_as_one_that_trickles_in(lines: list[str], line: str, host: bool) -> None:
+    data = "\r\n".join([line, *["Host: x"] * host, *lines, "", ""]).encode("latin-1")
+    at_once, in_bytes = outcome(data, len(data)), outcome(data, 1)
+    if isinstance(at_once, Refused) and isinstance(in_bytes, Refused):
+        assert (at_once.status, at_once.reason, at_once.detail) == (in_bytes.status, in_bytes.reason, in_bytes.detail)
+    else:
+        assert at_once == in_bytes
