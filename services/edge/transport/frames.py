@@ -8,6 +8,7 @@ MAX_REASON_BYTES = 123
 _TEXT = 0x81
 _BINARY = 0x82
 _CLOSE = 0x88
+_PONG = 0x8A
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -32,6 +33,11 @@ def close_frame(code: int, reason: str) -> bytes:
     if len(text) > MAX_REASON_BYTES:
         text = text[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
     return _frame(_CLOSE, code.to_bytes(2, "big") + text)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping, which has the same payload."""
+    return _frame(_PONG, payload)
 
 
 def _frame(first: int, payload: bytes) -> bytes:

@@ -11,15 +11,15 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from websockets.frames import CLOSE, CONT, PING, PONG, TEXT, Close, Frame
+from websockets.frames import CLOSE, CONT, PING, PONG, TEXT, Close, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from services.edge.domain.ports import MessageHandler
-from services.edge.transport.frames import PING_FRAME, close_frame
-from services.edge.transport.inbound import FrameBounds, small_texts
+from services.edge.transport.frames import PING_FRAME, close_frame, pong_frame
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Outbox
+from services.edge.transport.plain_frames import FOR_CORE, read_plain
 from services.shared.errors import CloseCode
 
 if TYPE_CHECKING:
@@ -61,14 +61,15 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     """A `Connection` of the domain and the protocol of its transport, from the handshake's end on."""
 
     __slots__ = (
-        "_bounds",
         "_clean",
         "_control_frames",
         "_control_since",
         "_core",
         "_handler",
+        "_missing",
         "_partial",
         "_peer",
+        "_pending",
         "_port",
         "_state",
         "_timer",
@@ -78,11 +79,12 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         super().__init__(transport, port.flusher)
         self._port = port
         self._peer = peer
-        self._core = _new_core(port.options)
+        self._core: ServerProtocol | None = None  # made for what `read_plain` leaves; from then on it reads everything
+        self._pending: bytearray | None = None  # a frame of which some bytes are still to come
+        self._missing = 0  # so many at least
         self._handler: MessageHandler | None = None
         self._state = _OPEN
         self._clean = False
-        self._bounds: FrameBounds | None = None  # None: between two frames
         self._partial: _Partial | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._control_since = 0.0
@@ -146,15 +148,12 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._port.counters.bytes_received += len(data)
-        if self._bounds is None and self._partial is None:
-            data = self._take_texts(data)
-            if not data:
-                return
-        if len(data) <= _FEED_BYTES:
-            self._feed(data)
+        if self._state not in (_OPEN, _CLOSING):
+            return
+        if self._core is None:
+            self._read(data)
         else:
-            for start in range(0, len(data), _FEED_BYTES):
-                self._feed(data[start : start + _FEED_BYTES])
+            self._feed(self._core, data)
 
     def eof_received(self) -> None:
         """The client sends nothing more: asyncio ends the connection once its buffer is written."""
@@ -170,7 +169,9 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self._partial = None
-        self._core.parser.close()  # ends a cycle of references: memory is free at once
+        self._pending = None
+        if self._core is not None:
+            self._core.parser.close()  # ends a cycle of references: memory is free at once
         self._port.websocket_lost(self)
         self._tell_closed()
 
@@ -193,53 +194,69 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     # Inbound frames.
 
-    def _take_texts(self, data: bytes) -> bytes:
-        """Handle the small whole text messages at the beginning; returns what is behind them, for the core."""
+    def _read(self, data: bytes) -> None:
+        """Take what is plain, keep what is not whole yet, and leave all else to a core."""
+        pending = self._pending
+        if pending is not None:
+            pending += data
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            self._pending = None
+        waiting = data if pending is None else pending
+        messages, used, missing = read_plain(waiting, self._port.options.max_message_bytes)
+        for opcode, payload in messages:
+            self._take_plain(opcode, payload)
+        if missing == FOR_CORE:
+            self._core = _new_core(self._port.options)
+            self._feed(self._core, bytes(waiting[used:]))
+        elif missing:
+            self._pending, self._missing = bytearray(waiting[used:]), missing
+
+    def _take_plain(self, opcode: Opcode, payload: bytes) -> None:
         if self._state != _OPEN:
-            return data
-        texts, end = small_texts(data, self._port.options.max_message_bytes)
-        for text in texts:
-            if self._state != _OPEN:
-                break
-            self._take_text(text)
-        return data[end:]
-
-    def _feed(self, data: bytes) -> None:
-        if self._state not in (_OPEN, _CLOSING):
             return
-        if self._bounds is None:
-            self._bounds = FrameBounds()
-        self._bounds.pass_over(data)
-        if self._bounds.between_frames:
-            self._bounds = None
-        core = self._core
-        core.receive_data(data)
-        if core.events:
-            for event in core.events_received():
-                self._take(event)  # type: ignore[arg-type]  # past the handshake, events are frames
-        if core.writes:  # pongs, and a close frame
-            writes = core.data_to_send()
-            if self._state == _OPEN:
-                for frame in writes:
-                    if frame:  # b"" asks for the end of TCP
-                        self.send(frame)
-                if core.eof_sent:
-                    self._core_closed()
-            elif self._state == _CLOSING and core.eof_sent:  # the client has answered, or broke the protocol
-                self._finish()
+        if opcode is PING:
+            self._take_control(pong=False)
+            self.send(pong_frame(payload))
+        elif opcode is PONG:
+            self._take_control(pong=True)
+        else:
+            self._take_message(opcode, payload)
 
-    def _core_closed(self) -> None:
+    def _feed(self, core: ServerProtocol, data: bytes) -> None:
+        for start in range(0, len(data), _FEED_BYTES):
+            if self._state not in (_OPEN, _CLOSING):
+                return
+            core.receive_data(data[start : start + _FEED_BYTES])
+            if core.events:
+                for event in core.events_received():
+                    self._take(core, event)  # type: ignore[arg-type]  # past the handshake, events are frames
+            if core.writes:  # pongs, and a close frame
+                self._take_writes(core)
+
+    def _take_writes(self, core: ServerProtocol) -> None:
+        writes = core.data_to_send()
+        if self._state == _OPEN:
+            for frame in writes:
+                if frame:  # b"" asks for the end of TCP
+                    self.send(frame)
+            if core.eof_sent:
+                self._core_closed(core.close_sent)
+        elif self._state == _CLOSING and core.eof_sent:  # the client has answered, or broke the protocol
+            self._finish()
+
+    def _core_closed(self, sent: Close | None) -> None:
         """The core has queued the last frame: it answered a close frame or found the protocol broken."""
         if self._state != _OPEN:
             return  # the outbox was full
-        sent: Close | None = self._core.close_sent
         if not self._clean and sent is not None:
             self._port.counters.closed_by_server(sent.code)
         self._finish()
         if self._clean:
             self._tell_closed()  # others see the leave now, not when TCP has ended
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, core: ServerProtocol, frame: Frame) -> None:
         """Handle one frame that the core has found well-formed."""
         if self._state != _OPEN:
             return
@@ -247,25 +264,22 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if opcode is PING or opcode is PONG:
             self._take_control(pong=opcode is PONG)
         elif opcode is CLOSE:
-            received = self._core.close_rcvd
+            received = core.close_rcvd
             self._clean = True
             self._port.counters.closed_by_client(received.code if received is not None else 1005)
         elif frame.fin and opcode is not CONT:
-            if opcode is TEXT:
-                self._take_text(bytes(frame.data))
-            else:
-                self._deliver(bytes(frame.data), binary=True)
+            self._take_message(opcode, bytes(frame.data))
         else:
             self._take_fragment(frame)
 
-    def _take_text(self, payload: bytes) -> None:
-        if not payload.isascii():
+    def _take_message(self, opcode: Opcode, payload: bytes) -> None:
+        if opcode is TEXT and not payload.isascii():
             try:
                 payload.decode()
             except UnicodeDecodeError:
                 self._fail(_INVALID_TEXT, "invalid UTF-8")
                 return
-        self._deliver(payload, binary=False)
+        self._deliver(payload, binary=opcode is not TEXT)
 
     def _take_fragment(self, frame: Frame) -> None:
         partial = self._partial

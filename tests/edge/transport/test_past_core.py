@@ -1,4 +1,4 @@
-"""What takes a short way in is the same as what the core makes of it, however the bytes are cut."""
+"""A connection hears and says the same past the core as through it, however the bytes are cut."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import random
 from typing import Any, cast
 
 import pytest
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
 
 from services.edge.transport import websocket
-from services.edge.transport.inbound import FrameBounds, small_texts
 from services.edge.transport.metrics import TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Flusher
+from services.edge.transport.plain_frames import FOR_CORE
 from services.edge.transport.websocket import WebSocketConnection
-from tests.edge.transport.support import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_payload, frame
+from tests.edge.transport.support import BINARY, CLOSE, CONT, PONG, TEXT, close_payload, frame
 
 LIMIT = 1_000
 
@@ -75,8 +73,7 @@ class Echo:
 async def outcome(chunks: list[bytes]) -> tuple[Any, ...]:
     """What a connection heard and wrote."""
     port, transport = FakePort(), FakeTransport()
-    core = ServerProtocol(state=OPEN, max_size=LIMIT)
-    connection = WebSocketConnection(cast(Any, port), cast(Any, transport), "", core)
+    connection = WebSocketConnection(cast(Any, port), cast(Any, transport), "")
     handler = Echo(connection)
     connection.start(cast(Any, handler))
     for chunk in chunks:
@@ -89,16 +86,15 @@ async def outcome(chunks: list[bytes]) -> tuple[Any, ...]:
 
 
 def some_frame(rng: random.Random) -> bytes:
-    """Nearly always a good text; else anything that a client could do."""
+    """Nearly always a good text; else what a client could do, less pings: the core answers them behind all else."""
     text = rng.choice([b"", b"a", b"{}", b"x" * 125, b"y" * 126, b"z" * LIMIT, "hällo".encode()])
     return rng.choice(
         [
             *[frame(TEXT, text)] * 12,
             frame(TEXT, b"close") if rng.random() < 0.1 else frame(TEXT, b"closer"),
             frame(BINARY, text),
-            frame(PING, b"p"),
             frame(PONG),
-            frame(TEXT, b"fr", fin=False) + rng.choice([b"", frame(PING, b"q")]) + frame(CONT, "ä".encode()),
+            frame(TEXT, b"fr", fin=False) + rng.choice([b"", frame(PONG, b"q")]) + frame(CONT, "ä".encode()),
             *(
                 rng.choice(
                     [
@@ -133,38 +129,11 @@ def cut(rng: random.Random, data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(300))
-async def test_a_connection_hears_and_says_the_same_without_the_short_way(
+async def test_a_connection_hears_and_says_the_same_with_a_core_from_the_start(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
     chunks = cut(rng, b"".join(some_frame(rng) for _ in range(rng.randint(1, 30))))
     found = await outcome(chunks)
-    monkeypatch.setattr(websocket, "small_texts", lambda data, max_bytes: ([], 0))
+    monkeypatch.setattr(websocket, "read_plain", lambda data, max_bytes: ([], 0, FOR_CORE))
     assert found == await outcome(chunks), f"seed {seed}"
-
-
-def test_texts_are_taken_until_something_else_comes() -> None:
-    texts = frame(TEXT, b"one") + frame(TEXT, b"t" * 126) + frame(TEXT, b"")
-    assert small_texts(texts + frame(BINARY, b"b") + frame(TEXT, b"later"), LIMIT) == (
-        [b"one", b"t" * 126, b""],
-        len(texts),
-    )
-    assert small_texts(frame(TEXT, b"x" * (LIMIT + 1)), LIMIT) == ([], 0)
-    assert small_texts(frame(TEXT, b"whole") + frame(TEXT, b"part")[:-1], LIMIT) == ([b"whole"], 11)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_bounds_are_where_frames_end(seed: int) -> None:
-    rng = random.Random(seed)
-    ends, stream = set(), b""
-    for _ in range(20):
-        size = rng.choice([0, 1, 125, 126, 70_000])
-        stream += frame(rng.choice([TEXT, PING]), b"m" * size, masked=rng.random() < 0.5)
-        ends.add(len(stream))
-    bounds, position = FrameBounds(), 0
-    assert bounds.between_frames
-    while position < len(stream):
-        step = rng.choice([1, 3, 10, 1_000, 100_000])
-        bounds.pass_over(stream[position : position + step])
-        position = min(len(stream), position + step)
-        assert bounds.between_frames == (position in ends), f"seed {seed} at {position}"
