@@ -137,12 +137,8 @@ class PresenceClient:
             return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await future
-            return True
-        except TimeoutError:
-            return False
+        answered, _ = await asyncio.wait([future], timeout=ANSWER_S)  # needs no task of the caller's
+        return bool(answered)
 
     def _settle(self, key: _Key) -> None:
         for future in self._waiting.pop(key, ()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from services.edge.domain.channel import Subscription
 from services.edge.domain.claims import ConnectionClaims
 from services.edge.domain.command_queue import CommandQueue
 from services.edge.domain.deadlines import Deadlines
+from services.edge.domain.first_step import run_until_it_waits
 from services.edge.domain.handlers import handle
 from services.edge.domain.handlers.publish import begin_publish
 from services.edge.domain.limits import TokenBucket
@@ -43,6 +45,9 @@ class State(enum.Enum):
     UNUSABLE = enum.auto()  # connect was answered with an error: nothing more is read
     CLOSED = enum.auto()
 
+
+_SELDOM_WAIT = (c.Connect, c.Subscribe)  # and use no timeout of asyncio before they do
+_AT_ONCE = 16  # of these; then other connections get their turn
 
 _UNCOUNTED = (c.Connect, c.Unsubscribe, c.Send)  # by the limit of commands per second; send has no reply, and closes
 
@@ -136,6 +141,7 @@ class Session:
     # Commands.
 
     def _pump(self) -> None:
+        stepped = 0
         while self._queue and not self._busy and not self.is_over:
             command = self._queue.next()
             try:
@@ -149,8 +155,12 @@ class Session:
             self._busy = True
             if type(command.request) is c.Publish:
                 self._publish(command.id, command.request)
-            else:
-                self.node.spawn(self._run(command))
+                continue
+            at_once = isinstance(command.request, _SELDOM_WAIT) and stepped < _AT_ONCE
+            stepped += at_once
+            rest = run_until_it_waits(self._run(command)) if at_once else self._run(command)
+            if rest is not None:
+                self.node.spawn(self._run_and_go_on(rest))
         waiting = len(self._queue)
         if waiting > self.node.settings.max_pending_commands and not self._paused:
             self._paused = True
@@ -188,6 +198,9 @@ class Session:
             self._failed(command.id, error)
         finally:
             self._busy = False
+
+    async def _run_and_go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        await work
         self._pump()
 
     def _publish(self, command_id: int, request: c.Publish) -> None:
