@@ -36,7 +36,7 @@ def push(reply: r.Push) -> bytes:
 def _members(**members: bytes | str | int | bool) -> bytes:
     """An object of those members that are not zero; bytes are JSON texts."""
     return b"{%b}" % b",".join(
-        _key(name) + (value if isinstance(value, bytes) else _text(value)) for name, value in members.items() if value
+        [_key(name) + (value if type(value) is bytes else _text(value)) for name, value in members.items() if value]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from services.edge.domain.json_text import InvalidJson, checked_json
 from services.edge.domain.keyring import ALGORITHMS, KeyRing
 
 _MAX_TOKEN_BYTES = 8_192
+_HEADERS_KEPT = 64  # of one issuer all are alike
 
 
 class TokenInvalid(Exception):
@@ -101,7 +103,7 @@ class _Payload(msgspec.Struct):
     override: dict[str, Any] | None = None
 
 
-class _Header(msgspec.Struct):
+class _Header(msgspec.Struct, frozen=True):
     alg: str
     kid: Any = None
     crit: Any = None
@@ -174,15 +176,11 @@ class TokenVerifier:
         if len(parts) != 3:
             raise TokenInvalid
         try:
-            header = _HEADERS.decode(_base64(parts[0]))
+            header = _header(parts[0])
             signature = _base64(parts[2])
             body = _base64(parts[1])
         except (ValueError, msgspec.MsgspecError, RecursionError):
             raise TokenInvalid from None
-        if header.alg not in ALGORITHMS or any(
-            value is not None for value in (header.crit, header.jku, header.x5u, header.jwk)
-        ):
-            raise TokenInvalid
         if not self._keyring.verifies(header.alg, header.kid, token[: -len(parts[2]) - 1].encode(), signature):
             raise TokenInvalid
         try:
@@ -204,6 +202,17 @@ class TokenVerifier:
             raise TokenExpired
 
 
+@functools.lru_cache(maxsize=_HEADERS_KEPT)
+def _header(text: str) -> _Header:
+    """The header, if nothing in it forbids to look further; one that is refused is not kept."""
+    header = _HEADERS.decode(_base64(text))
+    if header.alg not in ALGORITHMS or any(
+        value is not None for value in (header.crit, header.jku, header.x5u, header.jwk)
+    ):
+        raise TokenInvalid
+    return header
+
+
 def _base64(text: str) -> bytes:
     if "=" in text or "+" in text or "/" in text:
         raise ValueError("not base64url")
@@ -219,6 +228,8 @@ def _expiry(payload: _Payload) -> float | None:
 def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
     """The JSON text of `info` or `data`; the base64 twin wins. Others get to see it, so it must be sound."""
     text = bytes(raw)
+    if not text and not encoded:
+        return b""
     try:
         if encoded:
             text = base64.b64decode(encoded, validate=True)

@@ -92,6 +92,8 @@ def _check_origin(head: Head, rules: OriginRules) -> str | None:
 
 
 def _parse_query(query: str) -> dict[str, str]:
+    if not query:
+        return {}
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -10,6 +11,7 @@ from services.shared.config import ConfigError
 
 _MAX_HOPS = 32  # addresses of X-Forwarded-For that are looked at
 _WITH_PORT = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?")  # some balancers add the port
+_ADDRESSES_KEPT = 1_024  # those of balancers come again and again
 _SCHEMES = ("http", "https")
 
 
@@ -70,6 +72,7 @@ class TrustedProxies:
         return default
 
 
+@functools.lru_cache(maxsize=_ADDRESSES_KEPT)
 def canonical(address: str) -> str:
     """The one way to write an address, IPv4 in IPv6 as IPv4; what is no address stays as it is."""
     parsed = _parse(address)
