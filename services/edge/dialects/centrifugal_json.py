@@ -8,10 +8,11 @@ import msgspec
 
 from services.edge.dialects import json_commands, json_replies
 from services.edge.domain import replies as r
-from services.edge.domain.commands import Command, Malformed
+from services.edge.domain.commands import Command, Malformed, Pong
 from services.edge.domain.json_text import is_utf8, nests_too_deep
 
 MAX_COMMANDS = 1_000
+_PONG = Command(0, Pong())
 
 
 class CentrifugalJson:
@@ -36,6 +37,8 @@ class CentrifugalJson:
 
     def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
         """Commands of a text or a binary message alike; see `Dialect`."""
+        if payload == b"{}":  # most of what idle clients send
+            return [_PONG]
         if not binary and b"\n" not in payload:  # nearly always
             return [_command(payload)]
         commands: list[Command] = []
