@@ -422,7 +422,7 @@ async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_
 async def test_an_operation_has_one_deadline_however_many_requests_it_takes(
     db: DynamoDb, settings: DynamoDbSettings, faults: DynamoDbFaults
 ) -> None:
-    store = DynamoDbLogStore(db, settings.log_table, deadline_s=0.5)
+    store = DynamoDbLogStore(db, settings.log_table, deadline_s=0.5, shared_deadline_s=0.5)
     await store.open(CHANNEL)
     await store.open("chat:fine")
     faults.delay_s = 0.2
@@ -434,6 +434,15 @@ async def test_an_operation_has_one_deadline_however_many_requests_it_takes(
     more = rows(1, 2, channel="chat:fine")
     assert (await store.write(more))["chat:fine"] == Written(2, False)
     assert await everything(store, "chat:fine") == pages(more)
+
+
+async def test_what_goes_on_for_others_has_more_time(
+    db: DynamoDb, settings: DynamoDbSettings, faults: DynamoDbFaults
+) -> None:
+    store = DynamoDbLogStore(db, settings.log_table, deadline_s=0.1)
+    faults.delay_s = 0.2
+    assert (await store.open("chat:slow")).top == 0
+    assert await store.recent_keys("chat:slow", 60) == []
 
 
 async def test_one_channel_that_fails_does_not_fail_the_others(store: DynamoDbLogStore, faults: DynamoDbFaults) -> None:

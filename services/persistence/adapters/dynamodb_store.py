@@ -20,6 +20,7 @@ from services.shared.hotlog.hotlog import new_epoch
 from services.shared.hotlog.keys import unpair
 
 DEADLINE_S = 2.0  # of an operation, however many requests it takes: edges wait 2.8 s for all of a publication
+SHARED_DEADLINE_S = 8.0  # of what goes on when its caller gives up, for whoever asks next
 _MAX_KEYS = 10_000
 _KEYS_ITEMS = 50  # of one request
 
@@ -37,9 +38,14 @@ class DynamoDbLogStore:
         bucket_offsets: int = BUCKET_OFFSETS,
         clock: Callable[[], float] = time.time,
         deadline_s: float = DEADLINE_S,
+        shared_deadline_s: float = SHARED_DEADLINE_S,
     ) -> None:
-        """`bucket_offsets` is for ever once something is stored; `deadline_s` is that of each operation."""
-        self._db, self._table, self._clock, self._deadline_s = db, table, clock, deadline_s
+        """`bucket_offsets` is for ever once something is stored; `deadline_s` is that of each operation.
+
+        `shared_deadline_s` is that of `open` and `recent_keys`, by which a channel is compared.
+        """
+        self._db, self._table, self._clock = db, table, clock
+        self._deadline_s, self._shared_deadline_s = deadline_s, shared_deadline_s
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
         self._kept = Beacon(0, 0)  # what the table has at least
@@ -49,7 +55,7 @@ class DynamoDbLogStore:
         await self._db.close()
 
     async def open(self, channel: str) -> ChannelState:
-        async with self._operation("open"):
+        async with self._operation("open", self._shared_deadline_s):
             found = await self._chains.channel(channel)
             if found is None:
                 await self._make(channel)
@@ -57,7 +63,7 @@ class DynamoDbLogStore:
             return ChannelState(found.epoch, await self._chains.top(channel, found.bucket))
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
-        async with self._operation("recent_keys"):
+        async with self._operation("recent_keys", self._shared_deadline_s):
             known: list[KnownKey] = []
             found = await self._chains.channel(channel)
             if found is None:
@@ -200,7 +206,7 @@ class DynamoDbLogStore:
             pass
 
     @asynccontextmanager
-    async def _operation(self, name: str) -> AsyncIterator[None]:
+    async def _operation(self, name: str, deadline_s: float | None = None) -> AsyncIterator[None]:
         """Timed and bounded.
 
         Raises:
@@ -208,7 +214,7 @@ class DynamoDbLogStore:
         """
         with STORE_SECONDS.labels(name).time():
             try:
-                async with asyncio.timeout(self._deadline_s):
+                async with asyncio.timeout(self._deadline_s if deadline_s is None else deadline_s):
                     yield
             except TimeoutError:
                 raise Unavailable("DynamoDB is too slow; the outcome is unknown") from None

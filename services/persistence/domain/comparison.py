@@ -41,6 +41,7 @@ class Comparison:
 
     def __init__(self, hot: HotLog, store: LogStore, limits: HistoryLimits) -> None:
         self._hot, self._store, self._limits = hot, store, limits
+        self._verifying: dict[str, asyncio.Task[None]] = {}
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
         """Those that could not be compared, and why."""
@@ -57,7 +58,23 @@ class Comparison:
         return failed
 
     async def verify(self, channel: str) -> None:
-        """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count."""
+        """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count.
+
+        One for all who ask meanwhile, and it goes on when they give up: a slow store is asked once, and not again and
+        again in vain.
+        """
+        task = self._verifying.get(channel)
+        if task is None:
+            task = self._verifying[channel] = asyncio.create_task(self._verify(channel), name=f"verify {channel}")
+            task.add_done_callback(lambda done: self._verified(channel, done))
+        await asyncio.shield(task)
+
+    def _verified(self, channel: str, done: asyncio.Task[None]) -> None:
+        self._verifying.pop(channel, None)
+        if not done.cancelled():
+            done.exception()  # whoever waited has it, and it is no error if nobody does
+
+    async def _verify(self, channel: str) -> None:
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
             found = await self._hot.verify(channel, state)
