@@ -67,7 +67,7 @@ def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(
         duration_s=100.0,
         drop_every_s=0.0,
     )
-    assert watched.asked > 50
+    assert watched.asked > 20
     assert watched.left == {}, "users who were seen to be gone"
     found = checked.handshakes()
     print(f"f03: seed {seed}: handshakes {dict(found)}, presence asked {watched.asked} times")
