@@ -37,7 +37,7 @@ def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) ->
             stack.wait_healthy()
             time.sleep(8)
 
-    nothing_is_missed(stack, "scale", scale, tmp_path, clients=60, duration_s=65.0, drop_every_s=15.0)
+    nothing_is_missed(stack, "scale", scale, tmp_path, clients=60, duration_s=60.0, drop_every_s=15.0)
 
 
 @with_seeds
@@ -64,7 +64,7 @@ def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(
         clients=1_000,
         publishers=20,
         rate_per_s=50.0,
-        duration_s=100.0,
+        duration_s=90.0,
         drop_every_s=0.0,
     )
     assert watched.asked > 20
@@ -115,7 +115,7 @@ def test_a_container_killed_costs_nothing(stack: SwarmStack, tmp_path: Path, ser
         time.sleep(3)
         stack.wait_healthy()
 
-    nothing_is_missed(stack, f"kill-{service}", kill, tmp_path, clients=60, duration_s=22.0, drop_every_s=10.0)
+    nothing_is_missed(stack, f"kill-{service}", kill, tmp_path, clients=60, duration_s=20.0, drop_every_s=10.0)
 
 
 def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_two_thousand_clients_come_back_at_once_f17(stack: SwarmStack, tmp_path:
         clients=2_000,
         publishers=10,
         rate_per_s=30.0,
-        duration_s=45.0,
+        duration_s=40.0,
         drop_every_s=0.0,
     )
     assert len(checked.ended(1006)) >= 1_900, "the balancer's death was not theirs"
