@@ -152,14 +152,9 @@ class RedisBroker:
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
     ) -> asyncio.Future[AppendResult]:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._admit(now)
         item = hotlog.Item(publication.id, codec.encode(publication), key_user, key)
-        future: asyncio.Future[AppendResult] = loop.create_future()
-        self._queue.append(_Append(channel, item, history_size, history_ttl_s, future))
-        self._expiry.add(future, now)
-        self._flush_soon()
+        future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        self._submit(_Append(channel, item, history_size, history_ttl_s, future))
         return future
 
     async def top(self, channel: str) -> Position:
@@ -213,23 +208,19 @@ class RedisBroker:
     # Commands, batched.
 
     async def _do(self, call: Callable[[Life], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
-        return await self._submit(_Other(call, publish, asyncio.get_running_loop().create_future()))
+        work = _Other(call, publish, asyncio.get_running_loop().create_future())
+        self._submit(work)
+        return await work.future
 
-    async def _submit(self, work: Any) -> Any:
-        self._admit(asyncio.get_running_loop().time())
-        self._queue.append(work)
-        self._flush_soon()
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                return await work.future
-        except TimeoutError:
-            raise Unavailable("Redis did not answer in time") from None
-
-    def _admit(self, now: float) -> None:
+    def _submit(self, work: _Append | _Other) -> None:
+        now = asyncio.get_running_loop().time()
         if now - self._failed_at < _BREAK_S:
             raise Unavailable("Redis does not answer")
         if len(self._queue) >= MAX_WAITING:
             raise Busy("too much waits for Redis")
+        self._queue.append(work)
+        self._expiry.add(work.future, now)
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
         if not self._flush_due and len(self._tasks) < _IN_FLIGHT:

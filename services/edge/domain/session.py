@@ -154,7 +154,7 @@ class Session:
                 continue
             self._busy = True
             if type(command.request) is c.Publish:
-                self._publish(command.id, command.request)
+                self._publish(command, command.request)
                 continue
             at_once = isinstance(command.request, _SELDOM_WAIT) and stepped < _AT_ONCE
             stepped += at_once
@@ -195,7 +195,7 @@ class Session:
             if result is not None:
                 self.answer(command.id, result)
         except Exception as error:
-            self._failed(command.id, error)
+            self._failed(command, error)
         finally:
             self._busy = False
 
@@ -203,30 +203,30 @@ class Session:
         await work
         self._pump()
 
-    def _publish(self, command_id: int, request: c.Publish) -> None:
+    def _publish(self, command: c.Command, request: c.Publish) -> None:
         """Check and hand over at once, without a task; the log answers later."""
         try:
-            begin_publish(self, request, partial(self._published, command_id))
+            begin_publish(self, request, partial(self._published, command))
         except Exception as error:
             self._busy = False
-            self._failed(command_id, error)
+            self._failed(command, error)
 
-    def _published(self, command_id: int, outcome: Outcome) -> None:
+    def _published(self, command: c.Command, outcome: Outcome) -> None:
         self._busy = False
         if isinstance(outcome, ThalamusError):
-            self._failed(command_id, outcome)
+            self._failed(command, outcome)
         else:
-            self.answer(command_id, PublishResult(outcome.position.offset, outcome.position.epoch))
+            self.answer(command.id, PublishResult(outcome.position.offset, outcome.position.epoch))
         self._pump()
 
-    def _failed(self, command_id: int, error: Exception) -> None:
+    def _failed(self, command: c.Command, error: Exception) -> None:
         if isinstance(error, Disconnect):
             self.disconnect(error.code, error.reason)
             return
         if not isinstance(error, ThalamusError):
-            logger.error("command failed", exc_info=error)
+            logger.error("command failed", exc_info=error, extra={"command": type(command.request).__name__})
             error = ThalamusError()
-        self.answer(command_id, self._error(error))
+        self.answer(command.id, self._error(error))
 
     def _error(self, error: ThalamusError) -> ErrorReply:
         counts = self.node.counters.errors
