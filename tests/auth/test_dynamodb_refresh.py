@@ -15,23 +15,15 @@ import redis.asyncio
 from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
 from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.domain import accounts as rules
-from services.auth.domain.accounts import Accounts, Denied, Pair, Policy, load_signer
+from services.auth.domain.accounts import Accounts, Denied, Pair, load_signer
 from services.auth.domain.passwords import Passwords
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb
 from services.shared.errors import Unavailable
+from tests.auth.test_accounts import POLICY
 from tests.support.dynamodb import settings_of
 
 REQUESTS = 6  # of a trade, the last of which uses the token up
-POLICY = Policy(
-    access_ttl_s=600,
-    refresh_ttl_s=3_600,
-    issuer="",
-    audience="",
-    logins_per_account=3,
-    attempts_per_address=20,
-    limit_window_s=60,
-)
 
 
 class Failing(DynamoDb):

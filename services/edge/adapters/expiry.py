@@ -27,7 +27,10 @@ class Expiry:
             self._timer = asyncio.get_running_loop().call_at(now + self._limit_s, self._expire)
 
     def close(self) -> None:
-        """Nobody is told any more."""
+        """Whoever still waits is told now."""
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(Unavailable(self._why))
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()

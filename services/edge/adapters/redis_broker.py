@@ -123,8 +123,8 @@ class RedisBroker:
         """Let what is under way end, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
-        self._expiry.close()
         await self._canary.close()
+        self._expiry.close()
         await self._subscriber.close()
         await self._life.close()
         await self._pipeline.aclose()

@@ -47,3 +47,13 @@ async def test_what_is_done_is_not_kept() -> None:
         future.set_result(None)
     assert len(deadlines._waiting) == 1
     deadlines.close()
+
+
+async def test_who_waits_at_the_end_is_told_then() -> None:
+    loop = asyncio.get_running_loop()
+    expiry = Expiry(60.0, "the end")
+    future = loop.create_future()
+    expiry.add(future, loop.time())
+    expiry.close()
+    with pytest.raises(Unavailable, match="the end"):
+        await future
