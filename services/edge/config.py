@@ -55,6 +55,7 @@ class EdgeConfig:
     max_message_bytes: int = 65_536
     max_outbox_bytes: int = 1_048_576
     max_outbox_total_bytes: int = 536_870_912
+    max_write_delay_s: float = 0.02
     handshake_timeout_s: float = 5.0
     close_timeout_s: float = 5.0
 
@@ -93,7 +94,14 @@ class EdgeConfig:
             raise ConfigError(
                 f"EDGE_INTERNAL_PORT={self.internal_port} leaves no port for {self.worker_count()} workers"
             )
-        for name in ("drain_grace_s", "connect_timeout_s", "ping_interval_s", "pong_timeout_s", "commands_per_s"):
+        for name in (
+            "drain_grace_s",
+            "connect_timeout_s",
+            "ping_interval_s",
+            "pong_timeout_s",
+            "commands_per_s",
+            "max_write_delay_s",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"EDGE_{name.upper()} must not be negative")
         for name in (

@@ -176,6 +176,7 @@ def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptio
         max_message_bytes=config.max_message_bytes,
         max_outbox_bytes=config.max_outbox_bytes,
         max_outbox_total_bytes=config.max_outbox_total_bytes,
+        max_write_delay_s=config.max_write_delay_s,
     )
 
 

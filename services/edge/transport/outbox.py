@@ -1,26 +1,47 @@
-"""Queues of frames to clients: one write per connection and tick, bounded for each and for all together."""
+"""Queues of frames to clients: one write per connection and round, bounded for each and for all together."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 
 from services.edge.transport.metrics import TransportCounters
 
 HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frames wait here
 _WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
 _FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
+_REST = 8  # times what a round took: writing takes a ninth of the loop's time, until the rest is as long as it may be
+_SHORTEST_REST_S = 0.001  # the loop's timers know no less
 
 
 class Flusher:
-    """Writes what the outboxes of one event loop hold, once per tick, and counts what all hold back.
+    """Writes what the outboxes of one event loop hold, in rounds, and counts what all hold back.
+
+    A round comes at the end of the tick in which something was queued; after one that took long, the next waits, so
+    that more leaves with each write: most of what a delivery costs is the system call.
 
     Args:
         max_outbox_bytes: Bound of one outbox.
         max_total_bytes: Bound of all; beyond, an outbox over 64 KiB is over its bound, too.
+        max_rest_s: The longest that a round waits.
+        clock: Seconds, from whenever.
     """
 
-    __slots__ = ("_dirty", "_loop", "_scheduled", "counters", "held_bytes", "max_outbox_bytes", "max_total_bytes")
+    __slots__ = (
+        "_clock",
+        "_dirty",
+        "_loop",
+        "_max_rest_s",
+        "_rest_until",
+        "_scheduled",
+        "_took_s",
+        "counters",
+        "held_bytes",
+        "max_outbox_bytes",
+        "max_total_bytes",
+    )
 
     def __init__(
         self,
@@ -29,8 +50,14 @@ class Flusher:
         *,
         max_outbox_bytes: int,
         max_total_bytes: int,
+        max_rest_s: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._loop = loop
+        self._clock = clock
+        self._max_rest_s = max_rest_s
+        self._rest_until = 0.0
+        self._took_s = 0.0  # of this round, so far
         self._dirty: deque[Outbox] = deque()
         self._scheduled = False
         self.counters = counters
@@ -39,22 +66,32 @@ class Flusher:
         self.max_total_bytes = max_total_bytes
 
     def mark(self, outbox: Outbox) -> None:
-        """Flush this outbox at the end of the tick."""
+        """Flush this outbox in the next round."""
         self._dirty.append(outbox)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            rest_s = self._rest_until - self._clock() if self._rest_until else 0.0
+            if rest_s >= _SHORTEST_REST_S:
+                self._loop.call_later(rest_s, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        began = self._clock()
         dirty = self._dirty
         for _ in range(min(len(dirty), _FLUSHES_PER_CALL)):
             outbox = dirty.popleft()
             outbox.marked = False
             outbox.flush()
+        now = self._clock()
+        self._took_s += now - began
         if dirty:
             self._loop.call_soon(self._flush)
-        else:
-            self._scheduled = False
+            return
+        rest_s = min(self._took_s * _REST, self._max_rest_s)
+        self._rest_until = now + rest_s if rest_s >= _SHORTEST_REST_S else 0.0
+        self._took_s = 0.0
+        self._scheduled = False
 
 
 class Outbox:
