@@ -20,6 +20,10 @@ from services.shared.redis import CONNECT_TIMEOUT_S
 from services.shared.redis_life import LifeGate, RunWatch
 
 
+class NotSent(Unavailable):
+    """Nothing of it has reached the server, nor will."""
+
+
 class RedisPipeline:
     """Connects when it is needed, and again after it broke; what somebody sends waits for nobody else's answer.
 
@@ -46,9 +50,10 @@ class RedisPipeline:
         Returns one result per call; a result that is a `redis.RedisError` was refused by the server.
 
         Raises:
+            NotSent: there is no connection.
             Unavailable: no answer; which of them ran is unknown.
         """
-        return await self._within(timeout_s, run_through(self._send, calls))
+        return await self._within(timeout_s, self._run(calls))
 
     async def execute(self, commands: Sequence[Command], *, timeout_s: float) -> list[Any]:
         """The same for commands."""
@@ -75,10 +80,29 @@ class RedisPipeline:
         except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
 
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+        sent = False
+
+        async def send(commands: Sequence[Command]) -> list[Any]:
+            nonlocal sent
+            try:
+                return await self._send(commands)
+            except NotSent as error:
+                if sent:  # it is what the server did not know that was not sent again: the rest was carried out
+                    raise Unavailable(str(error)) from error
+                raise
+            finally:
+                sent = True
+
+        return await run_through(send, calls)
+
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
         if connection is None or connection.is_lost:
-            connection = await self._connected()
+            try:
+                connection = await self._connected()
+            except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
+                raise NotSent(f"Redis does not answer: {error}") from error
         return await connection.ask(commands)
 
     async def _connected(self) -> _Connection:

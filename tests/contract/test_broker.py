@@ -14,8 +14,10 @@ from services.edge.adapters.redis_broker import RedisBroker
 from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker
 from services.shared.errors import Unavailable
+from services.shared.hotlog import keys
 from tests.support.memory import MemoryBroker, MemoryBus
 from tests.support.redis import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 
 CHANNEL = "live:contract"
 
@@ -89,6 +91,12 @@ class BrokerContract:
         assert await append(broker, "b", key="k") == AppendResult(first.position, True)
         assert (await append(broker, "c", key="k", user="other")).position.offset == 2
         assert [one.data for one in await listener.until(2)] == [b"a", b"c"]
+
+    async def test_without_a_key_every_append_is_another(self, broker: Broker) -> None:
+        same = publication("a")
+        for offset in (1, 2):
+            result = await broker.append(CHANNEL, same, key_user="u", key="", history_size=9, history_ttl_s=60)
+            assert (result.position.offset, result.repeated_key) == (offset, False)
 
     async def test_a_top_has_an_epoch_before_anything_was_said_and_keeps_it(self, broker: Broker) -> None:
         top = await broker.top(CHANNEL)
@@ -186,6 +194,52 @@ class TestRedisBroker(BrokerContract):
         await append(broker, "a")
         await redis_conn.script_flush()
         assert (await append(broker, "b")).position.offset == 2
+
+
+@pytest.mark.parametrize("key", ["k", ""])
+async def test_an_append_whose_answer_is_lost_is_repeated_where_it_has_a_key_and_else_its_outcome_is_unknown(
+    own_redis: RedisServer, key: str
+) -> None:
+    listener = Listener()
+    async with TcpProxy("127.0.0.1", own_redis.port) as proxy, redis.asyncio.Redis.from_url(own_redis.url) as direct:
+        broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}/0")
+        await broker.start(listener, lambda payload: None)
+        first = await append(broker, "before")
+        proxy.delay_s = 0.4
+        waiting = asyncio.ensure_future(
+            broker.append(CHANNEL, publication("a"), key_user="u", key=key, history_size=9, history_ttl_s=60)
+        )
+        async with asyncio.timeout(5):
+            while await direct.xlen(keys.log(CHANNEL)) < 2:
+                await asyncio.sleep(0.005)
+        proxy.delay_s = 0.0
+        proxy.reset()
+        if key:
+            assert await waiting == AppendResult(Position(2, first.position.epoch), True)
+        else:
+            with pytest.raises(Unavailable):
+                await waiting
+        assert await direct.xlen(keys.log(CHANNEL)) == 2
+        await broker.close()
+
+
+@pytest.mark.parametrize("key", ["k", ""])
+async def test_an_append_that_was_never_sent_is_tried_again(own_redis: RedisServer, key: str) -> None:
+    async with TcpProxy("127.0.0.1", own_redis.port) as proxy:
+        broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}/0")
+        await broker.start(Listener(), lambda payload: None)
+        await append(broker, "before")
+        proxy.cut()
+        while broker.is_ready:
+            await asyncio.sleep(0.01)
+        waiting = asyncio.ensure_future(
+            broker.append(CHANNEL, publication("a"), key_user="u", key=key, history_size=9, history_ttl_s=60)
+        )
+        await asyncio.sleep(0.01)
+        proxy.heal()
+        result = await waiting
+        assert (result.position.offset, result.repeated_key) == (2, False)
+        await broker.close()
 
 
 async def test_a_redis_that_hangs_fails_calls_within_three_seconds_and_then_serves_again(

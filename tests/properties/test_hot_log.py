@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,7 @@ import redis.asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from services.shared.hotlog import hotlog, keys, scripts
-from services.shared.hotlog.hotlog import Batch, Item
+from services.shared.hotlog import hot, hotlog, keys, scripts
 from services.shared.hotlog.scripts import Call, Script, run
 from services.shared.redis import redis_client
 
@@ -59,24 +59,32 @@ class Model:
         self.generation, self.epoch, self.entries, self.top = generation, epoch, [], 0
 
     async def append(self, generation: int, names: Sequence[str]) -> None:
-        items = [Item(os.urandom(16), os.urandom(5), "u", name or os.urandom(6).hex()) for name in names]
-        batch = Batch(self.name, False, self.history_size, 60, items, generation=generation)
-        results = hotlog.appended(await self._call(hotlog.append_call(batch)))
+        items = [(os.urandom(5), keys.key(self.name, "u", name) if name else "") for name in names]
+        call = hot.append_call(
+            self.name,
+            items,
+            fresh_epoch=hotlog.new_epoch(generation),
+            history_size=self.history_size,
+            history_ttl_s=60,
+            now_s=int(time.time()),
+        )
+        places = hot.appended(await self._call(call))
         if generation < self.generation:
-            assert [result.status for result in results] == ["STALE"] * len(items)
+            assert places is None
             return
+        assert places is not None
         if generation > self.generation:
-            self._begin(generation, results[0].epoch)
-        for item, result in zip(items, results, strict=True):
-            assert result.epoch == self.epoch
-            known = self.places.get((self.epoch, item.key))
+            self._begin(generation, places[0].epoch)
+        for (publication, key), place in zip(items, places, strict=True):
+            assert place.epoch == self.epoch
+            known = self.places.get((self.epoch, key)) if key else None
             if known is not None:
-                assert (result.status, result.offset) == ("KNOWN", known)
+                assert (place.known, place.offset) == (True, known)
                 continue
             self.top += 1
-            assert (result.status, result.offset) == ("NEW", self.top)
-            self.places[self.epoch, item.key] = self.top
-            self.entries.append((self.top, item.publication))
+            assert (place.known, place.offset) == (False, self.top)
+            self.places[self.epoch, key] = self.top
+            self.entries.append((self.top, publication))
         self.entries = self.entries[-self.history_size :]
 
     async def look(self, generation: int) -> None:
@@ -192,12 +200,21 @@ def _mutated(script: Script, old: str, new: str) -> Script:
 
 
 MUTANTS = {
-    "an offset is used again": ("APPEND", "local last = string.format('%d', top)", "local last = known[2] or '0'"),
-    "a stale generation may write": ("APPEND", "if age > 0 then return every('STALE') end", ""),
-    "an older log goes on": ("APPEND", "if age < 0 then", "if not epoch then"),
-    "a key counts in every epoch": ("APPEND", "if key_epoch == epoch then", "if key_epoch then"),
-    "a key is forgotten": ("APPEND", "if key_epoch == epoch then", "if false then"),
-    "the log is never cut": ("APPEND", "'MAXLEN', ARGV[3], ", ""),
+    "an offset is used again": (
+        "APPEND_HOT",
+        "local last, now, spare = string.format('%d', top),",
+        "local last, now, spare = known[2] or '0',",
+    ),
+    "a stale generation may write": ("APPEND_HOT", "if age > 0 then return {} end", ""),
+    "an older log goes on": (
+        "APPEND_HOT",
+        "if not epoch or string.sub(epoch, 1, #generation) ~= generation then",
+        "if not epoch then",
+    ),
+    "a key counts in every epoch": ("APPEND_HOT", "if key_epoch == epoch then", "if key_epoch then"),
+    "a key is forgotten": ("APPEND_HOT", "if key_epoch == epoch then", "if false then"),
+    "a key is that of another": ("APPEND_HOT", "next_key = next_key + 1", ""),
+    "the log is never cut": ("APPEND_HOT", "'MAXLEN', ARGV[2], ", ""),
     "a log outlives its meta": ("TOP", "redis.call('DEL', KEYS[1], KEYS[2])  -- a log may outlive its meta", ""),
     "a stale generation may ask": ("TOP", "if age > 0 then return {} end", ""),
     "another generation may read": (
@@ -213,7 +230,7 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_mutant_is_found(mutant: str, play: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
     name, old, new = MUTANTS[mutant]
-    monkeypatch.setattr(hotlog, name, _mutated(getattr(scripts, name), old, new))
+    monkeypatch.setattr(hot if name == "APPEND_HOT" else hotlog, name, _mutated(getattr(scripts, name), old, new))
 
     @settings(
         max_examples=_FOR_A_MUTANT, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False, **_SETTINGS

@@ -74,7 +74,7 @@ class MemoryBus:
     ) -> AppendResult:
         self.check()
         log = self.log(channel)
-        known = log.keys.get((key_user, key))
+        known = log.keys.get((key_user, key)) if key else None
         if known is not None:
             return AppendResult(Position(known, log.epoch), True)
         log.top += 1

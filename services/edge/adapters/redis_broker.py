@@ -1,10 +1,11 @@
-"""`Broker` on Redis: what piles up in a tick, or while a round trip is under way, goes as the next one."""
+"""`Broker` on Redis: what piles up in a tick, or until the next round trip may begin, goes as one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from redis import exceptions
 from services.edge.adapters import canary, codec
 from services.edge.adapters.canary import Canary
 from services.edge.adapters.expiry import Expiry
+from services.edge.adapters.pace import Pace
 from services.edge.adapters.receipts import Receipts
 from services.edge.adapters.redis_hearing import Hearing
 from services.edge.adapters.redis_life import LifeWatch
@@ -24,13 +26,13 @@ from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.edge.domain.ports import ChannelListener, OrderListener
 from services.shared.errors import Busy, Unavailable
-from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import Call, refuse
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis_pipeline import NotSent, RedisPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ DEADLINE_S = 2.8
 MAX_WAITING = 20_000
 _MAX_BATCH = 512
 _IN_FLIGHT = 4
+_LONGEST_WAIT_S = 0.005  # of a busy edge, for more to send
+_SHORTEST_WAIT_S = 0.001  # the loop's timers know no less
 _BREAK_S = 0.25
 _NEVER = -1e9
 _SECONDS = Histogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", buckets=SECONDS_BUCKETS)
@@ -46,8 +50,12 @@ _ITEMS = Histogram("thalamus_edge_redis_batch_items", "Calls in a round trip to 
 
 @dataclass(slots=True)
 class _Append:
+    """`key`: the name of its idempotency key in Redis, or ""; without one it can't be repeated."""
+
     channel: str
-    item: hotlog.Item
+    publication_id: bytes
+    publication: bytes
+    key: str
     history_size: int
     history_ttl_s: int
     future: asyncio.Future[AppendResult]
@@ -80,8 +88,10 @@ class RedisBroker:
         self._meta_ttl_s = meta_ttl_s
         self._gate = LifeGate()
         self._receipts = Receipts()
+        self._on_time = on_time
+        self._unix_less_monotonic_s = time.time() - time.monotonic()
         self._life = LifeWatch(
-            url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=on_time
+            url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=self._time
         )
         self._client = redis_client(url, gate=self._gate)
         self._pipeline = RedisPipeline(url, gate=self._gate)
@@ -93,6 +103,7 @@ class RedisBroker:
         self._queue: deque[_Append | _Other] = deque()
         self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
+        self._pace = Pace(_LONGEST_WAIT_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = _NEVER
         self._canary = Canary(
@@ -152,9 +163,18 @@ class RedisBroker:
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
     ) -> asyncio.Future[AppendResult]:
-        item = hotlog.Item(publication.id, codec.encode(publication), key_user, key)
         future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
-        self._submit(_Append(channel, item, history_size, history_ttl_s, future))
+        self._submit(
+            _Append(
+                channel,
+                publication.id,
+                codec.encode(publication),
+                keys.key(channel, key_user, key) if key else "",
+                history_size,
+                history_ttl_s,
+                future,
+            )
+        )
         return future
 
     async def top(self, channel: str) -> Position:
@@ -225,12 +245,17 @@ class RedisBroker:
     def _flush_soon(self) -> None:
         if not self._flush_due and len(self._tasks) < _IN_FLIGHT:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop, wait_s = asyncio.get_running_loop(), self._pace.wait_s()
+            if wait_s >= _SHORTEST_WAIT_S:
+                loop.call_later(wait_s, self._flush)
+            else:
+                loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
         if not self._queue or len(self._tasks) >= _IN_FLIGHT:
             return
+        self._pace.began()
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
         batch = [work for work in batch if not work.future.done()]
         task = asyncio.get_running_loop().create_task(self._round_trip(batch))
@@ -249,10 +274,12 @@ class RedisBroker:
         try:
             try:
                 await self._send(batch)
-            except Unavailable:
+            except Unavailable as error:
                 if loop.time() - started > DEADLINE_S / 2:
                     raise
-                # A connection that broke. Appends have their keys, so they may be repeated; the others may always.
+                # A connection that broke. Appends with a key may be repeated; what is no append may always.
+                if not isinstance(error, NotSent):
+                    _give_up_unkeyed(batch, error)
                 await asyncio.sleep(0.05)
                 await self._send(batch)
             self._failed_at = _NEVER  # an earlier call may have failed only just now
@@ -284,12 +311,19 @@ class RedisBroker:
                 others.append(work)
         life = self._gate.life
         if life is None:
-            raise Unavailable("this life of Redis may not be used yet")
+            raise NotSent("this life of Redis may not be used yet")
         if publishes:
             await self._send_publishes(publishes)
+        fresh_epoch = hotlog.new_epoch(life.generation)
+        now_s = int(time.monotonic() + self._unix_less_monotonic_s)
         calls = [
-            hotlog.append_call(
-                hotlog.Batch(channel, False, size, ttl_s, [work.item for work in group], generation=life.generation),
+            hot.append_call(
+                channel,
+                [(work.publication, work.key) for work in group],
+                fresh_epoch=fresh_epoch,
+                history_size=size,
+                history_ttl_s=ttl_s,
+                now_s=now_s,
                 meta_ttl_s=self._meta_ttl_s,
             )
             for (channel, size, ttl_s), group in appends.items()
@@ -318,20 +352,24 @@ class RedisBroker:
 
     def _settle_appends(self, group: list[_Append], result: Any) -> None:
         try:
-            outcomes = hotlog.appended(result)
+            places = hot.appended(result)
         except Unavailable as error:
             for work in group:
                 _settle(work.future, error)
             return
-        for work, outcome in zip(group, outcomes, strict=True):
-            if outcome.status == "STALE":
-                self._life.look_now()
+        if places is None:
+            self._life.look_now()
+            for work in group:
                 _settle(work.future, Unavailable("the log is of a later generation"))
-                continue
-            if outcome.status == "NEW":
-                self._receipts.note(work.channel, outcome.epoch, outcome.offset, work.item.publication_id)
-            found = AppendResult(Position(outcome.offset, outcome.epoch), outcome.status == "KNOWN")
-            _settle(work.future, found)
+            return
+        for work, (offset, epoch, known) in zip(group, places, strict=True):
+            if not known:
+                self._receipts.note(work.channel, epoch, offset, work.publication_id)
+            _settle(work.future, AppendResult(Position(offset, epoch), known))
+
+    def _time(self, unix_s: float) -> None:
+        self._unix_less_monotonic_s = unix_s - time.monotonic()
+        self._on_time(unix_s)
 
     # Pub/sub.
 
@@ -342,6 +380,13 @@ class RedisBroker:
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._hearing is not None:
             self._hearing.message(channel, payload)
+
+
+def _give_up_unkeyed(batch: list[_Append | _Other], error: Unavailable) -> None:
+    """A repeat of these could not be told from the first: whether they were carried out stays unknown."""
+    for work in batch:
+        if isinstance(work, _Append) and not work.key:
+            _settle(work.future, Unavailable(str(error)))
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

@@ -110,7 +110,10 @@ class Broker(Protocol):
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
     ) -> Awaitable[AppendResult]:
-        """Add to the log of a `hot` channel and announce, atomically; a known key returns the first position."""
+        """Add to the log of a `hot` channel and announce, atomically; a known key returns the first position.
+
+        Without a key ("") nothing is tried twice: where the answer is lost, it is `Unavailable`.
+        """
 
     async def top(self, channel: str) -> Position:
         """Readable top of a `hot` channel; makes its epoch if it has none yet."""

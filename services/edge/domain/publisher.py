@@ -80,7 +80,7 @@ class Publisher:
         key: str = "",
         exclude_client: str = "",
     ) -> None:
-        """Publish one message under an idempotency key (a random one where none is given).
+        """Publish one message, once under an idempotency key.
 
         `settle` is called with the outcome, later and once, unless this raises.
 
@@ -143,12 +143,13 @@ class Publisher:
         durability = namespace.durability
         if durability is Durability.NONE:
             return self._announce(channel, publication)
-        log: Broker | Store = self._store if durability is Durability.STORED else self._broker
+        stored = durability is Durability.STORED
+        log: Broker | Store = self._store if stored else self._broker
         return log.append(
             channel,
             publication,
             key_user=key_user,
-            key=key or publication.id.hex(),
+            key=key or (publication.id.hex() if stored else ""),
             history_size=namespace.history_size,
             history_ttl_s=namespace.history_ttl_s,
         )

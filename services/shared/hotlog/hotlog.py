@@ -213,7 +213,8 @@ def page(result: Any) -> Page | None:
     if not found:
         return None
     epoch, top_offset, entries = found
-    return Page([(int(entry.split(b"-")[0]), fields[3]) for entry, fields in entries], int(top_offset), epoch.decode())
+    found_entries = [(int(entry.split(b"-")[0]), fields[3 if len(fields) > 2 else 1]) for entry, fields in entries]
+    return Page(found_entries, int(top_offset), epoch.decode())
 
 
 class Unstored(NamedTuple):

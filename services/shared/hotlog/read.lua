@@ -21,7 +21,7 @@ while left > 0 and bytes >= 0 and from > 0 and from <= top do
   end
   for _, entry in ipairs(page) do
     entries[#entries + 1] = entry
-    bytes = bytes - #entry[2][4]
+    bytes = bytes - #entry[2][stored and 4 or 2]
   end
   if #page < count then break end
   left = left - count

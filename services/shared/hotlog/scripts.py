@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis.asyncio
 from redis import exceptions
@@ -32,6 +32,7 @@ def load(path: Path) -> Script:
 
 
 APPEND = load(_FOLDER / "append.lua")
+APPEND_HOT = load(_FOLDER / "append_hot.lua")
 COMMIT = load(_FOLDER / "commit.lua")
 INIT = load(_FOLDER / "init.lua")
 ADVANCE = load(_FOLDER / "advance.lua")
@@ -48,8 +49,7 @@ BEAT = load(_FOLDER / "beat.lua")
 RENEW = load(_FOLDER / "renew.lua")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One run of a script."""
 
     script: Script

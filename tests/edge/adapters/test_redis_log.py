@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
 
-from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.scripts import run
 
 CHANNEL = "live:ttl"
 TTL_S, META_TTL_S = 1_600, 10_000
+NOW_S = 1_800_000_000
 
 
 @pytest.fixture
@@ -21,12 +21,20 @@ async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
         yield made
 
 
-async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5) -> hotlog.Appended:
-    item = hotlog.Item(os.urandom(16), b"{}", "u", os.urandom(8).hex())
-    call = hotlog.append_call(hotlog.Batch(CHANNEL, False, size, ttl_s, [item], generation=1), meta_ttl_s=META_TTL_S)
+async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5, now_s: int = NOW_S) -> hot.Place:
+    call = hot.append_call(
+        CHANNEL,
+        [(b"{}", "")],
+        fresh_epoch=hotlog.new_epoch(1),
+        history_size=size,
+        history_ttl_s=ttl_s,
+        now_s=now_s,
+        meta_ttl_s=META_TTL_S,
+    )
     (answer,) = await run(client, [call], timeout_s=5)
-    (found,) = hotlog.appended(answer)
-    return found
+    places = hot.appended(answer)
+    assert places is not None
+    return places[0]
 
 
 async def lives(client: redis.asyncio.Redis) -> tuple[int, int]:
@@ -45,13 +53,10 @@ async def test_a_log_that_has_used_up_the_sixteenth_is_renewed(client: redis.asy
     await publish(client)
     await client.expire(keys.log(CHANNEL), 7)
     await publish(client)
+    await publish(client, now_s=NOW_S + 99)
     assert (await lives(client))[0] == 7  # within the sixteenth nothing is written
-    renewed = await client.hget(keys.meta(CHANNEL), "renewed")
-    assert isinstance(renewed, bytes)
-    ttl, since = renewed.decode().split(" ")
-    for moved in (int(since) - 101, int(since) + 60):  # time has passed; or the clock went back
-        await client.hset(keys.meta(CHANNEL), "renewed", f"{ttl} {moved}")
-        await publish(client)
+    for moved in (100, -60):  # time has passed; or the clock went back
+        await publish(client, now_s=NOW_S + moved)
         assert (await lives(client))[0] >= TTL_S
         await client.expire(keys.log(CHANNEL), 7)
 

@@ -1,0 +1,57 @@
+-- Numbers publications of one `hot` channel, keeps them and announces them: each gets the next offset.
+-- KEYS: meta, log, then the key of each item that has one, in order. ARGV: epoch for a new log (<generation>.<random>),
+-- history_size, history_ttl_s, key_ttl_s, meta_ttl_s, Unix seconds, pub/sub channel, then per item: publication, and
+-- '1' where it has a key, else ''.
+-- Returns {epoch, per item its offset, negative where an earlier publish under its key had it}; {}: the log is of a later
+-- generation, and nothing was done.
+local meta, log, fresh = KEYS[1], KEYS[2], ARGV[1]
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'renewed')
+local epoch, top, renewed = known[1], tonumber(known[2]), known[3]
+local generation = string.match(fresh, '^%d+%.')
+if not epoch or string.sub(epoch, 1, #generation) ~= generation then
+  local age = tonumber(string.match(epoch or '', '^(%d+)%.') or -1) - tonumber(string.match(fresh, '^%d+'))
+  if age > 0 then return {} end
+  redis.call('DEL', log, meta)  -- a log may outlive its meta
+  if epoch then redis.call('PUBLISH', ARGV[7], 'r' .. fresh) end
+  epoch, top, renewed = fresh, 0, nil
+  redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
+end
+local results, before, next_key = {epoch}, top, 3
+for index = 8, #ARGV, 2 do
+  local offset, key_offset = string.format('%d', top + 1), nil
+  if ARGV[index + 1] ~= '' then
+    local key, place = KEYS[next_key], epoch .. ' ' .. offset
+    next_key = next_key + 1
+    local position = redis.call('SET', key, place, 'EX', ARGV[4], 'NX', 'GET')  -- what it was; set if it was nothing
+    if position then
+      local key_epoch, found = string.match(position, '^(%S+) (%d+)$')
+      if key_epoch == epoch then
+        key_offset = tonumber(found)
+      else
+        redis.call('SET', key, place, 'EX', ARGV[4])  -- of a log that is gone
+      end
+    end
+  end
+  if key_offset then
+    results[#results + 1] = -key_offset
+  else
+    top = top + 1
+    redis.call('XADD', log, 'MAXLEN', ARGV[2], offset .. '-0', 'p', ARGV[index])
+    redis.call('PUBLISH', ARGV[7], 'p' .. epoch .. ' ' .. offset .. ' ' .. ARGV[index])
+    results[#results + 1] = top
+  end
+end
+if top > before then
+  -- Both live for their time from the last publish on, and up to a sixteenth longer: renewing is rare.
+  local last, now, spare = string.format('%d', top), tonumber(ARGV[6]), math.floor(tonumber(ARGV[3]) / 16)
+  local ttl, since = string.match(renewed or '', '^(%d+) (%d+)$')
+  since = tonumber(since)
+  if ttl == ARGV[3] and now >= since and now - since < spare then
+    redis.call('HSET', meta, 'top', last)
+  else
+    redis.call('HSET', meta, 'top', last, 'renewed', ARGV[3] .. ' ' .. ARGV[6])
+    redis.call('EXPIRE', log, ARGV[3] + spare)
+    redis.call('EXPIRE', meta, ARGV[5] + spare)
+  end
+end
+return results
