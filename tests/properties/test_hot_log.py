@@ -68,21 +68,21 @@ class Model:
             history_ttl_s=60,
             now_s=int(time.time()),
         )
-        places = hot.appended(await self._call(call))
+        appended = hot.appended(await self._call(call))
         if generation < self.generation:
-            assert places is None
+            assert appended is None
             return
-        assert places is not None
+        assert appended is not None
         if generation > self.generation:
-            self._begin(generation, places[0].epoch)
-        for (publication, key), place in zip(items, places, strict=True):
-            assert place.epoch == self.epoch
+            self._begin(generation, appended[0])
+        assert appended[0] == self.epoch
+        for (publication, key), offset in zip(items, appended[1], strict=True):
             known = self.places.get((self.epoch, key)) if key else None
             if known is not None:
-                assert (place.known, place.offset) == (True, known)
+                assert offset == -known
                 continue
             self.top += 1
-            assert (place.known, place.offset) == (False, self.top)
+            assert offset == self.top
             self.places[self.epoch, key] = self.top
             self.entries.append((self.top, publication))
         self.entries = self.entries[-self.history_size :]

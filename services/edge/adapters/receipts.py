@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 KEPT_S = 10.0
 MAX_CHANNELS = 50_000  # per half; beyond, new channels are not noted
 
 
-class Receipt(NamedTuple):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """This publication has this place."""
 
     epoch: str

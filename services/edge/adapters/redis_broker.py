@@ -8,10 +8,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import Histogram
+import msgspec
 from redis import exceptions
 
 from services.edge.adapters import canary, codec
@@ -29,7 +28,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import Call, refuse
-from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
+from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
 from services.shared.redis_pipeline import NotSent, RedisPipeline
@@ -44,12 +43,11 @@ _LONGEST_WAIT_S = 0.005  # of a busy edge, for more to send
 _SHORTEST_WAIT_S = 0.001  # the loop's timers know no less
 _BREAK_S = 0.25
 _NEVER = -1e9
-_SECONDS = Histogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", buckets=SECONDS_BUCKETS)
-_ITEMS = Histogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", buckets=BATCH_BUCKETS)
+_SECONDS = QuickHistogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", SECONDS_BUCKETS).alone()
+_ITEMS = QuickHistogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", BATCH_BUCKETS).alone()
 
 
-@dataclass(slots=True)
-class _Append:
+class _Append(msgspec.Struct):
     """`key`: the name of its idempotency key in Redis, or ""; without one it can't be repeated."""
 
     channel: str
@@ -61,8 +59,7 @@ class _Append:
     future: asyncio.Future[AppendResult]
 
 
-@dataclass(slots=True)
-class _Other:
+class _Other(msgspec.Struct):
     """A script call, made for the life of Redis in which it runs; or a PUBLISH (`call` None)."""
 
     call: Callable[[Life], Call] | None
@@ -352,20 +349,22 @@ class RedisBroker:
 
     def _settle_appends(self, group: list[_Append], result: Any) -> None:
         try:
-            places = hot.appended(result)
+            appended = hot.appended(result)
         except Unavailable as error:
             for work in group:
                 _settle(work.future, error)
             return
-        if places is None:
+        if appended is None:
             self._life.look_now()
             for work in group:
                 _settle(work.future, Unavailable("the log is of a later generation"))
             return
-        for work, (offset, epoch, known) in zip(group, places, strict=True):
-            if not known:
+        epoch, offsets = appended
+        for work, offset in zip(group, offsets, strict=True):
+            if offset > 0:
                 self._receipts.note(work.channel, epoch, offset, work.publication_id)
-            _settle(work.future, AppendResult(Position(offset, epoch), known))
+            if not work.future.done():
+                work.future.set_result(AppendResult(Position(abs(offset), epoch), offset < 0))
 
     def _time(self, unix_s: float) -> None:
         self._unix_less_monotonic_s = unix_s - time.monotonic()

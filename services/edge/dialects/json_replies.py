@@ -56,6 +56,16 @@ def _optional(data: bytes) -> bytes:
 
 
 def _info(info: ClientInfo) -> bytes:
+    return _small_info(info) if info.is_small else _info_text(info)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _small_info(info: ClientInfo) -> bytes:
+    """Who publishes once publishes again."""
+    return _info_text(info)
+
+
+def _info_text(info: ClientInfo) -> bytes:
     conn_info = b',"conn_info":' + _payload(info.conn_info) if info.conn_info else b""
     chan_info = b',"chan_info":' + _payload(info.chan_info) if info.chan_info else b""
     return b'{"user":%b,"client":%b%b%b}' % (_text(info.user), _text(info.client), conn_info, chan_info)

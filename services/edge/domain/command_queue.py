@@ -11,13 +11,12 @@ _SHARE = 16  # one client's publications count for no more (it holds up itself),
 class CommandQueue:
     """First in, first out."""
 
-    __slots__ = ("_commands", "_counted", "_publications", "_publisher")
+    __slots__ = ("_commands", "_publications", "_publisher")
 
     def __init__(self, publisher: Publisher) -> None:
         self._commands: list[c.Command] = []  # takes less memory than a deque while it is empty, as it nearly always is
         self._publisher = publisher
-        self._publications = 0
-        self._counted = 0  # of them, in `publisher.queued`
+        self._publications = 0  # up to `_SHARE` of them are in `publisher.queued`
 
     def __len__(self) -> int:
         return len(self._commands)
@@ -25,12 +24,14 @@ class CommandQueue:
     def add(self, command: c.Command) -> bool:
         """Put it at the end; False: a publication, and too many wait on this edge already."""
         if type(command.request) is c.Publish:
-            too_many = self._publications >= _SHARE and self._publisher.is_strained()
-            if too_many or not self._publisher.has_room():
-                self._publisher.refused += 1
+            publisher = self._publisher
+            too_many = self._publications >= _SHARE and publisher.is_strained()
+            if too_many or not publisher.has_room():
+                publisher.refused += 1
                 return False
+            if self._publications < _SHARE:
+                publisher.queued += 1
             self._publications += 1
-            self._count()
         self._commands.append(command)
         return True
 
@@ -39,16 +40,12 @@ class CommandQueue:
         command = self._commands.pop(0)
         if type(command.request) is c.Publish:
             self._publications -= 1
-            self._count()
+            if self._publications < _SHARE:
+                self._publisher.queued -= 1
         return command
 
     def clear(self) -> None:
         """Forget all: nobody waits for their replies any more."""
         self._commands.clear()
+        self._publisher.queued -= min(self._publications, _SHARE)
         self._publications = 0
-        self._count()
-
-    def _count(self) -> None:
-        counted = min(self._publications, _SHARE)
-        self._publisher.queued += counted - self._counted
-        self._counted = counted

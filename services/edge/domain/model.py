@@ -1,9 +1,15 @@
-"""What the edge's rules speak of: publications, positions, members. Values only, no I/O."""
+"""What the edge's rules speak of: publications, positions, members. Values only, no I/O.
+
+Structs of msgspec are made in a fifth of a dataclass's time; the collector need not look at what is in no cycle.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
+
+_SMALL_BYTES = 512
 
 
 class Position(NamedTuple):
@@ -13,8 +19,7 @@ class Position(NamedTuple):
     epoch: str
 
 
-@dataclass(slots=True, frozen=True)
-class ClientInfo:
+class ClientInfo(msgspec.Struct, frozen=True, gc=False):
     """One client as others see it; `conn_info` and `chan_info` are JSON texts, empty for none."""
 
     user: str
@@ -22,14 +27,18 @@ class ClientInfo:
     conn_info: bytes = b""
     chan_info: bytes = b""
 
+    @property
+    def is_small(self) -> bool:
+        """What is made of it may be kept."""
+        return len(self.conn_info) + len(self.chan_info) <= _SMALL_BYTES
 
-@dataclass(slots=True)
-class Publication:
+
+class Publication(msgspec.Struct, gc=False):
     """One message. `offset` is 0 while, or where, the log has not numbered it."""
 
     data: bytes
     info: ClientInfo | None = None
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = {}
     id: bytes = b""
     exclude_client: str = ""
     time_ms: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace, Namespaces, Permission
@@ -11,10 +11,15 @@ from services.shared.namespaces import Namespace, Namespaces, Permission
 # Visible ASCII but for what the protocol reserves (wire protocol, 10) and what would end a Redis hash tag.
 _NAME = re.compile(r"[!-~]+")
 _RESERVED = frozenset("{}*&/")
+_ANYONE, _AUTHENTICATED, _SUBSCRIBER, _GRANT = (
+    Permission.ANYONE,
+    Permission.AUTHENTICATED,
+    Permission.SUBSCRIBER,
+    Permission.GRANT,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(NamedTuple):
     """Who asks: the user ("" for anonymous) and how it stands to the channel."""
 
     user: str
@@ -24,16 +29,18 @@ class Actor:
 
 def allows(rule: frozenset[Permission], namespace: Namespace, actor: Actor) -> bool:
     """Whether any entry of the list matches."""
+    user, subscribed, granted = actor
     for permission in rule:
-        match permission:
-            case Permission.ANYONE:
+        if permission is _ANYONE:
+            return True
+        if permission is _AUTHENTICATED:
+            if user:
                 return True
-            case Permission.AUTHENTICATED if actor.user:
+        elif permission is _SUBSCRIBER:
+            if subscribed and (user or namespace.anonymous_subscriber):
                 return True
-            case Permission.SUBSCRIBER if actor.subscribed and (actor.user or namespace.anonymous_subscriber):
-                return True
-            case Permission.GRANT if actor.granted:
-                return True
+        elif permission is _GRANT and granted:
+            return True
     return False
 
 

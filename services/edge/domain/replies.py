@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from services.edge.domain.model import ClientInfo, Position, Publication
 
 
-@dataclass(slots=True)
-class SubscribeResult:
+class SubscribeResult(msgspec.Struct, gc=False):
     """Also the value of `subs` in `ConnectResult`."""
 
     expires: bool = False
     ttl: int = 0
     recoverable: bool = False
     epoch: str = ""
-    publications: list[Publication] = field(default_factory=list)
+    publications: list[Publication] = []
     recovered: bool = False
     offset: int = 0
     positioned: bool = False
@@ -23,66 +22,56 @@ class SubscribeResult:
     was_recovering: bool = False
 
 
-@dataclass(slots=True)
-class ConnectResult:
+class ConnectResult(msgspec.Struct, gc=False):
     client: str
     version: str
     expires: bool = False
     ttl: int = 0
     data: bytes = b""
-    subs: dict[str, SubscribeResult] = field(default_factory=dict)
+    subs: dict[str, SubscribeResult] = {}
     ping: int = 0
     pong: bool = False
 
 
-@dataclass(slots=True)
-class UnsubscribeResult: ...
+class UnsubscribeResult(msgspec.Struct, gc=False): ...
 
 
-@dataclass(slots=True)
-class PublishResult:
+class PublishResult(msgspec.Struct, gc=False):
     """Offset and epoch are our extension: where the publication stands; zero for channels without a log."""
 
     offset: int = 0
     epoch: str = ""
 
 
-@dataclass(slots=True)
-class PresenceResult:
+class PresenceResult(msgspec.Struct, gc=False):
     presence: list[ClientInfo]  # on the wire a map by client id
 
 
-@dataclass(slots=True)
-class PresenceStatsResult:
+class PresenceStatsResult(msgspec.Struct, gc=False):
     num_clients: int
     num_users: int
 
 
-@dataclass(slots=True)
-class HistoryResult:
+class HistoryResult(msgspec.Struct, gc=False):
     publications: list[Publication]
     top: Position
 
 
-@dataclass(slots=True)
-class RpcResult:
+class RpcResult(msgspec.Struct, gc=False):
     data: bytes = b""
 
 
-@dataclass(slots=True)
-class RefreshResult:
+class RefreshResult(msgspec.Struct, gc=False):
     expires: bool = False
     ttl: int = 0
 
 
-@dataclass(slots=True)
-class SubRefreshResult:
+class SubRefreshResult(msgspec.Struct, gc=False):
     expires: bool = False
     ttl: int = 0
 
 
-@dataclass(slots=True)
-class ErrorReply:
+class ErrorReply(msgspec.Struct, gc=False):
     code: int
     message: str
     temporary: bool = False
@@ -104,47 +93,40 @@ Result = (
 )
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct, gc=False):
     """The reply to the command with this id."""
 
     id: int
     result: Result
 
 
-@dataclass(slots=True)
-class PublicationPush:
+class PublicationPush(msgspec.Struct, gc=False):
     channel: str
     publication: Publication
     epoch: str = ""  # sent only with offset 1 (wire protocol, 6)
 
 
-@dataclass(slots=True)
-class JoinPush:
+class JoinPush(msgspec.Struct, gc=False):
     channel: str
     info: ClientInfo
 
 
-@dataclass(slots=True)
-class LeavePush:
+class LeavePush(msgspec.Struct, gc=False):
     channel: str
     info: ClientInfo
 
 
-@dataclass(slots=True)
-class UnsubscribePush:
+class UnsubscribePush(msgspec.Struct, gc=False):
     channel: str
     code: int
     reason: str
 
 
-@dataclass(slots=True)
-class MessagePush:
+class MessagePush(msgspec.Struct, gc=False):
     data: bytes
 
 
-@dataclass(slots=True)
-class SubscribePush:
+class SubscribePush(msgspec.Struct, gc=False):
     """A server-side subscription made after connect."""
 
     channel: str
@@ -155,16 +137,14 @@ class SubscribePush:
     data: bytes = b""
 
 
-@dataclass(slots=True)
-class RefreshPush:
+class RefreshPush(msgspec.Struct, gc=False):
     """The server prolonged the connection."""
 
     expires: bool = False
     ttl: int = 0
 
 
-@dataclass(slots=True)
-class DisconnectPush:
+class DisconnectPush(msgspec.Struct, gc=False):
     """Not sent on WebSocket: the close frame says it."""
 
     code: int

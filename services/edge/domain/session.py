@@ -46,10 +46,12 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-_SELDOM_WAIT = (c.Connect, c.Subscribe)  # and use no timeout of asyncio before they do
+_SELDOM_WAIT = frozenset((c.Connect, c.Subscribe))  # and use no timeout of asyncio before they do
 _AT_ONCE = 16  # of these; then other connections get their turn
 
-_UNCOUNTED = (c.Connect, c.Unsubscribe, c.Send)  # by the limit of commands per second; send has no reply, and closes
+_MISUSE = frozenset((c.Malformed, c.Ping))
+_UNCOUNTED = frozenset((c.Connect, c.Unsubscribe, c.Send))  # by the limit of commands; send has no reply, and closes
+_NAMES = {kind: kind.__name__.lower() for kind in c.Request.__subclasses__()}
 
 
 class Session:
@@ -156,7 +158,7 @@ class Session:
             if type(command.request) is c.Publish:
                 self._publish(command, command.request)
                 continue
-            at_once = isinstance(command.request, _SELDOM_WAIT) and stepped < _AT_ONCE
+            at_once = type(command.request) in _SELDOM_WAIT and stepped < _AT_ONCE
             stepped += at_once
             rest = run_until_it_waits(self._run(command)) if at_once else self._run(command)
             if rest is not None:
@@ -171,15 +173,14 @@ class Session:
 
     def _admit(self, command: c.Command) -> None:
         """Whether the command may run now; raises what it is answered with instead."""
-        request = command.request
-        kind = type(request).__name__.lower()
-        counts = self.node.counters.commands
-        counts[kind] = counts.get(kind, 0) + 1
-        if isinstance(request, c.Malformed | c.Ping):
+        kind = type(command.request)
+        name, counts = _NAMES[kind], self.node.counters.commands
+        counts[name] = counts.get(name, 0) + 1
+        if kind in _MISUSE:
             raise Disconnect(CloseCode.BAD_REQUEST)
-        if isinstance(request, c.Connect) != (self.state is State.NEW):
+        if (kind is c.Connect) != (self.state is State.NEW):
             raise Disconnect(CloseCode.BAD_REQUEST)  # another one first, or a second connect
-        if isinstance(request, _UNCOUNTED):
+        if kind in _UNCOUNTED:
             return
         now = self.node.clock.monotonic()
         if not self._bucket.take(now):

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import KEY_TTL_S, META_TTL_S
 from services.shared.hotlog.scripts import APPEND_HOT, Call, refuse
-
-
-class Place(NamedTuple):
-    """Where a publication is; `known`: an earlier publish under its key put it there."""
-
-    offset: int
-    epoch: str
-    known: bool
 
 
 def append_call(
@@ -54,10 +46,10 @@ def append_call(
     return Call(APPEND_HOT, names, arguments)
 
 
-def appended(result: Any) -> list[Place] | None:
-    """What that call answered, in order; None: the log is of a later generation, and nothing was done."""
+def appended(result: Any) -> tuple[str, list[int]] | None:
+    """What that call answered; None: the log is of a later generation, and nothing was done.
+
+    Returns the epoch, and the offsets in order: negative where an earlier publish under the key had that one.
+    """
     found = refuse(result)
-    if not found:
-        return None
-    epoch = found[0].decode()
-    return [Place(offset, epoch, False) if offset > 0 else Place(-offset, epoch, True) for offset in found[1:]]
+    return (found[0].decode(), found[1:]) if found else None

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from services.edge.adapters import receipts
-from services.edge.adapters.receipts import Receipts
+from services.edge.adapters.receipts import Receipt, Receipts
 from services.edge.adapters.redis_broker import RedisBroker
 from services.edge.domain.model import AppendResult, Position, Publication
 from services.persistence.adapters.redis_beacon import RedisBeacon
@@ -226,9 +226,9 @@ def test_receipts_are_the_last_of_each_channel_and_are_forgotten() -> None:
     kept.note("a", "3.x", 1, b"late")
     kept.note("stored", "epoch", 9, b"9")
     kept.note("b", "2.x", 5, b"5")
-    assert kept.of_generation(3) == [("a", ("3.x", 2, b"2"))]
+    assert kept.of_generation(3) == [("a", Receipt("3.x", 2, b"2"))]
     kept.turn(100.0)
-    assert kept.of_generation(3) == [("a", ("3.x", 2, b"2"))]
+    assert kept.of_generation(3) == [("a", Receipt("3.x", 2, b"2"))]
     kept.turn(100.0 + receipts.KEPT_S)
     assert kept.of_generation(3) == []
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import fields
 from typing import Any
 
+import msgspec
 from centrifuge.codecs import _JsonCodec
 from centrifuge.protocol import client_pb2
 from google.protobuf.json_format import ParseDict
@@ -19,7 +19,7 @@ from services.edge.domain.model import ClientInfo, Position, Publication
 from tests.edge.dialects.corpus import SOUND, strict
 
 DIALECT = CentrifugalJson(bytes)
-KEPT_AT_ZERO = {  # wire protocol, 2
+KEPT_AT_ZERO: dict[type, set[str]] = {  # wire protocol, 2
     ClientInfo: {"user", "client"},
     r.PresenceResult: {"presence"},
     r.PresenceStatsResult: {"num_clients", "num_users"},
@@ -68,10 +68,10 @@ def expected(value: Any) -> Any:
         return [expected(one) for one in value]
     if isinstance(value, dict):
         return {name: expected(one) for name, one in value.items()}
-    if not hasattr(value, "__dataclass_fields__"):
+    if not isinstance(value, msgspec.Struct):
         return value
     found: dict[str, Any] = {}
-    for field in fields(value):
+    for field in msgspec.structs.fields(value):
         member = getattr(value, field.name)
         if field.name in PAYLOADS:
             if member and (member.strip() != b"null" or field.name in KEPT_AT_ZERO.get(type(value), ())):

@@ -35,7 +35,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
         request.data,
         settle,
         time_ms=int(session.node.clock.wall() * 1000),
-        info=session.info(subscription.info.chan_info if subscription else b""),
+        info=subscription.info if subscription is not None else session.info(),
         key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # the anonymous share no keys
         key=request.idempotency_key,
         exclude_client=session.client if request.exclude_self else "",
