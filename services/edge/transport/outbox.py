@@ -13,7 +13,7 @@ HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frame
 _WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
 _FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
 _REST = 8  # times what a round took: writing takes a ninth of the loop's time, until the rest is as long as it may be
-_SHORTEST_REST_S = 0.001  # the loop's timers know no less
+_SHORTEST_REST_S = 0.0005  # what is longer, the timers of the loop round up to a millisecond
 
 
 class Flusher:

@@ -79,7 +79,7 @@ class Rounds:
 
 
 def test_what_is_cheap_to_write_waits_for_nothing() -> None:
-    rounds = Rounds(outboxes=10, write_s=10e-6)
+    rounds = Rounds(outboxes=10, write_s=6e-6)
     for number in range(5):
         rounds.to_all(b"%d" % number)
         assert rounds.next_round() == 0
@@ -102,7 +102,7 @@ def test_what_comes_after_the_rest_leaves_at_once() -> None:
     rounds = Rounds(outboxes=100, write_s=10e-6)
     rounds.to_all(b"a")
     rounds.next_round()
-    rounds.now[0] += 0.0075
+    rounds.now[0] += 0.00755
     rounds.to_all(b"b")
     assert rounds.next_round() == 0
 
