@@ -30,6 +30,7 @@ from services.shared.logs import setup_logging
 from services.shared.namespaces import load_namespaces
 from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
+from services.shared.redis_pipeline import RedisPipeline
 from services.shared.secrets import read_service_tokens, redis_address
 from services.shared.waiting import once_store_answers
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
@@ -63,7 +64,7 @@ async def main(stopping: asyncio.Event) -> None:
     store = opened.store
     gate = LifeGate()
     address = redis_address(config.redis_url, config.redis_password_file)
-    client = redis_client(address, gate=gate)
+    client = RedisPipeline(address, gate=gate)
     hot = RedisHotLog(client, lambda: gate.token)
     beacon = RedisBeacon(address)
     observer = redis_client(address, max_connections=1)

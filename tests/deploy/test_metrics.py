@@ -22,7 +22,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog.hotlog import Item
 from services.shared.internal_http import start_internal_http
 from services.shared.namespaces import Durability
-from services.shared.redis import redis_client
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.edge import OPEN, Client, Cluster
 from tests.support.log import append, begin
 
@@ -43,7 +43,7 @@ def nowhere() -> str:
 
 def log_on(redis_url: str, folder: Path, *, max_waiting: int) -> tuple[Log, SqliteLogStore]:
     store = SqliteLogStore(folder / "log.sqlite3")
-    hot = RedisHotLog(redis_client(redis_url))
+    hot = RedisHotLog(RedisPipeline(redis_url))
     return Log(hot, store, max_unstored=10, max_waiting=max_waiting, max_batch=10), store
 
 

@@ -27,6 +27,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Batch, Item
 from services.shared.hotlog.scripts import run
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.log import append
 
 CHANNEL = "chat:crash"
@@ -58,7 +59,7 @@ class CrashingStore:
 class Replica:
     """One persistence process: a `Log` with its writer running."""
 
-    def __init__(self, client: redis.asyncio.Redis, store: LogStore, **limits: int) -> None:
+    def __init__(self, client: RedisPipeline, store: LogStore, **limits: int) -> None:
         self.life = ""
         hot: HotLog = RedisHotLog(client, lambda: self.life)
         options = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
@@ -84,8 +85,8 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteLogStore]:
 
 
 @pytest.fixture
-async def replica(redis_conn: redis.asyncio.Redis, store: SqliteLogStore) -> AsyncIterator[Replica]:
-    made = Replica(redis_conn, store)
+async def replica(redis_pipeline: RedisPipeline, store: SqliteLogStore) -> AsyncIterator[Replica]:
+    made = Replica(redis_pipeline, store)
     yield made
     await made.close()
 
@@ -112,10 +113,10 @@ async def test_offsets_count_from_one_and_store_and_readers_agree(
 
 
 async def test_nothing_is_readable_or_announced_while_the_store_has_not_got_it(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     crashing = CrashingStore(store)
-    replica = Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    replica = Replica(redis_pipeline, crashing)  # type: ignore[arg-type]
     await replica.append("first")
     crashing.crash = "before"
     async with redis_conn.pubsub() as listener:
@@ -130,10 +131,10 @@ async def test_nothing_is_readable_or_announced_while_the_store_has_not_got_it(
 
 @pytest.mark.parametrize("crash", ["before", "after"])
 async def test_what_a_crash_left_another_replica_finishes(
-    crash: str, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    crash: str, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     crashing = CrashingStore(store)
-    dying, other = Replica(redis_conn, crashing), Replica(redis_conn, store)  # type: ignore[arg-type]
+    dying, other = Replica(redis_pipeline, crashing), Replica(redis_pipeline, store)  # type: ignore[arg-type]
     await dying.append("first")
     crashing.crash = crash
     with pytest.raises(Unavailable):
@@ -148,10 +149,10 @@ async def test_what_a_crash_left_another_replica_finishes(
 
 
 async def test_the_next_append_finishes_what_a_crash_left(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     crashing = CrashingStore(store)
-    dying, other = Replica(redis_conn, crashing), Replica(redis_conn, store)  # type: ignore[arg-type]
+    dying, other = Replica(redis_pipeline, crashing), Replica(redis_pipeline, store)  # type: ignore[arg-type]
     crashing.crash = "before"
     with pytest.raises(Unavailable):
         await dying.append("left")
@@ -194,10 +195,10 @@ async def test_a_redis_that_went_back_reuses_no_offset_and_forgets_no_key(
 
 
 async def test_a_disk_that_is_full_is_said_and_works_again_once_there_is_room(
-    tmp_path: Path, redis_conn: redis.asyncio.Redis
+    tmp_path: Path, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline
 ) -> None:
     store = SqliteLogStore(tmp_path / "full.sqlite3")
-    replica = Replica(redis_conn, store)
+    replica = Replica(redis_pipeline, store)
     await replica.append("first")
     writer = store._connections["write"]
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
@@ -226,11 +227,9 @@ async def test_many_appends_at_once_share_batches_and_transactions(replica: Repl
     assert commits == batches
 
 
-async def test_a_channel_whose_store_lags_too_far_is_busy(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
-) -> None:
+async def test_a_channel_whose_store_lags_too_far_is_busy(redis_pipeline: RedisPipeline, store: SqliteLogStore) -> None:
     crashing = CrashingStore(store)
-    replica = Replica(redis_conn, crashing, max_unstored=3)  # type: ignore[arg-type]
+    replica = Replica(redis_pipeline, crashing, max_unstored=3)  # type: ignore[arg-type]
     crashing.crash = "before"
     for _ in range(3):
         with pytest.raises(Unavailable):
@@ -265,13 +264,13 @@ async def test_history_is_paged_both_ways_and_survives_the_trimming_of_the_hot_l
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
-    seed: int, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    seed: int, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     """Two replicas; at any step one may crash before or after its write, or Redis come back empty or older."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     crashing = CrashingStore(store)
-    replicas = [Replica(redis_conn, crashing), Replica(redis_conn, store)]  # type: ignore[arg-type]
+    replicas = [Replica(redis_pipeline, crashing), Replica(redis_pipeline, store)]  # type: ignore[arg-type]
     acked: dict[int, str] = {}
     first_position: dict[str, int] = {}
     snapshot: list[tuple[Any, bytes]] = []
@@ -333,7 +332,7 @@ async def test_a_key_of_what_was_removed_keeps_its_position_also_over_an_empty_r
 
 
 async def test_a_removal_whose_process_died_before_redis_was_trimmed_is_gone_on_with_by_another(
-    replica: Replica, redis_conn: redis.asyncio.Redis, tmp_path: Path
+    replica: Replica, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, tmp_path: Path
 ) -> None:
     """And what was published meanwhile stays where readers find it quickly."""
     await replica.append("one")
@@ -341,13 +340,13 @@ async def test_a_removal_whose_process_died_before_redis_was_trimmed_is_gone_on_
     await later.remove(CHANNEL, 1)  # and then it died
     assert await readable(redis_conn) == [(1, "one")]
     await replica.append("two")
-    other = Replica(redis_conn, later)
+    other = Replica(redis_pipeline, later)
     for _ in range(2):
         await other.log.tidy()
         assert await readable(redis_conn) == await stored(later) == [(2, "two")]
     assert [one.upto for one in await later.removals()] == [1]
     much_later = SqliteLogStore(tmp_path / "log.sqlite3", clock=lambda: time.time() + 602)
-    third = Replica(redis_conn, much_later)
+    third = Replica(redis_pipeline, much_later)
     await third.log.tidy()
     assert await much_later.removals() == []
     assert await stored(much_later) == [(2, "two")]
@@ -378,10 +377,10 @@ async def test_a_removal_that_can_not_be_gone_on_with_holds_up_no_other(
 
 @pytest.mark.parametrize("crash", ["before", "after"])
 async def test_history_that_is_removed_takes_nothing_that_is_not_stored_yet(
-    crash: str, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    crash: str, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     crashing = CrashingStore(store)
-    replica = Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    replica = Replica(redis_pipeline, crashing)  # type: ignore[arg-type]
     await replica.append("one")
     crashing.crash = crash
     with pytest.raises(Unavailable):
@@ -396,11 +395,11 @@ async def test_history_that_is_removed_takes_nothing_that_is_not_stored_yet(
 
 
 async def test_history_removed_between_two_replicas_loses_no_ack(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     """A has numbered and not stored, B numbers behind it, and the history is removed before B looks for A's entry."""
     crashing = CrashingStore(store)
-    first, second = Replica(redis_conn, crashing), Replica(redis_conn, store)  # type: ignore[arg-type]
+    first, second = Replica(redis_pipeline, crashing), Replica(redis_pipeline, store)  # type: ignore[arg-type]
     await second.append("one")
     crashing.crash = "before"
     with pytest.raises(Unavailable):
@@ -416,10 +415,10 @@ async def test_history_removed_between_two_replicas_loses_no_ack(
 
 
 async def test_a_log_that_somebody_deleted_goes_on_above_what_the_store_has(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     crashing = CrashingStore(store)
-    replica = Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    replica = Replica(redis_pipeline, crashing)  # type: ignore[arg-type]
     await replica.append("one")
     crashing.crash = "before"
     with pytest.raises(Unavailable):
@@ -433,9 +432,9 @@ async def test_a_log_that_somebody_deleted_goes_on_above_what_the_store_has(
 
 
 async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_one(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
-    hot = RedisHotLog(redis_conn, lambda: "life1")
+    hot = RedisHotLog(redis_pipeline, lambda: "life1")
     await store.open(CHANNEL)
     log = Log(hot, store, max_unstored=10, max_waiting=10, max_batch=10)
     await log.open(CHANNEL)
@@ -448,18 +447,18 @@ async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_on
 
 
 async def test_a_key_of_what_another_replica_dropped_leads_nowhere(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     """B has numbered; A finds Redis behind the store and advances it: B's key must not lead to another's place."""
     crashing = CrashingStore(store)
-    first, second = Replica(redis_conn, store), Replica(redis_conn, crashing)  # type: ignore[arg-type]
+    first, second = Replica(redis_pipeline, store), Replica(redis_pipeline, crashing)  # type: ignore[arg-type]
     await first.append("one")
     crashing.crash = "before"
     with pytest.raises(Unavailable):
         await second.append("two", key="kb")
     state = await store.open(CHANNEL)
     await redis_conn.hset(keys.meta(CHANNEL), "stored", "0")  # as in a Redis that went back
-    await RedisHotLog(redis_conn, lambda: "").advance(CHANNEL, state, [], [])
+    await RedisHotLog(redis_pipeline, lambda: "").advance(CHANNEL, state, [], [])
     assert (await first.append("three")).offset == 2
     crashing.crash = ""
     repeated = await second.append("two", key="kb")

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import redis.asyncio
 
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import Publication
@@ -24,6 +23,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.grpc_client import Replicas
 from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.hotlog import Item
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
 from tests.support.log import append, begin
@@ -55,8 +55,8 @@ async def store(faults: DynamoDbFaults) -> AsyncIterator[DynamoDbLogStore]:
 
 
 @pytest.fixture
-async def log(redis_conn: redis.asyncio.Redis, store: DynamoDbLogStore) -> AsyncIterator[Log]:
-    hot = RedisHotLog(redis_conn, lambda: "life")
+async def log(redis_pipeline: RedisPipeline, store: DynamoDbLogStore) -> AsyncIterator[Log]:
+    hot = RedisHotLog(redis_pipeline, lambda: "life")
     made = Log(hot, store, max_unstored=100, max_waiting=1_000, max_batch=64, max_item_bytes=MAX_ITEM_BYTES)
     running = asyncio.create_task(made.run())
     yield made

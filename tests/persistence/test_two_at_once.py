@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
@@ -19,6 +18,7 @@ from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Item
 from services.shared.hotlog.keys import pair
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.log import append
 
 CHANNEL = "chat:two"
@@ -52,7 +52,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteLogStore]:
     await made.close()
 
 
-def replica(conn: redis.asyncio.Redis, store: Any) -> tuple[Log, RedisHotLog, asyncio.Task[None]]:
+def replica(conn: RedisPipeline, store: Any) -> tuple[Log, RedisHotLog, asyncio.Task[None]]:
     hot = RedisHotLog(conn, lambda: "life")
     log = Log(hot, store, max_unstored=100, max_waiting=1_000, max_batch=64)
     return log, hot, asyncio.create_task(log.run())
@@ -64,11 +64,11 @@ async def stored(store: SqliteLogStore) -> list[str]:
 
 
 async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_conflict(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+    redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     slow = SlowStore(store)
     slow.may_answer.set()
-    (first, _, running1), (second, _, running2) = replica(redis_conn, slow), replica(redis_conn, store)
+    (first, _, running1), (second, _, running2) = replica(redis_pipeline, slow), replica(redis_pipeline, store)
     await append(first, [request("first")])
     await store.write([Row(CHANNEL, 2, os.urandom(16), b"foreign", pair("u", "foreign"))])  # Redis is one behind
     slow.has_read.clear()
@@ -88,10 +88,10 @@ async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_confl
 
 
 async def test_what_could_not_be_committed_is_looked_at_again(
-    redis_conn: redis.asyncio.Redis, store: SqliteLogStore, monkeypatch: pytest.MonkeyPatch
+    redis_pipeline: RedisPipeline, store: SqliteLogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where another life of Redis began between the store and the commit of a sweep."""
-    log, hot, running = replica(redis_conn, store)
+    log, hot, running = replica(redis_pipeline, store)
     await append(log, [request("first")])
     commit = hot.commit
 

@@ -20,6 +20,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
 from services.shared.hotlog.scripts import run
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.log import append
 
 _numbers = itertools.count()
@@ -73,10 +74,10 @@ class Death:
 class Replica:
     """One persistence process."""
 
-    def __init__(self, client: redis.asyncio.Redis, store: SqliteLogStore, life: Life) -> None:
+    def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, life: Life) -> None:
         self.death = Death()
         self.log = Log(
-            Steps(RedisHotLog(client, lambda: life.token), self.death),
+            Steps(RedisHotLog(pipeline, lambda: life.token), self.death),
             Steps(store, self.death),
             max_unstored=100,
             max_waiting=1_000,
@@ -104,6 +105,7 @@ class Channel:
     """One random life of one channel, and what must hold of it."""
 
     client: redis.asyncio.Redis
+    pipeline: RedisPipeline
     store: SqliteLogStore
     name: str = field(default_factory=lambda: f"chat:{next(_numbers)}")
     life: Life = field(default_factory=Life)
@@ -117,7 +119,7 @@ class Channel:
 
     async def begin(self) -> None:
         await self.client.flushdb()
-        self.replicas = [Replica(self.client, self.store, self.life) for _ in range(2)]
+        self.replicas = [Replica(self.pipeline, self.store, self.life) for _ in range(2)]
 
     async def end(self) -> None:
         for replica in self.replicas:
@@ -136,7 +138,7 @@ class Channel:
                 self._acked(request.item, key, outcome)
         if death_at >= 0:
             await replica.close()
-            self.replicas[who] = Replica(self.client, self.store, self.life)
+            self.replicas[who] = Replica(self.pipeline, self.store, self.life)
 
     def _request(self, key: str) -> Request:
         data = os.urandom(6)
@@ -160,7 +162,7 @@ class Channel:
             pass
         if death_at >= 0:
             await replica.close()
-            self.replicas[who] = Replica(self.client, self.store, self.life)
+            self.replicas[who] = Replica(self.pipeline, self.store, self.life)
 
     async def take_dump(self) -> None:
         self.dump = [
@@ -213,7 +215,7 @@ class Channel:
         for offset, data in (self.acked | self.seen).items():
             assert stored[offset] == data, "acknowledged or seen, and not stored"
         assert (await healthy.log.open(self.name)).top == outcome.offset
-        (left,) = await RedisHotLog(self.client, lambda: self.life.token).unstored([self.name], 100)
+        (left,) = await RedisHotLog(self.pipeline, lambda: self.life.token).unstored([self.name], 100)
         assert left is not None
         assert left.entries == [], "numbered, and neither readable nor gone"
         await self.look()
@@ -237,9 +239,11 @@ actions = st.lists(
 )
 
 
-async def live(client: redis.asyncio.Redis, store: SqliteLogStore, steps: Sequence[tuple[Any, ...]]) -> None:
+async def live(
+    client: redis.asyncio.Redis, pipeline: RedisPipeline, store: SqliteLogStore, steps: Sequence[tuple[Any, ...]]
+) -> None:
     """One schedule."""
-    channel = Channel(client, store)
+    channel = Channel(client, pipeline, store)
     await channel.begin()
     try:
         for name, *arguments in steps:

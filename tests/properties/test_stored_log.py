@@ -24,6 +24,7 @@ from services.persistence.domain.ports import Written
 from services.shared.hotlog import hotlog, scripts
 from services.shared.hotlog.scripts import Script
 from services.shared.redis import redis_client
+from services.shared.redis_pipeline import RedisPipeline
 from tests.properties.stored_log import actions, live
 
 _EXAMPLES = 1_000
@@ -51,11 +52,12 @@ def play(redis_url: str) -> Iterator[Callable[[Any], None]]:
     folder = Path(tempfile.mkdtemp(prefix="thalamus-log-", dir=_MEMORY if _MEMORY.is_dir() else None))
     with asyncio.Runner() as runner:
         store = SqliteLogStore(folder / "log.sqlite3")
-        client = redis_client(redis_url)
+        client, pipeline = redis_client(redis_url), RedisPipeline(redis_url)
 
-        yield lambda steps: runner.run(live(client, store, steps))
+        yield lambda steps: runner.run(live(client, pipeline, store, steps))
 
         runner.run(client.aclose())
+        runner.run(pipeline.aclose())
         runner.run(store.close())
     shutil.rmtree(folder)
 

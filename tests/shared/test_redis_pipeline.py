@@ -21,14 +21,6 @@ _SOON_S = 2.5
 
 
 @pytest.fixture
-async def pipeline(redis_url: str) -> AsyncIterator[RedisPipeline]:
-    """To the emptied server of the session."""
-    made = RedisPipeline(redis_url)
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
 async def own(own_redis: RedisServer) -> AsyncIterator[RedisPipeline]:
     """To a server that the test may break."""
     made = RedisPipeline(own_redis.url)
@@ -41,40 +33,40 @@ async def _one(pipeline: RedisPipeline, *words: str | bytes | int, timeout_s: fl
     return answer
 
 
-async def test_everyone_gets_the_answers_to_what_they_sent(pipeline: RedisPipeline) -> None:
+async def test_everyone_gets_the_answers_to_what_they_sent(redis_pipeline: RedisPipeline) -> None:
     asked = [[("ECHO", f"{caller}.{number}") for number in range(caller)] for caller in range(20)]
-    answers = await asyncio.gather(*(pipeline.execute(commands, timeout_s=_SOON_S) for commands in asked))
+    answers = await asyncio.gather(*(redis_pipeline.execute(commands, timeout_s=_SOON_S) for commands in asked))
     assert answers == [[words[1].encode() for words in commands] for commands in asked]
 
 
-async def test_all_share_one_connection(pipeline: RedisPipeline) -> None:
-    ids = await asyncio.gather(*(_one(pipeline, "CLIENT", "ID") for _ in range(5)))
+async def test_all_share_one_connection(redis_pipeline: RedisPipeline) -> None:
+    ids = await asyncio.gather(*(_one(redis_pipeline, "CLIENT", "ID") for _ in range(5)))
     assert len(set(ids)) == 1
 
 
-async def test_a_large_value_comes_whole(pipeline: RedisPipeline) -> None:
+async def test_a_large_value_comes_whole(redis_pipeline: RedisPipeline) -> None:
     value = bytes(range(256)) * 8_192
-    await _one(pipeline, "SET", "t:large", value)
-    assert await _one(pipeline, "GET", "t:large") == value
+    await _one(redis_pipeline, "SET", "t:large", value)
+    assert await _one(redis_pipeline, "GET", "t:large") == value
 
 
-async def test_a_refused_command_leaves_the_others_alone(pipeline: RedisPipeline) -> None:
-    first, refused, last = await pipeline.execute(
+async def test_a_refused_command_leaves_the_others_alone(redis_pipeline: RedisPipeline) -> None:
+    first, refused, last = await redis_pipeline.execute(
         [("SET", "t:x", 1), ("LPUSH", "t:x", 2), ("INCR", "t:x")], timeout_s=_SOON_S
     )
     assert (first, last) == (b"OK", 2)
     assert str(refused).startswith("WRONGTYPE")
 
 
-async def test_scripts_that_the_server_does_not_know_are_told(pipeline: RedisPipeline, tmp_path: Path) -> None:
+async def test_scripts_that_the_server_does_not_know_are_told(redis_pipeline: RedisPipeline, tmp_path: Path) -> None:
     (tmp_path / "say.lua").write_text("return {KEYS[1], ARGV[1]}")
     (tmp_path / "fail.lua").write_text("return redis.error_reply('NO: ' .. ARGV[1])")
     say, fail = load(tmp_path / "say.lua"), load(tmp_path / "fail.lua")
     calls = [Call(say, ["t:k"], [1]), Call(fail, [], ["why"]), Call(say, ["t:k"], [b"\xff"])]
     for _ in range(2):
-        await _one(pipeline, "SCRIPT", "FLUSH")
+        await _one(redis_pipeline, "SCRIPT", "FLUSH")
         for _ in range(2):
-            first, failed, last = await pipeline.run(calls, timeout_s=_SOON_S)
+            first, failed, last = await redis_pipeline.run(calls, timeout_s=_SOON_S)
             assert (first, last) == ([b"t:k", b"1"], [b"t:k", b"\xff"])
             assert "NO: why" in str(failed)
 
@@ -118,24 +110,24 @@ async def test_a_connection_that_is_silent_is_given_up(own_redis: RedisServer) -
         await pipeline.aclose()
 
 
-async def test_a_slow_command_costs_nobody_else_the_connection(pipeline: RedisPipeline) -> None:
-    before = await _one(pipeline, "CLIENT", "ID")
+async def test_a_slow_command_costs_nobody_else_the_connection(redis_pipeline: RedisPipeline) -> None:
+    before = await _one(redis_pipeline, "CLIENT", "ID")
     answers = await asyncio.gather(
-        _one(pipeline, "PING"),
-        _one(pipeline, "BLPOP", "t:nothing", "0.3", timeout_s=0.1),
-        _one(pipeline, "CLIENT", "ID"),
+        _one(redis_pipeline, "PING"),
+        _one(redis_pipeline, "BLPOP", "t:nothing", "0.3", timeout_s=0.1),
+        _one(redis_pipeline, "CLIENT", "ID"),
         return_exceptions=True,
     )
     assert isinstance(answers[1], Unavailable)
     assert (answers[0], answers[2]) == (b"PONG", before)
 
 
-async def test_an_answer_that_nobody_waits_for_any_more_goes_to_nobody(pipeline: RedisPipeline) -> None:
-    await _one(pipeline, "PING")
-    given_up = asyncio.create_task(_one(pipeline, "ECHO", "old"))
+async def test_an_answer_that_nobody_waits_for_any_more_goes_to_nobody(redis_pipeline: RedisPipeline) -> None:
+    await _one(redis_pipeline, "PING")
+    given_up = asyncio.create_task(_one(redis_pipeline, "ECHO", "old"))
     await asyncio.sleep(0)  # it is sent
     given_up.cancel()
-    assert await _one(pipeline, "ECHO", "new") == b"new"
+    assert await _one(redis_pipeline, "ECHO", "new") == b"new"
     assert given_up.cancelled()
 
 
@@ -194,12 +186,12 @@ async def test_it_speaks_over_a_unix_socket(tmp_path: Path) -> None:
         server.close()
 
 
-async def test_closing_tells_those_that_wait(pipeline: RedisPipeline, own: RedisPipeline) -> None:
-    await _one(pipeline, "PING")
-    waiting = asyncio.create_task(_one(pipeline, "BLPOP", "t:nothing", 0))
+async def test_closing_tells_those_that_wait(redis_pipeline: RedisPipeline, own: RedisPipeline) -> None:
+    await _one(redis_pipeline, "PING")
+    waiting = asyncio.create_task(_one(redis_pipeline, "BLPOP", "t:nothing", 0))
     connecting = asyncio.create_task(_one(own, "PING"))
     await asyncio.sleep(0)
-    await pipeline.aclose()
+    await redis_pipeline.aclose()
     await own.aclose()
     for failed in await asyncio.gather(waiting, connecting, return_exceptions=True):
         assert isinstance(failed, Unavailable)

@@ -20,6 +20,7 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.life import parse
 from services.shared.redis import redis_client
 from services.shared.redis_binary import find_redis_server
+from services.shared.redis_pipeline import RedisPipeline
 
 _START_S = 10.0
 
@@ -125,6 +126,14 @@ async def redis_conn(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis_client(redis_url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def redis_pipeline(redis_url: str) -> AsyncIterator[RedisPipeline]:
+    """The same for what many share."""
+    pipeline = RedisPipeline(redis_url)
+    yield pipeline
+    await pipeline.aclose()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import redis.asyncio
 from redis import exceptions
 
 from services.persistence.domain.ports import ChannelState, KnownKey
@@ -14,7 +13,8 @@ from services.persistence.metrics import REDIS_SECONDS
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
-from services.shared.hotlog.scripts import Call, refuse, run
+from services.shared.hotlog.scripts import Call, refuse
+from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
 
@@ -22,7 +22,7 @@ TIMEOUT_S = 2.0
 class RedisHotLog:
     """Script calls, many in one round trip."""
 
-    def __init__(self, client: redis.asyncio.Redis, life: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, client: RedisPipeline, life: Callable[[], str] = lambda: "") -> None:
         """`life` names the present life of Redis: what was verified in another one is not verified."""
         self._client = client
         self._life = life
@@ -30,7 +30,7 @@ class RedisHotLog:
     async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
         started = time.perf_counter()
         try:
-            return await run(self._client, calls, timeout_s=TIMEOUT_S)
+            return await self._client.run(calls, timeout_s=TIMEOUT_S)
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
