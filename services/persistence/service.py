@@ -80,11 +80,8 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
 
 
 def _request(item: pb.AppendItem) -> Request:
-    if not item.channel or not item.key or len(item.publication_id) != 16:
+    channel, key, publication_id = item.channel, item.key, item.publication_id  # each is made when it is asked for
+    if not channel or not key or len(publication_id) != 16:
         raise ThalamusError("an item without channel, key or id", ErrorCode.BAD_REQUEST)
-    return Request(
-        item.channel,
-        Item(item.publication_id, item.publication, item.key_user, item.key),
-        item.history_size,
-        item.history_ttl_s,
-    )
+    hot_item = Item(publication_id, item.publication, item.key_user, key)
+    return Request(channel, hot_item, item.history_size, item.history_ttl_s)

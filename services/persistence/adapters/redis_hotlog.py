@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from redis import exceptions
 
@@ -40,7 +39,7 @@ class RedisHotLog:
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
         life = self._life()
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
-        calls += [hotlog.append_call(replace(batch, life=life), max_unstored=max_unstored) for batch in batches]
+        calls += [hotlog.append_call(batch, life=life, max_unstored=max_unstored) for batch in batches]
         marked, *results = await self._run("append", calls)
         refuse(marked)
         outcomes: list[list[Appended] | Exception] = []

@@ -162,7 +162,8 @@ class SqliteLogStore:
         connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        connection.execute("PRAGMA wal_autocheckpoint = 16000")
+        connection.execute("PRAGMA cache_size = -32768")
         return connection
 
     async def _run(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -231,25 +232,30 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> d
     for row in rows:
         by_channel.setdefault(row.channel, []).append(row)
     outcome: dict[str, Written] = {}
+    tops: list[tuple[int, str]] = []
     inserts: list[tuple[str, int, bytes, str, float, bytes]] = []
     with _Transaction(connection):
         for channel, mine in by_channel.items():
             found = connection.execute("SELECT top FROM channels WHERE channel = ?", (channel,)).fetchone()
             top = found[0] if found else 0
-            new = [row for row in mine if row.offset > top]
-            conflict = found is None or _conflicts(connection, channel, [row for row in mine if row.offset <= top])
+            old = 0
+            while old < len(mine) and mine[old].offset <= top:
+                old += 1
+            conflict = found is None or _conflicts(connection, channel, mine[:old])
+            new = mine[old:] if old else mine
             if not conflict and new and new[0].offset != top + 1:
                 logger.critical("a hole in the log", extra={"channel": channel, "top": top, "next": new[0].offset})
                 conflict = True
             if conflict:
                 outcome[channel] = Written(top, True)
                 continue
-            for row in new:
-                inserts.append((channel, row.offset, row.publication_id, row.key, now, row.publication))
+            for _, offset, publication_id, publication, key in new:
+                inserts.append((channel, offset, publication_id, key, now, publication))
             if new:
                 top = new[-1].offset
-                connection.execute("UPDATE channels SET top = ? WHERE channel = ?", (top, channel))
+                tops.append((top, channel))
             outcome[channel] = Written(top, False)
+        connection.executemany("UPDATE channels SET top = ? WHERE channel = ?", tops)
         connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", inserts)
     COMMITS.inc()
     return outcome

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistoryLimits, rows_of
 from services.persistence.domain.lanes import Lanes
@@ -32,8 +32,7 @@ _SWEPT_AT_ONCE = 3
 _SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One publication to append and what its namespace says."""
 
     channel: str
@@ -42,8 +41,7 @@ class Request:
     history_ttl_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where it stands; `repeated_key`: an earlier publish with its key does."""
 
     offset: int
@@ -101,7 +99,7 @@ class Log:
         """
         for index, request in enumerate(requests):
             lane = self._lane_of(request.channel)
-            if _bytes_of(request.item) > self._max_item_bytes:
+            if _is_larger(request.item, self._max_item_bytes):
                 tell(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
             elif not self._lanes.has_room(lane):
                 UNSTORED_BUSY.inc()
@@ -211,8 +209,10 @@ class Log:
         except Exception:
             logger.exception("a batch failed")
             outcomes = [Unavailable("internal error")] * len(batch)
-        UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in outcomes))
-        UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in outcomes))
+        failed = [outcome for outcome in outcomes if not isinstance(outcome, Position)]
+        if failed:
+            UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in failed))
+            UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in failed))
         for (_, index, tell), outcome in zip(batch, outcomes, strict=True):
             tell(index, outcome)
 
@@ -255,11 +255,12 @@ class Log:
                 unverified.append(batch.channel)
                 again += group
                 continue
-            for index, result in zip(group, appended, strict=True):
-                if result.status == "BUSY":
+            placed = [(index, result) for index, result in zip(group, appended, strict=True) if result.status != "BUSY"]
+            if placed:
+                numbered[batch.channel] = placed
+            if len(placed) < len(group):
+                for index in set(group).difference(index for index, _ in placed):
                     outcomes[index] = Busy("too much of the channel is not stored yet")
-                else:
-                    numbered.setdefault(batch.channel, []).append((index, result))
         again += await self._store_and_commit(requests, numbered, outcomes, life)
         failed = await self._comparison.verify_all(unverified)
         for channel, error in failed.items():
@@ -294,17 +295,19 @@ class Log:
                     outcomes[index] = failure
                 continue
             commits.append((channel, epoch, uptos[channel], *self._limits.of(channel)))
-        STORED.inc(sum(isinstance(written[row.channel], Written) for row in rows))
+        STORED.inc(sum([isinstance(written[row.channel], Written) for row in rows]))
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
             channel = commit[0]
-            if not isinstance(readable, Exception) and readable < commit[2]:
-                changed.append(channel)
-            for index, result_ in numbered[channel]:
-                if isinstance(readable, Exception):
+            if isinstance(readable, Exception):
+                for index, _ in numbered[channel]:
                     outcomes[index] = Unavailable(str(readable))
-                elif readable >= result_.offset:
-                    outcomes[index] = Position(result_.offset, result_.epoch, result_.status == "KNOWN")
+                continue
+            if readable < commit[2]:
+                changed.append(channel)
+            for index, (status, offset, epoch, _) in numbered[channel]:
+                if readable >= offset:
+                    outcomes[index] = Position(offset, epoch, status == "KNOWN")
                 else:
                     outcomes[index] = Unavailable("the channel changed meanwhile")
         for channel in changed:
@@ -320,17 +323,14 @@ class Log:
         incomplete: list[str] = []
         for channel, results in numbered.items():
             stored = results[0][1].stored
-            uptos[channel] = max(result.offset for _, result in results)
-            new = [(index, result) for index, result in results if result.status == "NEW"]
-            mine = [result.offset for _, result in new]
-            if mine != list(range(stored + 1, uptos[channel] + 1)) and uptos[channel] > stored:
+            upto = uptos[channel] = max([result.offset for _, result in results])
+            new = [(index, result.offset) for index, result in results if result.status == "NEW"]  # ascending
+            if upto > stored and (not new or new[0][1] != stored + 1 or len(new) != upto - stored):
                 incomplete.append(channel)
                 continue
-            for index, result in new:
-                item = requests[index].item
-                rows.append(
-                    Row(channel, result.offset, item.publication_id, item.publication, pair(item.key_user, item.key))
-                )
+            for index, offset in new:
+                publication_id, publication, user, key = requests[index].item
+                rows.append(Row(channel, offset, publication_id, publication, pair(user, key)))
         if incomplete:
             for channel, found in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
                 rows += rows_of(channel, found, uptos[channel])
@@ -343,5 +343,8 @@ def _give_up(waiting: Sequence[_Waiting]) -> None:
         tell(index, Unavailable("nobody came to write it"))
 
 
-def _bytes_of(item: Item) -> int:
-    return len(item.publication) + len(item.key_user.encode()) + len(item.key.encode())
+def _is_larger(item: Item, max_bytes: int) -> bool:
+    publication, user, key = len(item.publication), item.key_user, item.key
+    if publication + 4 * (len(user) + len(key)) <= max_bytes:  # no character takes more
+        return False
+    return publication + len(user.encode()) + len(key.encode()) > max_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from services.shared.errors import Unavailable
@@ -46,8 +45,7 @@ class Removal(NamedTuple):
     is_due: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One publication to store. `key` as `keys.pair` makes it."""
 
     channel: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from services.shared.hotlog import keys
@@ -41,8 +40,7 @@ def new_epoch(generation: int | None = None) -> str:
     return "".join(_rng.choices(_EPOCH_LETTERS, k=12))
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One publication to append; `key` is never empty."""
 
     publication_id: bytes
@@ -51,11 +49,10 @@ class Item:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Publications of one channel, in order, and what its namespace says.
 
-    `life` of a `stored` channel: that of Redis; `generation` of a `hot` one: that of its log.
+    `generation` of a `hot` channel: that of its log.
     """
 
     channel: str
@@ -63,7 +60,6 @@ class Batch:
     history_size: int
     history_ttl_s: int
     items: Sequence[Item]
-    life: str = ""
     generation: int = 0
 
 
@@ -84,29 +80,32 @@ class Page(NamedTuple):
     epoch: str
 
 
-def append_call(batch: Batch, *, max_unstored: int = MAX_UNSTORED, meta_ttl_s: int = META_TTL_S) -> Call:
-    """Append one batch."""
-    item_keys = [keys.key(batch.channel, item.key_user, item.key) for item in batch.items]
+def append_call(
+    batch: Batch, *, life: str = "", max_unstored: int = MAX_UNSTORED, meta_ttl_s: int = META_TTL_S
+) -> Call:
+    """Append one batch; `life` of Redis, for a `stored` channel."""
+    channel, stored, history_size, history_ttl_s, items, generation = batch
+    names = [keys.log(channel), keys.meta(channel)]
     arguments: list[str | bytes | int] = [
-        "stored" if batch.stored else "hot",
-        batch.life if batch.stored else new_epoch(batch.generation),
-        batch.history_size,
-        batch.history_ttl_s,
+        "stored" if stored else "hot",
+        life if stored else new_epoch(generation),
+        history_size,
+        history_ttl_s,
         KEY_TTL_S,
         meta_ttl_s,
         max_unstored,
-        keys.pub(batch.channel),
+        keys.pub(channel),
     ]
-    for item in batch.items:
-        arguments += (item.publication_id, item.publication, keys.pair(item.key_user, item.key))
-    return Call(APPEND, [keys.log(batch.channel), keys.meta(batch.channel), *item_keys], arguments)
+    for publication_id, publication, user, key in items:
+        names.append(keys.key(channel, user, key))
+        arguments += (publication_id, publication, keys.pair(user, key))
+    return Call(APPEND, names, arguments)
 
 
 def appended(result: Any) -> list[Appended]:
     """What an append call answered."""
     return [
-        Appended(status.decode(), int(offset), epoch.decode(), int(stored))
-        for status, offset, epoch, stored in refuse(result)
+        Appended(status.decode(), offset, epoch.decode(), stored) for status, offset, epoch, stored in refuse(result)
     ]
 
 
