@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("services.persistence")
 
 _GRACE_S = 3.0
+_GC_THRESHOLDS = (50_000, 20, 50)  # a batch makes thousands of tuples, and none of them is part of a cycle
 _SQLITE_ITEM_BYTES = 1 << 28  # a row of SQLite may have 1 GB
 
 
@@ -95,6 +97,9 @@ async def main(stopping: asyncio.Event) -> None:
         asyncio.create_task(redis_metrics.run()),
     ]
     try:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         stopped = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
