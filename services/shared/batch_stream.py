@@ -78,7 +78,7 @@ class BatchStream(Generic[Item, Result]):
         *,
         open: Callable[[grpc.aio.Channel], Any],
         pack: Callable[[Sequence[Item]], Any],
-        unpack: Callable[[Any], tuple[int, Sequence[tuple[int, Result]]]],
+        unpack: Callable[[Any], tuple[int, Sequence[tuple[int, Result | Exception]]]],
         size: Callable[[Item], int],
         max_items: int = 256,
         max_bytes: int = 1 << 20,
@@ -88,7 +88,8 @@ class BatchStream(Generic[Item, Result]):
     ) -> None:
         """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
 
-        `unpack` gives how many items of the stream are in hand, and results by the numbers of their items, from 0.
+        `unpack` gives how many items of the stream are in hand, and results by the numbers of their items, from 0; an
+        exception is raised to whoever waits.
         `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream that lack
         results and are not in hand.
         """
@@ -130,25 +131,26 @@ class BatchStream(Generic[Item, Result]):
         for waiting in self._queue.clear():
             self._fail(waiting, "this service is stopping")
 
-    async def submit(self, item: Item) -> Result:
-        """The result of one item, within `deadline_s`.
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """The result of one item, within `deadline_s`; `Unavailable`: there was none, and the outcome is unknown.
 
         Raises:
             Busy: too many wait already; nothing was done.
-            Unavailable: no result in time, or nobody to ask. The outcome is unknown: repeat with the same key.
+            Unavailable: nobody to ask; repeat with the same key.
         """
         if self._closed or self._is_down():
             raise Unavailable(f"nobody answers at {self._replicas.target}")
         deadline = self._loop.time() + self._deadline_s
-        waiting = Waiting[Item, Result](item, self._size(item), self._loop.create_future(), deadline)
-        self._queue.put(waiting)
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._queue.put(Waiting(item, self._size(item), future, deadline))
+        future.add_done_callback(self._release)
         self._flush_soon()
         if self._expiry is None:
             self._expiry = self._loop.call_at(deadline, self._expire)
-        try:
-            return await waiting.future
-        finally:
-            self._queue.release()
+        return future
+
+    def _release(self, _: asyncio.Future[Result]) -> None:
+        self._queue.release()
 
     def _is_down(self) -> bool:
         """The breaker: every replica was tried and none is connected, so waiting would be in vain."""
@@ -195,7 +197,9 @@ class BatchStream(Generic[Item, Result]):
 
     # Waiting.
 
-    def _answered(self, stream: _Stream[Item, Result], taken: int, results: Sequence[tuple[int, Result]]) -> None:
+    def _answered(
+        self, stream: _Stream[Item, Result], taken: int, results: Sequence[tuple[int, Result | Exception]]
+    ) -> None:
         now = stream.heard_at = self._loop.time()
         stream.taken = max(stream.taken, taken)
         for number, result in results:
@@ -204,7 +208,10 @@ class BatchStream(Generic[Item, Result]):
             waiting, batch = stream.in_flight.pop(number)
             stream.fruitful = True
             if not waiting.future.done():
-                waiting.future.set_result(result)
+                if isinstance(result, Exception):
+                    waiting.future.set_exception(result)
+                else:
+                    waiting.future.set_result(result)
             batch.left -= 1
             if not batch.left:
                 stream.batches.remove(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -26,11 +27,11 @@ class PersistenceClient:
 
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
-        self._appends: BatchStream[pb.AppendItem, pb.AppendResult] = BatchStream(
+        self._appends: BatchStream[pb.AppendItem, AppendResult] = BatchStream(
             replicas,
             open=lambda channel: PersistenceServiceStub(channel).Append,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda answer: (answer.taken, [(result.item, result) for result in answer.results]),
+            unpack=lambda answer: (answer.taken, [(result.item, _outcome(result)) for result in answer.results]),
             size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
             deadline_s=APPEND_DEADLINE_S,
         )
@@ -48,10 +49,10 @@ class PersistenceClient:
         """Whether any replica can be reached."""
         return self._appends.connected
 
-    async def append(
+    def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
-    ) -> AppendResult:
-        result = await self._appends.submit(
+    ) -> asyncio.Future[AppendResult]:
+        return self._appends.submit(
             pb.AppendItem(
                 channel=channel,
                 publication=codec.encode(publication),
@@ -62,13 +63,6 @@ class PersistenceClient:
                 history_ttl_s=history_ttl_s,
             )
         )
-        if result.status == common_pb2.ITEM_STATUS_OK:
-            return AppendResult(Position(result.position.offset, result.position.epoch), result.repeated_key)
-        if result.status == common_pb2.ITEM_STATUS_BUSY:
-            raise Busy("too much of the channel is not stored yet")
-        if result.status == common_pb2.ITEM_STATUS_INVALID:
-            raise ThalamusError("the store refused the publication", ErrorCode.BAD_REQUEST)
-        raise Unavailable("persistence could not store it; the outcome is unknown")
 
     async def open(self, channel: str) -> Position:
         request = pb.OpenRequest(channel=channel)
@@ -109,3 +103,15 @@ class PersistenceClient:
             return await self._replicas.call(make, READ_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(f"persistence says {error.code().name}") from error
+
+
+def _outcome(result: pb.AppendResult) -> AppendResult | Exception:
+    match result.status:
+        case common_pb2.ITEM_STATUS_OK:
+            position = result.position
+            return AppendResult(Position(position.offset, position.epoch), result.repeated_key)
+        case common_pb2.ITEM_STATUS_BUSY:
+            return Busy("too much of the channel is not stored yet")
+        case common_pb2.ITEM_STATUS_INVALID:
+            return ThalamusError("the store refused the publication", ErrorCode.BAD_REQUEST)
+    return Unavailable("persistence could not store it; the outcome is unknown")
