@@ -239,6 +239,18 @@ async def test_a_channel_whose_store_lags_too_far_is_busy(redis_pipeline: RedisP
     await replica.close()
 
 
+async def test_of_a_batch_that_finds_too_little_room_the_first_get_it_and_the_others_are_told(
+    redis_pipeline: RedisPipeline, store: SqliteLogStore
+) -> None:
+    replica = Replica(redis_pipeline, store, max_unstored=3)
+    await replica.log.open(CHANNEL)
+    outcomes = await asyncio.gather(*(replica.append(str(number)) for number in range(5)), return_exceptions=True)
+    assert [outcome.offset for outcome in outcomes if isinstance(outcome, Position)] == [1, 2, 3]
+    assert [type(outcome) for outcome in outcomes[3:]] == [Busy, Busy]
+    assert await stored(store) == [(1, "0"), (2, "1"), (3, "2")]
+    await replica.close()
+
+
 async def test_history_is_paged_both_ways_and_survives_the_trimming_of_the_hot_log(replica: Replica) -> None:
     for start in range(0, 2_500, 250):
         await asyncio.gather(*(replica.append(str(number)) for number in range(start, start + 250)))

@@ -67,6 +67,14 @@ async def test_what_piles_up_while_two_batches_are_in_flight_goes_as_the_third(m
     assert [len(batch) for batch in log.batches] == [1, 1, 1, 48]
 
 
+async def test_a_result_that_is_an_exception_is_raised_to_whoever_waits_for_it(make_rig: MakeRig) -> None:
+    rig = await make_rig(1)
+    stream = await rig.open_stream()
+    outcomes = await asyncio.gather(*(submit(stream, key) for key in ("a", "refused", "b")), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["a", "as the test wants", "b"]
+    assert isinstance(outcomes[1], Busy)
+
+
 async def test_items_keep_their_order_on_one_replica(make_rig: MakeRig) -> None:
     rig = await make_rig(1)
     stream = await rig.open_stream(max_items=7)

