@@ -251,6 +251,13 @@ async def test_of_a_batch_that_finds_too_little_room_the_first_get_it_and_the_ot
     await replica.close()
 
 
+async def test_however_many_channels_a_batch_has_all_are_marked(redis_pipeline: RedisPipeline) -> None:
+    channels = [f"chat:{number}" for number in range(5_001)]
+    assert await redis_pipeline.run([hotlog.mark_call(channels)], timeout_s=2) == [1]
+    (found,) = await redis_pipeline.run([hotlog.settled_call(-1, 10_000)], timeout_s=2)
+    assert sorted(found[::2]) == sorted(channel.encode() for channel in channels)
+
+
 async def test_history_is_paged_both_ways_and_survives_the_trimming_of_the_hot_log(replica: Replica) -> None:
     for start in range(0, 2_500, 250):
         await asyncio.gather(*(replica.append(str(number)) for number in range(start, start + 250)))

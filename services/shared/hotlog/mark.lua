@@ -1,5 +1,11 @@
 -- Notes that channels may soon hold entries which are not stored. KEYS: dirty set. ARGV: channels.
 local now = redis.call('TIME')
 local ms = string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000))
-for _, channel in ipairs(ARGV) do redis.call('ZADD', KEYS[1], ms, channel) end
+local marks = {}
+for index, channel in ipairs(ARGV) do
+  marks[2 * index - 1], marks[2 * index] = ms, channel
+end
+for first = 1, #marks, 1000 do  -- Lua can't hand over more than 8,000
+  redis.call('ZADD', KEYS[1], unpack(marks, first, math.min(first + 999, #marks)))
+end
 return 1
