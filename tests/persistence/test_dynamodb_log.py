@@ -219,6 +219,17 @@ async def test_what_no_item_can_hold_is_refused_before_it_has_a_number(log: Log)
     assert offsets(outcomes) == [1, None, 2]
 
 
+async def test_a_place_holds_so_many_bytes_whatever_the_characters_of_user_and_key(log: Log) -> None:
+    user, key = "\U0001f642", "\u00e9" * 3
+    room = MAX_ITEM_BYTES - len((user + key).encode())
+    too_large, fits = (
+        Request(FINE, Item(os.urandom(16), bytes(size), user, key), 1_000, 3_600) for size in (room + 1, room)
+    )
+    outcomes = await append(log, [too_large, fits])
+    assert isinstance(outcomes[0], TooLarge)
+    assert offsets(outcomes) == [None, 1]
+
+
 async def test_an_edge_is_told_that_it_is_too_large(log: Log) -> None:
     item = pb.AppendItem(channel=FINE, publication=bytes(2_000), publication_id=bytes(16), key="k", history_size=9)
 
