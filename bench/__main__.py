@@ -13,7 +13,7 @@ import msgspec
 from bench.report.plots import draw
 from bench.report.results import Results, Round, machine, versions
 from bench.report.table import markdown
-from bench.run import CENTRIFUGO, FULL_TARGETS, QUICK_TARGETS, measure, wanted
+from bench.run import CENTRIFUGO, FULL_TARGETS, QUICK_TARGETS, keep, measure, wanted
 from bench.scenarios.catalogue import SCENARIOS
 
 _BUILD = Path("build") / "bench"
@@ -34,6 +34,7 @@ _ROUNDS_QUICK, _ROUNDS_FULL = 2, 5
 @click.option(
     "--out", type=click.Path(path_type=Path), default=_BUILD / "RESULTS.md", show_default=True, help="The table."
 )
+@click.option("--add", is_flag=True, help="Keep the raw results that are there, but for what is measured anew.")
 @click.option("--redraw", is_flag=True, help="Measure nothing: write table and plots of the last raw results.")
 def main(
     full: bool,
@@ -42,6 +43,7 @@ def main(
     targets: tuple[str, ...],
     binary: Path | None,
     out: Path,
+    add: bool,
     redraw: bool,
 ) -> None:
     """Measure the platform beside other servers."""
@@ -56,7 +58,10 @@ def main(
             machine=machine(),
             versions=versions(chosen),
         )
-        for number, scenario, target in wanted(scenarios, chosen, rounds or (_ROUNDS_FULL if full else _ROUNDS_QUICK)):
+        plan = list(wanted(scenarios, chosen, rounds or (_ROUNDS_FULL if full else _ROUNDS_QUICK)))
+        if add and raw.exists():
+            keep(results, msgspec.json.decode(raw.read_bytes(), type=Results), plan)
+        for number, scenario, target in plan:
             found = asyncio.run(measure(number, scenario, target, full=full, binary=binary))
             click.echo(_line(found), err=True)
             results.rounds.append(found)

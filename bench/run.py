@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from bench.load.fleet import Fleet, LoadFailed
-from bench.report.results import Round
+from bench.report.results import Results, Round
 from bench.scenarios.catalogue import ONE_EDGE, OURS, SCENARIOS, Scenario
 from bench.servers.peers import PEERS, centrifugo, running_peer
 from bench.servers.platform import platform
@@ -30,6 +30,14 @@ def wanted(names: Sequence[str], targets: Sequence[str], rounds: int) -> Iterato
             for target in targets:
                 if target in scenario.only or (not scenario.only and target != ONE_EDGE):
                     yield number, scenario, target
+
+
+def keep(results: Results, earlier: Results, plan: Sequence[tuple[int, Scenario, str]]) -> None:
+    """Put before these results what was measured earlier of other scenarios and targets."""
+    anew = {(scenario.name, target) for _, scenario, target in plan}
+    results.rounds += [each for each in earlier.rounds if (each.scenario, each.target) not in anew]
+    results.command = f"{earlier.command}`, `{results.command}"
+    results.versions = {**earlier.versions, **results.versions}
 
 
 async def measure(number: int, scenario: Scenario, name: str, *, full: bool, binary: Path | None) -> Round:

@@ -7,7 +7,7 @@ import pytest
 from bench.measure.statistics import spread
 from bench.report.results import Results, Round
 from bench.report.table import markdown
-from bench.run import FULL_TARGETS, wanted
+from bench.run import FULL_TARGETS, keep, wanted
 from bench.scenarios.catalogue import ONE_EDGE, OURS, SCENARIOS
 from bench.smoke import verdict
 
@@ -83,3 +83,17 @@ def test_targets_take_turns_within_a_scenario_and_scenarios_within_a_round() -> 
 )
 def test_the_guard_goes_red_beyond_30_percent_of_the_baseline(ratios: tuple[float, ...], good: bool) -> None:
     assert verdict("cpu_per_delivery", spread(ratios), 2.0)[0] is good
+
+
+def test_what_is_added_stands_beside_what_was_measured_earlier() -> None:
+    chat = next(each for each in SCENARIOS if each.name == "chat")
+    names = [(scenario, target) for scenario in ("fan-out", "chat") for target in (OURS, "ws")]
+    earlier = results(*(Round(number=1, scenario=scenario, target=target) for scenario, target in names))
+    now = results()
+    keep(now, earlier, [(1, chat, "ws")])
+    assert [(each.scenario, each.target) for each in now.rounds] == [
+        ("fan-out", OURS),
+        ("fan-out", "ws"),
+        ("chat", OURS),
+    ]
+    assert now.command == "python -m bench`, `python -m bench"
