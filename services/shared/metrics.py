@@ -25,19 +25,19 @@ class QuickHistogram(Collector):
     ) -> None:
         self._name, self._documentation = name, documentation
         self._bounds = tuple(bounds)
-        self._all: dict[str, _Buckets] = {}
+        self._all: dict[str, Buckets] = {}
         self._label = ""
         registry.register(self)
 
-    def by(self, label: str, values: Sequence[str]) -> dict[str, _Buckets]:
+    def by(self, label: str, values: Sequence[str]) -> dict[str, Buckets]:
         """One histogram for each value of this label."""
         self._label = label
-        self._all = {value: _Buckets(self._bounds) for value in values}
+        self._all = {value: Buckets(self._bounds) for value in values}
         return self._all
 
-    def alone(self) -> _Buckets:
+    def alone(self) -> Buckets:
         """The only one, without a label."""
-        self._all[""] = _Buckets(self._bounds)
+        self._all[""] = Buckets(self._bounds)
         return self._all[""]
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
@@ -48,7 +48,7 @@ class QuickHistogram(Collector):
         yield family
 
 
-class _Buckets:
+class Buckets:
     """Counts of one histogram."""
 
     __slots__ = ("_bounds", "_counts", "total")

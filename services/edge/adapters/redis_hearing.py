@@ -65,10 +65,11 @@ class Hearing:
     def _deliver(self, channel: str, payload: bytes) -> None:
         kind = payload[:1]
         if kind == keys.NUMBERED:
-            epoch, offset, publication = payload[1:].split(b" ", 2)
+            head, offset, publication = payload.split(b" ", 2)
+            epoch = head[1:].decode()
             found = codec.decode(publication, int(offset))
-            self._receipts.note(channel, epoch.decode(), found.offset, found.id)
-            self._channels.publication(channel, epoch.decode(), found)
+            self._receipts.note(channel, epoch, found.offset, found.id)
+            self._channels.publication(channel, epoch, found)
         elif kind == keys.UNNUMBERED:
             self._channels.publication(channel, "", codec.decode(payload[1:], 0))
         elif kind == keys.JOIN:

@@ -11,15 +11,15 @@ _SHARE = 16  # one client's publications count for no more (it holds up itself),
 class CommandQueue:
     """First in, first out."""
 
-    __slots__ = ("_commands", "_publications", "_publisher")
+    __slots__ = ("_publications", "_publisher", "commands")
 
     def __init__(self, publisher: Publisher) -> None:
-        self._commands: list[c.Command] = []  # takes less memory than a deque while it is empty, as it nearly always is
+        self.commands: list[c.Command] = []  # to look at; nearly always empty: less memory than a deque
         self._publisher = publisher
         self._publications = 0  # up to `_SHARE` of them are in `publisher.queued`
 
     def __len__(self) -> int:
-        return len(self._commands)
+        return len(self.commands)
 
     def add(self, command: c.Command) -> bool:
         """Put it at the end; False: a publication, and too many wait on this edge already."""
@@ -32,12 +32,12 @@ class CommandQueue:
             if self._publications < _SHARE:
                 publisher.queued += 1
             self._publications += 1
-        self._commands.append(command)
+        self.commands.append(command)
         return True
 
     def next(self) -> c.Command:
         """Take the first."""
-        command = self._commands.pop(0)
+        command = self.commands.pop(0)
         if type(command.request) is c.Publish:
             self._publications -= 1
             if self._publications < _SHARE:
@@ -46,6 +46,6 @@ class CommandQueue:
 
     def clear(self) -> None:
         """Forget all: nobody waits for their replies any more."""
-        self._commands.clear()
+        self.commands.clear()
         self._publisher.queued -= min(self._publications, _SHARE)
         self._publications = 0

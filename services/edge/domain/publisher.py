@@ -13,11 +13,13 @@ from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import ACK_SECONDS
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.metrics import Buckets
 from services.shared.namespaces import DataFormat, Durability, Namespace
 
 logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 1.0
+_HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
 _NO_POSITION = AppendResult(Position(0, ""), False)
 
 Outcome = AppendResult | ThalamusError
@@ -99,13 +101,14 @@ class Publisher:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         publication = Publication(data, info, tags or {}, self._ids.next(), exclude_client, time_ms)
         self._take(size)
-        waiting = _Waiting(self, size, namespace.durability, settle)
+        waiting = _Waiting(self, size, _seconds_of(namespace.durability), settle)
         try:
-            kept = asyncio.ensure_future(self._hand_over(channel, namespace, publication, key_user, key))
+            kept = self._hand_over(channel, namespace, publication, key_user, key)
         except BaseException:
             self._give_back(size)
             raise
-        kept.add_done_callback(waiting)
+        future = kept if isinstance(kept, asyncio.Future) else asyncio.ensure_future(kept)
+        future.add_done_callback(waiting)
 
     def has_room(self) -> bool:
         """Whether one more may wait."""
@@ -177,15 +180,20 @@ class _RandomIds:
         return self._bytes[self._used - 16 : self._used]
 
 
+def _seconds_of(durability: Durability) -> Buckets:
+    """By identity: to hash a member of an enumeration takes longer than to count."""
+    if durability is Durability.HOT:
+        return _HOT_SECONDS
+    return _STORED_SECONDS if durability is Durability.STORED else _NONE_SECONDS
+
+
 class _Waiting:
     """One publication that waits for its log; called when that has answered."""
 
-    __slots__ = ("_began", "_durability", "_publisher", "_settle", "_size")
+    __slots__ = ("_began", "_publisher", "_seconds", "_settle", "_size")
 
-    def __init__(
-        self, publisher: Publisher, size: int, durability: Durability, settle: Callable[[Outcome], None]
-    ) -> None:
-        self._publisher, self._size, self._durability, self._settle = publisher, size, durability, settle
+    def __init__(self, publisher: Publisher, size: int, seconds: Buckets, settle: Callable[[Outcome], None]) -> None:
+        self._publisher, self._size, self._seconds, self._settle = publisher, size, seconds, settle
         self._began = time.perf_counter()
 
     def __call__(self, kept: asyncio.Future[AppendResult]) -> None:
@@ -194,7 +202,7 @@ class _Waiting:
         error = Unavailable("given up") if kept.cancelled() else kept.exception()
         if error is None:
             publisher.published += 1
-            ACK_SECONDS[self._durability.value].observe(time.perf_counter() - self._began)
+            self._seconds.observe(time.perf_counter() - self._began)
             self._settle(kept.result())
             return
         if not isinstance(error, ThalamusError):

@@ -46,6 +46,8 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
+_OVER = (State.UNUSABLE, State.CLOSED)
+
 _SELDOM_WAIT = frozenset((c.Connect, c.Subscribe))  # and use no timeout of asyncio before they do
 _AT_ONCE = 16  # of these; then other connections get their turn
 
@@ -109,7 +111,7 @@ class Session:
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         """Take one message; its commands run in order, after those that still run."""
-        if self.is_over:
+        if self.state in _OVER:
             return
         for command in self.dialect.decode(payload, binary=binary):
             if type(command.request) is c.Pong:  # not held up by a command that takes long
@@ -144,7 +146,7 @@ class Session:
 
     def _pump(self) -> None:
         stepped = 0
-        while self._queue and not self._busy and not self.is_over:
+        while self._queue.commands and not self._busy and self.state not in _OVER:
             command = self._queue.next()
             try:
                 self._admit(command)
@@ -163,7 +165,7 @@ class Session:
             rest = run_until_it_waits(self._run(command)) if at_once else self._run(command)
             if rest is not None:
                 self.node.spawn(self._run_and_go_on(rest))
-        waiting = len(self._queue)
+        waiting = len(self._queue.commands)
         if waiting > self.node.settings.max_pending_commands and not self._paused:
             self._paused = True
             self.connection.pause_reading()
@@ -351,7 +353,7 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Nothing more is read of it."""
-        return self.state in (State.UNUSABLE, State.CLOSED)
+        return self.state in _OVER
 
     @property
     def is_closed(self) -> bool:

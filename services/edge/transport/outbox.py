@@ -141,11 +141,19 @@ class Outbox:
         frames = self._frames
         if not frames or self._paused:
             return
-        if self._transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             self.drop_queue()
             return
-        if self._queued <= _WRITE_BYTES:
-            self._write(frames, self._queued)
+        if self._queued <= _WRITE_BYTES:  # nearly always: as `_write`, with no call
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            counters = self._flusher.counters
+            counters.writes += 1
+            counters.frames_sent += len(frames)
+            counters.bytes_sent += self._queued
+            frames.clear()
+            self._queued = 0
+            transport.write(data)
         else:
             while self._frames and not self._paused:
                 self._write_some()
