@@ -8,7 +8,7 @@ ARGS   ?=
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify-faults bench bench-full bench-smoke images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test verify-faults bench bench-full bench-smoke bench-soak images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench-full: $(VENV)/.bench ## measure beside every peer, five rounds, full sizes
 
 bench-smoke: $(VENV)/.dev ## tell whether a delivery or a publish costs over 30 % more CPU than bench/baseline.json says (a minute)
 	$(BIN)/python -m bench.smoke $(ARGS)
+
+bench-soak: $(VENV)/.bench ## tell whether anything grows in ten minutes of traffic and churn, and write bench/soak.md (ARGS="--minutes 2")
+	$(BIN)/python -m bench.soak --out bench/soak.md $(ARGS)
 
 images: ## build the image of all services (THALAMUS_IMAGE=thalamus:dev)
 	docker build --network host --file deploy/images/Dockerfile --tag $(THALAMUS_IMAGE) .

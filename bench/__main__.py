@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 import msgspec
 
 from bench.report.plots import draw
-from bench.report.results import Results, Round, machine, versions
+from bench.report.results import Results, Round, machine, today, versions
 from bench.report.table import markdown
 from bench.run import CENTRIFUGO, FULL_TARGETS, QUICK_TARGETS, keep, measure, wanted
 from bench.scenarios.catalogue import SCENARIOS
@@ -54,7 +53,7 @@ def main(
         chosen = targets or (FULL_TARGETS if full else QUICK_TARGETS)
         results = Results(
             command=" ".join(["python -m bench", *sys.argv[1:]]),
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            date=today(),
             machine=machine(),
             versions=versions(chosen),
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import cast
 
@@ -10,6 +12,7 @@ from bench.load.dialects import JOIN, PING_FRAME, STAMP, STAMP_DIGITS, Dialect, 
 from bench.load.frames import close_frame
 from bench.load.histogram import Histogram
 
+_NO_LINGER = struct.pack("ii", 1, 0)
 _ENDS = b"}]"  # whole messages end so, and nothing that is looked for spans one
 
 
@@ -49,7 +52,7 @@ class Tally:
 class Client(asyncio.Protocol):
     """An open, subscribed connection. It is its connection's protocol once `Opening` has handed it over."""
 
-    __slots__ = ("_closing", "_dialect", "_frame", "_rest", "_tally", "_transport", "_unanswered")
+    __slots__ = ("_closing", "_dialect", "_ended", "_frame", "_rest", "_tally", "_transport", "_unanswered")
 
     def __init__(self, transport: asyncio.Transport, dialect: Dialect, frame: bytes, tally: Tally) -> None:
         self._transport = transport
@@ -59,6 +62,7 @@ class Client(asyncio.Protocol):
         self._rest = b""
         self._unanswered = 0
         self._closing = False
+        self._ended: asyncio.Future[None] | None = None
 
     def publish(self, intended: int) -> None:
         """Send a publication that was to be sent at this time; that is also its id."""
@@ -114,8 +118,25 @@ class Client(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
+    def leave(self) -> asyncio.Future[None]:
+        """End it properly, and wait until the server has."""
+        self._ended = asyncio.get_running_loop().create_future()
+        if self._transport.is_closing():
+            self._ended.set_result(None)
+        self._closing = True
+        self._transport.write(close_frame())
+        return self._ended
+
+    def reset(self) -> None:
+        """End it with an RST: nothing is sent any more, and no port waits."""
+        if not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody's wish unless it was ours."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
         if not self._closing:
             self._tally.lost += 1
 

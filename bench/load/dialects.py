@@ -1,4 +1,4 @@
-"""What clients of each server say and look for, as bytes. A payload is 128 bytes and carries its intended send time."""
+"""What clients of each server say and look for, as bytes. A payload carries its intended send time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from bench.load.frames import pong_frame, text_frame
 
 PAYLOAD_BYTES = 128
 _HEAD, _TAIL = '{"t":"@%d","p":"', '"}'
-PAYLOAD = _HEAD + "x" * (PAYLOAD_BYTES - len(_HEAD % FIRST) - len(_TAIL)) + _TAIL
+
+
+def payload_of(size: int) -> str:
+    """So many bytes of JSON, with `%d` for the send time."""
+    return _HEAD + "x" * (size - len(_HEAD % FIRST) - len(_TAIL)) + _TAIL
+
+
+PAYLOAD = payload_of(PAYLOAD_BYTES)
 STAMP, STAMP_DIGITS = b'"t":"@', 10  # what stands before the send time in every message, and nowhere else
 JOIN = b'"join":'
 
@@ -41,7 +48,8 @@ class Dialect:
 
     Attributes:
         steps: What happens after the upgrade, from the address on; the last step's `expect` means: subscribed.
-        publish: The frame that publishes, with `%d` for the id and again for the send time (ten digits each).
+        publish: The frame that publishes this payload in this channel, with `%d` for the id and again for the send
+            time (ten digits each).
         acks: Ids of publications that the bytes acknowledge.
         refused: Ids of those that they refuse.
         ping: Bytes without which there is no ping in a chunk.
@@ -50,7 +58,7 @@ class Dialect:
 
     path: Callable[[str, Joining], str]
     steps: Callable[[Joining], list[Step]]
-    publish: Callable[[str], bytes]
+    publish: Callable[[str, str], bytes]
     acks: Callable[[bytes], list[bytes]]
     refused: Callable[[bytes], list[bytes]]
     ping: bytes
@@ -112,7 +120,7 @@ def _centrifugal_pong(chunk: bytes) -> tuple[bytes, bytes]:
 CENTRIFUGAL = Dialect(
     path=lambda path, _: path,
     steps=_centrifugal_steps,
-    publish=lambda channel: _template(f'{{"id":%d,"publish":{{"channel":{_quoted(channel)},"data":{PAYLOAD}}}}}'),
+    publish=lambda channel, data: _template(f'{{"id":%d,"publish":{{"channel":{_quoted(channel)},"data":{data}}}}}'),
     acks=re.compile(rb'"id":(\d{10}),"publish"').findall,
     refused=re.compile(rb'"id":(\d{10}),"error"').findall,
     ping=b"{}",
@@ -136,7 +144,7 @@ def _socketio_steps(joining: Joining) -> list[Step]:
 SOCKETIO = Dialect(
     path=lambda path, _: f"{path}?EIO=4&transport=websocket",
     steps=_socketio_steps,
-    publish=lambda channel: _template(f'42%d["pub",{_quoted(channel)},{PAYLOAD}]'),
+    publish=lambda channel, data: _template(f'42%d["pub",{_quoted(channel)},{data}]'),
     acks=re.compile(rb"43(\d{10})\[").findall,
     refused=_never,
     ping=_ENGINE_PING,
@@ -156,7 +164,7 @@ def _plain_steps(joining: Joining) -> list[Step]:
 PLAIN = Dialect(
     path=lambda path, joining: f"{path}?token={joining.token}",
     steps=_plain_steps,
-    publish=lambda channel: _template(f'{{"id":%d,"pub":{_quoted(channel)},"data":{PAYLOAD}}}'),
+    publish=lambda channel, data: _template(f'{{"id":%d,"pub":{_quoted(channel)},"data":{data}}}'),
     acks=re.compile(rb'"ack": ?(\d{10})').findall,
     refused=_never,
     ping=PING_FRAME,

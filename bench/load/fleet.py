@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,8 +14,9 @@ from typing import Self
 import msgspec
 
 from bench.load.clock import clock_from
+from bench.load.dialects import PAYLOAD_BYTES
 from bench.load.histogram import Histogram
-from bench.load.orders import Burst, Close, Connect, Lockstep, Look, Order, Publish, Report, Where
+from bench.load.orders import Burst, Churn, Close, Connect, Lockstep, Look, Order, Publish, Report, Where
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_LINE = 1 << 26
@@ -76,27 +77,62 @@ class Fleet:
         at_a_time: int = 100,
         join_leave: bool = False,
         positions: Mapping[str, tuple[int, str]] | None = None,
+        payload_bytes: int = PAYLOAD_BYTES,
+        beginning: int = 0,
     ) -> Report:
-        """Open and subscribe clients.
+        """Open and subscribe clients, numbered from `beginning`.
 
         Raises:
             LoadFailed: not all of them could.
         """
-        orders = []
-        for process in range(self._count):
-            first, last = (clients * number // self._count for number in (process, process + 1))
-            orders.append(
+        return await self._give(
+            [
                 Connect(
                     where=where,
                     channels=list(channels),
-                    first=first,
-                    count=last - first,
+                    first=beginning + first,
+                    count=count,
                     at_a_time=max(1, at_a_time // self._count),
                     join_leave=join_leave,
                     positions=dict(positions or {}),
+                    payload_bytes=payload_bytes,
                 )
-            )
-        return await self._give(orders)
+                for first, count in self._shares(clients)
+            ]
+        )
+
+    async def churn(
+        self,
+        clients: int,
+        where: Where,
+        channels: Sequence[str],
+        *,
+        at_a_time: int,
+        beginning: int = 0,
+        per_s: float = 0.0,
+        stays_s: float = 0.0,
+    ) -> Report:
+        """Have clients come and go, numbered from `beginning`; the report counts those that could not."""
+        return await self._ask_all(
+            [
+                Churn(
+                    where=where,
+                    channels=list(channels),
+                    first=beginning + first,
+                    count=count,
+                    at_a_time=max(1, at_a_time // self._count),
+                    per_s=per_s / self._count,
+                    stays_s=stays_s,
+                )
+                for first, count in self._shares(clients)
+            ]
+        )
+
+    def _shares(self, clients: int) -> Iterator[tuple[int, int]]:
+        """(first, how many) of each process."""
+        for process in range(self._count):
+            first, last = (clients * number // self._count for number in (process, process + 1))
+            yield first, last - first
 
     async def publish(self, per_s: float, seconds: float) -> Report:
         """Send on schedule; returns when the last one is sent."""
@@ -137,10 +173,13 @@ class Fleet:
         return False
 
     async def _give(self, orders: Sequence[Order]) -> Report:
-        whole = merged(await asyncio.gather(*map(_ask, self._processes, orders)))
+        whole = await self._ask_all(orders)
         if whole.trouble:
             raise LoadFailed(f"{whole.failed} of the load generator's clients failed; the first one: {whole.trouble}")
         return whole
+
+    async def _ask_all(self, orders: Sequence[Order]) -> Report:
+        return merged(await asyncio.gather(*map(_ask, self._processes, orders)))
 
 
 async def _ask(process: asyncio.subprocess.Process, order: Order) -> Report:
@@ -159,7 +198,19 @@ def merged(reports: Sequence[Report]) -> Report:
         trouble=next((report.trouble for report in reports if report.trouble), ""),
         took_s=max(report.took_s for report in reports),
     )
-    for name in ("sent", "open", "failed", "lost", "acked", "refused", "delivered", "joins", "bytes_received", "cpu_s"):
+    for name in (
+        "sent",
+        "open",
+        "failed",
+        "gone",
+        "lost",
+        "acked",
+        "refused",
+        "delivered",
+        "joins",
+        "bytes_received",
+        "cpu_s",
+    ):
         setattr(whole, name, sum(getattr(report, name) for report in reports))
     for name in ("connect_us", "ack_us", "delivery_us"):
         histogram = Histogram()

@@ -14,7 +14,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Open clients `first` to `first + count - 1` of `total`, so many at a time.
+    """Open clients `first` to `first + count - 1`, so many at a time.
 
     Client i is in channel i mod channels, and on the node (i div channels) mod nodes: every channel's members are
     spread over all nodes.
@@ -27,6 +27,22 @@ class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     at_a_time: int
     join_leave: bool = False
     positions: dict[str, tuple[int, str]] = {}  # where channels are caught up from
+    payload_bytes: int = 128  # of what they will publish
+
+
+class Churn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Clients `first` to `first + count - 1` come, subscribe, stay, and go, so many at a time at most.
+
+    Every other one ends properly and waits until the server has closed; the rest go with a reset.
+    """
+
+    where: Where
+    channels: list[str]
+    first: int
+    count: int
+    at_a_time: int
+    per_s: float = 0.0  # when they come; 0: as fast as it goes
+    stays_s: float = 0.0
 
 
 class Publish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -67,7 +83,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reset: bool = False
 
 
-Order = Connect | Publish | Burst | Lockstep | Close | Look
+Order = Connect | Churn | Publish | Burst | Lockstep | Close | Look
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -76,7 +92,8 @@ class Report(msgspec.Struct, kw_only=True):
     trouble: str = ""
     sent: int = 0
     open: int = 0  # connections
-    failed: int = 0  # connections that did not open
+    failed: int = 0  # connections that did not open, or did not end as they should
+    gone: int = 0  # that came and went
     lost: int = 0
     acked: int = 0
     refused: int = 0

@@ -6,22 +6,20 @@ import asyncio
 import re
 import sys
 import time
-from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
-from bench.load.client import Client, Opening, Tally
+from bench.load.churn import churn
+from bench.load.client import Client, Tally
 from bench.load.clock import clock_from
-from bench.load.dialects import DIALECTS, Joining
-from bench.load.frames import sign_token, upgrade_request
 from bench.load.histogram import Histogram
-from bench.load.orders import Burst, Close, Connect, Lockstep, Look, Order, Publish, Report
+from bench.load.opening import channel_of, open_client
+from bench.load.orders import Burst, Churn, Close, Connect, Lockstep, Look, Order, Publish, Report
 
 _TICK_S = 0.001
 _FOLD_EVERY_S = 0.1
 _BATCH_WITHIN_S = 15.0
-_OPENS_WITHIN_S = 30.0
 _OFFSET, _EPOCH = re.compile(rb'"offset":(\d+)'), re.compile(rb'"epoch":"([^"]+)"')
 
 
@@ -36,6 +34,7 @@ class Worker:
         self._failures: list[str] = []
         self._positions: dict[str, tuple[int, str]] = {}
         self._opened = Histogram()
+        self._gone = 0
 
     async def fold(self) -> None:
         """Keep the lists of latencies short, for ever."""
@@ -49,6 +48,8 @@ class Worker:
         match order:
             case Connect():
                 await self._connect(order)
+            case Churn():
+                await self._churn(order)
             case Publish():
                 await self._publish(order)
             case Burst():
@@ -59,7 +60,9 @@ class Worker:
                 self._close(order)
             case Look():
                 pass
-        report = self._report(with_histograms=isinstance(order, Connect) or (isinstance(order, Look) and order.reset))
+        report = self._report(
+            with_histograms=isinstance(order, Connect | Churn) or (isinstance(order, Look) and order.reset)
+        )
         report.took_s = time.perf_counter() - started
         if isinstance(order, Look) and order.reset:
             self._tally.reset()
@@ -72,6 +75,7 @@ class Worker:
             sent=self._sent,
             open=len(self._clients),
             failed=len(self._failures),
+            gone=self._gone,
             trouble=self._failures[0] if self._failures else "",
             lost=tally.lost,
             acked=tally.acked,
@@ -97,34 +101,31 @@ class Worker:
             for number in waiting:
                 started = self._clock()
                 try:
-                    async with asyncio.timeout(_OPENS_WITHIN_S):
-                        await self._open(order, number)
+                    await self._open(order, number)
                 except (OSError, TimeoutError) as error:
                     self._failures.append(f"client {number}: {error or type(error).__name__}")
                 self._opened.record_all([self._clock() - started])
 
         await asyncio.gather(*(open_some() for _ in range(order.at_a_time)))
 
+    async def _churn(self, order: Churn) -> None:
+        seen = await churn(order, self._tally)
+        self._failures, self._opened, self._gone = seen.failures, seen.opened, seen.gone
+
     async def _open(self, order: Connect, number: int) -> None:
-        channel = order.channels[number % len(order.channels)]
-        url = urlsplit(order.where.urls[number // len(order.channels) % len(order.where.urls)])
-        dialect = DIALECTS[order.where.dialect]
-        joining = Joining(
-            token=sign_token(order.where.secret, f"user-{number}"),
-            channel=channel,
+        channel = channel_of(order.channels, number)
+        client, said = await open_client(
+            order.where,
+            order.channels,
+            number,
+            self._tally,
             join_leave=order.join_leave,
             position=order.positions.get(channel),
+            payload_bytes=order.payload_bytes,
         )
-        request = upgrade_request(url.netloc, dialect.path(url.path, joining))
-        _, opening = await asyncio.get_running_loop().create_connection(
-            lambda: Opening(request, dialect.steps(joining), dialect, dialect.publish(channel), self._tally),
-            url.hostname or "",
-            url.port or 0,
-        )
-        client, said = await opening.opened
         self._clients.append(client)
-        if epoch := _EPOCH.search(said[-1]):
-            offset = _OFFSET.search(said[-1])
+        if epoch := _EPOCH.search(said):
+            offset = _OFFSET.search(said)
             self._positions[channel] = (int(offset[1]) if offset else 0, epoch[1].decode())
 
     async def _publish(self, order: Publish) -> None:

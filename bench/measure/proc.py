@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,16 @@ def rss_kib(pid: int, proc: Path = _PROC) -> int:
 def pss_kib(pid: int, proc: Path = _PROC) -> int:
     """KiB of memory, of shared ones its share."""
     return _kib(proc / str(pid) / "smaps_rollup", "Pss:")
+
+
+def fds(pid: int, proc: Path = _PROC) -> int:
+    """Open file descriptors."""
+    return len(os.listdir(proc / str(pid) / "fd"))
+
+
+def threads(pid: int, proc: Path = _PROC) -> int:
+    """Threads that run or wait."""
+    return len(os.listdir(proc / str(pid) / "task"))
 
 
 def _kib(file: Path, name: str) -> int:

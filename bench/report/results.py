@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -28,6 +29,15 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     figures: dict[str, float] = {}
     trouble: str = ""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What made the figures of our side alone."""
+
+    command: str
+    date: str
+    machine: dict[str, str]
+    versions: dict[str, str]
 
 
 class Results(msgspec.Struct, kw_only=True):
@@ -61,6 +71,16 @@ class Results(msgspec.Struct, kw_only=True):
         ours, theirs = self.values(scenario, target, figure), self.values(scenario, other, figure)
         ratios = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
         return spread(ratios).median if ratios else None
+
+
+def origin(command: Sequence[str]) -> Origin:
+    """Of figures that are about to be measured."""
+    return Origin(command=" ".join(command), date=today(), machine=machine(), versions=versions(()))
+
+
+def today() -> str:
+    """The date of the results."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def machine() -> dict[str, str]:

@@ -68,7 +68,7 @@ class Seat:
     def __init__(self, dialect: Dialect) -> None:
         self.transport = Written()
         self.tally = Tally(lambda: NOW)
-        self.client = Client(self.transport, dialect, dialect.publish("live:c"), self.tally)
+        self.client = Client(self.transport, dialect, dialect.publish("live:c", PAYLOAD), self.tally)
 
     def hear(self, stream: bytes, step: int) -> None:
         for start in range(0, len(stream), step):
@@ -109,7 +109,7 @@ def test_a_publication_has_its_intended_time_as_id_and_in_128_bytes_of_data(dial
 def test_a_frame_whose_length_is_a_percent_sign_is_a_template_like_any_other() -> None:
     for length in range(1, 200):
         channel = "c" * length
-        assert len(CENTRIFUGAL.publish(channel) % (FIRST, FIRST)) == len(text_frame(b"")) + 2 + len(
+        assert len(CENTRIFUGAL.publish(channel, PAYLOAD) % (FIRST, FIRST)) == len(text_frame(b"")) + 2 + len(
             f'{{"id":{FIRST},"publish":{{"channel":"{channel}","data":{PAYLOAD % FIRST}}}}}'
         )
 
@@ -190,7 +190,7 @@ async def test_what_comes_with_the_last_answer_of_the_opening_is_counted(dialect
     }[dialect]
     transport, tally = Written(), Tally(lambda: NOW)
     steps = dialect.steps(Joining(token="t", channel="live:c"))
-    opening = Opening(b"GET", steps, dialect, dialect.publish("live:c"), tally)
+    opening = Opening(b"GET", steps, dialect, dialect.publish("live:c", PAYLOAD), tally)
     opening.connection_made(transport)
     for answer in answers[:-1]:
         opening.data_received(answer)
