@@ -19,8 +19,8 @@ WINDOW_S = 10.0
 _MINUTE_S = 60.0
 _CLIENTS_OF_A_CHANNEL = 4
 # One in five is `stored` and has presence; joins and leaves of the churn run through that as well.
-_CHANNELS = [*(f"live:soak-{number}" for number in range(80)), *(f"chat:soak-{number}" for number in range(20))]
-CLIENTS = _CLIENTS_OF_A_CHANNEL * len(_CHANNELS)
+CHANNELS = [*(f"live:soak-{number}" for number in range(80)), *(f"chat:soak-{number}" for number in range(20))]
+CLIENTS = _CLIENTS_OF_A_CHANNEL * len(CHANNELS)
 _VISITORS = 1_000_000  # their numbers begin here
 _STAYS_S = 2.0
 _VISITORS_AT_A_TIME = 1_000
@@ -119,7 +119,7 @@ async def soak(
 ) -> Soaked:
     """So many windows of so many seconds; `say` is told of each."""
     before = await _warm(target, residents)
-    await residents.connect(CLIENTS, target.where, _CHANNELS)
+    await residents.connect(CLIENTS, target.where, CHANNELS)
     await residents.look(reset=True)
     seconds = windows * window_s
     async with asyncio.TaskGroup() as group:
@@ -127,7 +127,7 @@ async def soak(
             visitors.churn(
                 round(churn_per_s * seconds),
                 target.where,
-                _CHANNELS,
+                CHANNELS,
                 at_a_time=_VISITORS_AT_A_TIME,
                 beginning=_VISITORS,
                 per_s=churn_per_s,
@@ -160,7 +160,7 @@ async def soak(
 
 async def _warm(target: Target, fleet: Fleet) -> dict[str, Vitals]:
     """Everything is used once, all go, and this is what remains."""
-    await fleet.connect(_WARM_CLIENTS, target.where, _CHANNELS)
+    await fleet.connect(_WARM_CLIENTS, target.where, CHANNELS)
     await fleet.publish(_WARM_CLIENTS, _WARM_S)
     await fleet.close()
     await at_rest(target, within_s=_EMPTY_WITHIN_S)

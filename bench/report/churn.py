@@ -1,0 +1,89 @@
+"""The churn as a page with a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from bench.measure.leaks import Finding
+from bench.report.endurance import head, processes, verdict
+from bench.report.lines import draw_lines
+from bench.report.results import Origin
+from bench.scenarios.churn import Chunk, Life
+
+_RSS = "churn-rss.png"
+
+
+class ChurnResults(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a run, and of those that went on behind it."""
+
+    origin: Origin
+    lives: list[Life] = []
+
+    def chunks(self) -> list[Chunk]:
+        """Of all lives."""
+        return [chunk for life in self.lives for chunk in life.chunks]
+
+    def cut(self, chunks: int) -> None:
+        """Forget all but so many."""
+        for life in self.lives:
+            kept = life.chunks[:chunks]
+            chunks -= len(kept)
+            life.chunks[:] = kept
+        self.lives[:] = [life for life in self.lives if life.chunks]
+
+    def findings(self) -> list[Finding]:
+        """Of every life."""
+        return [finding for life in self.lives for finding in life.findings()]
+
+
+def markdown(results: ChurnResults, plots: str) -> str:
+    """The page; `plots`: the folder of the plot, from there."""
+    return "\n".join([*head("Churn", results.origin), *_body(results, plots)]) + "\n"
+
+
+def _body(results: ChurnResults, plots: str) -> Iterator[str]:
+    chunks = results.chunks()
+    took_s = sum(each.took_s for each in chunks)
+    visitors = sum(each.visitors for each in chunks)
+    yield (
+        f"{visitors:,} clients connected with a token, subscribed and went, in {took_s / 60:.1f} minutes "
+        f"({visitors / took_s:,.0f}/s), one half of them with a reset, in {len(chunks)} chunks. Behind each, "
+        "when nobody is there, every process is looked at."
+    )
+    if len(results.lives) > 1:
+        yield f"The run was cut short; the platform was started {len(results.lives)} times, and each is judged alone."
+    yield ""
+    yield from verdict(results.findings())
+    for failure in sorted({each.failure for each in chunks if each.failure}):
+        yield f"A visitor that failed: {failure}."
+        yield ""
+    yield "## Processes"
+    yield ""
+    for life in results.lives:
+        half = life.chunks[(len(life.chunks) - 1) // 2]
+        yield from processes({"before": life.before, "half-way": half.vitals, "at the end": life.chunks[-1].vitals})
+    yield f"![RSS by connects]({plots}/{_RSS})"
+    yield ""
+    yield "## Chunks"
+    yield ""
+    yield "| clients | s | per s | server CPU each, µs | connect p50, ms | p99 |"
+    yield "|---|---|---|---|---|---|"
+    for each in chunks:
+        yield (
+            f"| {each.visitors:,} | {each.took_s:.0f} | {each.visitors / each.took_s:,.0f} | {each.cpu_us:,.0f} "
+            f"| {each.connect_p50_ms:.1f} | {each.connect_p99_ms:.1f} |"
+        )
+
+
+def draw(results: ChurnResults, folder: Path) -> None:
+    """RSS of every process by connects."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    so_far = 0
+    for each in results.chunks():
+        so_far += each.visitors
+        for name, seen in each.vitals.items():
+            series.setdefault(name, []).append((so_far / 1000, seen.rss_kib / 1024))
+    draw_lines(folder / _RSS, "RSS of each process, nobody there", series, x="thousands of connects", y="MiB")
