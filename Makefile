@@ -8,7 +8,7 @@ ARGS   ?=
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify-faults bench bench-full bench-smoke bench-soak images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench-smoke: $(VENV)/.dev ## tell whether a delivery or a publish costs over 30 
 
 bench-soak: $(VENV)/.bench ## tell whether anything grows in ten minutes of traffic and churn, and write bench/soak.md (ARGS="--minutes 2")
 	$(BIN)/python -m bench.soak --out bench/soak.md $(ARGS)
+
+bench-curves: $(VENV)/.bench ## measure how cost grows, and write the tables and plots of docs/performance.md (six minutes; ARGS="--rounds 3")
+	$(BIN)/python -m bench.curves --out docs/performance.md $(ARGS)
 
 images: ## build the image of all services (THALAMUS_IMAGE=thalamus:dev)
 	docker build --network host --file deploy/images/Dockerfile --tag $(THALAMUS_IMAGE) .

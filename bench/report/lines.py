@@ -31,6 +31,6 @@ def draw_lines(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=_DPI, bbox_inches="tight")
     pyplot.close(figure)

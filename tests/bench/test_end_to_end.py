@@ -57,6 +57,16 @@ async def test_a_peer_brings_publications_to_both_of_its_nodes(name: str) -> Non
     assert figures["cpu_s_node-1"] > 0 < figures["cpu_s_node-2"]
 
 
+async def test_payloads_are_as_long_as_asked_for() -> None:
+    received = []
+    for payload_bytes in (64, 8_192):
+        async with running_peer(FLOOR, nodes=1) as target, Fleet(1) as fleet:
+            await fleet.connect(2, target.where, ["live:bytes"], payload_bytes=payload_bytes)
+            await fleet.lockstep(batch=10, batches=1, members=2)
+            received.append((await fleet.look()).bytes_received)
+    assert 0 <= received[1] - received[0] - 20 * (8_192 - 64) < 20 * 16  # a longer frame has a longer head
+
+
 async def test_servers_that_are_not_there_are_named() -> None:
     with pytest.raises(TargetFailed, match="no nowhere"):
         async with running_peer(centrifugo(Path("nowhere"))):
@@ -68,5 +78,5 @@ async def test_servers_that_are_not_there_are_named() -> None:
             pass
     nobody = Where(dialect="plain", secret="s", urls=[f"ws://127.0.0.1:{free_port()}/"])
     async with Fleet(1) as fleet:
-        with pytest.raises(LoadFailed, match="3 of"):
-            await fleet.connect(3, nobody, ["live:c"])
+        with pytest.raises(LoadFailed, match=r"3 of .* client 70: "):
+            await fleet.connect(3, nobody, ["live:c"], beginning=70)

@@ -1,0 +1,18 @@
+"""Parts of a page that a tool writes, between lines that name them; what stands around them is people's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def with_part(page: str, name: str, lines: Iterable[str]) -> str:
+    """The page with this between its marks; without marks it is put at the end, with them."""
+    begin, end = f"<!-- {name}: written by python -m bench.curves -->", f"<!-- end of {name} -->"
+    part = "\n".join([begin, "", *lines, end])
+    before, found, rest = page.partition(begin)
+    if not found:
+        return f"{page}{part}\n"
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{begin} has no {end}")
+    return f"{before}{part}{after}"
