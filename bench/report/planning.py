@@ -11,7 +11,6 @@ from bench.scenarios.curves import Curves
 SOCKETS = (10_000, 100_000, 1_000_000)
 # What is planned for; docs/performance.md says why.
 MEMBERS = 20  # of a channel, each in one
-KEY_S = 300.0  # a repeat within it gets the first position
 EVERY_S = 10.0  # a publication in each channel
 KEPT = 100  # publications, history_size
 BACK_WITHIN_S = 120.0  # all clients of a whole platform that was away
@@ -38,7 +37,6 @@ class Costs:
     redis_mib: float
     redis_channel_kib: float  # for each edge that hears it
     kept_bytes: float
-    key_bytes: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,6 @@ def costs(curves: Curves) -> Costs | None:
         redis_mib=one["redis_rss_kib"] / 1024,
         redis_channel_kib=max(0.0, one["redis_kib_per_channel_heard"]),
         kept_bytes=max(0.0, one["redis_bytes_per_kept"]),
-        key_bytes=max(0.0, one["redis_bytes_per_key"]),
     )
 
 
@@ -96,7 +93,6 @@ _ALONE = (
     ("channels of their own", "kib_per_connection_and_channel"),
     ("channels of their own", "redis_kib_per_channel_heard"),
     ("kept publications", "redis_bytes_per_kept"),
-    ("kept publications", "redis_bytes_per_key"),
 )
 
 
@@ -136,9 +132,7 @@ def _with(sockets: int, edges: int, cost: Costs) -> Plan:
         edge_mib=cost.edge_mib + (sockets * cost.connection_kib + channels * heard * cost.channel_kib) / edges / 1024,
         back_cores=sockets * cost.connect_us / 1e6 / BACK_WITHIN_S,
         redis_cores=publishes * (cost.redis_publish_us + cost.redis_heard_us * heard) / 1e6,
-        redis_mib=cost.redis_mib
-        + channels * (KEPT * cost.kept_bytes / 1024 + heard * cost.redis_channel_kib) / 1024
-        + publishes * KEY_S * cost.key_bytes / (1 << 20),
+        redis_mib=cost.redis_mib + channels * (KEPT * cost.kept_bytes / 1024 + heard * cost.redis_channel_kib) / 1024,
     )
 
 
@@ -159,7 +153,6 @@ def planning(cost: Costs) -> Iterator[str]:
     yield f"| memory of Redis without channels | {cost.redis_mib:,.0f} MiB |"
     yield f"| … of a channel, for each edge that hears it | {cost.redis_channel_kib:,.2f} KiB |"
     yield f"| … of a kept publication of 128 bytes | {cost.kept_bytes:,.0f} bytes |"
-    yield f"| … of the key of a publication, for {KEY_S:.0f} s | {cost.key_bytes:,.0f} bytes |"
     yield ""
     plans = [plan(sockets, cost) for sockets in SOCKETS]
     yield "| sockets | " + " | ".join(f"{each.sockets:,}" for each in plans) + " |"
@@ -212,7 +205,6 @@ def _written_out(found: Plan, cost: Costs) -> Iterator[str]:
     )
     yield (
         f"memory of Redis  {cost.redis_mib:.0f} MiB + {channels:,} × ({KEPT} × {cost.kept_bytes:.0f} bytes + "
-        f"{found.heard:.1f} × {cost.redis_channel_kib:.2f} KiB) + {found.publishes:,.0f} × {KEY_S:.0f} s × "
-        f"{cost.key_bytes:.0f} bytes = {found.redis_mib:,.0f} MiB"
+        f"{found.heard:.1f} × {cost.redis_channel_kib:.2f} KiB) = {found.redis_mib:,.0f} MiB"
     )
     yield "```"

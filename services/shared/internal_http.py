@@ -31,6 +31,7 @@ class _Readiness(Collector):
         for name, holds in self._ready().items():
             checks.add_metric([name], float(holds))
         yield checks
+        yield GaugeMetricFamily("thalamus_asyncio_tasks", "Tasks of the event loop.", value=len(asyncio.all_tasks()))
 
 
 class InternalHttp:

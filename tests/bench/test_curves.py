@@ -31,7 +31,6 @@ CHEAP = Costs(
     redis_mib=0,
     redis_channel_kib=0,
     kept_bytes=0,
-    key_bytes=0,
 )
 
 
@@ -66,7 +65,7 @@ def measured() -> list[Point]:
             x=0,
             figures={"kib_per_connection_and_channel": 6.0, "redis_kib_per_channel_heard": 0.5},
         ),
-        Point(curve="kept publications", x=0, figures={"redis_bytes_per_kept": 400.0, "redis_bytes_per_key": 150.0}),
+        Point(curve="kept publications", x=0, figures={"redis_bytes_per_kept": 400.0}),
     ]
 
 
@@ -119,9 +118,9 @@ def test_edges_are_as_many_as_the_scarcest_thing_wants(cost: Costs, edges: int) 
 
 
 def test_redis_is_counted_by_publications_by_who_hears_them_and_by_what_is_kept() -> None:
-    found = plan(100_000, but(redis_publish_us=100, redis_heard_us=10, redis_mib=8, kept_bytes=400, key_bytes=150))
+    found = plan(100_000, but(redis_publish_us=100, redis_heard_us=10, redis_mib=8, kept_bytes=400))
     assert found.redis_cores == pytest.approx(500 * (100 + 10 * hearing(10, 20)) / 1e6)
-    assert found.redis_mib == pytest.approx(8 + (5_000 * 100 * 400 + 500 * 300 * 150) / 2**20)
+    assert found.redis_mib == pytest.approx(8 + 5_000 * 100 * 400 / 2**20)
 
 
 def test_the_arithmetic_that_is_shown_is_the_plans() -> None:

@@ -45,6 +45,19 @@ async def test_healthy_though_not_ready(server: InternalHttp, checks: dict[str, 
     assert (await get(server, "/healthz")).status_code == 200
 
 
+async def test_tasks_of_the_loop_are_counted(server: InternalHttp) -> None:
+    async def tasks() -> float:
+        text = (await get(server, "/metrics")).text
+        (line,) = [line for line in text.splitlines() if line.startswith("thalamus_asyncio_tasks ")]
+        return float(line.split()[1])
+
+    before = await tasks()
+    more = [asyncio.create_task(asyncio.sleep(60)) for _ in range(5)]
+    assert await tasks() == before + 5
+    for task in more:
+        task.cancel()
+
+
 async def test_metrics_are_prometheus_text(server: InternalHttp) -> None:
     answer = await get(server, "/metrics?x=1")
     assert answer.status_code == 200
