@@ -7,8 +7,6 @@ import logging
 import os
 import random
 
-import redis.asyncio
-
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.config import PresenceConfig
 from services.presence.domain.sweeper import sweep
@@ -22,6 +20,7 @@ from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import check_server, redis_client
 from services.shared.redis_life import RunWatch
+from services.shared.redis_pipeline import RedisPipeline
 from services.shared.secrets import read_service_tokens, redis_address
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
@@ -35,8 +34,9 @@ async def main(stopping: asyncio.Event) -> None:
     setup_logging("presence", level=config.log_level)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     watch = RunWatch()
-    client = redis_client(redis_address(config.redis_url, config.redis_password_file), gate=watch)
-    roster = RedisRoster(client, lambda: watch.run_id)
+    address = redis_address(config.redis_url, config.redis_password_file)
+    pipeline = RedisPipeline(address, gate=watch)
+    roster = RedisRoster(pipeline, lambda: watch.run_id)
     checks = {"redis": False}
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
     server = await start_grpc_server(
@@ -47,7 +47,7 @@ async def main(stopping: asyncio.Event) -> None:
         previous_service_token=tokens.previous,
         service="presence",
     )
-    sweeping = asyncio.create_task(_sweep(config, client, roster, checks))
+    sweeping = asyncio.create_task(_sweep(config, address, roster, checks))
     try:
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         stopped = asyncio.create_task(stopping.wait())
@@ -59,13 +59,11 @@ async def main(stopping: asyncio.Event) -> None:
     finally:
         await end_task(sweeping)
         await internal.close()
-        await client.aclose()
+        await pipeline.aclose()
 
 
-async def _sweep(
-    config: PresenceConfig, client: redis.asyncio.Redis, roster: RedisRoster, checks: dict[str, bool]
-) -> None:
-    await _wait_for_redis(client, checks)
+async def _sweep(config: PresenceConfig, address: str, roster: RedisRoster, checks: dict[str, bool]) -> None:
+    await _wait_for_redis(address, checks)
     while True:
         try:
             await sweep(roster)
@@ -77,14 +75,15 @@ async def _sweep(
         await asyncio.sleep(config.sweep_s * random.uniform(0.8, 1.2))
 
 
-async def _wait_for_redis(client: redis.asyncio.Redis, checks: dict[str, bool]) -> None:
-    while True:
-        try:
-            await check_server(client)
-            checks["redis"] = True
-            return
-        except Unavailable:
-            await asyncio.sleep(0.2)
+async def _wait_for_redis(address: str, checks: dict[str, bool]) -> None:
+    async with redis_client(address, max_connections=1) as client:
+        while True:
+            try:
+                await check_server(client)
+                checks["redis"] = True
+                return
+            except Unavailable:
+                await asyncio.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
 from services.shared.grpc_server import GrpcServer, start_grpc_server
+from services.shared.redis_pipeline import RedisPipeline
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 LEASE_S = 1.0
@@ -27,8 +28,8 @@ CHANNEL = "chat:room"
 class Presence:
     """A presence server that can be killed and started on the same port."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self.roster = RedisRoster(client)
+    def __init__(self, pipeline: RedisPipeline) -> None:
+        self.roster = RedisRoster(pipeline)
         self.port = 0
         self._server: GrpcServer | None = None
 
@@ -57,8 +58,8 @@ class Presence:
 
 
 @pytest.fixture
-async def presence(redis_conn: redis.asyncio.Redis) -> AsyncIterator[Presence]:
-    made = Presence(redis_conn)
+async def presence(redis_pipeline: RedisPipeline) -> AsyncIterator[Presence]:
+    made = Presence(redis_pipeline)
     await made.start()
     yield made
     await made.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 
@@ -12,7 +13,11 @@ import redis.asyncio
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.domain.ports import Enter, Lease, Leave
 from services.presence.domain.sweeper import sweep
+from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
+from services.shared.redis_life import RunWatch
+from services.shared.redis_pipeline import RedisPipeline
+from tests.support.redis import RedisServer
 from thalamus.common.v1 import common_pb2
 
 CHANNEL = "chat:room"
@@ -52,8 +57,8 @@ async def ear(redis_conn: redis.asyncio.Redis) -> AsyncIterator[Ear]:
 
 
 @pytest.fixture
-async def roster(redis_conn: redis.asyncio.Redis) -> RedisRoster:
-    made = RedisRoster(redis_conn)
+async def roster(redis_pipeline: RedisPipeline) -> RedisRoster:
+    made = RedisRoster(redis_pipeline)
     assert await made.renew(EDGE, 60.0, held=False)
     return made
 
@@ -217,11 +222,11 @@ async def test_reconnects_within_the_grace_leave_nothing_behind_in_the_index(
 
 
 async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lost(
-    redis_conn: redis.asyncio.Redis, ear: Ear
+    redis_pipeline: RedisPipeline, ear: Ear
 ) -> None:
     """It lost the enter of c2 and the leave of c3, and nobody can tell: the edge enters its members anew, unseen."""
     run = "first"
-    roster = RedisRoster(redis_conn, lambda: run)
+    roster = RedisRoster(redis_pipeline, lambda: run)
     lease = Lease("edge-b", 1)
     assert await roster.renew(lease, 0.6, held=False)
     await roster.change(lease, [entering("c1", "ann"), entering("c3", "carol")])
@@ -240,3 +245,19 @@ async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lo
     await sweep(roster)
     assert await ear.listen() == ["+c1", "+c3", "+c2", "-c3"]
     assert await roster.stats([CHANNEL]) == [(2, 2)]
+
+
+async def test_a_lease_is_not_renewed_by_the_first_that_reaches_a_redis_started_anew(own_redis: RedisServer) -> None:
+    watch = RunWatch()
+    pipeline = RedisPipeline(own_redis.url, gate=watch)
+    roster = RedisRoster(pipeline, lambda: watch.run_id)
+    assert await roster.renew(EDGE, 60.0, held=False)
+    assert await roster.renew(EDGE, 60.0, held=True)
+    own_redis.kill()
+    own_redis.start()
+    renewed = None
+    while renewed is None:
+        with contextlib.suppress(Unavailable):  # the connection is found to be lost
+            renewed = await roster.renew(EDGE, 60.0, held=True)
+    assert not renewed
+    await pipeline.aclose()

@@ -13,12 +13,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import pytest
-import redis.asyncio
 
 from services.edge.adapters.redis_orders import RedisOrders
 from services.edge.domain.model import Publication
 from services.edge.domain.operations import Disconnect, ForgetHistory, Refresh, Subscribe, Unsubscribe
 from services.shared.errors import Unavailable
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.edge import Client, Cluster
 from tests.support.live_edge import LiveEdge
 from tests.support.redis import RedisServer
@@ -44,7 +44,7 @@ class World:
 
     giver: LiveEdge
     links: list[Link]
-    redis: redis.asyncio.Redis
+    redis: RedisPipeline
     here: dict[str, list[Client]] = field(default_factory=lambda: {user: [] for user in USERS})
 
     async def come(self, user: str, edge: LiveEdge) -> None:
@@ -54,7 +54,7 @@ class World:
         link = rng.choice(self.links)
         match rng.choice(("pubsub", "reset", "cut", "heal", "none")):
             case "pubsub":
-                await self.redis.client_kill_filter(_type="pubsub")
+                await self.redis.execute([("CLIENT", "KILL", "TYPE", "pubsub")], timeout_s=1.0)
             case "reset":
                 link.proxy.reset()
             case "cut":
@@ -83,9 +83,9 @@ async def world(own_redis: RedisServer) -> AsyncIterator[World]:
             edge = await exits.enter_async_context(LiveEdge(tokens, f"redis://127.0.0.1:{proxy.port}/0"))
             links.append(Link(edge, proxy))
         giver = await exits.enter_async_context(LiveEdge(tokens, own_redis.url))
-        client = redis.asyncio.Redis(port=own_redis.port)
-        exits.push_async_callback(client.aclose)
-        yield World(giver, links, client)
+        pipeline = RedisPipeline(own_redis.url)
+        exits.push_async_callback(pipeline.aclose)
+        yield World(giver, links, pipeline)
         for link in links:
             link.proxy.heal()
 

@@ -29,7 +29,6 @@ from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import Call, refuse
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
-from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
 from services.shared.redis_pipeline import NotSent, RedisPipeline
 
@@ -90,9 +89,8 @@ class RedisBroker:
         self._life = LifeWatch(
             url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=self._time
         )
-        self._client = redis_client(url, gate=self._gate)
         self._pipeline = RedisPipeline(url, gate=self._gate)
-        self.orders = RedisOrders(self._client)
+        self.orders = RedisOrders(self._pipeline)
         self._subscriber = RedisSubscriber(
             url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
         )
@@ -136,7 +134,6 @@ class RedisBroker:
         await self._subscriber.close()
         await self._life.close()
         await self._pipeline.aclose()
-        await self._client.aclose()
 
     @property
     def is_ready(self) -> bool:

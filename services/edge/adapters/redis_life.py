@@ -8,19 +8,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import redis.asyncio
-from redis import exceptions
-
 from services.edge.adapters import codec
 from services.edge.adapters.receipts import Receipt, Receipts
 from services.shared.cancellation import end_task
-from services.shared.errors import CONNECTION_LOST, Unavailable
+from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog import life as lives
 from services.shared.hotlog.life import Life
-from services.shared.hotlog.scripts import run
-from services.shared.redis import redis_client
-from services.shared.redis_life import LifeGate
+from services.shared.hotlog.scripts import refuse
+from services.shared.redis_life import LifeGate, RunWatch
+from services.shared.redis_pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +41,8 @@ class LifeWatch:
         on_time: Callable[[float], None],
     ) -> None:
         """`on_change`: logs may have begun anew without a sign on the pub/sub connection; `on_time`: Unix seconds."""
-        self._client: redis.asyncio.Redis = redis_client(url, max_connections=1)
+        self._watch = RunWatch()
+        self._redis = RedisPipeline(url, gate=self._watch)
         self._gate, self._receipts, self._on_change, self._on_time = gate, receipts, on_change, on_time
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""  # seen last
@@ -60,7 +58,7 @@ class LifeWatch:
         """Stop looking."""
         if self._task is not None:
             await end_task(self._task)
-        await self._client.aclose()
+        await self._redis.aclose()
 
     def look_now(self) -> None:
         """Something does not fit: a log of a later generation, or a channel that was not compared."""
@@ -71,7 +69,7 @@ class LifeWatch:
         while True:
             try:
                 await self._step(loop.time())
-            except (Unavailable, exceptions.RedisError, *CONNECTION_LOST) as error:
+            except Unavailable as error:
                 if repr(error) != self._said:
                     self._said = repr(error)
                     logger.warning("Redis does not say which life this is", extra={"error": self._said})
@@ -111,17 +109,14 @@ class LifeWatch:
                 self._on_change()
 
     async def _ask(self) -> tuple[str, int, Life | None]:
-        """Run id, its clock in ms, and what is said of its life: one round trip, one connection."""
-        async with asyncio.timeout(TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.info("server")
-            pipeline.time()
-            pipeline.get(keys.LIFE)
-            info, (seconds, microseconds), said = await pipeline.execute()
-        return str(info["run_id"]), seconds * 1000 + microseconds // 1000, lives.parse(said)
+        """Run id, its clock in ms, and what is said of its life: one round trip, on the connection whose run it is."""
+        time, said = await self._redis.execute([("TIME",), ("GET", keys.LIFE)], timeout_s=TIMEOUT_S)
+        seconds, microseconds = refuse(time)
+        return self._watch.run_id, int(seconds) * 1000 + int(microseconds) // 1000, lives.parse(refuse(said))
 
     async def _renew(self, run_id: str, generation: int, only_other_run: bool) -> Life:
         call = lives.renew_call(run_id, generation, only_other_run=only_other_run)
-        (said,) = await run(self._client, [call], timeout_s=TIMEOUT_S)
+        (said,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
         life = lives.parse(said if isinstance(said, bytes) else None)
         if life is None:
             raise Unavailable(f"Redis refused a new generation: {said!r}")
@@ -138,7 +133,7 @@ class LifeWatch:
                 )
                 for channel, receipt in some
             ]
-            found = await run(self._client, calls, timeout_s=TIMEOUT_S)
+            found = await self._redis.run(calls, timeout_s=TIMEOUT_S)
             if not all(map(_is_there, _receipts_of(some), found)):
                 return False
         return True

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
-import redis.asyncio
-from redis import exceptions
-
 from services.edge.domain.model import Order, OrderId, OrderPage
-from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import Call, load, refuse, run
+from services.shared.hotlog.scripts import Call, load, refuse
+from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.8
 KEPT_MS = 60_000
@@ -24,22 +20,23 @@ _ORDER = load(Path(__file__).parent / "order.lua")
 class RedisOrders:
     """Repeats nothing by itself: an order that was given twice would be carried out twice."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._client = client
+    def __init__(self, redis: RedisPipeline) -> None:
+        self._redis = redis
 
     async def give(self, payload: bytes) -> int:
         call = Call(_ORDER, [keys.ORDERS], [keys.CONTROL, payload, _KEPT, KEPT_MS])
-        (told,) = await run(self._client, [call], timeout_s=TIMEOUT_S)
+        (told,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
         return int(refuse(told))
 
     async def read(self, after: OrderId) -> OrderPage:
-        try:
-            async with asyncio.timeout(TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
-                pipeline.xrevrange(keys.ORDERS, count=1)  # first: none of those that follow is newer than the page
-                pipeline.xrange(keys.ORDERS, min=f"({_text(after)}", count=_PAGE)
-                newest, found = await pipeline.execute()
-        except (exceptions.RedisError, *CONNECTION_LOST) as error:
-            raise Unavailable(f"Redis does not answer: {error}") from error
+        answers = await self._redis.execute(
+            [
+                ("XREVRANGE", keys.ORDERS, "+", "-", "COUNT", 1),  # first: none that follows is newer than the page
+                ("XRANGE", keys.ORDERS, f"({_text(after)}", "+", "COUNT", _PAGE),
+            ],
+            timeout_s=TIMEOUT_S,
+        )
+        newest, found = map(refuse, answers)
         orders = [_kept(order_id, fields) for order_id, fields in found]
         return OrderPage(orders, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
 
@@ -53,7 +50,8 @@ def heard(payload: bytes) -> Order:
 def _kept(order_id: Any, fields: Any) -> Order:
     """An entry that is no order is one that can't be read: who follows must get past it."""
     try:
-        return _order(order_id, fields[b"previous"], fields[b"order"])
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        return _order(order_id, named[b"previous"], named[b"order"])
     except (KeyError, ValueError):
         return Order(_id(order_id), (0, 0), b"")
 

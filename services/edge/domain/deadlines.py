@@ -69,8 +69,7 @@ class Deadlines:
     def pong(self) -> bool:
         """The client answered; False: nobody had asked."""
         asked = self._pong_due != NEVER
-        self._pong_due = NEVER
-        self.look_anew()
+        self._pong_due = NEVER  # when it would have been due, the wheel finds nothing and looks anew
         return asked
 
     def deadline_passed(self, now: float) -> None:

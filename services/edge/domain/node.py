@@ -17,7 +17,7 @@ from services.edge.domain.ports import Broker, Presence, Store
 from services.edge.domain.publisher import Publisher
 from services.edge.domain.rpc import RpcMethods
 from services.edge.domain.settings import Settings
-from services.edge.domain.timers import Wheel
+from services.edge.domain.timers import GRANULE_S, Wheel
 from services.shared.namespaces import Namespaces
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Node:
         """Deadlines and housekeeping, until cancelled."""
         next_check = self.clock.monotonic() + self._next_check_s()
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(GRANULE_S)
             now = self.clock.monotonic()
             self.wheel.advance(now)
             self.hub.close_unused(now)

@@ -9,6 +9,7 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 NEVER = math.inf
+GRANULE_S = 0.5  # what is due within it is done together: a wake-up costs more than a ping
 
 
 class Timed(Protocol):
@@ -24,7 +25,7 @@ class Timed(Protocol):
 class Wheel:
     """Calls `deadline_passed` at most one granule late. Driven by `advance`: the time is passed in."""
 
-    def __init__(self, now: float, granule_s: float = 0.1) -> None:
+    def __init__(self, now: float, granule_s: float = GRANULE_S) -> None:
         self._granule_s = granule_s
         self._slots: dict[int, list[Timed]] = {}
         self._next = self._slot_of(now)

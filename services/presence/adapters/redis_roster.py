@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import redis.asyncio
-from redis import exceptions
-
-from services.presence.domain.ports import Change, Enter, Lease, Leave
+from services.presence.domain.ports import Change, Due, Enter, Lease, Leave
 from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
-from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import Call, load, refuse, run
+from services.shared.hotlog.scripts import Call, Command, load, refuse
+from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
 _PAGE = 1_000
@@ -45,17 +41,18 @@ def _member(channel: str, client: str) -> str:
 class RedisRoster:
     """Stateless: all of it is in Redis."""
 
-    def __init__(self, client: redis.asyncio.Redis, run_id: Callable[[], str] = lambda: "") -> None:
-        """`run_id` of the server that `client` is connected to."""
-        self._client = client
+    def __init__(self, redis: RedisPipeline, run_id: Callable[[], str] = lambda: "") -> None:
+        """`run_id` of the server that `redis` is connected to."""
+        self._redis = redis
         self._run_id = run_id
 
     async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
-        arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held)]
-        await self._commands("ping", [("PING",)])  # a connection to the server that is asked: its run id is known then
-        arguments.append(self._run_id())
-        (renewed,) = await self._run("lease", [Call(_LEASE, _LEASE_KEYS, arguments)])
-        return bool(refuse(renewed))
+        while True:
+            run_id = self._run_id()
+            arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held), run_id]
+            (renewed,) = await self._run("lease", [Call(_LEASE, _LEASE_KEYS, arguments)])
+            if self._run_id() == run_id:  # else it was the first on a connection, maybe to a server started anew
+                return bool(refuse(renewed))
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
         if not changes:
@@ -65,7 +62,7 @@ class RedisRoster:
         await self._commands("index", [("SADD", index, *entering)] if entering else [])
         results = [refuse(one) for one in await self._run("change", [_call(lease, change) for change in changes])]
         over: list[str] = []
-        replaced: list[tuple[Any, ...]] = []
+        replaced: list[Command] = []
         waits: list[str | bytes | int] = []
         for change, result in zip(changes, results, strict=True):
             if isinstance(change, Enter):
@@ -88,18 +85,17 @@ class RedisRoster:
         await self._commands("index", [*([("SREM", index, *over)] if over else []), *replaced])
 
     async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
-        cursor, seen = 0, set[bytes]()
-        found: Any
+        cursor, seen = b"0", set[bytes]()
+        found: list[bytes]
         while True:
-            try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    cursor, found = await self._client.hscan(_names(channel)[0], cursor, count=_PAGE)
-            except (exceptions.RedisError, *CONNECTION_LOST) as error:
-                raise Unavailable(f"Redis does not answer: {error}") from error
-            fresh = {client: entry for client, entry in found.items() if client not in seen}
+            ((cursor, found),) = await self._commands(
+                "members", [("HSCAN", _names(channel)[0], cursor, "COUNT", _PAGE)]
+            )
+            named = zip(found[::2], found[1::2], strict=True)
+            fresh = {client: entry for client, entry in named if client not in seen}
             seen.update(fresh)
             yield [_info(entry) for entry in fresh.values()]
-            if cursor == 0:
+            if cursor == b"0":
                 return
 
     async def stats(self, channels: Sequence[str]) -> list[tuple[int, int]]:
@@ -107,10 +103,11 @@ class RedisRoster:
         counts = await self._commands("stats", commands)
         return list(zip(counts[::2], counts[1::2], strict=True))
 
-    async def expired(self) -> list[Lease]:
-        found = refuse((await self._run("expired", [Call(_EXPIRED, _LEASE_KEYS, [])]))[0])
-        leases = [entry.decode().rsplit(" ", 1) for entry in found]
-        return [Lease(edge, int(generation)) for edge, generation in leases]
+    async def due(self, limit: int) -> Due:
+        answers = await self._run("due", [Call(_EXPIRED, _LEASE_KEYS, []), Call(_DUE, [_DUE_KEY], [limit])])
+        expired, members = map(refuse, answers)
+        leases = [entry.decode().rsplit(" ", 1) for entry in expired]
+        return Due([Lease(edge, int(generation)) for edge, generation in leases], members)
 
     async def reap(self, lease: Lease, limit: int) -> int:
         (members,) = await self._commands("reap", [("SRANDMEMBER", _index(lease), limit)])
@@ -130,10 +127,7 @@ class RedisRoster:
         if score is None and known is not None and int(known) == lease.generation:
             await self._commands("reap", [("HDEL", _GENERATIONS, lease.edge), ("HDEL", _RUNS, lease.edge)])
 
-    async def end_graces(self, limit: int) -> int:
-        members = refuse((await self._run("due", [Call(_DUE, [_DUE_KEY], [limit])]))[0])
-        if not members:
-            return 0
+    async def end_graces(self, members: Sequence[bytes]) -> None:
         results = await self._take("due", members, Lease("", 0))
         again: list[str | bytes | int] = []
         for member, (_, _, left_ms) in zip(members, results, strict=True):
@@ -143,13 +137,12 @@ class RedisRoster:
         if again:
             refuse((await self._run("wait", [Call(_WAIT, [_DUE_KEY], again)]))[0])
         if done:
-            removals: list[tuple[Any, ...]] = [("ZREM", _DUE_KEY, *done)]
+            removals: list[Command] = [("ZREM", _DUE_KEY, *done)]
             for member, (removed, owner, _) in zip(members, results, strict=True):
                 if removed:
                     edge, generation = owner.decode().rsplit(" ", 1)
                     removals.append(("SREM", _index(Lease(edge, int(generation))), member))
             await self._commands("due", removals)
-        return len(members)
 
     async def _take(self, how: str, members: Sequence[bytes], lease: Lease) -> list[Any]:
         calls = []
@@ -163,21 +156,16 @@ class RedisRoster:
     async def _run(self, op: str, calls: Sequence[Call]) -> list[Any]:
         started = time.perf_counter()
         try:
-            return await run(self._client, calls, timeout_s=TIMEOUT_S)
+            return await self._redis.run(calls, timeout_s=TIMEOUT_S)
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
-    async def _commands(self, op: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _commands(self, op: str, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return list(await pipeline.execute())
-        except (exceptions.RedisError, *CONNECTION_LOST) as error:
-            raise Unavailable(f"Redis does not answer: {error}") from error
+            return [refuse(answer) for answer in await self._redis.execute(commands, timeout_s=TIMEOUT_S)]
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 

@@ -45,6 +45,13 @@ class Member(NamedTuple):
     client: str
 
 
+class Due(NamedTuple):
+    """What nobody else ends: leases whose members must be reaped, and members whose grace has ended."""
+
+    leases: list[Lease]
+    members: list[bytes]  # for `end_graces`
+
+
 class Roster(Protocol):
     """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
 
@@ -60,11 +67,11 @@ class Roster(Protocol):
     async def stats(self, channels: Sequence[str]) -> list[tuple[int, int]]:
         """(clients, users) per channel."""
 
-    async def expired(self) -> list[Lease]:
-        """Leases whose members must be reaped, by whoever comes first."""
+    async def due(self, limit: int) -> Due:
+        """What is to be ended now, by whoever comes first; up to `limit` members."""
 
     async def reap(self, lease: Lease, limit: int) -> int:
         """Remove up to `limit` members that are still of this lease, one leave each; 0: nothing is left of it."""
 
-    async def end_graces(self, limit: int) -> int:
-        """Remove members whose grace has ended, one leave each; returns how many were due."""
+    async def end_graces(self, members: Sequence[bytes]) -> None:
+        """Remove those of them whose grace has ended, one leave each."""

@@ -11,15 +11,17 @@ _ROUNDS = 200
 async def sweep(roster: Roster) -> int:
     """One round; returns how many members it looked at."""
     seen = 0
-    for lease in await roster.expired():
+    due = await roster.due(_LIMIT)
+    for lease in due.leases:
         for _ in range(_ROUNDS):
             found = await roster.reap(lease, _LIMIT)
             seen += found
             if found < _LIMIT:
                 break
     for _ in range(_ROUNDS):
-        found = await roster.end_graces(_LIMIT)
-        seen += found
-        if found < _LIMIT:
+        if not due.members:
             break
+        await roster.end_graces(due.members)
+        seen += len(due.members)
+        due = await roster.due(_LIMIT)
     return seen

@@ -2,7 +2,7 @@
 -- Says that this Redis has what it had a second ago, or begins a new life of it. The keys belong to the whole server.
 -- KEYS: beacon, life, store. ARGV: run id of this server, count and generation that the store keeps, pause_ms, name of
 -- the store or nothing.
--- Returns {count, generation, 1 if a life began}.
+-- Returns {count, generation, 1 if a life began, what is said of it}.
 local kept, kept_generation = tonumber(ARGV[2]), tonumber(ARGV[3])
 local count = redis.call('INCR', KEYS[1])
 local life = redis.call('GET', KEYS[2])
@@ -23,7 +23,8 @@ elseif run_id ~= ARGV[1] then
   local now = redis.call('TIME')
   open_at = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[4])
 else
-  return {count, generation, 0}
+  return {count, generation, 0, life}
 end
-redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. string.format('%d %d', generation, open_at))
-return {count, generation, 1}
+life = ARGV[1] .. ' ' .. string.format('%d %d', generation, open_at)
+redis.call('SET', KEYS[2], life)
+return {count, generation, 1, life}

@@ -36,11 +36,12 @@ def parse(found: bytes | None) -> Life | None:
 
 
 class Beat(NamedTuple):
-    """`began`: a life of Redis began with this beat."""
+    """`began`: a life of Redis began with this beat. `life`: what is said of it now; None where that can't be read."""
 
     counter: int
     generation: int
     began: bool
+    life: Life | None
 
 
 def beat_call(run_id: str, kept_count: int, kept_generation: int, store: str = "", pause_ms: int = PAUSE_MS) -> Call:
@@ -51,8 +52,8 @@ def beat_call(run_id: str, kept_count: int, kept_generation: int, store: str = "
 
 def beat(result: Any) -> Beat:
     """What that call answered."""
-    count, generation, began = refuse(result)
-    return Beat(int(count), int(generation), bool(began))
+    count, generation, began, said = refuse(result)
+    return Beat(int(count), int(generation), bool(began), parse(said))
 
 
 def renew_call(run_id: str, generation: int, *, only_other_run: bool) -> Call:

@@ -12,13 +12,13 @@ from services.edge.adapters.redis_orders import RedisOrders
 from services.edge.domain.model import Order, OrderId
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.redis import redis_client
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.faults import free_port
 
 
 @pytest.fixture
-def orders(redis_conn: redis.asyncio.Redis) -> RedisOrders:
-    return RedisOrders(redis_conn)
+def orders(redis_pipeline: RedisPipeline) -> RedisOrders:
+    return RedisOrders(redis_pipeline)
 
 
 async def test_orders_are_read_in_pages_each_with_the_one_before_it(orders: RedisOrders) -> None:
@@ -83,9 +83,9 @@ def test_what_is_told_and_is_no_order_is_said_to_be_none(payload: bytes) -> None
 
 
 async def test_a_redis_that_is_away_is_unavailable() -> None:
-    client = redis_client(f"redis://127.0.0.1:{free_port()}/0")
-    orders = RedisOrders(client)
+    pipeline = RedisPipeline(f"redis://127.0.0.1:{free_port()}/0")
+    orders = RedisOrders(pipeline)
     for call in (orders.give(b"x"), orders.read((0, 0))):
         with pytest.raises(Unavailable):
             await call
-    await client.aclose()
+    await pipeline.aclose()

@@ -71,7 +71,7 @@ async def test_1_websocket_pings_instead_of_the_applications() -> None:
             await cluster.advance(9.0)
             assert client.closed is None
     assert pings(client) == 0
-    await cluster.advance(8.2)
+    await cluster.advance(8.6)
     assert client.closed == (3012, "no pong")
 
 
