@@ -17,7 +17,18 @@ _CONNECTING_S = 1.0  # connect is being worked on; its own deadlines end it
 class Deadlines:
     """Of one session, on its node's wheel. Times are monotonic seconds where nothing else is said."""
 
-    __slots__ = ("_close_at", "_node", "_ping_at", "_pong_due", "_session", "deadline", "expires_at", "wheel_slot")
+    __slots__ = (
+        "_close_at",
+        "_node",
+        "_ping_at",
+        "_pong_due",
+        "_session",
+        "_subscription_at",
+        "_without_pong",
+        "deadline",
+        "expires_at",
+        "wheel_slot",
+    )
 
     def __init__(self, session: Session, now: float) -> None:
         self._session: Session | None = session
@@ -25,6 +36,8 @@ class Deadlines:
         self._ping_at = NEVER
         self._pong_due = NEVER  # with a ping outstanding; NEVER: none is
         self._close_at: float = NEVER  # the end of the grace after `expires_at`
+        self._subscription_at: float = NEVER  # the same for the subscription that is the first to expire
+        self._without_pong: float = NEVER  # the deadline, were no pong awaited
         self.expires_at: float | None = None  # Unix seconds
         self.deadline = now + session.node.settings.connect_timeout_s
         self.wheel_slot = -1
@@ -69,7 +82,9 @@ class Deadlines:
     def pong(self) -> bool:
         """The client answered; False: nobody had asked."""
         asked = self._pong_due != NEVER
-        self._pong_due = NEVER  # when it would have been due, the wheel finds nothing and looks anew
+        if asked:
+            self._pong_due = NEVER
+            self.deadline = self._without_pong  # later than before: the wheel finds out
         return asked
 
     def deadline_passed(self, now: float) -> None:
@@ -78,13 +93,15 @@ class Deadlines:
         if session is None or session.is_over:
             return
         try:
-            if session.is_connecting:
+            if not session.is_open:
+                if not session.is_connecting:
+                    raise Disconnect(CloseCode.STALE)
                 self.deadline = now + _CONNECTING_S
                 return
-            if not session.is_open:
-                raise Disconnect(CloseCode.STALE)
-            self._check(session, now)
-            self._end_expired_subscriptions(session)
+            if now >= self._pong_due or now >= self._close_at:
+                self._check(session, now)
+            if now >= self._subscription_at:
+                self._end_expired_subscriptions(session)
             if now >= self._ping_at:
                 self._ping(session, now)
         except Disconnect as end:
@@ -98,12 +115,16 @@ class Deadlines:
         if session is None or not session.is_open:
             return
         node = self._node
-        deadline = min(self._ping_at, self._pong_due, self._close_at)
-        expiries = [one.expires_at for one in session.subscriptions.values() if one.expires_at is not None]
-        if expiries:
-            left_s = max(0.0, min(expiries) - node.clock.wall())
-            deadline = min(deadline, node.clock.monotonic() + left_s + node.settings.expired_sub_close_delay_s)
-        self.deadline = deadline
+        expires_at = NEVER
+        for subscription in session.subscriptions.values():  # anew each time: the clock of Redis may have been set
+            if subscription.expires_at is not None and subscription.expires_at < expires_at:
+                expires_at = subscription.expires_at
+        self._subscription_at = NEVER
+        if expires_at is not NEVER:
+            left_s = max(0.0, expires_at - node.clock.wall())
+            self._subscription_at = node.clock.monotonic() + left_s + node.settings.expired_sub_close_delay_s
+        self._without_pong = min(self._ping_at, self._close_at, self._subscription_at)
+        self.deadline = min(self._without_pong, self._pong_due)
         node.wheel.schedule(self)
 
     def _check(self, session: Session, now: float) -> None:

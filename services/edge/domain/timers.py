@@ -28,13 +28,15 @@ class Wheel:
     def __init__(self, now: float, granule_s: float = GRANULE_S) -> None:
         self._granule_s = granule_s
         self._slots: dict[int, list[Timed]] = {}
-        self._next = self._slot_of(now)
+        self._next = math.ceil(now / granule_s)
 
     def schedule(self, timed: Timed) -> None:
         """Put it where its deadline says; call after every change of the deadline."""
-        if timed.deadline is NEVER or timed.deadline == NEVER:
+        if timed.deadline == NEVER:
             return  # a stale entry finds nothing due
-        slot = max(self._slot_of(timed.deadline), self._next)
+        slot = math.ceil(timed.deadline / self._granule_s)
+        if slot < self._next:
+            slot = self._next
         if timed.wheel_slot != -1 and timed.wheel_slot <= slot:
             return  # it will be looked at early enough, and moved on then
         timed.wheel_slot = slot
@@ -42,7 +44,7 @@ class Wheel:
 
     def advance(self, now: float) -> None:
         """Run everything due by now."""
-        last = self._slot_of(now)
+        last = math.ceil(now / self._granule_s)
         while self._next <= last:
             slot = self._next
             self._next += 1
@@ -56,6 +58,3 @@ class Wheel:
                     except Exception:
                         logger.exception("a deadline could not be carried out")  # one of them must not stop the others
                 self.schedule(timed)
-
-    def _slot_of(self, when: float) -> int:
-        return math.ceil(when / self._granule_s)
