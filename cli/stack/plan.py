@@ -72,6 +72,7 @@ class StackPlan:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
+            "hz": "5",  # of 10 wake-ups a second nobody has any use
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }

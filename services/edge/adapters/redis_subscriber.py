@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 CONFIRM_S = 2.5
 PING_S = 2.0
 SILENCE_S = 3.0  # without a byte for so long after a ping, the connection is dead
-_LOOK_S = 0.25  # how often it is looked whether anything was heard
+_LOOK_S = 0.25  # how often it is looked whether anything was heard, once something is due
 _CHUNK = 500
 _PAUSE_S = (0.05, 1.0)
 
@@ -186,7 +186,8 @@ class RedisSubscriber:
             if asked_at is None and quiet_s >= PING_S:
                 asked_at = loop.time()
                 self._send("PING", ())
-            await asyncio.wait([connection.ended], timeout=_LOOK_S)
+            due = connection.heard_at + PING_S
+            await asyncio.wait([connection.ended], timeout=max(0.0, due - loop.time()) + _LOOK_S)
         await connection.ended
         raise EOFError("closed by Redis")
 
