@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 
 from services.edge.domain.model import Position, Publication
 
@@ -31,6 +32,7 @@ class ChannelLog:
         "_ring_size",
         "delivered",
         "epoch",
+        "forgotten",
     )
 
     def __init__(self, top: Position, *, ring_size: int, ring_max_bytes: int, buffer_size: int) -> None:
@@ -42,6 +44,7 @@ class ChannelLog:
         self._ring_max_bytes = ring_max_bytes
         self._buffer: dict[int, Publication] = {}
         self._buffer_size = buffer_size
+        self.forgotten = 0  # how often
 
     def message(self, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
         """One publication from pub/sub: those to hand out now, in order, and what must be done besides."""
@@ -87,8 +90,22 @@ class ChannelLog:
         skip = offset + 1 - self._ring[0].offset
         return [publication for index, publication in enumerate(self._ring) if index >= skip]
 
+    def refill(self, publications: Sequence[Publication]) -> None:
+        """Put what a read of the log found, ascending, before what the ring has, as far as there is room."""
+        first = self._ring[0].offset if self._ring else self.delivered + 1
+        for publication in reversed(publications):
+            if publication.offset >= first:
+                continue
+            size = self._ring_bytes + len(publication.data)
+            if publication.offset < first - 1 or len(self._ring) >= self._ring_size or size > self._ring_max_bytes:
+                return
+            self._ring.appendleft(publication)
+            self._ring_bytes = size
+            first = publication.offset
+
     def forget(self) -> None:
         """Empty the ring: the log's history was removed."""
+        self.forgotten += 1
         self._ring.clear()
         self._ring_bytes = 0
 

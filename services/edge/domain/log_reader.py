@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from services.edge.domain.channel_log import ChannelLog
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
@@ -17,6 +18,18 @@ _TURN_S = 2.5
 Page = TypeVar("Page")
 
 
+class _Recovery:
+    """One read for all who come back to a channel while it is under way."""
+
+    __slots__ = ("begun", "log", "offset", "page")
+
+    def __init__(self, log: ChannelLog, offset: int) -> None:
+        self.log = log
+        self.offset = offset  # of the client that has missed most
+        self.begun = False
+        self.page: asyncio.Task[HistoryPage | None]
+
+
 class LogReader:
     """Reads of channels with durability above `none`; equal reads at the same time are one read."""
 
@@ -25,6 +38,7 @@ class LogReader:
         self._store = store
         self._settings = settings
         self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
+        self._recoveries: dict[str, _Recovery] = {}  # by channel, the last that was begun
         self.reads = 0
         self._waiting = 0
         self._slots = {stored: asyncio.Semaphore(settings.max_reads) for stored in (False, True)}
@@ -43,6 +57,39 @@ class LogReader:
         """
         key = ("after", channel, position)
         return await self._once(key, namespace, lambda: self._after(channel, namespace, position))
+
+    async def missed(self, channel: str, namespace: Namespace, log: ChannelLog, offset: int) -> HistoryPage | None:
+        """As `after`, for one of many who come back: it may begin earlier, or have been asked for by another.
+
+        The ring has what was found, as far as there is room, so that whoever comes next needs no read.
+        """
+        recovery = self._recoveries.get(channel)
+        if recovery is None or recovery.log is not log or (recovery.begun and recovery.offset > offset):
+            recovery = self._recoveries[channel] = _Recovery(log, offset)
+            recovery.page = asyncio.create_task(self._recover(channel, namespace, recovery))
+        recovery.offset = min(recovery.offset, offset)
+        page = await asyncio.shield(recovery.page)
+        if page is None and recovery.offset < offset:  # not to be had from there, maybe from here
+            return await self.after(channel, namespace, Position(offset, log.epoch))
+        return page
+
+    async def _recover(self, channel: str, namespace: Namespace, recovery: _Recovery) -> HistoryPage | None:
+        log = recovery.log
+
+        async def read() -> HistoryPage | None:
+            recovery.begun = True
+            return await self._after(channel, namespace, Position(recovery.offset, log.epoch))
+
+        self.reads += 1
+        forgotten = log.forgotten
+        try:
+            page = await self._in_turn(namespace, read)
+        finally:
+            if self._recoveries.get(channel) is recovery:
+                del self._recoveries[channel]
+        if page is not None and log.forgotten == forgotten:
+            log.refill(page.publications)
+        return page
 
     async def _after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
         limit = self._settings.recovery_limit

@@ -84,6 +84,37 @@ def test_a_forgotten_ring_answers_for_nothing_before_now() -> None:
     assert log.since(1) == []
 
 
+def test_what_a_read_found_stands_before_what_the_ring_has() -> None:
+    log = log_at(4)
+    log.message("e", pub(5))
+    log.refill([pub(offset) for offset in range(2, 8)])  # the read was further on than what was delivered here
+    assert offsets(log.since(1) or []) == [2, 3, 4, 5]
+    log.refill([pub(2), pub(3)])
+    assert offsets(log.since(1) or []) == [2, 3, 4, 5]
+    log.message("e", pub(6))
+    assert offsets(log.since(1) or []) == [2, 3, 4, 5, 6]
+
+
+def test_a_read_that_does_not_reach_the_ring_is_not_put_before_it() -> None:
+    log = log_at(4)
+    log.refill([pub(1), pub(2), pub(3)])
+    assert log.since(3) is None
+    log.refill([pub(1), pub(2), pub(4)])
+    assert offsets(log.since(3) or []) == [4]
+    assert log.since(2) is None
+
+
+def test_a_ring_takes_of_a_read_what_it_has_room_for() -> None:
+    log = log_at(9, ring_size=3)
+    log.refill([pub(offset) for offset in range(1, 10)])
+    assert offsets(log.since(6) or []) == [7, 8, 9]
+    assert log.since(5) is None
+    log = ChannelLog(Position(9, "e"), ring_size=100, ring_max_bytes=10, buffer_size=4)
+    log.refill([Publication(data=b"12345", offset=offset) for offset in range(1, 10)])
+    assert offsets(log.since(7) or []) == [8, 9]
+    assert log.since(6) is None
+
+
 def test_any_loss_and_disorder_ends_in_every_offset_once_and_in_order() -> None:
     for seed in range(300):
         rng = random.Random(seed)

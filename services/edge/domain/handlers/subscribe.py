@@ -243,11 +243,11 @@ async def _missed(session: Session, wanted: Wanted, channel: Channel, top: Posit
     for _ in range(_READ_ATTEMPTS):
         if missed is not None:
             break
-        page = await session.node.reader.after(wanted.channel, wanted.namespace, Position(request.offset, top.epoch))
+        page = await session.node.reader.missed(wanted.channel, wanted.namespace, channel.log, request.offset)
         if page is None:
             return None
         if page.top.offset >= top.offset:
-            missed = [publication for publication in page.publications if publication.offset <= top.offset]
+            missed = [one for one in page.publications if request.offset < one.offset <= top.offset]
         # else: a read that others had begun before this one joined; the next is later
     if missed is None or len(missed) != top.offset - request.offset:
         return None
