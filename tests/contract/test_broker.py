@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import redis.asyncio
@@ -32,7 +32,7 @@ class Listener:
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
         self.heard.append((channel, epoch, publication))
 
-    def joined(self, channel: str, info: ClientInfo) -> None: ...
+    def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 

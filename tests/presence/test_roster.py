@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from services.presence.adapters.redis_roster import RedisRoster
-from services.presence.domain.ports import Enter, Lease, Leave
+from services.presence.domain.ports import Change, Enter, Lease, Leave
 from services.presence.domain.sweeper import sweep
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
@@ -39,12 +39,17 @@ class Ear:
     def __init__(self, pubsub: redis.asyncio.client.PubSub) -> None:
         self._pubsub = pubsub
         self.heard: list[str] = []
+        self.messages = 0
 
     async def listen(self, wait_s: float = 0.05) -> list[str]:
         while (message := await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=wait_s)) is not None:
             payload: bytes = message["data"]
-            client = common_pb2.ClientInfo.FromString(payload[1:]).client
-            self.heard.append(("+" if payload[:1] == keys.JOIN else "-") + client)
+            self.messages += 1
+            if payload[:1] == keys.JOINS:
+                joined = common_pb2.ClientInfos.FromString(payload[1:]).infos
+                self.heard += ["+" + info.client for info in joined]
+            else:
+                self.heard.append("-" + common_pb2.ClientInfo.FromString(payload[1:]).client)
         return self.heard
 
 
@@ -74,6 +79,38 @@ async def test_a_join_and_a_clean_leave_are_told_once(roster: RedisRoster, ear: 
     await roster.change(EDGE, [leaving("c1"), leaving("c1"), leaving("unknown")])
     assert await members(roster) == {}
     assert await ear.listen() == ["+c1", "-c1"]
+
+
+async def test_those_who_come_together_are_told_in_one_message(roster: RedisRoster, ear: Ear) -> None:
+    long = "u" * 20_000  # its length takes three bytes
+    changes = [
+        entering("c1", "ann"),
+        entering("c2", long),
+        entering("c3", "cid", announce=False),
+        entering("c4", "dan"),
+    ]
+    await roster.change(EDGE, changes)
+    assert await members(roster) == {"c1": "ann", "c2": long, "c3": "cid", "c4": "dan"}
+    assert await ear.listen() == ["+c1", "+c2", "+c4"]
+    assert ear.messages == 1
+
+
+async def test_a_message_tells_of_no_more_than_64(roster: RedisRoster, ear: Ear) -> None:
+    names = [f"c{number}" for number in range(130)]
+    await roster.change(EDGE, [entering(name, name) for name in names])
+    assert await ear.listen() == [f"+{name}" for name in names]
+    assert ear.messages == 3
+    assert await roster.stats([CHANNEL]) == [(130, 130)]
+
+
+async def test_changes_of_a_channel_stay_in_order_though_some_are_made_together(roster: RedisRoster, ear: Ear) -> None:
+    """The one who goes leaves a place to the one who comes behind, not to the one before."""
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=60.0)])
+    changes: list[Change] = [entering("c2", "ann"), leaving("c1", clean=False)]
+    changes += [entering("c3", "ann"), entering("c4", "ann")]
+    await roster.change(EDGE, [entering("other", "bob", channel="chat:other"), *changes])
+    assert await members(roster) == dict.fromkeys(("c2", "c3", "c4"), "ann")
+    assert await ear.listen() == ["+c1", "+c2", "+c4"]
 
 
 async def test_what_is_not_announced_is_on_the_roster_and_not_told(roster: RedisRoster, ear: Ear) -> None:

@@ -66,8 +66,8 @@ class Wire:
     def was_reset(self, channel: str, epoch: str) -> None:
         self._pass(lambda: self.hub.was_reset(channel, epoch))
 
-    def joined(self, channel: str, info: ClientInfo) -> None:
-        self.hub.joined(channel, info)
+    def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
+        self.hub.joined(channel, infos)
 
     def left(self, channel: str, info: ClientInfo) -> None:
         self.hub.left(channel, info)

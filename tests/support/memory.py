@@ -53,7 +53,7 @@ class MemoryBus:
     def joined(self, channel: str, info: ClientInfo) -> None:
         for broker in self.brokers:
             if channel in broker.subscribed and broker.listener is not None:
-                broker.listener.joined(channel, info)
+                broker.listener.joined(channel, [info])
 
     def left(self, channel: str, info: ClientInfo) -> None:
         for broker in self.brokers:

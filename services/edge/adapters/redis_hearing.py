@@ -72,8 +72,8 @@ class Hearing:
             self._channels.publication(channel, epoch, found)
         elif kind == keys.UNNUMBERED:
             self._channels.publication(channel, "", codec.decode(payload[1:], 0))
-        elif kind == keys.JOIN:
-            self._channels.joined(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
+        elif kind == keys.JOINS:
+            self._channels.joined(channel, list(map(codec.decode_info, pb.ClientInfos.FromString(payload[1:]).infos)))
         elif kind == keys.LEAVE:
             self._channels.left(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
         elif kind == keys.RESET:

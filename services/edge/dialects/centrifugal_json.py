@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -59,6 +59,10 @@ class CentrifugalJson:
         if isinstance(reply, r.Answer):
             return self._frame(json_replies.answer(reply))
         return self._frame(json_replies.push(reply))
+
+    def encode_joins(self, pushes: Sequence[r.JoinPush]) -> bytes:
+        """One reply per line."""
+        return self._frame(b"\n".join(map(json_replies.push, pushes)))
 
 
 def _malformed(reason: str) -> Command:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -104,10 +104,23 @@ class Channel:
             if self._joining:
                 self._hold(push, self._joining)
 
-    def announce(self, push: JoinPush | LeavePush) -> None:
-        """Tell those who asked who came or went; one's own leave is not told."""
-        gone = push.info.client if isinstance(push, LeavePush) else None
-        self._send_some(push, lambda s: s.wants_joins and s.info.client != gone)
+    def announce_joins(self, pushes: Sequence[JoinPush]) -> None:
+        """Tell those who asked who came: encoded once, one write to each."""
+        for dialect, group in self._live.items():
+            sends = [send for subscription, send in group.items() if subscription.wants_joins]
+            if sends:
+                frame = dialect.encode_joins(pushes)
+                for send in sends:
+                    send(frame)
+                self.deliveries += len(sends) * len(pushes)
+        if self._joining:
+            waiting = [subscription for subscription in self._joining if subscription.wants_joins]
+            for push in pushes:
+                self._hold(push, waiting)
+
+    def announce_leave(self, push: LeavePush) -> None:
+        """Tell those who asked who went, but for one's own leave."""
+        self._send_some(push, lambda s: s.wants_joins and s.info.client != push.info.client)
 
     def _send_some(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
         for dialect, group in self._live.items():
@@ -121,9 +134,14 @@ class Channel:
             self._hold(push, [subscription for subscription in self._joining if chosen(subscription)])
 
     def _hold(self, push: Push, subscriptions: Iterable[Subscription]) -> None:
+        frames: dict[Dialect, bytes] = {}
         for subscription in subscriptions:
             if len(subscription.held) >= self._join_buffer_size:
                 subscription.broken = True
                 subscription.held.clear()
             elif not subscription.broken:
-                subscription.held.append(subscription.session.dialect.encode(push))
+                dialect = subscription.session.dialect
+                frame = frames.get(dialect)
+                if frame is None:
+                    frame = frames[dialect] = dialect.encode(push)
+                subscription.held.append(frame)

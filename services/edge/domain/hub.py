@@ -180,15 +180,15 @@ class Hub:
             if publication.time_ms:
                 DELIVERY_SECONDS.observe(max(0.0, now_s - publication.time_ms / 1000))
 
-    def joined(self, channel: str, info: ClientInfo) -> None:
+    def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
         view = self._channels.get(channel)
         if view is not None:
-            view.announce(JoinPush(channel, info))
+            view.announce_joins([JoinPush(channel, info) for info in infos])
 
     def left(self, channel: str, info: ClientInfo) -> None:
         view = self._channels.get(channel)
         if view is not None:
-            view.announce(LeavePush(channel, info))
+            view.announce_leave(LeavePush(channel, info))
 
     def was_reset(self, channel: str, epoch: str) -> None:
         view = self._channels.get(channel)

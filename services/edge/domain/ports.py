@@ -17,7 +17,7 @@ from services.edge.domain.model import (
     PresenceStats,
     Publication,
 )
-from services.edge.domain.replies import Reply
+from services.edge.domain.replies import JoinPush, Reply
 from services.shared.errors import ErrorCode
 
 
@@ -74,6 +74,9 @@ class Dialect(Protocol):
     def encode(self, reply: Reply) -> bytes:
         """A frame ready to be written to the socket."""
 
+    def encode_joins(self, pushes: Sequence[JoinPush]) -> bytes:
+        """One frame for all of them, in order."""
+
     @property
     def ping_frame(self) -> bytes:
         """The frame of the server's application ping."""
@@ -85,7 +88,7 @@ class ChannelListener(Protocol):
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
         """One publication; offset 0 and epoch "" where the channel keeps no log."""
 
-    def joined(self, channel: str, info: ClientInfo) -> None: ...
+    def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 

@@ -15,6 +15,7 @@ from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
 _PAGE = 1_000
+_ENTER_TOGETHER = 64  # at most: what a client is told of them is one frame
 _LUA = Path(__file__).parent / "lua"
 _LEASE, _EXPIRED, _ENTER, _LEAVE, _WAIT, _DUE = (
     load(_LUA / f"{name}.lua") for name in ("lease", "expired", "enter", "leave", "wait", "due")
@@ -60,7 +61,12 @@ class RedisRoster:
         entering = [_member(one.channel, one.client) for one in changes if isinstance(one, Enter)]
         index = _index(lease)
         await self._commands("index", [("SADD", index, *entering)] if entering else [])
-        results = [refuse(one) for one in await self._run("change", [_call(lease, change) for change in changes])]
+        runs = _runs(changes)
+        answers = await self._run("change", [_call(lease, run) for run in runs])
+        changes = [change for run in runs for change in run]
+        results: list[Any] = []
+        for run, answer in zip(runs, answers, strict=True):
+            results += refuse(answer) if isinstance(run[0], Enter) else [refuse(answer)]
         over: list[str] = []
         replaced: list[Command] = []
         waits: list[str | bytes | int] = []
@@ -170,25 +176,29 @@ class RedisRoster:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
 
-def _call(lease: Lease, change: Change) -> Call:
-    names, pub = _names(change.channel), keys.pub(change.channel)
-    if isinstance(change, Leave):
-        how = "clean" if change.clean else "unclean"
-        return Call(_LEAVE, names, [change.client, how, lease.edge, lease.generation, pub])
-    return Call(
-        _ENTER,
-        names,
-        [
-            change.client,
-            lease.edge,
-            lease.generation,
-            int(change.announce),
-            int(change.grace_s * 1000),
-            change.user,
-            change.info,
-            pub,
-        ],
-    )
+def _runs(changes: Sequence[Change]) -> list[list[Change]]:
+    """Who enters a channel together is one run of the script and one message; changes of a channel stay in order."""
+    runs: list[list[Change]] = []
+    last: dict[str, list[Change]] = {}
+    for change in changes:
+        run = last.get(change.channel)
+        if run is None or isinstance(change, Leave) or isinstance(run[0], Leave) or len(run) >= _ENTER_TOGETHER:
+            run = last[change.channel] = []
+            runs.append(run)
+        run.append(change)
+    return runs
+
+
+def _call(lease: Lease, run: Sequence[Change]) -> Call:
+    channel = run[0].channel
+    names, pub = _names(channel), keys.pub(channel)
+    arguments: list[str | bytes | int] = [lease.edge, lease.generation, pub]
+    for one in run:
+        if isinstance(one, Leave):
+            how = "clean" if one.clean else "unclean"
+            return Call(_LEAVE, names, [one.client, how, lease.edge, lease.generation, pub])
+        arguments += (one.client, int(one.announce), int(one.grace_s * 1000), one.user, one.info)
+    return Call(_ENTER, names, arguments)
 
 
 def _info(entry: bytes) -> bytes:

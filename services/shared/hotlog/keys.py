@@ -12,8 +12,8 @@ DIRTY = "t:dirty"  # set of `stored` channels that may hold entries which are no
 # First byte of a pub/sub payload.
 NUMBERED = b"p"  # p<epoch> <offset> <publication>
 UNNUMBERED = b"n"  # n<publication>
-JOIN = b"j"  # j<client info>
-LEAVE = b"l"
+JOINS = b"J"  # J<client infos>
+LEAVE = b"l"  # l<client info>
 RESET = b"r"  # r<epoch>
 ORDER = b"o"  # o<id> <id of the one before> <order>; on `CONTROL` alone
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from services.edge.adapters.canary import Canary
 from services.edge.adapters.redis_broker import RedisBroker
@@ -19,7 +19,7 @@ class Reconnects:
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None: ...
 
-    def joined(self, channel: str, info: ClientInfo) -> None: ...
+    def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 

@@ -240,6 +240,11 @@ def test_2_payloads_are_kept_but_for_raw_newlines(given: bytes, sent: str | None
         assert expected in one
 
 
+def test_joins_come_in_one_frame_a_line_each() -> None:
+    joins = [r.JoinPush("room", ALICE), r.JoinPush("room", NOBODY)]
+    assert CentrifugalJson(bytes).encode_joins(joins).decode().split("\n") == [line(join) for join in joins]
+
+
 def test_B32_names_may_hold_anything_and_stay_within_their_line() -> None:
     name = 'a"b\\c\n\r\t\0\x1f<b>\u2028ж😀'
     escaped = '"a\\"b\\\\c\\n\\r\\t\\u0000\\u001f<b>\u2028ж😀"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.edge.domain.model import ClientInfo
 from services.shared.namespaces import Mode
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
 
@@ -105,6 +106,18 @@ async def test_15_join_and_leave_are_pushed_only_to_who_asked_where_the_namespac
     await asking.call(subscribe={"channel": "a", "join_leave": True})
     assert quiet.pushes == []
     assert len(asking.pushes) == 1
+
+
+async def test_15_joins_that_come_together_are_one_frame_for_each_who_asked() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    quiet, asking = await connected(cluster, node), await connected(cluster, node, "bob")
+    await quiet.call(subscribe={"channel": "a"})
+    await asking.call(subscribe={"channel": "a", "join_leave": True})
+    frames = [len(client.connection.frames) for client in (quiet, asking)]
+    node.hub.joined("a", [ClientInfo("x", "c1"), ClientInfo("y", "c2")])
+    assert [len(client.connection.frames) for client in (quiet, asking)] == [frames[0], frames[1] + 1]
+    assert [push["join"]["info"]["client"] for push in asking.pushes[-2:]] == ["c1", "c2"]
 
 
 @pytest.mark.parametrize("clean", [True, False])

@@ -1,37 +1,53 @@
--- Adds a member. KEYS: roster, users, gone, gone users. ARGV: client, edge, generation, announce, grace_ms, user,
--- client info, pub/sub channel. An entry is "<edge> <generation> <announce> <grace_ms> <bytes of user>\n<user><info>".
--- Returns {1 if the roster grew or 0 if an entry was replaced, client whose place was taken, its "<edge> <generation>"}.
+-- Adds members. KEYS: roster, users, gone, gone users. ARGV: edge, generation, pub/sub channel; then of each: client,
+-- announce, grace_ms, user, client info. An entry is "<edge> <generation> <announce> <grace_ms> <bytes of user>\n<user>
+-- <info>", without the blank. Those who came are told in one message: their infos as fields 1 of a protobuf message.
+-- Returns of each: {1 if the roster grew or 0 if an entry was replaced, client whose place was taken, its "<edge>
+-- <generation>"}.
 local function user_of(entry)
   local head, length = string.match(entry, '^(%S+ %d+ %d %d+ (%d+)\n)')
   return string.sub(entry, #head + 1, #head + tonumber(length))
 end
-local entry = ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. #ARGV[6] .. '\n' .. ARGV[6] .. ARGV[7]
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], entry)
-if old then
-  local was = user_of(old)
-  if was ~= ARGV[6] then
-    if redis.call('HINCRBY', KEYS[2], was, -1) <= 0 then redis.call('HDEL', KEYS[2], was) end
-    redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
-  end
-  redis.call('ZREM', KEYS[3], ARGV[1])
-  return {0, '', ''}
+local function varint(number)
+  if number < 128 then return string.char(number) end
+  return string.char(number % 128 + 128) .. varint(math.floor(number / 128))
 end
-local waiting = ARGV[6] ~= '' and redis.call('HGET', KEYS[4], ARGV[6])
-if waiting then
-  local place, rest
-  for client in string.gmatch(waiting, '[^\n]+') do
-    if not place and redis.call('ZSCORE', KEYS[3], client) then place = client
-    elseif redis.call('ZSCORE', KEYS[3], client) then rest = rest and rest .. '\n' .. client or client end
+local function enter(client, announce, grace, user, info)
+  local entry = ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. announce .. ' ' .. grace .. ' ' .. #user .. '\n' .. user .. info
+  local old = redis.call('HGET', KEYS[1], client)
+  redis.call('HSET', KEYS[1], client, entry)
+  if old then
+    local was = user_of(old)
+    if was ~= user then
+      if redis.call('HINCRBY', KEYS[2], was, -1) <= 0 then redis.call('HDEL', KEYS[2], was) end
+      redis.call('HINCRBY', KEYS[2], user, 1)
+    end
+    redis.call('ZREM', KEYS[3], client)
+    return {0, '', ''}
   end
-  if rest then redis.call('HSET', KEYS[4], ARGV[6], rest) else redis.call('HDEL', KEYS[4], ARGV[6]) end
-  if place then
-    local owner = string.match(redis.call('HGET', KEYS[1], place) or '', '^%S+ %d+') or ''
-    redis.call('ZREM', KEYS[3], place)
-    redis.call('HDEL', KEYS[1], place)
-    return {0, place, owner}
+  local waiting = user ~= '' and redis.call('HGET', KEYS[4], user)
+  if waiting then
+    local place, rest
+    for other in string.gmatch(waiting, '[^\n]+') do
+      if not place and redis.call('ZSCORE', KEYS[3], other) then place = other
+      elseif redis.call('ZSCORE', KEYS[3], other) then rest = rest and rest .. '\n' .. other or other end
+    end
+    if rest then redis.call('HSET', KEYS[4], user, rest) else redis.call('HDEL', KEYS[4], user) end
+    if place then
+      local owner = string.match(redis.call('HGET', KEYS[1], place) or '', '^%S+ %d+') or ''
+      redis.call('ZREM', KEYS[3], place)
+      redis.call('HDEL', KEYS[1], place)
+      return {0, place, owner}
+    end
   end
+  redis.call('HINCRBY', KEYS[2], user, 1)
+  return {1, '', ''}
 end
-redis.call('HINCRBY', KEYS[2], ARGV[6], 1)
-if ARGV[4] == '1' then redis.call('PUBLISH', ARGV[8], 'j' .. ARGV[7]) end
-return {1, '', ''}
+local found, joined = {}, {}
+for at = 4, #ARGV, 5 do
+  local info = ARGV[at + 4]
+  local result = enter(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], info)
+  found[#found + 1] = result
+  if result[1] == 1 and ARGV[at + 1] == '1' then joined[#joined + 1] = '\10' .. varint(#info) .. info end
+end
+if #joined > 0 then redis.call('PUBLISH', ARGV[3], 'J' .. table.concat(joined)) end
+return found

@@ -150,6 +150,30 @@ class ClientInfo(_message.Message):
 Global___ClientInfo: _TypeAlias = ClientInfo  # noqa: Y015
 
 @_typing.final
+class ClientInfos(_message.Message):
+    """Several who came to a channel, in the order in which they came."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFOS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def infos(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientInfo]:
+        """one or more."""
+
+    def __init__(
+        self,
+        *,
+        infos: _abc.Iterable[Global___ClientInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["infos", b"infos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientInfos: _TypeAlias = ClientInfos  # noqa: Y015
+
+@_typing.final
 class Position(_message.Message):
     """Place in the log of a channel."""
 
