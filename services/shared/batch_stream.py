@@ -16,6 +16,7 @@ from services.shared.batch_queue import BatchQueue, Item, Result, Waiting
 from services.shared.cancellation import is_being_cancelled
 from services.shared.errors import Unavailable
 from services.shared.metrics import client_metrics
+from services.shared.pace import Pace
 from services.shared.replicas import Replicas
 
 logger = logging.getLogger(__name__)
@@ -85,18 +86,20 @@ class BatchStream(Generic[Item, Result]):
         max_waiting: int = 10_000,
         max_in_flight: int = 2,
         deadline_s: float = 3.0,
+        pace: Pace | None = None,
     ) -> None:
         """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
 
         `unpack` gives how many items of the stream are in hand, and results by the numbers of their items, from 0; an
         exception is raised to whoever waits.
         `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream that lack
-        results and are not in hand.
+        results and are not in hand; `pace` says how long a batch waits for more.
         """
         self._replicas = replicas
         self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
         self._max_in_flight = max_in_flight
         self._deadline_s = deadline_s
+        self._pace = pace or Pace(0.0)
         self._loop = asyncio.get_running_loop()
         self._queue = BatchQueue[Item, Result](max_items=max_items, max_bytes=max_bytes, max_waiting=max_waiting)
         self._streams: dict[str, _Stream[Item, Result]] = {}
@@ -161,7 +164,7 @@ class BatchStream(Generic[Item, Result]):
     def _flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_later(self._pace.wait_s(), self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -176,6 +179,7 @@ class BatchStream(Generic[Item, Result]):
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
                 continue
+            self._pace.began()
             now = self._loop.time()
             batch = _Batch(stream.sent + len(items) - 1, len(items), now)
             stream.batches.append(batch)

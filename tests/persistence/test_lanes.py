@@ -9,6 +9,7 @@ import pytest
 
 from services.persistence.domain.lanes import Lanes
 from services.shared.cancellation import end_task
+from tests.support.pace import BusyThread
 
 Work = tuple[str, int]  # lane and number
 
@@ -16,12 +17,19 @@ Work = tuple[str, int]  # lane and number
 class Rig:
     """Lanes of which a batch ends at once, but that of a lane in `held` when that is set."""
 
-    def __init__(self, *, patience_s: float = 60.0) -> None:
+    def __init__(self, *, patience_s: float = 60.0, longest_wait_s: float = 0.0) -> None:
         self.begun: list[list[Work]] = []
         self.refused: list[Work] = []
         self.held: dict[str, asyncio.Event] = {}
+        self.thread = BusyThread(longest_wait_s)
         self.lanes: Lanes[Work] = Lanes(
-            self._settle, self.refused.extend, max_waiting=10, max_of_lane=5, max_batch=3, patience_s=patience_s
+            self._settle,
+            self.refused.extend,
+            max_waiting=10,
+            max_of_lane=5,
+            max_batch=3,
+            patience_s=patience_s,
+            pace=self.thread.pace,
         )
         self.running = asyncio.create_task(self.lanes.run())
 
@@ -63,6 +71,30 @@ async def test_what_comes_while_a_batch_is_written_is_the_next_batch_of_its_lane
     ends.set()
     await turns()
     assert rig.begun == [[("a", 1)], [("a", 2), ("a", 3), ("a", 4)], [("a", 5)]]
+
+
+async def test_while_the_thread_is_busy_a_lane_waits_for_more() -> None:
+    rig = Rig(longest_wait_s=60.0)
+    rig.thread.work(1.0)
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2)
+    await turns()
+    assert rig.begun == [[("a", 1)]]
+    await end_task(rig.running)
+
+
+async def test_a_whole_batch_waits_for_nothing() -> None:
+    rig = Rig(longest_wait_s=60.0)
+    rig.thread.work(1.0)
+    ends = rig.hold("a")
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2, 3, 4)
+    ends.set()
+    await turns()
+    assert rig.begun == [[("a", 1)], [("a", 2), ("a", 3), ("a", 4)]]
+    await end_task(rig.running)
 
 
 async def test_a_lane_whose_batch_does_not_end_holds_up_no_other(rig: Rig) -> None:

@@ -13,6 +13,7 @@ import pytest
 from services.shared.errors import Busy, Unavailable
 from services.shared.grpc_client import BatchStream
 from tests.support.grpc import Rig, ScriptedServer, until
+from tests.support.pace import BusyThread
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
 Stream = BatchStream[pb.AppendItem, pb.AppendResult]
@@ -65,6 +66,22 @@ async def test_what_piles_up_while_two_batches_are_in_flight_goes_as_the_third(m
     log.go.set()
     assert await asyncio.gather(*waiting) == [str(number) for number in range(50)]
     assert [len(batch) for batch in log.batches] == [1, 1, 1, 48]
+
+
+async def test_while_its_thread_is_busy_a_batch_waits_for_more(make_rig: MakeRig) -> None:
+    rig = await make_rig(1)
+    busy = BusyThread(longest_s=0.05)
+    stream = await rig.open_stream(pace=busy.pace)
+    await submit(stream, "connected")
+    busy.work(1.0)
+    await submit(stream, "at once")
+    waiting = []
+    for number in range(5):
+        waiting.append(asyncio.ensure_future(submit(stream, number)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert [len(batch) for batch in rig.servers[0].log.batches] == [1, 1, 5]
 
 
 async def test_a_result_that_is_an_exception_is_raised_to_whoever_waits_for_it(make_rig: MakeRig) -> None:

@@ -11,6 +11,7 @@ import grpc
 from services.shared.errors import Busy
 from services.shared.grpc_client import BatchStream, Replicas
 from services.shared.grpc_server import GrpcServer, start_grpc_server
+from services.shared.pace import Pace
 from thalamus.common.v1.common_pb2 import ItemStatus, Position
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import (
@@ -129,7 +130,13 @@ class Rig:
         return set(self.addresses)
 
     async def open_stream(
-        self, *, deadline_s: float = 3.0, max_waiting: int = 10_000, max_items: int = 256, max_bytes: int = 1 << 20
+        self,
+        *,
+        deadline_s: float = 3.0,
+        max_waiting: int = 10_000,
+        max_items: int = 256,
+        max_bytes: int = 1 << 20,
+        pace: Pace | None = None,
     ) -> BatchStream[pb.AppendItem, pb.AppendResult]:
         """A stream, once it is connected to every server."""
         await self.replicas.start()
@@ -143,6 +150,7 @@ class Rig:
             max_waiting=max_waiting,
             max_items=max_items,
             max_bytes=max_bytes,
+            pace=pace,
         )
         await self.stream.start()
         return self.stream

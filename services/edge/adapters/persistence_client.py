@@ -12,6 +12,7 @@ from services.edge.adapters import codec
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.grpc_client import BatchStream, Replicas
+from services.shared.pace import Pace
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
@@ -19,6 +20,7 @@ from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 APPEND_DEADLINE_S = 2.8
 READ_DEADLINE_S = 2.5
 _OVERHEAD_BYTES = 64
+_LONGEST_WAIT_S = 0.005  # of a busy edge, for more to send at once
 Answer = TypeVar("Answer")
 
 
@@ -34,6 +36,7 @@ class PersistenceClient:
             unpack=lambda answer: (answer.taken, [(result.item, _outcome(result)) for result in answer.results]),
             size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
             deadline_s=APPEND_DEADLINE_S,
+            pace=Pace(_LONGEST_WAIT_S),
         )
 
     async def start(self) -> None:

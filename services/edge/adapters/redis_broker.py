@@ -16,7 +16,6 @@ from redis import exceptions
 from services.edge.adapters import canary, codec
 from services.edge.adapters.canary import Canary
 from services.edge.adapters.expiry import Expiry
-from services.edge.adapters.pace import Pace
 from services.edge.adapters.receipts import Receipts
 from services.edge.adapters.redis_hearing import Hearing
 from services.edge.adapters.redis_life import LifeWatch
@@ -29,6 +28,7 @@ from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.life import Life
 from services.shared.hotlog.scripts import Call, refuse
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
+from services.shared.pace import Pace
 from services.shared.redis_life import LifeGate
 from services.shared.redis_pipeline import NotSent, RedisPipeline
 

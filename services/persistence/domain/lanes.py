@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
+from services.shared.pace import Pace
+
 Work = TypeVar("Work")
 
 
@@ -35,11 +37,15 @@ class Lanes(Generic[Work]):
         max_of_lane: int,
         max_batch: int,
         patience_s: float,
+        pace: Pace,
     ) -> None:
-        """`settle` writes a batch and raises nothing; `refuse` tells those that waited for longer than `patience_s`."""
+        """`settle` writes a batch and raises nothing; `refuse` tells those that waited for longer than `patience_s`.
+
+        `pace` says how long a lane waits after a batch, for more to write, unless a whole batch waits already.
+        """
         self._settle, self._refuse = settle, refuse
         self._max_waiting, self._max_of_lane, self._max_batch = max_waiting, max_of_lane, max_batch
-        self._patience_s = patience_s
+        self._patience_s, self._pace = patience_s, pace
         self._lanes: dict[str, _Lane[Work]] = {}
         self._unwritten: deque[str] = deque()  # lanes whose writer is to be started
         self._news = asyncio.Event()
@@ -101,7 +107,11 @@ class Lanes(Generic[Work]):
         async with self.alone(name):
             lane = self._lanes[name]
             while batch := self._take(lane):
+                self._pace.began()
                 await self._settle(batch)
+                wait_s = self._pace.wait_s()
+                if wait_s and len(lane.waiting) < self._max_batch:
+                    await asyncio.sleep(wait_s)
             lane.has_writer = False
 
     def _take(self, lane: _Lane[Work]) -> list[Work]:

@@ -23,11 +23,13 @@ from services.persistence.metrics import (
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Item
 from services.shared.hotlog.keys import pair
+from services.shared.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeeds, and one to spare
 _PATIENCE_S = 2.5  # edges wait 2.8 s: what waited for longer is not worth a number
+_LONGEST_WAIT_S = 0.005  # of a busy process, for more to write at once
 _SWEPT_AT_ONCE = 3
 _SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
 
@@ -89,6 +91,7 @@ class Log:
             max_of_lane=(max_waiting + 1) // 2 if store.apart else max_waiting,
             max_batch=max_batch,
             patience_s=_PATIENCE_S,
+            pace=Pace(_LONGEST_WAIT_S),
         )
 
     def append(self, requests: Sequence[Request], tell: Tell) -> None:

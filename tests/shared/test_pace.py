@@ -1,27 +1,12 @@
-"""Waiting for more: none on an idle edge, more the busier it is, never longer than allowed."""
+"""Waiting for more: none in an idle process, more the busier it is, never longer than allowed."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.edge.adapters.pace import Pace
+from tests.support.pace import BusyThread
 
 LONGEST_S = 0.01
-
-
-class Busy:
-    """Clocks of a thread that is busy for a share of its time."""
-
-    def __init__(self) -> None:
-        self.now, self.used = 50.0, 7.0
-        self.pace = Pace(LONGEST_S, clock=lambda: self.now, cpu=lambda: self.used)
-
-    def wait_after(self, share: float) -> float:
-        """What it says after a second of that."""
-        self.now += 1.0
-        self.used += share
-        self.pace.began()
-        return self.pace.wait_s()
 
 
 @pytest.mark.parametrize(
@@ -29,11 +14,11 @@ class Busy:
     [(0.0, 0.0), (0.2, 0.0), (0.35, LONGEST_S / 2), (0.5, LONGEST_S), (1.0, LONGEST_S)],
 )
 def test_the_busier_the_longer(share: float, wait_s: float) -> None:
-    assert Busy().wait_after(share) == pytest.approx(wait_s)
+    assert BusyThread(LONGEST_S).wait_after(share) == pytest.approx(wait_s)
 
 
 def test_what_has_waited_long_enough_leaves_now() -> None:
-    busy = Busy()
+    busy = BusyThread(LONGEST_S)
     busy.wait_after(1.0)
     busy.now += LONGEST_S * 0.75
     assert busy.pace.wait_s() == pytest.approx(LONGEST_S / 4)
@@ -41,14 +26,14 @@ def test_what_has_waited_long_enough_leaves_now() -> None:
     assert busy.pace.wait_s() == 0
 
 
-def test_an_edge_that_has_calmed_down_waits_no_more() -> None:
-    busy = Busy()
+def test_who_has_calmed_down_waits_no_more() -> None:
+    busy = BusyThread(LONGEST_S)
     assert busy.wait_after(1.0) > 0
     assert busy.wait_after(0.1) == 0
 
 
 def test_short_spells_are_not_judged_one_by_one() -> None:
-    busy = Busy()
+    busy = BusyThread(LONGEST_S)
     busy.wait_after(0.1)
     for _ in range(4):
         busy.now += 0.01

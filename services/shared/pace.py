@@ -1,4 +1,4 @@
-"""How long work that is done in batches waits for more of it: not at all on an idle edge, a little on a busy one."""
+"""How long work that is done in batches waits for more of it: not at all in an idle process, a little in a busy one."""
 
 from __future__ import annotations
 
