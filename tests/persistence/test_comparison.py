@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.persistence.domain.comparison import Comparison, HistoryLimits
+from services.persistence.domain.comparison import Comparison, HistorySizes
 from services.persistence.domain.ports import ChannelState
 from services.shared.errors import Unavailable
 
@@ -41,7 +41,7 @@ class Hot:
 
 def comparison() -> tuple[Comparison, SlowStore, Hot]:
     store, hot = SlowStore(), Hot()
-    return Comparison(cast(Any, hot), cast(Any, store), HistoryLimits()), store, hot
+    return Comparison(cast(Any, hot), cast(Any, store), HistorySizes()), store, hot
 
 
 async def impatient(made: Comparison, channel: str) -> None:

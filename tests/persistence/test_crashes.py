@@ -25,7 +25,7 @@ from services.persistence.metrics import BATCHES, COMMITS, STORED
 from services.shared.cancellation import end_task
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
-from services.shared.hotlog.hotlog import Batch, Item
+from services.shared.hotlog.hotlog import Appended, Batch, Item
 from services.shared.hotlog.scripts import run
 from services.shared.redis_pipeline import RedisPipeline
 from tests.support.log import append
@@ -459,10 +459,9 @@ async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_on
     await log.open(CHANNEL)
     epoch = (await store.open(CHANNEL)).epoch
     item = Item(os.urandom(16), b"x", "u", "k")
-    ((numbered,),) = await hot.append([Batch(CHANNEL, True, 10, 60, [item])], 10)  # type: ignore[misc]
-    assert numbered.status == "NEW"
+    assert await hot.append([Batch(CHANNEL, 10, 60, [item])], 10) == [Appended(epoch, 0, [1])]
     await redis_conn.hset(keys.meta(CHANNEL), "life", "life2")  # compared with the store again meanwhile
-    assert await hot.commit([(CHANNEL, epoch, 1, 10, 60)], "life1") == [-1]
+    assert await hot.commit([(CHANNEL, epoch, 1, 10)], "life1") == [-1]
 
 
 async def test_a_key_of_what_another_replica_dropped_leads_nowhere(

@@ -78,9 +78,8 @@ def commit_before_the_store(patch: pytest.MonkeyPatch) -> None:
     original = Log._store_and_commit
 
     async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any, life: str) -> Any:
-        for channel, results in numbered.items():
-            upto = max(result.offset for _, result in results)
-            await self._hot.commit([(channel, results[0][1].epoch, upto, 8, 3_600)], life)
+        for channel, (epoch, _, places) in numbered.items():
+            await self._hot.commit([(channel, epoch, max(abs(offset) for _, offset in places), 8)], life)
         return await original(self, requests, numbered, outcomes, life)
 
     patch.setattr(Log, "_store_and_commit", mutant)
@@ -91,7 +90,7 @@ def a_conflict_is_overwritten(patch: pytest.MonkeyPatch) -> None:
 
 
 def keys_are_not_brought_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sqlite_store, "_recent_keys", lambda connection, channel, within_s: [])
+    patch.setattr(sqlite_store, "_recent_keys", lambda connection, channel, within_s, now: [])
 
 
 def another_life_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
@@ -119,7 +118,7 @@ def only_its_own_rows_are_stored(patch: pytest.MonkeyPatch) -> None:
 def _only_own_rows(original: Any) -> Any:
     async def mutant(self: Any, requests: Any, numbered: Any) -> Any:
         rows, uptos = await original(self, requests, numbered)
-        own = {requests[index].item.publication_id for results in numbered.values() for index, _ in results}
+        own = {requests[index].item.publication_id for found in numbered.values() for index, _ in found.places}
         return [row for row in rows if row.publication_id in own], uptos
 
     return mutant
@@ -138,9 +137,9 @@ def _mutated(script: Script, old: str, new: str) -> Script:
 
 def an_offset_is_used_again(patch: pytest.MonkeyPatch) -> None:
     """What was numbered and not stored is numbered again by whoever comes next."""
-    old = "local max_unstored"
-    new = "if stored_class then redis.call('XTRIM', log, 'MAXLEN', stored) top = stored end\nlocal max_unstored"
-    patch.setattr(hotlog, "APPEND", _mutated(scripts.APPEND, old, new))
+    old = "local results"
+    new = "redis.call('XTRIM', log, 'MAXLEN', stored) top = stored\nlocal results"
+    patch.setattr(hotlog, "APPEND_STORED", _mutated(scripts.APPEND_STORED, old, new))
 
 
 def readers_see_what_is_numbered(patch: pytest.MonkeyPatch) -> None:

@@ -36,13 +36,13 @@ class RedisHotLog:
     def life(self) -> str:
         return self._life()
 
-    async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
+    async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
         life = self._life()
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
         calls += [hotlog.append_call(batch, life=life, max_unstored=max_unstored) for batch in batches]
         marked, *results = await self._run("append", calls)
         refuse(marked)
-        outcomes: list[list[Appended] | Exception] = []
+        outcomes: list[Appended | Exception | None] = []
         for result in results:
             try:
                 outcomes.append(hotlog.appended(result))
@@ -50,7 +50,7 @@ class RedisHotLog:
                 outcomes.append(error)
         return outcomes
 
-    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]], life: str) -> list[int | Exception]:
+    async def commit(self, channels: Sequence[tuple[str, str, int, int]], life: str) -> list[int | Exception]:
         if not channels:
             return []
         results = await self._run("commit", [hotlog.commit_call(*channel, life) for channel in channels])

@@ -13,34 +13,34 @@ from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
 logger = logging.getLogger(__name__)
 
 UNSTORED_LIMIT = 20_000
-_DEFAULT_LIMITS = (1_000, 86_400)  # history_size and history_ttl_s where no namespace was heard of
+_DEFAULT_SIZE = 1_000  # where no namespace was heard of
 _MAX_REMEMBERED = 200_000
 _VERIFIED_AT_ONCE = 32
 _VERIFY_ATTEMPTS = 4  # others may be at it at the same time
 
 
-class HistoryLimits:
-    """History options of channels as edges named them last, for work that no edge asks for."""
+class HistorySizes:
+    """`history_size` of channels as edges named it last, for work that no edge asks for."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, int] = {}
 
-    def remember(self, channel: str, history_size: int, history_ttl_s: int) -> None:
+    def remember(self, channel: str, history_size: int) -> None:
         """At most 200,000 channels."""
         if len(self._known) >= _MAX_REMEMBERED:
             self._known.clear()
-        self._known[channel] = (history_size, history_ttl_s)
+        self._known[channel] = history_size
 
-    def of(self, channel: str) -> tuple[int, int]:
-        """history_size, history_ttl_s."""
-        return self._known.get(channel, _DEFAULT_LIMITS)
+    def of(self, channel: str) -> int:
+        """As many publications as Redis keeps of it."""
+        return self._known.get(channel, _DEFAULT_SIZE)
 
 
 class Comparison:
     """Every method raises `Unavailable` where Redis or the store does not answer."""
 
-    def __init__(self, hot: HotLog, store: LogStore, limits: HistoryLimits) -> None:
-        self._hot, self._store, self._limits = hot, store, limits
+    def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes) -> None:
+        self._hot, self._store, self._sizes = hot, store, sizes
         self._verifying: dict[str, asyncio.Task[None]] = {}
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
@@ -94,8 +94,8 @@ class Comparison:
         if isinstance(written, Unavailable):
             raise written
         if found is not None and written is not None and not written.conflict:
-            size, ttl_s = self._limits.of(channel)
-            (readable,) = await self._hot.commit([(channel, state.epoch, state.top, size, ttl_s)], found.life)
+            commit = (channel, state.epoch, state.top, self._sizes.of(channel))
+            (readable,) = await self._hot.commit([commit], found.life)
             if not isinstance(readable, Exception) and readable >= state.top:
                 return
         await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])
@@ -127,7 +127,7 @@ class Comparison:
             return None
         if written.conflict:
             return None if await self.try_to_resolve(channel, []) else True
-        commit = (channel, found.epoch, written.top, *self._limits.of(channel))
+        commit = (channel, found.epoch, written.top, self._sizes.of(channel))
         (readable,) = await self._hot.commit([commit], found.life)
         # Another life of Redis, or somebody changed the channel: what is there now must be looked at again.
         return True if not isinstance(readable, Exception) and readable >= written.top else None

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistoryLimits, rows_of
+from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistorySizes, rows_of
 from services.persistence.domain.lanes import Lanes
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import (
@@ -21,7 +21,7 @@ from services.persistence.metrics import (
     WAITING,
 )
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.hotlog.hotlog import Appended, Batch, Item
+from services.shared.hotlog.hotlog import Batch, Item
 from services.shared.hotlog.keys import pair
 from services.shared.pace import Pace
 
@@ -49,6 +49,14 @@ class Position(NamedTuple):
     offset: int
     epoch: str
     repeated_key: bool
+
+
+class _Numbered(NamedTuple):
+    """Requests with places in one channel: (index, offset), the offset negative where an earlier publish had it."""
+
+    epoch: str
+    stored: int  # readable up to there
+    places: list[tuple[int, int]]
 
 
 class TooLarge(ThalamusError):
@@ -82,8 +90,8 @@ class Log:
         self._hot, self._store = hot, store
         self._max_item_bytes = max_item_bytes
         self._max_unstored = max_unstored
-        self._limits = HistoryLimits()
-        self._comparison = Comparison(hot, store, self._limits)
+        self._sizes = HistorySizes()
+        self._comparison = Comparison(hot, store, self._sizes)
         self._lanes: Lanes[_Waiting] = Lanes(
             self._settle,
             _give_up,
@@ -236,7 +244,6 @@ class Log:
         batches = [
             Batch(
                 channel,
-                True,
                 requests[group[0]].history_size,
                 requests[group[0]].history_ttl_s,
                 [requests[index].item for index in group],
@@ -246,24 +253,25 @@ class Log:
         again: list[int] = []
         unverified: list[str] = []
         life = self._hot.life()
-        numbered: dict[str, list[tuple[int, Appended]]] = {}
+        numbered: dict[str, _Numbered] = {}
         for batch, appended in zip(batches, await self._hot.append(batches, self._max_unstored), strict=True):
             group = groups[batch.channel]
-            self._limits.remember(batch.channel, batch.history_size, batch.history_ttl_s)
+            self._sizes.remember(batch.channel, batch.history_size)
             if isinstance(appended, Exception):
                 for index in group:
                     outcomes[index] = Unavailable(str(appended))
                 continue
-            if appended[0].status == "INIT":
+            if appended is None:
                 unverified.append(batch.channel)
                 again += group
                 continue
-            placed = [(index, result) for index, result in zip(group, appended, strict=True) if result.status != "BUSY"]
-            if placed:
-                numbered[batch.channel] = placed
-            if len(placed) < len(group):
-                for index in set(group).difference(index for index, _ in placed):
+            places = list(zip(group, appended.offsets, strict=True))
+            if 0 in appended.offsets:
+                for index in [index for index, offset in places if not offset]:
                     outcomes[index] = Busy("too much of the channel is not stored yet")
+                places = [place for place in places if place[1]]
+            if places:
+                numbered[batch.channel] = _Numbered(appended.epoch, appended.stored, places)
         again += await self._store_and_commit(requests, numbered, outcomes, life)
         failed = await self._comparison.verify_all(unverified)
         for channel, error in failed.items():
@@ -274,60 +282,58 @@ class Log:
     async def _store_and_commit(
         self,
         requests: list[Request],
-        numbered: dict[str, list[tuple[int, Appended]]],
+        numbered: dict[str, _Numbered],
         outcomes: list[Outcome],
         life: str,
     ) -> list[int]:
         rows, uptos = await self._rows(requests, numbered)
         written = await self._store.write(rows) if rows else {}
         again: list[int] = []
-        commits: list[tuple[str, str, int, int, int]] = []
-        for channel, results in numbered.items():
-            epoch = results[0][1].epoch
+        commits: list[tuple[str, str, int, int]] = []
+        for channel, (epoch, _, places) in numbered.items():
             result = written.get(channel, Written(uptos[channel], False))
             failure = result if isinstance(result, Unavailable) else None
             if isinstance(result, Written) and result.conflict:
                 CONFLICTS.inc()
-                forget = [(requests[i].item.key_user, requests[i].item.key) for i, r in results if r.status == "NEW"]
+                items = [requests[index].item for index, offset in places if offset > 0]
+                forget = [(item.key_user, item.key) for item in items]
                 failure = await self._comparison.try_to_resolve(channel, forget)
                 if failure is None:
-                    again += [index for index, _ in results]
+                    again += [index for index, _ in places]
                     continue
             if failure is not None:
-                for index, _ in results:
+                for index, _ in places:
                     outcomes[index] = failure
                 continue
-            commits.append((channel, epoch, uptos[channel], *self._limits.of(channel)))
+            commits.append((channel, epoch, uptos[channel], self._sizes.of(channel)))
         STORED.inc(sum([isinstance(written[row.channel], Written) for row in rows]))
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
             channel = commit[0]
+            epoch, _, places = numbered[channel]
             if isinstance(readable, Exception):
-                for index, _ in numbered[channel]:
+                for index, _ in places:
                     outcomes[index] = Unavailable(str(readable))
                 continue
             if readable < commit[2]:
                 changed.append(channel)
-            for index, (status, offset, epoch, _) in numbered[channel]:
-                if readable >= offset:
-                    outcomes[index] = Position(offset, epoch, status == "KNOWN")
+            for index, offset in places:
+                if readable >= abs(offset):
+                    outcomes[index] = Position(abs(offset), epoch, offset < 0)
                 else:
                     outcomes[index] = Unavailable("the channel changed meanwhile")
         for channel in changed:
             await self._comparison.try_to_resolve(channel, [])
         return again
 
-    async def _rows(
-        self, requests: list[Request], numbered: dict[str, list[tuple[int, Appended]]]
-    ) -> tuple[list[Row], dict[str, int]]:
+    async def _rows(self, requests: list[Request], numbered: dict[str, _Numbered]) -> tuple[list[Row], dict[str, int]]:
         """Everything above `stored` through the last offset, also what others appended."""
         rows: list[Row] = []
         uptos: dict[str, int] = {}
         incomplete: list[str] = []
-        for channel, results in numbered.items():
-            stored = results[0][1].stored
-            upto = uptos[channel] = max([result.offset for _, result in results])
-            new = [(index, result.offset) for index, result in results if result.status == "NEW"]  # ascending
+        for channel, (_, stored, places) in numbered.items():
+            upto = uptos[channel] = max([abs(offset) for _, offset in places])
+            new = [place for place in places if place[1] > 0]  # ascending
             if upto > stored and (not new or new[0][1] != stored + 1 or len(new) != upto - stored):
                 incomplete.append(channel)
                 continue

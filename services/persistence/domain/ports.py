@@ -112,11 +112,14 @@ class HotLog(Protocol):
     def life(self) -> str:
         """Names the present life of Redis; what was verified in another one is not."""
 
-    async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[list[Appended] | Exception]:
-        """Mark the channels dirty, then number the items; one outcome per batch."""
+    async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
+        """Mark the channels dirty, then number the items; one outcome per batch.
 
-    async def commit(self, channels: Sequence[tuple[str, str, int, int, int]], life: str) -> list[int | Exception]:
-        """(channel, epoch, upto, history_size, history_ttl_s) → what is readable now.
+        None: the channel was not compared with the store in this life, and nothing was done.
+        """
+
+    async def commit(self, channels: Sequence[tuple[str, str, int, int]], life: str) -> list[int | Exception]:
+        """(channel, epoch, upto, history_size) → what is readable now.
 
         -1: another epoch or life than that in which it was numbered, or an entry is not there.
         """

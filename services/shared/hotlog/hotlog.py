@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import (
     ADVANCE,
-    APPEND,
+    APPEND_STORED,
     COMMIT,
     INIT,
     MARK,
@@ -28,7 +28,6 @@ from services.shared.hotlog.scripts import (
 
 KEY_TTL_S = 300
 META_TTL_S = 720 * 3600  # wire protocol, 11.1
-MAX_UNSTORED = 10_000
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _rng = random.Random(os.urandom(32))  # epochs need not be secret, and one is made for every batch
 
@@ -50,26 +49,23 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Publications of one channel, in order, and what its namespace says.
-
-    `generation` of a `hot` channel: that of its log.
-    """
+    """Publications of one `stored` channel, in order, and what its namespace says."""
 
     channel: str
-    stored: bool
     history_size: int
     history_ttl_s: int
     items: Sequence[Item]
-    generation: int = 0
 
 
 class Appended(NamedTuple):
-    """`status` is NEW, KNOWN, INIT, BUSY or STALE."""
+    """Where the publications of a batch are: offsets in their order.
 
-    status: str
-    offset: int
+    Negative: an earlier publish under its key had this offset; 0: it has none, too much is not stored yet.
+    """
+
     epoch: str
     stored: int  # readable up to there
+    offsets: list[int]
 
 
 class Page(NamedTuple):
@@ -80,39 +76,27 @@ class Page(NamedTuple):
     epoch: str
 
 
-def append_call(
-    batch: Batch, *, life: str = "", max_unstored: int = MAX_UNSTORED, meta_ttl_s: int = META_TTL_S
-) -> Call:
-    """Append one batch; `life` of Redis, for a `stored` channel."""
-    channel, stored, history_size, history_ttl_s, items, generation = batch
+def append_call(batch: Batch, *, life: str, max_unstored: int) -> Call:
+    """Append one batch; `life` of Redis, in which the channel was compared with the store."""
+    channel, _, history_ttl_s, items = batch
     names = [keys.log(channel), keys.meta(channel)]
-    arguments: list[str | bytes | int] = [
-        "stored" if stored else "hot",
-        life if stored else new_epoch(generation),
-        history_size,
-        history_ttl_s,
-        KEY_TTL_S,
-        meta_ttl_s,
-        max_unstored,
-        keys.pub(channel),
-    ]
+    arguments: list[str | bytes | int] = [life, history_ttl_s, KEY_TTL_S, max_unstored]
     for publication_id, publication, user, key in items:
         names.append(keys.key(channel, user, key))
         arguments += (publication_id, publication, keys.pair(user, key))
-    return Call(APPEND, names, arguments)
+    return Call(APPEND_STORED, names, arguments)
 
 
-def appended(result: Any) -> list[Appended]:
-    """What an append call answered."""
-    return [
-        Appended(status.decode(), offset, epoch.decode(), stored) for status, offset, epoch, stored in refuse(result)
-    ]
+def appended(result: Any) -> Appended | None:
+    """What that call answered; None: compare the channel with the store first, nothing was done."""
+    found = refuse(result)
+    return Appended(found[0].decode(), found[1], found[2:]) if found else None
 
 
-def commit_call(channel: str, epoch: str, upto: int, history_size: int, history_ttl_s: int, life: str) -> Call:
+def commit_call(channel: str, epoch: str, upto: int, history_size: int, life: str) -> Call:
     """Make everything up to `upto` readable; `life`: in which it was numbered."""
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(COMMIT, names, [epoch, upto, history_size, history_ttl_s, keys.pub(channel), life])
+    return Call(COMMIT, names, [epoch, upto, history_size, keys.pub(channel), life])
 
 
 def trim_call(channel: str, upto: int) -> Call:

@@ -31,8 +31,8 @@ def load(path: Path) -> Script:
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 
-APPEND = load(_FOLDER / "append.lua")
 APPEND_HOT = load(_FOLDER / "append_hot.lua")
+APPEND_STORED = load(_FOLDER / "append_stored.lua")
 COMMIT = load(_FOLDER / "commit.lua")
 INIT = load(_FOLDER / "init.lua")
 ADVANCE = load(_FOLDER / "advance.lua")
