@@ -56,6 +56,7 @@ class EdgeConfig:
     max_outbox_bytes: int = 1_048_576
     max_outbox_total_bytes: int = 536_870_912
     max_write_delay_s: float = 0.02
+    max_batch_delay_s: float = 0.015
     handshake_timeout_s: float = 5.0
     close_timeout_s: float = 5.0
 
@@ -101,6 +102,7 @@ class EdgeConfig:
             "pong_timeout_s",
             "commands_per_s",
             "max_write_delay_s",
+            "max_batch_delay_s",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"EDGE_{name.upper()} must not be negative")

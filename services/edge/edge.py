@@ -62,7 +62,12 @@ class Edge:
             Replicas(target, service_token=token, service="edge")
             for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
         )
-        self.broker = RedisBroker(address, meta_ttl_s=config.history_meta_ttl_s, on_time=self._on_time)
+        self.broker = RedisBroker(
+            address,
+            meta_ttl_s=config.history_meta_ttl_s,
+            max_batch_delay_s=config.max_batch_delay_s,
+            on_time=self._on_time,
+        )
         self.auth = AuthClient(self.auth_replicas, self.keyring)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
         self.store = PersistenceClient(self.persistence_replicas)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 _LOOK_S = 0.05  # CPU is looked at so often
-_IDLE, _BUSY = 0.2, 0.5  # of a core: waits from the first on, and for as long as may be from the second
+_IDLE, _BUSY = 0.1, 0.3  # of a core: waits from the first on, and for as long as may be from the second
 
 
 class Pace:

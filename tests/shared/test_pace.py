@@ -11,7 +11,7 @@ LONGEST_S = 0.01
 
 @pytest.mark.parametrize(
     ("share", "wait_s"),
-    [(0.0, 0.0), (0.2, 0.0), (0.35, LONGEST_S / 2), (0.5, LONGEST_S), (1.0, LONGEST_S)],
+    [(0.0, 0.0), (0.1, 0.0), (0.2, LONGEST_S / 2), (0.3, LONGEST_S), (1.0, LONGEST_S)],
 )
 def test_the_busier_the_longer(share: float, wait_s: float) -> None:
     assert BusyThread(LONGEST_S).wait_after(share) == pytest.approx(wait_s)

@@ -38,7 +38,7 @@ DEADLINE_S = 2.8
 MAX_WAITING = 20_000
 _MAX_BATCH = 512
 _IN_FLIGHT = 4
-_LONGEST_WAIT_S = 0.005  # of a busy edge, for more to send
+MAX_BATCH_DELAY_S = 0.015  # so long at most a busy edge waits for more to send
 _SHORTEST_WAIT_S = 0.001  # the loop's timers know no less
 _BREAK_S = 0.25
 _NEVER = -1e9
@@ -74,6 +74,7 @@ class RedisBroker:
         url: str,
         *,
         meta_ttl_s: int = hotlog.META_TTL_S,
+        max_batch_delay_s: float = MAX_BATCH_DELAY_S,
         canary_s: float = canary.EVERY_S,
         on_time: Callable[[float], None] = lambda unix_s: None,
     ) -> None:
@@ -98,7 +99,7 @@ class RedisBroker:
         self._queue: deque[_Append | _Other] = deque()
         self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
-        self._pace = Pace(_LONGEST_WAIT_S)
+        self._pace = Pace(max_batch_delay_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = _NEVER
         self._canary = Canary(
