@@ -33,8 +33,8 @@ PROCESSES = {"auth": "auth", "presence": "presence", "persistence": "persistence
 LEASE_S = 5.0
 # Who runs which script: those of services/shared/hotlog, and a service's own.
 SCRIPTS = {
-    "edge": "append top read reset renew order",
-    "persistence": "append commit init advance top mark settled unstored unmark trim verify beat",
+    "edge": "append_hot top read reset renew order",
+    "persistence": "append_stored commit init advance top mark settled unstored unmark trim verify beat",
     "presence": "lease expired enter leave wait due",
 }
 
