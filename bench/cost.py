@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -75,8 +76,9 @@ async def cost(load: Load, *, edges: int, seconds: float, flame: tuple[str, Path
         before = _used(pids)
         figures = await window(fleet, target, members=members, per_s=load.per_s, seconds=seconds)
         after = _used(pids)
-        if sampler is not None:
+        if sampler is not None and flame is not None:
             await asyncio.to_thread(sampler.wait)
+            _entitle(flame[1], f"{flame[0]} of {edges} edges, {load.per_s:,g} publications/s")
         await fleet.close()
     count = figures[load.each]
     us = {
@@ -94,6 +96,14 @@ def _sample(pid: int, picture: Path, seconds: float) -> subprocess.Popen[bytes]:
         [program, "record", *how, "--output", str(picture), "--pid", str(pid)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+    )
+
+
+def _entitle(picture: Path, title: str) -> None:
+    """In place of the sampler's own command line."""
+    text = picture.read_text()
+    picture.write_text(
+        re.sub(r'(<text id="title"[^>]*>).*?(</text>)', rf"\g<1>{title}\g<2>", text, count=1, flags=re.DOTALL)
     )
 
 
