@@ -82,7 +82,7 @@ async def _connect(fleet: Fleet, target: Target, full: bool) -> Figures:
 
 
 async def _idle(fleet: Fleet, target: Target, full: bool) -> Figures:
-    return await idle(fleet, target, clients=8_000 if full else 2_000, seconds=60 if full else 26)
+    return await idle(fleet, target, clients=8_000 if full else 2_000, seconds=25)  # one ping each
 
 
 async def _recovery(fleet: Fleet, target: Target, full: bool) -> Figures:
