@@ -28,8 +28,9 @@ def _head(results: Results) -> Iterator[str]:
     yield "Figures are medians over the rounds, with the lowest and the highest in brackets; ratios are medians of the"
     yield "rounds' ratios."
     yield ""
-    yield "Beside it: [what was made faster, and what the missed goals need](OPTIMISATIONS.md), [ten minutes of"
-    yield "traffic](soak.md), [a million clients that came and went](churn.md), [how cost grows](../docs/performance.md)."
+    yield "Beside it: [what was made faster, and what the missed goals need](OPTIMISATIONS.md),"
+    yield "[ten minutes of traffic](soak.md), [a million clients that came and went](churn.md),"
+    yield "[how cost grows](../docs/performance.md)."
     yield ""
 
 
