@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 from services.shared.hotlog.life import Life
-from services.shared.hotlog.scripts import Call, load
+from services.shared.hotlog.scripts import Call, Command, load
 from services.shared.redis_life import LifeGate, run_id_of
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis_pipeline import NotSent, RedisPipeline
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 
@@ -69,6 +70,31 @@ async def test_scripts_that_the_server_does_not_know_are_told(redis_pipeline: Re
             first, failed, last = await redis_pipeline.run(calls, timeout_s=_SOON_S)
             assert (first, last) == ([b"t:k", b"1"], [b"t:k", b"\xff"])
             assert "NO: why" in str(failed)
+
+
+async def test_only_what_was_never_sent_is_called_so(
+    own: RedisPipeline, own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "count.lua").write_text("return redis.call('INCR', KEYS[1])")
+    (tmp_path / "new.lua").write_text("return 1")
+    count, new = load(tmp_path / "count.lua"), load(tmp_path / "new.lua")
+    await own.run([Call(count, ["t:n"], [])], timeout_s=_SOON_S)
+    send = own._send
+
+    async def once(commands: Sequence[Command]) -> list[Any]:
+        answers = await send(commands)
+        own_redis.kill()  # it has carried out one script, and asks for the other
+        monkeypatch.setattr(own, "_send", send)
+        while own._connection is not None and not own._connection.is_lost:
+            await asyncio.sleep(0.005)
+        return answers
+
+    monkeypatch.setattr(own, "_send", once)
+    with pytest.raises(Unavailable) as partly:
+        await own.run([Call(count, ["t:n"], []), Call(new, [], [])], timeout_s=_SOON_S)
+    assert not isinstance(partly.value, NotSent)
+    with pytest.raises(NotSent):
+        await own.run([Call(count, ["t:n"], [])], timeout_s=_SOON_S)
 
 
 async def test_what_is_under_way_when_the_connection_breaks_has_no_outcome_and_the_next_connects(

@@ -18,9 +18,6 @@ class CommandQueue:
         self._publisher = publisher
         self._publications = 0  # up to `_SHARE` of them are in `publisher.queued`
 
-    def __len__(self) -> int:
-        return len(self.commands)
-
     def add(self, command: c.Command) -> bool:
         """Put it at the end; False: a publication, and too many wait on this edge already."""
         if type(command.request) is c.Publish:
