@@ -1,0 +1,41 @@
+"""What goes to Redis leaves when the pace says so, and all that has come by then leaves together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.domain.publisher import _RandomIds
+from services.shared.pace import Pace
+from tests.contract.test_broker import Listener, append
+
+WAIT_S = 0.2
+
+
+class Busy(Pace):
+    """Of an edge that has no time to spare."""
+
+    def wait_s(self) -> float:
+        return WAIT_S
+
+
+async def test_a_busy_edge_waits_for_more_to_send(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = RedisBroker(redis_url)
+    await broker.start(Listener(), lambda payload: None)
+    await append(broker, "before")
+    monkeypatch.setattr(broker, "_pace", Busy(WAIT_S))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    results = await asyncio.gather(append(broker, "a"), append(broker, "b"))
+    assert loop.time() - began >= WAIT_S - 0.002  # the loop's clock knows milliseconds
+    assert [result.position.offset for result in results] == [2, 3]
+    await broker.close()
+
+
+def test_no_two_publications_have_one_id() -> None:
+    ids = _RandomIds()
+    made = [ids.next() for _ in range(1_000)]
+    assert len(set(made)) == 1_000
+    assert {len(each) for each in made} == {16}
