@@ -58,6 +58,7 @@ def stack(swarm: None, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
         },
         secrets,
     )
+    made.down()  # Swarm keeps what a run left that was killed, half of an update too
     try:
         made.up()
         made.wait_healthy()
@@ -82,5 +83,8 @@ def said(request: pytest.FixtureRequest, stack: SwarmStack) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def whole(stack: SwarmStack) -> None:
-    """Every test begins with a whole stack."""
-    stack.wait_healthy()
+    """Every test begins with a whole stack; without one, no test is worth its wait."""
+    try:
+        stack.wait_healthy()
+    except TimeoutError as error:
+        pytest.exit(f"the stack is not whole: {error}\n{stack.tasks()}", returncode=1)

@@ -28,10 +28,10 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in docker(*arguments, "--format", "json").splitlines() if line]
 
 
-def until(true: Callable[[], bool], limit_s: float, what: str, every_s: float = 0.5) -> None:
-    """Wait; raises TimeoutError with `what`."""
+def until(true: Callable[[], bool], limit_s: float, what: str | Callable[[], str], every_s: float = 0.5) -> None:
+    """Wait; raises TimeoutError with `what`, asked for then where it is a function."""
     ends = time.monotonic() + limit_s
     while not true():
         if time.monotonic() > ends:
-            raise TimeoutError(f"after {limit_s:g} s: {what}")
+            raise TimeoutError(f"after {limit_s:g} s: {what() if callable(what) else what}")
         time.sleep(every_s)

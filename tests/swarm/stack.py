@@ -54,7 +54,7 @@ class SwarmStack:
             raise DockerError(f"up: {done.stdout}{done.stderr}")
 
     def down(self) -> None:
-        """Remove it with its volumes, and wait until nothing of it is left."""
+        """Remove it with its volumes, and wait until nothing of it is left. What is not there is no error."""
         docker("stack", "rm", NAME)
         label = f"label=com.docker.stack.namespace={NAME}"
         until(lambda: not docker("ps", "-aq", "--filter", label).strip(), _STOP_S, "containers are left")
@@ -67,7 +67,7 @@ class SwarmStack:
 
     def wait_healthy(self, limit_s: float = _START_S) -> None:
         """Until every service has the replicas that it should, and the balancer gives access to an edge."""
-        until(self._is_whole, limit_s, f"replicas: {self.replicas()}")
+        until(self._is_whole, limit_s, lambda: f"replicas: {self.replicas()}")
         until(lambda: self.status("/") == 200, 30.0, "no edge answers through the balancer")
 
     def replicas(self) -> dict[str, str]:
@@ -78,6 +78,10 @@ class SwarmStack:
     def _is_whole(self) -> bool:
         found = self.replicas()
         return len(found) >= len(SERVICES) and all(len(set(each.split("/"))) == 1 for each in found.values())
+
+    def tasks(self) -> str:
+        """Every task of the stack, also of those that ended, and why."""
+        return docker("stack", "ps", "--no-trunc", NAME)
 
     def status(self, path: str) -> int:
         """HTTP status of a GET through the balancer; 0: no answer."""
@@ -115,7 +119,7 @@ class SwarmStack:
         def state() -> str:
             return docker("service", "inspect", "--format", template, f"{NAME}_{service}").strip()
 
-        until(lambda: state() not in ("updating", "rollback_started"), limit_s, f"{service} is {state()}")
+        until(lambda: state() not in ("updating", "rollback_started"), limit_s, lambda: f"{service} is {state()}")
         return state()
 
     def wait_changed(self, service: str) -> None:
