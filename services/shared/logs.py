@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import socket
 import sys
 
 from services.shared.config import ConfigError
@@ -37,6 +38,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=_as_text)  # ASCII: line separators of Unicode are escaped as well
 
 
+class _GivenUpLookups(logging.Filter):
+    """uvloop forgets the name lookup of a connection that was given up; whoever gave up has said so."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, socket.gaierror) and "never retrieved" in record.getMessage())
+
+
 def setup_logging(service: str, *, level: str = "INFO", **fields: object) -> None:
     """Send everything that is logged or warned, by libraries and by asyncio too, to stderr as JSON lines.
 
@@ -54,6 +63,7 @@ def setup_logging(service: str, *, level: str = "INFO", **fields: object) -> Non
     # At DEBUG botocore logs requests whole: password hashes, private keys, everybody's messages.
     for chatty in ("asyncio", "boto3", "botocore", "grpc", "httpcore", "httpx", "urllib3", "websockets"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger("asyncio").addFilter(_GivenUpLookups())
 
 
 def _as_text(value: object) -> str:

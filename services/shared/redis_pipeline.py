@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
@@ -18,6 +17,7 @@ from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog.scripts import Call, Command, run_through
 from services.shared.redis import CONNECT_TIMEOUT_S
 from services.shared.redis_life import LifeGate, RunWatch
+from services.shared.redis_socket import connect
 
 
 class NotSent(Unavailable):
@@ -127,25 +127,12 @@ class RedisPipeline:
         connection = _Connection(self._options)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._open(connection)
+                await connect(lambda: connection, self._options)
                 await (self._gate.admit(connection) if self._gate is not None else connection.on_connect())
         except BaseException:
             connection.abort()
             raise
         return connection
-
-    async def _open(self, connection: _Connection) -> None:
-        loop = asyncio.get_running_loop()
-        if "path" in self._options:
-            await loop.create_unix_connection(lambda: connection, self._options["path"])
-            return
-        secure = "SSL" in getattr(self._options.get("connection_class"), "__name__", "")
-        await loop.create_connection(
-            lambda: connection,
-            self._options.get("host", "localhost"),
-            int(self._options.get("port", 6379)),
-            ssl=ssl.create_default_context() if secure else None,
-        )
 
 
 class _Asked:

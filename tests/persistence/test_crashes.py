@@ -26,9 +26,9 @@ from services.shared.cancellation import end_task
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Item
-from services.shared.hotlog.scripts import run
 from services.shared.redis_pipeline import RedisPipeline
 from tests.support.log import append
+from tests.support.scripts import run
 
 CHANNEL = "chat:crash"
 
@@ -93,7 +93,7 @@ async def replica(redis_pipeline: RedisPipeline, store: SqliteLogStore) -> Async
 
 async def readable(client: redis.asyncio.Redis, channel: str = CHANNEL, life: str = "") -> list[tuple[int, str]]:
     call = hotlog.read_call(channel, stored=True, life=life, since_offset=0, limit=10_000, reverse=False)
-    page = hotlog.page((await run(client, [call], timeout_s=2))[0])
+    page = hotlog.page((await run(client, [call]))[0])
     return [(offset, payload.decode()) for offset, payload in page.entries] if page else []
 
 

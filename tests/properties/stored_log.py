@@ -19,9 +19,9 @@ from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
-from services.shared.hotlog.scripts import run
 from services.shared.redis_pipeline import RedisPipeline
 from tests.support.log import append
+from tests.support.scripts import run
 
 _numbers = itertools.count()
 _HISTORY_SIZE = 8  # small: the hot log is cut all the time
@@ -190,7 +190,7 @@ class Channel:
         call = hotlog.read_call(
             self.name, stored=True, life=self.life.token, since_offset=0, limit=1_000, reverse=False
         )
-        page = hotlog.page((await run(self.client, [call], timeout_s=5))[0])
+        page = hotlog.page((await run(self.client, [call]))[0])
         if page is None:
             return
         assert self.epoch in ("", page.epoch)

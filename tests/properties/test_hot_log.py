@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from services.shared.hotlog import hot, hotlog, keys, scripts
-from services.shared.hotlog.scripts import Call, Script, run
+from services.shared.hotlog.scripts import Call, Script
 from services.shared.redis import redis_client
+from tests.support.scripts import run
 
 _EXAMPLES = 500
 _FOR_A_MUTANT = 1_500
@@ -48,7 +49,7 @@ class Model:
     epochs: set[str] = field(default_factory=set)
 
     async def _call(self, call: Call) -> Any:
-        (found,) = await run(self.client, [call], timeout_s=5)
+        (found,) = await run(self.client, [call])
         assert not isinstance(found, Exception), found
         return found
 
@@ -128,7 +129,7 @@ class Model:
         done = await self._call(hotlog.reset_call(self.name, epoch, self.generation))
         assert done == (0 if stale else 1)
         if not stale:
-            (now,) = await run(self.client, [hotlog.hot_top_call(self.name, self.generation)], timeout_s=5)
+            (now,) = await run(self.client, [hotlog.hot_top_call(self.name, self.generation)])
             self._begin(self.generation, hotlog.top(now)[1])  # type: ignore[index]
 
     async def lose_meta(self) -> None:

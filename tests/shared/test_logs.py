@@ -86,3 +86,26 @@ def test_libraries_warnings_and_loop_exceptions_are_lines_on_stderr_too() -> Non
     lines = [json.loads(text) for text in done.stderr.splitlines()]
     assert [entry["logger"] for entry in lines] == ["somewhere", "py.warnings", "asyncio"]
     assert "ZeroDivisionError" in lines[2]["exc"]
+
+
+_GIVEN_UP = """
+import asyncio, uvloop
+from services.shared.logs import setup_logging
+setup_logging("edge")
+async def main():
+    loop = asyncio.get_running_loop()
+    attempt = asyncio.ensure_future(loop.create_connection(asyncio.Protocol, "nowhere.invalid", 1))
+    await asyncio.sleep(0)
+    attempt.cancel()
+    await asyncio.wait([attempt])
+    await asyncio.sleep(0.3)
+    loop.create_future().set_exception(OSError("of something else"))
+    await asyncio.sleep(0)
+uvloop.run(main())
+"""
+
+
+def test_a_lookup_that_nobody_waits_for_any_more_is_no_error() -> None:
+    done = subprocess.run([sys.executable, "-c", _GIVEN_UP], capture_output=True, text=True, timeout=20, check=True)
+    (entry,) = [json.loads(text) for text in done.stderr.splitlines()]
+    assert "of something else" in entry["exc"]

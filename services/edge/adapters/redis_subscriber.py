@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from redis.asyncio.connection import parse_url
 from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.redis import CONNECT_TIMEOUT_S
+from services.shared.redis_socket import connect
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class RedisSubscriber:
     async def _run(self) -> None:
         """One connection, from connect to its end."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            connection = await self._connect()
+            connection = await connect(_Connection, self._options)
         try:
             await self._log_in(connection)
             connection.on_reply = self._dispatch
@@ -143,19 +143,6 @@ class RedisSubscriber:
             await self._watch(connection)
         finally:
             connection.abort()
-
-    async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        if "path" in self._options:
-            return (await loop.create_unix_connection(_Connection, self._options["path"]))[1]
-        secure = "SSL" in getattr(self._options.get("connection_class"), "__name__", "")
-        _, connection = await loop.create_connection(
-            _Connection,
-            self._options.get("host", "localhost"),
-            int(self._options.get("port", 6379)),
-            ssl=ssl.create_default_context() if secure else None,
-        )
-        return connection
 
     async def _log_in(self, connection: _Connection) -> None:
         password = self._options.get("password")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import redis.asyncio
 from redis import exceptions
 
-from services.shared.errors import CONNECTION_LOST, Unavailable
+from services.shared.errors import Unavailable
 
 _FOLDER = Path(__file__).parent
 
@@ -60,30 +58,14 @@ class Call(NamedTuple):
 Command = tuple[str | bytes | int, ...]
 
 
-async def run(client: redis.asyncio.Redis, calls: Sequence[Call], *, timeout_s: float) -> list[Any]:
+async def run_through(send: Callable[[Sequence[Command]], Awaitable[list[Any]]], calls: Sequence[Call]) -> list[Any]:
     """Run the scripts in order, in one round trip (two where the server did not know one).
 
     Returns one result per call; a result that is a `redis.ResponseError` was refused by the server.
 
-    Raises:
-        Unavailable: no answer; which of them ran is unknown.
+    Args:
+        send: Sends commands and gives their results, in order.
     """
-
-    async def send(commands: Sequence[Command]) -> list[Any]:
-        async with client.pipeline(transaction=False) as pipeline:
-            for words in commands:
-                pipeline.execute_command(*words)
-            return list(await pipeline.execute(raise_on_error=False))
-
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await run_through(send, calls)
-    except (exceptions.ConnectionError, exceptions.TimeoutError, *CONNECTION_LOST) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
-
-
-async def run_through(send: Callable[[Sequence[Command]], Awaitable[list[Any]]], calls: Sequence[Call]) -> list[Any]:
-    """The same over whatever sends commands and gives their results, in order."""
     results = await send([_command(call) for call in calls])
     missing = [index for index, found in enumerate(results) if isinstance(found, exceptions.NoScriptError)]
     if missing:

@@ -8,7 +8,7 @@ import pytest
 import redis.asyncio
 
 from services.shared.hotlog import hot, hotlog, keys
-from services.shared.hotlog.scripts import run
+from tests.support.scripts import run
 
 CHANNEL = "live:ttl"
 TTL_S, META_TTL_S = 1_600, 10_000
@@ -31,7 +31,7 @@ async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5
         now_s=now_s,
         meta_ttl_s=META_TTL_S,
     )
-    (answer,) = await run(client, [call], timeout_s=5)
+    (answer,) = await run(client, [call])
     appended = hot.appended(answer)
     assert appended is not None
     return appended[1][0]
