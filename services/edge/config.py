@@ -55,7 +55,7 @@ class EdgeConfig:
     max_message_bytes: int = 65_536
     max_outbox_bytes: int = 1_048_576
     max_outbox_total_bytes: int = 536_870_912
-    max_write_delay_s: float = 0.02
+    max_write_delay_s: float = 0.025
     max_batch_delay_s: float = 0.015
     handshake_timeout_s: float = 5.0
     close_timeout_s: float = 5.0

@@ -12,7 +12,7 @@ from services.edge.transport.metrics import TransportCounters
 HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frames wait here
 _WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
 _FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
-_REST = 8  # times what a round took: writing takes a ninth of the loop's time, until the rest is as long as it may be
+_REST = 8  # times what a round took: writing takes a ninth of the time, until rounds are as far apart as they may be
 _SHORTEST_REST_S = 0.0005  # what is longer, the timers of the loop round up to a millisecond
 
 
@@ -20,12 +20,13 @@ class Flusher:
     """Writes what the outboxes of one event loop hold, in rounds, and counts what all hold back.
 
     A round comes at the end of the tick in which something was queued; after one that took long, the next waits, so
-    that more leaves with each write: most of what a delivery costs is the system call.
+    that more leaves with each write: most of what a delivery costs is the system call. How far apart rounds begin is
+    bounded, not how long one rests: two edges with half the clients each then write as rarely as one with all.
 
     Args:
         max_outbox_bytes: Bound of one outbox.
         max_total_bytes: Bound of all; beyond, an outbox over 64 KiB is over its bound, too.
-        max_rest_s: The longest that a round waits.
+        max_interval_s: The longest from the beginning of a round to that of the next because of a rest.
         clock: Seconds, from whenever.
     """
 
@@ -33,7 +34,7 @@ class Flusher:
         "_clock",
         "_dirty",
         "_loop",
-        "_max_rest_s",
+        "_max_interval_s",
         "_rest_until",
         "_scheduled",
         "_took_s",
@@ -50,12 +51,12 @@ class Flusher:
         *,
         max_outbox_bytes: int,
         max_total_bytes: int,
-        max_rest_s: float = 0.0,
+        max_interval_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._loop = loop
         self._clock = clock
-        self._max_rest_s = max_rest_s
+        self._max_interval_s = max_interval_s
         self._rest_until = 0.0
         self._took_s = 0.0  # of this round, so far
         self._dirty: deque[Outbox] = deque()
@@ -88,7 +89,7 @@ class Flusher:
         if dirty:
             self._loop.call_soon(self._flush)
             return
-        rest_s = min(self._took_s * _REST, self._max_rest_s)
+        rest_s = min(self._took_s * _REST, self._max_interval_s - self._took_s)
         self._rest_until = now + rest_s if rest_s >= _SHORTEST_REST_S else 0.0
         self._took_s = 0.0
         self._scheduled = False

@@ -53,7 +53,7 @@ class PublicPort:
             self.counters,
             max_outbox_bytes=options.max_outbox_bytes,
             max_total_bytes=options.max_outbox_total_bytes,
-            max_rest_s=options.max_write_delay_s,
+            max_interval_s=options.max_write_delay_s,
         )
         self.heads: set[HeadProtocol] = set()
         self.websockets: set[WebSocketConnection] = set()
