@@ -179,7 +179,7 @@ class BatchStream(Generic[Item, Result]):
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
                 continue
-            self._pace.began()
+            self._pace.began(len(items))
             now = self._loop.time()
             batch = _Batch(stream.sent + len(items) - 1, len(items), now)
             stream.batches.append(batch)

@@ -12,13 +12,14 @@ class BusyThread:
         self.now, self.used = 50.0, 7.0
         self.pace = Pace(longest_s, clock=lambda: self.now, cpu=lambda: self.used)
 
-    def work(self, share: float) -> None:
-        """A second of that."""
+    def work(self, share: float, items: int = 100_000) -> None:
+        """A second of that, in which so much left."""
+        self.pace.began(items)
         self.now += 1.0
         self.used += share
 
-    def wait_after(self, share: float) -> float:
-        """What the pace says after it, and a batch."""
-        self.work(share)
-        self.pace.began()
+    def wait_after(self, share: float, items: int = 100_000) -> float:
+        """What the pace says after it."""
+        self.work(share, items)
+        self.pace.began(0)
         return self.pace.wait_s()

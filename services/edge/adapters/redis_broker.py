@@ -250,9 +250,9 @@ class RedisBroker:
         self._flush_due = False
         if not self._queue or len(self._tasks) >= _IN_FLIGHT:
             return
-        self._pace.began()
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
         batch = [work for work in batch if not work.future.done()]
+        self._pace.began(len(batch))
         task = asyncio.get_running_loop().create_task(self._round_trip(batch))
         self._tasks.add(task)
         task.add_done_callback(self._ended)

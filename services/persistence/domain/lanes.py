@@ -107,7 +107,7 @@ class Lanes(Generic[Work]):
         async with self.alone(name):
             lane = self._lanes[name]
             while batch := self._take(lane):
-                self._pace.began()
+                self._pace.began(len(batch))
                 await self._settle(batch)
                 wait_s = self._pace.wait_s()
                 if wait_s and len(lane.waiting) < self._max_batch:
