@@ -43,7 +43,7 @@ class _GivenUpLookups(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, socket.gaierror) and "never retrieved" in record.getMessage())
+        return not (isinstance(error, socket.gaierror) and "Future exception" in record.getMessage())
 
 
 def setup_logging(service: str, *, level: str = "INFO", **fields: object) -> None:

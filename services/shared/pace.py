@@ -1,6 +1,7 @@
 """How long work that is done in batches waits for more of it.
 
-Not at all in an idle process or where hardly more would come; a little in a busy one that has much of it.
+Not at all in an idle process or where hardly more would come; a little in a busy one that has much of it. How much
+comes is what came lately, with the waits of then: who sends one thing at a time is told to wait now, and not then.
 """
 
 from __future__ import annotations

@@ -74,14 +74,14 @@ async def test_while_its_thread_is_busy_a_batch_waits_for_more(make_rig: MakeRig
     stream = await rig.open_stream(pace=busy.pace)
     await submit(stream, "connected")
     busy.work(1.0)
-    await submit(stream, "at once")
+    await asyncio.gather(*(submit(stream, key) for key in range(100)))  # at once, but from now on much is expected
     waiting = []
     for number in range(5):
         waiting.append(asyncio.ensure_future(submit(stream, number)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     await asyncio.gather(*waiting)
-    assert [len(batch) for batch in rig.servers[0].log.batches] == [1, 1, 5]
+    assert [len(batch) for batch in rig.servers[0].log.batches] == [1, 100, 5]
 
 
 async def test_a_result_that_is_an_exception_is_raised_to_whoever_waits_for_it(make_rig: MakeRig) -> None:

@@ -12,8 +12,8 @@ class BusyThread:
         self.now, self.used = 50.0, 7.0
         self.pace = Pace(longest_s, clock=lambda: self.now, cpu=lambda: self.used)
 
-    def work(self, share: float, items: int = 100_000) -> None:
-        """A second of that, in which so much left."""
+    def work(self, share: float, items: int = 0) -> None:
+        """A second of that, in which so much left before."""
         self.pace.began(items)
         self.now += 1.0
         self.used += share

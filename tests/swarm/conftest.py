@@ -87,4 +87,6 @@ def whole(stack: SwarmStack) -> None:
     try:
         stack.wait_healthy()
     except TimeoutError as error:
+        for service in SERVICES:
+            print(f"--- {service}\n{stack.logs(service, 40)}")
         pytest.exit(f"the stack is not whole: {error}\n{stack.tasks()}", returncode=1)

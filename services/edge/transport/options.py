@@ -38,7 +38,7 @@ class TransportOptions:
     max_outbox_bytes: int = 1_048_576  # of one connection; beyond: 3008
     max_outbox_total_bytes: int = 536_870_912  # of all; beyond, a slow connection with over 64 KiB ends: 3008
 
-    max_write_delay_s: float = 0.025  # rounds of writing begin so far apart at most, where they take long
+    max_write_delay_s: float = 0.025  # so long at most may what is to be sent wait for more, where writing takes long
 
     http_request_timeout_s: float = 60.0  # from a whole head to the end of the response
     http_keep_alive_s: int = 5

@@ -21,16 +21,18 @@ class Flusher:
 
     A round comes at the end of the tick in which something was queued; after one that took long, the next waits, so
     that more leaves with each write: most of what a delivery costs is the system call. How far apart rounds begin is
-    bounded, not how long one rests: two edges with half the clients each then write as rarely as one with all.
+    bounded, so two edges with half the clients each write as rarely as one with all. Where writing would then take more
+    than half of the time, a round waits for as long as the one before took.
 
     Args:
         max_outbox_bytes: Bound of one outbox.
         max_total_bytes: Bound of all; beyond, an outbox over 64 KiB is over its bound, too.
-        max_interval_s: The longest from the beginning of a round to that of the next because of a rest.
+        max_interval_s: No rest goes on when the round before began this long ago, nor is one longer than this.
         clock: Seconds, from whenever.
     """
 
     __slots__ = (
+        "_began",
         "_clock",
         "_dirty",
         "_loop",
@@ -58,7 +60,8 @@ class Flusher:
         self._clock = clock
         self._max_interval_s = max_interval_s
         self._rest_until = 0.0
-        self._took_s = 0.0  # of this round, so far
+        self._began = 0.0  # this round; 0: none is under way
+        self._took_s = 0.0  # so far: others had their turns meanwhile
         self._dirty: deque[Outbox] = deque()
         self._scheduled = False
         self.counters = counters
@@ -79,6 +82,7 @@ class Flusher:
 
     def _flush(self) -> None:
         began = self._clock()
+        self._began = self._began or began
         dirty = self._dirty
         for _ in range(min(len(dirty), _FLUSHES_PER_CALL)):
             outbox = dirty.popleft()
@@ -89,9 +93,10 @@ class Flusher:
         if dirty:
             self._loop.call_soon(self._flush)
             return
-        rest_s = min(self._took_s * _REST, self._max_interval_s - self._took_s)
+        took_s, longest_s = self._took_s, self._max_interval_s
+        rest_s = min(took_s * _REST, max(self._began + longest_s - now, min(took_s, longest_s)))
         self._rest_until = now + rest_s if rest_s >= _SHORTEST_REST_S else 0.0
-        self._took_s = 0.0
+        self._began = self._took_s = 0.0
         self._scheduled = False
 
 

@@ -10,6 +10,7 @@ from services.edge.adapters.redis_broker import RedisBroker
 from services.edge.domain.publisher import _RandomIds
 from services.shared.pace import Pace
 from tests.contract.test_broker import Listener, append
+from tests.support.pace import BusyThread
 
 WAIT_S = 0.2
 
@@ -31,6 +32,18 @@ async def test_a_busy_edge_waits_for_more_to_send(redis_url: str, monkeypatch: p
     results = await asyncio.gather(append(broker, "a"), append(broker, "b"))
     assert loop.time() - began >= WAIT_S - 0.002  # the loop's clock knows milliseconds
     assert [result.position.offset for result in results] == [2, 3]
+    await broker.close()
+
+
+async def test_how_much_left_says_whether_more_is_worth_a_wait(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = RedisBroker(redis_url)
+    await broker.start(Listener(), lambda payload: None)
+    for left, wait_s in ((1, 0.0), (100, WAIT_S)):
+        busy = BusyThread(WAIT_S)
+        monkeypatch.setattr(broker, "_pace", busy.pace)
+        busy.work(1.0)
+        await asyncio.gather(*(append(broker, f"{left} {number}") for number in range(left)))
+        assert busy.pace.wait_s() == pytest.approx(wait_s)
     await broker.close()
 
 

@@ -115,12 +115,23 @@ def test_rounds_begin_no_farther_apart_than_allowed() -> None:
     assert rounds.next_round() == pytest.approx(MAX_INTERVAL_S - 0.009)
 
 
-def test_a_round_that_took_longer_than_that_is_followed_at_once() -> None:
-    rounds = Rounds(outboxes=900, write_s=30e-6)  # 27 ms
+@pytest.mark.parametrize(("round_s", "rest_s"), [(0.0099, 0.0101), (0.0126, 0.0126), (0.018, 0.018), (0.09, 0.02)])
+def test_writing_takes_half_of_the_time_at_most_until_no_rest_may_be_so_long(round_s: float, rest_s: float) -> None:
+    rounds = Rounds(outboxes=900, write_s=round_s / 900)
     rounds.to_all(b"a")
     rounds.next_round()
     rounds.to_all(b"b")
-    assert rounds.next_round() == 0
+    assert rounds.next_round() == pytest.approx(rest_s)
+
+
+def test_what_others_do_between_the_turns_of_a_round_counts_for_its_beginning() -> None:
+    rounds = Rounds(outboxes=1_500, write_s=1e-6)
+    rounds.to_all(b"a")
+    rounds.next_round()
+    rounds.now[0] += 0.015
+    rounds.next_round()
+    rounds.to_all(b"b")
+    assert rounds.next_round() == pytest.approx(MAX_INTERVAL_S - 0.0165)
 
 
 def test_a_round_of_several_turns_of_the_loop_counts_as_one() -> None:
