@@ -72,6 +72,8 @@ def _scenarios(results: Results, plots: dict[str, str]) -> Iterator[str]:
         yield ""
         yield f"| | {' | '.join(targets)} |"
         yield "|---" * (len(targets) + 1) + "|"
+        rounds = (str(sum(not each.trouble for each in _of(results, scenario, name))) for name in targets)
+        yield f"| rounds | {' | '.join(rounds)} |"
         for shown in scenario.shown:
             cells = (_text(results.spread(scenario.name, name, shown.figure), shown.digits) for name in targets)
             yield f"| {shown.text} | {' | '.join(cells)} |"

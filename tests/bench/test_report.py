@@ -54,6 +54,12 @@ def test_a_fixed_goal_needs_no_peer() -> None:
     assert "| idle | CPU, % of one core | 1.5 |  |  | ≤ 1 | **missed** |" in markdown(results(idle), {})
 
 
+def test_how_often_each_was_measured_is_told() -> None:
+    failed = Round(number=2, scenario="fan-out", target="ws", trouble="it did not start")
+    rounds = [fan_out(OURS, 1, 5.0), fan_out(OURS, 2, 5.0), fan_out("ws", 1, 9.0), failed]
+    assert "| rounds | 2 | 1 |" in markdown(results(*rounds), {})
+
+
 def test_what_could_not_be_measured_is_told_with_its_reason() -> None:
     failed = Round(number=1, scenario="fan-out", target="ws", trouble="ws needs node and npm on the PATH")
     assert "ws: ws needs node and npm on the PATH." in markdown(results(failed, fan_out(OURS, 1, 5.0)), {})
