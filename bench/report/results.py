@@ -115,7 +115,7 @@ def _pinned(home: Path) -> dict[str, str]:
     """What a peer's folder pins, of what it names itself."""
     if (home / "package.json").is_file():
         pinned: dict[str, str] = json.loads((home / "package.json").read_text())["dependencies"]
-        return pinned
+        return {f"{name} (npm)": number for name, number in pinned.items()}  # `redis` is on PyPI, too
     if (home / "requirements.txt").is_file():
         lines = (home / "requirements.txt").read_text().splitlines()
         pairs = dict(line.split("==") for line in lines)

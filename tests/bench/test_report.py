@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
 from bench.measure.statistics import spread
-from bench.report.results import Results, Round
+from bench.report.results import Results, Round, versions
 from bench.report.table import markdown
 from bench.run import FULL_TARGETS, keep, wanted
 from bench.scenarios.catalogue import ONE_EDGE, OURS, SCENARIOS
@@ -58,6 +60,12 @@ def test_how_often_each_was_measured_is_told() -> None:
     failed = Round(number=2, scenario="fan-out", target="ws", trouble="it did not start")
     rounds = [fan_out(OURS, 1, 5.0), fan_out(OURS, 2, 5.0), fan_out("ws", 1, 9.0), failed]
     assert "| rounds | 2 | 1 |" in markdown(results(*rounds), {})
+
+
+def test_a_package_of_npm_does_not_take_the_place_of_one_from_pypi() -> None:
+    found = versions(["socketio-redis"])
+    assert found["redis"] == importlib.metadata.version("redis")
+    assert found["redis (npm)"] != found["redis"]
 
 
 def test_what_could_not_be_measured_is_told_with_its_reason() -> None:
