@@ -105,6 +105,25 @@ uvloop.run(main())
 """
 
 
+_OUR_OWN = """
+import asyncio, socket, uvloop
+from services.shared.logs import setup_logging
+setup_logging("edge")
+async def fail():
+    raise socket.gaierror("of a task that was forgotten")
+async def main():
+    asyncio.ensure_future(fail())
+    await asyncio.sleep(0.01)
+uvloop.run(main())
+"""
+
+
+def test_a_lookup_that_failed_in_a_task_of_ours_is_one() -> None:
+    done = subprocess.run([sys.executable, "-c", _OUR_OWN], capture_output=True, text=True, timeout=20, check=True)
+    (entry,) = [json.loads(text) for text in done.stderr.splitlines()]
+    assert "of a task that was forgotten" in entry["exc"]
+
+
 def test_a_lookup_that_nobody_waits_for_any_more_is_no_error() -> None:
     done = subprocess.run([sys.executable, "-c", _GIVEN_UP], capture_output=True, text=True, timeout=20, check=True)
     (entry,) = [json.loads(text) for text in done.stderr.splitlines()]

@@ -11,7 +11,7 @@ import pytest
 
 from cli.secrets.files import SecretFiles
 from tests.swarm.docker import DockerError, docker
-from tests.swarm.stack import ROOT, SERVICES, SwarmStack
+from tests.swarm.stack import ROOT, SwarmStack
 
 if os.environ.get("SWARM") != "1":
     collect_ignore_glob = ["test_*.py"]  # `make test` needs no container engine
@@ -64,8 +64,7 @@ def stack(swarm: None, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
         made.wait_healthy()
         yield made
     except BaseException:
-        for service in SERVICES:
-            print(f"--- {service}\n{made.logs(service, 60)}")
+        print(made.all_logs(60))
         raise
     finally:
         made.down()
@@ -77,8 +76,7 @@ def said(request: pytest.FixtureRequest, stack: SwarmStack) -> Iterator[None]:
     failed = request.session.testsfailed
     yield
     if request.session.testsfailed > failed:
-        for service in SERVICES:
-            print(f"--- {service}\n{stack.logs(service, 40)}")
+        print(stack.all_logs(40))
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +85,5 @@ def whole(stack: SwarmStack) -> None:
     try:
         stack.wait_healthy()
     except TimeoutError as error:
-        for service in SERVICES:
-            print(f"--- {service}\n{stack.logs(service, 40)}")
+        print(stack.all_logs(40))
         pytest.exit(f"the stack is not whole: {error}\n{stack.tasks()}", returncode=1)

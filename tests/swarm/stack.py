@@ -141,6 +141,10 @@ class SwarmStack:
                 found.append(str(error))
         return "\n".join(found)
 
+    def all_logs(self, lines: int) -> str:
+        """The same of every service."""
+        return "\n".join(f"--- {service}\n{self.logs(service, lines)}" for service in SERVICES)
+
     # Who may.
 
     @property

@@ -22,7 +22,7 @@ class Flusher:
     A round comes at the end of the tick in which something was queued; after one that took long, the next waits, so
     that more leaves with each write: most of what a delivery costs is the system call. How far apart rounds begin is
     bounded, so two edges with half the clients each write as rarely as one with all. Where writing would then take more
-    than half of the time, a round waits for as long as the one before took.
+    than half of the time, a round waits for as long as the one before took, while that is no longer than allowed.
 
     Args:
         max_outbox_bytes: Bound of one outbox.
