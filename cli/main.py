@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
+from cli.text import check_input, prepare_output
 from services.shared.config import ConfigError
 
 _COMMANDS = {
@@ -63,12 +64,14 @@ def thalamus() -> None:
 
 def main() -> NoReturn:
     """Run the command line; never returns."""
+    prepare_output()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run it and return the exit code."""
     try:
+        check_input(arguments, os.environ)
         result = thalamus.main(arguments, prog_name="thalamus", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:

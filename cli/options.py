@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from cli.errors import WrongUsage
 from cli.frames import Position
@@ -150,17 +149,3 @@ def find_api_key(data: Path, key: str | None) -> str:
             f"no API key: give --api-key or THALAMUS_API_KEY, or start `thalamus dev` ({data / API_KEY_FILE}: "
             f"{error.strerror})"
         ) from error
-
-
-def json_text(text: str, what: str) -> bytes:
-    """`text` as it is, once it is known to be JSON.
-
-    Raises:
-        WrongUsage: it is not.
-    """
-    encoded = text.encode()
-    try:
-        msgspec.json.decode(encoded)
-    except msgspec.MsgspecError as error:
-        raise WrongUsage(f"""{what} is not JSON ({error}); a text needs its quotes: '"hello"'""") from error
-    return encoded

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 import msgspec
 
-from cli.options import api_options, find_api_key, find_url, json_text
+from cli.options import api_options, find_api_key, find_url
 from cli.output import say, say_json
 from cli.server_api import Published, ServerApi
+from cli.text import json_text, standard_input
 
 
 @click.command("publish")
@@ -25,7 +25,7 @@ def command(
 
     Returns once the publication is kept as the channel's namespace promises, and prints its offset and epoch.
     """
-    payload = json_text(sys.stdin.read() if data_text == "-" else data_text, "DATA")
+    payload = json_text(standard_input("DATA") if data_text == "-" else data_text, "DATA")
     body: dict[str, object] = {"channel": channel, "data": msgspec.Raw(payload)}
     if idempotency_key:
         body["idempotency_key"] = idempotency_key

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from cli.options import auth_options, data_option, find_auth, json_option, json_text
+from cli.options import auth_options, data_option, find_auth, json_option
 from cli.output import remark, say, say_json
+from cli.text import json_text
 from services.shared.config import read_secret_file
 
 _TTL_S = 3600
