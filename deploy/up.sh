@@ -17,6 +17,10 @@ hash_of() { # hash_of FILE: salted, so that a short secret can't be guessed from
 }
 
 [ -e "$SECRETS/.salt" ] || { echo "no secrets yet: make secrets" >&2; exit 1; }
+grep -q " ~${REDIS_PREFIX:-t}:life " "$SECRETS/redis_acl" || {
+    echo "the users of Redis in $SECRETS are for another REDIS_PREFIX: REDIS_PREFIX=${REDIS_PREFIX:-t} make secrets" >&2
+    exit 1
+}
 # `name: {name: "…${HASH_x:-v1}", file: PATH}` of each stack file: one variable a file.
 while read -r variable path; do
     export "$variable=$(hash_of "${path/'${SECRETS:-./secrets}'/$SECRETS}")"

@@ -10,6 +10,7 @@ import click
 
 from cli.output import remark
 from cli.secrets.files import SecretFiles, rotatable
+from services.shared.hotlog.keys import DEFAULT_PREFIX
 
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -24,6 +25,14 @@ _template = click.option(
     show_default=True,
     help="What Redis' ACL file is made of.",
 )
+_prefix = click.option(
+    "--redis-prefix",
+    envvar="REDIS_PREFIX",
+    show_envvar=True,
+    default=DEFAULT_PREFIX,
+    show_default=True,
+    help="What the names of keys begin with that the users of Redis may use.",
+)
 _host = click.option(
     "--host", "hosts", multiple=True, default=DEFAULT_HOSTS, show_default=True, help="Of the certificate; repeatable."
 )
@@ -37,10 +46,11 @@ def command() -> None:
 @command.command("init")
 @_folder
 @_template
+@_prefix
 @_host
-def init(folder: Path, acl_template: Path, hosts: tuple[str, ...]) -> None:
+def init(folder: Path, acl_template: Path, redis_prefix: str, hosts: tuple[str, ...]) -> None:
     """Make what is missing; what is there stays as it is."""
-    made = SecretFiles(folder, acl_template).init(list(hosts))
+    made = SecretFiles(folder, acl_template, redis_prefix).init(list(hosts))
     remark(f"{folder}: made {', '.join(name for name in made if not name.startswith('.'))}" if made else "all there")
 
 
@@ -48,14 +58,15 @@ def init(folder: Path, acl_template: Path, hosts: tuple[str, ...]) -> None:
 @click.argument("name", type=click.Choice(rotatable()))
 @_folder
 @_template
+@_prefix
 @_host
-def rotate(name: str, folder: Path, acl_template: Path, hosts: tuple[str, ...]) -> None:
+def rotate(name: str, folder: Path, acl_template: Path, redis_prefix: str, hosts: tuple[str, ...]) -> None:
     """Take one of the two steps of a rotation; roll it out (`make up`) before the next one.
 
     First a new value is accepted beside the present one; called again, the new one is used. The old one stays good
     until the next rotation.
     """
-    changed, begun = SecretFiles(folder, acl_template).rotate(name, list(hosts))
+    changed, begun = SecretFiles(folder, acl_template, redis_prefix).rotate(name, list(hosts))
     remark(f"{folder}: changed {', '.join(changed)}; `make up` rolls what reads them")
     if begun:
         remark(f"then, once everything runs again: thalamus secrets rotate {name}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cli.errors import WrongUsage
 from cli.secrets.certificate import make_certificate
+from services.shared.hotlog.keys import DEFAULT_PREFIX, checked_prefix
 
 REDIS_USERS = ("edge", "auth", "presence", "persistence")
 AWS_USERS = ("auth", "persistence")  # each may do no more than its own table needs
@@ -25,9 +26,13 @@ _AWS = "[default]\naws_access_key_id = local\naws_secret_access_key = {user}\n"
 class SecretFiles:
     """The folder and the template of Redis' ACL file."""
 
-    def __init__(self, folder: Path, acl_template: Path) -> None:
-        """Nothing is read or written yet."""
-        self._folder, self._acl_template = folder, acl_template
+    def __init__(self, folder: Path, acl_template: Path, redis_prefix: str = DEFAULT_PREFIX) -> None:
+        """Nothing is read or written yet. `redis_prefix`: the `REDIS_PREFIX` of the services.
+
+        Raises:
+            ConfigError: it can't be one.
+        """
+        self._folder, self._acl_template, self._redis_prefix = folder, acl_template, checked_prefix(redis_prefix)
 
     def init(self, hosts: list[str]) -> list[str]:
         """Make what is missing, leave what is there; returns the names of what was made.
@@ -109,7 +114,7 @@ class SecretFiles:
 
     def _write_acl(self) -> bool:
         """Digests of every user's password, and of what is accepted beside it; whether anything changed."""
-        text = self._acl_template.read_text()
+        text = self._acl_template.read_text().replace("${PREFIX}", self._redis_prefix)
         for user in REDIS_USERS:
             name = f"redis_{user}"
             known = [one for one in (name, name + _ALSO) if (self._folder / one).exists()]

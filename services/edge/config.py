@@ -9,6 +9,7 @@ from pathlib import Path
 
 from services.edge.domain.settings import Settings
 from services.shared.config import ConfigError, field_env
+from services.shared.hotlog.keys import DEFAULT_PREFIX
 
 _DEFAULT = Settings()
 _AUTO = "auto"
@@ -28,6 +29,7 @@ class EdgeConfig:
     workers: str = "1"  # processes on the public port, see `workers.py`; `auto`: as `worker_count` says
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
+    redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     log_level: str = field_env("LOG_LEVEL", "INFO")

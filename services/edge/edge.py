@@ -34,6 +34,7 @@ from services.edge.transport.server import EdgeServer
 from services.shared.cancellation import end_task
 from services.shared.config import read_secret_file
 from services.shared.grpc_client import Replicas
+from services.shared.hotlog.keys import use_prefix
 from services.shared.internal_http import start_internal_http
 from services.shared.logs import setup_logging
 from services.shared.namespaces import load_namespaces
@@ -188,6 +189,7 @@ def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptio
 async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | None) -> None:
     """Run an edge until asked to stop. `worker`: which of `EDGE_WORKERS` this is."""
     setup_logging("edge", level=config.log_level, **({} if worker is None else {"worker": worker}))
+    use_prefix(config.redis_prefix)
     edge = Edge(config, shares_port=worker is not None)
     if config.insecure:
         logger.critical("EDGE_INSECURE is on: everyone may connect, subscribe, publish and read everything")

@@ -25,6 +25,7 @@ from services.shared.config import read_env
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
+from services.shared.hotlog.keys import use_prefix
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
@@ -61,6 +62,7 @@ class _Opened:
 async def main(stopping: asyncio.Event) -> None:
     config = read_env(PersistenceConfig, os.environ, "PERSISTENCE_")
     setup_logging("persistence", level=config.log_level)
+    use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     opened = _open_store(config)
     store = opened.store

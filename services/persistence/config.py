@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared.config import ConfigError, field_env
+from services.shared.hotlog.keys import DEFAULT_PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class PersistenceConfig:
     internal_port: int = 9100
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
+    redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
     service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
     log_level: str = field_env("LOG_LEVEL", "INFO")

@@ -15,6 +15,7 @@ from services.shared.cancellation import end_task
 from services.shared.config import read_env
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
+from services.shared.hotlog.keys import use_prefix
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
@@ -32,6 +33,7 @@ _GRACE_S = 3.0
 async def main(stopping: asyncio.Event) -> None:
     config = read_env(PresenceConfig, os.environ, "PRESENCE_")
     setup_logging("presence", level=config.log_level)
+    use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     watch = RunWatch()
     address = redis_address(config.redis_url, config.redis_password_file)

@@ -150,3 +150,12 @@ def test_every_file_that_the_stack_names_by_content_is_there(deployment: Deploym
     assert len(hashes(deployment)) == text.count(":-v1}")
     (deploy,) = [call for call in deployment.calls if call.startswith("stack deploy")]
     assert "--compose-file dev-stack.yml --compose-file prod-stack.yml --prune" in deploy
+
+
+def test_a_prefix_that_the_users_of_redis_do_not_have_is_refused(deployment: Deployment) -> None:
+    ran = deployment.up(REDIS_PREFIX="staging")
+    assert ran.returncode == 1
+    assert "REDIS_PREFIX=staging make secrets" in ran.stderr
+    assert deployment.deployed is None
+    SecretFiles(deployment.secrets, ROOT / "deploy" / "redis" / "users.acl.template", "staging").init(["localhost"])
+    assert deployment.up(REDIS_PREFIX="staging").returncode == 0

@@ -185,7 +185,7 @@ async def test_everything_works_for_users_that_may_do_nothing_else(
 
 async def generation_of(auditor: redis.asyncio.Redis) -> int:
     """Of the life that Redis is told it has; -1: of none."""
-    said = await auditor.get(keys.LIFE)
+    said = await auditor.get(keys.life())
     life = parse(said if isinstance(said, bytes) else None)
     return -1 if life is None else life.generation
 
@@ -288,7 +288,7 @@ def test_every_command_of_a_service_s_scripts_is_allowed(service: str) -> None:
 def test_the_template_holds_no_password() -> None:
     text = TEMPLATE.read_text()
     assert not re.search(r"[ ][>#]", text)
-    assert set(re.findall(r"\$\{(\w+)\}", text)) == {f"{user.upper()}_PASSWORDS" for user in REDIS_USERS}
+    assert set(re.findall(r"\$\{(\w+)\}", text)) == {f"{user.upper()}_PASSWORDS" for user in REDIS_USERS} | {"PREFIX"}
 
 
 async def test_what_users_wrote_in_transactions_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -310,3 +310,25 @@ async def test_what_users_wrote_in_transactions_is_there_after_a_restart(tmp_pat
             assert await client.get("t:auth:limit:x") == b"7"
     finally:
         server.close()
+
+
+async def test_with_a_prefix_the_users_are_those_of_that_platform_alone(tmp_path: Path) -> None:
+    SecretFiles(tmp_path, TEMPLATE, "staging").init(["localhost"])
+    acl = tmp_path / "running.acl"
+    acl.write_text((tmp_path / "redis_acl").read_text())
+    server = RedisServer("--aclfile", str(acl))
+    try:
+        server.start(whole=False)
+        address = redis_address(f"redis://edge@127.0.0.1:{server.port}/0", tmp_path / "redis_edge")
+        async with redis_client(address) as client:
+            assert await client.get("staging:life") is None
+            assert await client.publish("staging:control", b"x") == 0
+            with pytest.raises(exceptions.NoPermissionError):
+                await client.get("t:life")
+            with pytest.raises(exceptions.NoPermissionError):
+                await client.publish("t:control", b"x")
+    finally:
+        server.close()
+    patterns = re.findall(r"[~&](\S+)", re.sub(r"user default .*", "", acl.read_text()))
+    assert patterns
+    assert all(pattern.startswith("staging:") for pattern in patterns)

@@ -143,7 +143,7 @@ async def test_what_a_crash_left_another_replica_finishes(
     await other.log.sweep(0.0, 100)
     assert await readable(redis_conn) == await stored(store) == [(1, "first"), (2, "second")]
     assert await other.append("second again", key="k") == Position(2, (await other.log.open(CHANNEL)).epoch, True)
-    assert await redis_conn.zcard(keys.DIRTY) <= 1
+    assert await redis_conn.zcard(keys.dirty()) <= 1
     for one in (dying, other):
         await one.close()
 

@@ -94,10 +94,10 @@ class RedisServer:
 
 def _begin_life(client: redis.Redis) -> None:
     """Say that all is whole, as persistence does (services/shared/hotlog/life.py)."""
-    said = client.get(keys.LIFE)
+    said = client.get(keys.life())
     known = parse(said if isinstance(said, bytes) else None)
     run_id = client.info("server")["run_id"]
-    client.set(keys.LIFE, f"{run_id} {known.generation if known else 1} 0")
+    client.set(keys.life(), f"{run_id} {known.generation if known else 1} 0")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import redis.asyncio
 from redis import exceptions
 
 from services.shared.errors import CONNECTION_LOST
+from services.shared.hotlog import keys
 
 _TIMEOUT_S = 0.5
 _MAX_LOCAL = 10_000
@@ -29,7 +30,7 @@ class RedisLimits:
         await self._add(name, -1, window_s)
 
     async def current(self, name: str) -> tuple[int, int]:
-        key = f"t:auth:limit:{name}"
+        key = keys.name(f"auth:limit:{name}")
         try:
             async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
                 pipeline.get(key)
@@ -42,7 +43,7 @@ class RedisLimits:
             return (count, int(left_s) + 1) if left_s > 0 else (0, 0)
 
     async def _add(self, name: str, change: int, window_s: int) -> int:
-        key = f"t:auth:limit:{name}"
+        key = keys.name(f"auth:limit:{name}")
         try:
             async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=True) as pipeline:
                 pipeline.incrby(key, change)

@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from services.shared.cancellation import end_task
 from services.shared.errors import ThalamusError
+from services.shared.hotlog import keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Canary:
         every_s: float = EVERY_S,
     ) -> None:
         """`is_open`: there is a pub/sub connection, subscribed or about to be."""
-        self.channel = f"t:canary:{os.urandom(8).hex()}"
+        self.channel = keys.name(f"canary:{os.urandom(8).hex()}")
         self._publish, self._on_deaf, self._is_open, self._every_s = publish, on_deaf, is_open, every_s
         self._sent = 0
         self._heard = 0

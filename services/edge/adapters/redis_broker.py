@@ -115,11 +115,11 @@ class RedisBroker:
         """Connect; who listens is called on the loop, in the order of arrival."""
         self._hearing = Hearing(listener, on_control, orders, self._canary, self._receipts)
         await self._life.start()
-        for channel in (keys.CONTROL, self._canary.channel):  # also if Redis is not there yet
+        for channel in (keys.control(), self._canary.channel):  # also if Redis is not there yet
             self._subscriber.want(channel)
         await self._subscriber.start()
         try:
-            await self._subscriber.subscribe(keys.CONTROL)
+            await self._subscriber.subscribe(keys.control())
         except Unavailable:
             logger.warning("Redis is not there yet")  # the subscriptions are made as soon as it is
         with contextlib.suppress(Unavailable):
@@ -153,7 +153,7 @@ class RedisBroker:
         await self._do(None, publish=(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication)))
 
     async def publish_control(self, payload: bytes) -> int:
-        return int(await self._do(None, publish=(keys.CONTROL, payload)))
+        return int(await self._do(None, publish=(keys.control(), payload)))
 
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int

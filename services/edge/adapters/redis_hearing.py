@@ -34,7 +34,7 @@ class Hearing:
         self._channels, self._on_control, self._orders = channels, on_control, orders
         self._canary, self._receipts = canary, receipts
         self._canary_name = canary.channel.encode()
-        self._control = keys.CONTROL.encode()
+        self._control = keys.control().encode()
 
     def connected(self, again: bool) -> None:
         """The pub/sub connection hears everything from now on; `again`: it missed what came before."""

@@ -110,7 +110,7 @@ class LifeWatch:
 
     async def _ask(self) -> tuple[str, int, Life | None]:
         """Run id, its clock in ms, and what is said of its life: one round trip, on the connection whose run it is."""
-        time, said = await self._redis.execute([("TIME",), ("GET", keys.LIFE)], timeout_s=TIMEOUT_S)
+        time, said = await self._redis.execute([("TIME",), ("GET", keys.life())], timeout_s=TIMEOUT_S)
         seconds, microseconds = refuse(time)
         return self._watch.run_id, int(seconds) * 1000 + int(microseconds) // 1000, lives.parse(refuse(said))
 

@@ -24,15 +24,15 @@ class RedisOrders:
         self._redis = redis
 
     async def give(self, payload: bytes) -> int:
-        call = Call(_ORDER, [keys.ORDERS], [keys.CONTROL, payload, _KEPT, KEPT_MS])
+        call = Call(_ORDER, [keys.orders()], [keys.control(), payload, _KEPT, KEPT_MS])
         (told,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
         return int(refuse(told))
 
     async def read(self, after: OrderId) -> OrderPage:
         answers = await self._redis.execute(
             [
-                ("XREVRANGE", keys.ORDERS, "+", "-", "COUNT", 1),  # first: none that follows is newer than the page
-                ("XRANGE", keys.ORDERS, f"({_text(after)}", "+", "COUNT", _PAGE),
+                ("XREVRANGE", keys.orders(), "+", "-", "COUNT", 1),  # first: none that follows is newer than the page
+                ("XRANGE", keys.orders(), f"({_text(after)}", "+", "COUNT", _PAGE),
             ],
             timeout_s=TIMEOUT_S,
         )

@@ -20,19 +20,16 @@ _LUA = Path(__file__).parent / "lua"
 _LEASE, _EXPIRED, _ENTER, _LEAVE, _WAIT, _DUE = (
     load(_LUA / f"{name}.lua") for name in ("lease", "expired", "enter", "leave", "wait", "due")
 )
-_LEASES, _GENERATIONS, _REAP, _RUNS, _LATER = _LEASE_KEYS = tuple(
-    f"t:presence:{part}" for part in ("leases", "generations", "reap", "runs", "later")
-)
-_DUE_KEY = "t:presence:due"
 
 
 def _names(channel: str) -> list[str]:
     """Roster, users, gone, gone users: one hash tag."""
-    return [f"t:presence:{{{channel}}}{part}" for part in ("", ":users", ":gone", ":gone_users")]
+    roster = keys.name(f"presence:{{{channel}}}")
+    return [roster, f"{roster}:users", f"{roster}:gone", f"{roster}:gone_users"]
 
 
 def _index(lease: Lease) -> str:
-    return f"t:presence:index:{lease.edge}:{lease.generation}"
+    return keys.name(f"presence:index:{lease.edge}:{lease.generation}")
 
 
 def _member(channel: str, client: str) -> str:
@@ -46,12 +43,16 @@ class RedisRoster:
         """`run_id` of the server that `redis` is connected to."""
         self._redis = redis
         self._run_id = run_id
+        parts = ("leases", "generations", "reap", "runs", "later")
+        self._lease_keys = tuple(keys.name(f"presence:{part}") for part in parts)
+        self._leases, self._generations, self._reap, self._runs, _ = self._lease_keys
+        self._due = keys.name("presence:due")
 
     async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
         while True:
             run_id = self._run_id()
             arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held), run_id]
-            (renewed,) = await self._run("lease", [Call(_LEASE, _LEASE_KEYS, arguments)])
+            (renewed,) = await self._run("lease", [Call(_LEASE, self._lease_keys, arguments)])
             if self._run_id() == run_id:  # else it was the first on a connection, maybe to a server started anew
                 return bool(refuse(renewed))
 
@@ -87,7 +88,7 @@ class RedisRoster:
             else:
                 waits += (_member(change.channel, change.client), left_ms)
         if waits:
-            refuse((await self._run("wait", [Call(_WAIT, [_DUE_KEY], waits)]))[0])
+            refuse((await self._run("wait", [Call(_WAIT, [self._due], waits)]))[0])
         await self._commands("index", [*([("SREM", index, *over)] if over else []), *replaced])
 
     async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
@@ -110,7 +111,7 @@ class RedisRoster:
         return list(zip(counts[::2], counts[1::2], strict=True))
 
     async def due(self, limit: int) -> Due:
-        answers = await self._run("due", [Call(_EXPIRED, _LEASE_KEYS, []), Call(_DUE, [_DUE_KEY], [limit])])
+        answers = await self._run("due", [Call(_EXPIRED, self._lease_keys, []), Call(_DUE, [self._due], [limit])])
         expired, members = map(refuse, answers)
         leases = [entry.decode().rsplit(" ", 1) for entry in expired]
         return Due([Lease(edge, int(generation)) for edge, generation in leases], members)
@@ -118,7 +119,7 @@ class RedisRoster:
     async def reap(self, lease: Lease, limit: int) -> int:
         (members,) = await self._commands("reap", [("SRANDMEMBER", _index(lease), limit)])
         if not members:
-            await self._commands("reap", [("SREM", _REAP, f"{lease.edge} {lease.generation}")])
+            await self._commands("reap", [("SREM", self._reap, f"{lease.edge} {lease.generation}")])
             await self._forget(lease)
             return 0
         await self._take("reap", members, lease)
@@ -128,10 +129,10 @@ class RedisRoster:
     async def _forget(self, lease: Lease) -> None:
         """The generation of an edge that is gone for good need not be remembered."""
         (score, known) = await self._commands(
-            "reap", [("ZSCORE", _LEASES, lease.edge), ("HGET", _GENERATIONS, lease.edge)]
+            "reap", [("ZSCORE", self._leases, lease.edge), ("HGET", self._generations, lease.edge)]
         )
         if score is None and known is not None and int(known) == lease.generation:
-            await self._commands("reap", [("HDEL", _GENERATIONS, lease.edge), ("HDEL", _RUNS, lease.edge)])
+            await self._commands("reap", [("HDEL", self._generations, lease.edge), ("HDEL", self._runs, lease.edge)])
 
     async def end_graces(self, members: Sequence[bytes]) -> None:
         results = await self._take("due", members, Lease("", 0))
@@ -141,9 +142,9 @@ class RedisRoster:
                 again += (member, left_ms)
         done = [member for member, (_, _, left_ms) in zip(members, results, strict=True) if not left_ms]
         if again:
-            refuse((await self._run("wait", [Call(_WAIT, [_DUE_KEY], again)]))[0])
+            refuse((await self._run("wait", [Call(_WAIT, [self._due], again)]))[0])
         if done:
-            removals: list[Command] = [("ZREM", _DUE_KEY, *done)]
+            removals: list[Command] = [("ZREM", self._due, *done)]
             for member, (removed, owner, _) in zip(members, results, strict=True):
                 if removed:
                     edge, generation = owner.decode().rsplit(" ", 1)

@@ -139,17 +139,17 @@ def advance_call(
 
 def mark_call(channels: Sequence[str]) -> Call:
     """Note, before appending, that these may hold what is not stored yet."""
-    return Call(MARK, [keys.DIRTY], list(channels))
+    return Call(MARK, [keys.dirty()], list(channels))
 
 
 def settled_call(age_s: float, limit: int) -> Call:
     """Channels marked for longer than that."""
-    return Call(SETTLED, [keys.DIRTY], [int(age_s * 1000), limit])
+    return Call(SETTLED, [keys.dirty()], [int(age_s * 1000), limit])
 
 
 def unmark_call(marks: Sequence[tuple[str, bytes]]) -> Call:
     """Forget marks, unless they were renewed."""
-    return Call(UNMARK, [keys.DIRTY], [part for channel, mark in marks for part in (channel, mark)])
+    return Call(UNMARK, [keys.dirty()], [part for channel, mark in marks for part in (channel, mark)])
 
 
 def reset_call(channel: str, old_epoch: str, generation: int) -> Call:

@@ -46,7 +46,7 @@ class Beat(NamedTuple):
 
 def beat_call(run_id: str, kept_count: int, kept_generation: int, store: str = "", pause_ms: int = PAUSE_MS) -> Call:
     """Compare with what the store keeps, and say so; `store` names it, "" leaves open which it is."""
-    names = [keys.BEACON, keys.LIFE, keys.STORE]
+    names = [keys.beacon(), keys.life(), keys.store()]
     return Call(BEAT, names, [run_id, kept_count, kept_generation, pause_ms, store])
 
 
@@ -58,4 +58,4 @@ def beat(result: Any) -> Beat:
 
 def renew_call(run_id: str, generation: int, *, only_other_run: bool) -> Call:
     """Begin a generation above this one, unless somebody did."""
-    return Call(RENEW, [keys.LIFE], [run_id, generation, int(only_other_run)])
+    return Call(RENEW, [keys.life()], [run_id, generation, int(only_other_run)])

@@ -208,9 +208,9 @@ async def test_an_edge_that_has_not_heard_of_a_generation_yet_writes_nothing_und
 ) -> None:
     await append(brokers[0], "one")
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        said = parse(await client.get(keys.LIFE))  # type: ignore[arg-type]
+        said = parse(await client.get(keys.life()))  # type: ignore[arg-type]
         assert said is not None
-        await client.set(keys.LIFE, f"{said.run_id} {said.generation + 1} 0")
+        await client.set(keys.life(), f"{said.run_id} {said.generation + 1} 0")
     brokers[1]._life.look_now()
     await until(lambda: brokers[1]._gate.generation == said.generation + 1)
     after = await append(brokers[1], "two")
@@ -286,10 +286,10 @@ async def test_a_redis_that_comes_back_full_can_still_be_read(own_redis: RedisSe
 
 async def test_a_clock_that_was_set_back_keeps_no_edge_out(own_redis: RedisServer, store: Store) -> None:
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        said = parse(await client.get(keys.LIFE))  # type: ignore[arg-type]
+        said = parse(await client.get(keys.life()))  # type: ignore[arg-type]
         assert said is not None
         in_an_hour = int((await client.time())[0] + 3_600) * 1_000
-        await client.set(keys.LIFE, f"{said.run_id} {said.generation} {in_an_hour}")
+        await client.set(keys.life(), f"{said.run_id} {said.generation} {in_an_hour}")
     broker = RedisBroker(own_redis.url)
     await broker.start(Reconnects(), lambda payload: None)
     try:

@@ -40,7 +40,7 @@ async def test_orders_are_read_in_pages_each_with_the_one_before_it(orders: Redi
 
 async def test_what_is_told_is_what_is_kept(orders: RedisOrders, redis_conn: redis.asyncio.Redis) -> None:
     async with redis_conn.pubsub() as listener:
-        await listener.subscribe(keys.CONTROL)
+        await listener.subscribe(keys.control())
         await listener.get_message(timeout=2)
         for payload in (b'{"op":"one two"}', b"\x00\xff\n"):
             assert await orders.give(payload) == 1
@@ -59,7 +59,7 @@ async def test_what_is_older_than_a_minute_goes_with_the_next_order(
     now_s, _ = await redis_conn.time()
     for number in range(250):  # Redis drops nodes of a hundred entries
         fields = {"previous": "0-0", "order": "old"}
-        await redis_conn.xadd(keys.ORDERS, fields, id=f"{(now_s - 120) * 1000 + number}-0")  # type: ignore[arg-type]
+        await redis_conn.xadd(keys.orders(), fields, id=f"{(now_s - 120) * 1000 + number}-0")  # type: ignore[arg-type]
     await orders.give(b"new")
     page = await orders.read((0, 0))
     assert page.orders[-1].payload == b"new"
@@ -69,8 +69,8 @@ async def test_what_is_older_than_a_minute_goes_with_the_next_order(
 async def test_an_entry_that_is_no_order_does_not_stop_who_follows(
     orders: RedisOrders, redis_conn: redis.asyncio.Redis
 ) -> None:
-    await redis_conn.xadd(keys.ORDERS, {"something": "else"})
-    await redis_conn.xadd(keys.ORDERS, {"previous": "nonsense", "order": "x"})
+    await redis_conn.xadd(keys.orders(), {"something": "else"})
+    await redis_conn.xadd(keys.orders(), {"previous": "nonsense", "order": "x"})
     await orders.give(b"order")
     page = await orders.read((0, 0))
     assert [order.payload for order in page.orders] == [b"", b"", b"order"]

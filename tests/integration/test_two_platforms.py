@@ -1,0 +1,76 @@
+"""Two platforms on one Redis with prefixes of their own know nothing of each other."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis.asyncio
+
+from services.shared.hotlog import keys
+from services.shared.hotlog.life import parse
+from tests.support.stack import Stack
+from tests.support.wire_client import WireClient
+
+PROCESSES = ("auth", "presence", "persistence", "edge-1")
+PREFIX = "staging"
+
+
+@pytest.fixture(scope="module")
+def production() -> Iterator[Stack]:
+    with Stack(edges=1) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def staging(production: Stack) -> Iterator[Stack]:
+    own = {"REDIS_URL": re.sub("/0$", "/1", production.redis_url), "REDIS_PREFIX": PREFIX}
+    with Stack(edges=1, environment_of=dict.fromkeys(PROCESSES, own)) as stack:
+        yield stack
+
+
+async def generation(client: redis.asyncio.Redis, name: str) -> int:
+    said = await client.get(name)
+    life = parse(said if isinstance(said, bytes) else None)
+    assert life is not None
+    return life.generation
+
+
+async def test_neither_channels_nor_orders_nor_lives_mix(production: Stack, staging: Stack) -> None:
+    async with (
+        redis.asyncio.Redis.from_url(production.redis_url) as first,
+        redis.asyncio.Redis.from_url(re.sub("/0$", "/1", production.redis_url)) as second,
+        WireClient(production.ws_urls[0]) as ann,
+        WireClient(staging.ws_urls[0]) as bob,
+        httpx.AsyncClient() as http,
+    ):
+        before = await generation(first, "t:life"), await generation(second, f"{PREFIX}:life")
+        await ann.connect(production.token("ann"))
+        await bob.connect(staging.token("ann"))  # the same name of a user
+        for channel in ("tick:a", "live:a", "chat:a"):
+            await ann.subscribe(channel)
+            await bob.subscribe(channel)
+            await bob.publish(channel, {"from": "staging"})
+            await ann.publish(channel, {"from": "production"})
+            assert (await ann.publication(channel))["data"] == {"from": "production"}
+            assert (await bob.publication(channel))["data"] == {"from": "staging"}
+        answer = await http.post(
+            f"{staging.http_urls[0]}/api/disconnect", json={"user": "ann"}, headers={"X-API-Key": staging.api_key}
+        )
+        assert "result" in answer.json(), answer.text
+        async with asyncio.timeout(5):
+            await bob.socket.wait_closed()
+        assert bob.socket.close_code == 3503
+        await ann.publish("tick:a", {"still": "here"})
+        assert (await ann.publication("tick:a"))["data"] == {"still": "here"}
+        assert (await generation(first, "t:life"), await generation(second, f"{PREFIX}:life")) == before
+        assert {bytes(key).split(b":")[0] async for key in first.scan_iter()} == {b"t"}
+        assert {bytes(key).split(b":")[0] async for key in second.scan_iter()} == {PREFIX.encode()}
+        channels: list[Any] = await first.pubsub_channels()
+        heard = {name.split(b":")[0] for name in channels}
+        assert heard == {b"t", PREFIX.encode()}
+    assert keys.control() == "t:control"  # this process took no prefix from those it started
