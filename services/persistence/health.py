@@ -13,6 +13,7 @@ from services.persistence.domain.log import Log
 from services.persistence.domain.ports import Beacon, LogStore
 from services.persistence.metrics import LIVES, SWEPT
 from services.shared.errors import Unavailable
+from services.shared.hotlog.life import Life
 from services.shared.redis_life import LifeGate
 
 logger = logging.getLogger(__name__)
@@ -93,10 +94,7 @@ class Caretaker:
         self._set("redis", True)
         if self._gate.life is None or self._gate.life.token != life.token:
             LIVES.inc()
-            logger.warning(
-                "a life of Redis begins",
-                extra={"generation": life.generation, "kept_generation": kept.generation, "run_id": life.run_id},
-            )
+            _tell(life, kept)
         self._gate.open(life)
         try:
             await self._store.keep_beacon(counted)
@@ -121,3 +119,14 @@ class Caretaker:
     def _set(self, check: str, value: bool) -> None:
         self._checks[check] = value
         self._said.pop(check, None)
+
+
+def _tell(life: Life, kept: Beacon) -> None:
+    """Log what was found: an ordinary start is no warning."""
+    found = {"generation": life.generation, "kept_generation": kept.generation, "run_id": life.run_id}
+    if not kept.counter:
+        logger.info("Redis and this store are used together for the first time", extra=found)
+    elif life.generation > kept.generation:
+        logger.warning("Redis does not have what it had: logs of `hot` channels begin anew", extra=found)
+    else:
+        logger.info("Redis has what it had", extra=found)

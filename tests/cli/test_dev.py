@@ -91,6 +91,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Dev]]:
         dev.close()
 
 
+def alarming(lines: list[str]) -> list[str]:
+    """Log lines above INFO."""
+    return [line for line in lines if re.match(r"\d\d:\d\d:\d\d \S+ +(WARNING|ERROR|CRITICAL) ", line)]
+
+
 def is_dead(pid: int) -> bool:
     """Gone, or waiting to be buried by init."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
@@ -160,6 +165,7 @@ def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: C
     assert all(is_dead(pid) for pid in pids.values())
     assert not (dev.directory / "data" / "dev.json").exists()
     assert not [line for line in dev.said if "is killed" in line]
+    assert not alarming(dev.said), "an ordinary start warns of nothing"
 
 
 def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: Callable[..., Dev]) -> None:
@@ -175,6 +181,7 @@ def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: C
     took_s = dev.wait_ready()
     print(f"second start: {took_s} s")
     assert api_key in "\n".join(dev.said), "the key of the first start"
+    assert not alarming(dev.said), "Redis came back with what it had"
 
 
 def test_no_child_outlives_a_killed_supervisor(start: Callable[..., Dev]) -> None:
