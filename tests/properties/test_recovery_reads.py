@@ -33,7 +33,8 @@ async def _come_back(waves: Sequence[tuple[Sequence[int], int]], lags: Sequence[
     edge = Edge(cluster, itertools.cycle(lags), {})
     log = cluster.bus.log(CHANNEL)
     for number in range(1, PUBLISHED + 1):
-        cluster.bus.append(CHANNEL, Publication(data=b"%d" % number), "", str(number), 100)
+        publication = Publication(data=b"%d" % number, time_ms=int(cluster.clock.unix * 1000))
+        cluster.bus.append(CHANNEL, publication, "", str(number), 100)
     back: list[tuple[Client, int]] = []
     for offsets, pause in waves:
         wave = [(await connected(cluster, edge.node), offset) for offset in offsets]

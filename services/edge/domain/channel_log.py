@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -30,17 +31,22 @@ class ChannelLog:
         "_ring_bytes",
         "_ring_max_bytes",
         "_ring_size",
+        "_ttl_s",
         "delivered",
         "epoch",
         "forgotten",
     )
 
-    def __init__(self, top: Position, *, ring_size: int, ring_max_bytes: int, buffer_size: int) -> None:
+    def __init__(
+        self, top: Position, *, ring_size: int, ring_max_bytes: int, buffer_size: int, ttl_s: float = math.inf
+    ) -> None:
+        """`ttl_s`: the ring answers for nothing once its newest publication is so old: the log may have expired."""
         self.epoch = top.epoch
         self.delivered = top.offset
         self._ring: deque[Publication] = deque()
         self._ring_bytes = 0
         self._ring_size = ring_size
+        self._ttl_s = ttl_s
         self._ring_max_bytes = ring_max_bytes
         self._buffer: dict[int, Publication] = {}
         self._buffer_size = buffer_size
@@ -81,10 +87,12 @@ class ChannelLog:
         ready.extend(self._drain())
         return ready, Need.REPAIR if self._buffer else Need.NOTHING
 
-    def since(self, offset: int) -> list[Publication] | None:
-        """Publications of (offset, delivered] if the ring has all of them, else None."""
+    def since(self, offset: int, now_s: float = 0.0) -> list[Publication] | None:
+        """Publications of (offset, delivered] if the ring has all of them, else None; `now_s`: Unix seconds."""
         if offset >= self.delivered:
             return []
+        if self._ring and now_s - self._ring[-1].time_ms / 1000 >= self._ttl_s:
+            self.forget()  # whether they are still there is for the log to say
         if not self._ring or self._ring[0].offset > offset + 1:
             return None
         skip = offset + 1 - self._ring[0].offset

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.channel_log import ChannelLog, Need
 from services.edge.domain.log_reader import LogReader
-from services.edge.domain.model import ClientInfo, Publication
+from services.edge.domain.model import ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker
 from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
@@ -95,12 +96,7 @@ class Hub:
             log = None
             if namespace.durability is not Durability.NONE:
                 top = await self._reader.top(name, namespace)
-                log = ChannelLog(
-                    top,
-                    ring_size=self._settings.ring_size,
-                    ring_max_bytes=self._settings.ring_max_bytes,
-                    buffer_size=self._settings.gap_buffer_size,
-                )
+                log = self._log(top, namespace)
         except BaseException:
             self._early.pop(name, None)
             self._spawn(self._unsubscribe_if_closed(name))
@@ -115,6 +111,17 @@ class Hub:
         if channel.log is not None and reconnects != self._reconnects:
             self._repair(channel)  # what came between the read of the top and now may have been missed
         return channel
+
+    def _log(self, top: Position, namespace: Namespace) -> ChannelLog:
+        """The view of a log. Its ring has nothing that the log itself would not give out; a `stored` one keeps all."""
+        settings, stored = self._settings, namespace.durability is Durability.STORED
+        return ChannelLog(
+            top,
+            ring_size=settings.ring_size if stored else min(settings.ring_size, namespace.history_size),
+            ring_max_bytes=settings.ring_max_bytes,
+            buffer_size=settings.gap_buffer_size,
+            ttl_s=math.inf if stored else namespace.history_ttl_s,
+        )
 
     def join(self, channel: Channel, subscription: Subscription) -> Channel:
         """Add a subscription; returns the channel it really is on (the given one may have been closed meanwhile)."""

@@ -137,3 +137,15 @@ def test_any_loss_and_disorder_ends_in_every_offset_once_and_in_order() -> None:
         got += offsets(ready)
         assert got == list(range(1, top + 1)), f"seed {seed}"
         assert need is Need.NOTHING, f"seed {seed}"
+
+
+def test_a_ring_that_is_older_than_the_log_may_be_answers_for_nothing() -> None:
+    log = ChannelLog(Position(0, "e"), ring_size=8, ring_max_bytes=1_000, buffer_size=4, ttl_s=10)
+    log.message("e", Publication(data=b"1", offset=1, time_ms=100_000))
+    log.message("e", Publication(data=b"2", offset=2, time_ms=105_000))
+    assert offsets(log.since(0, 114.9) or []) == [1, 2]
+    assert log.since(2, 115.0) == []
+    assert log.since(0, 115.0) is None
+    log.message("e", Publication(data=b"3", offset=3, time_ms=116_000))
+    assert log.since(0, 116.0) is None
+    assert offsets(log.since(2, 116.0) or []) == [3]

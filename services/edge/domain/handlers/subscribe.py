@@ -239,7 +239,7 @@ async def _missed(session: Session, wanted: Wanted, channel: Channel, top: Posit
         return None
     if top.offset - request.offset > settings.recovery_limit or channel.log is None:
         return None
-    missed = channel.log.since(request.offset)
+    missed = channel.log.since(request.offset, session.node.clock.wall())
     for _ in range(_READ_ATTEMPTS):
         if missed is not None:
             break
