@@ -190,6 +190,20 @@ async def test_a_lease_that_ran_out_is_never_renewed_and_the_next_generation_kee
     assert await ear.listen() == ["+stays", "+goes", "-goes"]
 
 
+async def test_what_comes_late_under_an_older_generation_replaces_and_removes_nothing(
+    roster: RedisRoster, ear: Ear
+) -> None:
+    newer = Lease(EDGE.edge, EDGE.generation + 1)
+    await roster.change(EDGE, [entering("c1", "ann")])
+    assert await roster.renew(newer, 60.0, held=False)
+    await roster.change(newer, [entering("c1", "new")])
+    await roster.change(EDGE, [entering("c1", "old"), leaving("c1")])
+    assert await members(roster) == {"c1": "new"}
+    await roster.reap(EDGE, 100)
+    assert await members(roster) == {"c1": "new"}
+    assert await ear.listen() == ["+c1"]
+
+
 @pytest.mark.parametrize("seed", range(10))
 async def test_random_schedules_agree_with_a_model(
     seed: int, redis_conn: redis.asyncio.Redis, roster: RedisRoster, ear: Ear

@@ -37,13 +37,12 @@ class Life:
         self.bus = self.cluster.bus
         turns = itertools.cycle(lags)
         self.edges = [Edge(self.cluster, turns, edge_options) for _ in range(2)]
-        enter = self.cluster.presence.enter
 
-        async def late(*arguments: Any, **others: Any) -> bool:
+        async def late(channel: str, client: str) -> bool:
             await ticks(next(turns))
-            return await enter(*arguments, **others)
+            return True
 
-        self.cluster.presence.enter = late  # type: ignore[method-assign]
+        self.cluster.presence.written = late  # type: ignore[method-assign]
         self.truth: dict[str, list[int]] = {self.bus.log(CHANNEL).epoch: []}
         self.seen: dict[str, int] = {}
         self.followers = [Follower(self.truth, plain=kind == "plain", seen=self.seen) for kind in self.kinds]

@@ -186,27 +186,33 @@ class MemoryPresence:
         self.left_clean: list[tuple[str, str, bool]] = []
         self.down = False
         self._announced: set[tuple[str, str]] = set()
+        self._owners: dict[tuple[str, str], object] = {}
 
-    async def enter(self, channel: str, info: ClientInfo, *, announce: bool, grace_s: float) -> bool:
+    def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
         if self.down:
-            return False
+            return
+        self._owners[channel, info.client] = owner
         roster = self.members_of.setdefault(channel, {})
         new = info.client not in roster
         roster[info.client] = info
         if new and announce:
             self._announced.add((channel, info.client))
             self.bus.joined(channel, info)
-        return True
 
-    async def leave(self, channel: str, client: str, *, clean: bool) -> bool:
+    def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
+        if self._owners.get((channel, client)) is not owner:
+            return
+        del self._owners[channel, client]
         self.left_clean.append((channel, client, clean))
         if self.down:
-            return False
+            return
         info = self.members_of.get(channel, {}).pop(client, None)
         if info is not None and (channel, client) in self._announced:
             self._announced.discard((channel, client))
             self.bus.left(channel, info)
-        return True
+
+    async def written(self, channel: str, client: str) -> bool:
+        return not self.down
 
     async def members(self, channel: str) -> Sequence[ClientInfo]:
         if self.down:

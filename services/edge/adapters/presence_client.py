@@ -39,6 +39,7 @@ _LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     info: ClientInfo
+    owner: object
     announce: bool
     grace_s: float
 
@@ -47,7 +48,10 @@ _BROKEN = (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidState
 
 
 class PresenceClient:
-    """One batch is in flight at a time, so changes of one member are never overtaken."""
+    """No change of a member is overtaken by an older one.
+
+    One batch is in flight at a time, and one whose end is not known ends the generation of the lease.
+    """
 
     def __init__(self, replicas: Replicas, edge_id: str, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._replicas = replicas
@@ -58,6 +62,7 @@ class PresenceClient:
         self._wanted: dict[_Key, _Wanted] = {}
         self._leaving: dict[_Key, bool] = {}  # value: clean
         self._dirty: dict[_Key, None] = {}
+        self._in_flight: frozenset[_Key] = frozenset()
         self._waiting: dict[_Key, list[asyncio.Future[None]]] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +79,7 @@ class PresenceClient:
         """Tell presence what it does not know yet, for so long; then let the lease run out."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._dirty and self._connected:
+                while (self._dirty or self._in_flight) and self._connected:
                     await asyncio.sleep(0.01)
         if self._task is not None:
             await end_task(self._task)
@@ -86,23 +91,37 @@ class PresenceClient:
 
     # Presence.
 
-    async def enter(self, channel: str, info: ClientInfo, *, announce: bool, grace_s: float) -> bool:
+    def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
         key = (channel, info.client)
         self._leaving.pop(key, None)
-        self._wanted[key] = _Wanted(info, announce, grace_s)
+        self._wanted[key] = _Wanted(info, owner, announce, grace_s)
         _MEMBERS.set(len(self._wanted))
-        return await self._changed(key)
+        self._change(key)
 
-    async def leave(self, channel: str, client: str, *, clean: bool) -> bool:
+    def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
         key = (channel, client)
-        if self._wanted.pop(key, None) is None:
-            return True
+        wanted = self._wanted.get(key)
+        if wanted is None or wanted.owner is not owner:
+            return
+        del self._wanted[key]
         _MEMBERS.set(len(self._wanted))
         self._leaving[key] = clean
         if len(self._leaving) > MAX_LEAVES:
+            self._forget_leaves()
             self._begin_generation()
+        else:
+            self._change(key)
+
+    async def written(self, channel: str, client: str) -> bool:
+        key = (channel, client)
+        if key not in self._dirty and key not in self._in_flight:
+            return True
+        if self._tried and not self._connected:
             return False
-        return await self._changed(key)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(future)
+        answered, _ = await asyncio.wait([future], timeout=ANSWER_S)  # needs no task of the caller's
+        return bool(answered)
 
     async def members(self, channel: str) -> Sequence[ClientInfo]:
         self._check()
@@ -130,15 +149,9 @@ class PresenceClient:
 
     # The reconciliation.
 
-    async def _changed(self, key: _Key) -> bool:
+    def _change(self, key: _Key) -> None:
         self._dirty[key] = None
         self._news.set()
-        if self._tried and not self._connected:
-            return False
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
-        answered, _ = await asyncio.wait([future], timeout=ANSWER_S)  # needs no task of the caller's
-        return bool(answered)
 
     def _settle(self, key: _Key) -> None:
         for future in self._waiting.pop(key, ()):
@@ -146,15 +159,17 @@ class PresenceClient:
                 future.set_result(None)
 
     def _begin_generation(self) -> None:
-        """All members anew under the next lease; what wanted to leave is swept with the old one."""
+        """All members and leaves anew under the next lease: what was sent before can't change them later."""
         self._generation += 1
         self._held = False
-        _LOST.inc()
+        self._dirty = dict.fromkeys((*self._leaving, *self._wanted))
+        self._news.set()
+
+    def _forget_leaves(self) -> None:
+        """They are swept with the lease under which they came."""
         for key in list(self._leaving):
             self._settle(key)
         self._leaving.clear()
-        self._dirty = dict.fromkeys(self._wanted)
-        self._news.set()
 
     async def _keep(self) -> None:
         pause_s = _PAUSE_S[0]
@@ -182,12 +197,15 @@ class PresenceClient:
                 batch = [key for key, _ in zip(self._dirty, range(_MAX_BATCH), strict=False)]
                 for key in batch:
                     del self._dirty[key]
+                self._in_flight = frozenset(batch)
                 try:
                     await self._send(call, batch)
                 except BaseException:
-                    for key in batch:
-                        self._dirty.setdefault(key)
+                    if batch:
+                        self._begin_generation()  # it may be carried out yet, behind what the next stream brings
                     raise
+                finally:
+                    self._in_flight = frozenset()
                 self._connected = self._tried = True
                 if not self._dirty:
                     self._news.clear()
@@ -198,20 +216,24 @@ class PresenceClient:
             call.cancel()
 
     async def _send(self, call: grpc.aio.StreamStreamCall[pb.ChangeBatch, pb.ChangeResults], batch: list[_Key]) -> None:
-        changes = {key: change for key in batch if (change := self._change(key)) is not None}
         sent = {key: (self._wanted.get(key), self._leaving.get(key)) for key in batch}
-        lease = pb.Lease(edge=self._edge_id, generation=self._generation, held=self._held)
+        changes = [change for key in batch if (change := self._message(key)) is not None]
+        generation = self._generation
+        lease = pb.Lease(edge=self._edge_id, generation=generation, held=self._held)
         async with asyncio.timeout(BATCH_S):
-            await call.write(pb.ChangeBatch(lease=lease, changes=list(changes.values())))
+            await call.write(pb.ChangeBatch(lease=lease, changes=changes))
             answer = await call.read()
         if not isinstance(answer, pb.ChangeResults):
             raise Unavailable("presence ended the stream")
         if answer.lease_lost:
             logger.warning("the lease ran out; all members are entered again", extra={"members": len(self._wanted)})
+            _LOST.inc()
             self._begin_generation()
             return
         if any(status != common_pb2.ITEM_STATUS_OK for status in answer.statuses):
             raise Unavailable("presence could not reach Redis")
+        if generation != self._generation:  # given up meanwhile: all of it is sent again
+            return
         self._held = True
         for key in batch:
             wanted, leaving = sent[key]
@@ -220,7 +242,7 @@ class PresenceClient:
             if self._wanted.get(key) is wanted:
                 self._settle(key)  # else it changed meanwhile, and is dirty again
 
-    def _change(self, key: _Key) -> pb.Change | None:
+    def _message(self, key: _Key) -> pb.Change | None:
         channel, client = key
         wanted = self._wanted.get(key)
         if wanted is not None:

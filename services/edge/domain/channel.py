@@ -36,7 +36,7 @@ class Subscription:
     positioned: bool = False
     wants_joins: bool = False
     announces: bool = False  # join and leave of this client are published
-    presence: bool = False  # is, or is about to be, on the roster
+    presence: bool = False  # was put on the roster
     expires_at: float | None = None  # Unix seconds
     live: bool = False  # the reply has been queued; before, pushes wait in `held`
     held: list[bytes] = field(default_factory=list)

@@ -36,11 +36,15 @@ async def drain(node: Node, grace_s: float) -> None:
 
 async def _send_away(session: Session) -> None:
     """Presence first: else the client may be back elsewhere before its old place is free, and look like another."""
-    leaving = [
-        session.node.spawn(session.leave_roster(subscription, clean=False))
-        for subscription in session.subscriptions.values()
-        if subscription.presence
-    ]
+    node = session.node
+    leaving = [one for one in session.subscriptions.values() if one.presence]
+    for subscription in leaving:
+        session.leave_roster(subscription, clean=False)
     if leaving:  # what is not done in time goes on: presence hears later, or the lease ends
-        await asyncio.wait(leaving, timeout=_ROSTER_S)
+        waiting = [node.spawn(_written(session, one.channel)) for one in leaving]
+        await asyncio.wait(waiting, timeout=_ROSTER_S)
     session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+
+
+async def _written(session: Session, channel: str) -> None:
+    await session.node.presence.written(channel, session.client)

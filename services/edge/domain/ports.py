@@ -163,11 +163,14 @@ class Store(Protocol):
 class Presence(Protocol):
     """The roster. Changes are remembered here until presence has them; only questions can fail."""
 
-    async def enter(self, channel: str, info: ClientInfo, *, announce: bool, grace_s: float) -> bool:
-        """Wait until the entry is written, 1 s at most; False: not yet, it will be as soon as presence answers."""
+    def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
+        """Put the client on the roster, or replace its entry. The entry is `owner`'s: who entered last has the say."""
 
-    async def leave(self, channel: str, client: str, *, clean: bool) -> bool:
-        """As `enter`. Unknown: True."""
+    def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
+        """Take the client off the roster; no effect where its entry is not, or no more, `owner`'s."""
+
+    async def written(self, channel: str, client: str) -> bool:
+        """Wait until presence has what was changed last, 1 s at most; False: it will, as soon as it answers."""
 
     async def members(self, channel: str) -> Sequence[ClientInfo]:
         """Raises `Unavailable` within 1 s."""

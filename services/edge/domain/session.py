@@ -135,12 +135,12 @@ class Session:
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.drop(subscription)
-            if subscription.presence:
-                self.node.spawn(self.leave_roster(subscription, clean=clean and not self._ended_here))
+            self.leave_roster(subscription, clean=clean and not self._ended_here)
 
-    async def leave_roster(self, subscription: Subscription, *, clean: bool) -> None:
-        """Tell presence that this client is no longer in the channel."""
-        await self.node.presence.leave(subscription.channel, self.client, clean=clean)
+    def leave_roster(self, subscription: Subscription, *, clean: bool) -> None:
+        """Take what this subscription put on the roster off it, at once: a newer one's entry stays."""
+        if subscription.presence:
+            self.node.presence.leave(subscription.channel, self.client, owner=subscription, clean=clean)
 
     # Commands.
 
@@ -329,14 +329,12 @@ class Session:
         if not reason:
             reason = UnsubscribeCode(code).reason if code in set(UnsubscribeCode) else UnsubscribeCode.SERVER.reason
         self.push(UnsubscribePush(subscription.channel, code, reason))
-        if subscription.presence:
-            self.node.spawn(self.leave_roster(subscription, clean=True))
+        self.leave_roster(subscription, clean=True)
 
     def end_silently(self, subscription: Subscription) -> None:
         """Undo a subscription that the client never heard of."""
         self.drop(subscription)
-        if subscription.presence:
-            self.node.spawn(self.leave_roster(subscription, clean=True))
+        self.leave_roster(subscription, clean=True)
 
     # Where it stands.
 

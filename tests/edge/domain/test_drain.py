@@ -28,30 +28,29 @@ async def drained(cluster: Cluster) -> AsyncIterator[Client]:
 
 async def test_presence_hears_of_it_before_the_client_does() -> None:
     cluster, gate = Cluster(), asyncio.Event()
-    leave = cluster.presence.leave
 
-    async def slow(channel: str, client: str, *, clean: bool) -> bool:
-        await gate.wait()
-        return await leave(channel, client, clean=clean)
+    async def slow(channel: str, client: str) -> bool:
+        return not cluster.presence.left_clean or await gate.wait()
 
-    cluster.presence.leave = slow  # type: ignore[method-assign]
+    cluster.presence.written = slow  # type: ignore[method-assign]
     async with drained(cluster) as client:
         assert client.closed is None
+        assert cluster.presence.left_clean == [(CHANNEL, client.session.client, False)]
         gate.set()
         await settle()
         assert client.closed == (3001, "shutdown")
-        assert cluster.presence.left_clean == [(CHANNEL, client.session.client, False)]
 
 
 async def test_a_presence_that_does_not_answer_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "_ROSTER_S", 0.05)
     cluster = Cluster()
 
-    async def never(channel: str, client: str, *, clean: bool) -> bool:
-        await asyncio.sleep(60)
+    async def never(channel: str, client: str) -> bool:
+        if cluster.presence.left_clean:
+            await asyncio.sleep(60)
         return False
 
-    cluster.presence.leave = never  # type: ignore[method-assign]
+    cluster.presence.written = never  # type: ignore[method-assign]
     async with drained(cluster) as client:
         async with asyncio.timeout(5):
             while client.closed is None:

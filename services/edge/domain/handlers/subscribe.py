@@ -57,8 +57,9 @@ async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> Unsub
     subscription = session.subscriptions.get(request.channel)
     if subscription is not None:
         session.drop(subscription)
+        session.leave_roster(subscription, clean=True)
         if subscription.presence:
-            await session.node.presence.leave(request.channel, session.client, clean=True)
+            await session.node.presence.written(request.channel, session.client)
     return UnsubscribeResult()
 
 
@@ -259,11 +260,15 @@ async def _missed(session: Session, wanted: Wanted, channel: Channel, top: Posit
 async def _enter(session: Session, wanted: Wanted, subscription: Subscription) -> None:
     """Onto the roster, before the reply; where presence does not answer, the subscription comes without waiting."""
     override = wanted.override.presence
-    subscription.presence = wanted.namespace.presence if override is None else override
-    if subscription.presence and session.subscriptions.get(wanted.channel) is subscription:
-        await session.node.presence.enter(
-            wanted.channel,
-            subscription.info,
-            announce=subscription.announces,
-            grace_s=wanted.namespace.presence_grace_s,
-        )
+    wants = wanted.namespace.presence if override is None else override
+    if not wants or session.subscriptions.get(wanted.channel) is not subscription:
+        return
+    subscription.presence = True
+    session.node.presence.enter(
+        wanted.channel,
+        subscription.info,
+        owner=subscription,
+        announce=subscription.announces,
+        grace_s=wanted.namespace.presence_grace_s,
+    )
+    await session.node.presence.written(wanted.channel, session.client)

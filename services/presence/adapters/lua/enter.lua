@@ -1,6 +1,7 @@
 -- Adds members. KEYS: roster, users, gone, gone users. ARGV: edge, generation, pub/sub channel; then of each: client,
 -- announce, grace_ms, user, client info. An entry is "<edge> <generation> <announce> <grace_ms> <bytes of user>\n<user>
 -- <info>", without the blank. Those who came are told in one message: their infos as fields 1 of a protobuf message.
+-- What the same edge entered under a later generation stays as it is.
 -- Returns of each: {1 if the roster grew or 0 if an entry was replaced, client whose place was taken, its "<edge>
 -- <generation>"}.
 local function user_of(entry)
@@ -14,6 +15,8 @@ end
 local function enter(client, announce, grace, user, info)
   local entry = ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. announce .. ' ' .. grace .. ' ' .. #user .. '\n' .. user .. info
   local old = redis.call('HGET', KEYS[1], client)
+  local its_edge, its_generation = string.match(old or '', '^(%S+) (%d+) ')
+  if its_edge == ARGV[1] and tonumber(its_generation) > tonumber(ARGV[2]) then return {0, '', ''} end  -- comes too late
   redis.call('HSET', KEYS[1], client, entry)
   if old then
     local was = user_of(old)
