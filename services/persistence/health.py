@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from services.persistence.adapters.redis_beacon import RedisBeacon
 from services.persistence.domain.log import Log
+from services.persistence.domain.other_store import OtherStoreFound
 from services.persistence.domain.ports import Beacon, LogStore
 from services.persistence.metrics import LIVES, SWEPT
 from services.shared.errors import Unavailable
@@ -89,6 +90,9 @@ class Caretaker:
             kept = Beacon(counter, generation, kept.store)
             counted, life = await self._beacon.beat(kept)
             self._counted = counted
+        except OtherStoreFound as error:
+            self._gate.close()
+            return self._failed("redis", error)
         except Unavailable as error:
             return self._failed("redis", error)
         self._set("redis", True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
+from services.persistence.domain.other_store import OtherStore, OtherStoreFound
 from services.persistence.domain.ports import Beacon
 from services.shared.errors import Unavailable
 from services.shared.hotlog import life
-from services.shared.hotlog.life import Life
+from services.shared.hotlog.life import Beat, Foreign, Life
 from services.shared.redis import check_server, redis_client
 from services.shared.redis_life import RunWatch
 from services.shared.redis_pipeline import RedisPipeline
@@ -18,10 +21,13 @@ TIMEOUT_S = 2.0
 class RedisBeacon:
     """A connection of its own: it is the one that looks at lives nobody has spoken of yet."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._watch = RunWatch()
         self._redis = RedisPipeline(url, gate=self._watch)
+        self._clock = clock
+        self._other = OtherStore()
+        self._mine = ""  # name of the store that was compared last
         self._checked = ""  # run id of the server that was found to be one that we can use
 
     async def close(self) -> None:
@@ -33,7 +39,8 @@ class RedisBeacon:
 
         Raises:
             Unavailable: no answer, or the server went while it was asked.
-            ConfigError: it is too old, or refuses our password.
+            OtherStoreFound: it has been another store's until now, which may be in use: nothing was done.
+            ConfigError: it is too old, refuses our password, or another store is in use there.
         """
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -52,14 +59,25 @@ class RedisBeacon:
         if self._watch.run_id != self._checked:
             await self._check()
         run_id = self._checked
-        call = life.beat_call(run_id, kept.counter, kept.generation, kept.store)
-        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        if self._watch.run_id != run_id:
-            raise Unavailable("Redis was started anew meanwhile")  # the next beat sets right what this one said
-        counted = life.beat(answer)
+        counted = await self._compare(run_id, kept)
+        if isinstance(counted, Foreign):
+            if counted.store != self._mine and not self._other.may_be_replaced(*counted, self._clock()):
+                raise OtherStoreFound("Redis was used with another store; waiting whether it still is")
+            counted = await self._compare(run_id, kept, replaces=counted.store)
+            if isinstance(counted, Foreign):
+                raise OtherStoreFound("Redis is used with another store")
+        self._other.forget()
+        self._mine = kept.store
         if counted.life is None:
             raise Unavailable("Redis does not keep what it is told")
         return kept._replace(counter=counted.counter, generation=counted.generation), counted.life
+
+    async def _compare(self, run_id: str, kept: Beacon, *, replaces: str = "") -> Beat | Foreign:
+        call = life.beat_call(run_id, kept.counter, kept.generation, kept.store, replaces=replaces)
+        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
+        if self._watch.run_id != run_id:
+            raise Unavailable("Redis was started anew meanwhile")  # the next beat sets right what this one said
+        return life.beat(answer)
 
     async def _check(self) -> None:
         async with redis_client(self._url, max_connections=1) as client:

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- Says that this Redis has what it had a second ago, or begins a new life of it. The keys belong to the whole server.
 -- KEYS: beacon, life, store. ARGV: run id of this server, count and generation that the store keeps, pause_ms, name of
--- the store or nothing.
--- Returns {count, generation, 1 if a life began, what is said of it}.
+-- the store or nothing, name of another one whose place it takes.
+-- Returns {count, generation, 1 if a life began, what is said of it}; {name, count} of another store: nothing was done.
 local kept, kept_generation = tonumber(ARGV[2]), tonumber(ARGV[3])
+local store = redis.call('GET', KEYS[3])
+local another = store and ARGV[5] ~= '' and store ~= ARGV[5]
+if another and store ~= ARGV[6] then return {store, redis.call('GET', KEYS[1]) or '0'} end
 local count = redis.call('INCR', KEYS[1])
 local life = redis.call('GET', KEYS[2])
 local run_id, generation = string.match(life or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0
 local open_at = 0
-local store = redis.call('GET', KEYS[3])
-local another = store and ARGV[5] ~= '' and store ~= ARGV[5]
 if ARGV[5] ~= '' and store ~= ARGV[5] then redis.call('SET', KEYS[3], ARGV[5]) end
 if count <= kept or generation < kept_generation or not run_id or another then
   -- Behind what the store saw, or empty: what `hot` logs hold here may have lost anything. Or the store is another one:

@@ -44,15 +44,36 @@ class Beat(NamedTuple):
     life: Life | None
 
 
-def beat_call(run_id: str, kept_count: int, kept_generation: int, store: str = "", pause_ms: int = PAUSE_MS) -> Call:
-    """Compare with what the store keeps, and say so; `store` names it, "" leaves open which it is."""
+class Foreign(NamedTuple):
+    """Redis names another store, and nothing was done; `counter` goes on while that one is in use."""
+
+    store: str
+    counter: int
+
+
+def beat_call(
+    run_id: str,
+    kept_count: int,
+    kept_generation: int,
+    store: str = "",
+    pause_ms: int = PAUSE_MS,
+    *,
+    replaces: str = "",
+) -> Call:
+    """Compare with what the store keeps, and say so; `store` names it, "" leaves open which it is.
+
+    `replaces`: name of another store, whose place it takes.
+    """
     names = [keys.beacon(), keys.life(), keys.store()]
-    return Call(BEAT, names, [run_id, kept_count, kept_generation, pause_ms, store])
+    return Call(BEAT, names, [run_id, kept_count, kept_generation, pause_ms, store, replaces])
 
 
-def beat(result: Any) -> Beat:
+def beat(result: Any) -> Beat | Foreign:
     """What that call answered."""
-    count, generation, began, said = refuse(result)
+    found = refuse(result)
+    if len(found) == 2:
+        return Foreign(found[0].decode(), int(found[1]))
+    count, generation, began, said = found
     return Beat(int(count), int(generation), bool(began), parse(said))
 
 
