@@ -27,10 +27,17 @@ class Echo:
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         """Send it back, text as text and binary as binary."""
-        self._connection.send((binary_frame if binary else text_frame)(payload))
+        connection = self._connection
+        connection.send_reply((binary_frame if binary else text_frame)(payload))
+        if connection.replies_wait:
+            connection.pause_reading()
 
     def websocket_pong(self) -> None:
         """Nobody asked."""
+
+    def replies_taken(self) -> None:
+        """Read on."""
+        self._connection.resume_reading()
 
     def closed(self, *, clean: bool) -> None:
         """Nothing is kept of a connection."""

@@ -126,10 +126,18 @@ class TestConnection:
         self.dropped_after: float | None = None
         self.websocket_pings = 0
         self.paused = False
+        self.replies_wait = False  # set by the test; then `session.replies_taken()`
+        self.taken_and_under_way = (0, 0)
 
     def send(self, frame: bytes) -> None:
         if self.closed is None:
             self.frames.append(frame)
+
+    def send_reply(self, frame: bytes) -> None:
+        self.send(frame)
+
+    def delivery(self) -> tuple[int, int]:
+        return self.taken_and_under_way
 
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:

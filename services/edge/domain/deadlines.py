@@ -11,6 +11,7 @@ from services.shared.errors import CloseCode, Disconnect, UnsubscribeCode
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
 
+_FAR_BEHIND_BYTES = 16_384  # more than this before a ping, and it arrives late
 _CONNECTING_S = 1.0  # connect is being worked on; its own deadlines end it
 
 
@@ -18,12 +19,14 @@ class Deadlines:
     """Of one session, on its node's wheel. Times are monotonic seconds where nothing else is said."""
 
     __slots__ = (
+        "_arrival",
         "_close_at",
         "_node",
         "_ping_at",
         "_pong_due",
         "_session",
         "_subscription_at",
+        "_taken",
         "_without_pong",
         "deadline",
         "expires_at",
@@ -35,6 +38,8 @@ class Deadlines:
         self._node = session.node
         self._ping_at = NEVER
         self._pong_due = NEVER  # with a ping outstanding; NEVER: none is
+        self._arrival: int | None = None  # the late ping is there once so many bytes are taken; None: it is not late
+        self._taken = 0  # bytes, when we last looked
         self._close_at: float = NEVER  # the end of the grace after `expires_at`
         self._subscription_at: float = NEVER  # the same for the subscription that is the first to expire
         self._without_pong: float = NEVER  # the deadline, were no pong awaited
@@ -84,6 +89,7 @@ class Deadlines:
         asked = self._pong_due != NEVER
         if asked:
             self._pong_due = NEVER
+            self._arrival = None
             self.deadline = self._without_pong  # later than before: the wheel finds out
         return asked
 
@@ -129,11 +135,28 @@ class Deadlines:
 
     def _check(self, session: Session, now: float) -> None:
         if now >= self._pong_due:
-            if not session.is_paused:
+            if not self._may_be_late(session):
                 raise Disconnect(CloseCode.NO_PONG)
-            self._pong_due = now + self._node.settings.pong_timeout_s  # it may lie behind what we do not read
+            self._pong_due = now + self._node.settings.pong_timeout_s
         if now >= self._close_at:
             raise Disconnect(CloseCode.EXPIRED)
+
+    def _may_be_late(self, session: Session) -> bool:
+        """Whether a pong that is overdue can't be there yet: the ping has not arrived, or we do not read.
+
+        A ping may be behind much that the client asked for and takes slowly. While it takes some of that, it lives; and
+        once the ping must have arrived, it has the usual time for the answer.
+        """
+        taken, under_way = session.connection.delivery()
+        before, self._taken = self._taken, taken
+        if self._arrival is None:
+            if under_way < _FAR_BEHIND_BYTES:
+                return session.is_paused  # it may lie behind what we do not read
+            self._arrival = taken + under_way
+            return True
+        if before < self._arrival <= taken:
+            return True
+        return before < taken < self._arrival
 
     def _end_expired_subscriptions(self, session: Session) -> None:
         delay_s = self._node.settings.expired_sub_close_delay_s

@@ -11,11 +11,12 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.claims import Override
+from services.edge.domain.command_runner import State
 from services.edge.domain.handlers.subscribe import Wanted, establish
 from services.edge.domain.node import Node
 from services.edge.domain.permissions import find_namespace
 from services.edge.domain.replies import RefreshPush, SubscribePush
-from services.edge.domain.session import Session, State
+from services.edge.domain.session import Session
 from services.shared.errors import CloseCode, ThalamusError, UnsubscribeCode
 
 

@@ -34,6 +34,19 @@ class Connection(Protocol):
         Over the bound of the outbox (1 MiB) the connection ends itself with 3008 and drops what is queued.
         """
 
+    def send_reply(self, frame: bytes) -> None:
+        """As `send`, for what the client asked for: it does not count towards the bound of the outbox.
+
+        Whoever sends much in this way waits while `replies_wait`, so that the client sets the pace.
+        """
+
+    @property
+    def replies_wait(self) -> bool:
+        """More than 64 KiB of replies wait for the client; `MessageHandler.replies_taken` tells when no longer."""
+
+    def delivery(self) -> tuple[int, int]:
+        """Bytes that the client's system has taken so far, and bytes that are still on their way to it."""
+
     def close(self, code: int, reason: str) -> None:
         """Send what is queued (not for 3008), then a close frame; end the TCP connection within 5 s."""
 
@@ -56,6 +69,9 @@ class MessageHandler(Protocol):
         """One whole WebSocket message; text is checked UTF-8."""
 
     def websocket_pong(self) -> None: ...
+
+    def replies_taken(self) -> None:
+        """`Connection.replies_wait` was true, and is no longer."""
 
     def closed(self, *, clean: bool) -> None:
         """The connection is over; `clean`: the client itself sent a close frame. Called once, always."""

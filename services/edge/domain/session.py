@@ -2,80 +2,37 @@
 
 from __future__ import annotations
 
-import enum
 import logging
-import math
-from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 from services.edge.domain import commands as c
 from services.edge.domain.channel import Subscription
 from services.edge.domain.claims import ConnectionClaims
-from services.edge.domain.command_queue import CommandQueue
+from services.edge.domain.command_runner import OVER, CommandRunner, State
 from services.edge.domain.deadlines import Deadlines
-from services.edge.domain.first_step import run_until_it_waits
-from services.edge.domain.handlers import handle
-from services.edge.domain.handlers.publish import begin_publish
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.node import Node
 from services.edge.domain.ports import Connection, Dialect
-from services.edge.domain.publisher import Outcome
-from services.edge.domain.replies import (
-    Answer,
-    ErrorReply,
-    PublicationPush,
-    PublishResult,
-    Push,
-    Result,
-    UnsubscribePush,
-)
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, UnsubscribeCode
+from services.edge.domain.replies import Answer, ErrorReply, PublicationPush, Push, Result, UnsubscribePush
+from services.shared.errors import CloseCode, ErrorCode, ThalamusError, UnsubscribeCode
 
 logger = logging.getLogger(__name__)
 
 
-class State(enum.Enum):
-    """Where a session stands; it only moves down this list."""
-
-    NEW = enum.auto()  # no connect command yet
-    CONNECTING = enum.auto()
-    OPEN = enum.auto()
-    UNUSABLE = enum.auto()  # connect was answered with an error: nothing more is read
-    CLOSED = enum.auto()
-
-
-_OVER = (State.UNUSABLE, State.CLOSED)
-
-_SELDOM_WAIT = frozenset((c.Connect, c.Subscribe))  # and use no timeout of asyncio before they do
-_AT_ONCE = 16  # of these; then other connections get their turn
-
-_MISUSE = frozenset((c.Malformed, c.Ping))
-_UNCOUNTED = frozenset((c.Connect, c.Unsubscribe, c.Send))  # by the limit of commands; send has no reply, and closes
-_NAMES = {kind: kind.__name__.lower() for kind in c.Request.__subclasses__()}
-
-
-class Session:
+class Session(CommandRunner):
     """A `MessageHandler`: the transport tells it of messages, it answers through its `Connection`."""
 
     __slots__ = (
-        "_bucket",
-        "_busy",
         "_ended_here",
-        "_paused",
-        "_queue",
         "_websocket_ping",
         "client",
         "conn_info",
-        "connection",
         "deadlines",
         "dialect",
         "name",
-        "node",
         "opened_at",
         "publish_buckets",
-        "state",
         "subscriptions",
         "token_channels",
         "token_session",
@@ -85,25 +42,19 @@ class Session:
     def __init__(
         self, node: Node, connection: Connection, dialect: Dialect, client: str, *, websocket_ping: bool = False
     ) -> None:
-        self.node = node
-        self.connection = connection
+        self.opened_at = now = node.clock.monotonic()
+        super().__init__(node, connection, now)
         self.dialect = dialect
         self.client = client
         self.user = ""
         self.conn_info = b""
         self.name = ""
-        self.state = State.NEW
         self.subscriptions: dict[str, Subscription] = {}
         self.token_channels: frozenset[str] = frozenset()
         self.token_session = ""  # the `sid` of the token: the signing-in that it comes from
         self.publish_buckets: dict[str, TokenBucket] | None = None
-        self._queue = CommandQueue(node.publisher)
-        self._busy = False
         self._ended_here = False  # we sent the first close frame: the client's is only its answer
-        self._paused = False
         self._websocket_ping = websocket_ping
-        self.opened_at = now = node.clock.monotonic()
-        self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
         self.deadlines = Deadlines(self, now)
         node.sessions.add(self)
 
@@ -111,7 +62,7 @@ class Session:
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         """Take one message; its commands run in order, after those that still run."""
-        if self.state in _OVER:
+        if self.state in OVER:
             return
         for command in self.dialect.decode(payload, binary=binary):
             if type(command.request) is c.Pong:  # not held up by a command that takes long
@@ -130,7 +81,7 @@ class Session:
         """The connection is over, from whichever side."""
         self.state = State.CLOSED
         self.deadlines.release()
-        self._queue.clear()
+        self._forget_commands()
         self.node.sessions.discard(self)
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
@@ -142,108 +93,13 @@ class Session:
         if subscription.presence:
             self.node.presence.leave(subscription.channel, self.client, owner=subscription, clean=clean)
 
-    # Commands.
-
-    def _pump(self) -> None:
-        stepped = 0
-        while self._queue.commands and not self._busy and self.state not in _OVER:
-            command = self._queue.next()
-            try:
-                self._admit(command)
-            except Disconnect as end:
-                self.disconnect(end.code, end.reason)
-                return
-            except ThalamusError as error:
-                self.answer(command.id, self._error(error))
-                continue
-            self._busy = True
-            if type(command.request) is c.Publish:
-                self._publish(command, command.request)
-                continue
-            at_once = type(command.request) in _SELDOM_WAIT and stepped < _AT_ONCE
-            stepped += at_once
-            rest = run_until_it_waits(self._run(command)) if at_once else self._run(command)
-            if rest is not None:
-                self.node.spawn(self._run_and_go_on(rest))
-        waiting = len(self._queue.commands)
-        if waiting > self.node.settings.max_pending_commands and not self._paused:
-            self._paused = True
-            self.connection.pause_reading()
-        elif self._paused and waiting <= self.node.settings.max_pending_commands // 2:
-            self._paused = False
-            self.connection.resume_reading()
-
-    def _admit(self, command: c.Command) -> None:
-        """Whether the command may run now; raises what it is answered with instead."""
-        kind = type(command.request)
-        name, counts = _NAMES[kind], self.node.counters.commands
-        counts[name] = counts.get(name, 0) + 1
-        if kind in _MISUSE:
-            raise Disconnect(CloseCode.BAD_REQUEST)
-        if (kind is c.Connect) != (self.state is State.NEW):
-            raise Disconnect(CloseCode.BAD_REQUEST)  # another one first, or a second connect
-        if kind in _UNCOUNTED:
-            return
-        now = self.node.clock.monotonic()
-        if not self._bucket.take(now):
-            if self._bucket.refused_for(now) >= self.node.settings.flood_close_s:
-                raise Disconnect(CloseCode.TOO_MANY_REQUESTS)
-            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=self._bucket.retry_after_s())
-
-    async def _run(self, command: c.Command) -> None:
-        try:
-            if self.state is State.CLOSED:
-                return  # ended before this command began
-            result = await handle(self, command)
-            if result is not None:
-                self.answer(command.id, result)
-        except Exception as error:
-            self._failed(command, error)
-        finally:
-            self._busy = False
-
-    async def _run_and_go_on(self, work: Coroutine[Any, Any, None]) -> None:
-        await work
-        self._pump()
-
-    def _publish(self, command: c.Command, request: c.Publish) -> None:
-        """Check and hand over at once, without a task; the log answers later."""
-        try:
-            begin_publish(self, request, partial(self._published, command))
-        except Exception as error:
-            self._busy = False
-            self._failed(command, error)
-
-    def _published(self, command: c.Command, outcome: Outcome) -> None:
-        self._busy = False
-        if isinstance(outcome, ThalamusError):
-            self._failed(command, outcome)
-        else:
-            self.answer(command.id, PublishResult(outcome.position.offset, outcome.position.epoch))
-        self._pump()
-
-    def _failed(self, command: c.Command, error: Exception) -> None:
-        if isinstance(error, Disconnect):
-            self.disconnect(error.code, error.reason)
-            return
-        if not isinstance(error, ThalamusError):
-            logger.error("command failed", exc_info=error, extra={"command": type(command.request).__name__})
-            error = ThalamusError()
-        self.answer(command.id, self._error(error))
-
-    def _error(self, error: ThalamusError) -> ErrorReply:
-        counts = self.node.counters.errors
-        counts[error.code] = counts.get(error.code, 0) + 1
-        retry_ms = math.ceil(error.retry_after_s * 1000)
-        return ErrorReply(error.code, error.code.message, error.code.temporary, retry_ms)
-
     # To the client.
 
     def answer(self, command_id: int, result: Result) -> None:
         """Queue the reply to a command."""
         if self.state is State.CLOSED:
             return
-        self.connection.send(self.dialect.encode(Answer(command_id, result)))
+        self.connection.send_reply(self.dialect.encode(Answer(command_id, result)))
 
     def push(self, push: Push) -> None:
         """Queue a push; none precedes the connect reply."""
@@ -251,8 +107,9 @@ class Session:
             self.connection.send(self.dialect.encode(push))
 
     def push_publication(self, channel: str, publication: Publication) -> None:
-        """Queue one publication of a recovery that came without a subscribe reply."""
-        self.push(PublicationPush(channel, publication))
+        """Queue one publication that is recovered, and not live: it is asked for, as a reply is."""
+        if self.state is State.OPEN:
+            self.connection.send_reply(self.dialect.encode(PublicationPush(channel, publication)))
 
     def disconnect(self, code: int, reason: str) -> None:
         """End the connection with this code; `closed` follows from the transport."""
@@ -262,7 +119,7 @@ class Session:
         counts[code] = counts.get(code, 0) + 1
         self.state = State.CLOSED
         self._ended_here = True
-        self._queue.clear()
+        self._forget_commands()
         self.deadlines.end()
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
@@ -281,7 +138,7 @@ class Session:
         self.answer(command_id, error)
         self.state = State.UNUSABLE
         self.deadlines.end()
-        self._queue.clear()
+        self._forget_commands()
         self.node.remove(self)
         self.connection.drop_after(self.node.settings.error_drop_delay_s)
 
@@ -351,7 +208,7 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Nothing more is read of it."""
-        return self.state in _OVER
+        return self.state in OVER
 
     @property
     def is_closed(self) -> bool:

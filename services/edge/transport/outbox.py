@@ -10,6 +10,8 @@ from collections.abc import Callable
 from services.edge.transport.metrics import TransportCounters
 
 HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frames wait here
+REPLIES_WAIT_BYTES = 65_536  # of what a client asked for; while more waits, it should not ask for more
+_SMALL_REPLY_BYTES = 4_096  # while the transport takes all, such are treated as pushes: it is less work
 _WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
 _FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
 _REST = 8  # times what a round took: writing takes a ninth of the time, until rounds are as far apart as they may be
@@ -101,9 +103,25 @@ class Flusher:
 
 
 class Outbox:
-    """What one connection is still to be sent. Subclasses say what happens when it runs full or empty."""
+    """What one connection is still to be sent. Subclasses say what happens when it runs full or empty.
 
-    __slots__ = ("_flusher", "_frames", "_held", "_paused", "_queued", "_transport", "marked")
+    What the client asked for (`put_reply`) does not count towards the bound of its outbox: it is no sign of slowness.
+    In place of a bound, the client may be kept from asking for more while `replies_wait`.
+    """
+
+    __slots__ = (
+        "_flusher",
+        "_frames",
+        "_held",
+        "_paused",
+        "_queued",
+        "_replies",
+        "_reply_bytes",
+        "_transport",
+        "_written",
+        "marked",
+        "replies_wait",
+    )
 
     def __init__(self, transport: asyncio.Transport, flusher: Flusher) -> None:
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
@@ -113,6 +131,10 @@ class Outbox:
         self._queued = 0  # bytes of these frames
         self._paused = False  # the transport takes no more
         self._held = 0  # bytes in its buffer when it said so
+        self._written = 0  # bytes that were handed to the transport
+        self._replies: deque[tuple[int, int]] | None = None  # that wait: where each ends, as in `_written`; its size
+        self._reply_bytes = 0  # of these
+        self.replies_wait = False  # more of them than `REPLIES_WAIT_BYTES`
         self.marked = False
 
     def put(self, frame: bytes) -> None:
@@ -122,7 +144,7 @@ class Outbox:
         flusher = self._flusher
         if self._paused:
             flusher.held_bytes += len(frame)
-            if self._queued > flusher.max_outbox_bytes or (
+            if (self._queued > flusher.max_outbox_bytes and self._queued_pushes() > flusher.max_outbox_bytes) or (
                 flusher.held_bytes > flusher.max_total_bytes and self._queued > HIGH_WATER_BYTES
             ):
                 self.outbox_full()
@@ -131,6 +153,21 @@ class Outbox:
         elif not self.marked:
             self.marked = True
             flusher.mark(self)
+
+    def _queued_pushes(self) -> int:
+        """Bytes in the queue that the client has not asked for."""
+        return self._queued - sum(size for end, size in self._replies or () if end > self._written)
+
+    def put_reply(self, frame: bytes) -> None:
+        """As `put`, for what the client asked for."""
+        size = len(frame)
+        if self._paused or size > _SMALL_REPLY_BYTES:
+            if self._replies is None:
+                self._replies = deque()
+            self._replies.append((self._written + self._queued + size, size))
+            self._reply_bytes += size
+        self.put(frame)
+        self.replies_wait = self._reply_bytes > REPLIES_WAIT_BYTES  # what is written at once does not wait
 
     def put_last(self, frame: bytes) -> None:
         """Queue the last frame, whatever the bounds."""
@@ -158,13 +195,29 @@ class Outbox:
             counters.frames_sent += len(frames)
             counters.bytes_sent += self._queued
             frames.clear()
+            self._written += self._queued
             self._queued = 0
             transport.write(data)
         else:
             while self._frames and not self._paused:
                 self._write_some()
+        if self._replies is not None:
+            self._forget_replies()
         if not self._frames:
             self.outbox_empty()
+
+    def _forget_replies(self) -> None:
+        """Count no longer what the system has taken."""
+        replies = self._replies
+        assert replies is not None
+        taken = self._written - (self._held if self._paused else 0)
+        while replies and replies[0][0] <= taken:
+            self._reply_bytes -= replies.popleft()[1]
+        if not replies:
+            self._replies = None
+        if self.replies_wait and self._reply_bytes <= REPLIES_WAIT_BYTES:
+            self.replies_wait = False
+            self.replies_taken()
 
     def _write_some(self) -> None:
         count = size = 0
@@ -181,6 +234,7 @@ class Outbox:
         data = frames[0] if count == 1 else b"".join(frames)
         del self._frames[:count]
         self._queued -= size
+        self._written += size
         counters = self._flusher.counters
         counters.writes += 1
         counters.frames_sent += count
@@ -193,6 +247,9 @@ class Outbox:
             self._flusher.held_bytes -= self._queued
         self._frames.clear()
         self._queued = 0
+        self._replies = None
+        self._reply_bytes = 0
+        self.replies_wait = False
 
     def release(self) -> None:
         """The connection is over: nothing of it counts any more."""
@@ -212,9 +269,15 @@ class Outbox:
             self._flusher.held_bytes -= self._held + self._queued
             self._held = 0
             self.flush()
+            if self._replies is not None:
+                self._forget_replies()
 
     def outbox_full(self) -> None:
         """The queue is over its bound."""
+        raise NotImplementedError
+
+    def replies_taken(self) -> None:
+        """`replies_wait` is no longer true."""
         raise NotImplementedError
 
     def outbox_empty(self) -> None:

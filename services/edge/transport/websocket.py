@@ -16,6 +16,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from services.edge.domain.ports import MessageHandler
+from services.edge.transport.delivery import taken_and_under_way
 from services.edge.transport.frames import PING_FRAME, close_frame, pong_frame
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Outbox
@@ -106,6 +107,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if self._state == _OPEN:
             self.put(frame)
 
+    def send_reply(self, frame: bytes) -> None:
+        """Queue a ready-made frame that the client asked for: not counted towards 3008."""
+        if self._state == _OPEN:
+            self.put_reply(frame)
+
     def close(self, code: int, reason: str) -> None:
         """Send what is queued and a close frame; TCP ends when the client has answered, 5 s later at most."""
         if self._state > _DROPPING:
@@ -121,6 +127,14 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()  # for the answer
         self.put_last(frame)
+
+    def delivery(self) -> tuple[int, int]:
+        """Bytes that the client's system has taken so far, and bytes that are still on their way to it."""
+        told = taken_and_under_way(self._transport)
+        if told is None:
+            held = self._transport.get_write_buffer_size()
+            return self._written - held, held + self._queued
+        return told[0], told[1] + self._queued
 
     def drop_after(self, delay_s: float) -> None:
         """Read nothing more and drop the TCP connection after that long."""
@@ -186,6 +200,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(close_frame(CloseCode.SLOW, CloseCode.SLOW.reason))
             self._transport.write_eof()
+
+    def replies_taken(self) -> None:
+        """The client may ask for more."""
+        if self._handler is not None and self._state == _OPEN:
+            self._handler.replies_taken()
 
     def outbox_empty(self) -> None:
         """The last frame is written."""

@@ -68,6 +68,7 @@ class Recorder:
         self.echo = echo
         self.messages: list[tuple[bytes, bool]] = []
         self.pongs = 0
+        self.taken = 0  # calls of `replies_taken`
         self.ended: list[bool] = []  # `clean` of each call of `closed`
         self.end = asyncio.Event()
         self.heard = asyncio.Event()
@@ -80,6 +81,10 @@ class Recorder:
 
     def websocket_pong(self) -> None:
         self.pongs += 1
+        self.heard.set()
+
+    def replies_taken(self) -> None:
+        self.taken += 1
         self.heard.set()
 
     def closed(self, *, clean: bool) -> None:

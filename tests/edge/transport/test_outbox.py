@@ -178,3 +178,40 @@ async def test_pongs_count_as_queued_bytes(serve: Serve, pings: int) -> None:
             await asyncio.sleep(0)
     assert served.server.counters.closes == {("3008", "server"): 1}
     client.writer.close()
+
+
+async def test_replies_do_not_count_towards_the_bound_and_what_others_send_does(serve: Serve) -> None:
+    served = await serve(max_outbox_bytes=200_000)
+    client = await stall(served)
+    connection, handler = served.handlers[0].connection, served.handlers[0]
+    reply = text_frame(b"r" * 500_000)
+    for _ in range(8):
+        connection.send_reply(reply)
+        await asyncio.sleep(0)
+    assert connection.replies_wait
+    assert await stuff(handler, served, 150) == 150
+    assert await stuff(handler, served, 150) < 150
+    assert served.server.counters.closes == {("3008", "server"): 1}
+    client.writer.close()
+
+
+async def test_replies_that_wait_are_told_of_once_when_taken_whatever_is_between_them(serve: Serve) -> None:
+    served = await serve()
+    client = await stall(served)
+    connection, handler = served.handlers[0].connection, served.handlers[0]
+    expected = []
+    for number in range(120):
+        payload = b"%03d" % number * 13_000
+        expected.append(payload)
+        connection.send_reply(text_frame(payload))
+        connection.send(text_frame(b"push"))
+        expected.append(b"push")
+    assert connection.replies_wait
+    assert [await client.frame() for _ in expected] == [(TEXT, payload) for payload in expected]
+    async with asyncio.timeout(LIMIT_S):
+        while connection.replies_wait:
+            await asyncio.sleep(0.001)
+    assert handler.taken == 1
+    connection.send_reply(text_frame(b"r" * 100_000))
+    assert await client.frame() == (TEXT, b"r" * 100_000)
+    client.writer.close()

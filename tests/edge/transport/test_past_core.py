@@ -66,6 +66,8 @@ class Echo:
     def websocket_pong(self) -> None:
         self.heard.append("pong")
 
+    def replies_taken(self) -> None: ...
+
     def closed(self, *, clean: bool) -> None:
         self.heard.append(("closed", clean))
 

@@ -1,0 +1,146 @@
+"""An edge on a real port with its real transport and rules; logs, presence and other services are in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+import struct
+from types import TracebackType
+from typing import Any, Self
+
+import jwt
+
+from services.edge.dialects.centrifugal_json import CentrifugalJson
+from services.edge.domain.claims import TokenVerifier
+from services.edge.domain.node import Node
+from services.edge.domain.ports import Connection
+from services.edge.domain.session import Session
+from services.edge.domain.settings import Settings
+from services.edge.transport.frames import text_frame
+from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.server import EdgeServer
+from services.shared.cancellation import end_task
+from tests.edge.transport.support import Raw, frame, head
+from tests.support.edge import SECRET, Cluster
+from tests.support.memory import MemoryBroker
+
+
+class ServedEdge:
+    """`async with ServedEdge(cluster) as edge`; the clock is the real one."""
+
+    def __init__(
+        self, cluster: Cluster, *, options: TransportOptions | None = None, send_buffer: int = 0, **settings: Any
+    ) -> None:
+        broker = MemoryBroker(cluster.bus)
+        self.node = Node(
+            edge_id=f"served{len(cluster.nodes) + 1}",
+            settings=Settings(**settings),
+            namespaces=cluster.namespaces,
+            broker=broker,
+            store=cluster.store,
+            presence=cluster.presence,
+            verifier=TokenVerifier(cluster.keyring),
+        )
+        broker.listener = self.node.hub
+        self._send_buffer = send_buffer
+        self._ids = itertools.count(1)
+        self._dialect = CentrifugalJson(text_frame)
+        self.server = EdgeServer(options or TransportOptions(), self._new_session)
+        self._running: asyncio.Task[None] | None = None
+
+    def _new_session(self, connection: Connection, info: HandshakeInfo) -> Session:
+        return Session(self.node, connection, self._dialect, f"client{next(self._ids)}")
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    async def __aenter__(self) -> Self:
+        await self.server.start("127.0.0.1", 0)
+        if self._send_buffer:  # accepted sockets inherit it
+            listener = self.server._listener
+            assert listener is not None
+            listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
+        self._running = asyncio.create_task(self.node.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._running is not None
+        await end_task(self._running)
+        await self.server.close()
+        await self.node.close(1.0)
+
+    async def raw(self, *, receive_buffer: int = 0) -> Raw:
+        """A client past its handshake."""
+        client = await Raw(self.port, receive_buffer=receive_buffer).__aenter__()
+        client.write(head())
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        return client
+
+
+def commands(*requests: dict[str, Any], first_id: int = 1) -> bytes:
+    """One frame with all of them, as a client sends it."""
+    lines = [json.dumps({"id": number, **request}) for number, request in enumerate(requests, first_id)]
+    return frame(1, "\n".join(lines).encode())
+
+
+def connect_command(user: str = "alice") -> dict[str, Any]:
+    """A connect command with a token that never expires."""
+    return {"connect": {"token": jwt.encode({"sub": user}, SECRET, algorithm="HS256")}}
+
+
+class SlowReader:
+    """Reads frames of a `Raw` client at so many bytes per second, answers pings, and keeps the lines."""
+
+    def __init__(self, client: Raw, bytes_per_s: int) -> None:
+        self._client = client
+        self._bytes_per_s = bytes_per_s
+        self._buffer = bytearray()
+        self.lines: list[dict[str, Any]] = []
+        self.closed: tuple[int, str] | None = None
+        self.read_bytes = 0
+
+    async def until(self, found: int, kind: str, deadline_s: float) -> list[dict[str, Any]]:
+        """Read until so many lines have this member, or the connection ends."""
+        step_s = 0.05
+        async with asyncio.timeout(deadline_s):
+            while self.closed is None:
+                those = [line for line in self.lines if kind in line]
+                if len(those) >= found:
+                    return those
+                try:
+                    data = await self._client.reader.read(int(self._bytes_per_s * step_s))
+                except ConnectionError:
+                    data = b""
+                self.read_bytes += len(data)
+                self._buffer += data
+                self._take()
+                if not data:
+                    self.closed = self.closed or (1006, "")
+                await asyncio.sleep(step_s)
+        raise AssertionError(f"closed {self.closed} after {self.read_bytes} bytes")
+
+    def _take(self) -> None:
+        buffer = self._buffer
+        while len(buffer) >= 2:
+            size, at = buffer[1], 2
+            if size == 126:
+                size, at = int.from_bytes(buffer[2:4], "big"), 4
+            elif size == 127:
+                size, at = int.from_bytes(buffer[2:10], "big"), 10
+            if len(buffer) < at + size:
+                return
+            opcode, payload = buffer[0] & 15, bytes(buffer[at : at + size])
+            del buffer[: at + size]
+            if opcode == 8:
+                self.closed = (struct.unpack("!H", payload[:2])[0], payload[2:].decode())
+                return
+            for text in payload.split(b"\n"):
+                line = json.loads(text)
+                self.lines.append(line)
+                if not line:
+                    self._client.write(frame(1, b"{}"))
