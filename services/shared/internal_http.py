@@ -83,8 +83,9 @@ class InternalHttp:
     def _respond(self, request_line: bytes) -> bytes:
         method, _, rest = request_line.partition(b" ")
         status, kind, body = self._answer(method, rest.partition(b" ")[0].partition(b"?")[0])
+        allow = "Allow: GET, HEAD\r\n" if status is HTTPStatus.METHOD_NOT_ALLOWED else ""
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n{allow}"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         return head.encode() + (b"" if method == b"HEAD" else body)

@@ -68,6 +68,7 @@ async def test_metrics_are_prometheus_text(server: InternalHttp) -> None:
 async def test_anything_else_is_not_found_and_only_reading_is_allowed(server: InternalHttp) -> None:
     assert (await get(server, "/")).status_code == 404
     assert (await get(server, "/readyz", "POST")).status_code == 405
+    assert (await get(server, "/readyz", "POST")).headers["allow"] == "GET, HEAD"
     head = await get(server, "/readyz", "HEAD")
     assert (head.status_code, head.content) == (200, b"")
 

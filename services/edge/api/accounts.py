@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from services.shared.errors import ErrorCode, ThalamusError
 logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 8_192
+_CHALLENGE = 'Bearer realm="accounts"'  # not Basic: browsers would ask for a password by themselves
 
 
 class Credentials(msgspec.Struct, kw_only=True):
@@ -146,6 +148,8 @@ async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
         response = answer(await call())
     except AccountRefused as error:
         response = plain_error(error.status, str(error), ErrorCode(error.code))
+        if error.status == HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = _CHALLENGE
         if error.retry_after_s:
             response.headers["Retry-After"] = str(error.retry_after_s)
     except ThalamusError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -15,9 +16,10 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from services.edge.api import accounts
-from services.edge.api.bodies import BodyRefused, answer, decode, plain_error, read_body, refusal
+from services.edge.api.bodies import BodyRefused, answer, decode, plain_error, read_body, refusal, unauthorized
 from services.edge.api.context import ApiContext
 from services.edge.api.cors import AccountsCors
+from services.edge.api.head import HeadAsGet, allow
 from services.edge.api.methods import METHODS, batch
 from services.edge.api.metrics import API_SECONDS
 from services.edge.api.requests import Batch
@@ -35,6 +37,7 @@ _CONSOLE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _RETRY_AFTER_S = "1"
+_CHALLENGE = 'apikey realm="server API"'
 
 
 def create_app(context: ApiContext) -> FastAPI:
@@ -45,11 +48,13 @@ def create_app(context: ApiContext) -> FastAPI:
         description="Realtime messaging that a team runs itself. `/api/*` is for backends, `/auth/*` for users.",
         redoc_url=None,
         static_url="/docs-assets",
+        redirect_slashes=False,  # it would send the client wherever its Host header says
     )
     _add_server_api(app, context)
     accounts.add_routes(app, context)
     _add_console(app, context)
     app.add_middleware(AccountsCors, allowed=context.origin_allowed)
+    app.add_middleware(HeadAsGet)
 
     @app.exception_handler(BodyRefused)
     async def body_refused(_: Request, error: BodyRefused) -> Response:
@@ -57,7 +62,11 @@ def create_app(context: ApiContext) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return plain_error(error.status_code, str(error.detail).lower())
+        response = plain_error(error.status_code, str(error.detail).lower())
+        response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = allow(response.headers.get("Allow"))
+        return response
 
     return app
 
@@ -94,7 +103,7 @@ def _endpoint(
 
     async def endpoint(request: Request) -> Response:
         if context.keyring.api_key_id(request.headers.get("x-api-key", "")) is None:
-            return plain_error(401, "the API key is missing or wrong", ErrorCode.UNAUTHORIZED)
+            return unauthorized("the API key is missing or wrong", _CHALLENGE)
         body = decode(await read_body(request), kind)
         started = time.perf_counter()
         try:

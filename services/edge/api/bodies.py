@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
@@ -73,3 +74,10 @@ def plain_error(status: int, message: str, code: ErrorCode = ErrorCode.BAD_REQUE
     return Response(
         _ENCODER.encode({"error": {"code": int(code), "message": message}}), status, media_type="application/json"
     )
+
+
+def unauthorized(message: str, challenge: str) -> Response:
+    """401, with what RFC 9110, 11.6.1 wants beside it: how a client could show who it is."""
+    response = plain_error(HTTPStatus.UNAUTHORIZED, message, ErrorCode.UNAUTHORIZED)
+    response.headers["WWW-Authenticate"] = challenge
+    return response
