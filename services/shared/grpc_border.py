@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import grpc
 
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.grpc_input import DETAIL, UNREADABLE, checked, tolerant
 from services.shared.metrics import server_metrics, short_method
 
 logger = logging.getLogger(__name__)
@@ -52,13 +53,18 @@ class Border(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_HEALTH):
+        if handler is None:
             return handler
+        parse = tolerant(handler.request_deserializer, method)
+        if method.startswith(_HEALTH):
+            return _like(handler, checked(handler.unary_unary), checked(handler.unary_stream), parse)
         if not self._identified(handler_call_details):
-            return _like(handler, _refuse, _refuse_stream)
+            return _like(handler, _refuse, _refuse_stream, None)  # nothing of theirs is parsed
         if handler.request_streaming:
-            return _like(handler, self._one_answer(handler.stream_unary, method), self._dialogue(handler, method))
-        return _like(handler, self._one_answer(handler.unary_unary, method), self._many_answers(handler, method))
+            unary, stream = self._one_answer(handler.stream_unary, method), self._dialogue(handler, method)
+        else:
+            unary, stream = self._one_answer(handler.unary_unary, method), self._many_answers(handler, method)
+        return _like(handler, unary, stream, parse)
 
     def _identified(self, details: grpc.HandlerCallDetails) -> bool:
         if not self._expected:
@@ -76,6 +82,8 @@ class Border(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             began = time.perf_counter()
             try:
+                if request is UNREADABLE:
+                    raise _unreadable()
                 return await behaviour(request, context)
             except Exception as error:
                 await self._abort(context, method, error)
@@ -91,6 +99,8 @@ class Border(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             began = time.perf_counter()
             try:
+                if request is UNREADABLE:
+                    raise _unreadable()
                 async for answer in handler.unary_stream(request, context):
                     yield answer
             except Exception as error:
@@ -172,6 +182,8 @@ class _Batches:
             raise StopAsyncIteration from None
         finally:
             self._waiting = None
+        if request is UNREADABLE:
+            raise _unreadable()
         self.received_at = time.perf_counter()
         return request
 
@@ -181,8 +193,12 @@ class _Batches:
             self._waiting.cancel()
 
 
-def _like(handler: Any, unary: Any, stream: Any) -> Any:
-    """A handler of the same shape and serializers that does something else."""
+def _unreadable() -> Refused:
+    return Refused(grpc.StatusCode.INVALID_ARGUMENT, DETAIL)
+
+
+def _like(handler: Any, unary: Any, stream: Any, parse: Callable[[bytes], Any] | None) -> Any:
+    """A handler of the same shape that does something else, with what `parse` makes of a request; None: its bytes."""
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             make: Any = grpc.unary_unary_rpc_method_handler
@@ -194,7 +210,7 @@ def _like(handler: Any, unary: Any, stream: Any) -> Any:
             make = grpc.stream_stream_rpc_method_handler
     return make(
         stream if handler.response_streaming else unary,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=parse,
         response_serializer=handler.response_serializer,
     )
 

@@ -23,7 +23,7 @@ from services.edge.api.head import HeadAsGet, allow
 from services.edge.api.methods import METHODS, batch
 from services.edge.api.metrics import API_SECONDS
 from services.edge.api.requests import Batch
-from services.shared.errors import Busy, ErrorCode, ThalamusError
+from services.shared.errors import Busy, ThalamusError
 
 logger = logging.getLogger(__name__)
 
