@@ -18,6 +18,7 @@ PLAIN = ("service_token", "token_secret")
 _ALSO = "_also"  # a second value that is accepted: the next one or the last one
 _ACL = "redis_acl"
 _SALT = ".salt"
+_MADE = ".made-by-make-secrets.env"  # the stack files read it, so that a deployment without secrets ends at once
 # The local DynamoDB wants some, and keeps apart what has another key id; on AWS there are real ones, or an empty
 # profile and a role.
 _AWS = "[default]\naws_access_key_id = local\naws_secret_access_key = {user}\n"
@@ -100,6 +101,7 @@ class SecretFiles:
         users: dict[str, Callable[[], bytes]] = {f"redis_{user}": _random for user in REDIS_USERS}
         others: dict[str, Callable[[], bytes]] = {
             _SALT: _random,
+            _MADE: lambda: b"# There are secrets beside this file: a deployment may begin.\n",
             "grafana_admin": _random,
             **{f"aws_credentials_{user}": _AWS.format(user=user).encode for user in AWS_USERS},
             "tls": lambda: make_certificate(hosts),

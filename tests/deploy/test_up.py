@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import re
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +22,14 @@ echo "$*" >>"$here/calls"
 case "$1 $2" in
     "stack config") echo "      DYNAMODB_ENDPOINT: ${DYNAMODB_ENDPOINT-http://dynamodb:8000}" ;;
     "stack deploy") env >"$here/deployed" ;;
+    "stack services")  # what is said next, and from then on the last
+        head -n 1 "$here/replicas" | tr ';' '\n'
+        [ "$(wc -l <"$here/replicas")" -le 1 ] || sed -i 1d "$here/replicas"
+        ;;
+    "stack ps") cat "$here/tasks" ;;
     "service inspect")
         case "$*" in
+            *UpdateStatus*) cat "$here/updates" ;;
             *_persistence*) cat "$here/environment" ;;
             *PreviousSpec*) cat "$here/specs" "$here/previous" ;;
             *) cat "$here/specs" ;;
@@ -55,7 +65,8 @@ class Deployment:
         for name in ("calls", "deployed"):
             (self._bin / name).unlink(missing_ok=True)
         path = f"{self._bin}:{os.environ['PATH']}"
-        environment = {"PATH": path, "SECRETS": str(self.secrets), "STACK_FILES": "dev-stack.yml", **environment}
+        here = {"PATH": path, "SECRETS": str(self.secrets), "STACK_FILES": "dev-stack.yml", "UP_WAIT_S": "0"}
+        environment = {**here, **environment}
         return subprocess.run([ROOT / "deploy" / "up.sh"], env=environment, capture_output=True, text=True, timeout=30)
 
     @property
@@ -159,3 +170,69 @@ def test_a_prefix_that_the_users_of_redis_do_not_have_is_refused(deployment: Dep
     assert deployment.deployed is None
     SecretFiles(deployment.secrets, ROOT / "deploy" / "redis" / "users.acl.template", "staging").init(["localhost"])
     assert deployment.up(REDIS_PREFIX="staging").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["EDGE_ALOW_ANONYMOUS", "PRESENCE_HEARTBEATS", "EDGE_PORT"])
+def test_a_setting_that_would_reach_nothing_is_refused(deployment: Deployment, name: str) -> None:
+    ran = deployment.up(**{name: "1"})
+    assert ran.returncode == 2
+    assert f"these reach nothing in the stack: {name} " in ran.stderr
+    assert deployment.deployed is None
+
+
+@pytest.mark.parametrize("name", ["EDGE_ALLOW_ANONYMOUS", "EDGE_REPLICAS", "AUTH_ISSUER", "DYNAMODB_THREADS"])
+def test_a_setting_that_reaches_something_passes(deployment: Deployment, name: str) -> None:
+    assert deployment.up(**{name: "1"}).returncode == 0
+    assert deployment.deployed is not None
+    assert deployment.deployed[name] == "1"
+
+
+class Console(http.server.BaseHTTPRequestHandler):
+    """What the balancer answers."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def balancer() -> Iterator[int]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Console)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def test_it_waits_until_all_is_there_and_says_where(deployment: Deployment, balancer: int) -> None:
+    whole = "thalamus_edge 3/3;thalamus_auth 2/2"
+    deployment.has(replicas=f"thalamus_edge 1/3;thalamus_auth 2/2\n{whole}", updates="thalamus_edge")
+    ran = deployment.up(UP_WAIT_S="20", PUBLIC_PORT=str(balancer))
+    assert ran.returncode == 0, ran.stderr
+    first, last = ran.stdout.splitlines()
+    assert first == "waiting for edge 1/3"
+    assert re.fullmatch(rf"thalamus is whole after \d+ s: http://127.0.0.1:{balancer}/; with TLS on port 8443", last)
+
+
+def test_it_gives_up_with_what_is_missing_and_why(deployment: Deployment) -> None:
+    deployment.has(
+        replicas="thalamus_edge 3/3;thalamus_auth 0/2", updates="", tasks="thalamus_auth.1: Rejected No such image"
+    )
+    ran = deployment.up(UP_WAIT_S="1")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines() == ["not whole after 1 s: auth 0/2", "thalamus_auth.1: Rejected No such image"]
+
+
+def test_an_update_that_went_back_is_a_failure_and_an_earlier_one_is_none(
+    deployment: Deployment, balancer: int
+) -> None:
+    deployment.has(
+        replicas="thalamus_edge 3/3", updates="thalamus_edge rollback_completed 2999-01-01 00:00:00 +0000 UTC"
+    )
+    ran = deployment.up(UP_WAIT_S="5", PUBLIC_PORT=str(balancer))
+    assert (ran.returncode, "went back to what they were, or stopped halfway: edge" in ran.stderr) == (1, True)
+    deployment.has(updates="thalamus_edge rollback_completed 2001-01-01 00:00:00 +0000 UTC")
+    assert deployment.up(UP_WAIT_S="5", PUBLIC_PORT=str(balancer)).returncode == 0

@@ -27,7 +27,12 @@ def command(name: str) -> str:
 
 def load(path: Path) -> Any:
     """A YAML file."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return parse(path.read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> Any:
+    """What a YAML text says."""
+    return yaml.safe_load(text)
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ class SwarmStack:
         self.environment |= changes
         done = subprocess.run(
             [str(ROOT / "deploy" / "up.sh")],
-            env={**os.environ, **self.environment},
+            env={"UP_WAIT_S": "0", **os.environ, **self.environment},
             capture_output=True,
             text=True,
             timeout=120,

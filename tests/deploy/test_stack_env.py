@@ -1,0 +1,102 @@
+"""Every setting reaches the Swarm stack: by `deploy/env/<service>.env`, or because the stack file sets it itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.auth.config import AuthConfig
+from services.edge.config import EdgeConfig
+from services.persistence.config import PersistenceConfig
+from services.presence.config import PresenceConfig
+from services.shared.dynamodb.settings import DynamoDbSettings
+from tests.deploy.tools import ROOT, command, load, parse
+
+DEV = load(ROOT / "dev-stack.yml")
+CONFIGS: dict[str, tuple[type[Any], ...]] = {
+    "edge": (EdgeConfig,),
+    "auth": (AuthConfig, DynamoDbSettings),
+    "presence": (PresenceConfig,),
+    "persistence": (PersistenceConfig, DynamoDbSettings),
+}
+# Decided by the image or by what the stack is: where a service listens, its files, one edge a container.
+FIXED = {"HOST", "PORT", "INTERNAL_HOST", "INTERNAL_PORT", "GRPC_PORT", "WORKERS", "WEB_DIR", "DB"}
+HEAD = """\
+# Settings of {service}: a name alone takes the value that it has where `make up` or `docker stack deploy` runs, and the
+# default where it has none. NAME=value sets it here. docs/configuration.md explains each.
+"""
+
+
+def variables(service: str) -> set[str]:
+    """All that the service reads, but for what is fixed."""
+    own = f"{service.upper()}_"
+    names = {
+        field.metadata.get("env") or f"{'DYNAMODB_' if config is DynamoDbSettings else own}{field.name.upper()}"
+        for config in CONFIGS[service]
+        for field in dataclasses.fields(config)
+    }
+    return {name for name in names if name.removeprefix(own) not in FIXED}
+
+
+def expected(service: str) -> list[str]:
+    """What its file must hold."""
+    return sorted(variables(service) - DEV["services"][service]["environment"].keys())
+
+
+def file_of(service: str) -> Path:
+    return ROOT / "deploy" / "env" / f"{service}.env"
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_every_setting_reaches_the_stack(service: str) -> None:
+    lines = [line for line in file_of(service).read_text().splitlines() if line and not line.startswith("#")]
+    assert lines == expected(service)
+    assert f"./deploy/env/{service}.env" in DEV["services"][service]["env_file"]
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_what_the_stack_sets_can_be_changed_or_is_decided_by_it(service: str) -> None:
+    """No setting is one that the stack file fixes without need."""
+    decided = {
+        *("REDIS_URL", "REDIS_PASSWORD_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TOKEN_PREVIOUS_FILE", "CHANNELS_FILE"),
+        *("EDGE_AUTH_ADDR", "EDGE_PRESENCE_ADDR", "EDGE_PERSISTENCE_ADDR", "AUTH_STORE", "PERSISTENCE_STORE"),
+        *("AUTH_HS256_SECRET_FILE", "AUTH_HS256_PREVIOUS_SECRET_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    }
+    for name, value in DEV["services"][service]["environment"].items():
+        assert name in decided or re.fullmatch(r"\$\{\w+:?-[^}]*\}", str(value)), name
+
+
+def rendered(**environment: str) -> dict[str, Any]:
+    """The stack as Docker's own client reads it; needs no engine."""
+    done = subprocess.run(
+        [command("docker"), "stack", "config", "--compose-file", "dev-stack.yml"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = parse(done.stdout)["services"]
+    return found
+
+
+def test_a_setting_of_the_shell_reaches_the_service_and_others_keep_their_defaults(tmp_path: Path) -> None:
+    (tmp_path / ".made-by-make-secrets.env").touch()
+    stack = rendered(SECRETS=str(tmp_path), EDGE_ALLOW_ANONYMOUS="true", PERSISTENCE_MAX_BATCH="7")
+    assert stack["edge"]["environment"]["EDGE_ALLOW_ANONYMOUS"] == "true"
+    assert "EDGE_PERSONAL_CHANNEL" not in stack["edge"]["environment"]
+    assert "EDGE_ALLOW_ANONYMOUS" not in stack["auth"]["environment"]
+    assert stack["persistence"]["environment"]["PERSISTENCE_MAX_BATCH"] == "7"
+
+
+def test_a_deployment_without_secrets_says_so_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"\.made-by-make-secrets\.env: no such file"):
+        rendered(SECRETS=str(tmp_path))
