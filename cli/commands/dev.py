@@ -20,7 +20,6 @@ from cli.stack.logs import Formatter, LogSink, Terminal
 from cli.stack.plan import ROOT
 from cli.stack.run import StackSettings, api_key, describe, mint, running_stack
 from cli.stack.supervisor import StartFailed, Supervisor
-from services.shared.config import ConfigError
 
 _USER = "dev"
 _TOKEN_TTL_S = 24 * 3600
@@ -48,6 +47,15 @@ _MOST_EDGES = 64
     help="Namespaces [config/channels.toml].",
 )
 @click.option(
+    "--ports",
+    envvar="THALAMUS_PORTS",
+    show_envvar=True,
+    type=click.Choice(["fixed", "auto"]),
+    default="fixed",
+    show_default=True,
+    help="auto: any free ports, but for those that a variable names, such as EDGE_PORT.",
+)
+@click.option(
     "--start-timeout",
     "start_timeout_s",
     type=click.FloatRange(1.0),
@@ -55,19 +63,19 @@ _MOST_EDGES = 64
     show_default=True,
     help="Seconds until everything must be ready.",
 )
-def command(data: Path, edges: int, channels_file: Path | None, start_timeout_s: float) -> int:
+def command(data: Path, edges: int, channels_file: Path | None, ports: str, start_timeout_s: float) -> int:
     """Start Redis, auth, presence, persistence and the edges, and follow their logs until Ctrl-C.
 
     Every setting of a service can be given by its environment variable. Ports: REDIS_PORT, AUTH_GRPC_PORT,
-    PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one.
+    PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one. A second stack on
+    this machine needs --ports auto and a --data of its own.
     """
-    if os.environ.get("EDGE_WORKERS", "1") != "1":
-        raise ConfigError("EDGE_WORKERS is not for `thalamus dev`: EDGES=2 starts two edges, each on a port of its own")
     settings = StackSettings(
         data=data,
         channels_file=channels_file or _default_channels_file(),
         environment=os.environ,
         edges=edges,
+        any_free_port=ports == "auto",
         start_timeout_s=start_timeout_s,
     )
     return asyncio.run(_run(settings))

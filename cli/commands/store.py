@@ -11,11 +11,11 @@ import click
 from cli.errors import Refused, Unreachable
 from cli.options import json_option
 from cli.output import say, say_json
-from services.shared.config import read_env
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import CallRefused, DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+from services.shared.variables import read_checked_env
 
 
 @click.group("store")
@@ -30,7 +30,7 @@ def init(as_json: bool) -> None:
 
     Reads DYNAMODB_ENDPOINT, DYNAMODB_TABLE_PREFIX, AWS_REGION, and credentials as AWS' own tools do.
     """
-    settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
+    settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     made = asyncio.run(_make(settings))
     for definition in tables.definitions(settings):
         name = definition["TableName"]

@@ -42,13 +42,15 @@ def edge_names(edges: int) -> list[str]:
     return [f"edge-{number}" for number in range(1, edges + 1)]
 
 
-def wanted_ports(environment: Mapping[str, str], edges: int) -> list[Port]:
+def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool = False) -> list[Port]:
     """The ports of Redis, the services and `edges` edges; those of the edges count up from their variable.
+
+    `any_free`: where a variable names none, any free one.
 
     Raises:
         ConfigError: a variable is no port number.
     """
-    numbers = {name: _number(environment, name, default) for name, default in _DEFAULTS.items()}
+    numbers = {name: _number(environment, name, 0 if any_free else default) for name, default in _DEFAULTS.items()}
     ports = []
     for variable, number in numbers.items():
         service = variable.split("_")[0]
@@ -89,7 +91,8 @@ def choose_ports(ports: Sequence[Port], rng: random.Random | None = None) -> dic
         chosen[port.owner, port.variable] = port.number
     if problems:
         variable = next(port.variable for port in ports if port.variable in problems[0])
-        raise ConfigError(f"{'; '.join(problems)}: free it or choose another, e.g. {variable}=0 for any free port")
+        instead = f"{variable}=0 for any free port" if len(problems) == 1 else "take --ports auto"
+        raise ConfigError(f"{'; '.join(problems)}: free {'it' if len(problems) == 1 else 'them'}, or {instead}")
     for port in ports:
         if port.number == 0:
             chosen[port.owner, port.variable] = _free(port.host, set(chosen.values()), rng)

@@ -12,6 +12,7 @@ from pathlib import Path
 from cli.errors import CommandError, Refused
 from cli.http import NoAnswer, request
 from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
+from cli.stack.environment import check_environment
 from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
@@ -32,6 +33,7 @@ class StackSettings:
     environment: Mapping[str, str]
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # process → what it alone has
     edges: int = 1
+    any_free_port: bool = False  # where a variable names none
     restart: bool = True
     start_timeout_s: float = 30.0
 
@@ -47,9 +49,10 @@ async def running_stack(
     """Start a stack; inside, all of it is ready; afterwards, no process is left.
 
     Raises:
-        ConfigError: data directory, namespace file or ports are not as they must be; nothing was started.
+        ConfigError: environment, data directory, namespace file or ports are not as they must be; nothing was started.
         StartFailed: something did not become ready.
     """
+    check_environment(settings.environment)
     prepare_data(settings.data)
     data = settings.data.resolve()
     check_namespaces(settings.channels_file)
@@ -62,7 +65,7 @@ async def running_stack(
             redis_server=find_redis_server(),
             edges=settings.edges,
             environment_of=settings.environment_of,
-            ports=choose_ports(wanted_ports(settings.environment, settings.edges)),
+            ports=choose_ports(wanted_ports(settings.environment, settings.edges, any_free=settings.any_free_port)),
         )
         try:
             async with Supervisor(

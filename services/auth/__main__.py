@@ -18,7 +18,6 @@ from services.auth.domain.ports import AccountStore
 from services.auth.domain.signing import Signer
 from services.auth.service import AuthServicer, TrustFeed
 from services.shared.cancellation import end_task
-from services.shared.config import read_env
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
@@ -28,6 +27,7 @@ from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
 from services.shared.redis import redis_client
 from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.variables import read_checked_env, warn_of_retired
 from services.shared.waiting import once_store_answers
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
@@ -39,8 +39,9 @@ _POLL_S = 1.0  # another replica may have changed the keys
 
 
 async def main(stopping: asyncio.Event) -> None:
-    config = read_env(AuthConfig, os.environ, "AUTH_")
+    config = read_checked_env(AuthConfig, os.environ, "AUTH_")
     setup_logging("auth", level=config.log_level)
+    warn_of_retired(os.environ, "AUTH_")
     use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     checks = {"store": False}
@@ -104,7 +105,7 @@ def _open_store(config: AuthConfig) -> tuple[ClosableStore, Callable[[], Awaitab
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
 
-    settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
+    settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
     table = settings.accounts_table
     return (

@@ -9,12 +9,12 @@ import os
 
 from services.edge.config import EdgeConfig
 from services.edge.workers import run_workers
-from services.shared.config import read_env
 from services.shared.lifecycle import run
+from services.shared.variables import read_checked_env
 
 
 async def main(stopping: asyncio.Event, *, worker: int | None) -> None:
-    config = read_env(EdgeConfig, os.environ, "EDGE_")
+    config = read_checked_env(EdgeConfig, os.environ, "EDGE_")
     if worker is None and config.worker_count() > 1:
         await run_workers(config, stopping)
         return

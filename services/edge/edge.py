@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import uuid
 from collections.abc import Mapping
 
@@ -39,6 +40,7 @@ from services.shared.internal_http import start_internal_http
 from services.shared.logs import setup_logging
 from services.shared.namespaces import load_namespaces
 from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.variables import warn_of_retired
 
 logger = logging.getLogger("services.edge")
 
@@ -189,6 +191,7 @@ def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptio
 async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | None) -> None:
     """Run an edge until asked to stop. `worker`: which of `EDGE_WORKERS` this is."""
     setup_logging("edge", level=config.log_level, **({} if worker is None else {"worker": worker}))
+    warn_of_retired(os.environ, "EDGE_")
     use_prefix(config.redis_prefix)
     edge = Edge(config, shares_port=worker is not None)
     if config.insecure:

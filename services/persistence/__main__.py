@@ -21,7 +21,6 @@ from services.persistence.health import Caretaker
 from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
 from services.shared.cancellation import end_task
-from services.shared.config import read_env
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
@@ -34,6 +33,7 @@ from services.shared.redis import redis_client
 from services.shared.redis_life import LifeGate
 from services.shared.redis_pipeline import RedisPipeline
 from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.variables import read_checked_env, warn_of_retired
 from services.shared.waiting import once_store_answers
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
@@ -60,8 +60,9 @@ class _Opened:
 
 
 async def main(stopping: asyncio.Event) -> None:
-    config = read_env(PersistenceConfig, os.environ, "PERSISTENCE_")
+    config = read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_")
     setup_logging("persistence", level=config.log_level)
+    warn_of_retired(os.environ, "PERSISTENCE_")
     use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     opened = _open_store(config)
@@ -136,7 +137,7 @@ def _open_store(config: PersistenceConfig) -> _Opened:
 
     if config.channels_file.exists():  # edges can't do without it; persistence only looks whether it fits
         items.check_sizes(load_namespaces(config.channels_file), config.channels_file)
-    settings = read_env(DynamoDbSettings, os.environ, "DYNAMODB_")
+    settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
     store = DynamoDbLogStore(db, settings.log_table)
     return _Opened(

@@ -12,7 +12,6 @@ from services.presence.config import PresenceConfig
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
 from services.shared.cancellation import end_task
-from services.shared.config import read_env
 from services.shared.errors import Unavailable
 from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.keys import use_prefix
@@ -23,6 +22,7 @@ from services.shared.redis import check_server, redis_client
 from services.shared.redis_life import RunWatch
 from services.shared.redis_pipeline import RedisPipeline
 from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.variables import read_checked_env, warn_of_retired
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 logger = logging.getLogger("services.presence")
@@ -31,8 +31,9 @@ _GRACE_S = 3.0
 
 
 async def main(stopping: asyncio.Event) -> None:
-    config = read_env(PresenceConfig, os.environ, "PRESENCE_")
+    config = read_checked_env(PresenceConfig, os.environ, "PRESENCE_")
     setup_logging("presence", level=config.log_level)
+    warn_of_retired(os.environ, "PRESENCE_")
     use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
     watch = RunWatch()

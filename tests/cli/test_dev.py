@@ -24,13 +24,13 @@ _PROGRAMS = Path(sys.executable).parent
 class Dev:
     """A running `thalamus dev`."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.directory = directory
         self.said: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "dev", *arguments],
             cwd=directory,
-            env=clean_environment(),
+            env=environment or clean_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -182,6 +182,21 @@ def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: C
     print(f"second start: {took_s} s")
     assert api_key in "\n".join(dev.said), "the key of the first start"
     assert not alarming(dev.said), "Redis came back with what it had"
+
+
+def test_two_stacks_run_beside_one_another_with_ports_auto(tmp_path: Path) -> None:
+    """As printed: fixed ports are not needed, and a second start is not in the way of the first."""
+    environment = {name: value for name, value in clean_environment().items() if not name.endswith("_PORT")}
+    stacks = [Dev(tmp_path, "--ports", "auto", "--data", name, environment=environment) for name in ("one", "two")]
+    try:
+        for dev in stacks:
+            dev.wait_ready()
+        consoles = {line.split()[-1] for dev in stacks for line in dev.said if line.startswith("  Console")}
+        assert len(consoles) == 2
+        assert not any(":8001/" in console for console in consoles)
+    finally:
+        for dev in stacks:
+            dev.close()
 
 
 def test_no_child_outlives_a_killed_supervisor(start: Callable[..., Dev]) -> None:

@@ -129,6 +129,13 @@ def test_workers_are_refused_where_their_ports_would_be_those_of_other_edges() -
     )
 
 
+def test_dev_refuses_a_setting_that_it_would_ignore_before_it_makes_anything(tmp_path: Path) -> None:
+    done = dev("--data", str(tmp_path / "d"), EDGE_PINGINTERVAL_S="5")
+    assert done.returncode == 2
+    assert done.stderr == "thalamus: there is no setting EDGE_PINGINTERVAL_S (is EDGE_PING_INTERVAL_S meant?)\n"
+    assert not (tmp_path / "d").exists()
+
+
 def test_dev_names_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "d").write_text("")
     done = dev(THALAMUS_DATA=str(tmp_path / "d"))

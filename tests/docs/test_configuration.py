@@ -18,7 +18,7 @@ from services.shared.namespaces import Namespace
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([a-zA-Z0-9_]+)` \| (.*?) \| .+ \|$", PAGE, re.MULTILINE))
-OF_THE_SUPERVISOR = {"EDGES", "THALAMUS_DATA", "REDIS_PORT"}
+OF_THE_SUPERVISOR = {"EDGES", "THALAMUS_PORTS", "THALAMUS_DATA", "REDIS_PORT"}
 SERVICES = {
     "EDGE_": EdgeConfig,
     "AUTH_": AuthConfig,

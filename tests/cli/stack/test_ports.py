@@ -54,7 +54,7 @@ def test_a_port_in_use_is_named_with_its_variable(taken: int) -> None:
     with pytest.raises(ConfigError) as complaint:
         choose_ports(wanted_ports({**ANY, "EDGE_PORT": str(taken)}, edges=1))
     assert str(complaint.value) == (
-        f"port {taken} (edge-1, EDGE_PORT) is in use: free it or choose another, e.g. EDGE_PORT=0 for any free port"
+        f"port {taken} (edge-1, EDGE_PORT) is in use: free it, or EDGE_PORT=0 for any free port"
     )
 
 
@@ -63,9 +63,18 @@ def test_all_ports_in_use_are_named_in_the_same_line(taken: int) -> None:
         second = other.getsockname()[1]
         with pytest.raises(ConfigError) as complaint:
             choose_ports(wanted_ports({**ANY, "EDGE_PORT": str(taken), "AUTH_GRPC_PORT": str(second)}, edges=1))
-    assert f"port {second} (auth, AUTH_GRPC_PORT) is in use; port {taken} (edge-1, EDGE_PORT) is in use" in str(
-        complaint.value
+    assert str(complaint.value) == (
+        f"port {second} (auth, AUTH_GRPC_PORT) is in use; port {taken} (edge-1, EDGE_PORT) is in use: "
+        "free them, or take --ports auto"
     )
+
+
+def test_auto_takes_free_ports_but_for_those_that_are_named() -> None:
+    ports = {(port.owner, port.variable): port.number for port in wanted_ports({"EDGE_PORT": "8001"}, 2, any_free=True)}
+    assert {name: number for name, number in ports.items() if number} == {
+        ("edge-1", "EDGE_PORT"): 8001,
+        ("edge-2", "EDGE_PORT"): 8002,
+    }
 
 
 def test_the_same_port_twice_is_refused() -> None:

@@ -1,0 +1,50 @@
+"""What the environment may say to a stack on this machine: real settings, and not what the stack decides itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.auth.config import AuthConfig
+from services.edge.config import EdgeConfig
+from services.persistence.config import PersistenceConfig
+from services.presence.config import PresenceConfig
+from services.shared.config import ConfigError
+from services.shared.variables import check_names, names_of
+
+_SERVICES = {
+    "AUTH_": AuthConfig,
+    "EDGE_": EdgeConfig,
+    "PERSISTENCE_": PersistenceConfig,
+    "PRESENCE_": PresenceConfig,
+}
+_ITS_OWN = "it starts a Redis of its own, on REDIS_PORT"
+_BY_PORT = "it starts {service} itself, on {variable}"
+
+# What is set for every process of the stack, whatever the environment says.
+_DECIDED = {
+    "REDIS_URL": _ITS_OWN,
+    "REDIS_PASSWORD_FILE": _ITS_OWN,
+    "EDGE_AUTH_ADDR": _BY_PORT.format(service="auth", variable="AUTH_GRPC_PORT"),
+    "EDGE_PRESENCE_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_PORT"),
+    "EDGE_PERSISTENCE_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_PORT"),
+}
+_OF_A_DEPLOYMENT = {"EDGE_REPLICAS": "EDGES", "EDGE_WORKERS": "EDGES"}
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """See that nothing that was set would be ignored.
+
+    Raises:
+        ConfigError: a variable names no setting, or one that the stack decides itself.
+    """
+    for name, instead in _OF_A_DEPLOYMENT.items():
+        if environment.get(name, "1") != "1":
+            raise ConfigError(
+                f"{name} is not for `thalamus dev`: {instead}=2 starts two edges, each on a port of its own"
+            )
+    for name, why in _DECIDED.items():
+        if name in environment:
+            raise ConfigError(f"{name} is not for `thalamus dev`: {why}")
+    for prefix, config in _SERVICES.items():
+        known = names_of(config, prefix) | set(_OF_A_DEPLOYMENT)
+        check_names(environment, prefix, known)
