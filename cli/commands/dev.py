@@ -56,6 +56,11 @@ _MOST_EDGES = 64
     help="auto: any free ports, but for those that a variable names, such as EDGE_PORT.",
 )
 @click.option(
+    "--repair",
+    is_flag=True,
+    help="Cut off what Redis can't read at the end of its append-only file, as after a power cut; keeps a copy.",
+)
+@click.option(
     "--start-timeout",
     "start_timeout_s",
     type=click.FloatRange(1.0),
@@ -63,7 +68,9 @@ _MOST_EDGES = 64
     show_default=True,
     help="Seconds until everything must be ready.",
 )
-def command(data: Path, edges: int, channels_file: Path | None, ports: str, start_timeout_s: float) -> int:
+def command(
+    data: Path, edges: int, channels_file: Path | None, ports: str, repair: bool, start_timeout_s: float
+) -> int:
     """Start Redis, auth, presence, persistence and the edges, and follow their logs until Ctrl-C.
 
     Every setting of a service can be given by its environment variable. Ports: REDIS_PORT, AUTH_GRPC_PORT,
@@ -76,6 +83,7 @@ def command(data: Path, edges: int, channels_file: Path | None, ports: str, star
         environment=os.environ,
         edges=edges,
         any_free_port=ports == "auto",
+        repair=repair,
         start_timeout_s=start_timeout_s,
     )
     return asyncio.run(_run(settings))

@@ -12,11 +12,12 @@ from pathlib import Path
 from cli.errors import CommandError, Refused
 from cli.http import NoAnswer, request
 from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
+from cli.stack import aof
 from cli.stack.environment import check_environment
 from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
-from cli.stack.supervisor import Supervisor
+from cli.stack.supervisor import StartFailed, Supervisor
 from services.shared.redis_binary import find_redis_server
 
 _API_TIMEOUT_S = 3.0
@@ -34,6 +35,7 @@ class StackSettings:
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # process → what it alone has
     edges: int = 1
     any_free_port: bool = False  # where a variable names none
+    repair: bool = False  # the append-only file of Redis, before it starts
     restart: bool = True
     start_timeout_s: float = 30.0
 
@@ -57,12 +59,16 @@ async def running_stack(
     data = settings.data.resolve()
     check_namespaces(settings.channels_file)
     with only_one(data):
+        redis_server = find_redis_server()
+        if settings.repair:
+            on_event("INFO", "redis", await asyncio.to_thread(aof.repair, redis_server, data))
+        aof.refuse_zeros(data)
         plan = StackPlan(
             data=data,
             environment=settings.environment,
             channels_file=settings.channels_file.resolve(),
             service_token_file=service_token(settings.environment.get("SERVICE_TOKEN_FILE"), data),
-            redis_server=find_redis_server(),
+            redis_server=redis_server,
             edges=settings.edges,
             environment_of=settings.environment_of,
             ports=choose_ports(wanted_ports(settings.environment, settings.edges, any_free=settings.any_free_port)),
@@ -76,7 +82,12 @@ async def running_stack(
                 restart=settings.restart,
             ) as supervisor:
                 on_supervisor(supervisor)
-                await supervisor.start(settings.start_timeout_s)
+                try:
+                    await supervisor.start(settings.start_timeout_s)
+                except StartFailed as failed:
+                    raise StartFailed(
+                        aof.explained(str(failed), failed.tail, data), failed.name, failed.tail
+                    ) from failed
                 yield supervisor, plan
         finally:
             forget_running(data)
