@@ -8,12 +8,13 @@ from typing import Any
 
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.redis_life import LifeGate, RunWatch
+from services.shared.redis_address import Tls, parse_redis_url
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,8 @@ class ServerInfo:
     maxmemory_policy: str
 
 
-def redis_client(url: str, *, gate: LifeGate | RunWatch | None = None, **options: Any) -> redis.asyncio.Redis:
+def redis_client(url: str, **options: Any) -> redis.asyncio.Redis:
     """A client for a `redis://`, `rediss://` or `unix://` address; `options` are those of the connection pool.
-
-    A `gate` sees every connection before it is used, and may refuse it.
 
     The library repeats nothing: whether a command whose outcome is unknown may be repeated is ours to know.
     Connecting takes 1 s at most, an answer 2.5 s, a free connection of the pool (64) 2.5 s.
@@ -54,14 +53,28 @@ def redis_client(url: str, *, gate: LifeGate | RunWatch | None = None, **options
         "protocol": 2,
         "decode_responses": False,
         "driver_info": None,  # it would be sent with CLIENT SETINFO, which Redis 7.0 does not know
-        **({"redis_connect_func": gate.admit} if gate is not None else {}),
         **options,
     }
-    try:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **settings)
-    except ValueError as error:
-        raise ConfigError(f"REDIS_URL: {error}") from error
-    return redis.asyncio.Redis.from_pool(pool)
+    return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool(**{**_place(url), **settings}))
+
+
+def _place(url: str) -> dict[str, Any]:
+    """The options of a pool that say where and who."""
+    address = parse_redis_url(url)
+    options: dict[str, Any] = {"db": address.db, "username": address.username or None}
+    options["password"] = address.password or None
+    if address.path:
+        return options | {"connection_class": UnixDomainSocketConnection, "path": address.path}
+    options |= {"host": address.host, "port": address.port}
+    return options if address.tls is None else options | {"connection_class": _TlsConnection, "tls": address.tls}
+
+
+class _TlsConnection(SSLConnection):
+    """With the context that every other connection has, too."""
+
+    def __init__(self, *, tls: Tls, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context = tls  # type: ignore[assignment]  # its `get` is asked for every connection
 
 
 async def check_server(client: redis.asyncio.Redis) -> ServerInfo:

@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import hiredis
 from redis import exceptions
-from redis.asyncio.connection import parse_url
 
 from services.shared.cancellation import is_being_cancelled
-from services.shared.config import ConfigError
 from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog.scripts import Call, Command, run_through
 from services.shared.redis import CONNECT_TIMEOUT_S
+from services.shared.redis_address import RedisAddress, parse_redis_url
 from services.shared.redis_life import LifeGate, RunWatch
 from services.shared.redis_socket import connect
 
@@ -36,10 +35,7 @@ class RedisPipeline:
         Raises:
             ConfigError: `url` is not a `redis://`, `rediss://` or `unix://` address.
         """
-        try:
-            self._options: dict[str, Any] = dict(parse_url(url))
-        except ValueError as error:
-            raise ConfigError(f"REDIS_URL: {error}") from error
+        self._address = parse_redis_url(url)
         self._gate = gate
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
@@ -124,10 +120,10 @@ class RedisPipeline:
             self._connection = attempt.result()
 
     async def _connect(self) -> _Connection:
-        connection = _Connection(self._options)
+        connection = _Connection(self._address)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await connect(lambda: connection, self._options)
+                await connect(lambda: connection, self._address)
                 await (self._gate.admit(connection) if self._gate is not None else connection.on_connect())
         except BaseException:
             connection.abort()
@@ -149,8 +145,8 @@ class _Asked:
 class _Connection(asyncio.Protocol):
     """One socket. `on_connect`, `send_command` and `read_response` are what gates know of redis-py's connections."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._options = options
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=_refusal)
         self._asked: deque[_Asked] = deque()
@@ -182,12 +178,9 @@ class _Connection(asyncio.Protocol):
 
     async def on_connect(self) -> None:
         """Log in, and choose the database."""
-        password, user, db = (self._options.get(name) for name in ("password", "username", "db"))
-        commands: list[Command] = []
-        if password or user:
-            commands.append(("AUTH", *((user,) if user else ()), password or ""))
-        if db:
-            commands.append(("SELECT", db))
+        commands: list[Command] = [self._address.auth] if self._address.auth else []
+        if self._address.db:
+            commands.append(("SELECT", self._address.db))
         for answer in await self.ask(commands):
             _check(answer)
 

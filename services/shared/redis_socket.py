@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
+
+from services.shared.redis_address import RedisAddress
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
-async def connect(make: Callable[[], P], options: Mapping[str, Any]) -> P:
+async def connect(make: Callable[[], P], address: RedisAddress) -> P:
     """`make()`, connected.
 
-    Args:
-        options: What `redis.asyncio.connection.parse_url` found in the URL.
-
     Raises:
-        OSError: Nobody listens there.
+        OSError: Nobody listens there, or TLS fails.
     """
     loop = asyncio.get_running_loop()
-    if "path" in options:
-        return (await loop.create_unix_connection(make, options["path"]))[1]
-    secure = "SSL" in getattr(options.get("connection_class"), "__name__", "")
-    address = options.get("host", "localhost"), int(options.get("port", 6379))
-    context = ssl.create_default_context() if secure else None
-    return (await loop.create_connection(make, *address, ssl=context))[1]
+    if address.path:
+        return (await loop.create_unix_connection(make, address.path))[1]
+    context = None if address.tls is None else address.tls.get()
+    return (await loop.create_connection(make, address.host, address.port, ssl=context))[1]

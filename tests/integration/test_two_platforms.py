@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import redis.asyncio
 
+from cli.stack.plan import ROOT
 from services.shared.hotlog import keys
 from services.shared.hotlog.life import parse
-from tests.support.stack import Stack
+from tests.support.stack import Stack, clean_environment
 from tests.support.wire_client import WireClient
 
 PROCESSES = ("auth", "presence", "persistence", "edge-1")
@@ -74,3 +78,33 @@ async def test_neither_channels_nor_orders_nor_lives_mix(production: Stack, stag
         heard = {name.split(b":")[0] for name in channels}
         assert heard == {b"t", PREFIX.encode()}
     assert keys.control() == "t:control"  # this process took no prefix from those it started
+
+
+@pytest.mark.parametrize("database", [0, 5])
+async def test_persistence_of_another_platform_with_the_same_prefix_ends_at_once_and_says_why(
+    production: Stack, tmp_path: Path, database: int
+) -> None:
+    async with redis.asyncio.Redis.from_url(production.redis_url) as client:
+        before = await generation(client, "t:life")
+        environment = {
+            **clean_environment(),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen")]),
+            "REDIS_URL": re.sub("/0$", f"/{database}", production.redis_url),
+            "PERSISTENCE_DB": str(tmp_path / "another.sqlite3"),
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.persistence", env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            async with asyncio.timeout(20):
+                _, said = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode == 2
+        last = said.decode().strip().splitlines()[-1]
+        assert last.startswith("thalamus persistence: REDIS_PREFIX: another platform uses this Redis")
+        assert ("in database 0" in last) == (database == 5)
+        assert await generation(client, "t:life") == before
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(f"{production.internal_urls['persistence']}/readyz")).status_code == 200

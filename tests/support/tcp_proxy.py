@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -18,11 +19,12 @@ class TcpProxy:
     """Carries bytes both ways. What is switched on holds for present and new connections until switched off.
 
     `delay_s`: each chunk arrives so much later, in either direction, in order. `cut_after`: a connection ends with a
-    reset once the server has sent so many bytes over it.
+    reset once the server has sent so many bytes over it. With `tls` clients speak TLS, and the server does not.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = (host, port)
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -34,7 +36,7 @@ class TcpProxy:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -144,9 +146,9 @@ class TcpProxy:
 class BackgroundProxy:
     """A `TcpProxy` on a thread of its own, for tests that have no loop or share it with the clients."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._loop = asyncio.new_event_loop()
-        self._proxy = TcpProxy(host, port)
+        self._proxy = TcpProxy(host, port, tls=tls)
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:

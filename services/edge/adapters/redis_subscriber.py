@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio.connection import parse_url
 
 from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.redis import CONNECT_TIMEOUT_S
+from services.shared.redis_address import parse_redis_url
 from services.shared.redis_socket import connect
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RedisSubscriber:
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_message(channel, payload)`; `on_connected(again)` once all subscriptions are confirmed."""
-        self._options: dict[str, Any] = dict(parse_url(url))
+        self._address = parse_redis_url(url)
         self._on_message = on_message
         self._on_connected = on_connected
         self._on_lost = on_lost
@@ -130,7 +130,7 @@ class RedisSubscriber:
     async def _run(self) -> None:
         """One connection, from connect to its end."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            connection = await connect(_Connection, self._options)
+            connection = await connect(_Connection, self._address)
         try:
             await self._log_in(connection)
             connection.on_reply = self._dispatch
@@ -145,13 +145,11 @@ class RedisSubscriber:
             connection.abort()
 
     async def _log_in(self, connection: _Connection) -> None:
-        password = self._options.get("password")
-        if password is None:
+        if not self._address.auth:
             return
-        user = self._options.get("username")
         said: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         connection.on_reply = said.set_result
-        connection.write(("AUTH", *((user,) if user else ()), password))
+        connection.write(self._address.auth)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.wait([said, connection.ended], return_when=asyncio.FIRST_COMPLETED)
         if not said.done():

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from services.persistence.adapters.redis_neighbours import Neighbours
 from services.persistence.domain.other_store import OtherStore, OtherStoreFound
 from services.persistence.domain.ports import Beacon
 from services.shared.errors import Unavailable
@@ -26,6 +27,7 @@ class RedisBeacon:
         self._watch = RunWatch()
         self._redis = RedisPipeline(url, gate=self._watch)
         self._clock = clock
+        self._neighbours = Neighbours(url, clock=clock)
         self._other = OtherStore()
         self._mine = ""  # name of the store that was compared last
         self._checked = ""  # run id of the server that was found to be one that we can use
@@ -59,6 +61,7 @@ class RedisBeacon:
         if self._watch.run_id != self._checked:
             await self._check()
         run_id = self._checked
+        await self._neighbours.check(kept)
         counted = await self._compare(run_id, kept)
         if isinstance(counted, Foreign):
             if counted.store != self._mine and not self._other.may_be_replaced(*counted, self._clock()):

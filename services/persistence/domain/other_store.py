@@ -24,8 +24,10 @@ class OtherStore:
         """Redis names ours."""
         self._name = ""
 
-    def may_be_replaced(self, name: str, count: int, now: float, *, place: str = "") -> bool:
-        """Nobody has counted for it for 10 s. `now`: monotonic seconds; `place`: where in Redis, for people.
+    def may_be_replaced(
+        self, name: str, count: int, now: float, *, place: str = "", silent_s: float = SILENT_S
+    ) -> bool:
+        """Nobody has counted for it for so long. `now`: monotonic seconds; `place`: where in Redis, for people.
 
         Raises:
             ConfigError: somebody does count.
@@ -37,4 +39,4 @@ class OtherStore:
                 f"REDIS_PREFIX: another platform uses this Redis{place} with the same prefix (its store is {name}):"
                 " give each one of its own"
             )
-        return now - self._since >= SILENT_S
+        return now - self._since >= silent_s
