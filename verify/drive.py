@@ -107,7 +107,7 @@ async def _settle(
 
     await _until(lambda: all(map(there, subscribers)), settle_s)
     async with AsyncExitStack() as exits:
-        client = await exits.enter_async_context(httpx.AsyncClient())
+        client = await exits.enter_async_context(httpx.AsyncClient(trust_env=False))
         for channel in plan.channels:
             await _kept(run, client, channel)
         await asyncio.gather(*(one.come_back() for one in publishers))

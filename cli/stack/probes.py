@@ -28,8 +28,7 @@ def http_ready(url: str) -> Probe:
 def _failing(body: bytes) -> str:
     """Names of the checks that fail."""
     try:
-        checks = json.loads(body)["checks"]
-        return ", ".join(f"no {name}" for name, good in checks.items() if not good)
+        return ", ".join(f"no {name}" for name in json.loads(body)["failing"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
 

@@ -121,6 +121,14 @@ class Edge:
             "accepting": not self.draining,
         }
 
+    def reachable(self) -> Mapping[str, bool]:
+        """Services without which this edge is degraded: what needs them fails, everything else goes on."""
+        return {
+            "auth": self.auth_replicas.is_ready(),
+            "presence": self.presence_replicas.is_ready(),
+            "persistence": self.persistence_replicas.is_ready(),
+        }
+
     async def start(self) -> None:
         """Connect to everything; what is not there yet is tried again and again."""
         for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
@@ -198,7 +206,9 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | No
         logger.critical("EDGE_INSECURE is on: everyone may connect, subscribe, publish and read everything")
     REGISTRY.register(NodeCollector(edge.node))
     REGISTRY.register(edge.server.collector)
-    internal = await start_internal_http(config.internal_host, config.internal_port, ready=edge.checks)
+    internal = await start_internal_http(
+        config.internal_host, config.internal_port, ready=edge.checks, reachable=edge.reachable
+    )
     housekeeping = asyncio.create_task(edge.keep_house())
     try:
         await edge.start()

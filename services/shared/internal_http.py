@@ -18,29 +18,36 @@ from services.shared.config import ConfigError
 _TIMEOUT_S = 5.0
 _MAX_HEAD_BYTES = 8_192
 _MAX_CONNECTIONS = 64
+Checks = Callable[[], Mapping[str, bool]]
 
 
 class _Readiness(Collector):
     """What /readyz says, as numbers."""
 
-    def __init__(self, ready: Callable[[], Mapping[str, bool]]) -> None:
-        self._ready = ready
+    def __init__(self, ready: Checks, reachable: Checks) -> None:
+        self._ready, self._reachable = ready, reachable
 
     def collect(self) -> Iterable[Metric]:
         checks = GaugeMetricFamily("thalamus_ready", "Checks of readiness: 1 holds, 0 fails.", labels=["check"])
         for name, holds in self._ready().items():
             checks.add_metric([name], float(holds))
         yield checks
+        services = GaugeMetricFamily(
+            "thalamus_service_reachable", "Whether another service can be reached.", labels=["service"]
+        )
+        for name, holds in self._reachable().items():
+            services.add_metric([name], float(holds))
+        yield services
         yield GaugeMetricFamily("thalamus_asyncio_tasks", "Tasks of the event loop.", value=len(asyncio.all_tasks()))
 
 
 class InternalHttp:
     """A running server; one request per connection."""
 
-    def __init__(self, ready: Callable[[], Mapping[str, bool]]) -> None:
-        self._ready = ready
+    def __init__(self, ready: Checks, reachable: Checks = dict) -> None:
+        self._ready, self._reachable = ready, reachable
         self._readiness = CollectorRegistry()
-        self._readiness.register(_Readiness(ready))
+        self._readiness.register(_Readiness(ready, reachable))
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -102,17 +109,21 @@ class InternalHttp:
             case b"/readyz":
                 failing = sorted(name for name, holds in self._ready().items() if not holds)
                 status = HTTPStatus.SERVICE_UNAVAILABLE if failing else HTTPStatus.OK
-                return status, "application/json", json.dumps({"ready": not failing, "failing": failing}).encode()
+                degraded = sorted(name for name, holds in self._reachable().items() if not holds)
+                said = {"ready": not failing, "failing": failing, "degraded": degraded}
+                return status, "application/json", json.dumps(said).encode()
             case _:
                 return HTTPStatus.NOT_FOUND, "text/plain", b"/metrics /healthz /readyz\n"
 
 
-async def start_internal_http(host: str, port: int, *, ready: Callable[[], Mapping[str, bool]]) -> InternalHttp:
+async def start_internal_http(host: str, port: int, *, ready: Checks, reachable: Checks = dict) -> InternalHttp:
     """Serve the internal port. `ready` gives named checks; 503 names those that fail.
+
+    `reachable`: other services, without which this one is degraded and ready all the same.
 
     Raises:
         ConfigError: the port can't be had.
     """
-    server = InternalHttp(ready)
+    server = InternalHttp(ready, reachable)
     await server.start(host, port)
     return server

@@ -33,6 +33,7 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),  # repeating is ours
+    ("grpc.enable_http_proxy", 0),  # a proxy of the environment is for what is outside, such as AWS
     ("grpc.use_local_subchannel_pool", 1),  # a channel of its own connection each
 )
 _UNKNOWN_OUTCOME = frozenset(

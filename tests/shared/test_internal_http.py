@@ -31,13 +31,25 @@ async def get(server: InternalHttp, path: str, method: str = "GET") -> httpx.Res
 
 async def test_ready_while_every_check_holds(server: InternalHttp) -> None:
     answer = await get(server, "/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"ready": True, "failing": []})
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "failing": [], "degraded": []})
 
 
 async def test_not_ready_names_what_fails(server: InternalHttp, checks: dict[str, bool]) -> None:
     checks["redis"] = False
     answer = await get(server, "/readyz")
-    assert (answer.status_code, answer.json()) == (503, {"ready": False, "failing": ["redis"]})
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "failing": ["redis"], "degraded": []})
+
+
+async def test_a_service_that_cannot_be_reached_degrades(checks: dict[str, bool]) -> None:
+    server = await start_internal_http(
+        "127.0.0.1", 0, ready=lambda: checks, reachable=lambda: {"auth": True, "presence": False}
+    )
+    answer = await get(server, "/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "failing": [], "degraded": ["presence"]})
+    text = (await get(server, "/metrics")).text
+    assert 'thalamus_service_reachable{service="presence"} 0.0' in text
+    assert 'thalamus_service_reachable{service="auth"} 1.0' in text
+    await server.close()
 
 
 async def test_healthy_though_not_ready(server: InternalHttp, checks: dict[str, bool]) -> None:
