@@ -11,11 +11,19 @@ import grpc
 import msgspec
 
 from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Refusal, Taken, TooMany
+from services.shared.checks import MAX_USER_BYTES, check_channel, check_text
+from services.shared.errors import ThalamusError
 from services.shared.grpc_server import Refused
+from services.shared.json_text import checked_json
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
 SIGN_OF_LIFE_S = 10.0
+_MAX_USERNAME_BYTES = 64
+_MAX_REFRESH_TOKEN_BYTES = 512
+_MAX_PEER_BYTES = 255
+_MAX_KEY_ID_BYTES = 64
+_MAX_TOKEN_BYTES = 8_192  # edges take no longer one
 
 
 class TrustFeed:
@@ -57,34 +65,39 @@ class AuthServicer(rpc.AuthServiceServicer):
             await self._feed.next(trust, SIGN_OF_LIFE_S)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.TokenPair:
+        _check_signing_in(request)
         with _statuses():
             return _pair(await self._accounts.register(request.username, request.password, request.peer))
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.TokenPair:
+        _check_signing_in(request)
         with _statuses():
             return _pair(await self._accounts.login(request.username, request.password, request.peer))
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, context: Any) -> pb.TokenPair:
+        check_text("refresh token", request.refresh_token, _MAX_REFRESH_TOKEN_BYTES, least=1)
         with _statuses():
             return _pair(await self._accounts.refresh(request.refresh_token))
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
+        check_text("refresh token", request.refresh_token, _MAX_REFRESH_TOKEN_BYTES, least=1)
         ended = await self._accounts.logout(request.refresh_token)
         return pb.LogoutResponse() if ended is None else pb.LogoutResponse(user=ended.user_id, session=ended.family)
 
     async def MintToken(self, request: pb.MintTokenRequest, context: Any) -> pb.MintTokenResponse:
+        check_text("user", request.user, MAX_USER_BYTES)
+        for channel in (*request.channels, *filter(None, [request.channel])):
+            check_channel(channel)
         with _statuses():
-            try:
-                info = msgspec.json.decode(request.info) if request.info else None
-            except msgspec.DecodeError as error:
-                raise Invalid("info is not JSON") from error
             token = self._accounts.mint(
                 request.user,
                 channel=request.channel,
                 ttl_s=request.ttl_s,
-                info=info,
+                info=_info(request.info),
                 channels=list(request.channels),
             )
+            if len(token) > _MAX_TOKEN_BYTES:
+                raise Invalid(f"the token would be longer than {_MAX_TOKEN_BYTES:,} bytes")
             return pb.MintTokenResponse(token=token)
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
@@ -99,9 +112,25 @@ class AuthServicer(rpc.AuthServiceServicer):
         )
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
+        check_text("id", request.id, _MAX_KEY_ID_BYTES, least=1)
         if not await self._accounts.revoke_api_key(request.id):
             raise Refused(grpc.StatusCode.NOT_FOUND, "there is no such key")
         return pb.RevokeApiKeyResponse()
+
+
+def _check_signing_in(request: pb.RegisterRequest | pb.LoginRequest) -> None:
+    check_text("username", request.username, _MAX_USERNAME_BYTES, least=1)
+    check_text("peer", request.peer, _MAX_PEER_BYTES)
+
+
+def _info(text: bytes) -> Any:
+    """The value of `info` in a token to be minted; None: none is wanted."""
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(checked_json(text))
+    except (ThalamusError, msgspec.MsgspecError) as error:
+        raise Invalid(f"info: {error}") from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.edge.domain.settings import Settings
+from services.shared.checks import MAX_CHANNEL_BYTES
 from services.shared.config import ConfigError, field_env
 from services.shared.hotlog.keys import DEFAULT_PREFIX
 
@@ -122,6 +123,9 @@ class EdgeConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"EDGE_{name.upper()} must be at least 1")
+
+        if self.channel_max_bytes > MAX_CHANNEL_BYTES:
+            raise ConfigError(f"EDGE_CHANNEL_MAX_BYTES must be at most {MAX_CHANNEL_BYTES}")
 
     def worker_count(self) -> int:
         """How many processes; `auto`: one for each core but one, which Redis and the other services need."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from services.persistence.domain.log import Outcome, Position, Tell, TooLarge
-from services.shared.errors import Busy
+from services.persistence.domain.log import Outcome, Position, Tell
+from services.shared.errors import Busy, ErrorCode
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
@@ -81,7 +81,7 @@ def _result(item: int, outcome: Outcome) -> pb.AppendResult:
         position = result.position  # filled where it is: half of what it costs to make one and hand it over
         position.offset, position.epoch, result.repeated_key = outcome
         return result
-    if isinstance(outcome, TooLarge):
+    if outcome.code is ErrorCode.BAD_REQUEST:
         return pb.AppendResult(item=item, status=common_pb2.ITEM_STATUS_INVALID)
     busy = isinstance(outcome, Busy)
     return pb.AppendResult(

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from services.persistence.answers import Answers
-from services.persistence.domain.log import Log, Request
+from services.persistence.domain.log import Log, Request, Tell
 from services.shared.cancellation import end_task
+from services.shared.checks import MAX_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import Item
+from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
@@ -19,6 +23,9 @@ _PAGE_ITEMS = 256
 _PAGE_BYTES = 1 << 20
 _MAX_LIMIT = 10_000
 _MAX_ITEMS = 256
+_MAX_OFFSET = 2**63 - 1  # of a store's integers: no log is that long
+_MAX_KEY_BYTES = 128
+_MAX_KEY_USER_BYTES = MAX_USER_BYTES + 2  # edges put what kind it is before the id
 
 
 class PersistenceServicer(rpc.PersistenceServiceServicer):
@@ -45,17 +52,31 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
             async for batch in batches:
                 if len(batch.items) > _MAX_ITEMS:
                     raise ThalamusError("too many items in a batch", ErrorCode.BAD_REQUEST)
-                requests = [_request(item) for item in batch.items]
-                self._log.append(requests, answers.expect(len(requests)))
+                self._append(batch, answers.expect(len(batch.items)))
         finally:
             answers.end()
 
+    def _append(self, batch: pb.AppendBatch, tell: Tell) -> None:
+        """An item that is wrong is answered; the others of the batch know nothing of it."""
+        requests: list[Request] = []
+        places: list[int] = []
+        for place, item in enumerate(batch.items):
+            try:
+                requests.append(_request(item))
+                places.append(place)
+            except ThalamusError as error:
+                tell(place, error)
+        whole = len(places) == len(batch.items)
+        self._log.append(requests, tell if whole else lambda index, outcome: tell(places[index], outcome))
+
     async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadPage]:
         """Pages of at most 256 or 1 MiB; at least one."""
+        check_channel(request.channel)
+        check_number("limit", request.limit, 1, 2**32)
         found, top = await self._log.read(
             request.channel,
-            since_offset=request.since_offset,
-            limit=max(1, min(request.limit, _MAX_LIMIT)),
+            since_offset=min(request.since_offset, _MAX_OFFSET),
+            limit=min(request.limit, _MAX_LIMIT),
             reverse=request.reverse,
         )
         position = common_pb2.Position(offset=top.top, epoch=top.epoch)
@@ -70,18 +91,35 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
 
     async def Open(self, request: pb.OpenRequest, context: Any) -> pb.OpenResponse:
         """Readable top."""
+        check_channel(request.channel)
         top = await self._log.open(request.channel)
         return pb.OpenResponse(top=common_pb2.Position(offset=top.top, epoch=top.epoch))
 
     async def RemoveHistory(self, request: pb.RemoveHistoryRequest, context: Any) -> pb.RemoveHistoryResponse:
         """Drop everything readable."""
+        check_channel(request.channel)
         await self._log.remove_history(request.channel)
         return pb.RemoveHistoryResponse()
 
 
 def _request(item: pb.AppendItem) -> Request:
-    channel, key, publication_id = item.channel, item.key, item.publication_id  # each is made when it is asked for
-    if not channel or not key or len(publication_id) != 16:
-        raise ThalamusError("an item without channel, key or id", ErrorCode.BAD_REQUEST)
-    hot_item = Item(publication_id, item.publication, item.key_user, key)
-    return Request(channel, hot_item, item.history_size, item.history_ttl_s)
+    """The item as the log takes it.
+
+    Raises:
+        ThalamusError: a member of it is not allowed.
+    """
+    channel, key, key_user = item.channel, item.key, item.key_user  # each is made when it is asked for
+    publication, publication_id = item.publication, item.publication_id
+    history_size, history_ttl_s = item.history_size, item.history_ttl_s
+    check_channel(channel)
+    check_text("key", key, _MAX_KEY_BYTES, least=1)
+    check_text("user of the key", key_user, _MAX_KEY_USER_BYTES)
+    check_number("history_size", history_size, 1, MAX_HISTORY_SIZE)
+    check_number("history_ttl_s", history_ttl_s, 1, MAX_HISTORY_TTL_S)
+    if len(publication_id) != 16:
+        raise ThalamusError("the id of a publication has 16 bytes", ErrorCode.BAD_REQUEST)
+    try:  # what nobody can read would end every recovery of the channel
+        common_pb2.Publication.FromString(publication)
+    except DecodeError as error:
+        raise ThalamusError("that is no publication", ErrorCode.BAD_REQUEST) from error
+    return Request(channel, Item(publication_id, publication, key_user, key), history_size, history_ttl_s)

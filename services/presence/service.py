@@ -7,7 +7,10 @@ from typing import Any
 
 from services.presence.domain.ports import Change, Enter, Lease, Leave, Roster
 from services.presence.metrics import BATCH_ITEMS, LEASES_LOST
+from services.shared.checks import MAX_CLIENT_BYTES, MAX_USER_BYTES, check_channel, check_id, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+from services.shared.json_text import well_formed_json
+from services.shared.namespaces import MAX_PRESENCE_GRACE_S
 from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2 as pb
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
@@ -15,6 +18,8 @@ from thalamus.presence.v1 import presence_pb2_grpc as rpc
 _MAX_CHANGES = 256
 _MAX_CHANNELS = 1_000
 _PAGE = 1_000
+_MAX_EDGE_BYTES = 64
+_MAX_GENERATION = 2**53  # Redis compares it as a number of Lua
 
 
 class PresenceServicer(rpc.PresenceServiceServicer):
@@ -32,22 +37,28 @@ class PresenceServicer(rpc.PresenceServiceServicer):
             yield await self._change(batch)
 
     async def _change(self, batch: pb.ChangeBatch) -> pb.ChangeResults:
-        if len(batch.changes) > _MAX_CHANGES or not batch.lease.edge:
-            raise ThalamusError("a batch without lease, or too long", ErrorCode.BAD_REQUEST)
+        if len(batch.changes) > _MAX_CHANGES:
+            raise ThalamusError("too many changes in a batch", ErrorCode.BAD_REQUEST)
+        check_id("edge of the lease", batch.lease.edge, _MAX_EDGE_BYTES)
+        if " " in batch.lease.edge:  # entries of the roster begin with it and a blank
+            raise ThalamusError("edge of the lease not allowed", ErrorCode.BAD_REQUEST)
+        check_number("generation", batch.lease.generation, 0, _MAX_GENERATION)
         lease = Lease(batch.lease.edge, batch.lease.generation)
+        changes = [_change(change) for change in batch.changes]
         try:
             if not await self._roster.renew(lease, self._lease_ttl_s, held=batch.lease.held):
                 LEASES_LOST.inc()
                 return pb.ChangeResults(lease_lost=True)
-            if batch.changes:
-                BATCH_ITEMS.observe(len(batch.changes))
-                await self._roster.change(lease, [_change(change) for change in batch.changes])
+            if changes:
+                BATCH_ITEMS.observe(len(changes))
+                await self._roster.change(lease, changes)
         except Unavailable:
             return pb.ChangeResults(statuses=[common_pb2.ITEM_STATUS_UNAVAILABLE] * len(batch.changes))
         return pb.ChangeResults(statuses=[common_pb2.ITEM_STATUS_OK] * len(batch.changes))
 
     async def Members(self, request: pb.MembersRequest, context: Any) -> AsyncIterator[pb.MembersPage]:
         """Pages of at most 1,000."""
+        check_channel(request.channel)
         async for page in self._roster.members(request.channel):
             for start in range(0, len(page), _PAGE):
                 members = [common_pb2.ClientInfo.FromString(info) for info in page[start : start + _PAGE]]
@@ -57,6 +68,8 @@ class PresenceServicer(rpc.PresenceServiceServicer):
         """Counts in order of the channels."""
         if len(request.channels) > _MAX_CHANNELS:
             raise ThalamusError("too many channels", ErrorCode.BAD_REQUEST)
+        for channel in request.channels:
+            check_channel(channel)
         counts = await self._roster.stats(list(request.channels))
         return pb.StatsResponse(
             channels=[pb.ChannelStats(num_clients=clients, num_users=users) for clients, users in counts]
@@ -64,15 +77,25 @@ class PresenceServicer(rpc.PresenceServiceServicer):
 
 
 def _change(change: pb.Change) -> Change:
-    if not change.channel or not change.info.client:
-        raise ThalamusError("a change without channel or client", ErrorCode.BAD_REQUEST)
-    if change.WhichOneof("what") == "leave":
-        return Leave(change.channel, change.info.client, change.leave.clean)
-    return Enter(
-        change.channel,
-        change.info.client,
-        change.info.user,
-        change.info.SerializeToString(),
-        change.enter.announce,
-        change.enter.grace_s,
-    )
+    """The change as the roster takes it; what is in it reaches other clients, so it must be sound.
+
+    Raises:
+        ThalamusError: a member of it is not allowed.
+    """
+    info = change.info
+    check_channel(change.channel)
+    check_id("client", info.client, MAX_CLIENT_BYTES)
+    check_text("user", info.user, MAX_USER_BYTES)
+    match change.WhichOneof("what"):
+        case "leave":
+            return Leave(change.channel, info.client, change.leave.clean)
+        case "enter":
+            check_number("grace_s", change.enter.grace_s, 0, MAX_PRESENCE_GRACE_S)
+            for text in filter(None, (info.conn_info, info.chan_info)):
+                well_formed_json(text)
+            enter = change.enter
+            return Enter(
+                change.channel, info.client, info.user, info.SerializeToString(), enter.announce, enter.grace_s
+            )
+        case _:
+            raise ThalamusError("a change that is neither enter nor leave", ErrorCode.BAD_REQUEST)

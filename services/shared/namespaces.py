@@ -15,7 +15,9 @@ from services.shared.config import ConfigError
 
 _NAME = re.compile(r"[-a-zA-Z0-9_.]{2,}")  # wire protocol, 10
 _MAX_DATA_BYTES = 1 << 20
-_MAX_HISTORY_SIZE = 1_000_000
+MAX_HISTORY_SIZE = 1_000_000
+MAX_HISTORY_TTL_S = 10 * 365 * 86_400
+MAX_PRESENCE_GRACE_S = 3_600
 
 
 class Permission(enum.StrEnum):
@@ -90,9 +92,9 @@ class Namespaces:
 
 _OPTIONS = {field.name: field.default for field in dataclasses.fields(Namespace) if field.name != "name"}
 _BOUNDS: Mapping[str, tuple[float, float]] = {
-    "history_size": (1, _MAX_HISTORY_SIZE),
-    "history_ttl_s": (1, 10 * 365 * 86_400),
-    "presence_grace_s": (0, 3600),
+    "history_size": (1, MAX_HISTORY_SIZE),
+    "history_ttl_s": (1, MAX_HISTORY_TTL_S),
+    "presence_grace_s": (0, MAX_PRESENCE_GRACE_S),
     "max_data_bytes": (1, _MAX_DATA_BYTES),
     "publish_rate": (0, 1_000_000),
 }

@@ -221,6 +221,43 @@ async def test_B33_whoever_is_no_service_of_ours_is_refused(process: AuthProcess
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+CHANNEL_NAMES = ["chat:" + "x" * 1_020, "chat:a b", "chat:a}b", "chat:ü", "chat:a\n"]
+WRONG = {
+    "register-long-name": ("Register", pb.RegisterRequest(username="n" * 65, password=PASSWORD)),
+    "register-no-name": ("Register", pb.RegisterRequest(password=PASSWORD)),
+    "register-long-password": ("Register", pb.RegisterRequest(username="ann", password="p" * 1_025)),
+    "register-long-peer": ("Register", pb.RegisterRequest(username="ann", password=PASSWORD, peer="p" * 256)),
+    "login-no-name": ("Login", pb.LoginRequest(password=PASSWORD)),
+    "login-long-name": ("Login", pb.LoginRequest(username="n" * 65, password=PASSWORD)),
+    "login-long-password": ("Login", pb.LoginRequest(username="ann", password="p" * 1_025)),
+    "login-long-peer": ("Login", pb.LoginRequest(username="ann", password=PASSWORD, peer="p" * 256)),
+    "refresh-nothing": ("RefreshSession", pb.RefreshSessionRequest()),
+    "refresh-long": ("RefreshSession", pb.RefreshSessionRequest(refresh_token="t" * 513)),
+    "logout-nothing": ("Logout", pb.LogoutRequest()),
+    "logout-long": ("Logout", pb.LogoutRequest(refresh_token="t" * 513)),
+    "mint-long-user": ("MintToken", pb.MintTokenRequest(user="u" * 8_193)),
+    "mint-token-too-long": ("MintToken", pb.MintTokenRequest(user="u" * 7_000)),
+    "mint-ttl": ("MintToken", pb.MintTokenRequest(user="ann", ttl_s=2**32 - 1)),
+    "mint-info": ("MintToken", pb.MintTokenRequest(user="ann", info=b"{")),
+    "mint-info-deep": ("MintToken", pb.MintTokenRequest(user="ann", info=b"[" * 101 + b"]" * 101)),
+    "mint-info-long-integer": ("MintToken", pb.MintTokenRequest(user="ann", info=b"9" * 310)),
+    **{f"mint-channel-{n[:9]!r}": ("MintToken", pb.MintTokenRequest(channel=n)) for n in CHANNEL_NAMES},
+    **{f"mint-channels-{n[:9]!r}": ("MintToken", pb.MintTokenRequest(channels=[n])) for n in ["", *CHANNEL_NAMES]},
+    "key-no-name": ("CreateApiKey", pb.CreateApiKeyRequest()),
+    "key-long-name": ("CreateApiKey", pb.CreateApiKeyRequest(name="n" * 65)),
+    "revoke-nothing": ("RevokeApiKey", pb.RevokeApiKeyRequest()),
+    "revoke-long": ("RevokeApiKey", pb.RevokeApiKeyRequest(id="i" * 65)),
+}
+
+
+async def test_what_is_empty_too_long_or_no_name_is_refused_by_every_method(stub: AuthServiceAsyncStub) -> None:
+    for name, (method, request) in WRONG.items():
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(stub, method)(request, timeout=5)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, name
+        assert caught.value.details(), name
+
+
 async def test_B36_nothing_secret_is_logged_even_when_everything_is(
     process: AuthProcess, stub: AuthServiceAsyncStub, client: AuthClient
 ) -> None:

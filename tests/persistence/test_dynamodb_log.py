@@ -231,7 +231,10 @@ async def test_a_place_holds_so_many_bytes_whatever_the_characters_of_user_and_k
 
 
 async def test_an_edge_is_told_that_it_is_too_large(log: Log) -> None:
-    item = pb.AppendItem(channel=FINE, publication=bytes(2_000), publication_id=bytes(16), key="k", history_size=9)
+    publication = common_pb2.Publication(data=bytes(2_000)).SerializeToString()
+    item = pb.AppendItem(
+        channel=FINE, publication=publication, publication_id=bytes(16), key="k", history_size=9, history_ttl_s=60
+    )
 
     async def batches() -> AsyncIterator[pb.AppendBatch]:
         yield pb.AppendBatch(items=[item])

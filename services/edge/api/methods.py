@@ -14,10 +14,10 @@ from services.edge.api.bodies import BodyRefused, decode, error_body
 from services.edge.api.context import ApiContext
 from services.edge.domain import operations as ops
 from services.edge.domain.commands import StreamPosition
-from services.edge.domain.json_text import checked_json
 from services.edge.domain.model import ClientInfo, Position, Publication
 from services.edge.domain.permissions import find_namespace
 from services.shared.errors import CloseCode, ErrorCode, ThalamusError
+from services.shared.json_text import checked_json
 from services.shared.namespaces import Durability, Namespace
 
 _MAX_BROADCAST = 10_000

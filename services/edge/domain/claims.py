@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from services.edge.domain.json_text import InvalidJson, checked_json
 from services.edge.domain.keyring import ALGORITHMS, KeyRing
+from services.shared.json_text import InvalidJson, checked_json
 
 _MAX_TOKEN_BYTES = 8_192
 _HEADERS_KEPT = 64  # of one issuer all are alike

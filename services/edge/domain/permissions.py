@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from services.shared.checks import is_channel_name
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace, Namespaces, Permission
 
-# Visible ASCII but for what the protocol reserves (wire protocol, 10) and what would end a Redis hash tag.
-_NAME = re.compile(r"[!-~]+")
-_RESERVED = frozenset("{}*&/")
 _ANYONE, _AUTHENTICATED, _SUBSCRIBER, _GRANT = (
     Permission.ANYONE,
     Permission.AUTHENTICATED,
@@ -56,7 +54,7 @@ def find_namespace(namespaces: Namespaces, channel: str, max_bytes: int) -> Name
     namespace = namespaces.find(channel)
     if namespace is None:
         raise ThalamusError(code=ErrorCode.UNKNOWN_CHANNEL)
-    if not _NAME.fullmatch(channel) or not _RESERVED.isdisjoint(channel):
+    if not is_channel_name(channel):
         raise ThalamusError("channel name not allowed", ErrorCode.BAD_REQUEST)
     if namespace.channel_regex:
         rest = channel.removeprefix("$").removeprefix(f"{namespace.name}:") if namespace.name else channel

@@ -65,7 +65,7 @@ class TooLarge(ThalamusError):
     code = ErrorCode.BAD_REQUEST
 
 
-Outcome = Position | Unavailable | Busy | TooLarge
+Outcome = Position | ThalamusError
 Tell = Callable[[int, Outcome], None]
 _Waiting = tuple[Request, int, Tell]  # the place of the request among those it came with, and whom to tell
 

@@ -19,8 +19,14 @@ SOUND: dict[str, bytes] = {
     "beyond-double": b"1e999",
     "minus-beyond-double": b"[-1e999]",
     "big-integer": b"18446744073709551617",
-    "5000-digits": b"9" * 5_000,
-    "5000-digits-inside": b'{"n":' + b"9" * 5_000 + b"}",
+    "309-digits": b"9" * 309,
+    "309-digits-inside": b'{"n":-' + b"9" * 309 + b"}",
+    "310-digits-of-a-fraction": b"0." + b"9" * 310,
+    "310-digits-before-a-point": b"[" + b"9" * 310 + b".0]",
+    "310-digits-before-an-exponent": b"9" * 310 + b"E-1",
+    "310-digits-of-an-exponent": b"1e" + b"9" * 310,
+    "310-digits-in-a-string": b'["x,' + b"9" * 310 + b',\\"",1]',
+    "310-digits-in-a-key": b'{",' + b"9" * 310 + b'":1}',
     "many-decimals": b"0." + b"3" * 400,
     "empty-string": b'""',
     "escapes": b'"\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041"',
@@ -114,6 +120,12 @@ BROKEN: dict[str, bytes] = {
     "line-comment": b"1//x",
     "no-break-space": b"\xc2\xa01",
     "byte-order-mark": b"\xef\xbb\xbf1",
+    "310-digits": b"9" * 310,
+    "310-digits-negative": b"-" + b"9" * 310,
+    "310-digits-inside": b'{"n":1.' + b"0" * 310 + b',"m":[1,' + b"9" * 310 + b"]}",
+    "310-digits-behind-a-string": b'{"a,\\"":' + b"9" * 310 + b"}",
+    "5000-digits": b"9" * 5_000,
+    "5000-digits-inside": b'{"n":\t' + b"9" * 5_000 + b"\r}",
     "nesting-arrays": b"[" * _A_LOT + b"]" * _A_LOT,
     "nesting-objects": b'{"a":' * (_A_LOT // 5) + b"1" + b"}" * (_A_LOT // 5),
     "nesting-mixed": b'[{"a":' * 101 + b"1" + b"}]" * 101,
@@ -123,14 +135,19 @@ BROKEN: dict[str, bytes] = {
 
 
 def strict(text: bytes) -> Any:
-    """Parse as strictly as RFC 8259 allows; raises ValueError. Numbers come as their texts."""
+    """Parse as strictly as RFC 8259 allows; raises ValueError. Numbers come as texts, integers up to 309 digits."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
 
+    def integer(digits: str) -> str:
+        if len(digits.lstrip("-")) > 309:
+            raise ValueError("too many digits")
+        return digits
+
     decoded = text.decode()  # UnicodeDecodeError is a ValueError
     if decoded.startswith("\ufeff"):
         raise ValueError("byte order mark")
-    value = json.loads(decoded, parse_constant=refuse, parse_int=str, parse_float=str)
+    value = json.loads(decoded, parse_constant=refuse, parse_int=integer, parse_float=str)
     json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError: a lone surrogate
     return value

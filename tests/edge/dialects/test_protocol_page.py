@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from services.edge.dialects.centrifugal_json import MAX_COMMANDS
-from services.edge.domain.json_text import MAX_NESTING
 from services.edge.domain.settings import Settings
 from services.shared.errors import ErrorCode, UnsubscribeCode
+from services.shared.json_text import MAX_NESTING
 from services.shared.namespaces import load_namespaces
 from tests.support.edge import Client, Cluster
 

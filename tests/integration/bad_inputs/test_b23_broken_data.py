@@ -117,6 +117,34 @@ async def test_broken_strings_are_refused_by_the_api_wherever_they_stand(site: S
         is_refused(await site.apis[number % 2].raw(method, body % STRINGS[name]))
 
 
+LONG = b"9" * 310
+WITH_A_LONG_INTEGER = {
+    "publish": b'{"id":1000,"publish":{"channel":"chat:bad","data":{"a":[%b]}}}' % LONG,
+    "send": b'{"id":1000,"send":{"data":%b}}' % LONG,
+    "rpc": b'{"id":1000,"rpc":{"method":"x","data":%b}}' % LONG,
+    "subscribe-data": b'{"id":1000,"subscribe":{"channel":"chat:elsewhere","data":%b}}' % LONG,
+    "unknown-member": b'{"id":1000,"rpc":{"method":"x","zz":-%b}}' % LONG,
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_LONG_INTEGER)
+async def test_integers_that_no_client_can_read_close_3501(site: Site, name: str) -> None:
+    await is_closed(site, WITH_A_LONG_INTEGER[name])
+    await is_closed(site, WITH_A_LONG_INTEGER[name], text=True, edge=1)
+
+
+@pytest.mark.parametrize("method", ["publish", "broadcast", "subscribe-info", "subscribe-data"])
+async def test_integers_that_no_client_can_read_are_refused_by_the_api(site: Site, method: str) -> None:
+    name, _, member = method.partition("-")
+    body = b'"channels":["chat:bad"]' if name == "broadcast" else b'"user":"bystander","channel":"chat:bad"'
+    if name == "publish":
+        body = b'"channel":"chat:bad"'
+    answer = await site.apis[0].raw(name, b'{%b,"%b":{"a":%b}}' % (body, (member or "data").encode(), LONG))
+    refused = answer.json()["result"]["responses"][0] if name == "broadcast" else answer.json()
+    assert refused["error"]["code"] == 107
+    assert "309 digits" in refused["error"]["message"]
+
+
 NESTED = b"[" * LOT + b"]" * LOT
 NESTED_AROUND = {
     "whole-frame": NESTED,

@@ -33,7 +33,6 @@ HOSTILE: dict[str, bytes] = {
 }
 FAR: dict[str, bytes] = {
     "1e999-in-an-object": b'{"far":1e999,"near":-1e-999}',
-    "5000-digits-negative": b"[-" + b"9" * 5_000 + b"]",
     "5000-digits-of-an-exponent": b"1e" + b"9" * 5_000,
     "5000-decimals": b"0." + b"1" * 5_000,
 }

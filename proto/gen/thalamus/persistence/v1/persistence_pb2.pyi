@@ -53,7 +53,7 @@ class AppendItem(_message.Message):
     HISTORY_SIZE_FIELD_NUMBER: _builtins.int
     HISTORY_TTL_S_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
-    """channel to append to, such as "chat:42"; 1 to 255 bytes."""
+    """channel to append to, such as "chat:42"; 1 to 1,024 bytes of visible ASCII without { } * & /."""
     publication: _builtins.bytes
     """a serialized thalamus.common.v1.Publication."""
     publication_id: _builtins.bytes
@@ -61,11 +61,11 @@ class AppendItem(_message.Message):
     key_user: _builtins.str
     """whose key: the user, or empty for backends; see `key`."""
     key: _builtins.str
-    """idempotency key, counted per user and channel for 300 s; never empty (edges make a random one)."""
+    """idempotency key, counted per user and channel for 300 s; 1 to 128 bytes (edges make a random one where none is given)."""
     history_size: _builtins.int
-    """publications that the hot log keeps afterwards; from the namespace."""
+    """publications that the hot log keeps afterwards; from the namespace, 1 to 1,000,000."""
     history_ttl_s: _builtins.int
-    """seconds that the hot log keeps them; from the namespace."""
+    """seconds that the hot log keeps them; from the namespace, 1 to ten years."""
     def __init__(
         self,
         *,
@@ -156,7 +156,7 @@ class ReadRequest(_message.Message):
     since_offset: _builtins.int
     """publications with an offset strictly above (reverse: strictly below; 0 with reverse: from the top)."""
     limit: _builtins.int
-    """at most so many in all; 1 to 10,000."""
+    """at most so many in all; from 1 on, beyond 10,000 as that."""
     reverse: _builtins.bool
     """newest first."""
     def __init__(

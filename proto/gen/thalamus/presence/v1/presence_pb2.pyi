@@ -31,7 +31,7 @@ class Lease(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     edge: _builtins.str
-    """id of the edge, unique per process start."""
+    """id of the edge, unique per process start; 1 to 64 bytes without blanks."""
     generation: _builtins.int
     """counts up whenever the edge was told `lease_lost`; entries carry it."""
     held: _builtins.bool
@@ -86,7 +86,7 @@ class Change(_message.Message):
     ENTER_FIELD_NUMBER: _builtins.int
     LEAVE_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
-    """channel, 1 to 255 bytes."""
+    """channel, 1 to 1,024 bytes of visible ASCII without { } * & /."""
     @_builtins.property
     def info(self) -> _common_pb2.ClientInfo:
         """the member; `client` is the key of the entry."""
@@ -124,7 +124,7 @@ class Enter(_message.Message):
     announce: _builtins.bool
     """publish join and leave of this member on the channel's pub/sub."""
     grace_s: _builtins.float
-    """seconds the entry outlives an unclean end; 0: none."""
+    """seconds the entry outlives an unclean end; 0: none, at most 3,600."""
     def __init__(
         self,
         *,

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.edge.domain.claims import SubscriptionClaims, TokenInvalid, TokenVerifier
-from services.edge.domain.json_text import MAX_NESTING, InvalidJson, checked_json, nests_too_deep
 from services.edge.domain.keyring import KeyRing
+from services.shared.json_text import MAX_NESTING, InvalidJson, checked_json, nests_too_deep
 from tests.edge.dialects.corpus import BROKEN, SOUND, strict
 
 SECRET = b"a secret of at least thirty-two bytes"

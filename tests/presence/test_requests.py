@@ -1,0 +1,104 @@
+"""What presence refuses over gRPC, whoever asks: nothing of it reaches the roster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import redis.asyncio
+
+from services.presence.adapters.redis_roster import RedisRoster
+from services.presence.service import PresenceServicer
+from services.shared.grpc_server import start_grpc_server
+from services.shared.redis_pipeline import RedisPipeline
+from thalamus.common.v1 import common_pb2
+from thalamus.presence.v1 import presence_pb2 as pb
+from thalamus.presence.v1 import presence_pb2_grpc as rpc
+
+NAMES = ["", "chat:" + "x" * 1_020, "chat:a b", "chat:a}b", "chat:ü", "chat:a\n"]
+LEASE = {"edge": "edge-a", "generation": 1}
+
+
+@pytest.fixture
+async def stub(redis_pipeline: RedisPipeline) -> AsyncIterator[rpc.PresenceServiceAsyncStub]:
+    servicer = PresenceServicer(RedisRoster(redis_pipeline), 60.0)
+    server = await start_grpc_server(
+        lambda grpc: rpc.add_PresenceServiceServicer_to_server(servicer, grpc),
+        host="127.0.0.1",
+        port=0,
+        service_token=None,
+        service="presence",
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield rpc.PresenceServiceStub(channel)
+    await server.stop(0.0)
+
+
+def entering(channel: str = "chat:room", *, grace_s: float = 0.0, announce: bool = True, **info: object) -> pb.Change:
+    who = common_pb2.ClientInfo(**{"client": "c1", "user": "ann", **info})  # type: ignore[arg-type]
+    return pb.Change(channel=channel, info=who, enter=pb.Enter(announce=announce, grace_s=grace_s))
+
+
+async def changed(
+    stub: rpc.PresenceServiceAsyncStub, *changes: pb.Change, lease: dict[str, object] = LEASE
+) -> list[int]:
+    batch = pb.ChangeBatch(lease=pb.Lease(**lease), changes=changes)  # type: ignore[arg-type]
+    answers = [answer async for answer in stub.Change(iter([batch]), timeout=5)]
+    return [status for answer in answers for status in answer.statuses]
+
+
+async def refused(stub: rpc.PresenceServiceAsyncStub, *changes: pb.Change, lease: dict[str, object] = LEASE) -> bool:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await changed(stub, *changes, lease=lease)
+    return caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def members(stub: rpc.PresenceServiceAsyncStub, channel: str) -> list[str]:
+    pages = stub.Members(pb.MembersRequest(channel=channel), timeout=5)
+    return [member.client async for page in pages for member in page.members]
+
+
+WRONG = {
+    **{f"channel-{name[:9]!r}": entering(name) for name in NAMES},
+    "no-client": entering(client=""),
+    "long-client": entering(client="c" * 256),
+    "newline-in-client": entering(client="a\nb"),
+    "long-user": entering(user="u" * 8_193),
+    "conn-info-is-no-json": entering(conn_info=b'{"a":1}}'),
+    "chan-info-is-no-json": entering(chan_info=b"NaN"),
+    "negative-grace": entering(grace_s=-1),
+    "endless-grace": entering(grace_s=float("inf")),
+    "grace-is-no-number": entering(grace_s=float("nan")),
+    "neither-enters-nor-leaves": pb.Change(channel="chat:room", info=common_pb2.ClientInfo(client="c1")),
+    "leaves-no-channel": pb.Change(info=common_pb2.ClientInfo(client="c1"), leave=pb.Leave(clean=True)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_a_wrong_change_is_refused_with_its_batch(
+    stub: rpc.PresenceServiceAsyncStub, redis_conn: redis.asyncio.Redis, name: str
+) -> None:
+    assert await refused(stub, entering(client="before"), WRONG[name])
+    assert await members(stub, "chat:room") == []
+    assert await changed(stub, entering()) == [common_pb2.ITEM_STATUS_OK]
+    assert await members(stub, "chat:room") == ["c1"]
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [{"edge": ""}, {"edge": "e" * 65}, {"edge": "a b"}, {"edge": "a\n"}, {"edge": "a", "generation": 2**53 + 1}],
+    ids=repr,
+)
+async def test_a_wrong_lease_is_refused(stub: rpc.PresenceServiceAsyncStub, lease: dict[str, object]) -> None:
+    assert await refused(stub, lease=lease)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_questions_about_what_is_no_channel_are_refused(stub: rpc.PresenceServiceAsyncStub, name: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await members(stub, name)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Stats(pb.StatsRequest(channels=["chat:room", name]), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
