@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from verify.events import Publishing, read_history
 from verify.judge import Verdict, judge
 from verify.measure import Figures, measure
 from verify.report import report
+from verify.summary import Summary, as_object, summarize
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,17 @@ class Outcome:
 
     verdict: Verdict
     figures: Figures
-    page: str
+    summary: Summary
+    where: str
+
+    @property
+    def page(self) -> str:
+        """Markdown, for people."""
+        return report(self.verdict, self.figures, self.summary, where=self.where)
+
+    def as_object(self) -> dict[str, Any]:
+        """The same for programs: JSON types only."""
+        return as_object(self.verdict, self.figures, self.summary, where=self.where)
 
 
 def conclude(
@@ -37,4 +49,4 @@ def conclude(
     channels = {event.channel for event in read_history(path) if isinstance(event, Publishing)}
     verdict = judge(read_history(path), gaps_allowed=filter(gap_allowed, channels), gaps_allowed_to=gaps_allowed_to)
     figures = measure(read_history(path), harmed_edge=harmed_edge)
-    return Outcome(verdict, figures, report(verdict, figures, read_history(path), where=where))
+    return Outcome(verdict, figures, summarize(read_history(path)), where)

@@ -15,6 +15,7 @@ from verify import events as e
 from verify.context import Run
 from verify.events import Recorder
 from verify.plan import Plan, PublisherPlan
+from verify.progress import Progress
 from verify.publisher import Publisher
 from verify.subscriber import Subscriber
 from verify.target import ApiError, Target, call_api
@@ -50,28 +51,33 @@ async def drive(
     slow: Sequence[str] = (),
     padding: int = 0,
     settle_s: float = SETTLE_S,
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write the history of one run to `path`. `slow` names subscribers that read 1 KiB/s at first.
 
-    `settle_s`: how long clients may take at the end to come as far as they should.
+    `settle_s`: how long clients may take at the end to come as far as they should. `say` is told how it goes, every
+    5 s.
 
     Raises:
         Unreachable: no client got in at the start.
     """
     with path.open("wb") as file:
         recorder = Recorder(file)
+        progress = Progress(say, recorder)
         run = Run(f"{plan.seed}-{os.urandom(3).hex()}", target, recorder, random.Random(plan.seed))
         run.note(e.Started(at=0.0, seed=plan.seed, what=what, stored=list(stored)))
         subscribers = [Subscriber(one, run, slow=one.name in slow) for one in plan.subscribers]
         publishers = [Publisher(one, run, padding=padding) for one in plan.publishers]
-        tasks: list[asyncio.Task[None]] = []
+        tasks = [asyncio.create_task(progress.run())]
         try:
+            progress.stage("connecting")
             for start in range(0, len(subscribers), _CONNECTS_AT_ONCE):
                 some = subscribers[start : start + _CONNECTS_AT_ONCE]
                 tasks += [asyncio.create_task(one.run()) for one in some]
                 await _until(lambda some=some: all(one.whole for one in some), SETTLE_S)  # type: ignore[misc]
                 if not any(one.whole for one in some):
                     raise Unreachable(f"no client could connect and subscribe within {SETTLE_S:g} s")
+            progress.stage("publishing")
             run.started += run.now()  # the plan begins when everyone is there
             for one in subscribers:
                 one.begin()
@@ -80,6 +86,7 @@ async def drive(
             if trouble is not None:
                 await trouble(run)
             await asyncio.gather(*working)
+            progress.stage("waiting until everyone has everything")
             await _settle(plan, run, subscribers, publishers, settle_s)
         finally:
             for task in tasks:

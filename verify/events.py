@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -183,13 +184,13 @@ class Recorder:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._buffer = bytearray()
-        self.events = 0
+        self.counts: Counter[str] = Counter()  # by name of the event
 
     def note(self, event: Event) -> None:
         """Add a line."""
         _encoder.encode_into(event, self._buffer, len(self._buffer))
         self._buffer += b"\n"
-        self.events += 1
+        self.counts[type(event).__name__] += 1
         if len(self._buffer) > 1 << 20:
             self.flush()
 

@@ -62,7 +62,8 @@ _TOKEN_TTL_S = 86_400
 def command(history: Path | None, judged: Path | None, as_json: bool, **options: Any) -> int:
     """Publish, subscribe, drop and come back for a while; then judge whether anything was lost, twice or out of order.
 
-    Prints a page in Markdown. Exit code 0: nothing was found. Break the stack meanwhile as you like. Subscribers and
+    Prints a page in Markdown, or with --json one object with the same figures; how it goes is told on stderr. Exit
+    code 0: nothing was found. Break the stack meanwhile as you like. Subscribers and
     publishers are users verify-s0, verify-p0, … on channels that nobody else uses; their messages stay in the store.
     """
     from verify.check import conclude  # slow to import
@@ -79,9 +80,7 @@ def command(history: Path | None, judged: Path | None, as_json: bool, **options:
             raise Refused(f"{path} is no recorded history: {error}") from error
     verdict = outcome.verdict
     if as_json:
-        say_json(
-            {"passed": verdict.passed, "acked": verdict.acked, "delivered": verdict.delivered} | dict(verdict.counts)
-        )
+        say_json(outcome.as_object())
     else:
         say(outcome.page)
     if not verdict.passed:
@@ -112,9 +111,10 @@ def _run(path: Path, **options: Any) -> str:
     )
     plan = make_plan(load)
     target = _target(plan, **options)
+    what = f"{load.rate_per_s:g} publications/s"
     remark(f"seed {seed}: {load.duration_s:g} s, then until everything has settled")
     try:
-        asyncio.run(drive(plan, target, path, what=f"{load.rate_per_s:g} publications/s", stored=stored))
+        asyncio.run(drive(plan, target, path, what=what, stored=stored, say=remark))
     except NobodyGotIn as error:
         raise Unreachable(str(error)) from error
     return ", ".join(target.websockets)

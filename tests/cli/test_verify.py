@@ -34,10 +34,25 @@ def test_a_healthy_stack_passes_and_the_page_says_so(stack: Stack, tmp_path: Pat
     assert done.stdout.startswith("# Delivery check: PASSED")
     assert "| lost | 0 |" in done.stdout
     assert "seed 3" in done.stderr
+    stages = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert [stage for stage in dict.fromkeys(stages) if not stage.startswith("seed")] == [
+        "connecting",
+        "publishing",
+        "waiting until everyone has everything",
+    ]
     again = verify(stack, "--judge", str(kept), "--json")
     said = json.loads(again.stdout)
     assert said["passed"] is True
     assert said["acked"] > 20
+    assert said["seed"] == 3
+    assert said["subscribers"] == 8
+    assert said["publications"] >= said["acked"]
+    assert said["delivered"] > said["acked"]
+    assert set(said["counts"].values()) == {0}
+    assert said["findings"] == {}
+    assert 0 < said["times"]["ack"]["p50_s"] <= said["times"]["ack"]["p99_s"] <= said["times"]["ack"]["most_s"]
+    assert said["times"]["delivery"]["count"] == said["delivered"]
+    assert said["times"]["back"] == {"count": 0, "p50_s": None, "p99_s": None, "most_s": None}
     # Tokens of one's own, addresses given.
     url = stack.http_urls
     given = ["--url", url[0], "--edge", url[1], "--secret-file", str(secret), "--api-key", stack.api_key]
@@ -55,6 +70,10 @@ def test_a_history_with_a_hole_does_not_pass(stack: Stack, tmp_path: Path) -> No
     assert done.stdout.startswith("# Delivery check: FAILED")
     assert "| lost | 1 |" in done.stdout
     assert "1 findings" in done.stderr
+    said = json.loads(verify(None, "--judge", str(kept), "--json", code=1).stdout)
+    assert said["passed"] is False
+    assert said["counts"]["lost"] == 1
+    assert len(said["findings"]["lost"]) == 1
 
 
 def test_what_is_no_history_or_no_stack_is_one_line(tmp_path: Path) -> None:
