@@ -70,6 +70,7 @@ class Edge:
             meta_ttl_s=config.history_meta_ttl_s,
             max_batch_delay_s=config.max_batch_delay_s,
             on_time=self._on_time,
+            on_life=lambda: self.presence.look(),
         )
         self.auth = AuthClient(self.auth_replicas, self.keyring)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)

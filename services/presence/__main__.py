@@ -39,7 +39,7 @@ async def main(stopping: asyncio.Event) -> None:
     watch = RunWatch()
     address = redis_address(config.redis_url, config.redis_password_file)
     pipeline = RedisPipeline(address, gate=watch)
-    roster = RedisRoster(pipeline, lambda: watch.run_id)
+    roster = RedisRoster(pipeline, lambda: watch.run_id, sweep_s=config.sweep_s)
     checks = {"redis": False}
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
     server = await start_grpc_server(

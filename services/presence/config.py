@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.presence.adapters.redis_roster import SWEEP_S
 from services.shared.config import ConfigError, field_env
 from services.shared.hotlog.keys import DEFAULT_PREFIX
 
@@ -24,11 +25,10 @@ class PresenceConfig:
     service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
     log_level: str = field_env("LOG_LEVEL", "INFO")
     lease_ttl_s: float = 12.0
-    heartbeat_s: float = 4.0  # what edges keep to; the lease must outlive a lost one
-    sweep_s: float = 0.5
+    sweep_s: float = SWEEP_S
 
     def __post_init__(self) -> None:
-        if self.lease_ttl_s < 2 * self.heartbeat_s:
-            raise ConfigError("PRESENCE_LEASE_TTL_S must be at least twice PRESENCE_HEARTBEAT_S")
+        if self.lease_ttl_s < 1:
+            raise ConfigError("PRESENCE_LEASE_TTL_S must be at least 1")
         if self.sweep_s <= 0:
             raise ConfigError("PRESENCE_SWEEP_S must be above 0")

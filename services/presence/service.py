@@ -20,6 +20,7 @@ _MAX_CHANNELS = 1_000
 _PAGE = 1_000
 _MAX_EDGE_BYTES = 64
 _MAX_GENERATION = 2**53  # Redis compares it as a number of Lua
+_HEARTBEATS = 3  # in a lease: one may be lost, and the next be late
 
 
 class PresenceServicer(rpc.PresenceServiceServicer):
@@ -28,6 +29,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
     def __init__(self, roster: Roster, lease_ttl_s: float) -> None:
         self._roster = roster
         self._lease_ttl_s = lease_ttl_s
+        self._heartbeat_s = lease_ttl_s / _HEARTBEATS
 
     async def Change(
         self, request_iterator: AsyncIterator[pb.ChangeBatch], context: Any
@@ -43,18 +45,24 @@ class PresenceServicer(rpc.PresenceServiceServicer):
         if " " in batch.lease.edge:  # entries of the roster begin with it and a blank
             raise ThalamusError("edge of the lease not allowed", ErrorCode.BAD_REQUEST)
         check_number("generation", batch.lease.generation, 0, _MAX_GENERATION)
+        check_text("roster", batch.lease.roster, _MAX_EDGE_BYTES)
         lease = Lease(batch.lease.edge, batch.lease.generation)
         changes = [_change(change) for change in batch.changes]
         try:
-            if not await self._roster.renew(lease, self._lease_ttl_s, held=batch.lease.held):
+            renewal = await self._roster.renew(
+                lease, self._lease_ttl_s, held=batch.lease.held, roster=batch.lease.roster
+            )
+            if not renewal.granted:
                 LEASES_LOST.inc()
-                return pb.ChangeResults(lease_lost=True)
+                return pb.ChangeResults(lease_lost=True, heartbeat_s=self._heartbeat_s, roster=renewal.roster)
             if changes:
                 BATCH_ITEMS.observe(len(changes))
                 await self._roster.change(lease, changes)
         except Unavailable:
-            return pb.ChangeResults(statuses=[common_pb2.ITEM_STATUS_UNAVAILABLE] * len(batch.changes))
-        return pb.ChangeResults(statuses=[common_pb2.ITEM_STATUS_OK] * len(batch.changes))
+            count = max(1, len(batch.changes))  # for a heartbeat, too
+            return pb.ChangeResults(statuses=[common_pb2.ITEM_STATUS_UNAVAILABLE] * count)
+        statuses = [common_pb2.ITEM_STATUS_OK] * len(batch.changes)
+        return pb.ChangeResults(statuses=statuses, heartbeat_s=self._heartbeat_s, roster=renewal.roster)
 
     async def Members(self, request: pb.MembersRequest, context: Any) -> AsyncIterator[pb.MembersPage]:
         """Pages of at most 1,000."""
@@ -86,16 +94,15 @@ def _change(change: pb.Change) -> Change:
     check_channel(change.channel)
     check_id("client", info.client, MAX_CLIENT_BYTES)
     check_text("user", info.user, MAX_USER_BYTES)
+    for text in filter(None, (info.conn_info, info.chan_info)):
+        well_formed_json(text)
     match change.WhichOneof("what"):
         case "leave":
-            return Leave(change.channel, info.client, change.leave.clean)
+            lost_info = info.SerializeToString() if change.leave.known else b""
+            return Leave(change.channel, info.client, change.leave.clean, lost_info)
         case "enter":
             check_number("grace_s", change.enter.grace_s, 0, MAX_PRESENCE_GRACE_S)
-            for text in filter(None, (info.conn_info, info.chan_info)):
-                well_formed_json(text)
-            enter = change.enter
-            return Enter(
-                change.channel, info.client, info.user, info.SerializeToString(), enter.announce, enter.grace_s
-            )
+            enter, announced = change.enter, info.SerializeToString()
+            return Enter(change.channel, info.client, info.user, announced, enter.announce, enter.grace_s, enter.known)
         case _:
             raise ThalamusError("a change that is neither enter nor leave", ErrorCode.BAD_REQUEST)

@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Name → what there is instead. An entry stays for as long as somebody may go back to a version that has the setting.
-RETIRED: Mapping[str, str] = {}
+RETIRED: Mapping[str, str] = {
+    "PRESENCE_HEARTBEAT_S": "presence tells edges: a third of PRESENCE_LEASE_TTL_S",
+}
 
 # Read by services that have another prefix.
 _OF_OTHERS = {"AUTH_": ("AUTH_HS256_SECRET_FILE", "AUTH_HS256_PREVIOUS_SECRET_FILE")}

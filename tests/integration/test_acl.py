@@ -80,7 +80,7 @@ def stack(guarded: Guarded) -> Iterator[Stack]:
         process: {"REDIS_URL": guarded.url(user), "REDIS_PASSWORD_FILE": str(guarded.secrets / f"redis_{user}")}
         for process, user in PROCESSES.items()
     }
-    environment = {"PRESENCE_LEASE_TTL_S": str(LEASE_S), "PRESENCE_HEARTBEAT_S": "2"}
+    environment = {"PRESENCE_LEASE_TTL_S": str(LEASE_S)}
     with Stack(environment=environment, environment_of=environment_of) as running:
         yield running
 

@@ -14,14 +14,16 @@ from services.edge.adapters import presence_client
 from services.edge.adapters.presence_client import PresenceClient
 from services.edge.domain.model import ClientInfo
 from services.presence.adapters.redis_roster import RedisRoster
-from services.presence.domain.ports import Change, Lease
+from services.presence.domain.ports import Change, Lease, Renewal
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
 from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
 from services.shared.grpc_server import GrpcServer, start_grpc_server
+from services.shared.hotlog import keys
 from services.shared.redis_pipeline import RedisPipeline
+from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 LEASE_S = 1.0
@@ -95,7 +97,7 @@ async def presence(redis_pipeline: RedisPipeline) -> AsyncIterator[Presence]:
 async def client(presence: Presence) -> AsyncIterator[PresenceClient]:
     replicas = Replicas(f"127.0.0.1:{presence.port}", service="edge", service_token=b"secret")
     await replicas.start()
-    made = PresenceClient(replicas, "edge-x", heartbeat_s=0.2)
+    made = PresenceClient(replicas, "edge-x")
     await made.start()
     yield made
     await made.close()
@@ -170,10 +172,39 @@ async def test_an_outage_longer_than_the_lease_enters_everyone_again(
 async def test_a_redis_that_lost_everything_is_told_again(
     client: PresenceClient, redis_conn: redis.asyncio.Redis
 ) -> None:
-    for number in range(600):
-        await enter(client, f"c{number}")
-    await redis_conn.flushall()
-    await converge(client, {f"c{number}" for number in range(600)})
+    """And nobody sees them come a second time; who left meanwhile is seen leaving."""
+    names = [f"c{number}" for number in range(600)]
+    await asyncio.gather(*(enter(client, name) for name in names))
+    async with redis_conn.pubsub() as pubsub:
+        await pubsub.subscribe(keys.pub(CHANNEL))
+        await pubsub.get_message(timeout=1)  # the confirmation
+        await redis_conn.flushall()
+        await leave(client, "c0")
+        await enter(client, "new")
+        await converge(client, {*names[1:], "new"}, limit_s=3.0)
+        told = []
+        while (message := await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.1)) is not None:
+            payload: bytes = message["data"]
+            if payload[:1] == keys.JOINS:
+                told += [f"+{info.client}" for info in common_pb2.ClientInfos.FromString(payload[1:]).infos]
+            else:
+                told.append(f"-{common_pb2.ClientInfo.FromString(payload[1:]).client}")
+        assert sorted(told) == ["+new", "-c0"]
+
+
+async def test_presence_says_how_often_it_wants_to_hear_of_an_edge(client: PresenceClient, presence: Presence) -> None:
+    renewals = []
+    renew = presence.roster.renew
+
+    async def counted(lease: Lease, ttl_s: float, *, held: bool, roster: str = "") -> Renewal:
+        renewals.append(time.monotonic())
+        return await renew(lease, ttl_s, held=held, roster=roster)
+
+    presence.roster.renew = counted  # type: ignore[method-assign]
+    assert await enter(client, "c1")
+    await asyncio.sleep(LEASE_S * 2.1)  # an edge that kept to 4 s would have lost its lease
+    assert len(renewals) >= 4
+    assert [info.client for info in await client.members(CHANNEL)] == ["c1"]
 
 
 async def test_entering_and_leaving_at_once_ends_as_asked_last(client: PresenceClient) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import redis.asyncio
@@ -162,7 +163,7 @@ async def test_the_anonymous_take_nobodys_place_and_count_as_one_user(roster: Re
 
 async def test_a_dead_edges_members_leave_once_though_many_sweep(roster: RedisRoster, ear: Ear) -> None:
     dead = Lease("edge-dead", 1)
-    assert await roster.renew(dead, 0.2, held=False)
+    assert (await roster.renew(dead, 0.2, held=False)).granted
     await roster.change(dead, [entering(f"c{number}", f"u{number}") for number in range(200)])
     await roster.change(EDGE, [entering("other", "other")])
     await asyncio.sleep(0.25)  # Redis' own clock
@@ -177,12 +178,12 @@ async def test_a_lease_that_ran_out_is_never_renewed_and_the_next_generation_kee
     roster: RedisRoster, ear: Ear
 ) -> None:
     old, new = Lease("edge-b", 1), Lease("edge-b", 2)
-    assert await roster.renew(old, 0.1, held=False)
+    assert (await roster.renew(old, 0.1, held=False)).granted
     await roster.change(old, [entering("stays", "ann"), entering("goes", "bob")])
     await asyncio.sleep(0.15)  # Redis' own clock
-    assert not await roster.renew(old, 60.0, held=True)
-    assert await roster.renew(new, 60.0, held=False)
-    assert not await roster.renew(old, 60.0, held=True)
+    assert not (await roster.renew(old, 60.0, held=True)).granted
+    assert (await roster.renew(new, 60.0, held=False)).granted
+    assert not (await roster.renew(old, 60.0, held=True)).granted
     await roster.change(new, [entering("stays", "ann")])
     for _ in range(2):
         await sweep(roster)
@@ -195,7 +196,7 @@ async def test_what_comes_late_under_an_older_generation_replaces_and_removes_no
 ) -> None:
     newer = Lease(EDGE.edge, EDGE.generation + 1)
     await roster.change(EDGE, [entering("c1", "ann")])
-    assert await roster.renew(newer, 60.0, held=False)
+    assert (await roster.renew(newer, 60.0, held=False)).granted
     await roster.change(newer, [entering("c1", "new")])
     await roster.change(EDGE, [entering("c1", "old"), leaving("c1")])
     assert await members(roster) == {"c1": "new"}
@@ -272,6 +273,111 @@ async def test_reconnects_within_the_grace_leave_nothing_behind_in_the_index(
     assert await redis_conn.smembers(f"t:presence:index:{EDGE.edge}:{EDGE.generation}") == {f"{CHANNEL}\nlast".encode()}
 
 
+async def step_clock(client: redis.asyncio.Redis, by_s: float) -> None:
+    """As if the clock of Redis' host had been set by so much: all that is kept is as much older, or younger."""
+    assert await client.eval(
+        """
+        for _, key in ipairs(redis.call('KEYS', '*presence*')) do
+          if redis.call('TYPE', key).ok == 'zset' then
+            for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+              redis.call('ZINCRBY', key, -ARGV[1], member)
+            end
+          end
+        end
+        local at = redis.call('HGET', 't:presence:clock', 'at')
+        if at then
+          local wall, ms, most = string.match(at, '^(%d+) (%d+) (%d+)$')
+          at = string.format('%d %d %s', wall - ARGV[1], ms - ARGV[1], most)
+          redis.call('HSET', 't:presence:clock', 'at', at)
+        end
+        return 1
+        """,
+        0,
+        int(by_s * 1000),
+    )
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+async def test_a_clock_that_is_set_keeps_no_ghost_and_ends_no_lease(
+    step_s: float, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, ear: Ear
+) -> None:
+    """A dead edge's member and one whose grace had begun go in time, though Redis' host was set by an hour."""
+    roster = RedisRoster(redis_pipeline, sweep_s=0.05)
+    dead, alive = Lease("edge-dead", 1), Lease("edge-alive", 1)
+    for lease in (dead, alive):
+        assert (await roster.renew(lease, 0.5, held=False)).granted
+    await roster.change(dead, [entering("c1", "ann")])
+    await roster.change(alive, [entering("c2", "bob"), entering("c3", "cid", grace_s=0.5)])
+    await roster.change(alive, [leaving("c3", clean=False)])
+    await sweep(roster)
+    await step_clock(redis_conn, step_s)
+    assert (await roster.renew(alive, 0.5, held=True)).granted  # before anybody looked
+    await sweep(roster)
+    assert await ear.listen() == ["+c1", "+c2", "+c3"]
+    for _ in range(10):
+        await asyncio.sleep(0.1)  # Redis' own clock
+        assert (await roster.renew(alive, 0.5, held=True)).granted
+        await sweep(roster)
+    assert await members(roster) == {"c2": "bob"}
+    assert sorted(await ear.listen()) == ["+c1", "+c2", "+c3", "-c1", "-c3"]
+
+
+async def test_the_clock_of_presence_goes_as_redis_does_and_comes_back_to_it(
+    redis_conn: redis.asyncio.Redis, roster: RedisRoster
+) -> None:
+    async def clock() -> tuple[int, int]:
+        at = await redis_conn.hget("t:presence:clock", "at")
+        assert at is not None
+        wall, ms, _ = at.split()
+        return int(wall), int(ms)
+
+    await sweep(roster)
+    wall, ms = await clock()
+    assert wall == ms
+    await redis_conn.hset("t:presence:clock", "at", f"{wall} {ms + 60_000} 3000")  # it was set back by a minute
+    before = (wall, ms + 60_000)
+    for _ in range(5):
+        await asyncio.sleep(0.05)
+        await sweep(roster)
+        now = await clock()
+        passed = now[0] - before[0]
+        assert 0.85 * passed - 1 <= now[1] - before[1] <= passed  # a tenth of it goes to come nearer
+        before = now
+
+
+async def test_time_in_which_nobody_could_look_ends_no_lease(
+    redis_conn: redis.asyncio.Redis, roster: RedisRoster
+) -> None:
+    """Presence, or Redis, was away for a minute: no edge could have renewed."""
+    edge = Lease("edge-b", 1)
+    assert (await roster.renew(edge, 12.0, held=False)).granted
+    await roster.change(edge, [entering("c1", "ann")])
+    await sweep(roster)
+    await step_clock(redis_conn, 60.0)
+    await sweep(roster)
+    assert await members(roster) == {"c1": "ann"}
+    assert (await roster.renew(edge, 12.0, held=True)).granted
+
+
+async def test_who_was_on_a_roster_that_redis_lost_does_not_join_twice(
+    redis_conn: redis.asyncio.Redis, roster: RedisRoster, ear: Ear
+) -> None:
+    roster_name = (await roster.renew(EDGE, 60.0, held=True)).roster
+    await roster.change(EDGE, [entering("c1", "ann"), entering("c2", "bob")])
+    await redis_conn.flushall()
+    lost = await roster.renew(EDGE, 60.0, held=False, roster=roster_name)
+    assert not lost.granted
+    assert lost.roster != roster_name
+    newer = Lease(EDGE.edge, 2)
+    assert (await roster.renew(newer, 60.0, held=False, roster=lost.roster)) == (True, lost.roster)
+    again, gone = replace(entering("c1", "ann"), known=True), leaving("c2")
+    info = common_pb2.ClientInfo(user="bob", client="c2").SerializeToString()
+    await roster.change(newer, [again, replace(gone, lost_info=info), entering("c3", "cid")])
+    assert await members(roster) == {"c1": "ann", "c3": "cid"}
+    assert await roster.stats([CHANNEL]) == [(2, 2)]
+    assert await ear.listen() == ["+c1", "+c2", "-c2", "+c3"]
+
+
 async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lost(
     redis_pipeline: RedisPipeline, ear: Ear
 ) -> None:
@@ -279,19 +385,19 @@ async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lo
     run = "first"
     roster = RedisRoster(redis_pipeline, lambda: run)
     lease = Lease("edge-b", 1)
-    assert await roster.renew(lease, 0.6, held=False)
+    assert (await roster.renew(lease, 0.6, held=False)).granted
     await roster.change(lease, [entering("c1", "ann"), entering("c3", "carol")])
-    assert await roster.renew(lease, 0.6, held=True)
+    assert (await roster.renew(lease, 0.6, held=True)).granted
     run = "second"
-    assert not await roster.renew(lease, 0.6, held=True)
+    assert not (await roster.renew(lease, 0.6, held=True)).granted
     newer = Lease("edge-b", 2)
-    assert await roster.renew(newer, 0.6, held=False)
+    assert (await roster.renew(newer, 0.6, held=False)).granted
     await roster.change(newer, [entering("c1", "ann"), entering("c2", "bob")])
     await sweep(roster)
     assert await ear.listen() == ["+c1", "+c3", "+c2"]  # nobody was seen leaving
     assert await roster.stats([CHANNEL]) == [(3, 3)]
     await asyncio.sleep(0.3)
-    assert await roster.renew(newer, 0.6, held=True)
+    assert (await roster.renew(newer, 0.6, held=True)).granted
     await asyncio.sleep(0.4)
     await sweep(roster)
     assert await ear.listen() == ["+c1", "+c3", "+c2", "-c3"]
@@ -302,13 +408,13 @@ async def test_a_lease_is_not_renewed_by_the_first_that_reaches_a_redis_started_
     watch = RunWatch()
     pipeline = RedisPipeline(own_redis.url, gate=watch)
     roster = RedisRoster(pipeline, lambda: watch.run_id)
-    assert await roster.renew(EDGE, 60.0, held=False)
-    assert await roster.renew(EDGE, 60.0, held=True)
+    assert (await roster.renew(EDGE, 60.0, held=False)).granted
+    assert (await roster.renew(EDGE, 60.0, held=True)).granted
     own_redis.kill()
     own_redis.start()
     renewed = None
     while renewed is None:
         with contextlib.suppress(Unavailable):  # the connection is found to be lost
-            renewed = await roster.renew(EDGE, 60.0, held=True)
+            renewed = (await roster.renew(EDGE, 60.0, held=True)).granted
     assert not renewed
     await pipeline.aclose()

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_S = 0.9  # callers wait no longer for a change, or for an answer
 BATCH_S = 2.5
-HEARTBEAT_S = 4.0
+HEARTBEAT_S = 4.0  # where presence does not say how often
 MAX_LEAVES = 100_000  # beyond, the whole generation is given up and the lease sweeps the rest
 _MAX_BATCH = 256
 _PAUSE_S = (0.05, 1.0)
@@ -36,12 +36,14 @@ _CONNECTED = Gauge("thalamus_edge_presence_connected", "Whether presence answers
 _LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all members were entered again.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+@dataclass(slots=True, eq=False)
+class _Entry:
     info: ClientInfo
     owner: object
     announce: bool
     grace_s: float
+    roster: str  # that has it, or had it; "": none yet
+    clean: bool = False  # of its leave
 
 
 _BROKEN = (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
@@ -53,14 +55,15 @@ class PresenceClient:
     One batch is in flight at a time, and one whose end is not known ends the generation of the lease.
     """
 
-    def __init__(self, replicas: Replicas, edge_id: str, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(self, replicas: Replicas, edge_id: str) -> None:
         self._replicas = replicas
         self._edge_id = edge_id
-        self._heartbeat_s = heartbeat_s
+        self._heartbeat_s = HEARTBEAT_S
+        self._roster = ""  # name of the one that Redis holds
         self._generation = 1
         self._held = False  # this generation's lease has been granted
-        self._wanted: dict[_Key, _Wanted] = {}
-        self._leaving: dict[_Key, bool] = {}  # value: clean
+        self._wanted: dict[_Key, _Entry] = {}
+        self._leaving: dict[_Key, _Entry] = {}
         self._dirty: dict[_Key, None] = {}
         self._in_flight: frozenset[_Key] = frozenset()
         self._waiting: dict[_Key, list[asyncio.Future[None]]] = {}
@@ -89,23 +92,28 @@ class PresenceClient:
         """Presence answers."""
         return self._connected
 
+    def look(self) -> None:
+        """Redis may have lost the roster: ask now, not with the next heartbeat."""
+        self._news.set()
+
     # Presence.
 
     def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
         key = (channel, info.client)
-        self._leaving.pop(key, None)
-        self._wanted[key] = _Wanted(info, owner, announce, grace_s)
+        before = self._leaving.pop(key, None) or self._wanted.get(key)
+        self._wanted[key] = _Entry(info, owner, announce, grace_s, before.roster if before else "")
         _MEMBERS.set(len(self._wanted))
         self._change(key)
 
     def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
         key = (channel, client)
-        wanted = self._wanted.get(key)
-        if wanted is None or wanted.owner is not owner:
+        entry = self._wanted.get(key)
+        if entry is None or entry.owner is not owner:
             return
         del self._wanted[key]
         _MEMBERS.set(len(self._wanted))
-        self._leaving[key] = clean
+        entry.clean = clean
+        self._leaving[key] = entry
         if len(self._leaving) > MAX_LEAVES:
             self._forget_leaves()
             self._begin_generation()
@@ -219,12 +227,14 @@ class PresenceClient:
         sent = {key: (self._wanted.get(key), self._leaving.get(key)) for key in batch}
         changes = [change for key in batch if (change := self._message(key)) is not None]
         generation = self._generation
-        lease = pb.Lease(edge=self._edge_id, generation=generation, held=self._held)
+        lease = pb.Lease(edge=self._edge_id, generation=generation, held=self._held, roster=self._roster)
         async with asyncio.timeout(BATCH_S):
             await call.write(pb.ChangeBatch(lease=lease, changes=changes))
             answer = await call.read()
         if not isinstance(answer, pb.ChangeResults):
             raise Unavailable("presence ended the stream")
+        self._heartbeat_s = answer.heartbeat_s or HEARTBEAT_S
+        self._roster = answer.roster or self._roster
         if answer.lease_lost:
             logger.warning("the lease ran out; all members are entered again", extra={"members": len(self._wanted)})
             _LOST.inc()
@@ -239,19 +249,20 @@ class PresenceClient:
             wanted, leaving = sent[key]
             if self._leaving.get(key) is leaving and leaving is not None:
                 del self._leaving[key]
+            if wanted is not None:
+                wanted.roster = answer.roster
             if self._wanted.get(key) is wanted:
                 self._settle(key)  # else it changed meanwhile, and is dirty again
 
     def _message(self, key: _Key) -> pb.Change | None:
         channel, client = key
-        wanted = self._wanted.get(key)
-        if wanted is not None:
-            return pb.Change(
-                channel=channel,
-                info=codec.encode_info(wanted.info),
-                enter=pb.Enter(announce=wanted.announce, grace_s=wanted.grace_s),
-            )
-        clean = self._leaving.get(key)
-        if clean is None:
+        entry = self._wanted.get(key) or self._leaving.get(key)
+        if entry is None:
             return None
-        return pb.Change(channel=channel, info=common_pb2.ClientInfo(client=client), leave=pb.Leave(clean=clean))
+        lost = entry.roster not in ("", self._roster)  # by Redis: it was there, and others have not heard of its end
+        if key in self._wanted:
+            enter = pb.Enter(announce=entry.announce, grace_s=entry.grace_s, known=lost)
+            return pb.Change(channel=channel, info=codec.encode_info(entry.info), enter=enter)
+        leave = pb.Leave(clean=entry.clean, known=lost and entry.announce)
+        info = codec.encode_info(entry.info) if leave.known else common_pb2.ClientInfo(client=client)
+        return pb.Change(channel=channel, info=info, leave=leave)

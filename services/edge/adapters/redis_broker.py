@@ -77,8 +77,9 @@ class RedisBroker:
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,
         canary_s: float = canary.EVERY_S,
         on_time: Callable[[float], None] = lambda unix_s: None,
+        on_life: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_time` hears the clock of Redis every second.
+        """`on_time` hears the clock of Redis every second, `on_life` when another life of it began.
 
         `meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read.
         """
@@ -88,7 +89,7 @@ class RedisBroker:
         self._on_time = on_time
         self._unix_less_monotonic_s = time.time() - time.monotonic()
         self._life = LifeWatch(
-            url, self._gate, self._receipts, on_change=lambda: self._connected(True), on_time=self._time
+            url, self._gate, self._receipts, on_change=lambda: self._began(on_life), on_time=self._time
         )
         self._pipeline = RedisPipeline(url, gate=self._gate)
         self.orders = RedisOrders(self._pipeline)
@@ -373,6 +374,10 @@ class RedisBroker:
     def _connected(self, again: bool) -> None:
         if self._hearing is not None:
             self._hearing.connected(again)
+
+    def _began(self, on_life: Callable[[], None]) -> None:
+        self._connected(True)
+        on_life()
 
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._hearing is not None:

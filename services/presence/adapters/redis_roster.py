@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.presence.domain.ports import Change, Due, Enter, Lease, Leave
+from services.presence.domain.ports import Change, Due, Enter, Lease, Leave, Renewal
 from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, Command, load, refuse
@@ -17,9 +18,13 @@ TIMEOUT_S = 2.0
 _PAGE = 1_000
 _ENTER_TOGETHER = 64  # at most: what a client is told of them is one frame
 _LUA = Path(__file__).parent / "lua"
-_LEASE, _EXPIRED, _ENTER, _LEAVE, _WAIT, _DUE = (
-    load(_LUA / f"{name}.lua") for name in ("lease", "expired", "enter", "leave", "wait", "due")
+_CLOCK = _LUA / "clock.lua"
+_ENTER = load(_LUA / "enter.lua")
+_LEASE, _EXPIRED, _LEAVE, _WAIT, _DUE = (
+    load(_CLOCK, _LUA / f"{name}.lua") for name in ("lease", "expired", "leave", "wait", "due")
 )
+SWEEP_S = 0.5
+_SWEEPS = 4  # the clock of presence goes on by no more than so many pauses between two of them
 
 
 def _names(channel: str) -> list[str]:
@@ -39,22 +44,27 @@ def _member(channel: str, client: str) -> str:
 class RedisRoster:
     """Stateless: all of it is in Redis."""
 
-    def __init__(self, redis: RedisPipeline, run_id: Callable[[], str] = lambda: "") -> None:
-        """`run_id` of the server that `redis` is connected to."""
+    def __init__(
+        self, redis: RedisPipeline, run_id: Callable[[], str] = lambda: "", *, sweep_s: float = SWEEP_S
+    ) -> None:
+        """`run_id` of the server that `redis` is connected to; `sweep_s`: so often somebody asks what is due."""
         self._redis = redis
         self._run_id = run_id
-        parts = ("leases", "generations", "reap", "runs", "later")
+        parts = ("leases", "generations", "reap", "runs", "later", "clock")
         self._lease_keys = tuple(keys.name(f"presence:{part}") for part in parts)
-        self._leases, self._generations, self._reap, self._runs, _ = self._lease_keys
+        self._leases, self._generations, self._reap, self._runs, _, self._clock = self._lease_keys
         self._due = keys.name("presence:due")
+        self._most_ms = int(1_000 * _SWEEPS * sweep_s)
 
-    async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
+    async def renew(self, lease: Lease, ttl_s: float, *, held: bool, roster: str = "") -> Renewal:
         while True:
             run_id = self._run_id()
             arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held), run_id]
+            arguments += (roster, secrets.token_hex(8))
             (renewed,) = await self._run("lease", [Call(_LEASE, self._lease_keys, arguments)])
             if self._run_id() == run_id:  # else it was the first on a connection, maybe to a server started anew
-                return bool(refuse(renewed))
+                granted, name = refuse(renewed)
+                return Renewal(bool(granted), name.decode())
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
         if not changes:
@@ -63,7 +73,7 @@ class RedisRoster:
         index = _index(lease)
         await self._commands("index", [("SADD", index, *entering)] if entering else [])
         runs = _runs(changes)
-        answers = await self._run("change", [_call(lease, run) for run in runs])
+        answers = await self._run("change", [self._call(lease, run) for run in runs])
         changes = [change for run in runs for change in run]
         results: list[Any] = []
         for run, answer in zip(runs, answers, strict=True):
@@ -88,7 +98,7 @@ class RedisRoster:
             else:
                 waits += (_member(change.channel, change.client), left_ms)
         if waits:
-            refuse((await self._run("wait", [Call(_WAIT, [self._due], waits)]))[0])
+            refuse((await self._run("wait", [Call(_WAIT, [self._due, self._clock], waits)]))[0])
         await self._commands("index", [*([("SREM", index, *over)] if over else []), *replaced])
 
     async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
@@ -111,7 +121,9 @@ class RedisRoster:
         return list(zip(counts[::2], counts[1::2], strict=True))
 
     async def due(self, limit: int) -> Due:
-        answers = await self._run("due", [Call(_EXPIRED, self._lease_keys, []), Call(_DUE, [self._due], [limit])])
+        answers = await self._run(
+            "due", [Call(_EXPIRED, self._lease_keys, [self._most_ms]), Call(_DUE, [self._due, self._clock], [limit])]
+        )
         expired, members = map(refuse, answers)
         leases = [entry.decode().rsplit(" ", 1) for entry in expired]
         return Due([Lease(edge, int(generation)) for edge, generation in leases], members)
@@ -142,7 +154,7 @@ class RedisRoster:
                 again += (member, left_ms)
         done = [member for member, (_, _, left_ms) in zip(members, results, strict=True) if not left_ms]
         if again:
-            refuse((await self._run("wait", [Call(_WAIT, [self._due], again)]))[0])
+            refuse((await self._run("wait", [Call(_WAIT, [self._due, self._clock], again)]))[0])
         if done:
             removals: list[Command] = [("ZREM", self._due, *done)]
             for member, (removed, owner, _) in zip(members, results, strict=True):
@@ -155,10 +167,24 @@ class RedisRoster:
         calls = []
         for member in members:
             channel, client = member.decode().rsplit("\n", 1)
-            calls.append(Call(_LEAVE, _names(channel), [client, how, lease.edge, lease.generation, keys.pub(channel)]))
+            names = [*_names(channel), self._clock]
+            calls.append(Call(_LEAVE, names, [client, how, lease.edge, lease.generation, keys.pub(channel), ""]))
         results = [refuse(one) for one in await self._run(how, calls)]
         LEAVES.labels(how).inc(sum(removed for removed, _, _ in results))
         return results
+
+    def _call(self, lease: Lease, run: Sequence[Change]) -> Call:
+        channel = run[0].channel
+        names, pub = _names(channel), keys.pub(channel)
+        arguments: list[str | bytes | int] = [lease.edge, lease.generation, pub]
+        for one in run:
+            if isinstance(one, Leave):
+                how = "clean" if one.clean else "unclean"
+                leaving: list[str | bytes | int] = [one.client, how, lease.edge, lease.generation, pub, one.lost_info]
+                return Call(_LEAVE, [*names, self._clock], leaving)
+            known = "1" if one.known else ""
+            arguments += (one.client, int(one.announce), int(one.grace_s * 1000), one.user, one.info, known)
+        return Call(_ENTER, names, arguments)
 
     async def _run(self, op: str, calls: Sequence[Call]) -> list[Any]:
         started = time.perf_counter()
@@ -188,18 +214,6 @@ def _runs(changes: Sequence[Change]) -> list[list[Change]]:
             runs.append(run)
         run.append(change)
     return runs
-
-
-def _call(lease: Lease, run: Sequence[Change]) -> Call:
-    channel = run[0].channel
-    names, pub = _names(channel), keys.pub(channel)
-    arguments: list[str | bytes | int] = [lease.edge, lease.generation, pub]
-    for one in run:
-        if isinstance(one, Leave):
-            how = "clean" if one.clean else "unclean"
-            return Call(_LEAVE, names, [one.client, how, lease.edge, lease.generation, pub])
-        arguments += (one.client, int(one.announce), int(one.grace_s * 1000), one.user, one.info)
-    return Call(_ENTER, names, arguments)
 
 
 def _info(entry: bytes) -> bytes:

@@ -14,6 +14,13 @@ class Lease(NamedTuple):
     generation: int
 
 
+class Renewal(NamedTuple):
+    """Whether the lease goes on, and the name of the roster that Redis holds; a new name: it lost what was there."""
+
+    granted: bool
+    roster: str
+
+
 @dataclass(frozen=True, slots=True)
 class Enter:
     """Add a member; `info` is a serialized ClientInfo."""
@@ -24,6 +31,7 @@ class Enter:
     info: bytes
     announce: bool
     grace_s: float
+    known: bool = False  # it was on a roster that Redis lost: no join is published
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ class Leave:
     channel: str
     client: str
     clean: bool
+    lost_info: bytes = b""  # it was on a roster that Redis lost: its serialized ClientInfo, to publish its leave
 
 
 Change = Enter | Leave
@@ -55,8 +64,11 @@ class Due(NamedTuple):
 class Roster(Protocol):
     """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
 
-    async def renew(self, lease: Lease, ttl_s: float, *, held: bool) -> bool:
-        """Renew the lease, or take it where it is not `held` yet; False: it has run out, or Redis has lost it."""
+    async def renew(self, lease: Lease, ttl_s: float, *, held: bool, roster: str = "") -> Renewal:
+        """Renew the lease, or take it where it is not `held` yet; not where it has run out, or Redis has lost it.
+
+        `roster`: the name that the edge knows; "" for none.
+        """
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
         """Apply in order; what repeats has no effect."""

@@ -23,9 +23,9 @@ class Script:
     sha: str
 
 
-def load(path: Path) -> Script:
-    """The script in a file."""
-    text = path.read_bytes()
+def load(*paths: Path) -> Script:
+    """The script in a file, or in several, one after the other."""
+    text = b"".join(path.read_bytes() for path in paths)
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 

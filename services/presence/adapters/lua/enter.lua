@@ -1,6 +1,7 @@
 -- Adds members. KEYS: roster, users, gone, gone users. ARGV: edge, generation, pub/sub channel; then of each: client,
--- announce, grace_ms, user, client info. An entry is "<edge> <generation> <announce> <grace_ms> <bytes of user>\n<user>
--- <info>", without the blank. Those who came are told in one message: their infos as fields 1 of a protobuf message.
+-- announce, grace_ms, user, client info, 1 if it was on a roster that is lost. An entry is "<edge> <generation> <announce>
+-- <grace_ms> <bytes of user>\n<user><info>". Those who came are told in one message: their infos as fields 1 of a protobuf
+-- message.
 -- What the same edge entered under a later generation stays as it is.
 -- Returns of each: {1 if the roster grew or 0 if an entry was replaced, client whose place was taken, its "<edge>
 -- <generation>"}.
@@ -46,11 +47,12 @@ local function enter(client, announce, grace, user, info)
   return {1, '', ''}
 end
 local found, joined = {}, {}
-for at = 4, #ARGV, 5 do
+for at = 4, #ARGV, 6 do
   local info = ARGV[at + 4]
   local result = enter(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], info)
   found[#found + 1] = result
-  if result[1] == 1 and ARGV[at + 1] == '1' then joined[#joined + 1] = '\10' .. varint(#info) .. info end
+  local came = result[1] == 1 and ARGV[at + 5] == ''
+  if came and ARGV[at + 1] == '1' then joined[#joined + 1] = '\10' .. varint(#info) .. info end
 end
 if #joined > 0 then redis.call('PUBLISH', ARGV[3], 'J' .. table.concat(joined)) end
 return found

@@ -1,15 +1,17 @@
--- Takes a member away, or starts its grace. KEYS: as enter.lua. ARGV: client, how (clean, unclean, reap, due), edge,
--- generation, pub/sub channel. `reap`: only an entry of that edge and generation; `due`: only one whose grace is over.
+-- Takes a member away, or starts its grace. KEYS: as enter.lua, clock. ARGV: client, how (clean, unclean, reap, due), edge,
+-- generation, pub/sub channel, the info to publish where there is no entry, or ''. `reap`: only an entry of that edge and
+-- generation; `due`: only one whose grace is over.
 -- Returns {removed, "<edge> <generation>" of the entry, ms left of its grace}.
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
-if not entry then return {0, '', 0} end
+if not entry then
+  if ARGV[6] ~= '' then redis.call('PUBLISH', ARGV[5], 'l' .. ARGV[6]) end
+  return {0, '', 0}
+end
 local head, edge, generation, announce, grace, length = string.match(entry, '^((%S+) (%d+) (%d) (%d+) (%d+)\n)')
 local user = string.sub(entry, #head + 1, #head + tonumber(length))
 local info = string.sub(entry, #head + tonumber(length) + 1)
 local owner = edge .. ' ' .. generation
 if ARGV[2] ~= 'due' and (edge ~= ARGV[3] or tonumber(generation) > tonumber(ARGV[4])) then return {0, owner, 0} end
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local due = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]))
 if ARGV[2] == 'due' then
   if not due then return {0, owner, 0} end

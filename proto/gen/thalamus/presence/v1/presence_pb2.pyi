@@ -30,22 +30,26 @@ class Lease(_message.Message):
     EDGE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    ROSTER_FIELD_NUMBER: _builtins.int
     edge: _builtins.str
     """id of the edge, unique per process start; 1 to 64 bytes without blanks."""
     generation: _builtins.int
     """counts up whenever the edge was told `lease_lost`; entries carry it."""
     held: _builtins.bool
     """this generation was granted before: where nobody knows it any more, Redis has lost it, and so the members."""
+    roster: _builtins.str
+    """the roster that the edge knows of (`ChangeResults.roster`); where Redis holds another one, the lease is lost."""
     def __init__(
         self,
         *,
         edge: _builtins.str = ...,
         generation: _builtins.int = ...,
         held: _builtins.bool = ...,
+        roster: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "generation", b"generation", "held", b"held"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "generation", b"generation", "held", b"held", "roster", b"roster"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,19 +125,23 @@ class Enter(_message.Message):
 
     ANNOUNCE_FIELD_NUMBER: _builtins.int
     GRACE_S_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
     announce: _builtins.bool
     """publish join and leave of this member on the channel's pub/sub."""
     grace_s: _builtins.float
     """seconds the entry outlives an unclean end; 0: none, at most 3,600."""
+    known: _builtins.bool
+    """the member was on a roster that Redis lost: it never left, and no join is published."""
     def __init__(
         self,
         *,
         announce: _builtins.bool = ...,
         grace_s: _builtins.float = ...,
+        known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "grace_s", b"grace_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "grace_s", b"grace_s", "known", b"known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,16 +154,20 @@ class Leave(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLEAN_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
     clean: _builtins.bool
     """false: the connection broke; the entry stays for its grace."""
+    known: _builtins.bool
+    """the member was on a roster that Redis lost, and its join was published: its leave is published from `info`."""
     def __init__(
         self,
         *,
         clean: _builtins.bool = ...,
+        known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "known", b"known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,8 +179,14 @@ class ChangeResults(_message.Message):
 
     STATUSES_FIELD_NUMBER: _builtins.int
     LEASE_LOST_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_S_FIELD_NUMBER: _builtins.int
+    ROSTER_FIELD_NUMBER: _builtins.int
     lease_lost: _builtins.bool
     """the lease had run out: nothing of this batch was done. Take the next generation and enter all members again."""
+    heartbeat_s: _builtins.float
+    """an empty batch is due at the latest so many seconds after the last one."""
+    roster: _builtins.str
+    """names the roster that Redis holds; another name than before: Redis has lost everything."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.ItemStatus.ValueType]:
         """one per change, in order."""
@@ -178,10 +196,12 @@ class ChangeResults(_message.Message):
         *,
         statuses: _abc.Iterable[_common_pb2.ItemStatus.ValueType] | None = ...,
         lease_lost: _builtins.bool = ...,
+        heartbeat_s: _builtins.float = ...,
+        roster: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_lost", b"lease_lost", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_s", b"heartbeat_s", "lease_lost", b"lease_lost", "roster", b"roster", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
