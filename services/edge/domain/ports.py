@@ -48,7 +48,10 @@ class Connection(Protocol):
         """Bytes that the client's system has taken so far, and bytes that are still on their way to it."""
 
     def close(self, code: int, reason: str) -> None:
-        """Send what is queued (not for 3008), then a close frame; end the TCP connection within 5 s."""
+        """Send what is queued (not for 3008) and a close frame, and close our side of TCP; read nothing more.
+
+        TCP ends a second after the client has all of it at the latest; a client that takes hardly anything has 5 s.
+        """
 
     def drop_after(self, delay_s: float) -> None:
         """Read nothing more and drop the TCP connection after that long, without a close frame."""

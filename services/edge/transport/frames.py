@@ -35,6 +35,11 @@ def close_frame(code: int, reason: str) -> bytes:
     return _frame(_CLOSE, code.to_bytes(2, "big") + text)
 
 
+def close_answer(payload: bytes) -> bytes:
+    """The answer to a close frame, which has the same payload."""
+    return _frame(_CLOSE, payload)
+
+
 def pong_frame(payload: bytes) -> bytes:
     """The answer to a ping, which has the same payload."""
     return _frame(_PONG, payload)

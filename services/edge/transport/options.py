@@ -29,7 +29,7 @@ class TransportOptions:
     max_connections: int = 15_000  # WebSocket and HTTP together; beyond: 503
     max_connections_per_address: int = 0  # beyond: 429; 0: no limit
     handshake_timeout_s: float = 5.0  # from accept to a whole head
-    close_timeout_s: float = 5.0  # from our close frame to the end of TCP
+    close_timeout_s: float = 5.0  # for a client that takes hardly any of its last bytes; else TCP ends in a second
 
     max_message_bytes: int = 65_536
     max_fragments: int = 128  # of one message

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from services.edge.domain.ports import Connection, MessageHandler
 from services.edge.transport.admission import Admission
+from services.edge.transport.ending import LINGER_S, Discard
 from services.edge.transport.handshake import open_handshake
 from services.edge.transport.http_handover import HttpHandover
 from services.edge.transport.http_head import Head, HeadReader
@@ -24,8 +25,6 @@ from services.shared.config import ConfigError
 logger = logging.getLogger(__name__)
 
 NewHandler = Callable[[Connection, HandshakeInfo], MessageHandler]
-
-_REFUSED_LINGER_S = 1.0  # for the answer to arrive: closing on unread bytes would reset the connection
 
 
 class PublicPort:
@@ -103,11 +102,12 @@ class PublicPort:
 class HeadProtocol(asyncio.Protocol):
     """Reads one head, then hands the transport over: to a `WebSocketConnection`, to uvicorn, or to its end."""
 
-    __slots__ = ("_client", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
+    __slots__ = ("_client", "_discard", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
 
     def __init__(self, port: PublicPort) -> None:
         self._port = port
         self._reader: HeadReader | None = HeadReader()  # None: the answer is given, the rest is not read
+        self._discard: Discard | None = None  # of the rest
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._preamble: ProxyHeader | None = None  # what must come before the head
@@ -136,6 +136,8 @@ class HeadProtocol(asyncio.Protocol):
         """Bytes of the head, and maybe of what follows it."""
         reader = self._reader
         if reader is None:
+            if self._discard is not None:
+                self._discard.take(len(data))
             return
         try:
             if self._preamble is not None:
@@ -221,7 +223,8 @@ class HeadProtocol(asyncio.Protocol):
         self._port.counters.refuse(refused.reason)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._port.loop.call_later(_REFUSED_LINGER_S, transport.abort)
+        self._timer = self._port.loop.call_later(LINGER_S, transport.abort)
+        self._discard = Discard(transport)
         transport.write(refused.response())
         transport.write_eof()
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
-import contextlib
 import logging
-import socket
-import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from websockets.frames import CLOSE, CONT, PING, PONG, TEXT, Close, Frame, Opcode
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
 
 from services.edge.domain.ports import MessageHandler
 from services.edge.transport.delivery import taken_and_under_way
-from services.edge.transport.frames import PING_FRAME, close_frame, pong_frame
-from services.edge.transport.options import TransportOptions
+from services.edge.transport.ending import Ending
+from services.edge.transport.fragments import Fragments, close_code, invalid_text
+from services.edge.transport.frame_reader import (
+    BINARY,
+    CONTINUATION,
+    FIN,
+    FIN_BINARY,
+    FIN_CLOSE,
+    FIN_PING,
+    FIN_PONG,
+    FIN_TEXT,
+    PROTOCOL_ERROR,
+    Violation,
+    read_frames,
+)
+from services.edge.transport.frames import PING_FRAME, close_answer, close_frame, pong_frame
 from services.edge.transport.outbox import Outbox
-from services.edge.transport.plain_frames import FOR_CORE, read_plain
 from services.shared.errors import CloseCode
 
 if TYPE_CHECKING:
@@ -28,66 +32,52 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The core would log payloads at debug level.
-_core_logger = logging.getLogger("services.edge.transport.core")
-_core_logger.setLevel(logging.WARNING)
-
-_RESET = struct.pack("ii", 1, 0)  # close sends RST, and waits for nothing
-
-_FEED_BYTES = 16_384  # given to the core at once: it parses all of it, even behind a violation
-_CONTROL_FRAME_BYTES = 125
-_INVALID_TEXT = 1007
-_TOO_BIG = 1009
+_FRAMES_PER_TURN = 32  # of what one read brought; then other connections get their turn
+_BYTES_PER_TURN = 65_536  # the same, by the bytes of these frames
 _INTERNAL_ERROR = 1011
 
 # States; a connection only moves up.
 _OPEN = 0
 _DROPPING = 1  # nothing is read any more, and TCP ends soon
-_CLOSING = 2  # our close frame is on its way; the client's is awaited
-_FINISHING = 3  # all close frames are sent: nothing is read or queued any more
+_CLOSING = 2  # our close frame is queued; nothing is read or queued any more
+_FINISHING = 3  # it is written, and our side of TCP is closed
 _LOST = 4
-
-
-@dataclass(slots=True)
-class _Partial:
-    """A message of which some fragments are still to come."""
-
-    binary: bool
-    chunks: list[bytes]
-    size: int = 0
-    decoder: codecs.IncrementalDecoder | None = None  # of text, to check it as it comes
 
 
 class WebSocketConnection(Outbox, asyncio.Protocol):
     """A `Connection` of the domain and the protocol of its transport, from the handshake's end on."""
 
     __slots__ = (
+        "_at",
         "_clean",
         "_control_frames",
         "_control_since",
-        "_core",
+        "_ending",
+        "_fragments",
         "_handler",
+        "_held_by_handler",
         "_missing",
-        "_partial",
         "_peer",
-        "_pending",
         "_port",
         "_state",
-        "_timer",
+        "_turn_is_due",
+        "_waiting",
     )
 
     def __init__(self, port: PublicPort, transport: asyncio.Transport, peer: str) -> None:
         super().__init__(transport, port.flusher)
         self._port = port
         self._peer = peer
-        self._core: ServerProtocol | None = None  # made for what `read_plain` leaves; from then on it reads everything
-        self._pending: bytearray | None = None  # a frame of which some bytes are still to come
-        self._missing = 0  # so many at least
+        self._waiting: bytes | bytearray | None = None  # what was read and not yet handled,
+        self._at = 0  # from here on
+        self._missing = 0  # so many bytes at least, before there is another frame; 0: there may be one already
+        self._turn_is_due = False  # to handle it
+        self._held_by_handler = False  # it wants no more messages
         self._handler: MessageHandler | None = None
         self._state = _OPEN
         self._clean = False
-        self._partial: _Partial | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._fragments: Fragments | None = None
+        self._ending: Ending | None = None
         self._control_since = 0.0
         self._control_frames = 0
 
@@ -113,7 +103,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self.put_reply(frame)
 
     def close(self, code: int, reason: str) -> None:
-        """Send what is queued and a close frame; TCP ends when the client has answered, 5 s later at most."""
+        """Send what is queued and a close frame, then close our side of TCP; nothing more is read."""
         if self._state > _DROPPING:
             return
         try:
@@ -121,12 +111,8 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         except ValueError:
             logger.exception("close code replaced")
             code, frame = _INTERNAL_ERROR, close_frame(_INTERNAL_ERROR, reason)
-        self._state = _CLOSING
         self._port.counters.closed_by_server(code)
-        self._end_within(self._port.options.close_timeout_s)
-        if not self._transport.is_closing():
-            self._transport.resume_reading()  # for the answer
-        self.put_last(frame)
+        self._end_with(frame)
 
     def delivery(self) -> tuple[int, int]:
         """Bytes that the client's system has taken so far, and bytes that are still on their way to it."""
@@ -139,19 +125,20 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def drop_after(self, delay_s: float) -> None:
         """Read nothing more and drop the TCP connection after that long."""
         if self._state == _OPEN:
-            self.pause_reading()
             self._state = _DROPPING
-            self._end_within(delay_s)
+            self._begin_end().within(delay_s)
 
     def pause_reading(self) -> None:
         """Take no more bytes from the client."""
-        if self._state == _OPEN and not self._transport.is_closing():
-            self._transport.pause_reading()
+        if self._state == _OPEN:
+            self._held_by_handler = True
+            self._pause_transport()
 
     def resume_reading(self) -> None:
         """Take bytes from the client again."""
-        if self._state == _OPEN and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._state == _OPEN and self._held_by_handler:
+            self._held_by_handler = False
+            self._read_on()
 
     def send_websocket_ping(self) -> None:
         """Queue a ping frame."""
@@ -162,16 +149,30 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._port.counters.bytes_received += len(data)
-        if self._state not in (_OPEN, _CLOSING):
+        if self._state != _OPEN:
+            if self._ending is not None:
+                self._ending.discard(len(data))
             return
-        if self._core is None:
-            self._read(data)
-        else:
-            self._feed(self._core, data)
+        waiting = self._waiting
+        if waiting is None:
+            if self._held_by_handler:
+                self._waiting, self._at, self._missing = data, 0, 0
+            else:
+                self._take_turn(data, 0)
+            return
+        if type(waiting) is bytes:
+            waiting, self._at = bytearray(waiting[self._at :]), 0
+            self._waiting = waiting
+        waiting += data
+        self._missing = max(0, self._missing - len(data))
+        if not (self._missing or self._turn_is_due or self._held_by_handler):
+            self._waiting = None
+            self._take_turn(waiting, self._at)
 
     def eof_received(self) -> None:
         """The client sends nothing more: asyncio ends the connection once its buffer is written."""
-        self._end_within(self._port.options.close_timeout_s)
+        if self._ending is None:
+            self._begin_end().within(self._port.options.close_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
@@ -179,13 +180,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._port.counters.lost()
         self._state = _LOST
         self.release()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._partial = None
-        self._pending = None
-        if self._core is not None:
-            self._core.parser.close()  # ends a cycle of references: memory is free at once
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+        self._fragments = None
+        self._waiting = None
         self._port.websocket_lost(self)
         self._tell_closed()
 
@@ -196,7 +195,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self.drop_queue()
         self._state = _FINISHING
         self._port.counters.closed_by_server(CloseCode.SLOW)
-        self._end_within(self._port.options.close_timeout_s)
+        self._begin_end().within(self._port.options.close_timeout_s)
         if not self._transport.is_closing():
             self._transport.write(close_frame(CloseCode.SLOW, CloseCode.SLOW.reason))
             self._transport.write_eof()
@@ -208,122 +207,104 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def outbox_empty(self) -> None:
         """The last frame is written."""
-        if self._state == _FINISHING and not self._transport.is_closing():
-            self._transport.write_eof()
+        if self._state == _CLOSING:
+            self._state = _FINISHING
+            if not self._transport.is_closing():
+                self._transport.write_eof()
 
-    # Inbound frames.
+    # What is read.
 
-    def _read(self, data: bytes) -> None:
-        """Take what is plain, keep what is not whole yet, and leave all else to a core."""
-        pending = self._pending
-        if pending is not None:
-            pending += data
-            self._missing -= len(data)
-            if self._missing > 0:
-                return
-            self._pending = None
-        waiting = data if pending is None else pending
-        messages, used, missing = read_plain(waiting, self._port.options.max_message_bytes)
-        for opcode, payload in messages:
-            self._take_plain(opcode, payload)
-        if missing == FOR_CORE:
-            self._core = _new_core(self._port.options)
-            self._feed(self._core, bytes(waiting[used:]))
-        elif missing:
-            self._pending, self._missing = bytearray(waiting[used:]), missing
-
-    def _take_plain(self, opcode: Opcode, payload: bytes) -> None:
-        if self._state != _OPEN:
+    def _take_turn(self, data: bytes | bytearray, start: int) -> None:
+        """Handle a few of the frames that begin there, and keep the rest."""
+        found, at, missing, wrong = read_frames(
+            data, start, self._port.options.max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN
+        )
+        try:
+            for first, payload in found:
+                if first == FIN_TEXT and self._fragments is None:
+                    if not payload.isascii():
+                        _check_text(payload)
+                    self._deliver(payload, binary=False)
+                else:
+                    self._take(first, payload)
+                if self._state != _OPEN:
+                    return
+            if wrong is not None:
+                raise wrong
+        except Violation as violation:
+            self.close(violation.code, violation.reason)
             return
-        if opcode is PING:
+        if missing:
+            self._waiting, self._at, self._missing = bytearray(data[at:]), 0, missing
+        elif at < len(data):
+            self._waiting, self._at, self._missing = data, at, 0
+            if not self._held_by_handler:
+                self._arrange_turn()
+
+    def _arrange_turn(self) -> None:
+        """More frames are there already: others come first, and nothing more is read meanwhile."""
+        self._turn_is_due = True
+        self._pause_transport()
+        self._port.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_is_due = False
+        if self._state == _OPEN and not self._held_by_handler:
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None:
+                self._take_turn(waiting, self._at)
+            if self._state == _OPEN and not (self._turn_is_due or self._held_by_handler):
+                self._resume_transport()
+
+    def _read_on(self) -> None:
+        if self._turn_is_due:
+            return
+        if self._waiting is not None and not self._missing:
+            self._arrange_turn()
+        else:
+            self._resume_transport()
+
+    def _pause_transport(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _resume_transport(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _take(self, first: int, payload: bytes) -> None:
+        """Handle any frame; raises `Violation`."""
+        if first == FIN_PING:
             self._take_control(pong=False)
             self.send(pong_frame(payload))
-        elif opcode is PONG:
+        elif first == FIN_PONG:
             self._take_control(pong=True)
+        elif first == FIN_CLOSE:
+            self._take_close(payload)
+        elif self._fragments is None and first == FIN_TEXT:
+            _check_text(payload)
+            self._deliver(payload, binary=False)
+        elif self._fragments is None and first == FIN_BINARY:
+            self._deliver(payload, binary=True)
         else:
-            self._take_message(opcode, payload)
+            self._take_fragment(first, payload)
 
-    def _feed(self, core: ServerProtocol, data: bytes) -> None:
-        for start in range(0, len(data), _FEED_BYTES):
-            if self._state not in (_OPEN, _CLOSING):
-                return
-            core.receive_data(data[start : start + _FEED_BYTES])
-            if core.events:
-                for event in core.events_received():
-                    self._take(core, event)  # type: ignore[arg-type]  # past the handshake, events are frames
-            if core.writes:  # pongs, and a close frame
-                self._take_writes(core)
-
-    def _take_writes(self, core: ServerProtocol) -> None:
-        writes = core.data_to_send()
-        if self._state == _OPEN:
-            for frame in writes:
-                if frame:  # b"" asks for the end of TCP
-                    self.send(frame)
-            if core.eof_sent:
-                self._core_closed(core.close_sent)
-        elif self._state == _CLOSING and core.eof_sent:  # the client has answered, or broke the protocol
-            self._finish()
-
-    def _core_closed(self, sent: Close | None) -> None:
-        """The core has queued the last frame: it answered a close frame or found the protocol broken."""
-        if self._state != _OPEN:
-            return  # the outbox was full
-        if not self._clean and sent is not None:
-            self._port.counters.closed_by_server(sent.code)
-        self._finish()
-        if self._clean:
-            self._tell_closed()  # others see the leave now, not when TCP has ended
-
-    def _take(self, core: ServerProtocol, frame: Frame) -> None:
-        """Handle one frame that the core has found well-formed."""
-        if self._state != _OPEN:
-            return
-        opcode = frame.opcode
-        if opcode is PING or opcode is PONG:
-            self._take_control(pong=opcode is PONG)
-        elif opcode is CLOSE:
-            received = core.close_rcvd
-            self._clean = True
-            self._port.counters.closed_by_client(received.code if received is not None else 1005)
-        elif frame.fin and opcode is not CONT:
-            self._take_message(opcode, bytes(frame.data))
-        else:
-            self._take_fragment(frame)
-
-    def _take_message(self, opcode: Opcode, payload: bytes) -> None:
-        if opcode is TEXT and not payload.isascii():
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                self._fail(_INVALID_TEXT, "invalid UTF-8")
-                return
-        self._deliver(payload, binary=opcode is not TEXT)
-
-    def _take_fragment(self, frame: Frame) -> None:
-        partial = self._partial
-        if partial is None:
-            partial = self._partial = _Partial(binary=frame.opcode is not TEXT, chunks=[])
-            if not partial.binary:
-                partial.decoder = codecs.getincrementaldecoder("utf-8")()
-        options = self._port.options
-        partial.chunks.append(bytes(frame.data))
-        partial.size += len(frame.data)
-        if partial.size > options.max_message_bytes:
-            self._fail(_TOO_BIG, "message too big")
-            return
-        if len(partial.chunks) > options.max_fragments:
-            self._fail(_TOO_BIG, "too many fragments")
-            return
-        if partial.decoder is not None:
-            try:
-                partial.decoder.decode(partial.chunks[-1], final=frame.fin)
-            except UnicodeDecodeError:
-                self._fail(_INVALID_TEXT, "invalid UTF-8")
-                return
-        if frame.fin:
-            self._partial = None
-            self._deliver(b"".join(partial.chunks), binary=partial.binary)
+    def _take_fragment(self, first: int, payload: bytes) -> None:
+        opcode = first & ~FIN
+        if (opcode == CONTINUATION) == (self._fragments is None):
+            raise Violation(
+                PROTOCOL_ERROR, "nothing to continue" if opcode == CONTINUATION else "message not continued"
+            )
+        if self._fragments is None:
+            options = self._port.options
+            self._fragments = Fragments(
+                binary=opcode == BINARY, max_bytes=options.max_message_bytes, max_fragments=options.max_fragments
+            )
+        fragments = self._fragments
+        message = fragments.add(payload, last=first >= FIN)
+        if message is not None:
+            self._fragments = None
+            self._deliver(message, binary=fragments.binary)
 
     def _take_control(self, *, pong: bool) -> None:
         now = self._port.loop.time()
@@ -332,9 +313,19 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._control_frames = 0
         self._control_frames += 1
         if self._control_frames > self._port.options.max_control_frames_per_s:
-            self._fail(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
-        elif pong and self._handler is not None:
+            raise Violation(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
+        if pong and self._handler is not None:
             self._handler.websocket_pong()
+
+    def _take_close(self, payload: bytes) -> None:
+        """The client closes; it is answered in kind."""
+        if self._fragments is not None:
+            raise Violation(PROTOCOL_ERROR, "message not finished")
+        code = close_code(payload)
+        self._clean = True
+        self._port.counters.closed_by_client(code)
+        self._end_with(close_answer(payload))
+        self._tell_closed()  # others see the leave now, not when TCP has ended
 
     def _deliver(self, payload: bytes, *, binary: bool) -> None:
         self._port.counters.messages_received += 1
@@ -348,23 +339,19 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     # The end.
 
-    def _fail(self, code: int, reason: str) -> None:
-        """The client broke a rule: nothing more of it is read."""
-        self._partial = None
-        self.close(code, reason)
-        self._finish()
+    def _begin_end(self) -> Ending:
+        """From now on what the client sends is thrown away."""
+        self._waiting = self._fragments = None
+        if self._ending is None:
+            self._ending = Ending(self._port.loop, self._transport, self.delivery)
+        return self._ending
 
-    def _finish(self) -> None:
-        """Half-close TCP once all is written, and wait for the client to do the same."""
-        if self._state >= _FINISHING:
-            return
-        self._state = _FINISHING
-        if self._timer is None:
-            self._end_within(self._port.options.close_timeout_s)
-        if self._frames:
-            self.flush()
-        else:
-            self.outbox_empty()
+    def _end_with(self, frame: bytes) -> None:
+        """The last frame; once it is written, our side of TCP is closed."""
+        self._state = _CLOSING
+        ending = self._begin_end()
+        self.put_last(frame)
+        ending.once_delivered(self._port.options.close_timeout_s)
 
     def _tell_closed(self) -> None:
         handler, self._handler = self._handler, None
@@ -374,19 +361,9 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             except Exception:
                 logger.exception("handler failed at the end of a connection")
 
-    def _end_within(self, delay_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._port.loop.call_later(delay_s, self._reset)
 
-    def _reset(self) -> None:
-        """End TCP at once: the kernel, too, forgets what a client that hardly reads has not taken."""
-        with contextlib.suppress(OSError, AttributeError):
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
-
-
-def _new_core(options: TransportOptions) -> ServerProtocol:
-    # A control frame may come between the fragments of a message that is nearly as long as allowed.
-    limits = (options.max_message_bytes + _CONTROL_FRAME_BYTES, options.max_message_bytes)
-    return ServerProtocol(state=OPEN, max_size=limits, logger=_core_logger)
+def _check_text(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise invalid_text() from None

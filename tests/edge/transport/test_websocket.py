@@ -143,9 +143,7 @@ async def test_what_a_client_sends_after_its_violation_is_not_kept(serve: Serve)
     opcode, payload = await client.frame()
     assert (opcode, payload[:2]) == (CLOSE, close_payload(1009))
     (connection,) = served.server._entrance.websockets
-    assert connection._core is not None
-    assert len(connection._core.reader.buffer) == 0
-    assert connection._pending is None
+    assert connection._waiting is None
     client.writer.close()
 
 

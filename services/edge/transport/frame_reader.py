@@ -1,0 +1,74 @@
+"""Frames of clients, from bytes as they come. RFC 6455, 5.2."""
+
+from __future__ import annotations
+
+from websockets.frames import apply_mask as unmask  # type: ignore[attr-defined]  # the one in C, if there is one
+
+# The first byte of a frame: its opcode, with FIN where the message ends.
+FIN = 0x80
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+FIN_TEXT, FIN_BINARY = FIN | TEXT, FIN | BINARY
+FIN_CLOSE, FIN_PING, FIN_PONG = FIN | CLOSE, FIN | PING, FIN | PONG
+
+PROTOCOL_ERROR, INVALID_TEXT, TOO_BIG = 1002, 1007, 1009
+
+_CONTROL = 0x8
+_KNOWN = frozenset(
+    (CONTINUATION, TEXT, BINARY, FIN | CONTINUATION, FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PING, FIN_PONG)
+)
+_LONGEST_CONTROL = 125
+_2_BYTES, _8_BYTES = 126, 127  # the length does not fit into its 7 bits, and follows in so many
+
+
+class Violation(Exception):
+    """The client broke a rule: the connection ends with this code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def read_frames(
+    data: bytes | bytearray, start: int, max_bytes: int, most_frames: int, most_bytes: int
+) -> tuple[list[tuple[int, bytes]], int, int, Violation | None]:
+    """Whole frames from `start` on, where one begins: at most so many, and no more after so many bytes.
+
+    Returns:
+        First bytes and payloads; where the first frame begins that is not among them; how many bytes of it are missing
+        at least, 0 where there are none of it or where it has not been looked at; and what is wrong with it.
+    """
+    found: list[tuple[int, bytes]] = []
+    at, size, last = start, len(data), start + most_bytes
+    while size - at >= 2:
+        if at >= last or len(found) == most_frames:
+            return found, at, 0, None
+        first = data[at]
+        length = data[at + 1] - 0x80
+        if first not in _KNOWN or length < 0:
+            reason = (
+                "a frame that is not masked"
+                if first in _KNOWN
+                else "unknown opcode, reserved bits or a control frame cut"
+            )
+            return found, at, 0, Violation(PROTOCOL_ERROR, reason)
+        body = at + 6
+        if length > _LONGEST_CONTROL:
+            if first & _CONTROL:
+                return found, at, 0, Violation(PROTOCOL_ERROR, "control frame too long")
+            extra = 2 if length == _2_BYTES else 8
+            body += extra
+            if size < at + 2 + extra:
+                break
+            shortest = _2_BYTES if extra == 2 else 65_536
+            length = int.from_bytes(data[at + 2 : at + 2 + extra], "big")
+            if length < shortest or length >> 63:
+                return found, at, 0, Violation(PROTOCOL_ERROR, "length not in its shortest form")
+        if length > max_bytes:
+            return found, at, 0, Violation(TOO_BIG, "message too big")
+        end = body + length
+        if end > size:
+            return found, at, end - size, None
+        found.append((first, unmask(data[body:end], data[body - 4 : body])))
+        at = end
+    return found, at, 1 if at < size else 0, None
