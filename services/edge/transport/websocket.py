@@ -318,9 +318,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._handler.websocket_pong()
 
     def _take_close(self, payload: bytes) -> None:
-        """The client closes; it is answered in kind."""
-        if self._fragments is not None:
-            raise Violation(PROTOCOL_ERROR, "message not finished")
+        """The client closes, maybe in the middle of a message; it is answered in kind."""
         code = close_code(payload)
         self._clean = True
         self._port.counters.closed_by_client(code)

@@ -202,7 +202,6 @@ def some_frame(rng: random.Random) -> bytes:
                         frame(CLOSE, close_payload(1000, b"\xff")),
                         frame(CLOSE, b"x"),
                         frame(CLOSE),
-                        frame(TEXT, b"fr", fin=False) + frame(CLOSE),
                     ]
                 )
                 for _ in range(rng.random() < 0.3)

@@ -81,7 +81,6 @@ B19 = [
     pytest.param(frame(CLOSE, close_payload(999)), id="B19-close-999"),
     pytest.param(frame(CLOSE, close_payload(1005)), id="B19-close-1005"),
     pytest.param(frame(CLOSE, close_payload(5000)), id="B19-close-5000"),
-    pytest.param(frame(TEXT, b"a", fin=False) + frame(CLOSE, close_payload(1000)), id="B19-close-within-a-message"),
 ]
 B20 = [
     pytest.param(frame(TEXT, b"\xff"), id="B20-text"),
@@ -218,6 +217,18 @@ async def test_the_client_closes_and_is_answered_alike(serve: Serve, payload: by
     client.writer.close()
     handler = await end_of(served)
     assert handler.messages == [(b"last", False)]
+    assert handler.ended == [True]
+
+
+async def test_a_client_may_close_in_the_middle_of_a_message(serve: Serve) -> None:
+    served = await serve()
+    client = await served.raw()
+    client.write(frame(TEXT, b"a", fin=False) + frame(CLOSE, close_payload(1000)) + frame(CONT, b"too late"))
+    assert await client.frame() == (CLOSE, close_payload(1000))
+    assert await client.rest() == b""
+    client.writer.close()
+    handler = await end_of(served)
+    assert handler.messages == []
     assert handler.ended == [True]
 
 
