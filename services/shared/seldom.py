@@ -29,7 +29,7 @@ class SeldomLog:
         self._next = -float("inf")
         self._left_out = 0
 
-    def __call__(self, message: str, **extra: object) -> None:
+    def __call__(self, message: str, *, exc_info: BaseException | None = None, **extra: object) -> None:
         """Log this with these fields, or count it."""
         now = self._clock()
         if now < self._next:
@@ -39,4 +39,4 @@ class SeldomLog:
         if self._left_out:
             extra["left_out"] = self._left_out
         self._left_out = 0
-        self._logger.log(self._level, message, extra=extra)
+        self._logger.log(self._level, message, exc_info=exc_info, extra=extra)

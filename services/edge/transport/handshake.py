@@ -59,7 +59,7 @@ def _check_upgrade(head: Head) -> None:
     wanted = [token.lower() for token in head.tokens("upgrade")]
     if wanted != ["websocket"] or "upgrade" not in [token.lower() for token in head.tokens("connection")]:
         raise Refused(426, "no_upgrade", "this is a WebSocket endpoint", ("Upgrade: websocket",))
-    if head.all("content-length") or head.all("transfer-encoding"):
+    if head.has_body:
         raise Refused(400, "handshake_body", "a WebSocket handshake has no body")
     versions = head.all("sec-websocket-version")
     if len(versions) > 1:
@@ -86,7 +86,7 @@ def _check_origin(head: Head, rules: OriginRules) -> str | None:
     if len(origins) > 1:
         raise Refused(400, "origin", "there is more than one Origin header")
     origin = origins[0] if origins else None
-    if not rules.allows(origin, head.all("host")[0]):
+    if not rules.allows(origin, head.host):
         raise Refused(403, "origin", "this origin is not allowed")
     return origin
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from services.edge.transport.refusal import Refused
 
 MAX_LINE_BYTES = 8_192  # of the request line and of each header, without CRLF
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 65_536
+_MAX_BLANK_LINES = 8  # before the request line; RFC 9112, 2.2 wants one to be overlooked
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
 _TARGET = r"[\x21\x22\x24-\x7e]+"
 _VALUE = r"[\x20-\x7e\x80-\xff\t]*"
 _REQUEST_LINE = re.compile(rf"({TOKEN}) ({_TARGET}) HTTP/([0-9])\.([0-9])")
-_HEADER = re.compile(rf"({TOKEN}):({_VALUE})")
+HEADER = re.compile(rf"({TOKEN}):({_VALUE})")
 _WHOLE = re.compile(rf"({TOKEN}) ({_TARGET}) HTTP/1\.([01])\r\n((?:{TOKEN}:{_VALUE}\r\n)*)\r\n")
-_TOKEN_BYTE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_FIRST_BYTE = re.compile(rb"[\r!#$%&'*+\-.^_`|~0-9A-Za-z]")
 # A reg-name or address with an optional port; user information and paths have no place in Host.
-_HOST = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_AUTHORITY = r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
+_HOST = re.compile(_AUTHORITY)
+_LENGTH = re.compile("[0-9]{1,18}")
+_ABSOLUTE = re.compile(rf"(?:http|ws)s?://({_AUTHORITY})((?:[/?].*)?)", re.IGNORECASE)
+_SERVER_ITSELF = ("OPTIONS", "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +48,48 @@ class Head:
         return [item for item in items if item]
 
     @property
+    def has_body(self) -> bool:
+        """Whether bytes of a body follow, or a chunked one, which may be empty."""
+        lengths = self.all("content-length")
+        return bool(self.all("transfer-encoding")) or (bool(lengths) and int(lengths[0]) > 0)
+
+    @property
+    def raw_path(self) -> str:
+        """The path as sent."""
+        return self._origin_form().partition("?")[0]
+
+    @property
     def path(self) -> str:
-        """The target before its query, as sent."""
-        return self.target.partition("?")[0]
+        """The path that is meant: percent-encoded or not, it is the same."""
+        raw = self.raw_path
+        return unquote(raw) if "%" in raw else raw
 
     @property
     def query(self) -> str:
         """The query of the target, as sent. May hold a token: not for logs."""
-        return self.target.partition("?")[2]
+        return self._origin_form().partition("?")[2]
+
+    @property
+    def host(self) -> str:
+        """Whom the client means: the target's authority, which goes before Host (RFC 9112, 3.2.2); may be empty."""
+        match = None if self.target[0] == "/" else _ABSOLUTE.fullmatch(self.target)
+        return match[1] if match is not None else next(iter(self.all("host")), "")
+
+    def _origin_form(self) -> str:
+        match = None if self.target[0] == "/" else _ABSOLUTE.fullmatch(self.target)
+        if match is None:
+            return self.target
+        return match[2] if match[2].startswith("/") else f"/{match[2]}"
 
 
 class HeadReader:
     """Collects the bytes of one head."""
 
-    __slots__ = ("_buffer", "_headers", "_request", "_scanned", "_start")
+    __slots__ = ("_blank", "_buffer", "_headers", "_request", "_scanned", "_start")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._blank = 0  # lines before the request line
         self._start = 0  # of the line being read
         self._scanned = 0  # no LF before
         self._request: tuple[str, str, tuple[int, int]] | None = None
@@ -71,7 +102,7 @@ class HeadReader:
             Refused: the head is malformed (400, 505) or too long (414, 431); as soon as that can be told.
         """
         buffer = self._buffer
-        if not buffer and data and not _TOKEN_BYTE.match(data):
+        if not buffer and data and not _FIRST_BYTE.match(data):
             raise _malformed("not HTTP")  # TLS, for one, would keep us waiting for a line end
         if not buffer and (whole := _read_whole(data)) is not None:
             buffer += data
@@ -90,7 +121,9 @@ class HeadReader:
                 raise _malformed("a line ends without CR")
             line = buffer[self._start : end - 1].decode("latin-1")
             self._start = self._scanned = end + 1
-            if self._request is None:
+            if self._request is None and not line and self._blank < _MAX_BLANK_LINES:
+                self._blank += 1
+            elif self._request is None:
                 self._request = _parse_request_line(line)
             elif line:
                 self._add_header(line)
@@ -103,9 +136,10 @@ class HeadReader:
         """What came behind the head."""
         return bytes(memoryview(self._buffer)[self._start :])
 
-    def everything(self) -> bytes:
-        """All bytes fed so far."""
-        return bytes(self._buffer)
+    @property
+    def has_begun(self) -> bool:
+        """Whether any byte has come."""
+        return bool(self._buffer)
 
     def _check_length(self, line_bytes: int) -> None:
         if line_bytes > MAX_LINE_BYTES:
@@ -116,7 +150,7 @@ class HeadReader:
             raise Refused(431, "head_too_long", "the head is longer than 65536 bytes")
 
     def _add_header(self, line: str) -> None:
-        match = _HEADER.fullmatch(line)
+        match = HEADER.fullmatch(line)
         if match is None:  # also a folded line, and blanks before the colon
             raise _malformed("a header is malformed")
         if len(self._headers) == MAX_HEADERS:
@@ -131,7 +165,7 @@ def _read_whole(data: bytes) -> Head | None:
     match = _WHOLE.fullmatch(data.decode("latin-1"))
     if match is None or match[1] == "PRI":
         return None
-    headers = _HEADER.findall(match[4])
+    headers = HEADER.findall(match[4])
     if len(headers) > MAX_HEADERS:
         return None
     return Head(match[1], match[2], (1, int(match[3])), _by_name(headers))
@@ -156,13 +190,15 @@ def _parse_request_line(line: str) -> tuple[str, str, tuple[int, int]]:
 
 def _check(head: Head) -> None:
     """Refuse what two parsers could read in two ways. RFC 9112, 3.2 and 6.3."""
+    if head.target[0] != "/" and not _ABSOLUTE.fullmatch(head.target) and (head.method, head.target) != _SERVER_ITSELF:
+        raise _malformed("the target is malformed")
     hosts = head.all("host")
     if len(hosts) > 1 or (not hosts and head.version == (1, 1)):
         raise _malformed("exactly one Host header is needed")
     if hosts and hosts[0] and not _HOST.fullmatch(hosts[0]):
         raise _malformed("the Host header is malformed")
     lengths, codings = head.all("content-length"), head.all("transfer-encoding")
-    if len(lengths) > 1 or (lengths and not (lengths[0].isascii() and lengths[0].isdigit())):
+    if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
         raise _malformed("the Content-Length header is malformed")
     if codings and (lengths or head.version == (1, 0) or [coding.lower() for coding in codings] != ["chunked"]):
         raise _malformed("the Transfer-Encoding header can't be used so")

@@ -10,6 +10,7 @@ from services.edge.domain.ports import Connection, MessageHandler
 from services.edge.transport.admission import Admission
 from services.edge.transport.ending import LINGER_S, Discard
 from services.edge.transport.handshake import open_handshake
+from services.edge.transport.http_connection import Caller
 from services.edge.transport.http_handover import HttpHandover
 from services.edge.transport.http_head import Head, HeadReader
 from services.edge.transport.metrics import TransportCounters
@@ -87,11 +88,7 @@ class PublicPort:
         if before == client:
             return
         self.admission.move(before, client)
-        try:
-            self.admission.check_address(client)
-        except Refused as refused:
-            self.counters.refuse(refused.reason)
-            raise
+        self.admission.check_address(client)
 
     def http_lost(self, client: str) -> None:
         """The connection, whose last request came from there, is over."""
@@ -100,7 +97,7 @@ class PublicPort:
 
 
 class HeadProtocol(asyncio.Protocol):
-    """Reads one head, then hands the transport over: to a `WebSocketConnection`, to uvicorn, or to its end."""
+    """Reads one head, then hands the transport over: to a `WebSocketConnection`, an `HttpConnection`, or its end."""
 
     __slots__ = ("_client", "_discard", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
 
@@ -188,14 +185,8 @@ class HeadProtocol(asyncio.Protocol):
             self._let_go()
             self._reader = None
             port.http_opened()
-            port.http.take(
-                transport,
-                reader.everything(),
-                self._peer,
-                self._client,
-                on_client=port.http_client,
-                on_lost=port.http_lost,
-            )
+            caller = Caller(self._peer, self._client, port.http_client, port.counters.refuse, port.http_lost)
+            port.http.take(transport, head, reader.rest(), caller)
 
     def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
         port = self._port

@@ -32,11 +32,6 @@ class Refused(Exception):
         lines = (f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *self._lines())
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + self.body
 
-    def header_list(self) -> list[tuple[bytes, bytes]]:
-        """Headers as an ASGI server wants them."""
-        pairs = (line.encode("ascii").split(b": ", 1) for line in self._lines())
-        return [(name.lower(), value) for name, value in pairs]
-
     def _lines(self) -> tuple[str, ...]:
         text = "Content-Type: text/plain; charset=utf-8"
         return text, f"Content-Length: {len(self.body)}", "Connection: close", *self.headers

@@ -128,6 +128,12 @@ class Served:
     async def close(self) -> None:
         await asyncio.wait_for(self.server.close(), LIMIT_S)
 
+    async def http_over(self) -> None:
+        """Until no HTTP connection is left."""
+        async with asyncio.timeout(LIMIT_S):
+            while self.server.counters.https:
+                await asyncio.sleep(0.005)
+
     async def answer(self, data: bytes) -> tuple[int, bytes]:
         """Status (0: closed without an answer) and everything that came, once the server has closed."""
         async with Raw(self.port) as client:

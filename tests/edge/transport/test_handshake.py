@@ -7,6 +7,7 @@ import logging
 from base64 import b64encode
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
@@ -157,7 +158,6 @@ LINE = f"GET {PATH} HTTP/1.1"
         pytest.param(head("Sec-WebSocket-Key: é", without="Sec-WebSocket-Key"), 400, id="B03-key-not-ascii"),
         pytest.param(head(without="Host"), 400, id="B03-no-host"),
         pytest.param(head("Host: edge.example.com"), 400, id="B03-two-hosts"),
-        pytest.param(head("Content-Length: 0"), 400, id="B04-content-length-0"),
         pytest.param(head("Content-Length: 5") + b"hello", 400, id="B04-content-length"),
         pytest.param(head("Transfer-Encoding: chunked") + b"0\r\n\r\n", 400, id="B04-transfer-encoding"),
         pytest.param(head() + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="B04-pipelined-request"),
@@ -181,6 +181,34 @@ async def test_what_is_no_handshake_is_refused_and_counted(serve: Serve, data: b
     assert b"\r\nConnection: close\r\n" in answer
     assert sum(served.refused.values()) == 1
     assert not served.handlers
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(head("Content-Length: 0"), id="content-length-0"),
+        pytest.param(b"\r\n" + head(), id="blank-line-first"),
+        pytest.param(head(line=f"GET http://edge.example.com{PATH} HTTP/1.1"), id="absolute"),
+        pytest.param(head(line=f"GET WS://edge.example.com{PATH}?a=b HTTP/1.1"), id="absolute-ws"),
+        pytest.param(head(line="GET /connection/%77ebsocket HTTP/1.1"), id="percent-encoded"),
+        pytest.param(head(line="GET /connection%2Fwebsocket?a=b HTTP/1.1"), id="percent-encoded-slash"),
+        pytest.param(
+            head(
+                "Origin: https://chat.example.com",
+                "Host: x",
+                line=f"GET https://chat.example.com{PATH} HTTP/1.1",
+                without="Host",
+            ),
+            id="own-host-of-the-target",
+        ),
+    ],
+)
+async def test_what_means_the_endpoint_opens_it(serve: Serve, data: bytes) -> None:
+    served = await serve(app=FastAPI())
+    async with Raw(served.port) as client:
+        client.write(data)
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+    assert len(served.handlers) == 1
 
 
 async def test_refusals_say_what_would_be_right(serve: Serve) -> None:

@@ -34,12 +34,35 @@ def test_a_head_is_the_same_however_it_arrives() -> None:
     assert (whole.path, whole.query) == ("/a", "b=c")
 
 
+@pytest.mark.parametrize(
+    ("target", "path", "query", "host"),
+    [
+        ("/a/b?c=d?e", "/a/b", "c=d?e", "x:1"),
+        ("/%61%2fb?%63", "/a/b", "%63", "x:1"),
+        ("/%zz%", "/%zz%", "", "x:1"),
+        ("http://Y.example:80/a?b", "/a", "b", "Y.example:80"),
+        ("WSS://y", "/", "", "y"),
+        ("ws://[::1]:8001?b=c", "/", "b=c", "[::1]:8001"),
+        ("//y/a", "//y/a", "", "x:1"),
+    ],
+)
+def test_all_forms_of_a_target_say_what_is_meant(target: str, path: str, query: str, host: str) -> None:
+    found = read(f"GET {target} HTTP/1.1\r\nHost: x:1\r\n\r\n".encode())
+    assert found is not None
+    assert (found.path, found.query, found.host) == (path, query, host)
+
+
+def test_blank_lines_before_a_request_are_overlooked() -> None:
+    plain = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    for step in (1, 3, 100):
+        assert read(b"\r\n\r\n" + plain, step=step) == read(plain)
+
+
 def test_what_follows_the_head_is_kept_for_the_next_reader() -> None:
     reader = HeadReader()
     data = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbo\r\n"
     assert reader.feed(data) is not None
     assert reader.rest() == b"bo\r\n"
-    assert reader.everything() == data
 
 
 @pytest.mark.parametrize(
@@ -73,7 +96,13 @@ def test_what_parsers_could_read_differently_is_refused(line: str) -> None:
     [
         pytest.param(b"\x16\x03\x01\x02\x00\x01", 400, id="B02-tls"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="B02-http2-preface"),
-        pytest.param(b"\r\nGET / HTTP/1.1\r\n", 400, id="blank-line-first"),
+        pytest.param(b"\r\n" * 9 + b"GET / HTTP/1.1\r\n", 400, id="many-blank-lines-first"),
+        pytest.param(b"\nGET / HTTP/1.1\r\n", 400, id="bare-lf-first"),
+        pytest.param(b"GET a HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="relative-target"),
+        pytest.param(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="asterisk"),
+        pytest.param(b"GET http:///a HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="absolute-without-host"),
+        pytest.param(b"GET http://u@x/a HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="absolute-with-user"),
+        pytest.param(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="connect"),
         pytest.param(b"GET  / HTTP/1.1\r\n", 400, id="two-spaces"),
         pytest.param(b"GET / HTTP/1.1 \r\n", 400, id="space-at-the-end"),
         pytest.param(b"GET /\xff HTTP/1.1\r\n", 400, id="not-ascii"),

@@ -124,7 +124,7 @@ async def test_b08_a_client_over_its_cap_is_refused_on_a_connection_that_it_shar
         answer = await shared.rest()  # one answer, then the end
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert answer.count(b"HTTP/1.1 ") == 1
-        assert b"\r\nretry-after: 2\r\n" in answer
+        assert b"\r\nRetry-After: 2\r\n" in answer
         assert served.refused == {"max_connections_per_address": 1}
     await settled(served)
 
