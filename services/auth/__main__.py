@@ -168,6 +168,7 @@ async def follow(
                 version = current
                 accounts.signer, trust = await _known(store, algorithm)
                 feed.set(trust)
+            await store.check_writable()  # last: who is locked out of writing still tells edges of the keys
             _say_whether_it_answers(checks, None)
         except Unavailable as error:
             await remake(error)

@@ -195,6 +195,9 @@ class DynamoDbAccounts:
         except ConditionFailed as error:
             raise Unavailable("the account store has another key of that id") from error
 
+    async def check_writable(self) -> None:
+        """Nobody can lock it; what `version` says of it is all that can be known without a write."""
+
     async def _transact(self, *writes: Mapping[str, Any]) -> None:
         # The token makes DynamoDB drop a try that arrives late, after somebody else changed what this one wrote.
         await self._db.call("transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4()))

@@ -35,6 +35,8 @@ CREATE TABLE IF NOT EXISTS signing_keys (
 );
 """
 _EXPIRED_AT_ONCE = 100
+_BUSY_MS = 2_000  # so long a statement waits for another process' lock
+_CHECK_MS = 500  # nothing that writes here holds the lock for so long
 T = TypeVar("T")
 
 
@@ -51,7 +53,9 @@ class SqliteAccounts:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+            )
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
@@ -166,6 +170,17 @@ class SqliteAccounts:
 
     async def version(self) -> int:
         return await self._run(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
+
+    async def check_writable(self) -> None:
+        def lock_and_let_go(connection: sqlite3.Connection) -> None:
+            connection.execute(f"PRAGMA busy_timeout = {_CHECK_MS}")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+
+        await self._run(lock_and_let_go)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, work)

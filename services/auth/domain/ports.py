@@ -93,6 +93,9 @@ class AccountStore(Protocol):
     async def version(self) -> int:
         """Changes whenever keys may have changed, also by another process."""
 
+    async def check_writable(self) -> None:
+        """Whether a write would be taken; asked every second, so nothing is written."""
+
 
 class Limits(Protocol):
     """Counts per window."""

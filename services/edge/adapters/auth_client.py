@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 CALL_S = 2.8
 SILENCE_S = 30.0  # auth gives a sign of life every 10 s
 _PAUSE_S = (0.1, 2.0)
+_TOO_MANY = "too many attempts"
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, ErrorCode.BAD_REQUEST),
     grpc.StatusCode.ALREADY_EXISTS: (409, ErrorCode.BAD_REQUEST),
@@ -130,4 +131,6 @@ def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
     ended = None
     if "ended-session" in trailers:
         ended = EndedSession(str(trailers["ended-user"]), str(trailers["ended-session"]))
-    return AccountRefused(*known, error.details() or "", int(trailers.get("retry-after-s", 0)), ended)
+    # Limits are also those of gRPC and of auth's own queues: their texts are not for users.
+    text = _TOO_MANY if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else error.details() or ""
+    return AccountRefused(*known, text, int(trailers.get("retry-after-s", 0)), ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -9,8 +10,10 @@ import msgspec
 from fastapi import Request, Response
 
 from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.seldom import SeldomLog
 
 MAX_BODY_BYTES = 1_048_576
+_FAILED = SeldomLog(logging.getLogger(__name__), logging.WARNING, every_s=1.0)
 _ENCODER = msgspec.json.Encoder()
 T = TypeVar("T")
 
@@ -56,7 +59,13 @@ def answer(result: Any) -> Response:
 
 
 def error_body(error: ThalamusError) -> dict[str, Any]:
-    """`{"code", "message"}` as the server API of the field has it."""
+    """`{"code", "message"}` as the server API of the field has it.
+
+    What failed inside is named in our log alone; of what the caller did wrong, and of its limits, the caller is told.
+    """
+    if error.code is ErrorCode.INTERNAL:
+        _FAILED("a call over HTTP failed", error=str(error))
+        return {"code": int(error.code), "message": error.code.message}
     detail = str(error)
     message = error.code.message if detail in ("", error.code.message) else f"{error.code.message}: {detail}"
     return {"code": int(error.code), "message": message}
