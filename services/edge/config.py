@@ -46,6 +46,7 @@ class EdgeConfig:
     token_audience: str = ""
     token_issuer: str = ""
     token_leeway_s: float = 0.0
+    token_not_before_leeway_s: float = 10.0
 
     # Transport.
     websocket_path: str = "/connection/websocket"
@@ -100,6 +101,8 @@ class EdgeConfig:
             )
         for name in (
             "drain_grace_s",
+            "token_leeway_s",
+            "token_not_before_leeway_s",
             "connect_timeout_s",
             "ping_interval_s",
             "pong_timeout_s",

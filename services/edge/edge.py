@@ -88,6 +88,7 @@ class Edge:
                 audience=config.token_audience,
                 issuer=config.token_issuer,
                 leeway_s=config.token_leeway_s,
+                not_before_leeway_s=config.token_not_before_leeway_s,
             ),
         )
         self.cluster = Cluster(self.node, self.broker, self.broker.orders)

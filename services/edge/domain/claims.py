@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import functools
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from services.edge.domain.keyring import ALGORITHMS, KeyRing
+from services.edge.domain.token_log import refused
 from services.shared.json_text import InvalidJson, checked_json
 
 _MAX_TOKEN_BYTES = 8_192
 _HEADERS_KEPT = 64  # of one issuer all are alike
 
 
-class TokenInvalid(Exception):
+class _Refused(Exception):
+    """`reason` is for our log: it names no more than claims, and never goes to whoever showed the token."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__()
+
+
+class TokenInvalid(_Refused):
     """Not a token of ours, or not of this kind."""
 
 
-class TokenExpired(Exception):
+class TokenExpired(_Refused):
     """A token of ours whose time is over, or has not come (`nbf`)."""
 
 
@@ -84,11 +96,11 @@ class _Sub(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    sub: str | None = None
+    sub: str | int | None = None
     sid: Any = None
-    exp: float | None = None
-    expire_at: float | None = None
-    nbf: float | None = None
+    exp: float | str | None = None
+    expire_at: float | str | None = None
+    nbf: float | str | None = None
     aud: str | list[str] | None = None
     iss: str | None = None
     channel: str | None = None
@@ -112,6 +124,16 @@ class _Header(msgspec.Struct, frozen=True):
     jwk: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Unix seconds."""
+
+    exp: float | None
+    expire_at: float | None
+    nbf: float | None
+
+
+_DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 _HEADERS = msgspec.json.Decoder(_Header)
 _PAYLOADS = msgspec.json.Decoder(_Payload)
 
@@ -119,87 +141,139 @@ _PAYLOADS = msgspec.json.Decoder(_Payload)
 class TokenVerifier:
     """Verifies with the keys of the ring; the time is passed in."""
 
-    def __init__(self, keyring: KeyRing, *, audience: str = "", issuer: str = "", leeway_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        keyring: KeyRing,
+        *,
+        audience: str = "",
+        issuer: str = "",
+        leeway_s: float = 0.0,
+        not_before_leeway_s: float = 0.0,
+    ) -> None:
+        """`leeway_s`: so long `exp` may be past and `nbf` ahead; `not_before_leeway_s`: `nbf`, where that is more."""
         self._keyring = keyring
         self._audience = audience
         self._issuer = issuer
         self._leeway_s = leeway_s
+        self._not_before_leeway_s = max(leeway_s, not_before_leeway_s)
 
     def connection(self, token: str, now: float) -> ConnectionClaims:
         """Claims of a connection token.
 
         Raises:
-            TokenInvalid: whatever is wrong with it, without saying what.
+            TokenInvalid: whatever is wrong with it; the log has the reason.
             TokenExpired: nothing is wrong with it but the time.
         """
-        payload = self._payload(token)
-        if payload.channel is not None:
-            raise TokenInvalid
-        self._check_time(payload, now)
-        subs = payload.subs or {}
-        channels = {
-            name: ServerSub(_json(sub.info, sub.b64info), _json(sub.data, sub.b64data), _override(sub.override))
-            for name, sub in subs.items()
-        }
-        if not channels:
-            channels = {name: ServerSub() for name in payload.channels or ()}
-        return ConnectionClaims(
-            user=payload.sub or "",
-            info=_json(payload.info, payload.b64info),
-            expires_at=_expiry(payload),
-            channels=channels,
-            meta=_json(payload.meta, None),
-            session=payload.sid if isinstance(payload.sid, str) else "",
-        )
+        with _logged("connection"):
+            payload = self._payload(token)
+            if payload.channel is not None:
+                raise TokenInvalid("it has `channel`: it is a subscription token")
+            times = self._times(payload, now)
+            subs = payload.subs or {}
+            channels = {
+                name: ServerSub(_json(sub.info, sub.b64info), _json(sub.data, sub.b64data), _override(sub.override))
+                for name, sub in subs.items()
+            }
+            if not channels:
+                channels = {name: ServerSub() for name in payload.channels or ()}
+            return ConnectionClaims(
+                user=_user(payload),
+                info=_json(payload.info, payload.b64info),
+                expires_at=self._expiry(times, now),
+                channels=channels,
+                meta=_json(payload.meta, None),
+                session=payload.sid if isinstance(payload.sid, str) else "",
+            )
 
     def subscription(self, token: str, now: float) -> SubscriptionClaims:
         """Claims of a subscription token; raises as `connection`."""
-        payload = self._payload(token)
-        if not payload.channel:
-            raise TokenInvalid
-        self._check_time(payload, now)
-        return SubscriptionClaims(
-            user=payload.sub or "",
-            channel=payload.channel,
-            client=payload.client or "",
-            info=_json(payload.info, payload.b64info),
-            data=_json(payload.data, payload.b64data),
-            expires_at=_expiry(payload),
-            override=_override(payload.override),
-        )
+        with _logged("subscription"):
+            payload = self._payload(token)
+            if not payload.channel:
+                raise TokenInvalid("it has no `channel`: it is a connection token")
+            times = self._times(payload, now)
+            return SubscriptionClaims(
+                user=_user(payload),
+                channel=payload.channel,
+                client=payload.client or "",
+                info=_json(payload.info, payload.b64info),
+                data=_json(payload.data, payload.b64data),
+                expires_at=self._expiry(times, now),
+                override=_override(payload.override),
+            )
 
     def _payload(self, token: str) -> _Payload:
         """Syntax, signature, audience and issuer, in this order."""
         if len(token) > _MAX_TOKEN_BYTES or not token.isascii():
-            raise TokenInvalid
+            raise TokenInvalid("it is over 8 KiB, or not ASCII")
         parts = token.split(".")
         if len(parts) != 3:
-            raise TokenInvalid
+            raise TokenInvalid("it has not three parts")
         try:
             header = _header(parts[0])
             signature = _base64(parts[2])
             body = _base64(parts[1])
         except (ValueError, msgspec.MsgspecError, RecursionError):
-            raise TokenInvalid from None
+            raise TokenInvalid("its parts are not base64url, or its header is not JSON") from None
         if not self._keyring.verifies(header.alg, header.kid, token[: -len(parts[2]) - 1].encode(), signature):
-            raise TokenInvalid
+            raise TokenInvalid("its signature is of none of our keys")
         try:
             payload = _PAYLOADS.decode(body)
+        except msgspec.ValidationError as error:  # of what we signed: it names the type and the claim
+            raise TokenInvalid(f"a claim has the wrong type: {error}") from None
         except (ValueError, msgspec.MsgspecError, RecursionError):
-            raise TokenInvalid from None
+            raise TokenInvalid("its payload is not JSON") from None
         audience = [payload.aud] if isinstance(payload.aud, str) else payload.aud or []
-        if (self._audience and self._audience not in audience) or (self._issuer and payload.iss != self._issuer):
-            raise TokenInvalid
-        for number in (payload.exp, payload.nbf, payload.expire_at):
-            if number is not None and not math.isfinite(number):
-                raise TokenInvalid
+        if self._audience and self._audience not in audience:
+            raise TokenInvalid("`aud` is not EDGE_TOKEN_AUDIENCE")
+        if self._issuer and payload.iss != self._issuer:
+            raise TokenInvalid("`iss` is not EDGE_TOKEN_ISSUER")
         return payload
 
-    def _check_time(self, payload: _Payload, now: float) -> None:
-        if payload.exp is not None and payload.exp + self._leeway_s <= now:
-            raise TokenExpired
-        if payload.nbf is not None and payload.nbf - self._leeway_s > now:
-            raise TokenExpired
+    def _times(self, payload: _Payload, now: float) -> _Times:
+        times = _Times(
+            exp=_seconds("exp", payload.exp),
+            expire_at=_seconds("expire_at", payload.expire_at),
+            nbf=_seconds("nbf", payload.nbf),
+        )
+        if times.exp is not None and times.exp + self._leeway_s <= now:
+            raise TokenExpired("`exp` is past")
+        if times.nbf is not None and times.nbf - self._not_before_leeway_s > now:
+            raise TokenExpired("`nbf` is ahead: do the clocks agree?")
+        return times
+
+    def _expiry(self, times: _Times, now: float) -> float | None:
+        """When what was made with the token ends; within the leeway it is not over at once."""
+        if times.expire_at is not None:
+            return times.expire_at or None
+        if times.exp is not None and times.exp <= now:
+            return times.exp + self._leeway_s
+        return times.exp
+
+
+@contextlib.contextmanager
+def _logged(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except _Refused as error:
+        refused(kind, error.reason)
+        raise
+
+
+def _user(payload: _Payload) -> str:
+    """`sub`; a number, as some libraries mint it, is the text of its digits."""
+    return str(payload.sub) if isinstance(payload.sub, int) else payload.sub or ""
+
+
+def _seconds(claim: str, value: float | str | None) -> float | None:
+    """A NumericDate, also as a text of decimal digits."""
+    if isinstance(value, str):
+        if not _DECIMAL.fullmatch(value):
+            raise TokenInvalid(f"`{claim}` is no number")
+        return float(value)
+    if value is not None and not math.isfinite(value):
+        raise TokenInvalid(f"`{claim}` is no number")
+    return value
 
 
 @functools.lru_cache(maxsize=_HEADERS_KEPT)
@@ -209,7 +283,7 @@ def _header(text: str) -> _Header:
     if header.alg not in ALGORITHMS or any(
         value is not None for value in (header.crit, header.jku, header.x5u, header.jwk)
     ):
-        raise TokenInvalid
+        raise TokenInvalid("its header has another `alg` than HS256, EdDSA and RS256, or `crit`, `jku`, `x5u`, `jwk`")
     return header
 
 
@@ -217,12 +291,6 @@ def _base64(text: str) -> bytes:
     if "=" in text or "+" in text or "/" in text:
         raise ValueError("not base64url")
     return base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
-
-
-def _expiry(payload: _Payload) -> float | None:
-    if payload.expire_at is not None:
-        return payload.expire_at or None
-    return payload.exp
 
 
 def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
@@ -237,7 +305,7 @@ def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
             return b""
         text = checked_json(text)
     except (binascii.Error, ValueError, InvalidJson):
-        raise TokenInvalid from None
+        raise TokenInvalid("`info`, `data` or `meta`, or its base64 twin, is no JSON that clients can read") from None
     return b"" if text == b"null" else text.replace(b"\n", b"")
 
 
@@ -249,5 +317,5 @@ def _override(found: dict[str, Any] | None) -> Override:
             if found and found.get(name) is not None
         }
     except msgspec.ValidationError:
-        raise TokenInvalid from None
+        raise TokenInvalid("`override` has something else than true or false") from None
     return Override(**values)

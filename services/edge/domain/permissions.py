@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from services.edge.domain.user_names import in_channel_name
 from services.shared.checks import is_channel_name
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace, Namespaces, Permission
@@ -69,7 +70,7 @@ def is_private(channel: str) -> bool:
 
 
 def listed_users(channel: str) -> frozenset[str] | None:
-    """The users after the last `#` of a user-limited channel; None: not user-limited."""
+    """Those after the last `#` of a user-limited channel, as `in_channel_name` writes them; None: not user-limited."""
     _, mark, users = channel.rpartition("#")
     return frozenset(users.split(",")) if mark else None
 
@@ -79,6 +80,6 @@ def may_subscribe(namespace: Namespace, channel: str, user: str) -> bool:
     if is_private(channel):
         return False
     users = listed_users(channel)
-    if users is not None and (not user or user not in users):
+    if users is not None and (not user or in_channel_name(user, namespaced=":" in channel) not in users):
         return False
     return allows(namespace.subscribe, namespace, Actor(user))

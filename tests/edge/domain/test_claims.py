@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.edge.domain import token_log
 from services.edge.domain.claims import TokenExpired, TokenInvalid, TokenVerifier
 from services.edge.domain.keyring import KeyRing
 
@@ -91,10 +92,15 @@ REFUSED = {
             ("jwk", {"kty": "oct", "k": ""}),
         )
     },
-    "B13-sub-number": signed({"alg": "HS256"}, {"sub": 5}),
+    "B13-sub-fraction": signed({"alg": "HS256"}, b'{"sub":5.0}'),
+    "B13-sub-true": signed({"alg": "HS256"}, {"sub": True}),
+    "B13-sub-endless": signed({"alg": "HS256"}, b'{"sub":' + b"9" * 5_000 + b"}"),
     "B13-sub-array": signed({"alg": "HS256"}, {"sub": ["ann"]}),
     "B13-other-kind": token(channel="a"),
     "B13-exp-text": signed({"alg": "HS256"}, {"exp": "tomorrow"}),
+    **{f"B13-exp-{text!r}": token(exp=text) for text in ("", "-1", "1e10", "0x7fffffff", " 1800000060", "NaN", "٣٠")},
+    "B13-nbf-text": token(nbf="soon"),
+    "B13-expire-at-text": token(expire_at="never"),
     "B13-exp-nan": signed({"alg": "HS256"}, b'{"exp":NaN}'),
     "B13-exp-infinite": signed({"alg": "HS256"}, b'{"exp":1e999}'),
     "B13-channels-text": signed({"alg": "HS256"}, {"channels": "a"}),
@@ -131,6 +137,86 @@ def test_B14_a_token_out_of_its_time_is_expired(claims: dict[str, Any]) -> None:
     with pytest.raises(TokenExpired):
         VERIFIER.subscription(token(channel="a", **claims), NOW)
     assert TokenVerifier(RING, leeway_s=30).connection(token(**claims), NOW).user == "ann"
+
+
+@pytest.mark.parametrize(("sub", "user"), [(5, "5"), (0, "0"), (-7, "-7"), (2**63, str(2**63)), ("05", "05")], ids=repr)
+def test_a_number_as_sub_is_the_text_of_its_digits(sub: Any, user: str) -> None:
+    assert VERIFIER.connection(signed({"alg": "HS256"}, {"sub": sub}), NOW).user == user
+    assert VERIFIER.subscription(signed({"alg": "HS256"}, {"sub": sub, "channel": "a"}), NOW).user == user
+
+
+def test_times_may_be_texts_of_decimal_digits() -> None:
+    claims = VERIFIER.connection(token(exp=str(int(NOW) + 60), nbf=f"{NOW - 1}", iat=NOW + 9), NOW)
+    assert claims.expires_at == NOW + 60
+    assert VERIFIER.connection(token(expire_at="0"), NOW).expires_at is None
+    for late in ({"exp": str(int(NOW))}, {"nbf": str(int(NOW) + 1)}):
+        with pytest.raises(TokenExpired):
+            VERIFIER.connection(token(**late), NOW)
+
+
+def test_a_token_of_a_clock_that_is_ahead_is_believed_within_the_leeway() -> None:
+    lenient = TokenVerifier(RING, not_before_leeway_s=10)
+    assert lenient.connection(token(nbf=NOW + 10, iat=NOW + 10), NOW).user == "ann"
+    wrong: list[dict[str, Any]] = [{"nbf": NOW + 11}, {"exp": NOW}]
+    for refused in wrong:  # that leeway is for `nbf` alone
+        with pytest.raises(TokenExpired):
+            lenient.connection(token(**refused), NOW)
+
+
+def test_what_is_let_in_by_the_leeway_is_not_over_at_once() -> None:
+    lenient = TokenVerifier(RING, leeway_s=30)
+    assert lenient.connection(token(exp=NOW - 1), NOW).expires_at == NOW + 29
+    assert lenient.connection(token(exp=NOW + 1), NOW).expires_at == NOW + 1
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    token_log._logs.clear()
+    caplog.set_level("DEBUG", token_log.logger.name)
+    return caplog
+
+
+def test_the_log_has_the_reason_and_nothing_of_the_token(lines: pytest.LogCaptureFixture) -> None:
+    aimed = TokenVerifier(RING, audience="us", issuer="them")
+    planted = "planted-in-the-token"
+    for text in (
+        *REFUSED.values(),
+        token(exp=NOW - 1),
+        token(nbf=NOW + 1),
+        signed({"alg": planted}, BODY),
+        signed({"alg": "HS256"}, {"sub": [planted], "channel": planted}),
+        signed({"alg": "HS256"}, {"subs": {planted: {"info": 1, "override": [planted]}}}),
+        signed({"alg": "HS256"}, {planted: 1, "exp": planted}),
+    ):
+        with pytest.raises((TokenInvalid, TokenExpired)):
+            VERIFIER.connection(text, NOW)
+    for claims in ({"aud": planted}, {"aud": "us", "iss": planted}):
+        with pytest.raises(TokenInvalid):
+            aimed.connection(token(**claims), NOW)
+    reasons = {record.__dict__["reason"] for record in lines.records}
+    for part in (
+        "signature",
+        "`aud`",
+        "`iss`",
+        "`exp` is past",
+        "`nbf` is ahead",
+        "`$.sub`",
+        "three parts",
+        "`channel`",
+    ):
+        assert any(part in reason for reason in reasons), (part, reasons)
+    said = " ".join(str(record.__dict__) for record in lines.records)
+    assert planted not in said
+    assert not any(segment in said for text in REFUSED.values() for segment in text.split(".") if len(segment) > 9)
+
+
+def test_a_thousand_refused_tokens_are_one_line_of_each_reason(lines: pytest.LogCaptureFixture) -> None:
+    for number in range(1_000):
+        with pytest.raises(TokenInvalid):
+            VERIFIER.connection(token(sub=f"u{number}")[:-6] + "AAAAAA", NOW)
+        with pytest.raises(TokenExpired):
+            VERIFIER.subscription(token(channel="a", exp=NOW - number), NOW)
+    assert [record.levelname for record in lines.records] == ["INFO", "INFO"]
 
 
 def test_a_wrong_signature_comes_before_the_time() -> None:

@@ -12,6 +12,7 @@ from services.edge.domain.claims import ConnectionClaims, Override, ServerSub, T
 from services.edge.domain.handlers.subscribe import Wanted, establish
 from services.edge.domain.permissions import find_namespace
 from services.edge.domain.replies import ConnectResult, ErrorReply, SubscribeResult
+from services.edge.domain.user_names import personal_channel
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims 
     settings = session.node.settings
     subs: dict[str, ServerSub] = dict(claims.channels) if claims else {}
     if settings.personal_channel and claims and claims.user:
-        prefix = f"{settings.personal_channel_namespace}:" if settings.personal_channel_namespace else ""
-        subs.setdefault(f"{prefix}#{claims.user}", ServerSub(info=b"", data=b"", override=Override()))
+        personal = personal_channel(claims.user, settings.personal_channel_namespace)
+        subs.setdefault(personal, ServerSub(info=b"", data=b"", override=Override()))
     if len(subs) > settings.channels_per_client:
         raise Disconnect(CloseCode.CHANNEL_LIMIT)
     return [

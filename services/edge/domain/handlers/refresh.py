@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.claims import TokenExpired, TokenInvalid
 from services.edge.domain.replies import RefreshResult, SubRefreshResult
+from services.edge.domain.token_log import refused
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
     except TokenInvalid:
         raise Disconnect(CloseCode.INVALID_TOKEN) from None
     if claims.user != session.user:
+        refused("connection", "it is for another user")
         raise Disconnect(CloseCode.INVALID_TOKEN)
     if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
         raise Disconnect(CloseCode.EXPIRED)
@@ -55,6 +57,7 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
     if not channel:  # centrifuge-python 0.5.0 forgets it: the token says which
         channel = claims.channel
     if claims.channel != channel or claims.user != session.user or claims.client not in ("", session.client):
+        refused("subscription", "it is for another channel, user or connection")
         raise Disconnect(CloseCode.INVALID_TOKEN)
     subscription = session.subscriptions.get(channel)
     if subscription is None:

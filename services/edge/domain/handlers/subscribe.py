@@ -12,6 +12,7 @@ from services.edge.domain.handlers.common import required_channel
 from services.edge.domain.model import Position, Publication
 from services.edge.domain.permissions import Actor, allows, find_namespace, may_subscribe
 from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
+from services.edge.domain.token_log import refused
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Mode, Namespace
 
@@ -108,6 +109,7 @@ def _token(session: Session, request: c.Subscribe) -> SubscriptionClaims:
     except TokenInvalid:
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED) from None
     if claims.channel != request.channel or claims.user != session.user or claims.client not in ("", session.client):
+        refused("subscription", "it is for another channel, user or connection")
         raise Disconnect(CloseCode.INVALID_TOKEN)
     if claims.expires_at is not None and claims.expires_at <= now:
         raise ThalamusError(code=ErrorCode.EXPIRED)
