@@ -1,51 +1,19 @@
 // Two users chat on the console page in headless Chromium. argv: base URL, folder for screenshots, folder for the profile,
 // path of the browser. Exit 0: it held.
 import assert from 'node:assert/strict';
-import { chromium } from 'playwright-core';
+import { connected, enter, open, says, shows, tab as newTab } from './browser.mjs';
 
 const [base, shots, profile, executablePath] = process.argv.slice(2);
-const LIMIT = 15_000;
 const run = Date.now().toString(36);
 
-const browser = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  viewport: { width: 1280, height: 800 },
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync',
-  ],
-});
-browser.setDefaultTimeout(LIMIT);
+const browser = await open(profile, executablePath);
 const problems = [];
-
-async function tab(options = {}) {
-  const page = await browser.newPage();
-  if (options.viewport) await page.setViewportSize(options.viewport);
-  if (options.dark) await page.emulateMedia({ colorScheme: 'dark' });
-  page.on('pageerror', (error) => problems.push(String(error)));
-  page.on('console', (message) => {
-    if (message.type() === 'error' && !/ERR_|status of 4/.test(message.text())) problems.push(message.text());
-  });
-  return page;
-}
+const tab = (options) => newTab(browser, problems, options);
 
 const shot = (page, name) => page.screenshot({ path: `${shots}/${name}.png` });
-const connected = (page) => page.waitForSelector('#state[data-state="connected"]');
-const says = async (page, text) => {
-  await page.fill('#composer-text', text);
-  await page.press('#composer-text', 'Enter');
-};
-const shows = (page, text) => page.locator('.message:not(.pending)', { hasText: text }).waitFor();
 const texts = (page) => page.locator('.message .text').allTextContents();
 
-async function register(page, name) {
-  await page.goto(base);
-  await page.fill('#username', name);
-  await page.fill('#password', 'correct horse battery');
-  await page.click('#register');
-  await connected(page);
-}
+const register = (page, name) => enter(page, base, name);
 
 try {
   const ann = await tab();

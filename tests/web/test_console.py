@@ -59,3 +59,13 @@ def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, sta
     command = [node, str(_HERE / "console.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "profile"), chromium]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("playwright")
+def test_the_console_at_its_limits(node: str, chromium: str, tmp_path: Path) -> None:
+    """Too long a text, a refused room, a wrong token, many messages, a small screen."""
+    _SHOTS.mkdir(parents=True, exist_ok=True)
+    with Stack(edges=1, environment={"EDGE_MAX_MESSAGE_BYTES": "8192"}) as stack:
+        command = [node, str(_HERE / "limits.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "p"), chromium]
+        done = subprocess.run([*command, stack.api_key], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

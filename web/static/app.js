@@ -1,8 +1,9 @@
 // The console: signs in, joins channels, shows what happens.
-import { Client } from './client.js';
-import { Room, nameOf } from './rooms.js';
+import { Client, TOO_BIG } from './client.js';
+import { RoomView } from './room_view.js';
+import { MOST_READ, Room, nameOf } from './rooms.js';
 import { Session, loadRooms, saveRooms } from './session.js';
-import { Frames, atEnd, byId, colour, element, initials, marker, messageElement } from './view.js';
+import { Frames, byId, colour, element, initials } from './view.js';
 
 const PAGE = 50;
 const FIRST_ROOM = 'chat:lobby';
@@ -10,6 +11,7 @@ const RETRY_MS = 1_000;
 
 const frames = new Frames();
 const rooms = new Map();
+const view = new RoomView(() => session.name, (room) => loadOlder(room));
 let session = null;
 let client = null;
 let current = '';
@@ -51,6 +53,16 @@ byId('log-out').addEventListener('click', async () => {
   location.reload();
 });
 
+// The token is of no use: sign in again. Whoever does so in this tab finds the same channels, and nothing that was said.
+function backToSignIn(reason) {
+  saveRooms([...rooms.keys()].map((channel) => new Room(channel)), current, () => null);
+  byId('frames-clear').click();
+  session.forget();
+  client = null;
+  rooms.clear();
+  showSignIn(reason);
+}
+
 function start(found) {
   session = found;
   byId('sign-in').hidden = true;
@@ -81,13 +93,13 @@ function listen(of) {
     room.problem = '';
     if (recovering && !recovered) {
       room.forget();
-      note(room, 'could not recover what was missed; history is loaded anew', 'bad');
-      if (channel === current) render();
+      view.note(room, 'could not recover what was missed; history is loaded anew', 'bad');
+      if (channel === current) view.render();
     }
     for (const publication of publications) take(room, publication);
     if (recovering && recovered) {
       const count = publications.length;
-      note(room, `reconnected — ${count ? `recovered ${count} missed message${count > 1 ? 's' : ''}` : 'nothing was missed'}`, 'good');
+      view.note(room, `reconnected — ${count ? `recovered ${count} missed message${count > 1 ? 's' : ''}` : 'nothing was missed'}`, 'good');
     }
     loadMembers(room);
     if (!room.messages.length) loadOlder(room);
@@ -108,8 +120,12 @@ function listen(of) {
   });
 }
 
-function showState({ state, reason = '', in_s = 0 }) {
+function showState({ state, reason = '', in_s = 0, signIn = false }) {
   clearInterval(countdown);
+  if (signIn) {
+    backToSignIn(/3500/.test(reason) ? 'The server does not take this token.' : reason);
+    return;
+  }
   const text = byId('state-text');
   byId('state').dataset.state = state;
   if (in_s) {
@@ -132,7 +148,7 @@ function trouble(channel, text) {
   const room = rooms.get(channel);
   if (!room) return;
   room.problem = text;
-  note(room, text, 'bad');
+  view.note(room, text, 'bad');
   showChannels();
 }
 
@@ -145,7 +161,7 @@ function take(room, publication) {
   }
   if (index < 0) return;
   if (room.channel === current) {
-    showMessage(room, index);
+    view.add(room, index, publication.info?.client === client.id);
   } else {
     room.unread += 1;
     showChannels();
@@ -168,7 +184,9 @@ function membership(channel, info, joined) {
   if (!room) return;
   if (joined) room.members.set(info.client, info);
   else room.members.delete(info.client);
-  if (info.client !== client.id) note(room, `${nameOf(info)} ${joined ? 'joined' : 'left'}`, 'event');
+  // A tab more or less of somebody who is here is no news, and nobody is told of their own coming and going.
+  const mine = info.client === client.id || (info.user && info.user === session.user);
+  if (!mine && !room.hasOther(info)) view.note(room, `${nameOf(info)} ${joined ? 'joined' : 'left'}`, 'event');
   showPeople();
 }
 
@@ -183,10 +201,12 @@ byId('composer').addEventListener('submit', (event) => {
   field.value = '';
   field.style.height = '';
   const entry = room.sending(crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, { text });
-  showPending(room);
-  byId('messages').scrollTop = byId('messages').scrollHeight;
+  view.showPending(room);
+  view.toEnd();
   deliver(room, entry);
 });
+
+const REFUSALS = { 103: 'you may not write here', 106: 'too long for this channel' };
 
 async function deliver(room, entry) {
   try {
@@ -195,19 +215,22 @@ async function deliver(room, entry) {
       const info = { user: '', client: client.id, conn_info: { name: session.name } };
       const index = room.add({ offset, data: entry.data, info });
       settle(room, entry);
-      if (index >= 0 && room.channel === current) showMessage(room, index);
+      if (index >= 0) view.add(room, index, true);
     } else {
       settle(room, entry);
     }
   } catch (error) {
     if (error.code && !error.temporary) {
       entry.state = 'failed';
-      entry.note = error.code === 103 ? 'not sent: you may not write here' : `not sent: ${error.message}`;
+      entry.note = `not sent: ${REFUSALS[error.code] ?? error.message}`;
+    } else if (error.closed === TOO_BIG && room.longest() === entry) {
+      entry.state = 'failed';
+      entry.note = 'not sent: too long for this server';
     } else {
-      entry.note = 'not acknowledged yet; it is sent again, once';
+      entry.note = 'not acknowledged yet; it is sent again, and kept once';
       if (client.state === 'connected') setTimeout(() => deliver(room, entry), RETRY_MS);
     }
-    showPending(room);
+    view.showPending(room);
   }
 }
 
@@ -217,7 +240,7 @@ function resend(room) {
 
 function settle(room, entry) {
   room.settled(entry);
-  showPending(room);
+  view.showPending(room);
 }
 
 // Showing the room.
@@ -229,79 +252,11 @@ function open(channel) {
   byId('room-name').textContent = channel || 'No channel';
   byId('leave-room').disabled = !room;
   byId('composer-text').disabled = !room;
-  render();
+  view.open(room ?? null);
   showChannels();
   showPeople();
   showPosition();
   byId('channels').classList.remove('open');
-}
-
-function render() {
-  const box = byId('messages');
-  const room = rooms.get(current);
-  box.replaceChildren();
-  if (!room) {
-    box.append(element('p', { className: 'empty', textContent: 'Join a channel to begin, for example chat:lobby.' }));
-    return;
-  }
-  for (const message of room.messages) box.append(drawn(message));
-  regroup(box);
-  showPending(room);
-  if (!room.messages.length && room.reachedStart) showEmpty(box);
-  box.scrollTop = box.scrollHeight;
-}
-
-function showEmpty(box) {
-  box.append(element('p', { className: 'empty', textContent: 'Nothing has been said here yet. Say something.' }));
-}
-
-function drawn(message) {
-  return messageElement({ name: nameOf(message.info), data: message.data, at: message.at, offset: message.offset, live: true });
-}
-
-function showMessage(room, index) {
-  const box = byId('messages');
-  const follow = atEnd(box);
-  box.querySelector('.empty')?.remove();
-  const made = drawn(room.messages[index]);
-  const next = room.messages[index + 1];
-  const before = (next && box.querySelector(`[data-offset="${next.offset}"]`)) ?? box.querySelector('.pending, .failed');
-  box.insertBefore(made, before ?? null);
-  regroup(box);
-  if (follow) box.scrollTop = box.scrollHeight;
-}
-
-// Names are shown once for what one person says in a row.
-function regroup(box) {
-  let last = '';
-  for (const child of box.children) {
-    const name = child.dataset.name ?? '';
-    child.classList.toggle('follow', name !== '' && name === last);
-    last = name;
-  }
-}
-
-function showPending(room) {
-  if (room.channel !== current) return;
-  const box = byId('messages');
-  const follow = atEnd(box);
-  for (const old of box.querySelectorAll('.pending, .failed')) old.remove();
-  for (const entry of room.pending) {
-    const made = messageElement({ name: session.name, data: entry.data, at: Date.now(), live: false });
-    made.classList.add(entry.state === 'failed' ? 'failed' : 'pending');
-    made.append(element('div', { className: 'note', textContent: entry.note || 'sending…' }));
-    box.append(made);
-  }
-  regroup(box);
-  if (follow) box.scrollTop = box.scrollHeight;
-}
-
-function note(room, text, kind) {
-  if (room.channel !== current) return;
-  const box = byId('messages');
-  const follow = atEnd(box);
-  box.insertBefore(marker(text, kind), box.querySelector('.pending, .failed'));
-  if (follow) box.scrollTop = box.scrollHeight;
 }
 
 const loading = new Set();
@@ -310,44 +265,24 @@ async function loadOlder(room) {
   if (room.reachedStart || loading.has(room.channel) || client.state !== 'connected') return;
   loading.add(room.channel);
   const oldest = room.oldest();
+  if (room.messages.length >= MOST_READ) {
+    loading.delete(room.channel);
+    room.reachedStart = true;
+    view.note(room, 'What is older is not shown here.', 'event', true);
+    return;
+  }
   try {
     const page = await client.history(room.channel, PAGE, oldest ? { offset: oldest, epoch: room.epoch } : null);
     room.epoch = page.epoch;
     room.reachedStart = page.publications.length < PAGE;
     const older = page.publications.reverse().filter((publication) => room.add(publication) >= 0);
-    if (room.channel === current) prepend(room, older);
+    view.prepend(room, older);
   } catch {
     room.reachedStart = true; // no history here, or it may not be read
   } finally {
     loading.delete(room.channel);
   }
 }
-
-function prepend(room, older) {
-  const box = byId('messages');
-  const wasEmpty = !box.querySelector('.message');
-  const height = box.scrollHeight;
-  const top = box.scrollTop;
-  box.querySelector('.empty')?.remove();
-  const made = document.createDocumentFragment();
-  for (const { offset } of older) {
-    const message = room.messages.find((entry) => entry.offset === offset);
-    if (message) {
-      const drawing = drawn(message);
-      drawing.querySelector('.by span').textContent = `#${offset}`;
-      made.append(drawing);
-    }
-  }
-  box.prepend(made);
-  regroup(box);
-  if (!room.messages.length) showEmpty(box);
-  box.scrollTop = wasEmpty ? box.scrollHeight : top + box.scrollHeight - height;
-}
-
-byId('messages').addEventListener('scroll', () => {
-  const room = rooms.get(current);
-  if (room && byId('messages').scrollTop < 80) loadOlder(room);
-});
 
 // Showing the rest.
 

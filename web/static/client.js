@@ -2,6 +2,9 @@
 
 const PING_GRACE_MS = 10_000;
 const ANSWER_MS = 5_000;
+const MOST_BYTES = 65_536; // of one command; the server closes with 1009 beyond
+export const TOO_BIG = 1009;
+const INVALID_TOKEN = 3500;
 
 export class ProtocolError extends Error {
   constructor({ code, message, temporary = false }) {
@@ -16,6 +19,9 @@ export function backoff(attempt, random = Math.random) {
   const most = Math.min(10_000, 250 * 2 ** attempt);
   return most / 2 + (most / 2) * random();
 }
+
+// The size that a text has on the wire.
+export const bytesOf = (text) => new TextEncoder().encode(text).length;
 
 // Clients come back after 3000-3499, 4000-4499, 5000 and up, and after anything below 3000.
 export function isTerminal(code) {
@@ -61,8 +67,8 @@ export class SubscriptionState {
   }
 }
 
-// Events (by `on(name, handler)`): state {state, reason, in_s}, frame {out, text}, subscribed, publication, join, leave,
-// unsubscribed, failed; each of these with the channel.
+// Events (by `on(name, handler)`): state {state, reason, in_s, signIn}, frame {out, text}, subscribed, publication, join, leave,
+// unsubscribed, failed; each of these with the channel. `signIn`: the token is of no use any more.
 export class Client {
   #handlers = new Map();
   #subscriptions = new Map();
@@ -126,7 +132,7 @@ export class Client {
     try {
       token = await this.getToken(renew);
     } catch (error) {
-      if (error.terminal) this.#end('disconnected', error.message);
+      if (error.terminal) this.#end('disconnected', error.message, true);
       else this.#lost(error.message);
       return;
     }
@@ -137,8 +143,8 @@ export class Client {
     socket.onmessage = ({ data }) => { if (socket === this.#socket) this.#frame(data); };
     socket.onclose = ({ code, reason }) => {
       if (socket !== this.#socket) return;
-      if (isTerminal(code)) this.#end('disconnected', `${reason} (${code})`);
-      else this.#lost(reason || `closed (${code})`);
+      if (isTerminal(code)) this.#end('disconnected', `${reason} (${code})`, code === INVALID_TOKEN);
+      else this.#lost(reason || `closed (${code})`, code);
     };
   }
 
@@ -183,8 +189,8 @@ export class Client {
   }
 
   // The connection is gone; come back after a while.
-  #lost(reason) {
-    this.#forget();
+  #lost(reason, code = 0) {
+    this.#forget(code);
     if (!this.#wanted) return;
     const wait = backoff(this.#attempt);
     this.#attempt += 1;
@@ -193,14 +199,14 @@ export class Client {
     this.#timers.retry = setTimeout(() => this.#open(false), wait);
   }
 
-  #end(state, reason) {
+  #end(state, reason, signIn = false) {
     this.#wanted = false;
     clearTimeout(this.#timers.retry);
     this.#forget();
-    this.#set(state, { reason });
+    this.#set(state, { reason, signIn });
   }
 
-  #forget() {
+  #forget(code = 0) {
     this.#socket = null;
     this.id = '';
     clearTimeout(this.#timers.ping);
@@ -208,7 +214,7 @@ export class Client {
     for (const subscription of this.#subscriptions.values()) subscription.active = false;
     const calls = [...this.#calls.values()];
     this.#calls.clear();
-    for (const call of calls) call.fail(new Error('the connection was lost'));
+    for (const call of calls) call.fail(Object.assign(new Error('the connection was lost'), { closed: code }));
   }
 
   #heard() {
@@ -233,6 +239,12 @@ export class Client {
     }
     this.#id += 1;
     const id = this.#id;
+    const text = JSON.stringify({ id, [method]: request });
+    const size = bytesOf(text);
+    if (size > MOST_BYTES) {
+      const message = `too long: ${size.toLocaleString('en')} bytes, and ${MOST_BYTES.toLocaleString('en')} are possible`;
+      return Promise.reject(new ProtocolError({ code: TOO_BIG, message }));
+    }
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#calls.delete(id);
@@ -240,7 +252,7 @@ export class Client {
       }, ANSWER_MS);
       const end = (how) => (value) => { clearTimeout(timer); how(value); };
       this.#calls.set(id, { done: end(resolve), fail: end(reject), method });
-      this.#send(JSON.stringify({ id, [method]: request }));
+      this.#send(text);
     });
   }
 

@@ -1,6 +1,7 @@
 // What is known of each channel: messages in the order of the log, what is still being sent, who is here. No DOM.
 
 const KEPT = 500;
+export const MOST_READ = 1_000; // messages, older ones that were read included
 const SAVED = 200;
 
 // Where in an ascending list of offsets this one belongs; the index of an equal one is returned as it is.
@@ -63,6 +64,17 @@ export class Room {
 
   oldest() {
     return this.messages.find((message) => message.offset)?.offset ?? 0;
+  }
+
+  // Whether another client of this user is here.
+  hasOther({ user, client }) {
+    return Boolean(user) && [...this.members.values()].some((info) => info.user === user && info.client !== client);
+  }
+
+  // The longest of what waits for its acknowledgement.
+  longest() {
+    const size = (entry) => JSON.stringify(entry.data).length;
+    return this.pending.filter((entry) => entry.state === 'sending').sort((a, b) => size(b) - size(a))[0];
   }
 
   // One row per user: name, how many clients, whether one of them is mine.

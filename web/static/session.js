@@ -35,13 +35,19 @@ async function post(path, body) {
   return answer.result;
 }
 
-function userOf(token) {
+// The claims of a token, unchecked: for showing who one is. Null: it is no token.
+function claimsOf(token) {
   try {
-    const claims = JSON.parse(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')));
-    return claims.info?.name || claims.sub || 'anonymous';
+    const bytes = Uint8Array.from(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')), (c) => c.charCodeAt(0));
+    return JSON.parse(new TextDecoder().decode(bytes));
   } catch {
-    return 'unknown';
+    return null;
   }
+}
+
+function userOf(token) {
+  const claims = claimsOf(token);
+  return claims ? claims.info?.name || String(claims.sub ?? '') || 'anonymous' : 'unknown';
 }
 
 export class Session {
@@ -73,6 +79,11 @@ export class Session {
     return this.#data.username;
   }
 
+  // The id by which the server knows this user; empty: anonymous, or not to be told.
+  get user() {
+    return String(claimsOf(this.#data.access_token)?.sub ?? '');
+  }
+
   #keep(pair) {
     this.#data = { ...pair, expires_at: Date.now() + pair.expires_in_s * 1000 };
     this.#save();
@@ -91,13 +102,19 @@ export class Session {
     if (!renew && this.#data.expires_at > Date.now() + 5_000) return this.#data.access_token;
     this.#renewing ??= post('/auth/refresh', { refresh_token: this.#data.refresh_token })
       .then((pair) => this.#keep(pair))
+      .catch((error) => { throw error.terminal ? new SignInError('You were signed out. Log in again.', true) : error; })
       .finally(() => { this.#renewing = null; });
     await this.#renewing;
     return this.#data.access_token;
   }
 
-  async signOut() {
+  // What this tab knows of the session goes; the server is not told.
+  forget() {
     sessionStorage.removeItem(KEY);
+  }
+
+  async signOut() {
+    this.forget();
     sessionStorage.removeItem(ROOMS);
     if (this.#data.refresh_token) await post('/auth/logout', { refresh_token: this.#data.refresh_token }).catch(() => undefined);
   }
