@@ -12,6 +12,7 @@ from cli.running import EdgeAddress
 from cli.stack.child import ChildSpec, Stage
 from cli.stack.ports import edge_names
 from cli.stack.probes import http_ready, redis_ready
+from services.shared.addresses import with_port, without_brackets
 
 ROOT = Path(__file__).resolve().parents[2]  # what `services` and `cli` are imported from
 _SERVICES = ("auth", "presence", "persistence")
@@ -37,23 +38,29 @@ class StackPlan:
         return f"redis://{_LOOPBACK}:{self.ports['redis', 'REDIS_PORT']}/0"
 
     def auth_address(self) -> str:
-        return f"{_LOOPBACK}:{self.ports['auth', 'AUTH_GRPC_PORT']}"
+        return self._grpc_address("auth")
+
+    def _grpc_address(self, service: str) -> str:
+        return self._reached(f"{service.upper()}_HOST", self.ports[service, f"{service.upper()}_GRPC_PORT"])
+
+    def _reached(self, host_variable: str, port: int) -> str:
+        """Where this machine reaches what listens on the address of that variable."""
+        host = without_brackets(self.environment.get(host_variable, _LOOPBACK))
+        return with_port(_LOOPBACK if host in _EVERYWHERE else host, port)
 
     def edge_addresses(self) -> list[EdgeAddress]:
         """Where clients of this machine find the edges."""
-        host = self.environment.get("EDGE_HOST", _LOOPBACK)
-        host = _LOOPBACK if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
         path = self.environment.get("EDGE_WEBSOCKET_PATH", "/connection/websocket")
         return [
-            EdgeAddress(name=name, http=f"http://{host}:{port}", websocket=f"ws://{host}:{port}{path}")
+            EdgeAddress(name=name, http=f"http://{place}", websocket=f"ws://{place}{path}")
             for name in edge_names(self.edges)
-            for port in (self.ports[name, "EDGE_PORT"],)
+            for place in (self._reached("EDGE_HOST", self.ports[name, "EDGE_PORT"]),)
         ]
 
     def internal_urls(self) -> dict[str, str]:
         """Service → URL under which it has /metrics, /healthz and /readyz."""
         return {
-            owner: f"http://{_LOOPBACK}:{port}"
+            owner: f"http://{self._reached(variable.replace('PORT', 'HOST'), port)}"
             for (owner, variable), port in self.ports.items()
             if variable.endswith("INTERNAL_PORT")
         }
@@ -96,10 +103,7 @@ class StackPlan:
 
     def _edge(self, name: str) -> ChildSpec:
         own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
-        own |= {
-            f"EDGE_{service.upper()}_ADDR": f"{_LOOPBACK}:{self.ports[service, f'{service.upper()}_GRPC_PORT']}"
-            for service in _SERVICES
-        }
+        own |= {f"EDGE_{service.upper()}_ADDR": self._grpc_address(service) for service in _SERVICES}
         own["EDGE_DRAIN_GRACE_S"] = self.environment.get("EDGE_DRAIN_GRACE_S") or _DRAIN_GRACE_S
         own["EDGE_WEB_DIR"] = self.environment.get("EDGE_WEB_DIR") or str(ROOT / "web")
         return self._python(name, "edge", Stage.EDGE, own)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from services.shared.addresses import without_brackets
 from services.shared.config import ConfigError
 
 _HIGHEST = 65_535
@@ -109,6 +110,7 @@ def _free(host: str, taken: set[int], rng: random.Random) -> int:
 
 def why_not(host: str, number: int) -> str:
     """Why nobody could listen there now; empty: one could."""
+    host = without_brackets(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

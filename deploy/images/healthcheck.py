@@ -22,12 +22,16 @@ def ports() -> range:
 
 def answers(port: int, path: str) -> bool:
     """Whether GET of the path on an internal port is answered 200."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            return connection.recv(64).split(b" ")[1] == b"200"
-    except (OSError, IndexError):
-        return False
+    for host in ("127.0.0.1", "::1"):
+        try:
+            with socket.create_connection((host, port), timeout=3) as connection:
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                return connection.recv(64).split(b" ")[1] == b"200"
+        except ConnectionRefusedError:
+            continue
+        except (OSError, IndexError):
+            return False
+    return False
 
 
 path = "/healthz" if WAS_READY.exists() else "/readyz"

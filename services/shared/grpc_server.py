@@ -9,6 +9,7 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.shared.addresses import with_port
 from services.shared.config import ConfigError
 from services.shared.grpc_border import Border, Refused
 
@@ -73,10 +74,11 @@ async def start_grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     add(server)
     running = GrpcServer(server, border, health_servicer)
+    address = with_port(host, port)
     try:
-        running.port = server.add_insecure_port(f"{host}:{port}")
+        running.port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigError(f"{service.upper()}_GRPC_PORT: {host}:{port} can't be used; is it taken?") from error
+        raise ConfigError(f"{service.upper()}_GRPC_PORT: {address} can't be used; is it taken?") from error
     await health_servicer.set(f"thalamus.{service}", health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     return running

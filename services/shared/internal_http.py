@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from services.shared.addresses import listening
 from services.shared.config import ConfigError
 
 _TIMEOUT_S = 5.0
@@ -55,7 +56,7 @@ class InternalHttp:
     async def start(self, host: str, port: int) -> None:
         """Listen; port 0 takes any free one. See `start_internal_http`."""
         try:
-            self._server = await asyncio.start_server(self._serve, host, port, limit=_MAX_HEAD_BYTES)
+            self._server = await asyncio.start_server(self._serve, limit=_MAX_HEAD_BYTES, **listening(host, port))
         except OSError as error:
             raise ConfigError(f"internal port {port} on {host} can't be used: {error.strerror}") from error
         self.port = self._server.sockets[0].getsockname()[1]

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import grpc
 
+from services.shared.addresses import with_port, without_brackets
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 from services.shared.grpc_channel import IdentifiedChannel
@@ -66,7 +67,7 @@ class Replicas:
             raise ConfigError("SERVICE_TOKEN_FILE: the token must be ASCII")
         self.target = target
         self.service = service
-        self._host, self._port = host.strip("[]"), int(port)
+        self._host, self._port = without_brackets(host), int(port)
         self._metadata = (
             () if service_token is None else (("authorization", f"Bearer {service_token.decode('ascii')}"),)
         )
@@ -196,7 +197,4 @@ class Replicas:
 async def _resolve(host: str, port: int) -> set[str]:
     """All addresses of a name, by getaddrinfo in a thread."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return {
-        f"[{sockaddr[0]}]:{port}" if family == socket.AF_INET6 else f"{sockaddr[0]}:{port}"
-        for family, _, _, _, sockaddr in found
-    }
+    return {with_port(str(sockaddr[0]), port) for _, _, _, _, sockaddr in found}

@@ -89,7 +89,10 @@ class ScriptedLog(PersistenceServiceServicer):
 class ScriptedServer:
     """One replica, on a port of its own that it keeps over `stop` and `start`."""
 
-    def __init__(self, service_token: bytes | None = None, previous_token: bytes | None = None) -> None:
+    def __init__(
+        self, service_token: bytes | None = None, previous_token: bytes | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._host = host
         self.log = ScriptedLog()
         self._token, self._previous_token = service_token, previous_token
         self._server: GrpcServer | None = None
@@ -102,7 +105,7 @@ class ScriptedServer:
     async def start(self) -> None:
         self._server = await start_grpc_server(
             lambda server: add_PersistenceServiceServicer_to_server(self.log, server),
-            host="127.0.0.1",
+            host=self._host,
             port=self.port,
             service_token=self._token,
             previous_service_token=self._previous_token,

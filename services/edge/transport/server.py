@@ -10,6 +10,7 @@ from services.edge.transport.http_handover import HttpHandover
 from services.edge.transport.metrics import TransportCollector, TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.port import NewHandler, PublicPort
+from services.shared.addresses import listening
 from services.shared.config import ConfigError
 from services.shared.errors import CloseCode
 
@@ -67,7 +68,7 @@ class EdgeServer:
             self._http.start()
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                self._entrance, host, port, backlog=_BACKLOG, reuse_port=reuse_port or None
+                self._entrance, **listening(host, port, backlog=_BACKLOG, reuse_port=reuse_port)
             )
         except OSError as error:
             raise ConfigError(f"public port {port} on {host} can't be used: {error.strerror}") from error
