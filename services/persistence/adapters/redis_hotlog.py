@@ -61,7 +61,8 @@ class RedisHotLog:
 
     async def verify(self, channel: str, state: ChannelState) -> int:
         call = hotlog.verify_call(channel, state.epoch, state.top, self._life())
-        return int(refuse((await self._run("verify", [call]))[0]))
+        verified, _ = await self._run("verify", [call, hotlog.rest_call(channel)])
+        return int(refuse(verified))
 
     async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
         call = hotlog.init_call(channel, state.epoch, state.top, self._life(), known)
@@ -89,4 +90,5 @@ class RedisHotLog:
         return [(channel.decode(), mark) for channel, mark in zip(found[::2], found[1::2], strict=True)]
 
     async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
-        refuse((await self._run("unmark", [hotlog.unmark_call(marks)]))[0])
+        calls = [hotlog.unmark_call(marks), *(hotlog.rest_call(channel) for channel, _ in marks)]
+        refuse((await self._run("unmark", calls))[0])

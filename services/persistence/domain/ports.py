@@ -125,7 +125,10 @@ class HotLog(Protocol):
         """
 
     async def verify(self, channel: str, state: ChannelState) -> int:
-        """1: Redis has what the store has, and says so in this life; 0: it is behind; -1: it has no meta."""
+        """1: Redis has what the store has, and says so in this life; 0: it is behind; -1: it has no meta.
+
+        Where all of the channel is stored, Redis may forget it once nobody publishes in it for a while.
+        """
 
     async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
         """Bring meta and keys from the store, if Redis has no meta."""
@@ -148,4 +151,4 @@ class HotLog(Protocol):
         """Channels (with their marks) that were marked dirty longer ago than that."""
 
     async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
-        """Forget marks that nobody renewed."""
+        """Forget marks that nobody renewed; Redis may forget these channels, as with `verify`."""

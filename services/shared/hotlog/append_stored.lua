@@ -4,9 +4,13 @@
 -- Returns {epoch, readable up to there, per item its offset, negative where an earlier publish under its key had it, 0 where
 -- too much is not stored yet}; {}: compare the channel with the store first, nothing was done.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
+if known[5] == '1' then  -- it is not to be forgotten while this is not stored
+  redis.call('PERSIST', meta)
+  redis.call('HSET', meta, 'rests', 0)
+end
 local results, before, max_unstored = {epoch, stored}, top, tonumber(ARGV[4])
 for index = 3, #KEYS do
   local key, offset = KEYS[index], string.format('%d', top + 1)

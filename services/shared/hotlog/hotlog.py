@@ -16,6 +16,7 @@ from services.shared.hotlog.scripts import (
     MARK,
     READ,
     RESET,
+    REST,
     SETTLED,
     TOP,
     TRIM,
@@ -27,6 +28,8 @@ from services.shared.hotlog.scripts import (
 )
 
 KEY_TTL_S = 300
+REST_TTL_S = 24 * 3600  # of a `stored` channel in which nobody publishes
+EMPTY_TTL_S = 3600  # where nobody ever did
 META_TTL_S = 720 * 3600  # wire protocol, 11.1
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _rng = random.Random(os.urandom(32))  # epochs need not be secret, and one is made for every batch
@@ -107,6 +110,15 @@ def trim_call(channel: str, upto: int) -> Call:
 def verify_call(channel: str, epoch: str, top: int, life: str) -> Call:
     """Note that the channel was compared with the store; 1, or 0: it is behind, or -1: it is not there."""
     return Call(VERIFY, [keys.meta(channel)], [epoch, top, life])
+
+
+def rest_call(channel: str) -> Call:
+    """Let Redis forget the channel by and by, unless something of it is not stored; 1 if so.
+
+    Times differ by a quarter: what was opened at one moment is not to be brought from the store at one moment.
+    """
+    times = [int(ttl_s * _rng.uniform(0.75, 1.25)) for ttl_s in (REST_TTL_S, EMPTY_TTL_S)]
+    return Call(REST, [keys.meta(channel), keys.log(channel)], times)
 
 
 def init_call(channel: str, epoch: str, top: int, life: str, known: Sequence[tuple[str, str, int, int]]) -> Call:
