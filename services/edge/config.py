@@ -78,6 +78,7 @@ class EdgeConfig:
     commands_per_s: float = _DEFAULT.commands_per_s
     commands_burst: int = _DEFAULT.commands_burst
     channels_per_client: int = _DEFAULT.channels_per_client
+    new_channels_per_minute: int = _DEFAULT.new_channels_per_minute
     connections_per_user: int = _DEFAULT.connections_per_user
     channel_max_bytes: int = _DEFAULT.channel_max_bytes
     history_meta_ttl_s: int = 720 * 3_600

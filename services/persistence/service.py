@@ -92,6 +92,8 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
     async def Open(self, request: pb.OpenRequest, context: Any) -> pb.OpenResponse:
         """Readable top."""
         check_channel(request.channel)
+        if request.only_known and not await self._log.has_begun(request.channel):
+            return pb.OpenResponse(unknown=True)
         top = await self._log.open(request.channel)
         return pb.OpenResponse(top=common_pb2.Position(offset=top.top, epoch=top.epoch))
 

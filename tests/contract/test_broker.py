@@ -92,6 +92,15 @@ class BrokerContract:
         assert (await append(broker, "c", key="k", user="other")).position.offset == 2
         assert [one.data for one in await listener.until(2)] == [b"a", b"c"]
 
+    async def test_a_read_begins_no_log(self, broker: Broker) -> None:
+        for _ in range(2):
+            page = await broker.read("live:new", since_offset=0, limit=1, reverse=False, stored=False, max_bytes=1)
+            assert page is None
+        await broker.top("live:new")
+        page = await broker.read("live:new", since_offset=0, limit=1, reverse=False, stored=False, max_bytes=1)
+        assert page is not None
+        assert page.publications == []
+
     async def test_without_a_key_every_append_is_another(self, broker: Broker) -> None:
         same = publication("a")
         for offset in (1, 2):

@@ -87,6 +87,11 @@ class LogStoreContract:
         assert states[0].epoch
         assert await everything(make()) == []
 
+    async def test_to_ask_whether_a_channel_has_begun_begins_none(self, store: LogStore, make: Make) -> None:
+        assert await make().has_begun(CHANNEL)
+        for one in (store, make()):
+            assert not await one.has_begun("chat:nobody")
+
     async def test_another_channel_has_another_epoch(self, store: LogStore) -> None:
         assert (await store.open("chat:one")).epoch != (await store.open("chat:two")).epoch
 

@@ -94,6 +94,18 @@ async def test_a_name_that_no_channel_has_is_refused_by_every_method(
     assert not [key async for key in redis_conn.scan_iter("t:{*") if b"chat:fine" not in key]
 
 
+async def test_to_ask_for_a_channel_only_if_it_is_known_begins_none(
+    stub: PersistenceServiceAsyncStub, tmp_path: Path, redis_conn: redis.asyncio.Redis
+) -> None:
+    asked = pb.OpenRequest(channel="chat:new", only_known=True)
+    for _ in range(2):
+        assert (await stub.Open(asked, timeout=5)).unknown
+    assert sqlite3.connect(tmp_path / "log.sqlite3").execute("SELECT count(*) FROM channels").fetchone() == (0,)
+    assert not [key async for key in redis_conn.scan_iter("t:{*")]
+    opened = await stub.Open(pb.OpenRequest(channel="chat:new"), timeout=5)
+    assert await stub.Open(asked, timeout=5) == opened
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "no-key": {"key": ""},
     "long-key": {"key": "k" * 129},

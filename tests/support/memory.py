@@ -164,6 +164,10 @@ class MemoryStore:
     ) -> AppendResult:
         return self.bus.append(channel, publication, key_user, key, history_size)
 
+    async def has_begun(self, channel: str) -> bool:
+        self.bus.check()
+        return channel in self.bus.logs
+
     async def open(self, channel: str) -> Position:
         self.bus.check()
         log = self.bus.log(channel)

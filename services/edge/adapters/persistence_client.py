@@ -76,6 +76,14 @@ class PersistenceClient:
         answer = await self._call(call)
         return Position(answer.top.offset, answer.top.epoch)
 
+    async def has_begun(self, channel: str) -> bool:
+        request = pb.OpenRequest(channel=channel, only_known=True)
+
+        async def call(replica: grpc.aio.Channel) -> pb.OpenResponse:
+            return await PersistenceServiceStub(replica).Open(request, timeout=READ_DEADLINE_S)
+
+        return not (await self._call(call)).unknown
+
     async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         request = pb.ReadRequest(channel=channel, since_offset=since_offset, limit=limit, reverse=reverse)
 

@@ -14,7 +14,7 @@ from services.edge.domain import commands as c
 from services.edge.domain.command_queue import CommandQueue
 from services.edge.domain.first_step import run_until_it_waits
 from services.edge.domain.handlers import handle
-from services.edge.domain.handlers.publish import begin_publish
+from services.edge.domain.handlers.publish import begin_publish, may_publish_at_once
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.node import Node
 from services.edge.domain.ports import Connection
@@ -151,7 +151,7 @@ class CommandRunner:
                     self._rest(_REST_S)
                 continue
             self._busy = True
-            if type(command.request) is c.Publish:
+            if type(command.request) is c.Publish and may_publish_at_once(cast("Session", self), command.request):
                 self._publish(command, command.request)
                 continue
             at_once = type(command.request) in _SELDOM_WAIT and stepped < _AT_ONCE

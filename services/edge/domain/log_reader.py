@@ -49,6 +49,13 @@ class LogReader:
             return await self._broker.stored_top(channel) or await self._store.open(channel)
         return await self._broker.top(channel)
 
+    async def has_begun(self, channel: str, namespace: Namespace) -> bool:
+        """Whether there is a log; it does not begin one."""
+        if namespace.durability is Durability.STORED:
+            return await self._broker.stored_top(channel) is not None or await self._store.has_begun(channel)
+        page = await self._broker.read(channel, since_offset=0, limit=1, reverse=False, stored=False, max_bytes=1)
+        return page is not None
+
     async def after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
         """Everything after the position, ascending and without a hole, up to the top: all of it or None.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from services.edge.domain.claims import TokenVerifier
 from services.edge.domain.hub import Hub
 from services.edge.domain.log_reader import LogReader
+from services.edge.domain.new_channels import NewChannels
 from services.edge.domain.ports import Broker, Presence, Store
 from services.edge.domain.publisher import Publisher
 from services.edge.domain.rpc import RpcMethods
@@ -87,6 +88,7 @@ class Node:
         self.clock = clock or Clock()
         self.rng = rng or random.Random()
         self.reader = LogReader(broker, store, settings)
+        self.new_channels = NewChannels(self.reader, settings.new_channels_per_minute, self.clock.monotonic)
         self.publisher = Publisher(broker, store, settings)
         self.broker = broker
         self.store = store

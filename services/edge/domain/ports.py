@@ -173,6 +173,9 @@ class Store(Protocol):
     async def open(self, channel: str) -> Position:
         """Readable top; makes sure that Redis has the meta of the channel."""
 
+    async def has_begun(self, channel: str) -> bool:
+        """Whether the store has the channel; it is not made."""
+
     async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         """At most `limit`, and little more than `max_bytes`."""
 

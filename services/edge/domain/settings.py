@@ -30,6 +30,7 @@ class Settings:
     max_pending_commands: int = 64  # beyond, the socket is not read
 
     channels_per_client: int = 128
+    new_channels_per_minute: int = 200  # of one user on this edge; beyond: 111; 0: no limit
     connections_per_user: int = 100  # on this edge; 0: no limit
     channel_max_bytes: int = 255
     max_pending_publishes: int = 300  # of all clients and the API; beyond: 111, nothing was done

@@ -62,6 +62,10 @@ class DynamoDbLogStore:
                 found = await self._channel(channel)
             return ChannelState(found.epoch, await self._chains.top(channel, found.bucket))
 
+    async def has_begun(self, channel: str) -> bool:
+        async with self._operation("has_begun"):
+            return await self._chains.channel(channel) is not None
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         async with self._operation("recent_keys", self._shared_deadline_s):
             known: list[KnownKey] = []

@@ -90,6 +90,12 @@ class SqliteLogStore:
     async def open(self, channel: str) -> ChannelState:
         return await self._run("write", "open", lambda connection: _open(connection, channel))
 
+    async def has_begun(self, channel: str) -> bool:
+        query = "SELECT count(*) FROM channels WHERE channel = ?"
+        return await self._run(
+            "read", "has_begun", lambda connection: bool(connection.execute(query, (channel,)).fetchone()[0])
+        )
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         now = self._clock()
         return await self._run(

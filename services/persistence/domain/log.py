@@ -146,6 +146,10 @@ class Log:
             raise Unavailable("Redis does not keep the channel")
         return found
 
+    async def has_begun(self, channel: str) -> bool:
+        """Whether there is a log of the channel; it begins none."""
+        return await self._hot.readable(channel) is not None or await self._store.has_begun(channel)
+
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool
     ) -> tuple[list[tuple[int, bytes]], ChannelState]:

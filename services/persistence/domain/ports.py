@@ -75,6 +75,9 @@ class LogStore(Protocol):
     async def open(self, channel: str) -> ChannelState:
         """The channel's state; a new channel gets its epoch here."""
 
+    async def has_begun(self, channel: str) -> bool:
+        """Whether the channel was opened ever."""
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         """Keys of the publications of the last seconds, at most 10,000."""
 

@@ -1,4 +1,4 @@
-"""What each command does, one module per group, by the type of the request; publish, which needs no task, is apart."""
+"""What each command does, by the type of the request, one module per group; publish has a quicker way, too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.edge.domain import commands as c
 from services.edge.domain.handlers.connect import connect
+from services.edge.domain.handlers.publish import publish
 from services.edge.domain.handlers.query import history, presence, presence_stats, rpc, send
 from services.edge.domain.handlers.refresh import refresh, sub_refresh
 from services.edge.domain.handlers.subscribe import subscribe, unsubscribe
@@ -20,6 +21,7 @@ _HANDLERS: dict[type[c.Request], Callable[[Session, Any, int], Awaitable[Result 
     c.Connect: connect,
     c.Subscribe: subscribe,
     c.Unsubscribe: unsubscribe,
+    c.Publish: publish,
     c.Presence: presence,
     c.PresenceStats: presence_stats,
     c.History: history,

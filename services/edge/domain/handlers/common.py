@@ -34,6 +34,25 @@ def is_allowed(session: Session, namespace: Namespace, channel: str, rule: froze
     return allows(rule, namespace, Actor(session.user, subscribed, granted))
 
 
+def may_begin(session: Session, namespace: Namespace, channel: str) -> bool:
+    """Whether it may use a channel that may not exist yet, without anybody being asked; channels of this edge exist."""
+    node = session.node
+    if channel in node.hub.channels or node.settings.insecure:
+        return True
+    return node.new_channels.may(_who(session), channel, namespace)
+
+
+async def admit_new(session: Session, namespace: Namespace, channel: str) -> None:
+    """Raises 111 where the channel is a new one and the user began too many lately."""
+    node = session.node
+    if channel not in node.hub.channels and not node.settings.insecure:
+        await node.new_channels.admit(_who(session), channel, namespace)
+
+
+def _who(session: Session) -> str:
+    return f"u{session.user}" if session.user else f"a{session.connection.peer}"
+
+
 def require(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> None:
     """Raises 103 where the client may not, whether or not the channel exists."""
     if not is_allowed(session, namespace, channel, rule):

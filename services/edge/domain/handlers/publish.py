@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
-from services.edge.domain.handlers.common import namespace_of, require
+from services.edge.domain.handlers.common import admit_new, is_allowed, may_begin, namespace_of, require
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.publisher import Outcome
+from services.edge.domain.replies import PublishResult
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace
 
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
+
+
+def may_publish_at_once(session: Session, request: c.Publish) -> bool:
+    """Whether `begin_publish` may be called now; else `publish` first asks whether there is such a channel."""
+    if request.channel in session.node.hub.channels:
+        return True
+    namespace = session.node.namespaces.find(request.channel)
+    if namespace is None or not is_allowed(session, namespace, request.channel, namespace.publish):
+        return True  # to be refused
+    return may_begin(session, namespace, request.channel)
+
+
+async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
+    """The same, once it is known whether the channel exists: the user began too many lately."""
+    namespace = namespace_of(session, request.channel)
+    require(session, namespace, request.channel, namespace.publish)
+    await admit_new(session, namespace, request.channel)
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    begin_publish(session, request, lambda outcome: None if future.done() else future.set_result(outcome))
+    outcome = await future
+    if isinstance(outcome, ThalamusError):
+        raise outcome
+    return PublishResult(outcome.position.offset, outcome.position.epoch)
 
 
 def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcome], None]) -> None:

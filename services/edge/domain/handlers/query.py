@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
-from services.edge.domain.handlers.common import namespace_of, require
+from services.edge.domain.handlers.common import admit_new, namespace_of, require
 from services.edge.domain.model import Position
 from services.edge.domain.replies import HistoryResult, PresenceResult, PresenceStatsResult, RpcResult
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
@@ -41,6 +41,7 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
     if namespace.durability is Durability.NONE or not namespace.history_size:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
     require(session, namespace, request.channel, namespace.history)
+    await admit_new(session, namespace, request.channel)
     most = session.node.settings.history_limit
     since = Position(request.since.offset, request.since.epoch) if request.since else None
     page = await session.node.reader.history(

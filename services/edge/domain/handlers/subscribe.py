@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.claims import Override, SubscriptionClaims, TokenExpired, TokenInvalid
-from services.edge.domain.handlers.common import required_channel
+from services.edge.domain.handlers.common import admit_new, required_channel
 from services.edge.domain.model import Position, Publication
 from services.edge.domain.permissions import Actor, allows, find_namespace, may_subscribe
 from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
@@ -121,13 +121,15 @@ async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscrip
 
     Raises:
         ThalamusError: 112 where recovery is impossible and the client wanted to know; 100 where Redis or the store
-            does not answer. Nothing is left behind then.
+            does not answer; 111 where the user began too many channels lately. Nothing is left behind then.
     """
     if session.is_closed:
         raise Unavailable("the connection is over")
     subscription = _subscription(session, wanted)
     session.subscriptions[wanted.channel] = subscription
     try:
+        if not wanted.granted:
+            await admit_new(session, wanted.namespace, wanted.channel)
         channel = await _join(session, wanted, subscription)
         result = await _result(session, wanted, channel, subscription)
         if result.was_recovering and not result.recovered and wanted.request.flag & _FLAG_REJECT_UNRECOVERED:

@@ -229,15 +229,19 @@ class OpenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANNEL_FIELD_NUMBER: _builtins.int
+    ONLY_KNOWN_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
+    only_known: _builtins.bool
+    """do not begin the log of a channel that has none: say `unknown`."""
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
+        only_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "only_known", b"only_known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +252,9 @@ class OpenResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOP_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    unknown: _builtins.bool
+    """there is no such channel; only where `only_known`."""
     @_builtins.property
     def top(self) -> _common_pb2.Position:
         """readable top; a channel nobody wrote to has offset 0 and its epoch from now on."""
@@ -256,10 +263,11 @@ class OpenResponse(_message.Message):
         self,
         *,
         top: _common_pb2.Position | None = ...,
+        unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["top", b"top", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
