@@ -18,13 +18,13 @@ from services.edge.adapters.redis_broker import RedisBroker
 from services.edge.api.app import create_app
 from services.edge.api.context import ApiContext
 from services.edge.config import EdgeConfig
-from services.edge.dialects import Dialects
+from services.edge.dialects import PROTOBUF, Dialects, NotServed
 from services.edge.domain.claims import TokenVerifier
 from services.edge.domain.cluster import Cluster
 from services.edge.domain.drain import drain
 from services.edge.domain.keyring import KeyRing
 from services.edge.domain.node import Node
-from services.edge.domain.ports import Connection
+from services.edge.domain.ports import Connection, MessageHandler
 from services.edge.domain.session import Session
 from services.edge.metrics import NodeCollector
 from services.edge.transport.frames import text_frame
@@ -106,12 +106,14 @@ class Edge:
                 origin_allowed=lambda origin: origins.allows(origin, ""),
             )
         )
-        self.server = EdgeServer(options, self._new_session, HttpHandover(app, options))
+        self.server = EdgeServer(options, self._new_handler, HttpHandover(app, options))
 
     def _on_time(self, unix_s: float) -> None:
         self.node.clock.sync(unix_s)
 
-    def _new_session(self, connection: Connection, info: HandshakeInfo) -> Session:
+    def _new_handler(self, connection: Connection, info: HandshakeInfo) -> MessageHandler:
+        if info.dialect == PROTOBUF:
+            return NotServed(connection)
         dialect = self._dialects[info.dialect]
         return Session(self.node, connection, dialect, str(uuid.uuid4()), websocket_ping=info.websocket_ping)
 
