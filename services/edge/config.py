@@ -88,6 +88,7 @@ class EdgeConfig:
     max_waiting_reads: int = _DEFAULT.max_waiting_reads
     history_limit: int = _DEFAULT.history_limit
     recovery_limit: int = _DEFAULT.recovery_limit
+    recovery_total: int = _DEFAULT.recovery_total
     reply_max_bytes: int = _DEFAULT.reply_max_bytes
     top_check_s: float = _DEFAULT.top_check_s
 
@@ -123,6 +124,7 @@ class EdgeConfig:
             "max_waiting_reads",
             "history_limit",
             "recovery_limit",
+            "recovery_total",
             "max_message_bytes",
         ):
             if getattr(self, name) < 1:

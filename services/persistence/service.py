@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from services.persistence.answers import Answers
 from services.persistence.domain.log import Log, Request, Tell
+from services.persistence.domain.ports import MAX_BYTES
 from services.shared.cancellation import end_task
 from services.shared.checks import MAX_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
@@ -78,6 +79,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
             since_offset=min(request.since_offset, _MAX_OFFSET),
             limit=min(request.limit, _MAX_LIMIT),
             reverse=request.reverse,
+            max_bytes=request.max_bytes or MAX_BYTES,
         )
         position = common_pb2.Position(offset=top.top, epoch=top.epoch)
         page, size = pb.ReadPage(top=position), 0

@@ -209,6 +209,14 @@ class LogStoreContract:
         assert await everything(store) == pages(rows(18, 19))
         assert (await store.open(CHANNEL)).top == 19
 
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_a_read_ends_where_its_bytes_are_reached(self, store: LogStore, reverse: bool) -> None:
+        await written(store, [one._replace(publication=b"x" * 10) for one in rows(1, 30)])
+        for max_bytes, expected in ((1, 1), (10, 1), (11, 2), (95, 10), (1_000, 30)):
+            found = await store.read(CHANNEL, since_offset=0, upto=30, limit=100, reverse=reverse, max_bytes=max_bytes)
+            offsets = range(30, 0, -1) if reverse else range(1, 31)
+            assert [offset for offset, _ in found] == list(offsets)[:expected]
+
     async def test_nothing_is_removed_of_a_channel_without_publications(self, store: LogStore) -> None:
         await store.remove(CHANNEL, 5)
         await store.remove("chat:never", 5)

@@ -13,32 +13,12 @@ import pytest
 import redis.asyncio
 
 from services.shared.hotlog import keys
+from tests.support.filling import fill
 from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wire_client import WireClient
 
 COUNT = 10_000
-
-
-async def fill(stack: Stack, channel: str, count: int) -> str:
-    """Publish so many through the server API; returns the epoch."""
-    headers = {"X-API-Key": stack.api_key}
-    async with httpx.AsyncClient(base_url=stack.http_urls[0], headers=headers, timeout=30) as http:
-
-        async def batch(start: int) -> dict[str, Any]:
-            commands = [
-                {"publish": {"channel": channel, "data": number}} for number in range(start, min(start + 200, count))
-            ]
-            answer = (await http.post("/api/batch", json={"commands": commands})).json()
-            replies: list[dict[str, Any]] = answer["result"]["replies"]
-            assert all("publish" in reply for reply in replies), replies[:3]
-            return replies[-1]["publish"]  # type: ignore[no-any-return]
-
-        last: dict[str, Any] = {}
-        for start in range(0, count, 200):
-            last = await batch(start)
-        assert last["offset"] == count
-        return str(last["epoch"])
 
 
 async def pages(client: WireClient, channel: str, *, reverse: bool) -> list[tuple[int, Any]]:
@@ -72,11 +52,13 @@ async def test_ten_thousand_publications_are_paged_both_ways_and_survive_the_los
             result = await late.subscribe(channel, recover=True, offset=COUNT - 900, epoch=epoch)
             assert result["recovered"] is True
             assert [one["offset"] for one in result["publications"]] == list(range(COUNT - 899, COUNT + 1))
-        async with WireClient(stack.ws_urls[0]) as too_late:
-            await too_late.connect(stack.token("too-late"))
-            result = await too_late.subscribe(channel, recover=True, offset=1, epoch=epoch)
-            assert result.get("recovered", False) is False
-            assert not result.get("publications")
+        async with WireClient(stack.ws_urls[0], deadline_s=20) as very_late:
+            await very_late.connect(stack.token("very-late"))
+            result = await very_late.subscribe(channel, recover=True, offset=1, epoch=epoch)
+            assert (result["recovered"], result["offset"]) == (True, 1)
+            got = [one["offset"] for one in result["publications"]]
+            got += [one["offset"] for one in await very_late.publications(channel, COUNT - 1 - len(got))]
+            assert got == list(range(2, COUNT + 1))
 
 
 async def log_reads(stack: Stack, edge: str) -> float:

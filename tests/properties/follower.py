@@ -24,6 +24,7 @@ class Follower:
     subscribed: bool = False
     known: bool = False  # it has a position
     last: int = 0
+    top: int = 0  # of the log when it asked to recover
     seen: dict[str, int] = field(default_factory=dict)  # for the test: what happened, how often
 
     def read(self, frames: Sequence[bytes]) -> None:
@@ -45,9 +46,13 @@ class Follower:
         elif "pub" in line.get("push", {}):
             assert self.subscribed, "a publication outside of a subscription"
             self._take(line["push"]["pub"])
+            if self.offset <= self.top:
+                self._count("a page behind the reply")
         elif "unsubscribe" in line.get("push", {}):
             assert line["push"]["unsubscribe"]["code"] == 2500
             assert self.subscribed, "told of the end of what had not begun"
+            if self.offset < self.top:
+                self._count("2500 amid pages")
             self.subscribed = False
             self._count("2500")
 

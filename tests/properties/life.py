@@ -32,7 +32,7 @@ class Life:
         edge_options = dict(options)
         namespace = replace_namespace(NAMESPACE, history_size=edge_options.pop("history_size"))
         self.history_size: int = namespace.history_size
-        self.recovery_limit: int = options["recovery_limit"]
+        self.most_recovered: int = max(options["recovery_limit"], options["recovery_total"])
         self.cluster = Cluster(default=namespace)
         self.bus = self.cluster.bus
         turns = itertools.cycle(lags)
@@ -110,6 +110,7 @@ class Life:
         request: dict[str, Any] = {"recoverable": not follower.plain, "positioned": not follower.plain}
         if not follower.plain and (follower.known or from_start):
             follower.asked = (follower.offset, follower.epoch)
+            follower.top = self.bus.log(CHANNEL).top
             request |= {"recover": True, "offset": follower.offset, "epoch": follower.epoch}
         if self.kinds[client] == "rejecting":
             request["flag"] = 2
@@ -141,6 +142,18 @@ class Life:
         follower.ended(None)
         self.connections[client] = None
         connection.session.closed(clean=False)
+
+    async def stall(self, client: int) -> None:
+        """It takes no more of what it asked for: pages wait, and its commands."""
+        connection = self.connections[client]
+        if connection is not None:
+            connection.connection.replies_wait = True
+
+    async def read_again(self, client: int) -> None:
+        connection = self.connections[client]
+        if connection is not None and connection.connection.replies_wait:
+            connection.connection.replies_wait = False
+            connection.session.replies_taken()
 
     async def unsubscribe(self, client: int) -> None:
         self._read_on(client)
@@ -188,6 +201,8 @@ class Life:
         for one in self.edges:
             one.broker.deaf = False
             one.wire.let_go((), lose=False)
+        for client in range(len(self.kinds)):
+            await self.read_again(client)
         if settle_first:
             await self._quiet()
             self._gaps_are_repaired()
@@ -221,7 +236,7 @@ class Life:
         assert not left, f"never ends: {left}"
 
     def _kept(self) -> int:
-        return min(len(self.bus.log(CHANNEL).entries), self.recovery_limit)
+        return min(len(self.bus.log(CHANNEL).entries), self.most_recovered)
 
     def _gap(self, client: int) -> int | None:
         """How much a client without a subscription has missed of this epoch."""

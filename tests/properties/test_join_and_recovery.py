@@ -36,6 +36,8 @@ _step = st.one_of(
     *[_publish, _publish, _come, _come, _amid, _amid, _amid, _go, _miss, _miss, _shuffle],
     st.tuples(st.just("all_come"), st.booleans()),
     st.tuples(st.just("unsubscribe"), _client),
+    st.tuples(st.just("stall"), _client),
+    st.tuples(st.just("read_again"), _client),
     st.tuples(st.just("deafen"), _edge),
     st.tuples(st.just("hear"), _edge, st.booleans()),
     st.tuples(st.just("stop"), _edge),
@@ -54,6 +56,7 @@ options_of_a_life = st.fixed_dictionaries(
         "gap_buffer_size": st.integers(1, 4),
         "join_buffer_size": st.integers(1, 6),
         "recovery_limit": st.integers(2, 16),
+        "recovery_total": st.sampled_from([0, 5, 40, 40]),
         "channel_linger_s": st.sampled_from([0.1, 1.0]),
     }
 )
@@ -99,6 +102,7 @@ _WIDE = {
     "gap_buffer_size": 4,
     "join_buffer_size": 6,
     "recovery_limit": 16,
+    "recovery_total": 16,
     "channel_linger_s": 1.0,
 }
 Steps = Sequence[tuple[tuple[Any, ...], int]]
@@ -169,5 +173,6 @@ def test_the_schedules_reach_what_they_are_for() -> None:
 
     play()
     wanted = {"recovered", "recovered with publications", "not recovered", "not recovered, another epoch"}
+    wanted |= {"a page behind the reply"}
     missing = (wanted | {"2500", "error 100", "error 112", "gaps", "resyncs"}) - set(+reached)
     assert not missing, reached

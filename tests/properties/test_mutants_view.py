@@ -40,6 +40,7 @@ _SETTINGS: dict[str, Any] = {
 _joining = sys.modules["services.edge.domain.handlers.subscribe"]
 _connecting = sys.modules["services.edge.domain.handlers.connect"]
 Mutant = Callable[[pytest.MonkeyPatch], None]
+Found = list[Publication] | None
 
 
 # Of the view.
@@ -157,26 +158,26 @@ def no_gap_is_repaired(patch: pytest.MonkeyPatch) -> None:
 
 
 def recovered_in_another_epoch(patch: pytest.MonkeyPatch) -> None:
-    original = _joining._missed
+    original = _joining.recover
 
-    async def mutant(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
-        wanted.request.epoch = top.epoch
-        found: list[Publication] | None = await original(session, wanted, channel, top)
+    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+        request.epoch = top.epoch
+        found: Found = await original(session, channel, one, request, top)
         return found
 
-    patch.setattr(_joining, "_missed", mutant)
+    patch.setattr(_joining, "recover", mutant)
 
 
 def a_part_of_what_was_missed_is_recovered(patch: pytest.MonkeyPatch) -> None:
-    original = _joining._missed
+    original = _joining.recover
 
-    async def mutant(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
-        found: list[Publication] | None = await original(session, wanted, channel, top)
-        if found is None and wanted.request.epoch in ("", top.epoch) and wanted.request.offset <= top.offset:
+    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+        found: Found = await original(session, channel, one, request, top)
+        if found is None and request.epoch in ("", top.epoch) and request.offset <= top.offset:
             return list(channel.log._ring) if channel.log else []
         return found
 
-    patch.setattr(_joining, "_missed", mutant)
+    patch.setattr(_joining, "recover", mutant)
 
 
 def a_trimmed_read_is_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
@@ -186,16 +187,15 @@ def a_trimmed_read_is_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
         )
         return page if page is not None and page.top.epoch == position.epoch else None
 
-    async def missed(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
-        request = wanted.request
+    async def missed(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
         if request.epoch not in ("", top.epoch) or request.offset > top.offset:
             return None
         at = Position(request.offset, top.epoch)
-        page = await session.node.reader.after(wanted.channel, wanted.namespace, at)
+        page = await session.node.reader.after(channel.name, channel.namespace, at)
         return [one for one in page.publications if one.offset <= top.offset] if page else None
 
     patch.setattr(LogReader, "_after", mutant)
-    patch.setattr(_joining, "_missed", missed)
+    patch.setattr(_joining, "recover", missed)
 
 
 def the_position_is_read_after_an_await(patch: pytest.MonkeyPatch) -> None:
@@ -211,13 +211,13 @@ def the_position_is_read_after_an_await(patch: pytest.MonkeyPatch) -> None:
 
 def a_stale_read_is_taken_for_the_top(patch: pytest.MonkeyPatch) -> None:
     """The reply is recovered with what the first read had, though the view is beyond it."""
-    original = _joining._missed
+    original = _joining.recover
 
-    async def mutant(session: Session, wanted: Any, channel: Channel, top: Position) -> list[Publication] | None:
-        found: list[Publication] | None = await original(session, wanted, channel, top)
+    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+        found: Found = await original(session, channel, one, request, top)
         return found[:-1] if found else found
 
-    patch.setattr(_joining, "_missed", mutant)
+    patch.setattr(_joining, "recover", mutant)
 
 
 def what_was_held_is_dropped(patch: pytest.MonkeyPatch) -> None:

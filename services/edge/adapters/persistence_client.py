@@ -20,6 +20,7 @@ from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 APPEND_DEADLINE_S = 2.8
 READ_DEADLINE_S = 2.5
 _OVERHEAD_BYTES = 64
+_UINT32 = (1 << 32) - 1
 _LONGEST_WAIT_S = 0.005  # of a busy edge, for more to send at once
 Answer = TypeVar("Answer")
 
@@ -85,7 +86,9 @@ class PersistenceClient:
         return not (await self._call(call)).unknown
 
     async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
-        request = pb.ReadRequest(channel=channel, since_offset=since_offset, limit=limit, reverse=reverse)
+        request = pb.ReadRequest(
+            channel=channel, since_offset=since_offset, limit=limit, reverse=reverse, max_bytes=min(max_bytes, _UINT32)
+        )
 
         async def call(replica: grpc.aio.Channel) -> HistoryPage:
             publications: list[Publication] = []

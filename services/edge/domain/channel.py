@@ -40,6 +40,7 @@ class Subscription:
     expires_at: float | None = None  # Unix seconds
     live: bool = False  # the reply has been queued; before, pushes wait in `held`
     held: list[bytes] = field(default_factory=list)
+    caught_up_to: int = 0  # while it catches up: the offset that it was sent last
     broken: bool = False  # more was held than may be, or the log began anew: this join has failed
 
 
@@ -53,23 +54,48 @@ class Channel:
         self.active_since_check = False  # a publication came since the tops were last compared
         self._join_buffer_size = join_buffer_size
         self._joining: dict[Subscription, None] = {}
+        self._catching_up: dict[
+            Subscription, None
+        ] = {}  # they read the log themselves, and hear nothing of the live feed
         self._live: dict[Dialect, dict[Subscription, Callable[[bytes], None]]] = {}
         self.deliveries = 0
 
     def __len__(self) -> int:
-        return len(self._joining) + sum(map(len, self._live.values()))
+        return len(self._joining) + len(self._catching_up) + sum(map(len, self._live.values()))
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """All of them, live and joining."""
-        return [*self._joining, *(one for group in self._live.values() for one in group)]
+        """All of them: live, joining and catching up."""
+        return [*self._joining, *self._catching_up, *(one for group in self._live.values() for one in group)]
 
     def join(self, subscription: Subscription) -> None:
         """From now on nothing is missed: what comes is held until `go_live`."""
         self._joining[subscription] = None
 
+    def stop_holding(self, subscription: Subscription) -> None:
+        """It has missed too much to be answered at once: it reads the log up to where `hear_live` is right."""
+        self._joining.pop(subscription, None)
+        self._catching_up[subscription] = None
+        subscription.held.clear()
+
+    def hold_again(self, subscription: Subscription) -> None:
+        """It does not catch up after all: as `join`, from now on."""
+        del self._catching_up[subscription]
+        self.join(subscription)
+
+    def is_catching_up(self, subscription: Subscription) -> bool:
+        """Whether it still reads the log."""
+        return subscription in self._catching_up
+
+    def hear_live(self, subscription: Subscription) -> None:
+        """It has been sent everything up to what the log's view has delivered, in this very tick."""
+        del self._catching_up[subscription]
+        self._live.setdefault(subscription.session.dialect, {})[subscription] = subscription.session.connection.send
+
     def go_live(self, subscription: Subscription) -> None:
         """The reply is queued: send what was held, then go on directly."""
+        if subscription in self._catching_up:
+            subscription.live = True
         if subscription not in self._joining:
             return
         del self._joining[subscription]
@@ -83,6 +109,7 @@ class Channel:
     def leave(self, subscription: Subscription) -> None:
         """No frame of this channel is sent to it any more."""
         self._joining.pop(subscription, None)
+        self._catching_up.pop(subscription, None)
         group = self._live.get(subscription.session.dialect)
         if group is not None and group.pop(subscription, None) is not None and not group:
             del self._live[subscription.session.dialect]
@@ -113,6 +140,9 @@ class Channel:
                 for send in sends:
                     send(frame)
                 self.deliveries += len(sends) * len(pushes)
+        for subscription in self._catching_up:
+            if subscription.live and subscription.wants_joins:
+                subscription.session.connection.send(subscription.session.dialect.encode_joins(pushes))
         if self._joining:
             waiting = [subscription for subscription in self._joining if subscription.wants_joins]
             for push in pushes:
@@ -121,6 +151,9 @@ class Channel:
     def announce_leave(self, push: LeavePush) -> None:
         """Tell those who asked who went, but for one's own leave."""
         self._send_some(push, lambda s: s.wants_joins and s.info.client != push.info.client)
+        for subscription in self._catching_up:
+            if subscription.live and subscription.wants_joins and subscription.info.client != push.info.client:
+                subscription.session.connection.send(subscription.session.dialect.encode(push))
 
     def _send_some(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
         for dialect, group in self._live.items():

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from services.edge.domain.channel_log import ChannelLog
+from services.edge.domain.log_pages import RecentPages
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
@@ -15,7 +16,12 @@ from services.shared.namespaces import Durability, Namespace
 
 _RETRY_AFTER_S = 1.0
 _TURN_S = 2.5
+PAGE_BYTES = 65_536  # of what is read at a time for a client that catches up
 Page = TypeVar("Page")
+
+
+class TooMuch(Exception):
+    """More than a reply may carry."""
 
 
 class _Recovery:
@@ -37,6 +43,7 @@ class LogReader:
         self._broker = broker
         self._store = store
         self._settings = settings
+        self._pages = RecentPages()
         self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
         self._recoveries: dict[str, _Recovery] = {}  # by channel, the last that was begun
         self.reads = 0
@@ -62,6 +69,12 @@ class LogReader:
         None also where it is more than `recovery_limit` publications or `reply_max_bytes`, where the epoch is
         another one, and where the position is beyond the top: continuity can't be had.
         """
+        try:
+            return await self._all_after(channel, namespace, position)
+        except TooMuch:
+            return None
+
+    async def _all_after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
         key = ("after", channel, position)
         return await self._once(key, namespace, lambda: self._after(channel, namespace, position))
 
@@ -69,15 +82,23 @@ class LogReader:
         """As `after`, for one of many who come back: it may begin earlier, or have been asked for by another.
 
         The ring has what was found, as far as there is room, so that whoever comes next needs no read.
+
+        Raises:
+            TooMuch: it may well be there: see `page`.
         """
         recovery = self._recoveries.get(channel)
         if recovery is None or recovery.log is not log or (recovery.begun and recovery.offset > offset):
             recovery = self._recoveries[channel] = _Recovery(log, offset)
             recovery.page = asyncio.create_task(self._recover(channel, namespace, recovery))
         recovery.offset = min(recovery.offset, offset)
-        page = await asyncio.shield(recovery.page)
+        try:
+            page = await asyncio.shield(recovery.page)
+        except TooMuch:
+            if recovery.offset == offset:
+                raise
+            page = None
         if page is None and recovery.offset < offset:  # not to be had from there, maybe from here
-            return await self.after(channel, namespace, Position(offset, log.epoch))
+            return await self._all_after(channel, namespace, Position(offset, log.epoch))
         return page
 
     async def _recover(self, channel: str, namespace: Namespace, recovery: _Recovery) -> HistoryPage | None:
@@ -115,8 +136,10 @@ class LogReader:
             top = await self._store.open(channel)
             page = HistoryPage([], top)
         top = page.top
-        if top.epoch != position.epoch or position.offset > top.offset or top.offset - position.offset > limit:
+        if top.epoch != position.epoch or position.offset > top.offset:
             return None
+        if top.offset - position.offset > limit:
+            raise TooMuch
         publications = [one for one in page.publications if one.offset <= top.offset]
         first_kept = publications[0].offset if publications else top.offset + 1
         if first_kept > position.offset + 1 and stored:
@@ -128,11 +151,50 @@ class LogReader:
                 max_bytes=2 * self._settings.reply_max_bytes,
             )
             publications = [one for one in older.publications if one.offset < first_kept] + publications
+        if sum(len(one.data) for one in publications) > self._settings.reply_max_bytes:
+            raise TooMuch
         if [one.offset for one in publications] != list(range(position.offset + 1, top.offset + 1)):
             return None
-        if sum(len(one.data) for one in publications) > self._settings.reply_max_bytes:
-            return None
         return HistoryPage(publications, top)
+
+    async def page(self, channel: str, namespace: Namespace, log: ChannelLog, offset: int) -> list[Publication] | None:
+        """What comes behind the offset, without a hole: as much as is read at a time; None: it is not there any more.
+
+        Many who catch up in one channel share what is read: pages end at the same offsets.
+        """
+        key = (channel, log.epoch, offset)
+        is_stored = namespace.durability is Durability.STORED
+        known = self._pages.get(key) if is_stored else None  # of a `hot` log it may have been cut since
+        if known is not None:
+            return known
+        edition = self._pages.edition
+        found = await self._once(("page", edition, *key), namespace, lambda: self._page(channel, namespace, offset))
+        if found is None or found.top.epoch != log.epoch:
+            return None
+        page = found.publications
+        if not page or [one.offset for one in page] != list(range(offset + 1, offset + 1 + len(page))):
+            return None
+        if is_stored:
+            self._pages.put(key, page, edition)
+        return page
+
+    async def _page(self, channel: str, namespace: Namespace, offset: int) -> HistoryPage | None:
+        size = self._settings.recovery_limit
+        limit = size - offset % size
+        if namespace.durability is Durability.STORED:
+            found = await self._stored_history(channel, limit, offset, reverse=False, max_bytes=PAGE_BYTES)
+        else:
+            read = await self._broker.read(
+                channel, since_offset=offset, limit=limit, reverse=False, stored=False, max_bytes=PAGE_BYTES
+            )
+            if read is None:
+                return None
+            found = read
+        return HistoryPage(_within(found.publications, PAGE_BYTES), found.top)
+
+    def forget(self) -> None:
+        """A history was removed: nothing that was read before is given out."""
+        self._pages.clear()
 
     async def history(
         self, channel: str, namespace: Namespace, *, limit: int, since: Position | None, reverse: bool
@@ -148,7 +210,12 @@ class LogReader:
         if limit == 0:
             page = HistoryPage([], await self.top(channel, namespace))
         elif namespace.durability is Durability.STORED:
-            page = await self._in_turn(namespace, lambda: self._stored_history(channel, limit, offset, reverse=reverse))
+            page = await self._in_turn(
+                namespace,
+                lambda: self._stored_history(
+                    channel, limit, offset, reverse=reverse, max_bytes=self._settings.reply_max_bytes
+                ),
+            )
         else:
             found = await self._in_turn(
                 namespace,
@@ -166,8 +233,9 @@ class LogReader:
             raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
         return HistoryPage(_within(page.publications, self._settings.reply_max_bytes), page.top)
 
-    async def _stored_history(self, channel: str, limit: int, offset: int, *, reverse: bool) -> HistoryPage:
-        max_bytes = self._settings.reply_max_bytes
+    async def _stored_history(
+        self, channel: str, limit: int, offset: int, *, reverse: bool, max_bytes: int
+    ) -> HistoryPage:
         page = await self._broker.read(
             channel, since_offset=offset, limit=limit, reverse=reverse, stored=True, max_bytes=max_bytes
         )

@@ -12,7 +12,7 @@ import msgspec
 from services.edge.domain import commands as c
 from services.edge.domain.claims import Override
 from services.edge.domain.command_runner import State
-from services.edge.domain.handlers.subscribe import Wanted, establish
+from services.edge.domain.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.node import Node
 from services.edge.domain.permissions import find_namespace
 from services.edge.domain.replies import RefreshPush, SubscribePush
@@ -110,6 +110,7 @@ async def carry_out(node: Node, operation: Operation, before: float = math.inf) 
             channel = node.hub.channels.get(operation.channel)
             if channel is not None and channel.log is not None:
                 channel.log.forget()
+            node.reader.forget()
             return {}
 
 
@@ -200,7 +201,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
         )
         for publication in result.publications:
             session.push_publication(operation.channel, publication)
-        channel.go_live(subscription)
+        begin(session, channel, subscription)
         session.deadlines.look_anew()
         count += 1
     return {"clients": count}

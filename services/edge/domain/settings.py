@@ -38,7 +38,8 @@ class Settings:
     max_reads: int = 64  # of logs at a time, for gaps, recovery and history
     max_waiting_reads: int = 5_000
     history_limit: int = 300
-    recovery_limit: int = 1_000  # reliability, promise 4; upstream has 300
+    recovery_limit: int = 1_000  # publications of a subscribe reply, and read at a time behind it; upstream has 300
+    recovery_total: int = 100_000  # missed, reliability, promise 4; beyond: not recovered
     reply_max_bytes: int = 1_048_576
     idempotency_key_max_bytes: int = 128
 

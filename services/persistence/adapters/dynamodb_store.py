@@ -12,7 +12,7 @@ from services.persistence.adapters import dynamodb_removal as removal
 from services.persistence.adapters.dynamodb_chain import Chains, Channel
 from services.persistence.adapters.dynamodb_items import BEACON_KEY, BUCKET_OFFSETS, channel_key
 from services.persistence.adapters.dynamodb_writer import ChainWriter
-from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Removal, Row, Written
+from services.persistence.domain.ports import MAX_BYTES, Beacon, ChannelState, KnownKey, Removal, Row, Written
 from services.persistence.metrics import STORE_SECONDS
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
@@ -93,7 +93,7 @@ class DynamoDbLogStore:
         return {channel: task.result() for channel, task in tasks.items()}
 
     async def read(
-        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
         async with self._operation("read"):
             high = min(since_offset - 1, upto) if reverse and since_offset else upto
@@ -103,7 +103,7 @@ class DynamoDbLogStore:
             while (found := await self._chains.channel(channel)) is not None and found.removed > removed:
                 removed = found.removed
                 end = min(high, self._chains.end_of(found.bucket))
-                page, seen_dropped = await self._page(channel, max(low, removed + 1), end, limit, reverse)
+                page, seen_dropped = await self._page(channel, max(low, removed + 1), end, limit, reverse, max_bytes)
                 if not seen_dropped:
                     break
             return page
@@ -149,7 +149,7 @@ class DynamoDbLogStore:
             return error
 
     async def _page(
-        self, channel: str, low: int, high: int, limit: int, reverse: bool
+        self, channel: str, low: int, high: int, limit: int, reverse: bool, max_bytes: int
     ) -> tuple[list[tuple[int, bytes]], bool]:
         """Publications of low … high, and whether any of them was removed meanwhile."""
         page: list[tuple[int, bytes]] = []
@@ -159,7 +159,12 @@ class DynamoDbLogStore:
             if item.dropped:
                 return page, True
             numbered = [(item.first + index, row.publication) for index, row in enumerate(item.rows)]
-            page += [one for one in (reversed(numbered) if reverse else numbered) if low <= one[0] <= high]
+            for one in reversed(numbered) if reverse else numbered:
+                if low <= one[0] <= high:
+                    page.append(one)
+                    max_bytes -= len(one[1])
+                    if max_bytes <= 0:
+                        return page[:limit], False
             if len(page) >= limit:
                 break
         return page[:limit], False

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, Removal, Row, Written
+from services.persistence.domain.ports import MAX_BYTES, Beacon, ChannelState, KnownKey, Removal, Row, Written
 from services.persistence.metrics import COMMITS, STORE_SECONDS
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
@@ -107,7 +107,7 @@ class SqliteLogStore:
         return await self._run("write", "write", lambda connection: _write(connection, rows, now))
 
     async def read(
-        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
         if reverse:
             newest = min(since_offset - 1, upto) if since_offset else upto
@@ -116,9 +116,8 @@ class SqliteLogStore:
             where, bounds = "offset > ? AND offset <= ? ORDER BY offset", (since_offset, upto)  # type: ignore[assignment]
         hidden = "coalesce((SELECT max(upto) FROM removals WHERE channel = ?), 0)"
         query = f"SELECT offset, publication FROM log WHERE channel = ? AND offset > {hidden} AND {where} LIMIT ?"
-        return await self._run(
-            "read", "read", lambda connection: connection.execute(query, (channel, channel, *bounds, limit)).fetchall()
-        )
+        arguments = (channel, channel, *bounds, limit)
+        return await self._run("read", "read", lambda connection: _read(connection, query, arguments, max_bytes))
 
     async def remove(self, channel: str, upto: int) -> None:
         note = (upto, self._clock(), channel)
@@ -217,6 +216,18 @@ def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
             connection.execute("INSERT OR IGNORE INTO channels VALUES (?, ?, 0)", (channel, new_epoch()))
             found = connection.execute(query, (channel,)).fetchone()
     return ChannelState(*found)
+
+
+def _read(
+    connection: sqlite3.Connection, query: str, arguments: tuple[object, ...], max_bytes: int
+) -> list[tuple[int, bytes]]:
+    page: list[tuple[int, bytes]] = []
+    for one in connection.execute(query, arguments):
+        page.append(one)
+        max_bytes -= len(one[1])
+        if max_bytes <= 0:
+            break
+    return page
 
 
 def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float, now: float) -> list[KnownKey]:

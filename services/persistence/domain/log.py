@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistorySizes, rows_of
 from services.persistence.domain.lanes import Lanes
-from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
+from services.persistence.domain.ports import MAX_BYTES, ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import (
     BATCH_ITEMS,
     BATCHES,
@@ -151,11 +151,13 @@ class Log:
         return await self._hot.readable(channel) is not None or await self._store.has_begun(channel)
 
     async def read(
-        self, channel: str, *, since_offset: int, limit: int, reverse: bool
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> tuple[list[tuple[int, bytes]], ChannelState]:
         """Publications up to what is readable, and the readable top."""
         top = await self.open(channel)
-        found = await self._store.read(channel, since_offset=since_offset, upto=top.top, limit=limit, reverse=reverse)
+        found = await self._store.read(
+            channel, since_offset=since_offset, upto=top.top, limit=limit, reverse=reverse, max_bytes=max_bytes
+        )
         return found, top
 
     async def remove_history(self, channel: str) -> None:

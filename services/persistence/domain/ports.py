@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 
+MAX_BYTES = 1 << 50  # no bound
+
 
 class ChannelState(NamedTuple):
     """Epoch and last stored offset; both belong to the store."""
@@ -89,9 +91,12 @@ class LogStore(Protocol):
         """
 
     async def read(
-        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
-        """(offset, publication) strictly after (reverse: before; 0: from `upto` on) the offset, never above `upto`."""
+        """(offset, publication) strictly after (reverse: before; 0: from `upto` on) the offset, never above `upto`.
+
+        It ends behind the publication with which `max_bytes` are reached.
+        """
 
     async def remove(self, channel: str, upto: int) -> None:
         """Nobody reads publications up to this offset any more; epoch and top stay, and keys that still count."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.edge.domain.channel_log import ChannelLog
+from services.edge.domain.log_reader import TooMuch
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.node import Node
 from tests.support.edge import OPEN, Cluster, settle
@@ -55,7 +56,8 @@ async def test_who_missed_too_much_keeps_nobody_else_from_recovering(monkeypatch
     late = Late(monkeypatch, recovery_limit=5)
     much, little = late.come_back(0), late.come_back(5)
     late.let_go.set()
-    assert await much is None
+    with pytest.raises(TooMuch):
+        await much
     page = await little
     assert page is not None
     assert [one.offset for one in page.publications] == [6, 7, 8]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 
 import pytest
 
+from services.edge.domain.model import Publication
 from services.shared.namespaces import Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 from tests.support.memory import MemoryBroker
@@ -140,16 +142,173 @@ async def test_B29_what_cannot_be_recovered_is_told_with_the_top_and_never_a_par
     assert (result["offset"], result["epoch"], result["was_recovering"]) == (10, current, True)
 
 
-async def test_11_4_more_than_the_recovery_limit_is_not_recovered() -> None:
-    cluster, _, epoch = await filled(21, recovery_limit=20)
+async def test_11_4_more_than_may_be_recovered_is_not() -> None:
+    cluster, _, epoch = await filled(21, recovery_limit=5, recovery_total=20)
     assert "recovered" not in await resubscribe(cluster, epoch=epoch)
+    assert (await resubscribe(cluster, epoch=epoch, offset=1))["recovered"] is True
+
+
+async def test_11_4_up_to_the_recovery_limit_all_is_in_the_reply() -> None:
+    cluster, _, epoch = await filled(21, recovery_limit=20)
     assert len(numbers(await resubscribe(cluster, epoch=epoch, offset=1))) == 20  # type: ignore[arg-type]
 
 
-async def test_11_4_more_bytes_than_a_reply_may_have_is_not_recovered() -> None:
-    cluster, _, epoch = await filled(200, reply_max_bytes=100)
-    assert "recovered" not in await resubscribe(cluster, epoch=epoch, offset=10)
-    assert (await resubscribe(cluster, epoch=epoch, offset=190))["recovered"] is True
+@pytest.mark.parametrize("settings", [{"recovery_limit": 20}, {"reply_max_bytes": 100}], ids=["number", "bytes"])
+async def test_11_4_more_than_a_reply_may_carry_follows_it_in_pages(settings: dict[str, int]) -> None:
+    cluster, publisher, epoch = await filled(200, **settings)
+    client = await connected(cluster, cluster.nodes[0], "bob")
+    result = await client.call(subscribe={"channel": "a", "recover": True, "offset": 3, "epoch": epoch})
+    await settle()
+    for number in (201, 202):
+        await publisher.call(publish={"channel": "a", "data": number})
+    await settle()
+    assert (result["recovered"], result["offset"], result["epoch"]) == (True, 3, epoch)
+    first = [pub["offset"] for pub in result["publications"]]
+    later = [pub["offset"] for pub in client.publications("a")]
+    assert first
+    assert first + later == list(range(4, 203))
+    subscribed = next(index for index, line in enumerate(client.lines) if "subscribe" in line)
+    assert all("push" not in line for line in client.lines[:subscribed])
+
+
+async def test_11_4_pages_come_at_the_pace_that_the_client_takes_and_nothing_is_held_meanwhile() -> None:
+    cluster, publisher, epoch = await filled(100, recovery_limit=10, ring_size=1)
+    client = await connected(cluster, cluster.nodes[0], "bob")
+    client.connection.replies_wait = True
+    client.session.message(
+        b'{"id":7,"subscribe":{"channel":"a","recover":true,"epoch":"' + epoch.encode() + b'"}}', binary=False
+    )
+    client.connection.replies_wait = False
+    client.session.replies_taken()
+    client.connection.replies_wait = True  # the reply is more than it takes at once
+    await settle()
+    await settle()
+    assert client.publications("a") == []
+    await publisher.call(publish={"channel": "a", "data": 101})
+    (subscription,) = [one for one in client.session.subscriptions.values() if one.channel == "a"]
+    assert not subscription.held
+    assert client.publications("a") == []
+    await client.raw('{"id":8,"presence_stats":{"channel":"a"}}')  # waits behind what it asked for before
+    client.connection.replies_wait = False
+    client.session.replies_taken()
+    for _ in range(10):
+        await settle()
+    assert [pub["offset"] for pub in client.publications("a")] == list(range(11, 102))
+
+
+@pytest.mark.parametrize("end", ["unsubscribe", "closed", "api"])
+async def test_11_4_a_subscription_that_ends_amid_pages_leaves_nothing(end: str) -> None:
+    cluster, publisher, epoch = await filled(100, recovery_limit=10, ring_size=1)
+    node = cluster.nodes[0]
+    client = await connected(cluster, node, "bob")
+    result = client.post(subscribe={"channel": "a", "recover": True, "epoch": epoch})
+    client.connection.replies_wait = False
+    task = asyncio.ensure_future(result)
+    while not any("subscribe" in line for line in client.lines):
+        await asyncio.sleep(0)
+    client.connection.replies_wait = True
+    await task
+    before = len(client.publications("a"))
+    assert before < 90
+    assert len(node.hub.channels["a"]) == 2
+    if end == "unsubscribe":
+        client.session.message(b'{"id":9,"unsubscribe":{"channel":"a"}}', binary=False)
+        client.connection.replies_wait = False
+        client.session.replies_taken()
+    elif end == "closed":
+        client.session.closed(clean=True)
+    else:
+        client.session.end_subscription(client.session.subscriptions["a"], 2000)
+    await settle()
+    after = len(client.publications("a"))
+    await publisher.call(publish={"channel": "a", "data": 101})
+    client.connection.replies_wait = False
+    client.session.replies_taken()
+    for _ in range(10):
+        await settle()
+    assert len(client.publications("a")) == after
+    assert len(node.hub.channels["a"]) == 1
+    assert not [task for task in asyncio.all_tasks() if "catch_up" in repr(task)]
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+@pytest.mark.parametrize("fault", ["cut", "epoch", "epoch, and the edge does not hear of it"])
+async def test_11_4_a_log_that_is_cut_or_begins_anew_amid_pages_is_told(fault: str, server_side: bool) -> None:
+    cluster, _, epoch = await filled(100, recovery_limit=10, ring_size=1)
+    node = cluster.nodes[0]
+    wish = {"recover": True, "offset": 1, "epoch": epoch}
+    client = Client(cluster, node)
+    if server_side:
+        claims = {"sub": "bob", "subs": {"a": {}}}
+        line = {"id": 1, "connect": {"token": cluster.token("bob", subs=claims["subs"]), "subs": {"a": wish}}}
+        client.session.message(json.dumps(line).encode(), binary=False)
+    else:
+        client = await connected(cluster, node, "bob")
+        line = {"id": 9, "subscribe": {"channel": "a", **wish}}
+        client.session.message(json.dumps(line).encode(), binary=False)
+    while not any("subscribe" in one or "subs" in one.get("connect", {}) for one in client.lines):
+        await asyncio.sleep(0)
+    client.connection.replies_wait = True
+    await settle()
+    log = cluster.bus.log("a")
+    if fault == "cut":
+        log.entries = log.entries[-3:]
+    else:
+        assert isinstance(node.broker, MemoryBroker)
+        node.broker.deaf = fault != "epoch"
+        cluster.bus.reset("a", epoch)
+        for number in range(100):
+            cluster.bus.append("a", Publication(data=b"0"), "", str(number), 1_000)
+    client.connection.replies_wait = False
+    client.session.replies_taken()
+    for _ in range(10):
+        await settle()
+    if server_side:
+        assert client.closed is not None
+        assert client.closed[0] == 3010
+    else:
+        assert [push["unsubscribe"]["code"] for push in client.pushes if "unsubscribe" in push] == [2500]
+    got = [pub["offset"] for pub in client.publications("a")]
+    assert got == list(range(12, 12 + len(got)))
+
+
+async def test_11_4_a_drop_amid_pages_resumes_at_the_last_received() -> None:
+    cluster, _, epoch = await filled(300, recovery_limit=10, ring_size=1)
+    offset, drops = 0, 0
+    while offset < 300:
+        client = await connected(cluster, cluster.nodes[0], f"bob{drops}")
+        wish = {"channel": "a", "recover": True, "offset": offset, "epoch": epoch}
+        client.session.message(json.dumps({"id": 9, "subscribe": wish}).encode(), binary=False)
+        for _ in range(40 + 7 * drops):
+            await asyncio.sleep(0)
+        (result,) = [line["subscribe"] for line in client.lines if "subscribe" in line]
+        assert (result["recovered"], result.get("offset", 0)) == (True, offset)
+        got = [pub["offset"] for pub in result.get("publications", []) + client.publications("a")]
+        assert got == list(range(offset + 1, offset + 1 + len(got)))
+        assert got
+        offset = got[-1]
+        drops += 1
+        client.session.closed(clean=False)
+    assert drops > 1
+
+
+async def test_many_who_catch_up_in_one_channel_share_what_is_read() -> None:
+    cluster, _, epoch = await filled(500, recovery_limit=50, ring_size=1)
+    node = cluster.nodes[0]
+    clients = [await connected(cluster, node, f"user{number}") for number in range(100)]
+    broker = node.broker
+    assert isinstance(broker, MemoryBroker)
+    before = broker.reads
+    for number, client in enumerate(clients):
+        wish = {"channel": "a", "recover": True, "offset": number % 3, "epoch": epoch}
+        client.session.message(json.dumps({"id": 2, "subscribe": wish}).encode(), binary=False)
+    for _ in range(40):
+        await settle()
+    for number, client in enumerate(clients):
+        (result,) = [line["subscribe"] for line in client.lines if "subscribe" in line]
+        got = [pub["offset"] for pub in result["publications"] + client.publications("a")]
+        assert got == list(range(number % 3 + 1, 501))
+    assert broker.reads - before <= 3 * (500 // 50)
 
 
 async def test_11_4_what_the_log_no_longer_has_is_not_recovered() -> None:

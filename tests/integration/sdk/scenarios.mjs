@@ -40,8 +40,8 @@ class Events {
   }
 
   // The next `count` events of this name; the last one's context.
-  async wait(name, count = 1) {
-    const limit = Date.now() + LIMIT_MS;
+  async wait(name, count = 1, limitMs = LIMIT_MS) {
+    const limit = Date.now() + limitMs;
     let ctx;
     while (count > 0) {
       if (this.read < this.seen.length) {
@@ -175,6 +175,29 @@ const scenarios = {
       alice.disconnect();
       bob.disconnect();
     }
+  },
+
+  async many_missed() {
+    const count = Number(config.missed);
+    const channel = ch('chat:many');
+    const [alice] = await user('edge1', 'alice');
+    const [bob] = await user('proxied2', 'bob');
+    const [sub] = await subscribe(alice, channel);
+    const [, events] = await subscribe(bob, channel, { recoverable: true });
+    await sub.publish({ n: 0 });
+    await events.wait('publication');
+    await ask({ do: 'cut' });
+    await events.wait('subscribing');
+    await ask({ do: 'fill', channel, count });
+    await ask({ do: 'heal' });
+    const subscribed = await events.wait('subscribed');
+    assert.equal(subscribed.recovered, true);
+    await sub.publish({ n: count + 1 });
+    await events.wait('publication', count + 1, 60_000);
+    assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, count + 2));
+    assert.equal(events.seen.filter(([name]) => name === 'subscribed').length, 2);
+    alice.disconnect();
+    bob.disconnect();
   },
 
   async refresh() {

@@ -187,6 +187,32 @@ async def recovery(h: Harness) -> None:
         await bob.disconnect()
 
 
+async def many_missed(h: Harness) -> None:
+    """Thousands missed, far more than a reply carries: all of them in order, then what is live."""
+    count = int(h.config["missed"])
+    for channel in (h.channel("chat:many"),):
+        alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
+        sub, _ = await subscribe(alice, channel)
+        _, events = await subscribe(bob, channel, recoverable=True)
+        await sub.publish({"n": 0})
+        await events.wait("on_publication")
+        await h.ask(do="cut")
+        await events.wait("on_subscribing")
+        await h.ask(do="fill", channel=channel, count=count)
+        await h.ask(do="heal")
+        subscribed = await events.wait("on_subscribed")
+        assert subscribed.recovered, subscribed
+        await sub.publish({"n": count + 1})
+        async with asyncio.timeout(60):
+            for _ in range(count + 1):
+                while (await events.log.get())[0] != "on_publication":
+                    pass
+        assert [pub.data["n"] for pub in events.publications()] == list(range(count + 2))
+        assert [name for name, _ in events.seen].count("on_subscribed") == 2
+        await alice.disconnect()
+        await bob.disconnect()
+
+
 async def refresh(h: Harness) -> None:
     """An expired token is replaced through get_token at connect; a running-out one by refresh, without reconnect."""
     asked = 0
@@ -274,7 +300,7 @@ async def wrong_subscription_token(h: Harness) -> None:
 async def main() -> None:
     h = Harness(json.loads(sys.stdin.readline()))
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(150):
             await globals()[sys.argv[1]](h)
     finally:
         for client in h.clients:

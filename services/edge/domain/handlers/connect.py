@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.claims import ConnectionClaims, Override, ServerSub, TokenExpired, TokenInvalid
-from services.edge.domain.handlers.subscribe import Wanted, establish
+from services.edge.domain.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.permissions import find_namespace
 from services.edge.domain.replies import ConnectResult, ErrorReply, SubscribeResult
 from services.edge.domain.user_names import personal_channel
@@ -71,7 +71,7 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
         ),
     )
     for channel, subscription, _ in made:
-        channel.go_live(subscription)
+        begin(session, channel, subscription)
 
 
 def _identify(session: Session, request: c.Connect) -> ConnectionClaims | None:

@@ -9,7 +9,7 @@ from services.edge.domain import commands as c
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.claims import Override, SubscriptionClaims, TokenExpired, TokenInvalid
 from services.edge.domain.handlers.common import admit_new, required_channel
-from services.edge.domain.model import Position, Publication
+from services.edge.domain.handlers.recovery import catch_up, recover
 from services.edge.domain.permissions import Actor, allows, find_namespace, may_subscribe
 from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
 from services.edge.domain.token_log import refused
@@ -24,7 +24,6 @@ _DELTA_TYPES = ("", "fossil")
 _TYPE_SHARED_POLL = 4
 _OPEN_ATTEMPTS = 3
 _CATCH_UP_S = 2.0
-_READ_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
     wanted = _check(session, request)
     channel, subscription, result = await establish(session, wanted)
     session.answer(command_id, result)
-    channel.go_live(subscription)
+    begin(session, channel, subscription)
     if subscription.expires_at is not None:
         session.deadlines.look_anew()
 
@@ -117,7 +116,7 @@ def _token(session: Session, request: c.Subscribe) -> SubscriptionClaims:
 
 
 async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscription, SubscribeResult]:
-    """Join the channel, recover, enter the roster. The caller queues the result, then calls `go_live`.
+    """Join the channel, recover, enter the roster. The caller queues the result, then calls `begin`.
 
     Raises:
         ThalamusError: 112 where recovery is impossible and the client wanted to know; 100 where Redis or the store
@@ -226,7 +225,7 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
     result.offset, result.epoch = top
     if not (request.recover and subscription.recoverable):
         return result
-    missed = await _missed(session, wanted, channel, top)
+    missed = await recover(session, channel, subscription, request, top)
     outcomes = session.node.counters.recoveries
     outcome = "recovered" if missed is not None else "not_recovered"
     outcomes[outcome] = outcomes.get(outcome, 0) + 1
@@ -234,31 +233,17 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
         result.recovered = True
         result.publications = missed
         result.offset = request.offset
+    elif channel.is_catching_up(subscription):  # it could not begin: the client goes on from what is newest now
+        channel.hold_again(subscription)
+        result.offset, result.epoch = channel.log.position
     return result
 
 
-async def _missed(session: Session, wanted: Wanted, channel: Channel, top: Position) -> list[Publication] | None:
-    """All of (the client's offset, top], or None: never a part."""
-    request, settings = wanted.request, session.node.settings
-    if request.epoch not in ("", top.epoch) or request.offset > top.offset:
-        return None
-    if top.offset - request.offset > settings.recovery_limit or channel.log is None:
-        return None
-    missed = channel.log.since(request.offset, session.node.clock.wall())
-    for _ in range(_READ_ATTEMPTS):
-        if missed is not None:
-            break
-        page = await session.node.reader.missed(wanted.channel, wanted.namespace, channel.log, request.offset)
-        if page is None:
-            return None
-        if page.top.offset >= top.offset:
-            missed = [one for one in page.publications if request.offset < one.offset <= top.offset]
-        # else: a read that others had begun before this one joined; the next is later
-    if missed is None or len(missed) != top.offset - request.offset:
-        return None
-    if sum(len(publication.data) for publication in missed) > settings.reply_max_bytes:
-        return None
-    return missed
+def begin(session: Session, channel: Channel, subscription: Subscription) -> None:
+    """The reply is queued: what comes live follows, behind what was missed and was too much for the reply."""
+    channel.go_live(subscription)
+    if channel.is_catching_up(subscription):
+        session.node.spawn(catch_up(session, channel, subscription))
 
 
 async def _enter(session: Session, wanted: Wanted, subscription: Subscription) -> None:

@@ -152,6 +152,7 @@ class ReadRequest(_message.Message):
     SINCE_OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     REVERSE_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     since_offset: _builtins.int
     """publications with an offset strictly above (reverse: strictly below; 0 with reverse: from the top)."""
@@ -159,6 +160,8 @@ class ReadRequest(_message.Message):
     """at most so many in all; from 1 on, beyond 10,000 as that."""
     reverse: _builtins.bool
     """newest first."""
+    max_bytes: _builtins.int
+    """ends behind the publication with which so many bytes are reached; 0: no such bound."""
     def __init__(
         self,
         *,
@@ -166,10 +169,11 @@ class ReadRequest(_message.Message):
         since_offset: _builtins.int = ...,
         limit: _builtins.int = ...,
         reverse: _builtins.bool = ...,
+        max_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "limit", b"limit", "reverse", b"reverse", "since_offset", b"since_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "limit", b"limit", "max_bytes", b"max_bytes", "reverse", b"reverse", "since_offset", b"since_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,108 @@
+"""What a client that comes back has missed: all of it in the reply, or page by page behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.channel import Channel, Subscription
+from services.edge.domain.log_reader import TooMuch
+from services.edge.domain.model import Position, Publication
+from services.shared.errors import Busy, Unavailable
+
+if TYPE_CHECKING:
+    from services.edge.domain.session import Session
+
+_READ_ATTEMPTS = 3
+_LONGEST_PAUSE_S = 1.0  # between tries while the log can't be read
+
+
+async def recover(
+    session: Session, channel: Channel, subscription: Subscription, request: c.Subscribe, top: Position
+) -> list[Publication] | None:
+    """All of (the client's offset, top], or its first page; None: it can't be had. Wire protocol, 11.4.
+
+    Where it is the first page, the channel holds nothing for the subscription any more: the caller queues the reply,
+    calls `Channel.go_live`, and lets `catch_up` do the rest.
+    """
+    log, settings = channel.log, session.node.settings
+    if log is None or request.epoch not in ("", top.epoch) or request.offset > top.offset:
+        return None
+    count = top.offset - request.offset
+    if count > max(settings.recovery_limit, settings.recovery_total):
+        return None
+    if count <= settings.recovery_limit:
+        try:
+            return await _at_once(session, channel, request.offset, top)
+        except TooMuch:
+            pass
+    channel.stop_holding(subscription)
+    page = await session.node.reader.page(channel.name, channel.namespace, log, request.offset)
+    if page is None:
+        return None
+    first = [one for one in page if one.offset <= log.delivered]
+    subscription.caught_up_to = request.offset + len(first)
+    return first
+
+
+async def _at_once(session: Session, channel: Channel, offset: int, top: Position) -> list[Publication] | None:
+    log = channel.log
+    assert log is not None
+    missed = log.since(offset, session.node.clock.wall())
+    for _ in range(_READ_ATTEMPTS):
+        if missed is not None:
+            break
+        page = await session.node.reader.missed(channel.name, channel.namespace, log, offset)
+        if page is None:
+            return None
+        if page.top.offset >= top.offset:
+            missed = [one for one in page.publications if offset < one.offset <= top.offset]
+        # else: a read that others had begun before this one joined; the next is later
+    if missed is None or len(missed) != top.offset - offset:
+        return None
+    if sum(len(one.data) for one in missed) > session.node.settings.reply_max_bytes:
+        raise TooMuch
+    return missed
+
+
+async def catch_up(session: Session, channel: Channel, subscription: Subscription) -> None:
+    """Push the rest page by page, no faster than the client takes it, then let it hear what comes live.
+
+    Nothing is kept for it meanwhile. A drop midway costs nothing: each push has its offset. Where the log no longer
+    has what comes next, or another one began, the client is told (2500; 3010 for a server-side subscription).
+    """
+    node, log = session.node, channel.log
+    assert log is not None
+    failures = 0
+    while True:
+        await session.until_replies_taken()
+        if session.is_closed or not channel.is_catching_up(subscription):
+            return
+        if log.delivered - subscription.caught_up_to > node.settings.recovery_total:
+            session.insufficient_state(subscription)
+            return
+        page = log.since(subscription.caught_up_to, node.clock.wall())
+        if page is not None:  # all that there is: from here to the fan-out nobody else gets a turn
+            for publication in page:
+                session.push_publication(channel.name, publication)
+            channel.hear_live(subscription)
+            return
+        try:
+            page = await node.reader.page(channel.name, channel.namespace, log, subscription.caught_up_to)
+        except (Unavailable, Busy):
+            failures += 1
+            await asyncio.sleep(min(0.05 * 2**failures, _LONGEST_PAUSE_S))
+            continue
+        failures = 0
+        if session.is_closed or not channel.is_catching_up(subscription):
+            return
+        if page is None:
+            session.insufficient_state(subscription)
+            return
+        for publication in page:
+            if publication.offset > log.delivered:
+                break  # the fan-out brings it
+            session.push_publication(channel.name, publication)
+            subscription.caught_up_to = publication.offset
+        await asyncio.sleep(0)  # others get their turn
