@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]  # what `services` and `cli` are impo
 _SERVICES = ("auth", "presence", "persistence")
 _DRAIN_GRACE_S = "2"
 _LOOPBACK = "127.0.0.1"
+_LOOPBACK_ORIGINS = tuple(
+    f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1", "[::1]")
+)
 _EVERYWHERE = ("", "0.0.0.0", "::")
 
 
@@ -104,6 +107,9 @@ class StackPlan:
     def _edge(self, name: str) -> ChildSpec:
         own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
         own |= {f"EDGE_{service.upper()}_ADDR": self._grpc_address(service) for service in _SERVICES}
+        # Pages under development come from other ports of this machine.
+        listed = self.environment.get("EDGE_ALLOWED_ORIGINS", "").strip().strip(",")
+        own["EDGE_ALLOWED_ORIGINS"] = ",".join((*([listed] if listed else []), *_LOOPBACK_ORIGINS))
         own["EDGE_DRAIN_GRACE_S"] = self.environment.get("EDGE_DRAIN_GRACE_S") or _DRAIN_GRACE_S
         own["EDGE_WEB_DIR"] = self.environment.get("EDGE_WEB_DIR") or str(ROOT / "web")
         return self._python(name, "edge", Stage.EDGE, own)

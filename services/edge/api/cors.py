@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.shared.seldom import SeldomLog
+
+_MAX_LOGGED = 200  # characters of what a client sent
+_refused = SeldomLog(logging.getLogger(__name__), logging.WARNING)
 
 
 class AccountsCors:
@@ -17,6 +24,8 @@ class AccountsCors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         mine = scope["type"] == "http" and scope["path"].startswith("/auth/")
+        if mine:
+            self._cors.tell_refused(Headers(scope=scope))
         await (self._cors if mine else self._app)(scope, receive, send)
 
 
@@ -28,6 +37,13 @@ class _Cors(CORSMiddleware):
             app, allow_methods=["GET", "POST"], allow_headers=["Content-Type", "Authorization"], max_age=600
         )
         self._allowed = allowed
+
+    def tell_refused(self, headers: Headers) -> None:
+        """A line now and then, for whoever wonders why a page can't sign in."""
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if origin is not None and origin.partition("://")[2] != host and not self._allowed(origin):
+            text = "a page of another origin can't sign in: EDGE_ALLOWED_ORIGINS lists those that may"
+            _refused(text, origin=origin[:_MAX_LOGGED], host=host[:_MAX_LOGGED])
 
     def is_allowed_origin(self, origin: str) -> bool:
         return self._allowed(origin)

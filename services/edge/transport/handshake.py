@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from base64 import b64encode
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ from services.edge.transport.http_head import TOKEN, Head
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.refusal import Refused
+from services.shared.seldom import SeldomLog
 
 _MAX_QUERY_FIELDS = 64
+_MAX_LOGGED = 200  # characters of what a client sent
+_refused = SeldomLog(logging.getLogger(__name__), logging.WARNING)
 _KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _TOKENS = re.compile(rf"(?:,[ \t]*+)*+{TOKEN}[ \t]*+(?:,[ \t]*+(?:{TOKEN}[ \t]*+)?)*+")  # RFC 9110, 5.6.1
@@ -87,8 +91,17 @@ def _check_origin(head: Head, rules: OriginRules) -> str | None:
         raise Refused(400, "origin", "there is more than one Origin header")
     origin = origins[0] if origins else None
     if not rules.allows(origin, head.host):
+        _log_refused(origin, head.host)
         raise Refused(403, "origin", "this origin is not allowed")
     return origin
+
+
+def _log_refused(origin: str | None, host: str) -> None:
+    if origin is None:
+        _refused("a connection without Origin was refused: EDGE_ALLOW_NO_ORIGIN is false")
+    else:
+        text = "a page of another origin was refused: EDGE_ALLOWED_ORIGINS lists those that may connect"
+        _refused(text, origin=origin[:_MAX_LOGGED], host=host[:_MAX_LOGGED])
 
 
 def _parse_query(query: str) -> dict[str, str]:

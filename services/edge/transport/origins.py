@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from services.shared.config import ConfigError
 
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-_PATTERN = re.compile(r"([a-z][a-z0-9+.-]*)://((?:\*\.)?[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_SCHEME = r"([a-z][a-z0-9+.-]*)"
+_ORIGIN = re.compile(rf"{_SCHEME}://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?")
+_PATTERN = re.compile(rf"{_SCHEME}://((?:\*\.)?[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}|\*))?")
 _LABELS = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_OPAQUE = ("null", "file://")  # many pages that know nothing of one another
+_ANY_PORT = "*"
 
 
 class OriginRules:
     """Origins that are allowed: the page's own host always, and those of a list.
 
     Args:
-        allowed: Exact origins (`https://example.com`), any subdomain of one (`https://*.example.com`, which is
-            not `https://example.com` itself), `null`, or `*` for every origin but `null`.
+        allowed: Exact origins (`https://example.com`, `capacitor://localhost`), any subdomain of one
+            (`https://*.example.com`, which is not `https://example.com` itself), each with `:*` for any port; `null`
+            and `file://`, which stand for many pages each; or `*` for every origin but these two.
         allow_no_origin: Whether a request without Origin, so not from a browser, may connect.
 
     Raises:
@@ -30,18 +35,22 @@ class OriginRules:
         self._exact: set[tuple[str, str, str]] = set()
         self._wildcards: list[tuple[str, re.Pattern[str], str]] = []
         self._any = False
-        self._null = False
+        self._opaque: set[str] = set()
         for pattern in allowed:
             self._add(pattern)
 
     def _add(self, pattern: str) -> None:
-        if pattern in ("*", "null"):
-            self._any |= pattern == "*"
-            self._null |= pattern == "null"
+        if pattern == "*":
+            self._any = True
             return
-        match = _PATTERN.fullmatch(pattern.lower().removesuffix("/"))
+        if (opaque := _opaque(pattern)) is not None:
+            self._opaque.add(opaque)
+            return
+        match = _PATTERN.fullmatch(_ascii(pattern).lower().removesuffix("/"))
         if match is None:
-            raise ConfigError(f"EDGE_ALLOWED_ORIGINS: {pattern!r} is not an origin such as https://*.example.com")
+            raise ConfigError(
+                f"EDGE_ALLOWED_ORIGINS: {pattern!r} is no origin such as https://*.example.com or http://localhost:*"
+            )
         scheme, host, port = match[1], match[2], match[3] or _DEFAULT_PORTS.get(match[1], "")
         if host.startswith("*."):
             self._wildcards.append((scheme, re.compile(_LABELS + re.escape(host[1:])), port))
@@ -52,8 +61,8 @@ class OriginRules:
         """Whether a request with this Origin (None: without) and Host header may connect."""
         if origin is None:
             return self._allow_no_origin
-        if origin == "null":
-            return self._null
+        if (opaque := _opaque(origin)) is not None:
+            return opaque in self._opaque
         match = _ORIGIN.fullmatch(origin.lower())
         if match is None:
             return False
@@ -62,9 +71,36 @@ class OriginRules:
         return (
             self._any
             or (scheme, name, port) in self._exact
+            or (scheme, name, _ANY_PORT) in self._exact
             or (scheme in ("http", "https") and (name, port) == _split_host(host, _DEFAULT_PORTS[scheme]))
-            or any(s == scheme and p == port and pattern.fullmatch(name) for s, pattern, p in self._wildcards)
+            or any(s == scheme and p in (port, _ANY_PORT) and r.fullmatch(name) for s, r, p in self._wildcards)
         )
+
+
+def _opaque(origin: str) -> str | None:
+    """`null` and `file://`, as they are written by whomever; None: it names a host."""
+    plain = origin.lower()
+    plain = "file://" if plain == "file:///" else plain
+    return plain if plain in _OPAQUE else None
+
+
+def _ascii(pattern: str) -> str:
+    """An internationalised host in ASCII, as browsers send it (RFC 5891, 4.4)."""
+    if pattern.isascii():
+        return pattern
+    scheme, separator, rest = pattern.partition("://")
+    host, colon, port = rest.partition(":")
+    labels = []
+    for label in unicodedata.normalize("NFKC", host.lower()).removesuffix("/").split("."):
+        encoded = label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}"
+        if len(encoded) > 63 or not (label.isascii() or all(map(_is_of_a_name, label))):
+            raise ConfigError(f"EDGE_ALLOWED_ORIGINS: {pattern!r}: give the host in its ASCII form (xn--…)")
+        labels.append(encoded)
+    return f"{scheme}{separator}{'.'.join(labels)}{colon}{port}"
+
+
+def _is_of_a_name(character: str) -> bool:
+    return character == "-" or unicodedata.category(character)[0] in "LMN"
 
 
 def _split_host(host: str, default_port: str) -> tuple[str, str]:

@@ -15,11 +15,13 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from services.edge.transport import handshake
 from services.edge.transport.handshake import Handshake, open_handshake
 from services.edge.transport.http_head import HeadReader
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.refusal import Refused
+from services.shared.seldom import SeldomLog
 from tests.edge.transport.support import KEY, LIMIT_S, PATH, Raw, Serve, head
 
 
@@ -121,6 +123,27 @@ async def test_b01_origins(serve: Serve, headers: list[str], expected: int) -> N
         client.write(head(*headers))
         assert int((await client.head()).split(b" ")[1]) == expected
     assert len(served.handlers) == (expected == 101)
+
+
+async def test_b01_a_refused_origin_is_a_line_now_and_then_that_names_the_setting(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = await serve()
+    with caplog.at_level(logging.INFO):
+        for _ in range(20):
+            status, _ = await served.answer(head("Origin: http://localhost:5173"))
+            assert status == 403
+    lines = [record for record in caplog.records if "EDGE_ALLOWED_ORIGINS" in record.getMessage()]
+    assert len(lines) <= len(caplog.records) <= 1
+    assert {vars(line)["origin"] for line in lines} <= {"http://localhost:5173"}
+    caplog.clear()
+    seldom = SeldomLog(logging.getLogger("test"), logging.WARNING)
+    with caplog.at_level(logging.INFO), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(handshake, "_refused", seldom)
+        await served.answer(head("Origin: http://localhost:5173"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a page of another origin was refused: EDGE_ALLOWED_ORIGINS lists those that may connect"
+    ]
 
 
 async def test_b01_no_origin_is_refused_where_the_setting_says_so(serve: Serve) -> None:

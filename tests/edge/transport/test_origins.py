@@ -86,3 +86,42 @@ def test_null_and_any_origin_are_let_in_only_where_listed() -> None:
 def test_an_entry_that_is_no_origin_stops_the_start(pattern: str) -> None:
     with pytest.raises(ConfigError, match="EDGE_ALLOWED_ORIGINS"):
         OriginRules([pattern])
+
+
+@pytest.mark.parametrize(
+    ("entry", "sent", "others"),
+    [
+        ("null", ["null"], ["file://", "https://null"]),
+        ("file://", ["file://", "file:///"], ["null", "file://host", "file:///etc/passwd"]),
+        ("capacitor://localhost", ["capacitor://localhost"], ["http://localhost", "capacitor://localhost:80"]),
+        ("ionic://localhost/", ["ionic://localhost"], ["capacitor://localhost"]),
+        ("chrome-extension://abcdefghij", ["chrome-extension://abcdefghij"], ["chrome-extension://abcdefghijk"]),
+        (
+            "https://Bücher.example",
+            ["https://xn--bcher-kva.example"],
+            ["https://bucher.example", "https://bücher.example"],
+        ),
+        ("https://straße.example", ["https://xn--strae-oqa.example"], ["https://strasse.example"]),
+        ("https://*.例え.jp:8443", ["https://a.xn--r8jz45g.jp:8443"], ["https://xn--r8jz45g.jp:8443"]),
+        (
+            "http://localhost:*",
+            ["http://localhost", "http://localhost:5173"],
+            ["https://localhost", "http://localhost.a"],
+        ),
+        ("http://[::1]:*", ["http://[::1]:3000"], ["http://[::2]:3000"]),
+        ("https://*.example.net:*", ["https://a.example.net:1", "https://a.example.net"], ["https://example.net:1"]),
+    ],
+)
+def test_origins_of_every_kind_can_be_listed(entry: str, sent: list[str], others: list[str]) -> None:
+    rules = OriginRules([entry])
+    assert [origin for origin in sent if not rules.allows(origin, HOST)] == []
+    assert [origin for origin in others if rules.allows(origin, HOST)] == []
+    assert not OriginRules(["*"]).allows("file://", HOST)
+
+
+@pytest.mark.parametrize(
+    "entry", ["https://😀.example", "https://a b.ü", "https://" + "ü" * 64, "ü", "https://ü.example/a"]
+)
+def test_a_name_that_browsers_send_otherwise_is_refused_by_name(entry: str) -> None:
+    with pytest.raises(ConfigError, match=r"EDGE_ALLOWED_ORIGINS: "):
+        OriginRules([entry])
