@@ -6,6 +6,7 @@ Names and numbers are those of the protocol; what it leaves out is zero, empty o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -39,18 +40,27 @@ class ClientInfo(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """One message; `data` is the publisher's text. `offset` 0: the channel does not count."""
+    """One message; `data` is the publisher's text. `offset` 0: the channel does not count; `time` in Unix ms."""
 
     data: msgspec.Raw = _NULL
     info: ClientInfo | None = None
     offset: int = 0
     epoch: str = ""
     tags: dict[str, str] = {}
+    time: int = 0
 
     def __str__(self) -> str:
         number = f"#{self.offset} " if self.offset else ""
         who = f"{self.info}: " if self.info else ""
-        return f"{number}{who}{printable(bytes(self.data).decode('utf-8', 'replace'))}"
+        return f"{_clock(self.time)}{number}{who}{printable(bytes(self.data).decode('utf-8', 'replace'))}"
+
+
+def _clock(time_ms: int) -> str:
+    """The time of a publication for a line, as UTC; nothing where it has none, or one that no calendar has."""
+    try:
+        return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z " if time_ms else ""
+    except (OverflowError, ValueError, OSError):
+        return ""
 
 
 def client_fields(info: ClientInfo) -> dict[str, object]:
@@ -70,6 +80,8 @@ def publication_fields(publication: Publication) -> dict[str, object]:
         fields["info"] = client_fields(publication.info)
     if publication.tags:
         fields["tags"] = publication.tags
+    if publication.time:
+        fields["time"] = publication.time
     return fields
 
 

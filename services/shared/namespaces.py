@@ -75,6 +75,7 @@ class Namespace:
     publish_rate: float = 0.0
     channel_regex: str = ""
     data_format: DataFormat = DataFormat.JSON
+    time_in_tags: bool = False  # publications have their time as a tag too: SDKs pass tags on, and drop `time`
 
 
 @dataclass(frozen=True, slots=True)

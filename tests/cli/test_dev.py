@@ -150,7 +150,7 @@ def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: C
         assert re.fullmatch(r"published to chat:lobby at 1:\S+\n", published.stdout)
         while '{"text":"hello"}' not in (line := subscriber.stdout.readline()):
             pass
-        assert line == 'chat:lobby #1 {"text":"hello"}\n'
+        assert re.fullmatch(r'chat:lobby \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z #1 {"text":"hello"}\n', line)
         while '"hello"' not in (line := plain.stdout.readline()):
             pass
         assert json.loads(line)["push"]["pub"]["data"] == {"text": "hello"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -122,6 +123,7 @@ async def test_publish_reaches_every_edge_and_keeps_the_text_of_numbers(
         assert "info" not in publication
     answer = await apis[1].raw("history", f'{{"channel":"{channel}","limit":10}}')
     assert text in answer.text
+    assert re.findall(r'"time":(\d+)', answer.text) == [str(publication["time"])]
 
 
 async def test_a_repeated_key_returns_the_first_position_on_any_edge(apis: list[Api], channel: str) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import redis.asyncio
@@ -27,7 +28,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Item
 from services.shared.redis_pipeline import RedisPipeline
-from tests.support.log import append
+from tests.support.log import append, unstamped
 from tests.support.scripts import run
 
 CHANNEL = "chat:crash"
@@ -94,12 +95,12 @@ async def replica(redis_pipeline: RedisPipeline, store: SqliteLogStore) -> Async
 async def readable(client: redis.asyncio.Redis, channel: str = CHANNEL, life: str = "") -> list[tuple[int, str]]:
     call = hotlog.read_call(channel, stored=True, life=life, since_offset=0, limit=10_000, reverse=False)
     page = hotlog.page((await run(client, [call]))[0])
-    return [(offset, payload.decode()) for offset, payload in page.entries] if page else []
+    return [(offset, unstamped(payload).decode()) for offset, payload in page.entries] if page else []
 
 
 async def stored(store: LogStore, channel: str = CHANNEL) -> list[tuple[int, str]]:
     found = await store.read(channel, since_offset=0, upto=1 << 40, limit=100_000, reverse=False)
-    return [(offset, payload.decode()) for offset, payload in found]
+    return [(offset, unstamped(payload).decode()) for offset, payload in found]
 
 
 async def test_offsets_count_from_one_and_store_and_readers_agree(
@@ -347,7 +348,8 @@ async def test_a_key_of_what_was_removed_keeps_its_position_also_over_an_empty_r
         assert (again.offset, again.repeated_key) == (1, True)
         await redis_conn.flushall()
     assert (await replica.append("three")).offset == 3
-    assert (await replica.log.read(CHANNEL, since_offset=0, limit=9, reverse=False))[0] == [(3, b"three")]
+    found, _ = await replica.log.read(CHANNEL, since_offset=0, limit=9, reverse=False)
+    assert [(offset, unstamped(payload)) for offset, payload in found] == [(3, b"three")]
 
 
 async def test_a_removal_whose_process_died_before_redis_was_trimmed_is_gone_on_with_by_another(
@@ -459,7 +461,7 @@ async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_on
     await log.open(CHANNEL)
     epoch = (await store.open(CHANNEL)).epoch
     item = Item(os.urandom(16), b"x", "u", "k")
-    assert await hot.append([Batch(CHANNEL, 10, 60, [item])], 10) == [Appended(epoch, 0, [1])]
+    assert await hot.append([Batch(CHANNEL, 10, 60, [item])], 10) == [Appended(epoch, 0, ANY, [1])]
     await redis_conn.hset(keys.meta(CHANNEL), "life", "life2")  # compared with the store again meanwhile
     assert await hot.commit([(CHANNEL, epoch, 1, 10)], "life1") == [-1]
 
@@ -476,7 +478,7 @@ async def test_a_key_of_what_another_replica_dropped_leads_nowhere(
         await second.append("two", key="kb")
     state = await store.open(CHANNEL)
     await redis_conn.hset(keys.meta(CHANNEL), "stored", "0")  # as in a Redis that went back
-    await RedisHotLog(redis_pipeline, lambda: "").advance(CHANNEL, state, [], [])
+    await RedisHotLog(redis_pipeline, lambda: "").advance(CHANNEL, state, 0, [], [])
     assert (await first.append("three")).offset == 2
     crashing.crash = ""
     repeated = await second.append("two", key="kb")

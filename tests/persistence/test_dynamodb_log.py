@@ -26,7 +26,7 @@ from services.shared.hotlog.hotlog import Item
 from services.shared.redis_pipeline import RedisPipeline
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
-from tests.support.log import append, begin
+from tests.support.log import append, begin, unstamped
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
@@ -69,7 +69,7 @@ def offsets(outcomes: list[Outcome]) -> list[int | None]:
 
 async def stored(store: DynamoDbLogStore, channel: str) -> list[bytes]:
     found = await store.read(channel, since_offset=0, upto=1_000, limit=1_000, reverse=False)
-    return [publication for _, publication in found]
+    return [unstamped(publication) for _, publication in found]
 
 
 async def test_the_publishers_of_a_channel_that_can_not_be_stored_are_told_and_the_others_are_not(

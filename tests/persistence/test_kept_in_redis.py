@@ -27,7 +27,7 @@ class Kept:
         self._client = client
 
     async def begin(self) -> None:
-        await self._hot.init(CHANNEL, ChannelState(EPOCH, 0), [])
+        await self._hot.init(CHANNEL, ChannelState(EPOCH, 0), 0, [])
 
     async def publish(self, ttl_s: int = TTL_S, size: int = 5) -> int:
         item = Item(os.urandom(16), b"x", "u", os.urandom(8).hex())

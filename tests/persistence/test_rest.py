@@ -17,7 +17,7 @@ from services.shared.cancellation import end_task
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import EMPTY_TTL_S, REST_TTL_S, Item
 from services.shared.redis_pipeline import RedisPipeline
-from tests.support.log import append
+from tests.support.log import append, unstamped
 from tests.support.scripts import run
 
 CHANNEL = "chat:rest"
@@ -41,7 +41,7 @@ class Persistence:
 
     async def texts(self) -> list[str]:
         found, _ = await self.log.read(CHANNEL, since_offset=0, limit=100, reverse=False)
-        return [publication.decode() for _, publication in found]
+        return [unstamped(publication).decode() for _, publication in found]
 
 
 def item(data: str, key: str = "") -> Item:

@@ -16,10 +16,10 @@ from services.persistence.domain.log import Log, Position, Request
 from services.persistence.domain.ports import Row
 from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
-from services.shared.hotlog.hotlog import Item
+from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.hotlog.keys import pair
 from services.shared.redis_pipeline import RedisPipeline
-from tests.support.log import append
+from tests.support.log import append, unstamped
 
 CHANNEL = "chat:two"
 
@@ -60,7 +60,7 @@ def replica(conn: RedisPipeline, store: Any) -> tuple[Log, RedisHotLog, asyncio.
 
 async def stored(store: SqliteLogStore) -> list[str]:
     found = await store.read(CHANNEL, since_offset=0, upto=100, limit=100, reverse=False)
-    return [publication.decode() for _, publication in found]
+    return [unstamped(publication).decode() for _, publication in found]
 
 
 async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_conflict(
@@ -70,7 +70,9 @@ async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_confl
     slow.may_answer.set()
     (first, _, running1), (second, _, running2) = replica(redis_pipeline, slow), replica(redis_pipeline, store)
     await append(first, [request("first")])
-    await store.write([Row(CHANNEL, 2, os.urandom(16), b"foreign", pair("u", "foreign"))])  # Redis is one behind
+    await store.write(
+        [Row(CHANNEL, 2, os.urandom(16), b"foreign" + bytes(STAMP_BYTES), pair("u", "foreign"))]
+    )  # Redis is one behind
     slow.has_read.clear()
     slow.may_answer.clear()
     publication_id = os.urandom(16)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from services.persistence.domain.log import Log, Outcome, Request
+from services.shared.hotlog.hotlog import STAMP_BYTES
 
 
 def begin(log: Log, requests: Sequence[Request]) -> list[asyncio.Future[Outcome]]:
@@ -19,3 +20,8 @@ def begin(log: Log, requests: Sequence[Request]) -> list[asyncio.Future[Outcome]
 async def append(log: Log, requests: Sequence[Request]) -> list[Outcome]:
     """The same, once all is known."""
     return [await outcome for outcome in begin(log, requests)]
+
+
+def unstamped(publication: bytes) -> bytes:
+    """The publication as it was given to the log, without the time that this put behind it."""
+    return publication[:-STAMP_BYTES]

@@ -22,13 +22,13 @@ def decode_info(info: pb.ClientInfo) -> ClientInfo:
     return ClientInfo(info.user, info.client, info.conn_info, info.chan_info)
 
 
-def encode(publication: Publication) -> bytes:
-    """Bytes of a publication, without its offset: that belongs to the log."""
+def encode(publication: Publication, *, timed: bool = True) -> bytes:
+    """Bytes of a publication, without its offset: that belongs to the log, and so does its time unless `timed`."""
     made = _Publication(
         data=publication.data,
         id=publication.id,
         exclude_client=publication.exclude_client,
-        time_ms=publication.time_ms,
+        time_ms=publication.time_ms if timed else 0,
     )
     if publication.tags:
         made.tags.update(publication.tags)

@@ -164,7 +164,7 @@ class RedisBroker:
             _Append(
                 channel,
                 publication.id,
-                codec.encode(publication),
+                codec.encode(publication, timed=False),
                 keys.key(channel, key_user, key) if key else "",
                 history_size,
                 history_ttl_s,

@@ -193,6 +193,8 @@ def _publication(publication: Publication) -> dict[str, Any]:
     found["offset"] = publication.offset
     if publication.tags:
         found["tags"] = publication.tags
+    if publication.time_ms:
+        found["time"] = publication.time_ms
     return found
 
 

@@ -75,9 +75,10 @@ def _publication(publication: Publication, epoch: str = "") -> bytes:
     info = b',"info":' + _info(publication.info) if publication.info is not None else b""
     offset = b',"offset":%d' % publication.offset if publication.offset else b""
     tags = b',"tags":' + _text(publication.tags) if publication.tags else b""
+    time = b',"time":%d' % publication.time_ms if publication.time_ms else b""
     if epoch and publication.offset == 1:
-        tags += b',"epoch":' + _text(epoch)
-    return b'{"data":%b%b%b%b}' % (publication.data.replace(b"\n", b"") or b"null", info, offset, tags)
+        time += b',"epoch":' + _text(epoch)
+    return b'{"data":%b%b%b%b%b}' % (publication.data.replace(b"\n", b"") or b"null", info, offset, tags, time)
 
 
 def _publications(publications: list[Publication]) -> bytes:

@@ -15,6 +15,7 @@ from services.edge.domain.model import ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker
 from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
+from services.edge.domain.time_tag import tag_times
 from services.edge.domain.timings import DELIVERY_SECONDS
 from services.shared.errors import Busy, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
@@ -170,6 +171,7 @@ class Hub:
             if early is not None and len(early) < self._settings.join_buffer_size:
                 early.append((epoch, publication))
             return
+        tag_times(view.namespace, (publication,))
         if view.log is None:
             self._fan_out(view, [publication])
             return

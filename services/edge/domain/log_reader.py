@@ -11,6 +11,7 @@ from services.edge.domain.log_pages import RecentPages
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
+from services.edge.domain.time_tag import tag_times
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
 
@@ -155,6 +156,7 @@ class LogReader:
             raise TooMuch
         if [one.offset for one in publications] != list(range(position.offset + 1, top.offset + 1)):
             return None
+        tag_times(namespace, publications)
         return HistoryPage(publications, top)
 
     async def page(self, channel: str, namespace: Namespace, log: ChannelLog, offset: int) -> list[Publication] | None:
@@ -190,7 +192,9 @@ class LogReader:
             if read is None:
                 return None
             found = read
-        return HistoryPage(_within(found.publications, PAGE_BYTES), found.top)
+        publications = _within(found.publications, PAGE_BYTES)
+        tag_times(namespace, publications)
+        return HistoryPage(publications, found.top)
 
     def forget(self) -> None:
         """A history was removed: nothing that was read before is given out."""
@@ -231,7 +235,9 @@ class LogReader:
             page = found or HistoryPage([], await self.top(channel, namespace))
         if since is not None and since.epoch and since.epoch != page.top.epoch:
             raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
-        return HistoryPage(_within(page.publications, self._settings.reply_max_bytes), page.top)
+        publications = _within(page.publications, self._settings.reply_max_bytes)
+        tag_times(namespace, publications)
+        return HistoryPage(publications, page.top)
 
     async def _stored_history(
         self, channel: str, limit: int, offset: int, *, reverse: bool, max_bytes: int

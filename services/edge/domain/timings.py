@@ -12,6 +12,6 @@ ACK_SECONDS = QuickHistogram(
 ).by("durability", [each.value for each in Durability])
 DELIVERY_SECONDS = QuickHistogram(
     "thalamus_edge_delivery_seconds",
-    "Seconds from the publishing of what is fanned out here, by the clock of Redis.",
+    "Seconds from the time of a publication (its log numbered it) until it is fanned out here, by the clock of Redis.",
     (*SECONDS_BUCKETS, 5.0, 15.0, 60.0),  # what is lost without an error is repaired within 15 s
 ).alone()

@@ -64,14 +64,21 @@ class RedisHotLog:
         verified, _ = await self._run("verify", [call, hotlog.rest_call(channel)])
         return int(refuse(verified))
 
-    async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
-        call = hotlog.init_call(channel, state.epoch, state.top, self._life(), known)
+    async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:
+        call = hotlog.init_call(channel, state.epoch, state.top, time_ms, self._life(), known)
         refuse((await self._run("init", [call]))[0])
 
     async def advance(
-        self, channel: str, state: ChannelState, known: Sequence[KnownKey], forget: Sequence[tuple[str, str]]
+        self,
+        channel: str,
+        state: ChannelState,
+        time_ms: int,
+        known: Sequence[KnownKey],
+        forget: Sequence[tuple[str, str]],
     ) -> None:
-        call = hotlog.advance_call(channel, state.epoch, state.top, self._life(), forget=forget, remember=known)
+        call = hotlog.advance_call(
+            channel, state.epoch, state.top, time_ms, self._life(), forget=forget, remember=known
+        )
         refuse((await self._run("advance", [call]))[0])
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:

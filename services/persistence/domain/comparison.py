@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
-from services.shared.errors import Unavailable
+from services.shared.errors import ThalamusError, Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
+from services.shared.publication import parse
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Comparison:
             if found == 1:
                 return
             if found == -1:
-                await self._hot.init(channel, state, await self._store.recent_keys(channel, KEY_TTL_S))
+                known = await self._store.recent_keys(channel, KEY_TTL_S)
+                await self._hot.init(channel, state, await self._newest_ms(channel, state), known)
             else:
                 await self._finish_or_advance(channel, state)
 
@@ -98,7 +100,7 @@ class Comparison:
             (readable,) = await self._hot.commit([commit], found.life)
             if not isinstance(readable, Exception) and readable >= state.top:
                 return
-        await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), [])
+        await self._advance(channel, state, [])
 
     async def try_to_resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> Unavailable | None:
         try:
@@ -111,7 +113,19 @@ class Comparison:
         """A conflict: the sequencer was behind the store."""
         logger.warning("Redis was behind the store", extra={"channel": channel})
         state = await self._store.open(channel)
-        await self._hot.advance(channel, state, await self._store.recent_keys(channel, KEY_TTL_S), forget)
+        await self._advance(channel, state, forget)
+
+    async def _advance(self, channel: str, state: ChannelState, forget: Sequence[tuple[str, str]]) -> None:
+        known = await self._store.recent_keys(channel, KEY_TTL_S)
+        await self._hot.advance(channel, state, await self._newest_ms(channel, state), known, forget)
+
+    async def _newest_ms(self, channel: str, state: ChannelState) -> int:
+        """Time of the newest publication, below which none may fall; 0: there is none, or it can't be read."""
+        newest = await self._store.read(channel, since_offset=0, upto=state.top, limit=1, reverse=True)
+        try:
+            return parse(newest[0][1]).time_ms if newest else 0
+        except ThalamusError:
+            return 0
 
     async def finish(self, channel: str) -> bool | None:
         """Store and commit what is above `stored`; whether there was any; None: it can't be done now."""

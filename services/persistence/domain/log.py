@@ -21,7 +21,7 @@ from services.persistence.metrics import (
     WAITING,
 )
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.hotlog.hotlog import Batch, Item
+from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
 from services.shared.hotlog.keys import pair
 from services.shared.pace import Pace
 
@@ -56,6 +56,7 @@ class _Numbered(NamedTuple):
 
     epoch: str
     stored: int  # readable up to there
+    stamp: bytes  # what the log put behind each publication that is new
     places: list[tuple[int, int]]
 
 
@@ -277,7 +278,7 @@ class Log:
                     outcomes[index] = Busy("too much of the channel is not stored yet")
                 places = [place for place in places if place[1]]
             if places:
-                numbered[batch.channel] = _Numbered(appended.epoch, appended.stored, places)
+                numbered[batch.channel] = _Numbered(appended.epoch, appended.stored, appended.stamp, places)
         again += await self._store_and_commit(requests, numbered, outcomes, life)
         failed = await self._comparison.verify_all(unverified)
         for channel, error in failed.items():
@@ -296,7 +297,7 @@ class Log:
         written = await self._store.write(rows) if rows else {}
         again: list[int] = []
         commits: list[tuple[str, str, int, int]] = []
-        for channel, (epoch, _, places) in numbered.items():
+        for channel, (epoch, _, _, places) in numbered.items():
             result = written.get(channel, Written(uptos[channel], False))
             failure = result if isinstance(result, Unavailable) else None
             if isinstance(result, Written) and result.conflict:
@@ -316,7 +317,7 @@ class Log:
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
             channel = commit[0]
-            epoch, _, places = numbered[channel]
+            epoch, _, _, places = numbered[channel]
             if isinstance(readable, Exception):
                 for index, _ in places:
                     outcomes[index] = Unavailable(str(readable))
@@ -337,7 +338,7 @@ class Log:
         rows: list[Row] = []
         uptos: dict[str, int] = {}
         incomplete: list[str] = []
-        for channel, (_, stored, places) in numbered.items():
+        for channel, (_, stored, stamp, places) in numbered.items():
             upto = uptos[channel] = max([abs(offset) for _, offset in places])
             new = [place for place in places if place[1] > 0]  # ascending
             if upto > stored and (not new or new[0][1] != stored + 1 or len(new) != upto - stored):
@@ -345,7 +346,7 @@ class Log:
                 continue
             for index, offset in new:
                 publication_id, publication, user, key = requests[index].item
-                rows.append(Row(channel, offset, publication_id, publication, pair(user, key)))
+                rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key)))
         if incomplete:
             for channel, found in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
                 rows += rows_of(channel, found, uptos[channel])
@@ -359,7 +360,7 @@ def _give_up(waiting: Sequence[_Waiting]) -> None:
 
 
 def _is_larger(item: Item, max_bytes: int) -> bool:
-    publication, user, key = len(item.publication), item.key_user, item.key
+    publication, user, key = len(item.publication) + STAMP_BYTES, item.key_user, item.key
     if publication + 4 * (len(user) + len(key)) <= max_bytes:  # no character takes more
         return False
     return publication + len(user.encode()) + len(key.encode()) > max_bytes

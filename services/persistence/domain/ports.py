@@ -138,13 +138,18 @@ class HotLog(Protocol):
         Where all of the channel is stored, Redis may forget it once nobody publishes in it for a while.
         """
 
-    async def init(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> None:
-        """Bring meta and keys from the store, if Redis has no meta."""
+    async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:
+        """Bring meta and keys from the store, if Redis has no meta; `time_ms` is that of the newest publication."""
 
     async def advance(
-        self, channel: str, state: ChannelState, known: Sequence[KnownKey], forget: Sequence[tuple[str, str]]
+        self,
+        channel: str,
+        state: ChannelState,
+        time_ms: int,
+        known: Sequence[KnownKey],
+        forget: Sequence[tuple[str, str]],
     ) -> None:
-        """The store is ahead of Redis."""
+        """The store is ahead of Redis; `time_ms` is that of its newest publication."""
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
         """Entries above what is readable, per channel."""

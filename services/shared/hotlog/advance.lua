@@ -1,7 +1,8 @@
 -- The store is ahead of Redis: what Redis numbered above its own `stored` was never acknowledged and goes, with its keys.
--- KEYS: log, meta, then keys to forget, then keys to remember. ARGV: epoch, top of the store, life,
--- number of keys to forget, then per key to remember: position, ttl_s. Returns 1 if anything changed.
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top')
+-- KEYS: log, meta, then keys to forget, then keys to remember. ARGV: epoch, top of the store, life, number of keys to
+-- forget, time of the store's newest publication in ms, then per key to remember: position, ttl_s.
+-- Returns 1 if anything changed.
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time')
 local epoch, top, life, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local stored = known[1] == epoch and tonumber(known[2])
 local ahead = stored and stored >= top
@@ -20,7 +21,7 @@ for index = 3, 2 + forget do
   if not committed then redis.call('DEL', KEYS[index]) end
 end
 for index = 3 + forget, #KEYS do
-  local at = 5 + (index - 3 - forget) * 2
+  local at = 6 + (index - 3 - forget) * 2
   redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])
 end
 if whole then
@@ -32,6 +33,7 @@ if ahead then
   -- Of what was numbered and not stored, something is not there: none of it was acknowledged.
   redis.call('HSET', KEYS[2], 'life', life, 'top', known[2])
 else
-  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', life)
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', life,
+    'time', string.format('%d', math.max(tonumber(ARGV[5]), tonumber(known[4]) or 0)))
 end
 return 1

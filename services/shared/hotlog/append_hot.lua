@@ -1,12 +1,13 @@
--- Numbers publications of one `hot` channel, keeps them and announces them: each gets the next offset.
+-- Numbers publications of one `hot` channel, keeps them and announces them: each gets the next offset, and its time.
 -- KEYS: meta, log, then the key of each item that has one, in order. ARGV: epoch for a new log (<generation>.<random>),
 -- history_size, history_ttl_s, key_ttl_s, meta_ttl_s, Unix seconds, pub/sub channel, then per item: publication, and
 -- '1' where it has a key, else ''.
 -- Returns {epoch, per item its offset, negative where an earlier publish under its key had it}; {}: the log is of a later
 -- generation, and nothing was done.
 local meta, log, fresh = KEYS[1], KEYS[2], ARGV[1]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'renewed')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'renewed', 'time')
 local epoch, top, renewed = known[1], tonumber(known[2]), known[3]
+local time, stamped = stamp(known[4])
 local generation = string.match(fresh, '^%d+%.')
 if not epoch or string.sub(epoch, 1, #generation) ~= generation then
   local age = tonumber(string.match(epoch or '', '^(%d+)%.') or -1) - tonumber(string.match(fresh, '^%d+'))
@@ -14,7 +15,7 @@ if not epoch or string.sub(epoch, 1, #generation) ~= generation then
   redis.call('DEL', log, meta)  -- a log may outlive its meta
   if epoch then redis.call('PUBLISH', ARGV[7], 'r' .. fresh) end
   epoch, top, renewed = fresh, 0, nil
-  redis.call('HSET', meta, 'epoch', epoch, 'top', 0)
+  redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'time', known[4] or 0)
 end
 local results, before, next_key = {epoch}, top, 3
 for index = 8, #ARGV, 2 do
@@ -36,8 +37,9 @@ for index = 8, #ARGV, 2 do
     results[#results + 1] = -key_offset
   else
     top = top + 1
-    redis.call('XADD', log, 'MAXLEN', ARGV[2], offset .. '-0', 'p', ARGV[index])
-    redis.call('PUBLISH', ARGV[7], 'p' .. epoch .. ' ' .. offset .. ' ' .. ARGV[index])
+    local publication = ARGV[index] .. stamped
+    redis.call('XADD', log, 'MAXLEN', ARGV[2], offset .. '-0', 'p', publication)
+    redis.call('PUBLISH', ARGV[7], 'p' .. epoch .. ' ' .. offset .. ' ' .. publication)
     results[#results + 1] = top
   end
 end
@@ -47,9 +49,9 @@ if top > before then
   local ttl, since = string.match(renewed or '', '^(%d+) (%d+)$')
   since = tonumber(since)
   if ttl == ARGV[3] and now >= since and now - since < spare then
-    redis.call('HSET', meta, 'top', last)
+    redis.call('HSET', meta, 'top', last, 'time', time)
   else
-    redis.call('HSET', meta, 'top', last, 'renewed', ARGV[3] .. ' ' .. ARGV[6])
+    redis.call('HSET', meta, 'top', last, 'time', time, 'renewed', ARGV[3] .. ' ' .. ARGV[6])
     redis.call('EXPIRE', log, ARGV[3] + spare)
     redis.call('EXPIRE', meta, ARGV[5] + spare)
   end

@@ -1,17 +1,19 @@
--- Numbers publications of one `stored` channel: each gets the next offset once, whatever is repeated.
+-- Numbers publications of one `stored` channel: each gets the next offset once, whatever is repeated, and its time.
 -- KEYS: log, meta, then one key per item. ARGV: life of Redis in which the channel must have been compared with the store,
 -- history_ttl_s, key_ttl_s, max_unstored, then per item: publication id, publication, user and key.
--- Returns {epoch, readable up to there, per item its offset, negative where an earlier publish under its key had it, 0 where
--- too much is not stored yet}; {}: compare the channel with the store first, nothing was done.
+-- Returns {epoch, readable up to there, the bytes put behind every new publication, per item its offset, negative where an
+-- earlier publish under its key had it, 0 where too much is not stored yet}; {}: compare the channel with the store first,
+-- nothing was done.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
 if known[5] == '1' then  -- it is not to be forgotten while this is not stored
   redis.call('PERSIST', meta)
   redis.call('HSET', meta, 'rests', 0)
 end
-local results, before, max_unstored = {epoch, stored}, top, tonumber(ARGV[4])
+local time, stamped = stamp(known[6])
+local results, before, max_unstored = {epoch, stored, stamped}, top, tonumber(ARGV[4])
 for index = 3, #KEYS do
   local key, offset = KEYS[index], string.format('%d', top + 1)
   local place, full, position = epoch .. ' ' .. offset, top - stored >= max_unstored, nil
@@ -23,19 +25,19 @@ for index = 3, #KEYS do
   local key_epoch, key_offset
   if position then key_epoch, key_offset = string.match(position, '^(%S+) (%d+)$') end
   if key_epoch == epoch then
-    results[index] = -tonumber(key_offset)
+    results[index + 1] = -tonumber(key_offset)
   elseif full then
-    results[index] = 0
+    results[index + 1] = 0
   else
     if position then redis.call('SET', key, place, 'EX', ARGV[3]) end  -- of a log that is gone
     top = top + 1
     local at = 3 * index - 4
-    redis.call('XADD', log, offset .. '-0', 'i', ARGV[at], 'p', ARGV[at + 1], 'k', ARGV[at + 2], 'n', key)
-    results[index] = top
+    redis.call('XADD', log, offset .. '-0', 'i', ARGV[at], 'p', ARGV[at + 1] .. stamped, 'k', ARGV[at + 2], 'n', key)
+    results[index + 1] = top
   end
 end
 if top > before then
-  redis.call('HSET', meta, 'top', string.format('%d', top))
+  redis.call('HSET', meta, 'top', string.format('%d', top), 'time', time)
   -- From the last publish on it lives for its time, and not shorter than keys that lead into it; up to a sixteenth and a
   -- minute longer: renewing is rare.
   local lives = math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))

@@ -30,6 +30,7 @@ from services.shared.hotlog.scripts import (
 KEY_TTL_S = 300
 REST_TTL_S = 24 * 3600  # of a `stored` channel in which nobody publishes
 EMPTY_TTL_S = 3600  # where nobody ever did
+STAMP_BYTES = 7  # that the log puts behind a publication: see stamp.lua
 META_TTL_S = 720 * 3600  # wire protocol, 11.1
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _rng = random.Random(os.urandom(32))  # epochs need not be secret, and one is made for every batch
@@ -64,10 +65,12 @@ class Appended(NamedTuple):
     """Where the publications of a batch are: offsets in their order.
 
     Negative: an earlier publish under its key had this offset; 0: it has none, too much is not stored yet.
+    `stamp` is what the log put behind every new publication, its time: the same bytes are to be stored.
     """
 
     epoch: str
     stored: int  # readable up to there
+    stamp: bytes
     offsets: list[int]
 
 
@@ -93,7 +96,7 @@ def append_call(batch: Batch, *, life: str, max_unstored: int) -> Call:
 def appended(result: Any) -> Appended | None:
     """What that call answered; None: compare the channel with the store first, nothing was done."""
     found = refuse(result)
-    return Appended(found[0].decode(), found[1], found[2:]) if found else None
+    return Appended(found[0].decode(), found[1], found[2], found[3:]) if found else None
 
 
 def commit_call(channel: str, epoch: str, upto: int, history_size: int, life: str) -> Call:
@@ -121,10 +124,12 @@ def rest_call(channel: str) -> Call:
     return Call(REST, [keys.meta(channel), keys.log(channel)], times)
 
 
-def init_call(channel: str, epoch: str, top: int, life: str, known: Sequence[tuple[str, str, int, int]]) -> Call:
-    """Bring meta and keys from the store; `known` has (user, key, offset, ttl_s)."""
+def init_call(
+    channel: str, epoch: str, top: int, time_ms: int, life: str, known: Sequence[tuple[str, str, int, int]]
+) -> Call:
+    """Bring meta and keys from the store; `known` has (user, key, offset, ttl_s), `time_ms` is that of the newest."""
     names = [keys.log(channel), keys.meta(channel), *(keys.key(channel, user, key) for user, key, _, _ in known)]
-    arguments: list[str | bytes | int] = [epoch, top, life]
+    arguments: list[str | bytes | int] = [epoch, top, life, time_ms]
     for _, _, offset, ttl_s in known:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(INIT, names, arguments)
@@ -134,16 +139,17 @@ def advance_call(
     channel: str,
     epoch: str,
     top: int,
+    time_ms: int,
     life: str,
     *,
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
 ) -> Call:
-    """The store is ahead. `forget` has (user, key), `remember` (user, key, offset, ttl_s)."""
+    """The store is ahead: its newest has `time_ms`. `forget` has (user, key), `remember` (user, key, offset, ttl_s)."""
     names = [keys.log(channel), keys.meta(channel)]
     names += [keys.key(channel, user, key) for user, key in forget]
     names += [keys.key(channel, user, key) for user, key, _, _ in remember]
-    arguments: list[str | bytes | int] = [epoch, top, life, len(forget)]
+    arguments: list[str | bytes | int] = [epoch, top, life, len(forget), time_ms]
     for _, _, offset, ttl_s in remember:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(ADVANCE, names, arguments)

@@ -29,8 +29,8 @@ def load(*paths: Path) -> Script:
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 
-APPEND_HOT = load(_FOLDER / "append_hot.lua")
-APPEND_STORED = load(_FOLDER / "append_stored.lua")
+APPEND_HOT = load(_FOLDER / "stamp.lua", _FOLDER / "append_hot.lua")
+APPEND_STORED = load(_FOLDER / "stamp.lua", _FOLDER / "append_stored.lua")
 COMMIT = load(_FOLDER / "commit.lua")
 INIT = load(_FOLDER / "init.lua")
 ADVANCE = load(_FOLDER / "advance.lua")

@@ -3,7 +3,7 @@
 -- Returns {epoch, top}; nothing where a `stored` channel must be compared with the store first, or where a `hot` log is
 -- of a later generation.
 local function generation_of(text) return tonumber(string.match(text or '', '^(%d+)%.')) or -1 end
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life', 'time')
 if ARGV[1] == 'stored' then
   if not known[1] or not known[3] or known[4] ~= ARGV[2] then return {} end
   return {known[1], tonumber(known[3])}
@@ -14,7 +14,7 @@ if age > 0 then return {} end
 if age < 0 then
   redis.call('DEL', KEYS[1], KEYS[2])  -- a log may outlive its meta
   if epoch then redis.call('PUBLISH', ARGV[4], 'r' .. ARGV[2]) end
-  redis.call('HSET', KEYS[2], 'epoch', ARGV[2], 'top', 0)
+  redis.call('HSET', KEYS[2], 'epoch', ARGV[2], 'top', 0, 'time', known[5] or 0)
   known = {ARGV[2], '0'}
 end
 redis.call('EXPIRE', KEYS[2], ARGV[3])

@@ -134,7 +134,8 @@ PUSHES: dict[str, tuple[r.Push, str]] = {
     "6-publication-with-everything": (
         r.PublicationPush("room", WHOLE, "NtFMHbCA"),
         '{"channel":"room","pub":{"data":{"n":1},"info":{"user":"bob","client":"bbbb","conn_info":{"name":"Bob"},'
-        '"chan_info":[1]},"offset":1,"tags":{"a":"1","b":""},"epoch":"NtFMHbCA"}}',
+        '"chan_info":[1]},"offset":1,"tags":{"a":"1","b":""},"time":1800000000000,'
+        '"epoch":"NtFMHbCA"}}',
     ),
     "6-publication-without-log": (r.PublicationPush("room", BARE), '{"channel":"room","pub":{"data":0}}'),
     "6-epoch-only-with-offset-1": (

@@ -29,7 +29,8 @@ KEPT_AT_ZERO: dict[type, set[str]] = {  # wire protocol, 2
     Publication: {"data"},
 }
 PAYLOADS = {"data", "conn_info", "chan_info"}
-NOT_SENT = {"id", "exclude_client", "time_ms"}  # of a publication
+NOT_SENT = {"id", "exclude_client"}  # of a publication
+SENT_AS = {"time_ms": "time"}
 NAMES = {
     r.ConnectResult: "connect",
     r.SubscribeResult: "subscribe",
@@ -76,7 +77,7 @@ def expected(value: Any) -> Any:
             if member and (member.strip() != b"null" or field.name in KEPT_AT_ZERO.get(type(value), ())):
                 found[field.name] = json.loads(member)
         elif field.name not in NOT_SENT and (member or field.name in KEPT_AT_ZERO.get(type(value), ())):
-            found[field.name] = expected(member)
+            found[SENT_AS.get(field.name, field.name)] = expected(member)
     return found
 
 

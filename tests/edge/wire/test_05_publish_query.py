@@ -27,6 +27,7 @@ async def test_5_4_publish_is_answered_and_pushed_with_the_publishers_info() -> 
             "data": {"n": 1},
             "info": {"user": "alice", "client": client.session.client},
             "offset": 1,
+            "time": 1_800_000_000_000,
             "epoch": result["epoch"],
         }
     ]

@@ -88,7 +88,10 @@ class Publication(_message.Message):
     exclude_client: _builtins.str
     """client that asked not to receive its own publication; empty: nobody is left out."""
     time_ms: _builtins.int
-    """Unix milliseconds by the edge's clock when it was accepted."""
+    """Unix milliseconds. A log sets it by the clock of Redis when it gives the offset, never falling within a channel: it
+    puts the field behind the serialized message, and of a field that is there twice the last one counts. Without a log it
+    is the edge's estimate of that clock.
+    """
     @_builtins.property
     def info(self) -> Global___ClientInfo:
         """who published; absent when a backend did."""
