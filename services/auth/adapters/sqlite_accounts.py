@@ -14,6 +14,7 @@ from typing import TypeVar
 from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
+from services.shared.sqlite_file import FileWatch, identity
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class SqliteAccounts:
             self._connection.executescript(_SCHEMA)
             if "seed" not in (row[1] for row in self._connection.execute("PRAGMA table_info(refresh_tokens)")):
                 self._connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # a file of before
+            self._path, self._opened, self._watch = path, identity(path), FileWatch(path)
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"AUTH_DB: {path} can't be used: {error}") from error
 
@@ -187,7 +189,10 @@ class SqliteAccounts:
 
     def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return work(self._connection)
+            done = work(self._connection)
+            # What was written is not there after a restart if its files went meanwhile.
+            self._watch.check(identity(self._path) == self._opened)
+            return done
         except sqlite3.Error as error:
             logger.error("the account store failed", extra={"error": str(error)})
             raise Unavailable("the account store can't") from error

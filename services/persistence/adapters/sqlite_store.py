@@ -17,6 +17,7 @@ from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
+from services.shared.sqlite_file import FileWatch, Identity, identity
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,14 @@ class SqliteLogStore:
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._reader = ThreadPoolExecutor(1, "store-reader")
         self._connections: dict[str, sqlite3.Connection] = {}
+        self._opened: dict[str, Identity] = {}  # by connection: the files that it was made to
+        self._watch = FileWatch(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._connect() as connection:
                 connection.executescript(_SCHEMA)
             connection.close()
+            self._file = identity(path)[0]
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"PERSISTENCE_DB: {path} can't be used: {error}") from error
 
@@ -180,8 +184,14 @@ class SqliteLogStore:
         started = time.perf_counter()
         try:
             if role not in self._connections:
-                self._connections[role] = self._connect()
-            return work(self._connections[role])
+                self._watch.check(identity(self._path)[0] == self._file)
+                connection = self._connections[role] = self._connect()
+                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                self._opened[role] = identity(self._path)
+            done = work(self._connections[role])
+            # What was written is not there after a restart if its files went meanwhile.
+            self._watch.check(identity(self._path) == self._opened[role])
+            return done
         except sqlite3.Error as error:
             logger.error("the store failed", extra={"op": op, "error": str(error)})
             broken = self._connections.pop(role, None)
