@@ -25,7 +25,8 @@ from services.shared.hotlog.keys import use_prefix
 from services.shared.internal_http import start_internal_http
 from services.shared.lifecycle import run
 from services.shared.logs import setup_logging
-from services.shared.redis import redis_client
+from services.shared.redis import MayNotAsk, check_server, redis_client
+from services.shared.redis_pipeline import RedisPipeline
 from services.shared.secrets import read_service_tokens, redis_address
 from services.shared.variables import read_checked_env, warn_of_retired
 from services.shared.waiting import once_store_answers
@@ -48,7 +49,7 @@ async def main(stopping: asyncio.Event) -> None:
     async with contextlib.AsyncExitStack() as open_things:
         store, prepare, remake = _open_store(config)
         open_things.push_async_callback(store.close)
-        client = redis_client(redis_address(config.redis_url, config.redis_password_file))
+        client = RedisPipeline(address := redis_address(config.redis_url, config.redis_password_file))
         open_things.push_async_callback(client.aclose)
         passwords = Passwords(
             memory_kib=config.argon2_memory_kib, time_cost=config.argon2_time_cost, threads=config.hash_threads
@@ -76,11 +77,13 @@ async def main(stopping: asyncio.Event) -> None:
             service="auth",
         )
         following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks, remake))
+        checking = asyncio.create_task(_check_redis(address))
+        open_things.push_async_callback(end_task, checking)
         open_things.push_async_callback(end_task, following)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
-        done, _ = await asyncio.wait([stopped, following], return_when=asyncio.FIRST_COMPLETED)
-        if following in done:
-            await following  # it never ends by itself: raise what ended it
+        done, _ = await asyncio.wait([stopped, following, checking], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
+            await task  # it never ends by itself: raise what ended it
         checks["stopping"] = False
         await server.stop(_GRACE_S)
 
@@ -128,6 +131,24 @@ def _policy(config: AuthConfig) -> Policy:
         attempts_per_address=config.attempts_per_address,
         limit_window_s=config.limit_window_s,
     )
+
+
+async def _check_redis(address: str) -> None:
+    """Until cancelled. Auth can do without Redis, but not with one that it half understands.
+
+    Raises:
+        ConfigError: it is such a one.
+    """
+    async with redis_client(address, max_connections=1) as client:
+        while True:
+            try:
+                await check_server(client)
+                break
+            except MayNotAsk:  # an ACL of before
+                break
+            except Unavailable:
+                await asyncio.sleep(_POLL_S)
+    await asyncio.Event().wait()
 
 
 async def _first_known(

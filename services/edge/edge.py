@@ -213,17 +213,20 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | No
     internal = await start_internal_http(
         config.internal_host, config.internal_port, ready=edge.checks, reachable=edge.reachable
     )
-    housekeeping = asyncio.create_task(edge.keep_house())
+    tasks = [asyncio.create_task(edge.keep_house())]
     try:
         await edge.start()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         logger.info("started", extra={"port": edge.server.port, "internal_port": internal.port, "edge": edge.edge_id})
         stopped = asyncio.create_task(stopping.wait())
-        done, _ = await asyncio.wait([stopped, housekeeping], return_when=asyncio.FIRST_COMPLETED)
-        if housekeeping in done:
-            await housekeeping  # it never ends by itself: raise what ended it
+        tasks.append(asyncio.create_task(edge.broker.watch()))
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
+            await task  # it never ends by itself: raise what ended it
         await edge.stop()
     finally:
-        await end_task(housekeeping)
+        for task in tasks:
+            if not task.done():  # what ended one of them is raised above
+                await end_task(task)
         await internal.close()

@@ -65,6 +65,10 @@ class RedisMetrics(Collector):
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 self._said = await self._client.info(*_SECTIONS)
+                if (
+                    self._said.get("role") == "slave"
+                ):  # a master that was demoted: the next connection may lead to another
+                    await self._client.connection_pool.disconnect()
         except (exceptions.RedisError, *CONNECTION_LOST) as error:
             if self._said is not None:
                 logger.warning("Redis does not say how it is", extra={"error": str(error)})

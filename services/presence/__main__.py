@@ -79,13 +79,17 @@ async def _sweep(config: PresenceConfig, address: str, roster: RedisRoster, chec
 
 
 async def _wait_for_redis(address: str, checks: dict[str, bool]) -> None:
+    said = ""
     async with redis_client(address, max_connections=1) as client:
         while True:
             try:
                 await check_server(client)
                 checks["redis"] = True
                 return
-            except Unavailable:
+            except Unavailable as error:
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("not ready", extra={"check": "redis", "error": said})
                 await asyncio.sleep(0.2)
 
 

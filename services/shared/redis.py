@@ -24,6 +24,10 @@ MAX_CONNECTIONS = 64
 _OLDEST = (7, 0)
 
 
+class MayNotAsk(ConfigError):
+    """Our user has no right to ask the server what it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     """What a Redis says of itself; `run_id` changes with every start of the process."""
@@ -81,14 +85,17 @@ async def check_server(client: redis.asyncio.Redis) -> ServerInfo:
     """Ask the server what it is; warn where it may evict what must be kept.
 
     Raises:
-        ConfigError: older than Redis 7.0 (every Valkey is new enough), or it refuses our password.
-        Unavailable: it does not answer yet.
+        MayNotAsk: it does not say.
+        ConfigError: older than Redis 7.0 (every Valkey is new enough), in cluster mode, or it refuses our password.
+        Unavailable: it does not answer yet, or nothing but that it is busy or loading.
     """
     try:
         said: dict[str, Any] = {**await client.info("server"), **await client.info("memory")}
-    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
+    except exceptions.NoPermissionError as error:
+        raise MayNotAsk(f"REDIS_URL: its user may not use INFO: {error}") from error
+    except (exceptions.AuthenticationError, exceptions.AuthorizationError) as error:
         raise ConfigError(f"REDIS_URL: refused by the server: {error}") from error
-    except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+    except (exceptions.RedisError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
     info = _server_info(said)
     if info.maxmemory_policy != "noeviction":
@@ -103,6 +110,8 @@ def _server_info(said: dict[str, Any]) -> ServerInfo:
     """Valkey gives a `redis_version` for compatibility, 7.2 or later, beside its own name and version."""
     compatible = str(said.get("redis_version", ""))
     name = str(said.get("server_name", "redis"))
+    if "cluster" in (said.get("redis_mode"), said.get("server_mode")):
+        raise ConfigError("REDIS_URL: this Redis runs in cluster mode, which is not supported: use one without it")
     info = ServerInfo(
         name=name,
         version=str(said.get(f"{name}_version", compatible)),

@@ -9,11 +9,20 @@ from typing import Any
 
 from redis import exceptions
 
+from services.shared.config import ConfigError
 from services.shared.hotlog.life import Life
 
 logger = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(rb"^run_id:(\S+)", re.MULTILINE)
+_REPLICA = re.compile(rb"^role:slave\b", re.MULTILINE)
+_CLUSTER = re.compile(rb"^(redis|server)_mode:cluster\b", re.MULTILINE)
+ASK = ("INFO", "server", "replication")  # before a connection is used
+
+
+def is_replica(info: bytes) -> bool:
+    """Whether what INFO answered is of a server that takes no writes: a master that was demoted, say."""
+    return _REPLICA.search(info) is not None
 
 
 def run_id_of(info: bytes) -> str:
@@ -28,6 +37,32 @@ def run_id_of(info: bytes) -> str:
     return found[1].decode()
 
 
+def refuse_cluster(info: bytes) -> None:
+    """
+    Raises:
+        ConfigError: what INFO answered is of a server in cluster mode.
+    """
+    if _CLUSTER.search(info) is not None:
+        raise ConfigError("REDIS_URL: this Redis runs in cluster mode, which is not supported: use one without it")
+
+
+async def _run_of(connection: Any) -> str:
+    """Log in, then ask which run this is; the connection keeps the answer as `run_id`.
+
+    Raises:
+        redis.ConnectionError: it is a replica, or refuses us.
+        ConfigError: it is part of a cluster.
+    """
+    await connection.on_connect()
+    await connection.send_command(*ASK)
+    said = await connection.read_response()
+    refuse_cluster(said)
+    if is_replica(said):
+        raise exceptions.ConnectionError("this server is a replica")
+    connection.run_id = run_id_of(said)
+    return str(connection.run_id)
+
+
 class RunWatch:
     """Knows the run of the server that the last connection was made to; refuses none."""
 
@@ -35,10 +70,16 @@ class RunWatch:
         self.run_id = ""
 
     async def admit(self, connection: Any) -> None:
-        """Log in, then ask which run this is."""
-        await connection.on_connect()
-        await connection.send_command("INFO", "server")
-        self.run_id = run_id_of(await connection.read_response())
+        """Log in, then ask which run this is.
+
+        Raises:
+            redis.ConnectionError: it is a replica, or refuses us.
+        """
+        self.run_id = await _run_of(connection)
+
+    def fits(self, run_id: str) -> bool:
+        """Whether a connection that was made to this run may be used still."""
+        return run_id == self.run_id
 
 
 class LifeGate:
@@ -73,18 +114,23 @@ class LifeGate:
         self.last_generation = life.generation
 
     def close(self) -> None:
-        """Refuse every new connection; the present ones end with the server they lead to."""
+        """Refuse every new connection."""
         self.life = None
+
+    def fits(self, run_id: str) -> bool:
+        """Whether a connection that was made to this run may be used still: not once another one is open."""
+        return self.life is None or run_id == self.life.run_id
 
     async def admit(self, connection: Any) -> None:
         """Log in, then ask which run this is.
 
         Raises:
-            redis.ConnectionError: not the one whose life is known.
+            redis.ConnectionError: not the one whose life is known, or a replica.
         """
-        await connection.on_connect()
-        await connection.send_command("INFO", "server")
-        run_id = run_id_of(await connection.read_response())
+        try:
+            run_id = await _run_of(connection)
+        except ConfigError as error:  # whoever looks at lives ends the process
+            raise exceptions.ConnectionError(str(error)) from error
         if self.life is None or run_id != self.life.run_id:
             self.close()
             self.refused.set()

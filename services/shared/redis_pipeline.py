@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import hiredis
@@ -15,8 +17,17 @@ from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog.scripts import Call, Command, run_through
 from services.shared.redis import CONNECT_TIMEOUT_S
 from services.shared.redis_address import RedisAddress, parse_redis_url
-from services.shared.redis_life import LifeGate, RunWatch
+from services.shared.redis_life import LifeGate, RunWatch, is_replica
 from services.shared.redis_socket import connect
+
+ROLE_S = 1.0  # how often a connection that is used asks whether its server is a replica by now
+_ANEW_S = 0.1  # at least, from one connection to the next while a server refuses
+_FINISH_S = 2.5  # for what is under way on a connection that is given up
+# What a server says that can't serve us: a replica, one that lost its master or its replicas, one that is starting, a
+# part of a cluster, one that has forgotten who we are. A new connection may lead to another one.
+_OF_NO_USE = frozenset(
+    {"READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOAUTH"}
+)
 
 
 class NotSent(Unavailable):
@@ -26,7 +37,8 @@ class NotSent(Unavailable):
 class RedisPipeline:
     """Connects when it is needed, and again after it broke; what somebody sends waits for nobody else's answer.
 
-    Nothing is repeated: of what was under way when the connection broke, the outcome is unknown.
+    Nothing is repeated: of what was under way when the connection broke, the outcome is unknown. A connection whose
+    server turns out to be of no use, as a master that was demoted, is given up: what is under way on it ends there.
     """
 
     def __init__(self, url: str, *, gate: LifeGate | RunWatch | None = None) -> None:
@@ -94,6 +106,9 @@ class RedisPipeline:
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
+        if connection is not None and not connection.is_usable(self._gate):
+            connection.give_up()
+            connection = None
         if connection is None or connection.is_lost:
             try:
                 connection = await self._connected()
@@ -120,6 +135,8 @@ class RedisPipeline:
             self._connection = attempt.result()
 
     async def _connect(self) -> _Connection:
+        if self._connection is not None and self._connection.refusals:
+            await asyncio.sleep(self._connection.made_at + _ANEW_S - asyncio.get_running_loop().time())
         connection = _Connection(self._address)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -148,10 +165,13 @@ class _Connection(asyncio.Protocol):
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(replyError=_refusal)
+        self.refusals: list[str] = []  # codes that say that this server is of no use
+        self._reader = hiredis.Reader(replyError=partial(_refusal, self.refusals))
         self._asked: deque[_Asked] = deque()
         self._said: asyncio.Future[list[Any]] | None = None
         self._loop = asyncio.get_running_loop()
+        self.made_at = self._asked_role_at = self._loop.time()
+        self.run_id = ""  # of the server, where a gate asked
         self.heard_at = 0.0  # by the loop's clock
         self.is_lost = False
 
@@ -167,6 +187,32 @@ class _Connection(asyncio.Protocol):
             self._asked.append(_Asked(len(commands), future))
             self._transport.write(data)
         return future
+
+    def is_usable(self, gate: LifeGate | RunWatch | None) -> bool:
+        """Whether more may be sent; asks now and then whether the server is a replica by now."""
+        if self.refusals or (gate is not None and not gate.fits(self.run_id)):
+            return False
+        now = self._loop.time()
+        if now - self._asked_role_at >= ROLE_S and not self.is_lost:
+            self._asked_role_at = now
+            self.ask([("INFO", "replication")]).add_done_callback(self._hear_role)
+        return True
+
+    def _hear_role(self, asked: asyncio.Future[list[Any]]) -> None:
+        if asked.cancelled() or asked.exception() is not None:
+            return
+        (said,) = asked.result()
+        if isinstance(said, exceptions.NoPermissionError | exceptions.ResponseError):
+            self._asked_role_at = math.inf  # a user who may not ask learns it from what is refused
+        elif is_replica(said):
+            self.refusals.append("READONLY")
+
+    def give_up(self) -> None:
+        """Send nothing more, and end it once what is under way is answered, or has had its time."""
+        if self._asked and not self.is_lost:
+            self._loop.call_later(_FINISH_S, self.abort)
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """End it now."""
@@ -213,6 +259,8 @@ class _Connection(asyncio.Protocol):
                         first.future.set_result(first.answers)
         except (hiredis.HiredisError, IndexError):
             self.abort()
+        if self.refusals and not asked:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(exc)
@@ -225,7 +273,10 @@ class _Connection(asyncio.Protocol):
                 future.set_exception(ConnectionError(f"the connection broke: {why or 'closed'}"))
 
 
-def _refusal(text: str) -> exceptions.RedisError:
+def _refusal(of_no_use: list[str], text: str) -> exceptions.RedisError:
+    code = text.partition(" ")[0]
+    if code in _OF_NO_USE:
+        of_no_use.append(code)
     return exceptions.NoScriptError(text) if text.startswith("NOSCRIPT") else exceptions.ResponseError(text)
 
 

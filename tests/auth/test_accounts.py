@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import redis.asyncio
 
 from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
@@ -17,7 +16,7 @@ from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Polic
 from services.auth.domain.passwords import Passwords
 from services.edge.domain.claims import TokenVerifier
 from services.edge.domain.keyring import KeyRing
-from services.shared.redis import redis_client
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.redis import RedisServer
 
 PASSWORD = "correct horse battery"
@@ -48,12 +47,12 @@ class Auth:
 
 
 @pytest.fixture
-async def auth(tmp_path: Path, redis_conn: redis.asyncio.Redis) -> AsyncIterator[Auth]:
+async def auth(tmp_path: Path, redis_pipeline: RedisPipeline) -> AsyncIterator[Auth]:
     store = SqliteAccounts(tmp_path / "auth.sqlite3")
     passwords = Passwords(memory_kib=19_456, time_cost=2, threads=2)
     clock = Clock()
     signer = await load_signer(store, "EdDSA")
-    accounts = Accounts(store, RedisLimits(redis_conn), passwords, signer, POLICY, clock)
+    accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, signer, POLICY, clock)
     yield Auth(store, accounts, passwords, clock)
     passwords.close()
     await store.close()
@@ -111,7 +110,7 @@ async def test_B18_failed_logins_are_limited_per_account_and_attempts_per_addres
 
 
 async def test_limits_hold_in_this_process_while_redis_is_away(own_redis: RedisServer) -> None:
-    client = redis_client(own_redis.url)
+    client = RedisPipeline(own_redis.url)
     limits = RedisLimits(client)
     own_redis.kill()
     assert [await limits.count("a", 60) for _ in range(3)] == [1, 2, 3]

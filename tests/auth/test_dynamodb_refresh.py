@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
 from services.auth.adapters.redis_limits import RedisLimits
@@ -20,6 +19,7 @@ from services.auth.domain.passwords import Passwords
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb
 from services.shared.errors import Unavailable
+from services.shared.redis_pipeline import RedisPipeline
 from tests.auth.test_accounts import POLICY
 from tests.support.dynamodb import settings_of
 
@@ -68,14 +68,14 @@ class Auth:
 
 
 @pytest.fixture
-async def auth(dynamodb: str, redis_conn: redis.asyncio.Redis) -> AsyncIterator[Auth]:
+async def auth(dynamodb: str, redis_pipeline: RedisPipeline) -> AsyncIterator[Auth]:
     settings = settings_of(dynamodb, f"{uuid.uuid4().hex}-")
     db = Failing(settings)
     await tables.create(db, settings)
     store = DynamoDbAccounts(db, settings.accounts_table)
     passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
     signer = await load_signer(store, "EdDSA")
-    yield Auth(db, Accounts(store, RedisLimits(redis_conn), passwords, signer, POLICY, time.time))
+    yield Auth(db, Accounts(store, RedisLimits(redis_pipeline), passwords, signer, POLICY, time.time))
     passwords.close()
     await db.close()
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-import redis.asyncio
 
 from cli.stack.ports import Port, choose_ports
 from services.auth.__main__ import follow
@@ -37,6 +36,7 @@ from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.grpc_client import Replicas
+from services.shared.redis_pipeline import RedisPipeline
 from tests.support.grpc import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -309,11 +309,11 @@ async def nothing_helps(error: Unavailable) -> None: ...
 
 
 async def test_a_change_that_could_not_be_read_at_once_is_told_later(
-    tmp_path: Path, redis_conn: redis.asyncio.Redis
+    tmp_path: Path, redis_pipeline: RedisPipeline
 ) -> None:
     store = FailingOnce(tmp_path / "auth.sqlite3")
     passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
-    accounts = Accounts(store, RedisLimits(redis_conn), passwords, await load_signer(store, "EdDSA"), POLICY)
+    accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, await load_signer(store, "EdDSA"), POLICY)
     feed, checks = TrustFeed(), {"store": True}
     following = asyncio.create_task(follow(store, accounts, feed, "EdDSA", checks, nothing_helps))
     await until(lambda: feed.trust.jwks, 3)
@@ -326,14 +326,14 @@ async def test_a_change_that_could_not_be_read_at_once_is_told_later(
 
 
 async def test_tables_that_are_gone_are_made_anew_and_edges_get_other_keys(
-    dynamodb: str, redis_conn: redis.asyncio.Redis
+    dynamodb: str, redis_pipeline: RedisPipeline
 ) -> None:
     settings = DynamoDbSettings(endpoint=dynamodb, table_prefix=f"{uuid.uuid4().hex}-", create_tables=True)
     db = DynamoDb(settings)
     await tables.create(db, settings)
     store = DynamoDbAccounts(db, settings.accounts_table)
     passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
-    accounts = Accounts(store, RedisLimits(redis_conn), passwords, await load_signer(store, "EdDSA"), POLICY)
+    accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, await load_signer(store, "EdDSA"), POLICY)
     feed, checks = TrustFeed(), {"store": True}
     following = asyncio.create_task(
         follow(store, accounts, feed, "EdDSA", checks, lambda error: tables.remake(db, settings, error))

@@ -52,6 +52,10 @@ class TcpProxy:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_END_S)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Carry new connections there; present ones stay where they are."""
+        self._target = (host, port)
+
     def cut(self) -> None:
         """Reset every connection, and every new one until `heal`."""
         self._is_cut = True

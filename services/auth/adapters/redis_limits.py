@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 
-import redis.asyncio
-from redis import exceptions
-
-from services.shared.errors import CONNECTION_LOST
+from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
+from services.shared.hotlog.scripts import refuse
+from services.shared.redis_pipeline import RedisPipeline
 
 _TIMEOUT_S = 0.5
 _MAX_LOCAL = 10_000
@@ -19,8 +17,8 @@ _MAX_LOCAL = 10_000
 class RedisLimits:
     """Fixed windows; a window begins with its first count."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._client = client
+    def __init__(self, redis: RedisPipeline) -> None:
+        self._redis = redis
         self._local: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     async def count(self, name: str, window_s: int) -> int:
@@ -32,12 +30,10 @@ class RedisLimits:
     async def current(self, name: str) -> tuple[int, int]:
         key = keys.name(f"auth:limit:{name}")
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
-                pipeline.get(key)
-                pipeline.ttl(key)
-                count, ttl_s = await pipeline.execute()
-                return int(count or 0), max(0, int(ttl_s))
-        except (exceptions.RedisError, *CONNECTION_LOST):
+            answers = await self._redis.execute([("GET", key), ("TTL", key)], timeout_s=_TIMEOUT_S)
+            count, ttl_s = map(refuse, answers)
+            return int(count or 0), max(0, int(ttl_s))
+        except Unavailable:
             count, ends = self._local.get(name, (0, 0.0))
             left_s = ends - time.monotonic()
             return (count, int(left_s) + 1) if left_s > 0 else (0, 0)
@@ -45,11 +41,11 @@ class RedisLimits:
     async def _add(self, name: str, change: int, window_s: int) -> int:
         key = keys.name(f"auth:limit:{name}")
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=True) as pipeline:
-                pipeline.incrby(key, change)
-                pipeline.expire(key, window_s, nx=True)
-                return int((await pipeline.execute())[0])
-        except (exceptions.RedisError, *CONNECTION_LOST):
+            answers = await self._redis.execute(
+                [("MULTI",), ("INCRBY", key, change), ("EXPIRE", key, window_s, "NX"), ("EXEC",)], timeout_s=_TIMEOUT_S
+            )
+            return int(refuse(refuse(answers[-1])[0]))
+        except Unavailable:
             return self._add_here(name, change, window_s)
 
     def _add_here(self, name: str, change: int, window_s: int) -> int:

@@ -10,9 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-from redis import exceptions
-
 from services.edge.adapters import canary, codec
 from services.edge.adapters.canary import Canary
 from services.edge.adapters.expiry import Expiry
@@ -21,6 +18,7 @@ from services.edge.adapters.redis_hearing import Hearing
 from services.edge.adapters.redis_life import LifeWatch
 from services.edge.adapters.redis_orders import RedisOrders
 from services.edge.adapters.redis_subscriber import RedisSubscriber
+from services.edge.adapters.redis_work import Append, Other, give_up_unkeyed, settle
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.edge.domain.ports import ChannelListener, OrderListener
 from services.shared.errors import Busy, Unavailable
@@ -46,26 +44,6 @@ _SECONDS = QuickHistogram("thalamus_edge_redis_seconds", "Seconds of a round tri
 _ITEMS = QuickHistogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", BATCH_BUCKETS).alone()
 
 
-class _Append(msgspec.Struct):
-    """`key`: the name of its idempotency key in Redis, or ""; without one it can't be repeated."""
-
-    channel: str
-    publication_id: bytes
-    publication: bytes
-    key: str
-    history_size: int
-    history_ttl_s: int
-    future: asyncio.Future[AppendResult]
-
-
-class _Other(msgspec.Struct):
-    """A script call, made for the life of Redis in which it runs; or a PUBLISH (`call` None)."""
-
-    call: Callable[[Life], Call] | None
-    publish: tuple[str, bytes] | None
-    future: asyncio.Future[Any]
-
-
 class RedisBroker:
     """One command pool and one pub/sub connection."""
 
@@ -89,7 +67,12 @@ class RedisBroker:
         self._on_time = on_time
         self._unix_less_monotonic_s = time.time() - time.monotonic()
         self._life = LifeWatch(
-            url, self._gate, self._receipts, on_change=lambda: self._began(on_life), on_time=self._time
+            url,
+            self._gate,
+            self._receipts,
+            on_change=lambda: self._began(on_life),
+            on_time=self._time,
+            on_run=lambda run_id: self._subscriber.follow(run_id),
         )
         self._pipeline = RedisPipeline(url, gate=self._gate)
         self.orders = RedisOrders(self._pipeline)
@@ -97,7 +80,7 @@ class RedisBroker:
             url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
         )
         self._hearing: Hearing | None = None
-        self._queue: deque[_Append | _Other] = deque()
+        self._queue: deque[Append | Other] = deque()
         self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
         self._pace = Pace(max_batch_delay_s)
@@ -126,6 +109,10 @@ class RedisBroker:
         with contextlib.suppress(Unavailable):
             await self._subscriber.subscribe(self._canary.channel)
         self._canary.start()
+
+    async def watch(self) -> None:
+        """Until cancelled; raises ConfigError where this is a Redis that can't be used."""
+        await self._life.watch()
 
     async def close(self) -> None:
         """Let what is under way end, then close."""
@@ -161,7 +148,7 @@ class RedisBroker:
     ) -> asyncio.Future[AppendResult]:
         future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         self._submit(
-            _Append(
+            Append(
                 channel,
                 publication.id,
                 codec.encode(publication, timed=False),
@@ -224,11 +211,11 @@ class RedisBroker:
     # Commands, batched.
 
     async def _do(self, call: Callable[[Life], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
-        work = _Other(call, publish, asyncio.get_running_loop().create_future())
+        work = Other(call, publish, asyncio.get_running_loop().create_future())
         self._submit(work)
         return await work.future
 
-    def _submit(self, work: _Append | _Other) -> None:
+    def _submit(self, work: Append | Other) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._failed_at < _BREAK_S:
             raise Unavailable("Redis does not answer")
@@ -263,7 +250,7 @@ class RedisBroker:
         if self._queue:
             self._flush_soon()
 
-    async def _round_trip(self, batch: list[_Append | _Other]) -> None:
+    async def _round_trip(self, batch: list[Append | Other]) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         _ITEMS.observe(len(batch))
@@ -275,7 +262,7 @@ class RedisBroker:
                     raise
                 # A connection that broke. Appends with a key may be repeated; what is no append may always.
                 if not isinstance(error, NotSent):
-                    _give_up_unkeyed(batch, error)
+                    give_up_unkeyed(batch, error)
                 await asyncio.sleep(0.05)
                 await self._send(batch)
             self._failed_at = _NEVER  # an earlier call may have failed only just now
@@ -292,14 +279,14 @@ class RedisBroker:
         finally:
             _SECONDS.observe(loop.time() - started)
 
-    async def _send(self, batch: list[_Append | _Other]) -> None:
-        appends: dict[tuple[str, int, int], list[_Append]] = {}
-        others: list[_Other] = []
-        publishes: list[_Other] = []
+    async def _send(self, batch: list[Append | Other]) -> None:
+        appends: dict[tuple[str, int, int], list[Append]] = {}
+        others: list[Other] = []
+        publishes: list[Other] = []
         for work in batch:
             if work.future.done():
                 continue
-            if isinstance(work, _Append):
+            if isinstance(work, Append):
                 appends.setdefault((work.channel, work.history_size, work.history_ttl_s), []).append(work)
             elif work.publish is not None:
                 publishes.append(work)
@@ -333,30 +320,30 @@ class RedisBroker:
         for group, result in zip(appends.values(), results, strict=False):
             self._settle_appends(group, result)
         for work, result in zip(others, results[len(appends) :], strict=True):
-            _settle(work.future, result)
+            settle(work.future, result)
 
-    async def _send_publishes(self, publishes: list[_Other]) -> None:
+    async def _send_publishes(self, publishes: list[Other]) -> None:
         commands = [("PUBLISH", *work.publish) for work in publishes if work.publish is not None]
         try:
             results = await self._pipeline.execute(commands, timeout_s=DEADLINE_S)
         except Unavailable as error:
             for work in publishes:  # never repeated: it may have been heard, and nothing would tell the second from it
-                _settle(work.future, Unavailable(str(error)))
+                settle(work.future, Unavailable(str(error)))
             return
         for work, result in zip(publishes, results, strict=True):
-            _settle(work.future, result)
+            settle(work.future, result)
 
-    def _settle_appends(self, group: list[_Append], result: Any) -> None:
+    def _settle_appends(self, group: list[Append], result: Any) -> None:
         try:
             appended = hot.appended(result)
         except Unavailable as error:
             for work in group:
-                _settle(work.future, error)
+                settle(work.future, error)
             return
         if appended is None:
             self._life.look_now()
             for work in group:
-                _settle(work.future, Unavailable("the log is of a later generation"))
+                settle(work.future, Unavailable("the log is of a later generation"))
             return
         epoch, offsets = appended
         for work, offset in zip(group, offsets, strict=True):
@@ -369,8 +356,6 @@ class RedisBroker:
         self._unix_less_monotonic_s = unix_s - time.monotonic()
         self._on_time(unix_s)
 
-    # Pub/sub.
-
     def _connected(self, again: bool) -> None:
         if self._hearing is not None:
             self._hearing.connected(again)
@@ -382,21 +367,3 @@ class RedisBroker:
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._hearing is not None:
             self._hearing.message(channel, payload)
-
-
-def _give_up_unkeyed(batch: list[_Append | _Other], error: Unavailable) -> None:
-    """A repeat of these could not be told from the first: whether they were carried out stays unknown."""
-    for work in batch:
-        if isinstance(work, _Append) and not work.key:
-            _settle(work.future, Unavailable(str(error)))
-
-
-def _settle(future: asyncio.Future[Any], result: Any) -> None:
-    if future.done():
-        return
-    if isinstance(result, exceptions.RedisError):
-        future.set_exception(Unavailable(f"Redis refused: {result}"))
-    elif isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

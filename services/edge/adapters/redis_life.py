@@ -39,11 +39,16 @@ class LifeWatch:
         *,
         on_change: Callable[[], None],
         on_time: Callable[[float], None],
+        on_run: Callable[[str], None] = lambda run_id: None,
     ) -> None:
-        """`on_change`: logs may have begun anew without a sign on the pub/sub connection; `on_time`: Unix seconds."""
+        """`on_change`: logs may have begun anew without a sign on the pub/sub connection; `on_time`: Unix seconds.
+
+        `on_run`: this is the run of the server to which commands go from now on.
+        """
         self._watch = RunWatch()
         self._redis = RedisPipeline(url, gate=self._watch)
         self._gate, self._receipts, self._on_change, self._on_time = gate, receipts, on_change, on_time
+        self._on_run = on_run
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""  # seen last
         self._said = ""  # why Redis could not be asked, as it was logged last
@@ -53,6 +58,15 @@ class LifeWatch:
     async def start(self) -> None:
         """Look in the background."""
         self._task = asyncio.create_task(self._keep())
+
+    async def watch(self) -> None:
+        """Until cancelled.
+
+        Raises:
+            ConfigError: it is a Redis that can't be used.
+        """
+        assert self._task is not None
+        await asyncio.shield(self._task)
 
     async def close(self) -> None:
         """Stop looking."""
@@ -91,6 +105,7 @@ class LifeWatch:
         self._on_time(now_ms / 1000)
         if run_id != self._run_id:
             self._run_id, self._since = run_id, now
+            self._on_run(run_id)
         if self._gate.life is not None and self._gate.life.run_id != run_id:
             self._gate.close()
         if life is None or life.run_id != run_id:

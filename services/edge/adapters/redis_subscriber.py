@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
+from redis import exceptions
 
 from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.redis import CONNECT_TIMEOUT_S
 from services.shared.redis_address import parse_redis_url
+from services.shared.redis_life import ASK, is_replica, run_id_of
 from services.shared.redis_socket import connect
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class RedisSubscriber:
         self._restoring: set[bytes] | None = None
         self._down_since: float | None = None
         self.connected = False
+        self.run_id = ""  # of the server that the present connection leads to
 
     async def start(self) -> None:
         """Connect in the background, again and again."""
@@ -132,7 +135,7 @@ class RedisSubscriber:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connection = await connect(_Connection, self._address)
         try:
-            await self._log_in(connection)
+            self.run_id = await self._log_in(connection)
             connection.on_reply = self._dispatch
             self._connection = connection
             wanted = sorted(self._wanted)
@@ -144,12 +147,30 @@ class RedisSubscriber:
         finally:
             connection.abort()
 
-    async def _log_in(self, connection: _Connection) -> None:
-        if not self._address.auth:
-            return
+    def follow(self, run_id: str) -> None:
+        """The commands of this edge go to that run of the server: what hears another one is of no use."""
+        if self._connection is not None and self.run_id != run_id:
+            self.drop()
+
+    async def _log_in(self, connection: _Connection) -> str:
+        """Returns the run id of the server.
+
+        Raises:
+            OSError: it refuses us, or is a replica.
+        """
+        commands = [self._address.auth] if self._address.auth else []
+        answers = [await self._answer(connection, command) for command in (*commands, ASK)]
+        if is_replica(answers[-1]):
+            raise OSError("this server is a replica")
+        try:
+            return run_id_of(answers[-1])
+        except exceptions.ConnectionError as error:
+            raise OSError(str(error)) from error
+
+    async def _answer(self, connection: _Connection, command: Sequence[str]) -> Any:
         said: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         connection.on_reply = said.set_result
-        connection.write(self._address.auth)
+        connection.write(command)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await asyncio.wait([said, connection.ended], return_when=asyncio.FIRST_COMPLETED)
         if not said.done():
@@ -157,6 +178,7 @@ class RedisSubscriber:
             raise EOFError("closed by Redis")
         if isinstance(said.result(), hiredis.ReplyError):
             raise OSError(f"Redis refused: {said.result()}")
+        return said.result()
 
     async def _watch(self, connection: _Connection) -> None:
         """Until its end: raises what ended it, or TimeoutError where Redis says nothing although it was asked to."""
