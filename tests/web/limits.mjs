@@ -71,7 +71,10 @@ try {
   // New messages while reading further up: a hint, which leads to them. And however many come, the page keeps a bound.
   await publish(100);
   await shows(ann, 'many 100');
-  await ann.locator('#messages').evaluate((box) => { box.scrollTop = box.scrollHeight / 2; });
+  await ann.locator('#messages').evaluate(async (box) => {
+    box.scrollTop = box.scrollHeight / 2;
+    await new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve, 100)); }); // told of a frame later
+  });
   await publish(3);
   await ann.locator('#unseen', { hasText: '↓ 3 new messages' }).waitFor();
   await shot(ann, 'new-messages');

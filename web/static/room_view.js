@@ -3,12 +3,16 @@ import { nameOf } from './rooms.js';
 import { atEnd, byId, element, marker, messageElement } from './view.js';
 
 const MOST_ROWS = 1_200; // messages, and what is told between them
+const SETTLE_MS = 20; // rows that come in that time are measured and scrolled once
 
 export class RoomView {
   room = null;
   #box = byId('messages');
   #hint = byId('unseen');
   #unseen = 0; // messages below what is shown
+  #following = true; // the end is in view, and stays so
+  #top = 0; // where the box was scrolled to last
+  #settling = 0;
   #myName;
 
   // `myName()`: how what I send is signed until it is acknowledged. `onTop(room)`: the reader has come to the oldest row.
@@ -16,12 +20,20 @@ export class RoomView {
     this.#myName = myName;
     this.#box.addEventListener('scroll', () => {
       if (this.room && this.#box.scrollTop < 80) onTop(this.room);
-      if (this.#unseen && atEnd(this.#box)) this.#showUnseen(0);
+      this.#look();
+      if (this.#unseen && this.#following) this.#showUnseen(0);
     });
     this.#hint.addEventListener('click', () => {
       this.toEnd();
       this.#box.focus();
     });
+  }
+
+  // Rows may have come since the last move to the end: only a reader who went up leaves it.
+  #look() {
+    if (atEnd(this.#box)) this.#following = true;
+    else if (this.#box.scrollTop < this.#top) this.#following = false;
+    this.#top = this.#box.scrollTop;
   }
 
   open(room) {
@@ -47,6 +59,8 @@ export class RoomView {
 
   toEnd() {
     this.#box.scrollTop = this.#box.scrollHeight;
+    this.#top = this.#box.scrollTop;
+    this.#following = true;
     this.#showUnseen(0);
   }
 
@@ -54,16 +68,14 @@ export class RoomView {
   add(room, index, own) {
     if (room !== this.room) return;
     const box = this.#box;
-    const follow = atEnd(box);
     box.querySelector('.empty')?.remove();
     const next = room.messages[index + 1];
     const before = (next && box.querySelector(`[data-offset="${next.offset}"]`)) ?? box.querySelector('.pending, .failed');
     const made = box.insertBefore(drawn(room.messages[index]), before ?? null);
     group(made);
     group(made.nextSibling);
-    this.#trim();
-    if (follow) this.toEnd();
-    else if (!own) this.#showUnseen(this.#unseen + 1);
+    this.#settleSoon();
+    if (!this.#following && !own) this.#showUnseen(this.#unseen + 1);
   }
 
   // Older messages, ascending, in front of all others.
@@ -95,7 +107,6 @@ export class RoomView {
   showPending(room) {
     if (room !== this.room) return;
     const box = this.#box;
-    const follow = atEnd(box);
     for (const old of box.querySelectorAll('.pending, .failed')) old.remove();
     for (const entry of room.pending) {
       const made = messageElement({ name: this.#myName(), data: entry.data, at: Date.now(), live: false });
@@ -104,16 +115,25 @@ export class RoomView {
       box.append(made);
       group(made);
     }
-    if (follow) box.scrollTop = box.scrollHeight;
+    this.#settleSoon();
   }
 
   // Something told, in its place among the messages; `first`: above them.
   note(room, text, kind, first = false) {
     if (room !== this.room) return;
-    const follow = atEnd(this.#box);
     this.#box.insertBefore(marker(text, kind), first ? this.#box.firstChild : this.#box.querySelector('.pending, .failed'));
-    this.#trim();
-    if (follow) this.#box.scrollTop = this.#box.scrollHeight;
+    this.#settleSoon();
+  }
+
+  // Measuring makes the browser lay out every row: once for all that has come meanwhile.
+  #settleSoon() {
+    this.#settling ||= setTimeout(() => {
+      this.#look(); // the browser tells of scrolling a frame later
+      this.#trim();
+      if (this.#following) this.#box.scrollTop = this.#box.scrollHeight;
+      this.#top = this.#box.scrollTop;
+      this.#settling = 0;
+    }, SETTLE_MS);
   }
 
   // The oldest rows go where there are too many; what is in view stays where it is.
