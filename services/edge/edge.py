@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import uuid
@@ -32,6 +31,7 @@ from services.edge.transport.http_handover import HttpHandover
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
+from services.shared import collector
 from services.shared.cancellation import end_task
 from services.shared.config import read_secret_file
 from services.shared.grpc_client import Replicas
@@ -46,7 +46,6 @@ logger = logging.getLogger("services.edge")
 
 _SHORT_SECRET_BYTES = 32
 _FINISH_S = 2.0
-_GC_THRESHOLDS = (50_000, 20, 50)  # most of what an edge allocates is freed by its last reference
 
 
 class Edge:
@@ -147,6 +146,7 @@ class Edge:
         """Deadlines, and orders that were not heard; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.node.run())
+            group.create_task(collector.collect())
             group.create_task(self.cluster.orders.run())
 
     async def stop(self) -> None:
@@ -216,8 +216,7 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | No
     tasks = [asyncio.create_task(edge.keep_house())]
     try:
         await edge.start()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        collector.settle()
         logger.info("started", extra={"port": edge.server.port, "internal_port": internal.port, "edge": edge.edge_id})
         stopped = asyncio.create_task(stopping.wait())
         tasks.append(asyncio.create_task(edge.broker.watch()))

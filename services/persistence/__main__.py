@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -20,6 +19,7 @@ from services.persistence.domain.log import Log
 from services.persistence.health import Caretaker
 from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
+from services.shared import collector
 from services.shared.cancellation import end_task
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("services.persistence")
 
 _GRACE_S = 3.0
-_GC_THRESHOLDS = (50_000, 20, 50)  # a batch makes thousands of tuples, and none of them is part of a cycle
 _SQLITE_ITEM_BYTES = 1 << 28  # a row of SQLite may have 1 GB
 
 
@@ -98,11 +97,10 @@ async def main(stopping: asyncio.Event) -> None:
         asyncio.create_task(_take_care(opened, caretaker)),
         asyncio.create_task(caretaker.tidy()),
         asyncio.create_task(redis_metrics.run()),
+        asyncio.create_task(collector.collect()),
     ]
     try:
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        collector.settle()
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         stopped = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
