@@ -202,8 +202,9 @@ class _Connection(asyncio.Protocol):
         if asked.cancelled() or asked.exception() is not None:
             return
         (said,) = asked.result()
-        if isinstance(said, exceptions.NoPermissionError | exceptions.ResponseError):
-            self._asked_role_at = math.inf  # a user who may not ask learns it from what is refused
+        if isinstance(said, exceptions.RedisError):
+            if str(said).startswith("NOPERM"):
+                self._asked_role_at = math.inf  # a user who may not ask learns it from what is refused
         elif is_replica(said):
             self.refusals.append("READONLY")
 

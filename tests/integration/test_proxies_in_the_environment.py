@@ -1,15 +1,19 @@
-"""A proxy in the environment, as many hosts have one for AWS' sake: our own services are never reached through it."""
+"""On a host with a proxy in the environment, for AWS' sake, and a Redis that wants TLS and a certificate of ours."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.shared.test_redis_tls import Certificates
+from tests.support.faults import free_port
 from tests.support.stack import Stack
+from tests.support.tcp_proxy import BackgroundProxy
 from tests.support.wire_client import WireClient
 
 NAMES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -33,14 +37,26 @@ async def degraded(stack: Stack) -> list[str]:
 
 
 async def test_services_reach_one_another_and_an_edge_names_those_it_does_not(
-    proxy: socket.socket, monkeypatch: pytest.MonkeyPatch
+    proxy: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     for name in NAMES:
         monkeypatch.setenv(name, address)
-    with Stack(edges=1, restart=False) as stack:
+    certificates, port = Certificates(tmp_path, ["127.0.0.1"]), str(free_port())
+    with (
+        BackgroundProxy("127.0.0.1", int(port), tls=certificates.context) as tls,
+        Stack(
+            edges=1,
+            restart=False,
+            environment={"REDIS_PORT": port},
+            environment_of={
+                service: {"REDIS_URL": certificates.url(tls.port, ssl_ca_certs=str(certificates.server))}
+                for service in ("auth", "presence", "persistence", "edge-1")
+            },
+        ) as stack,
+    ):
         assert stack.api_key  # the command line reaches auth
         async with WireClient(stack.ws_urls[0]) as ann:
             await ann.connect(stack.token("ann"))

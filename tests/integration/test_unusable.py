@@ -96,7 +96,7 @@ async def test_a_start_waits_for_a_redis_that_is_busy(own_redis: RedisServer, tm
         async with asyncio.timeout(60):
             while not all([await service.status() == 503 for service in services]):
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1)
         assert [await service.status() for service in services] == [503, 503]
         assert [service.process.returncode for service in services] == [None, None]
     async with asyncio.timeout(60):
@@ -141,7 +141,7 @@ async def test_while_it_runs() -> None:
             async with busy(stack.plan.ports["redis", "REDIS_PORT"]):
                 with pytest.raises(WireError):
                     await ann.call(publish={"channel": "chat:busy", "data": 2})
-                await asyncio.sleep(4)
+                await asyncio.sleep(1)
             async with asyncio.timeout(60):
                 while True:
                     try:

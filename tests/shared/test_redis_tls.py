@@ -15,17 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cli.secrets.certificate import make_certificate
+from services.edge.adapters import redis_subscriber
 from services.edge.adapters.redis_subscriber import RedisSubscriber
 from services.shared.errors import Unavailable
 from services.shared.redis import check_server, redis_client
 from services.shared.redis_pipeline import RedisPipeline
-from tests.support.faults import free_port
 from tests.support.redis import RedisServer
-from tests.support.stack import Stack
-from tests.support.tcp_proxy import BackgroundProxy, TcpProxy
-from tests.support.wire_client import WireClient
-
-SERVICES = ("auth", "presence", "persistence", "edge-1")
+from tests.support.tcp_proxy import TcpProxy
 
 
 async def by_client(url: str) -> None:
@@ -100,10 +96,14 @@ async def proxy(redis_server: RedisServer, certificates: Certificates) -> AsyncI
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_certificates_of_both_sides(
-    kind: Callable[[str], Awaitable[None]], proxy: TcpProxy, certificates: Certificates
+    kind: Callable[[str], Awaitable[None]],
+    proxy: TcpProxy,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await kind(certificates.url(proxy.port, ssl_ca_certs=str(certificates.server)))
     await kind(certificates.url(proxy.port, ssl_cert_reqs="none"))
+    monkeypatch.setattr(redis_subscriber, "CONFIRM_S", 1.0)
     with pytest.raises(Unavailable):  # an authority that the system does not trust
         await kind(certificates.url(proxy.port))
     without = f"rediss://127.0.0.1:{proxy.port}/0?{urlencode({'ssl_ca_certs': certificates.server})}"
@@ -113,24 +113,11 @@ async def test_certificates_of_both_sides(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_names_of_hosts(
-    kind: Callable[[str], Awaitable[None]], redis_server: RedisServer, tmp_path: Path
+    kind: Callable[[str], Awaitable[None]], redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Certificates(tmp_path, ["elsewhere.example"])
     async with TcpProxy("127.0.0.1", redis_server.port, tls=other.context) as proxy:
+        await kind(other.url(proxy.port, ssl_ca_certs=str(other.server), ssl_check_hostname="false"))
+        monkeypatch.setattr(redis_subscriber, "CONFIRM_S", 1.0)
         with pytest.raises(Unavailable):
             await kind(other.url(proxy.port, ssl_ca_certs=str(other.server)))
-        await kind(other.url(proxy.port, ssl_ca_certs=str(other.server), ssl_check_hostname="false"))
-
-
-async def test_a_whole_platform(certificates: Certificates) -> None:
-    port = str(free_port())
-    with BackgroundProxy("127.0.0.1", int(port), tls=certificates.context) as proxy:
-        own = {"REDIS_URL": certificates.url(proxy.port, ssl_ca_certs=str(certificates.server))}
-        with Stack(edges=1, environment={"REDIS_PORT": port}, environment_of=dict.fromkeys(SERVICES, own)) as stack:
-            async with WireClient(stack.ws_urls[0]) as ann:
-                await ann.connect(stack.token("ann"))
-                for channel in ("tick:tls", "live:tls", "chat:tls"):
-                    await ann.subscribe(channel)
-                    await ann.publish(channel, {"n": 1})
-                    assert (await ann.publication(channel))["data"] == {"n": 1}
-                assert len((await ann.call(presence={"channel": "chat:tls"}))["presence"]) == 1
