@@ -23,6 +23,10 @@ class NewChannels:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self._seen: set[str] = set()
 
+    def has_seen(self, channel: str) -> bool:
+        """It was let through lately."""
+        return channel in self._seen
+
     def may(self, who: str, channel: str, namespace: Namespace) -> bool:
         """Whether it may without asking for more."""
         if not self._per_minute or namespace.durability is Durability.NONE or channel in self._seen:

@@ -12,7 +12,7 @@ from services.edge.domain.limits import TokenBucket
 from services.edge.domain.publisher import Outcome
 from services.edge.domain.replies import PublishResult
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.namespaces import Namespace
+from services.shared.namespaces import Durability, Namespace
 
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 def may_publish_at_once(session: Session, request: c.Publish) -> bool:
     """Whether `begin_publish` may be called now; else `publish` first asks whether there is such a channel."""
-    if request.channel in session.node.hub.channels:
+    node = session.node
+    if request.channel in node.hub.channels or node.new_channels.has_seen(request.channel):
         return True
-    namespace = session.node.namespaces.find(request.channel)
-    if namespace is None or not is_allowed(session, namespace, request.channel, namespace.publish):
+    namespace = node.namespaces.find(request.channel)
+    if namespace is None or namespace.durability is Durability.NONE:
+        return True
+    if not is_allowed(session, namespace, request.channel, namespace.publish):
         return True  # to be refused
     return may_begin(session, namespace, request.channel)
 
