@@ -69,7 +69,7 @@ async def main(stopping: asyncio.Event) -> None:
     gate = LifeGate()
     address = redis_address(config.redis_url, config.redis_password_file)
     client = RedisPipeline(address, gate=gate)
-    hot = RedisHotLog(client, lambda: gate.token)
+    hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes)
     beacon = RedisBeacon(address)
     observer = redis_client(address, max_connections=1)
     redis_metrics = RedisMetrics(observer)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _SWEEP_AGE_S = 1.0
 _SWEEP_LIMIT = 200
 _TIDY_S = 10.0
-_AWAY_S = 0.2  # between looks while Redis or the store is away
+_AWAY_S = 0.1  # between looks while Redis or the store is away
 
 
 class Caretaker:
@@ -87,19 +87,21 @@ class Caretaker:
                 max(kept.counter, self._counted.counter),
                 max(kept.generation, self._counted.generation),
             )
-            kept = Beacon(counter, generation, kept.store)
-            counted, life = await self._beacon.beat(kept)
-            self._counted = counted
+            beaten = await self._beacon.beat(kept, Beacon(counter, generation, kept.store))
         except OtherStoreFound as error:
             self._gate.close()
             return self._failed("redis", error)
         except Unavailable as error:
             return self._failed("redis", error)
+        counted, life = beaten.counted, beaten.life
+        if life is None:
+            return self._failed("redis", Unavailable("another run of Redis: edges say what they know of the last one"))
+        self._counted = counted
         self._set("redis", True)
         if self._gate.life is None or self._gate.life.token != life.token:
             LIVES.inc()
             _tell(life, kept)
-        self._gate.open(life)
+        self._gate.open(life, beaten.known)
         try:
             await self._store.keep_beacon(counted)
         except Unavailable as error:

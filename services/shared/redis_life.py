@@ -10,7 +10,7 @@ from typing import Any
 from redis import exceptions
 
 from services.shared.config import ConfigError
-from services.shared.hotlog.life import Life
+from services.shared.hotlog.life import Known, Life
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class LifeGate:
         self.life: Life | None = None
         self.lives = 0  # how often it was opened for another life
         self.last_generation = 0
+        self.known = Known()  # what was seen of Redis last; every connection's calls are held against it
         self.refused = asyncio.Event()  # a connection was: whoever opens the gate should look
 
     @property
@@ -105,13 +106,27 @@ class LifeGate:
         """Of `hot` logs; 0 while closed."""
         return self.life.generation if self.life else 0
 
-    def open(self, life: Life) -> None:
+    @property
+    def writes(self) -> int:
+        """As many as Redis must have at least."""
+        return self.known.writes
+
+    def open(self, life: Life, known: Known) -> None:
         """Let connections to this run through."""
         if self.life is None or self.life.token != life.token:
             self.lives += 1
             logger.info("Redis may be used", extra={"run_id": life.run_id, "generation": life.generation})
         self.life = life
         self.last_generation = life.generation
+        self.saw(known)
+
+    def saw(self, known: Known) -> None:
+        """Remember it, unless more is known of the same generation."""
+        mine = self.known
+        if known.generation > mine.generation:
+            self.known = known
+        elif known.generation == mine.generation:
+            self.known = Known(known.generation, max(known.writes, mine.writes), known.at_ms or mine.at_ms)
 
     def close(self) -> None:
         """Refuse every new connection."""

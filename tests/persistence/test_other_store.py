@@ -32,9 +32,10 @@ class Platform:
         self._store = SqliteLogStore(path)
 
     async def beat(self) -> Life:
-        counted, life = await self._beacon.beat(await self._store.beacon())
-        await self._store.keep_beacon(counted)
-        return life
+        beaten = await self._beacon.beat(await self._store.beacon())
+        await self._store.keep_beacon(beaten.counted)
+        assert beaten.life is not None
+        return beaten.life
 
     async def close(self) -> None:
         await self._beacon.close()

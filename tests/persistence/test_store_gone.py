@@ -159,9 +159,10 @@ async def test_another_store_begins_another_life_and_the_same_does_not(own_redis
         store = SqliteLogStore(path)
         lives = []
         for _ in range(2):
-            counted, life = await beacon.beat(await store.beacon())
-            await store.keep_beacon(counted)
-            lives.append(life)
+            beaten = await beacon.beat(await store.beacon())
+            await store.keep_beacon(beaten.counted)
+            assert beaten.life is not None
+            lives.append(beaten.life)
         await store.close()
         return lives
 

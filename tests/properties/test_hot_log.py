@@ -76,9 +76,9 @@ class Model:
             return
         assert appended is not None
         if generation > self.generation:
-            self._begin(generation, appended[0])
-        assert appended[0] == self.epoch
-        for (publication, key), offset in zip(items, appended[1], strict=True):
+            self._begin(generation, appended.epoch)
+        assert appended.epoch == self.epoch
+        for (publication, key), offset in zip(items, appended.offsets, strict=True):
             known = self.places.get((self.epoch, key)) if key else None
             if known is not None:
                 assert offset == -known

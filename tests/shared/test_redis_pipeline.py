@@ -11,7 +11,7 @@ import pytest
 
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.hotlog.life import Life
+from services.shared.hotlog.life import Known, Life
 from services.shared.hotlog.scripts import Call, Command, load
 from services.shared.redis_life import LifeGate, run_id_of
 from services.shared.redis_pipeline import NotSent, RedisPipeline
@@ -164,7 +164,7 @@ async def test_a_server_whose_life_nobody_spoke_of_is_not_used(own_redis: RedisS
     async def open_gate() -> None:
         info = await _one(plain, "INFO", "server")
         assert isinstance(info, bytes)
-        gate.open(Life(run_id_of(info), 1, 0))
+        gate.open(Life(run_id_of(info), 1, 0), Known(1))
 
     with pytest.raises(Unavailable):
         await _one(pipeline, "SET", "t:x", 1)

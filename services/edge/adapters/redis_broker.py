@@ -23,7 +23,7 @@ from services.edge.domain.model import AppendResult, HistoryPage, Position, Publ
 from services.edge.domain.ports import ChannelListener, OrderListener
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hot, hotlog, keys
-from services.shared.hotlog.life import Life
+from services.shared.hotlog.life import Known, Life
 from services.shared.hotlog.scripts import Call, refuse
 from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
 from services.shared.pace import Pace
@@ -164,7 +164,7 @@ class RedisBroker:
         found = hotlog.top(await self._do(self._top_call(channel, False)))
         if found is None:
             self._life.look_now()
-            raise Unavailable("the log is of a later generation")
+            raise Unavailable("the log is of a later generation, or Redis went back")
         return Position(*found)
 
     async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
@@ -178,8 +178,8 @@ class RedisBroker:
 
     def _top_call(self, channel: str, stored: bool) -> Callable[[Life], Call]:
         if stored:
-            return lambda life: hotlog.stored_top_call(channel, life.token)
-        return lambda life: hotlog.hot_top_call(channel, life.generation, self._meta_ttl_s)
+            return lambda life: hotlog.stored_top_call(channel, life.token, writes=self._gate.writes)
+        return lambda life: hotlog.hot_top_call(channel, life.generation, self._meta_ttl_s, writes=self._gate.writes)
 
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
@@ -193,6 +193,7 @@ class RedisBroker:
                 limit=limit,
                 reverse=reverse,
                 max_bytes=max_bytes,
+                writes=self._gate.writes,
             )
 
         page = hotlog.page(await self._do(call))
@@ -307,6 +308,7 @@ class RedisBroker:
                 history_size=size,
                 history_ttl_s=ttl_s,
                 now_s=now_s,
+                writes=self._gate.writes,
                 meta_ttl_s=self._meta_ttl_s,
             )
             for (channel, size, ttl_s), group in appends.items()
@@ -343,9 +345,10 @@ class RedisBroker:
         if appended is None:
             self._life.look_now()
             for work in group:
-                settle(work.future, Unavailable("the log is of a later generation"))
+                settle(work.future, Unavailable("the log is of a later generation, or Redis went back"))
             return
-        epoch, offsets = appended
+        epoch, writes, offsets = appended
+        self._gate.saw(Known(int(epoch.split(".", 1)[0]), writes))
         for work, offset in zip(group, offsets, strict=True):
             if offset > 0:
                 self._receipts.note(work.channel, epoch, offset, work.publication_id)

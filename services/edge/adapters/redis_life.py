@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,18 +15,18 @@ from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog import life as lives
-from services.shared.hotlog.life import Life
-from services.shared.hotlog.scripts import refuse
+from services.shared.hotlog.life import Known, Life, Look
 from services.shared.redis_life import LifeGate, RunWatch
 from services.shared.redis_pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
-EVERY_S = 1.0  # a generation that begins without a restart of Redis is noticed within this
+EVERY_S = 0.5  # a generation that begins without a restart of Redis is noticed within this
 AWAY_S = 0.1
 ALONE_S = 6.0  # persistence has said nothing for so long: a new generation is always right
 _CHECKED_AT_ONCE = 500
+_FAREWELL_S = 0.5
 
 
 class LifeWatch:
@@ -50,6 +51,8 @@ class LifeWatch:
         self._gate, self._receipts, self._on_change, self._on_time = gate, receipts, on_change, on_time
         self._on_run = on_run
         self._task: asyncio.Task[None] | None = None
+        self._name = os.urandom(6).hex()  # of this edge, among those that watch Redis
+        self._was_kept = ""  # what the store had kept, as it was heard of last
         self._run_id = ""  # seen last
         self._said = ""  # why Redis could not be asked, as it was logged last
         self._since = 0.0  # monotonic seconds since when it is seen
@@ -72,6 +75,8 @@ class LifeWatch:
         """Stop looking."""
         if self._task is not None:
             await end_task(self._task)
+        with contextlib.suppress(Unavailable):  # what this edge acknowledged, others have seen by the next restart
+            await self._redis.execute([("HDEL", keys.observers(), self._name)], timeout_s=_FAREWELL_S)
         await self._redis.aclose()
 
     def look_now(self) -> None:
@@ -101,13 +106,16 @@ class LifeWatch:
             self._gate.refused.clear()
 
     async def _step(self, now: float) -> None:
-        run_id, now_ms, life = await self._ask()
-        self._on_time(now_ms / 1000)
+        look = await self._look()
+        run_id, life = look.run_id, look.life
+        self._on_time(look.at_ms / 1000)
         if run_id != self._run_id:
             self._run_id, self._since = run_id, now
             self._on_run(run_id)
         if self._gate.life is not None and self._gate.life.run_id != run_id:
             self._gate.close()
+        if look.missing:
+            logger.error("Redis went back behind what this edge has seen: `hot` logs begin anew")
         if life is None or life.run_id != run_id:
             if now - self._since < ALONE_S:
                 return
@@ -117,17 +125,21 @@ class LifeWatch:
             logger.error("Redis lost what this edge has seen: `hot` logs begin anew")
             life = await self._renew(run_id, life.generation, False)
         self._checked = life.token
-        if not 0 < life.open_at_ms - now_ms <= lives.PAUSE_MS:  # longer can't be meant: its clock was set
+        if not 0 < life.open_at_ms - look.at_ms <= lives.PAUSE_MS:  # longer can't be meant: its clock was set
             changed = self._gate.life is None or self._gate.life.token != life.token
-            self._gate.open(life)
+            self._gate.open(life, Known(life.generation, look.writes, look.at_ms))
             if changed:
                 self._on_change()
 
-    async def _ask(self) -> tuple[str, int, Life | None]:
-        """Run id, its clock in ms, and what is said of its life: one round trip, on the connection whose run it is."""
-        time, said = await self._redis.execute([("TIME",), ("GET", keys.life())], timeout_s=TIMEOUT_S)
-        seconds, microseconds = refuse(time)
-        return self._watch.run_id, int(seconds) * 1000 + int(microseconds) // 1000, lives.parse(refuse(said))
+    async def _look(self) -> Look:
+        """What is said of this run of Redis, by the server itself: the connection may be a new one."""
+        call = lives.look_call(
+            self._name, self._gate.known, self._gate.life.run_id if self._gate.life else "", self._was_kept
+        )
+        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
+        look = lives.look(answer)
+        self._was_kept = look.was_kept
+        return look
 
     async def _renew(self, run_id: str, generation: int, only_other_run: bool) -> Life:
         call = lives.renew_call(run_id, generation, only_other_run=only_other_run)

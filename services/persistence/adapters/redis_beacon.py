@@ -5,18 +5,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from services.persistence.adapters.redis_neighbours import Neighbours
 from services.persistence.domain.other_store import OtherStore, OtherStoreFound
 from services.persistence.domain.ports import Beacon
 from services.shared.errors import Unavailable
 from services.shared.hotlog import life
-from services.shared.hotlog.life import Beat, Foreign, Life
+from services.shared.hotlog.life import Beat, Foreign, Known, Life
 from services.shared.redis import check_server, redis_client
 from services.shared.redis_life import RunWatch
 from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
+WAITS_S = 2.5  # for edges, in a new run of Redis, before nobody can tell what it lacks
+
+
+class Beaten(NamedTuple):
+    """What to keep now, and what is said of this run of Redis; None: it waits for edges that have been watching it.
+
+    `was_kept`: "<name of a store> <counter>", which that store had kept before.
+    """
+
+    counted: Beacon
+    life: Life | None
+    known: Known
+    was_kept: str
 
 
 class RedisBeacon:
@@ -31,13 +45,15 @@ class RedisBeacon:
         self._other = OtherStore()
         self._mine = ""  # name of the store that was compared last
         self._checked = ""  # run id of the server that was found to be one that we can use
+        self._known = Known()
+        self._waits_since: float | None = None
 
     async def close(self) -> None:
         """End the connection."""
         await self._redis.aclose()
 
-    async def beat(self, kept: Beacon) -> tuple[Beacon, Life]:
-        """Count on, compared with what is kept; what to keep now, and the life of Redis.
+    async def beat(self, kept: Beacon, highest: Beacon | None = None) -> Beaten:
+        """Count on, compared with what is kept, and with the highest numbers that are known.
 
         Raises:
             Unavailable: no answer, or the server went while it was asked.
@@ -46,7 +62,7 @@ class RedisBeacon:
         """
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await self._beat(kept)
+                return await self._beat(kept, highest or kept)
         except TimeoutError as error:
             self._checked = ""
             raise Unavailable(f"Redis does not answer: nothing in {TIMEOUT_S:g} s") from error
@@ -54,32 +70,40 @@ class RedisBeacon:
             self._checked = ""
             raise
 
-    async def _beat(self, kept: Beacon) -> tuple[Beacon, Life]:
+    async def _beat(self, kept: Beacon, highest: Beacon) -> Beaten:
         if not self._checked:
             await self._check()
         await self._redis.execute([("TIME",)], timeout_s=TIMEOUT_S)  # connects: the run of the server is known then
         if self._watch.run_id != self._checked:
             await self._check()
-        run_id = self._checked
-        await self._neighbours.check(kept)
-        counted = await self._compare(run_id, kept)
+        await self._neighbours.check(highest)
+        counted = await self._compare(kept, highest)
         if isinstance(counted, Foreign):
             if counted.store != self._mine and not self._other.may_be_replaced(*counted, self._clock()):
                 raise OtherStoreFound("Redis was used with another store; waiting whether it still is")
-            counted = await self._compare(run_id, kept, replaces=counted.store)
+            counted = await self._compare(kept, highest, replaces=counted.store)
             if isinstance(counted, Foreign):
                 raise OtherStoreFound("Redis is used with another store")
         self._other.forget()
         self._mine = kept.store
-        if counted.life is None:
-            raise Unavailable("Redis does not keep what it is told")
-        return kept._replace(counter=counted.counter, generation=counted.generation), counted.life
+        if counted.life is not None:
+            self._known, self._waits_since = counted.known, None
+        to_keep = kept._replace(counter=counted.counter, generation=counted.generation)
+        return Beaten(to_keep, counted.life, counted.known, counted.was_kept)
 
-    async def _compare(self, run_id: str, kept: Beacon, *, replaces: str = "") -> Beat | Foreign:
-        call = life.beat_call(run_id, kept.counter, kept.generation, kept.store, replaces=replaces)
+    async def _compare(self, kept: Beacon, highest: Beacon, *, replaces: str = "") -> Beat | Foreign:
+        if self._waits_since is None:
+            self._waits_since = self._clock()
+        call = life.beat_call(
+            highest.counter,
+            highest.generation,
+            self._known,
+            kept=kept.counter,
+            store=kept.store,
+            replaces=replaces,
+            waits=self._clock() - self._waits_since < WAITS_S,
+        )
         (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        if self._watch.run_id != run_id:
-            raise Unavailable("Redis was started anew meanwhile")  # the next beat sets right what this one said
         return life.beat(answer)
 
     async def _check(self) -> None:

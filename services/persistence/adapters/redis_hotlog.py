@@ -21,10 +21,15 @@ TIMEOUT_S = 2.0
 class RedisHotLog:
     """Script calls, many in one round trip."""
 
-    def __init__(self, client: RedisPipeline, life: Callable[[], str] = lambda: "") -> None:
-        """`life` names the present life of Redis: what was verified in another one is not verified."""
+    def __init__(
+        self, client: RedisPipeline, life: Callable[[], str] = lambda: "", writes: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`life` names the present life of Redis: what was verified in another one is not verified.
+
+        `writes`: as many as Redis must have, if it has not gone back meanwhile.
+        """
         self._client = client
-        self._life = life
+        self._life, self._writes = life, writes
 
     async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
         started = time.perf_counter()
@@ -86,7 +91,9 @@ class RedisHotLog:
         return [hotlog.unstored(result) for result in results]
 
     async def readable(self, channel: str) -> ChannelState | None:
-        found = hotlog.top((await self._run("top", [hotlog.stored_top_call(channel, self._life())]))[0])
+        found = hotlog.top(
+            (await self._run("top", [hotlog.stored_top_call(channel, self._life(), writes=self._writes())]))[0]
+        )
         return None if found is None else ChannelState(found[1], found[0])
 
     async def trim(self, channel: str, upto: int) -> None:

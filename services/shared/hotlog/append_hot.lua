@@ -1,10 +1,12 @@
 -- Numbers publications of one `hot` channel, keeps them and announces them: each gets the next offset, and its time.
--- KEYS: meta, log, then the key of each item that has one, in order. ARGV: epoch for a new log (<generation>.<random>),
--- history_size, history_ttl_s, key_ttl_s, meta_ttl_s, Unix seconds, pub/sub channel, then per item: publication, and
--- '1' where it has a key, else ''.
--- Returns {epoch, per item its offset, negative where an earlier publish under its key had it}; {}: the log is of a later
--- generation, and nothing was done.
+-- KEYS: meta, log, observed, then the key of each item that has one, in order. ARGV: epoch for a new log
+-- (<generation>.<random>), history_size, history_ttl_s, key_ttl_s, meta_ttl_s, Unix seconds, pub/sub channel, number of
+-- writes that the edge knows of, then per item: publication, and '1' where it has a key, else ''.
+-- Returns {epoch, number of writes, per item its offset, negative where an earlier publish under its key had it}; {}: the
+-- log is of a later generation, or this Redis lacks writes that the edge knows of, and nothing was done.
 local meta, log, fresh = KEYS[1], KEYS[2], ARGV[1]
+local writes = tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0
+if writes < tonumber(ARGV[8]) then return {} end
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'renewed', 'time')
 local epoch, top, renewed = known[1], tonumber(known[2]), known[3]
 local time, stamped = stamp(known[4])
@@ -17,8 +19,8 @@ if not epoch or string.sub(epoch, 1, #generation) ~= generation then
   epoch, top, renewed = fresh, 0, nil
   redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'time', known[4] or 0)
 end
-local results, before, next_key = {epoch}, top, 3
-for index = 8, #ARGV, 2 do
+local results, before, next_key = {epoch, writes}, top, 4
+for index = 9, #ARGV, 2 do
   local offset, key_offset = string.format('%d', top + 1), nil
   if ARGV[index + 1] ~= '' then
     local key, place = KEYS[next_key], epoch .. ' ' .. offset
@@ -44,6 +46,8 @@ for index = 8, #ARGV, 2 do
   end
 end
 if top > before then
+  results[2] = writes + 1
+  redis.call('HSET', KEYS[3], 'writes', string.format('%d', writes + 1))
   -- Both live for their time from the last publish on, and up to a sixteenth longer: renewing is rare.
   local last, now, spare = string.format('%d', top), tonumber(ARGV[6]), math.floor(tonumber(ARGV[3]) / 16)
   local ttl, since = string.match(renewed or '', '^(%d+) (%d+)$')

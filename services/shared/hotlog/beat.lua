@@ -1,31 +1,93 @@
 #!lua flags=allow-oom
 -- Says that this Redis has what it had a second ago, or begins a new life of it. The keys belong to the whole server.
--- KEYS: beacon, life, store. ARGV: run id of this server, count and generation that the store keeps, pause_ms, name of
--- the store or nothing, name of another one whose place it takes.
--- Returns {count, generation, 1 if a life began, what is said of it}; {name, count} of another store: nothing was done.
-local kept, kept_generation = tonumber(ARGV[2]), tonumber(ARGV[3])
+-- KEYS: beacon, life, store, observed, observers, said. ARGV: highest count and generation known, count that the store
+-- keeps, its name or nothing; generation, number of writes and ms of the last beat of this process (0: none); 1 to wait for
+-- edges that have watched an earlier run; pause_ms; name of another store whose place it takes.
+-- Returns {count, generation, what is said of this run, or '' where it waits, number of writes, ms, what the store had kept};
+-- {name, count} of another store: nothing was done.
+local kept, kept_generation = tonumber(ARGV[1]), tonumber(ARGV[2])
 local store = redis.call('GET', KEYS[3])
-local another = store and ARGV[5] ~= '' and store ~= ARGV[5]
-if another and store ~= ARGV[6] then return {store, redis.call('GET', KEYS[1]) or '0'} end
+local another = store and ARGV[4] ~= '' and store ~= ARGV[4]
+if another and store ~= ARGV[10] then return {store, redis.call('GET', KEYS[1]) or '0'} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local stretch = run_id .. ' ' .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 local count = redis.call('INCR', KEYS[1])
 local life = redis.call('GET', KEYS[2])
-local run_id, generation = string.match(life or '', '^(%S+) (%d+) ')
+local of_run, generation = string.match(life or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0
-local open_at = 0
-if ARGV[5] ~= '' and store ~= ARGV[5] then redis.call('SET', KEYS[3], ARGV[5]) end
-if count <= kept or generation < kept_generation or not run_id or another then
-  -- Behind what the store saw, or empty: what `hot` logs hold here may have lost anything. Or the store is another one:
-  -- every `stored` channel must be compared with it.
-  generation = math.max(generation, kept_generation) + 1
-  count = math.max(count, kept + 1)
+if ARGV[4] ~= '' and store ~= ARGV[4] then redis.call('SET', KEYS[3], ARGV[4]) end
+
+local found = redis.call('HMGET', KEYS[4], 'writes', 'newest', 'kept', 'stretch')
+local writes, newest, was_kept = tonumber(found[1]) or 0, tonumber(found[2]) or 0, found[3] or ''
+local known_generation, known_writes, known_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+-- The same run, unless it became the copy of another server meanwhile; older persistence noted no stretch.
+local same = of_run == run_id and (not found[4] or found[4] == stretch or string.match(found[4], '^%S+') ~= run_id)
+-- An edge was faster: what is missing has been told already.
+local told = same and generation > math.max(kept_generation, known_generation)
+local missing = (count <= kept and not told) or generation < kept_generation or known_generation > generation
+  or (known_generation == generation and known_writes > writes)
+local watched = known_generation == generation and known_ms > 0 and known_ms >= newest - 2000
+if count <= kept then
+  count = kept + 1
   redis.call('SET', KEYS[1], string.format('%d', count))
-elseif run_id ~= ARGV[1] then
-  -- Started anew with all that the store knows of; edges that saw more may say so within the pause.
-  local now = redis.call('TIME')
-  open_at = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[4])
-else
-  return {count, generation, 0, life}
 end
-life = ARGV[1] .. ' ' .. string.format('%d %d', generation, open_at)
-redis.call('SET', KEYS[2], life)
-return {count, generation, 1, life}
+
+-- What edges say of a run that nobody has judged yet.
+local said = {}
+if not same then
+  local all = redis.call('HGETALL', KEYS[6])
+  for index = 1, #all, 2 do
+    local of, what, rest = string.match(all[index + 1], '^(%S+) (%S+) (.*)$')
+    if of == run_id then
+      said[all[index]] = what
+      missing = missing or what == 'missing'
+      watched = watched or what == 'watched'
+      if rest ~= '' then was_kept = rest end
+    end
+  end
+end
+
+local function say(what)
+  redis.call('HSET', KEYS[4], 'newest', string.format('%d', now), 'stretch', stretch)
+  local its_store, its_count = string.match(was_kept, '^(%S+) (%d+)$')
+  local keeps = was_kept
+  if ARGV[4] ~= '' and (its_store ~= ARGV[4] or tonumber(its_count) < tonumber(ARGV[3])) then
+    keeps = ARGV[4] .. ' ' .. ARGV[3]
+  end
+  if keeps ~= (found[3] or '') then redis.call('HSET', KEYS[4], 'kept', keeps) end
+  if what ~= life then
+    redis.call('SET', KEYS[2], what)
+    redis.call('DEL', KEYS[6])
+  end
+  return {count, generation, what, writes, now, was_kept}
+end
+
+if missing or another or not of_run then
+  -- Behind what somebody saw, or empty: what `hot` logs hold here may have lost anything. Or the store is another one:
+  -- every `stored` channel must be compared with it.
+  generation = math.max(generation, kept_generation, known_generation) + 1
+  return say(run_id .. ' ' .. string.format('%d 0', generation))
+end
+-- Whoever acknowledged anything shortly before the end must have looked for it here; one that died long before was
+-- outlived by somebody who has seen what it did.
+local absent = false
+local all = redis.call('HGETALL', KEYS[5])
+for index = 1, #all, 2 do
+  local ms = tonumber(all[index + 1]) or 0
+  if same and (now - ms > 10000 or ms - now > 4000) then
+    redis.call('HDEL', KEYS[5], all[index])
+  elseif not same and ms >= newest - 4000 and not said[all[index]] then
+    absent = true
+  end
+end
+if same then return say(life) end
+if watched and not absent then
+  -- Started anew with all that anybody knows of. Edges of earlier versions may say so within the pause.
+  return say(run_id .. ' ' .. string.format('%d %d', generation, now + tonumber(ARGV[9])))
+end
+if ARGV[8] == '1' then return {count, generation, '', writes, now, was_kept} end
+-- Nobody who watched it until its end is there to say that nothing is missing: it can't be shown.
+generation = math.max(generation, kept_generation, known_generation) + 1
+return say(run_id .. ' ' .. string.format('%d 0', generation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import KEY_TTL_S, META_TTL_S
@@ -18,6 +18,7 @@ def append_call(
     history_size: int,
     history_ttl_s: int,
     now_s: int,
+    writes: int = 0,
     meta_ttl_s: int = META_TTL_S,
 ) -> Call:
     """Append publications, in order.
@@ -26,8 +27,9 @@ def append_call(
         items: Publications, each with the name of its idempotency key in Redis, "" for none.
         fresh_epoch: The name of a log that begins with this call; never the same in two calls for one channel.
         now_s: Unix seconds.
+        writes: What the edge has seen of `Look.writes`; a Redis that has less refuses.
     """
-    names = [keys.meta(channel), keys.log(channel)]
+    names = [keys.meta(channel), keys.log(channel), keys.observed()]
     arguments: list[str | bytes | int] = [
         fresh_epoch,
         history_size,
@@ -36,6 +38,7 @@ def append_call(
         meta_ttl_s,
         now_s,
         keys.pub(channel),
+        writes,
     ]
     for publication, key in items:
         if key:
@@ -46,10 +49,15 @@ def append_call(
     return Call(APPEND_HOT, names, arguments)
 
 
-def appended(result: Any) -> tuple[str, list[int]] | None:
-    """What that call answered; None: the log is of a later generation, and nothing was done.
+class HotAppended(NamedTuple):
+    """Offsets in order: negative where an earlier publish under the key had that one; `writes` as `Look` has it."""
 
-    Returns the epoch, and the offsets in order: negative where an earlier publish under the key had that one.
-    """
+    epoch: str
+    writes: int
+    offsets: list[int]
+
+
+def appended(result: Any) -> HotAppended | None:
+    """What that call answered; None: nothing was done, the log is of a later generation, or Redis has gone back."""
     found = refuse(result)
-    return (found[0].decode(), found[1:]) if found else None
+    return HotAppended(found[0].decode(), int(found[1]), found[2:]) if found else None

@@ -172,23 +172,27 @@ def unmark_call(marks: Sequence[tuple[str, bytes]]) -> Call:
 
 def reset_call(channel: str, old_epoch: str, generation: int) -> Call:
     """Begin a `hot` log anew."""
-    names = [keys.log(channel), keys.meta(channel)]
+    names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(RESET, names, [old_epoch, new_epoch(generation), META_TTL_S, keys.pub(channel)])
 
 
-def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S) -> Call:
-    """Epoch and top of a `hot` log; makes it if there is none of this generation."""
-    names = [keys.log(channel), keys.meta(channel)]
-    return Call(TOP, names, ["hot", new_epoch(generation), meta_ttl_s, keys.pub(channel)])
+def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S, *, writes: int = 0) -> Call:
+    """Epoch and top of a `hot` log, which is made if there is none of this generation; `writes`: as the caller knows."""
+    names = [keys.log(channel), keys.meta(channel), keys.observed()]
+    return Call(TOP, names, ["hot", new_epoch(generation), meta_ttl_s, keys.pub(channel), writes])
 
 
-def stored_top_call(channel: str, life: str) -> Call:
+def stored_top_call(channel: str, life: str, *, writes: int = 0) -> Call:
     """Epoch and readable top of a `stored` channel, if it was compared with the store in this life of Redis."""
-    return Call(TOP, [keys.log(channel), keys.meta(channel)], ["stored", life, 0, ""])
+    names = [keys.log(channel), keys.meta(channel), keys.observed()]
+    return Call(TOP, names, ["stored", life, 0, "", writes])
 
 
 def top(result: Any) -> tuple[int, str] | None:
-    """(offset, epoch), or None: compare with the store first, or (`hot`) the log is of a later generation."""
+    """(offset, epoch), or None: compare with the store first, or (`hot`) the log is of a later generation.
+
+    Or Redis has gone back, and the caller knows of more writes than it has.
+    """
     found = refuse(result)
     return (int(found[1]), found[0].decode()) if found else None
 
@@ -202,10 +206,12 @@ def read_call(
     limit: int,
     reverse: bool,
     max_bytes: int = 1 << 50,
+    writes: int = 0,
 ) -> Call:
     """One page of the hot log; `life` is that of Redis (`stored`), or the generation (`hot`)."""
-    names = [keys.log(channel), keys.meta(channel)]
-    return Call(READ, names, ["stored" if stored else "hot", since_offset, limit, int(reverse), life, max_bytes])
+    names = [keys.log(channel), keys.meta(channel), keys.observed()]
+    kind = "stored" if stored else "hot"
+    return Call(READ, names, [kind, since_offset, limit, int(reverse), life, max_bytes, writes])
 
 
 def page(result: Any) -> Page | None:

@@ -74,6 +74,21 @@ def store() -> str:
     return f"{_prefix}store"
 
 
+def observed() -> str:
+    """Hash: how often `hot` logs were written, and what else must not go back: see look.lua and beat.lua."""
+    return f"{_prefix}observed"
+
+
+def observers() -> str:
+    """Hash: edge → ms of its last look."""
+    return f"{_prefix}observers"
+
+
+def said() -> str:
+    """Hash: edge → `<run id> <what it says of that run> …`, while nobody has judged it."""
+    return f"{_prefix}said"
+
+
 def dirty() -> str:
     """Set of `stored` channels that may hold entries which are not stored yet."""
     return f"{_prefix}dirty"

@@ -2,6 +2,9 @@
 
 Persistence compares a counter in Redis with the same counter in the store every second (`beat.lua`) and says here what
 it found. Nobody uses a connection to a server whose run it has not spoken of: see `services/shared/redis_life.py`.
+
+Everybody who uses Redis remembers how often `hot` logs were written. A data set that was written less often has gone
+back, whatever its run.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import BEAT, RENEW, Call, refuse
+from services.shared.hotlog.scripts import BEAT, LOOK, RENEW, Call, refuse
 
 PAUSE_MS = 500  # after a restart that lost nothing the store knows of: edges that saw more say so within it
 
@@ -35,13 +38,25 @@ def parse(found: bytes | None) -> Life | None:
     return Life(words[0], int(words[1]), int(words[2]))
 
 
+class Known(NamedTuple):
+    """What a process has seen of Redis: the number of writes in a generation, and when (by the clock of Redis)."""
+
+    generation: int = 0
+    writes: int = 0
+    at_ms: int = 0
+
+
 class Beat(NamedTuple):
-    """`began`: a life of Redis began with this beat. `life`: what is said of it now; None where that can't be read."""
+    """`life`: what is said of this run of Redis; None where others must say first what they know.
+
+    `was_kept`: "<name of a store> <count>", which that store had kept for certain.
+    """
 
     counter: int
     generation: int
-    began: bool
     life: Life | None
+    known: Known
+    was_kept: str
 
 
 class Foreign(NamedTuple):
@@ -52,20 +67,26 @@ class Foreign(NamedTuple):
 
 
 def beat_call(
-    run_id: str,
-    kept_count: int,
-    kept_generation: int,
-    store: str = "",
-    pause_ms: int = PAUSE_MS,
+    counter: int,
+    generation: int,
+    known: Known,
     *,
+    kept: int = 0,
+    store: str = "",
     replaces: str = "",
+    waits: bool = False,
+    pause_ms: int = PAUSE_MS,
 ) -> Call:
-    """Compare with what the store keeps, and say so; `store` names it, "" leaves open which it is.
+    """Compare with the highest counter and generation that the store or this process knows, and say what was found.
 
-    `replaces`: name of another store, whose place it takes.
+    Args:
+        kept: The counter that the store itself has.
+        store: Names it; "" leaves open which it is.
+        replaces: Name of another store, whose place it takes.
+        waits: For edges that have not said yet what they know of an earlier run.
     """
-    names = [keys.beacon(), keys.life(), keys.store()]
-    return Call(BEAT, names, [run_id, kept_count, kept_generation, pause_ms, store, replaces])
+    names = [keys.beacon(), keys.life(), keys.store(), keys.observed(), keys.observers(), keys.said()]
+    return Call(BEAT, names, [counter, generation, kept, store, *known, int(waits), pause_ms, replaces])
 
 
 def beat(result: Any) -> Beat | Foreign:
@@ -73,8 +94,32 @@ def beat(result: Any) -> Beat | Foreign:
     found = refuse(result)
     if len(found) == 2:
         return Foreign(found[0].decode(), int(found[1]))
-    count, generation, began, said = found
-    return Beat(int(count), int(generation), bool(began), parse(said))
+    count, generation, said, writes, at_ms, was_kept = found
+    known = Known(int(generation), int(writes), int(at_ms))
+    return Beat(int(count), int(generation), parse(said), known, was_kept.decode())
+
+
+class Look(NamedTuple):
+    """What an edge found: `missing`: this run, in use, lacked what the edge knows, and `life` is a new one."""
+
+    run_id: str
+    at_ms: int
+    life: Life | None
+    writes: int
+    was_kept: str
+    missing: bool
+
+
+def look_call(edge: str, known: Known, run_id: str, was_kept: str) -> Call:
+    """Compare with what this edge knows; `run_id`: of the run that it uses, `was_kept`: as the last look had it."""
+    names = [keys.life(), keys.observed(), keys.observers(), keys.said()]
+    return Call(LOOK, names, [edge, *known, run_id, was_kept])
+
+
+def look(result: Any) -> Look:
+    """What that call answered."""
+    run_id, at_ms, said, writes, was_kept, missing = refuse(result)
+    return Look(run_id.decode(), int(at_ms), parse(said), int(writes), was_kept.decode(), bool(missing))
 
 
 def renew_call(run_id: str, generation: int, *, only_other_run: bool) -> Call:

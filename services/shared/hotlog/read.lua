@@ -1,6 +1,8 @@
--- One page, never past what is readable. KEYS: log, meta. ARGV: class, since offset, limit, 1 for reverse, generation of
--- `hot` logs or life of Redis for a `stored` one, bytes after which it ends.
--- Returns {epoch, top, entries}; nothing where there is no such log.
+-- One page, never past what is readable. KEYS: log, meta, observed. ARGV: class, since offset, limit, 1 for reverse,
+-- generation of `hot` logs or life of Redis for a `stored` one, bytes after which it ends, number of writes that the caller
+-- knows of.
+-- Returns {epoch, top, entries}; nothing where there is no such log, or where this Redis lacks some of those writes.
+if (tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0) < tonumber(ARGV[7]) then return {} end
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life')
 local stored = ARGV[1] == 'stored'
 local top = tonumber(stored and known[3] or known[2])

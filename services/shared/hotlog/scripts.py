@@ -45,6 +45,7 @@ TRIM = load(_FOLDER / "trim.lua")
 REST = load(_FOLDER / "rest.lua")
 VERIFY = load(_FOLDER / "verify.lua")
 BEAT = load(_FOLDER / "beat.lua")
+LOOK = load(_FOLDER / "look.lua")
 RENEW = load(_FOLDER / "renew.lua")
 
 

@@ -1,7 +1,9 @@
--- Epoch and readable top. KEYS: log, meta. ARGV: class, epoch for a new `hot` log (<generation>.<random>) or the life of
--- Redis for a `stored` one, meta_ttl_s, pub/sub channel. A `hot` log of an older generation begins anew.
--- Returns {epoch, top}; nothing where a `stored` channel must be compared with the store first, or where a `hot` log is
--- of a later generation.
+-- Epoch and readable top. KEYS: log, meta, observed. ARGV: class, epoch for a new `hot` log (<generation>.<random>) or the
+-- life of Redis for a `stored` one, meta_ttl_s, pub/sub channel, number of writes that the caller knows of. A `hot` log of
+-- an older generation begins anew.
+-- Returns {epoch, top}; nothing where a `stored` channel must be compared with the store first, where a `hot` log is of a
+-- later generation, or where this Redis lacks writes that the caller knows of.
+if (tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0) < tonumber(ARGV[5]) then return {} end
 local function generation_of(text) return tonumber(string.match(text or '', '^(%d+)%.')) or -1 end
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life', 'time')
 if ARGV[1] == 'stored' then

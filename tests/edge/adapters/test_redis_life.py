@@ -58,10 +58,13 @@ class Store:
         async with asyncio.timeout(10):
             while True:
                 try:
-                    self.kept, _ = await self._beacon.beat(self.kept)
-                    return
+                    beaten = await self._beacon.beat(self.kept)
+                    self.kept = beaten.counted
+                    if beaten.life is not None:
+                        return
                 except Unavailable:
-                    await asyncio.sleep(0.02)
+                    pass
+                await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         await self._beacon.close()

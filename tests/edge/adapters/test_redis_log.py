@@ -34,7 +34,7 @@ async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5
     (answer,) = await run(client, [call])
     appended = hot.appended(answer)
     assert appended is not None
-    return appended[1][0]
+    return appended.offsets[0]
 
 
 async def lives(client: redis.asyncio.Redis) -> tuple[int, int]:
