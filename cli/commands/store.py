@@ -1,18 +1,23 @@
-"""`thalamus store`: the tables of a deployment that keeps its data in DynamoDB."""
+"""`thalamus store`: what persistence and auth keep their data in, made and restored."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+from pathlib import Path
 
 import click
 
 from cli.errors import Refused, Unreachable
 from cli.options import json_option
 from cli.output import say, say_json
+from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.config import PersistenceConfig
+from services.shared.config import ConfigError
 from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import CallRefused, DynamoDb
+from services.shared.dynamodb.client import CallRefused, DynamoDb, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.variables import read_checked_env
@@ -20,7 +25,7 @@ from services.shared.variables import read_checked_env
 
 @click.group("store")
 def command() -> None:
-    """Make the tables that services keep their data in."""
+    """Make, or set right after a restore, what services keep their data in."""
 
 
 @command.command("init")
@@ -38,6 +43,62 @@ def init(as_json: bool) -> None:
             say_json({"table": name, "made": name in made})
         else:
             say(f"{name}  {'made' if name in made else 'was there'}")
+
+
+@command.command("restore")
+@click.option("--db", type=click.Path(path_type=Path), help="SQLite file  [default: PERSISTENCE_DB]")
+@json_option
+def restore(db: Path | None, as_json: bool) -> None:
+    """Give every channel of a restored log a new epoch, so that no client is told that it has recovered what is gone.
+
+    Run it once the backup is in place, before persistence starts. Reads PERSISTENCE_STORE; for DynamoDB what `init`
+    reads.
+    """
+    config = read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_")
+    logging.getLogger("services").addHandler(logging.NullHandler())  # a failure is told once, in one line
+    if config.store == "dynamodb" and db is None:
+        settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
+        what, mark = settings.log_table, asyncio.run(_restored_table(settings))
+    else:
+        path = db or config.db
+        if not path.exists():
+            raise Refused(f"{path}: there is no such file")
+        what, mark = str(path), asyncio.run(_restored_file(path))
+    if as_json:
+        say_json({"store": what, "restored": mark})
+    else:
+        say(f"{what}  every channel has a new epoch")
+
+
+async def _restored_file(path: Path) -> str:
+    try:
+        store = SqliteLogStore(path)
+    except ConfigError as error:
+        raise Refused(str(error)) from error
+    try:
+        return await _begin_anew(store)
+    except Unavailable as error:
+        raise Refused(f"{path}: {error}") from error
+    finally:
+        await store.close()
+
+
+async def _restored_table(settings: DynamoDbSettings) -> str:
+    store = DynamoDbLogStore(DynamoDb(settings), settings.log_table)
+    where = f"{settings.log_table} in {settings.endpoint or f'DynamoDB of {settings.region}'}"
+    try:
+        return await _begin_anew(store)
+    except (CallRefused, TableMissing) as error:
+        raise Refused(f"{where}: {error}") from error
+    except Unavailable as error:
+        raise Unreachable(f"{where}: {error}") from error
+    finally:
+        await store.close()
+
+
+async def _begin_anew(store: SqliteLogStore | DynamoDbLogStore) -> str:
+    await store.begin_anew(await store.beacon())
+    return (await store.beacon()).restored
 
 
 async def _make(settings: DynamoDbSettings) -> list[str]:

@@ -44,6 +44,7 @@ class Caretaker:
         self._every_s = every_s
         self._checks = {"redis": False, "store": False}
         self._said: dict[str, str] = {}  # why not, as it was logged last
+        self._read: dict[str, int] = {}  # the highest counter that a store was seen to have, by its name
         self._counted = Beacon(0, 0)  # the highest that Redis said: the store may not have been able to keep it
 
     def ready(self) -> dict[str, bool]:
@@ -87,12 +88,17 @@ class Caretaker:
                 max(kept.counter, self._counted.counter),
                 max(kept.generation, self._counted.generation),
             )
-            beaten = await self._beacon.beat(kept, Beacon(counter, generation, kept.store))
+            beaten = await self._beacon.beat(kept, kept._replace(counter=counter, generation=generation))
         except OtherStoreFound as error:
             self._gate.close()
             return self._failed("redis", error)
         except Unavailable as error:
             return self._failed("redis", error)
+        try:
+            if await self._is_older(max(beaten.count_of(kept), self._read.get(kept.store + kept.restored, 0)), kept):
+                return self._failed("store", Unavailable("it is older than it was: its channels get new epochs"))
+        except Unavailable as error:
+            return self._failed("store", error)
         counted, life = beaten.counted, beaten.life
         if life is None:
             return self._failed("redis", Unavailable("another run of Redis: edges say what they know of the last one"))
@@ -107,6 +113,21 @@ class Caretaker:
         except Unavailable as error:
             return self._failed("store", error)
         self._set("store", True)
+        return True
+
+    async def _is_older(self, count: int, kept: Beacon) -> bool:
+        """Whether the store has not what it had kept before; what follows from it is begun."""
+        self._read = {kept.store + kept.restored: max(count, kept.counter)}
+        if count <= kept.counter:
+            return False
+        again = await self._store.beacon()  # others may have kept more since
+        if again.counter >= count or (again.store, again.restored) != (kept.store, kept.restored):
+            return False
+        logger.error(
+            "the store is older than it was: all `stored` channels get new epochs",
+            extra={"counter": again.counter, "was": count},
+        )
+        await self._store.begin_anew(again._replace(counter=count))
         return True
 
     async def _sweep(self) -> None:

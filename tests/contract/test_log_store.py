@@ -80,6 +80,27 @@ class LogStoreContract:
         await made.open(CHANNEL)
         return made
 
+    async def test_a_restored_store_has_other_epochs_and_what_it_had(self, make: Make) -> None:
+        one, other = make(), make()
+        before = await one.open(CHANNEL)
+        await written(one, rows(1, 3))
+        seen = await one.beacon()
+        await one.begin_anew(seen._replace(counter=70))
+        await other.begin_anew(seen)  # another process that has found the same
+        after = await one.beacon()
+        assert (after.store, after.counter) == (seen.store, 70)
+        assert after.restored != seen.restored
+        assert await other.beacon() == after
+        for store in (one, other):
+            found = await store.open(CHANNEL)
+            assert (found.epoch != before.epoch, found.top) == (True, 3)
+        new = f"{CHANNEL} that begins later"
+        assert (await one.open(new)).epoch == (await other.open(new)).epoch
+        await one.begin_anew(after)
+        assert (await one.beacon()).restored not in (after.restored, seen.restored)
+        assert await everything(one) == pages(rows(1, 3))
+        assert await written(one, rows(4, 4)) == Written(4, False)
+
     async def test_a_new_channel_gets_one_epoch_whoever_opens_it(self, make: Make) -> None:
         states = await asyncio.gather(*(make().open(CHANNEL) for _ in range(4)))
         assert {state.top for state in states} == {0}

@@ -8,8 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -17,7 +21,7 @@ import pytest
 import redis
 
 from tests.support.redis import RedisServer
-from tests.support.stack import Stack
+from tests.support.stack import Stack, clean_environment
 from tests.support.wire_client import WireClient
 
 HOT, STORED = "live:went-back", "chat:went-back"
@@ -146,3 +150,35 @@ async def synced(client: redis.Redis) -> None:
     while client.info("replication").get("master_link_status") != "up":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("redis_is", ["kept", "emptied"])
+async def test_the_store_is_restored_from_a_backup(own_stack: Stack, redis_is: str) -> None:
+    """As docs/operations.md has it; with Redis kept it is noticed without the command."""
+    publisher, store = Publisher(own_stack), own_stack.data / "persistence.sqlite3"
+    await publisher.publish(STORED, 10)
+    with closing(sqlite3.connect(store)) as source, closing(sqlite3.connect(own_stack.data / "backup")) as backup:
+        source.backup(backup)
+    *_, last = await publisher.publish(STORED, 5)
+    await asyncio.sleep(2.5)
+    await asyncio.to_thread(own_stack.terminate, "persistence")
+    for suffix in ("-wal", "-shm"):
+        store.with_name(store.name + suffix).unlink(missing_ok=True)
+    shutil.copy(own_stack.data / "backup", store)
+    if redis_is == "emptied":
+        for name in ("edge-1", "edge-2", "redis"):
+            await asyncio.to_thread(own_stack.kill9, name)
+        shutil.rmtree(own_stack.data / "redis")
+        (own_stack.data / "redis").mkdir()
+        command = [sys.executable, "-m", "cli.main", "store", "restore", "--db", str(store)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, env=clean_environment())
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{store}  every channel has a new epoch\n"
+    for name in ("redis", "persistence", "edge-1", "edge-2"):
+        await asyncio.to_thread(own_stack.start, name)
+    assert not (await recovers(own_stack, STORED, last)).get("recovered")
+    *_, newest = await publisher.publish(STORED, 7)
+    publisher.none_twice()
+    assert newest[1] == 17
+    assert not (await recovers(own_stack, STORED, last)).get("recovered")
+    assert (await recovers(own_stack, STORED, (newest[0], 12)))["recovered"]

@@ -49,18 +49,20 @@ class DynamoDbLogStore:
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
         self._kept = Beacon(0, 0)  # what the table has at least
+        self._restored: str | None = None  # as the table had it last: all epochs end with it
 
     async def close(self) -> None:
         """Close the client."""
         await self._db.close()
 
     async def open(self, channel: str) -> ChannelState:
+        restored = self._restored if self._restored is not None else (await self.beacon()).restored
         async with self._operation("open", self._shared_deadline_s):
             found = await self._chains.channel(channel)
             if found is None:
                 await self._make(channel)
                 found = await self._channel(channel)
-            return ChannelState(found.epoch, await self._chains.top(channel, found.bucket))
+            return ChannelState(found.epoch + restored, await self._chains.top(channel, found.bucket))
 
     async def has_begun(self, channel: str) -> bool:
         async with self._operation("has_begun"):
@@ -131,7 +133,10 @@ class DynamoDbLogStore:
             if "store" not in values:
                 self._writer.forget()
                 values = await self._name()
-            return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"])
+            self._restored = values.get("restored", "")
+            return Beacon(
+                int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored
+            )
 
     async def keep_beacon(self, beacon: Beacon) -> None:
         async with self._operation("keep_beacon"):
@@ -140,6 +145,26 @@ class DynamoDbLogStore:
                 if value > getattr(self._kept, name):
                     await self._keep(name, value)
                     self._kept = self._kept._replace(**{name: value})
+
+    async def begin_anew(self, seen: Beacon) -> None:
+        async with self._operation("begin_anew"):
+            try:
+                await self._db.call(
+                    "update_item",
+                    TableName=self._table,
+                    Key=BEACON_KEY,
+                    UpdateExpression="SET restored = :new",
+                    ConditionExpression="restored = :seen" if seen.restored else "attribute_not_exists(restored)",
+                    ExpressionAttributeValues={
+                        ":new": {"S": new_epoch()},
+                        **({":seen": {"S": seen.restored}} if seen.restored else {}),
+                    },
+                )
+            except ConditionFailed:  # somebody else did
+                pass
+        self._writer.forget()
+        self._kept = Beacon(0, 0)
+        await self.keep_beacon(seen)
 
     async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
         try:

@@ -32,6 +32,11 @@ class Beaten(NamedTuple):
     known: Known
     was_kept: str
 
+    def count_of(self, kept: Beacon) -> int:
+        """The counter that this store had kept before, as Redis and edges have it; 0: they know nothing of it."""
+        name, _, count = self.was_kept.partition(" ")
+        return int(count) if name == kept.store + kept.restored and count.isdigit() else 0
+
 
 class RedisBeacon:
     """A connection of its own: it is the one that looks at lives nobody has spoken of yet."""
@@ -100,6 +105,7 @@ class RedisBeacon:
             self._known,
             kept=kept.counter,
             store=kept.store,
+            restored=kept.restored,
             replaces=replaces,
             waits=self._clock() - self._waits_since < WAITS_S,
         )

@@ -64,8 +64,8 @@ class RedisHotLog:
             for result in results
         ]
 
-    async def verify(self, channel: str, state: ChannelState) -> int:
-        call = hotlog.verify_call(channel, state.epoch, state.top, self._life())
+    async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
+        call = hotlog.verify_call(channel, state.epoch, state.top, self._life(), may_be_ahead=may_be_ahead)
         verified, _ = await self._run("verify", [call, hotlog.rest_call(channel)])
         return int(refuse(verified))
 

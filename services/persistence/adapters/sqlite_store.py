@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS beacon (
 );
 CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY CHECK (id = 1), store TEXT NOT NULL);
 INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))));
+CREATE TABLE IF NOT EXISTS restored (id INTEGER PRIMARY KEY CHECK (id = 1), mark TEXT NOT NULL);
 """
 T = TypeVar("T")
 
@@ -153,7 +154,10 @@ class SqliteLogStore:
         await self._run("write", "drop", lambda connection: connection.execute(forget, (removal.number,)))
 
     async def beacon(self) -> Beacon:
-        query = "SELECT ifnull(count, 0), ifnull(generation, 0), store FROM identity LEFT JOIN beacon USING (id)"
+        query = (
+            "SELECT ifnull(count, 0), ifnull(generation, 0), store, ifnull(mark, '')"
+            " FROM identity LEFT JOIN beacon USING (id) LEFT JOIN restored USING (id)"
+        )
         return await self._run("read", "beacon", lambda connection: Beacon(*connection.execute(query).fetchone()))
 
     async def keep_beacon(self, beacon: Beacon) -> None:
@@ -166,6 +170,16 @@ class SqliteLogStore:
                 )
 
         await self._run("write", "keep_beacon", keep)
+
+    async def begin_anew(self, seen: Beacon) -> None:
+        def begin(connection: sqlite3.Connection) -> None:
+            with _Transaction(connection):
+                (mark,) = connection.execute("SELECT ifnull((SELECT mark FROM restored), '')").fetchone()
+                if mark == seen.restored:
+                    connection.execute("INSERT OR REPLACE INTO restored VALUES (1, ?)", (new_epoch(),))
+
+        await self._run("write", "begin_anew", begin)
+        await self.keep_beacon(seen)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
@@ -219,7 +233,7 @@ class _Transaction:
 
 
 def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
-    query = "SELECT epoch, top FROM channels WHERE channel = ?"
+    query = "SELECT epoch || ifnull((SELECT mark FROM restored), ''), top FROM channels WHERE channel = ?"
     found = connection.execute(query, (channel,)).fetchone()
     if found is None:
         with _Transaction(connection):

@@ -79,6 +79,9 @@ class Comparison:
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
             found = await self._hot.verify(channel, state)
+            if found == 2:
+                await self._store_is_whole(channel)
+                found = await self._hot.verify(channel, state, may_be_ahead=True)
             if found == 1:
                 return
             if found == -1:
@@ -86,6 +89,23 @@ class Comparison:
                 await self._hot.init(channel, state, await self._newest_ms(channel, state), known)
             else:
                 await self._finish_or_advance(channel, state)
+
+    async def _store_is_whole(self, channel: str) -> None:
+        """Redis may be ahead of what was read of the store only because somebody stored more meanwhile.
+
+        Raises:
+            Unavailable: it is not that: readers saw what the store has not. It is an older one.
+        """
+        seen = await self._store.beacon()
+        (found,) = await self._hot.unstored([channel], 1)
+        state = await self._store.open(channel)
+        if found is not None and found.epoch == state.epoch and found.stored > state.top:
+            logger.error(
+                "the store is older than it was: all `stored` channels get new epochs",
+                extra={"channel": channel, "top": state.top, "was": found.stored},
+            )
+            await self._store.begin_anew(seen)
+            raise Unavailable("the store is older than it was")
 
     async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
         """The store has more than readers see: a crash before the commit, or a Redis that went back."""
@@ -112,6 +132,7 @@ class Comparison:
     async def _resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> None:
         """A conflict: the sequencer was behind the store."""
         logger.warning("Redis was behind the store", extra={"channel": channel})
+        await self._store_is_whole(channel)
         state = await self._store.open(channel)
         await self._advance(channel, state, forget)
 

@@ -22,11 +22,13 @@ class Beacon(NamedTuple):
     """What is kept of the counter that Redis counts too, and the last generation of its `hot` logs.
 
     `store`: by chance, since the store was made; another one is another store, which has nothing of the first.
+    `restored`: by chance, since the store was last restored from a backup; "" if never. All epochs end with it.
     """
 
     counter: int
     generation: int
     store: str = ""
+    restored: str = ""
 
 
 class KnownKey(NamedTuple):
@@ -113,6 +115,12 @@ class LogStore(Protocol):
     async def keep_beacon(self, beacon: Beacon) -> None:
         """Keep the greater of it and what is there, each number by itself; the name of the store stays."""
 
+    async def begin_anew(self, seen: Beacon) -> None:
+        """The store is older than it was: every channel gets another epoch, unless somebody did this since `seen`.
+
+        Its counter is at least that of `seen` afterwards.
+        """
+
 
 class HotLog(Protocol):
     """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
@@ -132,10 +140,11 @@ class HotLog(Protocol):
         -1: another epoch or life than that in which it was numbered, or an entry is not there.
         """
 
-    async def verify(self, channel: str, state: ChannelState) -> int:
+    async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
         """1: Redis has what the store has, and says so in this life; 0: it is behind; -1: it has no meta.
 
-        Where all of the channel is stored, Redis may forget it once nobody publishes in it for a while.
+        2: it has more than the store, and says nothing, unless it may be ahead. Where all of the channel is stored,
+        Redis may forget it once nobody publishes in it for a while.
         """
 
     async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:

@@ -2,7 +2,8 @@
 -- Says that this Redis has what it had a second ago, or begins a new life of it. The keys belong to the whole server.
 -- KEYS: beacon, life, store, observed, observers, said. ARGV: highest count and generation known, count that the store
 -- keeps, its name or nothing; generation, number of writes and ms of the last beat of this process (0: none); 1 to wait for
--- edges that have watched an earlier run; pause_ms; name of another store whose place it takes.
+-- edges that have watched an earlier run; pause_ms; name of another store whose place it takes; since which restoring of
+-- the store, by chance, or nothing.
 -- Returns {count, generation, what is said of this run, or '' where it waits, number of writes, ms, what the store had kept};
 -- {name, count} of another store: nothing was done.
 local kept, kept_generation = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -19,7 +20,7 @@ local of_run, generation = string.match(life or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0
 if ARGV[4] ~= '' and store ~= ARGV[4] then redis.call('SET', KEYS[3], ARGV[4]) end
 
-local found = redis.call('HMGET', KEYS[4], 'writes', 'newest', 'kept', 'stretch')
+local found = redis.call('HMGET', KEYS[4], 'writes', 'newest', 'kept', 'stretch', 'restored')
 local writes, newest, was_kept = tonumber(found[1]) or 0, tonumber(found[2]) or 0, found[3] or ''
 local known_generation, known_writes, known_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 -- The same run, unless it became the copy of another server meanwhile; older persistence noted no stretch.
@@ -49,13 +50,17 @@ if not same then
   end
 end
 
+local restored = (found[5] or '') ~= ARGV[11]  -- `stored` channels have other epochs
+local named = ARGV[4] .. ARGV[11]
+
 local function say(what)
   redis.call('HSET', KEYS[4], 'newest', string.format('%d', now), 'stretch', stretch)
   local its_store, its_count = string.match(was_kept, '^(%S+) (%d+)$')
   local keeps = was_kept
-  if ARGV[4] ~= '' and (its_store ~= ARGV[4] or tonumber(its_count) < tonumber(ARGV[3])) then
-    keeps = ARGV[4] .. ' ' .. ARGV[3]
+  if ARGV[4] ~= '' and (its_store ~= named or tonumber(its_count) < tonumber(ARGV[3])) then
+    keeps = named .. ' ' .. ARGV[3]
   end
+  if restored then redis.call('HSET', KEYS[4], 'restored', ARGV[11]) end
   if keeps ~= (found[3] or '') then redis.call('HSET', KEYS[4], 'kept', keeps) end
   if what ~= life then
     redis.call('SET', KEYS[2], what)
@@ -64,9 +69,9 @@ local function say(what)
   return {count, generation, what, writes, now, was_kept}
 end
 
-if missing or another or not of_run then
-  -- Behind what somebody saw, or empty: what `hot` logs hold here may have lost anything. Or the store is another one:
-  -- every `stored` channel must be compared with it.
+if missing or another or restored or not of_run then
+  -- Behind what somebody saw, or empty: what `hot` logs hold here may have lost anything. Or the store is another one,
+  -- or was restored: every `stored` channel must be compared with it.
   generation = math.max(generation, kept_generation, known_generation) + 1
   return say(run_id .. ' ' .. string.format('%d 0', generation))
 end

@@ -110,9 +110,9 @@ def trim_call(channel: str, upto: int) -> Call:
     return Call(TRIM, [keys.log(channel), keys.meta(channel)], [upto])
 
 
-def verify_call(channel: str, epoch: str, top: int, life: str) -> Call:
-    """Note that the channel was compared with the store; 1, or 0: it is behind, or -1: it is not there."""
-    return Call(VERIFY, [keys.meta(channel)], [epoch, top, life])
+def verify_call(channel: str, epoch: str, top: int, life: str, *, may_be_ahead: bool = False) -> Call:
+    """Note that the channel was compared with the store; 1, or 0: it is behind, 2: ahead, or -1: it is not there."""
+    return Call(VERIFY, [keys.meta(channel)], [epoch, top, life, int(may_be_ahead)])
 
 
 def rest_call(channel: str) -> Call:
@@ -177,7 +177,7 @@ def reset_call(channel: str, old_epoch: str, generation: int) -> Call:
 
 
 def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S, *, writes: int = 0) -> Call:
-    """Epoch and top of a `hot` log, which is made if there is none of this generation; `writes`: as the caller knows."""
+    """Epoch and top of a `hot` log, made if there is none of this generation; `writes`: as the caller knows."""
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(TOP, names, ["hot", new_epoch(generation), meta_ttl_s, keys.pub(channel), writes])
 

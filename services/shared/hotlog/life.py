@@ -73,6 +73,7 @@ def beat_call(
     *,
     kept: int = 0,
     store: str = "",
+    restored: str = "",
     replaces: str = "",
     waits: bool = False,
     pause_ms: int = PAUSE_MS,
@@ -82,11 +83,12 @@ def beat_call(
     Args:
         kept: The counter that the store itself has.
         store: Names it; "" leaves open which it is.
+        restored: Names the last time that it was restored from a backup, "" if never.
         replaces: Name of another store, whose place it takes.
         waits: For edges that have not said yet what they know of an earlier run.
     """
     names = [keys.beacon(), keys.life(), keys.store(), keys.observed(), keys.observers(), keys.said()]
-    return Call(BEAT, names, [counter, generation, kept, store, *known, int(waits), pause_ms, replaces])
+    return Call(BEAT, names, [counter, generation, kept, store, *known, int(waits), pause_ms, replaces, restored])
 
 
 def beat(result: Any) -> Beat | Foreign:

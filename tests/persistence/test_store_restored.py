@@ -1,0 +1,154 @@
+"""A store that comes back from a backup: every channel has another epoch, and persistence goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.persistence.adapters.redis_beacon import RedisBeacon
+from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain.log import Log, Position, Request
+from services.persistence.health import Caretaker
+from services.shared.cancellation import end_task
+from services.shared.errors import Unavailable
+from services.shared.hotlog import keys, life
+from services.shared.hotlog.hotlog import Item
+from services.shared.hotlog.life import Known
+from services.shared.redis_life import LifeGate
+from services.shared.redis_pipeline import RedisPipeline
+from tests.support.log import append
+from tests.support.redis import RedisServer
+
+CHANNEL, OTHER = "chat:restored", "chat:other"
+
+
+async def _nothing(error: Unavailable) -> None: ...
+
+
+class Persistence:
+    """One process, but for its ports."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.gate = LifeGate()
+        self.store = SqliteLogStore(path)
+        self.pipeline = RedisPipeline(url, gate=self.gate)
+        self.beacon = RedisBeacon(url)
+        hot = RedisHotLog(self.pipeline, lambda: self.gate.token, lambda: self.gate.writes)
+        self.log = Log(hot, self.store, max_unstored=100, max_waiting=1_000, max_batch=64)
+        self.caretaker = Caretaker(self.beacon, self.store, self.log, self.gate, _nothing, every_s=0.05)
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(20):
+            while not (all(self.caretaker.ready().values()) and self.gate.is_open):
+                await asyncio.sleep(0.01)
+
+    async def publish(self, channel: str, count: int = 1) -> list[tuple[str, int]]:
+        """Again and again under the same keys, as edges do."""
+        requests = [
+            Request(channel, Item(os.urandom(16), b"x", "u", os.urandom(8).hex()), 100, 3_600) for _ in range(count)
+        ]
+        async with asyncio.timeout(20):
+            while True:
+                outcomes = await append(self.log, requests)
+                if all(isinstance(outcome, Position) for outcome in outcomes):
+                    return [(one.epoch, one.offset) for one in outcomes if isinstance(one, Position)]
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def persistence(url: str, path: Path) -> AsyncIterator[Persistence]:
+    made = Persistence(url, path)
+    tasks = [asyncio.create_task(made.log.run()), asyncio.create_task(made.caretaker.run())]
+    try:
+        await made.ready()
+        yield made
+    finally:
+        for task in tasks:
+            await end_task(task)
+        await made.store.close()
+        await made.pipeline.aclose()
+        await made.beacon.close()
+
+
+def copy(source: Path, target: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+        if source.with_name(source.name + suffix).exists():
+            shutil.copy(source.with_name(source.name + suffix), target.with_name(target.name + suffix))
+
+
+@pytest.mark.parametrize("noticed_by", ["the counter", "the channel"])
+async def test_an_older_file_is_noticed_where_redis_was_kept(
+    noticed_by: str, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    path, backup = tmp_path / "store.sqlite3", tmp_path / "backup.sqlite3"
+    async with persistence(own_redis.url, path) as before:
+        first = await before.publish(CHANNEL, 10)
+        (quiet,) = await before.publish(OTHER)
+        copy(path, backup)
+        lost = await before.publish(CHANNEL, 5)
+        await asyncio.sleep(0.5)  # the counter is kept several times
+    copy(backup, path)
+    if noticed_by == "the channel":  # as where persistence was of a version that does not say what it has kept
+        plain = RedisPipeline(own_redis.url)
+        await plain.execute([("HDEL", keys.observed(), "kept"), ("SET", keys.beacon(), "1000000")], timeout_s=2.0)
+        await plain.aclose()
+    async with persistence(own_redis.url, path) as after:
+        given = await after.publish(CHANNEL, 7)
+        assert len({*first, *lost, *given}) == 22
+        assert [offset for _, offset in given] == list(range(11, 18))
+        async with asyncio.timeout(10):  # with the next beat at the latest
+            while (await after.log.open(OTHER)).epoch == quiet[0]:
+                await asyncio.sleep(0.02)
+        state = (await after.log.read(CHANNEL, since_offset=0, limit=100, reverse=False))[1]
+        assert (state.epoch, state.top) == given[-1]
+        again = await after.publish(CHANNEL)
+        assert again == [(given[-1][0], 18)], "told once"
+        assert all(after.caretaker.ready().values())
+
+
+async def test_an_edge_that_lives_knows_what_the_store_had_though_redis_is_empty(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    path, backup = tmp_path / "store.sqlite3", tmp_path / "backup.sqlite3"
+    pipeline = RedisPipeline(own_redis.url)
+    async with persistence(own_redis.url, path) as before:
+        await before.publish(CHANNEL, 3)
+        copy(path, backup)
+        (*_, last) = await before.publish(CHANNEL, 3)
+        await asyncio.sleep(0.5)
+        look = life.look((await pipeline.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0))[0])
+    copy(backup, path)
+    own_redis.kill()
+    own_redis.wipe()
+    own_redis.start(whole=False)
+    await pipeline.aclose()
+    pipeline = RedisPipeline(own_redis.url)
+    known = Known(look.life.generation if look.life else 0, look.writes, look.at_ms)
+    await pipeline.run([life.look_call("edge", known, "", look.was_kept)], timeout_s=2.0)
+    async with persistence(own_redis.url, path) as after:
+        assert (await after.log.open(CHANNEL)).epoch != last[0]
+    await pipeline.aclose()
+
+
+async def test_a_store_that_could_not_write_for_a_while_is_no_older_one(
+    own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.sqlite3"
+    async with persistence(own_redis.url, path) as before:
+        (first, *_) = await before.publish(CHANNEL, 3)
+
+        async def full(beacon: object) -> None:
+            raise Unavailable("no room")
+
+        monkeypatch.setattr(before.store, "keep_beacon", full)
+        await asyncio.sleep(0.5)  # Redis counts on, and the store does not
+    async with persistence(own_redis.url, path) as after:
+        assert await after.publish(CHANNEL) == [(first[0], 4)]
