@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from bench.load.fleet import Fleet
+from bench.load.visits import VISITS
 from bench.report.churn import ChurnResults, draw, markdown
 from bench.report.results import origin
 from bench.scenarios.churn import begin, chunk
@@ -23,10 +24,13 @@ _PLOTS = "plots"
 @click.option("--connects", type=click.IntRange(1), default=1_000_000, show_default=True)
 @click.option("--chunk", "of_one", type=click.IntRange(1), default=50_000, show_default=True, help="Connects in each.")
 @click.option("--at-a-time", type=click.IntRange(2), default=200, show_default=True, help="Connections that are open.")
+@click.option(
+    "--kind", type=click.Choice(list(VISITS)), default=None, help="Of connections; none: clients that subscribe."
+)
 @click.option("--from", "done", type=click.IntRange(0), default=0, help="Go on behind so many chunks of the last run.")
 @click.option("--out", type=click.Path(path_type=Path), default=_RAW.with_suffix(".md"), show_default=True)
 @click.option("--redraw", is_flag=True, help="Measure nothing: write page and plot of the last raw results.")
-def main(connects: int, of_one: int, at_a_time: int, done: int, out: Path, redraw: bool) -> None:
+def main(connects: int, of_one: int, at_a_time: int, kind: str | None, done: int, out: Path, redraw: bool) -> None:
     """Have clients come and go until so many have."""
     if redraw or done:
         results = msgspec.json.decode(_RAW.read_bytes(), type=ChurnResults)
@@ -34,7 +38,7 @@ def main(connects: int, of_one: int, at_a_time: int, done: int, out: Path, redra
         results = ChurnResults(origin=origin(["python -m bench.churn", *sys.argv[1:]]))
     if not redraw:
         results.cut(done)
-        asyncio.run(_run(results, connects, of_one, at_a_time))
+        asyncio.run(_run(results, connects, of_one, at_a_time, kind or ""))
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(results, out.parent / _PLOTS)
     out.write_text(markdown(results, _PLOTS))
@@ -44,14 +48,14 @@ def main(connects: int, of_one: int, at_a_time: int, done: int, out: Path, redra
     sys.exit(0 if all(finding.good for finding in findings) else 1)
 
 
-async def _run(results: ChurnResults, connects: int, of_one: int, at_a_time: int) -> None:
+async def _run(results: ChurnResults, connects: int, of_one: int, at_a_time: int, kind: str) -> None:
     """Add chunks until so many connects are in the results, which are written after each."""
     came = sum(each.visitors for each in results.chunks())
     async with platform(edges=2) as target, Fleet(2) as fleet:
-        life = await begin(target, fleet)
+        life = await begin(target, fleet, kind=kind)
         while came < connects:
             count = min(of_one, connects - came)
-            found = await chunk(target, fleet, first=came, count=count, at_a_time=at_a_time)
+            found = await chunk(target, fleet, first=came, count=count, at_a_time=at_a_time, kind=kind)
             came += count
             if not life.chunks:
                 results.lives.append(life)

@@ -9,6 +9,7 @@ from bench.load.client import Tally
 from bench.load.histogram import Histogram
 from bench.load.opening import open_client
 from bench.load.orders import Churn
+from bench.load.visits import visit
 
 _LEAVES_WITHIN_S = 10.0
 _SOURCES = 16  # a port waits for a minute after a proper end; 16 addresses of this machine have 16 times as many
@@ -48,7 +49,12 @@ async def churn(order: Churn, tally: Tally) -> Seen:
 
 
 async def _visit(order: Churn, number: int, tally: Tally, seen: Seen, due: float) -> None:
-    client, _ = await open_client(order.where, order.channels, number, tally, source=f"127.0.0.{2 + number % _SOURCES}")
+    source = f"127.0.0.{2 + number % _SOURCES}"
+    if order.kind:
+        await visit(order.kind, order.where, number, source)
+        seen.opened.record_all([round((asyncio.get_running_loop().time() - due) * 1_000_000)])
+        return
+    client, _ = await open_client(order.where, order.channels, number, tally, source=source)
     seen.opened.record_all([round((asyncio.get_running_loop().time() - due) * 1_000_000)])
     await asyncio.sleep(order.stays_s)
     if number % 2:

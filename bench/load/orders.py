@@ -41,6 +41,7 @@ class Churn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     first: int
     count: int
     at_a_time: int
+    kind: str = ""  # of `bench.load.visits`; none: clients of the protocol
     per_s: float = 0.0  # when they come; 0: as fast as it goes
     stays_s: float = 0.0
 

@@ -66,18 +66,18 @@ def _most(chunks: list[Chunk]) -> dict[str, int]:
     return {name: max(each.held[name] for each in chunks) for name in chunks[0].held}
 
 
-async def begin(target: Target, fleet: Fleet) -> Life:
+async def begin(target: Target, fleet: Fleet, *, kind: str = "") -> Life:
     """Use everything once."""
-    await fleet.churn(_WARM, target.where, CHANNELS, at_a_time=100)
+    await fleet.churn(_WARM, target.where, CHANNELS, at_a_time=100, kind=kind)
     await at_rest(target, within_s=_EMPTY_WITHIN_S)
     await asyncio.sleep(_SETTLES_S)
     return Life(before=await vitals(target))
 
 
-async def chunk(target: Target, fleet: Fleet, *, first: int, count: int, at_a_time: int) -> Chunk:
-    """Clients from number `first` on come and go, and all have gone."""
+async def chunk(target: Target, fleet: Fleet, *, first: int, count: int, at_a_time: int, kind: str = "") -> Chunk:
+    """Clients from number `first` on come and go, and all have gone. `kind`: see `Churn`."""
     before = await vitals(target)
-    seen = await fleet.churn(count, target.where, CHANNELS, at_a_time=at_a_time, beginning=first)
+    seen = await fleet.churn(count, target.where, CHANNELS, at_a_time=at_a_time, beginning=first, kind=kind)
     held = await at_rest(target, within_s=_EMPTY_WITHIN_S)
     after = await vitals(target)
     await asyncio.sleep(_SETTLES_S)

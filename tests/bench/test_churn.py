@@ -11,6 +11,7 @@ from bench.load.dialects import PAYLOAD, PLAIN
 from bench.load.fleet import Fleet
 from bench.load.frames import close_frame
 from bench.load.orders import Churn, Where
+from bench.load.visits import VISITS
 from bench.measure.vitals import at_rest, vitals
 from bench.scenarios.soak import CLIENTS, Window, soak
 from bench.servers.platform import platform
@@ -101,6 +102,22 @@ async def test_visitors_come_on_schedule_and_are_gone_afterwards() -> None:
         assert not any((await at_rest(target, within_s=10)).values())
         after = await vitals(target)
         assert {name: each.fds for name, each in after.items()} == {name: each.fds for name, each in before.items()}
+
+
+async def test_visitors_of_every_kind_leave_nothing_behind() -> None:
+    async with platform(edges=1) as target, Fleet(1) as fleet:
+        for kind in VISITS:
+            await fleet.churn(100, target.where, CHANNELS, at_a_time=20, kind=kind)  # everything is used once
+        await at_rest(target, within_s=10)
+        before = await vitals(target)
+        for kind in VISITS:
+            seen = await fleet.churn(500, target.where, CHANNELS, at_a_time=20, kind=kind)
+            assert (kind, seen.gone, seen.trouble) == (kind, 500, "")
+        assert not any((await at_rest(target, within_s=10)).values())
+        after = await vitals(target)
+    for name, then in before.items():
+        assert after[name].fds <= then.fds + 4, name
+        assert after[name].rss_kib <= then.rss_kib + 4_096, name
 
 
 async def test_a_soak_counts_what_it_sent_and_looks_at_every_process() -> None:
