@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY
 
 from services.persistence.adapters.redis_beacon import RedisBeacon
+from services.persistence.adapters.redis_clock import RedisClock
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
@@ -64,13 +65,14 @@ async def main(stopping: asyncio.Event) -> None:
     warn_of_retired(os.environ, "PERSISTENCE_")
     use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
-    opened = _open_store(config)
+    clock = RedisClock()
+    opened = _open_store(config, clock)
     store = opened.store
     gate = LifeGate()
     address = redis_address(config.redis_url, config.redis_password_file)
     client = RedisPipeline(address, gate=gate)
     hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes)
-    beacon = RedisBeacon(address)
+    beacon = RedisBeacon(address, on_time=clock.sync)
     observer = redis_client(address, max_connections=1)
     redis_metrics = RedisMetrics(observer)
     REGISTRY.register(redis_metrics)
@@ -120,14 +122,14 @@ async def main(stopping: asyncio.Event) -> None:
         await store.close()
 
 
-def _open_store(config: PersistenceConfig) -> _Opened:
+def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     """Makes no request to DynamoDB.
 
     Raises:
         ConfigError: a namespace would accept what DynamoDB can't store.
     """
     if config.store == "sqlite":
-        return _Opened(SqliteLogStore(config.db), _nothing, _nothing, _SQLITE_ITEM_BYTES)
+        return _Opened(SqliteLogStore(config.db, clock=clock), _nothing, _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters import dynamodb_items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
     from services.shared.dynamodb import tables
@@ -137,7 +139,7 @@ def _open_store(config: PersistenceConfig) -> _Opened:
         items.check_sizes(load_namespaces(config.channels_file), config.channels_file)
     settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
-    store = DynamoDbLogStore(db, settings.log_table)
+    store = DynamoDbLogStore(db, settings.log_table, clock=clock)
     return _Opened(
         store,
         lambda: tables.prepare(db, settings, settings.log_table),

@@ -34,7 +34,7 @@ LEASE_S = 5.0
 # Who runs which script: those of services/shared/hotlog, and a service's own.
 SCRIPTS = {
     "edge": "append_hot top read reset renew order",
-    "persistence": "append_stored commit init advance top mark settled unstored unmark trim verify rest beat",
+    "persistence": "append_stored commit init remember advance top mark settled unstored unmark trim verify rest beat",
     "presence": "clock lease expired enter leave wait due",
 }
 

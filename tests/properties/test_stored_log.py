@@ -90,7 +90,7 @@ def a_conflict_is_overwritten(patch: pytest.MonkeyPatch) -> None:
 
 
 def keys_are_not_brought_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sqlite_store, "_recent_keys", lambda connection, channel, within_s, now: [])
+    patch.setattr(sqlite_store, "_recent_keys", lambda *_, **__: ([], None))
 
 
 def another_life_is_not_noticed(patch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ from services.shared.hotlog.keys import unpair
 
 DEADLINE_S = 2.0  # of an operation, however many requests it takes: edges wait 2.8 s for all of a publication
 SHARED_DEADLINE_S = 8.0  # of what goes on when its caller gives up, for whoever asks next
-_MAX_KEYS = 10_000
-_KEYS_ITEMS = 50  # of one request
+_KEYS_ITEMS = 500  # of one request, which ends at 1 MB
+_SKEW_S = 5.0  # of clocks of replicas: the times of a channel may fall by so much
 
 
 class DynamoDbLogStore:
@@ -78,13 +78,13 @@ class DynamoDbLogStore:
             end = self._chains.end_of(found.bucket)
             async for first, at, keys in self._chains.keys_downward(channel, end, _KEYS_ITEMS):
                 left_s = int(at + within_s - now)
-                if left_s <= 0:
+                if left_s <= -_SKEW_S:
                     break
+                if left_s <= 0:
+                    continue
                 for offset, pair in reversed([*enumerate(keys, first)]):
                     known.append(KnownKey(*unpair(pair), offset, min(left_s, int(within_s))))
-                if len(known) >= _MAX_KEYS:
-                    break
-            return known[:_MAX_KEYS]
+            return known
 
     async def write(self, rows: Sequence[Row]) -> dict[str, Written | Unavailable]:
         by_channel: dict[str, list[Row]] = {}

@@ -13,6 +13,7 @@ from services.persistence.domain.ports import Beacon
 from services.shared.errors import Unavailable
 from services.shared.hotlog import life
 from services.shared.hotlog.life import Beat, Foreign, Known, Life
+from services.shared.hotlog.scripts import refuse
 from services.shared.redis import check_server, redis_client
 from services.shared.redis_life import RunWatch
 from services.shared.redis_pipeline import RedisPipeline
@@ -41,11 +42,18 @@ class Beaten(NamedTuple):
 class RedisBeacon:
     """A connection of its own: it is the one that looks at lives nobody has spoken of yet."""
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_time: Callable[[float], None] = lambda unix_s: None,
+    ) -> None:
+        """`on_time` hears the clock of Redis with every beat."""
         self._url = url
         self._watch = RunWatch()
         self._redis = RedisPipeline(url, gate=self._watch)
-        self._clock = clock
+        self._clock, self._on_time = clock, on_time
         self._neighbours = Neighbours(url, clock=clock)
         self._other = OtherStore()
         self._mine = ""  # name of the store that was compared last
@@ -78,7 +86,9 @@ class RedisBeacon:
     async def _beat(self, kept: Beacon, highest: Beacon) -> Beaten:
         if not self._checked:
             await self._check()
-        await self._redis.execute([("TIME",)], timeout_s=TIMEOUT_S)  # connects: the run of the server is known then
+        (time_,) = await self._redis.execute([("TIME",)], timeout_s=TIMEOUT_S)  # connects: its run is known then
+        seconds, microseconds = refuse(time_)
+        self._on_time(int(seconds) + int(microseconds) / 1e6)
         if self._watch.run_id != self._checked:
             await self._check()
         await self._neighbours.check(highest)

@@ -10,12 +10,14 @@ from redis import exceptions
 from services.persistence.domain.ports import ChannelState, KnownKey
 from services.persistence.metrics import REDIS_SECONDS
 from services.shared.errors import Unavailable
-from services.shared.hotlog import hotlog
+from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.hotlog.scripts import Call, refuse
 from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
+_KEYS_AT_ONCE = 2_000  # of a script: a few milliseconds
+_UNSTORED_KEYS = 20_000
 
 
 class RedisHotLog:
@@ -70,6 +72,7 @@ class RedisHotLog:
         return int(refuse(verified))
 
     async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:
+        known = await self._remember(channel, state, known)
         call = hotlog.init_call(channel, state.epoch, state.top, time_ms, self._life(), known)
         refuse((await self._run("init", [call]))[0])
 
@@ -81,10 +84,23 @@ class RedisHotLog:
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
     ) -> None:
+        if len(known) > _KEYS_AT_ONCE:
+            (found,) = await self.unstored([channel], _UNSTORED_KEYS)
+            doubtful = {keys.unpair(key) for *_, key in found.entries} if found is not None else set()
+            doubtful |= set(forget)  # the script drops these, and must bring them again in the same step
+            again = [one for one in known if (one.user, one.key) in doubtful]
+            known = [*again, *await self._remember(channel, state, known)]
         call = hotlog.advance_call(
             channel, state.epoch, state.top, time_ms, self._life(), forget=forget, remember=known
         )
         refuse((await self._run("advance", [call]))[0])
+
+    async def _remember(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> Sequence[KnownKey]:
+        """Bring all but as many as the script that lets others append can bring itself: Redis is held up by none."""
+        for start in range(_KEYS_AT_ONCE, len(known), _KEYS_AT_ONCE):
+            some = known[start : start + _KEYS_AT_ONCE]
+            refuse((await self._run("remember", [hotlog.remember_call(channel, state.epoch, some)]))[0])
+        return known[:_KEYS_AT_ONCE]
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
         results = await self._run("unstored", [hotlog.unstored_call(channel, limit) for channel in channels])

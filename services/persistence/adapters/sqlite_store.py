@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,10 @@ from services.shared.sqlite_file import FileWatch, Identity, identity
 logger = logging.getLogger(__name__)
 
 _BUSY_MS = 2_000
-_MAX_KEYS = 10_000
+_KEYS_AT_ONCE = 5_000
+_ABOVE_ALL = (1 << 63) - 1
+_OWN_KEY_S = 60.0  # nobody repeats a key that the platform made after that long
+_SKEW_S = 5.0  # of clocks of replicas: the times of a channel may fall by so much
 _REMOVALS_AT_ONCE = 100
 _DROPPED_AT_ONCE = 5_000  # rows of one transaction: writes come between
 _SCHEMA = """
@@ -102,10 +106,13 @@ class SqliteLogStore:
         )
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
-        now = self._clock()
-        return await self._run(
-            "read", "recent_keys", lambda connection: _recent_keys(connection, channel, within_s, now)
-        )
+        known: list[KnownKey] = []
+        read = partial(_recent_keys, channel=channel, within_s=within_s, now=self._clock())
+        below: int | None = _ABOVE_ALL
+        while below is not None:  # others read in between
+            page, below = await self._run("read", "recent_keys", partial(read, below=below))
+            known += page
+        return known
 
     async def write(self, rows: Sequence[Row]) -> dict[str, Written]:
         now = self._clock()
@@ -254,18 +261,24 @@ def _read(
     return page
 
 
-def _recent_keys(connection: sqlite3.Connection, channel: str, within_s: float, now: float) -> list[KnownKey]:
+def _recent_keys(
+    connection: sqlite3.Connection, *, channel: str, below: int, within_s: float, now: float
+) -> tuple[list[KnownKey], int | None]:
+    """Those of some publications below an offset, and below which to go on; the log's own order is that of time."""
     rows = connection.execute(
-        "SELECT offset, key, stored_at FROM log WHERE channel = ? ORDER BY offset DESC LIMIT ?", (channel, _MAX_KEYS)
-    )
-    found = []
-    for offset, key, stored_at in rows:
+        "SELECT offset, key, id, stored_at FROM log WHERE channel = ? AND offset < ? ORDER BY offset DESC LIMIT ?",
+        (channel, below, _KEYS_AT_ONCE),
+    ).fetchall()
+    found: list[KnownKey] = []
+    for offset, key, publication_id, stored_at in rows:
         left_s = int(stored_at + within_s - now)
-        if left_s <= 0:
-            break
+        if left_s <= -_SKEW_S:
+            return found, None
+        if left_s <= 0 or (stored_at < now - _OWN_KEY_S and key.endswith(publication_id.hex())):
+            continue
         user, idempotency_key = unpair(key)
         found.append(KnownKey(user, idempotency_key, offset, min(left_s, int(within_s))))
-    return found
+    return found, rows[-1][0] if len(rows) == _KEYS_AT_ONCE else None
 
 
 def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> dict[str, Written]:

@@ -17,6 +17,7 @@ UNSTORED_LIMIT = 20_000
 _DEFAULT_SIZE = 1_000  # where no namespace was heard of
 _MAX_REMEMBERED = 200_000
 _VERIFIED_AT_ONCE = 32
+_PATIENCE_S = 2.0
 _VERIFY_ATTEMPTS = 4  # others may be at it at the same time
 
 
@@ -50,13 +51,21 @@ class Comparison:
         for start in range(0, len(channels), _VERIFIED_AT_ONCE):
             some = channels[start : start + _VERIFIED_AT_ONCE]
             for channel, result in zip(
-                some, await asyncio.gather(*map(self.verify, some), return_exceptions=True), strict=True
+                some, await asyncio.gather(*map(self._verify_soon, some), return_exceptions=True), strict=True
             ):
                 if isinstance(result, Unavailable):
                     failed[channel] = result
                 elif result is not None:
                     raise result
         return failed
+
+    async def _verify_soon(self, channel: str) -> None:
+        """Where there is much to bring, other channels of a batch do not wait for it."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self.verify(channel)
+        except TimeoutError:
+            raise Unavailable("the channel is being compared with the store") from None
 
     async def verify(self, channel: str) -> None:
         """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count.

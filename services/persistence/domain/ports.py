@@ -83,7 +83,10 @@ class LogStore(Protocol):
         """Whether the channel was opened ever."""
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
-        """Keys of the publications of the last seconds, at most 10,000."""
+        """Keys of the publications of the last seconds, newest first, however many.
+
+        Those that the platform makes itself, where a client gives none, may be missing after a minute.
+        """
 
     async def write(self, rows: Sequence[Row]) -> Mapping[str, Written | Unavailable]:
         """Store rows, consecutive per channel; a row that is there with the same id is success. Outcomes by channel.

@@ -11,7 +11,8 @@ local whole = ahead and #unstored == tonumber(known[3]) - stored
 if not whole then
   -- A key must not lead to a place that somebody else will be given. Those that the store has are remembered below.
   for _, entry in ipairs(unstored) do
-    if entry[2][8] then redis.call('DEL', entry[2][8]) end
+    local place = (known[1] or '') .. ' ' .. string.match(entry[1], '^%d+')  -- what leads elsewhere is brought from the store
+    if entry[2][8] and redis.call('GET', entry[2][8]) == place then redis.call('DEL', entry[2][8]) end
   end
 end
 for index = 3, 2 + forget do

@@ -15,6 +15,7 @@ from services.shared.hotlog.scripts import (
     INIT,
     MARK,
     READ,
+    REMEMBER,
     RESET,
     REST,
     SETTLED,
@@ -133,6 +134,14 @@ def init_call(
     for _, _, offset, ttl_s in known:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(INIT, names, arguments)
+
+
+def remember_call(channel: str, epoch: str, known: Sequence[tuple[str, str, int, int]]) -> Call:
+    """Bring keys from the store, before `init` or `advance`; `known` has (user, key, offset, ttl_s)."""
+    arguments: list[str | bytes | int] = []
+    for _, _, offset, ttl_s in known:
+        arguments += (f"{epoch} {offset}", ttl_s)
+    return Call(REMEMBER, [keys.key(channel, user, key) for user, key, _, _ in known], arguments)
 
 
 def advance_call(
