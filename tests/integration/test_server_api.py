@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import secrets
@@ -132,6 +134,92 @@ async def test_a_repeated_key_returns_the_first_position_on_any_edge(apis: list[
         again = await apis[1].call("publish", channel=name, data=2, idempotency_key="k")
         assert first == again
         assert (await apis[0].call("history", channel=name, limit=10))["offset"] == 1
+
+
+async def test_a_key_may_come_as_in_centrifugos_clients(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.http_urls[0]) as http:
+        for header, status in (
+            (f"apikey {stack.api_key}", 200),
+            (f"ApiKey  {stack.api_key}", 200),
+            (f"Bearer {stack.api_key}", 401),
+            (f"apikey {stack.api_key}x", 401),
+            (stack.api_key, 401),
+            ("apikey", 401),
+        ):
+            answer = await http.post("/api/info", json={}, headers={"Authorization": header})
+            assert answer.status_code == status, header
+
+
+@pytest.mark.parametrize("name", ["live:skipped", "chat:skipped"])
+async def test_what_is_not_to_be_kept_reaches_who_is_there_and_leaves_the_log_as_it_was(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack, name: str
+) -> None:
+    name = f"{name}-{secrets.token_hex(4)}"
+    clients = [await join(exits, stack, edge, f"user{edge}", name) for edge in (0, 1)]
+    assert (await apis[0].call("publish", channel=name, data="kept"))["offset"] == 1
+    for client in clients:
+        assert (await client.publication(name))["offset"] == 1
+    assert await apis[0].call("publish", channel=name, data="gone", tags={"a": "b"}, skip_history=True) == {}
+    many = await apis[1].call("broadcast", channels=[name], data="gone too", skip_history=True)
+    assert many == {"responses": [{"result": {}}]}
+    for client in clients:
+        heard = [await client.publication(name) for _ in range(2)]
+        assert heard[0] == {"data": "gone", "tags": {"a": "b"}} | {k: v for k, v in heard[0].items() if k == "time"}
+        assert heard[1]["data"] == "gone too"
+        assert "offset" not in heard[0] | heard[1]
+    position = await apis[1].call("publish", channel=name, data="kept as well")
+    assert position["offset"] == 2
+    for client in clients:
+        assert (await client.publication(name))["offset"] == 2
+    page = await apis[1].call("history", channel=name, limit=10)
+    assert [one["data"] for one in page["publications"]] == ["kept", "kept as well"]
+    late = await join(exits, stack, 1, "late")
+    found = await late.subscribe(name, recover=True, offset=1, epoch=position["epoch"])
+    assert (found["recovered"], [one["data"] for one in found["publications"]]) == (True, ["kept as well"])
+    for client in clients:  # nobody was told that something is missing
+        await client.expect_silence(0.2)
+
+
+async def test_payloads_may_come_in_base64(stack: Stack, apis: list[Api], exits: AsyncExitStack, channel: str) -> None:
+    client = await join(exits, stack, 1, "encoded")
+    text = base64.b64encode(b' {"n":1.0} ').decode()
+    await apis[0].call("subscribe", user="encoded", channel=channel, b64data=text, b64info=text, data="not this")
+    assert (await client.push(channel, "subscribe"))["subscribe"]["data"] == {"n": 1}
+    await apis[0].call("publish", channel=channel, b64data=text, data="not this")
+    assert (await client.publication(channel))["data"] == {"n": 1}
+    there = (await apis[0].call("presence", channel=channel))["presence"]
+    assert [one["chan_info"] for one in there.values()] == [{"n": 1}]
+    for method, member in (("publish", "b64data"), ("subscribe", "b64data"), ("subscribe", "b64info")):
+        for wrong in ("?", "e30=e30=", base64.b64encode(b"\x00\x01").decode(), base64.b64encode(b"{").decode()):
+            body = {"channel": channel, member: wrong} | ({"user": "u"} if method == "subscribe" else {})
+            answer = (await apis[0].raw(method, json.dumps(body))).json()
+            assert answer["error"]["code"] == 107
+            assert member in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_member_that_is_not_taken_is_refused_by_name(apis: list[Api], method: str) -> None:
+    sound = {"channel": "chat:x", "channels": [], "user": "u", "commands": []}
+    needs = {
+        **dict.fromkeys(("publish", "history", "history_remove", "presence", "presence_stats"), "channel"),
+        **dict.fromkeys(("disconnect", "refresh"), "user"),
+        **dict.fromkeys(("subscribe", "unsubscribe"), "user channel"),
+        "broadcast": "channels",
+        "batch": "commands",
+    }
+    body = {name: sound[name] for name in needs.get(method, "").split()}
+    answer = await apis[0].raw(method, json.dumps(body | {"delta": True}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, 107)
+    assert "`delta`" in answer.json()["error"]["message"]
+
+
+async def test_integers_may_be_written_as_json_has_them(apis: list[Api], channel: str) -> None:
+    for number in range(3):
+        await apis[0].call("publish", channel=channel, data=number)
+    answer = await apis[0].raw("history", f'{{"channel":"{channel}","limit":1.0,"since":{{"offset":1e0}}}}')
+    assert [one["offset"] for one in answer.json()["result"]["publications"]] == [2]
+    answer = await apis[0].raw("disconnect", '{"user":"nobody","disconnect":{"code":4000.0}}')
+    assert answer.json() == {"result": {}}
 
 
 async def test_errors_come_with_200(apis: list[Api]) -> None:

@@ -106,7 +106,10 @@ class AuthClient:
         async def call(channel: grpc.aio.Channel) -> pb.LogoutResponse:
             return await AuthServiceStub(channel).Logout(request, timeout=CALL_S)
 
-        ended = await self._replicas.call(call, CALL_S)
+        try:
+            ended = await self._replicas.call(call, CALL_S)
+        except grpc.aio.AioRpcError as error:
+            raise _refused(error) from error
         return EndedSession(ended.user, ended.session) if ended.session else None
 
     async def _pair(self, ask: Callable[[AuthServiceAsyncStub], Awaitable[pb.TokenPair]]) -> TokenPair:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 
 from services.edge.api.bodies import answer, decode, plain_error, read_body, refusal
 from services.edge.api.context import ApiContext
+from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
+from services.edge.api.results import Nothing, SignedIn
 from services.edge.domain.operations import Revoke
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.errors import ErrorCode, ThalamusError
@@ -22,27 +24,33 @@ _MAX_BODY_BYTES = 8_192
 _CHALLENGE = 'Bearer realm="accounts"'  # not Basic: browsers would ask for a password by themselves
 
 
-class Credentials(msgspec.Struct, kw_only=True):
-    """`username`: 3 to 64 of letters, digits, `.`, `_`, `-`; `password`: 8 to 1,024 bytes."""
+class Registration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The password has at most 1,024 bytes."""
 
+    username: Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9._-]{3,64}$")]
+    password: Annotated[str, msgspec.Meta(min_length=8, max_length=1_024)]
+
+
+class Credentials(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     username: str
-    password: str
+    password: Annotated[str, msgspec.Meta(max_length=1_024)]
 
 
-class RefreshToken(msgspec.Struct, kw_only=True):
-    refresh_token: str
+class RefreshToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 
+SCHEMAS = (Registration, Credentials, RefreshToken, SignedIn, Nothing)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def add_routes(app: FastAPI, context: ApiContext) -> None:
+def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
     """Register, log in, refresh, log out; and the public keys."""
     accounts = context.accounts
 
     async def register(request: Request) -> Response:
         """Make a user with a password and sign in."""
-        body = decode(await read_body(request, _MAX_BODY_BYTES), Credentials)
+        body = decode(await read_body(request, _MAX_BODY_BYTES), Registration)
         return await _pair(lambda: accounts.register(body.username, body.password, _peer(request)))
 
     async def login(request: Request) -> Response:
@@ -80,11 +88,11 @@ def add_routes(app: FastAPI, context: ApiContext) -> None:
         """Public keys that sign our tokens, as a JWK Set."""
         return Response(context.keyring.jwks, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
-    for name, endpoint, kind in (
-        ("register", register, Credentials),
-        ("login", login, Credentials),
-        ("refresh", refresh, RefreshToken),
-        ("logout", logout, RefreshToken),
+    for name, endpoint, kind, result, refusals in (
+        ("register", register, Registration, SignedIn, [409]),
+        ("login", login, Credentials, SignedIn, [401]),
+        ("refresh", refresh, RefreshToken, SignedIn, [401]),
+        ("logout", logout, RefreshToken, Nothing, []),
     ):
         app.add_api_route(
             f"/auth/{name}",
@@ -93,14 +101,17 @@ def add_routes(app: FastAPI, context: ApiContext) -> None:
             name=f"auth_{name}",
             tags=["accounts"],
             summary=(endpoint.__doc__ or "").strip(),
-            openapi_extra={
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": _inline_schema(kind)}},
-                }
-            },
+            openapi_extra={"requestBody": schemas.request(kind, EXAMPLES_OF_ACCOUNTS.get(name))},
+            responses=schemas.of_accounts(result, *refusals),
         )
-    app.add_api_route("/auth/jwks", jwks, methods=["GET"], tags=["accounts"], summary="Public keys as a JWK Set.")
+    app.add_api_route(
+        "/auth/jwks",
+        jwks,
+        methods=["GET"],
+        tags=["accounts"],
+        summary="Public keys as a JWK Set.",
+        responses={200: JWK_SET},
+    )
 
 
 async def _close(context: ApiContext, ended: EndedSession) -> None:
@@ -114,14 +125,6 @@ async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
         await _close(context, ended)
     except ThalamusError as error:
         logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
-
-
-def _inline_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {name: {"type": "string"} for name in kind.__struct_fields__},
-        "required": list(kind.__struct_fields__),
-    }
 
 
 def _peer(request: Request) -> str:

@@ -20,9 +20,11 @@ from services.edge.api.bodies import BodyRefused, answer, decode, plain_error, r
 from services.edge.api.context import ApiContext
 from services.edge.api.cors import AccountsCors
 from services.edge.api.head import HeadAsGet, allow
-from services.edge.api.methods import METHODS, batch
+from services.edge.api.methods import METHODS, Method, batch
 from services.edge.api.metrics import API_SECONDS
+from services.edge.api.openapi import EXAMPLES, SECURITY, Schemas, describe
 from services.edge.api.requests import Batch
+from services.edge.api.results import RESULTS
 from services.shared.errors import Busy, ThalamusError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ _CONSOLE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _RETRY_AFTER_S = "1"
+CALLS: dict[str, tuple[type[msgspec.Struct], Method]] = {**METHODS, "batch": (Batch, batch)}
 _CHALLENGE = 'apikey realm="server API"'
 
 
@@ -50,8 +53,10 @@ def create_app(context: ApiContext) -> FastAPI:
         static_url="/docs-assets",
         redirect_slashes=False,  # it would send the client wherever its Host header says
     )
-    _add_server_api(app, context)
-    accounts.add_routes(app, context)
+    schemas = Schemas([*(kind for kind, _ in CALLS.values()), *RESULTS.values(), *accounts.SCHEMAS])
+    _add_server_api(app, context, schemas)
+    accounts.add_routes(app, context, schemas)
+    describe(app, schemas.components)
     _add_console(app, context)
     app.add_middleware(AccountsCors, allowed=context.origin_allowed)
     app.add_middleware(HeadAsGet)
@@ -71,15 +76,8 @@ def create_app(context: ApiContext) -> FastAPI:
     return app
 
 
-def _add_server_api(app: FastAPI, context: ApiContext) -> None:
-    schemas, components = msgspec.json.schema_components(
-        [kind for kind, _ in METHODS.values()] + [Batch], ref_template="#/components/schemas/{name}"
-    )
-    kinds: dict[str, tuple[type[msgspec.Struct], Callable[[ApiContext, Any], Awaitable[dict[str, Any]]]]] = {
-        **METHODS,
-        "batch": (Batch, batch),
-    }
-    for (name, (kind, method)), schema in zip(kinds.items(), schemas, strict=True):
+def _add_server_api(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
+    for name, (kind, method) in CALLS.items():
         app.add_api_route(
             f"/api/{name}",
             _endpoint(context, name, kind, method),
@@ -87,13 +85,9 @@ def _add_server_api(app: FastAPI, context: ApiContext) -> None:
             name=name,
             summary=(method.__doc__ or "").splitlines()[0],
             tags=["server API"],
-            openapi_extra={
-                "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-                "security": [{"apiKey": []}],
-            },
-            responses={401: {"description": "The API key is missing or wrong."}},
+            openapi_extra={"requestBody": schemas.request(kind, EXAMPLES[name]), "security": SECURITY},
+            responses=schemas.of_the_server_api(RESULTS[name]),
         )
-    _describe(app, components)
 
 
 def _endpoint(
@@ -102,7 +96,7 @@ def _endpoint(
     seconds = API_SECONDS.labels(name)
 
     async def endpoint(request: Request) -> Response:
-        if context.keyring.api_key_id(request.headers.get("x-api-key", "")) is None:
+        if context.keyring.api_key_id(_api_key(request)) is None:
             return unauthorized("the API key is missing or wrong", _CHALLENGE)
         body = decode(await read_body(request), kind)
         started = time.perf_counter()
@@ -121,18 +115,13 @@ def _endpoint(
     return endpoint
 
 
-def _describe(app: FastAPI, components: dict[str, Any]) -> None:
-    """Add our schemas and the security scheme to what FastAPI generates."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        own = document.setdefault("components", {})
-        own.setdefault("schemas", {}).update(components)
-        own["securitySchemes"] = {"apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+def _api_key(request: Request) -> str:
+    """Of `X-API-Key`, or of `Authorization: apikey <key>`; empty where there is none."""
+    key = request.headers.get("x-api-key", "")
+    if key:
+        return key
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return credentials.strip() if scheme.lower() == "apikey" else ""
 
 
 def _add_console(app: FastAPI, context: ApiContext) -> None:

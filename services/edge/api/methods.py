@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from services.edge.domain.commands import StreamPosition
 from services.edge.domain.model import ClientInfo, Position, Publication
 from services.edge.domain.permissions import find_namespace
 from services.shared.errors import CloseCode, ErrorCode, ThalamusError
-from services.shared.json_text import checked_json
+from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import Durability, Namespace
 
 _MAX_BROADCAST = 10_000
@@ -33,12 +34,20 @@ def _namespace(context: ApiContext, channel: str) -> Namespace:
     return find_namespace(context.node.namespaces, channel, context.node.settings.channel_max_bytes)
 
 
-def _json(raw: msgspec.Raw) -> bytes | None:
-    """The text of a payload; None where the member was absent."""
+def _json(raw: msgspec.Raw, encoded: str = "", name: str = "") -> bytes | None:
+    """The text of a payload, of its base64 twin `name` where that is given; None where both are absent."""
     text = bytes(raw)
+    if encoded:
+        try:
+            text = base64.b64decode(encoded, validate=True)
+        except ValueError as error:
+            raise ThalamusError(f"{name} is not base64", ErrorCode.BAD_REQUEST) from error
     if not text:
         return None
-    return checked_json(text)
+    try:
+        return checked_json(text)
+    except InvalidJson as error:
+        raise InvalidJson(f"{name}: {error}" if encoded else str(error)) from error
 
 
 def _since(position: r.StreamPosition | None) -> StreamPosition | None:
@@ -46,7 +55,7 @@ def _since(position: r.StreamPosition | None) -> StreamPosition | None:
         return None
     if position.offset > _MAX_OFFSET:
         raise ThalamusError("offset does not fit 64 bits", ErrorCode.BAD_REQUEST)
-    return StreamPosition(position.offset, position.epoch)
+    return StreamPosition(int(position.offset), position.epoch)
 
 
 async def publish(context: ApiContext, request: r.Publish) -> dict[str, Any]:
@@ -59,11 +68,12 @@ async def _publish(context: ApiContext, channel: str, request: r.Publish | r.Bro
     result = await context.node.publisher.publish(
         channel,
         namespace,
-        _json(request.data),
+        _json(request.data, request.b64data, "b64data"),
         time_ms=int(context.node.clock.wall() * 1000),
         tags=request.tags,
         key_user="api",
         key=request.idempotency_key,
+        keep=not request.skip_history,
     )
     if not result.position.offset:
         return {}
@@ -110,8 +120,8 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
             user=_user(request.user),
             client=request.client,
             channel=request.channel,
-            info=_json(request.info) or b"",
-            data=_json(request.data) or b"",
+            info=_json(request.info, request.b64info, "b64info") or b"",
+            data=_json(request.data, request.b64data, "b64data") or b"",
             expire_at=request.expire_at,
             recover_since=since,
             override={name: value.value for name, value in request.override.items()},
@@ -139,7 +149,7 @@ async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, An
         ops.Disconnect(
             user=_user(request.user),
             client=request.client,
-            code=how.code,
+            code=int(how.code),
             reason=how.reason,
             whitelist=request.whitelist,
         )
@@ -175,7 +185,7 @@ async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
     page = await context.node.reader.history(
         request.channel,
         namespace,
-        limit=most if request.limit < 0 else min(request.limit, most),
+        limit=most if request.limit < 0 else min(int(request.limit), most),
         since=Position(since.offset, since.epoch) if since else None,
         reverse=request.reverse,
     )

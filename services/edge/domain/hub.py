@@ -172,7 +172,7 @@ class Hub:
                 early.append((epoch, publication))
             return
         tag_times(view.namespace, (publication,))
-        if view.log is None:
+        if view.log is None or not publication.offset:  # a backend may ask that one is not kept
             self._fan_out(view, [publication])
             return
         view.active_since_check = True

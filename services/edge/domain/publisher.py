@@ -49,6 +49,7 @@ class Publisher:
         tags: dict[str, str] | None = None,
         key_user: str = "",
         key: str = "",
+        keep: bool = True,
     ) -> AppendResult:
         """As `begin`, and wait for the outcome.
 
@@ -66,7 +67,7 @@ class Publisher:
             else:
                 kept.set_result(outcome)
 
-        self.begin(channel, namespace, data, settle, time_ms=time_ms, tags=tags, key_user=key_user, key=key)
+        self.begin(channel, namespace, data, settle, time_ms=time_ms, tags=tags, key_user=key_user, key=key, keep=keep)
         return await kept
 
     def begin(
@@ -82,9 +83,11 @@ class Publisher:
         key_user: str = "",
         key: str = "",
         exclude_client: str = "",
+        keep: bool = True,
     ) -> None:
         """Publish one message, once under an idempotency key.
 
+        Not to `keep` it is to announce it as in a channel without a log: no offset, no history, no key.
         `settle` is called with the outcome, later and once, unless this raises.
 
         Raises:
@@ -101,9 +104,10 @@ class Publisher:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         publication = Publication(data, info, tags or {}, self._ids.next(), exclude_client, time_ms)
         self._take(size)
-        waiting = _Waiting(self, size, _seconds_of(namespace.durability), settle)
+        durability = namespace.durability if keep else Durability.NONE
+        waiting = _Waiting(self, size, _seconds_of(durability), settle)
         try:
-            kept = self._hand_over(channel, namespace, publication, key_user, key)
+            kept = self._hand_over(channel, namespace, durability, publication, key_user, key)
         except BaseException:
             self._give_back(size)
             raise
@@ -142,9 +146,14 @@ class Publisher:
         self._pending_bytes -= size
 
     def _hand_over(
-        self, channel: str, namespace: Namespace, publication: Publication, key_user: str, key: str
+        self,
+        channel: str,
+        namespace: Namespace,
+        durability: Durability,
+        publication: Publication,
+        key_user: str,
+        key: str,
     ) -> Awaitable[AppendResult]:
-        durability = namespace.durability
         if durability is Durability.NONE:
             return self._announce(channel, publication)
         stored = durability is Durability.STORED

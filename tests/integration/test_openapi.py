@@ -1,0 +1,124 @@
+"""What `/openapi.json` says is what the edge does: Schemathesis, the examples, and answers with something in them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+
+from services.edge.api.openapi import EXAMPLES, EXAMPLES_OF_ACCOUNTS
+from tests.support.stack import Stack
+from tests.support.wire_client import WireClient
+
+SEED = 20_261
+EXAMPLES_EACH = 12
+LIMIT_S = 300
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    without_limits = {"AUTH_ATTEMPTS_PER_ADDRESS": "0", "AUTH_LOGINS_PER_ACCOUNT": "1000000"}
+    with Stack(edges=1, environment=without_limits) as running:
+        yield running
+
+
+def test_schemathesis_finds_nothing(stack: Stack, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    run = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{stack.http_urls[0]}/openapi.json"),
+            *("--header", f"X-API-Key: {stack.api_key}", "--checks", "all", "--continue-on-failure", "--no-color"),
+            *("--max-examples", str(EXAMPLES_EACH), "--seed", str(SEED), "--workers", "2"),
+            *("--generation-deterministic", "--request-timeout", "20"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    print(run.stdout[-20_000:], run.stderr[-2_000:])
+    assert run.returncode == 0
+    assert "18 selected / 18 total" in run.stdout
+
+
+async def test_every_example_works_as_it_is_prefilled(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.http_urls[0], headers={"X-API-Key": stack.api_key}) as http:
+        document = (await http.get("/openapi.json")).json()
+        found = _examples(document)
+        assert len(found) == len(EXAMPLES | EXAMPLES_OF_ACCOUNTS)
+        for path, example in found.items():
+            answer = await http.post(path, json=example)
+            assert answer.status_code == 200, (path, answer.text)
+            assert set(answer.json()) == {"result"}, (path, answer.text)
+            assert '"error"' not in answer.text, (path, answer.text)
+
+
+def _examples(document: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
+        if "example" in content:
+            found[path] = content["example"]
+    return found
+
+
+async def test_answers_that_have_something_in_them_are_as_described(stack: Stack) -> None:
+    async with (
+        httpx.AsyncClient(base_url=stack.http_urls[0], headers={"X-API-Key": stack.api_key}) as http,
+        WireClient(stack.ws_urls[0]) as client,
+    ):
+        document = (await http.get("/openapi.json")).json()
+
+        async def check(path: str, body: Any, status: int = 200, **headers: str) -> Any:
+            content = body if isinstance(body, bytes) else json.dumps(body)
+            answer = await http.post(path, content=content, headers=headers)
+            assert answer.status_code == status, answer.text
+            described = document["paths"][path]["post"]["responses"][str(status)]
+            schema = described["content"]["application/json"]["schema"] | {"components": document["components"]}
+            jsonschema_rs.validator_for(schema).validate(answer.json())
+            assert set(described.get("headers", {})) <= {name.title().replace("Www", "WWW") for name in answer.headers}
+            return answer.json()
+
+        await client.connect(stack.token("ann", info={"name": "Ann"}))
+        await client.subscribe("chat:full")
+        await client.publish("chat:full", {"n": 1})
+        await check("/api/publish", {"channel": "chat:full", "data": [1.0], "tags": {"a": "b"}})
+        await check("/api/publish", {"channel": "tick:full", "data": 1})
+        await check("/api/publish", {"channel": "nope:full", "data": 1})
+        await check("/api/broadcast", {"channels": ["chat:full", "nope:x", "tick:x"], "data": None})
+        page = await check("/api/history", {"channel": "chat:full", "limit": -1})
+        assert [set(one) - {"time"} for one in page["result"]["publications"]][:2] == [
+            {"data", "offset", "info"},
+            {"data", "offset", "tags"},
+        ]
+        assert (await check("/api/presence", {"channel": "chat:full"}))["result"]["presence"]
+        assert (await check("/api/channels", {}))["result"]["channels"]
+        assert (await check("/api/info", {}))["result"]["nodes"]
+        await check("/api/batch", {"commands": [{"info": {}}, {"nope": {}}, {"presence": {"channel": "nope:x"}}]})
+        await check("/api/publish", {"channel": "chat:full", "data": 1}, 401, **{"X-API-Key": "wrong"})
+        await check("/api/publish", {"channel": "chat:full", "dat": 1}, 400)
+        await check("/api/publish", b'{"channel":"chat:full","data":"' + b"x" * 1_048_576 + b'"}', 413)
+        user = {"username": "described", "password": "correct horse battery"}
+        pair = (await check("/auth/register", user))["result"]
+        await check("/auth/register", user, 409)
+        await check("/auth/login", user | {"password": "another one"}, 401)
+        await check("/auth/login", user | {"password": "x" * 1_025}, 400)
+        await check("/auth/login", b'{"username":"' + b"x" * 8_192 + b'"}', 413)
+        newer = (await check("/auth/refresh", {"refresh_token": pair["refresh_token"]}))["result"]
+        await check("/auth/refresh", {"refresh_token": pair["refresh_token"]}, 401)
+        await check("/auth/logout", {"refresh_token": newer["refresh_token"]})
+        stack.kill9("auth")
+        await asyncio.sleep(0.1)
+        await check("/auth/login", user, 503)
+        stack.wait_ready("auth")
