@@ -19,7 +19,7 @@ from services.shared.redis_life import RunWatch
 from services.shared.redis_pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
-WAITS_S = 2.5  # for edges, in a new run of Redis, before nobody can tell what it lacks
+WAITS_S = 4.0  # for edges, in a new run of Redis, before nobody can tell what it lacks
 
 
 class Beaten(NamedTuple):

@@ -29,7 +29,7 @@ local same = of_run == run_id and (not found[4] or found[4] == stretch or string
 local told = same and generation > math.max(kept_generation, known_generation)
 local missing = (count <= kept and not told) or generation < kept_generation or known_generation > generation
   or (known_generation == generation and known_writes > writes)
-local watched = known_generation == generation and known_ms > 0 and known_ms >= newest - 2000
+local watched = known_generation == generation and known_ms > 0 and known_ms >= newest - 3000
 if count <= kept then
   count = kept + 1
   redis.call('SET', KEYS[1], string.format('%d', count))
@@ -83,7 +83,7 @@ for index = 1, #all, 2 do
   local ms = tonumber(all[index + 1]) or 0
   if same and (now - ms > 10000 or ms - now > 4000) then
     redis.call('HDEL', KEYS[5], all[index])
-  elseif not same and ms >= newest - 4000 and not said[all[index]] then
+  elseif not same and ms >= newest - 6000 and not said[all[index]] then
     absent = true
   end
 end

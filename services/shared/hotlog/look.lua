@@ -21,7 +21,7 @@ local more = store and (not its_store or (its_store == store and tonumber(its_co
 
 if of_run ~= run_id and not (ARGV[5] == run_id and not of_run) then
   -- A run that nobody has judged. Nothing is changed in it but what is said: it may still be filled from a copy.
-  local watched = known_generation == generation and known_ms > 0 and known_ms >= newest - 2000
+  local watched = known_generation == generation and known_ms > 0 and known_ms >= newest - 3000
   local what = missing and 'missing' or watched and 'watched' or 'new'
   redis.call('HSET', KEYS[4], ARGV[1], run_id .. ' ' .. what .. ' ' .. (more and ARGV[6] or ''))
   redis.call('EXPIRE', KEYS[4], 60)
