@@ -145,7 +145,7 @@ class Deadlines:
         """Whether a pong that is overdue can't be there yet: the ping has not arrived, or we do not read.
 
         A ping may be behind much that the client asked for and takes slowly. While it takes some of that, it lives; and
-        once the ping must have arrived, it has the usual time for the answer.
+        once the ping must have arrived, it has the usual time for the answer, which counts while we read.
         """
         taken, under_way = session.connection.delivery()
         before, self._taken = self._taken, taken
@@ -156,7 +156,9 @@ class Deadlines:
             return True
         if before < self._arrival <= taken:
             return True
-        return before < taken < self._arrival
+        if taken >= self._arrival and not session.is_paused:
+            return False
+        return before < taken or (taken >= self._arrival and under_way < _FAR_BEHIND_BYTES)
 
     def _end_expired_subscriptions(self, session: Session) -> None:
         delay_s = self._node.settings.expired_sub_close_delay_s

@@ -199,3 +199,24 @@ async def test_a_client_that_takes_nothing_of_what_waits_for_it_is_given_up() ->
     client.connection.replies_wait = True
     await cluster.advance(18.0)
     assert client.closed == (3012, "no pong")
+
+
+async def test_a_pong_that_waits_behind_what_we_do_not_read_is_not_missed_while_replies_are_taken() -> None:
+    """Several rooms recovered in one frame at 20 kB/s: the ping arrives with the first, and we read after the last."""
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(), claims={"exp": 2_000_000_000})
+    await run_until_ping(cluster, client)
+    client.connection.replies_wait = True  # and so it stays: each reply is followed by the next
+    await client.post(subscribe={"channel": "a"})
+    assert client.connection.paused
+    taken = 0
+    for second in range(120):
+        if second % 30 == 0:
+            end = taken + 600_000
+        client.connection.taken_and_under_way = (taken, max(end - taken, 1_000))
+        await cluster.advance(1.0)
+        taken += 20_000
+        assert client.closed is None, second
+    for _ in range(30):  # it takes nothing more
+        await cluster.advance(1.0)
+    assert client.closed == (3012, "no pong")
