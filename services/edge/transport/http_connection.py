@@ -292,11 +292,10 @@ class HttpConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """End TCP once all is written."""
-        if self._body is not None:
+        if self._body is not None or self._waiting or self._paused:
             self._end_slowly()
             return
         self._ending = True
-        self._waiting.clear()
         self._set_timer(self._handover.options.http_request_timeout_s)  # a client can put off reading
         self._transport.close()
 

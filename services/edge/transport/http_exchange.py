@@ -177,6 +177,8 @@ class Exchange:
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode())]
         is_last = False
+        if self._expects_continue and self._has_more:  # nobody knows whether the body will come, or the next request
+            self.keep_alive = False
         for given, value in (*self._standing_headers, *headers):
             name = given.lower()
             if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):

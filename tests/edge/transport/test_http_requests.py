@@ -280,6 +280,30 @@ async def test_a_client_that_waits_for_100_gets_it_once(serve: Serve) -> None:
         assert await response(client) == (200, b'"no body was read"')
 
 
+async def test_a_client_that_was_answered_in_place_of_100_is_not_left_to_guess(serve: Serve) -> None:
+    """What comes next may be the body, or another request that a proxy takes for the next one: neither is read."""
+    served = await serve(app=app)
+    async with Raw(served.port) as client:
+        client.write(post("/unread", "Content-Length: 50", "Expect: 100-continue"))
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close\r\n" in head
+        client.write(get("/held"))
+        assert await client.rest() == b'"no body was read"'
+    assert not runs
+
+
+async def test_the_last_answer_arrives_though_more_is_sent(serve: Serve) -> None:
+    """TCP is not closed on bytes that nobody has read: the client's system would forget the answer."""
+    served = await serve(app=app)
+    for line in (get("/one?name=a", "Connection: close"), get("/one?name=a").replace(b"HTTP/1.1", b"HTTP/1.0")):
+        async with Raw(served.port) as client:
+            client.write(line + b"x" * 500_000)
+            assert await response(client) == (200, b'"a"')
+            assert await client.rest() == b""
+        await served.http_over()
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
