@@ -113,3 +113,14 @@ async def test_zero_is_no_limit() -> None:
     client = await connected(cluster, node)
     for number in range(20 * LIMIT):
         await client.call(subscribe={"channel": f"c{number}"})
+
+
+@pytest.mark.parametrize("channel", ["x" * 60_000, "a b", "unknown:room", ""])
+async def test_a_name_that_no_channel_may_have_is_neither_counted_nor_kept(channel: str) -> None:
+    cluster, node = made()
+    for _ in range(LIMIT + 1):
+        client = await connected(cluster, node)
+        await client.post(publish={"channel": channel, "data": 1})  # refused, or the end of the connection
+        assert not cluster.bus.logs
+    assert not node.new_channels.has_seen(channel)
+    await (await connected(cluster, node)).call(subscribe={"channel": "new"})

@@ -11,7 +11,7 @@ from services.edge.domain.handlers.common import admit_new, is_allowed, may_begi
 from services.edge.domain.limits import TokenBucket
 from services.edge.domain.publisher import Outcome
 from services.edge.domain.replies import PublishResult
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import Disconnect, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ def may_publish_at_once(session: Session, request: c.Publish) -> bool:
     node = session.node
     if request.channel in node.hub.channels or node.new_channels.has_seen(request.channel):
         return True
-    namespace = node.namespaces.find(request.channel)
-    if namespace is None or namespace.durability is Durability.NONE:
+    try:
+        namespace = namespace_of(session, request.channel)
+    except (ThalamusError, Disconnect):
+        return True  # to be refused
+    if namespace.durability is Durability.NONE:
         return True
     if not is_allowed(session, namespace, request.channel, namespace.publish):
         return True  # to be refused
