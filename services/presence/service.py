@@ -18,6 +18,7 @@ from thalamus.presence.v1 import presence_pb2_grpc as rpc
 _MAX_CHANGES = 256
 _MAX_CHANNELS = 1_000
 _PAGE = 1_000
+_PAGE_BYTES = 1_048_576
 _MAX_EDGE_BYTES = 64
 _MAX_GENERATION = 2**53  # Redis compares it as a number of Lua
 _HEARTBEATS = 3  # in a lease: one may be lost, and the next be late
@@ -65,12 +66,17 @@ class PresenceServicer(rpc.PresenceServiceServicer):
         return pb.ChangeResults(statuses=statuses, heartbeat_s=self._heartbeat_s, roster=renewal.roster)
 
     async def Members(self, request: pb.MembersRequest, context: Any) -> AsyncIterator[pb.MembersPage]:
-        """Pages of at most 1,000."""
+        """Pages of at most 1,000, and of at most 1 MiB unless one alone has more."""
         check_channel(request.channel)
-        async for page in self._roster.members(request.channel):
-            for start in range(0, len(page), _PAGE):
-                members = [common_pb2.ClientInfo.FromString(info) for info in page[start : start + _PAGE]]
-                yield pb.MembersPage(members=members)
+        async for found in self._roster.members(request.channel):
+            page, size = pb.MembersPage(), 0
+            for info in found:
+                size += len(info)
+                if page.members and (len(page.members) == _PAGE or size > _PAGE_BYTES):
+                    yield page
+                    page, size = pb.MembersPage(), len(info)
+                page.members.append(common_pb2.ClientInfo.FromString(info))
+            yield page
 
     async def Stats(self, request: pb.StatsRequest, context: Any) -> pb.StatsResponse:
         """Counts in order of the channels."""

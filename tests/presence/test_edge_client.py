@@ -250,3 +250,13 @@ async def test_what_is_carried_out_late_changes_nothing(
     await converge(client, there)
     await asyncio.sleep(0.1)
     await converge(client, there, limit_s=0.0)
+
+
+async def test_members_of_whom_much_is_said_do_not_keep_the_others_away(client: PresenceClient) -> None:
+    """A backend may give a subscription up to a MiB of info; a message of gRPC has at most four."""
+    info = b'"%s"' % (b"x" * 700_000)
+    for number in range(8):
+        who = ClientInfo("ann", f"c{number}", b"", info)
+        client.enter(CHANNEL, who, owner=None, announce=False, grace_s=0.0)
+    await enter(client, "last")
+    await converge(client, {"last", *(f"c{number}" for number in range(8))})

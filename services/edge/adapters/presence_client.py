@@ -28,6 +28,9 @@ BATCH_S = 2.5
 HEARTBEAT_S = 4.0  # where presence does not say how often
 MAX_LEAVES = 100_000  # beyond, the whole generation is given up and the lease sweeps the rest
 _MAX_BATCH = 256
+_MAX_BATCH_BYTES = (
+    262_144  # of what is said of its members, or one member: joins are told to clients in frames of that size
+)
 _PAUSE_S = (0.05, 1.0)
 _Key = tuple[str, str]  # channel, client
 _MEMBERS = Gauge("thalamus_edge_presence_members", "Members that this edge has, or wants to have, on rosters.")
@@ -202,9 +205,7 @@ class PresenceClient:
         call = PresenceServiceStub(self._replicas.any()).Change()
         try:
             while True:
-                batch = [key for key, _ in zip(self._dirty, range(_MAX_BATCH), strict=False)]
-                for key in batch:
-                    del self._dirty[key]
+                batch = self._next_batch()
                 self._in_flight = frozenset(batch)
                 try:
                     await self._send(call, batch)
@@ -222,6 +223,22 @@ class PresenceClient:
                             await self._news.wait()
         finally:
             call.cancel()
+
+    def _next_batch(self) -> list[_Key]:
+        """What has waited for the longest time, as much as goes into one message."""
+        batch: list[_Key] = []
+        size = 0
+        for key in self._dirty:
+            entry = self._wanted.get(key) or self._leaving.get(key)
+            if entry is not None:
+                info = entry.info
+                size += len(info.user) + len(info.conn_info) + len(info.chan_info)
+            if batch and (len(batch) == _MAX_BATCH or size > _MAX_BATCH_BYTES):
+                break
+            batch.append(key)
+        for key in batch:
+            del self._dirty[key]
+        return batch
 
     async def _send(self, call: grpc.aio.StreamStreamCall[pb.ChangeBatch, pb.ChangeResults], batch: list[_Key]) -> None:
         sent = {key: (self._wanted.get(key), self._leaving.get(key)) for key in batch}
