@@ -159,7 +159,10 @@ function take(room, publication) {
     const mine = room.pending.find((entry) => entry.state === 'sending' && JSON.stringify(entry.data) === text);
     if (mine) settle(room, mine);
   }
-  if (index < 0) return;
+  if (index < 0) {
+    view.showTime(room, publication);
+    return;
+  }
   if (room.channel === current) {
     view.add(room, index, publication.info?.client === client.id);
   } else {

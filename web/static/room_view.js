@@ -1,6 +1,6 @@
 // The conversation of one room in the page: messages in order, what is being sent, what is told between them.
 import { nameOf } from './rooms.js';
-import { atEnd, byId, element, marker, messageElement } from './view.js';
+import { TIME, atEnd, byId, element, marker, messageElement } from './view.js';
 
 const MOST_ROWS = 1_200; // messages, and what is told between them
 const SETTLE_MS = 20; // rows that come in that time are measured and scrolled once
@@ -64,6 +64,13 @@ export class RoomView {
     this.#showUnseen(0);
   }
 
+  // One that was shown already says its time.
+  showTime(room, { offset, time }) {
+    if (room !== this.room || !time) return;
+    const shown = this.#box.querySelector(`[data-offset="${offset}"] .by span`);
+    if (shown) shown.textContent = TIME.format(time);
+  }
+
   // A message that has just come; where the reader is further up, it is only announced. `own`: it needs no hint.
   add(room, index, own) {
     if (room !== this.room) return;
@@ -91,7 +98,6 @@ export class RoomView {
       const message = room.messages.find((entry) => entry.offset === offset);
       if (message) {
         const drawing = drawn(message);
-        drawing.querySelector('.by span').textContent = `#${offset}`;
         made.append(drawing);
       }
     }

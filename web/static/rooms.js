@@ -19,7 +19,7 @@ export function placeOf(entries, offset) {
 export class Room {
   constructor(channel) {
     this.channel = channel;
-    this.messages = []; // {offset, data, info, at}, ascending; entries without offset only at the end
+    this.messages = []; // {offset, data, info, at: ms by the server, 0: not known}, ascending; entries without offset only at the end
     this.pending = []; // {key, data, state: 'sending' | 'failed', note}
     this.members = new Map(); // client → info
     this.unread = 0;
@@ -30,13 +30,17 @@ export class Room {
 
   // Returns where it was put, or -1 if it was known.
   add(publication) {
-    const entry = { offset: publication.offset ?? 0, data: publication.data, info: publication.info ?? null, at: Date.now() };
+    const entry = { offset: publication.offset ?? 0, data: publication.data, info: publication.info ?? null, at: publication.time ?? 0 };
     if (!entry.offset) {
       this.messages.push(entry);
       return this.messages.length - 1;
     }
     const index = placeOf(this.messages, entry.offset);
-    if (this.messages[index]?.offset === entry.offset) return -1;
+    const known = this.messages[index];
+    if (known?.offset === entry.offset) {
+      known.at ||= entry.at; // one of ours, shown since its acknowledgement, which says no time
+      return -1;
+    }
     this.messages.splice(index, 0, entry);
     if (this.messages.length > KEPT && index > KEPT / 2) {
       this.messages.shift();

@@ -24,12 +24,12 @@ export function colour(name) {
   return `hsl(${hash} 55% 40%)`;
 }
 
-const TIME = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+export const TIME = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
 export function messageElement({ name, data, at, offset, live }) {
   const isText = data !== null && typeof data === 'object' && typeof data.text === 'string';
   const body = isText ? document.createTextNode(data.text) : element('code', { textContent: JSON.stringify(data) });
-  const when = live ? TIME.format(at) : '';
+  const when = live && at ? TIME.format(at) : '';
   return element(
     'div',
     { className: 'message', dataset: { offset: offset || '', name } },

@@ -43,3 +43,12 @@ test('a publication of a backend has a name too', () => {
   assert.equal(nameOf(null), 'backend');
   assert.equal(nameOf({ user: 'u' }), 'u');
 });
+
+test('the time of a message is that of the server, also of one that was acknowledged before it was pushed', () => {
+  const room = new Room('a');
+  room.add({ offset: 1, data: 'theirs', time: 1_000 });
+  room.add({ offset: 2, data: 'mine' });
+  assert.deepEqual(room.messages.map((message) => message.at), [1_000, 0]);
+  assert.equal(room.add({ offset: 2, data: 'mine', time: 2_000 }), -1);
+  assert.equal(room.messages[1].at, 2_000);
+});
