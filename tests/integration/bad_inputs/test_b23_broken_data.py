@@ -189,14 +189,13 @@ async def test_nesting_past_the_parser_is_refused(site: Site, name: str) -> None
 TOKENS: dict[str, bytes] = {
     "user-of-a-lone-surrogate": b'{"sub":"\\ud800"}',
     "user-of-bad-utf-8": b'{"sub":"\xff"}',
-    "user-that-is-a-number": b'{"sub":1}',
     "info-that-is-nan": b'{"sub":"m","info":NaN}',
     "info-with-a-lone-surrogate": b'{"sub":"m","info":{"a":"\\udfff"}}',
     "info-of-bad-utf-8": b'{"sub":"m","info":"\xff"}',
     "info-nested": b'{"sub":"m","info":' + b"[" * 2_900 + b"]" * 2_900 + b"}",
     "exp-beyond-numbers": b'{"sub":"m","exp":1e999}',
     "exp-of-many-digits": b'{"sub":"m","exp":' + b"9" * 5_000 + b"}",
-    "exp-that-is-text": b'{"sub":"m","exp":"9999999999"}',
+    "exp-that-is-a-word": b'{"sub":"m","exp":"tomorrow"}',
     "exp-that-is-nan": b'{"sub":"m","exp":NaN}',
     "channels-with-a-lone-surrogate": b'{"sub":"m","channels":["chat:\\ud800"]}',
 }
