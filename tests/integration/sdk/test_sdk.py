@@ -25,7 +25,7 @@ async def test_sdk(sdk: str, scenario: str, request: pytest.FixtureRequest, stac
             "edge2": edge2,
             "proxied2": edge2.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}"),
             "run": secrets.token_hex(4),
-            "missed": os.environ.get("MISSED", "3000"),
+            "missed": os.environ.get("MISSED", "1200"),
             "version": sdk.rpartition("-")[2],
         }
 
