@@ -40,6 +40,7 @@ EMPTY = {
 # What labels there may be, and how many series one metric of one process: none grows with users, channels or clients.
 LABELS = {
     *("job", "instance", "le", "kind", "code", "by", "reason", "outcome", "method", "status", "op", "how", "check"),
+    "service",  # of ours
     *("durability", "db", "role", "__name__"),
 }
 MAX_SERIES = 60

@@ -92,7 +92,8 @@ def test_17_the_limits_of_the_page_are_those_of_the_code() -> None:
         f"| commands | {settings.commands_per_s:.0f} per second, {settings.commands_burst} at once;",
         f"| subscriptions of a connection | {settings.channels_per_client} |",
         f"| connections of a user on an edge | {settings.connections_per_user} |",
-        f"| history page; recovery | {settings.history_limit}; {settings.recovery_limit:,} publications;",
+        f"| history page | {settings.history_limit} publications, 1 MiB |",
+        f"| recovery | {settings.recovery_total:,} publications |",
         f"| idempotency key | {settings.idempotency_key_max_bytes} bytes |",
     ):
         assert row in PAGE
