@@ -111,6 +111,9 @@ async def main(stopping: asyncio.Event) -> None:
         caretaker.stopping()
         await server.stop(_GRACE_S)
         await log.drain(_GRACE_S)
+        for task in tasks:
+            await end_task(task)
+        await caretaker.leave()
     finally:
         for task in tasks:
             if not task.done():  # what ended one of them is raised above

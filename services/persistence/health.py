@@ -45,6 +45,7 @@ class Caretaker:
         self._checks = {"redis": False, "store": False}
         self._said: dict[str, str] = {}  # why not, as it was logged last
         self._read: dict[str, int] = {}  # the highest counter that a store was seen to have, by its name
+        self._is_new = True  # nothing was asked of Redis yet
         self._counted = Beacon(0, 0)  # the highest that Redis said: the store may not have been able to keep it
 
     def ready(self) -> dict[str, bool]:
@@ -67,6 +68,17 @@ class Caretaker:
                     await self._gate.refused.wait()
             self._gate.refused.clear()
 
+    async def leave(self) -> None:
+        """Behind `run`, in an ordinary stop: note what Redis has, for the next start to compare."""
+        if self._gate.life is None:
+            return
+        try:
+            left = await self._beacon.leave(self._counted)
+            if left is not None:
+                await self._store.keep_ending(*left)
+        except Unavailable as error:
+            logger.info("it can't be noted what Redis has", extra={"error": str(error)})
+
     async def tidy(self) -> None:
         """Finish removals, until cancelled."""
         while True:
@@ -80,6 +92,11 @@ class Caretaker:
         """Read what is kept first: Redis has counted at least as far since, unless it lost something."""
         try:
             kept = await self._store.beacon()
+            if self._is_new:
+                ending = await self._store.take_ending(kept)
+                if ending is not None:
+                    self._beacon.remember(ending)
+                self._is_new = False
         except Unavailable as error:
             await self._remake(error)
             return self._failed("store", error)

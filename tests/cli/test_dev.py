@@ -184,6 +184,27 @@ def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: C
     assert not alarming(dev.said), "Redis came back with what it had"
 
 
+def test_an_ordinary_stop_and_start_keeps_the_epochs_of_hot_channels(start: Callable[..., Dev]) -> None:
+    published: list[str] = []
+    for _ in range(3):
+        dev = start()
+        dev.wait_ready()
+        made = subprocess.run(
+            [sys.executable, "-m", "cli.main", "publish", "live:kept", "{}"],
+            cwd=dev.directory,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+        published.append(made.stdout.strip())
+        dev.close()
+        assert not alarming(dev.said)
+    (epoch,) = {line.split(":")[-1] for line in published}
+    assert published == [f"published to live:kept at {offset}:{epoch}" for offset in (1, 2, 3)]
+
+
 def test_two_stacks_run_beside_one_another_with_ports_auto(tmp_path: Path) -> None:
     """As printed: fixed ports are not needed, and a second start is not in the way of the first."""
     environment = {name: value for name, value in clean_environment().items() if not name.endswith("_PORT")}

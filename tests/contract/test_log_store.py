@@ -17,6 +17,7 @@ from services.persistence.domain.ports import Beacon, KnownKey, LogStore, Row, W
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.hotlog.keys import pair
+from services.shared.hotlog.life import Known
 from tests.support.dynamodb import settings_of
 
 CHANNEL = "chat:contract#1"  # a name that looks like the end of a partition key
@@ -100,6 +101,25 @@ class LogStoreContract:
         assert (await one.beacon()).restored not in (after.restored, seen.restored)
         assert await everything(one) == pages(rows(1, 3))
         assert await written(one, rows(4, 4)) == Written(4, False)
+
+    async def test_what_redis_had_at_an_orderly_end_is_told_once_and_not_once_anybody_counted_on(
+        self, make: Make
+    ) -> None:
+        one, other = make(), make()
+        name = (await one.beacon()).store
+        known = Known(3, 70, 1_700_000_000_123)
+        await one.keep_beacon(Beacon(10, 3, name))
+        assert await one.take_ending(await one.beacon()) is None
+        await one.keep_ending(Beacon(12, 3, name), known)
+        kept = await other.beacon()
+        assert (kept.counter, kept.generation) == (12, 3)
+        assert await other.take_ending(kept) == known
+        assert await one.take_ending(kept) is None
+        await one.keep_ending(Beacon(14, 3, name), known)
+        await other.keep_beacon(Beacon(15, 3, name))
+        assert await other.take_ending(await other.beacon()) is None
+        await one.keep_ending(Beacon(14, 3, name), known)
+        assert await one.take_ending(await one.beacon()) is None, "somebody went on"
 
     async def test_a_new_channel_gets_one_epoch_whoever_opens_it(self, make: Make) -> None:
         states = await asyncio.gather(*(make().open(CHANNEL) for _ in range(4)))

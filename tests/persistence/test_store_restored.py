@@ -42,12 +42,17 @@ class Persistence:
         self.beacon = RedisBeacon(url)
         hot = RedisHotLog(self.pipeline, lambda: self.gate.token, lambda: self.gate.writes)
         self.log = Log(hot, self.store, max_unstored=100, max_waiting=1_000, max_batch=64)
+        self.tasks: list[asyncio.Task[None]] = []
         self.caretaker = Caretaker(self.beacon, self.store, self.log, self.gate, _nothing, every_s=0.05)
 
     async def ready(self) -> None:
         async with asyncio.timeout(20):
             while not (all(self.caretaker.ready().values()) and self.gate.is_open):
                 await asyncio.sleep(0.01)
+
+    async def end(self) -> None:
+        for task in self.tasks:
+            await end_task(task)
 
     async def publish(self, channel: str, count: int = 1) -> list[tuple[str, int]]:
         """Again and again under the same keys, as edges do."""
@@ -65,13 +70,12 @@ class Persistence:
 @asynccontextmanager
 async def persistence(url: str, path: Path) -> AsyncIterator[Persistence]:
     made = Persistence(url, path)
-    tasks = [asyncio.create_task(made.log.run()), asyncio.create_task(made.caretaker.run())]
+    made.tasks = [asyncio.create_task(made.log.run()), asyncio.create_task(made.caretaker.run())]
     try:
         await made.ready()
         yield made
     finally:
-        for task in tasks:
-            await end_task(task)
+        await made.end()
         await made.store.close()
         await made.pipeline.aclose()
         await made.beacon.close()

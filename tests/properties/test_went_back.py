@@ -19,7 +19,7 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.shared.hotlog import hot, hotlog, scripts
+from services.shared.hotlog import hot, hotlog, keys, scripts
 from services.shared.hotlog import life as lives
 from services.shared.hotlog.life import Known, Life
 from services.shared.hotlog.scripts import Call, Script
@@ -32,6 +32,7 @@ _CHANNELS = ["live:a", "live:b"]
 _SIMULATED = [
     ("redis.call('INFO', 'server')", "redis.call('GET', 'server')"),
     ("redis.call('INFO', 'replication')", "redis.call('GET', 'server')"),
+    ("redis.call('PUBSUB', 'NUMSUB', ARGV[4])", "{'', tonumber(redis.call('GET', 'edges'))}"),
     ("redis.call('TIME')", "{redis.call('GET', 'clock'), '0'}"),
 ]
 _SETTINGS: dict[str, Any] = {
@@ -89,7 +90,7 @@ class Edge:
         (offset,) = appended.offsets
         place = (channel, appended.epoch, offset)
         assert place not in self.world.places, f"{place} was given twice"
-        self.world.places.add(place)
+        self.world.places[place] = None
 
     async def read(self, channel: str) -> None:
         """A client at the beginning of the epoch comes back: it is told all that was acknowledged in it, or nothing."""
@@ -117,11 +118,12 @@ class World:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.client = client
         self.numbers, self.runs, self.edge_numbers = itertools.count(1), itertools.count(1), itertools.count(1)
-        self.places: set[tuple[str, str, int]] = set()
+        self.places: dict[tuple[str, str, int], None] = {}  # in the order in which they were given
         self.copies: list[list[tuple[Any, bytes]]] = []
         self.edges: list[Edge | None] = [None, None]
         self.kept = (0, 0)  # in the store: counter and generation
         self.known: Known | None = None  # of the process of persistence; None: it is down
+        self.ending: tuple[int, Known] | None = None  # in the store, too: what one that ended in order has seen
         self.run_id, self.now_s = "", 1_000
 
     async def begin(self) -> None:
@@ -141,9 +143,9 @@ class World:
         await self._server()
 
     async def _server(self) -> None:
-        await self.client.mset(
-            {"server": f"run_id:{self.run_id} master_replid:{self.run_id}", "clock": str(self.now_s)}
-        )
+        there = sum(edge is not None for edge in self.edges)
+        server = f"run_id:{self.run_id} master_replid:{self.run_id}"
+        await self.client.mset({"server": server, "clock": str(self.now_s), "edges": str(there)})
 
     # Steps.
 
@@ -184,6 +186,12 @@ class World:
     async def edge_dies(self, number: int) -> None:
         self.edges[number] = None
 
+    async def edge_ends(self, number: int) -> None:
+        """In order: it takes its note away."""
+        if (one := self.edges[number]) is not None:
+            await self.client.hdel(keys.observers(), one.name)
+            self.edges[number] = None
+
     async def edge_starts(self, number: int) -> None:
         await self.wait(1)
         self.edges[number] = Edge(self, next(self.edge_numbers))
@@ -195,8 +203,20 @@ class World:
     async def persistence_starts(self) -> None:
         await self.wait(1)
         if self.known is None:
-            self.known = Known()
+            ending, self.ending = self.ending, None
+            self.known = ending[1] if ending and ending[0] == self.kept[0] else Known()
         await self.wait(1)
+
+    async def persistence_ends(self) -> None:
+        """In order: it notes what Redis has."""
+        if self.known is None:
+            return
+        await self._server()
+        known, self.known = self.known, None
+        if known.generation == self.kept[1]:
+            left = lives.left(await self.call(lives.leave_call(self.kept[0], known)), known.generation)
+            if left is not None:
+                self.kept, self.ending = (left[0], self.kept[1]), left
 
     async def copy(self) -> None:
         names = [name for name in await self.client.keys("t:*") if name != b"t:said"]
@@ -231,7 +251,9 @@ steps = st.lists(
         st.tuples(st.just("wait"), st.sampled_from([1, 1, 8])),
         st.tuples(st.just("edge_dies"), edge),
         st.tuples(st.just("edge_starts"), edge),
+        st.tuples(st.just("edge_ends"), edge),
         st.tuples(st.just("persistence_dies")),
+        st.tuples(st.just("persistence_ends")),
         st.tuples(st.just("persistence_starts")),
         st.tuples(st.just("copy")),
         st.tuples(st.just("back"), st.integers(0, 2), st.just(True), st.sampled_from([0, 5])),
@@ -242,13 +264,13 @@ steps = st.lists(
 
 
 @pytest.fixture
-def play(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
-    for module, name in ((lives, "LOOK"), (lives, "BEAT")):
+def play(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
+    for module, name in ((lives, "LOOK"), (lives, "BEAT"), (lives, "LEAVE")):
         monkeypatch.setattr(module, name, changed(getattr(scripts, name), *_SIMULATED))
     with asyncio.Runner() as runner:
         client = redis_client(redis_url)
 
-        async def live(schedule: Sequence[tuple[Any, ...]]) -> None:
+        async def live(schedule: Sequence[tuple[Any, ...]]) -> list[tuple[str, str, int]]:
             world = World(client)
             await world.begin()
             for name, *arguments in schedule:
@@ -257,6 +279,7 @@ def play(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
                 for one in _CHANNELS:
                     await world.publish(number, one)
                     await world.read(number, one)
+            return list(world.places)
 
         yield lambda schedule: runner.run(live(schedule))
         runner.run(_end(client))
@@ -267,7 +290,7 @@ async def _end(client: redis.asyncio.Redis) -> None:
     await client.aclose()
 
 
-def test_no_place_is_given_twice_whatever_goes_and_comes_back(play: Callable[[Any], None]) -> None:
+def test_no_place_is_given_twice_whatever_goes_and_comes_back(play: Callable[[Any], Any]) -> None:
     @settings(max_examples=_EXAMPLES, derandomize=True, **_SETTINGS)
     @given(steps)
     def check(schedule: Any) -> None:
@@ -314,8 +337,17 @@ MUTANTS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
 }
 
 
+def test_an_orderly_stop_keeps_the_epoch_and_a_later_copy_of_it_does_not(play: Callable[[Any], Any]) -> None:
+    """Persistence ends when no edge is there; an edge that starts behind it begins a generation, in whatever run."""
+    stop = [("publish", 0, A), ("wait", 1), ("edge_ends", 0), ("edge_ends", 1), ("persistence_ends",)]
+    start = [("persistence_starts",), ("edge_starts", 0), ("publish", 0, A)]
+    places = play([*stop, ("back", 0, True, 5), *start])
+    assert len({epoch for name, epoch, _ in places if name == A}) == 1
+    play([*stop, ("copy",), ("edge_starts", 0), ("publish", 0, A), ("edge_ends", 0), ("back", 1, True, 5), *start])
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_mutant_is_found(mutant: str, play: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_is_found(mutant: str, play: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     old, new, schedule = MUTANTS[mutant]
     play(schedule)
     beat: Script = vars(lives)["BEAT"]

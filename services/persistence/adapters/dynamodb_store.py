@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import new_epoch
 from services.shared.hotlog.keys import unpair
+from services.shared.hotlog.life import Known
 
 DEADLINE_S = 2.0  # of an operation, however many requests it takes: edges wait 2.8 s for all of a publication
 SHARED_DEADLINE_S = 8.0  # of what goes on when its caller gives up, for whoever asks next
@@ -145,6 +147,38 @@ class DynamoDbLogStore:
                 if value > getattr(self._kept, name):
                     await self._keep(name, value)
                     self._kept = self._kept._replace(**{name: value})
+
+    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
+        await self.keep_beacon(beacon)
+        async with self._operation("keep_ending"):
+            with contextlib.suppress(ConditionFailed):  # somebody else counts on
+                await self._db.call(
+                    "update_item",
+                    TableName=self._table,
+                    Key=BEACON_KEY,
+                    UpdateExpression="SET #ending = :ending",
+                    ConditionExpression="#counter = :counter",
+                    ExpressionAttributeNames={"#counter": "counter", "#ending": "ending"},
+                    ExpressionAttributeValues={
+                        ":ending": {"S": " ".join(map(str, (beacon.counter, *known)))},
+                        ":counter": {"N": str(beacon.counter)},
+                    },
+                )
+
+    async def take_ending(self, beacon: Beacon) -> Known | None:
+        async with self._operation("take_ending"):
+            answer = await self._db.call(
+                "update_item",
+                TableName=self._table,
+                Key=BEACON_KEY,
+                UpdateExpression="REMOVE #ending",
+                ExpressionAttributeNames={"#ending": "ending"},
+                ReturnValues="ALL_OLD",
+            )
+        words = str(values_of(answer.get("Attributes", {})).get("ending", "")).split(" ")
+        if len(words) != 4 or int(words[0]) != beacon.counter:
+            return None
+        return Known(*map(int, words[1:]))
 
     async def begin_anew(self, seen: Beacon) -> None:
         async with self._operation("begin_anew"):

@@ -83,6 +83,23 @@ class RedisBeacon:
             self._checked = ""
             raise
 
+    def remember(self, known: Known) -> None:
+        """This is what Redis had when persistence ended in order, and no edge was there."""
+        self._known = known
+
+    async def leave(self, counted: Beacon) -> tuple[Beacon, Known] | None:
+        """End in order: what to keep, and all that Redis had; None: edges are there still.
+
+        Raises:
+            Unavailable: no answer.
+        """
+        known = self._known
+        if known.generation != counted.generation:
+            return None
+        (answer,) = await self._redis.run([life.leave_call(counted.counter, known)], timeout_s=TIMEOUT_S)
+        left = life.left(answer, known.generation)
+        return (counted._replace(counter=left[0]), left[1]) if left else None
+
     async def _beat(self, kept: Beacon, highest: Beacon) -> Beaten:
         if not self._checked:
             await self._check()

@@ -18,6 +18,7 @@ from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
+from services.shared.hotlog.life import Known
 from services.shared.sqlite_file import FileWatch, Identity, identity
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,13 @@ CREATE TABLE IF NOT EXISTS beacon (
 );
 CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY CHECK (id = 1), store TEXT NOT NULL);
 INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))));
+CREATE TABLE IF NOT EXISTS ending (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    count INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    writes INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS restored (id INTEGER PRIMARY KEY CHECK (id = 1), mark TEXT NOT NULL);
 """
 T = TypeVar("T")
@@ -170,13 +178,29 @@ class SqliteLogStore:
     async def keep_beacon(self, beacon: Beacon) -> None:
         def keep(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
-                connection.execute(
-                    "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
-                    " SET count = max(count, excluded.count), generation = max(generation, excluded.generation)",
-                    (beacon.counter, beacon.generation),
-                )
+                _keep_beacon(connection, beacon)
 
         await self._run("write", "keep_beacon", keep)
+
+    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
+        def keep(connection: sqlite3.Connection) -> None:
+            with _Transaction(connection):
+                _keep_beacon(connection, beacon)
+                connection.execute(
+                    "INSERT OR REPLACE INTO ending SELECT id, count, ?2, ?3, ?4 FROM beacon WHERE count = ?1",
+                    (beacon.counter, *known),
+                )
+
+        await self._run("write", "keep_ending", keep)
+
+    async def take_ending(self, beacon: Beacon) -> Known | None:
+        def take(connection: sqlite3.Connection) -> Known | None:
+            with _Transaction(connection):
+                found = connection.execute("SELECT count, generation, writes, at_ms FROM ending").fetchone()
+                connection.execute("DELETE FROM ending")
+            return Known(*found[1:]) if found and found[0] == beacon.counter else None
+
+        return await self._run("write", "take_ending", take)
 
     async def begin_anew(self, seen: Beacon) -> None:
         def begin(connection: sqlite3.Connection) -> None:
@@ -237,6 +261,14 @@ class _Transaction:
             self._connection.execute("COMMIT")
         elif self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def _keep_beacon(connection: sqlite3.Connection, beacon: Beacon) -> None:
+    connection.execute(
+        "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
+        " SET count = max(count, excluded.count), generation = max(generation, excluded.generation)",
+        (beacon.counter, beacon.generation),
+    )
 
 
 def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
+from services.shared.hotlog.life import Known
 
 MAX_BYTES = 1 << 50  # no bound
 
@@ -117,6 +118,12 @@ class LogStore(Protocol):
 
     async def keep_beacon(self, beacon: Beacon) -> None:
         """Keep the greater of it and what is there, each number by itself; the name of the store stays."""
+
+    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
+        """Persistence ends in order, and this is what Redis has; unless a greater counter is kept: somebody goes on."""
+
+    async def take_ending(self, beacon: Beacon) -> Known | None:
+        """What was kept so, once: it is forgotten. None where nothing was, or anything was counted since."""
 
     async def begin_anew(self, seen: Beacon) -> None:
         """The store is older than it was: every channel gets another epoch, unless somebody did this since `seen`.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import BEAT, LOOK, RENEW, Call, refuse
+from services.shared.hotlog.scripts import BEAT, LEAVE, LOOK, RENEW, Call, refuse
 
 PAUSE_MS = 500  # after a restart that lost nothing the store knows of: edges that saw more say so within it
 
@@ -99,6 +99,18 @@ def beat(result: Any) -> Beat | Foreign:
     count, generation, said, writes, at_ms, was_kept = found
     known = Known(int(generation), int(writes), int(at_ms))
     return Beat(int(count), int(generation), parse(said), known, was_kept.decode())
+
+
+def leave_call(counter: int, known: Known) -> Call:
+    """Have this run judged anew before anybody uses it, if no edge is there: whoever compares it ends in order."""
+    names = [keys.life(), keys.observed(), keys.observers(), keys.beacon()]
+    return Call(LEAVE, names, [known.generation, known.writes, counter, keys.control()])
+
+
+def left(result: Any, generation: int) -> tuple[int, Known] | None:
+    """What that call answered: counter, and all that was ever written; None: nothing was done."""
+    found = refuse(result)
+    return (int(found[0]), Known(generation, int(found[1]), int(found[2]))) if found else None
 
 
 class Look(NamedTuple):

@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Persistence ends in order, and no edge is there: nothing can be written before somebody has judged this run anew. So what
+-- persistence has seen until now is all that there is. KEYS: life, observed, observers, beacon. ARGV: generation and number
+-- of writes that it knows, its count, pub/sub channel of edges.
+-- Returns {count, number of writes, ms}; {}: edges are there, or this is not the Redis that it knows, and nothing was done.
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local stretch = run_id .. ' ' .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+local found = redis.call('HMGET', KEYS[2], 'writes', 'stretch')
+local writes, generation, known_count = tonumber(found[1]) or 0, tonumber(ARGV[1]), tonumber(ARGV[3])
+local of_run, its_generation = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%d+) ')
+if of_run ~= run_id or tonumber(its_generation) ~= generation or found[2] ~= stretch then return {} end
+local count = tonumber(redis.call('GET', KEYS[4])) or 0
+if writes < tonumber(ARGV[2]) or count < known_count then return {} end
+local listening = redis.call('PUBSUB', 'NUMSUB', ARGV[4])
+if listening[2] > 0 then return {} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local all = redis.call('HGETALL', KEYS[3])
+for index = 2, #all, 2 do
+  if math.abs(now - tonumber(all[index])) < 2000 then return {} end  -- an edge that has lost its subscriptions
+end
+redis.call('DEL', KEYS[3])
+redis.call('SET', KEYS[1], 'left ' .. string.format('%d 0', generation))
+return {redis.call('INCR', KEYS[4]), writes, now}

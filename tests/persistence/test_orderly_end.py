@@ -1,0 +1,80 @@
+"""Persistence that ends in order notes what Redis has: the next start knows that nothing is missing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from services.persistence.adapters.redis_beacon import WAITS_S
+from services.shared.hotlog import keys, life
+from services.shared.hotlog.life import Known, Life
+from services.shared.redis_pipeline import RedisPipeline
+from tests.persistence.test_store_restored import persistence
+from tests.support.redis import RedisServer
+
+
+async def run_of(server: RedisServer, path: Path, *, in_order: bool = True) -> tuple[Life, float]:
+    """Begin and end: the life that it found, and how long that took."""
+    began = time.monotonic()
+    async with persistence(server.url, path) as one:
+        took_s = time.monotonic() - began
+        found = one.gate.life
+        assert found is not None
+        await one.end()
+        if in_order:
+            await one.caretaker.leave()
+    return found, took_s
+
+
+def again(server: RedisServer) -> None:
+    server.kill()
+    server.start(whole=False)
+
+
+async def test_after_an_orderly_end_the_generation_is_kept_at_once(own_redis: RedisServer, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    first, _ = await run_of(own_redis, path)
+    for _ in range(2):
+        again(own_redis)
+        found, took_s = await run_of(own_redis, path)
+        assert (found.generation, found.run_id != first.run_id) == (first.generation, True)
+        assert took_s < WAITS_S, "nobody is waited for"
+    found, _ = await run_of(own_redis, path)  # the same run of Redis
+    assert found.generation == first.generation
+
+
+async def test_without_an_orderly_end_nobody_vouches(own_redis: RedisServer, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    first, _ = await run_of(own_redis, path)
+    again(own_redis)
+    await run_of(own_redis, path, in_order=False)
+    again(own_redis)
+    found, _ = await run_of(own_redis, path)
+    assert found.generation == first.generation + 1
+
+
+async def test_an_edge_that_is_there_still_is_not_vouched_for(own_redis: RedisServer, tmp_path: Path) -> None:
+    """It may write what persistence does not see any more, and is not disturbed."""
+    path = tmp_path / "store.sqlite3"
+    edge = RedisPipeline(own_redis.url)
+    async with persistence(own_redis.url, path) as one:
+        first = one.gate.life
+        assert first is not None
+        await edge.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0)
+        await one.end()
+        await one.caretaker.leave()
+    (said,) = await edge.execute([("GET", keys.life())], timeout_s=2.0)
+    assert life.parse(said) == first
+    await edge.aclose()
+    again(own_redis)
+    found, _ = await run_of(own_redis, path)
+    assert found.generation == first.generation + 1
+
+
+async def test_an_edge_that_starts_behind_the_end_is_not_let_in(own_redis: RedisServer, tmp_path: Path) -> None:
+    first, _ = await run_of(own_redis, tmp_path / "store.sqlite3")
+    edge = RedisPipeline(own_redis.url)
+    look = life.look((await edge.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0))[0])
+    assert look.life is not None
+    assert (look.life.run_id != look.run_id, look.life.generation) == (True, first.generation)
+    await edge.aclose()
