@@ -9,6 +9,8 @@ from services.edge.transport.refusal import Refused
 
 _CHUNK = re.compile(r"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\x7e\x80-\xff\t]*)?")
 
+_LINES_PER_TURN = 192  # of a chunked body: under a millisecond, then others get their turn
+
 # What the next line of a chunked body must be.
 _SIZE, _END_OF_CHUNK, _TRAILER = range(3)
 
@@ -30,6 +32,8 @@ class BodyReader:
     def take(self, data: bytearray) -> bytes:
         """The part of the body that stands at the beginning of the data, which loses it.
 
+        Of many small chunks only some are taken: the next call goes on with what is left.
+
         Raises:
             Refused: 400: the chunks are malformed; 431: their trailers are too long.
         """
@@ -43,13 +47,14 @@ class BodyReader:
 
     def _take_chunks(self, data: bytearray) -> bytes:
         body = bytearray()
-        start, size = 0, len(data)
-        while start < size and not self.is_whole:
+        start, size, lines = 0, len(data), 0
+        while start < size and not self.is_whole and lines < _LINES_PER_TURN:
             if self._left:
                 end = min(size, start + self._left)
                 body += memoryview(data)[start:end]
                 self._left -= end - start
             else:
+                lines += 1
                 found = data.find(b"\n", start, start + MAX_LINE_BYTES)
                 end = found + 1 if found >= 0 else size
                 self._line += memoryview(data)[start:end]

@@ -50,6 +50,7 @@ class HttpConnection(asyncio.Protocol):
         "_server",
         "_timer",
         "_transport",
+        "_turn_is_due",
         "_waiting",
         "_writable",
     )
@@ -66,6 +67,7 @@ class HttpConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Event | None = None  # while the client reads too little
         self._paused = False
+        self._turn_is_due = False  # to go on with a body that is there already
         self._ending = False  # nothing more is read
         self._discard: Discard | None = None  # of what still comes
         self._eof = False
@@ -89,7 +91,8 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends nothing more, but what it has sent whole is answered."""
         self._eof = True
-        keep_open = not self._ending and self._body is None and (self._exchange is not None or bool(self._waiting))
+        has_work = self._turn_is_due or (self._body is None and (self._exchange is not None or bool(self._waiting)))
+        keep_open = has_work and not self._ending
         if not keep_open:
             self._lose_exchange()
         return keep_open
@@ -172,17 +175,32 @@ class HttpConnection(asyncio.Protocol):
         if not self._ending:
             self._guarded(self._read)
 
+    def _next_turn(self) -> None:
+        self._turn_is_due = False
+        self._next()
+
     def _read(self) -> None:
         """Take what has come as far as it may be taken now."""
         while self._waiting and not self._ending:
             if self._body is not None:
                 self._read_body(self._body)
+                if self._waiting and self._body is not None:  # many small chunks: others come first
+                    self._arrange_turn()
+                    return
             elif self._exchange is not None or self._writable is not None:
                 break
             else:
                 self._read_head()
-        if self._exchange is None and self._body is None and not self._ending:
+        if self._eof and self._body is not None and not self._ending:  # the rest of the body will not come
+            self._lose_exchange()
+            self._close()
+        elif self._exchange is None and self._body is None and not self._ending:
             self._wait_for_request()
+
+    def _arrange_turn(self) -> None:
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self._handover.loop.call_soon(self._next_turn)
 
     def _read_body(self, body: BodyReader) -> None:
         part = body.take(self._waiting)

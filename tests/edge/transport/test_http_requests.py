@@ -326,6 +326,33 @@ async def test_chunks_that_are_malformed_are_refused(serve: Serve, chunks: bytes
     assert served.refused == {"malformed": 1}
 
 
+async def test_many_tiny_chunks_are_read_a_few_at_a_time_and_to_the_end(serve: Serve) -> None:
+    served = await serve(app=app)
+    sent = post("/size", "Transfer-Encoding: chunked") + b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n"
+    async with Raw(served.port) as client, Raw(served.port) as other:
+        client.write(sent + sent + get("/one?name=a"))
+        client.writer.write_eof()
+        other.write(get("/one?name=b"))
+        assert await response(other) == (200, b'"b"')
+        assert [await response(client) for _ in range(3)] == [(200, b"50000"), (200, b"50000"), (200, b'"a"')]
+        assert await client.rest() == b""
+    async with Raw(served.port) as client:  # the rest of a body never comes
+        client.write(sent[:-5])
+        client.writer.write_eof()
+        await client.rest()
+    await served.http_over()
+
+
+def test_one_look_at_tiny_chunks_takes_a_few_of_them() -> None:
+    """A segment of them would hold up everybody for a quarter of a second."""
+    head = HeadReader().feed(post("/", "Transfer-Encoding: chunked"))
+    assert head is not None
+    waiting, bodies = bytearray(b"1\r\na\r\n" * 40_000), BodyReader(head)
+    found = bodies.take(waiting)
+    assert 0 < len(found) < 400
+    assert len(found) * 6 + len(waiting) == pytest.approx(240_000, abs=6)
+
+
 def test_a_body_in_chunks_is_the_same_however_it_is_cut() -> None:
     rng = random.Random(SEED)
     reader = HeadReader()
@@ -341,6 +368,8 @@ def test_a_body_in_chunks_is_the_same_however_it_is_cut() -> None:
             sent = sent[step:]
             if not bodies.is_whole:
                 found += bodies.take(waiting)
+        while waiting and not bodies.is_whole:
+            found += bodies.take(waiting)
         assert (found, bytes(waiting), bodies.is_whole) == (body, b"next", True), SEED
 
 
