@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.secrets.files import SecretFiles
+from services.shared.variables import RETIRED
 from tests.deploy.tools import ROOT
 
 # Its answers stand in files of the folder it is in; where there is none, it says nothing, as for what is not there.
@@ -178,6 +179,16 @@ def test_a_setting_that_would_reach_nothing_is_refused(deployment: Deployment, n
     assert ran.returncode == 2
     assert f"these reach nothing in the stack: {name} " in ran.stderr
     assert deployment.deployed is None
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_a_setting_of_an_earlier_version_is_told_and_stops_nothing(deployment: Deployment, name: str) -> None:
+    ran = deployment.up(**{name: "1"})
+    assert (ran.returncode, ran.stderr.strip()) == (0, f"settings of an earlier version, ignored: {name}")
+    assert deployment.deployed is not None
+    refused = deployment.up(**{name: "1", "EDGE_ALOW_ANONYMOUS": "1"})
+    assert refused.returncode == 2
+    assert "these reach nothing in the stack: EDGE_ALOW_ANONYMOUS (" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["EDGE_ALLOW_ANONYMOUS", "EDGE_REPLICAS", "AUTH_ISSUER", "DYNAMODB_THREADS"])
