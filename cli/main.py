@@ -24,7 +24,7 @@ _COMMANDS = {
     "presence": "Show who is in a channel.",
     "secrets": "Make and rotate the secret files of a deployment.",
     "certs": "Make a certificate for development.",
-    "store": "Make the tables of a deployment on DynamoDB.",
+    "store": "Make the tables of DynamoDB; set a restored log right.",
     "verify": "Check that a stack delivers what it acknowledges.",
 }
 _INTERRUPTED = 130
