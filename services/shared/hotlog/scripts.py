@@ -47,7 +47,7 @@ REST = load(_FOLDER / "rest.lua")
 VERIFY = load(_FOLDER / "verify.lua")
 BEAT = load(_FOLDER / "beat.lua")
 LOOK = load(_FOLDER / "look.lua")
-LEAVE = load(_FOLDER / "leave.lua")
+LEAVE = load(_FOLDER / "ending.lua")
 RENEW = load(_FOLDER / "renew.lua")
 
 
