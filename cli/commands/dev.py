@@ -16,6 +16,7 @@ from cli.errors import EXIT_FAILED, EXIT_OK
 from cli.options import DEFAULT_DATA, data_option
 from cli.output import remark
 from cli.stack.banner import banner
+from cli.stack.environment import check_environment
 from cli.stack.logs import Formatter, LogSink, Terminal
 from cli.stack.plan import ROOT
 from cli.stack.run import StackSettings, api_key, describe, mint, running_stack
@@ -77,6 +78,7 @@ def command(
     PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one. A second stack on
     this machine needs --ports auto and a --data of its own.
     """
+    check_environment(os.environ)
     settings = StackSettings(
         data=data,
         channels_file=channels_file or _default_channels_file(),

@@ -13,7 +13,6 @@ from cli.errors import CommandError, Refused
 from cli.http import NoAnswer, request
 from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
 from cli.stack import aof
-from cli.stack.environment import check_environment
 from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
@@ -51,10 +50,9 @@ async def running_stack(
     """Start a stack; inside, all of it is ready; afterwards, no process is left.
 
     Raises:
-        ConfigError: environment, data directory, namespace file or ports are not as they must be; nothing was started.
+        ConfigError: data directory, namespace file or ports are not as they must be; nothing was started.
         StartFailed: something did not become ready.
     """
-    check_environment(settings.environment)
     prepare_data(settings.data)
     data = settings.data.resolve()
     check_namespaces(settings.channels_file)
