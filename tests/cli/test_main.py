@@ -178,7 +178,7 @@ def test_an_interrupt_is_no_traceback() -> None:
     )
     try:
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1.5)  # it reads stdin by now
+            process.wait(4)  # it reads stdin by now
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 130
         assert process.stderr is not None
