@@ -22,7 +22,7 @@ from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Busy, Unavailable
 from services.shared.grpc_client import Replicas
 from services.shared.grpc_server import start_grpc_server
-from services.shared.hotlog.hotlog import Item
+from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.redis_pipeline import RedisPipeline
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
@@ -203,7 +203,7 @@ async def test_a_conflict_that_can_not_be_resolved_now_does_not_fail_the_others(
     log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
 ) -> None:
     await append(log, [request(BROKEN, b"0"), request(FINE, b"0")])
-    await store.write([Row(BROKEN, 2, os.urandom(16), b"of somebody else", "1:uk")])
+    await store.write([Row(BROKEN, 2, os.urandom(16), b"of somebody else" + bytes(STAMP_BYTES), "1:uk")])
     faults.refused = f'"c#{BROKEN}"'
     outcomes = await append(log, [request(BROKEN, b"1"), request(FINE, b"1")])
     assert isinstance(outcomes[0], Unavailable)
@@ -221,7 +221,7 @@ async def test_what_no_item_can_hold_is_refused_before_it_has_a_number(log: Log)
 
 async def test_a_place_holds_so_many_bytes_whatever_the_characters_of_user_and_key(log: Log) -> None:
     user, key = "\U0001f642", "\u00e9" * 3
-    room = MAX_ITEM_BYTES - len((user + key).encode())
+    room = MAX_ITEM_BYTES - STAMP_BYTES - len((user + key).encode())
     too_large, fits = (
         Request(FINE, Item(os.urandom(16), bytes(size), user, key), 1_000, 3_600) for size in (room + 1, room)
     )

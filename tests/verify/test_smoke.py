@@ -94,9 +94,9 @@ Hub.check_tops = lambda self: None
 NO_RECOVERY = """
 import importlib
 subscribe = importlib.import_module("services.edge.domain.handlers.subscribe")
-async def missed(session, wanted, channel, top):
+async def recover(*_):
     return []
-subscribe._missed = missed
+subscribe.recover = recover
 """
 
 
