@@ -58,8 +58,8 @@ class DynamoDbLogStore:
         await self._db.close()
 
     async def open(self, channel: str) -> ChannelState:
-        restored = self._restored if self._restored is not None else (await self.beacon()).restored
         async with self._operation("open", self._shared_deadline_s):
+            restored = self._restored if self._restored is not None else (await self._read_beacon()).restored
             found = await self._chains.channel(channel)
             if found is None:
                 await self._make(channel)
@@ -126,19 +126,21 @@ class DynamoDbLogStore:
 
     async def beacon(self) -> Beacon:
         async with self._operation("beacon"):
-            try:
-                answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
-            except Unavailable:
-                self._writer.forget()  # whoever is away may come back as another one
-                raise
-            values = values_of(answer.get("Item", {}))
-            if "store" not in values:
-                self._writer.forget()
-                values = await self._name()
-            self._restored = values.get("restored", "")
-            return Beacon(
-                int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored
-            )
+            return await self._read_beacon()
+
+    async def _read_beacon(self) -> Beacon:
+        """Within an operation."""
+        try:
+            answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
+        except Unavailable:
+            self._writer.forget()  # whoever is away may come back as another one
+            raise
+        values = values_of(answer.get("Item", {}))
+        if "store" not in values:
+            self._writer.forget()
+            values = await self._name()
+        self._restored = values.get("restored", "")
+        return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored)
 
     async def keep_beacon(self, beacon: Beacon) -> None:
         async with self._operation("keep_beacon"):
