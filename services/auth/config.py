@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.shared.config import ConfigError, field_env
+from services.shared.config import HIGHEST_PORT, ConfigError, field_env, number
 from services.shared.hotlog.keys import DEFAULT_PREFIX
 
 
@@ -15,9 +15,9 @@ class AuthConfig:
     """`docs/configuration.md` explains each."""
 
     host: str = "127.0.0.1"
-    grpc_port: int = 9001
+    grpc_port: int = number(9001, 0, HIGHEST_PORT)
     internal_host: str = "127.0.0.1"
-    internal_port: int = 9100
+    internal_port: int = number(9100, 0, HIGHEST_PORT)
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
@@ -26,25 +26,20 @@ class AuthConfig:
     log_level: str = field_env("LOG_LEVEL", "INFO")
     store: str = "sqlite"
     db: Path = Path("data/auth.sqlite3")
-    access_ttl_s: int = 600
-    refresh_ttl_s: int = 30 * 86_400
+    access_ttl_s: int = number(600, 1)
+    refresh_ttl_s: int = number(30 * 86_400, 1)
     signing_algorithm: str = "EdDSA"
     issuer: str = ""
     audience: str = ""
-    argon2_memory_kib: int = 19_456
-    argon2_time_cost: int = 2
-    hash_threads: int = os.cpu_count() or 1
-    logins_per_account: int = 10  # failures within the window
-    attempts_per_address: int = 60  # registrations and logins within the window; 0: no limit
-    limit_window_s: int = 60
+    argon2_memory_kib: int = number(19_456, 19_456, 1 << 22)
+    argon2_time_cost: int = number(2, 2, 1_000)
+    hash_threads: int = number(os.cpu_count() or 1, 1, 1_024)
+    logins_per_account: int = number(10, 1)  # failures within the window
+    attempts_per_address: int = number(60, 0)  # registrations and logins within the window; 0: no limit
+    limit_window_s: int = number(60, 1)
 
     def __post_init__(self) -> None:
         if self.store not in ("sqlite", "dynamodb"):
             raise ConfigError("AUTH_STORE must be sqlite or dynamodb")
         if self.signing_algorithm not in ("EdDSA", "RS256"):
             raise ConfigError("AUTH_SIGNING_ALGORITHM must be EdDSA or RS256")
-        if self.argon2_memory_kib < 19_456 or self.argon2_time_cost < 2:
-            raise ConfigError("AUTH_ARGON2_MEMORY_KIB must be at least 19456, AUTH_ARGON2_TIME_COST at least 2")
-        for name in ("access_ttl_s", "refresh_ttl_s", "hash_threads", "logins_per_account", "limit_window_s"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"AUTH_{name.upper()} must be at least 1")

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from services.edge.domain.settings import Settings
 from services.shared.checks import MAX_CHANNEL_BYTES
-from services.shared.config import ConfigError, field_env
+from services.shared.config import HIGHEST_PORT, ConfigError, field_env, number
 from services.shared.hotlog.keys import DEFAULT_PREFIX
 
 _DEFAULT = Settings()
 _AUTO = "auto"
 _MOST_WORKERS = 256
-_HIGHEST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +23,9 @@ class EdgeConfig:
 
     name: str = ""  # for people: shown by /api/info; empty: made from the id
     host: str = "127.0.0.1"
-    port: int = 8001
+    port: int = number(8001, 0, HIGHEST_PORT)
     internal_host: str = "127.0.0.1"
-    internal_port: int = 9100
+    internal_port: int = number(9100, 0, HIGHEST_PORT)
     workers: str = "1"  # processes on the public port, see `workers.py`; `auto`: as `worker_count` says
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
@@ -38,15 +37,15 @@ class EdgeConfig:
     presence_addr: str = "127.0.0.1:9002"
     persistence_addr: str = "127.0.0.1:9003"
     web_dir: Path = Path("web")
-    drain_grace_s: float = 25.0
+    drain_grace_s: float = number(25.0, 0)
 
     # Tokens.
     hs256_secret_file: Path | None = field_env("AUTH_HS256_SECRET_FILE", None)
     hs256_previous_secret_file: Path | None = field_env("AUTH_HS256_PREVIOUS_SECRET_FILE", None)
     token_audience: str = ""
     token_issuer: str = ""
-    token_leeway_s: float = 0.0
-    token_not_before_leeway_s: float = 10.0
+    token_leeway_s: float = number(0.0, 0)
+    token_not_before_leeway_s: float = number(10.0, 0)
 
     # Transport.
     websocket_path: str = "/connection/websocket"
@@ -54,15 +53,15 @@ class EdgeConfig:
     allow_no_origin: bool = True
     trusted_proxies: tuple[str, ...] = ()
     proxy_protocol: bool = False
-    max_connections: int = 15_000
-    max_connections_per_address: int = 0
-    max_message_bytes: int = 65_536
-    max_outbox_bytes: int = 1_048_576
-    max_outbox_total_bytes: int = 536_870_912
-    max_write_delay_s: float = 0.025
-    max_batch_delay_s: float = 0.015
-    handshake_timeout_s: float = 5.0
-    close_timeout_s: float = 5.0
+    max_connections: int = number(15_000, 1)
+    max_connections_per_address: int = number(0, 0)
+    max_message_bytes: int = number(65_536, 1)
+    max_outbox_bytes: int = number(1_048_576, 1)
+    max_outbox_total_bytes: int = number(536_870_912, 1, 1 << 50)
+    max_write_delay_s: float = number(0.025, 0)
+    max_batch_delay_s: float = number(0.015, 0)
+    handshake_timeout_s: float = number(5.0, 0.01)
+    close_timeout_s: float = number(5.0, 0.01)
 
     # Rules; the defaults are those of `domain/settings.py`.
     insecure: bool = _DEFAULT.insecure
@@ -70,68 +69,37 @@ class EdgeConfig:
     disallow_anonymous_tokens: bool = _DEFAULT.disallow_anonymous_tokens
     personal_channel: bool = _DEFAULT.personal_channel
     personal_channel_namespace: str = _DEFAULT.personal_channel_namespace
-    connect_timeout_s: float = _DEFAULT.connect_timeout_s
-    ping_interval_s: float = _DEFAULT.ping_interval_s
-    pong_timeout_s: float = _DEFAULT.pong_timeout_s
-    expired_close_delay_s: float = _DEFAULT.expired_close_delay_s
-    expired_sub_close_delay_s: float = _DEFAULT.expired_sub_close_delay_s
-    commands_per_s: float = _DEFAULT.commands_per_s
-    commands_burst: int = _DEFAULT.commands_burst
-    channels_per_client: int = _DEFAULT.channels_per_client
-    new_channels_per_minute: int = _DEFAULT.new_channels_per_minute
-    connections_per_user: int = _DEFAULT.connections_per_user
-    channel_max_bytes: int = _DEFAULT.channel_max_bytes
-    history_meta_ttl_s: int = 720 * 3_600
-    max_pending_publishes: int = _DEFAULT.max_pending_publishes
-    max_pending_publish_bytes: int = _DEFAULT.max_pending_publish_bytes
-    max_reads: int = _DEFAULT.max_reads
-    max_waiting_reads: int = _DEFAULT.max_waiting_reads
-    history_limit: int = _DEFAULT.history_limit
-    recovery_limit: int = _DEFAULT.recovery_limit
-    recovery_total: int = _DEFAULT.recovery_total
-    reply_max_bytes: int = _DEFAULT.reply_max_bytes
-    top_check_s: float = _DEFAULT.top_check_s
+    connect_timeout_s: float = number(_DEFAULT.connect_timeout_s, 0.01)
+    ping_interval_s: float = number(_DEFAULT.ping_interval_s, 0)
+    pong_timeout_s: float = number(_DEFAULT.pong_timeout_s, 0)
+    expired_close_delay_s: float = number(_DEFAULT.expired_close_delay_s, 0)
+    expired_sub_close_delay_s: float = number(_DEFAULT.expired_sub_close_delay_s, 0)
+    commands_per_s: float = number(_DEFAULT.commands_per_s, 0)
+    commands_burst: int = number(_DEFAULT.commands_burst, 1)
+    channels_per_client: int = number(_DEFAULT.channels_per_client, 1)
+    new_channels_per_minute: int = number(_DEFAULT.new_channels_per_minute, 0)
+    connections_per_user: int = number(_DEFAULT.connections_per_user, 0)
+    channel_max_bytes: int = number(_DEFAULT.channel_max_bytes, 1, MAX_CHANNEL_BYTES)
+    history_meta_ttl_s: int = number(720 * 3_600, 1)
+    max_pending_publishes: int = number(_DEFAULT.max_pending_publishes, 1)
+    max_pending_publish_bytes: int = number(_DEFAULT.max_pending_publish_bytes, 1, 1 << 50)
+    max_reads: int = number(_DEFAULT.max_reads, 1)
+    max_waiting_reads: int = number(_DEFAULT.max_waiting_reads, 1)
+    history_limit: int = number(_DEFAULT.history_limit, 1)
+    recovery_limit: int = number(_DEFAULT.recovery_limit, 1)
+    recovery_total: int = number(_DEFAULT.recovery_total, 1)
+    reply_max_bytes: int = number(_DEFAULT.reply_max_bytes, 1)
+    top_check_s: float = number(_DEFAULT.top_check_s, 0.01)
 
     def __post_init__(self) -> None:
         if 0 < self.ping_interval_s <= self.pong_timeout_s:
             raise ConfigError("EDGE_PONG_TIMEOUT_S must be shorter than EDGE_PING_INTERVAL_S")
         if self.workers != _AUTO and self.workers not in map(str, range(1, _MOST_WORKERS + 1)):
             raise ConfigError(f"EDGE_WORKERS must be auto, or a number from 1 to {_MOST_WORKERS}, not {self.workers!r}")
-        if self.internal_port + self.worker_count() - 1 > _HIGHEST_PORT:
+        if self.internal_port + self.worker_count() - 1 > HIGHEST_PORT:
             raise ConfigError(
                 f"EDGE_INTERNAL_PORT={self.internal_port} leaves no port for {self.worker_count()} workers"
             )
-        for name in (
-            "drain_grace_s",
-            "token_leeway_s",
-            "token_not_before_leeway_s",
-            "connect_timeout_s",
-            "ping_interval_s",
-            "pong_timeout_s",
-            "commands_per_s",
-            "max_write_delay_s",
-            "max_batch_delay_s",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"EDGE_{name.upper()} must not be negative")
-        for name in (
-            "channels_per_client",
-            "channel_max_bytes",
-            "history_meta_ttl_s",
-            "max_pending_publishes",
-            "max_pending_publish_bytes",
-            "max_reads",
-            "max_waiting_reads",
-            "history_limit",
-            "recovery_limit",
-            "recovery_total",
-            "max_message_bytes",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"EDGE_{name.upper()} must be at least 1")
-
-        if self.channel_max_bytes > MAX_CHANNEL_BYTES:
-            raise ConfigError(f"EDGE_CHANNEL_MAX_BYTES must be at most {MAX_CHANNEL_BYTES}")
 
     def worker_count(self) -> int:
         """How many processes; `auto`: one for each core but one, which Redis and the other services need."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.shared.config import ConfigError, field_env
+from services.shared.config import HIGHEST_PORT, ConfigError, field_env, number
 from services.shared.hotlog.keys import DEFAULT_PREFIX
 
 
@@ -14,9 +14,9 @@ class PersistenceConfig:
     """`docs/configuration.md` explains each."""
 
     host: str = "127.0.0.1"
-    grpc_port: int = 9003
+    grpc_port: int = number(9003, 0, HIGHEST_PORT)
     internal_host: str = "127.0.0.1"
-    internal_port: int = 9100
+    internal_port: int = number(9100, 0, HIGHEST_PORT)
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
@@ -26,16 +26,11 @@ class PersistenceConfig:
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     store: str = "sqlite"
     db: Path = Path("data/persistence.sqlite3")
-    max_unstored: int = 10_000  # per channel: beyond, appends are refused as busy
-    max_waiting: int = 20_000  # items that wait for a batch, of all edges
-    max_batch: int = 1_024  # items of one write
-    sweep_s: float = 1.0
+    max_unstored: int = number(10_000, 1)  # per channel: beyond, appends are refused as busy
+    max_waiting: int = number(20_000, 1)  # items that wait for a batch, of all edges
+    max_batch: int = number(1_024, 1)  # items of one write
+    sweep_s: float = number(1.0, 0.01)
 
     def __post_init__(self) -> None:
         if self.store not in ("sqlite", "dynamodb"):
             raise ConfigError("PERSISTENCE_STORE must be sqlite or dynamodb")
-        for name in ("max_unstored", "max_waiting", "max_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"PERSISTENCE_{name.upper()} must be at least 1")
-        if self.sweep_s <= 0:
-            raise ConfigError("PERSISTENCE_SWEEP_S must be above 0")

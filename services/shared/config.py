@@ -16,6 +16,11 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
+MOST = 1_000_000_000  # of a number that has no bound of its own; in seconds 31 years
+HIGHEST_PORT = 65_535
+_SHOWN = 60  # characters of a wrong value
+
+
 class ConfigError(Exception):
     """A setting is wrong; the text is one line that names it. Ends a start with exit code 2."""
 
@@ -23,6 +28,12 @@ class ConfigError(Exception):
 def field_env(name: str, default: Any = dataclasses.MISSING) -> Any:
     """A field read from exactly the variable `name`, without the prefix; for settings all services share."""
     return dataclasses.field(default=default, metadata={"env": name})
+
+
+def number(default: float, at_least: float, at_most: float = MOST, *, env: str | None = None) -> Any:
+    """A field that holds a number of this range, both ends included; `env` as for `field_env`."""
+    named = {} if env is None else {"env": env}
+    return dataclasses.field(default=default, metadata={"range": (at_least, at_most), **named})
 
 
 def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
@@ -34,7 +45,8 @@ def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
     them `| None` (an empty variable is None). A variable that is absent leaves the default.
 
     Raises:
-        ConfigError: a variable can't be read as its type, or one without a default is absent.
+        ConfigError: a variable can't be read as its type, is outside the range of its `number`, or is absent and has
+            no default.
     """
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -43,6 +55,9 @@ def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
         text = env.get(variable)
         if text is not None:
             values[field.name] = _parse(text, hints[field.name], variable)
+            if "range" in field.metadata:
+                at_least, at_most = field.metadata["range"]
+                _check_range(values[field.name], at_least, at_most, variable, text)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{variable} must be set")
     return cls(**values)
@@ -64,6 +79,18 @@ def read_secret_file(path: Path, variable: str) -> bytes:
     return secret
 
 
+def _check_range(value: float, at_least: float, at_most: float, variable: str, text: str) -> None:
+    if value < at_least:
+        raise ConfigError(f"{variable} must be at least {at_least}, not {_shown(text)}")
+    if value > at_most:
+        raise ConfigError(f"{variable} must be at most {at_most}, not {_shown(text)}")
+
+
+def _shown(text: str) -> str:
+    """A wrong value, cut where it is long."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
 def _parse(text: str, kind: Any, variable: str) -> Any:
     """`text` as `kind`; the kinds are those `read_env` names."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
@@ -74,21 +101,21 @@ def _parse(text: str, kind: Any, variable: str) -> Any:
     if kind is bool:
         word = text.strip().lower()
         if word not in _TRUE | _FALSE:
-            raise ConfigError(f"{variable} must be true or false, not {text!r}")
+            raise ConfigError(f"{variable} must be true or false, not {_shown(text)}")
         return word in _TRUE
     if kind is int:
         try:
             return int(text)
         except ValueError:
-            raise ConfigError(f"{variable} must be a whole number, not {text!r}") from None
+            raise ConfigError(f"{variable} must be a whole number, not {_shown(text)}") from None
     if kind is float:
         try:
-            number = float(text)
+            real = float(text)
         except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise ConfigError(f"{variable} must be a number, not {text!r}")
-        return number
+            real = math.nan
+        if not math.isfinite(real):
+            raise ConfigError(f"{variable} must be a number, not {_shown(text)}")
+        return real
     if kind is Path:
         if not text:
             raise ConfigError(f"{variable} must name a file or directory, not be empty")

@@ -254,7 +254,6 @@ async def test_a_missing_table_is_named_with_what_makes_it(dynamodb: str) -> Non
     ("options", "variable"),
     [
         ({"table_prefix": "a b"}, "DYNAMODB_TABLE_PREFIX"),
-        ({"threads": 0}, "DYNAMODB_THREADS"),
         ({"endpoint": "localhost:8000"}, "DYNAMODB_ENDPOINT"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.shared.config import ConfigError, field_env
+from services.shared.config import ConfigError, field_env, number
 
 _PREFIX = re.compile(r"[a-zA-Z0-9_.-]{0,200}")
 
@@ -17,14 +17,12 @@ class DynamoDbSettings:
     endpoint: str = field_env("DYNAMODB_ENDPOINT", "")  # empty: that of AWS for the region
     region: str = field_env("AWS_REGION", "us-east-1")
     table_prefix: str = field_env("DYNAMODB_TABLE_PREFIX", "thalamus-")
-    threads: int = field_env("DYNAMODB_THREADS", 32)  # requests at a time, of one process
+    threads: int = number(32, 1, 1_024, env="DYNAMODB_THREADS")  # requests at a time, of one process
     create_tables: bool = field_env("DYNAMODB_CREATE_TABLES", False)  # those that are missing, at the start
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.table_prefix):
             raise ConfigError("DYNAMODB_TABLE_PREFIX may have letters, digits, dot, underscore and hyphen")
-        if self.threads < 1:
-            raise ConfigError("DYNAMODB_THREADS must be at least 1")
         if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
             raise ConfigError("DYNAMODB_ENDPOINT must begin with http:// or https://")
 
