@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _SWEEP_AGE_S = 1.0
 _SWEEP_LIMIT = 200
 _TIDY_S = 10.0
+_EDGES_LEAVE_S = 3.0  # for edges to leave, in an ordinary stop; one that died counts as there for 2 s
+_LOOKS_AGAIN_S = 0.2
 _AWAY_S = 0.1  # between looks while Redis or the store is away
 
 
@@ -69,13 +71,19 @@ class Caretaker:
             self._gate.refused.clear()
 
     async def leave(self) -> None:
-        """Behind `run`, in an ordinary stop: note what Redis has, for the next start to compare."""
+        """Behind `run`, in an ordinary stop: note what Redis has, for the next start to compare.
+
+        Edges may be on their way out, or one has just died: both are waited for a little.
+        """
         if self._gate.life is None:
             return
         try:
-            left = await self._beacon.leave(self._counted)
-            if left is not None:
-                await self._store.keep_ending(*left)
+            async with asyncio.timeout(_EDGES_LEAVE_S):
+                while (left := await self._beacon.leave(self._counted)) is None:
+                    await asyncio.sleep(_LOOKS_AGAIN_S)
+            await self._store.keep_ending(*left)
+        except TimeoutError:
+            logger.info("edges are there still: what Redis has is not noted for the next start")
         except Unavailable as error:
             logger.info("it can't be noted what Redis has", extra={"error": str(error)})
 

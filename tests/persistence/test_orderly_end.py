@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -24,6 +25,16 @@ async def run_of(server: RedisServer, path: Path, *, in_order: bool = True) -> t
         if in_order:
             await one.caretaker.leave()
     return found, took_s
+
+
+async def look(edge: RedisPipeline) -> None:
+    await edge.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0)
+
+
+async def look_always(edge: RedisPipeline) -> None:
+    while True:
+        await look(edge)
+        await asyncio.sleep(0.2)
 
 
 def again(server: RedisServer) -> None:
@@ -60,15 +71,32 @@ async def test_an_edge_that_is_there_still_is_not_vouched_for(own_redis: RedisSe
     async with persistence(own_redis.url, path) as one:
         first = one.gate.life
         assert first is not None
-        await edge.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0)
+        await look(edge)
+        looking = asyncio.create_task(look_always(edge))
         await one.end()
         await one.caretaker.leave()
+        looking.cancel()
     (said,) = await edge.execute([("GET", keys.life())], timeout_s=2.0)
     assert life.parse(said) == first
     await edge.aclose()
     again(own_redis)
     found, _ = await run_of(own_redis, path)
     assert found.generation == first.generation + 1
+
+
+async def test_an_edge_that_died_a_moment_ago_is_not_waited_for_in_vain(own_redis: RedisServer, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    edge = RedisPipeline(own_redis.url)
+    async with persistence(own_redis.url, path) as one:
+        first = one.gate.life
+        assert first is not None
+        await look(edge)
+        await edge.aclose()
+        await one.end()
+        await one.caretaker.leave()
+    again(own_redis)
+    found, took_s = await run_of(own_redis, path)
+    assert (found.generation, took_s < WAITS_S) == (first.generation, True)
 
 
 async def test_an_edge_that_starts_behind_the_end_is_not_let_in(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -171,8 +171,10 @@ def test_the_schedules_reach_what_they_are_for() -> None:
     def play(options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]) -> None:
         reached.update(play_life(CLIENT_SIDE, options, turns, steps, end))
 
-    play()
     wanted = {"recovered", "recovered with publications", "not recovered", "not recovered, another epoch"}
-    wanted |= {"a page behind the reply"}
-    missing = (wanted | {"2500", "error 100", "error 112", "gaps", "resyncs"}) - set(+reached)
-    assert not missing, reached
+    wanted |= {"a page behind the reply", "2500", "error 100", "error 112", "gaps", "resyncs"}
+    for _ in range(5):  # the rare ones come once in some 100 lives
+        play()
+        if wanted <= set(+reached):
+            break
+    assert wanted <= set(+reached), reached

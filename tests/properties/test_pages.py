@@ -73,9 +73,12 @@ def test_the_schedules_reach_what_they_are_for() -> None:
     def play(options: Any, turns: Any, steps: Any, end: Any) -> None:
         reached.update(play_life(CLIENTS, options, turns, steps, end))
 
-    play()
-    missing = {"a page behind the reply", "2500 amid pages", "recovered", "not recovered"} - set(+reached)
-    assert not missing, reached
+    wanted = {"a page behind the reply", "2500 amid pages", "recovered", "not recovered"}
+    for _ in range(12):  # the rare ones come once in some 100 lives
+        play()
+        if wanted <= set(+reached):
+            break
+    assert wanted <= set(+reached), reached
 
 
 # Mutants.
