@@ -54,6 +54,8 @@ class ManualClock(Clock):
 class Cluster:
     """Edges that share logs, pub/sub and presence."""
 
+    broker_type: type[MemoryBroker] = MemoryBroker
+
     def __init__(self, *, default: Namespace | None = OPEN, **named: Namespace) -> None:
         self.bus = MemoryBus()
         self.presence = MemoryPresence(self.bus)
@@ -66,7 +68,7 @@ class Cluster:
         self.rpc = RpcMethods()
 
     def edge(self, **settings: Any) -> Node:
-        broker = MemoryBroker(self.bus)
+        broker = self.broker_type(self.bus)
         node = Node(
             edge_id=f"edge{len(self.nodes) + 1}",
             settings=Settings(**settings),

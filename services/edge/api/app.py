@@ -16,7 +16,17 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from services.edge.api import accounts
-from services.edge.api.bodies import BodyRefused, answer, decode, plain_error, read_body, refusal, unauthorized
+from services.edge.api.bodies import (
+    BodyRefused,
+    answer,
+    decode,
+    error_answer,
+    plain_error,
+    read_body,
+    refusal,
+    unauthorized,
+    unforeseen,
+)
 from services.edge.api.context import ApiContext
 from services.edge.api.cors import AccountsCors
 from services.edge.api.head import HeadAsGet, allow
@@ -106,9 +116,8 @@ def _endpoint(
             return refusal(error, 503, {"Retry-After": _RETRY_AFTER_S})
         except ThalamusError as error:
             return refusal(error)
-        except Exception:
-            logger.exception("server API call failed", extra={"method": name})
-            return refusal(ThalamusError())
+        except Exception as error:
+            return error_answer(unforeseen(error))
         finally:
             seconds.observe(time.perf_counter() - started)
 

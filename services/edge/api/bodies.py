@@ -13,7 +13,10 @@ from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.seldom import SeldomLog
 
 MAX_BODY_BYTES = 1_048_576
-_FAILED = SeldomLog(logging.getLogger(__name__), logging.WARNING, every_s=1.0)
+_LOGGER = logging.getLogger(__name__)
+_FAILED = SeldomLog(_LOGGER, logging.WARNING, every_s=1.0)
+_UNFORESEEN = SeldomLog(_LOGGER, logging.ERROR, every_s=1.0)
+_INTERNAL = {"code": int(ErrorCode.INTERNAL), "message": ErrorCode.INTERNAL.message}
 _ENCODER = msgspec.json.Encoder()
 T = TypeVar("T")
 
@@ -65,24 +68,31 @@ def error_body(error: ThalamusError) -> dict[str, Any]:
     """
     if error.code is ErrorCode.INTERNAL:
         _FAILED("a call over HTTP failed", error=str(error))
-        return {"code": int(error.code), "message": error.code.message}
+        return _INTERNAL
     detail = str(error)
     message = error.code.message if detail in ("", error.code.message) else f"{error.code.message}: {detail}"
     return {"code": int(error.code), "message": message}
 
 
+def unforeseen(error: Exception) -> dict[str, Any]:
+    """The body of error 100 for what nobody reckoned with; the log has the traceback, once a second at most."""
+    _UNFORESEEN("a call over HTTP failed, unforeseen", exc_info=error)
+    return _INTERNAL
+
+
 def refusal(error: ThalamusError, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An error: 200 for the server API, another status where one says more."""
-    return Response(
-        _ENCODER.encode({"error": error_body(error)}), status, media_type="application/json", headers=headers
-    )
+    return error_answer(error_body(error), status, headers)
+
+
+def error_answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """`{"error": …}` with this body."""
+    return Response(_ENCODER.encode({"error": body}), status, media_type="application/json", headers=headers)
 
 
 def plain_error(status: int, message: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> Response:
     """An error about the request itself."""
-    return Response(
-        _ENCODER.encode({"error": {"code": int(code), "message": message}}), status, media_type="application/json"
-    )
+    return error_answer({"code": int(code), "message": message}, status)
 
 
 def unauthorized(message: str, challenge: str) -> Response:

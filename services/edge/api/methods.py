@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from services.edge.api import requests as r
-from services.edge.api.bodies import BodyRefused, decode, error_body
+from services.edge.api.bodies import BodyRefused, decode, error_body, unforeseen
 from services.edge.api.context import ApiContext
 from services.edge.domain import operations as ops
 from services.edge.domain.commands import StreamPosition
@@ -86,19 +86,27 @@ async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]
         raise ThalamusError("too many channels", ErrorCode.LIMIT_EXCEEDED)
 
     async def one(channel: str) -> dict[str, Any]:
+        return {"result": await _publish(context, channel, request)}
+
+    return {"responses": await _each([partial(one, channel) for channel in request.channels], at_once=_AT_ONCE)}
+
+
+async def _each(calls: Sequence[Callable[[], Awaitable[dict[str, Any]]]], *, at_once: int) -> list[dict[str, Any]]:
+    """What each call answers, in order; one that fails, however, is an `error` in its own place only."""
+
+    async def one(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         try:
-            return {"result": await _publish(context, channel, request)}
+            return await call()
+        except BodyRefused as error:
+            return {"error": {"code": int(ErrorCode.BAD_REQUEST), "message": str(error)}}
         except ThalamusError as error:
             return {"error": error_body(error)}
+        except Exception as error:
+            return {"error": unforeseen(error)}
 
-    return {"responses": await _bounded([partial(one, channel) for channel in request.channels])}
-
-
-async def _bounded(calls: Sequence[Callable[[], Awaitable[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """Run them, so many at once, and return the results in order."""
     results: list[dict[str, Any]] = []
-    for start in range(0, len(calls), _AT_ONCE):
-        results += await asyncio.gather(*(call() for call in calls[start : start + _AT_ONCE]))
+    for start in range(0, len(calls), at_once):
+        results += await asyncio.gather(*(one(call) for call in calls[start : start + at_once]))
     return results
 
 
@@ -290,17 +298,10 @@ async def batch(context: ApiContext, request: r.Batch) -> dict[str, Any]:
             (name, body), *more = command.items()
             kind, method = METHODS[name]
         except (ValueError, KeyError):
-            return {"error": {"code": int(ErrorCode.METHOD_NOT_FOUND), "message": ErrorCode.METHOD_NOT_FOUND.message}}
-        try:
-            if more:
-                raise ThalamusError("one method per command", ErrorCode.BAD_REQUEST)
-            return {name: await method(context, decode(bytes(body), kind))}
-        except BodyRefused as error:
-            return {"error": {"code": int(ErrorCode.BAD_REQUEST), "message": str(error)}}
-        except ThalamusError as error:
-            return {"error": error_body(error)}
+            raise ThalamusError(code=ErrorCode.METHOD_NOT_FOUND) from None
+        if more:
+            raise ThalamusError("one method per command", ErrorCode.BAD_REQUEST)
+        return {name: await method(context, decode(bytes(body), kind))}
 
     calls = [partial(one, command) for command in request.commands]
-    if request.parallel:
-        return {"replies": await _bounded(calls)}
-    return {"replies": [await call() for call in calls]}
+    return {"replies": await _each(calls, at_once=_AT_ONCE if request.parallel else 1)}
