@@ -8,7 +8,7 @@ ARGS   ?=
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test test-full verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
 	$(BIN)/pytest $(ARGS)
+
+test-full: $(VENV)/.dev ## run every test, with 50,000 missed messages where `make test` has one or three thousand
+	MISSED=50000 $(BIN)/pytest $(ARGS)
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
 	$(BIN)/python -m tests.faults --out docs/reliability-results.md $(ARGS)

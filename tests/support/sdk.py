@@ -27,7 +27,6 @@ SCENARIOS = (
     "presence",
     "history",
     "recovery",
-    "many_missed",
     "refresh",
     "subscription_token",
     "server_side",
@@ -75,6 +74,8 @@ async def run_scenario(
     token: Callable[[str, float, dict[str, object]], str],
     proxy: TcpProxy,
     fill: Callable[[str, int], Awaitable[object]] | None = None,
+    *,
+    limit_s: float = _LIMIT_S,
 ) -> tuple[int | None, str]:
     """Exit code and stderr of one scenario; 0: it held. It asks for tokens and publications, to cut and to heal."""
     pipe = asyncio.subprocess.PIPE
@@ -84,7 +85,7 @@ async def run_scenario(
     assert process.stderr is not None
     errors = asyncio.create_task(process.stderr.read())
     try:
-        async with asyncio.timeout(_LIMIT_S):
+        async with asyncio.timeout(limit_s):
             process.stdin.write(json.dumps(addresses).encode() + b"\n")
             while line := await process.stdout.readline():
                 question = json.loads(line)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 
 import pytest
 
-from tests.support.filling import fill
 from tests.support.sdk import SCENARIOS, SDKS, run_scenario
 from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
@@ -25,15 +23,11 @@ async def test_sdk(sdk: str, scenario: str, request: pytest.FixtureRequest, stac
             "edge2": edge2,
             "proxied2": edge2.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}"),
             "run": secrets.token_hex(4),
-            "missed": os.environ.get("MISSED", "1200"),
             "version": sdk.rpartition("-")[2],
         }
 
         def token(user: str, ttl_s: float, claims: dict[str, object]) -> str:
             return stack.token(user, ttl_s=ttl_s, **claims)
 
-        async def publish(channel: str, count: int) -> None:
-            await fill(stack, channel, count, first=1)
-
-        code, errors = await run_scenario([*command, scenario], addresses, token, proxy, publish)
+        code, errors = await run_scenario([*command, scenario], addresses, token, proxy)
     assert code == 0, errors
