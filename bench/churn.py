@@ -35,10 +35,10 @@ def main(connects: int, of_one: int, at_a_time: int, kind: str | None, done: int
     if redraw or done:
         results = msgspec.json.decode(_RAW.read_bytes(), type=ChurnResults)
     else:
-        results = ChurnResults(origin=origin(["python -m bench.churn", *sys.argv[1:]]))
+        results = ChurnResults(origin=origin(["python -m bench.churn", *sys.argv[1:]]), kind=kind or "")
     if not redraw:
         results.cut(done)
-        asyncio.run(_run(results, connects, of_one, at_a_time, kind or ""))
+        asyncio.run(_run(results, connects, of_one, at_a_time))
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(results, out.parent / _PLOTS)
     out.write_text(markdown(results, _PLOTS))
@@ -48,14 +48,14 @@ def main(connects: int, of_one: int, at_a_time: int, kind: str | None, done: int
     sys.exit(0 if all(finding.good for finding in findings) else 1)
 
 
-async def _run(results: ChurnResults, connects: int, of_one: int, at_a_time: int, kind: str) -> None:
+async def _run(results: ChurnResults, connects: int, of_one: int, at_a_time: int) -> None:
     """Add chunks until so many connects are in the results, which are written after each."""
     came = sum(each.visitors for each in results.chunks())
     async with platform(edges=2) as target, Fleet(2) as fleet:
-        life = await begin(target, fleet, kind=kind)
+        life = await begin(target, fleet, kind=results.kind)
         while came < connects:
             count = min(of_one, connects - came)
-            found = await chunk(target, fleet, first=came, count=count, at_a_time=at_a_time, kind=kind)
+            found = await chunk(target, fleet, first=came, count=count, at_a_time=at_a_time, kind=results.kind)
             came += count
             if not life.chunks:
                 results.lives.append(life)

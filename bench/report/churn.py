@@ -20,6 +20,7 @@ class ChurnResults(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a run, and of those that went on behind it."""
 
     origin: Origin
+    kind: str = ""  # of the connections; none: clients that subscribe
     lives: list[Life] = []
 
     def chunks(self) -> list[Chunk]:
@@ -48,9 +49,13 @@ def _body(results: ChurnResults, plots: str) -> Iterator[str]:
     chunks = results.chunks()
     took_s = sum(each.took_s for each in chunks)
     visitors = sum(each.visitors for each in chunks)
+    who = (
+        f"{visitors:,} connections of the kind `{results.kind}` came and went"
+        if results.kind
+        else f"{visitors:,} clients connected with a token, subscribed and went, one half of them with a reset"
+    )
     yield (
-        f"{visitors:,} clients connected with a token, subscribed and went, in {took_s / 60:.1f} minutes "
-        f"({visitors / took_s:,.0f}/s), one half of them with a reset, in {len(chunks)} chunks. Behind each, "
+        f"{who}, in {took_s / 60:.1f} minutes ({visitors / took_s:,.0f}/s), in {len(chunks)} chunks. Behind each, "
         "when nobody is there, every process is looked at."
     )
     if len(results.lives) > 1:

@@ -30,6 +30,7 @@ def _head(results: Results) -> Iterator[str]:
     yield ""
     yield "Beside it: [what was made faster, and what the missed goals need](OPTIMISATIONS.md),"
     yield "[ten minutes of traffic](soak.md), [a million clients that came and went](churn.md),"
+    yield "[a hundred thousand connections of other kinds](churn-kinds.md),"
     yield "[how cost grows](../docs/performance.md)."
     yield ""
 

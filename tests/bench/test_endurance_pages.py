@@ -96,6 +96,8 @@ def test_a_churn_is_judged_by_what_is_left_behind_its_chunks() -> None:
     page = churn.markdown(good, "plots")
     assert "200,000 clients connected" in page
     assert "in 1.7 minutes (2,000/s)" in page
+    refused = churn.markdown(ChurnResults(origin=ORIGIN, kind="refused", lives=good.lives), "plots")
+    assert "200,000 connections of the kind `refused` came and went" in refused
     leaks = life(103_000, 103_300, 103_600, 103_900)
     assert [each.what for each in leaks.findings() if not each.good] == ["RSS of edge-1, second half"]
     holds = life(103_000, held=1)
