@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,6 +18,7 @@ from tests.edge.dialects.corpus import BROKEN, SOUND, strict
 SECRET = b"a secret of at least thirty-two bytes"
 TOKENS = [b"[", b"]", b"{", b"}", b",", b":", b'"', b'"a"', b'"\\', b"\\u", b"d83d", b"\\ude00", b"0", b"1", b"-", b"."]
 TOKENS += [b"e", b"E+", b"null", b"true", b"NaN", b"Infinity", b" ", b"\t", b"\r", b"\n", b"\x00", b"\xff", b"\xed\xa0"]
+TOKENS += [b"e30", b"E+", b"0" * 99]
 TOKENS += ["ж".encode(), b"\\n", b"\\", b"/", b"9" * 30, b'"k":']
 
 
@@ -93,3 +95,22 @@ def test_one_changed_byte_is_judged_as_a_strict_parser_does(text: bytes, data: s
     index = data.draw(st.integers(0, len(text) - 1))
     byte = data.draw(st.integers(0, 255))
     agree(text[:index] + bytes([byte]) + text[index + 1 :])
+
+
+DIGITS = st.text("0123456789", min_size=1, max_size=30) | st.integers(290, 320).map(lambda count: "1" * count)
+NUMBERS = st.builds(
+    lambda sign, whole, fraction, exponent: f"{sign}{whole.lstrip('0') or '0'}{fraction}{exponent}",
+    st.sampled_from(["", "-"]),
+    DIGITS,
+    st.just("") | DIGITS.map(".{}".format),
+    st.just("")
+    | st.builds("{}{}{}".format, st.sampled_from(["e", "E", "e+", "E-"]), st.sampled_from(["", "00"]), DIGITS)
+    | st.integers(270, 320).map("e{}".format),
+)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.lists(NUMBERS, min_size=1, max_size=3), st.booleans())
+def test_numbers_that_clients_can_not_read_are_refused_and_no_others(numbers: list[str], hidden: bool) -> None:
+    text = json.dumps(numbers) if hidden else f"[{','.join(numbers)}]"
+    agree(text.encode())

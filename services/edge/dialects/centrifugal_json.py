@@ -9,7 +9,7 @@ import msgspec
 from services.edge.dialects import json_commands, json_replies
 from services.edge.domain import replies as r
 from services.edge.domain.commands import Command, Malformed, Pong
-from services.shared.json_text import has_long_integer, is_utf8, nests_too_deep
+from services.shared.json_text import is_utf8, nests_too_deep, unreadable_number
 
 MAX_COMMANDS = 1_000
 _PONG = Command(0, Pong())
@@ -78,6 +78,6 @@ def _command(line: bytes) -> Command:
         return _malformed(str(error))
     if nests_too_deep(line):
         return _malformed("nested too deeply")
-    if has_long_integer(line):
-        return _malformed("an integer too long for clients")
+    if wrong := unreadable_number(line):
+        return _malformed(wrong)
     return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 _A_LOT = 30_000
@@ -16,15 +17,19 @@ SOUND: dict[str, bytes] = {
     "float-text": b"1.0",
     "float-0.10": b"0.10",
     "exponent": b"1E+2",
-    "beyond-double": b"1e999",
-    "minus-beyond-double": b"[-1e999]",
+    "greatest-double": b"1.7976931348623157e308",
+    "as-good-as-the-greatest-double": b"[-1.7976931348623158E+308]",
+    "below-doubles": b"[1e-999,-0.1E-99999999999999999999]",
+    "zero-with-a-great-exponent": b"0e999",
+    "long-mantissa-small-exponent": b"1" * 400 + b"e-100",
+    "great-exponent-small-mantissa": b"0." + b"0" * 700 + b"1e1000",
+    "beyond-double-in-a-string": b'["1e999",{"1e999":"x,1e999"}]',
     "big-integer": b"18446744073709551617",
     "309-digits": b"9" * 309,
     "309-digits-inside": b'{"n":-' + b"9" * 309 + b"}",
     "310-digits-of-a-fraction": b"0." + b"9" * 310,
-    "310-digits-before-a-point": b"[" + b"9" * 310 + b".0]",
-    "310-digits-before-an-exponent": b"9" * 310 + b"E-1",
-    "310-digits-of-an-exponent": b"1e" + b"9" * 310,
+    "310-digits-before-an-exponent": b"9" * 310 + b"E-2",
+    "310-digits-of-an-exponent": b"1e-" + b"9" * 310,
     "310-digits-in-a-string": b'["x,' + b"9" * 310 + b',\\"",1]',
     "310-digits-in-a-key": b'{",' + b"9" * 310 + b'":1}',
     "many-decimals": b"0." + b"3" * 400,
@@ -126,6 +131,18 @@ BROKEN: dict[str, bytes] = {
     "310-digits-behind-a-string": b'{"a,\\"":' + b"9" * 310 + b"}",
     "5000-digits": b"9" * 5_000,
     "5000-digits-inside": b'{"n":\t' + b"9" * 5_000 + b"\r}",
+    "beyond-double": b"1e999",
+    "minus-beyond-double": b"[-1e999]",
+    "just-beyond-double": b"1.7976931348623159e308",
+    "beyond-double-with-plus": b'{"a":[1E+309]}',
+    "beyond-double-by-its-mantissa": b"9" * 30 + b"e280",
+    "beyond-double-behind-zeros": b"[0." + b"0" * 700 + b"1e1010]",
+    "beyond-double-in-an-object": b'{"far":1e999,"near":-1e-999}',
+    "310-digits-before-a-point": b"[" + b"9" * 310 + b".0]",
+    "309-digits-before-a-point": b"[" + b"9" * 309 + b".5]",
+    "310-digits-of-a-great-exponent": b"1e" + b"9" * 310,
+    "5000-digits-of-an-exponent": b"1e" + b"9" * 5_000,
+    "beyond-double-behind-much-else": b'["' + b"x1e1" * 5_000 + b'",' + b"1.5e3," * 500 + b"1e309]",
     "nesting-arrays": b"[" * _A_LOT + b"]" * _A_LOT,
     "nesting-objects": b'{"a":' * (_A_LOT // 5) + b"1" + b"}" * (_A_LOT // 5),
     "nesting-mixed": b'[{"a":' * 101 + b"1" + b"}]" * 101,
@@ -135,7 +152,7 @@ BROKEN: dict[str, bytes] = {
 
 
 def strict(text: bytes) -> Any:
-    """Parse as strictly as RFC 8259 allows; raises ValueError. Numbers come as texts, integers up to 309 digits."""
+    """Parse as strictly as RFC 8259 allows; raises ValueError. Numbers come as texts, if clients can read them."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -145,9 +162,14 @@ def strict(text: bytes) -> Any:
             raise ValueError("too many digits")
         return digits
 
+    def real(number: str) -> str:
+        if math.isinf(float(number)):
+            raise ValueError("beyond doubles")
+        return number
+
     decoded = text.decode()  # UnicodeDecodeError is a ValueError
     if decoded.startswith("\ufeff"):
         raise ValueError("byte order mark")
-    value = json.loads(decoded, parse_constant=refuse, parse_int=integer, parse_float=str)
+    value = json.loads(decoded, parse_constant=refuse, parse_int=integer, parse_float=real)
     json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError: a lone surrogate
     return value

@@ -49,7 +49,7 @@ async def test_6_the_epoch_stands_in_a_live_publication_only_with_offset_1() -> 
 
 
 @pytest.mark.parametrize(
-    "data", ["null", "0", '"x"', "[]", "1.0", "12345678901234567890123", "1e999", '{"b":1,"a":[2]}']
+    "data", ["null", "0", '"x"', "[]", "1.0", "12345678901234567890123", "1e308", '{"b":1,"a":[2]}']
 )
 async def test_5_4_any_json_value_is_data_and_is_carried_byte_for_byte(data: str) -> None:
     cluster = Cluster()

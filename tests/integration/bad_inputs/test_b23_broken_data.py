@@ -117,32 +117,36 @@ async def test_broken_strings_are_refused_by_the_api_wherever_they_stand(site: S
         is_refused(await site.apis[number % 2].raw(method, body % STRINGS[name]))
 
 
-LONG = b"9" * 310
-WITH_A_LONG_INTEGER = {
-    "publish": b'{"id":1000,"publish":{"channel":"chat:bad","data":{"a":[%b]}}}' % LONG,
-    "send": b'{"id":1000,"send":{"data":%b}}' % LONG,
-    "rpc": b'{"id":1000,"rpc":{"method":"x","data":%b}}' % LONG,
-    "subscribe-data": b'{"id":1000,"subscribe":{"channel":"chat:elsewhere","data":%b}}' % LONG,
-    "unknown-member": b'{"id":1000,"rpc":{"method":"x","zz":-%b}}' % LONG,
+UNREADABLE = {"long": (b"9" * 310, "309 digits"), "far": (b"1e309", "beyond doubles")}
+WITH_A_NUMBER = {
+    "publish": b'{"id":1000,"publish":{"channel":"chat:bad","data":{"a":[%b]}}}',
+    "send": b'{"id":1000,"send":{"data":%b}}',
+    "rpc": b'{"id":1000,"rpc":{"method":"x","data":%b}}',
+    "subscribe-data": b'{"id":1000,"subscribe":{"channel":"chat:elsewhere","data":%b}}',
+    "unknown-member": b'{"id":1000,"rpc":{"method":"x","zz":-%b}}',
 }
 
 
-@pytest.mark.parametrize("name", WITH_A_LONG_INTEGER)
-async def test_integers_that_no_client_can_read_close_3501(site: Site, name: str) -> None:
-    await is_closed(site, WITH_A_LONG_INTEGER[name])
-    await is_closed(site, WITH_A_LONG_INTEGER[name], text=True, edge=1)
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("name", WITH_A_NUMBER)
+async def test_numbers_that_no_client_can_read_close_3501(site: Site, name: str, kind: str) -> None:
+    frame = WITH_A_NUMBER[name] % UNREADABLE[kind][0]
+    await is_closed(site, frame)
+    await is_closed(site, frame, text=True, edge=1)
 
 
+@pytest.mark.parametrize("kind", UNREADABLE)
 @pytest.mark.parametrize("method", ["publish", "broadcast", "subscribe-info", "subscribe-data"])
-async def test_integers_that_no_client_can_read_are_refused_by_the_api(site: Site, method: str) -> None:
+async def test_numbers_that_no_client_can_read_are_refused_by_the_api(site: Site, method: str, kind: str) -> None:
+    number, reason = UNREADABLE[kind]
     name, _, member = method.partition("-")
     body = b'"channels":["chat:bad"]' if name == "broadcast" else b'"user":"bystander","channel":"chat:bad"'
     if name == "publish":
         body = b'"channel":"chat:bad"'
-    answer = await site.apis[0].raw(name, b'{%b,"%b":{"a":%b}}' % (body, (member or "data").encode(), LONG))
+    answer = await site.apis[0].raw(name, b'{%b,"%b":{"a":%b}}' % (body, (member or "data").encode(), number))
     refused = answer.json()["result"]["responses"][0] if name == "broadcast" else answer.json()
     assert refused["error"]["code"] == 107
-    assert "309 digits" in refused["error"]["message"]
+    assert reason in refused["error"]["message"]
 
 
 NESTED = b"[" * LOT + b"]" * LOT
@@ -192,6 +196,7 @@ TOKENS: dict[str, bytes] = {
     "info-that-is-nan": b'{"sub":"m","info":NaN}',
     "info-with-a-lone-surrogate": b'{"sub":"m","info":{"a":"\\udfff"}}',
     "info-of-bad-utf-8": b'{"sub":"m","info":"\xff"}',
+    "info-beyond-doubles": b'{"sub":"m","info":{"far":1e999}}',
     "info-nested": b'{"sub":"m","info":' + b"[" * 2_900 + b"]" * 2_900 + b"}",
     "exp-beyond-numbers": b'{"sub":"m","exp":1e999}',
     "exp-of-many-digits": b'{"sub":"m","exp":' + b"9" * 5_000 + b"}",

@@ -32,8 +32,8 @@ HOSTILE: dict[str, bytes] = {
     "bidi": '"\u202egnp.exe\u202c \u200b\u200d\ufeff"'.encode(),
 }
 FAR: dict[str, bytes] = {
-    "1e999-in-an-object": b'{"far":1e999,"near":-1e-999}',
-    "5000-digits-of-an-exponent": b"1e" + b"9" * 5_000,
+    "far-in-an-object": b'{"far":1e308,"near":-1e-999}',
+    "5000-digits-of-an-exponent": b"1e-" + b"9" * 5_000,
     "5000-decimals": b"0." + b"1" * 5_000,
 }
 CARRIED = {
