@@ -126,7 +126,8 @@ class Caretaker:
             return self._failed("store", error)
         counted, life = beaten.counted, beaten.life
         if life is None:
-            return self._failed("redis", Unavailable("another run of Redis: edges say what they know of the last one"))
+            why = "another run, or another replication id, of Redis: edges say what they know of it"
+            return self._failed("redis", Unavailable(why))
         self._counted = counted
         self._set("redis", True)
         if self._gate.life is None or self._gate.life.token != life.token:

@@ -13,7 +13,8 @@ if another and store ~= ARGV[10] then return {store, redis.call('GET', KEYS[1]) 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local stretch = run_id .. ' ' .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+local stretch = run_id .. ' ' .. replid
 local count = redis.call('INCR', KEYS[1])
 local life = redis.call('GET', KEYS[2])
 local of_run, generation = string.match(life or '', '^(%S+) (%d+) ')
@@ -35,13 +36,13 @@ if count <= kept then
   redis.call('SET', KEYS[1], string.format('%d', count))
 end
 
--- What edges say of a run that nobody has judged yet.
-local said = {}
+-- What edges say of a run that nobody has judged yet, or of the same one under another replication id.
+local said, judged = {}, of_run == run_id and replid or run_id
 if not same then
   local all = redis.call('HGETALL', KEYS[6])
   for index = 1, #all, 2 do
     local of, what, rest = string.match(all[index + 1], '^(%S+) (%S+) (.*)$')
-    if of == run_id then
+    if of == judged then
       said[all[index]] = what
       missing = missing or what == 'missing'
       watched = watched or what == 'watched'

@@ -6,10 +6,11 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 local life = redis.call('GET', KEYS[1])
 local of_run, generation = string.match(life or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0
-local found = redis.call('HMGET', KEYS[2], 'writes', 'newest', 'kept')
+local found = redis.call('HMGET', KEYS[2], 'writes', 'newest', 'kept', 'stretch')
 local writes, newest, kept = tonumber(found[1]) or 0, tonumber(found[2]) or 0, found[3] or ''
 local known_generation, known_writes, known_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local missing = known_generation > generation or (known_generation == generation and known_writes > writes)
@@ -19,18 +20,26 @@ local store, count = string.match(ARGV[6], '^(%S+) (%d+)$')
 local its_store, its_count = string.match(kept, '^(%S+) (%d+)$')
 local more = store and (not its_store or (its_store == store and tonumber(its_count) < tonumber(count)))
 
-if of_run ~= run_id and not (ARGV[5] == run_id and not of_run) then
-  -- A run that nobody has judged. Nothing is changed in it but what is said: it may still be filled from a copy.
+local function say(of)
   local watched = known_generation == generation and known_ms > 0 and known_ms >= newest - 3000
   local what = missing and 'missing' or watched and 'watched' or 'new'
-  redis.call('HSET', KEYS[4], ARGV[1], run_id .. ' ' .. what .. ' ' .. (more and ARGV[6] or ''))
+  redis.call('HSET', KEYS[4], ARGV[1], of .. ' ' .. what .. ' ' .. (more and ARGV[6] or ''))
   redis.call('EXPIRE', KEYS[4], 60)
+end
+
+if of_run ~= run_id and not (ARGV[5] == run_id and not of_run) then
+  -- A run that nobody has judged. Nothing is changed in it but what is said: it may still be filled from a copy.
+  say(run_id)
   return {run_id, now, life or '', writes, more and ARGV[6] or kept, 0}
 end
 if missing then
   generation = math.max(generation, known_generation) + 1
   life = run_id .. ' ' .. string.format('%d 0', generation)
   redis.call('SET', KEYS[1], life)
+else
+  -- It goes on under another replication id, and may have become the copy of another server: persistence asks who knows.
+  local of_stretch, its_replid = string.match(found[4] or '', '^(%S+) (%S+)$')
+  if of_stretch == run_id and its_replid ~= replid then say(replid) end
 end
 if more then
   kept = ARGV[6]

@@ -27,7 +27,7 @@ COUNT = 9
 
 
 async def append_some(made: Sequence[RedisBroker], count: int = COUNT) -> list[Position]:
-    return [(await append(made[number % len(made)], str(number))).position for number in range(count)]
+    return [(await append(made[number % len(made)], str(number))).position for number in range(count if made else 0)]
 
 
 async def persistence_comes_back(server: RedisServer, kept: Beacon) -> Store:
@@ -249,3 +249,49 @@ async def test_an_edge_that_ends_in_order_is_not_missed(
     own_redis.start(whole=False)
     await store.beat()
     assert (await append_some(brokers))[0].epoch == before[0].epoch
+
+
+@pytest.mark.parametrize("persistence", ["beats", "starts anew"])
+async def test_a_first_replica_changes_the_replication_id_and_no_epoch(
+    persistence: str, own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
+) -> None:
+    """The server was nobody's copy: all that watch it say so."""
+    before = await append_some(brokers)
+    await asyncio.sleep(2 * redis_life.EVERY_S)
+    await store.beat()
+    replica = RedisServer()
+    replica.start(whole=False)
+    try:
+        async with (
+            redis.asyncio.Redis.from_url(own_redis.url) as ours,
+            redis.asyncio.Redis.from_url(replica.url) as other,
+        ):
+            await ours.config_set("repl-diskless-sync-delay", 0)
+            replid = (await ours.info("replication"))["master_replid"]
+            await other.replicaof("127.0.0.1", str(own_redis.port))
+            await synced(other)
+            assert (await ours.info("replication"))["master_replid"] != replid
+        beating = store if persistence == "beats" else await persistence_comes_back(own_redis, store.kept)
+        for _ in range(3):
+            await beating.beat()
+        await asyncio.sleep(2 * redis_life.EVERY_S)
+        assert {position.epoch for position in await append_some(brokers)} == {before[0].epoch}
+        if beating is not store:
+            await beating.close()
+    finally:
+        replica.close()
+
+
+async def test_under_another_replication_id_an_edge_that_died_is_missed(
+    own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it acknowledged last may be what the copy lacks."""
+    monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
+    before = await append_some(brokers)
+    await store.beat()
+    assert brokers[0]._life._task is not None
+    brokers[0]._life._task.cancel()  # it says no farewell
+    await become_a_copy(own_redis, "REPLICAOF", [])
+    await store.beat()
+    await asyncio.sleep(2 * redis_life.EVERY_S)
+    assert (await append_some(brokers[1:], 1))[0].epoch != before[0].epoch
