@@ -315,7 +315,9 @@ async def test_the_rest_of_a_read_is_forgotten_once_a_close_frame_is_on_its_way(
     assert made.connection._waiting is None
 
 
-@pytest.mark.parametrize("wrong", [frame(TEXT, b"\xff"), frame(TEXT, b"w" * (LIMIT + 1)), frame(3)])
+@pytest.mark.parametrize(
+    "wrong", [frame(TEXT, b"\xff"), frame(TEXT, b"w" * (LIMIT + 1)), frame(3)], ids=["utf-8", "too long", "opcode"]
+)
 async def test_pongs_for_what_came_before_a_violation_are_sent(wrong: bytes) -> None:
     made = Made()
     made.connection.data_received(frame(PING, b"1") + frame(TEXT, b"fr", fin=False) + frame(PING, b"2") + wrong)
