@@ -54,7 +54,7 @@ _MOST_EDGES = 64
     type=click.Choice(["fixed", "auto"]),
     default="fixed",
     show_default=True,
-    help="auto: any free ports, but for those that a variable names, such as EDGE_PORT.",
+    help="auto: any free ports, those of the last start if possible, but for those that a variable names (EDGE_PORT).",
 )
 @click.option(
     "--repair",

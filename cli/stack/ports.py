@@ -73,8 +73,10 @@ def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
     return int(text)
 
 
-def choose_ports(ports: Sequence[Port], rng: random.Random | None = None) -> dict[tuple[str, str], int]:
-    """(owner, variable) → a port that is free now.
+def choose_ports(
+    ports: Sequence[Port], rng: random.Random | None = None, *, last: Mapping[tuple[str, str], int] | None = None
+) -> dict[tuple[str, str], int]:
+    """(owner, variable) → a port that is free now; where any will do, that of the `last` start if it is free.
 
     Raises:
         ConfigError: named ports are in use, or named twice; one line names them and their variables.
@@ -94,10 +96,13 @@ def choose_ports(ports: Sequence[Port], rng: random.Random | None = None) -> dic
         variable = next(port.variable for port in ports if port.variable in problems[0])
         instead = f"{variable}=0 for any free port" if len(problems) == 1 else "take --ports auto"
         raise ConfigError(f"{'; '.join(problems)}: free {'it' if len(problems) == 1 else 'them'}, or {instead}")
-    for port in ports:
-        if port.number == 0:
-            chosen[port.owner, port.variable] = _free(port.host, set(chosen.values()), rng)
-    return chosen
+    anyhow = {(port.owner, port.variable): port.host for port in ports if port.number == 0}
+    for name, number in (last or {}).items():
+        if name in anyhow and number not in chosen.values() and not why_not(anyhow[name], number):
+            chosen[name] = number
+    for name in anyhow.keys() - chosen.keys():
+        chosen[name] = _free(anyhow[name], set(chosen.values()), rng)
+    return {(port.owner, port.variable): chosen[port.owner, port.variable] for port in ports}
 
 
 def _free(host: str, taken: set[int], rng: random.Random) -> int:

@@ -13,6 +13,7 @@ from cli.errors import CommandError, Refused
 from cli.http import NoAnswer, request
 from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
 from cli.stack import aof
+from cli.stack.last_ports import LastPorts
 from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
@@ -61,6 +62,11 @@ async def running_stack(
         if settings.repair:
             on_event("INFO", "redis", await asyncio.to_thread(aof.repair, redis_server, data))
         aof.refuse_zeros(data)
+        wanted = wanted_ports(settings.environment, settings.edges, any_free=settings.any_free_port)
+        last = LastPorts(data)
+        ports = choose_ports(wanted, last=last.ports)
+        for line in last.keep(wanted, ports):
+            on_event("INFO", "ports", line)
         plan = StackPlan(
             data=data,
             environment=settings.environment,
@@ -69,7 +75,7 @@ async def running_stack(
             redis_server=redis_server,
             edges=settings.edges,
             environment_of=settings.environment_of,
-            ports=choose_ports(wanted_ports(settings.environment, settings.edges, any_free=settings.any_free_port)),
+            ports=ports,
         )
         try:
             async with Supervisor(

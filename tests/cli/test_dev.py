@@ -220,6 +220,41 @@ def test_two_stacks_run_beside_one_another_with_ports_auto(tmp_path: Path) -> No
             dev.close()
 
 
+def test_a_client_that_runs_on_finds_a_stack_with_ports_auto_again(tmp_path: Path) -> None:
+    environment = {name: value for name, value in clean_environment().items() if not name.endswith("_PORT")}
+
+    def started() -> Dev:
+        dev = Dev(tmp_path, "--ports", "auto", environment=environment)
+        try:
+            dev.wait_ready()
+        except BaseException:
+            dev.close()
+            raise
+        return dev
+
+    first = started()
+    subscriber = shell(tmp_path, f"exec {first.example('subscribe')}")
+    try:
+        assert subscriber.stderr is not None
+        assert subscriber.stdout is not None
+        while "subscribed to chat:lobby" not in subscriber.stderr.readline():
+            pass
+        first.close()
+        second = started()
+        try:
+            deadline = time.monotonic() + _READY_WITHIN_S
+            while "recovered chat:lobby" not in subscriber.stderr.readline():  # a line for every attempt
+                assert time.monotonic() < deadline
+            published = shell(tmp_path, second.example("publish"))
+            assert published.communicate(timeout=30)[0].startswith("published to chat:lobby at 1:")
+            while '{"text":"hello"}' not in subscriber.stdout.readline():
+                pass
+        finally:
+            second.close()
+    finally:
+        end(subscriber)
+
+
 def test_no_child_outlives_a_killed_supervisor(start: Callable[..., Dev]) -> None:
     dev = start()
     dev.wait_ready()

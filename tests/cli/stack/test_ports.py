@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cli.stack.last_ports import LastPorts
 from cli.stack.ports import choose_ports, wanted_ports, why_not
 from services.shared.config import ConfigError
 
@@ -91,3 +93,61 @@ def test_what_is_no_port_is_refused_by_name(text: str) -> None:
 def test_edges_beyond_the_last_port_are_refused() -> None:
     with pytest.raises(ConfigError, match="EDGE_PORT=65535 leaves no port for edge-2"):
         wanted_ports({"EDGE_PORT": "65535"}, edges=2)
+
+
+def chosen_anew(data: Path, environment: dict[str, str], edges: int) -> tuple[dict[tuple[str, str], int], list[str]]:
+    """As a start with this data directory chooses; and what it says of it."""
+    last = LastPorts(data)
+    wanted = wanted_ports(environment, edges)
+    ports = choose_ports(wanted, last=last.ports)
+    return ports, last.keep(wanted, ports)
+
+
+def test_the_next_start_takes_the_same_ports(tmp_path: Path) -> None:
+    first, _ = chosen_anew(tmp_path, ANY, edges=2)
+    for edges in (2, 1, 2, 3):  # those of the second are known in between
+        again, said = chosen_anew(tmp_path, ANY, edges)
+        assert {name: port for name, port in first.items() if name in again}.items() <= again.items()
+        assert said == []
+
+
+def test_a_port_of_the_last_start_that_is_in_use_is_replaced_and_told(tmp_path: Path) -> None:
+    first, _ = chosen_anew(tmp_path, ANY, edges=1)
+    lost = first["edge-1", "EDGE_PORT"]
+    with socket.create_server(("127.0.0.1", lost)):
+        second, said = chosen_anew(tmp_path, ANY, edges=1)
+    instead = second["edge-1", "EDGE_PORT"]
+    assert {name for name in first if first[name] != second[name]} == {("edge-1", "EDGE_PORT")}
+    assert said == [f"port {lost} (edge-1, EDGE_PORT) of the last start is in use: {instead} in its place"]
+    assert chosen_anew(tmp_path, ANY, edges=1) == (second, [])
+
+
+def test_a_port_that_a_variable_names_is_taken_whatever_the_last_start_had(tmp_path: Path, taken: int) -> None:
+    first, _ = chosen_anew(tmp_path, ANY, edges=1)
+    named = first["auth", "AUTH_GRPC_PORT"]
+    second, said = chosen_anew(tmp_path, {**ANY, "EDGE_PORT": str(named)}, edges=1)
+    assert second["edge-1", "EDGE_PORT"] == named
+    assert second["auth", "AUTH_GRPC_PORT"] != named
+    assert len(set(second.values())) == len(second)
+    assert said == [
+        f"port {named} (auth, AUTH_GRPC_PORT) of the last start is in use: "
+        f"{second['auth', 'AUTH_GRPC_PORT']} in its place"
+    ]
+    with pytest.raises(ConfigError, match=rf"port {taken} \(edge-1, EDGE_PORT\) is in use"):
+        chosen_anew(tmp_path, {**ANY, "EDGE_PORT": str(taken)}, edges=1)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"edge-1 EDGE_PORT":"x"}', '{"edge-1 EDGE_PORT":70000}', "{}"])
+def test_what_can_not_be_read_counts_as_no_last_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dev-ports.json").write_text(text)
+    assert LastPorts(tmp_path).ports == {}
+    chosen, said = chosen_anew(tmp_path, ANY, edges=1)
+    assert said == []
+    assert LastPorts(tmp_path).ports == chosen
+
+
+def test_ports_that_variables_name_are_no_memory(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        named = other.getsockname()[1]
+    chosen_anew(tmp_path, {**ANY, "EDGE_PORT": str(named)}, edges=1)
+    assert ("edge-1", "EDGE_PORT") not in LastPorts(tmp_path).ports
