@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Makes entries of a `stored` channel readable, and announces them in offset order. Never before the store has them.
 -- KEYS: log, meta. ARGV: epoch, upto, history_size, pub/sub channel, life in which they were numbered.
 -- Returns what is readable now; -1: another epoch or life, or an entry is not there.
@@ -9,11 +10,12 @@ if upto > tonumber(known[2]) then return -1 end
 if upto <= stored then return stored end
 local entries = redis.call('XRANGE', log, string.format('%d-0', stored + 1), string.format('%d-0', upto))
 if #entries ~= upto - stored then return -1 end
+-- First: a Redis that takes no writes refuses here, before anybody has heard what can't be read.
+redis.call('HSET', meta, 'stored', string.format('%d', upto))
 for _, entry in ipairs(entries) do
   local offset = string.match(entry[1], '^%d+')
   redis.call('PUBLISH', ARGV[4], 'p' .. known[1] .. ' ' .. offset .. ' ' .. entry[2][4])
 end
-redis.call('HSET', meta, 'stored', string.format('%d', upto))
 -- Cut at every sixteenth offset: up to fifteen more are kept.
 local oldest = upto - tonumber(ARGV[3]) + 1
 if oldest > 1 and math.floor(upto / 16) > math.floor(stored / 16) then

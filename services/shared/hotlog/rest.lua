@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Lets Redis forget a `stored` channel that nobody publishes in: persistence brings it back from the store. Only while
 -- nothing of it is not stored yet. KEYS: meta, log. ARGV: ttl_s, ttl_s where nothing was ever published.
 -- Returns 1 if it may be forgotten.

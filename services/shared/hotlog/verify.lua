@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Notes that a `stored` channel was compared with the store in this life of Redis, if it holds what the store has.
 -- KEYS: meta. ARGV: epoch, top of the store, life, 1: it may hold more. Returns 1 if so, 0 if it is behind, -1 if there is no
 -- meta, 2 if it holds more.
