@@ -10,7 +10,7 @@ from typing import Any
 
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.channel_log import ChannelLog, Need
-from services.edge.domain.log_reader import LogReader
+from services.edge.domain.log_reader import LogReader, pause_s
 from services.edge.domain.model import ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker
 from services.edge.domain.replies import JoinPush, LeavePush
@@ -271,16 +271,17 @@ class Hub:
 
     async def _repair_until_whole(self, view: Channel) -> None:
         """Read what is missing and hand it out, one reader per channel; give up only where the log itself can't."""
-        attempt = 0
+        attempt = failures = 0
         try:
             while self._channels.get(view.name) is view and view.log is not None:
                 self._repair_again.discard(view.name)
                 try:
                     page = await self._reader.after(view.name, view.namespace, view.log.position)
                 except (Unavailable, Busy):
-                    attempt += 1
-                    await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
+                    failures += 1
+                    await asyncio.sleep(pause_s(failures))
                     continue
+                failures = 0
                 if self._channels.get(view.name) is not view:
                     return
                 if page is None:  # the log has a hole there, went back, or is another one

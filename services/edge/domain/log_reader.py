@@ -18,11 +18,17 @@ from services.shared.namespaces import Durability, Namespace
 _RETRY_AFTER_S = 1.0
 _TURN_S = 2.5
 PAGE_BYTES = 65_536  # of what is read at a time for a client that catches up
+_FIRST_PAUSE_S, _DOUBLED, _LONGEST_PAUSE_S = 0.1, 4, 1.0
 Page = TypeVar("Page")
 
 
 class TooMuch(Exception):
     """More than a reply may carry."""
+
+
+def pause_s(failures: int) -> float:
+    """How long to wait before a log is read again that could not be read so many times in a row."""
+    return min(_FIRST_PAUSE_S * (1 << min(failures - 1, _DOUBLED)), _LONGEST_PAUSE_S)
 
 
 class _Recovery:

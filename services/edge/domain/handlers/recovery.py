@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.channel import Channel, Subscription
-from services.edge.domain.log_reader import TooMuch
+from services.edge.domain.log_reader import TooMuch, pause_s
 from services.edge.domain.model import Position, Publication
+from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, Unavailable
 
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
 
+logger = logging.getLogger(__name__)
+
 _READ_ATTEMPTS = 3
-_LONGEST_PAUSE_S = 1.0  # between tries while the log can't be read
 
 
 async def recover(
@@ -30,7 +33,7 @@ async def recover(
     if log is None or request.epoch not in ("", top.epoch) or request.offset > top.offset:
         return None
     count = top.offset - request.offset
-    if count > max(settings.recovery_limit, settings.recovery_total):
+    if count > _most(settings):
         return None
     if count <= settings.recovery_limit:
         try:
@@ -44,6 +47,11 @@ async def recover(
     first = [one for one in page if one.offset <= log.delivered]
     subscription.caught_up_to = request.offset + len(first)
     return first
+
+
+def _most(settings: Settings) -> int:
+    """Publications that a client may have missed."""
+    return max(settings.recovery_limit, settings.recovery_total)
 
 
 async def _at_once(session: Session, channel: Channel, offset: int, top: Position) -> list[Publication] | None:
@@ -72,6 +80,15 @@ async def catch_up(session: Session, channel: Channel, subscription: Subscriptio
     Nothing is kept for it meanwhile. A drop midway costs nothing: each push has its offset. Where the log no longer
     has what comes next, or another one began, the client is told (2500; 3010 for a server-side subscription).
     """
+    try:
+        await _push_pages(session, channel, subscription)
+    except Exception:
+        logger.exception("what was missed could not be read to its end", extra={"channel": channel.name})
+        if channel.is_catching_up(subscription):  # else it would hear nothing, and not know
+            session.insufficient_state(subscription)
+
+
+async def _push_pages(session: Session, channel: Channel, subscription: Subscription) -> None:
     node, log = session.node, channel.log
     assert log is not None
     failures = 0
@@ -79,7 +96,7 @@ async def catch_up(session: Session, channel: Channel, subscription: Subscriptio
         await session.until_replies_taken()
         if session.is_closed or not channel.is_catching_up(subscription):
             return
-        if log.delivered - subscription.caught_up_to > node.settings.recovery_total:
+        if log.delivered - subscription.caught_up_to > _most(node.settings):
             session.insufficient_state(subscription)
             return
         page = log.since(subscription.caught_up_to, node.clock.wall())
@@ -92,7 +109,7 @@ async def catch_up(session: Session, channel: Channel, subscription: Subscriptio
             page = await node.reader.page(channel.name, channel.namespace, log, subscription.caught_up_to)
         except (Unavailable, Busy):
             failures += 1
-            await asyncio.sleep(min(0.05 * 2**failures, _LONGEST_PAUSE_S))
+            await asyncio.sleep(pause_s(failures))
             continue
         failures = 0
         if session.is_closed or not channel.is_catching_up(subscription):
