@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from services.edge.adapters import codec
 from services.edge.domain.model import (
     AppendResult,
     ClientInfo,
@@ -85,14 +86,23 @@ class MemoryBus:
         self.announce(channel, log.epoch, kept)
         return AppendResult(Position(log.top, log.epoch), False)
 
-    def read(self, channel: str, since_offset: int, limit: int, reverse: bool) -> HistoryPage:
+    def read(self, channel: str, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         self.check()
         log = self.log(channel)
         if reverse:
             found = [one for one in reversed(log.entries) if not since_offset or one.offset < since_offset]
         else:
             found = [one for one in log.entries if one.offset > since_offset]
-        return HistoryPage([copy.copy(one) for one in found[:limit]], Position(log.top, log.epoch))
+        return HistoryPage([copy.copy(one) for one in _within(found[:limit], max_bytes)], Position(log.top, log.epoch))
+
+
+def _within(found: list[Publication], max_bytes: int) -> list[Publication]:
+    """The first of them, in so many bytes of the log; the last one may go beyond."""
+    for count, publication in enumerate(found):
+        if max_bytes < 0:
+            return found[:count]
+        max_bytes -= len(codec.encode(publication))
+    return found
 
 
 class MemoryBroker:
@@ -142,7 +152,7 @@ class MemoryBroker:
         self.bus.check()
         if channel not in self.bus.logs:
             return None
-        return self.bus.read(channel, since_offset, limit, reverse)
+        return self.bus.read(channel, since_offset, limit, reverse, max_bytes)
 
     async def reset(self, channel: str, epoch: str) -> None:
         self.bus.check()
@@ -174,7 +184,7 @@ class MemoryStore:
         return Position(log.top, log.epoch)
 
     async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
-        return self.bus.read(channel, since_offset, limit, reverse)
+        return self.bus.read(channel, since_offset, limit, reverse, max_bytes)
 
     async def remove_history(self, channel: str) -> None:
         self.bus.check()

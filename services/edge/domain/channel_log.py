@@ -104,7 +104,7 @@ class ChannelLog:
         for publication in reversed(publications):
             if publication.offset >= first:
                 continue
-            size = self._ring_bytes + len(publication.data)
+            size = self._ring_bytes + publication.size
             if publication.offset < first - 1 or len(self._ring) >= self._ring_size or size > self._ring_max_bytes:
                 return
             self._ring.appendleft(publication)
@@ -125,9 +125,9 @@ class ChannelLog:
     def _accept(self, publication: Publication) -> None:
         self.delivered = publication.offset
         self._ring.append(publication)
-        self._ring_bytes += len(publication.data)
+        self._ring_bytes += publication.size
         while len(self._ring) > self._ring_size or (self._ring_bytes > self._ring_max_bytes and len(self._ring) > 1):
-            self._ring_bytes -= len(self._ring.popleft().data)
+            self._ring_bytes -= self._ring.popleft().size
 
     def _drain(self) -> list[Publication]:
         ready = []

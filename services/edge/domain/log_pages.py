@@ -35,7 +35,7 @@ class RecentPages:
         """Keep a page that was asked for in that edition."""
         if edition != self.edition or key in self._pages:
             return
-        size = sum(len(one.data) + _OVERHEAD_BYTES for one in page)
+        size = sum(one.size + _OVERHEAD_BYTES for one in page)
         self._pages[key] = page, size
         self._bytes += size
         while self._bytes > self._max_bytes:

@@ -158,9 +158,12 @@ class LogReader:
                 max_bytes=2 * self._settings.reply_max_bytes,
             )
             publications = [one for one in older.publications if one.offset < first_kept] + publications
-        if sum(len(one.data) for one in publications) > self._settings.reply_max_bytes:
+        if sum(one.size for one in publications) > self._settings.reply_max_bytes:
             raise TooMuch
-        if [one.offset for one in publications] != list(range(position.offset + 1, top.offset + 1)):
+        expected = range(position.offset + 1, top.offset + 1)
+        if [one.offset for one in publications] != list(expected):
+            if publications and publications[0].offset == expected.start:
+                raise TooMuch  # it has begun: a read ends after so many bytes
             return None
         tag_times(namespace, publications)
         return HistoryPage(publications, top)
@@ -313,7 +316,7 @@ def _within(publications: list[Publication], max_bytes: int) -> list[Publication
     """The first of them that fit a reply, at least one."""
     total = 0
     for count, publication in enumerate(publications):
-        total += len(publication.data)
+        total += publication.size
         if total > max_bytes and count:
             return publications[:count]
     return publications

@@ -44,6 +44,16 @@ class Publication(msgspec.Struct, gc=False):
     time_ms: int = 0
     offset: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of what others see of it: data, tags, and who published it."""
+        size, info = len(self.data), self.info
+        if info is not None:
+            size += len(info.user) + len(info.client) + len(info.conn_info) + len(info.chan_info)
+        if self.tags:
+            size += sum(map(len, self.tags)) + sum(map(len, self.tags.values()))
+        return size
+
 
 class AppendResult(NamedTuple):
     """Outcome of an append: its position, and whether an earlier publish with that key already had it."""

@@ -69,7 +69,7 @@ async def _at_once(session: Session, channel: Channel, offset: int, top: Positio
         # else: a read that others had begun before this one joined; the next is later
     if missed is None or len(missed) != top.offset - offset:
         return None
-    if sum(len(one.data) for one in missed) > session.node.settings.reply_max_bytes:
+    if sum(one.size for one in missed) > session.node.settings.reply_max_bytes:
         raise TooMuch
     return missed
 
