@@ -37,6 +37,8 @@ class Ending:
 
     Args:
         delivery: Bytes that the client's system has taken so far, and bytes that are still on their way to it.
+        resets: End with RST even where all has arrived, so that the kernel keeps nothing; the client may not have read
+            it all yet, and some of its libraries then drop what they hold.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class Ending:
         "_linger_s",
         "_loop",
         "_patience_s",
+        "_resets",
         "_since",
         "_taken",
         "_timer",
@@ -53,9 +56,15 @@ class Ending:
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, delivery: Callable[[], tuple[int, int]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        delivery: Callable[[], tuple[int, int]],
+        *,
+        resets: bool = True,
     ) -> None:
         self._loop = loop
+        self._resets = resets
         self._transport = transport
         self._delivery = delivery
         self._discard = Discard(transport)
@@ -96,7 +105,7 @@ class Ending:
         now = self._loop.time()
         taken, under_way = self._delivery()
         if not under_way and self._delivered:
-            self._reset()
+            self._end()
             return
         self._delivered = not under_way
         if now - self._since >= self._patience_s:
@@ -105,6 +114,13 @@ class Ending:
                 return
             self._since, self._taken = now, taken
         self._timer = self._loop.call_later(self._linger_s / 2, self._look)
+
+    def _end(self) -> None:
+        if self._resets:
+            self._reset()
+        else:
+            self.cancel()
+            self._transport.abort()
 
     def _reset(self) -> None:
         """End TCP at once: the kernel, too, forgets what a client that hardly reads has not taken."""

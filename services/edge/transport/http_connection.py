@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
-from services.edge.transport.ending import LINGER_S, Discard
+from services.edge.transport.delivery import taken_and_under_way
+from services.edge.transport.ending import Ending
 from services.edge.transport.http_body import BodyReader
 from services.edge.transport.http_exchange import Exchange
 from services.edge.transport.http_head import MAX_HEAD_BYTES, Head, HeadReader
@@ -40,12 +41,12 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_caller",
-        "_discard",
         "_ending",
         "_eof",
         "_exchange",
         "_handover",
         "_head",
+        "_last_moments",
         "_paused",
         "_server",
         "_timer",
@@ -69,7 +70,7 @@ class HttpConnection(asyncio.Protocol):
         self._paused = False
         self._turn_is_due = False  # to go on with a body that is there already
         self._ending = False  # nothing more is read
-        self._discard: Discard | None = None  # of what still comes
+        self._last_moments: Ending | None = None  # where more may come than was read
         self._eof = False
 
     def begin(self, head: Head, rest: bytes) -> None:
@@ -85,8 +86,8 @@ class HttpConnection(asyncio.Protocol):
         if not self._ending:
             self._waiting += data
             self._guarded(self._read)
-        elif self._discard is not None:
-            self._discard.take(len(data))
+        elif self._last_moments is not None:
+            self._last_moments.discard(len(data))
 
     def eof_received(self) -> bool:
         """The client sends nothing more, but what it has sent whole is answered."""
@@ -113,6 +114,9 @@ class HttpConnection(asyncio.Protocol):
         """The end."""
         self._ending = True
         self._set_timer(None)
+        if self._last_moments is not None:
+            self._last_moments.cancel()
+            self._last_moments = None
         self._waiting.clear()
         self._lose_exchange()
         self._head = self._body = None
@@ -227,7 +231,7 @@ class HttpConnection(asyncio.Protocol):
     def _wait_for_request(self) -> None:
         """Nothing is being answered: the next request may begin, go on, or wait until the client has read."""
         options = self._handover.options
-        if self._eof:
+        if self._eof and not self._waiting:  # else more is asked for, once the client has read
             self._close()
         elif self._writable is not None:
             if self._timer is None:
@@ -318,14 +322,20 @@ class HttpConnection(asyncio.Protocol):
         self._transport.close()
 
     def _end_slowly(self) -> None:
-        """Half-close, and wait a little for the client to read: closing on unread bytes would reset the connection."""
+        """Half-close, and wait while the client reads: closing on unread bytes would reset the connection."""
         self._ending = True
         self._body = self._head = None
         self._waiting.clear()
-        self._set_timer(LINGER_S)
+        options = self._handover.options
+        self._set_timer(options.http_request_timeout_s)  # whatever it takes meanwhile
         if not self._transport.is_closing():
-            self._discard = Discard(self._transport)
+            self._last_moments = Ending(self._handover.loop, self._transport, self._delivery, resets=False)
+            self._last_moments.once_delivered(options.close_timeout_s)
             self._transport.write_eof()
+
+    def _delivery(self) -> tuple[int, int]:
+        held = self._transport.get_write_buffer_size()
+        return taken_and_under_way(self._transport) or (-held, held)
 
     def _lose_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import random
+import socket
 
 import pytest
 from fastapi import FastAPI, Request
@@ -61,6 +62,11 @@ async def unread() -> str:
 async def big() -> str:
     global runs
     runs += 1
+    return "a" * 100_000
+
+
+@app.post("/big_unread")
+async def big_unread() -> str:
     return "a" * 100_000
 
 
@@ -266,6 +272,57 @@ async def test_what_was_asked_before_a_half_close_is_answered(serve: Serve) -> N
         client.writer.write_eof()
         assert [await response(client) for _ in range(2)] == [(200, b'"a"'), (200, b'"b"')]
         assert await client.rest() == b""
+
+
+async def test_all_that_was_asked_before_a_half_close_is_answered_to_a_client_that_reads_later(serve: Serve) -> None:
+    served = await serve(app=app)
+    async with Raw(served.port, receive_buffer=4_096) as client:
+        client.write(get("/big") * 100)
+        client.writer.write_eof()
+        await asyncio.sleep(0.2)  # by now the system takes no more
+        for _ in range(100):
+            assert len((await response(client))[1]) == 100_002
+        assert await client.rest() == b""
+    await served.http_over()
+
+
+SENT_TOO_MUCH = {
+    "a line end": get("/big", "Connection: close") + b"\r\n",
+    "another request": get("/big", "Connection: close") + get("/big"),
+    "part of a body": post("/big_unread", "Content-Length: 9", "Connection: close") + b"a",
+    "a body that is not asked for": post("/big_unread", "Content-Length: 9", "Expect: 100-continue"),
+}
+
+
+@pytest.mark.parametrize("sent", SENT_TOO_MUCH.values(), ids=list(SENT_TOO_MUCH))
+async def test_the_last_answer_arrives_whole_at_a_client_that_reads_slowly(serve: Serve, sent: bytes) -> None:
+    served = await serve(app=app)
+    listener = served.server._listener
+    assert listener is not None
+    listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192)  # accepted sockets inherit it
+    async with Raw(served.port, receive_buffer=4_096) as client:
+        client.write(sent)
+        await client.head()
+        body = b""
+        async with asyncio.timeout(LIMIT_S):
+            while part := await client.reader.read(2_500):
+                body += part
+                await asyncio.sleep(0.05)
+        assert len(body) == 100_002
+    await served.http_over()
+
+
+async def test_who_does_not_take_the_last_answer_is_ended_in_time(serve: Serve) -> None:
+    served = await serve(app=app, close_timeout_s=0.3)
+    client = await Raw(served.port, receive_buffer=4_096).__aenter__()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.write(get("/big") * 40 + get("/big", "Connection: close") + b"\r\n")
+    async with asyncio.timeout(LIMIT_S):
+        while not served.server.counters.https:
+            await asyncio.sleep(0.01)
+    served.server.stop_accepting()  # the request that runs is the last one
+    await served.http_over()
+    client.writer.close()
 
 
 async def test_a_client_that_waits_for_100_gets_it_once(serve: Serve) -> None:
