@@ -93,6 +93,8 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # `thalamus history … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:  # what nobody foresaw of a file or of the output, such as a full disk
+        return _complain(f"{error.filename or 'output'}: {error.strerror or error}", EXIT_FAILED)
 
 
 def _complain(text: str, exit_code: int) -> int:

@@ -65,7 +65,11 @@ def repair(server: Path, data: Path) -> str:
         return f"{file} is whole: nothing to repair"
     folder = file.parent
     copy = folder.with_name(f"{folder.name}.before-repair-{int(time.time())}")
-    shutil.copytree(folder, copy)
+    try:
+        shutil.copytree(folder, copy)
+    except OSError as error:  # of one file, or `shutil.Error` of several
+        shutil.rmtree(copy, ignore_errors=True)
+        raise ConfigError(f"no copy of {folder} can be made, and nothing was repaired: {error}") from error
     said = _check(server, file, "--fix")
     if file.stat().st_size != good:
         raise ConfigError(f"{file} can't be repaired: {said.strip()[-200:]}")

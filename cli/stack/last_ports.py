@@ -31,7 +31,8 @@ class LastPorts:
         }
 
     def keep(self, wanted: Sequence[Port], chosen: Mapping[tuple[str, str], int]) -> list[str]:
-        """Write down what was chosen where any port would do; a line for each that could not be taken again."""
+        """Write down what was chosen where any port would do; a line for each that could not be taken again,
+        and one where it can't be written."""
         free = {(port.owner, port.variable) for port in wanted if port.number == 0}
         told = [
             f"port {self.ports[name]} ({', '.join(name)}) of the last start is in use: {chosen[name]} in its place"
@@ -41,6 +42,9 @@ class LastPorts:
         self.ports = {**self.ports, **{name: chosen[name] for name in free}}
         text = msgspec.json.encode({" ".join(name): port for name, port in sorted(self.ports.items())})
         temporary = self._path.with_name(f"{_FILE}.new")
-        temporary.write_bytes(msgspec.json.format(text, indent=2) + b"\n")
-        temporary.replace(self._path)
+        try:
+            temporary.write_bytes(msgspec.json.format(text, indent=2) + b"\n")
+            temporary.replace(self._path)
+        except OSError as error:
+            told.append(f"the next start may take others, {self._path} can't be written: {error.strerror}")
         return told

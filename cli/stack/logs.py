@@ -144,6 +144,8 @@ class LogSink:
                 self._files[name] = LogFile(self._directory / f"{name}.log")
             self._files[name].write(line)
         except OSError as error:  # a full disk takes the file, not the platform
+            if (file := self._files.pop(name, None)) is not None:
+                file.close()
             self._show(f"{self._directory / name}.log can't be written: {error.strerror}")
         if name not in self._hidden and line.strip():
             self._show(self._formatter.format(name, line))

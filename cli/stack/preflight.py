@@ -53,16 +53,18 @@ def only_one(data: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it.
     """
-    with (data / _LOCK).open("a+") as lock:
+    with (data / _LOCK).open("a+b", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
-            holder = lock.read().strip() or "unknown"
+            holder = lock.readall().decode("ascii", "replace").strip() or "unknown"
             raise ConfigError(f"data directory {data} is in use by `thalamus dev` (pid {holder}): {_HOW}") from error
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        try:
+            lock.write(b"%d\n" % os.getpid())
+        except OSError as error:
+            raise ConfigError(f"{data / _LOCK} can't be written: {error.strerror}") from error
         yield
 
 
@@ -70,7 +72,7 @@ def service_token(environment_file: str | None, data: Path) -> Path:
     """The file with the secret by which our services know one another; made at the first start.
 
     Raises:
-        ConfigError: a file that was named can't be read.
+        ConfigError: a file that was named can't be read, or ours can't be written.
     """
     path = Path(environment_file) if environment_file else data / "service.token"
     if not environment_file and not path.exists():
@@ -80,9 +82,16 @@ def service_token(environment_file: str | None, data: Path) -> Path:
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """A file that only this user may read; replaced whole."""
+    """A file that only this user may read; replaced whole.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
     temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{secret}\n")
-    temporary.replace(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{secret}\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from error

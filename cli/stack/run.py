@@ -82,7 +82,7 @@ async def running_stack(
                 plan.specs(),
                 on_line=on_line,
                 on_event=on_event,
-                on_change=lambda: write_running(data, describe(plan, supervisor)),
+                on_change=lambda: _write_running(data, describe(plan, supervisor), on_event),
                 restart=settings.restart,
             ) as supervisor:
                 on_supervisor(supervisor)
@@ -95,6 +95,14 @@ async def running_stack(
                 yield supervisor, plan
         finally:
             forget_running(data)
+
+
+def _write_running(data: Path, stack: RunningStack, on_event: Callable[[str, str, str], None]) -> None:
+    try:
+        write_running(data, stack)
+    except OSError as error:  # a full disk takes the file, not the platform
+        text = f"other commands may not find this stack, {error.filename} can't be written: {error.strerror}"
+        on_event("WARNING", "dev", text)
 
 
 def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:

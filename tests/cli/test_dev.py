@@ -205,6 +205,28 @@ def test_an_ordinary_stop_and_start_keeps_the_epochs_of_hot_channels(start: Call
     assert published == [f"published to live:kept at {offset}:{epoch}" for offset in (1, 2, 3)]
 
 
+def test_files_that_can_not_be_written_are_told_and_stop_no_running_stack(start: Callable[..., Dev]) -> None:
+    """As on a full disk; a directory in their place does the same, also to root."""
+    dev = start()
+    data = dev.directory / "data"
+    dev.until(data.is_dir)
+    dev.until((data / "dev.json").exists, _READY_WITHIN_S)
+    dev.wait_ready()
+    (data / "dev.json.new").mkdir()
+    os.kill(dev.pids()["presence"], signal.SIGKILL)
+    dev.until(lambda: any("presence" in line and "is ready again" in line for line in dev.said))
+    told = [line for line in alarming(dev.said) if "dev.json.new can't be written: Is a directory" in line]
+    assert told
+    (data / "dev.json.new").rmdir()
+    dev.close()
+    assert dev.process.returncode == 0
+    (data / "dev-ports.json.new").mkdir()
+    again = start()
+    again.wait_ready()
+    assert any("dev-ports.json can't be written: Is a directory" in line for line in again.said)
+    assert not any("Traceback" in line for line in again.said)
+
+
 def test_two_stacks_run_beside_one_another_with_ports_auto(tmp_path: Path) -> None:
     """As printed: fixed ports are not needed, and a second start is not in the way of the first."""
     environment = {name: value for name, value in clean_environment().items() if not name.endswith("_PORT")}

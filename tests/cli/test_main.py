@@ -186,3 +186,11 @@ def test_an_interrupt_is_no_traceback() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_an_output_that_takes_nothing_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", "--help"], cwd=HERE, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"thalamus: output: No space left on device\n")

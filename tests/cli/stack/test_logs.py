@@ -84,3 +84,15 @@ def test_a_terminal_that_stands_still_loses_lines_and_says_how_many() -> None:
     lines = stuck.getvalue().splitlines()
     assert lines[-1] == "later"
     assert any(line.startswith("… ") and line.endswith(" lines not shown") for line in lines)
+
+
+def test_a_log_that_can_not_be_written_goes_on_once_it_can(tmp_path: Path) -> None:
+    shown: list[str] = []
+    sink = LogSink(tmp_path, shown.append, Formatter(colour=False), hidden=frozenset({"redis"}))
+    (tmp_path / "redis.log").symlink_to("/dev/full")
+    sink.line("redis", b"lost")
+    assert shown == [f"{tmp_path}/redis.log can't be written: No space left on device"]
+    (tmp_path / "redis.log").unlink()
+    sink.line("redis", b"kept")
+    sink.close()
+    assert (tmp_path / "redis.log").read_bytes() == b"kept\n"

@@ -80,3 +80,9 @@ def test_a_wrong_option_is_named_with_file_and_namespace(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as complaint:
         check_namespaces(path)
     assert all(word in str(complaint.value) for word in (str(path), "chat", "durabilty"))
+
+
+def test_a_secret_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "service.token.new").mkdir()  # nobody can write there, nor root
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/service.token can't be written: Is a directory"):
+        service_token(None, tmp_path)
