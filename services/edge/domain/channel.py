@@ -54,9 +54,7 @@ class Channel:
         self.active_since_check = False  # a publication came since the tops were last compared
         self._join_buffer_size = join_buffer_size
         self._joining: dict[Subscription, None] = {}
-        self._catching_up: dict[
-            Subscription, None
-        ] = {}  # they read the log themselves, and hear nothing of the live feed
+        self._catching_up: dict[Subscription, None] = {}  # they read the log themselves, and hear nothing of it here
         self._live: dict[Dialect, dict[Subscription, Callable[[bytes], None]]] = {}
         self.deliveries = 0
 
@@ -94,17 +92,17 @@ class Channel:
 
     def go_live(self, subscription: Subscription) -> None:
         """The reply is queued: send what was held, then go on directly."""
-        if subscription in self._catching_up:
-            subscription.live = True
-        if subscription not in self._joining:
+        catches_up = subscription in self._catching_up
+        if not catches_up and subscription not in self._joining:
             return
-        del self._joining[subscription]
         send = subscription.session.connection.send
         for frame in subscription.held:
             send(frame)
         subscription.held.clear()
         subscription.live = True
-        self._live.setdefault(subscription.session.dialect, {})[subscription] = send
+        if not catches_up:
+            del self._joining[subscription]
+            self._live.setdefault(subscription.session.dialect, {})[subscription] = send
 
     def leave(self, subscription: Subscription) -> None:
         """No frame of this channel is sent to it any more."""
@@ -120,6 +118,8 @@ class Channel:
         epoch = self.log.epoch if self.log else ""
         for publication in publications:
             push = PublicationPush(self.name, publication, epoch if publication.offset == 1 else "")
+            if self._catching_up and not publication.offset:
+                self._send_past_the_log(push, lambda s, but=publication.exclude_client: s.info.client != but)  # type: ignore[misc]
             if publication.exclude_client:
                 self._send_some(push, lambda s, but=publication.exclude_client: s.info.client != but)  # type: ignore[misc]
                 continue
@@ -140,20 +140,32 @@ class Channel:
                 for send in sends:
                     send(frame)
                 self.deliveries += len(sends) * len(pushes)
-        for subscription in self._catching_up:
+        for subscription in list(self._catching_up):
             if subscription.live and subscription.wants_joins:
                 subscription.session.connection.send(subscription.session.dialect.encode_joins(pushes))
-        if self._joining:
-            waiting = [subscription for subscription in self._joining if subscription.wants_joins]
+        waiting = [one for one in (*self._joining, *self._catching_up) if one.wants_joins and not one.live]
+        if waiting:
             for push in pushes:
                 self._hold(push, waiting)
 
     def announce_leave(self, push: LeavePush) -> None:
         """Tell those who asked who went, but for one's own leave."""
-        self._send_some(push, lambda s: s.wants_joins and s.info.client != push.info.client)
-        for subscription in self._catching_up:
-            if subscription.live and subscription.wants_joins and subscription.info.client != push.info.client:
+
+        def wants(subscription: Subscription) -> bool:
+            return subscription.wants_joins and subscription.info.client != push.info.client
+
+        self._send_some(push, wants)
+        self._send_past_the_log(push, wants)
+
+    def _send_past_the_log(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
+        """What has no place in the log need not wait for it: to who catches up, too, behind the reply."""
+        for subscription in list(self._catching_up):
+            if not chosen(subscription):
+                continue
+            if subscription.live:
                 subscription.session.connection.send(subscription.session.dialect.encode(push))
+            else:
+                self._hold(push, (subscription,))
 
     def _send_some(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
         for dialect, group in self._live.items():

@@ -11,6 +11,7 @@ import pytest
 from services.edge.domain.log_reader import LogReader
 from services.edge.domain.model import Publication
 from services.edge.domain.node import Node
+from services.edge.domain.session import Session
 from tests.properties.manual_loop import ManualLoop
 from tests.support.edge import OPEN, Client, Cluster, connected, settle
 
@@ -108,3 +109,41 @@ async def test_who_can_not_get_the_rest_for_an_unforeseen_reason_is_told(monkeyp
     await settle()
     assert [push["unsubscribe"]["code"] for push in client.pushes if "unsubscribe" in push] == [2500]
     assert not len(node.hub.channels[CHANNEL])
+
+
+@pytest.mark.parametrize("recover", [False, True])
+async def test_ones_own_join_comes_behind_the_reply(recover: bool) -> None:
+    cluster = Cluster(default=OPEN)
+    client = await coming_back(cluster, cluster.edge(recovery_limit=3, ring_size=1), recover=recover, join_leave=True)
+    kinds = [next(iter(line.get("push", line).keys() - {"channel", "id"})) for line in client.lines]
+    assert kinds.count("join") == 1
+    assert kinds.index("join") > kinds.index("subscribe")
+
+
+async def test_what_has_no_place_in_the_log_comes_while_the_rest_is_still_to_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(default=OPEN)
+    node = cluster.edge(recovery_limit=3, ring_size=1)
+    client = await connected(cluster, node)
+    taken = asyncio.Event()
+
+    async def until_taken(_: Session) -> None:
+        await taken.wait()
+
+    monkeypatch.setattr(Session, "until_replies_taken", until_taken)
+    publish(cluster, MISSED)
+    wish = {"channel": CHANNEL, "recover": True, "recoverable": True, "join_leave": True}
+    await client.call(subscribe={**wish, "epoch": cluster.bus.log(CHANNEL).epoch})
+    other = await connected(cluster, node)
+    await other.call(subscribe={"channel": CHANNEL})
+    cluster.bus.announce(CHANNEL, "", Publication(b'"not kept"'))
+    cluster.bus.announce(CHANNEL, "", Publication(b'"not for it"', exclude_client=client.session.client))
+    await other.hang_up()
+    pushes = [
+        push for push in client.pushes if push.get("join", {}).get("info", {}).get("client") != client.session.client
+    ]
+    assert [next(iter(push.keys() - {"channel"})) for push in pushes] == ["join", "pub", "leave"]
+    taken.set()
+    await settle()
+    assert [one.get("offset", 0) for one in client.publications(CHANNEL)] == [0, *range(4, MISSED + 1)]
