@@ -60,25 +60,19 @@ class Model:
         self.epochs.add(epoch)
         self.generation, self.epoch, self.entries, self.top = generation, epoch, [], 0
 
-    async def append(self, generation: int, names: Sequence[str]) -> None:
+    def batch(self, names: Sequence[str]) -> hot.HotBatch:
         items = [(os.urandom(5), keys.key(self.name, "u", name) if name else "") for name in names]
-        call = hot.append_call(
-            self.name,
-            items,
-            fresh_epoch=hotlog.new_epoch(generation),
-            history_size=self.history_size,
-            history_ttl_s=60,
-            now_s=int(time.time()),
-        )
-        appended = hot.appended(await self._call(call))
+        return hot.HotBatch(self.name, self.history_size, 60, items)
+
+    def appended(self, generation: int, batch: hot.HotBatch, appended: hot.HotAppended | Exception | None) -> None:
         if generation < self.generation:
             assert appended is None
             return
-        assert appended is not None
+        assert isinstance(appended, hot.HotAppended), appended
         if generation > self.generation:
             self._begin(generation, appended.epoch)
         assert appended.epoch == self.epoch
-        for (publication, key), offset in zip(items, appended.offsets, strict=True):
+        for (publication, key), offset in zip(batch.items, appended.offsets, strict=True):
             known = self.places.get((self.epoch, key)) if key else None
             if known is not None:
                 assert offset == -known
@@ -139,26 +133,36 @@ class Model:
         self.generation = -1
 
 
+async def append(models: Sequence[Model], generation: int, wanted: Sequence[tuple[int, Sequence[str]]]) -> None:
+    """To several channels, and maybe to one of them more than once, in one call."""
+    batches = [models[index].batch(names) for index, names in wanted]
+    call = hot.append_call(batches, fresh_epoch=hotlog.new_epoch(generation), now_s=int(time.time()))
+    answer = hot.appended(await models[0]._call(call))
+    assert answer is not None
+    for (index, _), batch, appended in zip(wanted, batches, answer.batches, strict=True):
+        models[index].appended(generation, batch, appended)
+
+
 generations = st.integers(0, 3)
+which = st.integers(0, 1)
+names = st.lists(st.sampled_from(["", "", "a", "b"]), min_size=1, max_size=4)
+appends = st.lists(st.tuples(which, names), min_size=1, max_size=3)
 actions = st.lists(
     st.one_of(
-        st.tuples(
-            st.just("append"), generations, st.lists(st.sampled_from(["", "", "a", "b"]), min_size=1, max_size=4)
-        ),
-        st.tuples(
-            st.just("append"), generations, st.lists(st.sampled_from(["", "", "a", "b"]), min_size=1, max_size=4)
-        ),
-        st.tuples(st.just("look"), generations),
+        st.tuples(st.just("append"), generations, appends),
+        st.tuples(st.just("append"), generations, appends),
+        st.tuples(st.just("look"), which, generations),
         st.tuples(
             st.just("read"),
+            which,
             generations,
             st.integers(0, 12),
             st.integers(1, 8),
             st.booleans(),
             st.sampled_from([0, 7, 1_000]),
         ),
-        st.tuples(st.just("reset"), st.booleans()),
-        st.tuples(st.just("lose_meta")),
+        st.tuples(st.just("reset"), which, st.booleans()),
+        st.tuples(st.just("lose_meta"), which),
     ),
     min_size=2,
     max_size=15,
@@ -172,11 +176,16 @@ def play(redis_url: str) -> Iterator[Callable[[Any], None]]:
         client = redis_client(redis_url)
 
         async def live(schedule: tuple[int, Sequence[tuple[Any, ...]]]) -> None:
-            model = Model(client, schedule[0])
+            models = [Model(client, schedule[0]) for _ in range(2)]
             for name, *arguments in schedule[1]:
-                await getattr(model, name)(*arguments)
-                if model.generation >= 0:
-                    await model.read(model.generation, 0, 1_000, False, 1 << 30)
+                if name == "append":
+                    await append(models, *arguments)
+                else:
+                    index, *rest = arguments
+                    await getattr(models[index], name)(*rest)
+                for model in models:
+                    if model.generation >= 0:
+                        await model.read(model.generation, 0, 1_000, False, 1 << 30)
 
         yield lambda schedule: runner.run(live(schedule))
         runner.run(client.aclose())
@@ -204,8 +213,8 @@ def _mutated(script: Script, old: str, new: str) -> Script:
 MUTANTS = {
     "an offset is used again": (
         "APPEND_HOT",
-        "local last, now, spare = string.format('%d', top),",
-        "local last, now, spare = known[2] or '0',",
+        "local last, spare = string.format('%d', top),",
+        "local last, spare = known[2] or '0',",
     ),
     "a stale generation may write": ("APPEND_HOT", "if age > 0 then return {} end", ""),
     "an older log goes on": (
@@ -216,7 +225,8 @@ MUTANTS = {
     "a key counts in every epoch": ("APPEND_HOT", "if key_epoch == epoch then", "if key_epoch then"),
     "a key is forgotten": ("APPEND_HOT", "if key_epoch == epoch then", "if false then"),
     "a key is that of another": ("APPEND_HOT", "next_key = next_key + 1", ""),
-    "the log is never cut": ("APPEND_HOT", "'MAXLEN', ARGV[2], ", ""),
+    "keys are those of another channel": ("APPEND_HOT", "next_key + 2 + keyed", "next_key + 2"),
+    "the log is never cut": ("APPEND_HOT", "'MAXLEN', size, ", ""),
     "a log outlives its meta": ("TOP", "redis.call('DEL', KEYS[1], KEYS[2])  -- a log may outlive its meta", ""),
     "a stale generation may ask": ("TOP", "if age > 0 then return {} end", ""),
     "another generation may read": (

@@ -74,19 +74,18 @@ class Edge:
         if life is None or life.run_id != self.world.run_id:  # no connection of an earlier run is left
             return
         call = hot.append_call(
-            channel,
-            [(str(next(self.world.numbers)).encode(), "")],
+            [hot.HotBatch(channel, 100, 3_600, [(str(next(self.world.numbers)).encode(), "")])],
             fresh_epoch=hotlog.new_epoch(life.generation),
-            history_size=100,
-            history_ttl_s=3_600,
             now_s=self.world.now_s,
             writes=self.gate.writes,
         )
-        appended = hot.appended(await self.world.call(call))
-        if appended is None:
+        answer = hot.appended(await self.world.call(call))
+        if answer is None or answer.batches == [None]:
             await self.look()
             return
-        self.gate.saw(Known(int(appended.epoch.split(".")[0]), appended.writes))
+        (appended,) = answer.batches
+        assert isinstance(appended, hot.HotAppended)
+        self.gate.saw(Known(int(appended.epoch.split(".")[0]), answer.writes))
         (offset,) = appended.offsets
         place = (channel, appended.epoch, offset)
         assert place not in self.world.places, f"{place} was given twice"

@@ -45,11 +45,8 @@ async def now_ms(client: Any) -> int:
 
 async def append(client: Any, count: int = 1, *, generation: int = 1) -> None:
     call = hot.append_call(
-        HOT,
-        [(payload(number), "") for number in range(count)],
+        [hot.HotBatch(HOT, 1_000, 600, [(payload(number), "") for number in range(count)])],
         fresh_epoch=hotlog.new_epoch(generation),
-        history_size=1_000,
-        history_ttl_s=600,
         now_s=int(time.time()),
     )
     (answer,) = await run(client, [call])

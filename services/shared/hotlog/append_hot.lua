@@ -1,63 +1,79 @@
--- Numbers publications of one `hot` channel, keeps them and announces them: each gets the next offset, and its time.
--- KEYS: meta, log, observed, then the key of each item that has one, in order. ARGV: epoch for a new log
--- (<generation>.<random>), history_size, history_ttl_s, key_ttl_s, meta_ttl_s, Unix seconds, pub/sub channel, number of
--- writes that the edge knows of, then per item: publication, and '1' where it has a key, else ''.
--- Returns {epoch, number of writes, per item its offset, negative where an earlier publish under its key had it}; {}: the
--- log is of a later generation, or this Redis lacks writes that the edge knows of, and nothing was done.
-local meta, log, fresh = KEYS[1], KEYS[2], ARGV[1]
-local writes = tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0
-if writes < tonumber(ARGV[8]) then return {} end
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'renewed', 'time')
-local epoch, top, renewed = known[1], tonumber(known[2]), known[3]
-local time, stamped = stamp(known[4])
+-- Numbers publications of `hot` channels, keeps them and announces them: each gets the next offset, and its time.
+-- KEYS: observed, then per channel its meta, its log, and the key of each of its items that has one, in order.
+-- ARGV: epoch for a new log (<generation>.<random>), key_ttl_s, meta_ttl_s, Unix seconds, number of writes that the edge
+-- knows of, then per channel: pub/sub channel, history_size, history_ttl_s, number of items, how many of them have a key,
+-- and per item: publication, and '1' where it has a key, else ''.
+-- Returns {number of writes, per channel {epoch, per item its offset, negative where an earlier publish under its key had
+-- it}}. A channel has {} where its log is of a later generation, and nothing was done; an error where a command failed.
+-- {} in place of all: this Redis lacks writes that the edge knows of, and nothing was done.
+local fresh, key_ttl, meta_ttl, now = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local writes = tonumber(redis.call('HGET', KEYS[1], 'writes')) or 0
+if writes < tonumber(ARGV[5]) then return {} end
 local generation = string.match(fresh, '^%d+%.')
-if not epoch or string.sub(epoch, 1, #generation) ~= generation then
-  local age = tonumber(string.match(epoch or '', '^(%d+)%.') or -1) - tonumber(string.match(fresh, '^%d+'))
-  if age > 0 then return {} end
-  redis.call('DEL', log, meta)  -- a log may outlive its meta
-  if epoch then redis.call('PUBLISH', ARGV[7], 'r' .. fresh) end
-  epoch, top, renewed = fresh, 0, nil
-  redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'time', known[4] or 0)
-end
-local results, before, next_key = {epoch, writes}, top, 4
-for index = 9, #ARGV, 2 do
-  local offset, key_offset = string.format('%d', top + 1), nil
-  if ARGV[index + 1] ~= '' then
-    local key, place = KEYS[next_key], epoch .. ' ' .. offset
-    next_key = next_key + 1
-    local position = redis.call('SET', key, place, 'EX', ARGV[4], 'NX', 'GET')  -- what it was; set if it was nothing
-    if position then
-      local key_epoch, found = string.match(position, '^(%S+) (%d+)$')
-      if key_epoch == epoch then
-        key_offset = tonumber(found)
-      else
-        redis.call('SET', key, place, 'EX', ARGV[4])  -- of a log that is gone
+local wrote = false
+
+local function append(first_key, first, items)
+  local meta, log, channel = KEYS[first_key], KEYS[first_key + 1], ARGV[first]
+  local size, history_ttl, next_key = ARGV[first + 1], ARGV[first + 2], first_key + 2
+  local known = redis.call('HMGET', meta, 'epoch', 'top', 'renewed', 'time')
+  local epoch, top, renewed = known[1], tonumber(known[2]), known[3]
+  local time, stamped = stamp(known[4])
+  if not epoch or string.sub(epoch, 1, #generation) ~= generation then
+    local age = tonumber(string.match(epoch or '', '^(%d+)%.') or -1) - tonumber(string.match(fresh, '^%d+'))
+    if age > 0 then return {} end
+    redis.call('DEL', log, meta)  -- a log may outlive its meta
+    if epoch then redis.call('PUBLISH', channel, 'r' .. fresh) end
+    epoch, top, renewed = fresh, 0, nil
+    redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'time', known[4] or 0)
+  end
+  local results, before = {epoch}, top
+  for index = first + 5, first + 3 + 2 * items, 2 do
+    local offset, key_offset = string.format('%d', top + 1), nil
+    if ARGV[index + 1] ~= '' then
+      local key, place = KEYS[next_key], epoch .. ' ' .. offset
+      next_key = next_key + 1
+      local position = redis.call('SET', key, place, 'EX', key_ttl, 'NX', 'GET')  -- what it was; set if it was nothing
+      if position then
+        local key_epoch, found = string.match(position, '^(%S+) (%d+)$')
+        if key_epoch == epoch then
+          key_offset = tonumber(found)
+        else
+          redis.call('SET', key, place, 'EX', key_ttl)  -- of a log that is gone
+        end
       end
     end
+    if key_offset then
+      results[#results + 1] = -key_offset
+    else
+      top, wrote = top + 1, true
+      local publication = ARGV[index] .. stamped
+      redis.call('XADD', log, 'MAXLEN', size, offset .. '-0', 'p', publication)
+      redis.call('PUBLISH', channel, 'p' .. epoch .. ' ' .. offset .. ' ' .. publication)
+      results[#results + 1] = top
+    end
   end
-  if key_offset then
-    results[#results + 1] = -key_offset
-  else
-    top = top + 1
-    local publication = ARGV[index] .. stamped
-    redis.call('XADD', log, 'MAXLEN', ARGV[2], offset .. '-0', 'p', publication)
-    redis.call('PUBLISH', ARGV[7], 'p' .. epoch .. ' ' .. offset .. ' ' .. publication)
-    results[#results + 1] = top
+  if top > before then
+    -- Both live for their time from the last publish on, and up to a sixteenth longer: renewing is rare.
+    local last, spare = string.format('%d', top), math.floor(tonumber(history_ttl) / 16)
+    local ttl, since = string.match(renewed or '', '^(%d+) (%d+)$')
+    since = tonumber(since)
+    if ttl == history_ttl and now >= since and now - since < spare then
+      redis.call('HSET', meta, 'top', last, 'time', time)
+    else
+      redis.call('HSET', meta, 'top', last, 'time', time, 'renewed', history_ttl .. ' ' .. ARGV[4])
+      redis.call('EXPIRE', log, history_ttl + spare)
+      redis.call('EXPIRE', meta, meta_ttl + spare)
+    end
   end
+  return results
 end
-if top > before then
-  results[2] = writes + 1
-  redis.call('HSET', KEYS[3], 'writes', string.format('%d', writes + 1))
-  -- Both live for their time from the last publish on, and up to a sixteenth longer: renewing is rare.
-  local last, now, spare = string.format('%d', top), tonumber(ARGV[6]), math.floor(tonumber(ARGV[3]) / 16)
-  local ttl, since = string.match(renewed or '', '^(%d+) (%d+)$')
-  since = tonumber(since)
-  if ttl == ARGV[3] and now >= since and now - since < spare then
-    redis.call('HSET', meta, 'top', last, 'time', time)
-  else
-    redis.call('HSET', meta, 'top', last, 'time', time, 'renewed', ARGV[3] .. ' ' .. ARGV[6])
-    redis.call('EXPIRE', log, ARGV[3] + spare)
-    redis.call('EXPIRE', meta, ARGV[5] + spare)
-  end
+
+local results, next_key, next_argument = {writes}, 2, 6
+while next_argument <= #ARGV do
+  local items, keyed = tonumber(ARGV[next_argument + 3]), tonumber(ARGV[next_argument + 4])
+  local _, found = pcall(append, next_key, next_argument, items)  -- a channel that fails fails alone
+  results[#results + 1] = type(found) == 'table' and found or {err = found}
+  next_key, next_argument = next_key + 2 + keyed, next_argument + 5 + 2 * items
 end
+if wrote then results[1] = redis.call('HINCRBY', KEYS[1], 'writes', 1) end
 return results

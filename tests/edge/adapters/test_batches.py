@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.adapters.redis_broker import _CHANNELS_PER_CALL, RedisBroker
+from services.edge.domain.model import Publication
 from services.edge.domain.publisher import _RandomIds
 from services.shared.pace import Pace
 from tests.contract.test_broker import Listener, append
@@ -52,3 +53,17 @@ def test_no_two_publications_have_one_id() -> None:
     made = [ids.next() for _ in range(1_000)]
     assert len(set(made)) == 1_000
     assert {len(each) for each in made} == {16}
+
+
+async def test_more_channels_than_fit_into_one_call_are_all_answered(redis_url: str) -> None:
+    broker = RedisBroker(redis_url)
+    await broker.start(Listener(), lambda payload: None)
+    names = [f"live:{number}" for number in range(3 * _CHANNELS_PER_CALL // 2)]
+    for offset in (1, 2):
+        appends = [
+            broker.append(name, Publication(b"{}"), key_user="", key="", history_size=10, history_ttl_s=60)
+            for name in names
+        ]
+        results = await asyncio.gather(*appends)
+        assert [result.position.offset for result in results] == [offset] * len(names)
+    await broker.close()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
+from services.shared.errors import Unavailable
 from services.shared.hotlog import hot, hotlog, keys
 from tests.support.scripts import run
 
@@ -23,18 +24,17 @@ async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 
 async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5, now_s: int = NOW_S) -> int:
     call = hot.append_call(
-        CHANNEL,
-        [(b"{}", "")],
+        [hot.HotBatch(CHANNEL, size, ttl_s, [(b"{}", "")])],
         fresh_epoch=hotlog.new_epoch(1),
-        history_size=size,
-        history_ttl_s=ttl_s,
         now_s=now_s,
         meta_ttl_s=META_TTL_S,
     )
     (answer,) = await run(client, [call])
     appended = hot.appended(answer)
     assert appended is not None
-    return appended.offsets[0]
+    (batch,) = appended.batches
+    assert isinstance(batch, hot.HotAppended)
+    return batch.offsets[0]
 
 
 async def lives(client: redis.asyncio.Redis) -> tuple[int, int]:
@@ -80,3 +80,39 @@ async def test_no_more_is_kept_than_asked_for(client: redis.asyncio.Redis) -> No
     for number in range(12):
         assert await publish(client) == number + 1
     assert await client.xlen(keys.log(CHANNEL)) == 5
+
+
+async def test_a_channel_that_fails_fails_alone(client: redis.asyncio.Redis) -> None:
+    """Another program's key is in the place of its meta; keys and offsets of those behind it are their own."""
+    broken, others = "live:broken", ["live:before", "live:behind"]
+    await client.set(keys.meta(broken), "of another program")
+    for expected in ([1, 2], [-1, 3]):
+        batches = [
+            hot.HotBatch(name, 5, TTL_S, [(b"{}", keys.key(name, "u", "k")), (b"{}", "")])
+            for name in (others[0], broken, others[1])
+        ]
+        (answer,) = await run(client, [hot.append_call(batches, fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)])
+        appended = hot.appended(answer)
+        assert appended is not None
+        first, failed, last = appended.batches
+        assert isinstance(failed, Unavailable)
+        assert "WRONGTYPE" in str(failed)
+        assert isinstance(first, hot.HotAppended)
+        assert isinstance(last, hot.HotAppended)
+        assert first.offsets == last.offsets == expected
+        assert not await client.exists(keys.log(broken), keys.key(broken, "u", "k"))
+
+
+async def test_a_call_counts_as_a_write_where_it_wrote(client: redis.asyncio.Redis) -> None:
+    batches = [hot.HotBatch(name, 5, TTL_S, [(b"{}", keys.key(name, "u", "k"))]) for name in ("live:one", "live:two")]
+    writes = []
+    for _ in range(2):
+        (answer,) = await run(client, [hot.append_call(batches, fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)])
+        appended = hot.appended(answer)
+        assert appended is not None
+        writes.append(appended.writes)
+    assert writes == [1, 1]  # the second one found all of it there
+    (answer,) = await run(
+        client, [hot.append_call(batches, fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S, writes=writes[0] + 1)]
+    )
+    assert hot.appended(answer) is None  # this Redis has gone back
