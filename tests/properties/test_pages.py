@@ -145,13 +145,30 @@ def what_the_log_no_longer_has_is_passed_over(patch: pytest.MonkeyPatch) -> None
     patch.setattr(LogReader, "page", mutant)
 
 
-MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
-    pages_go_past_what_was_delivered,
-    live_is_heard_behind_the_first_page,
-    pages_come_while_the_client_hears_live,
-    a_page_with_a_hole_is_given_out,
-    what_the_log_no_longer_has_is_passed_over,
-]
+_COMES = (("come", 0, 0, True), 0)
+
+
+def _one_by_one(publications: int) -> list[Any]:
+    return [(("publish", 1), 0)] * publications
+
+
+# Each with a schedule that once found it; where the code has moved on, others are tried.
+MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], list[Any]] = {
+    pages_go_past_what_was_delivered: [*_one_by_one(5), _COMES, (("stop", 0), 2), (("publish", 1), 12)],
+    live_is_heard_behind_the_first_page: [*_one_by_one(7), _COMES],
+    pages_come_while_the_client_hears_live: [*_one_by_one(6), (("come", 0, 0, True), 6), (("publish", 1), 0)],
+    a_page_with_a_hole_is_given_out: [*_one_by_one(8), (("publish", 8), 0), _COMES],
+    what_the_log_no_longer_has_is_passed_over: [*_one_by_one(6), (("publish", 10), 0), _COMES],
+}
+_SMALL: dict[str, Any] = {
+    "history_size": 15,
+    "ring_size": 1,
+    "gap_buffer_size": 2,
+    "join_buffer_size": 1,
+    "recovery_limit": 2,
+    "recovery_total": 40,
+    "channel_linger_s": 1.0,
+}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.__name__ for mutant in MUTANTS])
@@ -166,6 +183,15 @@ def test_a_mutant_of_pages_is_found(mutant: Any, monkeypatch: pytest.MonkeyPatch
     def check(options: Any, turns: Any, steps: Any, end: Any) -> None:
         play_life(CLIENTS, options, turns, steps, end)
 
+    def known() -> None:
+        for total in (8, 40):
+            play_life(CLIENTS, {**_SMALL, "recovery_total": total}, [0], MUTANTS[mutant], (False, 0))
+
+    def search() -> None:
+        known()
+        check()
+
+    known()
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
-        check()
+        search()
