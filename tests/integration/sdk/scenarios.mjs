@@ -93,6 +93,17 @@ const subscribe = async (of, channel, options = {}) => {
 
 const range = (from, to) => Array.from({ length: to - from }, (_, index) => from + index);
 
+// Asks until it is so.
+const until = async (found, expected) => {
+  const limit = Date.now() + LIMIT_MS;
+  for (;;) {
+    const now = await found();
+    if (JSON.stringify(now) === JSON.stringify(expected)) return;
+    if (Date.now() >= limit) assert.deepEqual(now, expected);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+};
+
 const scenarios = {
   async chat() {
     for (const channel of [ch('chat:sdk'), ch('live:sdk'), ch('tick:sdk'), ch('plain-sdk')]) {
@@ -176,6 +187,76 @@ const scenarios = {
       alice.disconnect();
       bob.disconnect();
     }
+  },
+
+  async resubscribed() {
+    for (const channel of [ch('chat:resubscribed'), ch('live:resubscribed')]) {
+      const [alice] = await user('edge1', 'alice');
+      const [bob] = await user('edge2', 'bob');
+      const [sub] = await subscribe(alice, channel);
+      const [own, events] = await subscribe(bob, channel);
+      await sub.publish({ n: 0 });
+      await events.wait('publication');
+      own.unsubscribe();
+      for (const n of range(1, 4)) await sub.publish({ n });
+      own.subscribe();
+      assert.equal((await events.wait('subscribed')).recovered, true);
+      await sub.publish({ n: 4 });
+      await events.wait('publication', 4);
+      assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, 5));
+      alice.disconnect();
+      bob.disconnect();
+    }
+  },
+
+  async too_old() {
+    const channel = ch('live:too-old');
+    const [alice] = await user('edge1', 'alice');
+    const [bob] = await user('edge2', 'bob');
+    const [sub] = await subscribe(alice, channel);
+    const [own, events] = await subscribe(bob, channel);
+    await sub.publish({ n: 0 });
+    await events.wait('publication');
+    own.unsubscribe();
+    await ask({ do: 'fill', channel, count: 1200 });
+    own.subscribe();
+    const subscribed = await events.wait('subscribed');
+    assert.deepEqual([subscribed.wasRecovering, subscribed.recovered], [true, false]);
+    await sub.publish({ n: 1201 });
+    await events.wait('publication');
+    assert.deepEqual(events.publications().map((pub) => pub.data.n), [0, 1201]);
+  },
+
+  async comes_and_goes() {
+    const channel = ch('chat:comes-and-goes');
+    const [watcher] = await user('edge1', 'watcher');
+    const [roster] = await subscribe(watcher, channel);
+    const users = async () => Object.values((await roster.presence()).clients).map((info) => info.user).sort();
+    const [bob] = await user('edge2', 'bob');
+    const sub = bob.newSubscription(channel);
+    for (const last of [...Array(10).fill(false), true]) {
+      sub.subscribe();
+      if (!last) sub.unsubscribe();
+    }
+    await sub.ready(LIMIT_MS);
+    await until(users, ['bob', 'watcher']);
+    sub.unsubscribe();
+    await until(users, ['watcher']);
+    for (const _ of range(0, 10)) {
+      bob.connect();
+      bob.disconnect();
+    }
+    bob.connect();
+    await bob.ready(LIMIT_MS);
+    sub.subscribe();
+    await sub.ready(LIMIT_MS);
+    await until(users, ['bob', 'watcher']);
+  },
+
+  async not_served() {
+    const [alice] = await user('edge1', 'alice');
+    await assert.rejects(alice.rpc('method', { my: 'data' }), (error) => error.code === 108);
+    await subscribe(alice, ch('chat:after'));
   },
 
   async many_missed() {

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from centrifuge import (
     CentrifugeError,
     Client,
     ClientEventHandler,
+    ReplyError,
     StreamPosition,
     SubscriptionEventHandler,
 )
@@ -91,6 +93,18 @@ async def subscribe(client: Client, channel: str, **options: Any) -> tuple[Any, 
     await sub.subscribe()
     await sub.ready(timeout=LIMIT_S)
     return sub, events
+
+
+async def users_of(sub: Any) -> list[str]:
+    """Who is on the roster of a channel, sorted."""
+    return sorted(info.user for info in (await sub.presence()).clients.values())
+
+
+async def until(found: Callable[[], Awaitable[list[str]]], expected: list[str]) -> None:
+    """Ask until it is so."""
+    async with asyncio.timeout(LIMIT_S):
+        while await found() != expected:
+            await asyncio.sleep(0.1)
 
 
 async def chat(h: Harness) -> None:
@@ -188,27 +202,101 @@ async def recovery(h: Harness) -> None:
         await bob.disconnect()
 
 
-async def many_missed(h: Harness) -> None:
-    """Thousands missed, far more than a reply carries: all of them in order, then what is live."""
-    count = int(h.config["missed"])
-    for channel in (h.channel("chat:many"),):
-        alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
+async def resubscribed(h: Harness) -> None:
+    """What was missed between unsubscribe and subscribe comes with the next subscribe; the connection stays."""
+    for channel in (h.channel("chat:resubscribed"), h.channel("live:resubscribed")):
+        alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
         sub, _ = await subscribe(alice, channel)
-        _, events = await subscribe(bob, channel, recoverable=True)
+        own, events = await subscribe(bob, channel)
         await sub.publish({"n": 0})
         await events.wait("on_publication")
-        await h.ask(do="cut")
-        await events.wait("on_subscribing")
-        await h.ask(do="fill", channel=channel, count=count)
-        await h.ask(do="heal")
-        subscribed = await events.wait("on_subscribed", limit_s=BACK_WITHIN_S)
+        await own.unsubscribe()
+        for number in range(1, 4):
+            await sub.publish({"n": number})
+        await own.subscribe()
+        subscribed = await events.wait("on_subscribed")
         assert subscribed.recovered, subscribed
-        await sub.publish({"n": count + 1})
-        await events.wait("on_publication", count + 1, limit_s=60 + count / 200)
-        assert [pub.data["n"] for pub in events.publications()] == list(range(count + 2))
-        assert [name for name, _ in events.seen].count("on_subscribed") == 2
+        await sub.publish({"n": 4})
+        await events.wait("on_publication", 4)
+        assert [pub.data["n"] for pub in events.publications()] == list(range(5))
         await alice.disconnect()
         await bob.disconnect()
+
+
+async def too_old(h: Harness) -> None:
+    """More missed than a `hot` channel keeps: told that it is not recovered, and then what is live, no more."""
+    channel = h.channel("live:too-old")
+    alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
+    sub, _ = await subscribe(alice, channel)
+    own, events = await subscribe(bob, channel)
+    await sub.publish({"n": 0})
+    await events.wait("on_publication")
+    await own.unsubscribe()
+    await h.ask(do="fill", channel=channel, count=1_200)
+    await own.subscribe()
+    subscribed = await events.wait("on_subscribed")
+    assert subscribed.was_recovering, subscribed
+    assert not subscribed.recovered, subscribed
+    await sub.publish({"n": 1_201})
+    await events.wait("on_publication")
+    assert [pub.data["n"] for pub in events.publications()] == [0, 1_201]
+
+
+async def comes_and_goes(h: Harness) -> None:
+    """Subscriptions and connections that end before they began leave nobody behind, and the last wish counts."""
+    channel = h.channel("chat:comes-and-goes")
+    watcher = await h.user("edge1", "watcher")
+    roster, _ = await subscribe(watcher, channel)
+    bob = await h.user("edge2", "bob")
+    sub = bob.new_subscription(channel, events=SubEvents())
+    for is_last in [False] * 10 + [True]:
+        await sub.subscribe()
+        if not is_last:
+            await sub.unsubscribe()
+    await sub.ready(timeout=LIMIT_S)
+    await until(lambda: users_of(roster), ["bob", "watcher"])
+    await sub.unsubscribe()
+    await until(lambda: users_of(roster), ["watcher"])
+    for _ in range(10):
+        await bob.connect()
+        await bob.disconnect()
+    await bob.connect()
+    await bob.ready(timeout=LIMIT_S)
+    await sub.subscribe()
+    await sub.ready(timeout=LIMIT_S)
+    await until(lambda: users_of(roster), ["bob", "watcher"])
+
+
+async def not_served(h: Harness) -> None:
+    """A call that this server does not have fails with 108, and nothing else ends."""
+    alice = await h.user("edge1", "alice")
+    code = 0
+    try:
+        await alice.rpc("method", {"my": "data"})
+    except ReplyError as error:
+        code = error.code
+    assert code == 108
+    await subscribe(alice, h.channel("chat:after"))
+
+
+async def many_missed(h: Harness) -> None:
+    """Thousands missed, far more than a reply carries: all of them in order, then what is live."""
+    count, channel = int(h.config["missed"]), h.channel("chat:many")
+    alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
+    sub, _ = await subscribe(alice, channel)
+    _, events = await subscribe(bob, channel, recoverable=True)
+    await sub.publish({"n": 0})
+    await events.wait("on_publication")
+    await h.ask(do="cut")
+    await events.wait("on_subscribing")
+    await h.ask(do="fill", channel=channel, count=count)
+    await h.ask(do="heal")
+    subscribed = await events.wait("on_subscribed", limit_s=BACK_WITHIN_S)
+    assert subscribed.recovered, subscribed
+    await sub.publish({"n": count + 1})
+    await events.wait("on_publication", count + 1, limit_s=60 + count / 200)
+    assert [pub.data["n"] for pub in events.publications()] == list(range(count + 2))
+    assert [name for name, _ in events.seen].count("on_subscribed") == 2
 
 
 async def refresh(h: Harness) -> None:

@@ -6,6 +6,7 @@ import secrets
 
 import pytest
 
+from tests.support.filling import fill
 from tests.support.sdk import SCENARIOS, SDKS, run_scenario
 from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
@@ -29,5 +30,8 @@ async def test_sdk(sdk: str, scenario: str, request: pytest.FixtureRequest, stac
         def token(user: str, ttl_s: float, claims: dict[str, object]) -> str:
             return stack.token(user, ttl_s=ttl_s, **claims)
 
-        code, errors = await run_scenario([*command, scenario], addresses, token, proxy)
+        async def publish(channel: str, count: int) -> None:
+            await fill(stack, channel, count, first=1)
+
+        code, errors = await run_scenario([*command, scenario], addresses, token, proxy, publish)
     assert code == 0, errors
