@@ -6,8 +6,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ -f deploy.env ]; then
-    while IFS='=' read -r name value; do
-        if [[ $name =~ ^[A-Z][A-Za-z0-9_]*$ ]] && [ -z "${!name+set}" ]; then export "$name=$value"; fi
+    number=0
+    while IFS= read -r line || [ -n "$line" ]; do # also a last line without its end
+        line=${line%$'\r'} number=$((number + 1))
+        if [[ $line =~ ^[[:space:]]*(#.*)?$ ]]; then continue; fi
+        [[ $line =~ ^([A-Z][A-Za-z0-9_]*)=(.*)$ ]] || { echo "deploy.env, line $number: not NAME=VALUE" >&2; exit 2; }
+        if [ -z "${!BASH_REMATCH[1]+set}" ]; then export "${BASH_REMATCH[1]}=${BASH_REMATCH[2]}"; fi
     done <deploy.env
 fi
 export STACK=${STACK:-thalamus} SECRETS=${SECRETS:-./secrets}
@@ -18,7 +22,7 @@ hash_of() { # hash_of FILE: salted, so that a short secret can't be guessed from
 }
 
 [ -e "$SECRETS/.salt" ] || { echo "no secrets yet: make secrets" >&2; exit 1; }
-grep -q " ~${REDIS_PREFIX:-t}:life " "$SECRETS/redis_acl" || {
+grep -qF " ~${REDIS_PREFIX:-t}:life " "$SECRETS/redis_acl" || {
     echo "the users of Redis in $SECRETS are for another REDIS_PREFIX: REDIS_PREFIX=${REDIS_PREFIX:-t} make secrets" >&2
     exit 1
 }

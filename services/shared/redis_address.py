@@ -16,6 +16,7 @@ _CertReqs = Literal["required", "optional", "none"]
 _VERIFY = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _TLS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
+_CUT = "a part of the password, it seems, was taken for something else: write / as %2F, ? as %3F, # as %23, @ as %40"
 _PARAMETERS = ("db", "username", "password", *_TLS)
 
 
@@ -85,7 +86,7 @@ def parse_redis_url(url: str) -> RedisAddress:
         port = parts.port
     except ValueError:  # whose words may show a part of the password
         raise ConfigError(
-            "REDIS_URL: host or port can't be read; in a password write / as %2F, # as %23, @ as %40"
+            "REDIS_URL: host or port can't be read; in a password write / as %2F, ? as %3F, # as %23, @ as %40"
         ) from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError("REDIS_URL must begin with redis://, rediss:// or unix://")
@@ -93,8 +94,8 @@ def parse_redis_url(url: str) -> RedisAddress:
     if parts.fragment:
         raise ConfigError("REDIS_URL: what follows # has no meaning; in a password write %23")
     if parts.scheme == "unix":
-        if not parts.path:
-            raise ConfigError("REDIS_URL: unix:// needs the path of a socket")
+        if not parts.path or parts.hostname:
+            raise ConfigError("REDIS_URL: unix:// needs the path of a socket, from the root on: unix:///run/redis.sock")
         place = RedisAddress(path=unquote(parts.path))
     else:
         place = RedisAddress(host=unquote(parts.hostname or "localhost"), port=DEFAULT_PORT if port is None else port)
@@ -112,6 +113,8 @@ def parse_redis_url(url: str) -> RedisAddress:
 def _parameters(query: str) -> dict[str, str]:
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in _PARAMETERS and "@" in query:
+            raise ConfigError(f"REDIS_URL: {_CUT}")
         if name not in _PARAMETERS:
             raise ConfigError(f"REDIS_URL: unknown parameter {name!r}; known are {', '.join(_PARAMETERS)}")
         if name in given:
@@ -124,6 +127,8 @@ def _database(in_path: str, in_query: str | None) -> int:
     if in_path and in_query is not None:
         raise ConfigError("REDIS_URL: the database is given twice, as path and as db")
     text = in_path or in_query or "0"
+    if "@" in in_path:
+        raise ConfigError(f"REDIS_URL: {_CUT}")
     if not (text.isascii() and text.isdigit()):
         raise ConfigError(f"REDIS_URL: the database must be a number, not {text!r}")
     return int(text)

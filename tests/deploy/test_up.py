@@ -52,6 +52,7 @@ class Deployment:
         docker = self._bin / "docker"
         docker.write_text(DOCKER)
         docker.chmod(0o755)
+        self.script = ROOT / "deploy" / "up.sh"
         self.secrets = folder / "secrets"
         self.has(specs='{"Secrets":[{"SecretID":"present1"}]}', previous="null", environment="LOG_LEVEL=INFO")
         SecretFiles(self.secrets, ROOT / "deploy" / "redis" / "users.acl.template").init(["localhost"])
@@ -68,7 +69,18 @@ class Deployment:
         path = f"{self._bin}:{os.environ['PATH']}"
         here = {"PATH": path, "SECRETS": str(self.secrets), "STACK_FILES": "dev-stack.yml", "UP_WAIT_S": "0"}
         environment = {**here, **environment}
-        return subprocess.run([ROOT / "deploy" / "up.sh"], env=environment, capture_output=True, text=True, timeout=30)
+        return subprocess.run([self.script], env=environment, capture_output=True, text=True, timeout=30)
+
+    def write_settings(self, content: bytes) -> None:
+        """A tree like this one, with a `deploy.env`."""
+        tree = self._bin.parent / "tree"
+        (tree / "deploy").mkdir(parents=True)
+        for folder in (Path(), Path("deploy")):
+            for path in (ROOT / folder).iterdir():
+                if not (tree / folder / path.name).exists() and path.name != "deploy.env":
+                    (tree / folder / path.name).symlink_to(path)
+        (tree / "deploy.env").write_bytes(content)
+        self.script = tree / "deploy" / "up.sh"
 
     @property
     def calls(self) -> list[str]:
@@ -247,3 +259,24 @@ def test_an_update_that_went_back_is_a_failure_and_an_earlier_one_is_none(
     assert (ran.returncode, "went back to what they were, or stopped halfway: edge" in ran.stderr) == (1, True)
     deployment.has(updates="thalamus_edge rollback_completed 2001-01-01 00:00:00 +0000 UTC")
     assert deployment.up(UP_WAIT_S="5", PUBLIC_PORT=str(balancer)).returncode == 0
+
+
+def test_settings_of_the_file_are_taken_as_they_stand(deployment: Deployment) -> None:
+    """`=` at the end, blanks, ends of lines as on Windows, and a last line without one."""
+    deployment.write_settings(
+        b"# comment\n\n  # another\nEDGE_NAME=abc=\nEDGE_TOKEN_ISSUER=a b\\c \r\n"
+        b"EDGE_REPLICAS=5\nLOG_LEVEL=x=\nAUTH_ISSUER=last"
+    )
+    done = deployment.up(EDGE_REPLICAS="7")
+    assert done.returncode == 0, done.stderr
+    assert deployment.deployed is not None
+    names = ("EDGE_NAME", "EDGE_TOKEN_ISSUER", "EDGE_REPLICAS", "LOG_LEVEL", "AUTH_ISSUER")
+    assert [deployment.deployed[name] for name in names] == ["abc=", "a b\\c ", "7", "x=", "last"]
+
+
+@pytest.mark.parametrize("line", ["export EDGE_NAME=x", " EDGE_NAME=x", "EDGE_NAME", "EDGE-NAME=x", "edge_name=x"])
+def test_a_line_of_the_file_that_is_no_setting_ends_it(line: str, deployment: Deployment) -> None:
+    deployment.write_settings(f"LOG_LEVEL=INFO\n{line}\n".encode())
+    refused = deployment.up()
+    assert (refused.returncode, refused.stderr) == (2, "deploy.env, line 2: not NAME=VALUE\n")
+    assert deployment.deployed is None

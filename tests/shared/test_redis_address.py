@@ -61,6 +61,13 @@ def test_what_is_understood(url: str, address: RedisAddress) -> None:
         ("redis://r/0#", None),
         ("redis://:pass#word@r/0", "%23|[Pp]ort"),
         ("unix://", "needs the path"),
+        ("unix://run/redis.sock", "from the root on"),
+        ("redis://:12/pass@r", "%2F"),
+        ("redis://u:12/pass@r:6379/0", "%2F"),
+        ("redis://:12?pass@r", "%3F"),
+        ("redis://:12?pass=1@r", "%3F"),
+        ("redis://:12?pass&x@r", "%3F"),
+        ("redis://:12#pass@r", "%23"),
     ],
 )
 def test_what_is_not_is_refused_by_name(url: str, complaint: str | None) -> None:
@@ -70,6 +77,7 @@ def test_what_is_not_is_refused_by_name(url: str, complaint: str | None) -> None
     with pytest.raises(ConfigError, match=complaint) as refused:
         parse_redis_url(url)
     assert str(refused.value).startswith("REDIS_URL")
+    assert "pass@" not in str(refused.value), "a part of the password"
     assert "'pass'" not in str(refused.value), "a part of the password"
 
 
