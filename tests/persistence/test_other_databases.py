@@ -97,3 +97,29 @@ async def test_a_user_that_may_not_look_goes_on(own_redis: RedisServer, elsewher
     url = own_redis.url.replace("redis://", "redis://old:x@")
     await Neighbours(url, clock=Clock()).check(OURS)
     await elsewhere.aclose()
+
+
+async def test_what_somebody_else_keeps_under_such_names_stops_nobody(
+    own_redis: RedisServer, elsewhere: redis.asyncio.Redis
+) -> None:
+    await elsewhere.set(keys.beacon(), "a word")
+    await elsewhere.select(5)
+    await elsewhere.hset(keys.store(), "of", "another")
+    await elsewhere.select(6)
+    await elsewhere.rpush(keys.beacon(), "list")
+    await elsewhere.set(keys.store(), b"\xff")
+    await Neighbours(own_redis.url, clock=Clock()).check(OURS)
+    await elsewhere.aclose()
+
+
+async def test_many_databases_cost_one_connection(own_redis: RedisServer, elsewhere: redis.asyncio.Redis) -> None:
+    """A beat has 2 s, and a distant Redis takes much of that for each connection."""
+    for db in range(4, 16):
+        await elsewhere.select(db)
+        await elsewhere.set(keys.store(), OTHERS)
+        await elsewhere.set(keys.beacon(), 5)
+    before = (await elsewhere.info("stats"))["total_connections_received"]
+    with pytest.raises(OtherStoreFound):
+        await Neighbours(own_redis.url, clock=Clock()).check(OURS)
+    assert (await elsewhere.info("stats"))["total_connections_received"] == before + 1
+    await elsewhere.aclose()

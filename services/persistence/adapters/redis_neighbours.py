@@ -75,18 +75,30 @@ class Neighbours:
         try:
             async with redis_client(self._url, max_connections=1) as client:
                 said: dict[str, Any] = await client.info("keyspace")
-            found = []
-            for db in sorted(int(name[2:]) for name in said if name.startswith("db"))[:_MOST_DATABASES]:
-                if db == self._db:
-                    continue
-                async with redis_client(self._url, max_connections=1, db=db) as client:
-                    name, count = await client.get(keys.store()), await client.get(keys.beacon())
-                if isinstance(name, bytes):
-                    found.append((db, name.decode(), int(count or 0)))
+                found = sorted(int(name[2:]) for name in said if name.startswith("db"))
+                databases = [db for db in found if db != self._db][:_MOST_DATABASES]
+                async with client.pipeline(transaction=False) as pipeline:  # one connection, which ends with it
+                    for db in databases:
+                        for words in (("SELECT", db), ("GET", keys.store()), ("GET", keys.beacon())):
+                            pipeline.execute_command(*words)
+                    answers = await pipeline.execute(raise_on_error=False)
         except exceptions.NoPermissionError:
-            self._may_look = False
-            logger.info("this user of Redis may not look into other databases: platforms there are not noticed")
-            return []
+            return self._looks_no_more()
         except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
-        return found
+        named = []
+        for db, *answer in zip(databases, answers[::3], answers[1::3], answers[2::3], strict=True):
+            for part in answer:
+                if isinstance(part, exceptions.NoPermissionError):
+                    return self._looks_no_more()
+                if isinstance(part, exceptions.RedisError) and not str(part).startswith("WRONGTYPE"):
+                    raise Unavailable(f"Redis does not answer: {part}") from part
+            _, name, count = answer
+            if isinstance(name, bytes) and (count is None or (isinstance(count, bytes) and count.isdigit())):
+                named.append((db, name.decode(errors="replace"), int(count or 0)))
+        return named
+
+    def _looks_no_more(self) -> list[tuple[int, str, int]]:
+        self._may_look = False
+        logger.info("this user of Redis may not look into other databases: platforms there are not noticed")
+        return []
