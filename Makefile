@@ -51,8 +51,8 @@ secrets: $(VENV)/.runtime ## make development secrets in ./secrets; what is ther
 up: ## deploy or update the stack on this Swarm (STACK=thalamus, STACK_FILES="dev-stack.yml dev-ports.yml")
 	@deploy/up.sh
 
-down: ## remove the stack; its volumes stay
-	docker stack rm $${STACK:-thalamus}
+down: ## stop the stack in order and remove it; its volumes stay (STACK=thalamus)
+	@deploy/down.sh
 
 test-swarm: $(VENV)/.dev ## deploy the stack and test it through the balancer; needs a Docker engine (minutes)
 	SWARM=1 TESTCONTAINERS_RYUK_DISABLED=true $(BIN)/pytest tests/swarm tests/contract -k "swarm or Local" $(ARGS)

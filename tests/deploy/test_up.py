@@ -1,4 +1,4 @@
-"""deploy/up.sh against a `docker` that records what it is asked, and answers from files."""
+"""deploy/up.sh and down.sh against a `docker` that records what it is asked, and answers from files."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ case "$1 $2" in
         esac
         ;;
     "service ls") echo service1 ;;
+    "service ps")  # what is said next
+        head -n 1 "$here/states"
+        sed -i 1d "$here/states"
+        ;;
     "secret ls") cat "$here/secrets" ;;
     "config ls") cat "$here/configs" ;;
 esac 2>/dev/null
@@ -70,6 +74,13 @@ class Deployment:
         here = {"PATH": path, "SECRETS": str(self.secrets), "STACK_FILES": "dev-stack.yml", "UP_WAIT_S": "0"}
         environment = {**here, **environment}
         return subprocess.run([self.script], env=environment, capture_output=True, text=True, timeout=30)
+
+    def down(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`make down`, likewise."""
+        (self._bin / "calls").unlink(missing_ok=True)
+        environment = {"PATH": f"{self._bin}:{os.environ['PATH']}", **environment}
+        script = self.script.with_name("down.sh")
+        return subprocess.run([script], env=environment, capture_output=True, text=True, timeout=30)
 
     def write_settings(self, content: bytes) -> None:
         """A tree like this one, with a `deploy.env`."""
@@ -280,3 +291,38 @@ def test_a_line_of_the_file_that_is_no_setting_ends_it(line: str, deployment: De
     refused = deployment.up()
     assert (refused.returncode, refused.stderr) == (2, "deploy.env, line 2: not NAME=VALUE\n")
     assert deployment.deployed is None
+
+
+def changes(deployment: Deployment) -> list[str]:
+    """What `docker` was asked, but for whether a service is there"""
+    return [call for call in deployment.calls if not call.startswith("service inspect")]
+
+
+def test_the_stack_ends_in_order_edges_then_persistence_then_the_rest(deployment: Deployment) -> None:
+    deployment.has(states="Running 3 seconds ago\nShutdown 1 second ago\nRunning 3 minutes ago\n")
+    done = deployment.down()
+    assert done.returncode == 0, done.stderr
+    asked = "--format {{.CurrentState}}"
+    assert changes(deployment) == [
+        "service scale --detach thalamus_edge=0",
+        f"service ps thalamus_edge {asked}",
+        f"service ps thalamus_edge {asked}",
+        "service scale --detach thalamus_persistence=0",
+        f"service ps thalamus_persistence {asked}",
+        f"service ps thalamus_persistence {asked}",
+        "stack rm thalamus",
+    ]
+
+
+def test_what_does_not_end_is_told_and_removed_nevertheless(deployment: Deployment) -> None:
+    deployment.has(states="Running 1 second ago\n" * 20)
+    done = deployment.down(DOWN_WAIT_S="1", STACK="staging")
+    assert done.returncode == 0
+    assert "staging_edge has not ended after 1 s" in done.stderr
+    assert changes(deployment)[-1] == "stack rm staging"
+
+
+def test_it_may_be_removed_at_once_and_its_name_stands_in_the_settings(deployment: Deployment) -> None:
+    deployment.write_settings(b"# ours\r\nSTACK=ours\r\n")
+    assert deployment.down(DOWN_WAIT_S="0").returncode == 0
+    assert changes(deployment) == ["stack rm ours"]
