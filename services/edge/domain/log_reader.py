@@ -201,7 +201,7 @@ class LogReader:
             if read is None:
                 return None
             found = read
-        publications = _within(found.publications, PAGE_BYTES)
+        publications = within(found.publications, PAGE_BYTES)
         tag_times(namespace, publications)
         return HistoryPage(publications, found.top)
 
@@ -244,7 +244,7 @@ class LogReader:
             page = found or HistoryPage([], await self.top(channel, namespace))
         if since is not None and since.epoch and since.epoch != page.top.epoch:
             raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
-        publications = _within(page.publications, self._settings.reply_max_bytes)
+        publications = within(page.publications, self._settings.reply_max_bytes)
         tag_times(namespace, publications)
         return HistoryPage(publications, page.top)
 
@@ -312,7 +312,7 @@ class LogReader:
             self._waiting -= 1
 
 
-def _within(publications: list[Publication], max_bytes: int) -> list[Publication]:
+def within(publications: list[Publication], max_bytes: int) -> list[Publication]:
     """The first of them that fit a reply, at least one."""
     total = 0
     for count, publication in enumerate(publications):

@@ -9,9 +9,10 @@ import pytest
 
 from services.edge.domain.channel_log import ChannelLog
 from services.edge.domain.log_pages import RecentPages
+from services.edge.domain.log_reader import PAGE_BYTES
 from services.edge.domain.model import ClientInfo, HistoryPage, Position, Publication
 from services.shared.namespaces import Durability
-from tests.support.edge import OPEN, Cluster, connected, replace_namespace
+from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 
 CHANNEL = "room"
 MISSED = 300
@@ -81,3 +82,36 @@ def test_what_is_kept_in_memory_is_bounded_however_wide_it_is(publication: Publi
         pages.put((CHANNEL, "e", offset), [publication], 0)
     assert pages.get((CHANNEL, "e", MISSED - 10))
     assert pages.get((CHANNEL, "e", MISSED - REPLY_BYTES // 1_000 - 1)) is None
+
+
+async def test_a_reply_brings_so_little_that_an_sdk_on_a_slow_path_gets_it_in_time() -> None:
+    """One that waits 5 s for a reply, and begins anew: larger ones would never arrive."""
+    cluster = Cluster(default=OPEN)
+    node = cluster.edge()
+    wish = missed(cluster, Publication(b'"%b"' % (b"x" * 3_000)))
+    client = await connected(cluster, node)
+    reply = await client.call(subscribe=wish)
+    assert reply["recovered"]
+    assert len(json.dumps(reply)) < 1.2 * PAGE_BYTES
+    for _ in range(10):
+        await settle()
+    offsets = [one["offset"] for one in [*reply["publications"], *client.publications(CHANNEL)]]
+    assert offsets == list(range(1, MISSED + 1))
+
+
+async def test_the_reply_to_connect_brings_as_little_for_all_its_channels_together() -> None:
+    cluster = Cluster(default=OPEN)
+    node = cluster.edge()
+    names = [f"room{number}" for number in range(8)]
+    for name in names:
+        for _ in range(50):
+            cluster.bus.append(name, Publication(b'"%b"' % (b"x" * 1_000)), "", "", 50)
+    client = Client(cluster, node)
+    positions = {name: {"recover": True, "offset": 0, "epoch": cluster.bus.log(name).epoch} for name in names}
+    token = cluster.token("alice", subs={name: {"override": {"force_recovery": {"value": True}}} for name in names})
+    reply = await client.call(connect={"token": token, "subs": positions})
+    assert len(json.dumps(reply)) < 1.2 * PAGE_BYTES
+    for name in names:
+        found = reply["subs"][name]
+        assert found["recovered"]
+        assert [one["offset"] for one in [*found["publications"], *client.publications(name)]] == list(range(1, 51))

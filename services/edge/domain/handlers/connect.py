@@ -10,6 +10,7 @@ from services.edge.domain import commands as c
 from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.claims import ConnectionClaims, Override, ServerSub, TokenExpired, TokenInvalid
 from services.edge.domain.handlers.subscribe import Wanted, begin, establish
+from services.edge.domain.log_reader import PAGE_BYTES
 from services.edge.domain.permissions import find_namespace
 from services.edge.domain.replies import ConnectResult, ErrorReply, SubscribeResult
 from services.edge.domain.user_names import personal_channel
@@ -114,6 +115,7 @@ def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims 
             info=sub.info,
             data=sub.data,
             override=sub.override,
+            most_bytes=PAGE_BYTES // len(subs),
         )
         for channel, sub in subs.items()
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.channel import Channel, Subscription
-from services.edge.domain.log_reader import TooMuch, pause_s
+from services.edge.domain.log_reader import PAGE_BYTES, TooMuch, pause_s, within
 from services.edge.domain.model import Position, Publication
 from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, Unavailable
@@ -22,12 +23,22 @@ _READ_ATTEMPTS = 3
 
 
 async def recover(
-    session: Session, channel: Channel, subscription: Subscription, request: c.Subscribe, top: Position
+    session: Session,
+    channel: Channel,
+    subscription: Subscription,
+    request: c.Subscribe,
+    top: Position,
+    *,
+    most_bytes: int = PAGE_BYTES,
 ) -> list[Publication] | None:
     """All of (the client's offset, top], or its first page; None: it can't be had. Wire protocol, 11.4.
 
     Where it is the first page, the channel holds nothing for the subscription any more: the caller queues the reply,
     calls `Channel.go_live`, and lets `catch_up` do the rest.
+
+    Args:
+        most_bytes: Of the page, unless one publication is larger. SDKs wait 5 s for a reply, then begin anew: who reads
+            slowly would never get past a larger one.
     """
     log, settings = channel.log, session.node.settings
     if log is None or request.epoch not in ("", top.epoch) or request.offset > top.offset:
@@ -35,16 +46,19 @@ async def recover(
     count = top.offset - request.offset
     if count > _most(settings):
         return None
+    most_bytes = min(most_bytes, settings.reply_max_bytes)
+    page: list[Publication] | None = None
     if count <= settings.recovery_limit:
-        try:
-            return await _at_once(session, channel, request.offset, top)
-        except TooMuch:
-            pass
+        with contextlib.suppress(TooMuch):
+            page = await _at_once(session, channel, request.offset, top)
+            if page is None or sum(one.size for one in page) <= most_bytes:
+                return page
     channel.stop_holding(subscription)
-    page = await session.node.reader.page(channel.name, channel.namespace, log, request.offset)
+    if page is None:
+        page = await session.node.reader.page(channel.name, channel.namespace, log, request.offset)
     if page is None:
         return None
-    first = [one for one in page if one.offset <= log.delivered]
+    first = within([one for one in page if one.offset <= log.delivered], most_bytes)
     subscription.caught_up_to = request.offset + len(first)
     return first
 
@@ -67,11 +81,7 @@ async def _at_once(session: Session, channel: Channel, offset: int, top: Positio
         if page.top.offset >= top.offset:
             missed = [one for one in page.publications if offset < one.offset <= top.offset]
         # else: a read that others had begun before this one joined; the next is later
-    if missed is None or len(missed) != top.offset - offset:
-        return None
-    if sum(one.size for one in missed) > session.node.settings.reply_max_bytes:
-        raise TooMuch
-    return missed
+    return missed if missed is not None and len(missed) == top.offset - offset else None
 
 
 async def catch_up(session: Session, channel: Channel, subscription: Subscription) -> None:

@@ -10,6 +10,7 @@ from services.edge.domain.channel import Channel, Subscription
 from services.edge.domain.claims import Override, SubscriptionClaims, TokenExpired, TokenInvalid
 from services.edge.domain.handlers.common import admit_new, required_channel
 from services.edge.domain.handlers.recovery import catch_up, recover
+from services.edge.domain.log_reader import PAGE_BYTES
 from services.edge.domain.permissions import Actor, allows, find_namespace, may_subscribe
 from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
 from services.edge.domain.token_log import refused
@@ -39,6 +40,7 @@ class Wanted:
     data: bytes = b""
     expires_at: float | None = None
     override: Override = field(default_factory=Override)
+    most_bytes: int = PAGE_BYTES  # of what was missed, in the reply
 
 
 async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> None:
@@ -225,7 +227,7 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
     result.offset, result.epoch = top
     if not (request.recover and subscription.recoverable):
         return result
-    missed = await recover(session, channel, subscription, request, top)
+    missed = await recover(session, channel, subscription, request, top, most_bytes=wanted.most_bytes)
     outcomes = session.node.counters.recoveries
     outcome = "recovered" if missed is not None else "not_recovered"
     outcomes[outcome] = outcomes.get(outcome, 0) + 1
