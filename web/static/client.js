@@ -248,7 +248,7 @@ export class Client {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#calls.delete(id);
-        reject(new Error('no answer in time'));
+        reject(Object.assign(new Error('no answer in time'), { late: true }));
       }, ANSWER_MS);
       const end = (how) => (value) => { clearTimeout(timer); how(value); };
       this.#calls.set(id, { done: end(resolve), fail: end(reject), method });
@@ -295,6 +295,7 @@ export class Client {
 
   async #subscribe(subscription) {
     const { channel } = subscription;
+    const socket = this.#socket;
     try {
       const result = await this.#call('subscribe', subscription.request());
       this.#tell('subscribed', { channel, ...subscription.subscribed(result) });
@@ -306,6 +307,9 @@ export class Client {
         setTimeout(() => {
           if (this.#subscriptions.get(channel) === subscription && this.state === 'connected') this.#subscribe(subscription);
         }, backoff(1));
+      } else if (error.late && socket === this.#socket) { // with the reply would go what was missed: ask anew
+        this.#lost(error.message);
+        socket.close(4003, 'no answer to subscribe');
       } // else the connection was lost: all is subscribed again when it is back
     }
   }
