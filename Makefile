@@ -21,7 +21,7 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
 	$(BIN)/pytest $(ARGS)
 
-test-full: $(VENV)/.dev ## run every test, with 50,000 missed messages where `make test` has one or three thousand
+test-full: $(VENV)/.dev ## run every test, with 50,000 missed messages where `make test` has 3,000
 	MISSED=50000 $(BIN)/pytest $(ARGS)
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")

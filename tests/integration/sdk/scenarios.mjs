@@ -272,12 +272,13 @@ const scenarios = {
     await events.wait('subscribing');
     await ask({ do: 'fill', channel, count });
     await ask({ do: 'heal' });
-    const subscribed = await events.wait('subscribed', 1, BACK_WITHIN_MS);
-    assert.equal(subscribed.recovered, true);
+    await events.wait('subscribed', 1, BACK_WITHIN_MS);
     await sub.publish({ n: count + 1 });
     await events.wait('publication', count + 1, 60_000 + 5 * count);
     assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, count + 2));
-    assert.equal(events.seen.filter(([name]) => name === 'subscribed').length, 2);
+    const subscribed = events.seen.filter(([name]) => name === 'subscribed').map(([, ctx]) => ctx);
+    assert(subscribed.slice(1).every((ctx) => ctx.recovered));
+    assert(config.cuts ? subscribed.length > 2 : subscribed.length === 2);
     alice.disconnect();
     bob.disconnect();
   },
