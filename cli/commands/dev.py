@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -155,7 +156,7 @@ async def _follow(settings: StackSettings, supervisors: list[Supervisor]) -> Non
                 token=token,
                 user=_USER,
                 api_key=await api_key(plan),
-                data_option="" if settings.data == DEFAULT_DATA else f" --data {settings.data}",
+                data_option="" if settings.data == DEFAULT_DATA else f" --data {shlex.quote(str(settings.data))}",
                 started_s=time.monotonic() - started,
             )
             print(text, flush=True)

@@ -8,6 +8,7 @@ synced. `redis-check-aof` cuts it off; the server's own program does so when it 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -77,9 +78,8 @@ def repair(server: Path, data: Path) -> str:
 
 
 def _cure(file: Path) -> str:
-    return (
-        f"`thalamus dev --repair` cuts off what can't be read and keeps a copy (by hand: redis-check-aof --fix {file})"
-    )
+    by_hand = f"redis-check-aof --fix {shlex.quote(str(file))}"
+    return f"`thalamus dev --repair` cuts off what can't be read and keeps a copy (by hand: {by_hand})"
 
 
 def _newest(data: Path) -> Path | None:

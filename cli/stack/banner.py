@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -63,4 +64,4 @@ def _shown(program: str) -> str:
     if found and Path(found).absolute() == beside.absolute():
         return program
     relative = os.path.relpath(beside)
-    return relative if not relative.startswith("..") else str(beside)
+    return shlex.quote(relative if not relative.startswith("..") else str(beside))

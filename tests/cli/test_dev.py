@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,6 +27,7 @@ class Dev:
 
     def __init__(self, directory: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.directory = directory
+        self.data = directory / (arguments[arguments.index("--data") + 1] if "--data" in arguments else "data")
         self.said: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "dev", *arguments],
@@ -57,7 +59,7 @@ class Dev:
         return float(line.split()[4])
 
     def pids(self) -> dict[str, int]:
-        pids: dict[str, int] = json.loads((self.directory / "data" / "dev.json").read_text())["pids"]
+        pids: dict[str, int] = json.loads((self.data / "dev.json").read_text())["pids"]
         return pids
 
     def example(self, containing: str) -> str:
@@ -115,13 +117,21 @@ def shell(directory: Path, command: str) -> subprocess.Popen[str]:
     )
 
 
+def line_with(text: str, stream: IO[str]) -> str:
+    """The next line that has it; there must be one before the end."""
+    for line in stream:
+        if text in line:
+            return line
+    raise AssertionError(f"no line with {text!r}")
+
+
 def end(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: Callable[..., Dev]) -> None:
-    dev = start("--edges", "2")
+    dev = start("--edges", "2", "--data", "our 'data'")
     dev.wait_ready()
     heredoc_start = next(number for number, line in enumerate(dev.said) if line.endswith("<<'END'"))
     heredoc = "\n".join(dev.said[heredoc_start : dev.said.index("END") + 1])
@@ -134,10 +144,8 @@ def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: C
         assert subscriber.stderr is not None
         assert subscriber.stdout is not None
         assert plain.stdout is not None
-        while "subscribed to chat:lobby" not in subscriber.stderr.readline():
-            pass
-        while '"subscribe"' not in plain.stdout.readline():
-            pass
+        line_with("subscribed to chat:lobby", subscriber.stderr)
+        line_with('"subscribe"', plain.stdout)
         published = subprocess.run(
             ["bash", "-c", dev.example("publish")],
             cwd=dev.directory,
@@ -148,11 +156,9 @@ def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: C
         )
         assert published.returncode == 0, published.stderr
         assert re.fullmatch(r"published to chat:lobby at 1:\S+\n", published.stdout)
-        while '{"text":"hello"}' not in (line := subscriber.stdout.readline()):
-            pass
+        line = line_with('{"text":"hello"}', subscriber.stdout)
         assert re.fullmatch(r'chat:lobby \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z #1 {"text":"hello"}\n', line)
-        while '"hello"' not in (line := plain.stdout.readline()):
-            pass
+        line = line_with('"hello"', plain.stdout)
         assert json.loads(line)["push"]["pub"]["data"] == {"text": "hello"}
     finally:
         end(subscriber)
@@ -163,7 +169,7 @@ def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: C
     assert dev.process.wait(15) == 0
     assert time.monotonic() - asked < 10
     assert all(is_dead(pid) for pid in pids.values())
-    assert not (dev.directory / "data" / "dev.json").exists()
+    assert not (dev.data / "dev.json").exists()
     assert not [line for line in dev.said if "is killed" in line]
     assert not alarming(dev.said), "an ordinary start warns of nothing"
 
