@@ -9,7 +9,7 @@ if [ -z "${STACK:-}" ] && [ -f deploy.env ]; then STACK=$(tr -d '\r' <deploy.env
 STACK=${STACK:-thalamus} limit=${DOWN_WAIT_S:-60}
 
 running() { # whether a task of the service has not ended yet
-    docker service ps "$1" --format '{{.CurrentState}}' 2>/dev/null | grep -qE '^(Running|Starting|Preparing|Ready|Assigned)'
+    docker service ps "$1" --format '{{.CurrentState}}' 2>/dev/null | grep -E '^(Running|Starting|Preparing|Ready|Assigned)' >/dev/null
 }
 
 if [ "$limit" != 0 ]; then
