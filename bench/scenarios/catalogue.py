@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.load.fleet import Fleet
 from bench.scenarios.connections import connect_storm, idle, presence
-from bench.scenarios.limits import burst, highest_rate
+from bench.scenarios.limits import burst, highest_rate, publish_burst
 from bench.scenarios.recovery import recovery_storm
 from bench.scenarios.steady import Figures, steady
 from bench.servers.target import Target
@@ -63,6 +63,10 @@ async def _fan_out(fleet: Fleet, target: Target, full: bool) -> Figures:
 
 async def _burst(fleet: Fleet, target: Target, full: bool) -> Figures:
     return await burst(fleet, target, clients=_MEMBERS, channel=_FAN_OUT[0], seconds=8 if full else 4)
+
+
+async def _publish_burst(fleet: Fleet, target: Target, full: bool) -> Figures:
+    return await publish_burst(fleet, target, clients=_MEMBERS, channels=_CHAT, each=5, payload_bytes=100)
 
 
 async def _chat(fleet: Fleet, target: Target, full: bool) -> Figures:
@@ -152,6 +156,19 @@ SCENARIOS: Sequence[Scenario] = (
             Shown("acked_per_s", "acknowledged publishes/s", 0, _at_least(1.0, "socketio-redis")),
             Shown("cpu_us_per_publish", "server CPU per publish, µs"),
             _ACK_P99,
+        ),
+    ),
+    Scenario(
+        name="publish burst",
+        text="1,000 clients of 250 channels publish 100 bytes 5 times at the same moment",
+        run=_publish_burst,
+        shown=(
+            Shown("acked", "acknowledged of 5,000"),
+            Shown("refused", "refused"),
+            Shown("unanswered", "not answered within 15 s"),
+            Shown("last_ack_s", "until the last acknowledgement, s", 2),
+            _ACK_P99,
+            Shown("cpu_us_per_publish", "server CPU per publish with its deliveries, µs"),
         ),
     ),
     Scenario(

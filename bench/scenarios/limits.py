@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ _LOWEST_PER_S = 100.0
 _GROWS_BY = 1.5
 _BISECTIONS = 3
 _P99_MS = 100.0
+_MOMENT_S = 0.005
 _REFUSED_AT_MOST = 0.001
 
 
@@ -37,6 +39,23 @@ async def burst(fleet: Fleet, target: Target, *, clients: int, channel: str, sec
     return rates(seen, before, after, clients) | {
         "deliveries_per_s": seen.delivered / took_s,
         "load_cpu_s": seen.cpu_s - loaded.cpu_s,
+    }
+
+
+async def publish_burst(
+    fleet: Fleet, target: Target, *, clients: int, channels: Sequence[str], each: int, payload_bytes: int
+) -> Figures:
+    """Every client publishes so many times at the same moment."""
+    members = clients // len(channels)
+    await fleet.connect(clients, target.where, channels, payload_bytes=payload_bytes)
+    await publish(fleet, members, _LOWEST_PER_S, _WARM_S)
+    await asyncio.sleep(_WARM_S)
+    before = usage(target.pids())
+    seen = await publish(fleet, members, clients * each / _MOMENT_S, _MOMENT_S)
+    await fleet.close()
+    return rates(seen, before, usage(target.pids()), members) | {
+        "unanswered": seen.sent - seen.acked - seen.refused,
+        "last_ack_s": Histogram(seen.ack_us).percentile(1.0) / 1_000_000,
     }
 
 
