@@ -79,7 +79,14 @@ DELIVERY = Board(
                 lines(
                     "Publications that wait for their logs",
                     "short",
-                    (f"thalamus_edge_publishes_pending{{{EDGE}}}", "{{instance}}"),
+                    (f"thalamus_edge_publishes_pending{{{EDGE}}}", "{{instance}}: {{log}}"),
+                    help="Those behind others of their client included.",
+                ),
+                lines(
+                    "Publications that wait: for how long",
+                    "s",
+                    (f"thalamus_edge_publish_wait_seconds{{{EDGE}}}", "{{instance}}: {{log}}"),
+                    help="On average, until their log holds them, behind others of their client included.",
                 ),
                 lines("Publications that wait to be stored", "short", ("thalamus_persistence_waiting", "{{instance}}")),
                 lines(
@@ -90,7 +97,10 @@ DELIVERY = Board(
                 lines(
                     "Publications refused for want of room",
                     "pubps",
-                    (f"rate(thalamus_edge_publishes_refused_total{{{EDGE}}}RATE)", "{{instance}}"),
+                    (
+                        f"rate(thalamus_edge_publishes_refused_total{{{EDGE}}}RATE)",
+                        "{{instance}}: {{rule}}",
+                    ),
                     ('rate(thalamus_persistence_unstored_total{reason="busy"}RATE)', "{{instance}}: store"),
                 ),
                 lines(

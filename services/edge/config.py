@@ -81,7 +81,7 @@ class EdgeConfig:
     connections_per_user: int = number(_DEFAULT.connections_per_user, 0)
     channel_max_bytes: int = number(_DEFAULT.channel_max_bytes, 1, MAX_CHANNEL_BYTES)
     history_meta_ttl_s: int = number(720 * 3_600, 1)
-    max_pending_publishes: int = number(_DEFAULT.max_pending_publishes, 1)
+    max_publish_wait_s: float = number(_DEFAULT.max_publish_wait_s, 0.01, 60)
     max_pending_publish_bytes: int = number(_DEFAULT.max_pending_publish_bytes, 1, 1 << 50)
     max_reads: int = number(_DEFAULT.max_reads, 1)
     max_waiting_reads: int = number(_DEFAULT.max_waiting_reads, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -30,8 +31,25 @@ class NodeCollector(Collector):
             "subscriptions", "Subscriptions of these sessions.", sum(len(channel) for channel in hub.channels.values())
         )
         yield _counter("published", "Publications accepted from clients and backends.", node.publisher.published)
-        yield _gauge("publishes_pending", "Publications that wait for their logs.", node.publisher.pending)
-        yield _counter("publishes_refused", "Publications refused because too many waited.", node.publisher.refused)
+        admission = node.publisher.admission
+        logs = {"redis": admission.redis, "store": admission.store}
+        yield _labelled(
+            "publishes_pending",
+            "Publications that wait for a log, or behind others of their client.",
+            "log",
+            {name: log.waiting for name, log in logs.items()},
+            GaugeMetricFamily,
+        )
+        yield _labelled(
+            "publish_wait_seconds",
+            "Seconds that publications waited of late until a log held them, behind others of their client included.",
+            "log",
+            {name: log.wait_s for name, log in logs.items()},
+            GaugeMetricFamily,
+        )
+        yield _labelled(
+            "publishes_refused", "Publications refused on arrival, by the rule against them.", "rule", admission.refused
+        )
         yield _counter("publications_received", "Publications that Redis brought.", hub.publications_received)
         yield _counter("deliveries", "Frames handed to subscribers.", hub.deliveries)
         yield _counter("gaps", "Jumps in a log that were repaired by reading.", hub.gaps)
@@ -71,8 +89,14 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(f"thalamus_edge_{name}", text, value=value)
 
 
-def _labelled(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"thalamus_edge_{name}", text, labels=[label])
+def _labelled(
+    name: str,
+    text: str,
+    label: str,
+    values: Mapping[Any, float],
+    kind: type[CounterMetricFamily | GaugeMetricFamily] = CounterMetricFamily,
+) -> Metric:
+    family = kind(f"thalamus_edge_{name}", text, labels=[label])
     for key, value in list(values.items()):
         family.add_metric([key], value)
     return family

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 # Name → what there is instead. An entry stays for as long as somebody may go back to a version that has the setting.
 RETIRED: Mapping[str, str] = {
+    "EDGE_MAX_PENDING_PUBLISHES": "how many may wait follows from EDGE_MAX_PUBLISH_WAIT_S and the measured rate",
     "PRESENCE_HEARTBEAT_S": "presence tells edges: a third of PRESENCE_LEASE_TTL_S",
 }
 

@@ -63,6 +63,8 @@ class CommandRunner:
         "_refused",
         "_rest_until",
         "_resting",
+        "_turned_away",
+        "_unread",
         "_waiters",
         "connection",
         "node",
@@ -78,6 +80,8 @@ class CommandRunner:
         self._resting = False  # the next turn is already arranged
         self._rest_until = NEVER  # it may as well begin then, if something else wakes us
         self._refused = 0  # since the last rest
+        self._turned_away = 0  # publications, on arrival, since it was last not read for that
+        self._unread = False  # it is not read for that
         self._paused = False
         self._waiters: list[asyncio.Future[None]] | None = None  # of `until_replies_taken`
         self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
@@ -162,13 +166,19 @@ class CommandRunner:
         self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
-        waiting, most = len(self._queue.commands), self.node.settings.max_pending_commands
+        queue, most = self._queue, self.node.settings.max_pending_commands
+        # What admission lets in it also bounds. But who is over its limit of commands would fill the queue with them.
+        waiting = len(queue.commands) if self._resting else queue.others
         held = self.connection.replies_wait
-        self._queue.hold(held)
-        if (held or waiting > most) and not self._paused:
+        queue.hold(held)
+        if self._turned_away >= _REFUSED_PER_REST and not self._unread:
+            self._unread = True
+            rest_s = _REST_S * self._turned_away / _REFUSED_PER_REST
+            asyncio.get_running_loop().call_later(rest_s, self._read_again)
+        if (held or self._unread or waiting > most) and not self._paused:
             self._paused = True
             self.connection.pause_reading()
-        elif self._paused and not held and waiting <= most // 2:
+        elif self._paused and not (held or self._unread) and waiting <= most // 2:
             self._paused = False
             self.connection.resume_reading()
 
@@ -183,6 +193,11 @@ class CommandRunner:
         else:
             self._rest_until = NEVER
             loop.call_soon(self._go_on)
+
+    def _read_again(self) -> None:
+        self._unread = False
+        self._turned_away = 0
+        self._pause_or_resume()
 
     def _go_on(self) -> None:
         self._resting = False
@@ -199,11 +214,28 @@ class CommandRunner:
             raise Disconnect(CloseCode.BAD_REQUEST)  # another one first, or a second connect
         if kind in _UNCOUNTED:
             return
+        self._spend()
+
+    def _spend(self) -> None:
+        """A command's credit; raises what it is answered with where there is none left."""
         now = self.node.clock.monotonic()
         if not self._bucket.take(now):
             if self._bucket.refused_for(now) >= self.node.settings.flood_close_s:
                 raise Disconnect(CloseCode.TOO_MANY_REQUESTS)
             raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=self._bucket.retry_after_s())
+
+    def _turn_away(self, command: c.Command) -> None:
+        """A publication for which there is no room is answered on arrival. It costs what another command costs."""
+        error: ThalamusError = self.node.publisher.busy()
+        try:
+            self._spend()
+        except Disconnect as end:
+            self.disconnect(end.code, end.reason)
+            return
+        except ThalamusError as over:
+            error = over
+        self.answer(command.id, self._error(error))
+        self._turned_away += 1
 
     async def _run(self, command: c.Command) -> None:
         try:

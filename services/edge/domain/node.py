@@ -89,7 +89,7 @@ class Node:
         self.rng = rng or random.Random()
         self.reader = LogReader(broker, store, settings)
         self.new_channels = NewChannels(self.reader, settings.new_channels_per_minute, self.clock.monotonic)
-        self.publisher = Publisher(broker, store, settings)
+        self.publisher = Publisher(broker, store, namespaces, settings, self.clock.monotonic)
         self.broker = broker
         self.store = store
         self.hub = Hub(broker, self.reader, settings, self.spawn, self.clock.monotonic, self.clock.wall)
@@ -134,6 +134,7 @@ class Node:
             await asyncio.sleep(GRANULE_S)
             now = self.clock.monotonic()
             self.wheel.advance(now)
+            self.publisher.admission.tick(now)
             self.hub.close_unused(now)
             if now >= next_check:
                 next_check = now + self._next_check_s()

@@ -8,13 +8,15 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
+from services.edge.domain.backlog import Backlog
 from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker, Store
+from services.edge.domain.publish_admission import PublishAdmission
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import ACK_SECONDS
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.metrics import Buckets
-from services.shared.namespaces import DataFormat, Durability, Namespace
+from services.shared.namespaces import DataFormat, Durability, Namespace, Namespaces
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +30,32 @@ Outcome = AppendResult | ThalamusError
 class Publisher:
     """Takes publications that are permitted already; returns once the channel's log holds them."""
 
-    def __init__(self, broker: Broker, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        store: Store,
+        namespaces: Namespaces,
+        settings: Settings,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._broker = broker
         self._store = store
+        self._namespaces = namespaces
         self._settings = settings
+        self.monotonic = monotonic
+        self.admission = PublishAdmission(
+            max_wait_s=settings.max_publish_wait_s, max_bytes=settings.max_pending_publish_bytes, now=monotonic()
+        )
         self.published = 0
-        self.refused = 0
-        self.pending = 0  # wait for their logs
-        self.queued = 0  # wait in the queues of their clients
-        self._pending_bytes = 0
         self._ids = _RandomIds()
+
+    def backlog_of(self, channel: str) -> Backlog | None:
+        """What publications in it wait for; None: it does not exist."""
+        namespace = self._namespaces.find(channel)
+        return None if namespace is None else self._backlog(namespace.durability)
+
+    def _backlog(self, durability: Durability) -> Backlog:
+        return self.admission.store if durability is Durability.STORED else self.admission.redis
 
     async def publish(
         self,
@@ -84,11 +102,13 @@ class Publisher:
         key: str = "",
         exclude_client: str = "",
         keep: bool = True,
+        admitted: bool = False,
     ) -> None:
         """Publish one message, once under an idempotency key.
 
         Not to `keep` it is to announce it as in a channel without a log: no offset, no history, no key.
-        `settle` is called with the outcome, later and once, unless this raises.
+        `settle` is called with the outcome, later and once, unless this raises. `admitted`: it has waited already, and
+        has its place.
 
         Raises:
             ThalamusError: 107 or 106 for data that is not allowed.
@@ -103,47 +123,18 @@ class Publisher:
         if key and len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         publication = Publication(data, info, tags or {}, self._ids.next(), exclude_client, time_ms)
-        self._take(size)
         durability = namespace.durability if keep else Durability.NONE
-        waiting = _Waiting(self, size, _seconds_of(durability), settle)
-        try:
-            kept = self._hand_over(channel, namespace, durability, publication, key_user, key)
-        except BaseException:
-            self._give_back(size)
-            raise
+        backlog, now = self._backlog(durability), self.monotonic()
+        if not (admitted or self.admission.admit(backlog, size, now)):
+            raise self.busy()
+        kept = self._hand_over(channel, namespace, durability, publication, key_user, key)
+        waiting = _Waiting(self, backlog, size, _seconds_of(durability), settle, now)
         future = kept if isinstance(kept, asyncio.Future) else asyncio.ensure_future(kept)
         future.add_done_callback(waiting)
-
-    def has_room(self) -> bool:
-        """Whether one more may wait."""
-        return self.pending + self.queued < self._settings.max_pending_publishes
-
-    def is_strained(self) -> bool:
-        """Whether half of the room is taken: nobody may have more than a share of the rest."""
-        return 2 * (self.pending + self.queued) > self._settings.max_pending_publishes
 
     def busy(self) -> Busy:
         """What is answered where there is no room: nothing was done."""
         return Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
-
-    def _take(self, size: int) -> None:
-        """Room for one more that waits for its log.
-
-        Raises:
-            Busy: there is none.
-        """
-        settings = self._settings
-        if self.pending >= settings.max_pending_publishes or (
-            self.pending and self._pending_bytes + size > settings.max_pending_publish_bytes
-        ):
-            self.refused += 1
-            raise self.busy()
-        self.pending += 1
-        self._pending_bytes += size
-
-    def _give_back(self, size: int) -> None:
-        self.pending -= 1
-        self._pending_bytes -= size
 
     def _hand_over(
         self,
@@ -199,19 +190,34 @@ def _seconds_of(durability: Durability) -> Buckets:
 class _Waiting:
     """One publication that waits for its log; called when that has answered."""
 
-    __slots__ = ("_began", "_publisher", "_seconds", "_settle", "_size")
+    __slots__ = ("_backlog", "_began", "_publisher", "_seconds", "_settle", "_size")
 
-    def __init__(self, publisher: Publisher, size: int, seconds: Buckets, settle: Callable[[Outcome], None]) -> None:
-        self._publisher, self._size, self._seconds, self._settle = publisher, size, seconds, settle
-        self._began = time.perf_counter()
+    def __init__(
+        self,
+        publisher: Publisher,
+        backlog: Backlog,
+        size: int,
+        seconds: Buckets,
+        settle: Callable[[Outcome], None],
+        now: float,
+    ) -> None:
+        self._publisher, self._backlog, self._size = publisher, backlog, size
+        self._seconds, self._settle, self._began = seconds, settle, now
+        backlog.began(now)
+        backlog.waiting += 1
+        publisher.admission.bytes += size
 
     def __call__(self, kept: asyncio.Future[AppendResult]) -> None:
-        publisher = self._publisher
-        publisher._give_back(self._size)
+        publisher, backlog = self._publisher, self._backlog
+        now = publisher.monotonic()
+        took_s = now - self._began
+        backlog.ended(now, took_s)
+        backlog.waiting -= 1
+        publisher.admission.bytes -= self._size
         error = Unavailable("given up") if kept.cancelled() else kept.exception()
         if error is None:
             publisher.published += 1
-            self._seconds.observe(time.perf_counter() - self._began)
+            self._seconds.observe(took_s)
             self._settle(kept.result())
             return
         if not isinstance(error, ThalamusError):

@@ -68,8 +68,10 @@ class Session(CommandRunner):
             if type(command.request) is c.Pong:  # not held up by a command that takes long
                 if not self.deadlines.pong():
                     self.disconnect(CloseCode.BAD_REQUEST, CloseCode.BAD_REQUEST.reason)
-            elif not self._queue.add(command):
-                self.answer(command.id, self._error(self.node.publisher.busy()))
+            elif not self._queue.add(command, running=self._busy):
+                self._turn_away(command)
+                if self.state in OVER:
+                    return
         self._pump()
 
     def websocket_pong(self) -> None:

@@ -33,7 +33,7 @@ class Settings:
     new_channels_per_minute: int = 200  # of one user on this edge; beyond: 111; 0: no limit
     connections_per_user: int = 100  # on this edge; 0: no limit
     channel_max_bytes: int = 255
-    max_pending_publishes: int = 300  # of all clients and the API; beyond: 111, nothing was done
+    max_publish_wait_s: float = 1.0  # that a publication may have to expect; beyond: 111, nothing was done
     max_pending_publish_bytes: int = 33_554_432
     max_reads: int = 64  # of logs at a time, for gaps, recovery and history
     max_waiting_reads: int = 5_000

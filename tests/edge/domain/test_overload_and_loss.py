@@ -7,7 +7,9 @@ from typing import Any
 
 from services.edge.domain.model import HistoryPage
 from services.edge.domain.node import Node
-from services.shared.namespaces import Mode, Permission
+from services.edge.domain.publish_admission import ALWAYS
+from services.shared.errors import Unavailable
+from services.shared.namespaces import Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 from tests.support.memory import MemoryBroker
 
@@ -59,11 +61,8 @@ async def test_whoever_joins_a_read_under_way_misses_nothing_that_came_after_it_
         assert recovered + [pub["data"] for pub in client.publications("a")] == list(range(4, 13))
 
 
-async def test_too_many_publications_that_wait_are_refused_by_name_and_nothing_was_done() -> None:
-    cluster = Cluster(default=FORCED)
-    node = cluster.edge(commands_per_s=0, max_pending_publishes=3)
-    many = await subscribers(cluster, node, 5)
-    alice = many[0]
+def hold_appends(node: Node) -> asyncio.Event:
+    """What is handed to the log is held until the event is set."""
     waiting = asyncio.Event()
     append = node.broker.append
 
@@ -72,19 +71,30 @@ async def test_too_many_publications_that_wait_are_refused_by_name_and_nothing_w
         return await append(*arguments, **options)
 
     node.broker.append = slow  # type: ignore[method-assign]
-    for number in range(5):
+    return waiting
+
+
+async def test_publications_that_would_wait_too_long_are_refused_by_name_and_nothing_was_done() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0)
+    many = await subscribers(cluster, node, ALWAYS + 3)
+    waiting = hold_appends(node)
+    for number in range(ALWAYS):
         await many[number].post(publish={"channel": "a", "data": number})
+    cluster.clock.now += 1.5  # without an answer
+    for client in many[ALWAYS:]:
+        await client.post(publish={"channel": "a", "data": "no"})
     errors = [[line["error"] for line in client.lines if "error" in line] for client in many]
-    assert [len(of_one) for of_one in errors] == [0, 0, 0, 1, 1]
-    for (error,) in errors[3:]:
+    assert [len(of_one) for of_one in errors] == [0] * ALWAYS + [1] * 3
+    for (error,) in errors[ALWAYS:]:
         assert error["code"] == 111
         assert error["temporary"]
         assert error["retry_after_ms"] > 0
     waiting.set()
     await settle()
-    assert [pub["data"] for pub in alice.publications("a")] == [0, 1, 2]
-    assert node.publisher.pending == 0
-    await alice.call(publish={"channel": "a", "data": "again"})
+    assert [pub["data"] for pub in many[-1].publications("a")] == list(range(ALWAYS))
+    assert node.publisher.admission.redis.waiting == node.publisher.admission.bytes == 0
+    await many[-1].call(publish={"channel": "a", "data": "again"})
 
 
 async def test_too_many_bytes_that_wait_are_refused_but_one_is_always_taken() -> None:
@@ -92,14 +102,7 @@ async def test_too_many_bytes_that_wait_are_refused_but_one_is_always_taken() ->
     node = cluster.edge(commands_per_s=0, max_pending_publish_bytes=10)
     alice, bob = await subscribers(cluster, node, 2)
     await alice.call(publish={"channel": "a", "data": "x" * 100})
-    waiting = asyncio.Event()
-    append = node.broker.append
-
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        await waiting.wait()
-        return await append(*arguments, **options)
-
-    node.broker.append = slow  # type: ignore[method-assign]
+    waiting = hold_appends(node)
     await alice.post(publish={"channel": "a", "data": "12345"})
     assert await bob.error(publish={"channel": "a", "data": "123456789"}) == 111
     waiting.set()
@@ -181,66 +184,131 @@ async def test_an_edge_that_is_behind_and_cannot_ask_redis_says_so_instead_of_te
 
 async def test_publications_in_the_queues_of_clients_count_too_and_are_forgotten_with_them() -> None:
     cluster = Cluster(default=FORCED)
-    node = cluster.edge(commands_per_s=0, max_pending_publishes=3)
+    node = cluster.edge(commands_per_s=0, max_pending_publish_bytes=100)
     alice, bob = await subscribers(cluster, node, 2)
-    waiting = asyncio.Event()
-    append = node.broker.append
-
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        await waiting.wait()
-        return await append(*arguments, **options)
-
-    node.broker.append = slow  # type: ignore[method-assign]
-    ids = [await alice.post(publish={"channel": "a", "data": number}) for number in range(5)]
-    assert [line["id"] for line in alice.lines if line.get("error", {}).get("code") == 111] == ids[3:]
-    assert await bob.error(publish={"channel": "a", "data": "no room"}) == 111
-    assert (node.publisher.pending, node.publisher.queued) == (1, 2)
+    waiting = hold_appends(node)
+    admission = node.publisher.admission
+    for _ in range(2):
+        await alice.post(publish={"channel": "a", "data": "x" * 8})
+    assert (admission.redis.in_flight, admission.redis.waiting, admission.bytes) == (1, 2, 20)
+    assert await bob.error(publish={"channel": "a", "data": "x" * 88}) == 111
+    assert admission.refused["bytes"] == 1
     await alice.hang_up()
-    assert node.publisher.queued == 0
+    assert (admission.redis.waiting, admission.bytes) == (1, 10)
     waiting.set()
     await settle()
-    assert node.publisher.pending == 0
-    await bob.call(publish={"channel": "a", "data": "room"})
+    assert (admission.redis.waiting, admission.bytes) == (0, 0)
+    await bob.call(publish={"channel": "a", "data": "x" * 88})
 
 
 async def test_one_client_takes_no_more_than_its_share_of_what_may_wait() -> None:
+    """By bytes, what waits in its queue counting; by time its queue holds up nobody but itself."""
     cluster = Cluster(default=FORCED)
-    node = cluster.edge(commands_per_s=0, max_pending_publishes=40)
+    node = cluster.edge(commands_per_s=0, max_pending_publish_bytes=10_000)
     alice, bob = await subscribers(cluster, node, 2)
-    waiting = asyncio.Event()
-    append = node.broker.append
-
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        await waiting.wait()
-        return await append(*arguments, **options)
-
-    node.broker.append = slow  # type: ignore[method-assign]
-    for number in range(60):
-        await alice.post(publish={"channel": "a", "data": number})
-    assert node.publisher.queued == 16
-    await bob.post(publish={"channel": "a", "data": "mine"})
-    assert not [line for line in (*alice.lines, *bob.lines) if "error" in line]
+    waiting = hold_appends(node)
+    for _ in range(60):
+        await alice.post(publish={"channel": "a", "data": "x" * 98})
+    taken = 60 - len([line for line in alice.lines if "error" in line])
+    assert 5 < taken <= 14  # 1,400 bytes; 8 times 1,300 were free
+    for _ in range(5):
+        await bob.post(publish={"channel": "a", "data": "x" * 98})
+    assert not [line for line in bob.lines if "error" in line]
     waiting.set()
     async with asyncio.timeout(20):
-        while len(bob.publications("a")) < 61:
+        while len(bob.publications("a")) < taken + 5:
             await asyncio.sleep(0.001)
-    assert (node.publisher.pending, node.publisher.queued) == (0, 0)
+    admission = node.publisher.admission
+    assert (admission.redis.waiting, admission.bytes) == (0, 0)
+
+
+async def test_a_burst_of_one_client_is_taken_whole() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0)
+    alice, bob = await subscribers(cluster, node, 2)
+    waiting = hold_appends(node)
+    for number in range(300):
+        await alice.post(publish={"channel": "a", "data": number})
+    assert not alice.connection.paused  # its publications are bounded by admission
+    waiting.set()
+    async with asyncio.timeout(20):
+        while len(bob.publications("a")) < 300:
+            await asyncio.sleep(0.001)
+    assert [pub["data"] for pub in bob.publications("a")] == list(range(300))
+
+
+async def test_a_slow_store_keeps_nothing_from_redis() -> None:
+    cluster = Cluster(default=FORCED, kept=replace_namespace(FORCED, durability=Durability.STORED))
+    node = cluster.edge(commands_per_s=0)
+    many = await subscribers(cluster, node, ALWAYS + 1)
+    waiting = asyncio.Event()
+
+    async def never(*_: Any, **__: Any) -> Any:
+        await waiting.wait()
+        raise Unavailable("down")
+
+    node.store.append = never  # type: ignore[method-assign]
+    for client in many:
+        await client.call(subscribe={"channel": "kept:a"})
+    for client in many[:ALWAYS]:
+        await client.post(publish={"channel": "kept:a", "data": 1})
+    cluster.clock.now += 1.5
+    assert await many[-1].error(publish={"channel": "kept:a", "data": 1}) == 111
+    assert node.publisher.admission.refused["silent"] == 1
+    await many[-1].call(publish={"channel": "a", "data": 1})
+    waiting.set()
+    await settle()
+
+
+async def test_whoever_is_refused_much_is_not_read_for_a_while() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=0, max_pending_publish_bytes=100)
+    alice, bob = await subscribers(cluster, node, 2)
+    waiting = hold_appends(node)
+    await bob.post(publish={"channel": "a", "data": "x" * 98})
+    one = '{"id":%d,"publish":{"channel":"a","data":1}}'
+    await alice.raw("\n".join(one % (1_000 + number) for number in range(31)))
+    assert not alice.connection.paused
+    await alice.raw("\n".join(one % (2_000 + number) for number in range(10)))
+    assert alice.connection.paused
+    assert len([line for line in alice.lines if line.get("error", {}).get("code") == 111]) == 41
+    async with asyncio.timeout(10):
+        while alice.connection.paused:
+            await asyncio.sleep(0.01)
+    waiting.set()
+    await settle()
+    await alice.call(publish={"channel": "a", "data": "again"})
+
+
+async def test_publications_that_are_refused_for_want_of_room_cost_credit_like_other_commands() -> None:
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge(commands_per_s=10, commands_burst=20, max_pending_publish_bytes=100, flood_close_s=3)
+    alice, bob = await subscribers(cluster, node, 2)
+    waiting = hold_appends(node)
+    await bob.post(publish={"channel": "a", "data": "x" * 98})
+    for _ in range(25):
+        await alice.post(publish={"channel": "a", "data": 1})
+    assert await alice.error(history={"channel": "a"}) == 111
+    cluster.clock.now += 1
+    await alice.call(history={"channel": "a"})
+    for _ in range(40):
+        cluster.clock.now += 0.1
+        for _ in range(3):
+            await alice.post(publish={"channel": "a", "data": 1})
+    assert alice.closed is not None
+    assert alice.closed[0] == 3013
+    waiting.set()
+    await settle()
 
 
 async def test_a_client_that_we_do_not_read_is_not_ended_for_a_pong_that_lies_behind() -> None:
     cluster = Cluster(default=FORCED)
     node = cluster.edge(commands_per_s=0, max_pending_commands=2, ping_interval_s=5.0, pong_timeout_s=3.0)
     (alice,) = await subscribers(cluster, node, 1)
-    waiting = asyncio.Event()
-    append = node.broker.append
-
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        await waiting.wait()
-        return await append(*arguments, **options)
-
-    node.broker.append = slow  # type: ignore[method-assign]
-    for number in range(5):
-        await alice.post(publish={"channel": "a", "data": number})
+    waiting = hold_appends(node)
+    await alice.post(publish={"channel": "a", "data": 1})
+    for _ in range(4):
+        await alice.post(presence={"channel": "a"})
     assert alice.connection.paused
     await cluster.advance(20.0)
     assert alice.closed is None

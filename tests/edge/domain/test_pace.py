@@ -71,18 +71,18 @@ async def test_publications_of_a_client_that_does_not_take_its_replies_take_no_r
     client.connection.replies_wait = True
     for _ in range(20):
         await client.post(publish={"channel": "a", "data": {}})
-    assert node.publisher.queued == 0
+    assert node.publisher.admission.redis.waiting == 0
     client.connection.replies_wait = False
     client.session.replies_taken()
     for _ in range(5):
         await settle()
-    assert node.publisher.queued == 0
+    assert node.publisher.admission.redis.waiting == 0
     assert cluster.bus.log("a").top == 20
     client.connection.replies_wait = True
     for _ in range(20):
         await client.post(publish={"channel": "a", "data": {}})
     await client.hang_up()
-    assert node.publisher.queued == 0
+    assert node.publisher.admission.redis.waiting == 0
 
 
 async def test_what_is_sent_in_parts_waits_for_the_client_and_ends_with_it() -> None:

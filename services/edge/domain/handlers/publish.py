@@ -70,6 +70,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
         key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # the anonymous share no keys
         key=request.idempotency_key,
         exclude_client=session.client if request.exclude_self else "",
+        admitted=True,
     )
 
 
