@@ -7,12 +7,37 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from services.shared.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 Identity = tuple[tuple[int, int] | None, ...]
+T = TypeVar("T")
+
+_AGAIN_S = 0.02
+
+
+def once_unlocked(work: Callable[[], T], within_s: float) -> T:
+    """Do it, again and again for so long while another process has the lock.
+
+    SQLite waits for locks by itself, but for one: a file that is to have a write-ahead log for the first time.
+
+    Raises:
+        sqlite3.Error: it can't be done.
+    """
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(_AGAIN_S)
 
 
 class FileWatch:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import pytest
 
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.domain.ports import User
+from services.persistence.adapters import sqlite_store
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.ports import Beacon, Row
+from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 
 
@@ -130,3 +135,28 @@ async def test_several_at_one_file_are_no_replacement(kind: type[Store], tmp_pat
     await first.read()
     await first.write()
     await first.close()
+
+
+@pytest.mark.parametrize("store", [SqliteLogStore, SqliteAccounts])
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+def test_a_new_file_that_another_replica_is_making_is_waited_for(
+    store: Callable[[Path], SqliteLogStore | SqliteAccounts], lock: str, tmp_path: Path
+) -> None:
+    other = sqlite3.connect(tmp_path / "new", isolation_level=None, check_same_thread=False)
+    other.execute(f"BEGIN {lock}")
+    other.execute("CREATE TABLE half (made)")
+    done = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    done.start()
+    made = store(tmp_path / "new")
+    done.join()
+    other.close()
+    asyncio.run(made.close())
+
+
+def test_a_file_that_stays_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "_BUSY_MS", 100)
+    other = sqlite3.connect(tmp_path / "new", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ConfigError, match="database is locked"):
+        SqliteLogStore(tmp_path / "new")
+    other.close()

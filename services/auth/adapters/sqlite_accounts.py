@@ -14,7 +14,7 @@ from typing import TypeVar
 from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
 from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.sqlite_file import FileWatch, identity
+from services.shared.sqlite_file import FileWatch, identity, once_unlocked
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,7 @@ class SqliteAccounts:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
-            if "seed" not in (row[1] for row in self._connection.execute("PRAGMA table_info(refresh_tokens)")):
-                self._connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # a file of before
+            self._connection = once_unlocked(lambda: _opened(path), _BUSY_MS / 1000)
             self._path, self._opened, self._watch = path, identity(path), FileWatch(path)
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"AUTH_DB: {path} can't be used: {error}") from error
@@ -196,3 +189,17 @@ class SqliteAccounts:
         except sqlite3.Error as error:
             logger.error("the account store failed", extra={"error": str(error)})
             raise Unavailable("the account store can't") from error
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+        if "seed" not in (row[1] for row in connection.execute("PRAGMA table_info(refresh_tokens)")):
+            connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # a file of before
+    except BaseException:
+        connection.close()
+        raise
+    return connection

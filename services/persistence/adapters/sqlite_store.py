@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
 from services.shared.hotlog.life import Known
-from services.shared.sqlite_file import FileWatch, Identity, identity
+from services.shared.sqlite_file import FileWatch, Identity, identity, once_unlocked
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +91,7 @@ class SqliteLogStore:
         self._watch = FileWatch(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connect() as connection:
-                connection.executescript(_SCHEMA)
-            connection.close()
+            once_unlocked(self._prepare, _BUSY_MS / 1000)
             self._file = identity(path)[0]
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"PERSISTENCE_DB: {path} can't be used: {error}") from error
@@ -211,6 +210,10 @@ class SqliteLogStore:
 
         await self._run("write", "begin_anew", begin)
         await self.keep_beacon(seen)
+
+    def _prepare(self) -> None:
+        with closing(self._connect()) as connection:
+            connection.executescript(_SCHEMA)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
