@@ -154,7 +154,7 @@ def _one_by_one(publications: int) -> list[Any]:
 
 # Each with a schedule that once found it; where the code has moved on, others are tried.
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], list[Any]] = {
-    pages_go_past_what_was_delivered: [*_one_by_one(5), _COMES, (("stop", 0), 2), (("publish", 1), 12)],
+    pages_go_past_what_was_delivered: [*_one_by_one(5), _COMES, (("stop", 0), 12), (("publish", 1), 12)],
     live_is_heard_behind_the_first_page: [*_one_by_one(7), _COMES],
     pages_come_while_the_client_hears_live: [*_one_by_one(6), (("come", 0, 0, True), 6), (("publish", 1), 0)],
     a_page_with_a_hole_is_given_out: [*_one_by_one(8), (("publish", 8), 0), _COMES],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from services.shared.namespaces import Durability, Namespace
 _RETRY_AFTER_S = 1.0
 _TURN_S = 2.5
 PAGE_BYTES = 65_536  # of what is read at a time for a client that catches up
+_FRESH_S = 1.0  # so long others may be given a page of a `hot` log
 _FIRST_PAUSE_S, _DOUBLED, _LONGEST_PAUSE_S = 0.1, 4, 1.0
 Page = TypeVar("Page")
 
@@ -174,8 +176,9 @@ class LogReader:
         Many who catch up in one channel share what is read: pages end at the same offsets.
         """
         key = (channel, log.epoch, offset)
+        now = asyncio.get_running_loop().time()
         is_stored = namespace.durability is Durability.STORED
-        known = self._pages.get(key) if is_stored else None  # of a `hot` log it may have been cut since
+        known = self._pages.get(key, -math.inf if is_stored else now - _FRESH_S)  # a `hot` log may have been cut since
         if known is not None:
             return known
         edition = self._pages.edition
@@ -185,8 +188,7 @@ class LogReader:
         page = found.publications
         if not page or [one.offset for one in page] != list(range(offset + 1, offset + 1 + len(page))):
             return None
-        if is_stored:
-            self._pages.put(key, page, edition)
+        self._pages.put(key, page, edition, now)
         return page
 
     async def _page(self, channel: str, namespace: Namespace, offset: int) -> HistoryPage | None:

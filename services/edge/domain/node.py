@@ -19,6 +19,7 @@ from services.edge.domain.publisher import Publisher
 from services.edge.domain.rpc import RpcMethods
 from services.edge.domain.settings import Settings
 from services.edge.domain.timers import GRANULE_S, Wheel
+from services.edge.domain.turns import Turns
 from services.shared.namespaces import Namespaces
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Node:
         self.store = store
         self.hub = Hub(broker, self.reader, settings, self.spawn, self.clock.monotonic, self.clock.wall)
         self.wheel = Wheel(self.clock.monotonic())
+        self.turns = Turns()  # of who is given much at a time
         self.counters = Counters()
         self.sessions: set[Session] = set()  # every open connection, also before and after its connect
         self.clients: dict[str, Session] = {}

@@ -55,6 +55,8 @@ async def test_everything_missed_comes_however_wide_it_is(
     reply = await client.call(subscribe=wish)
     assert reply.get("recovered")
     assert len(json.dumps(reply)) < 5 * REPLY_BYTES  # the first page is up to 64 KiB
+    for _ in range(10):
+        await settle()
     offsets = [one["offset"] for one in [*reply["publications"], *client.publications(CHANNEL)]]
     assert offsets == list(range(1, MISSED + 1))
 
@@ -79,7 +81,7 @@ def test_what_is_kept_in_memory_is_bounded_however_wide_it_is(publication: Publi
     assert log.since(MISSED - REPLY_BYTES // 1_000 - 1) is None
     pages = RecentPages(REPLY_BYTES)
     for offset in range(MISSED):
-        pages.put((CHANNEL, "e", offset), [publication], 0)
+        pages.put((CHANNEL, "e", offset), [publication], 0, 0.0)
     assert pages.get((CHANNEL, "e", MISSED - 10))
     assert pages.get((CHANNEL, "e", MISSED - REPLY_BYTES // 1_000 - 1)) is None
 
@@ -111,7 +113,19 @@ async def test_the_reply_to_connect_brings_as_little_for_all_its_channels_togeth
     token = cluster.token("alice", subs={name: {"override": {"force_recovery": {"value": True}}} for name in names})
     reply = await client.call(connect={"token": token, "subs": positions})
     assert len(json.dumps(reply)) < 1.2 * PAGE_BYTES
+    for _ in range(10):
+        await settle()
     for name in names:
         found = reply["subs"][name]
         assert found["recovered"]
         assert [one["offset"] for one in [*found["publications"], *client.publications(name)]] == list(range(1, 51))
+
+
+def test_a_page_that_is_too_old_is_read_anew_and_counts_once() -> None:
+    pages, page = RecentPages(REPLY_BYTES), [Publication(b"1")]
+    for now in range(1_000):
+        assert pages.get((CHANNEL, "e", 0), now) is None
+        pages.put((CHANNEL, "e", 0), page, 0, float(now))
+    pages.put((CHANNEL, "e", 1), page, 0, 1_000.0)
+    assert pages.get((CHANNEL, "e", 0), 999.0) is page
+    assert pages.get((CHANNEL, "e", 1)) is page

@@ -302,7 +302,7 @@ async def test_many_who_catch_up_in_one_channel_share_what_is_read() -> None:
     for number, client in enumerate(clients):
         wish = {"channel": "a", "recover": True, "offset": number % 3, "epoch": epoch}
         client.session.message(json.dumps({"id": 2, "subscribe": wish}).encode(), binary=False)
-    for _ in range(40):
+    for _ in range(100):
         await settle()
     for number, client in enumerate(clients):
         (result,) = [line["subscribe"] for line in client.lines if "subscribe" in line]

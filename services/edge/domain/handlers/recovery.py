@@ -104,6 +104,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
     failures = 0
     while True:
         await session.until_replies_taken()
+        await node.turns.mine()
         if session.is_closed or not channel.is_catching_up(subscription):
             return
         if log.delivered - subscription.caught_up_to > _most(node.settings):
@@ -122,6 +123,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             await asyncio.sleep(pause_s(failures))
             continue
         failures = 0
+        await node.turns.mine()
         if session.is_closed or not channel.is_catching_up(subscription):
             return
         if page is None:
@@ -132,4 +134,3 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
                 break  # the fan-out brings it
             session.push_publication(channel.name, publication)
             subscription.caught_up_to = publication.offset
-        await asyncio.sleep(0)  # others get their turn
