@@ -24,12 +24,11 @@ def decode_info(info: pb.ClientInfo) -> ClientInfo:
 
 def encode(publication: Publication, *, timed: bool = True) -> bytes:
     """Bytes of a publication, without its offset: that belongs to the log, and so does its time unless `timed`."""
-    made = _Publication(
-        data=publication.data,
-        id=publication.id,
-        exclude_client=publication.exclude_client,
-        time_ms=publication.time_ms if timed else 0,
-    )
+    made = _Publication(data=publication.data, id=publication.id)
+    if timed:
+        made.time_ms = publication.time_ms
+    if publication.exclude_client:
+        made.exclude_client = publication.exclude_client
     if publication.tags:
         made.tags.update(publication.tags)
     if publication.info is None:

@@ -70,7 +70,7 @@ def _malformed(reason: str) -> Command:
 
 
 def _command(line: bytes) -> Command:
-    if not is_utf8(line):
+    if not (line.isascii() or is_utf8(line)):
         return _malformed("not UTF-8")
     try:
         command = json_commands.command(line)

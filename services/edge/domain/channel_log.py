@@ -31,6 +31,7 @@ class ChannelLog:
         "_ring_bytes",
         "_ring_max_bytes",
         "_ring_size",
+        "_ring_sizes",
         "_ttl_s",
         "delivered",
         "epoch",
@@ -44,7 +45,8 @@ class ChannelLog:
         self.epoch = top.epoch
         self.delivered = top.offset
         self._ring: deque[Publication] = deque()
-        self._ring_bytes = 0
+        self._ring_sizes: deque[int] = deque()  # of its publications
+        self._ring_bytes = 0  # the sum of these
         self._ring_size = ring_size
         self._ttl_s = ttl_s
         self._ring_max_bytes = ring_max_bytes
@@ -104,17 +106,21 @@ class ChannelLog:
         for publication in reversed(publications):
             if publication.offset >= first:
                 continue
-            size = self._ring_bytes + publication.size
-            if publication.offset < first - 1 or len(self._ring) >= self._ring_size or size > self._ring_max_bytes:
+            size = publication.size
+            if publication.offset < first - 1 or len(self._ring) >= self._ring_size:
+                return
+            if self._ring_bytes + size > self._ring_max_bytes:
                 return
             self._ring.appendleft(publication)
-            self._ring_bytes = size
+            self._ring_sizes.appendleft(size)
+            self._ring_bytes += size
             first = publication.offset
 
     def forget(self) -> None:
         """Empty the ring: the log's history was removed."""
         self.forgotten += 1
         self._ring.clear()
+        self._ring_sizes.clear()
         self._ring_bytes = 0
 
     @property
@@ -124,10 +130,13 @@ class ChannelLog:
 
     def _accept(self, publication: Publication) -> None:
         self.delivered = publication.offset
+        size = publication.size
         self._ring.append(publication)
-        self._ring_bytes += publication.size
+        self._ring_sizes.append(size)
+        self._ring_bytes += size
         while len(self._ring) > self._ring_size or (self._ring_bytes > self._ring_max_bytes and len(self._ring) > 1):
-            self._ring_bytes -= self._ring.popleft().size
+            self._ring.popleft()
+            self._ring_bytes -= self._ring_sizes.popleft()
 
     def _drain(self) -> list[Publication]:
         ready = []

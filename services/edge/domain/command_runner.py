@@ -155,8 +155,11 @@ class CommandRunner:
                     self._rest(_REST_S)
                 continue
             self._busy = True
-            if type(command.request) is c.Publish and may_publish_at_once(cast("Session", self), command.request):
-                self._publish(command, command.request)
+            request = command.request
+            if type(request) is c.Publish and (
+                request.channel in self.node.hub.channels or may_publish_at_once(cast("Session", self), request)
+            ):
+                self._publish(command, request)
                 continue
             at_once = type(command.request) in _SELDOM_WAIT and stepped < _AT_ONCE
             stepped += at_once
@@ -256,7 +259,8 @@ class CommandRunner:
     def _publish(self, command: c.Command, request: c.Publish) -> None:
         """Check and hand over at once, without a task; the log answers later."""
         try:
-            begin_publish(cast("Session", self), request, partial(self._published, command))
+            session: Session = self  # type: ignore[assignment]  # a cast costs a call for every publication
+            begin_publish(session, request, partial(self._published, command))
         except Exception as error:
             self._busy = False
             self._failed(command, error)
@@ -267,7 +271,8 @@ class CommandRunner:
             self._failed(command, outcome)
         else:
             self.answer(command.id, PublishResult(outcome.position.offset, outcome.position.epoch))
-        self._pump()
+        if self._queue.commands or self._paused or self.connection.replies_wait:
+            self._pump()
 
     def _failed(self, command: c.Command, error: Exception) -> None:
         if isinstance(error, Disconnect):

@@ -171,7 +171,8 @@ class Hub:
             if early is not None and len(early) < self._settings.join_buffer_size:
                 early.append((epoch, publication))
             return
-        tag_times(view.namespace, (publication,))
+        if view.namespace.time_in_tags:
+            tag_times(view.namespace, (publication,))
         if view.log is None or not publication.offset:  # a backend may ask that one is not kept
             self._fan_out(view, [publication])
             return

@@ -29,6 +29,23 @@ class Violation(Exception):
         self.reason = reason
 
 
+def read_text(data: bytes | bytearray, max_bytes: int) -> bytes | None:
+    """The payload, where the data is one text message and nothing else: nearly always. None: ask `read_frames`."""
+    size = len(data)
+    if size < 8 or data[0] != FIN_TEXT:
+        return None
+    body, length = 6, data[1] - 0x80
+    if length == _2_BYTES:
+        body, length = 8, data[2] << 8 | data[3]
+        if length < _2_BYTES:
+            return None
+    elif length > _LONGEST_CONTROL:
+        return None
+    if body + length != size or length > max_bytes:
+        return None
+    return unmask(data[body:], data[body - 4 : body])
+
+
 def read_frames(
     data: bytes | bytearray, start: int, max_bytes: int, most_frames: int, most_bytes: int
 ) -> tuple[list[tuple[int, bytes]], int, int, Violation | None]:
@@ -60,8 +77,10 @@ def read_frames(
             body += extra
             if size < at + 2 + extra:
                 break
-            shortest = _2_BYTES if extra == 2 else 65_536
-            length = int.from_bytes(data[at + 2 : at + 2 + extra], "big")
+            if extra == 2:
+                shortest, length = _2_BYTES, data[at + 2] << 8 | data[at + 3]
+            else:
+                shortest, length = 65_536, int.from_bytes(data[at + 2 : at + 10], "big")
             if length < shortest or length >> 63:
                 return found, at, 0, Violation(PROTOCOL_ERROR, "length not in its shortest form")
         if length > max_bytes:

@@ -11,7 +11,7 @@ from services.edge.transport.metrics import TransportCounters
 
 HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frames wait here
 REPLIES_WAIT_BYTES = 65_536  # of what a client asked for; while more waits, it should not ask for more
-_SMALL_REPLY_BYTES = 4_096  # while the transport takes all, such are treated as pushes: it is less work
+SMALL_REPLY_BYTES = 4_096  # while the transport takes all, such are treated as pushes: it is less work
 _WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
 _FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
 _REST = 8  # times what a round took: writing takes a ninth of the time, until rounds are as far apart as they may be
@@ -112,6 +112,7 @@ class Outbox:
     __slots__ = (
         "_flusher",
         "_frames",
+        "_has_last",
         "_held",
         "_paused",
         "_queued",
@@ -129,6 +130,7 @@ class Outbox:
         self._flusher = flusher
         self._frames: list[bytes] = []
         self._queued = 0  # bytes of these frames
+        self._has_last = False  # one of them is the last
         self._paused = False  # the transport takes no more
         self._held = 0  # bytes in its buffer when it said so
         self._written = 0  # bytes that were handed to the transport
@@ -161,7 +163,7 @@ class Outbox:
     def put_reply(self, frame: bytes) -> None:
         """As `put`, for what the client asked for."""
         size = len(frame)
-        if self._paused or size > _SMALL_REPLY_BYTES:
+        if self._paused or size > SMALL_REPLY_BYTES:
             if self._replies is None:
                 self._replies = deque()
             self._replies.append((self._written + self._queued + size, size))
@@ -170,7 +172,8 @@ class Outbox:
         self.replies_wait = self._reply_bytes > REPLIES_WAIT_BYTES  # what is written at once does not wait
 
     def put_last(self, frame: bytes) -> None:
-        """Queue the last frame, whatever the bounds."""
+        """Queue the last frame, whatever the bounds; `outbox_empty` tells when it is written."""
+        self._has_last = True
         self._frames.append(frame)
         self._queued += len(frame)
         if self._paused:
@@ -203,7 +206,7 @@ class Outbox:
                 self._write_some()
         if self._replies is not None:
             self._forget_replies()
-        if not self._frames:
+        if self._has_last and not self._frames:
             self.outbox_empty()
 
     def _forget_replies(self) -> None:
@@ -281,5 +284,5 @@ class Outbox:
         raise NotImplementedError
 
     def outbox_empty(self) -> None:
-        """Everything has been written."""
+        """Everything has been written, the last frame, too."""
         raise NotImplementedError

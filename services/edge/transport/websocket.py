@@ -22,9 +22,10 @@ from services.edge.transport.frame_reader import (
     PROTOCOL_ERROR,
     Violation,
     read_frames,
+    read_text,
 )
 from services.edge.transport.frames import PING_FRAME, close_answer, close_frame, pong_frame
-from services.edge.transport.outbox import Outbox
+from services.edge.transport.outbox import SMALL_REPLY_BYTES, Outbox
 from services.shared.errors import CloseCode
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def send_reply(self, frame: bytes) -> None:
         """Queue a ready-made frame that the client asked for: not counted towards 3008."""
         if self._state == _OPEN:
-            self.put_reply(frame)
+            if self._paused or len(frame) > SMALL_REPLY_BYTES:
+                self.put_reply(frame)
+            else:
+                self.put(frame)
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued and a close frame, then close our side of TCP; nothing more is read."""
@@ -157,8 +161,13 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if waiting is None:
             if self._held_by_handler:
                 self._waiting, self._at, self._missing = data, 0, 0
-            else:
-                self._take_turn(data, 0)
+                return
+            if self._fragments is None:
+                text = read_text(data, self._port.options.max_message_bytes)
+                if text is not None and text.isascii():
+                    self._deliver(text, binary=False)
+                    return
+            self._take_turn(data, 0)
             return
         if type(waiting) is bytes:
             waiting, self._at = bytearray(waiting[self._at :]), 0

@@ -11,7 +11,7 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from services.edge.transport.frame_reader import FIN_TEXT, PROTOCOL_ERROR, read_frames
+from services.edge.transport.frame_reader import FIN_TEXT, PROTOCOL_ERROR, read_frames, read_text
 from services.edge.transport.metrics import TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Flusher
@@ -249,6 +249,30 @@ def test_lengths_at_their_bounds_are_read() -> None:
         found, at, missing, wrong = read_frames(frame(TEXT, b"a" * size) + b"\x81", 0, 1 << 20, 9, 1 << 20)
         assert (found, missing, wrong) == ([(FIN_TEXT, b"a" * size)], 1, None)
         assert at == len(frame(TEXT, b"a" * size))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_short_way_reads_a_lonely_text_message_as_the_long_way_does(seed: int) -> None:
+    rng, taken = random.Random(seed), 0
+    for _ in range(3_000):
+        size = rng.choice([0, 1, 2, 119, 125, 126, 127, 128, rng.randrange(300), LIMIT, LIMIT + 1, 65_535, 65_536])
+        opcode, masked = rng.choice([TEXT, TEXT, TEXT, BINARY, PING]), rng.random() < 0.9
+        data = bytearray(frame(opcode, rng.randbytes(size), fin=rng.random() < 0.9, masked=masked))
+        if rng.random() < 0.3:
+            data[rng.randrange(min(len(data), 4))] = rng.choice(
+                [0, 0x7D, 0x7E, 0xFE, 0xFF, FIN_TEXT, rng.randrange(256)]
+            )
+        if rng.random() < 0.2:
+            data = data[: rng.randrange(len(data) + 1)] + bytes(rng.randrange(3))
+        text = read_text(data, LIMIT)
+        whole = read_frames(data, 0, LIMIT, 2, 1 << 20)
+        if text is not None:
+            taken += 1
+            assert whole == ([(FIN_TEXT, text)], len(data), 0, None)
+        elif whole[0] and whole[0][0][0] == FIN_TEXT and whole[1] == len(data):
+            assert len(whole[0]) > 1 or len(data) < 8
+    assert taken > 500
+    assert read_text(bytes((FIN_TEXT, 0xFF)) + bytes(131), LIMIT) is None  # 8 bytes of length are to follow
 
 
 def test_a_length_with_its_highest_bit_set_is_wrong_and_a_huge_one_too_big() -> None:

@@ -20,6 +20,9 @@ def required_channel(channel: str) -> None:
 
 def namespace_of(session: Session, channel: str) -> Namespace:
     """The channel's namespace; raises 107 or 102."""
+    opened = session.node.hub.channels.get(channel)
+    if opened is not None:
+        return opened.namespace  # its name was looked at before it was opened
     required_channel(channel)
     return find_namespace(session.node.namespaces, channel, session.node.settings.channel_max_bytes)
 
