@@ -32,9 +32,10 @@ class Wheel:
 
     def schedule(self, timed: Timed) -> None:
         """Put it where its deadline says; call after every change of the deadline."""
-        if timed.deadline == NEVER:
-            return  # a stale entry finds nothing due
-        slot = math.ceil(timed.deadline / self._granule_s)
+        slots = timed.deadline / self._granule_s
+        if slots == NEVER:
+            return  # or so far ahead that no number says it; a stale entry finds nothing due
+        slot = math.ceil(slots)
         if slot < self._next:
             slot = self._next
         if timed.wheel_slot != -1 and timed.wheel_slot <= slot:

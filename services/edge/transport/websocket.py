@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from services.edge.domain.ports import MessageHandler
@@ -212,7 +213,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def replies_taken(self) -> None:
         """The client may ask for more."""
         if self._handler is not None and self._state == _OPEN:
-            self._handler.replies_taken()
+            self._guarded(self._handler.replies_taken)
 
     def outbox_empty(self) -> None:
         """The last frame is written."""
@@ -324,7 +325,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if self._control_frames > self._port.options.max_control_frames_per_s:
             raise Violation(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
         if pong and self._handler is not None:
-            self._handler.websocket_pong()
+            self._guarded(self._handler.websocket_pong)
 
     def _take_close(self, payload: bytes) -> None:
         """The client closes, maybe in the middle of a message; it is answered in kind."""
@@ -341,8 +342,18 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         try:
             self._handler.message(payload, binary=binary)
         except Exception:
-            logger.exception("handler failed")
-            self.close(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
+            self._handler_failed()
+
+    def _guarded(self, tell: Callable[[], None]) -> None:
+        """A handler that fails ends its own connection, and not what all connections share."""
+        try:
+            tell()
+        except Exception:
+            self._handler_failed()
+
+    def _handler_failed(self) -> None:
+        logger.exception("handler failed")
+        self.close(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
 
     # The end.
 

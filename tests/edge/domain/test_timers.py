@@ -97,3 +97,14 @@ def test_one_that_fails_does_not_stop_the_others() -> None:
     wheel.schedule(sound)
     wheel.advance(1.2)
     assert (broken.fired, sound.fired) == ([1.2], [1.2])
+
+
+def test_what_is_due_beyond_all_numbers_is_never_due() -> None:
+    wheel, thing = Wheel(0.0, 0.5), Thing(deadline=1.7e308)
+    wheel.schedule(thing)
+    wheel.advance(1_000.0)
+    assert thing.fired == []
+    thing.deadline = 1_001.0
+    wheel.schedule(thing)
+    wheel.advance(1_002.0)
+    assert len(thing.fired) == 1

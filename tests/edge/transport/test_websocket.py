@@ -195,6 +195,39 @@ async def test_a_handler_that_fails_costs_its_own_connection_only(
         each.writer.close()
 
 
+async def test_a_handler_that_fails_at_a_pong_ends_with_a_code(serve: Serve) -> None:
+    class Failing(Recorder):
+        def websocket_pong(self) -> None:
+            raise RuntimeError("planned")
+
+    served = await serve(handler=Failing)
+    client = await served.raw()
+    client.write(frame(PONG))
+    assert await client.closed() == (3004, b"internal server error")
+    client.writer.close()
+
+
+async def test_a_handler_that_fails_when_its_replies_are_taken_ends_with_a_code(serve: Serve) -> None:
+    class Failing(Recorder):
+        def replies_taken(self) -> None:
+            raise RuntimeError("planned")
+
+    served = await serve(handler=Failing)
+    client, other = await served.raw(receive_buffer=4_096), await served.raw()
+    connection, sent = served.handlers[0].connection, 0
+    while not connection.replies_wait:
+        connection.send_reply(text_frame(b"x" * 60_000))
+        sent += 1
+        await asyncio.sleep(0)
+    for _ in range(sent):
+        assert (await client.frame())[0] == TEXT
+    assert await client.closed() == (3004, b"internal server error")
+    other.write(frame(TEXT, b"fine"))
+    assert await other.frame() == (TEXT, b"fine")
+    for each in (client, other):
+        each.writer.close()
+
+
 # The ends of a connection.
 
 

@@ -279,3 +279,10 @@ async def test_16_the_connect_reply_precedes_every_push() -> None:
     await client.call(connect={"token": cluster.token("alice", channels=["a"])})
     assert "connect" in client.lines[0]
     assert client.lines[1]["push"]["join"]["info"]["client"] == client.session.client
+
+
+async def test_a_token_that_expires_beyond_all_numbers_connects_without_pings_too() -> None:
+    cluster = Cluster(default=OPEN)
+    client = Client(cluster, cluster.edge(ping_interval_s=0))
+    reply = await client.call(connect={"token": cluster.token("alice", ttl_s=None, exp=1.7e308)})
+    assert reply["ttl"] == 365 * 86_400
