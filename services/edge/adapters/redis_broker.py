@@ -207,8 +207,9 @@ class RedisBroker:
         await self._do(lambda life: hotlog.reset_call(channel, epoch, life.generation))
 
     async def remove_history(self, channel: str) -> None:
-        (answer,) = await self._pipeline.execute([("XTRIM", keys.log(channel), "MAXLEN", 0)], timeout_s=DEADLINE_S)
-        refuse(answer)
+        generation = self._gate.generation
+        (answer,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
+        self._gate.saw(Known(generation, int(refuse(answer))))
 
     # Commands, batched.
 

@@ -11,6 +11,7 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import (
     ADVANCE,
     APPEND_STORED,
+    CLEAR,
     COMMIT,
     INIT,
     MARK,
@@ -183,6 +184,11 @@ def reset_call(channel: str, old_epoch: str, generation: int) -> Call:
     """Begin a `hot` log anew."""
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(RESET, names, [old_epoch, new_epoch(generation), META_TTL_S, keys.pub(channel)])
+
+
+def clear_call(channel: str) -> Call:
+    """Drop what a `hot` log keeps; the number of writes."""
+    return Call(CLEAR, [keys.log(channel), keys.observed()], [])
 
 
 def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S, *, writes: int = 0) -> Call:

@@ -295,3 +295,21 @@ async def test_under_another_replication_id_an_edge_that_died_is_missed(
     await store.beat()
     await asyncio.sleep(2 * redis_life.EVERY_S)
     assert (await append_some(brokers[1:], 1))[0].epoch != before[0].epoch
+
+
+async def test_a_copy_that_still_has_removed_history_is_an_older_one(
+    own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
+) -> None:
+    """Nothing else was written since."""
+    before = await append_some(brokers)
+    await asyncio.sleep(2 * redis_life.EVERY_S)
+    older = await dump(own_redis)
+    await brokers[0].remove_history(CHANNEL)
+    await asyncio.sleep(2 * redis_life.EVERY_S)
+    await go_back(own_redis, older)
+    await asyncio.sleep(2 * redis_life.EVERY_S)  # until both have looked at all of it
+    await store.beat()
+    await until(lambda: all(broker.is_ready for broker in brokers))
+    page = await brokers[1].read(CHANNEL, since_offset=0, limit=100, reverse=False, stored=False, max_bytes=1 << 20)
+    assert page is None or not page.publications
+    assert (await append_some(brokers, 1))[0].epoch != before[0].epoch
