@@ -94,6 +94,10 @@ class CommandRunner:
         """End the connection with this code."""
         raise NotImplementedError
 
+    def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
+        """Answer connect with an error: the connection is of no more use (wire protocol, 5.1)."""
+        raise NotImplementedError
+
     # The pace of the client.
 
     def replies_taken(self) -> None:
@@ -281,7 +285,10 @@ class CommandRunner:
         if not isinstance(error, ThalamusError):
             logger.error("command failed", exc_info=error, extra={"command": type(command.request).__name__})
             error = ThalamusError()
-        self.answer(command.id, self._error(error))
+        if type(command.request) is c.Connect:
+            self.refuse_connect(command.id, self._error(error))
+        else:
+            self.answer(command.id, self._error(error))
 
     def _error(self, error: ThalamusError) -> ErrorReply:
         counts = self.node.counters.errors

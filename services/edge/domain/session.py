@@ -137,6 +137,8 @@ class Session(CommandRunner):
 
     def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
         """Answer connect with an error: the connection is of no more use (wire protocol, 5.1)."""
+        if self.state is State.CLOSED:
+            return
         self.answer(command_id, error)
         self.state = State.UNUSABLE
         self.deadlines.end()

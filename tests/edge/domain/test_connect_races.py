@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any
+
+import pytest
 
 from services.shared.namespaces import Mode
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
@@ -104,3 +107,20 @@ async def test_a_repair_asked_for_while_an_older_view_still_ends_is_not_forgotte
     gate.set()
     await settle()
     assert [pub["data"] for pub in bob.publications("a")] == [2]
+
+
+@pytest.mark.parametrize("where", ["_identify", "_server_side", "_establish_all"])
+async def test_a_connect_that_fails_unforeseen_is_refused_as_any_other(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise ValueError("as the test wants")
+
+    monkeypatch.setattr(sys.modules["services.edge.domain.handlers.connect"], where, fails)
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge()
+    client = Client(cluster, node)
+    assert await client.error(connect={"token": cluster.token("ann")}) == 100
+    assert client.connection.dropped_after is not None
+    assert client.session.is_over
+    assert not node.clients

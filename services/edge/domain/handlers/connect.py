@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
@@ -12,14 +11,12 @@ from services.edge.domain.claims import ConnectionClaims, Override, ServerSub, T
 from services.edge.domain.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.log_reader import PAGE_BYTES
 from services.edge.domain.permissions import find_namespace
-from services.edge.domain.replies import ConnectResult, ErrorReply, SubscribeResult
+from services.edge.domain.replies import ConnectResult, SubscribeResult
 from services.edge.domain.user_names import personal_channel
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
 
 if TYPE_CHECKING:
     from services.edge.domain.session import Session
-
-logger = logging.getLogger(__name__)
 
 _Made = tuple[Channel, Subscription, SubscribeResult]
 
@@ -27,12 +24,8 @@ _Made = tuple[Channel, Subscription, SubscribeResult]
 async def connect(session: Session, request: c.Connect, command_id: int) -> None:
     """Answers itself: pushes of server-side subscriptions come right behind. Wire protocol, 5.1 and 12."""
     session.begin_connecting()
-    try:
-        claims = _identify(session, request)
-        wanted = _server_side(session, request, claims)
-    except ThalamusError as error:
-        session.refuse_connect(command_id, ErrorReply(error.code, error.code.message, error.code.temporary))
-        return
+    claims = _identify(session, request)
+    wanted = _server_side(session, request, claims)
     session.user = claims.user if claims else ""
     session.conn_info = claims.info if claims else b""
     session.token_session = claims.session if claims else ""
@@ -42,16 +35,7 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
         raise Disconnect(CloseCode.CONNECTION_LIMIT)
     session.token_channels = frozenset(claims.channels) if claims else frozenset()
     session.node.add(session)
-    try:
-        made = await _establish_all(session, wanted)
-    except ThalamusError as error:
-        session.refuse_connect(command_id, ErrorReply(error.code, error.code.message, error.code.temporary))
-        return
-    except Exception:
-        logger.exception("connect failed")
-        error_ = ThalamusError()
-        session.refuse_connect(command_id, ErrorReply(error_.code, error_.code.message, error_.code.temporary))
-        return
+    made = await _establish_all(session, wanted)
     if not session.is_connecting:  # ended meanwhile: by the client, or by a disconnect of the server API
         for _, subscription, _ in made:
             session.end_silently(subscription)
