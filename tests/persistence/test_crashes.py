@@ -21,7 +21,7 @@ import redis.asyncio
 from services.persistence.adapters.redis_hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
-from services.persistence.domain.ports import HotLog, LogStore, Row, Written
+from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import BATCHES, COMMITS, STORED
 from services.shared.cancellation import end_task
 from services.shared.errors import Busy, Unavailable
@@ -174,7 +174,7 @@ async def test_an_empty_redis_costs_nothing(
     second = await replica.append("second")
     assert (second.offset, second.epoch) == (2, first.epoch)
     assert await stored(store) == [(1, "first"), (2, "second")]
-    assert (await replica.log.open(CHANNEL)) == (first.epoch, 2)
+    assert await replica.log.open(CHANNEL) == ChannelState(first.epoch, 2)
 
 
 async def test_a_redis_that_went_back_reuses_no_offset_and_forgets_no_key(
@@ -375,6 +375,32 @@ async def test_a_removal_whose_process_died_before_redis_was_trimmed_is_gone_on_
         await one.close()
     for store in (later, much_later):
         await store.close()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("behind", ["", "two"])
+async def test_a_redis_from_before_a_removal_does_not_bring_it_back(
+    finished: bool, behind: str, replica: Replica, redis_conn: redis.asyncio.Redis, store: SqliteLogStore
+) -> None:
+    """Nothing was published since, so what it has is what the store had."""
+    await replica.append("one")
+    if behind:
+        await store.remove(CHANNEL, 1)  # its log is not trimmed yet
+        await replica.append(behind)
+    names = await redis_conn.keys("*")
+    copy = [(name, await redis_conn.dump(name)) for name in names]
+    if not behind:
+        await replica.log.remove_history(CHANNEL)
+    if finished:
+        for removal in await store.removals():
+            await store.finish_removal(removal)
+    await redis_conn.flushall()
+    for name, value in copy:
+        await redis_conn.restore(name, 0, value)  # type: ignore[arg-type]
+    replica.life = "another"
+    await replica.log.open(CHANNEL)
+    found = await readable(redis_conn, life="another")
+    assert [text for _, text in found] == [text for _, text in await stored(store)] == ([behind] if behind else [])
 
 
 async def test_a_removal_that_can_not_be_gone_on_with_holds_up_no_other(

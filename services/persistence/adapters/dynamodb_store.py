@@ -64,7 +64,8 @@ class DynamoDbLogStore:
             if found is None:
                 await self._make(channel)
                 found = await self._channel(channel)
-            return ChannelState(found.epoch + restored, await self._chains.top(channel, found.bucket))
+            top = await self._chains.top(channel, found.bucket)
+            return ChannelState(found.epoch + restored, top, found.removed)
 
     async def has_begun(self, channel: str) -> bool:
         async with self._operation("has_begun"):

@@ -275,7 +275,11 @@ def _keep_beacon(connection: sqlite3.Connection, beacon: Beacon) -> None:
 
 
 def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
-    query = "SELECT epoch || ifnull((SELECT mark FROM restored), ''), top FROM channels WHERE channel = ?"
+    query = (
+        "SELECT epoch || ifnull((SELECT mark FROM restored), ''), top, max("
+        "ifnull((SELECT max(upto) FROM removals WHERE channel = ?1), 0),"  # hidden, or dropped since
+        " ifnull((SELECT min(offset) - 1 FROM log WHERE channel = ?1), top)) FROM channels WHERE channel = ?1"
+    )
     found = connection.execute(query, (channel,)).fetchone()
     if found is None:
         with _Transaction(connection):

@@ -87,6 +87,8 @@ class Comparison:
     async def _verify(self, channel: str) -> None:
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
+            if state.removed:  # a Redis from before the removal has it still
+                await self._hot.trim(channel, state.removed)
             found = await self._hot.verify(channel, state)
             if found == 2:
                 await self._store_is_whole(channel)

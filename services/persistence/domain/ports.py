@@ -13,10 +13,11 @@ MAX_BYTES = 1 << 50  # no bound
 
 
 class ChannelState(NamedTuple):
-    """Epoch and last stored offset; both belong to the store."""
+    """Epoch and last stored offset; both belong to the store. `removed`: nobody reads what is up to there."""
 
     epoch: str
     top: int
+    removed: int = 0
 
 
 class Beacon(NamedTuple):
