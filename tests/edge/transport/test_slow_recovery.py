@@ -117,3 +117,20 @@ async def test_a_client_that_asks_and_reads_nothing_is_missed() -> None:
             await asyncio.sleep(0.05)
         assert edge.server.counters.closes == {("3012", "server"): 1}
         client.writer.close()
+
+
+async def test_of_many_rooms_that_are_caught_up_with_no_more_than_a_page_waits() -> None:
+    cluster = Cluster(default=NAMESPACE)
+    rooms = [f"room{number}" for number in range(30)]
+    for room in rooms:
+        filled(cluster, room, 400 * KIB, 100)
+    async with ServedEdge(cluster, send_buffer=32 * KIB) as edge:
+        client = await narrow(edge)
+        client.write(commands(connect_command(), *(recover(room, cluster.bus.logs[room].epoch) for room in rooms)))
+        most = got = 0
+        async with asyncio.timeout(40):
+            while got < len(rooms) * 400 * KIB:
+                got += len(await client.reader.read(32 * KIB))
+                most = max(most, edge.server.outbox_bytes)
+        assert most < 400 * KIB
+        client.writer.close()

@@ -103,8 +103,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
     assert log is not None
     failures = 0
     while True:
-        await session.until_replies_taken()
-        await node.turns.mine()
+        await _turn(session)
         if session.is_closed or not channel.is_catching_up(subscription):
             return
         if log.delivered - subscription.caught_up_to > _most(node.settings):
@@ -123,7 +122,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             await asyncio.sleep(pause_s(failures))
             continue
         failures = 0
-        await node.turns.mine()
+        await _turn(session)
         if session.is_closed or not channel.is_catching_up(subscription):
             return
         if page is None:
@@ -134,3 +133,12 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
                 break  # the fan-out brings it
             session.push_publication(channel.name, publication)
             subscription.caught_up_to = publication.offset
+
+
+async def _turn(session: Session) -> None:
+    """Return when it is its turn, and nothing of what it asked for, maybe in another channel, waits for it."""
+    while True:
+        await session.until_replies_taken()
+        await session.node.turns.mine()
+        if session.is_over or not session.connection.replies_wait:
+            return
