@@ -378,6 +378,7 @@ class RedisBroker:
             self._hearing.connected(again)
 
     def _began(self, on_life: Callable[[], None]) -> None:
+        self._failed_at = _NEVER  # what failed before says nothing of this life
         self._connected(True)
         on_life()
 

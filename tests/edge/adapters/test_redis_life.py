@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from services.edge.adapters import receipts
+from services.edge.adapters import receipts, redis_broker
 from services.edge.adapters.receipts import Receipt, Receipts
 from services.edge.adapters.redis_broker import RedisBroker
 from services.edge.domain.model import AppendResult, Position, Publication
@@ -130,6 +130,25 @@ async def test_before_anybody_compared_redis_with_the_store_nothing_runs_on_it(
         assert await client.xlen(keys.log(CHANNEL)) == 1
     await store.beat()
     await append(brokers[0], "two")
+
+
+async def test_ready_means_that_calls_succeed_though_one_has_just_failed(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_broker, "_BREAK_S", 60.0)  # so that "just" is as long as the test takes
+    own_redis.kill()
+    own_redis.start(whole=False)
+    broker, store = RedisBroker(own_redis.url), Store(own_redis.url)
+    try:
+        await broker.start(Reconnects(), lambda payload: None)
+        with pytest.raises(Unavailable, match="this life of Redis may not be used yet"):
+            await broker.top(CHANNEL)
+        await store.beat()
+        await until(lambda: broker.is_ready)
+        await broker.top(CHANNEL)
+    finally:
+        await store.close()
+        await broker.close()
 
 
 async def test_without_persistence_hot_logs_begin_anew_after_a_while(
