@@ -55,8 +55,7 @@ def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool =
     ports = []
     for variable, number in numbers.items():
         service = variable.split("_")[0]
-        host_variable = f"{service}_INTERNAL_HOST" if "INTERNAL" in variable else f"{service}_HOST"
-        host = _LOOPBACK if service == "REDIS" else environment.get(host_variable, _LOOPBACK)
+        host = _LOOPBACK if service == "REDIS" else environment.get(_host_variable(variable), _LOOPBACK)
         owners = edge_names(edges) if service == "EDGE" else [service.lower()]
         for step, owner in enumerate(owners):
             port = number + step if number else 0
@@ -64,6 +63,11 @@ def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool =
                 raise ConfigError(f"{variable}={number} leaves no port for {owner}")
             ports.append(Port(owner, variable, host, port))
     return ports
+
+
+def _host_variable(port_variable: str) -> str:
+    service = port_variable.split("_")[0]
+    return f"{service}_INTERNAL_HOST" if "INTERNAL" in port_variable else f"{service}_HOST"
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
@@ -79,8 +83,12 @@ def choose_ports(
     """(owner, variable) → a port that is free now; where any will do, that of the `last` start if it is free.
 
     Raises:
-        ConfigError: named ports are in use, or named twice; one line names them and their variables.
+        ConfigError: a host is none of this machine, named ports are in use, or named twice; one line names what and
+            their variables.
     """
+    for port in ports:
+        if trouble := _why_not_host(port.host):
+            raise ConfigError(f"{_host_variable(port.variable)}={port.host} is no address of this machine: {trouble}")
     rng = rng or random.SystemRandom()
     chosen: dict[tuple[str, str], int] = {}
     problems = []
@@ -113,17 +121,30 @@ def _free(host: str, taken: set[int], rng: random.Random) -> int:
     raise ConfigError(f"no free port on {host} between {_FREE_RANGE[0]} and {_FREE_RANGE[1]}")
 
 
-def why_not(host: str, number: int) -> str:
-    """Why nobody could listen there now; empty: one could."""
+def _why_not_host(host: str) -> str:
+    """Why nobody could listen on any port of this host; empty: one could."""
+    try:
+        _listen(host, 0)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _listen(host: str, number: int) -> None:
     host = without_brackets(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, number))
-            probe.listen(1)
-        except PermissionError:
-            return "needs privileges"
-        except OSError as error:
-            return "is in use" if error.errno is not None and "in use" in str(error) else f"on {host}: {error.strerror}"
+        probe.bind((host, number))
+        probe.listen(1)
+
+
+def why_not(host: str, number: int) -> str:
+    """Why nobody could listen there now; empty: one could."""
+    try:
+        _listen(host, number)
+    except PermissionError:
+        return "needs privileges"
+    except OSError as error:
+        return "is in use" if error.errno is not None and "in use" in str(error) else f"on {host}: {error.strerror}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,18 @@ def test_auto_takes_free_ports_but_for_those_that_are_named() -> None:
         ("edge-1", "EDGE_PORT"): 8001,
         ("edge-2", "EDGE_PORT"): 8002,
     }
+
+
+@pytest.mark.parametrize("port", ["0", "50123"])
+@pytest.mark.parametrize(
+    ("variable", "service_port"), [("EDGE_HOST", "EDGE_PORT"), ("AUTH_INTERNAL_HOST", "AUTH_INTERNAL_PORT")]
+)
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1", "[::zz]"])
+def test_a_host_that_is_not_of_this_machine_is_named_with_its_variable(
+    variable: str, service_port: str, host: str, port: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable}={re.escape(host)} is no address of this machine: [^:]+$"):
+        choose_ports(wanted_ports({**ANY, variable: host, service_port: port}, edges=2))
 
 
 def test_the_same_port_twice_is_refused() -> None:
