@@ -155,6 +155,17 @@ async def test_a_client_over_its_limit_of_commands_is_answered_at_a_pace_that_co
     assert len(client.connection.frames) - before > 32
 
 
+async def test_publications_of_a_client_over_its_limit_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_runner, "_REST_S", 600.0)
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(commands_per_s=1, commands_burst=2))
+    await client.call(subscribe={"channel": "a"})
+    for _ in range(100):
+        await client.post(publish={"channel": "a", "data": 1})
+    assert cluster.bus.log("a").top == 1
+    assert client.connection.paused
+
+
 async def run_until_ping(cluster: Cluster, client: Client) -> None:
     while client.lines[-1] != {}:
         await cluster.advance(0.1)

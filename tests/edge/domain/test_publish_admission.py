@@ -245,6 +245,46 @@ def test_while_commands_are_read_and_the_loop_has_no_turn_for_answers_nothing_is
     assert edge.log.per_s == ASSUMED_PER_S
 
 
+def test_the_first_answers_of_a_batch_are_no_measurement() -> None:
+    edge = _Edge(lambda _: 0.0, clients=500)
+    for client in edge.clients:
+        edge.publish(client)
+    for number in range(500):
+        edge.log.ended(edge.now + 0.2 + number * 1e-6, 0.2)
+    edge.log.look(edge.now + 0.2005)
+    assert edge.log.per_s > 2_700  # 500 in 0.2 s, and 3,000 before
+
+
+def test_a_log_that_is_silent_is_measured_before_it_is_given_up() -> None:
+    edge = _Edge(lambda _: 0.0, clients=1_500)
+    for client in edge.clients[:1_499]:
+        assert edge.publish(client)
+    edge.run(0.95)
+    assert not edge.publish(edge.clients[-1])
+    assert edge.admission.refused["wait"] == 1
+
+
+def test_in_a_burst_nobody_waits_for_longer_than_all_that_is_there_takes() -> None:
+    edge = _Edge(lambda _: 3_500.0, clients=900)
+    for client in edge.clients:
+        assert edge.publish(client)
+    for _ in range(4):
+        assert edge.publish(edge.clients[0])  # 5 turns of 900 would be too long, but all is over after one
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_once_an_overload_is_over_queues_may_be_deep_again(seed: int) -> None:
+    rng = random.Random(seed)
+    edge = _Edge(lambda _: 1_000.0, clients=33)
+    edge.run(5.0, steady(rng, edge.clients, 3_000.0))
+    assert edge.admission.refused["own_queue"] > 0
+    edge.run(3.0, steady(rng, edge.clients, 100.0))
+    before = edge.refused
+    for _ in range(100):
+        edge.publish(edge.clients[0])
+    assert edge.refused == before
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bytes_are_bounded_and_shared(seed: int) -> None:
     rng = random.Random(seed)
