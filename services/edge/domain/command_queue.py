@@ -15,7 +15,7 @@ class CommandQueue:
     def __init__(self, publisher: Publisher) -> None:
         self.commands: list[c.Command] = []  # to look at; nearly always empty: less memory than a deque
         self._publisher = publisher
-        self._backlogs: list[Backlog | None] = []  # of the publications among them
+        self._backlogs: list[Backlog | None] = []  # of the publications among them; None: not counted
         self._bytes = 0  # of these
         self._held = False
 
@@ -35,10 +35,13 @@ class CommandQueue:
                 own = len(self._backlogs) + running
                 if not admission.admit(backlog, size, publisher.monotonic(), own, self._bytes):
                     return False
-                self._bytes += size
-                if not self._held:
-                    backlog.waiting += 1
-                    admission.bytes += size
+                if not (running or self.commands):
+                    backlog = None  # it runs at once: the publisher counts it
+                else:
+                    self._bytes += size
+                    if not self._held:
+                        backlog.waiting += 1
+                        admission.bytes += size
             self._backlogs.append(backlog)
         self.commands.append(command)
         return True

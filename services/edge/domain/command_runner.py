@@ -175,7 +175,9 @@ class CommandRunner:
     def _pause_or_resume(self) -> None:
         queue, most = self._queue, self.node.settings.max_pending_commands
         # What admission lets in it also bounds. But who is over its limit of commands would fill the queue with them.
-        waiting = len(queue.commands) if self._resting else queue.others
+        waiting = len(queue.commands)
+        if waiting and not self._resting:
+            waiting = queue.others
         held = self.connection.replies_wait
         queue.hold(held)
         if self._turned_away >= _REFUSED_PER_REST and not self._unread:

@@ -60,17 +60,20 @@ class PublishAdmission:
 
     def admit(self, backlog: Backlog, size: int, now: float, own: int = 0, own_bytes: int = 0) -> bool:
         """Whether one of `size` bytes may wait, of a client of whom `own` do already, with `own_bytes`."""
-        rule = self._rule_against(backlog, size, now, own, own_bytes)
+        room = self._max_bytes - self.bytes
+        if size + _SHARE * own_bytes <= room or not self.bytes:
+            if (backlog.waiting if own else backlog.in_flight) < ALWAYS:
+                return True
+            rule = self._rule_of_time(backlog, now, own)
+        else:
+            rule = BYTES
         if rule:
             self.refused[rule] += 1
         return not rule
 
-    def _rule_against(self, backlog: Backlog, size: int, now: float, own: int, own_bytes: int) -> str:
-        if self.bytes and size + _SHARE * own_bytes > self._max_bytes - self.bytes:
-            return BYTES
+    def _rule_of_time(self, backlog: Backlog, now: float, own: int) -> str:
+        """The one that is against it, or none."""
         backlog.look(now)
-        if (backlog.waiting if own else backlog.in_flight) < ALWAYS:
-            return ""
         longest_s = self._max_wait_s
         if backlog.silent_s(now) > longest_s:
             return SILENT
