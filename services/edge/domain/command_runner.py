@@ -165,12 +165,13 @@ class CommandRunner:
             ):
                 self._publish(command, request)
                 continue
-            at_once = type(command.request) in _SELDOM_WAIT and stepped < _AT_ONCE
+            at_once = type(request) in _SELDOM_WAIT and stepped < _AT_ONCE
             stepped += at_once
             rest = run_until_it_waits(self._run(command)) if at_once else self._run(command)
             if rest is not None:
                 self.node.spawn(self._run_and_go_on(rest))
-        self._pause_or_resume()
+        if self._queue.commands or self._paused or self._turned_away or connection.replies_wait:
+            self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
         queue, most = self._queue, self.node.settings.max_pending_commands
