@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
+# How many tests run at once. Most of them wait; files stay together, since their tests share what they started.
+TESTS_AT_ONCE ?= auto
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
@@ -19,10 +21,10 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 	@exec $(BIN)/thalamus dev $(ARGS)
 
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations=20 $(ARGS)
 
 test-full: $(VENV)/.dev ## run every test, with 50,000 missed messages where `make test` has 3,000
-	MISSED=50000 $(BIN)/pytest $(ARGS)
+	MISSED=50000 $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --timeout 1800 $(ARGS)
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
 	$(BIN)/python -m tests.faults --out docs/reliability-results.md $(ARGS)
