@@ -76,7 +76,8 @@ async def drive(
                 tasks += [asyncio.create_task(one.run()) for one in some]
                 await _until(lambda some=some: all(one.whole for one in some), SETTLE_S)  # type: ignore[misc]
                 if not any(one.whole for one in some):
-                    raise Unreachable(f"no client could connect and subscribe within {SETTLE_S:g} s")
+                    why = next((f"; {one.refusal}" for one in some if one.refusal), "")
+                    raise Unreachable(f"no client could connect and subscribe within {SETTLE_S:g} s{why}")
             progress.stage("publishing")
             run.started += run.now()  # the plan begins when everyone is there
             for one in subscribers:

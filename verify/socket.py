@@ -39,6 +39,7 @@ class NotOpened(Closed):
 
     def __init__(self, status: int = 0, retry_after: bool = False) -> None:
         super().__init__(0)
+        self.args = (f"HTTP status {status}" if status else "no answer",)
         self.status, self.retry_after = status, retry_after
 
 

@@ -46,6 +46,7 @@ class Subscriber:
         self._attempt = run.rng.randrange(1_000)
         self.stay = True  # no absences: not everyone is there yet, or the end is near
         self.given_up = 0  # close code that told it to stay away
+        self.refusal = ""  # why the last attempt to get in failed, for people
 
     @property
     def whole(self) -> bool:
@@ -91,14 +92,18 @@ class Subscriber:
         number = self._attempt
         self._began = self._run.now()
         self._edge = self._run.edge(number)
+        step = "WebSocket handshake"
         try:
             socket = await self._open(number)
+            step = "connect"
             result = await socket.call(connect={"token": self._run.target.token(self.name)})
             self.client_id = result.get("client", "")
             self._socket = socket
             for channel in self._followed:
+                step = f"subscribe to {channel}"
                 await self._subscribe(socket, channel)
-        except (Closed, CommandError, TimeoutError):
+        except (Closed, CommandError, TimeoutError) as error:
+            self.refusal = f"{step}: {str(error) or 'no answer'}"
             self._socket = None
             if socket is not None:
                 self._planned = True
