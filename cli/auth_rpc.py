@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from cli.errors import Refused, Unreachable
-from services.shared.config import read_secret_file
+from services.shared.process.config import read_secret_file
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
 

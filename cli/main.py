@@ -12,7 +12,7 @@ import click
 
 from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
 from cli.text import check_input, prepare_output
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 _COMMANDS = {
     "dev": "Start the whole platform on this machine and follow its logs.",

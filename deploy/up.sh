@@ -37,7 +37,7 @@ export IMAGE_ID
 known=$(cat "${files[@]}" deploy/env/*.env | grep -oE '\$\{[A-Z][A-Z0-9_]*|^[A-Z][A-Z0-9_]*' | tr -d '${' | sort -u)
 unknown=$(compgen -e | grep -E '^(EDGE|AUTH|PRESENCE|PERSISTENCE|DYNAMODB)_' | sort -u | grep -vxF "$known" || true)
 # Those of earlier versions are told, and pass: an old deploy.env stops nothing.
-retired=$(sed -n '/^RETIRED/,/^}/s/^ *"\([A-Z0-9_]*\)":.*/\1/p' services/shared/variables.py)
+retired=$(sed -n '/^RETIRED/,/^}/s/^ *"\([A-Z0-9_]*\)":.*/\1/p' services/shared/process/variables.py)
 ignored=$(grep -xF "$retired" <<<"$unknown" || true) unknown=$(grep -vxF "$retired" <<<"$unknown" || true)
 if [ -n "$ignored" ]; then echo "settings of an earlier version, ignored: $(tr '\n' ' ' <<<"$ignored")" >&2; fi
 if [ -n "$unknown" ]; then

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bench.measure.statistics import Spread, spread
-from services.shared.redis_binary import find_redis_server
+from services.shared.redis.binary import find_redis_server
 
 _PEERS = Path(__file__).resolve().parents[1] / "peers"
 

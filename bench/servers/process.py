@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.servers.target import TargetFailed
-from services.shared.redis_binary import find_redis_server
+from services.shared.redis.binary import find_redis_server
 
 _STARTS_WITHIN_S = 30.0
 _ENDS_WITHIN_S = 5.0

@@ -12,15 +12,15 @@ import click
 from cli.errors import Refused, Unreachable
 from cli.options import json_option
 from cli.output import say, say_json
-from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
-from services.shared.config import ConfigError
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import CallRefused, DynamoDb, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.variables import read_checked_env
+from services.shared.process.config import ConfigError
+from services.shared.process.variables import read_checked_env
 
 
 @click.group("store")

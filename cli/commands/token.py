@@ -10,7 +10,7 @@ import click
 from cli.options import auth_options, data_option, find_auth, json_option
 from cli.output import remark, say, say_json
 from cli.text import json_text
-from services.shared.config import read_secret_file
+from services.shared.process.config import read_secret_file
 
 _TTL_S = 3600
 _MOST_TTL_S = (1 << 32) - 1

@@ -24,7 +24,7 @@ from cli.options import (
 )
 from cli.output import remark, say, say_json
 from cli.running import find_running
-from services.shared.config import read_secret_file
+from services.shared.process.config import read_secret_file
 
 if TYPE_CHECKING:
     from verify.plan import Plan

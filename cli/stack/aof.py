@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 _FOLDER = Path("redis") / "appendonlydir"
 _MANIFEST = "appendonly.aof.manifest"

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.shared.children import Backoff, Guard
+from services.shared.process.children import Backoff, Guard
 
 _MAX_LINE_BYTES = 64 * 1024
 _TAIL_LINES = 20

@@ -8,8 +8,8 @@ from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
-from services.shared.config import ConfigError
-from services.shared.variables import check_names, names_of
+from services.shared.process.config import ConfigError
+from services.shared.process.variables import check_names, names_of
 
 _SERVICES = {
     "AUTH_": AuthConfig,

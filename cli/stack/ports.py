@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.shared.addresses import without_brackets
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 _HIGHEST = 65_535
 # Below the ports that Linux and macOS give to outgoing connections: a restarted service finds its port free.

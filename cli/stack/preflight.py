@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.shared.config import ConfigError, read_secret_file
 from services.shared.namespaces import load_namespaces
+from services.shared.process.config import ConfigError, read_secret_file
 
 _HOW = "choose another with --data or THALAMUS_DATA"
 _SERVICE_TOKEN_BYTES = 32

@@ -18,7 +18,7 @@ from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
 from cli.stack.supervisor import StartFailed, Supervisor
-from services.shared.redis_binary import find_redis_server
+from services.shared.redis.binary import find_redis_server
 
 _API_TIMEOUT_S = 3.0
 _KEY_VALID_WITHIN_S = 5.0

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cli.stack.child import Child, ChildSpec, Stage
-from services.shared.children import Backoff, Guard, describe_exit
+from services.shared.process.children import Backoff, Guard, describe_exit
 
 _PROBE_EVERY_S = 0.05
 _EXIT_CONFIG = 2  # what a service ends with when a setting is wrong; trying again would not help

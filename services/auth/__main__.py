@@ -17,19 +17,19 @@ from services.auth.domain.passwords import Passwords
 from services.auth.domain.ports import AccountStore
 from services.auth.domain.signing import Signer
 from services.auth.service import AuthServicer, TrustFeed
-from services.shared.cancellation import end_task
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.keys import use_prefix
-from services.shared.internal_http import start_internal_http
-from services.shared.lifecycle import run
-from services.shared.logs import setup_logging
-from services.shared.redis import MayNotAsk, check_server, redis_client
-from services.shared.redis_pipeline import RedisPipeline
-from services.shared.secrets import read_service_tokens, redis_address
-from services.shared.variables import read_checked_env, warn_of_retired
-from services.shared.waiting import once_store_answers
+from services.shared.process.cancellation import end_task
+from services.shared.process.internal_http import start_internal_http
+from services.shared.process.lifecycle import run
+from services.shared.process.logs import setup_logging
+from services.shared.process.secrets import read_service_tokens, redis_address
+from services.shared.process.variables import read_checked_env, warn_of_retired
+from services.shared.process.waiting import once_store_answers
+from services.shared.redis.client import MayNotAsk, check_server, redis_client
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.server import start_grpc_server
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 

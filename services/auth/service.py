@@ -13,8 +13,8 @@ import msgspec
 from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Refusal, Taken, TooMany
 from services.shared.checks import MAX_USER_BYTES, check_channel, check_text
 from services.shared.errors import ThalamusError
-from services.shared.grpc_server import Refused
 from services.shared.json_text import checked_json
+from services.shared.rpc.server import Refused
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 

@@ -9,8 +9,8 @@ import os
 
 from services.edge.config import EdgeConfig
 from services.edge.workers import run_workers
-from services.shared.lifecycle import run
-from services.shared.variables import read_checked_env
+from services.shared.process.lifecycle import run
+from services.shared.process.variables import read_checked_env
 
 
 async def main(stopping: asyncio.Event, *, worker: int | None) -> None:

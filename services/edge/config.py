@@ -9,8 +9,8 @@ from pathlib import Path
 
 from services.edge.domain.settings import Settings
 from services.shared.checks import MAX_CHANNEL_BYTES
-from services.shared.config import HIGHEST_PORT, ConfigError, field_env, number
 from services.shared.hotlog.keys import DEFAULT_PREFIX
+from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, number
 
 _DEFAULT = Settings()
 _AUTO = "auto"

@@ -8,11 +8,11 @@ import dataclasses
 import logging
 
 from services.edge.domain.ports import Connection
-from services.edge.transport.frames import binary_frame, text_frame
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.server import EdgeServer
-from services.shared.lifecycle import run
-from services.shared.logs import setup_logging
+from services.edge.transport.websocket.frames import binary_frame, text_frame
+from services.shared.process.lifecycle import run
+from services.shared.process.logs import setup_logging
 
 logger = logging.getLogger("services.edge.echo")
 

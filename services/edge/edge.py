@@ -13,34 +13,34 @@ from prometheus_client import REGISTRY
 from services.edge.adapters.auth_client import AuthClient
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.adapters.presence_client import PresenceClient
-from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.api.app import create_app
 from services.edge.api.context import ApiContext
 from services.edge.config import EdgeConfig
-from services.edge.dialects import PROTOBUF, Dialects, NotServed
-from services.edge.domain.claims import TokenVerifier
-from services.edge.domain.cluster import Cluster
-from services.edge.domain.drain import drain
-from services.edge.domain.keyring import KeyRing
-from services.edge.domain.node import Node
+from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.tokens import TokenVerifier
+from services.edge.domain.control.cluster import Cluster
 from services.edge.domain.ports import Connection, MessageHandler
-from services.edge.domain.session import Session
+from services.edge.domain.session.drain import drain
+from services.edge.domain.session.node import Node
+from services.edge.domain.session.session import Session
 from services.edge.metrics import NodeCollector
-from services.edge.transport.frames import text_frame
-from services.edge.transport.http_handover import HttpHandover
+from services.edge.protocols.registry import PROTOBUF, Dialects, NotServed
+from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
-from services.shared import collector
-from services.shared.cancellation import end_task
-from services.shared.config import read_secret_file
-from services.shared.grpc_client import Replicas
+from services.edge.transport.websocket.frames import text_frame
 from services.shared.hotlog.keys import use_prefix
-from services.shared.internal_http import start_internal_http
-from services.shared.logs import setup_logging
 from services.shared.namespaces import load_namespaces
-from services.shared.secrets import read_service_tokens, redis_address
-from services.shared.variables import warn_of_retired
+from services.shared.process import collector
+from services.shared.process.cancellation import end_task
+from services.shared.process.config import read_secret_file
+from services.shared.process.internal_http import start_internal_http
+from services.shared.process.logs import setup_logging
+from services.shared.process.secrets import read_service_tokens, redis_address
+from services.shared.process.variables import warn_of_retired
+from services.shared.rpc.client import Replicas
 
 logger = logging.getLogger("services.edge")
 

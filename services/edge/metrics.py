@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.edge.domain.node import Node
+from services.edge.domain.session.node import Node
 from services.shared.errors import CloseCode, ErrorCode
 
 _CLOSE_CODES = frozenset(CloseCode)

@@ -18,10 +18,10 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterator, Mapping
 
 from services.edge.config import EdgeConfig
-from services.shared.children import Backoff, Guard, describe_exit
-from services.shared.config import ConfigError
-from services.shared.lifecycle import EXIT_CONFIG
-from services.shared.logs import setup_logging
+from services.shared.process.children import Backoff, Guard, describe_exit
+from services.shared.process.config import ConfigError
+from services.shared.process.lifecycle import EXIT_CONFIG
+from services.shared.process.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 

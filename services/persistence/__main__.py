@@ -11,35 +11,35 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 
-from services.persistence.adapters.redis_beacon import RedisBeacon
-from services.persistence.adapters.redis_clock import RedisClock
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.clock import RedisClock
+from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.log import Log
-from services.persistence.health import Caretaker
+from services.persistence.maintenance import Caretaker
 from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
-from services.shared import collector
-from services.shared.cancellation import end_task
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.keys import use_prefix
-from services.shared.internal_http import start_internal_http
-from services.shared.lifecycle import run
-from services.shared.logs import setup_logging
+from services.shared.incarnation.gate import LifeGate
 from services.shared.namespaces import load_namespaces
-from services.shared.redis import redis_client
-from services.shared.redis_life import LifeGate
-from services.shared.redis_pipeline import RedisPipeline
-from services.shared.secrets import read_service_tokens, redis_address
-from services.shared.variables import read_checked_env, warn_of_retired
-from services.shared.waiting import once_store_answers
+from services.shared.process import collector
+from services.shared.process.cancellation import end_task
+from services.shared.process.internal_http import start_internal_http
+from services.shared.process.lifecycle import run
+from services.shared.process.logs import setup_logging
+from services.shared.process.secrets import read_service_tokens, redis_address
+from services.shared.process.variables import read_checked_env, warn_of_retired
+from services.shared.process.waiting import once_store_answers
+from services.shared.redis.client import redis_client
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.server import start_grpc_server
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+    from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 
 logger = logging.getLogger("services.persistence")
 
@@ -133,8 +133,8 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     """
     if config.store == "sqlite":
         return _Opened(SqliteLogStore(config.db, clock=clock), _nothing, _nothing, _SQLITE_ITEM_BYTES)
-    from services.persistence.adapters import dynamodb_items as items  # boto3 takes half a second to import
-    from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+    from services.persistence.adapters.dynamodb import items as items  # boto3 takes half a second to import
+    from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.shared.config import HIGHEST_PORT, ConfigError, field_env, number
 from services.shared.hotlog.keys import DEFAULT_PREFIX
+from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

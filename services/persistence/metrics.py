@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.shared.metrics import SECONDS_BUCKETS
+from services.shared.process.metrics import SECONDS_BUCKETS
 
 BATCHES = Counter("thalamus_persistence_batches", "Batches of publications.")
 BATCH_ITEMS = Histogram(

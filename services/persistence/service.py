@@ -8,14 +8,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from services.persistence.answers import Answers
 from services.persistence.domain.log import Log, Request, Tell
 from services.persistence.domain.ports import MAX_BYTES
-from services.shared.cancellation import end_task
+from services.persistence.response_stream import Answers
 from services.shared.checks import MAX_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import Item
 from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S
+from services.shared.process.cancellation import end_task
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc

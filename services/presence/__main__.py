@@ -11,18 +11,18 @@ from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.config import PresenceConfig
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
-from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
-from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.keys import use_prefix
-from services.shared.internal_http import start_internal_http
-from services.shared.lifecycle import run
-from services.shared.logs import setup_logging
-from services.shared.redis import check_server, redis_client
-from services.shared.redis_life import RunWatch
-from services.shared.redis_pipeline import RedisPipeline
-from services.shared.secrets import read_service_tokens, redis_address
-from services.shared.variables import read_checked_env, warn_of_retired
+from services.shared.incarnation.gate import RunWatch
+from services.shared.process.cancellation import end_task
+from services.shared.process.internal_http import start_internal_http
+from services.shared.process.lifecycle import run
+from services.shared.process.logs import setup_logging
+from services.shared.process.secrets import read_service_tokens, redis_address
+from services.shared.process.variables import read_checked_env, warn_of_retired
+from services.shared.redis.client import check_server, redis_client
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.server import start_grpc_server
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 logger = logging.getLogger("services.presence")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
-from services.shared.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
+from services.shared.process.metrics import BATCH_BUCKETS, SECONDS_BUCKETS
 
 BATCH_ITEMS = Histogram("thalamus_presence_batch_items", "Changes of a batch.", buckets=BATCH_BUCKETS)
 JOINS = Counter("thalamus_presence_joins", "Members that came.")

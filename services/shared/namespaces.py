@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 _NAME = re.compile(r"[-a-zA-Z0-9_.]{2,}")  # wire protocol, 10
 _MAX_DATA_BYTES = 1 << 20

@@ -14,9 +14,9 @@ from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Policy, Taken, TooMany, load_signer
 from services.auth.domain.passwords import Passwords
-from services.edge.domain.claims import TokenVerifier
-from services.edge.domain.keyring import KeyRing
-from services.shared.redis_pipeline import RedisPipeline
+from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.tokens import TokenVerifier
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.redis import RedisServer
 
 PASSWORD = "correct horse battery"

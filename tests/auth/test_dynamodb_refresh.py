@@ -19,7 +19,7 @@ from services.auth.domain.passwords import Passwords
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb
 from services.shared.errors import Unavailable
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
 from tests.auth.test_accounts import POLICY
 from tests.support.dynamodb import settings_of
 

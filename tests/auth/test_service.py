@@ -27,16 +27,16 @@ from services.auth.domain.passwords import Passwords
 from services.auth.domain.ports import ApiKeyRow
 from services.auth.service import AuthServicer, TrustFeed
 from services.edge.adapters.auth_client import AuthClient
-from services.edge.domain.claims import TokenVerifier
-from services.edge.domain.keyring import KeyRing
+from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.ports import AccountRefused
-from services.shared.cancellation import end_task
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.grpc_client import Replicas
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.client import Replicas
 from tests.support.grpc import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub

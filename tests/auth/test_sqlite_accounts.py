@@ -11,7 +11,7 @@ import pytest
 
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.domain.ports import Refresh, User
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 NOW = 1_000.0
 

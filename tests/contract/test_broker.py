@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 import redis.asyncio
 
-from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
 from services.edge.domain.ports import Broker
 from services.shared.errors import Unavailable

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
+from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, LogStore, Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.hotlog.keys import pair
-from services.shared.hotlog.life import Known
+from services.shared.incarnation.calls import Known
 from tests.support.dynamodb import settings_of
 
 CHANNEL = "chat:contract#1"  # a name that looks like the end of a partition key

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.internal_http import InternalHttp, start_internal_http
+from services.shared.process.internal_http import InternalHttp, start_internal_http
 from tests.deploy.tools import ROOT
 
 SCRIPT = ROOT / "deploy" / "images" / "healthcheck.py"

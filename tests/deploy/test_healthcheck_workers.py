@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.edge.config import EdgeConfig
-from services.shared.internal_http import start_internal_http
+from services.shared.process.internal_http import start_internal_http
 from tests.deploy.tools import ROOT
 
 SCRIPT = (ROOT / "deploy" / "images" / "healthcheck.py").read_text(encoding="utf-8")

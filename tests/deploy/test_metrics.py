@@ -14,15 +14,15 @@ from prometheus_client import REGISTRY
 from services.edge.domain.model import Publication
 from services.edge.metrics import NodeCollector
 from services.edge.transport.metrics import TransportCounters
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Request
-from services.shared.cancellation import end_task
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog.hotlog import Item
-from services.shared.internal_http import start_internal_http
 from services.shared.namespaces import Durability
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.process.internal_http import start_internal_http
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.edge import OPEN, Client, Cluster
 from tests.support.log import append, begin
 

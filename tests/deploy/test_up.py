@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.secrets.files import SecretFiles
-from services.shared.variables import RETIRED
+from services.shared.process.variables import RETIRED
 from tests.deploy.tools import ROOT
 
 # Its answers stand in files of the folder it is in; where there is none, it says nothing, as for what is not there.

@@ -9,7 +9,7 @@ import pytest
 
 from services.edge.config import EdgeConfig
 from services.edge.workers import held_port
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 
 def listener(port: int, *, shared: bool) -> socket.socket:

@@ -20,10 +20,10 @@ from redis import exceptions
 from cli.secrets.files import REDIS_USERS, SecretFiles
 from cli.stack.plan import ROOT
 from services.shared.hotlog import keys
-from services.shared.hotlog.life import parse
 from services.shared.hotlog.scripts import TOP
-from services.shared.redis import redis_client
-from services.shared.secrets import redis_address
+from services.shared.incarnation.calls import parse
+from services.shared.process.secrets import redis_address
+from services.shared.redis.client import redis_client
 from tests.support.redis import RedisServer
 from tests.support.stack import Stack
 from tests.support.wire_client import WireClient, WireError

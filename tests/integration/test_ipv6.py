@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from services.shared.redis_address import parse_redis_url
+from services.shared.redis.address import parse_redis_url
 from tests.support.ipv6 import needs_ipv6
 from tests.support.stack import Stack
 from tests.support.wire_client import WireClient

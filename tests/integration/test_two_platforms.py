@@ -16,7 +16,7 @@ import redis.asyncio
 
 from cli.stack.plan import ROOT
 from services.shared.hotlog import keys
-from services.shared.hotlog.life import parse
+from services.shared.incarnation.calls import parse
 from tests.support.stack import Stack, clean_environment
 from tests.support.wire_client import WireClient
 

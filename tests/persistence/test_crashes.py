@@ -18,16 +18,16 @@ from unittest.mock import ANY
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import BATCHES, COMMITS, STORED
-from services.shared.cancellation import end_task
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Item
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append, unstamped
 from tests.support.scripts import run
 

@@ -11,19 +11,19 @@ import pytest
 
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import Publication
-from services.persistence.adapters.dynamodb_store import DEADLINE_S, DynamoDbLogStore
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.dynamodb.store import DEADLINE_S, DynamoDbLogStore
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.domain.log import Log, Outcome, Position, Request, TooLarge
 from services.persistence.domain.ports import Row
 from services.persistence.service import PersistenceServicer
-from services.shared.cancellation import end_task
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Busy, Unavailable
-from services.shared.grpc_client import Replicas
-from services.shared.grpc_server import start_grpc_server
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.client import Replicas
+from services.shared.rpc.server import start_grpc_server
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
 from tests.support.log import append, begin, unstamped

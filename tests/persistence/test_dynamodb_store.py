@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from services.persistence.adapters import dynamodb_items as items
-from services.persistence.adapters.dynamodb_chain import Chains
-from services.persistence.adapters.dynamodb_removal import TOMBSTONE_S
-from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
-from services.persistence.adapters.dynamodb_writer import TOP_TTL_S, Tops
+from services.persistence.adapters.dynamodb import items as items
+from services.persistence.adapters.dynamodb.chain import Chains
+from services.persistence.adapters.dynamodb.removal import TOMBSTONE_S
+from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
+from services.persistence.adapters.dynamodb.writer import TOP_TTL_S, Tops
 from services.persistence.domain.ports import Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of

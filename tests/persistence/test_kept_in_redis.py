@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.domain.ports import ChannelState
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import KEY_TTL_S, Batch, Item
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
 
 CHANNEL, EPOCH, LIFE = "chat:kept", "epoch", "life"
 TTL_S = 1_600

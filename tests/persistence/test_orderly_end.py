@@ -6,10 +6,11 @@ import asyncio
 import time
 from pathlib import Path
 
-from services.persistence.adapters.redis_beacon import WAITS_S
-from services.shared.hotlog import keys, life
-from services.shared.hotlog.life import Known, Life
-from services.shared.redis_pipeline import RedisPipeline
+from services.persistence.adapters.redis.heartbeat import WAITS_S
+from services.shared.hotlog import keys
+from services.shared.incarnation import calls as life
+from services.shared.incarnation.calls import Known, Life
+from services.shared.redis.pipeline import RedisPipeline
 from tests.persistence.test_store_restored import persistence
 from tests.support.redis import RedisServer
 

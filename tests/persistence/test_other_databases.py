@@ -7,11 +7,11 @@ import logging
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis_neighbours import Neighbours
+from services.persistence.adapters.redis.neighbours import Neighbours
 from services.persistence.domain.other_store import SILENT_S, OtherStoreFound
 from services.persistence.domain.ports import Beacon
-from services.shared.config import ConfigError
 from services.shared.hotlog import keys
+from services.shared.process.config import ConfigError
 from tests.persistence.test_other_store import Clock
 from tests.support.redis import RedisServer
 

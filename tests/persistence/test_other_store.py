@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis_beacon import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisBeacon
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.other_store import SILENT_S, OtherStore, OtherStoreFound
-from services.shared.config import ConfigError
 from services.shared.hotlog import keys
-from services.shared.hotlog.life import Life
+from services.shared.incarnation.calls import Life
+from services.shared.process.config import ConfigError
 from tests.support.redis import RedisServer
 
 

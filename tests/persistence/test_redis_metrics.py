@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.persistence.redis_metrics import TIMEOUT_S, RedisMetrics
-from services.shared.redis import redis_client
+from services.shared.redis.client import redis_client
 from tests.support.redis import RedisServer
 
 WATCHED = {  # what deploy/prometheus and deploy/grafana stand on

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.domain.ports import ChannelState
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import Batch, Item
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
 
 CHANNEL, EPOCH = "chat:refused", "epoch"
 FULL = ("maxmemory", "1", "0")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
-from services.shared.cancellation import end_task
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import EMPTY_TTL_S, REST_TTL_S, Item
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append, unstamped
 from tests.support.scripts import run
 

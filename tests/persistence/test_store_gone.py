@@ -11,16 +11,16 @@ import pytest
 
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import Position, Publication
-from services.persistence.adapters.dynamodb_store import DynamoDbLogStore
-from services.persistence.adapters.redis_beacon import RedisBeacon
+from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
+from services.persistence.adapters.redis.heartbeat import RedisBeacon
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.ports import Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.grpc_client import Replicas
-from services.shared.hotlog.life import Life
+from services.shared.incarnation.calls import Life
+from services.shared.rpc.client import Replicas
 from tests.persistence.test_dynamodb_processes import Process
 from tests.support.dynamodb import DynamoDbServer, settings_of
 from tests.support.redis import RedisServer

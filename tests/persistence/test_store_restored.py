@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from services.persistence.adapters.redis_beacon import RedisBeacon
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
-from services.persistence.health import Caretaker
-from services.shared.cancellation import end_task
+from services.persistence.maintenance import Caretaker
 from services.shared.errors import Unavailable
-from services.shared.hotlog import keys, life
+from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import Item
-from services.shared.hotlog.life import Known
-from services.shared.redis_life import LifeGate
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.incarnation import calls as life
+from services.shared.incarnation.calls import Known
+from services.shared.incarnation.gate import LifeGate
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append
 from tests.support.redis import RedisServer
 

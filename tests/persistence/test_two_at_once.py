@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
 from services.persistence.domain.ports import Row
-from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.hotlog.keys import pair
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append, unstamped
 
 CHANNEL = "chat:two"

@@ -17,12 +17,12 @@ from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.domain.ports import Change, Lease, Renewal
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
-from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
-from services.shared.grpc_client import Replicas
-from services.shared.grpc_server import GrpcServer, start_grpc_server
 from services.shared.hotlog import keys
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.client import Replicas
+from services.shared.rpc.server import GrpcServer, start_grpc_server
 from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 

@@ -10,8 +10,8 @@ import redis.asyncio
 
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.service import PresenceServicer
-from services.shared.grpc_server import start_grpc_server
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
+from services.shared.rpc.server import start_grpc_server
 from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2 as pb
 from thalamus.presence.v1 import presence_pb2_grpc as rpc

@@ -16,8 +16,8 @@ from services.presence.domain.ports import Change, Enter, Lease, Leave
 from services.presence.domain.sweeper import sweep
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.redis_life import RunWatch
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.incarnation.gate import RunWatch
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.redis import RedisServer
 from thalamus.common.v1 import common_pb2
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from services.edge.domain.channel import Channel
+from services.edge.domain.channels.channel import Channel
 from services.edge.domain.model import ClientInfo, Publication
-from services.edge.domain.node import Node
+from services.edge.domain.session.node import Node
 from tests.properties.manual_loop import ticks
 from tests.support.edge import Cluster
 from tests.support.memory import MemoryBroker

@@ -12,14 +12,14 @@ from typing import Any
 import redis.asyncio
 from hypothesis import strategies as st
 
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Position, Request
-from services.shared.cancellation import end_task
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append, unstamped
 from tests.support.scripts import run
 

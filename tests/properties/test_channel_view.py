@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.edge.domain.channel_log import ChannelLog, Need
+from services.edge.domain.channels.channel_log import ChannelLog, Need
 from services.edge.domain.model import Position, Publication
 
 EPOCH, OTHER = "epoch1", "epoch2"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from services.shared.hotlog import hot, hotlog, keys, scripts
 from services.shared.hotlog.scripts import Call, Script
-from services.shared.redis import redis_client
+from services.shared.redis.client import redis_client
 from tests.support.log import unstamped
 from tests.support.scripts import run
 

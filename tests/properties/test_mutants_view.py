@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-import services.edge.domain.handlers  # noqa: F401  # it names its modules' commands like the modules
-from services.edge.domain.channel import Channel, Subscription
-from services.edge.domain.channel_log import ChannelLog, Need
-from services.edge.domain.hub import Hub
-from services.edge.domain.log_reader import LogReader
+import services.edge.domain.session.handlers  # noqa: F401  # it names its modules' commands like the modules
+from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.channel_log import ChannelLog, Need
+from services.edge.domain.channels.hub import Hub
+from services.edge.domain.channels.log_reader import LogReader
 from services.edge.domain.model import HistoryPage, Position, Publication
 from services.edge.domain.replies import Push
-from services.edge.domain.session import Session
+from services.edge.domain.session.session import Session
 from tests.properties.test_channel_view import play_view, sizes_of_a_view, steps_of_a_view
 from tests.properties.test_join_and_recovery import (
     CLIENT_SIDE,
@@ -37,8 +37,8 @@ _SETTINGS: dict[str, Any] = {
     "report_multiple_bugs": False,
     "suppress_health_check": list(HealthCheck),
 }
-_joining = sys.modules["services.edge.domain.handlers.subscribe"]
-_connecting = sys.modules["services.edge.domain.handlers.connect"]
+_joining = sys.modules["services.edge.domain.session.handlers.subscribe"]
+_connecting = sys.modules["services.edge.domain.session.handlers.connect"]
 Mutant = Callable[[pytest.MonkeyPatch], None]
 Found = list[Publication] | None
 

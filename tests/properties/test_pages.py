@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from services.edge.domain.channel import Channel, Subscription
-from services.edge.domain.channel_log import ChannelLog
-from services.edge.domain.log_reader import LogReader
+from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.channel_log import ChannelLog
+from services.edge.domain.channels.log_reader import LogReader
 from services.edge.domain.model import Publication
-from services.edge.domain.session import Session
+from services.edge.domain.session.session import Session
 from tests.properties.test_join_and_recovery import ends, lags, play_life
 
 CLIENTS = ("client", "client", "server")
@@ -83,7 +83,7 @@ def test_the_schedules_reach_what_they_are_for() -> None:
 
 # Mutants.
 
-_joining = sys.modules["services.edge.domain.handlers.subscribe"]
+_joining = sys.modules["services.edge.domain.session.handlers.subscribe"]
 Found = list[Publication] | None
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.edge.domain import operations
-from services.edge.domain.operations import carry_out
+from services.edge.domain.control import operations
+from services.edge.domain.control.operations import carry_out
 from services.shared.errors import ThalamusError
 from services.shared.namespaces import Mode
 from tests.properties.manual_loop import ticks

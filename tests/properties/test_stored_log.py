@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from services.persistence.adapters import redis_hotlog, sqlite_store
+from services.persistence.adapters import sqlite_store
+from services.persistence.adapters.redis import hotlog as redis_hotlog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.comparison import Comparison
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import Written
 from services.shared.hotlog import hotlog, scripts
 from services.shared.hotlog.scripts import Script
-from services.shared.redis import redis_client
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.client import redis_client
+from services.shared.redis.pipeline import RedisPipeline
 from tests.properties.stored_log import actions, live
 
 _EXAMPLES = 1_000

@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.shared.hotlog import hot, hotlog, keys, scripts
-from services.shared.hotlog import life as lives
-from services.shared.hotlog.life import Known, Life
 from services.shared.hotlog.scripts import Call, Script
-from services.shared.redis import redis_client
-from services.shared.redis_life import LifeGate
+from services.shared.incarnation import calls as lives
+from services.shared.incarnation.calls import Known, Life
+from services.shared.incarnation.gate import LifeGate
+from services.shared.redis.client import redis_client
 from tests.support.scripts import run
 
 _EXAMPLES = 40  # by hand 2,000

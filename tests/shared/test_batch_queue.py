@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from services.shared.batch_queue import BatchQueue, Waiting
 from services.shared.errors import Busy
+from services.shared.rpc.batch_queue import BatchQueue, Waiting
 
 
 async def put(

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from services.shared.errors import Busy, Unavailable
-from services.shared.grpc_client import BatchStream
+from services.shared.rpc.client import BatchStream
 from tests.support.grpc import Rig, ScriptedServer, until
-from tests.support.pace import BusyThread
+from tests.support.linger import BusyThread
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
 Stream = BatchStream[pb.AppendItem, pb.AppendResult]

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from services.shared import cancellation
-from services.shared.cancellation import end_task, is_being_cancelled
+from services.shared.process import cancellation
+from services.shared.process.cancellation import end_task, is_being_cancelled
 
 
 async def test_a_task_that_swallows_a_cancellation_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

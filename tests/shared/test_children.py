@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.shared.children import Backoff, describe_exit
+from services.shared.process.children import Backoff, describe_exit
 
 
 def test_the_wait_has_a_bound_and_a_long_life_is_forgiven() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.shared import collector
-from services.shared.cancellation import end_task
+from services.shared.process import collector
+from services.shared.process.cancellation import end_task
 
 LIMIT_S = 8.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.config import ConfigError, field_env, read_env, read_secret_file
+from services.shared.process.config import ConfigError, field_env, read_env, read_secret_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from typing import Any
 import boto3
 import pytest
 
-from services.shared.config import ConfigError
 from services.shared.dynamodb import client, tables
 from services.shared.dynamodb.client import (
     CallRefused,
@@ -26,6 +25,7 @@ from services.shared.dynamodb.client import (
 )
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+from services.shared.process.config import ConfigError
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
 from tests.support.faults import free_port

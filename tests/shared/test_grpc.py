@@ -12,10 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from services.shared.config import ConfigError
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.grpc_client import Replicas
-from services.shared.grpc_server import Refused
+from services.shared.process.config import ConfigError
+from services.shared.rpc.client import Replicas
+from services.shared.rpc.server import Refused
 from tests.support.grpc import Rig, ScriptedServer, Status, Stub, pages, until
 from thalamus.persistence.v1 import persistence_pb2 as pb
 

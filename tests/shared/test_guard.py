@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared import guard
+from services.shared.process import guard
 
 GUARD = guard.__file__
 MODES = ["pipe", pytest.param("signal", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux only"))]

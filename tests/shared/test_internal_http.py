@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.shared.config import ConfigError
-from services.shared.internal_http import InternalHttp, start_internal_http
+from services.shared.process.config import ConfigError
+from services.shared.process.internal_http import InternalHttp, start_internal_http
 
 
 @pytest.fixture

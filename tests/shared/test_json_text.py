@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.edge.domain.claims import SubscriptionClaims, TokenInvalid, TokenVerifier
-from services.edge.domain.keyring import KeyRing
+from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.tokens import SubscriptionClaims, TokenInvalid, TokenVerifier
 from services.shared.json_text import MAX_NESTING, InvalidJson, checked_json, nests_too_deep
-from tests.edge.dialects.corpus import BROKEN, SOUND, strict
+from tests.edge.protocols.corpus import BROKEN, SOUND, strict
 
 SECRET = b"a secret of at least thirty-two bytes"
 TOKENS = [b"[", b"]", b"{", b"}", b",", b":", b'"', b'"a"', b'"\\', b"\\u", b"d83d", b"\\ude00", b"0", b"1", b"-", b"."]

@@ -13,9 +13,9 @@ import pytest
 def start(body: str, *, has_parent: bool = False) -> subprocess.Popen[str]:
     script = f"""
 import asyncio
-from services.shared.config import ConfigError
-from services.shared.lifecycle import run
-from services.shared.logs import setup_logging
+from services.shared.process.config import ConfigError
+from services.shared.process.lifecycle import run
+from services.shared.process.logs import setup_logging
 
 async def main(stop):
 {textwrap.indent(textwrap.dedent(body), "    ")}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.shared.config import ConfigError
-from services.shared.logs import JsonFormatter, setup_logging
+from services.shared.process.config import ConfigError
+from services.shared.process.logs import JsonFormatter, setup_logging
 
 
 def line(record: logging.LogRecord) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test_a_level_that_is_none_names_its_variable() -> None:
 
 _SCRIPT = """
 import asyncio, logging, warnings, uvloop
-from services.shared.logs import setup_logging
+from services.shared.process.logs import setup_logging
 setup_logging("edge")
 logging.getLogger("somewhere").info("hello")
 logging.getLogger("somewhere").debug("too quiet")
@@ -90,7 +90,7 @@ def test_libraries_warnings_and_loop_exceptions_are_lines_on_stderr_too() -> Non
 
 _GIVEN_UP = """
 import asyncio, uvloop
-from services.shared.logs import setup_logging
+from services.shared.process.logs import setup_logging
 setup_logging("edge")
 async def main():
     loop = asyncio.get_running_loop()
@@ -107,7 +107,7 @@ uvloop.run(main())
 
 _OUR_OWN = """
 import asyncio, socket, uvloop
-from services.shared.logs import setup_logging
+from services.shared.process.logs import setup_logging
 setup_logging("edge")
 async def fail():
     raise socket.gaierror("of a task that was forgotten")

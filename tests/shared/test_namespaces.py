@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.config import ConfigError
 from services.shared.namespaces import (
     DataFormat,
     Durability,
@@ -17,6 +16,7 @@ from services.shared.namespaces import (
     Permission,
     load_namespaces,
 )
+from services.shared.process.config import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config" / "channels.toml"
 

@@ -13,9 +13,9 @@ from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
-from services.shared.config import ConfigError
 from services.shared.dynamodb.settings import DynamoDbSettings
-from services.shared.variables import read_checked_env
+from services.shared.process.config import ConfigError
+from services.shared.process.variables import read_checked_env
 
 SERVICES: dict[str, type[Any]] = {
     "EDGE_": EdgeConfig,

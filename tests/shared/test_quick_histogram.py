@@ -6,7 +6,7 @@ import random
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from services.shared.metrics import SECONDS_BUCKETS, QuickHistogram
+from services.shared.process.metrics import SECONDS_BUCKETS, QuickHistogram
 
 
 def samples(registry: CollectorRegistry, name: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -9,9 +9,9 @@ import pytest
 import redis.asyncio
 from redis import exceptions
 
-from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.redis import _server_info, check_server, redis_client
+from services.shared.process.config import ConfigError
+from services.shared.redis.client import _server_info, check_server, redis_client
 from tests.support.redis import RedisServer
 
 

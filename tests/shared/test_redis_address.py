@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.config import ConfigError
-from services.shared.redis_address import RedisAddress, Tls, parse_redis_url
+from services.shared.process.config import ConfigError
+from services.shared.redis.address import RedisAddress, Tls, parse_redis_url
 
 CERT = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.redis_binary import find_redis_server
+from services.shared.redis.binary import find_redis_server
 
 
 @pytest.fixture

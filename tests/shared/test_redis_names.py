@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from services.shared.config import ConfigError
 from services.shared.hotlog import keys
+from services.shared.process.config import ConfigError
 
 # What stands in the Redis of every deployment: edges of before and after an update share it.
 DEFAULT = {

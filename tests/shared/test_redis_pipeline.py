@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
-from services.shared.hotlog.life import Known, Life
 from services.shared.hotlog.scripts import Call, Command, load
-from services.shared.redis_life import LifeGate, run_id_of
-from services.shared.redis_pipeline import NotSent, RedisPipeline
+from services.shared.incarnation.calls import Known, Life
+from services.shared.incarnation.gate import LifeGate, run_id_of
+from services.shared.process.config import ConfigError
+from services.shared.redis.pipeline import NotSent, RedisPipeline
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 

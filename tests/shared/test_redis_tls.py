@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cli.secrets.certificate import make_certificate
-from services.edge.adapters import redis_subscriber
-from services.edge.adapters.redis_subscriber import RedisSubscriber
+from services.edge.adapters.redis import subscriber as redis_subscriber
+from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.shared.errors import Unavailable
-from services.shared.redis import check_server, redis_client
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.client import check_server, redis_client
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 

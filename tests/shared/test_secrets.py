@@ -11,12 +11,12 @@ import pytest
 import redis.asyncio
 from redis import exceptions
 
-from services.edge.adapters.redis_subscriber import RedisSubscriber
-from services.persistence.adapters.redis_beacon import RedisBeacon
+from services.edge.adapters.redis.subscriber import RedisSubscriber
+from services.persistence.adapters.redis.heartbeat import RedisBeacon
 from services.persistence.domain.ports import Beacon
-from services.shared.config import ConfigError
-from services.shared.redis import check_server, redis_client
-from services.shared.secrets import read_service_tokens, redis_address
+from services.shared.process.config import ConfigError
+from services.shared.process.secrets import read_service_tokens, redis_address
+from services.shared.redis.client import check_server, redis_client
 from tests.support.grpc import Rig, ScriptedServer, Status, Stub
 from tests.support.redis import RedisServer
 from thalamus.persistence.v1 import persistence_pb2 as pb

@@ -10,8 +10,8 @@ import redis.asyncio
 from redis import exceptions
 
 from services.shared.errors import Unavailable
-from services.shared.redis_life import RunWatch
-from services.shared.redis_pipeline import ROLE_S, RedisPipeline
+from services.shared.incarnation.gate import RunWatch
+from services.shared.redis.pipeline import ROLE_S, RedisPipeline
 from tests.support.faults import free_port
 from tests.support.redis import RedisServer
 from tests.support.replication import Pair

@@ -17,8 +17,8 @@ from services.auth.domain.ports import User
 from services.persistence.adapters import sqlite_store
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.ports import Beacon, Row
-from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
+from services.shared.process.config import ConfigError
 
 
 def deleted(path: Path) -> None:

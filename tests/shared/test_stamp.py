@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from services.edge.adapters import codec
+from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import Publication as EdgePublication
-from services.persistence.adapters.redis_hotlog import RedisHotLog
+from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Outcome, Position, Request
-from services.shared.cancellation import end_task
 from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
+from services.shared.process.cancellation import end_task
 from services.shared.publication import parse
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append as append_stored
 from tests.support.scripts import run
 

@@ -12,9 +12,9 @@ import pytest
 
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
-from services.shared import variables
-from services.shared.config import ConfigError
-from services.shared.variables import check_names, names_of, read_checked_env, warn_of_retired
+from services.shared.process import variables
+from services.shared.process.config import ConfigError
+from services.shared.process.variables import check_names, names_of, read_checked_env, warn_of_retired
 
 ROOT = Path(__file__).resolve().parents[2]
 EDGE = names_of(EdgeConfig, "EDGE_")

@@ -10,13 +10,13 @@ from typing import Any
 
 import jwt
 
-from services.edge.dialects.centrifugal_json import CentrifugalJson
-from services.edge.domain.claims import TokenVerifier
-from services.edge.domain.keyring import KeyRing
-from services.edge.domain.node import Clock, Node
-from services.edge.domain.rpc import RpcMethods
-from services.edge.domain.session import Session
+from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.tokens import TokenVerifier
+from services.edge.domain.session.node import Clock, Node
+from services.edge.domain.session.rpc import RpcMethods
+from services.edge.domain.session.session import Session
 from services.edge.domain.settings import Settings
+from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.namespaces import Mode, Namespace, Namespaces, Permission
 from tests.support.memory import MemoryBroker, MemoryBus, MemoryPresence, MemoryStore
 

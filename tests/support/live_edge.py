@@ -6,12 +6,12 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from services.edge.adapters.redis_broker import RedisBroker
-from services.edge.domain import cluster
-from services.edge.domain.claims import TokenVerifier
-from services.edge.domain.node import Node
+from services.edge.adapters.redis.broker import RedisBroker
+from services.edge.domain.access.tokens import TokenVerifier
+from services.edge.domain.control import cluster
+from services.edge.domain.session.node import Node
 from services.edge.domain.settings import Settings
-from services.shared.cancellation import end_task
+from services.shared.process.cancellation import end_task
 from tests.support.edge import Client, Cluster
 
 

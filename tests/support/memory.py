@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.edge.adapters import codec
+from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import (
     AppendResult,
     ClientInfo,

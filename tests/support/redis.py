@@ -17,10 +17,10 @@ import redis
 import redis.asyncio
 
 from services.shared.hotlog import keys
-from services.shared.hotlog.life import parse
-from services.shared.redis import redis_client
-from services.shared.redis_binary import find_redis_server
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.incarnation.calls import parse
+from services.shared.redis.binary import find_redis_server
+from services.shared.redis.client import redis_client
+from services.shared.redis.pipeline import RedisPipeline
 
 _START_S = 10.0
 
@@ -93,7 +93,7 @@ class RedisServer:
 
 
 def _begin_life(client: redis.Redis) -> None:
-    """Say that all is whole, as persistence does (services/shared/hotlog/life.py)."""
+    """Say that all is whole, as persistence does (services/shared/incarnation/calls.py)."""
     said = client.get(keys.life())
     known = parse(said if isinstance(said, bytes) else None)
     run_id = client.info("server")["run_id"]

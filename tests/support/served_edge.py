@@ -12,16 +12,16 @@ from typing import Any, Self
 
 import jwt
 
-from services.edge.dialects.centrifugal_json import CentrifugalJson
-from services.edge.domain.claims import TokenVerifier
-from services.edge.domain.node import Node
+from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.ports import Connection
-from services.edge.domain.session import Session
+from services.edge.domain.session.node import Node
+from services.edge.domain.session.session import Session
 from services.edge.domain.settings import Settings
-from services.edge.transport.frames import text_frame
+from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.server import EdgeServer
-from services.shared.cancellation import end_task
+from services.edge.transport.websocket.frames import text_frame
+from services.shared.process.cancellation import end_task
 from tests.edge.transport.support import Raw, frame, head
 from tests.support.edge import SECRET, Cluster
 from tests.support.memory import MemoryBroker

@@ -93,13 +93,13 @@ def test_nobody_drops_before_everyone_is_there_and_everybody_does_afterwards(
 
 # Builds that lack something: what the edges import first (`sitecustomize`) takes it out of them.
 NO_REPAIR = """
-from services.edge.domain.hub import Hub
+from services.edge.domain.channels.hub import Hub
 Hub._repair = lambda self, view: None
 Hub.check_tops = lambda self: None
 """
 NO_RECOVERY = """
 import importlib
-subscribe = importlib.import_module("services.edge.domain.handlers.subscribe")
+subscribe = importlib.import_module("services.edge.domain.session.handlers.subscribe")
 async def recover(*_):
     return []
 subscribe.recover = recover

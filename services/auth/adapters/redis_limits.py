@@ -8,7 +8,7 @@ from collections import OrderedDict
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import refuse
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
 
 _TIMEOUT_S = 0.5
 _MAX_LOCAL = 10_000

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
-from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
+from services.shared.process.config import ConfigError
 from services.shared.sqlite_file import FileWatch, identity, once_unlocked
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from services.edge.domain.keyring import KeyRing
+from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
-from services.shared.cancellation import end_task, is_being_cancelled
 from services.shared.errors import ErrorCode, Unavailable
-from services.shared.grpc_border import NO_SERVICE
-from services.shared.grpc_client import Replicas
+from services.shared.process.cancellation import end_task, is_being_cancelled
+from services.shared.rpc.client import Replicas
+from services.shared.rpc.interceptor import NO_SERVICE
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
 

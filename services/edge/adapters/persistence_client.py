@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import grpc
 
-from services.edge.adapters import codec
+from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.grpc_client import BatchStream, Replicas
-from services.shared.pace import Pace
+from services.shared.rpc.client import BatchStream, Replicas
+from services.shared.rpc.linger import Pace
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub

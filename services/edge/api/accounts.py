@@ -14,7 +14,7 @@ from services.edge.api.bodies import answer, decode, plain_error, read_body, ref
 from services.edge.api.context import ApiContext
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, SignedIn
-from services.edge.domain.operations import Revoke
+from services.edge.domain.control.operations import Revoke
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.errors import ErrorCode, ThalamusError
 

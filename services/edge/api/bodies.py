@@ -10,7 +10,7 @@ import msgspec
 from fastapi import Request, Response
 
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.seldom import SeldomLog
+from services.shared.process.log_limit import SeldomLog
 
 MAX_BODY_BYTES = 1_048_576
 _LOGGER = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.edge.domain.cluster import Cluster
-from services.edge.domain.keyring import KeyRing
-from services.edge.domain.node import Node
+from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.control.cluster import Cluster
 from services.edge.domain.ports import Accounts
+from services.edge.domain.session.node import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

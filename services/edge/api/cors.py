@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.shared.seldom import SeldomLog
+from services.shared.process.log_limit import SeldomLog
 
 _MAX_LOGGED = 200  # characters of what a client sent
 _refused = SeldomLog(logging.getLogger(__name__), logging.WARNING)

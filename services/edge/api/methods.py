@@ -13,10 +13,10 @@ import msgspec
 from services.edge.api import requests as r
 from services.edge.api.bodies import BodyRefused, decode, error_body, unforeseen
 from services.edge.api.context import ApiContext
-from services.edge.domain import operations as ops
+from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.commands import StreamPosition
+from services.edge.domain.control import operations as ops
 from services.edge.domain.model import ClientInfo, Position, Publication
-from services.edge.domain.permissions import find_namespace
 from services.shared.errors import CloseCode, ErrorCode, ThalamusError
 from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import Durability, Namespace

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.shared.metrics import SECONDS_BUCKETS, QuickHistogram
 from services.shared.namespaces import Durability
+from services.shared.process.metrics import SECONDS_BUCKETS, QuickHistogram
 
 ACK_SECONDS = QuickHistogram(
     "thalamus_edge_ack_seconds",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.edge.transport.refusal import Refused
+from services.edge.transport.http.refusal import Refused
 
 _RETRY_AFTER = ("Retry-After: 2",)
 

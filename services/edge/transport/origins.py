@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _SCHEME = r"([a-z][a-z0-9+.-]*)"

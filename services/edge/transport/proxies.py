@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 _MAX_HOPS = 32  # addresses of X-Forwarded-For that are looked at
 _WITH_PORT = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?")  # some balancers add the port

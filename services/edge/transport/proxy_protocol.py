@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address
 
+from services.edge.transport.http.refusal import Refused
 from services.edge.transport.proxies import canonical
-from services.edge.transport.refusal import Refused
 
 _V1 = b"PROXY "
 _V2 = b"\r\n\r\n\x00\r\nQUIT\n"

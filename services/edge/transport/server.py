@@ -6,13 +6,13 @@ import asyncio
 import logging
 import resource
 
-from services.edge.transport.http_handover import HttpHandover
+from services.edge.transport.http.handover import HttpHandover
+from services.edge.transport.listener import NewHandler, PublicPort
 from services.edge.transport.metrics import TransportCollector, TransportCounters
 from services.edge.transport.options import TransportOptions
-from services.edge.transport.port import NewHandler, PublicPort
 from services.shared.addresses import listening
-from services.shared.config import ConfigError
 from services.shared.errors import CloseCode
+from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
 

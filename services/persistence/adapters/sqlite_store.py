@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from services.persistence.domain.ports import MAX_BYTES, Beacon, ChannelState, KnownKey, Removal, Row, Written
 from services.persistence.metrics import COMMITS, STORE_SECONDS
-from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
-from services.shared.hotlog.life import Known
+from services.shared.incarnation.calls import Known
+from services.shared.process.config import ConfigError
 from services.shared.sqlite_file import FileWatch, Identity, identity, once_unlocked
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistorySizes, rows_of
-from services.persistence.domain.lanes import Lanes
+from services.persistence.domain.keyed_queue import Lanes
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import (
     BATCH_ITEMS,
@@ -23,7 +23,7 @@ from services.persistence.metrics import (
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
 from services.shared.hotlog.keys import pair
-from services.shared.pace import Pace
+from services.shared.rpc.linger import Pace
 
 logger = logging.getLogger(__name__)
 

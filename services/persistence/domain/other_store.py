@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.shared.config import ConfigError
 from services.shared.errors import Unavailable
+from services.shared.process.config import ConfigError
 
 SILENT_S = 10.0  # who uses a store counts every second; a restart takes less
 

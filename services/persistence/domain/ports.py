@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
-from services.shared.hotlog.life import Known
+from services.shared.incarnation.calls import Known
 
 MAX_BYTES = 1 << 50  # no bound
 

@@ -12,7 +12,7 @@ from services.presence.domain.ports import Change, Due, Enter, Lease, Leave, Ren
 from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, Command, load, refuse
-from services.shared.redis_pipeline import RedisPipeline
+from services.shared.redis.pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
 _PAGE = 1_000

@@ -22,11 +22,11 @@ from botocore.exceptions import (
 )
 from prometheus_client import Counter, Histogram
 
-from services.shared.config import ConfigError
 from services.shared.dynamodb.budget import RetryBudget, pause_s
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.metrics import SECONDS_BUCKETS
+from services.shared.process.config import ConfigError
+from services.shared.process.metrics import SECONDS_BUCKETS
 
 logger = logging.getLogger(__name__)
 

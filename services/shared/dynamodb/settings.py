@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.shared.config import ConfigError, field_env, number
+from services.shared.process.config import ConfigError, field_env, number
 
 _PREFIX = re.compile(r"[a-zA-Z0-9_.-]{0,200}")
 

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import Any
 
-from services.shared.config import ConfigError
 from services.shared.dynamodb.client import DynamoDb, TableExists, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
 

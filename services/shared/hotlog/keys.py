@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 # First byte of a pub/sub payload.
 NUMBERED = b"p"  # p<epoch> <offset> <publication>

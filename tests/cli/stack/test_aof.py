@@ -12,8 +12,8 @@ import redis
 
 from cli.main import run
 from cli.stack import aof
-from services.shared.config import ConfigError
-from services.shared.redis_binary import find_redis_server
+from services.shared.process.config import ConfigError
+from services.shared.redis.binary import find_redis_server
 
 
 class Server:

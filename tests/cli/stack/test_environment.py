@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.stack.environment import check_environment
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 
 @pytest.mark.parametrize(

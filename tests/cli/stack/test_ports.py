@@ -12,7 +12,7 @@ import pytest
 
 from cli.stack.last_ports import LastPorts
 from cli.stack.ports import choose_ports, wanted_ports, why_not
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 ANY = dict.fromkeys(
     [f"{name}_INTERNAL_PORT" for name in ("AUTH", "PRESENCE", "PERSISTENCE", "EDGE")]

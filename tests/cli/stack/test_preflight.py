@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 
 def test_a_file_in_place_of_the_data_directory_is_named(tmp_path: Path) -> None:

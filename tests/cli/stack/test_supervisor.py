@@ -14,7 +14,7 @@ import pytest
 
 from cli.stack.child import ChildSpec, Stage
 from cli.stack.supervisor import StartFailed, Supervisor
-from services.shared.children import Guard
+from services.shared.process.children import Guard
 
 # Says when it is up by a file, and what signal it got by a line.
 CHILD = """

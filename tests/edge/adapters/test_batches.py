@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from services.edge.adapters.redis_broker import _CHANNELS_PER_CALL, RedisBroker
+from services.edge.adapters.redis.broker import _CHANNELS_PER_CALL, RedisBroker
+from services.edge.domain.channels.publisher import _RandomIds
 from services.edge.domain.model import Publication
-from services.edge.domain.publisher import _RandomIds
-from services.shared.pace import Pace
+from services.shared.rpc.linger import Pace
 from tests.contract.test_broker import Listener, append
-from tests.support.pace import BusyThread
+from tests.support.linger import BusyThread
 
 WAIT_S = 0.2
 

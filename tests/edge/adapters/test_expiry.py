@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.edge.adapters.expiry import Expiry
+from services.edge.adapters.redis.expiry import Expiry
 from services.shared.errors import Unavailable
 
 LIMIT_S = 0.05

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from services.edge.adapters import redis_subscriber
-from services.edge.adapters.redis_subscriber import RedisSubscriber
+from services.edge.adapters.redis import subscriber as redis_subscriber
+from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.shared.errors import Unavailable
 from tests.support.redis import RedisServer
 

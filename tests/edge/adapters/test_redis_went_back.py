@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import pytest
 import redis.asyncio
 
-from services.edge.adapters import redis_life
-from services.edge.adapters.receipts import Receipts
-from services.edge.adapters.redis_broker import RedisBroker
+from services.edge.adapters.redis import incarnation as redis_life
+from services.edge.adapters.redis.acknowledged import Receipts
+from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.model import Position
-from services.persistence.adapters import redis_beacon
+from services.persistence.adapters.redis import heartbeat as redis_beacon
 from services.persistence.domain.ports import Beacon
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.hotlog.life import parse
-from tests.edge.adapters.test_canary import Reconnects, until
-from tests.edge.adapters.test_redis_life import CHANNEL, Store, append, brokers, dump, go_back, store, top
+from services.shared.incarnation.calls import parse
+from tests.edge.adapters.test_incarnation_watch import CHANNEL, Store, append, brokers, dump, go_back, store, top
+from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
 
 __all__ = ["brokers", "store"]  # fixtures

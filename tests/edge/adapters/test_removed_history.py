@@ -10,7 +10,7 @@ import pytest
 
 from services.shared.hotlog import keys
 from services.shared.namespaces import Mode
-from services.shared.redis import redis_client
+from services.shared.redis.client import redis_client
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, replace_namespace
 from tests.support.live_edge import LiveEdge
 

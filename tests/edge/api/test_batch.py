@@ -19,7 +19,7 @@ from services.edge.api.bodies import answer
 from services.edge.api.context import ApiContext
 from services.edge.api.methods import batch, broadcast
 from services.edge.domain.model import AppendResult, HistoryPage
-from services.edge.domain.node import Node
+from services.edge.domain.session.node import Node
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, connected, settle
 from tests.support.memory import MemoryBroker
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from services.edge.domain.log_reader import LogReader
+from services.edge.domain.channels.log_reader import LogReader
 from services.edge.domain.model import Publication
-from services.edge.domain.node import Node
-from services.edge.domain.session import Session
+from services.edge.domain.session.node import Node
+from services.edge.domain.session.session import Session
 from tests.properties.manual_loop import ManualLoop
 from tests.support.edge import OPEN, Client, Cluster, connected, settle
 

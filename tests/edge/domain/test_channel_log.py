@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from services.edge.domain.channel_log import ChannelLog, Need
+from services.edge.domain.channels.channel_log import ChannelLog, Need
 from services.edge.domain.model import Position, Publication
 
 

@@ -116,7 +116,7 @@ async def test_a_connect_that_fails_unforeseen_is_refused_as_any_other(
     def fails(*_: Any) -> Any:
         raise ValueError("as the test wants")
 
-    monkeypatch.setattr(sys.modules["services.edge.domain.handlers.connect"], where, fails)
+    monkeypatch.setattr(sys.modules["services.edge.domain.session.handlers.connect"], where, fails)
     cluster = Cluster(default=FORCED)
     node = cluster.edge()
     client = Client(cluster, node)

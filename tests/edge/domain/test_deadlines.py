@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from services.edge.domain.session import Session
+from services.edge.domain.session.session import Session
 from tests.support.edge import Cluster, connected
 
 

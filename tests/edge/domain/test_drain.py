@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.edge.domain import drain as draining
-from services.edge.domain.drain import drain
+from services.edge.domain.session import drain as draining
+from services.edge.domain.session.drain import drain
 from tests.support.edge import Client, Cluster, connected, settle
 
 CHANNEL = "room"

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from services.edge.domain.first_step import run_until_it_waits
+from services.edge.domain.session.first_step import run_until_it_waits
 from services.shared.namespaces import Durability, Namespace
 from tests.support.edge import SIGNED_IN, Client, Cluster, settle
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from services.edge.domain.channels.publish_admission import ALWAYS
 from services.edge.domain.model import HistoryPage
-from services.edge.domain.node import Node
-from services.edge.domain.publish_admission import ALWAYS
+from services.edge.domain.session.node import Node
 from services.shared.errors import Unavailable
 from services.shared.namespaces import Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from services.edge.domain import command_runner
 from services.edge.domain.model import Publication
+from services.edge.domain.session import command_runner
 from tests.support.edge import Client, Cluster, connected, settle
 
 

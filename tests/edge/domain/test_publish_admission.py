@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.edge.domain.backlog import ASSUMED_PER_S
-from services.edge.domain.publish_admission import ALWAYS, RULES, PublishAdmission
+from services.edge.domain.channels.backlog import ASSUMED_PER_S
+from services.edge.domain.channels.publish_admission import ALWAYS, RULES, PublishAdmission
 
 _STEP_S = 0.005
 _SIZE = 100

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.edge.domain.channel_log import ChannelLog
-from services.edge.domain.log_reader import TooMuch
+from services.edge.domain.channels.channel_log import ChannelLog
+from services.edge.domain.channels.log_reader import TooMuch
 from services.edge.domain.model import HistoryPage, Position, Publication
-from services.edge.domain.node import Node
+from services.edge.domain.session.node import Node
 from tests.support.edge import OPEN, Cluster, settle
 
 CHANNEL = "room"

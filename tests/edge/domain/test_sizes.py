@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from services.edge.domain.channel_log import ChannelLog
-from services.edge.domain.log_pages import RecentPages
-from services.edge.domain.log_reader import PAGE_BYTES
+from services.edge.domain.channels.channel_log import ChannelLog
+from services.edge.domain.channels.log_reader import PAGE_BYTES
+from services.edge.domain.channels.page_cache import RecentPages
 from services.edge.domain.model import ClientInfo, HistoryPage, Position, Publication
 from services.shared.namespaces import Durability
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from services.edge.domain.timers import NEVER, Wheel
+from services.edge.domain.session.timers import NEVER, Wheel
 
 
 @dataclass

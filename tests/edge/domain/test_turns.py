@@ -8,8 +8,8 @@ import json
 import pytest
 
 from services.edge.domain.model import Publication
-from services.edge.domain.turns import Turns
-from services.shared.cancellation import end_task
+from services.edge.domain.session.turns import Turns
+from services.shared.process.cancellation import end_task
 from tests.support.edge import OPEN, Client, Cluster, TestConnection, connected, replace_namespace, settle
 
 CHANNEL = "room"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.edge.domain.permissions import find_namespace, listed_users
-from services.edge.domain.user_names import in_channel_name, personal_channel
+from services.edge.domain.access.permissions import find_namespace, listed_users
+from services.edge.domain.access.user_names import in_channel_name, personal_channel
 from services.shared.namespaces import Namespace, Namespaces
 from tests.support.edge import OPEN, Client, Cluster, connected
 

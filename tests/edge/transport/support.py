@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.edge.domain.ports import Connection
-from services.edge.transport.frames import binary_frame, text_frame
-from services.edge.transport.http_handover import HttpHandover
+from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.server import EdgeServer
+from services.edge.transport.websocket.frames import binary_frame, text_frame
 
 LIMIT_S = 8.0
 PATH = "/connection/websocket"

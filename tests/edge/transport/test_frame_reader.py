@@ -11,11 +11,11 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from services.edge.transport.frame_reader import FIN_TEXT, PROTOCOL_ERROR, read_frames, read_text
 from services.edge.transport.metrics import TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Flusher
-from services.edge.transport.websocket import WebSocketConnection
+from services.edge.transport.websocket.connection import WebSocketConnection
+from services.edge.transport.websocket.frame_reader import FIN_TEXT, PROTOCOL_ERROR, read_frames, read_text
 from tests.edge.transport.support import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_payload, frame
 
 LIMIT = 1_000

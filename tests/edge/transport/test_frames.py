@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.edge.transport.frames import binary_frame, close_frame, text_frame
+from services.edge.transport.websocket.frames import binary_frame, close_frame, text_frame
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from services.edge.transport import handshake
-from services.edge.transport.handshake import Handshake, open_handshake
-from services.edge.transport.http_head import HeadReader
+from services.edge.transport.http.head import HeadReader
+from services.edge.transport.http.refusal import Refused
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.origins import OriginRules
-from services.edge.transport.refusal import Refused
-from services.shared.seldom import SeldomLog
+from services.edge.transport.websocket import handshake
+from services.edge.transport.websocket.handshake import Handshake, open_handshake
+from services.shared.process.log_limit import SeldomLog
 from tests.edge.transport.support import KEY, LIMIT_S, PATH, Raw, Serve, head
 
 

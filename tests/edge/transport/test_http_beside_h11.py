@@ -7,9 +7,9 @@ import random
 import h11
 import pytest
 
-from services.edge.transport.http_body import BodyReader
-from services.edge.transport.http_head import HeadReader
-from services.edge.transport.refusal import Refused
+from services.edge.transport.http.body import BodyReader
+from services.edge.transport.http.head import HeadReader
+from services.edge.transport.http.refusal import Refused
 
 SEED = 20_261_129
 ROUNDS = 2_000

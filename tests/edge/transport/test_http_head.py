@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.edge.transport.http_head import MAX_HEADERS, MAX_LINE_BYTES, Head, HeadReader
-from services.edge.transport.refusal import Refused
+from services.edge.transport.http.head import MAX_HEADERS, MAX_LINE_BYTES, Head, HeadReader
+from services.edge.transport.http.refusal import Refused
 from tests.edge.transport.support import head
 
 

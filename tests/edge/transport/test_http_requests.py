@@ -13,10 +13,10 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
-from services.edge.transport.http_body import BodyReader
-from services.edge.transport.http_connection import HttpConnection
-from services.edge.transport.http_head import HeadReader
-from services.edge.transport.refusal import Refused
+from services.edge.transport.http.body import BodyReader
+from services.edge.transport.http.connection import HttpConnection
+from services.edge.transport.http.head import HeadReader
+from services.edge.transport.http.refusal import Refused
 from tests.edge.transport.support import LIMIT_S, Raw, Serve
 
 SEED = 20_261_128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.edge.transport.origins import OriginRules
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 
 HOST = "edge.example.com"
 LIST = ("https://app.example.org", "https://*.example.net", "http://dev.example.org:3000", "app://local")

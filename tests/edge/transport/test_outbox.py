@@ -7,8 +7,8 @@ import collections
 
 import pytest
 
-from services.edge.transport.frames import text_frame
 from services.edge.transport.outbox import HIGH_WATER_BYTES
+from services.edge.transport.websocket.frames import text_frame
 from tests.edge.transport.support import CLOSE, LIMIT_S, TEXT, Raw, Recorder, Serve, Served, close_payload, frame
 
 KIB = text_frame(b"x" * 1_020)  # 1,024 bytes with its start

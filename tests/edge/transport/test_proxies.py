@@ -8,11 +8,11 @@ from ipaddress import ip_address
 import pytest
 from fastapi import FastAPI, Request
 
+from services.edge.transport.http.refusal import Refused
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.proxies import TrustedProxies, canonical
 from services.edge.transport.proxy_protocol import ProxyHeader
-from services.edge.transport.refusal import Refused
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 from tests.edge.transport.support import LIMIT_S, PATH, Raw, Serve, Served, head
 
 HERE = ("127.0.0.1",)

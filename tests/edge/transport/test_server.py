@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
-from services.shared.config import ConfigError
+from services.shared.process.config import ConfigError
 from tests.edge.transport.support import LIMIT_S, Raw, Recorder, Serve, head
 
 

@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from services.edge.transport.frames import text_frame
+from services.edge.transport.websocket.frames import text_frame
 from tests.edge.transport.support import (
     BINARY,
     CLOSE,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.edge.domain.node import Node
+from services.edge.domain.session.node import Node
 from services.shared.namespaces import Durability, Permission
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, connected, replace_namespace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jwt
 import pytest
 
-from tests.edge.dialects.corpus import BROKEN
+from tests.edge.protocols.corpus import BROKEN
 from tests.integration.bad_inputs.site import (
     ATTACKED,
     LOT,

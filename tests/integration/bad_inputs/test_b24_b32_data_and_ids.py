@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.edge.dialects.corpus import SOUND
+from tests.edge.protocols.corpus import SOUND
 from tests.integration.bad_inputs.site import (
     Site,
     carries,

@@ -1,0 +1,393 @@
+"""`Broker` on Redis: what piles up in a tick, or until the next round trip may begin, goes as one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from services.edge.adapters import publication_codec as codec
+from services.edge.adapters.redis import self_check as canary
+from services.edge.adapters.redis.acknowledged import Receipts
+from services.edge.adapters.redis.command_log import RedisOrders
+from services.edge.adapters.redis.dispatcher import Hearing
+from services.edge.adapters.redis.expiry import Expiry
+from services.edge.adapters.redis.incarnation import LifeWatch
+from services.edge.adapters.redis.self_check import Canary
+from services.edge.adapters.redis.subscriber import RedisSubscriber
+from services.edge.adapters.redis.work import Append, Other, give_up_unkeyed, settle
+from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
+from services.edge.domain.ports import ChannelListener, OrderListener
+from services.shared.errors import Busy, Unavailable
+from services.shared.hotlog import hot, hotlog, keys
+from services.shared.hotlog.scripts import Call, refuse
+from services.shared.incarnation.calls import Known, Life
+from services.shared.incarnation.gate import LifeGate
+from services.shared.process.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
+from services.shared.redis.pipeline import NotSent, RedisPipeline
+from services.shared.rpc.linger import Pace
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_S = 2.8
+MAX_WAITING = 20_000
+_MAX_BATCH = 512
+_CHANNELS_PER_CALL = 64  # with a publication or two each, Redis does nothing else for under a millisecond
+_IN_FLIGHT = 4
+MAX_BATCH_DELAY_S = 0.015  # so long at most a busy edge waits for more to send
+_SHORTEST_WAIT_S = 0.001  # the loop's timers know no less
+_BREAK_S = 0.25
+_NEVER = -1e9
+_SECONDS = QuickHistogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", SECONDS_BUCKETS).alone()
+_ITEMS = QuickHistogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", BATCH_BUCKETS).alone()
+
+
+class RedisBroker:
+    """One command pool and one pub/sub connection."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        meta_ttl_s: int = hotlog.META_TTL_S,
+        max_batch_delay_s: float = MAX_BATCH_DELAY_S,
+        canary_s: float = canary.EVERY_S,
+        on_time: Callable[[float], None] = lambda unix_s: None,
+        on_life: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_time` hears the clock of Redis every second, `on_life` when another life of it began.
+
+        `meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read.
+        """
+        self._meta_ttl_s = meta_ttl_s
+        self._gate = LifeGate()
+        self._receipts = Receipts()
+        self._on_time = on_time
+        self._unix_less_monotonic_s = time.time() - time.monotonic()
+        self._life = LifeWatch(
+            url,
+            self._gate,
+            self._receipts,
+            on_change=lambda: self._began(on_life),
+            on_time=self._time,
+            on_run=lambda run_id: self._subscriber.follow(run_id),
+        )
+        self._pipeline = RedisPipeline(url, gate=self._gate)
+        self.orders = RedisOrders(self._pipeline)
+        self._subscriber = RedisSubscriber(
+            url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
+        )
+        self._hearing: Hearing | None = None
+        self._queue: deque[Append | Other] = deque()
+        self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
+        self._flush_due = False
+        self._pace = Pace(max_batch_delay_s)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed_at = _NEVER
+        self._canary = Canary(
+            lambda channel, payload: self._do(None, publish=(channel, payload)),
+            self._subscriber.drop,
+            is_open=lambda: self._subscriber.has_connection,
+            every_s=canary_s,
+        )
+
+    async def start(
+        self, listener: ChannelListener, on_control: Callable[[bytes], None], orders: OrderListener | None = None
+    ) -> None:
+        """Connect; who listens is called on the loop, in the order of arrival."""
+        self._hearing = Hearing(listener, on_control, orders, self._canary, self._receipts)
+        await self._life.start()
+        for channel in (keys.control(), self._canary.channel):  # also if Redis is not there yet
+            self._subscriber.want(channel)
+        await self._subscriber.start()
+        try:
+            await self._subscriber.subscribe(keys.control())
+        except Unavailable:
+            logger.warning("Redis is not there yet")  # the subscriptions are made as soon as it is
+        with contextlib.suppress(Unavailable):
+            await self._subscriber.subscribe(self._canary.channel)
+        self._canary.start()
+
+    async def watch(self) -> None:
+        """Until cancelled; raises ConfigError where this is a Redis that can't be used."""
+        await self._life.watch()
+
+    async def close(self) -> None:
+        """Let what is under way end, then close."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        await self._canary.close()
+        self._expiry.close()
+        await self._subscriber.close()
+        await self._life.close()
+        await self._pipeline.aclose()
+
+    @property
+    def is_ready(self) -> bool:
+        """This edge hears Redis, and may use it."""
+        return self._subscriber.connected and self._gate.is_open and not self._canary.deaf
+
+    # Broker.
+
+    async def subscribe(self, channel: str) -> None:
+        await self._subscriber.subscribe(keys.pub(channel))
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self._subscriber.unsubscribe(keys.pub(channel))
+
+    async def publish(self, channel: str, publication: Publication) -> None:
+        await self._do(None, publish=(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication)))
+
+    async def publish_control(self, payload: bytes) -> int:
+        return int(await self._do(None, publish=(keys.control(), payload)))
+
+    def append(
+        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+    ) -> asyncio.Future[AppendResult]:
+        future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        self._submit(
+            Append(
+                channel,
+                publication.id,
+                codec.encode(publication, timed=False),
+                keys.key(channel, key_user, key) if key else "",
+                history_size,
+                history_ttl_s,
+                future,
+            )
+        )
+        return future
+
+    async def top(self, channel: str) -> Position:
+        found = hotlog.top(await self._do(self._top_call(channel, False)))
+        if found is None:
+            self._life.look_now()
+            raise Unavailable("the log is of a later generation, or Redis went back")
+        return Position(*found)
+
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+        calls = [self._top_call(name, stored) for name, stored in channels]
+        found = [hotlog.top(result) for result in await asyncio.gather(*map(self._do, calls))]
+        return [None if top is None else Position(*top) for top in found]
+
+    async def stored_top(self, channel: str) -> Position | None:
+        found = hotlog.top(await self._do(self._top_call(channel, True)))
+        return None if found is None else Position(*found)
+
+    def _top_call(self, channel: str, stored: bool) -> Callable[[Life], Call]:
+        if stored:
+            return lambda life: hotlog.stored_top_call(channel, life.token, writes=self._gate.writes)
+        return lambda life: hotlog.hot_top_call(channel, life.generation, self._meta_ttl_s, writes=self._gate.writes)
+
+    async def read(
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
+    ) -> HistoryPage | None:
+        def call(life: Life) -> Call:
+            return hotlog.read_call(
+                channel,
+                stored=stored,
+                life=life.token if stored else life.generation,
+                since_offset=since_offset,
+                limit=limit,
+                reverse=reverse,
+                max_bytes=max_bytes,
+                writes=self._gate.writes,
+            )
+
+        page = hotlog.page(await self._do(call))
+        if page is None:
+            return None
+        publications = [codec.decode(payload, offset) for offset, payload in page.entries]
+        return HistoryPage(publications, Position(page.top, page.epoch))
+
+    async def reset(self, channel: str, epoch: str) -> None:
+        await self._do(lambda life: hotlog.reset_call(channel, epoch, life.generation))
+
+    async def remove_history(self, channel: str) -> None:
+        generation = self._gate.generation
+        (answer,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
+        self._gate.saw(Known(generation, int(refuse(answer))))
+
+    # Commands, batched.
+
+    async def _do(self, call: Callable[[Life], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
+        work = Other(call, publish, asyncio.get_running_loop().create_future())
+        self._submit(work)
+        return await work.future
+
+    def _submit(self, work: Append | Other) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._failed_at < _BREAK_S:
+            raise Unavailable("Redis does not answer")
+        if len(self._queue) >= MAX_WAITING:
+            raise Busy("too much waits for Redis")
+        self._queue.append(work)
+        self._expiry.add(work.future, now)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due and len(self._tasks) < _IN_FLIGHT:
+            self._flush_due = True
+            loop, wait_s = asyncio.get_running_loop(), self._pace.wait_s()
+            if wait_s >= _SHORTEST_WAIT_S:
+                loop.call_later(wait_s, self._flush)
+            else:
+                loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if not self._queue or len(self._tasks) >= _IN_FLIGHT:
+            return
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+        batch = [work for work in batch if not work.future.done()]
+        self._pace.began(len(batch))
+        task = asyncio.get_running_loop().create_task(self._round_trip(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._queue:
+            self._flush_soon()
+
+    async def _round_trip(self, batch: list[Append | Other]) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        _ITEMS.observe(len(batch))
+        try:
+            try:
+                await self._send(batch)
+            except Unavailable as error:
+                if loop.time() - started > DEADLINE_S / 2:
+                    raise
+                # A connection that broke. Appends with a key may be repeated; what is no append may always.
+                if not isinstance(error, NotSent):
+                    give_up_unkeyed(batch, error)
+                await asyncio.sleep(0.05)
+                await self._send(batch)
+            self._failed_at = _NEVER  # an earlier call may have failed only just now
+        except Unavailable as error:
+            self._failed_at = loop.time()
+            for work in batch:
+                if not work.future.done():
+                    work.future.set_exception(Unavailable(str(error)))
+        except Exception as error:
+            logger.exception("a batch for Redis failed")
+            for work in batch:
+                if not work.future.done():
+                    work.future.set_exception(Unavailable(repr(error)))
+        finally:
+            _SECONDS.observe(loop.time() - started)
+
+    async def _send(self, batch: list[Append | Other]) -> None:
+        appends: dict[tuple[str, int, int], list[Append]] = {}
+        others: list[Other] = []
+        publishes: list[Other] = []
+        for work in batch:
+            if work.future.done():
+                continue
+            if isinstance(work, Append):
+                appends.setdefault((work.channel, work.history_size, work.history_ttl_s), []).append(work)
+            elif work.publish is not None:
+                publishes.append(work)
+            else:
+                others.append(work)
+        life = self._gate.life
+        if life is None:
+            raise NotSent("this life of Redis may not be used yet")
+        if publishes:
+            await self._send_publishes(publishes)
+        groups = list(appends.items())
+        parts = [groups[start : start + _CHANNELS_PER_CALL] for start in range(0, len(groups), _CHANNELS_PER_CALL)]
+        fresh_epoch = hotlog.new_epoch(life.generation)
+        now_s = int(time.monotonic() + self._unix_less_monotonic_s)
+        calls = [
+            hot.append_call(
+                [
+                    hot.HotBatch(channel, size, ttl_s, [(work.publication, work.key) for work in group])
+                    for (channel, size, ttl_s), group in part
+                ],
+                fresh_epoch=fresh_epoch,
+                now_s=now_s,
+                writes=self._gate.writes,
+                meta_ttl_s=self._meta_ttl_s,
+            )
+            for part in parts
+        ]
+        calls += [work.call(life) for work in others if work.call is not None]
+        if not calls:
+            return
+        results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
+        if self._gate.life is None or self._gate.life.token != life.token:
+            raise Unavailable("another life of Redis began meanwhile")
+        for part, result in zip(parts, results, strict=False):
+            self._settle_appends(life, [group for _, group in part], result)
+        for work, result in zip(others, results[len(parts) :], strict=True):
+            settle(work.future, result)
+
+    async def _send_publishes(self, publishes: list[Other]) -> None:
+        commands = [("PUBLISH", *work.publish) for work in publishes if work.publish is not None]
+        try:
+            results = await self._pipeline.execute(commands, timeout_s=DEADLINE_S)
+        except Unavailable as error:
+            for work in publishes:  # never repeated: it may have been heard, and nothing would tell the second from it
+                settle(work.future, Unavailable(str(error)))
+            return
+        for work, result in zip(publishes, results, strict=True):
+            settle(work.future, result)
+
+    def _settle_appends(self, life: Life, groups: list[list[Append]], result: Any) -> None:
+        try:
+            answer = hot.appended(result)
+        except Unavailable as error:
+            for group in groups:
+                _fail(group, error)
+            return
+        if answer is None:
+            self._life.look_now()
+            for group in groups:
+                _fail(group, Unavailable("Redis went back"))
+            return
+        if any(isinstance(appended, hot.HotAppended) for appended in answer.batches):
+            self._gate.saw(Known(life.generation, answer.writes))
+        for group, appended in zip(groups, answer.batches, strict=True):
+            if isinstance(appended, hot.HotAppended):
+                self._settle_group(group, *appended)
+            elif appended is None:
+                self._life.look_now()
+                _fail(group, Unavailable("the log is of a later generation"))
+            else:
+                _fail(group, appended)
+
+    def _settle_group(self, group: list[Append], epoch: str, offsets: list[int]) -> None:
+        for work, offset in zip(group, offsets, strict=True):
+            if offset > 0:
+                self._receipts.note(work.channel, epoch, offset, work.publication_id)
+            if not work.future.done():
+                work.future.set_result(AppendResult(Position(abs(offset), epoch), offset < 0))
+
+    def _time(self, unix_s: float) -> None:
+        self._unix_less_monotonic_s = unix_s - time.monotonic()
+        self._on_time(unix_s)
+
+    def _connected(self, again: bool) -> None:
+        if self._hearing is not None:
+            self._hearing.connected(again)
+
+    def _began(self, on_life: Callable[[], None]) -> None:
+        self._failed_at = _NEVER  # what failed before says nothing of this life
+        self._connected(True)
+        on_life()
+
+    def _message(self, channel: bytes, payload: bytes) -> None:
+        if self._hearing is not None:
+            self._hearing.message(channel, payload)
+
+
+def _fail(group: list[Append], error: Unavailable) -> None:
+    for work in group:
+        settle(work.future, error)

@@ -1,0 +1,83 @@
+"""What pub/sub brings to this edge: payloads, read and told to who listens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+from prometheus_client import Counter
+
+from services.edge.adapters import publication_codec as codec
+from services.edge.adapters.redis import command_log as redis_orders
+from services.edge.adapters.redis.acknowledged import Receipts
+from services.edge.adapters.redis.self_check import Canary
+from services.edge.domain.ports import ChannelListener, OrderListener
+from services.shared.hotlog import keys
+from thalamus.common.v1 import common_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+_DROPPED = Counter("thalamus_edge_redis_unreadable", "Pub/sub payloads that could not be read.")
+
+
+class Hearing:
+    """Tells listeners, on the loop and in the order of arrival; what can't be read is counted and dropped."""
+
+    def __init__(
+        self,
+        channels: ChannelListener,
+        on_control: Callable[[bytes], None],
+        orders: OrderListener | None,
+        canary: Canary,
+        receipts: Receipts,
+    ) -> None:
+        self._channels, self._on_control, self._orders = channels, on_control, orders
+        self._canary, self._receipts = canary, receipts
+        self._canary_name = canary.channel.encode()
+        self._control = keys.control().encode()
+
+    def connected(self, again: bool) -> None:
+        """The pub/sub connection hears everything from now on; `again`: it missed what came before."""
+        if self._orders is not None:
+            self._orders.look()
+        if again:
+            self._channels.reconnected()
+
+    def message(self, channel: bytes, payload: bytes) -> None:
+        """One message of that pub/sub channel."""
+        try:
+            if channel == self._control:
+                self._deliver_control(payload)
+            elif channel == self._canary_name:
+                self._canary.heard(payload)
+            else:
+                self._deliver(keys.channel_of(channel), payload)
+        except (DecodeError, ValueError) as error:
+            _DROPPED.inc()
+            logger.error("unreadable payload", extra={"channel": repr(channel), "error": repr(error)})
+
+    def _deliver_control(self, payload: bytes) -> None:
+        if not payload.startswith(keys.ORDER):
+            self._on_control(payload)
+        elif self._orders is not None:
+            self._orders.heard(redis_orders.heard(payload))
+
+    def _deliver(self, channel: str, payload: bytes) -> None:
+        kind = payload[:1]
+        if kind == keys.NUMBERED:
+            head, offset, publication = payload.split(b" ", 2)
+            epoch = head[1:].decode()
+            found = codec.decode(publication, int(offset))
+            self._receipts.note(channel, epoch, found.offset, found.id)
+            self._channels.publication(channel, epoch, found)
+        elif kind == keys.UNNUMBERED:
+            self._channels.publication(channel, "", codec.decode(payload[1:], 0))
+        elif kind == keys.JOINS:
+            self._channels.joined(channel, list(map(codec.decode_info, pb.ClientInfos.FromString(payload[1:]).infos)))
+        elif kind == keys.LEAVE:
+            self._channels.left(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
+        elif kind == keys.RESET:
+            self._channels.was_reset(channel, payload[1:].decode())
+        else:
+            raise ValueError(f"unknown kind {kind!r}")

@@ -1,0 +1,321 @@
+"""Connection and subscription tokens: which are believed, and what they say. Wire protocol, 9."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import functools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from services.edge.domain.access.keyring import ALGORITHMS, KeyRing
+from services.edge.domain.access.token_log import refused
+from services.shared.json_text import InvalidJson, checked_json
+
+_MAX_TOKEN_BYTES = 8_192
+_HEADERS_KEPT = 64  # of one issuer all are alike
+
+
+class _Refused(Exception):
+    """`reason` is for our log: it names no more than claims, and never goes to whoever showed the token."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__()
+
+
+class TokenInvalid(_Refused):
+    """Not a token of ours, or not of this kind."""
+
+
+class TokenExpired(_Refused):
+    """A token of ours whose time is over, or has not come (`nbf`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Options of the namespace that a token replaces for its subscription; None: as the namespace says."""
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_recovery: bool | None = None
+    force_positioning: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSub:
+    """A server-side subscription of a connection token; `info` and `data` are JSON texts, empty for none."""
+
+    info: bytes = b""
+    data: bytes = b""
+    override: Override = field(default_factory=Override)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClaims:
+    """`expires_at` in Unix seconds: when the connection expires; None: never. `session`: the `sid`, empty for none."""
+
+    user: str
+    info: bytes = b""
+    expires_at: float | None = None
+    channels: dict[str, ServerSub] = field(default_factory=dict)
+    meta: bytes = b""
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionClaims:
+    """`client` is empty unless the token is for one connection."""
+
+    user: str
+    channel: str
+    client: str = ""
+    info: bytes = b""
+    data: bytes = b""
+    expires_at: float | None = None
+    override: Override = field(default_factory=Override)
+
+
+class _Flag(msgspec.Struct):
+    value: bool
+
+
+class _Sub(msgspec.Struct):
+    info: msgspec.Raw = msgspec.Raw()
+    b64info: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    b64data: str | None = None
+    override: dict[str, Any] | None = None
+
+
+class _Payload(msgspec.Struct):
+    sub: str | int | None = None
+    sid: Any = None
+    exp: float | str | None = None
+    expire_at: float | str | None = None
+    nbf: float | str | None = None
+    aud: str | list[str] | None = None
+    iss: str | None = None
+    channel: str | None = None
+    client: str | None = None
+    channels: list[str] | None = None
+    subs: dict[str, _Sub] | None = None
+    info: msgspec.Raw = msgspec.Raw()
+    b64info: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    b64data: str | None = None
+    meta: msgspec.Raw = msgspec.Raw()
+    override: dict[str, Any] | None = None
+
+
+class _Header(msgspec.Struct, frozen=True):
+    alg: str
+    kid: Any = None
+    crit: Any = None
+    jku: Any = None
+    x5u: Any = None
+    jwk: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Unix seconds."""
+
+    exp: float | None
+    expire_at: float | None
+    nbf: float | None
+
+
+_DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
+_HEADERS = msgspec.json.Decoder(_Header)
+_PAYLOADS = msgspec.json.Decoder(_Payload)
+
+
+class TokenVerifier:
+    """Verifies with the keys of the ring; the time is passed in."""
+
+    def __init__(
+        self,
+        keyring: KeyRing,
+        *,
+        audience: str = "",
+        issuer: str = "",
+        leeway_s: float = 0.0,
+        not_before_leeway_s: float = 0.0,
+    ) -> None:
+        """`leeway_s`: so long `exp` may be past and `nbf` ahead; `not_before_leeway_s`: `nbf`, where that is more."""
+        self._keyring = keyring
+        self._audience = audience
+        self._issuer = issuer
+        self._leeway_s = leeway_s
+        self._not_before_leeway_s = max(leeway_s, not_before_leeway_s)
+
+    def connection(self, token: str, now: float) -> ConnectionClaims:
+        """Claims of a connection token.
+
+        Raises:
+            TokenInvalid: whatever is wrong with it; the log has the reason.
+            TokenExpired: nothing is wrong with it but the time.
+        """
+        with _logged("connection"):
+            payload = self._payload(token)
+            if payload.channel is not None:
+                raise TokenInvalid("it has `channel`: it is a subscription token")
+            times = self._times(payload, now)
+            subs = payload.subs or {}
+            channels = {
+                name: ServerSub(_json(sub.info, sub.b64info), _json(sub.data, sub.b64data), _override(sub.override))
+                for name, sub in subs.items()
+            }
+            if not channels:
+                channels = {name: ServerSub() for name in payload.channels or ()}
+            return ConnectionClaims(
+                user=_user(payload),
+                info=_json(payload.info, payload.b64info),
+                expires_at=self._expiry(times, now),
+                channels=channels,
+                meta=_json(payload.meta, None),
+                session=payload.sid if isinstance(payload.sid, str) else "",
+            )
+
+    def subscription(self, token: str, now: float) -> SubscriptionClaims:
+        """Claims of a subscription token; raises as `connection`."""
+        with _logged("subscription"):
+            payload = self._payload(token)
+            if not payload.channel:
+                raise TokenInvalid("it has no `channel`: it is a connection token")
+            times = self._times(payload, now)
+            return SubscriptionClaims(
+                user=_user(payload),
+                channel=payload.channel,
+                client=payload.client or "",
+                info=_json(payload.info, payload.b64info),
+                data=_json(payload.data, payload.b64data),
+                expires_at=self._expiry(times, now),
+                override=_override(payload.override),
+            )
+
+    def _payload(self, token: str) -> _Payload:
+        """Syntax, signature, audience and issuer, in this order."""
+        if len(token) > _MAX_TOKEN_BYTES or not token.isascii():
+            raise TokenInvalid("it is over 8 KiB, or not ASCII")
+        parts = token.split(".")
+        if len(parts) != 3:
+            raise TokenInvalid("it has not three parts")
+        try:
+            header = _header(parts[0])
+            signature = _base64(parts[2])
+            body = _base64(parts[1])
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            raise TokenInvalid("its parts are not base64url, or its header is not JSON") from None
+        if not self._keyring.verifies(header.alg, header.kid, token[: -len(parts[2]) - 1].encode(), signature):
+            raise TokenInvalid("its signature is of none of our keys")
+        try:
+            payload = _PAYLOADS.decode(body)
+        except msgspec.ValidationError as error:  # of what we signed: it names the type and the claim
+            raise TokenInvalid(f"a claim has the wrong type: {error}") from None
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            raise TokenInvalid("its payload is not JSON") from None
+        audience = [payload.aud] if isinstance(payload.aud, str) else payload.aud or []
+        if self._audience and self._audience not in audience:
+            raise TokenInvalid("`aud` is not EDGE_TOKEN_AUDIENCE")
+        if self._issuer and payload.iss != self._issuer:
+            raise TokenInvalid("`iss` is not EDGE_TOKEN_ISSUER")
+        return payload
+
+    def _times(self, payload: _Payload, now: float) -> _Times:
+        times = _Times(
+            exp=_seconds("exp", payload.exp),
+            expire_at=_seconds("expire_at", payload.expire_at),
+            nbf=_seconds("nbf", payload.nbf),
+        )
+        if times.exp is not None and times.exp + self._leeway_s <= now:
+            raise TokenExpired("`exp` is past")
+        if times.nbf is not None and times.nbf - self._not_before_leeway_s > now:
+            raise TokenExpired("`nbf` is ahead: do the clocks agree?")
+        return times
+
+    def _expiry(self, times: _Times, now: float) -> float | None:
+        """When what was made with the token ends; within the leeway it is not over at once."""
+        if times.expire_at is not None:
+            return times.expire_at or None
+        if times.exp is not None and times.exp <= now:
+            return times.exp + self._leeway_s
+        return times.exp
+
+
+@contextlib.contextmanager
+def _logged(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except _Refused as error:
+        refused(kind, error.reason)
+        raise
+
+
+def _user(payload: _Payload) -> str:
+    """`sub`; a number, as some libraries mint it, is the text of its digits."""
+    return str(payload.sub) if isinstance(payload.sub, int) else payload.sub or ""
+
+
+def _seconds(claim: str, value: float | str | None) -> float | None:
+    """A NumericDate, also as a text of decimal digits."""
+    if isinstance(value, str):
+        if not _DECIMAL.fullmatch(value):
+            raise TokenInvalid(f"`{claim}` is no number")
+        return float(value)
+    if value is not None and not math.isfinite(value):
+        raise TokenInvalid(f"`{claim}` is no number")
+    return value
+
+
+@functools.lru_cache(maxsize=_HEADERS_KEPT)
+def _header(text: str) -> _Header:
+    """The header, if nothing in it forbids to look further; one that is refused is not kept."""
+    header = _HEADERS.decode(_base64(text))
+    if header.alg not in ALGORITHMS or any(
+        value is not None for value in (header.crit, header.jku, header.x5u, header.jwk)
+    ):
+        raise TokenInvalid("its header has another `alg` than HS256, EdDSA and RS256, or `crit`, `jku`, `x5u`, `jwk`")
+    return header
+
+
+def _base64(text: str) -> bytes:
+    if "=" in text or "+" in text or "/" in text:
+        raise ValueError("not base64url")
+    return base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
+
+
+def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
+    """The JSON text of `info` or `data`; the base64 twin wins. Others get to see it, so it must be sound."""
+    text = bytes(raw)
+    if not text and not encoded:
+        return b""
+    try:
+        if encoded:
+            text = base64.b64decode(encoded, validate=True)
+        if not text:
+            return b""
+        text = checked_json(text)
+    except (binascii.Error, ValueError, InvalidJson):
+        raise TokenInvalid("`info`, `data` or `meta`, or its base64 twin, is no JSON that clients can read") from None
+    return b"" if text == b"null" else text.replace(b"\n", b"")
+
+
+def _override(found: dict[str, Any] | None) -> Override:
+    try:
+        values = {
+            name: msgspec.convert(found[name], _Flag).value
+            for name in ("presence", "join_leave", "force_push_join_leave", "force_recovery", "force_positioning")
+            if found and found.get(name) is not None
+        }
+    except msgspec.ValidationError:
+        raise TokenInvalid("`override` has something else than true or false") from None
+    return Override(**values)

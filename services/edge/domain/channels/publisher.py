@@ -1,0 +1,226 @@
+"""Publishing: what is checked, and which log a publication goes to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+from services.edge.domain.channels.backlog import Backlog
+from services.edge.domain.channels.publish_admission import PublishAdmission
+from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
+from services.edge.domain.ports import Broker, Store
+from services.edge.domain.settings import Settings
+from services.edge.domain.timings import ACK_SECONDS
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.namespaces import DataFormat, Durability, Namespace, Namespaces
+from services.shared.process.metrics import Buckets
+
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 1.0
+_HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
+_NO_POSITION = AppendResult(Position(0, ""), False)
+
+Outcome = AppendResult | ThalamusError
+
+
+class Publisher:
+    """Takes publications that are permitted already; returns once the channel's log holds them."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: Store,
+        namespaces: Namespaces,
+        settings: Settings,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._namespaces = namespaces
+        self._settings = settings
+        self.monotonic = monotonic
+        self.admission = PublishAdmission(
+            max_wait_s=settings.max_publish_wait_s, max_bytes=settings.max_pending_publish_bytes, now=monotonic()
+        )
+        self.published = 0
+        self._ids = _RandomIds()
+
+    def backlog_of(self, channel: str) -> Backlog | None:
+        """What publications in it wait for; None: it does not exist."""
+        namespace = self._namespaces.find(channel)
+        return None if namespace is None else self._backlog(namespace.durability)
+
+    def _backlog(self, durability: Durability) -> Backlog:
+        return self.admission.store if durability is Durability.STORED else self.admission.redis
+
+    async def publish(
+        self,
+        channel: str,
+        namespace: Namespace,
+        data: bytes | None,
+        *,
+        time_ms: int,
+        tags: dict[str, str] | None = None,
+        key_user: str = "",
+        key: str = "",
+        keep: bool = True,
+    ) -> AppendResult:
+        """As `begin`, and wait for the outcome.
+
+        Raises:
+            ThalamusError: as `begin`.
+            Unavailable: the outcome is unknown; repeat with the same key.
+        """
+        kept: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if kept.done():
+                return
+            if isinstance(outcome, ThalamusError):
+                kept.set_exception(outcome)
+            else:
+                kept.set_result(outcome)
+
+        self.begin(channel, namespace, data, settle, time_ms=time_ms, tags=tags, key_user=key_user, key=key, keep=keep)
+        return await kept
+
+    def begin(
+        self,
+        channel: str,
+        namespace: Namespace,
+        data: bytes | None,
+        settle: Callable[[Outcome], None],
+        *,
+        time_ms: int,
+        info: ClientInfo | None = None,
+        tags: dict[str, str] | None = None,
+        key_user: str = "",
+        key: str = "",
+        exclude_client: str = "",
+        keep: bool = True,
+        admitted: bool = False,
+    ) -> None:
+        """Publish one message, once under an idempotency key.
+
+        Not to `keep` it is to announce it as in a channel without a log: no offset, no history, no key.
+        `settle` is called with the outcome, later and once, unless this raises. `admitted`: it has waited already, and
+        has its place.
+
+        Raises:
+            ThalamusError: 107 or 106 for data that is not allowed.
+            Unavailable: there is no use in trying at the moment.
+            Busy: refused, nothing was done.
+        """
+        if data is None or (namespace.data_format is DataFormat.OBJECT and not data.lstrip().startswith(b"{")):
+            raise ThalamusError("data is not what the channel takes", ErrorCode.BAD_REQUEST)
+        size = len(data)
+        if size > namespace.max_data_bytes:
+            raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
+        if key and len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
+            raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
+        publication = Publication(data, info, tags or {}, self._ids.next(), exclude_client, time_ms)
+        durability = namespace.durability if keep else Durability.NONE
+        backlog, now = self._backlog(durability), self.monotonic()
+        if not (admitted or self.admission.admit(backlog, size, now)):
+            raise self.busy()
+        kept = self._hand_over(channel, namespace, durability, publication, key_user, key)
+        waiting = _Waiting(self, backlog, size, _seconds_of(durability), settle, now)
+        future = kept if isinstance(kept, asyncio.Future) else asyncio.ensure_future(kept)
+        future.add_done_callback(waiting)
+
+    def busy(self) -> Busy:
+        """What is answered where there is no room: nothing was done."""
+        return Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+
+    def _hand_over(
+        self,
+        channel: str,
+        namespace: Namespace,
+        durability: Durability,
+        publication: Publication,
+        key_user: str,
+        key: str,
+    ) -> Awaitable[AppendResult]:
+        if durability is Durability.NONE:
+            return self._announce(channel, publication)
+        stored = durability is Durability.STORED
+        log: Broker | Store = self._store if stored else self._broker
+        return log.append(
+            channel,
+            publication,
+            key_user=key_user,
+            key=key or (publication.id.hex() if stored else ""),
+            history_size=namespace.history_size,
+            history_ttl_s=namespace.history_ttl_s,
+        )
+
+    async def _announce(self, channel: str, publication: Publication) -> AppendResult:
+        await self._broker.publish(channel, publication)
+        return _NO_POSITION
+
+
+class _RandomIds:
+    """Ids of publications, from a supply: asking the kernel for each takes longer than all else about it."""
+
+    _SUPPLY = 256
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def next(self) -> bytes:
+        """16 random bytes."""
+        if self._used == len(self._bytes):
+            self._bytes, self._used = os.urandom(16 * self._SUPPLY), 0
+        self._used += 16
+        return self._bytes[self._used - 16 : self._used]
+
+
+def _seconds_of(durability: Durability) -> Buckets:
+    """By identity: to hash a member of an enumeration takes longer than to count."""
+    if durability is Durability.HOT:
+        return _HOT_SECONDS
+    return _STORED_SECONDS if durability is Durability.STORED else _NONE_SECONDS
+
+
+class _Waiting:
+    """One publication that waits for its log; called when that has answered."""
+
+    __slots__ = ("_backlog", "_began", "_publisher", "_seconds", "_settle", "_size")
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        backlog: Backlog,
+        size: int,
+        seconds: Buckets,
+        settle: Callable[[Outcome], None],
+        now: float,
+    ) -> None:
+        self._publisher, self._backlog, self._size = publisher, backlog, size
+        self._seconds, self._settle, self._began = seconds, settle, now
+        backlog.began(now)
+        backlog.waiting += 1
+        publisher.admission.bytes += size
+
+    def __call__(self, kept: asyncio.Future[AppendResult]) -> None:
+        publisher, backlog = self._publisher, self._backlog
+        now = publisher.monotonic()
+        took_s = now - self._began
+        backlog.ended(now, took_s)
+        backlog.waiting -= 1
+        publisher.admission.bytes -= self._size
+        error = Unavailable("given up") if kept.cancelled() else kept.exception()
+        if error is None:
+            publisher.published += 1
+            self._seconds.observe(took_s)
+            self._settle(kept.result())
+            return
+        if not isinstance(error, ThalamusError):
+            logger.error("publishing failed", exc_info=error)
+            error = ThalamusError()
+        self._settle(error)

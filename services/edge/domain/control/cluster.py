@@ -1,0 +1,156 @@
+"""Operations of every edge: asked once, carried out everywhere, answered by all that hear. Orders are kept, too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from typing import Any
+
+import msgspec
+
+from services.edge.domain.control.command_log import CHECK_S, Orders
+from services.edge.domain.control.operations import OPERATIONS, Operation, Question, carry_out
+from services.edge.domain.model import Order
+from services.edge.domain.ports import ControlBus, OrderLog
+from services.edge.domain.session.node import Node
+from services.shared.errors import CloseCode, ErrorCode, ThalamusError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_S = 1.5
+_MAX_RUNNING = 1_000
+
+
+class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """On the control channel. A question has `op`; an answer has `to` and `result`, or `error`."""
+
+    id: str
+    sender: str
+    op: str = ""
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    to: str = ""
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: int = 0
+
+
+class _Survey:
+    def __init__(self) -> None:
+        self.by_sender: dict[str, _Message] = {}
+        self.expected: int | None = None
+        self.done = asyncio.Event()
+
+    def check(self) -> None:
+        if self.expected is not None and len(self.by_sender) >= self.expected:
+            self.done.set()
+
+
+class Cluster:
+    """This edge among the others."""
+
+    def __init__(self, node: Node, bus: ControlBus, log: OrderLog, *, check_s: float = CHECK_S) -> None:
+        self.orders = Orders(log, self._take_order, self._missed, check_s=check_s)
+        self._node = node
+        self._bus = bus
+        self._log = log
+        self._surveys: dict[str, _Survey] = {}
+        self._running = 0
+        self._decoder = msgspec.json.Decoder(_Message)
+
+    async def everywhere(self, operation: Operation) -> list[dict[str, Any]]:
+        """Have every edge carry it out; one answer per edge that hears.
+
+        An order is kept: those that hear nothing at the moment carry it out as soon as they hear again.
+
+        Raises:
+            Unavailable: Redis did not take it, no edge heard, or one did not answer in time; others may do it.
+            ThalamusError: an edge refused it.
+        """
+        if len(self._surveys) >= _MAX_RUNNING:
+            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
+        survey = _Survey()
+        question = _Message(
+            id=os.urandom(12).hex(),
+            sender=self._node.edge_id,
+            op=type(operation).__name__,
+            args=msgspec.Raw(msgspec.json.encode(operation)),
+        )
+        self._surveys[question.id] = survey
+        try:
+            tell = self._bus.publish_control if isinstance(operation, Question) else self._log.give
+            survey.expected = await tell(msgspec.json.encode(question))
+            survey.check()
+            if survey.expected:
+                async with asyncio.timeout(_ANSWER_S):
+                    await survey.done.wait()
+        except TimeoutError:
+            raise Unavailable("an edge did not answer") from None
+        finally:
+            del self._surveys[question.id]
+        if not survey.expected:
+            raise Unavailable("no edge hears the control channel")
+        for answer in survey.by_sender.values():
+            if answer.error:
+                raise ThalamusError(code=ErrorCode(answer.error))
+        return [msgspec.json.decode(answer.result) for answer in survey.by_sender.values()]
+
+    def on_control(self, payload: bytes) -> None:
+        """A question or an answer of the control channel; what can't be read is logged and dropped."""
+        if not self._take(payload, math.inf):
+            logger.error("too many control operations at once; a question is dropped")
+
+    def _take_order(self, order: Order) -> bool:
+        asked_at = (order.id[0] + 1) / 1000  # its id is rounded down
+        return self._take(order.payload, self._node.clock.monotonic_at(asked_at))
+
+    def _take(self, payload: bytes, before: float) -> bool:
+        """False: too much runs."""
+        try:
+            message = self._decoder.decode(payload)
+            if message.to:
+                self._take_answer(message)
+                return True
+            operation = msgspec.json.decode(message.args, type=OPERATIONS[message.op])
+        except (msgspec.MsgspecError, KeyError) as error:
+            logger.warning("unreadable control message", extra={"error": repr(error)})
+            return True
+        if self._running >= _MAX_RUNNING:
+            return False
+        self._running += 1
+        self._node.spawn(self._answer(message, operation, before))
+        return True
+
+    def _missed(self, order: Order) -> None:
+        """Orders before this one are not kept any more: who was there has to come again, and be judged anew."""
+        last = self._node.clock.monotonic_at((order.previous[0] + 1) / 1000)
+        ended = [session for session in self._node.clients.values() if session.opened_at < last]
+        if ended:
+            logger.error("orders were missed for longer than they are kept", extra={"sessions_ended": len(ended)})
+        for session in ended:
+            session.disconnect(CloseCode.INSUFFICIENT_STATE, CloseCode.INSUFFICIENT_STATE.reason)
+
+    def _take_answer(self, message: _Message) -> None:
+        survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
+        if survey is not None:
+            survey.by_sender[message.sender] = message
+            survey.check()
+
+    async def _answer(self, question: _Message, operation: Operation, before: float) -> None:
+        answer = _Message(id=question.id, sender=self._node.edge_id, to=question.sender)
+        try:
+            answer.result = msgspec.Raw(msgspec.json.encode(await carry_out(self._node, operation, before)))
+        except ThalamusError as error:
+            answer.error = int(error.code)
+        except Exception:
+            logger.exception("control operation failed", extra={"op": question.op})
+            answer.error = int(ErrorCode.INTERNAL)
+        finally:
+            self._running -= 1
+        try:
+            if question.sender == self._node.edge_id:
+                self._take_answer(answer)
+            else:
+                await self._bus.publish_control(msgspec.json.encode(answer))
+        except Unavailable:
+            logger.warning("an answer to the cluster was lost", extra={"op": question.op})

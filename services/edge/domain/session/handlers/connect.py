@@ -1,0 +1,125 @@
+"""The connect command: identity, server-side subscriptions, and the reply before all else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.access.permissions import find_namespace
+from services.edge.domain.access.tokens import ConnectionClaims, Override, ServerSub, TokenExpired, TokenInvalid
+from services.edge.domain.access.user_names import personal_channel
+from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.log_reader import PAGE_BYTES
+from services.edge.domain.replies import ConnectResult, SubscribeResult
+from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
+from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
+
+if TYPE_CHECKING:
+    from services.edge.domain.session.session import Session
+
+_Made = tuple[Channel, Subscription, SubscribeResult]
+
+
+async def connect(session: Session, request: c.Connect, command_id: int) -> None:
+    """Answers itself: pushes of server-side subscriptions come right behind. Wire protocol, 5.1 and 12."""
+    session.begin_connecting()
+    claims = _identify(session, request)
+    wanted = _server_side(session, request, claims)
+    session.user = claims.user if claims else ""
+    session.conn_info = claims.info if claims else b""
+    session.token_session = claims.session if claims else ""
+    session.name = request.name[:16]
+    limit = session.node.settings.connections_per_user
+    if limit and session.user and len(session.node.users.get(session.user, ())) >= limit:
+        raise Disconnect(CloseCode.CONNECTION_LIMIT)
+    session.token_channels = frozenset(claims.channels) if claims else frozenset()
+    session.node.add(session)
+    made = await _establish_all(session, wanted)
+    if not session.is_connecting:  # ended meanwhile: by the client, or by a disconnect of the server API
+        for _, subscription, _ in made:
+            session.end_silently(subscription)
+        return
+    session.opened(claims)
+    settings = session.node.settings
+    pings = 0 if session.pings_by_websocket else int(settings.ping_interval_s)
+    session.answer(
+        command_id,
+        ConnectResult(
+            client=session.client,
+            version=f"{settings.server_name} {settings.version}",
+            expires=session.deadlines.expires_at is not None,
+            ttl=session.deadlines.ttl(session.deadlines.expires_at),
+            subs={subscription.channel: result for _, subscription, result in made},
+            ping=pings,
+            pong=pings > 0 and settings.pong_timeout_s > 0,
+        ),
+    )
+    for channel, subscription, _ in made:
+        begin(session, channel, subscription)
+
+
+def _identify(session: Session, request: c.Connect) -> ConnectionClaims | None:
+    """Claims of the token; None: anonymous without one."""
+    settings = session.node.settings
+    if not request.token:
+        if settings.allow_anonymous or settings.insecure:
+            return None
+        raise Disconnect(CloseCode.BAD_REQUEST)
+    now = session.node.clock.wall()
+    try:
+        claims = session.node.verifier.connection(request.token, now)
+    except TokenExpired:
+        raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
+    except TokenInvalid:
+        raise Disconnect(CloseCode.INVALID_TOKEN) from None
+    if not claims.user and settings.disallow_anonymous_tokens:
+        raise Disconnect(CloseCode.PERMISSION_DENIED)
+    if claims.expires_at is not None and claims.expires_at <= now and not settings.insecure:
+        raise ThalamusError(code=ErrorCode.EXPIRED)
+    return claims
+
+
+def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims | None) -> list[Wanted]:
+    """Subscriptions of the token and the personal channel; the client's `subs` give positions, nothing else."""
+    settings = session.node.settings
+    subs: dict[str, ServerSub] = dict(claims.channels) if claims else {}
+    if settings.personal_channel and claims and claims.user:
+        personal = personal_channel(claims.user, settings.personal_channel_namespace)
+        subs.setdefault(personal, ServerSub(info=b"", data=b"", override=Override()))
+    if len(subs) > settings.channels_per_client:
+        raise Disconnect(CloseCode.CHANNEL_LIMIT)
+    return [
+        Wanted(
+            channel,
+            find_namespace(session.node.namespaces, channel, settings.channel_max_bytes),
+            request.subs.get(channel) or c.Subscribe(),
+            server_side=True,
+            granted=True,
+            info=sub.info,
+            data=sub.data,
+            override=sub.override,
+            most_bytes=PAGE_BYTES // len(subs),
+        )
+        for channel, sub in subs.items()
+    ]
+
+
+async def _establish_all(session: Session, wanted: list[Wanted]) -> list[_Made]:
+    """All of them or none: an SDK takes a missing one for unsubscribed."""
+    if not wanted:
+        return []
+    outcomes = await asyncio.gather(*(establish(session, one) for one in wanted), return_exceptions=True)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    made = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    if not failures:
+        ended = [one for _, one, _ in made if one.broken or session.subscriptions.get(one.channel) is not one]
+        if not ended:
+            return made
+        failures = [Unavailable("a subscription ended while others were made")]
+    for _, subscription, _ in made:
+        session.end_silently(subscription)
+    for failure in failures:
+        if not isinstance(failure, ThalamusError):
+            raise failure
+    raise next((f for f in failures if isinstance(f, ThalamusError)), Unavailable())

@@ -1,0 +1,89 @@
+"""The publish command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.channels.publisher import Outcome
+from services.edge.domain.replies import PublishResult
+from services.edge.domain.session.handlers.common import admit_new, is_allowed, may_begin, namespace_of, require
+from services.edge.domain.token_bucket import TokenBucket
+from services.shared.errors import Disconnect, ErrorCode, ThalamusError
+from services.shared.namespaces import Durability, Namespace
+
+if TYPE_CHECKING:
+    from services.edge.domain.session.session import Session
+
+
+def may_publish_at_once(session: Session, request: c.Publish) -> bool:
+    """Whether `begin_publish` may be called now; else `publish` first asks whether there is such a channel."""
+    node = session.node
+    if request.channel in node.hub.channels or node.new_channels.has_seen(request.channel):
+        return True
+    try:
+        namespace = namespace_of(session, request.channel)
+    except (ThalamusError, Disconnect):
+        return True  # to be refused
+    if namespace.durability is Durability.NONE:
+        return True
+    if not is_allowed(session, namespace, request.channel, namespace.publish):
+        return True  # to be refused
+    return may_begin(session, namespace, request.channel)
+
+
+async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
+    """The same, once it is known whether the channel exists: the user began too many lately."""
+    namespace = namespace_of(session, request.channel)
+    require(session, namespace, request.channel, namespace.publish)
+    await admit_new(session, namespace, request.channel)
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    begin_publish(session, request, lambda outcome: None if future.done() else future.set_result(outcome))
+    outcome = await future
+    if isinstance(outcome, ThalamusError):
+        raise outcome
+    return PublishResult(outcome.position.offset, outcome.position.epoch)
+
+
+def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcome], None]) -> None:
+    """`settle` is called once the channel's log holds it, unless this raises. Wire protocol, 5.4.
+
+    Position and key are our extensions.
+    """
+    namespace = namespace_of(session, request.channel)
+    if request.type:
+        raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
+    if request.data is None:
+        raise ThalamusError("no data", ErrorCode.BAD_REQUEST)
+    require(session, namespace, request.channel, namespace.publish)
+    _limit(session, namespace)
+    subscription = session.subscriptions.get(request.channel)
+    session.node.publisher.begin(
+        request.channel,
+        namespace,
+        request.data,
+        settle,
+        time_ms=int(session.node.clock.wall() * 1000),
+        info=subscription.info if subscription is not None else session.info(),
+        key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # the anonymous share no keys
+        key=request.idempotency_key,
+        exclude_client=session.client if request.exclude_self else "",
+        admitted=True,
+    )
+
+
+def _limit(session: Session, namespace: Namespace) -> None:
+    """`publish_rate` of the namespace, per client."""
+    if namespace.publish_rate <= 0:
+        return
+    now = session.node.clock.monotonic()
+    if session.publish_buckets is None:
+        session.publish_buckets = {}
+    bucket = session.publish_buckets.get(namespace.name)
+    if bucket is None:
+        bucket = TokenBucket(namespace.publish_rate, namespace.publish_rate, now)
+        session.publish_buckets[namespace.name] = bucket
+    if not bucket.take(now):
+        raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=bucket.retry_after_s())

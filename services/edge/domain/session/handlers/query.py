@@ -1,0 +1,64 @@
+"""Questions and messages: presence, presence_stats, history, rpc, send."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.model import Position
+from services.edge.domain.replies import HistoryResult, PresenceResult, PresenceStatsResult, RpcResult
+from services.edge.domain.session.handlers.common import admit_new, namespace_of, require
+from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+from services.shared.namespaces import Durability
+
+if TYPE_CHECKING:
+    from services.edge.domain.session.session import Session
+
+
+async def presence(session: Session, request: c.Presence, _: int) -> PresenceResult:
+    """Who is in the channel. Wire protocol, 5.5."""
+    _check_presence(session, request.channel)
+    return PresenceResult(list(await session.node.presence.members(request.channel)))
+
+
+async def presence_stats(session: Session, request: c.PresenceStats, _: int) -> PresenceStatsResult:
+    """How many are in the channel."""
+    _check_presence(session, request.channel)
+    stats = await session.node.presence.stats(request.channel)
+    return PresenceStatsResult(stats.num_clients, stats.num_users)
+
+
+def _check_presence(session: Session, channel: str) -> None:
+    namespace = namespace_of(session, channel)
+    if not namespace.presence:
+        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    require(session, namespace, channel, namespace.presence_read)
+
+
+async def history(session: Session, request: c.History, _: int) -> HistoryResult:
+    """One page of the channel's log. Wire protocol, 11.2."""
+    namespace = namespace_of(session, request.channel)
+    if namespace.durability is Durability.NONE or not namespace.history_size:
+        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    require(session, namespace, request.channel, namespace.history)
+    await admit_new(session, namespace, request.channel)
+    most = session.node.settings.history_limit
+    since = Position(request.since.offset, request.since.epoch) if request.since else None
+    page = await session.node.reader.history(
+        request.channel,
+        namespace,
+        limit=most if request.limit < 0 else min(request.limit, most),
+        since=since,
+        reverse=request.reverse,
+    )
+    return HistoryResult(page.publications, page.top)
+
+
+async def rpc(session: Session, request: c.Rpc, _: int) -> RpcResult:
+    """Call a method of the server; this node only."""
+    return RpcResult(await session.node.rpc.call(request.method, session.user, session.client, request.data))
+
+
+async def send(session: Session, request: c.Send, _: int) -> None:
+    """Nobody takes messages without an answer here. Wire protocol, 5.7."""
+    raise Disconnect(CloseCode.NOT_AVAILABLE)

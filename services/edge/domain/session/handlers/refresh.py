@@ -1,0 +1,69 @@
+"""Prolonging a connection or a subscription with a new token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.access.token_log import refused
+from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
+from services.edge.domain.replies import RefreshResult, SubRefreshResult
+from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+
+if TYPE_CHECKING:
+    from services.edge.domain.session.session import Session
+
+
+async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult:
+    """A new connection token for the same user; this node only. Wire protocol, 5.8."""
+    if not request.token:
+        raise Disconnect(CloseCode.BAD_REQUEST)
+    try:
+        claims = session.node.verifier.connection(request.token, session.node.clock.wall())
+    except TokenExpired:
+        raise Disconnect(CloseCode.EXPIRED) from None
+    except TokenInvalid:
+        raise Disconnect(CloseCode.INVALID_TOKEN) from None
+    if claims.user != session.user:
+        refused("connection", "it is for another user")
+        raise Disconnect(CloseCode.INVALID_TOKEN)
+    if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
+        raise Disconnect(CloseCode.EXPIRED)
+    if frozenset(claims.channels) != session.token_channels:
+        raise Disconnect(CloseCode.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
+    session.conn_info = claims.info
+    session.token_session = claims.session
+    ttl = session.deadlines.set_expiry(claims.expires_at)
+    return RefreshResult(expires=session.deadlines.expires_at is not None, ttl=ttl)
+
+
+async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRefreshResult:
+    """A new subscription token for a running subscription. Wire protocol, 5.9 and 20."""
+    channel = request.channel
+    if not channel and not request.token:
+        raise Disconnect(CloseCode.BAD_REQUEST)
+    if channel and channel not in session.subscriptions:
+        raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
+    if not request.token:
+        raise ThalamusError("no token", ErrorCode.BAD_REQUEST)
+    try:
+        claims = session.node.verifier.subscription(request.token, session.node.clock.wall())
+    except TokenExpired:
+        raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
+    except TokenInvalid:
+        if not channel:
+            raise Disconnect(CloseCode.BAD_REQUEST) from None
+        raise Disconnect(CloseCode.INVALID_TOKEN) from None
+    if not channel:  # centrifuge-python 0.5.0 forgets it: the token says which
+        channel = claims.channel
+    if claims.channel != channel or claims.user != session.user or claims.client not in ("", session.client):
+        refused("subscription", "it is for another channel, user or connection")
+        raise Disconnect(CloseCode.INVALID_TOKEN)
+    subscription = session.subscriptions.get(channel)
+    if subscription is None:
+        raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
+    if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
+        raise ThalamusError(code=ErrorCode.EXPIRED)
+    subscription.expires_at = claims.expires_at
+    session.deadlines.look_anew()
+    return SubRefreshResult(expires=claims.expires_at is not None, ttl=session.deadlines.ttl(claims.expires_at))

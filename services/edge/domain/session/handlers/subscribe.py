@@ -1,0 +1,268 @@
+"""Subscribing and unsubscribing, for clients and for the server on their behalf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from services.edge.domain import commands as c
+from services.edge.domain.access.permissions import Actor, allows, find_namespace, may_subscribe
+from services.edge.domain.access.token_log import refused
+from services.edge.domain.access.tokens import Override, SubscriptionClaims, TokenExpired, TokenInvalid
+from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.log_reader import PAGE_BYTES
+from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
+from services.edge.domain.session.handlers.common import admit_new, required_channel
+from services.edge.domain.session.handlers.recovery import catch_up, recover
+from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
+from services.shared.namespaces import Durability, Mode, Namespace
+
+if TYPE_CHECKING:
+    from services.edge.domain.session.session import Session
+
+_FLAG_REJECT_UNRECOVERED = 2
+_DELTA_TYPES = ("", "fossil")
+_TYPE_SHARED_POLL = 4
+_OPEN_ATTEMPTS = 3
+_CATCH_UP_S = 2.0
+_MANY = 100  # publications in a reply: what takes a fraction of a millisecond to write
+
+
+@dataclass(slots=True)
+class Wanted:
+    """A subscription that is permitted, and what it shall be like."""
+
+    channel: str
+    namespace: Namespace
+    request: c.Subscribe
+    server_side: bool = False
+    granted: bool = False
+    info: bytes = b""
+    data: bytes = b""
+    expires_at: float | None = None
+    override: Override = field(default_factory=Override)
+    most_bytes: int = PAGE_BYTES  # of what was missed, in the reply
+
+
+async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> None:
+    """The subscribe command; its reply precedes every push of the channel. Wire protocol, 5.2."""
+    wanted = _check(session, request)
+    channel, subscription, result = await establish(session, wanted)
+    session.answer(command_id, result)
+    begin(session, channel, subscription)
+    if subscription.expires_at is not None:
+        session.deadlines.look_anew()
+
+
+async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> UnsubscribeResult:
+    """Works on server-side subscriptions too; no effect where there is none. Wire protocol, 5.3."""
+    required_channel(request.channel)
+    subscription = session.subscriptions.get(request.channel)
+    if subscription is not None:
+        session.drop(subscription)
+        session.leave_roster(subscription, clean=True)
+        if subscription.presence:
+            await session.node.presence.written(request.channel, session.client)
+    return UnsubscribeResult()
+
+
+def _check(session: Session, request: c.Subscribe) -> Wanted:
+    """The order of checks of wire protocol, 5.2."""
+    channel = request.channel
+    settings = session.node.settings
+    required_channel(channel)
+    if request.delta not in _DELTA_TYPES:
+        raise Disconnect(CloseCode.BAD_REQUEST)
+    if len(channel.encode("utf-8", "surrogatepass")) > settings.channel_max_bytes:
+        raise ThalamusError("channel name too long", ErrorCode.BAD_REQUEST)
+    if channel in session.subscriptions:
+        raise ThalamusError(code=ErrorCode.ALREADY_SUBSCRIBED)
+    if len(session.subscriptions) >= settings.channels_per_client:
+        raise ThalamusError(code=ErrorCode.LIMIT_EXCEEDED)
+    namespace = find_namespace(session.node.namespaces, channel, settings.channel_max_bytes)
+    if request.type:
+        refusal = ErrorCode.NOT_AVAILABLE if request.type == _TYPE_SHARED_POLL else ErrorCode.PERMISSION_DENIED
+        raise ThalamusError("subscription type", refusal)
+    if request.tags_filter:
+        raise ThalamusError("tags filter", ErrorCode.BAD_REQUEST)
+    if request.token:
+        claims = _token(session, request)
+        return Wanted(
+            channel,
+            namespace,
+            request,
+            granted=True,
+            info=claims.info,
+            data=claims.data,
+            expires_at=claims.expires_at,
+            override=claims.override,
+        )
+    if not settings.insecure and not may_subscribe(namespace, channel, session.user):
+        raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
+    return Wanted(channel, namespace, request)
+
+
+def _token(session: Session, request: c.Subscribe) -> SubscriptionClaims:
+    now = session.node.clock.wall()
+    try:
+        claims = session.node.verifier.subscription(request.token, now)
+    except TokenExpired:
+        raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
+    except TokenInvalid:
+        raise ThalamusError(code=ErrorCode.PERMISSION_DENIED) from None
+    if claims.channel != request.channel or claims.user != session.user or claims.client not in ("", session.client):
+        refused("subscription", "it is for another channel, user or connection")
+        raise Disconnect(CloseCode.INVALID_TOKEN)
+    if claims.expires_at is not None and claims.expires_at <= now:
+        raise ThalamusError(code=ErrorCode.EXPIRED)
+    return claims
+
+
+async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscription, SubscribeResult]:
+    """Join the channel, recover, enter the roster. The caller queues the result, then calls `begin`.
+
+    Raises:
+        ThalamusError: 112 where recovery is impossible and the client wanted to know; 100 where Redis or the store
+            does not answer; 111 where the user began too many channels lately. Nothing is left behind then.
+    """
+    if session.is_closed:
+        raise Unavailable("the connection is over")
+    subscription = _subscription(session, wanted)
+    session.subscriptions[wanted.channel] = subscription
+    try:
+        if not wanted.granted:
+            await admit_new(session, wanted.namespace, wanted.channel)
+        channel = await _join(session, wanted, subscription)
+        result = await _result(session, wanted, channel, subscription)
+        if result.was_recovering and not result.recovered and wanted.request.flag & _FLAG_REJECT_UNRECOVERED:
+            raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
+        await _enter(session, wanted, subscription)
+        if len(result.publications) >= _MANY:
+            await session.node.turns.mine()
+        if subscription.broken or session.subscriptions.get(wanted.channel) is not subscription:
+            raise Unavailable("the subscription ended while it was made")
+    except BaseException:
+        session.end_silently(subscription)
+        raise
+    return channel, subscription, result
+
+
+def _subscription(session: Session, wanted: Wanted) -> Subscription:
+    namespace, request, override = wanted.namespace, wanted.request, wanted.override
+    insecure = session.node.settings.insecure
+    actor = Actor(session.user, subscribed=True, granted=wanted.granted)
+    keeps_log = namespace.durability is not Durability.NONE and namespace.history_size > 0
+    may_read = insecure or allows(namespace.history, namespace, actor)
+    recoverable = keeps_log and _mode(
+        namespace.recovery, override.force_recovery, asked=request.recoverable, permitted=may_read
+    )
+    positioned = keeps_log and (
+        recoverable
+        or _mode(namespace.positioning, override.force_positioning, asked=request.positioned, permitted=may_read)
+    )
+    announces = namespace.join_leave is not Mode.OFF if override.join_leave is None else override.join_leave
+    wants_joins = announces and (
+        (
+            namespace.join_leave is Mode.FORCE
+            if override.force_push_join_leave is None
+            else override.force_push_join_leave
+        )
+        or (request.join_leave and (insecure or allows(namespace.presence_read, namespace, actor)))
+    )
+    return Subscription(
+        session=session,
+        channel=wanted.channel,
+        info=session.info(wanted.info),
+        server_side=wanted.server_side,
+        granted=wanted.granted,
+        recoverable=recoverable,
+        positioned=positioned,
+        wants_joins=wants_joins,
+        announces=announces,
+        presence=False,
+        expires_at=None if insecure else wanted.expires_at,
+    )
+
+
+def _mode(mode: Mode, override: bool | None, *, asked: bool, permitted: bool) -> bool:
+    """Forced, or asked for and allowed; whoever may read history may also recover (wire protocol, 10)."""
+    forced = mode is Mode.FORCE if override is None else override
+    return forced or (asked and (mode is not Mode.OFF or permitted))
+
+
+async def _join(session: Session, wanted: Wanted, subscription: Subscription) -> Channel:
+    hub = session.node.hub
+    for attempt in range(_OPEN_ATTEMPTS):
+        channel = await hub.open(wanted.channel, wanted.namespace)
+        request = wanted.request
+        if (
+            channel.log is not None
+            and subscription.recoverable
+            and request.recover
+            and request.offset > channel.log.delivered
+            and request.epoch in ("", channel.log.epoch)
+        ):
+            await hub.catch_up(channel, _CATCH_UP_S)  # the client comes from an edge that was ahead of this one
+        if session.subscriptions.get(wanted.channel) is not subscription:
+            break
+        try:
+            return hub.join(channel, subscription)
+        except Unavailable:
+            if attempt == _OPEN_ATTEMPTS - 1:
+                raise
+    raise Unavailable("the subscription ended while it was made")
+
+
+async def _result(session: Session, wanted: Wanted, channel: Channel, subscription: Subscription) -> SubscribeResult:
+    """The reply, with what was missed; log.md, "Subscribe and recover": P is read in the tick of the join."""
+    request = wanted.request
+    result = SubscribeResult(
+        expires=subscription.expires_at is not None,
+        ttl=session.deadlines.ttl(subscription.expires_at),
+        recoverable=subscription.recoverable,
+        positioned=subscription.positioned,
+        data=wanted.data,
+        was_recovering=request.recover,
+    )
+    if channel.log is None or not subscription.positioned:
+        return result
+    top = channel.log.position
+    result.offset, result.epoch = top
+    if not (request.recover and subscription.recoverable):
+        return result
+    missed = await recover(session, channel, subscription, request, top, most_bytes=wanted.most_bytes)
+    outcomes = session.node.counters.recoveries
+    outcome = "recovered" if missed is not None else "not_recovered"
+    outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    if missed is not None:
+        result.recovered = True
+        result.publications = missed
+        result.offset = request.offset
+    elif channel.is_catching_up(subscription):  # it could not begin: the client goes on from what is newest now
+        channel.hold_again(subscription)
+        result.offset, result.epoch = channel.log.position
+    return result
+
+
+def begin(session: Session, channel: Channel, subscription: Subscription) -> None:
+    """The reply is queued: what comes live follows, behind what was missed and was too much for the reply."""
+    channel.go_live(subscription)
+    if channel.is_catching_up(subscription):
+        session.node.spawn(catch_up(session, channel, subscription))
+
+
+async def _enter(session: Session, wanted: Wanted, subscription: Subscription) -> None:
+    """Onto the roster, before the reply; where presence does not answer, the subscription comes without waiting."""
+    override = wanted.override.presence
+    wants = wanted.namespace.presence if override is None else override
+    if not wants or session.subscriptions.get(wanted.channel) is not subscription:
+        return
+    subscription.presence = True
+    session.node.presence.enter(
+        wanted.channel,
+        subscription.info,
+        owner=subscription,
+        announce=subscription.announces,
+        grace_s=wanted.namespace.presence_grace_s,
+    )
+    await session.node.presence.written(wanted.channel, session.client)

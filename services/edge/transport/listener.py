@@ -1,0 +1,236 @@
+"""The public port: what all its connections share, and the first stage of each, which reads one request head."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from services.edge.domain.ports import Connection, MessageHandler
+from services.edge.transport.admission import Admission
+from services.edge.transport.ending import LINGER_S, Discard
+from services.edge.transport.http.connection import Caller
+from services.edge.transport.http.handover import HttpHandover
+from services.edge.transport.http.head import Head, HeadReader
+from services.edge.transport.http.refusal import Refused
+from services.edge.transport.metrics import TransportCounters
+from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.origins import OriginRules
+from services.edge.transport.outbox import Flusher
+from services.edge.transport.proxies import TrustedProxies, canonical
+from services.edge.transport.proxy_protocol import ProxyHeader
+from services.edge.transport.websocket.connection import WebSocketConnection
+from services.edge.transport.websocket.handshake import open_handshake
+from services.shared.process.config import ConfigError
+
+logger = logging.getLogger(__name__)
+
+NewHandler = Callable[[Connection, HandshakeInfo], MessageHandler]
+
+
+class PublicPort:
+    """Makes the protocol of each new connection, and knows all that are open."""
+
+    def __init__(
+        self,
+        options: TransportOptions,
+        new_handler: NewHandler,
+        http: HttpHandover | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.options = options
+        self.new_handler = new_handler
+        self.http = http
+        self.loop = loop
+        self.origins = OriginRules(options.allowed_origins, allow_no_origin=options.allow_no_origin)
+        self.proxies = TrustedProxies(options.trusted_proxies)
+        if options.proxy_protocol and not self.proxies:
+            raise ConfigError("EDGE_PROXY_PROTOCOL needs EDGE_TRUSTED_PROXIES: nobody else's headers are believed")
+        self.counters = TransportCounters()
+        self.admission = Admission(options.max_connections, options.max_connections_per_address)
+        self.flusher = Flusher(
+            loop,
+            self.counters,
+            max_outbox_bytes=options.max_outbox_bytes,
+            max_total_bytes=options.max_outbox_total_bytes,
+            max_interval_s=options.max_write_delay_s,
+        )
+        self.heads: set[HeadProtocol] = set()
+        self.websockets: set[WebSocketConnection] = set()
+
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol of a connection that has just been accepted."""
+        return HeadProtocol(self)
+
+    def websocket_opened(self, connection: WebSocketConnection) -> None:
+        """Count a WebSocket connection."""
+        self.websockets.add(connection)
+        self.counters.websockets += 1
+        self.counters.accepted_websockets += 1
+
+    def websocket_lost(self, connection: WebSocketConnection) -> None:
+        """The connection is over."""
+        self.websockets.discard(connection)
+        self.counters.websockets -= 1
+        self.admission.leave(connection.peer)
+
+    def http_opened(self) -> None:
+        """Count an HTTP connection."""
+        self.counters.https += 1
+        self.counters.accepted_https += 1
+
+    def http_client(self, before: str, client: str) -> None:
+        """The next request on a connection comes from there, and the last one came from `before`.
+
+        Raises:
+            Refused: 429 over the cap of its address.
+        """
+        if before == client:
+            return
+        self.admission.move(before, client)
+        self.admission.check_address(client)
+
+    def http_lost(self, client: str) -> None:
+        """The connection, whose last request came from there, is over."""
+        self.counters.https -= 1
+        self.admission.leave(client)
+
+
+class HeadProtocol(asyncio.Protocol):
+    """Reads one head, then hands the transport over: to a `WebSocketConnection`, an `HttpConnection`, or its end."""
+
+    __slots__ = ("_client", "_discard", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
+
+    def __init__(self, port: PublicPort) -> None:
+        self._port = port
+        self._reader: HeadReader | None = HeadReader()  # None: the answer is given, the rest is not read
+        self._discard: Discard | None = None  # of the rest
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._preamble: ProxyHeader | None = None  # what must come before the head
+        self._peer = ""  # who speaks to us: a client, or a proxy
+        self._client = ""  # whom it speaks for; "" while that is not known
+
+    # From asyncio.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a socket
+        """A connection was accepted."""
+        self._transport = transport
+        address = transport.get_extra_info("peername")
+        port = self._port
+        port.heads.add(self)
+        self._peer_is(canonical(str(address[0])) if isinstance(address, tuple) else "")
+        if port.options.proxy_protocol and self._peer in port.proxies:
+            self._preamble = ProxyHeader()
+        if port.admission.enter():
+            self._timer = port.loop.call_later(port.options.handshake_timeout_s, self._too_late)
+        else:
+            port.counters.refuse("max_connections")
+            self._reader = None
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the head, and maybe of what follows it."""
+        reader = self._reader
+        if reader is None:
+            if self._discard is not None:
+                self._discard.take(len(data))
+            return
+        try:
+            if self._preamble is not None:
+                rest = self._preamble.feed(data)
+                if rest is None:
+                    return
+                self._peer_is(self._preamble.source or self._peer)
+                self._preamble = None
+                data = rest
+            head = reader.feed(data)
+            if head is not None:
+                self._client_is(self._port.proxies.client_of(self._peer, head.all("x-forwarded-for")))
+                self._port.admission.check(self._client)
+                self._enter(head, reader)
+        except Refused as refused:
+            self._refuse(refused)
+
+    def eof_received(self) -> None:
+        """The client sends nothing more; asyncio closes."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end, before or after an answer."""
+        self._let_go()
+        self._port.admission.leave(self._client)
+
+    # Where it comes from.
+
+    def _peer_is(self, address: str) -> None:
+        """A client is counted at once; a proxy's is known once its head is read."""
+        self._peer = address
+        if address not in self._port.proxies:
+            self._client_is(address)
+
+    def _client_is(self, address: str) -> None:
+        self._port.admission.move(self._client, address)
+        self._client = address
+
+    # The ways on.
+
+    def _enter(self, head: Head, reader: HeadReader) -> None:
+        port, transport = self._port, self._transport
+        assert transport is not None
+        if head.path == port.options.websocket_path:
+            self._enter_websocket(head, reader, transport)
+        elif port.http is None:
+            raise Refused(404, "not_found")
+        else:
+            self._let_go()
+            self._reader = None
+            port.http_opened()
+            caller = Caller(self._peer, self._client, port.http_client, port.counters.refuse, port.http_lost)
+            port.http.take(transport, head, reader.rest(), caller)
+
+    def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
+        port = self._port
+        handshake = open_handshake(head, self._client, port.options, port.origins)
+        if reader.rest():
+            raise Refused(400, "pipelined", "bytes follow the handshake before its answer")
+        connection = WebSocketConnection(port, transport, self._client)
+        try:
+            handler = port.new_handler(connection, handshake.info)
+        except Exception as error:
+            logger.exception("no handler for a connection")
+            raise Refused(500, "handler") from error
+        self._let_go()
+        self._reader = None
+        transport.write(handshake.response)
+        transport.set_protocol(connection)
+        connection.start(handler)
+        port.websocket_opened(connection)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer, half-close, and wait a little for the client to read it."""
+        transport = self._transport
+        assert transport is not None
+        self._reader = None
+        self._port.counters.refuse(refused.reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._port.loop.call_later(LINGER_S, transport.abort)
+        self._discard = Discard(transport)
+        transport.write(refused.response())
+        transport.write_eof()
+
+    def _too_late(self) -> None:
+        self._port.counters.refuse("timeout")
+        self.abort()
+
+    def abort(self) -> None:
+        """End the connection without an answer."""
+        self._reader = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _let_go(self) -> None:
+        self._port.heads.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

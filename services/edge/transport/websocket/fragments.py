@@ -1,0 +1,66 @@
+"""Messages that come in several frames, and what a close frame may hold. RFC 6455, 5.4 and 5.5.1."""
+
+from __future__ import annotations
+
+import codecs
+
+from services.edge.transport.websocket.frame_reader import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG, Violation
+
+NO_CODE = 1005  # of a close frame without payload; never sent
+_CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
+
+
+class Fragments:
+    """A message of which some fragments are still to come; its text is checked as it comes."""
+
+    __slots__ = ("_chunks", "_decoder", "_max_bytes", "_max_fragments", "_size", "binary")
+
+    def __init__(self, *, binary: bool, max_bytes: int, max_fragments: int) -> None:
+        self.binary = binary
+        self._max_bytes = max_bytes
+        self._max_fragments = max_fragments
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._decoder = None if binary else codecs.getincrementaldecoder("utf-8")()
+
+    def add(self, payload: bytes, *, last: bool) -> bytes | None:
+        """The whole message, with its last fragment.
+
+        Raises:
+            Violation: 1009 for one too long or of too many fragments, 1007 for a text that can't become UTF-8.
+        """
+        self._chunks.append(payload)
+        self._size += len(payload)
+        if self._size > self._max_bytes:
+            raise Violation(TOO_BIG, "message too big")
+        if len(self._chunks) > self._max_fragments:
+            raise Violation(TOO_BIG, "too many fragments")
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(payload, final=last)
+            except UnicodeDecodeError:
+                raise invalid_text() from None
+        return b"".join(self._chunks) if last else None
+
+
+def invalid_text() -> Violation:
+    """Text that is not UTF-8."""
+    return Violation(INVALID_TEXT, "invalid UTF-8")
+
+
+def close_code(payload: bytes) -> int:
+    """The code that a client's close frame gives.
+
+    Raises:
+        Violation: it may not be sent, or the reason is not UTF-8.
+    """
+    if not payload:
+        return NO_CODE
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) < 2 or not (code in _CODES or 3000 <= code <= 4999):
+        raise Violation(PROTOCOL_ERROR, "close code not allowed")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise invalid_text() from None
+    return code

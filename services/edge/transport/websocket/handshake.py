@@ -1,0 +1,117 @@
+"""The WebSocket handshake: a request in, the answer out. RFC 6455, 4.2."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from services.edge.transport.http.head import TOKEN, Head
+from services.edge.transport.http.refusal import Refused
+from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.origins import OriginRules
+from services.shared.process.log_limit import SeldomLog
+
+_MAX_QUERY_FIELDS = 64
+_MAX_LOGGED = 200  # characters of what a client sent
+_refused = SeldomLog(logging.getLogger(__name__), logging.WARNING)
+_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_TOKENS = re.compile(rf"(?:,[ \t]*+)*+{TOKEN}[ \t]*+(?:,[ \t]*+(?:{TOKEN}[ \t]*+)?)*+")  # RFC 9110, 5.6.1
+_RESPONSE = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n"
+    b"%b\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """A connection that may open once the response is written."""
+
+    response: bytes
+    info: HandshakeInfo
+
+
+def open_handshake(head: Head, peer: str, options: TransportOptions, origins: OriginRules) -> Handshake:
+    """Check a request for the WebSocket endpoint and choose subprotocol and dialect.
+
+    Raises:
+        Refused: 405, 505, 426, 400 or 403; see reliability, B01 to B04.
+    """
+    _check_upgrade(head)
+    origin = _check_origin(head, origins)
+    query = _parse_query(head.query)
+    subprotocol, dialect = options.select_dialect(head.tokens("sec-websocket-protocol"), query)
+    chosen = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode()
+    response = _RESPONSE % (_accept(head.all("sec-websocket-key")), chosen)
+    info = HandshakeInfo(peer=peer, query=query, subprotocol=subprotocol, dialect=dialect, origin=origin)
+    return Handshake(response, info)
+
+
+def _check_upgrade(head: Head) -> None:
+    if head.method != "GET":
+        raise Refused(405, "method", headers=("Allow: GET",))
+    if head.version != (1, 1):
+        raise Refused(505, "http_version")
+    wanted = [token.lower() for token in head.tokens("upgrade")]
+    if wanted != ["websocket"] or "upgrade" not in [token.lower() for token in head.tokens("connection")]:
+        raise Refused(426, "no_upgrade", "this is a WebSocket endpoint", ("Upgrade: websocket",))
+    if head.has_body:
+        raise Refused(400, "handshake_body", "a WebSocket handshake has no body")
+    versions = head.all("sec-websocket-version")
+    if len(versions) > 1:
+        raise _malformed()
+    if "13" not in versions:
+        raise Refused(426, "websocket_version", headers=("Upgrade: websocket", "Sec-WebSocket-Version: 13"))
+    if not all(map(_TOKENS.fullmatch, (*head.all("upgrade"), *head.all("connection")))):
+        raise _malformed()
+
+
+def _accept(keys: Sequence[str]) -> bytes:
+    """The proof that the key was read. RFC 6455, 4.2.2."""
+    if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+        raise _malformed()
+    return b64encode(hashlib.sha1(keys[0].encode() + _GUID, usedforsecurity=False).digest())
+
+
+def _malformed() -> Refused:
+    return Refused(400, "handshake", "the WebSocket handshake is malformed")
+
+
+def _check_origin(head: Head, rules: OriginRules) -> str | None:
+    origins = head.all("origin")
+    if len(origins) > 1:
+        raise Refused(400, "origin", "there is more than one Origin header")
+    origin = origins[0] if origins else None
+    if not rules.allows(origin, head.host):
+        _log_refused(origin, head.host)
+        raise Refused(403, "origin", "this origin is not allowed")
+    return origin
+
+
+def _log_refused(origin: str | None, host: str) -> None:
+    if origin is None:
+        _refused("a connection without Origin was refused: EDGE_ALLOW_NO_ORIGIN is false")
+    else:
+        text = "a page of another origin was refused: EDGE_ALLOWED_ORIGINS lists those that may connect"
+        _refused(text, origin=origin[:_MAX_LOGGED], host=host[:_MAX_LOGGED])
+
+
+def _parse_query(query: str) -> dict[str, str]:
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
+    except ValueError as error:
+        raise Refused(400, "query", "the query has too many fields") from error
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        found.setdefault(name, value)
+    return found

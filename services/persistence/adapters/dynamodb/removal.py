@@ -1,0 +1,102 @@
+"""Removing a channel's history: hidden at once, emptied once its keys count no more; places stay taken."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from services.persistence.adapters.dynamodb.chain import Chains
+from services.persistence.adapters.dynamodb.items import (
+    ITEM_ROWS,
+    REMOVALS,
+    BatchItem,
+    to_attributes,
+    without_content,
+)
+from services.persistence.domain.ports import Removal
+from services.shared.dynamodb.client import item_of, values_of
+from services.shared.hotlog.hotlog import KEY_TTL_S
+
+TOMBSTONE_S = 7 * 86_400
+_AT_ONCE = 25  # items between two writes
+_BEGUN_AT_ONCE = 100
+_IDS_PER_MS = 1_000_000
+
+
+async def hide(chains: Chains, channel: str, upto: int, now: float) -> None:
+    """Note the removal, then let nobody read up to the offset: whoever finds the note goes on from here.
+
+    Raises:
+        Unavailable: it may be noted, or hidden.
+    """
+    found = await chains.channel(channel)
+    if found is None:
+        return
+    upto = min(upto, await chains.top(channel, found.bucket))
+    if upto <= found.removed:
+        return
+    note = {"s": int(now * 1_000) * _IDS_PER_MS + secrets.randbelow(_IDS_PER_MS), "channel": channel, "upto": upto}
+    await chains.db.call("put_item", TableName=chains.table, Item=item_of({"p": REMOVALS, **note}))
+    await chains.raise_number(channel, "removed", upto)
+
+
+async def begun(chains: Chains, now: float) -> list[Removal]:
+    """The oldest that are not finished. One request."""
+    answer = await chains.db.call(
+        "query",
+        TableName=chains.table,
+        KeyConditionExpression="p = :p",
+        ExpressionAttributeValues=item_of({":p": REMOVALS}),
+        ConsistentRead=True,
+        Limit=_BEGUN_AT_ONCE,
+    )
+    return [_from_note(values_of(item), now) for item in answer["Items"]]
+
+
+def _from_note(note: dict[str, Any], now: float) -> Removal:
+    number = int(note["s"])
+    is_due = number / _IDS_PER_MS / 1_000 + KEY_TTL_S <= now
+    return Removal(number, note["channel"], int(note["upto"]), is_due)
+
+
+async def finish(chains: Chains, removal: Removal, clock: Callable[[], float]) -> None:
+    """Empty the items that hold nothing above the offset, then forget the note; repeating it goes on from there.
+
+    What is left of an item may go after 7 days, but that of the last one stays: the chain's top is read from it.
+
+    Raises:
+        Unavailable: it is emptied in part.
+    """
+    channel, upto = removal.channel, removal.upto
+    await chains.raise_number(channel, "removed", upto)  # whoever noted it may not have come to that
+    found = await chains.channel(channel)
+    if found is not None:
+        top = await chains.top(channel, found.bucket)
+        work: list[BatchItem] = []
+        async for item in chains.upward(channel, found.cleared + 1, upto, limit=ITEM_ROWS):
+            if item.last > upto:
+                break
+            work.append(item)
+            if len(work) == _AT_ONCE:
+                await _empty(chains, channel, work, top, clock())
+                work = []
+        if work:
+            await _empty(chains, channel, work, top, clock())
+    key = item_of({"p": REMOVALS, "s": removal.number})
+    await chains.db.call("delete_item", TableName=chains.table, Key=key)
+
+
+async def _empty(chains: Chains, channel: str, items: list[BatchItem], top: int, now: float) -> None:
+    """Overwrite them, then say how far that is done; `top` is the chain's at some time since the removal began."""
+    puts = []
+    for item in items:
+        expires_at = int(now) + TOMBSTONE_S if item.last < top else None
+        attributes = to_attributes(
+            chains.partition_of(channel, item.first), without_content(item), expires_at=expires_at
+        )
+        puts.append({"PutRequest": {"Item": attributes}})
+    await chains.db.write_all(chains.table, puts)
+    cleared = max((item.last for item in items if item.last < top), default=0)
+    if cleared:
+        await chains.raise_number(channel, "cleared", cleared)

@@ -1,0 +1,291 @@
+"""`LogStore` on DynamoDB: any number of processes share the table. `docs/storage.md` has the design."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from services.persistence.adapters.dynamodb import removal as removal
+from services.persistence.adapters.dynamodb.chain import Chains, Channel
+from services.persistence.adapters.dynamodb.items import BEACON_KEY, BUCKET_OFFSETS, channel_key
+from services.persistence.adapters.dynamodb.writer import ChainWriter
+from services.persistence.domain.ports import MAX_BYTES, Beacon, ChannelState, KnownKey, Removal, Row, Written
+from services.persistence.metrics import STORE_SECONDS
+from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import new_epoch
+from services.shared.hotlog.keys import unpair
+from services.shared.incarnation.calls import Known
+
+DEADLINE_S = 2.0  # of an operation, however many requests it takes: edges wait 2.8 s for all of a publication
+SHARED_DEADLINE_S = 8.0  # of what goes on when its caller gives up, for whoever asks next
+_KEYS_ITEMS = 500  # of one request, which ends at 1 MB
+_SKEW_S = 5.0  # of clocks of replicas: the times of a channel may fall by so much
+
+
+class DynamoDbLogStore:
+    """Makes no request before it is asked something; the table must be there."""
+
+    apart = True
+
+    def __init__(
+        self,
+        db: DynamoDb,
+        table: str,
+        *,
+        bucket_offsets: int = BUCKET_OFFSETS,
+        clock: Callable[[], float] = time.time,
+        deadline_s: float = DEADLINE_S,
+        shared_deadline_s: float = SHARED_DEADLINE_S,
+    ) -> None:
+        """`bucket_offsets` is for ever once something is stored; `deadline_s` is that of each operation.
+
+        `shared_deadline_s` is that of `open` and `recent_keys`, by which a channel is compared.
+        """
+        self._db, self._table, self._clock = db, table, clock
+        self._deadline_s, self._shared_deadline_s = deadline_s, shared_deadline_s
+        self._chains = Chains(db, table, bucket_offsets)
+        self._writer = ChainWriter(self._chains, clock)
+        self._kept = Beacon(0, 0)  # what the table has at least
+        self._restored: str | None = None  # as the table had it last: all epochs end with it
+
+    async def close(self) -> None:
+        """Close the client."""
+        await self._db.close()
+
+    async def open(self, channel: str) -> ChannelState:
+        async with self._operation("open", self._shared_deadline_s):
+            restored = self._restored if self._restored is not None else (await self._read_beacon()).restored
+            found = await self._chains.channel(channel)
+            if found is None:
+                await self._make(channel)
+                found = await self._channel(channel)
+            top = await self._chains.top(channel, found.bucket)
+            return ChannelState(found.epoch + restored, top, found.removed)
+
+    async def has_begun(self, channel: str) -> bool:
+        async with self._operation("has_begun"):
+            return await self._chains.channel(channel) is not None
+
+    async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
+        async with self._operation("recent_keys", self._shared_deadline_s):
+            known: list[KnownKey] = []
+            found = await self._chains.channel(channel)
+            if found is None:
+                return known
+            now = self._clock()
+            end = self._chains.end_of(found.bucket)
+            async for first, at, keys in self._chains.keys_downward(channel, end, _KEYS_ITEMS):
+                left_s = int(at + within_s - now)
+                if left_s <= -_SKEW_S:
+                    break
+                if left_s <= 0:
+                    continue
+                for offset, pair in reversed([*enumerate(keys, first)]):
+                    known.append(KnownKey(*unpair(pair), offset, min(left_s, int(within_s))))
+            return known
+
+    async def write(self, rows: Sequence[Row]) -> dict[str, Written | Unavailable]:
+        by_channel: dict[str, list[Row]] = {}
+        for row in rows:
+            by_channel.setdefault(row.channel, []).append(row)
+        async with asyncio.TaskGroup() as group:
+            tasks = {channel: group.create_task(self._write(channel, mine)) for channel, mine in by_channel.items()}
+        return {channel: task.result() for channel, task in tasks.items()}
+
+    async def read(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> list[tuple[int, bytes]]:
+        async with self._operation("read"):
+            high = min(since_offset - 1, upto) if reverse and since_offset else upto
+            low = 1 if reverse else since_offset + 1
+            page: list[tuple[int, bytes]] = []
+            removed = -1
+            while (found := await self._chains.channel(channel)) is not None and found.removed > removed:
+                removed = found.removed
+                end = min(high, self._chains.end_of(found.bucket))
+                page, seen_dropped = await self._page(channel, max(low, removed + 1), end, limit, reverse, max_bytes)
+                if not seen_dropped:
+                    break
+            return page
+
+    async def remove(self, channel: str, upto: int) -> None:
+        async with self._operation("remove"):
+            await removal.hide(self._chains, channel, upto, self._clock())
+
+    async def removals(self) -> list[Removal]:
+        async with self._operation("removals"):
+            return await removal.begun(self._chains, self._clock())
+
+    async def finish_removal(self, begun: Removal) -> None:
+        with STORE_SECONDS.labels("finish_removal").time():
+            await removal.finish(self._chains, begun, self._clock)
+
+    async def beacon(self) -> Beacon:
+        async with self._operation("beacon"):
+            return await self._read_beacon()
+
+    async def _read_beacon(self) -> Beacon:
+        """Within an operation."""
+        try:
+            answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
+        except Unavailable:
+            self._writer.forget()  # whoever is away may come back as another one
+            raise
+        values = values_of(answer.get("Item", {}))
+        if "store" not in values:
+            self._writer.forget()
+            values = await self._name()
+        self._restored = values.get("restored", "")
+        return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored)
+
+    async def keep_beacon(self, beacon: Beacon) -> None:
+        async with self._operation("keep_beacon"):
+            for name in ("counter", "generation"):
+                value = getattr(beacon, name)
+                if value > getattr(self._kept, name):
+                    await self._keep(name, value)
+                    self._kept = self._kept._replace(**{name: value})
+
+    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
+        await self.keep_beacon(beacon)
+        async with self._operation("keep_ending"):
+            with contextlib.suppress(ConditionFailed):  # somebody else counts on
+                await self._db.call(
+                    "update_item",
+                    TableName=self._table,
+                    Key=BEACON_KEY,
+                    UpdateExpression="SET #ending = :ending",
+                    ConditionExpression="#counter = :counter",
+                    ExpressionAttributeNames={"#counter": "counter", "#ending": "ending"},
+                    ExpressionAttributeValues={
+                        ":ending": {"S": " ".join(map(str, (beacon.counter, *known)))},
+                        ":counter": {"N": str(beacon.counter)},
+                    },
+                )
+
+    async def take_ending(self, beacon: Beacon) -> Known | None:
+        async with self._operation("take_ending"):
+            answer = await self._db.call(
+                "update_item",
+                TableName=self._table,
+                Key=BEACON_KEY,
+                UpdateExpression="REMOVE #ending",
+                ExpressionAttributeNames={"#ending": "ending"},
+                ReturnValues="ALL_OLD",
+            )
+        words = str(values_of(answer.get("Attributes", {})).get("ending", "")).split(" ")
+        if len(words) != 4 or int(words[0]) != beacon.counter:
+            return None
+        return Known(*map(int, words[1:]))
+
+    async def begin_anew(self, seen: Beacon) -> None:
+        async with self._operation("begin_anew"):
+            try:
+                await self._db.call(
+                    "update_item",
+                    TableName=self._table,
+                    Key=BEACON_KEY,
+                    UpdateExpression="SET restored = :new",
+                    ConditionExpression="restored = :seen" if seen.restored else "attribute_not_exists(restored)",
+                    ExpressionAttributeValues={
+                        ":new": {"S": new_epoch()},
+                        **({":seen": {"S": seen.restored}} if seen.restored else {}),
+                    },
+                )
+            except ConditionFailed:  # somebody else did
+                pass
+        self._writer.forget()
+        self._kept = Beacon(0, 0)
+        await self.keep_beacon(seen)
+
+    async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
+        try:
+            async with self._operation("write"):
+                return await self._writer.write(channel, rows)
+        except Unavailable as error:
+            return error
+
+    async def _page(
+        self, channel: str, low: int, high: int, limit: int, reverse: bool, max_bytes: int
+    ) -> tuple[list[tuple[int, bytes]], bool]:
+        """Publications of low … high, and whether any of them was removed meanwhile."""
+        page: list[tuple[int, bytes]] = []
+        chains = self._chains
+        items = chains.downward(channel, high, low, limit) if reverse else chains.upward(channel, low, high, limit)
+        async for item in items:
+            if item.dropped:
+                return page, True
+            numbered = [(item.first + index, row.publication) for index, row in enumerate(item.rows)]
+            for one in reversed(numbered) if reverse else numbered:
+                if low <= one[0] <= high:
+                    page.append(one)
+                    max_bytes -= len(one[1])
+                    if max_bytes <= 0:
+                        return page[:limit], False
+            if len(page) >= limit:
+                break
+        return page[:limit], False
+
+    async def _channel(self, channel: str) -> Channel:
+        found = await self._chains.channel(channel)
+        if found is None:
+            raise Unavailable(f"the item of channel {channel} is gone")
+        return found
+
+    async def _make(self, channel: str) -> None:
+        numbers = {name: {"N": "0"} for name in ("bucket", "removed", "cleared")}
+        try:
+            await self._db.call(
+                "put_item",
+                TableName=self._table,
+                Item={**channel_key(channel), "epoch": {"S": new_epoch()}, **numbers},
+                ConditionExpression="attribute_not_exists(p)",
+            )
+        except ConditionFailed:  # somebody else was first, or we were and did not hear of it
+            pass
+
+    async def _name(self) -> dict[str, Any]:
+        """The beacon of a new table, which gets its name."""
+        answer = await self._db.call(
+            "update_item",
+            TableName=self._table,
+            Key=BEACON_KEY,
+            UpdateExpression="SET #store = if_not_exists(#store, :store)",
+            ExpressionAttributeNames={"#store": "store"},
+            ExpressionAttributeValues={":store": {"S": new_epoch()}},
+            ReturnValues="ALL_NEW",
+        )
+        return values_of(answer["Attributes"])
+
+    async def _keep(self, name: str, value: int) -> None:
+        try:
+            await self._db.call(
+                "update_item",
+                TableName=self._table,
+                Key=BEACON_KEY,
+                UpdateExpression="SET #name = :value",
+                ConditionExpression="attribute_not_exists(#name) OR #name < :value",
+                ExpressionAttributeNames={"#name": name},
+                ExpressionAttributeValues={":value": {"N": str(value)}},
+            )
+        except ConditionFailed:
+            pass
+
+    @asynccontextmanager
+    async def _operation(self, name: str, deadline_s: float | None = None) -> AsyncIterator[None]:
+        """Timed and bounded.
+
+        Raises:
+            Unavailable: it did not end in time; a request that is under way may still be carried out.
+        """
+        with STORE_SECONDS.labels(name).time():
+            try:
+                async with asyncio.timeout(self._deadline_s if deadline_s is None else deadline_s):
+                    yield
+            except TimeoutError:
+                raise Unavailable("DynamoDB is too slow; the outcome is unknown") from None

@@ -1,0 +1,104 @@
+"""Other databases of this Redis: pub/sub does not tell them apart, so a platform there must have another prefix."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from redis import exceptions
+
+from services.persistence.domain.other_store import SILENT_S, OtherStore, OtherStoreFound
+from services.persistence.domain.ports import Beacon
+from services.shared.errors import CONNECTION_LOST, Unavailable
+from services.shared.hotlog import keys
+from services.shared.process.config import ConfigError
+from services.shared.redis.address import parse_redis_url
+from services.shared.redis.client import redis_client
+
+logger = logging.getLogger(__name__)
+
+_BEATS_S = 2.5  # who is in use counts within this
+_EVERY_S = 10.0
+_MOST_DATABASES = 64
+
+
+class Neighbours:
+    """Stores that other databases name under our prefix. Of two platforms the one that has counted less gives way."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float]) -> None:
+        self._url, self._clock = url, clock
+        self._db = parse_redis_url(url).db
+        self._others: dict[int, OtherStore] = {}
+        self._settled = False  # none of them was in use when we began
+        self._next = 0.0
+        self._may_look = True
+        self._told: set[int] = set()
+
+    async def check(self, kept: Beacon) -> None:
+        """Look, if it is time to.
+
+        Raises:
+            OtherStoreFound: there is one, and nobody knows yet whether it is in use.
+            ConfigError: it is, and has counted more than ours.
+            Unavailable: no answer.
+        """
+        now = self._clock()
+        if not self._may_look or (self._settled and now < self._next):
+            return
+        self._next = now + _EVERY_S
+        waiting = False
+        for db, name, count in await self._named():
+            if name == kept.store:
+                continue
+            older = count > kept.counter
+            other = self._others.setdefault(db, OtherStore())
+            try:
+                silent = other.may_be_replaced(
+                    name, count, now, place=f" in database {db}", silent_s=SILENT_S if older else _BEATS_S
+                )
+            except ConfigError as error:
+                if older or not self._settled:
+                    raise
+                other.forget()
+                if db not in self._told:
+                    self._told.add(db)
+                    logger.error("%s", error)
+                continue
+            waiting = waiting or not silent
+        if waiting and not self._settled:
+            raise OtherStoreFound("another database of Redis was used by another platform; waiting whether it still is")
+        self._settled = True
+
+    async def _named(self) -> list[tuple[int, str, int]]:
+        """Database, name of its store, and its count."""
+        try:
+            async with redis_client(self._url, max_connections=1) as client:
+                said: dict[str, Any] = await client.info("keyspace")
+                found = sorted(int(name[2:]) for name in said if name.startswith("db"))
+                databases = [db for db in found if db != self._db][:_MOST_DATABASES]
+                async with client.pipeline(transaction=False) as pipeline:  # one connection, which ends with it
+                    for db in databases:
+                        for words in (("SELECT", db), ("GET", keys.store()), ("GET", keys.beacon())):
+                            pipeline.execute_command(*words)
+                    answers = await pipeline.execute(raise_on_error=False)
+        except exceptions.NoPermissionError:
+            return self._looks_no_more()
+        except (exceptions.RedisError, *CONNECTION_LOST) as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+        named = []
+        for db, *answer in zip(databases, answers[::3], answers[1::3], answers[2::3], strict=True):
+            for part in answer:
+                if isinstance(part, exceptions.NoPermissionError):
+                    return self._looks_no_more()
+                if isinstance(part, exceptions.RedisError) and not str(part).startswith("WRONGTYPE"):
+                    raise Unavailable(f"Redis does not answer: {part}") from part
+            _, name, count = answer
+            if isinstance(name, bytes) and (count is None or (isinstance(count, bytes) and count.isdigit())):
+                named.append((db, name.decode(errors="replace"), int(count or 0)))
+        return named
+
+    def _looks_no_more(self) -> list[tuple[int, str, int]]:
+        self._may_look = False
+        logger.info("this user of Redis may not look into other databases: platforms there are not noticed")
+        return []

@@ -1,6 +1,0 @@
-"""Calling other services: `Replicas` for single calls, `BatchStream` where calls are many."""
-
-from services.shared.batch_stream import BatchStream
-from services.shared.replicas import Replicas
-
-__all__ = ["BatchStream", "Replicas"]

@@ -1,0 +1,55 @@
+"""Secrets that all services are given as files: the password of Redis and the token that they show one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+from services.shared.process.config import ConfigError, read_secret_file
+
+_BOTH = "REDIS_URL and REDIS_PASSWORD_FILE both give a password: leave it out of REDIS_URL"
+
+
+class ServiceTokens(NamedTuple):
+    """`current` is shown to others; a server takes `previous`, too, while the token is rotated."""
+
+    current: bytes | None
+    previous: bytes | None
+
+
+def read_service_tokens(current_file: Path | None, previous_file: Path | None = None) -> ServiceTokens:
+    """What these files hold; without a file there is no token.
+
+    Raises:
+        ConfigError: a file can't be read or is empty, or there is an older token and no present one.
+    """
+    if current_file is None and previous_file is not None:
+        raise ConfigError("SERVICE_TOKEN_PREVIOUS_FILE needs SERVICE_TOKEN_FILE: without it every caller is believed")
+    return ServiceTokens(
+        read_secret_file(current_file, "SERVICE_TOKEN_FILE") if current_file else None,
+        read_secret_file(previous_file, "SERVICE_TOKEN_PREVIOUS_FILE") if previous_file else None,
+    )
+
+
+def redis_address(url: str, password_file: Path | None) -> str:
+    """`url` with the password from the file, which may have any characters; a user stands in the URL.
+
+    Raises:
+        ConfigError: the file can't be read, is empty or not UTF-8; or the URL has a password as well.
+    """
+    if password_file is None:
+        return url
+    password = read_secret_file(password_file, "REDIS_PASSWORD_FILE")
+    try:
+        password.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"REDIS_PASSWORD_FILE: {password_file} is not UTF-8") from None
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"REDIS_URL: {error}") from None
+    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
+        raise ConfigError(_BOTH)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{place}"))

@@ -1,0 +1,85 @@
+"""Names of environment variables: a misspelt one ends the start, one of an earlier version is told.
+
+A setting that is ignored without a word looks as if it were on. So every variable that begins as the settings of a
+service do must be one of them. Two kinds are let through: names of earlier versions (`RETIRED`: else an older env
+file, or a rollback of the image, would stop the start), which are logged, and what Kubernetes and Docker links add for
+a service of that name (`AUTH_SERVICE_HOST`, `AUTH_PORT_9001_TCP_ADDR`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+from services.shared.process.config import ConfigError, read_env
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Name → what there is instead. An entry stays for as long as somebody may go back to a version that has the setting.
+RETIRED: Mapping[str, str] = {
+    "EDGE_MAX_PENDING_PUBLISHES": "how many may wait follows from EDGE_MAX_PUBLISH_WAIT_S and the measured rate",
+    "PRESENCE_HEARTBEAT_S": "presence tells edges: a third of PRESENCE_LEASE_TTL_S",
+}
+
+# Read by services that have another prefix.
+_OF_OTHERS = {"AUTH_": ("AUTH_HS256_SECRET_FILE", "AUTH_HS256_PREVIOUS_SECRET_FILE")}
+
+_OF_LINKS = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+
+
+def names_of(config: type[Any], prefix: str) -> set[str]:
+    """The variables with this prefix that a dataclass of settings is read from."""
+    names = {
+        field.metadata.get("env") or f"{prefix}{field.name.upper()}" for field in dataclasses.fields(config)
+    } | set(_OF_OTHERS.get(prefix, ()))
+    return {name for name in names if name.startswith(prefix)}
+
+
+def read_checked_env(cls: type[T], environment: Mapping[str, str], prefix: str) -> T:
+    """As `read_env`, once no variable with the prefix (`EDGE_`) is an unknown one.
+
+    Raises:
+        ConfigError: there is an unknown one, or one can't be read.
+    """
+    check_names(environment, prefix, names_of(cls, prefix))
+    return read_env(cls, environment, prefix)
+
+
+def check_names(environment: Mapping[str, str], prefix: str, known: Collection[str]) -> None:
+    """See that every variable with the prefix is a known one.
+
+    Raises:
+        ConfigError: some are not; names each, with the nearest known one.
+    """
+    unknown = [
+        name
+        for name in sorted(environment)
+        if name.startswith(prefix)
+        and name not in known
+        and name not in RETIRED
+        and not _is_of_a_link(name, environment[name], prefix)
+    ]
+    if unknown:
+        raise ConfigError("; ".join(f"there is no setting {name}{_nearest(name, known)}" for name in unknown))
+
+
+def warn_of_retired(environment: Iterable[str], *prefixes: str) -> None:
+    """Log each variable of an earlier version: it is ignored."""
+    for name in sorted(environment):
+        if name in RETIRED and name.startswith(prefixes):
+            logger.warning("a setting of an earlier version is ignored", extra={"setting": name, "now": RETIRED[name]})
+
+
+def _is_of_a_link(name: str, value: str, prefix: str) -> bool:
+    return _OF_LINKS.search(name) is not None or (name == f"{prefix}PORT" and "://" in value)
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    return f" (is {close[0]} meant?)" if close else ""

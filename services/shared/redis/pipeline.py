@@ -1,0 +1,288 @@
+"""A connection to Redis for many at a time: packed and parsed by hiredis, sent at once, answered in order."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import hiredis
+from redis import exceptions
+
+from services.shared.errors import CONNECTION_LOST, Unavailable
+from services.shared.hotlog.scripts import Call, Command, run_through
+from services.shared.incarnation.gate import LifeGate, RunWatch, is_replica
+from services.shared.process.cancellation import is_being_cancelled
+from services.shared.redis.address import RedisAddress, parse_redis_url
+from services.shared.redis.client import CONNECT_TIMEOUT_S
+from services.shared.redis.socket import connect
+
+ROLE_S = 1.0  # how often a connection that is used asks whether its server is a replica by now
+_ANEW_S = 0.1  # at least, from one connection to the next while a server refuses
+_FINISH_S = 2.5  # for what is under way on a connection that is given up
+# What a server says that can't serve us: a replica, one that lost its master or its replicas, one that is starting, a
+# part of a cluster, one that has forgotten who we are. A new connection may lead to another one.
+_OF_NO_USE = frozenset(
+    {"READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOAUTH"}
+)
+
+
+class NotSent(Unavailable):
+    """Nothing of it has reached the server, nor will."""
+
+
+class RedisPipeline:
+    """Connects when it is needed, and again after it broke; what somebody sends waits for nobody else's answer.
+
+    Nothing is repeated: of what was under way when the connection broke, the outcome is unknown. A connection whose
+    server turns out to be of no use, as a master that was demoted, is given up: what is under way on it ends there.
+    """
+
+    def __init__(self, url: str, *, gate: LifeGate | RunWatch | None = None) -> None:
+        """A `gate` sees every connection before it is used, and may refuse it.
+
+        Raises:
+            ConfigError: `url` is not a `redis://`, `rediss://` or `unix://` address.
+        """
+        self._address = parse_redis_url(url)
+        self._gate = gate
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[_Connection] | None = None
+
+    async def run(self, calls: Sequence[Call], *, timeout_s: float) -> list[Any]:
+        """Run the scripts in order, in one round trip (two where the server did not know one).
+
+        Returns one result per call; a result that is a `redis.RedisError` was refused by the server.
+
+        Raises:
+            NotSent: there is no connection.
+            Unavailable: no answer; which of them ran is unknown.
+        """
+        return await self._within(timeout_s, self._run(calls))
+
+    async def execute(self, commands: Sequence[Command], *, timeout_s: float) -> list[Any]:
+        """The same for commands."""
+        return await self._within(timeout_s, self._send(commands))
+
+    async def aclose(self) -> None:
+        """End the connection; whoever waits for an answer gets `Unavailable`."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    async def _within(self, timeout_s: float, sending: Awaitable[list[Any]]) -> list[Any]:
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await sending
+        except TimeoutError as error:
+            if self._connection is not None and self._connection.heard_at < started:
+                self._connection.abort()  # else others are being answered, and this will be too, to nobody
+            raise Unavailable(f"Redis does not answer: nothing in {timeout_s:g} s") from error
+        except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+        sent = False
+
+        async def send(commands: Sequence[Command]) -> list[Any]:
+            nonlocal sent
+            try:
+                return await self._send(commands)
+            except NotSent as error:
+                if sent:  # it is what the server did not know that was not sent again: the rest was carried out
+                    raise Unavailable(str(error)) from error
+                raise
+            finally:
+                sent = True
+
+        return await run_through(send, calls)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connection
+        if connection is not None and not connection.is_usable(self._gate):
+            connection.give_up()
+            connection = None
+        if connection is None or connection.is_lost:
+            try:
+                connection = await self._connected()
+            except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
+                raise NotSent(f"Redis does not answer: {error}") from error
+        return await connection.ask(commands)
+
+    async def _connected(self) -> _Connection:
+        """One attempt for all that wait for it."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._has_connected)
+        attempt = self._connecting
+        try:
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            raise ConnectionError("this client was closed") from error
+
+    def _has_connected(self, attempt: asyncio.Task[_Connection]) -> None:
+        self._connecting = None
+        if not attempt.cancelled() and attempt.exception() is None:
+            self._connection = attempt.result()
+
+    async def _connect(self) -> _Connection:
+        if self._connection is not None and self._connection.refusals:
+            await asyncio.sleep(self._connection.made_at + _ANEW_S - asyncio.get_running_loop().time())
+        connection = _Connection(self._address)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connect(lambda: connection, self._address)
+                await (self._gate.admit(connection) if self._gate is not None else connection.on_connect())
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+
+class _Asked:
+    """Commands that were sent together, and the answers so far."""
+
+    __slots__ = ("answers", "future", "left")
+
+    def __init__(self, left: int, future: asyncio.Future[list[Any]]) -> None:
+        self.left = left
+        self.future = future
+        self.answers: list[Any] = []
+
+
+class _Connection(asyncio.Protocol):
+    """One socket. `on_connect`, `send_command` and `read_response` are what gates know of redis-py's connections."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+        self._transport: asyncio.Transport | None = None
+        self.refusals: list[str] = []  # codes that say that this server is of no use
+        self._reader = hiredis.Reader(replyError=partial(_refusal, self.refusals))
+        self._asked: deque[_Asked] = deque()
+        self._said: asyncio.Future[list[Any]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.made_at = self._asked_role_at = self._loop.time()
+        self.run_id = ""  # of the server, where a gate asked
+        self.heard_at = 0.0  # by the loop's clock
+        self.is_lost = False
+
+    def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """Send now; their answers, in order."""
+        data = b"".join([hiredis.pack_command(words) for words in commands])  # type: ignore[arg-type]  # its stub says one word
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if self.is_lost or self._transport is None:
+            future.set_exception(ConnectionError("the connection is lost"))
+        elif not commands:
+            future.set_result([])
+        else:
+            self._asked.append(_Asked(len(commands), future))
+            self._transport.write(data)
+        return future
+
+    def is_usable(self, gate: LifeGate | RunWatch | None) -> bool:
+        """Whether more may be sent; asks now and then whether the server is a replica by now."""
+        if self.refusals or (gate is not None and not gate.fits(self.run_id)):
+            return False
+        now = self._loop.time()
+        if now - self._asked_role_at >= ROLE_S and not self.is_lost:
+            self._asked_role_at = now
+            self.ask([("INFO", "replication")]).add_done_callback(self._hear_role)
+        return True
+
+    def _hear_role(self, asked: asyncio.Future[list[Any]]) -> None:
+        if asked.cancelled() or asked.exception() is not None:
+            return
+        (said,) = asked.result()
+        if isinstance(said, exceptions.RedisError):
+            if str(said).startswith("NOPERM"):
+                self._asked_role_at = math.inf  # a user who may not ask learns it from what is refused
+        elif is_replica(said):
+            self.refusals.append("READONLY")
+
+    def give_up(self) -> None:
+        """Send nothing more, and end it once what is under way is answered, or has had its time."""
+        if self._asked and not self.is_lost:
+            self._loop.call_later(_FINISH_S, self.abort)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """End it now."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._lost(None)
+
+    # For gates.
+
+    async def on_connect(self) -> None:
+        """Log in, and choose the database."""
+        commands: list[Command] = [self._address.auth] if self._address.auth else []
+        if self._address.db:
+            commands.append(("SELECT", self._address.db))
+        for answer in await self.ask(commands):
+            _check(answer)
+
+    async def send_command(self, *words: str) -> None:
+        self._said = self.ask([words])
+
+    async def read_response(self) -> Any:
+        assert self._said is not None
+        (answer,) = await self._said
+        return _check(answer)
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.heard_at = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        reader, asked = self._reader, self._asked
+        try:
+            reader.feed(data)
+            while (answer := reader.gets()) is not False:
+                first = asked[0]  # nothing comes that was not asked for: there is no pub/sub on this connection
+                first.answers.append(answer)
+                first.left -= 1
+                if not first.left:
+                    asked.popleft()
+                    if not first.future.done():
+                        first.future.set_result(first.answers)
+        except (hiredis.HiredisError, IndexError):
+            self.abort()
+        if self.refusals and not asked:
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(exc)
+
+    def _lost(self, why: Exception | None) -> None:
+        self.is_lost = True
+        while self._asked:
+            future = self._asked.popleft().future
+            if not future.done():
+                future.set_exception(ConnectionError(f"the connection broke: {why or 'closed'}"))
+
+
+def _refusal(of_no_use: list[str], text: str) -> exceptions.RedisError:
+    code = text.partition(" ")[0]
+    if code in _OF_NO_USE:
+        of_no_use.append(code)
+    return exceptions.NoScriptError(text) if text.startswith("NOSCRIPT") else exceptions.ResponseError(text)
+
+
+def _check(answer: Any) -> Any:
+    """A server that refuses what comes first can't be used."""
+    if isinstance(answer, exceptions.RedisError):
+        raise exceptions.ConnectionError(f"refused: {answer}") from answer
+    return answer

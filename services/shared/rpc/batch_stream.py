@@ -1,0 +1,346 @@
+"""Group commit over gRPC: whatever piled up while batches were in flight goes as the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Generic
+
+import grpc
+
+from services.shared.errors import Unavailable
+from services.shared.process.cancellation import is_being_cancelled
+from services.shared.process.metrics import client_metrics
+from services.shared.rpc.batch_queue import BatchQueue, Item, Result, Waiting
+from services.shared.rpc.linger import Pace
+from services.shared.rpc.replicas import Replicas
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_S = 1.0
+_PAUSE_S = (0.05, 0.5)
+
+
+class _State(enum.Enum):
+    TRYING = enum.auto()  # new, or just lost: the first attempt to connect is under way
+    CONNECTED = enum.auto()
+    FAILED = enum.auto()  # the last attempt failed; others follow
+
+
+class _Batch:
+    """Items `first` … `last` of a stream; `left` have no result yet."""
+
+    __slots__ = ("last", "left", "sent_at")
+
+    def __init__(self, last: int, left: int, sent_at: float) -> None:
+        self.last = last
+        self.left = left
+        self.sent_at = sent_at
+
+
+class _Stream(Generic[Item, Result]):
+    """The stream to one replica and what is in flight on it, oldest first."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.state = _State.TRYING
+        self.retired = False  # the address is gone: finish what is in flight, take nothing new
+        self.batches: deque[_Batch] = deque()  # those that lack a result
+        self.in_flight: dict[int, tuple[Waiting[Item, Result], _Batch]] = {}  # by the number of the item
+        self.sent = self.taken = 0  # items of this life of it
+        self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # a few batches, and an end mark
+        self.silence: asyncio.Timeout | None = None
+        self.heard_at = 0.0
+        self.fruitful = False  # this life of it has answered an item
+        self.last_sent = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def untaken(self) -> int:
+        """Batches that the replica has not said to have in hand."""
+        return sum(batch.last >= self.taken for batch in self.batches)
+
+
+class BatchStream(Generic[Item, Result]):
+    """One bidirectional stream to every replica; each batch goes where least is in flight.
+
+    Items must be idempotent: when a stream breaks, its unanswered items are sent again, elsewhere or after it
+    is back, as long as their deadline allows. A replica takes the items of a stream in order; its results come as they
+    are known. Between replicas there is no order, so whoever needs one submits after the result.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        *,
+        open: Callable[[grpc.aio.Channel], Any],
+        pack: Callable[[Sequence[Item]], Any],
+        unpack: Callable[[Any], tuple[int, Sequence[tuple[int, Result | Exception]]]],
+        size: Callable[[Item], int],
+        max_items: int = 256,
+        max_bytes: int = 1 << 20,
+        max_waiting: int = 10_000,
+        max_in_flight: int = 2,
+        deadline_s: float = 3.0,
+        pace: Pace | None = None,
+    ) -> None:
+        """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
+
+        `unpack` gives how many items of the stream are in hand, and results by the numbers of their items, from 0; an
+        exception is raised to whoever waits.
+        `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream that lack
+        results and are not in hand; `pace` says how long a batch waits for more.
+        """
+        self._replicas = replicas
+        self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
+        self._max_in_flight = max_in_flight
+        self._deadline_s = deadline_s
+        self._pace = pace or Pace(0.0)
+        self._loop = asyncio.get_running_loop()
+        self._queue = BatchQueue[Item, Result](max_items=max_items, max_bytes=max_bytes, max_waiting=max_waiting)
+        self._streams: dict[str, _Stream[Item, Result]] = {}
+        self._retired: set[_Stream[Item, Result]] = set()
+        self._flush_due = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._started = self._closed = False
+        self._metrics = client_metrics(replicas.service)
+        self._method = "none"
+
+    @property
+    def connected(self) -> bool:
+        """Whether any replica can be reached."""
+        return any(stream.state is _State.CONNECTED for stream in self._streams.values())
+
+    async def start(self) -> None:
+        """Open the streams, after `Replicas.start`; returns without waiting for them."""
+        self._started = True
+        self._replicas.on_change(self._follow)
+        self._follow()
+
+    async def close(self) -> None:
+        """End the streams; whoever still waits gets `Unavailable`."""
+        self._closed = True
+        streams = [*self._streams.values(), *self._retired]
+        tasks = [stream.task for stream in streams if stream.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for waiting in self._queue.clear():
+            self._fail(waiting, "this service is stopping")
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """The result of one item, within `deadline_s`; `Unavailable`: there was none, and the outcome is unknown.
+
+        Raises:
+            Busy: too many wait already; nothing was done.
+            Unavailable: nobody to ask; repeat with the same key.
+        """
+        if self._closed or self._is_down():
+            raise Unavailable(f"nobody answers at {self._replicas.target}")
+        deadline = self._loop.time() + self._deadline_s
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._queue.put(Waiting(item, self._size(item), future, deadline))
+        future.add_done_callback(self._release)
+        self._flush_soon()
+        if self._expiry is None:
+            self._expiry = self._loop.call_at(deadline, self._expire)
+        return future
+
+    def _release(self, _: asyncio.Future[Result]) -> None:
+        self._queue.release()
+
+    def _is_down(self) -> bool:
+        """The breaker: every replica was tried and none is connected, so waiting would be in vain."""
+        return self._started and all(stream.state is _State.FAILED for stream in self._streams.values())
+
+    # Sending.
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_later(self._pace.wait_s(), self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        while self._queue and (stream := self._idlest()) is not None:
+            items = self._queue.take()
+            if not items:
+                return
+            try:
+                message = self._pack([waiting.item for waiting in items])
+            except Exception as error:  # a fault of the caller's code: it gets it, the stream goes on
+                for waiting in items:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(error)
+                continue
+            self._pace.began(len(items))
+            now = self._loop.time()
+            batch = _Batch(stream.sent + len(items) - 1, len(items), now)
+            stream.batches.append(batch)
+            for number, waiting in enumerate(items, stream.sent):
+                stream.in_flight[number] = (waiting, batch)
+            stream.sent += len(items)
+            stream.last_sent = now
+            stream.outgoing.put_nowait(message)
+            self._watch(stream)
+            self._metrics.batch_items.labels(self._method).observe(len(items))
+
+    def _idlest(self) -> _Stream[Item, Result] | None:
+        room = [
+            stream
+            for stream in self._streams.values()
+            if stream.state is _State.CONNECTED and stream.untaken < self._max_in_flight
+        ]
+        return min(room, key=lambda stream: (stream.untaken, len(stream.batches), stream.last_sent), default=None)
+
+    # Waiting.
+
+    def _answered(
+        self, stream: _Stream[Item, Result], taken: int, results: Sequence[tuple[int, Result | Exception]]
+    ) -> None:
+        now = stream.heard_at = self._loop.time()
+        stream.taken = max(stream.taken, taken)
+        for number, result in results:
+            if number not in stream.in_flight:
+                raise _BrokenStream("an answer that fits no item")
+            waiting, batch = stream.in_flight.pop(number)
+            stream.fruitful = True
+            if not waiting.future.done():
+                if isinstance(result, Exception):
+                    waiting.future.set_exception(result)
+                else:
+                    waiting.future.set_result(result)
+            batch.left -= 1
+            if not batch.left:
+                stream.batches.remove(batch)
+                self._metrics.seconds.labels(self._method).observe(now - batch.sent_at)
+        self._watch(stream)
+        self._queue.forget_answered()
+        if self._queue:
+            self._flush_soon()
+
+    def _watch(self, stream: _Stream[Item, Result]) -> None:
+        """Set when the stream counts as silent: earlier where another replica could still answer in time."""
+        if stream.silence is not None and not stream.silence.expired():
+            others = any(other is not stream and other.state is _State.CONNECTED for other in self._streams.values())
+            limit_s = self._deadline_s / 2 if others else self._deadline_s
+            since = max(stream.heard_at, stream.batches[0].sent_at) if stream.batches else None
+            stream.silence.reschedule(None if since is None else since + limit_s)
+
+    def _expire(self) -> None:
+        """Tell those who have waited long enough."""
+        for waiting in self._queue.expire(self._loop.time()):
+            self._fail(waiting, "no answer in time")
+        deadline = self._queue.next_deadline()
+        self._expiry = None if deadline is None else self._loop.call_at(deadline, self._expire)
+
+    def _fail(self, waiting: Waiting[Item, Result], why: str) -> None:
+        if not waiting.future.done():
+            waiting.future.set_exception(Unavailable(f"{self._method} at {self._replicas.target}: {why}"))
+
+    # Streams.
+
+    def _follow(self) -> None:
+        """Have a stream to every address there is now."""
+        if self._closed:
+            return
+        for address in set(self._streams) - set(self._replicas.channels):
+            stream = self._streams.pop(address)
+            stream.retired = True
+            self._retired.add(stream)
+            if stream.task is not None and not stream.in_flight:
+                stream.task.cancel()
+        for address, channel in self._replicas.channels.items():
+            if address not in self._streams:
+                stream = _Stream[Item, Result](address)
+                self._streams[address] = stream
+                stream.task = self._loop.create_task(self._keep(stream, channel))
+
+    async def _keep(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+        """Hold a stream to one address, again and again, until the address is gone."""
+        try:
+            await self._reconnect(stream, channel)
+        finally:
+            self._retired.discard(stream)
+
+    async def _reconnect(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+        pause_s = _PAUSE_S[0]
+        while not stream.retired:
+            stream.fruitful = False
+            try:
+                await self._run(stream, channel)
+                why = "ended by the server"
+            except (grpc.aio.AioRpcError, TimeoutError, _BrokenStream, asyncio.InvalidStateError) as error:
+                why = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error) or "silent"
+            except Exception as error:  # a fault in `open` or `unpack`: loud, but no reason to stop for good
+                logger.exception("stream failed", extra={"address": stream.address})
+                why = repr(error)
+            self._lost(stream, why)
+            if stream.fruitful:
+                pause_s = _PAUSE_S[0]
+                continue
+            # Also where it could be opened: a server that fails every batch is not to be asked without end.
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, _PAUSE_S[1])
+
+    async def _run(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+        """One life of the stream; returns when the server ends it, raises when it breaks."""
+        method = self._open(channel)
+        stream.outgoing = asyncio.Queue()
+        stream.sent = stream.taken = 0
+        call = method(_requests(stream.outgoing))
+        self._method = getattr(channel, "method", self._method)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await call.initial_metadata()  # the server sends it at once: somebody is there
+            if call.done():
+                await call.read()  # raises the status
+                return
+            stream.state = _State.CONNECTED
+            logger.info("stream open", extra={"method": self._method, "address": stream.address})
+            self._flush_soon()
+            async with asyncio.timeout(None) as stream.silence:
+                while not (stream.retired and not stream.in_flight):
+                    answer = await call.read()
+                    if answer is grpc.aio.EOF:
+                        return
+                    self._answered(stream, *self._unpack(answer))
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            raise _BrokenStream("cancelled") from error  # grpc.aio says so of a call that ended itself
+        finally:
+            stream.silence = None
+            stream.outgoing.put_nowait(None)
+            call.cancel()
+
+    def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
+        """Put back what was in flight, before everything newer, and note how it stands with the stream."""
+        again = self._queue.put_back([waiting for waiting, _ in stream.in_flight.values()])
+        stream.in_flight.clear()
+        stream.batches.clear()
+        if stream.state is not _State.FAILED:  # else it has been said
+            logger.warning(
+                "stream lost" if stream.state is _State.CONNECTED else "no stream",
+                extra={"method": self._method, "address": stream.address, "why": why, "repeated_items": again},
+            )
+        stream.state = _State.TRYING if stream.state is _State.CONNECTED else _State.FAILED
+        if again:
+            self._metrics.repeated.labels(self._method).inc(again)
+            self._flush_soon()
+
+
+class _BrokenStream(Exception):
+    """The stream can't be used any more."""
+
+
+async def _requests(outgoing: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    """What is to be written, until the end mark."""
+    while (message := await outgoing.get()) is not None:
+        yield message

@@ -1,0 +1,6 @@
+"""Calling other services: `Replicas` for single calls, `BatchStream` where calls are many."""
+
+from services.shared.rpc.batch_stream import BatchStream
+from services.shared.rpc.replicas import Replicas
+
+__all__ = ["BatchStream", "Replicas"]

@@ -1,0 +1,224 @@
+"""The border of a gRPC server: who calls, what an exception is to the caller, how long it took."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.process.metrics import server_metrics, short_method
+from services.shared.rpc.input import DETAIL, UNREADABLE, checked, tolerant
+
+logger = logging.getLogger(__name__)
+
+NO_SERVICE = "the caller is no service of this deployment"
+
+_HEALTH = "/grpc.health.v1.Health/"
+
+
+class Refused(Exception):
+    """A servicer's own choice of status, with trailers where the caller needs more."""
+
+    def __init__(self, status: grpc.StatusCode, detail: str, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        self.status = status
+        self.trailers = trailers
+        super().__init__(detail)
+
+
+class Border(grpc.aio.ServerInterceptor):
+    """Stands before every method but health checks."""
+
+    def __init__(self, service: str, service_token: bytes | None, previous_token: bytes | None = None) -> None:
+        """Callers show the token, or the one before it while it is rotated; None: whoever calls is believed."""
+        tokens = [] if service_token is None else [service_token] + ([previous_token] if previous_token else [])
+        self._expected = [b"Bearer " + token for token in tokens]
+        self._metrics = server_metrics(service)
+        self._stopping = False
+        self._batches: set[_Batches] = set()
+
+    def end_streams(self) -> None:
+        """Let every stream of batches end as if its client had closed it, once what it has is answered."""
+        self._stopping = True
+        for batches in list(self._batches):
+            batches.end()
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return handler
+        parse = tolerant(handler.request_deserializer, method)
+        if method.startswith(_HEALTH):
+            return _like(handler, checked(handler.unary_unary), checked(handler.unary_stream), parse)
+        if not self._identified(handler_call_details):
+            return _like(handler, _refuse, _refuse_stream, None)  # nothing of theirs is parsed
+        if handler.request_streaming:
+            unary, stream = self._one_answer(handler.stream_unary, method), self._dialogue(handler, method)
+        else:
+            unary, stream = self._one_answer(handler.unary_unary, method), self._many_answers(handler, method)
+        return _like(handler, unary, stream, parse)
+
+    def _identified(self, details: grpc.HandlerCallDetails) -> bool:
+        if not self._expected:
+            return True
+        for key, value in details.invocation_metadata or ():
+            if key == "authorization":
+                given = value.encode("utf-8", "replace") if isinstance(value, str) else value
+                # All are compared, whichever fits: the time taken tells nothing.
+                return sum(hmac.compare_digest(given, expected) for expected in self._expected) > 0
+        return False
+
+    def _one_answer(self, behaviour: Any, method: str) -> Any:
+        seconds = self._metrics.seconds.labels(short_method(method))
+
+        async def call(request: Any, context: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                if request is UNREADABLE:
+                    raise _unreadable()
+                return await behaviour(request, context)
+            except Exception as error:
+                await self._abort(context, method, error)
+            finally:
+                seconds.observe(time.perf_counter() - began)
+
+        return call
+
+    def _many_answers(self, handler: Any, method: str) -> Any:
+        """One request, a stream of answers: the whole of it is one observation."""
+        seconds = self._metrics.seconds.labels(short_method(method))
+
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            began = time.perf_counter()
+            try:
+                if request is UNREADABLE:
+                    raise _unreadable()
+                async for answer in handler.unary_stream(request, context):
+                    yield answer
+            except Exception as error:
+                await self._abort(context, method, error)
+            finally:
+                seconds.observe(time.perf_counter() - began)
+
+        return call
+
+    def _dialogue(self, handler: Any, method: str) -> Any:
+        """A stream of batches: every answer is one observation, counted from the batch before it."""
+        seconds = self._metrics.seconds.labels(short_method(method))
+
+        async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            # At once, so that the caller knows that somebody is there before it trusts us with a batch.
+            await context.send_initial_metadata(())
+            batches = _Batches(requests)
+            if self._stopping:
+                return
+            self._batches.add(batches)
+            try:
+                async for answer in handler.stream_stream(batches, context):
+                    seconds.observe(time.perf_counter() - batches.received_at)
+                    yield answer
+            except Exception as error:
+                await self._abort(context, method, error)
+            finally:
+                self._batches.discard(batches)
+
+        return call
+
+    async def _abort(self, context: Any, method: str, error: Exception) -> NoReturn:
+        """End the call with the status of the error; what nobody foresaw is logged and kept from the caller."""
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        trailers: tuple[tuple[str, str], ...] = ()
+        match error:
+            case Refused():
+                status, detail, trailers = error.status, str(error), error.trailers
+            case Unavailable():
+                status, detail = grpc.StatusCode.UNAVAILABLE, str(error)
+            case Busy():
+                status, detail = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+            case ThalamusError() if error.code is not ErrorCode.INTERNAL:
+                status, detail = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            case _:
+                logger.error("a call failed", extra={"method": method}, exc_info=error)
+                status, detail = grpc.StatusCode.INTERNAL, "internal error"
+        self._metrics.failures.labels(short_method(method), status.name).inc()
+        await context.abort(status, detail, trailers)
+        raise AssertionError("abort always raises")
+
+
+class _Batches:
+    """The requests of a stream, which can be told to end while it waits for the next."""
+
+    __slots__ = ("_ended", "_requests", "_waiting", "received_at")
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = requests
+        self._waiting: asyncio.Task[Any] | None = None
+        self._ended = False
+        self.received_at = time.perf_counter()
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._ended:
+            raise StopAsyncIteration
+        task = asyncio.current_task()
+        self._waiting = task
+        try:
+            request = await anext(self._requests)
+        except asyncio.CancelledError:
+            # By `end`, unless the caller went away in the same moment: then there is nobody left to answer.
+            if not self._ended or task is None or task.uncancel() > 0:
+                raise
+            raise StopAsyncIteration from None
+        finally:
+            self._waiting = None
+        if request is UNREADABLE:
+            raise _unreadable()
+        self.received_at = time.perf_counter()
+        return request
+
+    def end(self) -> None:
+        self._ended = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+
+def _unreadable() -> Refused:
+    return Refused(grpc.StatusCode.INVALID_ARGUMENT, DETAIL)
+
+
+def _like(handler: Any, unary: Any, stream: Any, parse: Callable[[bytes], Any] | None) -> Any:
+    """A handler of the same shape that does something else, with what `parse` makes of a request; None: its bytes."""
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            make: Any = grpc.unary_unary_rpc_method_handler
+        case False, True:
+            make = grpc.unary_stream_rpc_method_handler
+        case True, False:
+            make = grpc.stream_unary_rpc_method_handler
+        case _:
+            make = grpc.stream_stream_rpc_method_handler
+    return make(
+        stream if handler.response_streaming else unary,
+        request_deserializer=parse,
+        response_serializer=handler.response_serializer,
+    )
+
+
+async def _refuse(_: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_SERVICE)
+
+
+async def _refuse_stream(_: Any, context: Any) -> AsyncIterator[Any]:
+    await _refuse(_, context)
+    yield None

@@ -1,0 +1,200 @@
+"""Replicas of a service: one channel per address that its name resolves to, followed as addresses come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import grpc
+
+from services.shared.addresses import with_port, without_brackets
+from services.shared.errors import Unavailable
+from services.shared.process.config import ConfigError
+from services.shared.process.metrics import client_metrics
+from services.shared.rpc.channel import IdentifiedChannel
+
+logger = logging.getLogger(__name__)
+
+RESOLVE_S = 2.0
+_CLOSE_GRACE_S = 3.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.max_send_message_length", 4 * 1024 * 1024),
+    # A peer that is frozen or unplugged is noticed within 5 s.
+    ("grpc.keepalive_time_ms", 3_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long one attempt to connect may take
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_retries", 0),  # repeating is ours
+    ("grpc.enable_http_proxy", 0),  # a proxy of the environment is for what is outside, such as AWS
+    ("grpc.use_local_subchannel_pool", 1),  # a channel of its own connection each
+)
+_UNKNOWN_OUTCOME = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
+_State = grpc.ChannelConnectivity
+T = TypeVar("T")
+
+
+class Replicas:
+    """All replicas behind one name. `service` is who calls: it names the metrics."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        service_token: bytes | None,
+        service: str,
+        resolve: Callable[[str, int], Awaitable[set[str]]] | None = None,
+    ) -> None:
+        """`target` is "host:port"; `resolve` finds its addresses, by the system's resolver where not given.
+
+        Raises:
+            ConfigError: it is not, or the token is not ASCII.
+        """
+        host, colon, port = target.rpartition(":")
+        if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+            raise ConfigError(f"an address must be host:port, not {target!r}")
+        if service_token is not None and not service_token.isascii():
+            raise ConfigError("SERVICE_TOKEN_FILE: the token must be ASCII")
+        self.target = target
+        self.service = service
+        self._host, self._port = without_brackets(host), int(port)
+        self._metadata = (
+            () if service_token is None else (("authorization", f"Bearer {service_token.decode('ascii')}"),)
+        )
+        self._metrics = client_metrics(service)
+        self._channels: dict[str, IdentifiedChannel] = {}
+        self._turn = 0
+        self._listeners: list[Callable[[], None]] = []
+        self._resolve = resolve or _resolve
+        self._lookup: asyncio.Task[set[str]] | None = None
+        self._follower: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def channels(self) -> Mapping[str, grpc.aio.Channel]:
+        """Address → channel, as they are now."""
+        return self._channels
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have it called after every change of `channels`."""
+        self._listeners.append(listener)
+
+    async def start(self) -> None:
+        """Resolve once (2 s at most), connect without waiting for it, and follow the name from then on."""
+        await self.refresh()
+        self._follower = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """Drop all channels; calls that still run end as cancelled."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+        for task in (*self._closing, *([] if self._lookup is None else [self._lookup])):
+            task.cancel()
+        channels = list(self._channels.values())
+        self._channels.clear()
+        await asyncio.gather(*self._closing, *(channel.close() for channel in channels), return_exceptions=True)
+
+    def is_ready(self) -> bool:
+        """Whether any replica is connected."""
+        return any(channel.get_state() is _State.READY for channel in self._channels.values())
+
+    def any(self) -> grpc.aio.Channel:
+        """The next channel in turn of those connected, else of those that may yet connect.
+
+        Raises:
+            Unavailable: there is none: the name resolves to nothing, or nobody answers there.
+        """
+        return self._pick()
+
+    async def call(self, make: Callable[[grpc.aio.Channel], Awaitable[T]], timeout_s: float) -> T:
+        """Await what `make` calls on a replica's channel; a deadline of `timeout_s` goes with the call.
+
+        Raises:
+            Unavailable: no answer in time, or the connection broke; the outcome is unknown.
+            grpc.aio.AioRpcError: the service answered with any other status.
+        """
+        channel = self._pick().with_timeout(timeout_s)
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await make(channel)
+        except TimeoutError as error:
+            raise self._unavailable(channel, "DEADLINE_EXCEEDED") from error
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _UNKNOWN_OUTCOME:
+                raise self._unavailable(channel, error.code().name) from error
+            self._metrics.failures.labels(channel.method, error.code().name).inc()
+            raise
+        finally:
+            self._metrics.seconds.labels(channel.method).observe(time.perf_counter() - began)
+
+    def _unavailable(self, channel: IdentifiedChannel, status: str) -> Unavailable:
+        self._metrics.failures.labels(channel.method, status).inc()
+        return Unavailable(f"{channel.method} at {self.target}: {status}")
+
+    def _pick(self) -> IdentifiedChannel:
+        states = [(channel, channel.get_state(try_to_connect=True)) for channel in self._channels.values()]
+        usable = [channel for channel, state in states if state is _State.READY] or [
+            channel for channel, state in states if state in (_State.IDLE, _State.CONNECTING)
+        ]
+        if not usable:
+            raise Unavailable(f"nobody answers at {self.target}")
+        self._turn += 1
+        return usable[self._turn % len(usable)]
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLVE_S * random.uniform(0.9, 1.1))
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Ask for the addresses now; where nobody answers within 2 s, those known last are the best there is."""
+        # A thread that hangs in the resolver is waited for, not joined by another one every 2 s.
+        if self._lookup is None or self._lookup.done():
+            self._lookup = asyncio.create_task(self._resolve_quietly())
+        done, _ = await asyncio.wait({self._lookup}, timeout=RESOLVE_S)
+        if done and (addresses := self._lookup.result()):
+            self._set(addresses)
+
+    async def _resolve_quietly(self) -> set[str]:
+        try:
+            return await self._resolve(self._host, self._port)
+        except OSError as error:
+            logger.debug("a name does not resolve", extra={"host": self._host, "error": str(error)})
+            return set()
+
+    def _set(self, addresses: set[str]) -> None:
+        for channel in self._channels.values():
+            channel.get_state(try_to_connect=True)  # an idle channel does not reconnect by itself
+        gone = set(self._channels) - addresses
+        new = sorted(addresses - set(self._channels))
+        if not gone and not new:
+            return
+        for address in gone:
+            task = asyncio.create_task(self._channels.pop(address).close(_CLOSE_GRACE_S))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        for address in new:
+            channel = IdentifiedChannel(grpc.aio.insecure_channel(address, options=_OPTIONS), self._metadata)
+            channel.get_state(try_to_connect=True)
+            self._channels[address] = channel
+        logger.info("replicas", extra={"target": self.target, "addresses": sorted(self._channels)})
+        for listener in self._listeners:
+            listener()
+
+
+async def _resolve(host: str, port: int) -> set[str]:
+    """All addresses of a name, by getaddrinfo in a thread."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return {with_port(str(sockaddr[0]), port) for _, _, _, _, sockaddr in found}

@@ -1,0 +1,84 @@
+"""gRPC servers, all alike: health, keepalive, identity of the caller, errors as statuses, metrics, graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from services.shared.addresses import with_port
+from services.shared.process.config import ConfigError
+from services.shared.rpc.interceptor import Border, Refused
+
+__all__ = ["GrpcServer", "Refused", "start_grpc_server"]
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_MAX_CALLS = 2_000
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Our clients ping every 3 s, also on idle connections; by default the second ping ends the connection.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # A second process on the port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class GrpcServer:
+    """A running server."""
+
+    def __init__(self, server: grpc.aio.Server, border: Border, health_servicer: health.aio.HealthServicer) -> None:
+        self._server = server
+        self._border = border
+        self._health = health_servicer
+        self.port = 0
+
+    async def stop(self, grace_s: float) -> None:
+        """Say NOT_SERVING, take nothing new, end streams that have answered all; cancel the rest after `grace_s`."""
+        await self._health.enter_graceful_shutdown()
+        stopped = asyncio.ensure_future(self._server.stop(grace_s))
+        self._border.end_streams()
+        await stopped
+
+
+async def start_grpc_server(
+    add: Callable[[grpc.aio.Server], None],
+    *,
+    host: str,
+    port: int,
+    service_token: bytes | None,
+    service: str,
+    previous_service_token: bytes | None = None,
+) -> GrpcServer:
+    """Serve what `add` registers, as `service`; port 0 takes any free one.
+
+    With a `service_token` every call but health checks must carry it (`authorization: Bearer …`), or the previous one.
+
+    Raises:
+        ConfigError: the port can't be had.
+    """
+    if service_token is None:
+        logger.warning("SERVICE_TOKEN_FILE is not set: whoever reaches the gRPC port is trusted")
+    border = Border(service, service_token, previous_service_token)
+    server = grpc.aio.server(interceptors=[border], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    add(server)
+    running = GrpcServer(server, border, health_servicer)
+    address = with_port(host, port)
+    try:
+        running.port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(f"{service.upper()}_GRPC_PORT: {address} can't be used; is it taken?") from error
+    await health_servicer.set(f"thalamus.{service}", health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    return running

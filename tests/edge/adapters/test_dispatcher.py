@@ -1,0 +1,34 @@
+"""What is heard of presence: those who came together are told together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.edge.adapters.redis.acknowledged import Receipts
+from services.edge.adapters.redis.dispatcher import Hearing
+from services.edge.adapters.redis.self_check import Canary
+from services.edge.domain.model import ClientInfo
+from services.shared.hotlog import keys
+from tests.edge.adapters.test_self_check import Reconnects
+from thalamus.common.v1 import common_pb2 as pb
+
+
+class Joins(Reconnects):
+    """A listener that keeps who came."""
+
+    def __init__(self) -> None:
+        self.told: list[list[str]] = []
+
+    def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
+        self.told.append([channel, *(info.client for info in infos)])
+
+
+async def _publish(channel: str, payload: bytes) -> None: ...
+
+
+def test_those_who_came_together_are_told_at_once_and_in_order() -> None:
+    listener = Joins()
+    hearing = Hearing(listener, lambda payload: None, None, Canary(_publish, lambda: None), Receipts())
+    infos = pb.ClientInfos(infos=[pb.ClientInfo(client=name) for name in ("c2", "c1")])
+    hearing.message(keys.pub("chat:room").encode(), keys.JOINS + infos.SerializeToString())
+    assert listener.told == [["chat:room", "c2", "c1"]]

@@ -1,0 +1,149 @@
+"""How an edge follows the orders to all edges: heard or read, each once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.edge.domain.control.command_log import Orders
+from services.edge.domain.model import Order, OrderId, OrderPage
+from services.shared.errors import Unavailable
+from services.shared.process.cancellation import end_task
+from tests.support.edge import settle
+
+
+class MemoryLog:
+    """Orders numbered 1, 2, 3 …; pages of two."""
+
+    def __init__(self) -> None:
+        self.kept: list[Order] = []
+        self.down = False
+        self.reads = 0
+
+    def order(self) -> Order:
+        newest = self.kept[-1].id if self.kept else (0, 0)
+        self.kept.append(Order((newest[0] + 1, 0), newest, b""))
+        return self.kept[-1]
+
+    async def give(self, payload: bytes) -> int:
+        raise NotImplementedError
+
+    async def read(self, after: OrderId) -> OrderPage:
+        self.reads += 1
+        if self.down:
+            raise Unavailable("away")
+        found = [order for order in self.kept if order.id > after]
+        return OrderPage(found[:2], self.kept[-1].id if self.kept else (0, 0), len(found) <= 2)
+
+
+class Edge:
+    """What one edge carried out."""
+
+    def __init__(self, log: MemoryLog, check_s: float = 60) -> None:
+        self.done: list[int] = []
+        self.missed: list[int] = []
+        self.is_busy = False
+        self.orders = Orders(log, self._carry_out, lambda order: self.missed.append(order.id[0]), check_s=check_s)
+
+    def _carry_out(self, order: Order) -> bool:
+        if not self.is_busy:
+            self.done.append(order.id[0])
+        return not self.is_busy
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+@pytest.fixture
+async def edge(log: MemoryLog) -> AsyncIterator[Edge]:
+    made = Edge(log)
+    running = asyncio.create_task(made.orders.run())
+    yield made
+    await end_task(running)
+
+
+async def test_what_is_heard_in_order_is_carried_out_at_once_without_a_read(edge: Edge, log: MemoryLog) -> None:
+    for _ in range(3):
+        edge.orders.heard(log.order())
+    assert edge.done == [1, 2, 3]
+    await settle()
+    assert log.reads == 0
+
+
+async def test_what_is_heard_twice_or_late_is_carried_out_once(edge: Edge, log: MemoryLog) -> None:
+    one, two = log.order(), log.order()
+    for order in (one, two, one, two):
+        edge.orders.heard(order)
+    await settle()
+    assert edge.done == [1, 2]
+
+
+async def test_what_was_not_heard_is_read_before_what_was(edge: Edge, log: MemoryLog) -> None:
+    for _ in range(4):
+        log.order()
+    edge.orders.heard(log.order())
+    await settle()
+    assert edge.done == [1, 2, 3, 4, 5]
+    assert not edge.missed
+
+
+async def test_a_new_connection_reads_what_came_meanwhile(edge: Edge, log: MemoryLog) -> None:
+    edge.orders.heard(log.order())
+    log.order()
+    edge.orders.look()
+    await settle()
+    assert edge.done == [1, 2]
+
+
+async def test_what_pub_sub_lost_without_a_sign_is_found_by_looking_now_and_then(log: MemoryLog) -> None:
+    edge = Edge(log, check_s=0)
+    log.order()
+    running = asyncio.create_task(edge.orders.run())
+    async with asyncio.timeout(2):
+        while not edge.done:
+            await asyncio.sleep(0)
+    await end_task(running)
+    assert edge.done == [1]
+
+
+async def test_an_order_comes_again_while_redis_is_away_or_too_much_runs(edge: Edge, log: MemoryLog) -> None:
+    edge.is_busy = log.down = True
+    order = log.order()
+    edge.orders.heard(order)
+    await settle()
+    log.down = False
+    reads = log.reads
+    async with asyncio.timeout(2):
+        while log.reads == reads:
+            await asyncio.sleep(0.01)
+    assert not edge.done
+    edge.is_busy = False
+    async with asyncio.timeout(2):
+        while not edge.done:
+            await asyncio.sleep(0.01)
+    assert edge.done == [1]
+
+
+async def test_a_gap_in_what_is_kept_is_told(edge: Edge, log: MemoryLog) -> None:
+    edge.orders.heard(log.order())
+    for _ in range(3):
+        log.order()
+    del log.kept[1:3]
+    edge.orders.look()
+    await settle()
+    assert (edge.done, edge.missed) == ([1, 4], [4])
+
+
+async def test_after_redis_lost_orders_the_next_one_is_carried_out_and_none_again(edge: Edge, log: MemoryLog) -> None:
+    for _ in range(4):
+        edge.orders.heard(log.order())
+    del log.kept[2:]
+    edge.orders.look()
+    await settle()
+    edge.orders.heard(log.order())
+    assert edge.done == [1, 2, 3, 4, 3]
+    assert not edge.missed

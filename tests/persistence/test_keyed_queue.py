@@ -1,0 +1,172 @@
+"""Lanes: batches of one lane follow one another, lanes go side by side, and what waited too long is not written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.persistence.domain.keyed_queue import Lanes
+from services.shared.process.cancellation import end_task
+from tests.support.linger import BusyThread
+
+Work = tuple[str, int]  # lane and number
+
+
+class Rig:
+    """Lanes of which a batch ends at once, but that of a lane in `held` when that is set."""
+
+    def __init__(self, *, patience_s: float = 60.0, longest_wait_s: float = 0.0) -> None:
+        self.begun: list[list[Work]] = []
+        self.refused: list[Work] = []
+        self.held: dict[str, asyncio.Event] = {}
+        self.thread = BusyThread(longest_wait_s)
+        self.lanes: Lanes[Work] = Lanes(
+            self._settle,
+            self.refused.extend,
+            max_waiting=10,
+            max_of_lane=5,
+            max_batch=3,
+            patience_s=patience_s,
+            pace=self.thread.pace,
+        )
+        self.running = asyncio.create_task(self.lanes.run())
+
+    async def _settle(self, batch: list[Work]) -> None:
+        self.begun.append(batch)
+        if batch[0][0] in self.held:
+            await self.held[batch[0][0]].wait()
+
+    def put(self, lane: str, *numbers: int) -> None:
+        for number in numbers:
+            self.lanes.put(lane, (lane, number))
+
+    def hold(self, lane: str) -> asyncio.Event:
+        return self.held.setdefault(lane, asyncio.Event())
+
+
+async def turns() -> None:
+    """As many turns of the loop as anything here takes."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    made = Rig()
+    yield made
+    await end_task(made.running)
+
+
+async def test_what_comes_while_a_batch_is_written_is_the_next_batch_of_its_lane(rig: Rig) -> None:
+    ends = rig.hold("a")
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2)
+    await turns()
+    rig.put("a", 3, 4, 5)
+    await turns()
+    assert rig.begun == [[("a", 1)]]
+    ends.set()
+    await turns()
+    assert rig.begun == [[("a", 1)], [("a", 2), ("a", 3), ("a", 4)], [("a", 5)]]
+
+
+async def test_while_the_thread_is_busy_a_lane_waits_for_more() -> None:
+    rig = Rig(longest_wait_s=60.0)
+    rig.thread.work(1.0)
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2)
+    await turns()
+    assert rig.begun == [[("a", 1)]]
+    await end_task(rig.running)
+
+
+async def test_a_whole_batch_waits_for_nothing() -> None:
+    rig = Rig(longest_wait_s=60.0)
+    rig.thread.work(1.0)
+    ends = rig.hold("a")
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2, 3, 4)
+    ends.set()
+    await turns()
+    assert rig.begun == [[("a", 1)], [("a", 2), ("a", 3), ("a", 4)]]
+    await end_task(rig.running)
+
+
+async def test_a_lane_whose_batch_does_not_end_holds_up_no_other(rig: Rig) -> None:
+    rig.hold("slow")
+    rig.put("slow", 1, 2)
+    rig.put("quick", 1)
+    await turns()
+    rig.put("quick", 2)
+    await turns()
+    assert rig.begun == [[("slow", 1), ("slow", 2)], [("quick", 1)], [("quick", 2)]]
+    assert rig.lanes.is_busy("slow")
+    assert not rig.lanes.is_busy("quick")
+
+
+async def test_a_lane_is_forgotten_once_nobody_uses_it(rig: Rig) -> None:
+    ends = rig.hold("a")
+    for number in range(4):
+        rig.put("a", number)
+        await turns()
+    ends.set()
+    await turns()
+    assert rig.lanes.is_empty
+    assert rig.lanes.waiting == 0
+    async with rig.lanes.alone("b"):
+        assert rig.lanes.is_busy("b")
+    assert rig.lanes.is_empty
+
+
+async def test_who_is_alone_in_a_lane_is_not_written_beside(rig: Rig) -> None:
+    async with rig.lanes.alone("a"):
+        rig.put("a", 1)
+        rig.put("b", 1)
+        await turns()
+        assert rig.begun == [[("b", 1)]]
+    await turns()
+    assert rig.begun == [[("b", 1)], [("a", 1)]]
+
+
+async def test_a_lane_and_all_of_them_have_room_for_so_many(rig: Rig) -> None:
+    for lane in ("a", "b"):
+        rig.hold(lane)
+        rig.put(lane, 0)
+    await turns()
+    rig.put("a", 1, 2, 3, 4)
+    assert rig.lanes.has_room("a")
+    rig.put("a", 5)
+    assert not rig.lanes.has_room("a")
+    assert rig.lanes.has_room("b")
+    rig.put("b", 1, 2, 3, 4, 5)
+    assert not rig.lanes.has_room("c")
+
+
+async def test_what_waited_for_too_long_is_refused_and_the_rest_is_written() -> None:
+    rig = Rig(patience_s=0.05)
+    ends = rig.hold("a")
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2, 3, 4, 5)
+    await asyncio.sleep(0.06)
+    rig.put("a", 6)
+    ends.set()
+    await turns()
+    assert rig.begun == [[("a", 1)], [("a", 6)]]
+    assert rig.refused == [("a", number) for number in (2, 3, 4, 5)]
+    await end_task(rig.running)
+
+
+async def test_at_the_end_what_still_waits_is_refused() -> None:
+    rig = Rig()
+    rig.hold("a")
+    rig.put("a", 1)
+    await turns()
+    rig.put("a", 2)
+    await end_task(rig.running)
+    assert rig.refused == [("a", 2)]
