@@ -97,8 +97,8 @@ async def _restored_table(settings: DynamoDbSettings) -> str:
 
 
 async def _begin_anew(store: SqliteLogStore | DynamoDbLogStore) -> str:
-    await store.begin_anew(await store.beacon())
-    return (await store.beacon()).restored
+    await store.begin_anew(await store.heartbeat())
+    return (await store.heartbeat()).restored
 
 
 async def _make(settings: DynamoDbSettings) -> list[str]:

@@ -142,7 +142,7 @@ class Edge:
         await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.orders)
         await self.server.start(self.config.host, self.config.port, reuse_port=self._shares_port)
 
-    async def keep_house(self) -> None:
+    async def run_maintenance(self) -> None:
         """Deadlines, and orders that were not heard; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.node.run())
@@ -213,7 +213,7 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | No
     internal = await start_internal_http(
         config.internal_host, config.internal_port, ready=edge.checks, reachable=edge.reachable
     )
-    tasks = [asyncio.create_task(edge.keep_house())]
+    tasks = [asyncio.create_task(edge.run_maintenance())]
     try:
         await edge.start()
         collector.settle()

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from prometheus_client import REGISTRY
 
 from services.persistence.adapters.redis.clock import RedisClock
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.log import Log
-from services.persistence.maintenance import Caretaker
+from services.persistence.maintenance import Maintenance
 from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.hotlog.keys import use_prefix
-from services.shared.incarnation.gate import LifeGate
+from services.shared.incarnation.gate import IncarnationGate
 from services.shared.namespaces import load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
@@ -68,11 +68,11 @@ async def main(stopping: asyncio.Event) -> None:
     clock = RedisClock()
     opened = _open_store(config, clock)
     store = opened.store
-    gate = LifeGate()
+    gate = IncarnationGate()
     address = redis_address(config.redis_url, config.redis_password_file)
     client = RedisPipeline(address, gate=gate)
     hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes)
-    beacon = RedisBeacon(address, on_time=clock.sync)
+    heartbeat = RedisHeartbeat(address, on_time=clock.sync)
     observer = redis_client(address, max_connections=1)
     redis_metrics = RedisMetrics(observer)
     REGISTRY.register(redis_metrics)
@@ -84,8 +84,8 @@ async def main(stopping: asyncio.Event) -> None:
         max_batch=config.max_batch,
         max_item_bytes=opened.max_item_bytes,
     )
-    caretaker = Caretaker(beacon, store, log, gate, opened.remake, every_s=config.sweep_s)
-    internal = await start_internal_http(config.internal_host, config.internal_port, ready=caretaker.ready)
+    maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=config.sweep_s)
+    internal = await start_internal_http(config.internal_host, config.internal_port, ready=maintenance.ready)
     server = await start_grpc_server(
         lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
         host=config.host,
@@ -96,8 +96,8 @@ async def main(stopping: asyncio.Event) -> None:
     )
     tasks = [
         asyncio.create_task(log.run()),
-        asyncio.create_task(_take_care(opened, caretaker)),
-        asyncio.create_task(caretaker.tidy()),
+        asyncio.create_task(_take_care(opened, maintenance)),
+        asyncio.create_task(maintenance.tidy()),
         asyncio.create_task(redis_metrics.run()),
         asyncio.create_task(collector.collect()),
     ]
@@ -108,19 +108,19 @@ async def main(stopping: asyncio.Event) -> None:
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
             await task  # a loop that ended by itself has failed
-        caretaker.stopping()
+        maintenance.stopping()
         await server.stop(_GRACE_S)
         await log.drain(_GRACE_S)
         for task in tasks:
             await end_task(task)
-        await caretaker.leave()
+        await maintenance.leave()
     finally:
         for task in tasks:
             if not task.done():  # what ended one of them is raised above
                 await end_task(task)
         await internal.close()
         await client.aclose()
-        await beacon.close()
+        await heartbeat.close()
         await observer.aclose()
         await store.close()
 
@@ -154,14 +154,14 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
 async def _nothing(*_: object) -> None: ...
 
 
-async def _take_care(opened: _Opened, caretaker: Caretaker) -> None:
+async def _take_care(opened: _Opened, maintenance: Maintenance) -> None:
     """Not ready until the store can be used.
 
     Raises:
         ConfigError: DynamoDB has no such table.
     """
     await once_store_answers(opened.prepare)
-    await caretaker.run()
+    await maintenance.run()
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.domain.log import Log
 from services.persistence.domain.other_store import OtherStoreFound
-from services.persistence.domain.ports import Beacon, LogStore
-from services.persistence.metrics import LIVES, SWEPT
+from services.persistence.domain.ports import Heartbeat, LogStore
+from services.persistence.metrics import INCARNATIONS, SWEPT
 from services.shared.errors import Unavailable
-from services.shared.incarnation.calls import Life
-from services.shared.incarnation.gate import LifeGate
+from services.shared.incarnation.calls import Incarnation
+from services.shared.incarnation.gate import IncarnationGate
 
 logger = logging.getLogger(__name__)
 
@@ -27,28 +27,28 @@ _LOOKS_AGAIN_S = 0.2
 _AWAY_S = 0.1  # between looks while Redis or the store is away
 
 
-class Caretaker:
+class Maintenance:
     """Opens the gate to Redis, and sweeps. `ready` is what readiness says."""
 
     def __init__(
         self,
-        beacon: RedisBeacon,
+        heartbeat: RedisHeartbeat,
         store: LogStore,
         log: Log,
-        gate: LifeGate,
+        gate: IncarnationGate,
         remake: Callable[[Unavailable], Awaitable[None]],
         *,
         every_s: float,
     ) -> None:
         """`remake` is told why the store can't be used; it may make what is missing, and raises nothing."""
         self._remake = remake
-        self._beacon, self._store, self._log, self._gate = beacon, store, log, gate
+        self._heartbeat, self._store, self._log, self._gate = heartbeat, store, log, gate
         self._every_s = every_s
         self._checks = {"redis": False, "store": False}
         self._said: dict[str, str] = {}  # why not, as it was logged last
         self._read: dict[str, int] = {}  # the highest counter that a store was seen to have, by its name
         self._is_new = True  # nothing was asked of Redis yet
-        self._counted = Beacon(0, 0)  # the highest that Redis said: the store may not have been able to keep it
+        self._counted = Heartbeat(0, 0)  # the highest that Redis said: the store may not have been able to keep it
 
     def ready(self) -> dict[str, bool]:
         """By dependency."""
@@ -75,11 +75,11 @@ class Caretaker:
 
         Edges may be on their way out, or one has just died: both are waited for a little.
         """
-        if self._gate.life is None:
+        if self._gate.incarnation is None:
             return
         try:
             async with asyncio.timeout(_EDGES_LEAVE_S):
-                while (left := await self._beacon.leave(self._counted)) is None:
+                while (left := await self._heartbeat.leave(self._counted)) is None:
                     await asyncio.sleep(_LOOKS_AGAIN_S)
             await self._store.keep_ending(*left)
         except TimeoutError:
@@ -99,11 +99,11 @@ class Caretaker:
     async def _beat(self) -> bool:
         """Read what is kept first: Redis has counted at least as far since, unless it lost something."""
         try:
-            kept = await self._store.beacon()
+            kept = await self._store.heartbeat()
             if self._is_new:
                 ending = await self._store.take_ending(kept)
                 if ending is not None:
-                    self._beacon.remember(ending)
+                    self._heartbeat.remember(ending)
                 self._is_new = False
         except Unavailable as error:
             await self._remake(error)
@@ -113,40 +113,40 @@ class Caretaker:
                 max(kept.counter, self._counted.counter),
                 max(kept.generation, self._counted.generation),
             )
-            beaten = await self._beacon.beat(kept, kept._replace(counter=counter, generation=generation))
+            result = await self._heartbeat.beat(kept, kept._replace(counter=counter, generation=generation))
         except OtherStoreFound as error:
             self._gate.close()
             return self._failed("redis", error)
         except Unavailable as error:
             return self._failed("redis", error)
         try:
-            if await self._is_older(max(beaten.count_of(kept), self._read.get(kept.store + kept.restored, 0)), kept):
+            if await self._is_older(max(result.count_of(kept), self._read.get(kept.store + kept.restored, 0)), kept):
                 return self._failed("store", Unavailable("it is older than it was: its channels get new epochs"))
         except Unavailable as error:
             return self._failed("store", error)
-        counted, life = beaten.counted, beaten.life
-        if life is None:
+        counted, incarnation = result.counted, result.incarnation
+        if incarnation is None:
             why = "another run, or another replication id, of Redis: edges say what they know of it"
             return self._failed("redis", Unavailable(why))
         self._counted = counted
         self._set("redis", True)
-        if self._gate.life is None or self._gate.life.token != life.token:
-            LIVES.inc()
-            _tell(life, kept)
-        self._gate.open(life, beaten.known)
+        if self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token:
+            INCARNATIONS.inc()
+            _tell(incarnation, kept)
+        self._gate.open(incarnation, result.known)
         try:
-            await self._store.keep_beacon(counted)
+            await self._store.keep_heartbeat(counted)
         except Unavailable as error:
             return self._failed("store", error)
         self._set("store", True)
         return True
 
-    async def _is_older(self, count: int, kept: Beacon) -> bool:
+    async def _is_older(self, count: int, kept: Heartbeat) -> bool:
         """Whether the store has not what it had kept before; what follows from it is begun."""
         self._read = {kept.store + kept.restored: max(count, kept.counter)}
         if count <= kept.counter:
             return False
-        again = await self._store.beacon()  # others may have kept more since
+        again = await self._store.heartbeat()  # others may have kept more since
         if again.counter >= count or (again.store, again.restored) != (kept.store, kept.restored):
             return False
         logger.error(
@@ -174,12 +174,12 @@ class Caretaker:
         self._said.pop(check, None)
 
 
-def _tell(life: Life, kept: Beacon) -> None:
+def _tell(incarnation: Incarnation, kept: Heartbeat) -> None:
     """Log what was found: an ordinary start is no warning."""
-    found = {"generation": life.generation, "kept_generation": kept.generation, "run_id": life.run_id}
+    found = {"generation": incarnation.generation, "kept_generation": kept.generation, "run_id": incarnation.run_id}
     if not kept.counter:
         logger.info("Redis and this store are used together for the first time", extra=found)
-    elif life.generation > kept.generation:
+    elif incarnation.generation > kept.generation:
         logger.warning("Redis does not have what it had: logs of `hot` channels begin anew", extra=found)
     else:
         logger.info("Redis has what it had", extra=found)

@@ -24,5 +24,5 @@ REDIS_SECONDS = Histogram(
     "thalamus_persistence_redis_seconds", "Seconds of a round trip to Redis.", ["op"], buckets=SECONDS_BUCKETS
 )
 CONFLICTS = Counter("thalamus_persistence_conflicts", "Channels whose sequencer was behind the store.")
-LIVES = Counter("thalamus_persistence_redis_lives", "Lives of Redis that were seen to begin.")
+INCARNATIONS = Counter("thalamus_persistence_redis_lives", "Lives of Redis that were seen to begin.")
 SWEPT = Counter("thalamus_persistence_swept", "Channels that a sweep had to finish.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from services.persistence.domain.log import Outcome, Position, Tell
+from services.persistence.domain.log import AppendedPosition, Outcome, OutcomeCallback
 from services.shared.errors import Busy, ErrorCode
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -15,7 +15,7 @@ _OK = common_pb2.ITEM_STATUS_OK
 _SIGN_OF_LIFE_S = 0.5  # clients give up a stream that is silent for 1.4 s
 
 
-class Answers:
+class ResponseStream:
     """Of one stream. What becomes known in one tick goes in one message."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Answers:
         self._ended = False
         self._news = asyncio.Event()
 
-    def expect(self, items: int) -> Tell:
+    def expect(self, items: int) -> OutcomeCallback:
         """So many items come next; takes the outcome of each, by its place among them."""
         if not self._open or self._told == self._taken:
             self._told = self._taken
@@ -76,7 +76,7 @@ class Answers:
 
 
 def _result(item: int, outcome: Outcome) -> pb.AppendResult:
-    if isinstance(outcome, Position):
+    if isinstance(outcome, AppendedPosition):
         result = pb.AppendResult(item=item, status=_OK)
         position = result.position  # filled where it is: half of what it costs to make one and hand it over
         position.offset, position.epoch, result.repeated_key = outcome

@@ -8,9 +8,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from services.persistence.domain.log import Log, Request, Tell
+from services.persistence.domain.log import Log, OutcomeCallback, Request
 from services.persistence.domain.ports import MAX_BYTES
-from services.persistence.response_stream import Answers
+from services.persistence.response_stream import ResponseStream
 from services.shared.checks import MAX_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import Item
@@ -39,7 +39,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.AppendBatch], context: Any
     ) -> AsyncIterator[pb.AppendResults]:
         """Results as they are known, while the next batches come in."""
-        answers = Answers()
+        answers = ResponseStream()
         taking = asyncio.create_task(self._take(request_iterator, answers))
         try:
             while (answer := await answers.next()) is not None:
@@ -48,7 +48,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         finally:
             await end_task(taking)
 
-    async def _take(self, batches: AsyncIterator[pb.AppendBatch], answers: Answers) -> None:
+    async def _take(self, batches: AsyncIterator[pb.AppendBatch], answers: ResponseStream) -> None:
         try:
             async for batch in batches:
                 if len(batch.items) > _MAX_ITEMS:
@@ -57,7 +57,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         finally:
             answers.end()
 
-    def _append(self, batch: pb.AppendBatch, tell: Tell) -> None:
+    def _append(self, batch: pb.AppendBatch, tell: OutcomeCallback) -> None:
         """An item that is wrong is answered; the others of the batch know nothing of it."""
         requests: list[Request] = []
         places: list[int] = []

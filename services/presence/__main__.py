@@ -13,7 +13,7 @@ from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
 from services.shared.errors import Unavailable
 from services.shared.hotlog.keys import use_prefix
-from services.shared.incarnation.gate import RunWatch
+from services.shared.incarnation.gate import RunTracker
 from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
 from services.shared.process.lifecycle import run
@@ -36,7 +36,7 @@ async def main(stopping: asyncio.Event) -> None:
     warn_of_retired(os.environ, "PRESENCE_")
     use_prefix(config.redis_prefix)
     tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
-    watch = RunWatch()
+    watch = RunTracker()
     address = redis_address(config.redis_url, config.redis_password_file)
     pipeline = RedisPipeline(address, gate=watch)
     roster = RedisRoster(pipeline, lambda: watch.run_id, sweep_s=config.sweep_s)

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from services.edge.adapters.redis.broker import RedisBroker
-from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
+from services.edge.domain.model import AppendResult, ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
@@ -111,8 +111,8 @@ class BrokerContract:
         top = await broker.top(CHANNEL)
         assert top.offset == 0
         assert top.epoch
-        assert (await append(broker, "a")).position == Position(1, top.epoch)
-        assert await broker.top(CHANNEL) == Position(1, top.epoch)
+        assert (await append(broker, "a")).position == StreamPosition(1, top.epoch)
+        assert await broker.top(CHANNEL) == StreamPosition(1, top.epoch)
 
     async def test_reading_both_ways_within_what_is_kept(self, broker: Broker) -> None:
         assert (
@@ -224,7 +224,7 @@ async def test_an_append_whose_answer_is_lost_is_repeated_where_it_has_a_key_and
         proxy.delay_s = 0.0
         proxy.reset()
         if key:
-            assert await waiting == AppendResult(Position(2, first.position.epoch), True)
+            assert await waiting == AppendResult(StreamPosition(2, first.position.epoch), True)
         else:
             with pytest.raises(Unavailable):
                 await waiting

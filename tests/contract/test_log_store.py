@@ -13,7 +13,7 @@ import pytest
 
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.ports import Beacon, ChannelState, KnownKey, LogStore, Row, Written
+from services.persistence.domain.ports import ChannelState, Heartbeat, KnownKey, LogStore, Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.hotlog.keys import pair
@@ -85,20 +85,20 @@ class LogStoreContract:
         one, other = make(), make()
         before = await one.open(CHANNEL)
         await written(one, rows(1, 3))
-        seen = await one.beacon()
+        seen = await one.heartbeat()
         await one.begin_anew(seen._replace(counter=70))
         await other.begin_anew(seen)  # another process that has found the same
-        after = await one.beacon()
+        after = await one.heartbeat()
         assert (after.store, after.counter) == (seen.store, 70)
         assert after.restored != seen.restored
-        assert await other.beacon() == after
+        assert await other.heartbeat() == after
         for store in (one, other):
             found = await store.open(CHANNEL)
             assert (found.epoch != before.epoch, found.top) == (True, 3)
         new = f"{CHANNEL} that begins later"
         assert (await one.open(new)).epoch == (await other.open(new)).epoch
         await one.begin_anew(after)
-        assert (await one.beacon()).restored not in (after.restored, seen.restored)
+        assert (await one.heartbeat()).restored not in (after.restored, seen.restored)
         assert await everything(one) == pages(rows(1, 3))
         assert await written(one, rows(4, 4)) == Written(4, False)
 
@@ -106,20 +106,20 @@ class LogStoreContract:
         self, make: Make
     ) -> None:
         one, other = make(), make()
-        name = (await one.beacon()).store
+        name = (await one.heartbeat()).store
         known = Known(3, 70, 1_700_000_000_123)
-        await one.keep_beacon(Beacon(10, 3, name))
-        assert await one.take_ending(await one.beacon()) is None
-        await one.keep_ending(Beacon(12, 3, name), known)
-        kept = await other.beacon()
+        await one.keep_heartbeat(Heartbeat(10, 3, name))
+        assert await one.take_ending(await one.heartbeat()) is None
+        await one.keep_ending(Heartbeat(12, 3, name), known)
+        kept = await other.heartbeat()
         assert (kept.counter, kept.generation) == (12, 3)
         assert await other.take_ending(kept) == known
         assert await one.take_ending(kept) is None
-        await one.keep_ending(Beacon(14, 3, name), known)
-        await other.keep_beacon(Beacon(15, 3, name))
-        assert await other.take_ending(await other.beacon()) is None
-        await one.keep_ending(Beacon(14, 3, name), known)
-        assert await one.take_ending(await one.beacon()) is None, "somebody went on"
+        await one.keep_ending(Heartbeat(14, 3, name), known)
+        await other.keep_heartbeat(Heartbeat(15, 3, name))
+        assert await other.take_ending(await other.heartbeat()) is None
+        await one.keep_ending(Heartbeat(14, 3, name), known)
+        assert await one.take_ending(await one.heartbeat()) is None, "somebody went on"
 
     async def test_a_new_channel_gets_one_epoch_whoever_opens_it(self, make: Make) -> None:
         states = await asyncio.gather(*(make().open(CHANNEL) for _ in range(4)))
@@ -314,16 +314,23 @@ class LogStoreContract:
         assert await store.recent_keys("chat:never", 300) == []
 
     async def test_the_beacon_keeps_the_greater_of_each_number(self, store: LogStore, make: Make) -> None:
-        name = (await store.beacon()).store
+        name = (await store.heartbeat()).store
         assert name
-        assert await store.beacon() == Beacon(0, 0, name)
+        assert await store.heartbeat() == Heartbeat(0, 0, name)
         other = make()
-        for one, beacon in ((store, Beacon(5, 1)), (other, Beacon(3, 2)), (store, Beacon(4, 1)), (other, Beacon(6, 0))):
-            await one.keep_beacon(beacon)
-        assert await store.beacon() == await other.beacon() == Beacon(6, 2, name)
+        for one, heartbeat in (
+            (store, Heartbeat(5, 1)),
+            (other, Heartbeat(3, 2)),
+            (store, Heartbeat(4, 1)),
+            (other, Heartbeat(6, 0)),
+        ):
+            await one.keep_heartbeat(heartbeat)
+        assert await store.heartbeat() == await other.heartbeat() == Heartbeat(6, 2, name)
 
     async def test_a_new_store_gets_one_name_whoever_asks(self, make: Make) -> None:
-        assert len({beacon.store for beacon in await asyncio.gather(*(make().beacon() for _ in range(4)))}) == 1
+        assert (
+            len({heartbeat.store for heartbeat in await asyncio.gather(*(make().heartbeat() for _ in range(4)))}) == 1
+        )
 
     @pytest.mark.parametrize("seed", SEEDS)
     async def test_replicas_that_store_the_same_at_once_store_it_once(

@@ -15,9 +15,9 @@ POLICIES = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, 
 
 def called(service: str) -> set[str]:
     """Actions of the requests in its adapters, and of the look at its table when it starts."""
-    text = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "services" / service / "adapters").glob("dynamodb*.py")
-    )
+    adapters = ROOT / "services" / service / "adapters"
+    paths = [*adapters.glob("dynamodb*.py"), *adapters.glob("dynamodb/*.py")]
+    text = "".join(path.read_text(encoding="utf-8") for path in paths)
     operations = set(re.findall(r"\.call\(\s*\"(\w+)\"", text)) - {"transact_write_items"}  # its parts count
     actions = {"".join(word.title() for word in operation.split("_")) for operation in operations}
     actions |= {f"{part}Item" for part in re.findall(r"\"(Put|Update|Delete|ConditionCheck)\":", text)}

@@ -21,7 +21,7 @@ from cli.secrets.files import REDIS_USERS, SecretFiles
 from cli.stack.plan import ROOT
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import TOP
-from services.shared.incarnation.calls import parse
+from services.shared.incarnation.calls import parse_incarnation
 from services.shared.process.secrets import redis_address
 from services.shared.redis.client import redis_client
 from tests.support.redis import RedisServer
@@ -33,9 +33,9 @@ PROCESSES = {"auth": "auth", "presence": "presence", "persistence": "persistence
 LEASE_S = 5.0
 # Who runs which script: those of services/shared/hotlog, and a service's own.
 SCRIPTS = {
-    "edge": "append_hot top read reset clear renew order",
-    "persistence": "append_stored commit init remember advance top mark settled unstored unmark trim verify rest beat"
-    " ending",
+    "edge": "append_hot top read reset clear check new_generation order",
+    "persistence": "append_stored commit init remember advance top mark settled unstored unmark trim verify rest"
+    " heartbeat orderly_end",
     "presence": "clock lease expired enter leave wait due",
 }
 
@@ -186,9 +186,9 @@ async def test_everything_works_for_users_that_may_do_nothing_else(
 
 async def generation_of(auditor: redis.asyncio.Redis) -> int:
     """Of the life that Redis is told it has; -1: of none."""
-    said = await auditor.get(keys.life())
-    life = parse(said if isinstance(said, bytes) else None)
-    return -1 if life is None else life.generation
+    said = await auditor.get(keys.incarnation())
+    incarnation = parse_incarnation(said if isinstance(said, bytes) else None)
+    return -1 if incarnation is None else incarnation.generation
 
 
 async def test_b34_without_a_password_and_with_a_wrong_one_nobody_is_let_in(guarded: Guarded) -> None:
@@ -276,7 +276,8 @@ async def test_a_script_has_no_more_rights_than_who_runs_it(guarded: Guarded) ->
 def test_every_command_of_a_service_s_scripts_is_allowed(service: str) -> None:
     """Also of the ways through them that no test takes."""
     folders = [
-        ROOT / "services" / folder for folder in ("shared/hotlog", f"{service}/adapters", f"{service}/adapters/lua")
+        ROOT / "services" / folder
+        for folder in ("shared/hotlog", "shared/incarnation", f"{service}/adapters/redis", f"{service}/adapters/lua")
     ]
     (line,) = re.findall(rf"^user {service} .*$", TEMPLATE.read_text(), re.MULTILINE)
     for script in SCRIPTS[service].split():

@@ -16,7 +16,7 @@ import redis.asyncio
 
 from cli.stack.plan import ROOT
 from services.shared.hotlog import keys
-from services.shared.incarnation.calls import parse
+from services.shared.incarnation.calls import parse_incarnation
 from tests.support.stack import Stack, clean_environment
 from tests.support.wire_client import WireClient
 
@@ -39,9 +39,9 @@ def staging(production: Stack) -> Iterator[Stack]:
 
 async def generation(client: redis.asyncio.Redis, name: str) -> int:
     said = await client.get(name)
-    life = parse(said if isinstance(said, bytes) else None)
-    assert life is not None
-    return life.generation
+    incarnation = parse_incarnation(said if isinstance(said, bytes) else None)
+    assert incarnation is not None
+    return incarnation.generation
 
 
 async def test_neither_channels_nor_orders_nor_lives_mix(production: Stack, staging: Stack) -> None:

@@ -20,7 +20,7 @@ import redis.asyncio
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import Log, Position, Request
+from services.persistence.domain.log import AppendedPosition, Log, Request
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import BATCHES, COMMITS, STORED
 from services.shared.errors import Busy, Unavailable
@@ -61,13 +61,13 @@ class Replica:
     """One persistence process: a `Log` with its writer running."""
 
     def __init__(self, client: RedisPipeline, store: LogStore, **limits: int) -> None:
-        self.life = ""
-        hot: HotLog = RedisHotLog(client, lambda: self.life)
+        self.incarnation = ""
+        hot: HotLog = RedisHotLog(client, lambda: self.incarnation)
         options = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
         self.log = Log(hot, store, **options)
         self._task = asyncio.create_task(self.log.run())
 
-    async def append(self, data: str, *, key: str = "", user: str = "u", channel: str = CHANNEL) -> Position:
+    async def append(self, data: str, *, key: str = "", user: str = "u", channel: str = CHANNEL) -> AppendedPosition:
         item = Item(os.urandom(16), data.encode(), user, key or os.urandom(8).hex())
         (outcome,) = await append(self.log, [Request(channel, item, 1_000, 86_400)])
         if isinstance(outcome, Exception):
@@ -92,8 +92,8 @@ async def replica(redis_pipeline: RedisPipeline, store: SqliteLogStore) -> Async
     await made.close()
 
 
-async def readable(client: redis.asyncio.Redis, channel: str = CHANNEL, life: str = "") -> list[tuple[int, str]]:
-    call = hotlog.read_call(channel, stored=True, life=life, since_offset=0, limit=10_000, reverse=False)
+async def readable(client: redis.asyncio.Redis, channel: str = CHANNEL, incarnation: str = "") -> list[tuple[int, str]]:
+    call = hotlog.read_call(channel, stored=True, incarnation=incarnation, since_offset=0, limit=10_000, reverse=False)
     page = hotlog.page((await run(client, [call]))[0])
     return [(offset, unstamped(payload).decode()) for offset, payload in page.entries] if page else []
 
@@ -143,7 +143,9 @@ async def test_what_a_crash_left_another_replica_finishes(
     assert await readable(redis_conn) == [(1, "first")]
     await other.log.sweep(0.0, 100)
     assert await readable(redis_conn) == await stored(store) == [(1, "first"), (2, "second")]
-    assert await other.append("second again", key="k") == Position(2, (await other.log.open(CHANNEL)).epoch, True)
+    assert await other.append("second again", key="k") == AppendedPosition(
+        2, (await other.log.open(CHANNEL)).epoch, True
+    )
     assert await redis_conn.zcard(keys.dirty()) <= 1
     for one in (dying, other):
         await one.close()
@@ -246,7 +248,7 @@ async def test_of_a_batch_that_finds_too_little_room_the_first_get_it_and_the_ot
     replica = Replica(redis_pipeline, store, max_unstored=3)
     await replica.log.open(CHANNEL)
     outcomes = await asyncio.gather(*(replica.append(str(number)) for number in range(5)), return_exceptions=True)
-    assert [outcome.offset for outcome in outcomes if isinstance(outcome, Position)] == [1, 2, 3]
+    assert [outcome.offset for outcome in outcomes if isinstance(outcome, AppendedPosition)] == [1, 2, 3]
     assert [type(outcome) for outcome in outcomes[3:]] == [Busy, Busy]
     assert await stored(store) == [(1, "0"), (2, "1"), (3, "2")]
     await replica.close()
@@ -324,14 +326,14 @@ async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
             for name, value in snapshot if rng.random() < 0.5 else []:
                 await redis_conn.restore(name, 0, value)
             for replica in replicas:
-                replica.life = f"life{step}"  # they notice the new life of Redis
+                replica.incarnation = f"life{step}"  # they notice the new life of Redis
     crashing.crash = ""
     last = await replicas[1].append("marker")
     found = dict(await stored(store))
     assert sorted(found) == list(range(1, last.offset + 1))
     assert {offset: found[offset] for offset in acked} == acked
     assert (await replicas[1].log.open(CHANNEL)).top == last.offset
-    for offset, text in await readable(redis_conn, life=replicas[1].life):
+    for offset, text in await readable(redis_conn, incarnation=replicas[1].incarnation):
         assert found[offset] == text
     for replica in replicas:
         await replica.close()
@@ -397,9 +399,9 @@ async def test_a_redis_from_before_a_removal_does_not_bring_it_back(
     await redis_conn.flushall()
     for name, value in copy:
         await redis_conn.restore(name, 0, value)  # type: ignore[arg-type]
-    replica.life = "another"
+    replica.incarnation = "another"
     await replica.log.open(CHANNEL)
-    found = await readable(redis_conn, life="another")
+    found = await readable(redis_conn, incarnation="another")
     assert [text for _, text in found] == [text for _, text in await stored(store)] == ([behind] if behind else [])
 
 

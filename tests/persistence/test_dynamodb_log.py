@@ -13,7 +13,7 @@ from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import Publication
 from services.persistence.adapters.dynamodb.store import DEADLINE_S, DynamoDbLogStore
 from services.persistence.adapters.redis.hotlog import RedisHotLog
-from services.persistence.domain.log import Log, Outcome, Position, Request, TooLarge
+from services.persistence.domain.log import AppendedPosition, Log, Outcome, Request, TooLarge
 from services.persistence.domain.ports import Row
 from services.persistence.service import PersistenceServicer
 from services.shared.dynamodb import tables
@@ -64,7 +64,7 @@ async def log(redis_pipeline: RedisPipeline, store: DynamoDbLogStore) -> AsyncIt
 
 
 def offsets(outcomes: list[Outcome]) -> list[int | None]:
-    return [outcome.offset if isinstance(outcome, Position) else None for outcome in outcomes]
+    return [outcome.offset if isinstance(outcome, AppendedPosition) else None for outcome in outcomes]
 
 
 async def stored(store: DynamoDbLogStore, channel: str) -> list[bytes]:
@@ -120,7 +120,7 @@ async def test_a_channel_that_is_throttled_takes_no_more_than_half_of_the_room(
     assert sum(outcome.done() for outcome in outcomes) == 500
     assert offsets(await append(log, [request(FINE)])) == [2]
     faults.throttled = ""
-    assert {type(outcome) for outcome in await asyncio.gather(*outcomes)} == {Position, Busy}
+    assert {type(outcome) for outcome in await asyncio.gather(*outcomes)} == {AppendedPosition, Busy}
 
 
 async def test_no_channel_of_an_edge_waits_for_one_that_is_throttled(log: Log, faults: DynamoDbFaults) -> None:

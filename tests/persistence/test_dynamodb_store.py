@@ -201,9 +201,9 @@ async def test_requests_of_each_operation(store: DynamoDbLogStore, faults: Dynam
     finishing = {"GetItem": 1, "Query": 2, "UpdateItem": 2, "BatchWriteItem": 1, "DeleteItem": 1}
     assert await cost(store.finish_removal(removal)) == finishing
     assert await cost(store.removals()) == {"Query": 1}
-    beacon = await store.beacon()
-    assert await cost(store.keep_beacon(beacon._replace(counter=1))) == {"UpdateItem": 1}
-    assert await cost(store.beacon()) == {"GetItem": 1}
+    heartbeat = await store.heartbeat()
+    assert await cost(store.keep_heartbeat(heartbeat._replace(counter=1))) == {"UpdateItem": 1}
+    assert await cost(store.heartbeat()) == {"GetItem": 1}
 
 
 async def test_a_put_whose_answer_was_lost_costs_one_put_more_and_no_read(

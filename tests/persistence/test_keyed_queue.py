@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.persistence.domain.keyed_queue import Lanes
+from services.persistence.domain.keyed_queue import KeyedQueue
 from services.shared.process.cancellation import end_task
 from tests.support.linger import BusyThread
 
@@ -17,21 +17,21 @@ Work = tuple[str, int]  # lane and number
 class Rig:
     """Lanes of which a batch ends at once, but that of a lane in `held` when that is set."""
 
-    def __init__(self, *, patience_s: float = 60.0, longest_wait_s: float = 0.0) -> None:
+    def __init__(self, *, max_wait_s: float = 60.0, longest_wait_s: float = 0.0) -> None:
         self.begun: list[list[Work]] = []
         self.refused: list[Work] = []
         self.held: dict[str, asyncio.Event] = {}
         self.thread = BusyThread(longest_wait_s)
-        self.lanes: Lanes[Work] = Lanes(
+        self.queue: KeyedQueue[Work] = KeyedQueue(
             self._settle,
             self.refused.extend,
             max_waiting=10,
-            max_of_lane=5,
+            max_per_key=5,
             max_batch=3,
-            patience_s=patience_s,
-            pace=self.thread.pace,
+            max_wait_s=max_wait_s,
+            linger=self.thread.linger,
         )
-        self.running = asyncio.create_task(self.lanes.run())
+        self.running = asyncio.create_task(self.queue.run())
 
     async def _settle(self, batch: list[Work]) -> None:
         self.begun.append(batch)
@@ -40,7 +40,7 @@ class Rig:
 
     def put(self, lane: str, *numbers: int) -> None:
         for number in numbers:
-            self.lanes.put(lane, (lane, number))
+            self.queue.put(lane, (lane, number))
 
     def hold(self, lane: str) -> asyncio.Event:
         return self.held.setdefault(lane, asyncio.Event())
@@ -105,8 +105,8 @@ async def test_a_lane_whose_batch_does_not_end_holds_up_no_other(rig: Rig) -> No
     rig.put("quick", 2)
     await turns()
     assert rig.begun == [[("slow", 1), ("slow", 2)], [("quick", 1)], [("quick", 2)]]
-    assert rig.lanes.is_busy("slow")
-    assert not rig.lanes.is_busy("quick")
+    assert rig.queue.is_busy("slow")
+    assert not rig.queue.is_busy("quick")
 
 
 async def test_a_lane_is_forgotten_once_nobody_uses_it(rig: Rig) -> None:
@@ -116,15 +116,15 @@ async def test_a_lane_is_forgotten_once_nobody_uses_it(rig: Rig) -> None:
         await turns()
     ends.set()
     await turns()
-    assert rig.lanes.is_empty
-    assert rig.lanes.waiting == 0
-    async with rig.lanes.alone("b"):
-        assert rig.lanes.is_busy("b")
-    assert rig.lanes.is_empty
+    assert rig.queue.is_empty
+    assert rig.queue.waiting == 0
+    async with rig.queue.exclusive("b"):
+        assert rig.queue.is_busy("b")
+    assert rig.queue.is_empty
 
 
 async def test_who_is_alone_in_a_lane_is_not_written_beside(rig: Rig) -> None:
-    async with rig.lanes.alone("a"):
+    async with rig.queue.exclusive("a"):
         rig.put("a", 1)
         rig.put("b", 1)
         await turns()
@@ -139,16 +139,16 @@ async def test_a_lane_and_all_of_them_have_room_for_so_many(rig: Rig) -> None:
         rig.put(lane, 0)
     await turns()
     rig.put("a", 1, 2, 3, 4)
-    assert rig.lanes.has_room("a")
+    assert rig.queue.has_room("a")
     rig.put("a", 5)
-    assert not rig.lanes.has_room("a")
-    assert rig.lanes.has_room("b")
+    assert not rig.queue.has_room("a")
+    assert rig.queue.has_room("b")
     rig.put("b", 1, 2, 3, 4, 5)
-    assert not rig.lanes.has_room("c")
+    assert not rig.queue.has_room("c")
 
 
 async def test_what_waited_for_too_long_is_refused_and_the_rest_is_written() -> None:
-    rig = Rig(patience_s=0.05)
+    rig = Rig(max_wait_s=0.05)
     ends = rig.hold("a")
     rig.put("a", 1)
     await turns()

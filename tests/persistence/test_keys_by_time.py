@@ -13,11 +13,11 @@ import redis.asyncio
 from services.persistence.__main__ import _open_store
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.redis.clock import RedisClock
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
-from services.persistence.domain.log import Position
-from services.persistence.domain.ports import Beacon, LogStore, Row, Written
+from services.persistence.domain.log import AppendedPosition
+from services.persistence.domain.ports import Heartbeat, LogStore, Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
@@ -44,7 +44,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await kept.close()
 
 
-async def _repeated(replica: Replica, data: str, key: str) -> Position:
+async def _repeated(replica: Replica, data: str, key: str) -> AppendedPosition:
     """As publishers do: an unknown outcome is repeated under the key. Bringing so many keys may take a while."""
     deadline = time.monotonic() + 60
     while True:
@@ -84,7 +84,7 @@ async def test_over_a_redis_that_went_back(
     await replica.append("one")
     await _store_many(store, 2, "k")
     if noticed:
-        replica.life = "another"
+        replica.incarnation = "another"
     again = await _repeated(replica, "again", "k")
     assert (again.offset, again.repeated_key) == (2, True)
     last = await replica.append("once more", key=f"other-{BEHIND}")
@@ -114,14 +114,14 @@ async def test_a_wall_clock_that_is_set_changes_no_age(tmp_path: Path) -> None:
 async def test_stores_go_by_the_clock_of_redis(redis_url: str, tmp_path: Path) -> None:
     clock = RedisClock(lambda: 0.0)
     opened = _open_store(PersistenceConfig(db=tmp_path / "log.sqlite3"), clock)
-    beacon = RedisBeacon(redis_url, on_time=clock.sync)
-    await beacon.beat(Beacon(0, 0, store="a"))
+    heartbeat = RedisHeartbeat(redis_url, on_time=clock.sync)
+    await heartbeat.beat(Heartbeat(0, 0, store="a"))
     assert abs(clock() - time.time()) < 60  # no longer that of the wall, which is at 0
     await opened.store.open(CHANNEL)
     await opened.store.write([Row(CHANNEL, 1, os.urandom(16), b"x", pair("u", "k"))])
     (known,) = await opened.store.recent_keys(CHANNEL, 300)
     assert 200 < known.ttl_s <= 300
-    await beacon.close()
+    await heartbeat.close()
     await opened.store.close()
 
 

@@ -8,28 +8,28 @@ from pathlib import Path
 
 from services.persistence.adapters.redis.heartbeat import WAITS_S
 from services.shared.hotlog import keys
-from services.shared.incarnation import calls as life
-from services.shared.incarnation.calls import Known, Life
+from services.shared.incarnation import calls as incarnation
+from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.redis.pipeline import RedisPipeline
 from tests.persistence.test_store_restored import persistence
 from tests.support.redis import RedisServer
 
 
-async def run_of(server: RedisServer, path: Path, *, in_order: bool = True) -> tuple[Life, float]:
+async def run_of(server: RedisServer, path: Path, *, in_order: bool = True) -> tuple[Incarnation, float]:
     """Begin and end: the life that it found, and how long that took."""
     began = time.monotonic()
     async with persistence(server.url, path) as one:
         took_s = time.monotonic() - began
-        found = one.gate.life
+        found = one.gate.incarnation
         assert found is not None
         await one.end()
         if in_order:
-            await one.caretaker.leave()
+            await one.maintenance.leave()
     return found, took_s
 
 
 async def look(edge: RedisPipeline) -> None:
-    await edge.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0)
+    await edge.run([incarnation.check_call("edge", Known(), "", "")], timeout_s=2.0)
 
 
 async def look_always(edge: RedisPipeline) -> None:
@@ -70,15 +70,15 @@ async def test_an_edge_that_is_there_still_is_not_vouched_for(own_redis: RedisSe
     path = tmp_path / "store.sqlite3"
     edge = RedisPipeline(own_redis.url)
     async with persistence(own_redis.url, path) as one:
-        first = one.gate.life
+        first = one.gate.incarnation
         assert first is not None
         await look(edge)
         looking = asyncio.create_task(look_always(edge))
         await one.end()
-        await one.caretaker.leave()
+        await one.maintenance.leave()
         looking.cancel()
-    (said,) = await edge.execute([("GET", keys.life())], timeout_s=2.0)
-    assert life.parse(said) == first
+    (said,) = await edge.execute([("GET", keys.incarnation())], timeout_s=2.0)
+    assert incarnation.parse_incarnation(said) == first
     await edge.aclose()
     again(own_redis)
     found, _ = await run_of(own_redis, path)
@@ -89,12 +89,12 @@ async def test_an_edge_that_died_a_moment_ago_is_not_waited_for_in_vain(own_redi
     path = tmp_path / "store.sqlite3"
     edge = RedisPipeline(own_redis.url)
     async with persistence(own_redis.url, path) as one:
-        first = one.gate.life
+        first = one.gate.incarnation
         assert first is not None
         await look(edge)
         await edge.aclose()
         await one.end()
-        await one.caretaker.leave()
+        await one.maintenance.leave()
     again(own_redis)
     found, took_s = await run_of(own_redis, path)
     assert (found.generation, took_s < WAITS_S) == (first.generation, True)
@@ -103,7 +103,9 @@ async def test_an_edge_that_died_a_moment_ago_is_not_waited_for_in_vain(own_redi
 async def test_an_edge_that_starts_behind_the_end_is_not_let_in(own_redis: RedisServer, tmp_path: Path) -> None:
     first, _ = await run_of(own_redis, tmp_path / "store.sqlite3")
     edge = RedisPipeline(own_redis.url)
-    look = life.look((await edge.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0))[0])
-    assert look.life is not None
-    assert (look.life.run_id != look.run_id, look.life.generation) == (True, first.generation)
+    look = incarnation.check_result(
+        (await edge.run([incarnation.check_call("edge", Known(), "", "")], timeout_s=2.0))[0]
+    )
+    assert look.incarnation is not None
+    assert (look.incarnation.run_id != look.run_id, look.incarnation.generation) == (True, first.generation)
     await edge.aclose()

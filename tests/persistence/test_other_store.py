@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.other_store import SILENT_S, OtherStore, OtherStoreFound
 from services.shared.hotlog import keys
-from services.shared.incarnation.calls import Life
+from services.shared.incarnation.calls import Incarnation
 from services.shared.process.config import ConfigError
 from tests.support.redis import RedisServer
 
@@ -28,22 +28,22 @@ class Platform:
     """A store and who compares it with Redis."""
 
     def __init__(self, server: RedisServer, path: Path, clock: Clock) -> None:
-        self._beacon = RedisBeacon(server.url, clock=clock)
+        self._heartbeat = RedisHeartbeat(server.url, clock=clock)
         self._store = SqliteLogStore(path)
 
-    async def beat(self) -> Life:
-        beaten = await self._beacon.beat(await self._store.beacon())
-        await self._store.keep_beacon(beaten.counted)
-        assert beaten.life is not None
-        return beaten.life
+    async def beat(self) -> Incarnation:
+        beaten = await self._heartbeat.beat(await self._store.heartbeat())
+        await self._store.keep_heartbeat(beaten.counted)
+        assert beaten.incarnation is not None
+        return beaten.incarnation
 
     async def close(self) -> None:
-        await self._beacon.close()
+        await self._heartbeat.close()
         await self._store.close()
 
 
 async def in_redis(client: redis.asyncio.Redis) -> list[object]:
-    return list(await client.mget([keys.beacon(), keys.life(), keys.store()]))
+    return list(await client.mget([keys.heartbeat(), keys.incarnation(), keys.store()]))
 
 
 async def test_the_second_of_two_stops_and_the_first_notices_nothing(own_redis: RedisServer, tmp_path: Path) -> None:
@@ -51,17 +51,17 @@ async def test_the_second_of_two_stops_and_the_first_notices_nothing(own_redis: 
     first = Platform(own_redis, tmp_path / "first.sqlite3", clock)
     second = Platform(own_redis, tmp_path / "second.sqlite3", clock)
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        life = [await first.beat() for _ in range(2)][-1]
+        incarnation = [await first.beat() for _ in range(2)][-1]
         before = await in_redis(client)
         for _ in range(3):
             with pytest.raises(OtherStoreFound):
                 await second.beat()
             clock.now += SILENT_S / 4
         assert await in_redis(client) == before
-        assert await first.beat() == life
+        assert await first.beat() == incarnation
         with pytest.raises(ConfigError, match=r"REDIS_PREFIX: another platform uses this Redis"):
             await second.beat()
-        assert await first.beat() == life
+        assert await first.beat() == incarnation
     await first.close()
     await second.close()
 
@@ -71,7 +71,7 @@ async def test_a_store_that_is_silent_was_replaced(own_redis: RedisServer, tmp_p
     first = Platform(own_redis, tmp_path / "first.sqlite3", clock)
     second = Platform(own_redis, tmp_path / "second.sqlite3", clock)
     await first.beat()
-    life = await first.beat()
+    incarnation = await first.beat()
     with pytest.raises(OtherStoreFound):
         await second.beat()
     clock.now += SILENT_S - 0.1
@@ -79,7 +79,7 @@ async def test_a_store_that_is_silent_was_replaced(own_redis: RedisServer, tmp_p
         await second.beat()
     clock.now += 0.2
     began = await second.beat()
-    assert began.generation > life.generation, "every `stored` channel is compared with the new store"
+    assert began.generation > incarnation.generation, "every `stored` channel is compared with the new store"
     assert await second.beat() == began
     # The one that was replaced comes back: now it is the second.
     with pytest.raises(OtherStoreFound):

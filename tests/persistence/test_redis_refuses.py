@@ -23,8 +23,8 @@ class Written:
     """A channel in Redis, and what its subscribers hear."""
 
     def __init__(self, pipeline: RedisPipeline, heard: redis.asyncio.client.PubSub) -> None:
-        self.life = "life"
-        self.hot = RedisHotLog(pipeline, lambda: self.life)
+        self.incarnation = "life"
+        self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
         self._heard = heard
 
     async def number(self) -> int:
@@ -79,7 +79,7 @@ async def test_what_is_stored_becomes_readable_in_a_full_redis(
     await redis_conn.config_set("maxmemory", "1")
     try:
         assert await written.commit(offset) == offset
-        written.life = "another life"
+        written.incarnation = "another life"
         assert await written.hot.readable(CHANNEL) is None
         assert await written.hot.verify(CHANNEL, ChannelState(EPOCH, offset)) == 1
         assert await written.hot.readable(CHANNEL) == ChannelState(EPOCH, offset)

@@ -17,7 +17,7 @@ import pytest
 
 from cli.stack.plan import ROOT
 from services.edge.adapters.persistence_client import PersistenceClient
-from services.edge.domain.model import HistoryPage, Position, Publication
+from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.shared.errors import Busy, Unavailable
 from services.shared.rpc.client import Replicas
 from tests.support.faults import free_port
@@ -134,7 +134,7 @@ async def test_many_edges_many_replicas_one_file(seed: int, processes: list[Proc
             assert acked[channel].setdefault(position.offset, data) == data, "one place, two publications"
             epochs[channel].add(position.epoch)
 
-    async def until_acked(channel: str, data: bytes, key: str, publisher: random.Random) -> Position:
+    async def until_acked(channel: str, data: bytes, key: str, publisher: random.Random) -> StreamPosition:
         """Through another process with every attempt, under the same key."""
         publication = Publication(data, None, {}, os.urandom(16), "", 1)
         async with asyncio.timeout(40):

@@ -9,19 +9,19 @@ import random
 import pytest
 
 from services.persistence import response_stream as answers
-from services.persistence.domain.log import Position, Tell
-from services.persistence.response_stream import Answers
+from services.persistence.domain.log import AppendedPosition, OutcomeCallback
+from services.persistence.response_stream import ResponseStream
 from services.shared.errors import Busy
 from thalamus.common.v1 import common_pb2
 
-ACKED = Position(1, "e", False)
+ACKED = AppendedPosition(1, "e", False)
 
 
 async def test_results_come_in_the_order_in_which_they_are_known_those_of_one_tick_together() -> None:
-    said = Answers()
+    said = ResponseStream()
     first, second = said.expect(3), said.expect(2)
-    second(0, Position(40, "e", False))
-    first(2, Position(20, "e", False))
+    second(0, AppendedPosition(40, "e", False))
+    first(2, AppendedPosition(20, "e", False))
     answer = await said.next()
     assert answer is not None
     assert [(result.item, result.position.offset) for result in answer.results] == [(3, 40), (2, 20)]
@@ -36,7 +36,7 @@ async def test_a_batch_that_takes_long_is_said_to_be_in_hand_and_then_that_someb
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(answers, "_SIGN_OF_LIFE_S", 0.1)
-    said = Answers()
+    said = ResponseStream()
     clock = asyncio.get_running_loop().time
     began = clock()
     said.expect(3)
@@ -48,7 +48,7 @@ async def test_a_batch_that_takes_long_is_said_to_be_in_hand_and_then_that_someb
 
 
 async def test_results_of_others_do_not_keep_a_batch_from_being_said_to_be_in_hand() -> None:
-    said = Answers()
+    said = ResponseStream()
     said.expect(1)
     told = 0
     async with asyncio.timeout(2):
@@ -60,7 +60,7 @@ async def test_results_of_others_do_not_keep_a_batch_from_being_said_to_be_in_ha
 
 
 async def test_nothing_is_said_while_nothing_is_open() -> None:
-    said = Answers()
+    said = ResponseStream()
     said.expect(1)(0, ACKED)
     await said.next()
     waiting = asyncio.create_task(said.next())
@@ -74,11 +74,11 @@ async def test_nothing_is_said_while_nothing_is_open() -> None:
 async def test_every_item_has_one_result_and_then_it_ends(seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
-    said = Answers()
+    said = ResponseStream()
     sizes = [chance.randint(1, 5) for _ in range(20)]
 
     async def give() -> None:
-        left: list[tuple[Tell, int]] = []
+        left: list[tuple[OutcomeCallback, int]] = []
         for size in sizes:
             left += itertools.product([said.expect(size)], range(size))
             await asyncio.sleep(0)

@@ -12,7 +12,7 @@ import redis.asyncio
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import Log, Position, Request
+from services.persistence.domain.log import AppendedPosition, Log, Request
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import EMPTY_TTL_S, REST_TTL_S, Item
 from services.shared.process.cancellation import end_task
@@ -33,10 +33,10 @@ class Persistence:
         self.log = Log(self.hot, store, max_unstored=1_000, max_waiting=10_000, max_batch=256)
         self.running = asyncio.create_task(self.log.run())
 
-    async def publish(self, data: str, key: str = "") -> Position:
+    async def publish(self, data: str, key: str = "") -> AppendedPosition:
         request = Request(CHANNEL, item(data, key), 1_000, HISTORY_TTL_S)
         (outcome,) = await append(self.log, [request])
-        assert isinstance(outcome, Position), outcome
+        assert isinstance(outcome, AppendedPosition), outcome
         return outcome
 
     async def texts(self) -> list[str]:
@@ -109,7 +109,7 @@ async def test_a_channel_that_was_forgotten_goes_on_as_it_was(
     assert await persistence.texts() == ["1", "2"]
     await expire(redis_conn)
     assert await persistence.publish("again", key="once") == first._replace(repeated_key=True)
-    assert await persistence.publish("3") == Position(3, first.epoch, False)
+    assert await persistence.publish("3") == AppendedPosition(3, first.epoch, False)
     assert await persistence.texts() == ["1", "2", "3"]
     assert await redis_conn.ttl(META) == -1
 

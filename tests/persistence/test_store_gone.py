@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from services.edge.adapters.persistence_client import PersistenceClient
-from services.edge.domain.model import Position, Publication
+from services.edge.domain.model import Publication, StreamPosition
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.ports import Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.incarnation.calls import Life
+from services.shared.incarnation.calls import Incarnation
 from services.shared.rpc.client import Replicas
 from tests.persistence.test_dynamodb_processes import Process
 from tests.support.dynamodb import DynamoDbServer, settings_of
@@ -58,7 +58,7 @@ class Edge:
         await self.store.close()
         await self._replicas.close()
 
-    async def publish(self, channel: str) -> Position:
+    async def publish(self, channel: str) -> StreamPosition:
         """Again and again under one key, as edges do."""
         publication, key = Publication(b"1", id=os.urandom(16)), os.urandom(8).hex()
         while True:
@@ -137,13 +137,13 @@ async def test_a_replica_that_remembers_tops_writes_no_hole_into_a_table_that_wa
     db = DynamoDb(settings)
     await tables.create(db, settings)
     store = DynamoDbLogStore(db, settings.log_table)
-    name = (await store.beacon()).store
+    name = (await store.heartbeat()).store
     await store.open(ASKED)
     rows = [Row(ASKED, offset, os.urandom(16), b"x", "1:uk") for offset in (1, 2, 3)]
     assert (await store.write(rows[:2]))[ASKED] == Written(2, False)
     await db.call("delete_table", TableName=settings.log_table)
     await tables.create(db, settings)
-    assert (await store.beacon()).store != name
+    assert (await store.heartbeat()).store != name
     assert (await store.write(rows[2:]))[ASKED] == Written(0, True)
     await store.open(ASKED)
     again = [Row(ASKED, 1, os.urandom(16), b"y", "1:uk")]
@@ -153,22 +153,22 @@ async def test_a_replica_that_remembers_tops_writes_no_hole_into_a_table_that_wa
 
 async def test_another_store_begins_another_life_and_the_same_does_not(own_redis: RedisServer, tmp_path: Path) -> None:
     """As where somebody removed the file of SQLite, and Redis was left as it is."""
-    beacon = RedisBeacon(own_redis.url)
+    heartbeat = RedisHeartbeat(own_redis.url)
 
-    async def beats(path: Path) -> list[Life]:
+    async def beats(path: Path) -> list[Incarnation]:
         store = SqliteLogStore(path)
         lives = []
         for _ in range(2):
-            beaten = await beacon.beat(await store.beacon())
-            await store.keep_beacon(beaten.counted)
-            assert beaten.life is not None
-            lives.append(beaten.life)
+            beaten = await heartbeat.beat(await store.heartbeat())
+            await store.keep_heartbeat(beaten.counted)
+            assert beaten.incarnation is not None
+            lives.append(beaten.incarnation)
         await store.close()
         return lives
 
     first, again = [await beats(tmp_path / "one.sqlite3") for _ in range(2)]
-    assert len({life.token for life in [*first[1:], *again]}) == 1
+    assert len({incarnation.token for incarnation in [*first[1:], *again]}) == 1
     other = await beats(tmp_path / "two.sqlite3")
-    assert len({life.token for life in other}) == 1
+    assert len({incarnation.token for incarnation in other}) == 1
     assert other[0].generation > again[0].generation
-    await beacon.close()
+    await heartbeat.close()

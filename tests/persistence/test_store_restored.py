@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import Log, Position, Request
-from services.persistence.maintenance import Caretaker
+from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.maintenance import Maintenance
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import Item
-from services.shared.incarnation import calls as life
+from services.shared.incarnation import calls as incarnation
 from services.shared.incarnation.calls import Known
-from services.shared.incarnation.gate import LifeGate
+from services.shared.incarnation.gate import IncarnationGate
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append
@@ -37,18 +37,18 @@ class Persistence:
     """One process, but for its ports."""
 
     def __init__(self, url: str, path: Path) -> None:
-        self.gate = LifeGate()
+        self.gate = IncarnationGate()
         self.store = SqliteLogStore(path)
         self.pipeline = RedisPipeline(url, gate=self.gate)
-        self.beacon = RedisBeacon(url)
+        self.heartbeat = RedisHeartbeat(url)
         hot = RedisHotLog(self.pipeline, lambda: self.gate.token, lambda: self.gate.writes)
         self.log = Log(hot, self.store, max_unstored=100, max_waiting=1_000, max_batch=64)
         self.tasks: list[asyncio.Task[None]] = []
-        self.caretaker = Caretaker(self.beacon, self.store, self.log, self.gate, _nothing, every_s=0.05)
+        self.maintenance = Maintenance(self.heartbeat, self.store, self.log, self.gate, _nothing, every_s=0.05)
 
     async def ready(self) -> None:
         async with asyncio.timeout(20):
-            while not (all(self.caretaker.ready().values()) and self.gate.is_open):
+            while not (all(self.maintenance.ready().values()) and self.gate.is_open):
                 await asyncio.sleep(0.01)
 
     async def end(self) -> None:
@@ -63,15 +63,15 @@ class Persistence:
         async with asyncio.timeout(20):
             while True:
                 outcomes = await append(self.log, requests)
-                if all(isinstance(outcome, Position) for outcome in outcomes):
-                    return [(one.epoch, one.offset) for one in outcomes if isinstance(one, Position)]
+                if all(isinstance(outcome, AppendedPosition) for outcome in outcomes):
+                    return [(one.epoch, one.offset) for one in outcomes if isinstance(one, AppendedPosition)]
                 await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
 async def persistence(url: str, path: Path) -> AsyncIterator[Persistence]:
     made = Persistence(url, path)
-    made.tasks = [asyncio.create_task(made.log.run()), asyncio.create_task(made.caretaker.run())]
+    made.tasks = [asyncio.create_task(made.log.run()), asyncio.create_task(made.maintenance.run())]
     try:
         await made.ready()
         yield made
@@ -79,7 +79,7 @@ async def persistence(url: str, path: Path) -> AsyncIterator[Persistence]:
         await made.end()
         await made.store.close()
         await made.pipeline.aclose()
-        await made.beacon.close()
+        await made.heartbeat.close()
 
 
 def copy(source: Path, target: Path) -> None:
@@ -103,7 +103,7 @@ async def test_an_older_file_is_noticed_where_redis_was_kept(
     copy(backup, path)
     if noticed_by == "the channel":  # as where persistence was of a version that does not say what it has kept
         plain = RedisPipeline(own_redis.url)
-        await plain.execute([("HDEL", keys.observed(), "kept"), ("SET", keys.beacon(), "1000000")], timeout_s=2.0)
+        await plain.execute([("HDEL", keys.observed(), "kept"), ("SET", keys.heartbeat(), "1000000")], timeout_s=2.0)
         await plain.aclose()
     async with persistence(own_redis.url, path) as after:
         given = await after.publish(CHANNEL, 7)
@@ -116,7 +116,7 @@ async def test_an_older_file_is_noticed_where_redis_was_kept(
         assert (state.epoch, state.top) == given[-1]
         again = await after.publish(CHANNEL)
         assert again == [(given[-1][0], 18)], "told once"
-        assert all(after.caretaker.ready().values())
+        assert all(after.maintenance.ready().values())
 
 
 async def test_an_edge_that_lives_knows_what_the_store_had_though_redis_is_empty(
@@ -129,15 +129,17 @@ async def test_an_edge_that_lives_knows_what_the_store_had_though_redis_is_empty
         copy(path, backup)
         (*_, last) = await before.publish(CHANNEL, 3)
         await asyncio.sleep(0.5)
-        look = life.look((await pipeline.run([life.look_call("edge", Known(), "", "")], timeout_s=2.0))[0])
+        look = incarnation.check_result(
+            (await pipeline.run([incarnation.check_call("edge", Known(), "", "")], timeout_s=2.0))[0]
+        )
     copy(backup, path)
     own_redis.kill()
     own_redis.wipe()
     own_redis.start(whole=False)
     await pipeline.aclose()
     pipeline = RedisPipeline(own_redis.url)
-    known = Known(look.life.generation if look.life else 0, look.writes, look.at_ms)
-    await pipeline.run([life.look_call("edge", known, "", look.was_kept)], timeout_s=2.0)
+    known = Known(look.incarnation.generation if look.incarnation else 0, look.writes, look.at_ms)
+    await pipeline.run([incarnation.check_call("edge", known, "", look.was_kept)], timeout_s=2.0)
     async with persistence(own_redis.url, path) as after:
         assert (await after.log.open(CHANNEL)).epoch != last[0]
     await pipeline.aclose()
@@ -150,10 +152,10 @@ async def test_a_store_that_could_not_write_for_a_while_is_no_older_one(
     async with persistence(own_redis.url, path) as before:
         (first, *_) = await before.publish(CHANNEL, 3)
 
-        async def full(beacon: object) -> None:
+        async def full(heartbeat: object) -> None:
             raise Unavailable("no room")
 
-        monkeypatch.setattr(before.store, "keep_beacon", full)
+        monkeypatch.setattr(before.store, "keep_heartbeat", full)
         await asyncio.sleep(0.5)  # Redis counts on, and the store does not
     async with persistence(own_redis.url, path) as after:
         assert await after.publish(CHANNEL) == [(first[0], 4)]

@@ -12,7 +12,7 @@ import pytest
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import Log, Position, Request
+from services.persistence.domain.log import AppendedPosition, Log, Request
 from services.persistence.domain.ports import Row
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
@@ -81,8 +81,8 @@ async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_confl
     (there,) = await append(second, [request("k", publication_id)])  # an edge that did not want to wait any longer
     slow.may_answer.set()
     (here,) = await waiting
-    assert isinstance(there, Position)
-    assert isinstance(here, Position)
+    assert isinstance(there, AppendedPosition)
+    assert isinstance(here, AppendedPosition)
     assert (here.offset, there.offset) == (3, 3)
     assert await stored(store) == ["first", "foreign", "k"]
     for running in (running1, running2):
@@ -98,7 +98,7 @@ async def test_what_could_not_be_committed_is_looked_at_again(
     commit = hot.commit
 
     def answer(outcome: int | Exception) -> None:
-        async def answered(channels: Any, life: str) -> list[int | Exception]:
+        async def answered(channels: Any, incarnation: str) -> list[int | Exception]:
             return [outcome for _ in channels]
 
         monkeypatch.setattr(hot, "commit", answered)

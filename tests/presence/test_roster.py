@@ -16,7 +16,7 @@ from services.presence.domain.ports import Change, Enter, Lease, Leave
 from services.presence.domain.sweeper import sweep
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.incarnation.gate import RunWatch
+from services.shared.incarnation.gate import RunTracker
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.redis import RedisServer
 from thalamus.common.v1 import common_pb2
@@ -405,7 +405,7 @@ async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lo
 
 
 async def test_a_lease_is_not_renewed_by_the_first_that_reaches_a_redis_started_anew(own_redis: RedisServer) -> None:
-    watch = RunWatch()
+    watch = RunTracker()
     pipeline = RedisPipeline(own_redis.url, gate=watch)
     roster = RedisRoster(pipeline, lambda: watch.run_id)
     assert (await roster.renew(EDGE, 60.0, held=False)).granted

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import Log, Position, Request
+from services.persistence.domain.log import AppendedPosition, Log, Request
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
@@ -39,7 +39,7 @@ class Steps:
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._port, name)
-        if name in ("life", "apart"):
+        if name in ("incarnation", "apart"):
             return call
 
         async def step(*arguments: Any, **options: Any) -> Any:
@@ -74,10 +74,10 @@ class Death:
 class Replica:
     """One persistence process."""
 
-    def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, life: Life) -> None:
+    def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, incarnation: Incarnation) -> None:
         self.death = Death()
         self.log = Log(
-            Steps(RedisHotLog(pipeline, lambda: life.token), self.death),
+            Steps(RedisHotLog(pipeline, lambda: incarnation.token), self.death),
             Steps(store, self.death),
             max_unstored=100,
             max_waiting=1_000,
@@ -90,7 +90,7 @@ class Replica:
 
 
 @dataclass
-class Life:
+class Incarnation:
     """The life of Redis, as persistence has been told of it."""
 
     number: int = 0
@@ -108,7 +108,7 @@ class Channel:
     pipeline: RedisPipeline
     store: SqliteLogStore
     name: str = field(default_factory=lambda: f"chat:{next(_numbers)}")
-    life: Life = field(default_factory=Life)
+    incarnation: Incarnation = field(default_factory=Incarnation)
     replicas: list[Replica] = field(default_factory=list)
     acked: dict[int, bytes] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Channel:
 
     async def begin(self) -> None:
         await self.client.flushdb()
-        self.replicas = [Replica(self.pipeline, self.store, self.life) for _ in range(2)]
+        self.replicas = [Replica(self.pipeline, self.store, self.incarnation) for _ in range(2)]
 
     async def end(self) -> None:
         for replica in self.replicas:
@@ -134,18 +134,18 @@ class Channel:
         requests = [self._request(key) for key in keys]
         outcomes = await append(replica.log, requests)
         for request, key, outcome in zip(requests, keys, outcomes, strict=True):
-            if isinstance(outcome, Position):
+            if isinstance(outcome, AppendedPosition):
                 self._acked(request.item, key, outcome)
         if death_at >= 0:
             await replica.close()
-            self.replicas[who] = Replica(self.pipeline, self.store, self.life)
+            self.replicas[who] = Replica(self.pipeline, self.store, self.incarnation)
 
     def _request(self, key: str) -> Request:
         data = os.urandom(6)
         item = Item(os.urandom(16), data, "u", key or data.hex())
         return Request(self.name, item, _HISTORY_SIZE, 3_600)
 
-    def _acked(self, item: Item, key: str, position: Position) -> None:
+    def _acked(self, item: Item, key: str, position: AppendedPosition) -> None:
         assert self.epoch in ("", position.epoch), "the epoch of a stored channel changed"
         self.epoch = position.epoch
         if key:
@@ -162,7 +162,7 @@ class Channel:
             pass
         if death_at >= 0:
             await replica.close()
-            self.replicas[who] = Replica(self.pipeline, self.store, self.life)
+            self.replicas[who] = Replica(self.pipeline, self.store, self.incarnation)
 
     async def take_dump(self) -> None:
         self.dump = [
@@ -174,21 +174,21 @@ class Channel:
         await self.client.flushdb()
         for name, value in [] if empty else self.dump:
             await self.client.restore(name, 0, value)
-        self.life.number += 1
+        self.incarnation.number += 1
 
     async def slip(self, empty: bool, who: int, keys: Sequence[str], death_at: int, after: bool) -> None:
         """Redis goes back, and somebody appends before anybody has noticed: what the store has is the net beneath."""
         await self.go_back(empty)
-        self.life.number -= 1
+        self.incarnation.number -= 1
         await self.append(who, keys, death_at, after)
-        self.life.number += 1
+        self.incarnation.number += 1
 
     # What must always hold.
 
     async def look(self) -> None:
         """As an edge does: the hot log, in the present life, or nothing."""
         call = hotlog.read_call(
-            self.name, stored=True, life=self.life.token, since_offset=0, limit=1_000, reverse=False
+            self.name, stored=True, incarnation=self.incarnation.token, since_offset=0, limit=1_000, reverse=False
         )
         page = hotlog.page((await run(self.client, [call]))[0])
         if page is None:
@@ -209,7 +209,7 @@ class Channel:
         healthy = self.replicas[0]
         await healthy.log.sweep(0.0, 100)
         (outcome,) = await append(healthy.log, [self._request("")])
-        assert isinstance(outcome, Position), outcome
+        assert isinstance(outcome, AppendedPosition), outcome
         stored = dict(await self.store.read(self.name, since_offset=0, upto=1 << 40, limit=10_000, reverse=False))
         assert sorted(stored) == list(range(1, outcome.offset + 1)), "a hole in the store"
         for offset, data in self.seen.items():
@@ -217,7 +217,7 @@ class Channel:
         for offset, data in self.acked.items():
             assert unstamped(stored[offset]) == data, "acknowledged, and not stored"
         assert (await healthy.log.open(self.name)).top == outcome.offset
-        (left,) = await RedisHotLog(self.pipeline, lambda: self.life.token).unstored([self.name], 100)
+        (left,) = await RedisHotLog(self.pipeline, lambda: self.incarnation.token).unstored([self.name], 100)
         assert left is not None
         assert left.entries == [], "numbered, and neither readable nor gone"
         await self.look()

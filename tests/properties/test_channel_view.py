@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.edge.domain.channels.channel_log import ChannelLog, Need
-from services.edge.domain.model import Position, Publication
+from services.edge.domain.model import Publication, StreamPosition
 
 EPOCH, OTHER = "epoch1", "epoch2"
 _RING_MAX_BYTES = 24
@@ -89,7 +89,7 @@ class Schedule:
     def __init__(self, start: int, ring_size: int, buffer_size: int) -> None:
         self.ring_size, self.buffer_size = ring_size, buffer_size
         self.log = ChannelLog(
-            Position(start, EPOCH), ring_size=ring_size, ring_max_bytes=_RING_MAX_BYTES, buffer_size=buffer_size
+            StreamPosition(start, EPOCH), ring_size=ring_size, ring_max_bytes=_RING_MAX_BYTES, buffer_size=buffer_size
         )
         self.model = Model(start, ring_size, buffer_size)
         self.handed: list[Publication] = []
@@ -139,7 +139,7 @@ class Schedule:
         model, log = self.model, self.log
         offsets = range(model.start + 1, log.delivered + 1)
         assert self.handed == [publication(offset) for offset in offsets], "not every offset once, in order"
-        assert log.position == Position(model.delivered, EPOCH)
+        assert log.position == StreamPosition(model.delivered, EPOCH)
         for offset in range(max(0, log.delivered - self.ring_size - 2), log.delivered + 3):
             found, expected = log.since(offset), model.since(offset)
             assert (found is None) == (expected is None), f"since({offset})"

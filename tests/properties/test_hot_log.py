@@ -97,7 +97,7 @@ class Model:
         call = hotlog.read_call(
             self.name,
             stored=False,
-            life=generation,
+            incarnation=generation,
             since_offset=since,
             limit=limit,
             reverse=reverse,

@@ -15,7 +15,7 @@ from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.channel_log import ChannelLog, Need
 from services.edge.domain.channels.hub import Hub
 from services.edge.domain.channels.log_reader import LogReader
-from services.edge.domain.model import HistoryPage, Position, Publication
+from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.edge.domain.replies import Push
 from services.edge.domain.session.session import Session
 from tests.properties.test_channel_view import play_view, sizes_of_a_view, steps_of_a_view
@@ -160,7 +160,7 @@ def no_gap_is_repaired(patch: pytest.MonkeyPatch) -> None:
 def recovered_in_another_epoch(patch: pytest.MonkeyPatch) -> None:
     original = _joining.recover
 
-    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: StreamPosition) -> Found:
         request.epoch = top.epoch
         found: Found = await original(session, channel, one, request, top)
         return found
@@ -171,7 +171,7 @@ def recovered_in_another_epoch(patch: pytest.MonkeyPatch) -> None:
 def a_part_of_what_was_missed_is_recovered(patch: pytest.MonkeyPatch) -> None:
     original = _joining.recover
 
-    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: StreamPosition) -> Found:
         found: Found = await original(session, channel, one, request, top)
         if found is None and request.epoch in ("", top.epoch) and request.offset <= top.offset:
             return list(channel.log._ring) if channel.log else []
@@ -181,16 +181,16 @@ def a_part_of_what_was_missed_is_recovered(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_trimmed_read_is_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
-    async def mutant(self: LogReader, channel: str, namespace: Any, position: Position) -> HistoryPage | None:
+    async def mutant(self: LogReader, channel: str, namespace: Any, position: StreamPosition) -> HistoryPage | None:
         page = await self._broker.read(
             channel, since_offset=position.offset, limit=1_000, reverse=False, stored=False, max_bytes=1 << 20
         )
         return page if page is not None and page.top.epoch == position.epoch else None
 
-    async def missed(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+    async def missed(session: Session, channel: Channel, one: Subscription, request: Any, top: StreamPosition) -> Found:
         if request.epoch not in ("", top.epoch) or request.offset > top.offset:
             return None
-        at = Position(request.offset, top.epoch)
+        at = StreamPosition(request.offset, top.epoch)
         page = await session.node.reader.after(channel.name, channel.namespace, at)
         return [one for one in page.publications if one.offset <= top.offset] if page else None
 
@@ -213,7 +213,7 @@ def a_stale_read_is_taken_for_the_top(patch: pytest.MonkeyPatch) -> None:
     """The reply is recovered with what the first read had, though the view is beyond it."""
     original = _joining.recover
 
-    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: Position) -> Found:
+    async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: StreamPosition) -> Found:
         found: Found = await original(session, channel, one, request, top)
         return found[:-1] if found else found
 

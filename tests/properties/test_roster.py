@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.edge.domain.control import operations
-from services.edge.domain.control.operations import carry_out
+from services.edge.domain.control.operations import execute
 from services.shared.errors import ThalamusError
 from services.shared.namespaces import Mode
 from tests.properties.manual_loop import ticks
@@ -61,7 +61,7 @@ class Delayed:
     def order(self, operation: operations.Operation) -> None:
         async def give() -> None:
             try:
-                await carry_out(self.node, operation)
+                await execute(self.node, operation)
             except ThalamusError:
                 pass  # the client was told that it is not subscribed
 

@@ -78,10 +78,10 @@ def test_whatever_crashes_or_goes_back_nothing_acknowledged_is_lost_or_twice(pla
 def commit_before_the_store(patch: pytest.MonkeyPatch) -> None:
     original = Log._store_and_commit
 
-    async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any, life: str) -> Any:
+    async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any, incarnation: str) -> Any:
         for channel, (epoch, _, places) in numbered.items():
-            await self._hot.commit([(channel, epoch, max(abs(offset) for _, offset in places), 8)], life)
-        return await original(self, requests, numbered, outcomes, life)
+            await self._hot.commit([(channel, epoch, max(abs(offset) for _, offset in places), 8)], incarnation)
+        return await original(self, requests, numbered, outcomes, incarnation)
 
     patch.setattr(Log, "_store_and_commit", mutant)
 
@@ -96,7 +96,7 @@ def keys_are_not_brought_back(patch: pytest.MonkeyPatch) -> None:
 
 def another_life_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
     original = redis_hotlog.RedisHotLog.__init__
-    patch.setattr(redis_hotlog.RedisHotLog, "__init__", lambda self, client, life=None: original(self, client))
+    patch.setattr(redis_hotlog.RedisHotLog, "__init__", lambda self, client, incarnation=None: original(self, client))
     patch.setattr(hotlog, "read_call", _with_life(hotlog.read_call))
 
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from services.shared.hotlog import hot, hotlog, keys, scripts
 from services.shared.hotlog.scripts import Call, Script
-from services.shared.incarnation import calls as lives
-from services.shared.incarnation.calls import Known, Life
-from services.shared.incarnation.gate import LifeGate
+from services.shared.incarnation import calls
+from services.shared.incarnation.calls import Incarnation, Known
+from services.shared.incarnation.gate import IncarnationGate
 from services.shared.redis.client import redis_client
 from tests.support.scripts import run
 
@@ -59,23 +59,23 @@ class Edge:
 
     def __init__(self, world: World, number: int) -> None:
         self.world, self.name = world, f"edge{number}"
-        self.gate = LifeGate()
+        self.gate = IncarnationGate()
 
     async def look(self) -> None:
-        used = self.gate.life.run_id if self.gate.life else ""
-        look = lives.look(await self.world.call(lives.look_call(self.name, self.gate.known, used, "")))
-        if look.life is None or look.life.run_id != look.run_id:
+        used = self.gate.incarnation.run_id if self.gate.incarnation else ""
+        look = calls.check_result(await self.world.call(calls.check_call(self.name, self.gate.known, used, "")))
+        if look.incarnation is None or look.incarnation.run_id != look.run_id:
             self.gate.close()
         else:
-            self.gate.open(look.life, Known(look.life.generation, look.writes, look.at_ms))
+            self.gate.open(look.incarnation, Known(look.incarnation.generation, look.writes, look.at_ms))
 
     async def publish(self, channel: str) -> None:
-        life: Life | None = self.gate.life
-        if life is None or life.run_id != self.world.run_id:  # no connection of an earlier run is left
+        incarnation: Incarnation | None = self.gate.incarnation
+        if incarnation is None or incarnation.run_id != self.world.run_id:  # no connection of an earlier run is left
             return
         call = hot.append_call(
             [hot.HotBatch(channel, 100, 3_600, [(str(next(self.world.numbers)).encode(), "")])],
-            fresh_epoch=hotlog.new_epoch(life.generation),
+            fresh_epoch=hotlog.new_epoch(incarnation.generation),
             now_s=self.world.now_s,
             writes=self.gate.writes,
         )
@@ -93,13 +93,13 @@ class Edge:
 
     async def read(self, channel: str) -> None:
         """A client at the beginning of the epoch comes back: it is told all that was acknowledged in it, or nothing."""
-        life = self.gate.life
-        if life is None or life.run_id != self.world.run_id:
+        incarnation = self.gate.incarnation
+        if incarnation is None or incarnation.run_id != self.world.run_id:
             return
         call = hotlog.read_call(
             channel,
             stored=False,
-            life=life.generation,
+            incarnation=incarnation.generation,
             since_offset=0,
             limit=1_000,
             reverse=False,
@@ -175,10 +175,10 @@ class World:
     async def beat(self, waits: bool) -> None:
         if self.known is None:
             return
-        call = lives.beat_call(*self.kept, self.known, kept=self.kept[0], store="store", waits=waits)
-        found = lives.beat(await self.call(call))
-        assert isinstance(found, lives.Beat)
-        if found.life is not None:
+        call = calls.heartbeat_call(*self.kept, self.known, kept=self.kept[0], store="store", waits=waits)
+        found = calls.heartbeat_result(await self.call(call))
+        assert isinstance(found, calls.HeartbeatReply)
+        if found.incarnation is not None:
             self.known = found.known
             self.kept = (max(self.kept[0], found.counter), max(self.kept[1], found.generation))
 
@@ -213,7 +213,9 @@ class World:
         await self._server()
         known, self.known = self.known, None
         if known.generation == self.kept[1]:
-            left = lives.left(await self.call(lives.leave_call(self.kept[0], known)), known.generation)
+            left = calls.orderly_end_result(
+                await self.call(calls.orderly_end_call(self.kept[0], known)), known.generation
+            )
             if left is not None:
                 self.kept, self.ending = (left[0], self.kept[1]), left
 
@@ -264,8 +266,8 @@ steps = st.lists(
 
 @pytest.fixture
 def play(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
-    for module, name in ((lives, "LOOK"), (lives, "BEAT"), (lives, "LEAVE")):
-        monkeypatch.setattr(module, name, changed(getattr(scripts, name), *_SIMULATED))
+    for module, name in ((calls, "CHECK"), (calls, "HEARTBEAT"), (calls, "ORDERLY_END")):
+        monkeypatch.setattr(module, name, changed(getattr(module, name), *_SIMULATED))
     with asyncio.Runner() as runner:
         client = redis_client(redis_url)
 
@@ -349,8 +351,8 @@ def test_an_orderly_stop_keeps_the_epoch_and_a_later_copy_of_it_does_not(play: C
 def test_a_mutant_is_found(mutant: str, play: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     old, new, schedule = MUTANTS[mutant]
     play(schedule)
-    beat: Script = vars(lives)["BEAT"]
+    beat: Script = vars(calls)["HEARTBEAT"]
     assert old in beat.text.decode()
-    monkeypatch.setattr(lives, "BEAT", changed(beat, (old, new)))
+    monkeypatch.setattr(calls, "HEARTBEAT", changed(beat, (old, new)))
     with pytest.raises(AssertionError, match="given twice"):
         play(schedule)

@@ -71,7 +71,7 @@ async def test_what_piles_up_while_two_batches_are_in_flight_goes_as_the_third(m
 async def test_while_its_thread_is_busy_a_batch_waits_for_more(make_rig: MakeRig) -> None:
     rig = await make_rig(1)
     busy = BusyThread(longest_s=0.05)
-    stream = await rig.open_stream(pace=busy.pace)
+    stream = await rig.open_stream(linger=busy.linger)
     await submit(stream, "connected")
     busy.work(1.0)
     await asyncio.gather(*(submit(stream, key) for key in range(100)))  # at once, but from now on much is expected

@@ -30,9 +30,9 @@ def test_what_has_waited_long_enough_leaves_now() -> None:
     busy = BusyThread(LONGEST_S)
     busy.wait_after(1.0)
     busy.now += LONGEST_S * 0.75
-    assert busy.pace.wait_s() == pytest.approx(LONGEST_S / 4)
+    assert busy.linger.wait_s() == pytest.approx(LONGEST_S / 4)
     busy.now += LONGEST_S
-    assert busy.pace.wait_s() == 0
+    assert busy.linger.wait_s() == 0
 
 
 def test_who_has_calmed_down_waits_no_more() -> None:
@@ -47,5 +47,5 @@ def test_short_spells_are_not_judged_one_by_one() -> None:
     for _ in range(4):
         busy.now += 0.01
         busy.used += 0.01
-        busy.pace.began(1_000)
-        assert busy.pace.wait_s() == 0
+        busy.linger.began(1_000)
+        assert busy.linger.wait_s() == 0

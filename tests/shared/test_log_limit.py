@@ -6,12 +6,12 @@ import logging
 
 import pytest
 
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 
 def test_a_flood_is_a_line_now_and_then_that_counts_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    seldom = SeldomLog(logging.getLogger("flooded"), logging.WARNING, every_s=10.0, clock=lambda: now)
+    seldom = RateLimitedLog(logging.getLogger("flooded"), logging.WARNING, every_s=10.0, clock=lambda: now)
     with caplog.at_level(logging.INFO):
         for _ in range(161):
             seldom("somebody sent nonsense", peer="10.0.0.1")

@@ -14,8 +14,8 @@ from services.shared.process.config import ConfigError
 DEFAULT = {
     "control": "t:control",
     "orders": "t:orders",
-    "life": "t:life",
-    "beacon": "t:beacon",
+    "incarnation": "t:life",
+    "heartbeat": "t:beacon",
     "store": "t:store",
     "dirty": "t:dirty",
 }

@@ -11,8 +11,8 @@ import pytest
 
 from services.shared.errors import Unavailable
 from services.shared.hotlog.scripts import Call, Command, load
-from services.shared.incarnation.calls import Known, Life
-from services.shared.incarnation.gate import LifeGate, run_id_of
+from services.shared.incarnation.calls import Incarnation, Known
+from services.shared.incarnation.gate import IncarnationGate, run_id_of
 from services.shared.process.config import ConfigError
 from services.shared.redis.pipeline import NotSent, RedisPipeline
 from tests.support.redis import RedisServer
@@ -158,13 +158,13 @@ async def test_an_answer_that_nobody_waits_for_any_more_goes_to_nobody(redis_pip
 
 
 async def test_a_server_whose_life_nobody_spoke_of_is_not_used(own_redis: RedisServer) -> None:
-    gate = LifeGate()
+    gate = IncarnationGate()
     pipeline, plain = RedisPipeline(own_redis.url, gate=gate), RedisPipeline(own_redis.url)
 
     async def open_gate() -> None:
         info = await _one(plain, "INFO", "server")
         assert isinstance(info, bytes)
-        gate.open(Life(run_id_of(info), 1, 0), Known(1))
+        gate.open(Incarnation(run_id_of(info), 1, 0), Known(1))
 
     with pytest.raises(Unavailable):
         await _one(pipeline, "SET", "t:x", 1)

@@ -12,8 +12,8 @@ import redis.asyncio
 from redis import exceptions
 
 from services.edge.adapters.redis.subscriber import RedisSubscriber
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
-from services.persistence.domain.ports import Beacon
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
+from services.persistence.domain.ports import Heartbeat
 from services.shared.process.config import ConfigError
 from services.shared.process.secrets import read_service_tokens, redis_address
 from services.shared.redis.client import check_server, redis_client
@@ -76,10 +76,10 @@ async def test_the_pub_sub_connection_and_the_beacon_log_in_with_it(
     await guarded.publish("t:control", b"hello")
     assert await asyncio.wait_for(heard, 5.0) == b"hello"
     await subscriber.close()
-    beacon = RedisBeacon(address)
-    counted = (await beacon.beat(Beacon(0, 0))).counted
+    heartbeat = RedisHeartbeat(address)
+    counted = (await heartbeat.beat(Heartbeat(0, 0))).counted
     assert counted.counter == 1
-    await beacon.close()
+    await heartbeat.close()
 
 
 @pytest.mark.parametrize(

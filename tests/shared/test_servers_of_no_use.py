@@ -10,7 +10,7 @@ import redis.asyncio
 from redis import exceptions
 
 from services.shared.errors import Unavailable
-from services.shared.incarnation.gate import RunWatch
+from services.shared.incarnation.gate import RunTracker
 from services.shared.redis.pipeline import ROLE_S, RedisPipeline
 from tests.support.faults import free_port
 from tests.support.redis import RedisServer
@@ -48,7 +48,7 @@ async def test_also_where_a_script_or_a_transaction_says_so(pair: Pair, command:
 
 
 async def test_who_only_reads_notices_too(pair: Pair) -> None:
-    watch = RunWatch()
+    watch = RunTracker()
     pipeline = RedisPipeline(pair.url, gate=watch)
     await pipeline.execute([("GET", "t:x")], timeout_s=2)
     before = watch.run_id
@@ -61,7 +61,7 @@ async def test_who_only_reads_notices_too(pair: Pair) -> None:
 
 
 async def test_a_replica_is_never_connected_to_where_it_is_asked(pair: Pair) -> None:
-    pipeline = RedisPipeline(pair.replica_url, gate=RunWatch())
+    pipeline = RedisPipeline(pair.replica_url, gate=RunTracker())
     with pytest.raises(Unavailable, match="replica"):
         await pipeline.execute([("GET", "t:x")], timeout_s=2)
     await pipeline.aclose()

@@ -16,7 +16,7 @@ from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.domain.ports import User
 from services.persistence.adapters import sqlite_store
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.ports import Beacon, Row
+from services.persistence.domain.ports import Heartbeat, Row
 from services.shared.errors import Unavailable
 from services.shared.process.config import ConfigError
 
@@ -51,13 +51,13 @@ class Log:
 
     async def ask(self) -> None:
         """What readiness asks every second."""
-        await self._store.beacon()
+        await self._store.heartbeat()
 
     async def read(self) -> None:
         await self._store.read("chat:1", since_offset=0, upto=9, limit=9, reverse=False)
 
     async def keep(self) -> None:
-        await self._store.keep_beacon(Beacon(1, 1))
+        await self._store.keep_heartbeat(Heartbeat(1, 1))
 
     async def close(self) -> None:
         await self._store.close()

@@ -15,7 +15,7 @@ from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import Publication as EdgePublication
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import Log, Outcome, Position, Request
+from services.persistence.domain.log import AppendedPosition, Log, Outcome, Request
 from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.process.cancellation import end_task
@@ -136,7 +136,7 @@ async def test_the_store_has_the_very_bytes_that_redis_has(
     hot_log = RedisHotLog(redis_pipeline, lambda: "life")
     async with running(Log(hot_log, store, max_unstored=100, max_waiting=100, max_batch=10)) as log:
         before = await now_ms(redis_conn)
-        assert all(isinstance(one, Position) for one in await write(log, range(5)))
+        assert all(isinstance(one, AppendedPosition) for one in await write(log, range(5)))
         after = await now_ms(redis_conn)
         rows, _ = await log.read(STORED, since_offset=0, limit=10, reverse=False)
         entries = await redis_conn.xrange(keys.log(STORED))

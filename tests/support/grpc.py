@@ -10,7 +10,7 @@ import grpc
 
 from services.shared.errors import Busy
 from services.shared.rpc.client import BatchStream, Replicas
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from thalamus.common.v1.common_pb2 import ItemStatus, Position
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -139,7 +139,7 @@ class Rig:
         max_waiting: int = 10_000,
         max_items: int = 256,
         max_bytes: int = 1 << 20,
-        pace: Pace | None = None,
+        linger: Linger | None = None,
     ) -> BatchStream[pb.AppendItem, pb.AppendResult]:
         """A stream, once it is connected to every server."""
         await self.replicas.start()
@@ -153,7 +153,7 @@ class Rig:
             max_waiting=max_waiting,
             max_items=max_items,
             max_bytes=max_bytes,
-            pace=pace,
+            linger=linger,
         )
         await self.stream.start()
         return self.stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 
 
 class BusyThread:
@@ -10,16 +10,16 @@ class BusyThread:
 
     def __init__(self, longest_s: float) -> None:
         self.now, self.used = 50.0, 7.0
-        self.pace = Pace(longest_s, clock=lambda: self.now, cpu=lambda: self.used)
+        self.linger = Linger(longest_s, clock=lambda: self.now, cpu=lambda: self.used)
 
     def work(self, share: float, items: int = 0) -> None:
         """A second of that, in which so much left before."""
-        self.pace.began(items)
+        self.linger.began(items)
         self.now += 1.0
         self.used += share
 
     def wait_after(self, share: float, items: int = 100_000) -> float:
         """What the pace says after it."""
         self.work(share, items)
-        self.pace.began(0)
-        return self.pace.wait_s()
+        self.linger.began(0)
+        return self.linger.wait_s()

@@ -12,9 +12,9 @@ from services.edge.domain.model import (
     AppendResult,
     ClientInfo,
     HistoryPage,
-    Position,
     PresenceStats,
     Publication,
+    StreamPosition,
 )
 from services.edge.domain.ports import ChannelListener
 from services.shared.errors import Unavailable
@@ -77,14 +77,14 @@ class MemoryBus:
         log = self.log(channel)
         known = log.keys.get((key_user, key)) if key else None
         if known is not None:
-            return AppendResult(Position(known, log.epoch), True)
+            return AppendResult(StreamPosition(known, log.epoch), True)
         log.top += 1
         kept = copy.copy(publication)
         kept.offset = log.top
         log.entries = [*log.entries, kept][-history_size:]
         log.keys[(key_user, key)] = log.top
         self.announce(channel, log.epoch, kept)
-        return AppendResult(Position(log.top, log.epoch), False)
+        return AppendResult(StreamPosition(log.top, log.epoch), False)
 
     def read(self, channel: str, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         self.check()
@@ -93,7 +93,9 @@ class MemoryBus:
             found = [one for one in reversed(log.entries) if not since_offset or one.offset < since_offset]
         else:
             found = [one for one in log.entries if one.offset > since_offset]
-        return HistoryPage([copy.copy(one) for one in _within(found[:limit], max_bytes)], Position(log.top, log.epoch))
+        return HistoryPage(
+            [copy.copy(one) for one in _within(found[:limit], max_bytes)], StreamPosition(log.top, log.epoch)
+        )
 
 
 def _within(found: list[Publication], max_bytes: int) -> list[Publication]:
@@ -132,18 +134,18 @@ class MemoryBroker:
     ) -> AppendResult:
         return self.bus.append(channel, publication, key_user, key, history_size)
 
-    async def top(self, channel: str) -> Position:
+    async def top(self, channel: str) -> StreamPosition:
         self.bus.check()
         log = self.bus.log(channel)
-        return Position(log.top, log.epoch)
+        return StreamPosition(log.top, log.epoch)
 
-    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[StreamPosition | None]:
         return [await (self.stored_top(name) if stored else self.top(name)) for name, stored in channels]
 
-    async def stored_top(self, channel: str) -> Position | None:
+    async def stored_top(self, channel: str) -> StreamPosition | None:
         self.bus.check()
         log = self.bus.logs.get(channel)
-        return Position(log.top, log.epoch) if log else None
+        return StreamPosition(log.top, log.epoch) if log else None
 
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
@@ -178,10 +180,10 @@ class MemoryStore:
         self.bus.check()
         return channel in self.bus.logs
 
-    async def open(self, channel: str) -> Position:
+    async def open(self, channel: str) -> StreamPosition:
         self.bus.check()
         log = self.bus.log(channel)
-        return Position(log.top, log.epoch)
+        return StreamPosition(log.top, log.epoch)
 
     async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
         return self.bus.read(channel, since_offset, limit, reverse, max_bytes)

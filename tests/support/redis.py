@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 
 from services.shared.hotlog import keys
-from services.shared.incarnation.calls import parse
+from services.shared.incarnation.calls import parse_incarnation
 from services.shared.redis.binary import find_redis_server
 from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
@@ -94,10 +94,10 @@ class RedisServer:
 
 def _begin_life(client: redis.Redis) -> None:
     """Say that all is whole, as persistence does (services/shared/incarnation/calls.py)."""
-    said = client.get(keys.life())
-    known = parse(said if isinstance(said, bytes) else None)
+    said = client.get(keys.incarnation())
+    known = parse_incarnation(said if isinstance(said, bytes) else None)
     run_id = client.info("server")["run_id"]
-    client.set(keys.life(), f"{run_id} {known.generation if known else 1} 0")
+    client.set(keys.incarnation(), f"{run_id} {known.generation if known else 1} 0")
 
 
 @pytest.fixture(scope="session")

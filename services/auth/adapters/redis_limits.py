@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import refuse
+from services.shared.hotlog.scripts import raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
 _TIMEOUT_S = 0.5
@@ -31,7 +31,7 @@ class RedisLimits:
         key = keys.name(f"auth:limit:{name}")
         try:
             answers = await self._redis.execute([("GET", key), ("TTL", key)], timeout_s=_TIMEOUT_S)
-            count, ttl_s = map(refuse, answers)
+            count, ttl_s = map(raise_for_error, answers)
             return int(count or 0), max(0, int(ttl_s))
         except Unavailable:
             count, ends = self._local.get(name, (0, 0.0))
@@ -44,7 +44,7 @@ class RedisLimits:
             answers = await self._redis.execute(
                 [("MULTI",), ("INCRBY", key, change), ("EXPIRE", key, window_s, "NX"), ("EXEC",)], timeout_s=_TIMEOUT_S
             )
-            return int(refuse(refuse(answers[-1])[0]))
+            return int(raise_for_error(raise_for_error(answers[-1])[0]))
         except Unavailable:
             return self._add_here(name, change, window_s)
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 import grpc
 
 from services.edge.adapters import publication_codec as codec
-from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
+from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.rpc.client import BatchStream, Replicas
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
@@ -37,7 +37,7 @@ class PersistenceClient:
             unpack=lambda answer: (answer.taken, [(result.item, _outcome(result)) for result in answer.results]),
             size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
             deadline_s=APPEND_DEADLINE_S,
-            pace=Pace(_LONGEST_WAIT_S),
+            linger=Linger(_LONGEST_WAIT_S),
         )
 
     async def start(self) -> None:
@@ -68,14 +68,14 @@ class PersistenceClient:
             )
         )
 
-    async def open(self, channel: str) -> Position:
+    async def open(self, channel: str) -> StreamPosition:
         request = pb.OpenRequest(channel=channel)
 
         async def call(replica: grpc.aio.Channel) -> pb.OpenResponse:
             return await PersistenceServiceStub(replica).Open(request, timeout=READ_DEADLINE_S)
 
         answer = await self._call(call)
-        return Position(answer.top.offset, answer.top.epoch)
+        return StreamPosition(answer.top.offset, answer.top.epoch)
 
     async def has_begun(self, channel: str) -> bool:
         request = pb.OpenRequest(channel=channel, only_known=True)
@@ -92,10 +92,10 @@ class PersistenceClient:
 
         async def call(replica: grpc.aio.Channel) -> HistoryPage:
             publications: list[Publication] = []
-            top = Position(0, "")
+            top = StreamPosition(0, "")
             size = 0
             async for page in PersistenceServiceStub(replica).Read(request, timeout=READ_DEADLINE_S):
-                top = Position(page.top.offset, page.top.epoch)
+                top = StreamPosition(page.top.offset, page.top.epoch)
                 publications += [codec.decode(one.publication, one.offset) for one in page.publications]
                 size += sum(len(one.publication) for one in page.publications)
                 if size > max_bytes:
@@ -123,7 +123,7 @@ def _outcome(result: pb.AppendResult) -> AppendResult | Exception:
     match result.status:
         case common_pb2.ITEM_STATUS_OK:
             position = result.position
-            return AppendResult(Position(position.offset, position.epoch), result.repeated_key)
+            return AppendResult(StreamPosition(position.offset, position.epoch), result.repeated_key)
         case common_pb2.ITEM_STATUS_BUSY:
             return Busy("too much of the channel is not stored yet")
         case common_pb2.ITEM_STATUS_INVALID:

@@ -10,12 +10,12 @@ import msgspec
 from fastapi import Request, Response
 
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 MAX_BODY_BYTES = 1_048_576
 _LOGGER = logging.getLogger(__name__)
-_FAILED = SeldomLog(_LOGGER, logging.WARNING, every_s=1.0)
-_UNFORESEEN = SeldomLog(_LOGGER, logging.ERROR, every_s=1.0)
+_FAILED = RateLimitedLog(_LOGGER, logging.WARNING, every_s=1.0)
+_UNFORESEEN = RateLimitedLog(_LOGGER, logging.ERROR, every_s=1.0)
 _INTERNAL = {"code": int(ErrorCode.INTERNAL), "message": ErrorCode.INTERNAL.message}
 _ENCODER = msgspec.json.Encoder()
 T = TypeVar("T")

@@ -9,10 +9,10 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 _MAX_LOGGED = 200  # characters of what a client sent
-_refused = SeldomLog(logging.getLogger(__name__), logging.WARNING)
+_refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 
 
 class AccountsCors:

@@ -14,9 +14,8 @@ from services.edge.api import requests as r
 from services.edge.api.bodies import BodyRefused, decode, error_body, unforeseen
 from services.edge.api.context import ApiContext
 from services.edge.domain.access.permissions import find_namespace
-from services.edge.domain.commands import StreamPosition
 from services.edge.domain.control import operations as ops
-from services.edge.domain.model import ClientInfo, Position, Publication
+from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.shared.errors import CloseCode, ErrorCode, ThalamusError
 from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import Durability, Namespace
@@ -131,7 +130,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
             info=_json(request.info, request.b64info, "b64info") or b"",
             data=_json(request.data, request.b64data, "b64data") or b"",
             expire_at=request.expire_at,
-            recover_since=since,
+            recover_since=ops.WirePosition(*since) if since else None,
             override={name: value.value for name, value in request.override.items()},
         )
     )
@@ -194,7 +193,7 @@ async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
         request.channel,
         namespace,
         limit=most if request.limit < 0 else min(int(request.limit), most),
-        since=Position(since.offset, since.epoch) if since else None,
+        since=since,
         reverse=request.reverse,
     )
     return {

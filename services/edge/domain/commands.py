@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class StreamPosition(msgspec.Struct, frozen=True):
-    """`since` of a history request."""
-
-    offset: int = 0
-    epoch: str = ""
+from services.edge.domain.model import StreamPosition
 
 
 class Request(msgspec.Struct, kw_only=True):

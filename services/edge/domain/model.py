@@ -12,7 +12,7 @@ import msgspec
 _SMALL_BYTES = 512
 
 
-class Position(NamedTuple):
+class StreamPosition(NamedTuple):
     """Place in the log of a channel: offset from 1 (0: before the first) and the epoch that counts it."""
 
     offset: int
@@ -58,7 +58,7 @@ class Publication(msgspec.Struct, gc=False):
 class AppendResult(NamedTuple):
     """Outcome of an append: its position, and whether an earlier publish with that key already had it."""
 
-    position: Position
+    position: StreamPosition
     repeated_key: bool
 
 
@@ -66,25 +66,25 @@ class HistoryPage(NamedTuple):
     """Publications in the order asked for, and the position of the readable top."""
 
     publications: list[Publication]
-    top: Position
+    top: StreamPosition
 
 
-OrderId = tuple[int, int]  # Unix milliseconds by the clock of Redis, and a number within them
+ControlCommandId = tuple[int, int]  # Unix milliseconds by the clock of Redis, and a number within them
 
 
-class Order(NamedTuple):
+class ControlCommand(NamedTuple):
     """What every edge must do. `previous` is the order before it; (0, 0): there was none."""
 
-    id: OrderId
-    previous: OrderId
+    id: ControlCommandId
+    previous: ControlCommandId
     payload: bytes
 
 
-class OrderPage(NamedTuple):
+class ControlLogPage(NamedTuple):
     """Orders, oldest first, and the newest that is kept; `is_last`: no more follow."""
 
-    orders: list[Order]
-    newest: OrderId
+    orders: list[ControlCommand]
+    newest: ControlCommandId
     is_last: bool
 
 

@@ -9,13 +9,13 @@ from services.edge.domain.commands import Command
 from services.edge.domain.model import (
     AppendResult,
     ClientInfo,
+    ControlCommand,
+    ControlCommandId,
+    ControlLogPage,
     HistoryPage,
-    Order,
-    OrderId,
-    OrderPage,
-    Position,
     PresenceStats,
     Publication,
+    StreamPosition,
 )
 from services.edge.domain.replies import JoinPush, Reply
 from services.shared.errors import ErrorCode
@@ -137,13 +137,13 @@ class Broker(Protocol):
         Without a key ("") nothing is tried twice: where the answer is lost, it is `Unavailable`.
         """
 
-    async def top(self, channel: str) -> Position:
+    async def top(self, channel: str) -> StreamPosition:
         """Readable top of a `hot` channel; makes its epoch if it has none yet."""
 
-    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[StreamPosition | None]:
         """Readable tops of (channel, is it `stored`), in few round trips; None where Redis has no meta."""
 
-    async def stored_top(self, channel: str) -> Position | None:
+    async def stored_top(self, channel: str) -> StreamPosition | None:
         """Readable top of a `stored` channel; None if Redis has no meta of it: ask the store to open it."""
 
     async def read(
@@ -170,7 +170,7 @@ class Store(Protocol):
     ) -> Awaitable[AppendResult]:
         """Sequence, store, make readable and announce; returns once all of it is done."""
 
-    async def open(self, channel: str) -> Position:
+    async def open(self, channel: str) -> StreamPosition:
         """Readable top; makes sure that Redis has the meta of the channel."""
 
     async def has_begun(self, channel: str) -> bool:
@@ -208,20 +208,20 @@ class ControlBus(Protocol):
         """Returns how many edges it went to; `Unavailable` within 3 s."""
 
 
-class OrderLog(Protocol):
+class ControlLog(Protocol):
     """Orders to every edge, kept for a minute. `Unavailable` within 3 s."""
 
     async def give(self, payload: bytes) -> int:
         """Keep it and tell those who listen; returns how many they are. `Unavailable`: it may be kept nevertheless."""
 
-    async def read(self, after: OrderId) -> OrderPage:
+    async def read(self, after: ControlCommandId) -> ControlLogPage:
         """Those that came after it and are kept."""
 
 
-class OrderListener(Protocol):
+class ControlListener(Protocol):
     """Hears of orders on the loop; never raises."""
 
-    def heard(self, order: Order) -> None: ...
+    def heard(self, order: ControlCommand) -> None: ...
 
     def look(self) -> None:
         """The pub/sub connection was made, or made anew: orders may have been missed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from services.edge.domain.model import ClientInfo, Position, Publication
+from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 
 
 class SubscribeResult(msgspec.Struct, gc=False):
@@ -54,7 +54,7 @@ class PresenceStatsResult(msgspec.Struct, gc=False):
 
 class HistoryResult(msgspec.Struct, gc=False):
     publications: list[Publication]
-    top: Position
+    top: StreamPosition
 
 
 class RpcResult(msgspec.Struct, gc=False):

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 NewHandler = Callable[[Connection, HandshakeInfo], MessageHandler]
 
 
-class PublicPort:
+class Listener:
     """Makes the protocol of each new connection, and knows all that are open."""
 
     def __init__(
@@ -101,7 +101,7 @@ class HeadProtocol(asyncio.Protocol):
 
     __slots__ = ("_client", "_discard", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
 
-    def __init__(self, port: PublicPort) -> None:
+    def __init__(self, port: Listener) -> None:
         self._port = port
         self._reader: HeadReader | None = HeadReader()  # None: the answer is given, the rest is not read
         self._discard: Discard | None = None  # of the rest

@@ -7,7 +7,7 @@ import logging
 import resource
 
 from services.edge.transport.http.handover import HttpHandover
-from services.edge.transport.listener import NewHandler, PublicPort
+from services.edge.transport.listener import Listener, NewHandler
 from services.edge.transport.metrics import TransportCollector, TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.shared.addresses import listening
@@ -23,13 +23,13 @@ _STEP_S = 0.02
 
 def build_websocket_server(
     options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None
-) -> PublicPort:
+) -> Listener:
     """The factory of protocols for a listener on the running loop; without `http` other paths answer 404.
 
     Raises:
         ConfigError: an option is wrong.
     """
-    return PublicPort(options, new_handler, http, asyncio.get_running_loop())
+    return Listener(options, new_handler, http, asyncio.get_running_loop())
 
 
 class EdgeServer:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from services.persistence.domain.ports import MAX_BYTES, Beacon, ChannelState, KnownKey, Removal, Row, Written
+from services.persistence.domain.ports import MAX_BYTES, ChannelState, Heartbeat, KnownKey, Removal, Row, Written
 from services.persistence.metrics import COMMITS, STORE_SECONDS
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
@@ -167,41 +167,41 @@ class SqliteLogStore:
         forget = "DELETE FROM removals WHERE number = ?"
         await self._run("write", "drop", lambda connection: connection.execute(forget, (removal.number,)))
 
-    async def beacon(self) -> Beacon:
+    async def heartbeat(self) -> Heartbeat:
         query = (
             "SELECT ifnull(count, 0), ifnull(generation, 0), store, ifnull(mark, '')"
             " FROM identity LEFT JOIN beacon USING (id) LEFT JOIN restored USING (id)"
         )
-        return await self._run("read", "beacon", lambda connection: Beacon(*connection.execute(query).fetchone()))
+        return await self._run("read", "beacon", lambda connection: Heartbeat(*connection.execute(query).fetchone()))
 
-    async def keep_beacon(self, beacon: Beacon) -> None:
+    async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         def keep(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
-                _keep_beacon(connection, beacon)
+                _keep_beacon(connection, heartbeat)
 
         await self._run("write", "keep_beacon", keep)
 
-    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
+    async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
         def keep(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
-                _keep_beacon(connection, beacon)
+                _keep_beacon(connection, heartbeat)
                 connection.execute(
                     "INSERT OR REPLACE INTO ending SELECT id, count, ?2, ?3, ?4 FROM beacon WHERE count = ?1",
-                    (beacon.counter, *known),
+                    (heartbeat.counter, *known),
                 )
 
         await self._run("write", "keep_ending", keep)
 
-    async def take_ending(self, beacon: Beacon) -> Known | None:
+    async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
         def take(connection: sqlite3.Connection) -> Known | None:
             with _Transaction(connection):
                 found = connection.execute("SELECT count, generation, writes, at_ms FROM ending").fetchone()
                 connection.execute("DELETE FROM ending")
-            return Known(*found[1:]) if found and found[0] == beacon.counter else None
+            return Known(*found[1:]) if found and found[0] == heartbeat.counter else None
 
         return await self._run("write", "take_ending", take)
 
-    async def begin_anew(self, seen: Beacon) -> None:
+    async def begin_anew(self, seen: Heartbeat) -> None:
         def begin(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
                 (mark,) = connection.execute("SELECT ifnull((SELECT mark FROM restored), '')").fetchone()
@@ -209,7 +209,7 @@ class SqliteLogStore:
                     connection.execute("INSERT OR REPLACE INTO restored VALUES (1, ?)", (new_epoch(),))
 
         await self._run("write", "begin_anew", begin)
-        await self.keep_beacon(seen)
+        await self.keep_heartbeat(seen)
 
     def _prepare(self) -> None:
         with closing(self._connect()) as connection:
@@ -266,11 +266,11 @@ class _Transaction:
             self._connection.execute("ROLLBACK")
 
 
-def _keep_beacon(connection: sqlite3.Connection, beacon: Beacon) -> None:
+def _keep_beacon(connection: sqlite3.Connection, heartbeat: Heartbeat) -> None:
     connection.execute(
         "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
         " SET count = max(count, excluded.count), generation = max(generation, excluded.generation)",
-        (beacon.counter, beacon.generation),
+        (heartbeat.counter, heartbeat.generation),
     )
 
 

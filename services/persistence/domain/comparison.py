@@ -17,7 +17,7 @@ UNSTORED_LIMIT = 20_000
 _DEFAULT_SIZE = 1_000  # where no namespace was heard of
 _MAX_REMEMBERED = 200_000
 _VERIFIED_AT_ONCE = 32
-_PATIENCE_S = 2.0
+_MAX_WAIT_S = 2.0
 _VERIFY_ATTEMPTS = 4  # others may be at it at the same time
 
 
@@ -62,7 +62,7 @@ class Comparison:
     async def _verify_soon(self, channel: str) -> None:
         """Where there is much to bring, other channels of a batch do not wait for it."""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_MAX_WAIT_S):
                 await self.verify(channel)
         except TimeoutError:
             raise Unavailable("the channel is being compared with the store") from None
@@ -107,7 +107,7 @@ class Comparison:
         Raises:
             Unavailable: it is not that: readers saw what the store has not. It is an older one.
         """
-        seen = await self._store.beacon()
+        seen = await self._store.heartbeat()
         (found,) = await self._hot.unstored([channel], 1)
         state = await self._store.open(channel)
         if found is not None and found.epoch == state.epoch and found.stored > state.top:
@@ -128,7 +128,7 @@ class Comparison:
             raise written
         if found is not None and written is not None and not written.conflict:
             commit = (channel, state.epoch, state.top, self._sizes.of(channel))
-            (readable,) = await self._hot.commit([commit], found.life)
+            (readable,) = await self._hot.commit([commit], found.incarnation)
             if not isinstance(readable, Exception) and readable >= state.top:
                 return
         await self._advance(channel, state, [])
@@ -174,7 +174,7 @@ class Comparison:
         if written.conflict:
             return None if await self.try_to_resolve(channel, []) else True
         commit = (channel, found.epoch, written.top, self._sizes.of(channel))
-        (readable,) = await self._hot.commit([commit], found.life)
+        (readable,) = await self._hot.commit([commit], found.incarnation)
         # Another life of Redis, or somebody changed the channel: what is there now must be looked at again.
         return True if not isinstance(readable, Exception) and readable >= written.top else None
 

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 
 Work = TypeVar("Work")
 
 
-class _Lane(Generic[Work]):
+class _KeyQueue(Generic[Work]):
     """Lives while anybody uses it."""
 
     __slots__ = ("has_writer", "lock", "users", "waiting")
@@ -25,7 +25,7 @@ class _Lane(Generic[Work]):
         self.users = 0
 
 
-class Lanes(Generic[Work]):
+class KeyedQueue(Generic[Work]):
     """Group commit, lane by lane: what arrives while a batch is written is the lane's next batch."""
 
     def __init__(
@@ -34,19 +34,19 @@ class Lanes(Generic[Work]):
         refuse: Callable[[Sequence[Work]], None],
         *,
         max_waiting: int,
-        max_of_lane: int,
+        max_per_key: int,
         max_batch: int,
-        patience_s: float,
-        pace: Pace,
+        max_wait_s: float,
+        linger: Linger,
     ) -> None:
         """`settle` writes a batch and raises nothing; `refuse` tells those that waited for longer than `patience_s`.
 
         `pace` says how long a lane waits after a batch, for more to write, unless a whole batch waits already.
         """
         self._settle, self._refuse = settle, refuse
-        self._max_waiting, self._max_of_lane, self._max_batch = max_waiting, max_of_lane, max_batch
-        self._patience_s, self._pace = patience_s, pace
-        self._lanes: dict[str, _Lane[Work]] = {}
+        self._max_waiting, self._max_per_key, self._max_batch = max_waiting, max_per_key, max_batch
+        self._max_wait_s, self._linger = max_wait_s, linger
+        self._queues: dict[str, _KeyQueue[Work]] = {}
         self._unwritten: deque[str] = deque()  # lanes whose writer is to be started
         self._news = asyncio.Event()
         self.waiting = 0
@@ -54,27 +54,27 @@ class Lanes(Generic[Work]):
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits or is being written."""
-        return not self._lanes
+        return not self._queues
 
     def is_busy(self, name: str) -> bool:
         """Whether anything of the lane waits or is being written."""
-        return name in self._lanes
+        return name in self._queues
 
     def has_room(self, name: str) -> bool:
         """Whether one more may wait in this lane."""
-        lane = self._lanes.get(name)
-        return self.waiting < self._max_waiting and (lane is None or len(lane.waiting) < self._max_of_lane)
+        queue = self._queues.get(name)
+        return self.waiting < self._max_waiting and (queue is None or len(queue.waiting) < self._max_per_key)
 
     def put(self, name: str, work: Work) -> None:
         """Add to the end of a lane."""
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes[name] = _Lane()
-        if not lane.has_writer:
-            lane.has_writer = True
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = _KeyQueue()
+        if not queue.has_writer:
+            queue.has_writer = True
             self._unwritten.append(name)
             self._news.set()
-        lane.waiting.append((work, asyncio.get_running_loop().time()))
+        queue.waiting.append((work, asyncio.get_running_loop().time()))
         self.waiting += 1
 
     async def run(self) -> None:
@@ -87,40 +87,40 @@ class Lanes(Generic[Work]):
                     while self._unwritten:
                         group.create_task(self._write(self._unwritten.popleft()))
         finally:
-            for lane in self._lanes.values():
-                self._refuse([work for work, _ in lane.waiting])
+            for queue in self._queues.values():
+                self._refuse([work for work, _ in queue.waiting])
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncIterator[None]:
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
         """As long as this lasts nothing of the lane is written by anybody else here."""
-        lane = self._lanes.setdefault(name, _Lane())
-        lane.users += 1
+        queue = self._queues.setdefault(name, _KeyQueue())
+        queue.users += 1
         try:
-            async with lane.lock:
+            async with queue.lock:
                 yield
         finally:
-            lane.users -= 1
-            if not lane.users and not lane.waiting:
-                del self._lanes[name]
+            queue.users -= 1
+            if not queue.users and not queue.waiting:
+                del self._queues[name]
 
     async def _write(self, name: str) -> None:
-        async with self.alone(name):
-            lane = self._lanes[name]
-            while batch := self._take(lane):
-                self._pace.began(len(batch))
+        async with self.exclusive(name):
+            queue = self._queues[name]
+            while batch := self._take(queue):
+                self._linger.began(len(batch))
                 await self._settle(batch)
-                wait_s = self._pace.wait_s()
-                if wait_s and len(lane.waiting) < self._max_batch:
+                wait_s = self._linger.wait_s()
+                if wait_s and len(queue.waiting) < self._max_batch:
                     await asyncio.sleep(wait_s)
-            lane.has_writer = False
+            queue.has_writer = False
 
-    def _take(self, lane: _Lane[Work]) -> list[Work]:
+    def _take(self, queue: _KeyQueue[Work]) -> list[Work]:
         """The next batch, of those that have not waited for too long."""
-        oldest = asyncio.get_running_loop().time() - self._patience_s
+        oldest = asyncio.get_running_loop().time() - self._max_wait_s
         batch: list[Work] = []
         late: list[Work] = []
-        while lane.waiting and len(batch) < self._max_batch:
-            work, came_at = lane.waiting.popleft()
+        while queue.waiting and len(batch) < self._max_batch:
+            work, came_at = queue.waiting.popleft()
             (batch if came_at >= oldest else late).append(work)
         self.waiting -= len(batch) + len(late)
         self._refuse(late)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistorySizes, rows_of
-from services.persistence.domain.keyed_queue import Lanes
+from services.persistence.domain.keyed_queue import KeyedQueue
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import (
     BATCH_ITEMS,
@@ -23,12 +23,12 @@ from services.persistence.metrics import (
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
 from services.shared.hotlog.keys import pair
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeeds, and one to spare
-_PATIENCE_S = 2.5  # edges wait 2.8 s: what waited for longer is not worth a number
+_MAX_WAIT_S = 2.5  # edges wait 2.8 s: what waited for longer is not worth a number
 _LONGEST_WAIT_S = 0.005  # of a busy process, for more to write at once
 _SWEPT_AT_ONCE = 3
 _SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
@@ -43,7 +43,7 @@ class Request(NamedTuple):
     history_ttl_s: int
 
 
-class Position(NamedTuple):
+class AppendedPosition(NamedTuple):
     """Where it stands; `repeated_key`: an earlier publish with its key does."""
 
     offset: int
@@ -66,9 +66,9 @@ class TooLarge(ThalamusError):
     code = ErrorCode.BAD_REQUEST
 
 
-Outcome = Position | ThalamusError
-Tell = Callable[[int, Outcome], None]
-_Waiting = tuple[Request, int, Tell]  # the place of the request among those it came with, and whom to tell
+Outcome = AppendedPosition | ThalamusError
+OutcomeCallback = Callable[[int, Outcome], None]
+_Waiting = tuple[Request, int, OutcomeCallback]  # the place of the request among those it came with, and whom to tell
 
 
 class Log:
@@ -93,17 +93,17 @@ class Log:
         self._max_unstored = max_unstored
         self._sizes = HistorySizes()
         self._comparison = Comparison(hot, store, self._sizes)
-        self._lanes: Lanes[_Waiting] = Lanes(
+        self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
             _give_up,
             max_waiting=max_waiting,
-            max_of_lane=(max_waiting + 1) // 2 if store.apart else max_waiting,
+            max_per_key=(max_waiting + 1) // 2 if store.apart else max_waiting,
             max_batch=max_batch,
-            patience_s=_PATIENCE_S,
-            pace=Pace(_LONGEST_WAIT_S),
+            max_wait_s=_MAX_WAIT_S,
+            linger=Linger(_LONGEST_WAIT_S),
         )
 
-    def append(self, requests: Sequence[Request], tell: Tell) -> None:
+    def append(self, requests: Sequence[Request], tell: OutcomeCallback) -> None:
         """`tell` is called with the place of each and its outcome, as soon as it is known, maybe at once.
 
         `Unavailable`: unknown, repeat with the same key. What is too large is refused before it has a number: a place
@@ -113,22 +113,22 @@ class Log:
             lane = self._lane_of(request.channel)
             if _is_larger(request.item, self._max_item_bytes):
                 tell(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
-            elif not self._lanes.has_room(lane):
+            elif not self._queue.has_room(lane):
                 UNSTORED_BUSY.inc()
                 tell(index, Busy("too much waits to be stored"))
             else:
-                self._lanes.put(lane, (request, index, tell))
-        WAITING.set(self._lanes.waiting)
+                self._queue.put(lane, (request, index, tell))
+        WAITING.set(self._queue.waiting)
 
     async def run(self) -> None:
         """Write batches until cancelled; what still waits then gets `Unavailable`."""
-        await self._lanes.run()
+        await self._queue.run()
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until nothing waits any more."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._lanes.is_empty:
+                while not self._queue.is_empty:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             logger.warning("stopping with unfinished batches")
@@ -188,7 +188,7 @@ class Log:
         """Finish what a crash left between the steps; returns how many channels had anything to finish."""
         marks = await self._hot.settled(age_s, limit)
         if self._store.apart:  # whoever writes such a channel now finishes it, or the next sweep does
-            marks = [mark for mark in marks if not self._lanes.is_busy(mark[0])]
+            marks = [mark for mark in marks if not self._queue.is_busy(mark[0])]
         random.shuffle(marks)  # what fails is not first every time
         finished, failures = 0, 0
         done: list[tuple[str, bytes]] = []
@@ -208,7 +208,7 @@ class Log:
         return finished
 
     async def _finish(self, channel: str) -> bool | None:
-        async with self._lanes.alone(self._lane_of(channel)):
+        async with self._queue.exclusive(self._lane_of(channel)):
             return await self._comparison.finish(channel)
 
     def _lane_of(self, channel: str) -> str:
@@ -217,7 +217,7 @@ class Log:
     # One batch.
 
     async def _settle(self, batch: list[_Waiting]) -> None:
-        WAITING.set(self._lanes.waiting)
+        WAITING.set(self._queue.waiting)
         BATCHES.inc()
         BATCH_ITEMS.observe(len(batch))
         try:
@@ -227,7 +227,7 @@ class Log:
         except Exception:
             logger.exception("a batch failed")
             outcomes = [Unavailable("internal error")] * len(batch)
-        failed = [outcome for outcome in outcomes if not isinstance(outcome, Position)]
+        failed = [outcome for outcome in outcomes if not isinstance(outcome, AppendedPosition)]
         if failed:
             UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in failed))
             UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in failed))
@@ -259,7 +259,7 @@ class Log:
         ]
         again: list[int] = []
         unverified: list[str] = []
-        life = self._hot.life()
+        incarnation = self._hot.incarnation()
         numbered: dict[str, _Numbered] = {}
         for batch, appended in zip(batches, await self._hot.append(batches, self._max_unstored), strict=True):
             group = groups[batch.channel]
@@ -279,7 +279,7 @@ class Log:
                 places = [place for place in places if place[1]]
             if places:
                 numbered[batch.channel] = _Numbered(appended.epoch, appended.stored, appended.stamp, places)
-        again += await self._store_and_commit(requests, numbered, outcomes, life)
+        again += await self._store_and_commit(requests, numbered, outcomes, incarnation)
         failed = await self._comparison.verify_all(unverified)
         for channel, error in failed.items():
             for index in groups[channel]:
@@ -291,7 +291,7 @@ class Log:
         requests: list[Request],
         numbered: dict[str, _Numbered],
         outcomes: list[Outcome],
-        life: str,
+        incarnation: str,
     ) -> list[int]:
         rows, uptos = await self._rows(requests, numbered)
         written = await self._store.write(rows) if rows else {}
@@ -315,7 +315,7 @@ class Log:
             commits.append((channel, epoch, uptos[channel], self._sizes.of(channel)))
         STORED.inc(sum([isinstance(written[row.channel], Written) for row in rows]))
         changed: list[str] = []
-        for commit, readable in zip(commits, await self._hot.commit(commits, life), strict=True):
+        for commit, readable in zip(commits, await self._hot.commit(commits, incarnation), strict=True):
             channel = commit[0]
             epoch, _, _, places = numbered[channel]
             if isinstance(readable, Exception):
@@ -326,7 +326,7 @@ class Log:
                 changed.append(channel)
             for index, offset in places:
                 if readable >= abs(offset):
-                    outcomes[index] = Position(abs(offset), epoch, offset < 0)
+                    outcomes[index] = AppendedPosition(abs(offset), epoch, offset < 0)
                 else:
                     outcomes[index] = Unavailable("the channel changed meanwhile")
         for channel in changed:

@@ -20,7 +20,7 @@ class ChannelState(NamedTuple):
     removed: int = 0
 
 
-class Beacon(NamedTuple):
+class Heartbeat(NamedTuple):
     """What is kept of the counter that Redis counts too, and the last generation of its `hot` logs.
 
     `store`: by chance, since the store was made; another one is another store, which has nothing of the first.
@@ -114,19 +114,19 @@ class LogStore(Protocol):
     async def finish_removal(self, removal: Removal) -> None:
         """Drop what it hides, for ever; takes as long as it takes. Only of one that is due."""
 
-    async def beacon(self) -> Beacon:
+    async def heartbeat(self) -> Heartbeat:
         """The last one kept; zeros in a new store, which gets its name here."""
 
-    async def keep_beacon(self, beacon: Beacon) -> None:
+    async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Keep the greater of it and what is there, each number by itself; the name of the store stays."""
 
-    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
+    async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
         """Persistence ends in order, and this is what Redis has; unless a greater counter is kept: somebody goes on."""
 
-    async def take_ending(self, beacon: Beacon) -> Known | None:
+    async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
         """What was kept so, once: it is forgotten. None where nothing was, or anything was counted since."""
 
-    async def begin_anew(self, seen: Beacon) -> None:
+    async def begin_anew(self, seen: Heartbeat) -> None:
         """The store is older than it was: every channel gets another epoch, unless somebody did this since `seen`.
 
         Its counter is at least that of `seen` afterwards.
@@ -136,7 +136,7 @@ class LogStore(Protocol):
 class HotLog(Protocol):
     """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
 
-    def life(self) -> str:
+    def incarnation(self) -> str:
         """Names the present life of Redis; what was verified in another one is not."""
 
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
@@ -145,7 +145,7 @@ class HotLog(Protocol):
         None: the channel was not compared with the store in this life, and nothing was done.
         """
 
-    async def commit(self, channels: Sequence[tuple[str, str, int, int]], life: str) -> list[int | Exception]:
+    async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
         """(channel, epoch, upto, history_size) → what is readable now.
 
         -1: another epoch or life than that in which it was numbered, or an entry is not there.

@@ -11,7 +11,7 @@ from typing import Any
 from services.presence.domain.ports import Change, Due, Enter, Lease, Leave, Renewal
 from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import Call, Command, load, refuse
+from services.shared.hotlog.scripts import Call, Command, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
@@ -63,7 +63,7 @@ class RedisRoster:
             arguments += (roster, secrets.token_hex(8))
             (renewed,) = await self._run("lease", [Call(_LEASE, self._lease_keys, arguments)])
             if self._run_id() == run_id:  # else it was the first on a connection, maybe to a server started anew
-                granted, name = refuse(renewed)
+                granted, name = raise_for_error(renewed)
                 return Renewal(bool(granted), name.decode())
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
@@ -77,7 +77,7 @@ class RedisRoster:
         changes = [change for run in runs for change in run]
         results: list[Any] = []
         for run, answer in zip(runs, answers, strict=True):
-            results += refuse(answer) if isinstance(run[0], Enter) else [refuse(answer)]
+            results += raise_for_error(answer) if isinstance(run[0], Enter) else [raise_for_error(answer)]
         over: list[str] = []
         replaced: list[Command] = []
         waits: list[str | bytes | int] = []
@@ -98,7 +98,7 @@ class RedisRoster:
             else:
                 waits += (_member(change.channel, change.client), left_ms)
         if waits:
-            refuse((await self._run("wait", [Call(_WAIT, [self._due, self._clock], waits)]))[0])
+            raise_for_error((await self._run("wait", [Call(_WAIT, [self._due, self._clock], waits)]))[0])
         await self._commands("index", [*([("SREM", index, *over)] if over else []), *replaced])
 
     async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
@@ -124,7 +124,7 @@ class RedisRoster:
         answers = await self._run(
             "due", [Call(_EXPIRED, self._lease_keys, [self._most_ms]), Call(_DUE, [self._due, self._clock], [limit])]
         )
-        expired, members = map(refuse, answers)
+        expired, members = map(raise_for_error, answers)
         leases = [entry.decode().rsplit(" ", 1) for entry in expired]
         return Due([Lease(edge, int(generation)) for edge, generation in leases], members)
 
@@ -154,7 +154,7 @@ class RedisRoster:
                 again += (member, left_ms)
         done = [member for member, (_, _, left_ms) in zip(members, results, strict=True) if not left_ms]
         if again:
-            refuse((await self._run("wait", [Call(_WAIT, [self._due, self._clock], again)]))[0])
+            raise_for_error((await self._run("wait", [Call(_WAIT, [self._due, self._clock], again)]))[0])
         if done:
             removals: list[Command] = [("ZREM", self._due, *done)]
             for member, (removed, owner, _) in zip(members, results, strict=True):
@@ -169,7 +169,7 @@ class RedisRoster:
             channel, client = member.decode().rsplit("\n", 1)
             names = [*_names(channel), self._clock]
             calls.append(Call(_LEAVE, names, [client, how, lease.edge, lease.generation, keys.pub(channel), ""]))
-        results = [refuse(one) for one in await self._run(how, calls)]
+        results = [raise_for_error(one) for one in await self._run(how, calls)]
         LEAVES.labels(how).inc(sum(removed for removed, _, _ in results))
         return results
 
@@ -198,7 +198,7 @@ class RedisRoster:
             return []
         started = time.perf_counter()
         try:
-            return [refuse(answer) for answer in await self._redis.execute(commands, timeout_s=TIMEOUT_S)]
+            return [raise_for_error(answer) for answer in await self._redis.execute(commands, timeout_s=TIMEOUT_S)]
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 

@@ -10,7 +10,7 @@ from redis import exceptions
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import KEY_TTL_S, META_TTL_S
-from services.shared.hotlog.scripts import APPEND_HOT, Call, refuse
+from services.shared.hotlog.scripts import APPEND_HOT, Call, raise_for_error
 
 
 class HotBatch(NamedTuple):
@@ -69,7 +69,7 @@ def appended(result: Any) -> HotAnswer | None:
     Raises:
         Unavailable: Redis refused the call.
     """
-    found = refuse(result)
+    found = raise_for_error(result)
     return HotAnswer(found[0], [_appended(one) for one in found[1:]]) if found else None
 
 

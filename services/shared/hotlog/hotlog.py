@@ -26,7 +26,7 @@ from services.shared.hotlog.scripts import (
     UNSTORED,
     VERIFY,
     Call,
-    refuse,
+    raise_for_error,
 )
 
 KEY_TTL_S = 300
@@ -84,11 +84,11 @@ class Page(NamedTuple):
     epoch: str
 
 
-def append_call(batch: Batch, *, life: str, max_unstored: int) -> Call:
+def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
     """Append one batch; `life` of Redis, in which the channel was compared with the store."""
     channel, _, history_ttl_s, items = batch
     names = [keys.log(channel), keys.meta(channel)]
-    arguments: list[str | bytes | int] = [life, history_ttl_s, KEY_TTL_S, max_unstored]
+    arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored]
     for publication_id, publication, user, key in items:
         names.append(keys.key(channel, user, key))
         arguments += (publication_id, publication, keys.pair(user, key))
@@ -97,14 +97,14 @@ def append_call(batch: Batch, *, life: str, max_unstored: int) -> Call:
 
 def appended(result: Any) -> Appended | None:
     """What that call answered; None: compare the channel with the store first, nothing was done."""
-    found = refuse(result)
+    found = raise_for_error(result)
     return Appended(found[0].decode(), found[1], found[2], found[3:]) if found else None
 
 
-def commit_call(channel: str, epoch: str, upto: int, history_size: int, life: str) -> Call:
+def commit_call(channel: str, epoch: str, upto: int, history_size: int, incarnation: str) -> Call:
     """Make everything up to `upto` readable; `life`: in which it was numbered."""
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(COMMIT, names, [epoch, upto, history_size, keys.pub(channel), life])
+    return Call(COMMIT, names, [epoch, upto, history_size, keys.pub(channel), incarnation])
 
 
 def trim_call(channel: str, upto: int) -> Call:
@@ -112,9 +112,9 @@ def trim_call(channel: str, upto: int) -> Call:
     return Call(TRIM, [keys.log(channel), keys.meta(channel)], [upto])
 
 
-def verify_call(channel: str, epoch: str, top: int, life: str, *, may_be_ahead: bool = False) -> Call:
+def verify_call(channel: str, epoch: str, top: int, incarnation: str, *, may_be_ahead: bool = False) -> Call:
     """Note that the channel was compared with the store; 1, or 0: it is behind, 2: ahead, or -1: it is not there."""
-    return Call(VERIFY, [keys.meta(channel)], [epoch, top, life, int(may_be_ahead)])
+    return Call(VERIFY, [keys.meta(channel)], [epoch, top, incarnation, int(may_be_ahead)])
 
 
 def rest_call(channel: str) -> Call:
@@ -127,11 +127,11 @@ def rest_call(channel: str) -> Call:
 
 
 def init_call(
-    channel: str, epoch: str, top: int, time_ms: int, life: str, known: Sequence[tuple[str, str, int, int]]
+    channel: str, epoch: str, top: int, time_ms: int, incarnation: str, known: Sequence[tuple[str, str, int, int]]
 ) -> Call:
     """Bring meta and keys from the store; `known` has (user, key, offset, ttl_s), `time_ms` is that of the newest."""
     names = [keys.log(channel), keys.meta(channel), *(keys.key(channel, user, key) for user, key, _, _ in known)]
-    arguments: list[str | bytes | int] = [epoch, top, life, time_ms]
+    arguments: list[str | bytes | int] = [epoch, top, incarnation, time_ms]
     for _, _, offset, ttl_s in known:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(INIT, names, arguments)
@@ -150,7 +150,7 @@ def advance_call(
     epoch: str,
     top: int,
     time_ms: int,
-    life: str,
+    incarnation: str,
     *,
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
@@ -159,7 +159,7 @@ def advance_call(
     names = [keys.log(channel), keys.meta(channel)]
     names += [keys.key(channel, user, key) for user, key in forget]
     names += [keys.key(channel, user, key) for user, key, _, _ in remember]
-    arguments: list[str | bytes | int] = [epoch, top, life, len(forget), time_ms]
+    arguments: list[str | bytes | int] = [epoch, top, incarnation, len(forget), time_ms]
     for _, _, offset, ttl_s in remember:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(ADVANCE, names, arguments)
@@ -197,10 +197,10 @@ def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S, *,
     return Call(TOP, names, ["hot", new_epoch(generation), meta_ttl_s, keys.pub(channel), writes])
 
 
-def stored_top_call(channel: str, life: str, *, writes: int = 0) -> Call:
+def stored_top_call(channel: str, incarnation: str, *, writes: int = 0) -> Call:
     """Epoch and readable top of a `stored` channel, if it was compared with the store in this life of Redis."""
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
-    return Call(TOP, names, ["stored", life, 0, "", writes])
+    return Call(TOP, names, ["stored", incarnation, 0, "", writes])
 
 
 def top(result: Any) -> tuple[int, str] | None:
@@ -208,7 +208,7 @@ def top(result: Any) -> tuple[int, str] | None:
 
     Or Redis has gone back, and the caller knows of more writes than it has.
     """
-    found = refuse(result)
+    found = raise_for_error(result)
     return (int(found[1]), found[0].decode()) if found else None
 
 
@@ -216,7 +216,7 @@ def read_call(
     channel: str,
     *,
     stored: bool,
-    life: str | int,
+    incarnation: str | int,
     since_offset: int,
     limit: int,
     reverse: bool,
@@ -226,12 +226,12 @@ def read_call(
     """One page of the hot log; `life` is that of Redis (`stored`), or the generation (`hot`)."""
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     kind = "stored" if stored else "hot"
-    return Call(READ, names, [kind, since_offset, limit, int(reverse), life, max_bytes, writes])
+    return Call(READ, names, [kind, since_offset, limit, int(reverse), incarnation, max_bytes, writes])
 
 
 def page(result: Any) -> Page | None:
     """What a read call answered."""
-    found = refuse(result)
+    found = raise_for_error(result)
     if not found:
         return None
     epoch, top_offset, entries = found
@@ -248,7 +248,7 @@ class Unstored(NamedTuple):
     epoch: str
     stored: int
     entries: list[tuple[int, bytes, bytes, str]]
-    life: str
+    incarnation: str
 
 
 def unstored_call(channel: str, limit: int) -> Call:
@@ -258,13 +258,13 @@ def unstored_call(channel: str, limit: int) -> Call:
 
 def unstored(result: Any) -> Unstored | None:
     """What that call answered; None where Redis has no meta."""
-    found = refuse(result)
+    found = raise_for_error(result)
     if not found:
         return None
-    epoch, stored, entries, life = found
+    epoch, stored, entries, incarnation = found
     return Unstored(
         epoch.decode(),
         int(stored),
         [(int(name.split(b"-")[0]), fields[1], fields[3], fields[5].decode()) for name, fields in entries],
-        life.decode(),
+        incarnation.decode(),
     )

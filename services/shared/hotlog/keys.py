@@ -59,12 +59,12 @@ def orders() -> str:
     return f"{_prefix}orders"
 
 
-def life() -> str:
+def incarnation() -> str:
     """`<run id> <generation> <open at, ms>`: see life.py."""
     return f"{_prefix}life"
 
 
-def beacon() -> str:
+def heartbeat() -> str:
     """Counter that the store keeps too."""
     return f"{_prefix}beacon"
 
@@ -75,7 +75,7 @@ def store() -> str:
 
 
 def observed() -> str:
-    """Hash: how often `hot` logs were written, and what else must not go back: see look.lua and beat.lua."""
+    """Hash: how often `hot` logs were written, and what else must not go back: see check.lua and heartbeat.lua."""
     return f"{_prefix}observed"
 
 

@@ -46,10 +46,6 @@ UNMARK = load(_FOLDER / "unmark.lua")
 TRIM = load(_FOLDER / "trim.lua")
 REST = load(_FOLDER / "rest.lua")
 VERIFY = load(_FOLDER / "verify.lua")
-BEAT = load(_FOLDER / "beat.lua")
-LOOK = load(_FOLDER / "look.lua")
-LEAVE = load(_FOLDER / "ending.lua")
-RENEW = load(_FOLDER / "renew.lua")
 
 
 class Call(NamedTuple):
@@ -85,7 +81,7 @@ def _command(call: Call) -> Command:
     return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.arguments)
 
 
-def refuse(result: Any) -> Any:
+def raise_for_error(result: Any) -> Any:
     """The result, unless the server refused the call.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import exceptions
 
-from services.shared.incarnation.calls import Known, Life
+from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ async def _run_of(connection: Any) -> str:
     return str(connection.run_id)
 
 
-class RunWatch:
+class RunTracker:
     """Knows the run of the server that the last connection was made to; refuses none."""
 
     def __init__(self) -> None:
@@ -82,11 +82,11 @@ class RunWatch:
         return run_id == self.run_id
 
 
-class LifeGate:
+class IncarnationGate:
     """Closed until `open`. `admit` is the connect function of a pool: it refuses other runs of the server."""
 
     def __init__(self) -> None:
-        self.life: Life | None = None
+        self.incarnation: Incarnation | None = None
         self.lives = 0  # how often it was opened for another life
         self.last_generation = 0
         self.known = Known()  # what was seen of Redis last; every connection's calls are held against it
@@ -94,30 +94,30 @@ class LifeGate:
 
     @property
     def is_open(self) -> bool:
-        return self.life is not None
+        return self.incarnation is not None
 
     @property
     def token(self) -> str:
         """Of the present life; "" while closed: nothing was compared with the store in that."""
-        return self.life.token if self.life else ""
+        return self.incarnation.token if self.incarnation else ""
 
     @property
     def generation(self) -> int:
         """Of `hot` logs; 0 while closed."""
-        return self.life.generation if self.life else 0
+        return self.incarnation.generation if self.incarnation else 0
 
     @property
     def writes(self) -> int:
         """As many as Redis must have at least."""
         return self.known.writes
 
-    def open(self, life: Life, known: Known) -> None:
+    def open(self, incarnation: Incarnation, known: Known) -> None:
         """Let connections to this run through."""
-        if self.life is None or self.life.token != life.token:
+        if self.incarnation is None or self.incarnation.token != incarnation.token:
             self.lives += 1
-            logger.info("Redis may be used", extra={"run_id": life.run_id, "generation": life.generation})
-        self.life = life
-        self.last_generation = life.generation
+            logger.info("Redis may be used", extra={"run_id": incarnation.run_id, "generation": incarnation.generation})
+        self.incarnation = incarnation
+        self.last_generation = incarnation.generation
         self.saw(known)
 
     def saw(self, known: Known) -> None:
@@ -130,11 +130,11 @@ class LifeGate:
 
     def close(self) -> None:
         """Refuse every new connection."""
-        self.life = None
+        self.incarnation = None
 
     def fits(self, run_id: str) -> bool:
         """Whether a connection that was made to this run may be used still: not once another one is open."""
-        return self.life is None or run_id == self.life.run_id
+        return self.incarnation is None or run_id == self.incarnation.run_id
 
     async def admit(self, connection: Any) -> None:
         """Log in, then ask which run this is.
@@ -146,7 +146,7 @@ class LifeGate:
             run_id = await _run_of(connection)
         except ConfigError as error:  # whoever looks at lives ends the process
             raise exceptions.ConnectionError(str(error)) from error
-        if self.life is None or run_id != self.life.run_id:
+        if self.incarnation is None or run_id != self.incarnation.run_id:
             self.close()
             self.refused.set()
             raise exceptions.ConnectionError("this life of Redis has not been compared with the store yet")

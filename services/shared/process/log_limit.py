@@ -9,7 +9,7 @@ from collections.abc import Callable
 _EVERY_S = 10.0
 
 
-class SeldomLog:
+class RateLimitedLog:
     """Logs one line at most every `every_s` seconds; the next one says how many were left out, as `left_out`."""
 
     __slots__ = ("_clock", "_every_s", "_left_out", "_level", "_logger", "_next")

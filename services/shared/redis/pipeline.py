@@ -14,7 +14,7 @@ from redis import exceptions
 
 from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog.scripts import Call, Command, run_through
-from services.shared.incarnation.gate import LifeGate, RunWatch, is_replica
+from services.shared.incarnation.gate import IncarnationGate, RunTracker, is_replica
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.redis.address import RedisAddress, parse_redis_url
 from services.shared.redis.client import CONNECT_TIMEOUT_S
@@ -41,7 +41,7 @@ class RedisPipeline:
     server turns out to be of no use, as a master that was demoted, is given up: what is under way on it ends there.
     """
 
-    def __init__(self, url: str, *, gate: LifeGate | RunWatch | None = None) -> None:
+    def __init__(self, url: str, *, gate: IncarnationGate | RunTracker | None = None) -> None:
         """A `gate` sees every connection before it is used, and may refuse it.
 
         Raises:
@@ -188,7 +188,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
         return future
 
-    def is_usable(self, gate: LifeGate | RunWatch | None) -> bool:
+    def is_usable(self, gate: IncarnationGate | RunTracker | None) -> bool:
         """Whether more may be sent; asks now and then whether the server is a replica by now."""
         if self.refusals or (gate is not None and not gate.fits(self.run_id)):
             return False

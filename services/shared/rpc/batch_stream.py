@@ -16,7 +16,7 @@ from services.shared.errors import Unavailable
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.metrics import client_metrics
 from services.shared.rpc.batch_queue import BatchQueue, Item, Result, Waiting
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class BatchStream(Generic[Item, Result]):
         max_waiting: int = 10_000,
         max_in_flight: int = 2,
         deadline_s: float = 3.0,
-        pace: Pace | None = None,
+        linger: Linger | None = None,
     ) -> None:
         """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
 
@@ -99,7 +99,7 @@ class BatchStream(Generic[Item, Result]):
         self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
         self._max_in_flight = max_in_flight
         self._deadline_s = deadline_s
-        self._pace = pace or Pace(0.0)
+        self._linger = linger or Linger(0.0)
         self._loop = asyncio.get_running_loop()
         self._queue = BatchQueue[Item, Result](max_items=max_items, max_bytes=max_bytes, max_waiting=max_waiting)
         self._streams: dict[str, _Stream[Item, Result]] = {}
@@ -164,7 +164,7 @@ class BatchStream(Generic[Item, Result]):
     def _flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_later(self._pace.wait_s(), self._flush)
+            self._loop.call_later(self._linger.wait_s(), self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -179,7 +179,7 @@ class BatchStream(Generic[Item, Result]):
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
                 continue
-            self._pace.began(len(items))
+            self._linger.began(len(items))
             now = self._loop.time()
             batch = _Batch(stream.sent + len(items) - 1, len(items), now)
             stream.batches.append(batch)

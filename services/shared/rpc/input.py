@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 UNREADABLE = object()  # in place of a request
 DETAIL = "the request can't be parsed"
 
-_log = SeldomLog(logging.getLogger(__name__), logging.INFO)
+_log = RateLimitedLog(logging.getLogger(__name__), logging.INFO)
 
 
 def tolerant(deserialize: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:

@@ -31,7 +31,7 @@ class Refused(Exception):
         super().__init__(detail)
 
 
-class Border(grpc.aio.ServerInterceptor):
+class ServiceInterceptor(grpc.aio.ServerInterceptor):
     """Stands before every method but health checks."""
 
     def __init__(self, service: str, service_token: bytes | None, previous_token: bytes | None = None) -> None:
@@ -61,7 +61,7 @@ class Border(grpc.aio.ServerInterceptor):
         if not self._identified(handler_call_details):
             return _like(handler, _refuse, _refuse_stream, None)  # nothing of theirs is parsed
         if handler.request_streaming:
-            unary, stream = self._one_answer(handler.stream_unary, method), self._dialogue(handler, method)
+            unary, stream = self._one_answer(handler.stream_unary, method), self._batch_stream(handler, method)
         else:
             unary, stream = self._one_answer(handler.unary_unary, method), self._many_answers(handler, method)
         return _like(handler, unary, stream, parse)
@@ -110,7 +110,7 @@ class Border(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _dialogue(self, handler: Any, method: str) -> Any:
+    def _batch_stream(self, handler: Any, method: str) -> Any:
         """A stream of batches: every answer is one observation, counted from the batch before it."""
         seconds = self._metrics.seconds.labels(short_method(method))
 

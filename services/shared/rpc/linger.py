@@ -14,7 +14,7 @@ _IDLE, _BUSY = 0.1, 0.3  # of a core: waits from the first on, and for as long a
 _FEW, _MANY = 1.0, 4.0  # items in the longest wait: worth none of it up to the first, all of it from the second on
 
 
-class Pace:
+class Linger:
     """One per thread: it measures the CPU of the one that asks.
 
     Args:

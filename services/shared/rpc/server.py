@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.shared.addresses import with_port
 from services.shared.process.config import ConfigError
-from services.shared.rpc.interceptor import Border, Refused
+from services.shared.rpc.interceptor import Refused, ServiceInterceptor
 
 __all__ = ["GrpcServer", "Refused", "start_grpc_server"]
 
@@ -36,9 +36,11 @@ _OPTIONS = (
 class GrpcServer:
     """A running server."""
 
-    def __init__(self, server: grpc.aio.Server, border: Border, health_servicer: health.aio.HealthServicer) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, interceptor: ServiceInterceptor, health_servicer: health.aio.HealthServicer
+    ) -> None:
         self._server = server
-        self._border = border
+        self._interceptor = interceptor
         self._health = health_servicer
         self.port = 0
 
@@ -46,7 +48,7 @@ class GrpcServer:
         """Say NOT_SERVING, take nothing new, end streams that have answered all; cancel the rest after `grace_s`."""
         await self._health.enter_graceful_shutdown()
         stopped = asyncio.ensure_future(self._server.stop(grace_s))
-        self._border.end_streams()
+        self._interceptor.end_streams()
         await stopped
 
 
@@ -68,12 +70,12 @@ async def start_grpc_server(
     """
     if service_token is None:
         logger.warning("SERVICE_TOKEN_FILE is not set: whoever reaches the gRPC port is trusted")
-    border = Border(service, service_token, previous_service_token)
-    server = grpc.aio.server(interceptors=[border], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+    interceptor = ServiceInterceptor(service, service_token, previous_service_token)
+    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     add(server)
-    running = GrpcServer(server, border, health_servicer)
+    running = GrpcServer(server, interceptor, health_servicer)
     address = with_port(host, port)
     try:
         running.port = server.add_insecure_port(address)

@@ -9,14 +9,14 @@ import pytest
 from services.edge.adapters.redis.broker import _CHANNELS_PER_CALL, RedisBroker
 from services.edge.domain.channels.publisher import _RandomIds
 from services.edge.domain.model import Publication
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 from tests.contract.test_broker import Listener, append
 from tests.support.linger import BusyThread
 
 WAIT_S = 0.2
 
 
-class Busy(Pace):
+class Busy(Linger):
     """Of an edge that has no time to spare."""
 
     def wait_s(self) -> float:
@@ -27,7 +27,7 @@ async def test_a_busy_edge_waits_for_more_to_send(redis_url: str, monkeypatch: p
     broker = RedisBroker(redis_url)
     await broker.start(Listener(), lambda payload: None)
     await append(broker, "before")
-    monkeypatch.setattr(broker, "_pace", Busy(WAIT_S))
+    monkeypatch.setattr(broker, "_linger", Busy(WAIT_S))
     loop = asyncio.get_running_loop()
     began = loop.time()
     results = await asyncio.gather(append(broker, "a"), append(broker, "b"))
@@ -41,10 +41,10 @@ async def test_how_much_left_says_whether_more_is_worth_a_wait(redis_url: str, m
     await broker.start(Listener(), lambda payload: None)
     for left, wait_s in ((1, 0.0), (100, WAIT_S)):
         busy = BusyThread(WAIT_S)
-        monkeypatch.setattr(broker, "_pace", busy.pace)
+        monkeypatch.setattr(broker, "_linger", busy.linger)
         busy.work(1.0)
         await asyncio.gather(*(append(broker, f"{left} {number}") for number in range(left)))
-        assert busy.pace.wait_s() == pytest.approx(wait_s)
+        assert busy.linger.wait_s() == pytest.approx(wait_s)
     await broker.close()
 
 

@@ -8,8 +8,8 @@ import pytest
 import redis.asyncio
 
 from services.edge.adapters.redis import command_log as redis_orders
-from services.edge.adapters.redis.command_log import RedisOrders
-from services.edge.domain.model import Order, OrderId
+from services.edge.adapters.redis.command_log import RedisControlLog
+from services.edge.domain.model import ControlCommand, ControlCommandId
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
@@ -17,16 +17,16 @@ from tests.support.faults import free_port
 
 
 @pytest.fixture
-def orders(redis_pipeline: RedisPipeline) -> RedisOrders:
-    return RedisOrders(redis_pipeline)
+def orders(redis_pipeline: RedisPipeline) -> RedisControlLog:
+    return RedisControlLog(redis_pipeline)
 
 
-async def test_orders_are_read_in_pages_each_with_the_one_before_it(orders: RedisOrders) -> None:
+async def test_orders_are_read_in_pages_each_with_the_one_before_it(orders: RedisControlLog) -> None:
     assert await orders.read((0, 0)) == ([], (0, 0), True)
     for number in range(250):
         assert await orders.give(b"%d" % number) == 0  # nobody listens
     found: list[bytes] = []
-    since: OrderId = (0, 0)
+    since: ControlCommandId = (0, 0)
     for is_last in (False, True):
         page = await orders.read(since)
         assert page.is_last is is_last
@@ -38,13 +38,13 @@ async def test_orders_are_read_in_pages_each_with_the_one_before_it(orders: Redi
     assert found == [b"%d" % number for number in range(250)]
 
 
-async def test_what_is_told_is_what_is_kept(orders: RedisOrders, redis_conn: redis.asyncio.Redis) -> None:
+async def test_what_is_told_is_what_is_kept(orders: RedisControlLog, redis_conn: redis.asyncio.Redis) -> None:
     async with redis_conn.pubsub() as listener:
         await listener.subscribe(keys.control())
         await listener.get_message(timeout=2)
         for payload in (b'{"op":"one two"}', b"\x00\xff\n"):
             assert await orders.give(payload) == 1
-        told: list[Order] = []
+        told: list[ControlCommand] = []
         async with asyncio.timeout(2):
             while len(told) < 2:
                 message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
@@ -54,7 +54,7 @@ async def test_what_is_told_is_what_is_kept(orders: RedisOrders, redis_conn: red
 
 
 async def test_what_is_older_than_a_minute_goes_with_the_next_order(
-    orders: RedisOrders, redis_conn: redis.asyncio.Redis
+    orders: RedisControlLog, redis_conn: redis.asyncio.Redis
 ) -> None:
     now_s, _ = await redis_conn.time()
     for number in range(250):  # Redis drops nodes of a hundred entries
@@ -67,7 +67,7 @@ async def test_what_is_older_than_a_minute_goes_with_the_next_order(
 
 
 async def test_an_entry_that_is_no_order_does_not_stop_who_follows(
-    orders: RedisOrders, redis_conn: redis.asyncio.Redis
+    orders: RedisControlLog, redis_conn: redis.asyncio.Redis
 ) -> None:
     await redis_conn.xadd(keys.orders(), {"something": "else"})
     await redis_conn.xadd(keys.orders(), {"previous": "nonsense", "order": "x"})
@@ -84,7 +84,7 @@ def test_what_is_told_and_is_no_order_is_said_to_be_none(payload: bytes) -> None
 
 async def test_a_redis_that_is_away_is_unavailable() -> None:
     pipeline = RedisPipeline(f"redis://127.0.0.1:{free_port()}/0")
-    orders = RedisOrders(pipeline)
+    orders = RedisControlLog(pipeline)
     for call in (orders.give(b"x"), orders.read((0, 0))):
         with pytest.raises(Unavailable):
             await call

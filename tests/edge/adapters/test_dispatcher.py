@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.edge.adapters.redis.acknowledged import Receipts
-from services.edge.adapters.redis.dispatcher import Hearing
-from services.edge.adapters.redis.self_check import Canary
+from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
+from services.edge.adapters.redis.dispatcher import PubSubDispatcher
+from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.domain.model import ClientInfo
 from services.shared.hotlog import keys
 from tests.edge.adapters.test_self_check import Reconnects
@@ -28,7 +28,9 @@ async def _publish(channel: str, payload: bytes) -> None: ...
 
 def test_those_who_came_together_are_told_at_once_and_in_order() -> None:
     listener = Joins()
-    hearing = Hearing(listener, lambda payload: None, None, Canary(_publish, lambda: None), Receipts())
+    dispatcher = PubSubDispatcher(
+        listener, lambda payload: None, None, PubSubSelfCheck(_publish, lambda: None), AcknowledgedPositions()
+    )
     infos = pb.ClientInfos(infos=[pb.ClientInfo(client=name) for name in ("c2", "c1")])
-    hearing.message(keys.pub("chat:room").encode(), keys.JOINS + infos.SerializeToString())
+    dispatcher.message(keys.pub("chat:room").encode(), keys.JOINS + infos.SerializeToString())
     assert listener.told == [["chat:room", "c2", "c1"]]

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from services.edge.adapters.redis import acknowledged as receipts
+from services.edge.adapters.redis import acknowledged as acknowledged
 from services.edge.adapters.redis import broker as redis_broker
-from services.edge.adapters.redis.acknowledged import Receipt, Receipts
+from services.edge.adapters.redis.acknowledged import AcknowledgedPosition, AcknowledgedPositions
 from services.edge.adapters.redis.broker import RedisBroker
-from services.edge.domain.model import AppendResult, Position, Publication
-from services.persistence.adapters.redis.heartbeat import RedisBeacon
-from services.persistence.domain.ports import Beacon
+from services.edge.domain.model import AppendResult, Publication, StreamPosition
+from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
+from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.incarnation.calls import parse
+from services.shared.incarnation.calls import parse_incarnation
 from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
 
@@ -39,7 +39,7 @@ async def append(broker: RedisBroker, data: str, channel: str = CHANNEL) -> Appe
                 await asyncio.sleep(0.02)
 
 
-async def top(broker: RedisBroker) -> Position:
+async def top(broker: RedisBroker) -> StreamPosition:
     async with asyncio.timeout(10):
         while True:
             try:
@@ -52,23 +52,23 @@ class Store:
     """What persistence keeps of the beacon, and its heart."""
 
     def __init__(self, url: str) -> None:
-        self.kept = Beacon(0, 0)
-        self._beacon = RedisBeacon(url)
+        self.kept = Heartbeat(0, 0)
+        self._heartbeat = RedisHeartbeat(url)
 
     async def beat(self) -> None:
         async with asyncio.timeout(10):
             while True:
                 try:
-                    beaten = await self._beacon.beat(self.kept)
+                    beaten = await self._heartbeat.beat(self.kept)
                     self.kept = beaten.counted
-                    if beaten.life is not None:
+                    if beaten.incarnation is not None:
                         return
                 except Unavailable:
                     pass
                 await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        await self._beacon.close()
+        await self._heartbeat.close()
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_killed_with_aof_keeps_epoch_and_offsets(
     own_redis.start(whole=False)
     await store.beat()
     after = await append(brokers[1], "more")
-    assert after.position == Position(6, before[0].position.epoch)
+    assert after.position == StreamPosition(6, before[0].position.epoch)
 
 
 async def test_before_anybody_compared_redis_with_the_store_nothing_runs_on_it(
@@ -173,7 +173,9 @@ async def test_back_empty_or_older_the_beacon_gives_a_new_epoch(
     await append(brokers[0], "two")
     await store.beat()  # a second later
     for broker in brokers:
-        broker._receipts = broker._life._receipts = Receipts()  # edges that saw nothing: the beacon alone
+        broker._acknowledged = broker._incarnation._acknowledged = (
+            AcknowledgedPositions()
+        )  # edges that saw nothing: the beacon alone
     await go_back(own_redis, older)
     await store.beat()
     now = await top(brokers[1])
@@ -231,34 +233,34 @@ async def test_an_edge_that_has_not_heard_of_a_generation_yet_writes_nothing_und
 ) -> None:
     await append(brokers[0], "one")
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        said = parse(await client.get(keys.life()))  # type: ignore[arg-type]
+        said = parse_incarnation(await client.get(keys.incarnation()))  # type: ignore[arg-type]
         assert said is not None
-        await client.set(keys.life(), f"{said.run_id} {said.generation + 1} 0")
-    brokers[1]._life.look_now()
+        await client.set(keys.incarnation(), f"{said.run_id} {said.generation + 1} 0")
+    brokers[1]._incarnation.look_now()
     await until(lambda: brokers[1]._gate.generation == said.generation + 1)
     after = await append(brokers[1], "two")
     late = await append(brokers[0], "three")
-    assert late.position == Position(2, after.position.epoch)
+    assert late.position == StreamPosition(2, after.position.epoch)
 
 
 def test_receipts_are_the_last_of_each_channel_and_are_forgotten() -> None:
-    kept = Receipts()
+    kept = AcknowledgedPositions()
     kept.turn(0.0)
     kept.note("a", "3.x", 1, b"1")
     kept.note("a", "3.x", 2, b"2")
     kept.note("a", "3.x", 1, b"late")
     kept.note("stored", "epoch", 9, b"9")
     kept.note("b", "2.x", 5, b"5")
-    assert kept.of_generation(3) == [("a", Receipt("3.x", 2, b"2"))]
+    assert kept.of_generation(3) == [("a", AcknowledgedPosition("3.x", 2, b"2"))]
     kept.turn(100.0)
-    assert kept.of_generation(3) == [("a", Receipt("3.x", 2, b"2"))]
-    kept.turn(100.0 + receipts.KEPT_S)
+    assert kept.of_generation(3) == [("a", AcknowledgedPosition("3.x", 2, b"2"))]
+    kept.turn(100.0 + acknowledged.KEPT_S)
     assert kept.of_generation(3) == []
 
 
 def test_receipts_have_a_bound(monkeypatch: Any) -> None:
-    monkeypatch.setattr(receipts, "MAX_CHANNELS", 3)
-    kept = Receipts()
+    monkeypatch.setattr(acknowledged, "MAX_CHANNELS", 3)
+    kept = AcknowledgedPositions()
     for number in range(10):
         kept.note(str(number), "1.x", 1, b"1")
     assert len(kept.of_generation(1)) == 3
@@ -276,7 +278,7 @@ async def test_a_log_that_outlived_its_meta_begins_anew(brokers: list[RedisBroke
 async def test_receipts_are_kept_while_redis_is_away(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipts, "KEPT_S", 0.05)
+    monkeypatch.setattr(acknowledged, "KEPT_S", 0.05)
     first = await append(brokers[0], "one")
     older = await dump(own_redis)
     await append(brokers[0], "two")
@@ -309,10 +311,10 @@ async def test_a_redis_that_comes_back_full_can_still_be_read(own_redis: RedisSe
 
 async def test_a_clock_that_was_set_back_keeps_no_edge_out(own_redis: RedisServer, store: Store) -> None:
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        said = parse(await client.get(keys.life()))  # type: ignore[arg-type]
+        said = parse_incarnation(await client.get(keys.incarnation()))  # type: ignore[arg-type]
         assert said is not None
         in_an_hour = int((await client.time())[0] + 3_600) * 1_000
-        await client.set(keys.life(), f"{said.run_id} {said.generation} {in_an_hour}")
+        await client.set(keys.incarnation(), f"{said.run_id} {said.generation} {in_an_hour}")
     broker = RedisBroker(own_redis.url)
     await broker.start(Reconnects(), lambda payload: None)
     try:

@@ -9,14 +9,14 @@ import pytest
 import redis.asyncio
 
 from services.edge.adapters.redis import incarnation as redis_life
-from services.edge.adapters.redis.acknowledged import Receipts
+from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.broker import RedisBroker
-from services.edge.domain.model import Position
+from services.edge.domain.model import StreamPosition
 from services.persistence.adapters.redis import heartbeat as redis_beacon
-from services.persistence.domain.ports import Beacon
+from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.incarnation.calls import parse
+from services.shared.incarnation.calls import parse_incarnation
 from tests.edge.adapters.test_incarnation_watch import CHANNEL, Store, append, brokers, dump, go_back, store, top
 from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
@@ -26,11 +26,11 @@ __all__ = ["brokers", "store"]  # fixtures
 COUNT = 9
 
 
-async def append_some(made: Sequence[RedisBroker], count: int = COUNT) -> list[Position]:
+async def append_some(made: Sequence[RedisBroker], count: int = COUNT) -> list[StreamPosition]:
     return [(await append(made[number % len(made)], str(number))).position for number in range(count if made else 0)]
 
 
-async def persistence_comes_back(server: RedisServer, kept: Beacon) -> Store:
+async def persistence_comes_back(server: RedisServer, kept: Heartbeat) -> Store:
     """A process that remembers nothing but what the store has."""
     made = Store(server.url)
     made.kept = kept
@@ -41,7 +41,7 @@ async def persistence_comes_back(server: RedisServer, kept: Beacon) -> Store:
 def forget(made: Sequence[RedisBroker]) -> None:
     """As if the last publication had been long ago."""
     for broker in made:
-        broker._receipts = broker._life._receipts = Receipts()
+        broker._acknowledged = broker._incarnation._acknowledged = AcknowledgedPositions()
 
 
 @pytest.mark.parametrize("edges", ["alive", "quiet", "dead", "started anew"])
@@ -92,8 +92,8 @@ async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(
     older = await dump(own_redis)
     lost = await append_some(brokers[:1], 1)
     broker = brokers[0]
-    assert broker._life._task is not None
-    broker._life._task.cancel()  # it says no farewell
+    assert broker._incarnation._task is not None
+    broker._incarnation._task.cancel()  # it says no farewell
     await go_back(own_redis, older)
     await store.beat()
     given = await append_some(brokers[1:], 1)
@@ -138,7 +138,7 @@ async def test_a_new_process_alone_can_not_tell(
     await again.close()
 
 
-async def become_a_copy(server: RedisServer, way: str, lose: Sequence[RedisBroker]) -> list[Position]:
+async def become_a_copy(server: RedisServer, way: str, lose: Sequence[RedisBroker]) -> list[StreamPosition]:
     """Make a copy, acknowledge some, and have the running server become the copy; what was acknowledged."""
     async with redis.asyncio.Redis.from_url(server.url) as client:
         if way == "DEBUG RELOAD":
@@ -194,8 +194,8 @@ async def test_nothing_is_read_from_a_redis_that_went_back(
     """Else a client would be told that it has recovered, without what was acknowledged in this epoch."""
     (*_, last) = await append_some(brokers[:1])
     for broker in brokers:
-        assert broker._life._task is not None
-        broker._life._task.cancel()  # nobody looks meanwhile
+        assert broker._incarnation._task is not None
+        broker._incarnation._task.cancel()  # nobody looks meanwhile
     await become_a_copy(own_redis, "DEBUG RELOAD", brokers[:1])
     with pytest.raises(Unavailable):
         await brokers[0].top(CHANNEL)
@@ -227,10 +227,10 @@ async def test_a_server_that_became_a_copy_while_nobody_watched_is_not_trusted(
     before = await append_some(brokers)
     lost = await become_a_copy(own_redis, "REPLICAOF", brokers)
     for broker in brokers:
-        assert broker._life._task is not None
-        broker._life._task.cancel()
+        assert broker._incarnation._task is not None
+        broker._incarnation._task.cancel()
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        said = parse(await client.get(keys.life()))  # type: ignore[arg-type]
+        said = parse_incarnation(await client.get(keys.incarnation()))  # type: ignore[arg-type]
         assert said is not None
     again = await persistence_comes_back(own_redis, store.kept)
     assert again.kept.generation > said.generation
@@ -289,8 +289,8 @@ async def test_under_another_replication_id_an_edge_that_died_is_missed(
     monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
     before = await append_some(brokers)
     await store.beat()
-    assert brokers[0]._life._task is not None
-    brokers[0]._life._task.cancel()  # it says no farewell
+    assert brokers[0]._incarnation._task is not None
+    brokers[0]._incarnation._task.cancel()  # it says no farewell
     await become_a_copy(own_redis, "REPLICAOF", [])
     await store.beat()
     await asyncio.sleep(2 * redis_life.EVERY_S)

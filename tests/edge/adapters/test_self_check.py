@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from services.edge.adapters.redis.broker import RedisBroker
-from services.edge.adapters.redis.self_check import Canary
+from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.domain.model import ClientInfo, Publication
 from services.shared.errors import Unavailable
 from tests.support.redis import RedisServer
@@ -43,12 +43,12 @@ async def test_a_connection_that_answers_pings_but_hears_nothing_is_made_anew(ow
         await until(lambda: broker.is_ready)
         await asyncio.sleep(0.5)  # five canaries come back: nothing happens
         before = listener.count
-        deaf: list[bool] = []
+        stalled: list[bool] = []
         # As if Redis, or something between, had forgotten all subscriptions of the connection.
         broker._subscriber._send("UNSUBSCRIBE", ())
-        await until(lambda: deaf.append(not broker.is_ready) or listener.count > before)  # type: ignore[func-returns-value]
+        await until(lambda: stalled.append(not broker.is_ready) or listener.count > before)  # type: ignore[func-returns-value]
         await until(lambda: broker.is_ready)
-        assert any(deaf)
+        assert any(stalled)
     finally:
         await broker.close()
 
@@ -61,18 +61,18 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
         if not taken:
             raise Unavailable("away")
 
-    canary = Canary(publish, lambda: gave_up.append(True))
+    self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True))
     for _ in range(3):
-        await canary._sing()
+        await self_check._probe()
     assert not gave_up
-    await canary._sing()
+    await self_check._probe()
     assert gave_up == [True]
-    assert canary.deaf
-    canary.heard(b"4")
-    assert not canary.deaf
+    assert self_check.stalled
+    self_check.heard(b"4")
+    assert not self_check.stalled
     taken = False
     for _ in range(10):
-        await canary._sing()
+        await self_check._probe()
     assert gave_up == [True]
 
 
@@ -84,13 +84,13 @@ async def test_what_comes_back_late_still_came_back() -> None:
     async def publish(channel: str, payload: bytes) -> None:
         sung.append(payload)
 
-    canary = Canary(publish, lambda: gave_up.append(True))
+    self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True))
     for turn in range(20):
-        await canary._sing()
+        await self_check._probe()
         if turn:
-            canary.heard(sung[turn - 1])
+            self_check.heard(sung[turn - 1])
     assert not gave_up
-    assert not canary.deaf
+    assert not self_check.stalled
 
 
 async def test_nothing_is_given_up_where_there_is_no_connection_yet() -> None:
@@ -99,15 +99,15 @@ async def test_nothing_is_given_up_where_there_is_no_connection_yet() -> None:
 
     async def publish(channel: str, payload: bytes) -> None: ...
 
-    canary = Canary(publish, lambda: gave_up.append(True), is_open=lambda: is_open)
+    self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True), is_open=lambda: is_open)
     for _ in range(10):
-        await canary._sing()
+        await self_check._probe()
     assert not gave_up
     is_open = True
     for _ in range(3):
-        await canary._sing()
+        await self_check._probe()
     assert not gave_up
-    await canary._sing()
+    await self_check._probe()
     assert gave_up == [True]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 from services.edge.domain.channels.channel_log import ChannelLog, Need
-from services.edge.domain.model import Position, Publication
+from services.edge.domain.model import Publication, StreamPosition
 
 
 def log_at(offset: int, *, ring_size: int = 8, buffer_size: int = 16) -> ChannelLog:
-    return ChannelLog(Position(offset, "e"), ring_size=ring_size, ring_max_bytes=1_000, buffer_size=buffer_size)
+    return ChannelLog(StreamPosition(offset, "e"), ring_size=ring_size, ring_max_bytes=1_000, buffer_size=buffer_size)
 
 
 def pub(offset: int) -> Publication:
@@ -24,7 +24,7 @@ def test_the_next_offset_is_handed_out() -> None:
     log = log_at(4)
     ready, need = log.message("e", pub(5))
     assert (offsets(ready), need) == ([5], Need.NOTHING)
-    assert log.position == Position(5, "e")
+    assert log.position == StreamPosition(5, "e")
 
 
 def test_an_older_offset_is_dropped() -> None:
@@ -69,7 +69,7 @@ def test_the_ring_answers_only_for_what_it_has_whole() -> None:
 
 
 def test_the_ring_is_bounded_in_bytes_too() -> None:
-    log = ChannelLog(Position(0, "e"), ring_size=100, ring_max_bytes=10, buffer_size=4)
+    log = ChannelLog(StreamPosition(0, "e"), ring_size=100, ring_max_bytes=10, buffer_size=4)
     for offset in range(1, 8):
         log.message("e", Publication(data=b"12345", offset=offset))
     assert offsets(log.since(5) or []) == [6, 7]
@@ -109,7 +109,7 @@ def test_a_ring_takes_of_a_read_what_it_has_room_for() -> None:
     log.refill([pub(offset) for offset in range(1, 10)])
     assert offsets(log.since(6) or []) == [7, 8, 9]
     assert log.since(5) is None
-    log = ChannelLog(Position(9, "e"), ring_size=100, ring_max_bytes=10, buffer_size=4)
+    log = ChannelLog(StreamPosition(9, "e"), ring_size=100, ring_max_bytes=10, buffer_size=4)
     log.refill([Publication(data=b"12345", offset=offset) for offset in range(1, 10)])
     assert offsets(log.since(7) or []) == [8, 9]
     assert log.since(6) is None
@@ -140,7 +140,7 @@ def test_any_loss_and_disorder_ends_in_every_offset_once_and_in_order() -> None:
 
 
 def test_a_ring_that_is_older_than_the_log_may_be_answers_for_nothing() -> None:
-    log = ChannelLog(Position(0, "e"), ring_size=8, ring_max_bytes=1_000, buffer_size=4, ttl_s=10)
+    log = ChannelLog(StreamPosition(0, "e"), ring_size=8, ring_max_bytes=1_000, buffer_size=4, ttl_s=10)
     log.message("e", Publication(data=b"1", offset=1, time_ms=100_000))
     log.message("e", Publication(data=b"2", offset=2, time_ms=105_000))
     assert offsets(log.since(0, 114.9) or []) == [1, 2]

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.edge.domain.control.command_log import Orders
-from services.edge.domain.model import Order, OrderId, OrderPage
+from services.edge.domain.control.command_log import ControlLogFollower
+from services.edge.domain.model import ControlCommand, ControlCommandId, ControlLogPage
 from services.shared.errors import Unavailable
 from services.shared.process.cancellation import end_task
 from tests.support.edge import settle
@@ -18,24 +18,24 @@ class MemoryLog:
     """Orders numbered 1, 2, 3 …; pages of two."""
 
     def __init__(self) -> None:
-        self.kept: list[Order] = []
+        self.kept: list[ControlCommand] = []
         self.down = False
         self.reads = 0
 
-    def order(self) -> Order:
+    def order(self) -> ControlCommand:
         newest = self.kept[-1].id if self.kept else (0, 0)
-        self.kept.append(Order((newest[0] + 1, 0), newest, b""))
+        self.kept.append(ControlCommand((newest[0] + 1, 0), newest, b""))
         return self.kept[-1]
 
     async def give(self, payload: bytes) -> int:
         raise NotImplementedError
 
-    async def read(self, after: OrderId) -> OrderPage:
+    async def read(self, after: ControlCommandId) -> ControlLogPage:
         self.reads += 1
         if self.down:
             raise Unavailable("away")
         found = [order for order in self.kept if order.id > after]
-        return OrderPage(found[:2], self.kept[-1].id if self.kept else (0, 0), len(found) <= 2)
+        return ControlLogPage(found[:2], self.kept[-1].id if self.kept else (0, 0), len(found) <= 2)
 
 
 class Edge:
@@ -45,9 +45,11 @@ class Edge:
         self.done: list[int] = []
         self.missed: list[int] = []
         self.is_busy = False
-        self.orders = Orders(log, self._carry_out, lambda order: self.missed.append(order.id[0]), check_s=check_s)
+        self.orders = ControlLogFollower(
+            log, self._execute, lambda order: self.missed.append(order.id[0]), check_s=check_s
+        )
 
-    def _carry_out(self, order: Order) -> bool:
+    def _execute(self, order: ControlCommand) -> bool:
         if not self.is_busy:
             self.done.append(order.id[0])
         return not self.is_busy

@@ -9,7 +9,7 @@ import pytest
 
 from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.channels.log_reader import TooMuch
-from services.edge.domain.model import HistoryPage, Position, Publication
+from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.edge.domain.session.node import Node
 from tests.support.edge import OPEN, Cluster, settle
 
@@ -26,7 +26,10 @@ class Late:
         for number in range(1, PUBLISHED + 1):
             self.cluster.bus.append(CHANNEL, Publication(data=b"%d" % number), "", str(number), 100)
         self.log = ChannelLog(
-            Position(PUBLISHED, self.cluster.bus.log(CHANNEL).epoch), ring_size=100, ring_max_bytes=1_000, buffer_size=4
+            StreamPosition(PUBLISHED, self.cluster.bus.log(CHANNEL).epoch),
+            ring_size=100,
+            ring_max_bytes=1_000,
+            buffer_size=4,
         )
         self.let_go = asyncio.Event()
         read = self.node.broker.read

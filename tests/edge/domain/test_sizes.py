@@ -9,8 +9,8 @@ import pytest
 
 from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.channels.log_reader import PAGE_BYTES
-from services.edge.domain.channels.page_cache import RecentPages
-from services.edge.domain.model import ClientInfo, HistoryPage, Position, Publication
+from services.edge.domain.channels.page_cache import PageCache
+from services.edge.domain.model import ClientInfo, HistoryPage, Publication, StreamPosition
 from services.shared.namespaces import Durability
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 
@@ -74,12 +74,12 @@ async def test_a_page_of_history_is_cut_however_wide_it_is(publication: Publicat
 
 @wide
 def test_what_is_kept_in_memory_is_bounded_however_wide_it_is(publication: Publication) -> None:
-    log = ChannelLog(Position(0, "e"), ring_size=MISSED, ring_max_bytes=REPLY_BYTES, buffer_size=1)
+    log = ChannelLog(StreamPosition(0, "e"), ring_size=MISSED, ring_max_bytes=REPLY_BYTES, buffer_size=1)
     for offset in range(1, MISSED + 1):
         log.message("e", Publication(publication.data, publication.info, publication.tags, offset=offset))
     assert len(log.since(MISSED - 10) or []) == 10
     assert log.since(MISSED - REPLY_BYTES // 1_000 - 1) is None
-    pages = RecentPages(REPLY_BYTES)
+    pages = PageCache(REPLY_BYTES)
     for offset in range(MISSED):
         pages.put((CHANNEL, "e", offset), [publication], 0, 0.0)
     assert pages.get((CHANNEL, "e", MISSED - 10))
@@ -122,7 +122,7 @@ async def test_the_reply_to_connect_brings_as_little_for_all_its_channels_togeth
 
 
 def test_a_page_that_is_too_old_is_read_anew_and_counts_once() -> None:
-    pages, page = RecentPages(REPLY_BYTES), [Publication(b"1")]
+    pages, page = PageCache(REPLY_BYTES), [Publication(b"1")]
     for now in range(1_000):
         assert pages.get((CHANNEL, "e", 0), now) is None
         pages.put((CHANNEL, "e", 0), page, 0, float(now))

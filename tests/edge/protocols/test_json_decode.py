@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.edge.domain import commands as c
+from services.edge.domain.model import StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from tests.edge.protocols.corpus import BROKEN, SOUND, strict
 
@@ -115,7 +116,7 @@ EVERY_MEMBER: dict[str, tuple[dict[str, Any], c.Request]] = {
     "5.5-presence-stats": ({"presence_stats": {"channel": "room"}}, c.PresenceStats(channel="room")),
     "5.6-history": (
         {"history": {"channel": "room", "limit": -1, "since": {"offset": 5, "epoch": "e"}, "reverse": True}},
-        c.History(channel="room", limit=-1, since=c.StreamPosition(5, "e"), reverse=True),
+        c.History(channel="room", limit=-1, since=StreamPosition(5, "e"), reverse=True),
     ),
     "3-ping": ({"ping": {}}, c.Ping()),
     "5.7-send": ({"send": {"data": "x"}}, c.Send(data=b'"x"')),
@@ -170,7 +171,7 @@ def test_2_a_member_that_is_null_counts_as_absent(sent: dict[str, Any]) -> None:
 
 def test_2_null_within_members_counts_as_absent() -> None:
     assert only('{"id":1,"history":{"since":{"offset":null,"epoch":null}}}').request == c.History(
-        since=c.StreamPosition(0, "")
+        since=StreamPosition(0, "")
     )
     request = only('{"id":1,"connect":{"subs":{"a":null,"b":{"offset":null}},"headers":{"h":null}}}').request
     assert request == c.Connect(subs={"b": c.Subscribe()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.edge.domain import replies as r
-from services.edge.domain.model import ClientInfo, Position, Publication
+from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.errors import ErrorCode
 
@@ -99,11 +99,11 @@ RESULTS: dict[str, tuple[r.Result, str]] = {
     ),
     "5.5-presence-stats": (r.PresenceStatsResult(2, 1), '"presence_stats":{"num_clients":2,"num_users":1}'),
     "2-history-zeros-are-present": (
-        r.HistoryResult([], Position(0, "")),
+        r.HistoryResult([], StreamPosition(0, "")),
         '"history":{"publications":[],"epoch":"","offset":0}',
     ),
     "5.6-history": (
-        r.HistoryResult([Publication(data=b'{"n":2}', info=ALICE, offset=2)], Position(2, "NtFMHbCA")),
+        r.HistoryResult([Publication(data=b'{"n":2}', info=ALICE, offset=2)], StreamPosition(2, "NtFMHbCA")),
         '"history":{"publications":[{"data":{"n":2},"info":{"user":"alice","client":"aaaa","conn_info":'
         '{"name":"Alice"}},"offset":2}],"epoch":"NtFMHbCA","offset":2}',
     ),
@@ -206,7 +206,7 @@ def test_frames_are_made_by_what_the_dialect_was_given() -> None:
 
 def test_2_integers_of_64_bits_are_numbers() -> None:
     top = 2**64 - 1
-    assert f'"offset":{top}}}' in line(r.Answer(1, r.HistoryResult([], Position(top, "e"))))
+    assert f'"offset":{top}}}' in line(r.Answer(1, r.HistoryResult([], StreamPosition(top, "e"))))
     assert f'"offset":{top}}}' in line(r.PublicationPush("a", Publication(data=b"0", offset=top)))
     assert f'"offset":{top}}}' in line(r.Answer(1, r.SubscribeResult(offset=top)))
 
@@ -227,7 +227,7 @@ def test_2_payloads_are_kept_but_for_raw_newlines(given: bytes, sent: str | None
     info = ClientInfo("u", "c", given, given)
     lines = [
         line(r.PublicationPush("a", Publication(data=given, info=info))),
-        line(r.Answer(1, r.HistoryResult([Publication(data=given, info=info)], Position(1, "e")))),
+        line(r.Answer(1, r.HistoryResult([Publication(data=given, info=info)], StreamPosition(1, "e")))),
         line(r.Answer(1, r.PresenceResult([info]))),
         line(r.Answer(1, r.RpcResult(given))),
         line(r.Answer(1, r.ConnectResult("c", "v", data=given))),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.edge.domain import replies as r
-from services.edge.domain.model import ClientInfo, Position, Publication
+from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from tests.edge.protocols.corpus import SOUND, strict
 
@@ -157,7 +157,7 @@ RESULTS: st.SearchStrategy[r.Result] = st.one_of(
     st.builds(r.PublishResult, U64S, TEXTS),
     st.builds(r.PresenceResult, st.lists(INFOS, max_size=3, unique_by=lambda info: info.client)),
     st.builds(r.PresenceStatsResult, U32S, U32S),
-    st.builds(r.HistoryResult, st.lists(PUBLICATIONS, max_size=2), st.builds(Position, U64S, TEXTS)),
+    st.builds(r.HistoryResult, st.lists(PUBLICATIONS, max_size=2), st.builds(StreamPosition, U64S, TEXTS)),
     st.builds(r.RpcResult, OPTIONAL),
     st.builds(r.RefreshResult, st.booleans(), U32S),
     st.builds(r.SubRefreshResult, st.booleans(), U32S),

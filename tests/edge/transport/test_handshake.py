@@ -21,7 +21,7 @@ from services.edge.transport.options import TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.websocket import handshake
 from services.edge.transport.websocket.handshake import Handshake, open_handshake
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 from tests.edge.transport.support import KEY, LIMIT_S, PATH, Raw, Serve, head
 
 
@@ -137,7 +137,7 @@ async def test_b01_a_refused_origin_is_a_line_now_and_then_that_names_the_settin
     assert len(lines) <= len(caplog.records) <= 1
     assert {vars(line)["origin"] for line in lines} <= {"http://localhost:5173"}
     caplog.clear()
-    seldom = SeldomLog(logging.getLogger("test"), logging.WARNING)
+    seldom = RateLimitedLog(logging.getLogger("test"), logging.WARNING)
     with caplog.at_level(logging.INFO), pytest.MonkeyPatch.context() as patched:
         patched.setattr(handshake, "_refused", seldom)
         await served.answer(head("Origin: http://localhost:5173"))

@@ -8,7 +8,7 @@ KEPT_S = 10.0
 MAX_CHANNELS = 50_000  # per half; beyond, new channels are not noted
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
+class AcknowledgedPosition(msgspec.Struct, frozen=True, gc=False):
     """This publication has this place."""
 
     epoch: str
@@ -16,12 +16,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     publication_id: bytes
 
 
-class Receipts:
+class AcknowledgedPositions:
     """The last receipt per channel, kept for 10 to 20 s. Two maps that take turns: no clock per entry."""
 
     def __init__(self) -> None:
-        self._young: dict[str, Receipt] = {}
-        self._old: dict[str, Receipt] = {}
+        self._young: dict[str, AcknowledgedPosition] = {}
+        self._old: dict[str, AcknowledgedPosition] = {}
         self._turned_at = 0.0
 
     def note(self, channel: str, epoch: str, offset: int, publication_id: bytes) -> None:
@@ -34,7 +34,7 @@ class Receipts:
                 return
         elif len(self._young) >= MAX_CHANNELS:
             return
-        self._young[channel] = Receipt(epoch, offset, publication_id)
+        self._young[channel] = AcknowledgedPosition(epoch, offset, publication_id)
 
     def turn(self, now: float) -> None:
         """Forget what is too old; call at least every 10 s."""
@@ -42,8 +42,8 @@ class Receipts:
             self._turned_at = now
             self._old, self._young = self._young, {}
 
-    def of_generation(self, generation: int) -> list[tuple[str, Receipt]]:
+    def of_generation(self, generation: int) -> list[tuple[str, AcknowledgedPosition]]:
         """Those that a log of this generation must still hold."""
         prefix = f"{generation}."
         latest = {**self._old, **self._young}
-        return [(channel, receipt) for channel, receipt in latest.items() if receipt.epoch.startswith(prefix)]
+        return [(channel, position) for channel, position in latest.items() if position.epoch.startswith(prefix)]

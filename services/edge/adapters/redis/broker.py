@@ -11,25 +11,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.edge.adapters import publication_codec as codec
-from services.edge.adapters.redis import self_check as canary
-from services.edge.adapters.redis.acknowledged import Receipts
-from services.edge.adapters.redis.command_log import RedisOrders
-from services.edge.adapters.redis.dispatcher import Hearing
+from services.edge.adapters.redis import self_check as self_check
+from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
+from services.edge.adapters.redis.command_log import RedisControlLog
+from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.expiry import Expiry
-from services.edge.adapters.redis.incarnation import LifeWatch
-from services.edge.adapters.redis.self_check import Canary
+from services.edge.adapters.redis.incarnation import IncarnationWatch
+from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.edge.adapters.redis.work import Append, Other, give_up_unkeyed, settle
-from services.edge.domain.model import AppendResult, HistoryPage, Position, Publication
-from services.edge.domain.ports import ChannelListener, OrderListener
+from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
+from services.edge.domain.ports import ChannelListener, ControlListener
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import hot, hotlog, keys
-from services.shared.hotlog.scripts import Call, refuse
-from services.shared.incarnation.calls import Known, Life
-from services.shared.incarnation.gate import LifeGate
+from services.shared.hotlog.scripts import Call, raise_for_error
+from services.shared.incarnation.calls import Incarnation, Known
+from services.shared.incarnation.gate import IncarnationGate
 from services.shared.process.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
 from services.shared.redis.pipeline import NotSent, RedisPipeline
-from services.shared.rpc.linger import Pace
+from services.shared.rpc.linger import Linger
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class RedisBroker:
         *,
         meta_ttl_s: int = hotlog.META_TTL_S,
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,
-        canary_s: float = canary.EVERY_S,
+        canary_s: float = self_check.EVERY_S,
         on_time: Callable[[float], None] = lambda unix_s: None,
         on_life: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,31 +64,31 @@ class RedisBroker:
         `meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read.
         """
         self._meta_ttl_s = meta_ttl_s
-        self._gate = LifeGate()
-        self._receipts = Receipts()
+        self._gate = IncarnationGate()
+        self._acknowledged = AcknowledgedPositions()
         self._on_time = on_time
         self._unix_less_monotonic_s = time.time() - time.monotonic()
-        self._life = LifeWatch(
+        self._incarnation = IncarnationWatch(
             url,
             self._gate,
-            self._receipts,
+            self._acknowledged,
             on_change=lambda: self._began(on_life),
             on_time=self._time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
         )
         self._pipeline = RedisPipeline(url, gate=self._gate)
-        self.orders = RedisOrders(self._pipeline)
+        self.orders = RedisControlLog(self._pipeline)
         self._subscriber = RedisSubscriber(
-            url, on_message=self._message, on_connected=self._connected, on_lost=self._life.look_now
+            url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.look_now
         )
-        self._hearing: Hearing | None = None
+        self._dispatcher: PubSubDispatcher | None = None
         self._queue: deque[Append | Other] = deque()
         self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
         self._flush_due = False
-        self._pace = Pace(max_batch_delay_s)
+        self._linger = Linger(max_batch_delay_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = _NEVER
-        self._canary = Canary(
+        self._self_check = PubSubSelfCheck(
             lambda channel, payload: self._do(None, publish=(channel, payload)),
             self._subscriber.drop,
             is_open=lambda: self._subscriber.has_connection,
@@ -96,12 +96,12 @@ class RedisBroker:
         )
 
     async def start(
-        self, listener: ChannelListener, on_control: Callable[[bytes], None], orders: OrderListener | None = None
+        self, listener: ChannelListener, on_control: Callable[[bytes], None], orders: ControlListener | None = None
     ) -> None:
         """Connect; who listens is called on the loop, in the order of arrival."""
-        self._hearing = Hearing(listener, on_control, orders, self._canary, self._receipts)
-        await self._life.start()
-        for channel in (keys.control(), self._canary.channel):  # also if Redis is not there yet
+        self._dispatcher = PubSubDispatcher(listener, on_control, orders, self._self_check, self._acknowledged)
+        await self._incarnation.start()
+        for channel in (keys.control(), self._self_check.channel):  # also if Redis is not there yet
             self._subscriber.want(channel)
         await self._subscriber.start()
         try:
@@ -109,27 +109,27 @@ class RedisBroker:
         except Unavailable:
             logger.warning("Redis is not there yet")  # the subscriptions are made as soon as it is
         with contextlib.suppress(Unavailable):
-            await self._subscriber.subscribe(self._canary.channel)
-        self._canary.start()
+            await self._subscriber.subscribe(self._self_check.channel)
+        self._self_check.start()
 
     async def watch(self) -> None:
         """Until cancelled; raises ConfigError where this is a Redis that can't be used."""
-        await self._life.watch()
+        await self._incarnation.watch()
 
     async def close(self) -> None:
         """Let what is under way end, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
-        await self._canary.close()
+        await self._self_check.close()
         self._expiry.close()
         await self._subscriber.close()
-        await self._life.close()
+        await self._incarnation.close()
         await self._pipeline.aclose()
 
     @property
     def is_ready(self) -> bool:
         """This edge hears Redis, and may use it."""
-        return self._subscriber.connected and self._gate.is_open and not self._canary.deaf
+        return self._subscriber.connected and self._gate.is_open and not self._self_check.stalled
 
     # Broker.
 
@@ -162,35 +162,37 @@ class RedisBroker:
         )
         return future
 
-    async def top(self, channel: str) -> Position:
+    async def top(self, channel: str) -> StreamPosition:
         found = hotlog.top(await self._do(self._top_call(channel, False)))
         if found is None:
-            self._life.look_now()
+            self._incarnation.look_now()
             raise Unavailable("the log is of a later generation, or Redis went back")
-        return Position(*found)
+        return StreamPosition(*found)
 
-    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[Position | None]:
+    async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[StreamPosition | None]:
         calls = [self._top_call(name, stored) for name, stored in channels]
         found = [hotlog.top(result) for result in await asyncio.gather(*map(self._do, calls))]
-        return [None if top is None else Position(*top) for top in found]
+        return [None if top is None else StreamPosition(*top) for top in found]
 
-    async def stored_top(self, channel: str) -> Position | None:
+    async def stored_top(self, channel: str) -> StreamPosition | None:
         found = hotlog.top(await self._do(self._top_call(channel, True)))
-        return None if found is None else Position(*found)
+        return None if found is None else StreamPosition(*found)
 
-    def _top_call(self, channel: str, stored: bool) -> Callable[[Life], Call]:
+    def _top_call(self, channel: str, stored: bool) -> Callable[[Incarnation], Call]:
         if stored:
-            return lambda life: hotlog.stored_top_call(channel, life.token, writes=self._gate.writes)
-        return lambda life: hotlog.hot_top_call(channel, life.generation, self._meta_ttl_s, writes=self._gate.writes)
+            return lambda incarnation: hotlog.stored_top_call(channel, incarnation.token, writes=self._gate.writes)
+        return lambda incarnation: hotlog.hot_top_call(
+            channel, incarnation.generation, self._meta_ttl_s, writes=self._gate.writes
+        )
 
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
     ) -> HistoryPage | None:
-        def call(life: Life) -> Call:
+        def call(incarnation: Incarnation) -> Call:
             return hotlog.read_call(
                 channel,
                 stored=stored,
-                life=life.token if stored else life.generation,
+                incarnation=incarnation.token if stored else incarnation.generation,
                 since_offset=since_offset,
                 limit=limit,
                 reverse=reverse,
@@ -202,19 +204,19 @@ class RedisBroker:
         if page is None:
             return None
         publications = [codec.decode(payload, offset) for offset, payload in page.entries]
-        return HistoryPage(publications, Position(page.top, page.epoch))
+        return HistoryPage(publications, StreamPosition(page.top, page.epoch))
 
     async def reset(self, channel: str, epoch: str) -> None:
-        await self._do(lambda life: hotlog.reset_call(channel, epoch, life.generation))
+        await self._do(lambda incarnation: hotlog.reset_call(channel, epoch, incarnation.generation))
 
     async def remove_history(self, channel: str) -> None:
         generation = self._gate.generation
         (answer,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
-        self._gate.saw(Known(generation, int(refuse(answer))))
+        self._gate.saw(Known(generation, int(raise_for_error(answer))))
 
     # Commands, batched.
 
-    async def _do(self, call: Callable[[Life], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
+    async def _do(self, call: Callable[[Incarnation], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
         work = Other(call, publish, asyncio.get_running_loop().create_future())
         self._submit(work)
         return await work.future
@@ -232,7 +234,7 @@ class RedisBroker:
     def _flush_soon(self) -> None:
         if not self._flush_due and len(self._tasks) < _IN_FLIGHT:
             self._flush_due = True
-            loop, wait_s = asyncio.get_running_loop(), self._pace.wait_s()
+            loop, wait_s = asyncio.get_running_loop(), self._linger.wait_s()
             if wait_s >= _SHORTEST_WAIT_S:
                 loop.call_later(wait_s, self._flush)
             else:
@@ -244,7 +246,7 @@ class RedisBroker:
             return
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
         batch = [work for work in batch if not work.future.done()]
-        self._pace.began(len(batch))
+        self._linger.began(len(batch))
         task = asyncio.get_running_loop().create_task(self._round_trip(batch))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -296,14 +298,14 @@ class RedisBroker:
                 publishes.append(work)
             else:
                 others.append(work)
-        life = self._gate.life
-        if life is None:
+        incarnation = self._gate.incarnation
+        if incarnation is None:
             raise NotSent("this life of Redis may not be used yet")
         if publishes:
             await self._send_publishes(publishes)
         groups = list(appends.items())
         parts = [groups[start : start + _CHANNELS_PER_CALL] for start in range(0, len(groups), _CHANNELS_PER_CALL)]
-        fresh_epoch = hotlog.new_epoch(life.generation)
+        fresh_epoch = hotlog.new_epoch(incarnation.generation)
         now_s = int(time.monotonic() + self._unix_less_monotonic_s)
         calls = [
             hot.append_call(
@@ -318,14 +320,14 @@ class RedisBroker:
             )
             for part in parts
         ]
-        calls += [work.call(life) for work in others if work.call is not None]
+        calls += [work.call(incarnation) for work in others if work.call is not None]
         if not calls:
             return
         results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
-        if self._gate.life is None or self._gate.life.token != life.token:
+        if self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token:
             raise Unavailable("another life of Redis began meanwhile")
         for part, result in zip(parts, results, strict=False):
-            self._settle_appends(life, [group for _, group in part], result)
+            self._settle_appends(incarnation, [group for _, group in part], result)
         for work, result in zip(others, results[len(parts) :], strict=True):
             settle(work.future, result)
 
@@ -340,7 +342,7 @@ class RedisBroker:
         for work, result in zip(publishes, results, strict=True):
             settle(work.future, result)
 
-    def _settle_appends(self, life: Life, groups: list[list[Append]], result: Any) -> None:
+    def _settle_appends(self, incarnation: Incarnation, groups: list[list[Append]], result: Any) -> None:
         try:
             answer = hot.appended(result)
         except Unavailable as error:
@@ -348,17 +350,17 @@ class RedisBroker:
                 _fail(group, error)
             return
         if answer is None:
-            self._life.look_now()
+            self._incarnation.look_now()
             for group in groups:
                 _fail(group, Unavailable("Redis went back"))
             return
         if any(isinstance(appended, hot.HotAppended) for appended in answer.batches):
-            self._gate.saw(Known(life.generation, answer.writes))
+            self._gate.saw(Known(incarnation.generation, answer.writes))
         for group, appended in zip(groups, answer.batches, strict=True):
             if isinstance(appended, hot.HotAppended):
                 self._settle_group(group, *appended)
             elif appended is None:
-                self._life.look_now()
+                self._incarnation.look_now()
                 _fail(group, Unavailable("the log is of a later generation"))
             else:
                 _fail(group, appended)
@@ -366,17 +368,17 @@ class RedisBroker:
     def _settle_group(self, group: list[Append], epoch: str, offsets: list[int]) -> None:
         for work, offset in zip(group, offsets, strict=True):
             if offset > 0:
-                self._receipts.note(work.channel, epoch, offset, work.publication_id)
+                self._acknowledged.note(work.channel, epoch, offset, work.publication_id)
             if not work.future.done():
-                work.future.set_result(AppendResult(Position(abs(offset), epoch), offset < 0))
+                work.future.set_result(AppendResult(StreamPosition(abs(offset), epoch), offset < 0))
 
     def _time(self, unix_s: float) -> None:
         self._unix_less_monotonic_s = unix_s - time.monotonic()
         self._on_time(unix_s)
 
     def _connected(self, again: bool) -> None:
-        if self._hearing is not None:
-            self._hearing.connected(again)
+        if self._dispatcher is not None:
+            self._dispatcher.connected(again)
 
     def _began(self, on_life: Callable[[], None]) -> None:
         self._failed_at = _NEVER  # what failed before says nothing of this life
@@ -384,8 +386,8 @@ class RedisBroker:
         on_life()
 
     def _message(self, channel: bytes, payload: bytes) -> None:
-        if self._hearing is not None:
-            self._hearing.message(channel, payload)
+        if self._dispatcher is not None:
+            self._dispatcher.message(channel, payload)
 
 
 def _fail(group: list[Append], error: Unavailable) -> None:

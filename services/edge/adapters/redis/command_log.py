@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from services.edge.domain.model import Order, OrderId, OrderPage
+from services.edge.domain.model import ControlCommand, ControlCommandId, ControlLogPage
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import Call, load, refuse
+from services.shared.hotlog.scripts import Call, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
 TIMEOUT_S = 2.8
@@ -17,7 +17,7 @@ _PAGE = 200
 _ORDER = load(Path(__file__).parent / "order.lua")
 
 
-class RedisOrders:
+class RedisControlLog:
     """Repeats nothing by itself: an order that was given twice would be carried out twice."""
 
     def __init__(self, redis: RedisPipeline) -> None:
@@ -26,9 +26,9 @@ class RedisOrders:
     async def give(self, payload: bytes) -> int:
         call = Call(_ORDER, [keys.orders()], [keys.control(), payload, _KEPT, KEPT_MS])
         (told,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        return int(refuse(told))
+        return int(raise_for_error(told))
 
-    async def read(self, after: OrderId) -> OrderPage:
+    async def read(self, after: ControlCommandId) -> ControlLogPage:
         answers = await self._redis.execute(
             [
                 ("XREVRANGE", keys.orders(), "+", "-", "COUNT", 1),  # first: none that follows is newer than the page
@@ -36,34 +36,34 @@ class RedisOrders:
             ],
             timeout_s=TIMEOUT_S,
         )
-        newest, found = map(refuse, answers)
+        newest, found = map(raise_for_error, answers)
         orders = [_kept(order_id, fields) for order_id, fields in found]
-        return OrderPage(orders, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
+        return ControlLogPage(orders, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
 
 
-def heard(payload: bytes) -> Order:
+def heard(payload: bytes) -> ControlCommand:
     """The order that stands in a pub/sub payload; raises ValueError."""
     order_id, previous, order = payload[len(keys.ORDER) :].split(b" ", 2)
     return _order(order_id, previous, order)
 
 
-def _kept(order_id: Any, fields: Any) -> Order:
+def _kept(order_id: Any, fields: Any) -> ControlCommand:
     """An entry that is no order is one that can't be read: who follows must get past it."""
     try:
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         return _order(order_id, named[b"previous"], named[b"order"])
     except (KeyError, ValueError):
-        return Order(_id(order_id), (0, 0), b"")
+        return ControlCommand(_id(order_id), (0, 0), b"")
 
 
-def _order(order_id: Any, previous: Any, payload: Any) -> Order:
-    return Order(_id(order_id), _id(previous), bytes(payload))
+def _order(order_id: Any, previous: Any, payload: Any) -> ControlCommand:
+    return ControlCommand(_id(order_id), _id(previous), bytes(payload))
 
 
-def _id(text: bytes) -> OrderId:
+def _id(text: bytes) -> ControlCommandId:
     ms, _, number = text.partition(b"-")
     return int(ms), int(number)
 
 
-def _text(order_id: OrderId) -> str:
+def _text(order_id: ControlCommandId) -> str:
     return f"{order_id[0]}-{order_id[1]}"

@@ -10,9 +10,9 @@ from prometheus_client import Counter
 
 from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.redis import command_log as redis_orders
-from services.edge.adapters.redis.acknowledged import Receipts
-from services.edge.adapters.redis.self_check import Canary
-from services.edge.domain.ports import ChannelListener, OrderListener
+from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
+from services.edge.adapters.redis.self_check import PubSubSelfCheck
+from services.edge.domain.ports import ChannelListener, ControlListener
 from services.shared.hotlog import keys
 from thalamus.common.v1 import common_pb2 as pb
 
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 _DROPPED = Counter("thalamus_edge_redis_unreadable", "Pub/sub payloads that could not be read.")
 
 
-class Hearing:
+class PubSubDispatcher:
     """Tells listeners, on the loop and in the order of arrival; what can't be read is counted and dropped."""
 
     def __init__(
         self,
         channels: ChannelListener,
         on_control: Callable[[bytes], None],
-        orders: OrderListener | None,
-        canary: Canary,
-        receipts: Receipts,
+        orders: ControlListener | None,
+        self_check: PubSubSelfCheck,
+        acknowledged: AcknowledgedPositions,
     ) -> None:
         self._channels, self._on_control, self._orders = channels, on_control, orders
-        self._canary, self._receipts = canary, receipts
-        self._canary_name = canary.channel.encode()
+        self._self_check, self._acknowledged = self_check, acknowledged
+        self._self_check_name = self_check.channel.encode()
         self._control = keys.control().encode()
 
     def connected(self, again: bool) -> None:
@@ -49,8 +49,8 @@ class Hearing:
         try:
             if channel == self._control:
                 self._deliver_control(payload)
-            elif channel == self._canary_name:
-                self._canary.heard(payload)
+            elif channel == self._self_check_name:
+                self._self_check.heard(payload)
             else:
                 self._deliver(keys.channel_of(channel), payload)
         except (DecodeError, ValueError) as error:
@@ -69,7 +69,7 @@ class Hearing:
             head, offset, publication = payload.split(b" ", 2)
             epoch = head[1:].decode()
             found = codec.decode(publication, int(offset))
-            self._receipts.note(channel, epoch, found.offset, found.id)
+            self._acknowledged.note(channel, epoch, found.offset, found.id)
             self._channels.publication(channel, epoch, found)
         elif kind == keys.UNNUMBERED:
             self._channels.publication(channel, "", codec.decode(payload[1:], 0))

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.edge.adapters import publication_codec as codec
-from services.edge.adapters.redis.acknowledged import Receipt, Receipts
+from services.edge.adapters.redis.acknowledged import AcknowledgedPosition, AcknowledgedPositions
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog, keys
-from services.shared.incarnation import calls as lives
-from services.shared.incarnation.calls import Known, Life, Look
-from services.shared.incarnation.gate import LifeGate, RunWatch
+from services.shared.incarnation import calls
+from services.shared.incarnation.calls import CheckReply, Incarnation, Known
+from services.shared.incarnation.gate import IncarnationGate, RunTracker
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 
@@ -29,14 +29,14 @@ _CHECKED_AT_ONCE = 500
 _FAREWELL_S = 0.5
 
 
-class LifeWatch:
+class IncarnationWatch:
     """Keeps the gate. A connection of its own, that looks at lives nobody may use yet."""
 
     def __init__(
         self,
         url: str,
-        gate: LifeGate,
-        receipts: Receipts,
+        gate: IncarnationGate,
+        acknowledged: AcknowledgedPositions,
         *,
         on_change: Callable[[], None],
         on_time: Callable[[float], None],
@@ -46,9 +46,9 @@ class LifeWatch:
 
         `on_run`: this is the run of the server to which commands go from now on.
         """
-        self._watch = RunWatch()
+        self._watch = RunTracker()
         self._redis = RedisPipeline(url, gate=self._watch)
-        self._gate, self._receipts, self._on_change, self._on_time = gate, receipts, on_change, on_time
+        self._gate, self._acknowledged, self._on_change, self._on_time = gate, acknowledged, on_change, on_time
         self._on_run = on_run
         self._task: asyncio.Task[None] | None = None
         self._name = os.urandom(6).hex()  # of this edge, among those that watch Redis
@@ -99,7 +99,7 @@ class LifeWatch:
             if away:  # receipts are kept: it may come back without what they are for
                 await asyncio.sleep(AWAY_S)
                 continue
-            self._receipts.turn(loop.time())
+            self._acknowledged.turn(loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._gate.refused.wait()
@@ -107,73 +107,83 @@ class LifeWatch:
 
     async def _step(self, now: float) -> None:
         look = await self._look()
-        run_id, life = look.run_id, look.life
+        run_id, incarnation = look.run_id, look.incarnation
         self._on_time(look.at_ms / 1000)
         if run_id != self._run_id:
             self._run_id, self._since = run_id, now
             self._on_run(run_id)
-        if self._gate.life is not None and self._gate.life.run_id != run_id:
+        if self._gate.incarnation is not None and self._gate.incarnation.run_id != run_id:
             self._gate.close()
         if look.missing:
             logger.error("Redis went back behind what this edge has seen: `hot` logs begin anew")
-        if life is None or life.run_id != run_id:
+        if incarnation is None or incarnation.run_id != run_id:
             if now - self._since < ALONE_S:
                 return
             logger.warning("nobody compares Redis with the store: `hot` logs begin anew")
-            life = await self._renew(run_id, max(self._gate.last_generation, life.generation if life else 0), True)
-        elif life.token != self._checked and not await self._holds(life):
+            incarnation = await self._renew(
+                run_id, max(self._gate.last_generation, incarnation.generation if incarnation else 0), True
+            )
+        elif incarnation.token != self._checked and not await self._holds(incarnation):
             logger.error("Redis lost what this edge has seen: `hot` logs begin anew")
-            life = await self._renew(run_id, life.generation, False)
-        self._checked = life.token
-        if not 0 < life.open_at_ms - look.at_ms <= lives.PAUSE_MS:  # longer can't be meant: its clock was set
-            changed = self._gate.life is None or self._gate.life.token != life.token
-            self._gate.open(life, Known(life.generation, look.writes, look.at_ms))
+            incarnation = await self._renew(run_id, incarnation.generation, False)
+        self._checked = incarnation.token
+        if not 0 < incarnation.open_at_ms - look.at_ms <= calls.PAUSE_MS:  # longer can't be meant: its clock was set
+            changed = self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token
+            self._gate.open(incarnation, Known(incarnation.generation, look.writes, look.at_ms))
             if changed:
                 self._on_change()
 
-    async def _look(self) -> Look:
+    async def _look(self) -> CheckReply:
         """What is said of this run of Redis, by the server itself: the connection may be a new one."""
-        call = lives.look_call(
-            self._name, self._gate.known, self._gate.life.run_id if self._gate.life else "", self._was_kept
+        call = calls.check_call(
+            self._name,
+            self._gate.known,
+            self._gate.incarnation.run_id if self._gate.incarnation else "",
+            self._was_kept,
         )
         (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        look = lives.look(answer)
+        look = calls.check_result(answer)
         self._was_kept = look.was_kept
         return look
 
-    async def _renew(self, run_id: str, generation: int, only_other_run: bool) -> Life:
-        call = lives.renew_call(run_id, generation, only_other_run=only_other_run)
+    async def _renew(self, run_id: str, generation: int, only_other_run: bool) -> Incarnation:
+        call = calls.new_generation_call(run_id, generation, only_other_run=only_other_run)
         (said,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        life = lives.parse(said if isinstance(said, bytes) else None)
-        if life is None:
+        incarnation = calls.parse_incarnation(said if isinstance(said, bytes) else None)
+        if incarnation is None:
             raise Unavailable(f"Redis refused a new generation: {said!r}")
-        return life
+        return incarnation
 
-    async def _holds(self, life: Life) -> bool:
+    async def _holds(self, incarnation: Incarnation) -> bool:
         """Whether the logs have what this edge acknowledged or delivered."""
-        noted = self._receipts.of_generation(life.generation)
+        noted = self._acknowledged.of_generation(incarnation.generation)
         for start in range(0, len(noted), _CHECKED_AT_ONCE):
             some = noted[start : start + _CHECKED_AT_ONCE]
             calls = [
                 hotlog.read_call(
-                    channel, stored=False, life=life.generation, since_offset=receipt.offset - 1, limit=1, reverse=False
+                    channel,
+                    stored=False,
+                    incarnation=incarnation.generation,
+                    since_offset=position.offset - 1,
+                    limit=1,
+                    reverse=False,
                 )
-                for channel, receipt in some
+                for channel, position in some
             ]
             found = await self._redis.run(calls, timeout_s=TIMEOUT_S)
-            if not all(map(_is_there, _receipts_of(some), found)):
+            if not all(map(_is_there, _acknowledged_of(some), found)):
                 return False
         return True
 
 
-def _receipts_of(noted: Sequence[tuple[str, Receipt]]) -> list[Receipt]:
-    return [receipt for _, receipt in noted]
+def _acknowledged_of(noted: Sequence[tuple[str, AcknowledgedPosition]]) -> list[AcknowledgedPosition]:
+    return [position for _, position in noted]
 
 
-def _is_there(receipt: Receipt, found: Any) -> bool:
+def _is_there(position: AcknowledgedPosition, found: Any) -> bool:
     page = hotlog.page(found)
-    if page is None or page.epoch != receipt.epoch or page.top < receipt.offset:
+    if page is None or page.epoch != position.epoch or page.top < position.offset:
         return False
-    if not page.entries or page.entries[0][0] != receipt.offset:
+    if not page.entries or page.entries[0][0] != position.offset:
         return True  # cut since, as the history size says
-    return codec.decode(page.entries[0][1], receipt.offset).id == receipt.publication_id
+    return codec.decode(page.entries[0][1], position.offset).id == position.publication_id

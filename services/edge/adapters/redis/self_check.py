@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 MISSED = 3  # in a row: the connection hears nothing
-_DEAF = Counter("thalamus_edge_deaf", "Times that this edge found its pub/sub connection deaf and made a new one.")
+_STALLED = Counter("thalamus_edge_deaf", "Times that this edge found its pub/sub connection deaf and made a new one.")
 
 
-class Canary:
+class PubSubSelfCheck:
     """`publish` returns once Redis has taken it; `on_deaf` gives up the pub/sub connection.
 
     What Redis did not take, and what was sung without a connection to hear it, says nothing and is not counted.
@@ -29,19 +29,19 @@ class Canary:
     def __init__(
         self,
         publish: Callable[[str, bytes], Awaitable[object]],
-        on_deaf: Callable[[], None],
+        on_stalled: Callable[[], None],
         *,
         is_open: Callable[[], bool] = lambda: True,
         every_s: float = EVERY_S,
     ) -> None:
         """`is_open`: there is a pub/sub connection, subscribed or about to be."""
         self.channel = keys.name(f"canary:{os.urandom(8).hex()}")
-        self._publish, self._on_deaf, self._is_open, self._every_s = publish, on_deaf, is_open, every_s
+        self._publish, self._on_stalled, self._is_open, self._every_s = publish, on_stalled, is_open, every_s
         self._sent = 0
         self._heard = 0
         self._missed = 0
         self._task: asyncio.Task[None] | None = None
-        self.deaf = False
+        self.stalled = False
 
     def start(self) -> None:
         """Sing in the background; the channel is subscribed already."""
@@ -56,14 +56,14 @@ class Canary:
         """It came back, however late: the connection hears."""
         self._heard = max(self._heard, int(payload))
         self._missed = 0
-        self.deaf = False
+        self.stalled = False
 
     async def _run(self) -> None:
         while True:
-            await self._sing()
+            await self._probe()
             await asyncio.sleep(self._every_s)
 
-    async def _sing(self) -> None:
+    async def _probe(self) -> None:
         if not self._is_open():
             self._missed, self._heard = 0, self._sent
             return
@@ -71,10 +71,10 @@ class Canary:
             self._missed += 1
         if self._missed >= MISSED:
             self._missed = 0
-            self.deaf = True
-            _DEAF.inc()
+            self.stalled = True
+            _STALLED.inc()
             logger.error("nothing is heard of Redis: the pub/sub connection is made anew")
-            self._on_deaf()
+            self._on_stalled()
         self._sent += 1
         try:
             await self._publish(self.channel, str(self._sent).encode())

@@ -12,7 +12,7 @@ from redis import exceptions
 from services.edge.domain.model import AppendResult
 from services.shared.errors import Unavailable
 from services.shared.hotlog.scripts import Call
-from services.shared.incarnation.calls import Life
+from services.shared.incarnation.calls import Incarnation
 
 
 class Append(msgspec.Struct):
@@ -30,7 +30,7 @@ class Append(msgspec.Struct):
 class Other(msgspec.Struct):
     """A script call, made for the life of Redis in which it runs; or a PUBLISH (`call` None)."""
 
-    call: Callable[[Life], Call] | None
+    call: Callable[[Incarnation], Call] | None
     publish: tuple[str, bytes] | None
     future: asyncio.Future[Any]
 

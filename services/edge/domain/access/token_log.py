@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
 _MOST = 100
-_logs: dict[str, SeldomLog] = {}
+_logs: dict[str, RateLimitedLog] = {}
 
 
 def refused(kind: str, reason: str) -> None:
@@ -23,5 +23,5 @@ def refused(kind: str, reason: str) -> None:
     if log is None:
         if len(_logs) >= _MOST:
             key = kind
-        log = _logs.setdefault(key, SeldomLog(logger, logging.INFO))
+        log = _logs.setdefault(key, RateLimitedLog(logger, logging.INFO))
     log("a token was refused", kind=kind, reason=reason)

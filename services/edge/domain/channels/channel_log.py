@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from services.edge.domain.model import Position, Publication
+from services.edge.domain.model import Publication, StreamPosition
 
 
 class Need(enum.Enum):
@@ -39,7 +39,7 @@ class ChannelLog:
     )
 
     def __init__(
-        self, top: Position, *, ring_size: int, ring_max_bytes: int, buffer_size: int, ttl_s: float = math.inf
+        self, top: StreamPosition, *, ring_size: int, ring_max_bytes: int, buffer_size: int, ttl_s: float = math.inf
     ) -> None:
         """`ttl_s`: the ring answers for nothing once its newest publication is so old: the log may have expired."""
         self.epoch = top.epoch
@@ -124,9 +124,9 @@ class ChannelLog:
         self._ring_bytes = 0
 
     @property
-    def position(self) -> Position:
+    def position(self) -> StreamPosition:
         """Where whoever joins now joins."""
-        return Position(self.delivered, self.epoch)
+        return StreamPosition(self.delivered, self.epoch)
 
     def _accept(self, publication: Publication) -> None:
         self.delivered = publication.offset

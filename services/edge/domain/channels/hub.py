@@ -12,7 +12,7 @@ from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.channel_log import ChannelLog, Need
 from services.edge.domain.channels.log_reader import LogReader, pause_s
 from services.edge.domain.channels.time_tag import tag_times
-from services.edge.domain.model import ClientInfo, Position, Publication
+from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker
 from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
@@ -113,7 +113,7 @@ class Hub:
             self._repair(channel)  # what came between the read of the top and now may have been missed
         return channel
 
-    def _log(self, top: Position, namespace: Namespace) -> ChannelLog:
+    def _log(self, top: StreamPosition, namespace: Namespace) -> ChannelLog:
         """The view of a log. Its ring has nothing that the log itself would not give out; a `stored` one keeps all."""
         settings, stored = self._settings, namespace.durability is Durability.STORED
         return ChannelLog(
@@ -286,7 +286,7 @@ class Hub:
                 if self._channels.get(view.name) is not view:
                     return
                 if page is None:  # the log has a hole there, went back, or is another one
-                    await self._disown(view)
+                    await self._reset_if_behind(view)
                     self._resync(view)
                     return
                 ready, need = view.log.repaired(page.top.epoch, page.publications)
@@ -313,7 +313,7 @@ class Hub:
             if asked_again and current is not None and current is not view and current.log is not None:
                 self._repair(current)  # it was asked for while this one, of a view that is gone, had not ended
 
-    async def _disown(self, view: Channel) -> None:
+    async def _reset_if_behind(self, view: Channel) -> None:
         """A `hot` log below what was delivered of it has lost something: nobody may go on with its epoch."""
         if view.log is None or view.namespace.durability is not Durability.HOT:
             return

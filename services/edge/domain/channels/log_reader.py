@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from services.edge.domain.channels.channel_log import ChannelLog
-from services.edge.domain.channels.page_cache import RecentPages
+from services.edge.domain.channels.page_cache import PageCache
 from services.edge.domain.channels.time_tag import tag_times
-from services.edge.domain.model import HistoryPage, Position, Publication
+from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
@@ -52,14 +52,14 @@ class LogReader:
         self._broker = broker
         self._store = store
         self._settings = settings
-        self._pages = RecentPages()
+        self._pages = PageCache()
         self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
         self._recoveries: dict[str, _Recovery] = {}  # by channel, the last that was begun
         self.reads = 0
         self._waiting = 0
         self._slots = {stored: asyncio.Semaphore(settings.max_reads) for stored in (False, True)}
 
-    async def top(self, channel: str, namespace: Namespace) -> Position:
+    async def top(self, channel: str, namespace: Namespace) -> StreamPosition:
         """Readable top; makes the epoch of a channel that has none yet."""
         if namespace.durability is Durability.STORED:
             return await self._broker.stored_top(channel) or await self._store.open(channel)
@@ -72,7 +72,7 @@ class LogReader:
         page = await self._broker.read(channel, since_offset=0, limit=1, reverse=False, stored=False, max_bytes=1)
         return page is not None
 
-    async def after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
+    async def after(self, channel: str, namespace: Namespace, position: StreamPosition) -> HistoryPage | None:
         """Everything after the position, ascending and without a hole, up to the top: all of it or None.
 
         None also where it is more than `recovery_limit` publications or `reply_max_bytes`, where the epoch is
@@ -83,7 +83,7 @@ class LogReader:
         except TooMuch:
             return None
 
-    async def _all_after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
+    async def _all_after(self, channel: str, namespace: Namespace, position: StreamPosition) -> HistoryPage | None:
         key = ("after", channel, position)
         return await self._once(key, namespace, lambda: self._after(channel, namespace, position))
 
@@ -107,7 +107,7 @@ class LogReader:
                 raise
             page = None
         if page is None and recovery.offset < offset:  # not to be had from there, maybe from here
-            return await self._all_after(channel, namespace, Position(offset, log.epoch))
+            return await self._all_after(channel, namespace, StreamPosition(offset, log.epoch))
         return page
 
     async def _recover(self, channel: str, namespace: Namespace, recovery: _Recovery) -> HistoryPage | None:
@@ -115,7 +115,7 @@ class LogReader:
 
         async def read() -> HistoryPage | None:
             recovery.begun = True
-            return await self._after(channel, namespace, Position(recovery.offset, log.epoch))
+            return await self._after(channel, namespace, StreamPosition(recovery.offset, log.epoch))
 
         self.reads += 1
         forgotten = log.forgotten
@@ -128,7 +128,7 @@ class LogReader:
             log.refill(page.publications)
         return page
 
-    async def _after(self, channel: str, namespace: Namespace, position: Position) -> HistoryPage | None:
+    async def _after(self, channel: str, namespace: Namespace, position: StreamPosition) -> HistoryPage | None:
         limit = self._settings.recovery_limit
         stored = namespace.durability is Durability.STORED
         page = await self._broker.read(
@@ -212,7 +212,7 @@ class LogReader:
         self._pages.clear()
 
     async def history(
-        self, channel: str, namespace: Namespace, *, limit: int, since: Position | None, reverse: bool
+        self, channel: str, namespace: Namespace, *, limit: int, since: StreamPosition | None, reverse: bool
     ) -> HistoryPage:
         """One page; semantics of wire protocol, 11.2. `limit` is already cut; 0 asks for the top only.
 
@@ -258,7 +258,7 @@ class LogReader:
         )
         if page is None:
             await self._store.open(channel)
-            page = HistoryPage([], Position(0, ""))
+            page = HistoryPage([], StreamPosition(0, ""))
         newest = min(offset - 1, page.top.offset) if offset else page.top.offset
         expected = newest if reverse else offset + 1
         whole = page.top.epoch != "" and (

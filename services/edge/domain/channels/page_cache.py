@@ -12,7 +12,7 @@ _OVERHEAD_BYTES = 200  # of a publication in memory
 Key = tuple[str, str, int]  # channel, epoch, the offset before
 
 
-class RecentPages:
+class PageCache:
     """What has a place in a log stays there, so a page is right for as long as nobody removes the history.
 
     Bounded in bytes; the longest unused go first.

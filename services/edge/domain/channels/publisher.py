@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from services.edge.domain.channels.backlog import Backlog
 from services.edge.domain.channels.publish_admission import PublishAdmission
-from services.edge.domain.model import AppendResult, ClientInfo, Position, Publication
+from services.edge.domain.model import AppendResult, ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import ACK_SECONDS
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 1.0
 _HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
-_NO_POSITION = AppendResult(Position(0, ""), False)
+_NO_POSITION = AppendResult(StreamPosition(0, ""), False)
 
 Outcome = AppendResult | ThalamusError
 

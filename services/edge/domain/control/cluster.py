@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from services.edge.domain.control.command_log import CHECK_S, Orders
-from services.edge.domain.control.operations import OPERATIONS, Operation, Question, carry_out
-from services.edge.domain.model import Order
-from services.edge.domain.ports import ControlBus, OrderLog
+from services.edge.domain.control.command_log import CHECK_S, ControlLogFollower
+from services.edge.domain.control.operations import OPERATIONS, Operation, Question, execute
+from services.edge.domain.model import ControlCommand
+from services.edge.domain.ports import ControlBus, ControlLog
 from services.edge.domain.session.node import Node
 from services.shared.errors import CloseCode, ErrorCode, ThalamusError, Unavailable
 
@@ -49,8 +49,8 @@ class _Survey:
 class Cluster:
     """This edge among the others."""
 
-    def __init__(self, node: Node, bus: ControlBus, log: OrderLog, *, check_s: float = CHECK_S) -> None:
-        self.orders = Orders(log, self._take_order, self._missed, check_s=check_s)
+    def __init__(self, node: Node, bus: ControlBus, log: ControlLog, *, check_s: float = CHECK_S) -> None:
+        self.orders = ControlLogFollower(log, self._take_order, self._missed, check_s=check_s)
         self._node = node
         self._bus = bus
         self._log = log
@@ -100,7 +100,7 @@ class Cluster:
         if not self._take(payload, math.inf):
             logger.error("too many control operations at once; a question is dropped")
 
-    def _take_order(self, order: Order) -> bool:
+    def _take_order(self, order: ControlCommand) -> bool:
         asked_at = (order.id[0] + 1) / 1000  # its id is rounded down
         return self._take(order.payload, self._node.clock.monotonic_at(asked_at))
 
@@ -121,7 +121,7 @@ class Cluster:
         self._node.spawn(self._answer(message, operation, before))
         return True
 
-    def _missed(self, order: Order) -> None:
+    def _missed(self, order: ControlCommand) -> None:
         """Orders before this one are not kept any more: who was there has to come again, and be judged anew."""
         last = self._node.clock.monotonic_at((order.previous[0] + 1) / 1000)
         ended = [session for session in self._node.clients.values() if session.opened_at < last]
@@ -139,7 +139,7 @@ class Cluster:
     async def _answer(self, question: _Message, operation: Operation, before: float) -> None:
         answer = _Message(id=question.id, sender=self._node.edge_id, to=question.sender)
         try:
-            answer.result = msgspec.Raw(msgspec.json.encode(await carry_out(self._node, operation, before)))
+            answer.result = msgspec.Raw(msgspec.json.encode(await execute(self._node, operation, before)))
         except ThalamusError as error:
             answer.error = int(error.code)
         except Exception:

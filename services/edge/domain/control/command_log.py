@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from services.edge.domain.model import Order, OrderId
-from services.edge.domain.ports import OrderLog
+from services.edge.domain.model import ControlCommand, ControlCommandId
+from services.edge.domain.ports import ControlLog
 from services.shared.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -17,14 +17,14 @@ CHECK_S = 5.0  # what pub/sub lost without a sign is found within this
 _PAUSE_S = 0.25
 
 
-class Orders:
+class ControlLogFollower:
     """How far this edge is. It begins with all that is kept: an order is only for who was there before it."""
 
     def __init__(
         self,
-        log: OrderLog,
-        carry_out: Callable[[Order], bool],
-        on_missed: Callable[[Order], None],
+        log: ControlLog,
+        execute: Callable[[ControlCommand], bool],
+        on_missed: Callable[[ControlCommand], None],
         *,
         check_s: float = CHECK_S,
     ) -> None:
@@ -32,15 +32,15 @@ class Orders:
 
         `on_missed`: what came between this one and the last that was carried out is not kept any more.
         """
-        self._log, self._carry_out, self._on_missed, self._check_s = log, carry_out, on_missed, check_s
-        self._position: OrderId = (0, 0)
+        self._log, self._execute, self._on_missed, self._check_s = log, execute, on_missed, check_s
+        self._position: ControlCommandId = (0, 0)
         self._behind = asyncio.Event()
 
-    def heard(self, order: Order) -> None:
+    def heard(self, order: ControlCommand) -> None:
         """Pub/sub brought one."""
         if order.id <= self._position:
             return
-        if order.previous == self._position and self._carry_out(order):
+        if order.previous == self._position and self._execute(order):
             self._position = order.id
         else:
             self._behind.set()
@@ -78,7 +78,7 @@ class Orders:
                     continue  # heard meanwhile
                 if order.previous > self._position:
                     self._on_missed(order)
-                if not self._carry_out(order):
+                if not self._execute(order):
                     return False
                 self._position = order.id
             if page.is_last:

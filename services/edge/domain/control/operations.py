@@ -45,6 +45,13 @@ class Unsubscribe(Target):
     channel: str
 
 
+class WirePosition(msgspec.Struct, frozen=True):
+    """A stream position as it travels between edges: an object, not a list."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
 class Subscribe(Target):
     """`info` and `data` are JSON texts; `recover_since` is the position to recover from."""
 
@@ -52,7 +59,7 @@ class Subscribe(Target):
     info: bytes = b""
     data: bytes = b""
     expire_at: float = 0.0
-    recover_since: c.StreamPosition | None = None
+    recover_since: WirePosition | None = None
     override: dict[str, bool] = {}
 
 
@@ -86,7 +93,7 @@ OPERATIONS: dict[str, type[Operation]] = {
 }
 
 
-async def carry_out(node: Node, operation: Operation, before: float = math.inf) -> dict[str, Any]:
+async def execute(node: Node, operation: Operation, before: float = math.inf) -> dict[str, Any]:
     """Do it on this edge; returns JSON-ready values.
 
     `before` (monotonic seconds): when it was asked for. An order may come late, and is not for who came after it.
@@ -202,7 +209,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
         for publication in result.publications:
             session.push_publication(operation.channel, publication)
         begin(session, channel, subscription)
-        session.deadlines.look_anew()
+        session.deadlines.reschedule()
         count += 1
     return {"clients": count}
 

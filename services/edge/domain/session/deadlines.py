@@ -75,7 +75,7 @@ class Deadlines:
         else:
             left_s = max(0.0, expires_at - node.clock.wall())
             self._close_at = node.clock.monotonic() + left_s + node.settings.expired_close_delay_s
-        self.look_anew()
+        self.reschedule()
         return self.ttl(expires_at)
 
     def ttl(self, expires_at: float | None) -> int:
@@ -113,9 +113,9 @@ class Deadlines:
         except Disconnect as end:
             session.disconnect(end.code, end.reason)
             return
-        self.look_anew()
+        self.reschedule()
 
-    def look_anew(self) -> None:
+    def reschedule(self) -> None:
         """Something is due at another time than before, maybe the expiry of a subscription."""
         session = self._session
         if session is None or not session.is_open:

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 
 from services.edge.domain import commands as c
+from services.edge.domain.model import StreamPosition
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _U64 = Annotated[int, msgspec.Meta(ge=0)]  # Meta takes no bound beyond 2**63: see `_u64`
@@ -155,7 +156,7 @@ class _History(_Part):
         return c.History(
             channel=self.channel or "",
             limit=self.limit or 0,
-            since=None if since is None else c.StreamPosition(_u64(since.offset), since.epoch or ""),
+            since=None if since is None else StreamPosition(_u64(since.offset), since.epoch or ""),
             reverse=self.reverse or False,
         )
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Scope
 
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 MAX_UNREAD_BODY_BYTES = 65_536  # of the request: beyond, nothing is read until the application has taken some
 
-_failures = SeldomLog(logging.getLogger(__name__), logging.ERROR)
+_failures = RateLimitedLog(logging.getLogger(__name__), logging.ERROR)
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[\x20-\x7e\x80-\xff\t]*")

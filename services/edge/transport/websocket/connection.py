@@ -30,7 +30,7 @@ from services.edge.transport.websocket.frames import PING_FRAME, close_answer, c
 from services.shared.errors import CloseCode
 
 if TYPE_CHECKING:
-    from services.edge.transport.listener import PublicPort
+    from services.edge.transport.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         "_waiting",
     )
 
-    def __init__(self, port: PublicPort, transport: asyncio.Transport, peer: str) -> None:
+    def __init__(self, port: Listener, transport: asyncio.Transport, peer: str) -> None:
         super().__init__(transport, port.flusher)
         self._port = port
         self._peer = peer

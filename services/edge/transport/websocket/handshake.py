@@ -14,11 +14,11 @@ from services.edge.transport.http.head import TOKEN, Head
 from services.edge.transport.http.refusal import Refused
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
-from services.shared.process.log_limit import SeldomLog
+from services.shared.process.log_limit import RateLimitedLog
 
 _MAX_QUERY_FIELDS = 64
 _MAX_LOGGED = 200  # characters of what a client sent
-_refused = SeldomLog(logging.getLogger(__name__), logging.WARNING)
+_refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 _KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _TOKENS = re.compile(rf"(?:,[ \t]*+)*+{TOKEN}[ \t]*+(?:,[ \t]*+(?:{TOKEN}[ \t]*+)?)*+")  # RFC 9110, 5.6.1

@@ -13,7 +13,7 @@ from services.persistence.adapters.dynamodb import removal as removal
 from services.persistence.adapters.dynamodb.chain import Chains, Channel
 from services.persistence.adapters.dynamodb.items import BEACON_KEY, BUCKET_OFFSETS, channel_key
 from services.persistence.adapters.dynamodb.writer import ChainWriter
-from services.persistence.domain.ports import MAX_BYTES, Beacon, ChannelState, KnownKey, Removal, Row, Written
+from services.persistence.domain.ports import MAX_BYTES, ChannelState, Heartbeat, KnownKey, Removal, Row, Written
 from services.persistence.metrics import STORE_SECONDS
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
@@ -50,7 +50,7 @@ class DynamoDbLogStore:
         self._deadline_s, self._shared_deadline_s = deadline_s, shared_deadline_s
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
-        self._kept = Beacon(0, 0)  # what the table has at least
+        self._kept = Heartbeat(0, 0)  # what the table has at least
         self._restored: str | None = None  # as the table had it last: all epochs end with it
 
     async def close(self) -> None:
@@ -125,11 +125,11 @@ class DynamoDbLogStore:
         with STORE_SECONDS.labels("finish_removal").time():
             await removal.finish(self._chains, begun, self._clock)
 
-    async def beacon(self) -> Beacon:
+    async def heartbeat(self) -> Heartbeat:
         async with self._operation("beacon"):
             return await self._read_beacon()
 
-    async def _read_beacon(self) -> Beacon:
+    async def _read_beacon(self) -> Heartbeat:
         """Within an operation."""
         try:
             answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
@@ -141,18 +141,20 @@ class DynamoDbLogStore:
             self._writer.forget()
             values = await self._name()
         self._restored = values.get("restored", "")
-        return Beacon(int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored)
+        return Heartbeat(
+            int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored
+        )
 
-    async def keep_beacon(self, beacon: Beacon) -> None:
+    async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         async with self._operation("keep_beacon"):
             for name in ("counter", "generation"):
-                value = getattr(beacon, name)
+                value = getattr(heartbeat, name)
                 if value > getattr(self._kept, name):
                     await self._keep(name, value)
                     self._kept = self._kept._replace(**{name: value})
 
-    async def keep_ending(self, beacon: Beacon, known: Known) -> None:
-        await self.keep_beacon(beacon)
+    async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
+        await self.keep_heartbeat(heartbeat)
         async with self._operation("keep_ending"):
             with contextlib.suppress(ConditionFailed):  # somebody else counts on
                 await self._db.call(
@@ -163,12 +165,12 @@ class DynamoDbLogStore:
                     ConditionExpression="#counter = :counter",
                     ExpressionAttributeNames={"#counter": "counter", "#ending": "ending"},
                     ExpressionAttributeValues={
-                        ":ending": {"S": " ".join(map(str, (beacon.counter, *known)))},
-                        ":counter": {"N": str(beacon.counter)},
+                        ":ending": {"S": " ".join(map(str, (heartbeat.counter, *known)))},
+                        ":counter": {"N": str(heartbeat.counter)},
                     },
                 )
 
-    async def take_ending(self, beacon: Beacon) -> Known | None:
+    async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
         async with self._operation("take_ending"):
             answer = await self._db.call(
                 "update_item",
@@ -179,11 +181,11 @@ class DynamoDbLogStore:
                 ReturnValues="ALL_OLD",
             )
         words = str(values_of(answer.get("Attributes", {})).get("ending", "")).split(" ")
-        if len(words) != 4 or int(words[0]) != beacon.counter:
+        if len(words) != 4 or int(words[0]) != heartbeat.counter:
             return None
         return Known(*map(int, words[1:]))
 
-    async def begin_anew(self, seen: Beacon) -> None:
+    async def begin_anew(self, seen: Heartbeat) -> None:
         async with self._operation("begin_anew"):
             try:
                 await self._db.call(
@@ -200,8 +202,8 @@ class DynamoDbLogStore:
             except ConditionFailed:  # somebody else did
                 pass
         self._writer.forget()
-        self._kept = Beacon(0, 0)
-        await self.keep_beacon(seen)
+        self._kept = Heartbeat(0, 0)
+        await self.keep_heartbeat(seen)
 
     async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
         try:

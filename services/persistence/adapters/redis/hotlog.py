@@ -12,7 +12,7 @@ from services.persistence.metrics import REDIS_SECONDS
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
-from services.shared.hotlog.scripts import Call, refuse
+from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0
@@ -24,14 +24,14 @@ class RedisHotLog:
     """Script calls, many in one round trip."""
 
     def __init__(
-        self, client: RedisPipeline, life: Callable[[], str] = lambda: "", writes: Callable[[], int] = lambda: 0
+        self, client: RedisPipeline, incarnation: Callable[[], str] = lambda: "", writes: Callable[[], int] = lambda: 0
     ) -> None:
         """`life` names the present life of Redis: what was verified in another one is not verified.
 
         `writes`: as many as Redis must have, if it has not gone back meanwhile.
         """
         self._client = client
-        self._life, self._writes = life, writes
+        self._incarnation, self._writes = incarnation, writes
 
     async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
         started = time.perf_counter()
@@ -40,15 +40,15 @@ class RedisHotLog:
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
-    def life(self) -> str:
-        return self._life()
+    def incarnation(self) -> str:
+        return self._incarnation()
 
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
-        life = self._life()
+        incarnation = self._incarnation()
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
-        calls += [hotlog.append_call(batch, life=life, max_unstored=max_unstored) for batch in batches]
+        calls += [hotlog.append_call(batch, incarnation=incarnation, max_unstored=max_unstored) for batch in batches]
         marked, *results = await self._run("append", calls)
-        refuse(marked)
+        raise_for_error(marked)
         outcomes: list[Appended | Exception | None] = []
         for result in results:
             try:
@@ -57,24 +57,24 @@ class RedisHotLog:
                 outcomes.append(error)
         return outcomes
 
-    async def commit(self, channels: Sequence[tuple[str, str, int, int]], life: str) -> list[int | Exception]:
+    async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
         if not channels:
             return []
-        results = await self._run("commit", [hotlog.commit_call(*channel, life) for channel in channels])
+        results = await self._run("commit", [hotlog.commit_call(*channel, incarnation) for channel in channels])
         return [
             Unavailable(f"Redis refused: {result}") if isinstance(result, exceptions.RedisError) else int(result)  # type: ignore[call-overload]
             for result in results
         ]
 
     async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
-        call = hotlog.verify_call(channel, state.epoch, state.top, self._life(), may_be_ahead=may_be_ahead)
+        call = hotlog.verify_call(channel, state.epoch, state.top, self._incarnation(), may_be_ahead=may_be_ahead)
         verified, _ = await self._run("verify", [call, hotlog.rest_call(channel)])
-        return int(refuse(verified))
+        return int(raise_for_error(verified))
 
     async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:
         known = await self._remember(channel, state, known)
-        call = hotlog.init_call(channel, state.epoch, state.top, time_ms, self._life(), known)
-        refuse((await self._run("init", [call]))[0])
+        call = hotlog.init_call(channel, state.epoch, state.top, time_ms, self._incarnation(), known)
+        raise_for_error((await self._run("init", [call]))[0])
 
     async def advance(
         self,
@@ -91,15 +91,15 @@ class RedisHotLog:
             again = [one for one in known if (one.user, one.key) in doubtful]
             known = [*again, *await self._remember(channel, state, known)]
         call = hotlog.advance_call(
-            channel, state.epoch, state.top, time_ms, self._life(), forget=forget, remember=known
+            channel, state.epoch, state.top, time_ms, self._incarnation(), forget=forget, remember=known
         )
-        refuse((await self._run("advance", [call]))[0])
+        raise_for_error((await self._run("advance", [call]))[0])
 
     async def _remember(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> Sequence[KnownKey]:
         """Bring all but as many as the script that lets others append can bring itself: Redis is held up by none."""
         for start in range(_KEYS_AT_ONCE, len(known), _KEYS_AT_ONCE):
             some = known[start : start + _KEYS_AT_ONCE]
-            refuse((await self._run("remember", [hotlog.remember_call(channel, state.epoch, some)]))[0])
+            raise_for_error((await self._run("remember", [hotlog.remember_call(channel, state.epoch, some)]))[0])
         return known[:_KEYS_AT_ONCE]
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
@@ -108,17 +108,17 @@ class RedisHotLog:
 
     async def readable(self, channel: str) -> ChannelState | None:
         found = hotlog.top(
-            (await self._run("top", [hotlog.stored_top_call(channel, self._life(), writes=self._writes())]))[0]
+            (await self._run("top", [hotlog.stored_top_call(channel, self._incarnation(), writes=self._writes())]))[0]
         )
         return None if found is None else ChannelState(found[1], found[0])
 
     async def trim(self, channel: str, upto: int) -> None:
-        refuse((await self._run("trim", [hotlog.trim_call(channel, upto)]))[0])
+        raise_for_error((await self._run("trim", [hotlog.trim_call(channel, upto)]))[0])
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
-        found = refuse((await self._run("settled", [hotlog.settled_call(age_s, limit)]))[0])
+        found = raise_for_error((await self._run("settled", [hotlog.settled_call(age_s, limit)]))[0])
         return [(channel.decode(), mark) for channel, mark in zip(found[::2], found[1::2], strict=True)]
 
     async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
         calls = [hotlog.unmark_call(marks), *(hotlog.rest_call(channel) for channel, _ in marks)]
-        refuse((await self._run("unmark", calls))[0])
+        raise_for_error((await self._run("unmark", calls))[0])

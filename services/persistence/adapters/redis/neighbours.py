@@ -9,7 +9,7 @@ from typing import Any
 from redis import exceptions
 
 from services.persistence.domain.other_store import SILENT_S, OtherStore, OtherStoreFound
-from services.persistence.domain.ports import Beacon
+from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import CONNECTION_LOST, Unavailable
 from services.shared.hotlog import keys
 from services.shared.process.config import ConfigError
@@ -35,7 +35,7 @@ class Neighbours:
         self._may_look = True
         self._told: set[int] = set()
 
-    async def check(self, kept: Beacon) -> None:
+    async def check(self, kept: Heartbeat) -> None:
         """Look, if it is time to.
 
         Raises:
@@ -79,7 +79,7 @@ class Neighbours:
                 databases = [db for db in found if db != self._db][:_MOST_DATABASES]
                 async with client.pipeline(transaction=False) as pipeline:  # one connection, which ends with it
                     for db in databases:
-                        for words in (("SELECT", db), ("GET", keys.store()), ("GET", keys.beacon())):
+                        for words in (("SELECT", db), ("GET", keys.store()), ("GET", keys.heartbeat())):
                             pipeline.execute_command(*words)
                     answers = await pipeline.execute(raise_on_error=False)
         except exceptions.NoPermissionError:

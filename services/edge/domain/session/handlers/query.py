@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
-from services.edge.domain.model import Position
 from services.edge.domain.replies import HistoryResult, PresenceResult, PresenceStatsResult, RpcResult
 from services.edge.domain.session.handlers.common import admit_new, namespace_of, require
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
@@ -43,12 +42,11 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
     require(session, namespace, request.channel, namespace.history)
     await admit_new(session, namespace, request.channel)
     most = session.node.settings.history_limit
-    since = Position(request.since.offset, request.since.epoch) if request.since else None
     page = await session.node.reader.history(
         request.channel,
         namespace,
         limit=most if request.limit < 0 else min(request.limit, most),
-        since=since,
+        since=request.since,
         reverse=request.reverse,
     )
     return HistoryResult(page.publications, page.top)

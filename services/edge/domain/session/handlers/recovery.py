@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES, TooMuch, pause_s, within
-from services.edge.domain.model import Position, Publication
+from services.edge.domain.model import Publication, StreamPosition
 from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, Unavailable
 
@@ -27,7 +27,7 @@ async def recover(
     channel: Channel,
     subscription: Subscription,
     request: c.Subscribe,
-    top: Position,
+    top: StreamPosition,
     *,
     most_bytes: int = PAGE_BYTES,
 ) -> list[Publication] | None:
@@ -68,7 +68,7 @@ def _most(settings: Settings) -> int:
     return max(settings.recovery_limit, settings.recovery_total)
 
 
-async def _at_once(session: Session, channel: Channel, offset: int, top: Position) -> list[Publication] | None:
+async def _at_once(session: Session, channel: Channel, offset: int, top: StreamPosition) -> list[Publication] | None:
     log = channel.log
     assert log is not None
     missed = log.since(offset, session.node.clock.wall())

@@ -65,5 +65,5 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
     if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
         raise ThalamusError(code=ErrorCode.EXPIRED)
     subscription.expires_at = claims.expires_at
-    session.deadlines.look_anew()
+    session.deadlines.reschedule()
     return SubRefreshResult(expires=claims.expires_at is not None, ttl=session.deadlines.ttl(claims.expires_at))

@@ -51,7 +51,7 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
     session.answer(command_id, result)
     begin(session, channel, subscription)
     if subscription.expires_at is not None:
-        session.deadlines.look_anew()
+        session.deadlines.reschedule()
 
 
 async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> UnsubscribeResult:
