@@ -55,7 +55,7 @@ def control() -> str:
 
 
 def orders() -> str:
-    """Stream of what every edge must do: see services/edge/adapters/order.lua."""
+    """Stream of what every edge must do: see services/edge/adapters/redis/order.lua."""
     return f"{_prefix}orders"
 
 
