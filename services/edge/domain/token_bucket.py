@@ -19,9 +19,7 @@ class TokenBucket:
         """Take one token; False where there is none."""
         if self._rate <= 0:
             return True
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens >= 1.0:
+        if self.left(now) >= 1.0:
             self._tokens -= 1.0
             if self._tokens >= self._burst / 2:
                 self._refused_since = None  # it has calmed down
@@ -29,6 +27,12 @@ class TokenBucket:
         if self._refused_since is None:
             self._refused_since = now
         return False
+
+    def left(self, now: float) -> float:
+        """How many tokens there are."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        return self._tokens
 
     def refused_for(self, now: float) -> float:
         """Seconds since the refusals began, 0 while there are none; half a bucket of rest ends them."""

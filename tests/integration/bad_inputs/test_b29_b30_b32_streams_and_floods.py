@@ -151,15 +151,24 @@ async def test_B29_positions_at_both_ends_of_history(site: Site, channel: str) -
 # B30: floods, with the limits of production: 50 commands/s, burst 300, 3 s.
 
 RATE, BURST, KEPT_UP_S = 50, 300, 3.0
+ON_ARRIVAL_MS = 1_000
+AT_ONCE = 50
+
+
+def publications(name: str, ids: range) -> list[str]:
+    return [command("publish", f'{{"channel":"{name}","data":{number}}}', str(number)) for number in ids]
 
 
 async def test_B30_over_the_burst_is_111_and_not_done_and_ends_by_itself(site: Site) -> None:
     name = f"flood-{secrets.token_hex(4)}"
     async with site.client(0, "mallory", name) as client:
         started = time.monotonic()
-        ids = [str(2_000 + number) for number in range(2 * BURST)]
-        await client.send(*(command("publish", f'{{"channel":"{name}","data":{number}}}', number) for number in ids))
-        replies = [await client.reply(int(number)) for number in ids]
+        replies = []
+        for first in range(2_000, 2_000 + 2 * BURST, AT_ONCE):
+            ids = range(first, first + AT_ONCE)
+            await client.send(*publications(name, ids))
+            replies += [await client.reply(number) for number in ids]
+            assert [line["id"] for line in client.lines if "id" in line][-AT_ONCE:] == list(ids)
         refilled = (time.monotonic() - started) * RATE + 1
         refused = [reply["error"] for reply in replies if "error" in reply]
         done = len(replies) - len(refused)
@@ -167,12 +176,29 @@ async def test_B30_over_the_burst_is_111_and_not_done_and_ends_by_itself(site: S
         for error in refused:
             assert (error["code"], error["temporary"], error["message"]) == (111, True, "too many requests")
             assert 0 < error["retry_after_ms"] <= 1_000 / RATE
-        assert [line["id"] for line in client.lines if "id" in line][-len(ids) :] == [int(number) for number in ids]
         deadline = time.monotonic() + 2
         while "error" in (reply := await client.reply(await client.post(presence_stats={"channel": name}))):
             assert reply["error"]["code"] == 111
             assert time.monotonic() < deadline
             await asyncio.sleep(reply["error"]["retry_after_ms"] / 1_000)
+    assert (await site.apis[1].call("history", channel=name))["offset"] == done
+
+
+async def test_B30_what_is_turned_away_on_arrival_takes_no_credit_of_what_was_accepted_before(site: Site) -> None:
+    """Behind so many of its own that it would wait too long, a publication is refused at once (decision 18)."""
+    name = f"flood-{secrets.token_hex(4)}"
+    async with site.client(0, "mallory", name) as client:
+        started = time.monotonic()
+        ids = range(2_000, 2_000 + 2 * BURST)
+        await client.send(*publications(name, ids))
+        replies = [await client.reply(number) for number in ids]
+        refilled = (time.monotonic() - started) * RATE + 1
+        refused = [reply["error"] for reply in replies if "error" in reply]
+        done = len(replies) - len(refused)
+        assert 16 <= done <= BURST + refilled
+        assert {error["code"] for error in refused} == {111}
+        if done < BURST - 1:
+            assert {error["retry_after_ms"] for error in refused} == {ON_ARRIVAL_MS}
     assert (await site.apis[1].call("history", channel=name))["offset"] == done
 
 

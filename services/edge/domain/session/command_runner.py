@@ -235,10 +235,15 @@ class CommandRunner:
             raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=self._bucket.retry_after_s())
 
     def _turn_away(self, command: c.Command) -> None:
-        """A publication for which there is no room is answered on arrival. It costs what another command costs."""
+        """A publication for which there is no room is answered on arrival. It costs what another command costs.
+
+        But not the credit of commands that came before it and are still in the queue: they were accepted.
+        """
         error: ThalamusError = self.node.publisher.busy()
+        waiting = len(self._queue.commands)
         try:
-            self._spend()
+            if not waiting or self._bucket.left(self.node.clock.monotonic()) > waiting:
+                self._spend()
         except Disconnect as end:
             self.disconnect(end.code, end.reason)
             return
