@@ -100,7 +100,7 @@ Hub.check_tops = lambda self: None
 NO_RECOVERY = """
 import importlib
 subscribe = importlib.import_module("services.edge.domain.session.handlers.subscribe")
-async def recover(*_):
+async def recover(*_, **__):
     return []
 subscribe.recover = recover
 """
