@@ -1,4 +1,4 @@
-"""How many connections the public port holds, and whether it takes another."""
+"""Limits on open connections: in total, and per client address."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _RETRY_AFTER = ("Retry-After: 2",)
 
 
 class Admission:
-    """Counts connections from accept to end.
+    """Counts open connections and refuses those over the limits.
 
-    A connection over the cap still has its head read, so that its 503 arrives; beyond a sixteenth more, connections
-    are dropped unread.
+    The request head of a connection over the total limit is still read, so that the client gets a 503. Beyond another
+    sixteenth of the limit (at least 16 connections), new connections are dropped without reading.
     """
 
     __slots__ = ("_by_address", "_dropped_over", "_max_per_address", "draining", "max_connections", "open")
@@ -24,17 +24,23 @@ class Admission:
         self.draining = False
 
     def set_cap(self, max_connections: int) -> None:
-        """Hold at most so many."""
+        """Set the total limit."""
         self.max_connections = max_connections
         self._dropped_over = max_connections + max(16, max_connections // 16)
 
     def enter(self) -> bool:
-        """Count a new connection, which `leave` must undo; False: it is not even to be answered."""
+        """Count a new connection; return False if it must be dropped without an answer.
+
+        Every call must be followed by one call of `leave`.
+        """
         self.open += 1
         return self.open <= self._dropped_over
 
     def move(self, before: str, after: str) -> None:
-        """A connection's address is known now, or is another one than before; "": not known yet."""
+        """Count a connection under address `after` instead of `before`.
+
+        An empty address means that it is not known yet.
+        """
         if not self._max_per_address or before == after:
             return
         self._uncount(before)
@@ -42,10 +48,10 @@ class Admission:
             self._by_address[after] = self._by_address.get(after, 0) + 1
 
     def check(self, address: str) -> None:
-        """Whether this connection, already counted there, may stay.
+        """Check that a connection, already counted under `address`, may stay.
 
         Raises:
-            Refused: 503 while draining and over the cap, 429 over the cap of its address; all with Retry-After.
+            Refused: 503 while draining or over the total limit, 429 over the limit of its address, with Retry-After.
         """
         if self.draining:
             raise Refused(503, "draining", headers=_RETRY_AFTER)
@@ -54,12 +60,16 @@ class Admission:
         self.check_address(address)
 
     def check_address(self, address: str) -> None:
-        """As `check`, for a connection that was let in and now speaks for another client."""
+        """Check the limit of an address, for an open connection whose client has changed.
+
+        Raises:
+            Refused: 429 with Retry-After.
+        """
         if self._max_per_address and self._by_address.get(address, 0) > self._max_per_address:
             raise Refused(429, "max_connections_per_address", headers=_RETRY_AFTER)
 
     def leave(self, address: str) -> None:
-        """A connection, counted there last, has ended."""
+        """Stop counting a connection that was counted under `address` last."""
         self.open -= 1
         if self._max_per_address:
             self._uncount(address)

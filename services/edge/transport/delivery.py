@@ -1,4 +1,4 @@
-"""How far the other side of a TCP connection has come with what was written to it."""
+"""How many bytes of a TCP connection the peer's system has confirmed (Linux)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import termios
 
 _TCP_INFO_BYTES = 232
 _BYTES_ACKED = struct.Struct("@Q")
-_BYTES_ACKED_AT = 120  # in `struct tcp_info` of Linux
+_BYTES_ACKED_AT = 120  # offset of `tcpi_bytes_acked` in `struct tcp_info` of Linux
 _INT = struct.Struct("@i")
 
 
 def taken_and_under_way(transport: asyncio.Transport) -> tuple[int, int] | None:
-    """Bytes that the peer's system has confirmed so far, and bytes of ours that it has not: of kernel and transport.
+    """Return how many sent bytes the peer's system has confirmed, and how many not.
 
-    None where the system does not tell (it is not Linux), or where the socket is closed.
+    Unconfirmed bytes are in the network, in our kernel or in asyncio's transport. Returns None if the system does not
+    say (it is not Linux), or if the socket is closed.
     """
     sock = transport.get_extra_info("socket")
     if sock is None or not hasattr(socket, "TCP_INFO"):

@@ -1,4 +1,27 @@
-"""The last moments of a TCP connection: what is written leaves, what comes is thrown away, and then it ends."""
+"""How the server ends a TCP connection without losing its last bytes.
+
+**Purpose.** A server that closes a socket while bytes of the client lie unread in it makes the kernel send RST. The RST
+may overtake the last bytes (a close frame, an error response), and the client never sees them. So the server closes
+only its own side first, reads and discards what the client still sends, and ends TCP when its last bytes have arrived.
+A client that does not read must not keep the connection alive for long.
+
+**Rules.**
+
+1. What the client sends is discarded, 1 MiB at most. Then nothing more is read; the rest stays in the client's system.
+2. `within(delay_s)`: the connection is reset after that time, whatever has arrived.
+3. `once_delivered(patience_s)`: the connection ends at most a second after the client's system has confirmed the last
+   byte (see `delivery.py`). Until then it stays open as long as the client's system takes at least 4 KiB per second,
+   measured over `patience_s`. A slower client is reset.
+4. With `resets` the connection ends with RST even after delivery, so that the kernel keeps no state of it.
+
+**Example** (`patience_s` is 5 s, the default of EDGE_CLOSE_TIMEOUT_S). A client that has everything at once: TCP ends
+after 1 s. A client that takes 900 KiB at 60 KiB/s: TCP ends a second after it has all, after about 16 s. A client that
+reads nothing: reset at the first look after 5 s.
+
+**Trade-offs.** "Delivered" means that the client's kernel has the bytes, not that the program has read them. The second
+of grace is for the program; HTTP connections end without RST (`resets=False`) because some HTTP libraries drop what
+they hold when they see one. See docs/architecture.md, "No connection holds up others".
+"""
 
 from __future__ import annotations
 
@@ -8,14 +31,17 @@ import socket
 import struct
 from collections.abc import Callable
 
-LINGER_S = 1.0  # for the client to close TCP, once it has our last bytes
-_DISCARDED_BYTES = 1_048_576  # of what it still sends; the rest stays in its system
-_LEAST_BYTES_PER_S = 4_096  # while it takes so many, the last bytes have time
-_RESET = struct.pack("ii", 1, 0)  # close sends RST, and waits for nothing
+LINGER_S = 1.0  # longest time that the client has to close TCP once it has our last bytes, seconds
+_DISCARDED_BYTES = 1_048_576  # most bytes to read and discard; the rest stays in the client's system
+_LEAST_BYTES_PER_S = 4_096  # a client that takes less than this is not waited for, bytes per second
+_RESET = struct.pack("ii", 1, 0)  # value of SO_LINGER: on, 0 s, so that closing sends RST at once
 
 
 class Discard:
-    """Throws away what a client sends behind the end, up to a bound: closing on unread bytes would reset TCP."""
+    """Discards what a client still sends, up to a bound.
+
+    Closing a socket that holds unread bytes would reset the connection.
+    """
 
     __slots__ = ("_left", "_transport")
 
@@ -26,19 +52,21 @@ class Discard:
             transport.resume_reading()
 
     def take(self, size: int) -> None:
-        """So many more bytes have come."""
+        """Count `size` bytes that were received; stops reading beyond the bound."""
         self._left -= size
         if self._left < 0 and not self._transport.is_closing():
             self._transport.pause_reading()
 
 
 class Ending:
-    """Ends a connection in time. Made when its end begins; `cancel` when it is lost.
+    """The end of one connection: discards what comes, and closes TCP in time.
+
+    It is created when the server begins to close. Call `cancel` when the connection is lost.
 
     Args:
-        delivery: Bytes that the client's system has taken so far, and bytes that are still on their way to it.
-        resets: End with RST even where all has arrived, so that the kernel keeps nothing; the client may not have read
-            it all yet, and some of its libraries then drop what they hold.
+        delivery: Returns the bytes that the client's system has confirmed so far, and the bytes still on their way.
+        resets: End with RST even after everything has arrived, so that the kernel keeps no state. A client library
+            that has not read everything by then may drop what it holds.
     """
 
     __slots__ = (
@@ -70,23 +98,24 @@ class Ending:
         self._discard = Discard(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._linger_s = self._patience_s = self._since = 0.0
-        self._taken = 0  # at `_since`
-        self._delivered = True  # at the last look
+        self._taken = 0  # bytes that the client's system had confirmed at `_since`
+        self._delivered = True  # whether everything had arrived at the last look
 
     def discard(self, size: int) -> None:
-        """So many bytes have come; nobody reads them."""
+        """Count `size` received bytes that nobody reads."""
         self._discard.take(size)
 
     def within(self, delay_s: float) -> None:
-        """After that long, whatever has arrived."""
+        """Reset the connection after `delay_s` seconds, whatever has arrived."""
         self.cancel()
         self._timer = self._loop.call_later(delay_s, self._reset)
 
     def once_delivered(self, patience_s: float) -> None:
-        """A second after the client's system has everything; before, for as long as it takes some of it.
+        """End the connection a second after the client's system has everything.
 
         Args:
-            patience_s: Over so long it takes 4 KiB a second, or the connection ends.
+            patience_s: The connection is reset when the client's system takes less than 4 KiB per second, on average
+                over this many seconds.
         """
         self.cancel()
         self._patience_s = patience_s
@@ -96,12 +125,13 @@ class Ending:
         self._timer = self._loop.call_later(self._linger_s, self._look)
 
     def cancel(self) -> None:
-        """No timer is left."""
+        """Stop the timer; the connection is not ended any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
+        """End the connection, reset it, or look again later."""
         now = self._loop.time()
         taken, under_way = self._delivery()
         if not under_way and self._delivered:
@@ -123,7 +153,7 @@ class Ending:
             self._transport.abort()
 
     def _reset(self) -> None:
-        """End TCP at once: the kernel, too, forgets what a client that hardly reads has not taken."""
+        """End TCP with RST, so that the kernel drops what the client has not taken."""
         self.cancel()
         with contextlib.suppress(OSError, AttributeError):
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -1,4 +1,4 @@
-"""The public port: what all its connections share, and the first stage of each, which reads one request head."""
+"""The public port: state of all connections, and reader of their first request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ NewHandler = Callable[[Connection, HandshakeInfo], MessageHandler]
 
 
 class Listener:
-    """Makes the protocol of each new connection, and knows all that are open."""
+    """Protocol factory of the public port; knows all open connections.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
 
     def __init__(
         self,
@@ -59,17 +63,17 @@ class Listener:
         self.websockets: set[WebSocketConnection] = set()
 
     def __call__(self) -> asyncio.Protocol:
-        """The protocol of a connection that has just been accepted."""
+        """Return the protocol of a connection that was just accepted."""
         return HeadProtocol(self)
 
     def websocket_opened(self, connection: WebSocketConnection) -> None:
-        """Count a WebSocket connection."""
+        """Count a WebSocket connection whose handshake is done."""
         self.websockets.add(connection)
         self.counters.websockets += 1
         self.counters.accepted_websockets += 1
 
     def websocket_lost(self, connection: WebSocketConnection) -> None:
-        """The connection is over."""
+        """Stop counting a WebSocket connection that has ended."""
         self.websockets.discard(connection)
         self.counters.websockets -= 1
         self.admission.leave(connection.peer)
@@ -80,10 +84,12 @@ class Listener:
         self.counters.accepted_https += 1
 
     def http_client(self, before: str, client: str) -> None:
-        """The next request on a connection comes from there, and the last one came from `before`.
+        """Count an HTTP connection under the client of its next request.
+
+        `before` is the address that it was counted under until now.
 
         Raises:
-            Refused: 429 over the cap of its address.
+            Refused: 429 if `client` has too many connections.
         """
         if before == client:
             return
@@ -91,30 +97,33 @@ class Listener:
         self.admission.check_address(client)
 
     def http_lost(self, client: str) -> None:
-        """The connection, whose last request came from there, is over."""
+        """Stop counting an HTTP connection that has ended; `client` sent its last request."""
         self.counters.https -= 1
         self.admission.leave(client)
 
 
 class HeadProtocol(asyncio.Protocol):
-    """Reads one head, then hands the transport over: to a `WebSocketConnection`, an `HttpConnection`, or its end."""
+    """First stage of every connection: reads one request head.
+
+    Then a `WebSocketConnection` or an `HttpConnection` takes over the transport, or the request is refused.
+    """
 
     __slots__ = ("_client", "_discard", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
 
     def __init__(self, port: Listener) -> None:
         self._port = port
-        self._reader: HeadReader | None = HeadReader()  # None: the answer is given, the rest is not read
-        self._discard: Discard | None = None  # of the rest
+        self._reader: HeadReader | None = HeadReader()  # None: handed over, refused or dropped
+        self._discard: Discard | None = None  # what a refused client still sends
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self._preamble: ProxyHeader | None = None  # what must come before the head
-        self._peer = ""  # who speaks to us: a client, or a proxy
-        self._client = ""  # whom it speaks for; "" while that is not known
+        self._preamble: ProxyHeader | None = None  # the PROXY header that must come before the head
+        self._peer = ""  # address of the other side: the client, or a proxy
+        self._client = ""  # address of the client; "" while it is not known
 
-    # From asyncio.
+    # Called by asyncio.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a socket
-        """A connection was accepted."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a TCP socket
+        """Count the accepted connection and start the timeout of its head."""
         self._transport = transport
         address = transport.get_extra_info("peername")
         port = self._port
@@ -130,7 +139,7 @@ class HeadProtocol(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the head, and maybe of what follows it."""
+        """Read the PROXY header, if one is due, and the head; then hand over or refuse."""
         reader = self._reader
         if reader is None:
             if self._discard is not None:
@@ -153,17 +162,20 @@ class HeadProtocol(asyncio.Protocol):
             self._refuse(refused)
 
     def eof_received(self) -> None:
-        """The client sends nothing more; asyncio closes."""
+        """Do nothing: asyncio closes the transport when the client closes its side."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end, before or after an answer."""
+        """Stop counting a connection that was not handed over."""
         self._let_go()
         self._port.admission.leave(self._client)
 
-    # Where it comes from.
+    # Address of the client.
 
     def _peer_is(self, address: str) -> None:
-        """A client is counted at once; a proxy's is known once its head is read."""
+        """Note the peer's address.
+
+        If it is not a trusted proxy's, it is the client's, too. Otherwise the client is known after the head.
+        """
         self._peer = address
         if address not in self._port.proxies:
             self._client_is(address)
@@ -172,7 +184,7 @@ class HeadProtocol(asyncio.Protocol):
         self._port.admission.move(self._client, address)
         self._client = address
 
-    # The ways on.
+    # After the head.
 
     def _enter(self, head: Head, reader: HeadReader) -> None:
         port, transport = self._port, self._transport
@@ -207,7 +219,7 @@ class HeadProtocol(asyncio.Protocol):
         port.websocket_opened(connection)
 
     def _refuse(self, refused: Refused) -> None:
-        """Answer, half-close, and wait a little for the client to read it."""
+        """Send the error response, half-close, and give the client `LINGER_S` to read it."""
         transport = self._transport
         assert transport is not None
         self._reader = None

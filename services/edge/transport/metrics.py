@@ -1,4 +1,4 @@
-"""What /metrics of an edge says about its public port."""
+"""Counters of the public port, and the collector that shows them at /metrics."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from prometheus_client.registry import Collector
 
 from services.shared.errors import CloseCode
 
-_CLOSE_CODES = frozenset(CloseCode) | {1000, 1002, 1003, 1007, 1009, 1011}  # backends may use 2,000 others
+_CLOSE_CODES = frozenset(CloseCode) | {1000, 1002, 1003, 1007, 1009, 1011}  # codes with a label of their own
 
 
 @dataclass(slots=True)
 class TransportCounters:
-    """Plain numbers that the transport counts up; read at each scrape."""
+    """Counters of the public port: plain numbers, read at each scrape."""
 
-    websockets: int = 0  # open now
-    https: int = 0  # open now
+    websockets: int = 0  # open WebSocket connections
+    https: int = 0  # open HTTP connections
     accepted_websockets: int = 0
     accepted_https: int = 0
     refused: dict[str, int] = field(default_factory=dict)  # by reason
-    closes: dict[tuple[str, str], int] = field(default_factory=dict)  # by code and by who closed
+    closes: dict[tuple[str, str], int] = field(default_factory=dict)  # by code and by the side that closed
     messages_received: int = 0
     bytes_received: int = 0
     frames_sent: int = 0
@@ -30,15 +30,15 @@ class TransportCounters:
     bytes_sent: int = 0
 
     def refuse(self, reason: str) -> None:
-        """Count a connection that was not let in."""
+        """Count a connection or a request that was refused."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
     def closed_by_server(self, code: int) -> None:
-        """Count a close frame of ours that was not an answer."""
+        """Count a close frame that the server sent first; unknown codes count as "other"."""
         self._close(str(code) if code in _CLOSE_CODES else "other", "server")
 
     def closed_by_client(self, code: int) -> None:
-        """Count a close frame that a client sent first; the label knows the usual codes only."""
+        """Count a close frame that the client sent first; unusual codes count as "other"."""
         self._close(str(code) if code in (1000, 1001, 1005) else "other", "client")
 
     def lost(self) -> None:
@@ -50,14 +50,17 @@ class TransportCounters:
 
 
 class TransportCollector(Collector):
-    """Reads the counters when asked: nothing is counted twice on the hot path."""
+    """Prometheus collector of `TransportCounters`.
+
+    It reads plain numbers at each scrape, so that the hot path updates no Prometheus objects.
+    """
 
     def __init__(self, counters: TransportCounters, outbox_bytes: Callable[[], int]) -> None:
         self._counters = counters
         self._outbox_bytes = outbox_bytes
 
     def collect(self) -> Iterable[Metric]:
-        """One scrape."""
+        """Return the metrics of one scrape."""
         now = self._counters
         connections = GaugeMetricFamily("thalamus_edge_connections", "Connections by kind.", labels=["kind"])
         connections.add_metric(["websocket"], now.websockets)

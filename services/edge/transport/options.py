@@ -1,4 +1,4 @@
-"""What the transport is told from outside: its bounds, and of each handshake what came of it."""
+"""Settings of the public port, and what a WebSocket handshake results in."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ SelectDialect = Callable[[Sequence[str], Mapping[str, str]], tuple[str | None, s
 
 
 def json_only(offers: Sequence[str], query: Mapping[str, str]) -> tuple[str | None, str]:
-    """JSON whatever is offered, as long as no other dialect is served. Wire protocol, 1."""
+    """Select JSON, whatever is offered: no other dialect is served. Wire protocol, 1."""
     return ("centrifuge-json" if "centrifuge-json" in offers else None), "json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportOptions:
-    """Bounds of the public port. Defaults are those of the wire protocol, 17, where it names one."""
+    """Settings of the public port.
+
+    Defaults are those of the wire protocol, 17, where it has one.
+    """
 
     websocket_path: str = "/connection/websocket"
     allowed_origins: tuple[str, ...] = ()  # as `OriginRules` takes them
@@ -24,37 +27,40 @@ class TransportOptions:
     select_dialect: SelectDialect = json_only
 
     trusted_proxies: tuple[str, ...] = ()  # as `TrustedProxies` takes them
-    proxy_protocol: bool = False  # these send a PROXY header before anything else
+    proxy_protocol: bool = False  # whether trusted proxies send a PROXY header before the first request
 
     max_connections: int = 15_000  # WebSocket and HTTP together; beyond: 503
     max_connections_per_address: int = 0  # beyond: 429; 0: no limit
-    handshake_timeout_s: float = 5.0  # from accept to a whole head
-    close_timeout_s: float = 5.0  # for a client that takes hardly any of its last bytes; else TCP ends in a second
+    handshake_timeout_s: float = 5.0  # from accept to a complete head
+    close_timeout_s: float = 5.0  # for a client that takes hardly any of its last bytes, see `ending.py`
 
-    max_message_bytes: int = 65_536
-    max_fragments: int = 128  # of one message
-    max_control_frames_per_s: int = 100  # pings and pongs of one client; beyond: 3013
+    max_message_bytes: int = 65_536  # of one message of a client; beyond: close 1009
+    max_fragments: int = 128  # of one message; beyond: close 1009
+    max_control_frames_per_s: int = 100  # pings and pongs of one client; beyond: close 3013
 
-    max_outbox_bytes: int = 1_048_576  # of one connection; beyond: 3008
-    max_outbox_total_bytes: int = 536_870_912  # of all; beyond, a slow connection with over 64 KiB ends: 3008
+    max_outbox_bytes: int = 1_048_576  # pushes that wait for one connection; beyond: close 3008
+    max_outbox_total_bytes: int = 536_870_912  # of all connections; beyond, one that queues over 64 KiB: close 3008
 
-    max_write_delay_s: float = 0.025  # so long at most may what is to be sent wait for more, where writing takes long
+    max_write_delay_s: float = 0.025  # longest wait of frames for the next round of writing, see `outbox.py`
 
-    http_request_timeout_s: float = 60.0  # from a whole head to the end of the response
-    http_keep_alive_s: int = 5
+    http_request_timeout_s: float = 60.0  # from a complete head to the end of the response
+    http_keep_alive_s: int = 5  # how long an idle HTTP connection stays open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandshakeInfo:
-    """What the handshake of one WebSocket connection said and chose."""
+    """Result of one WebSocket handshake."""
 
-    peer: str  # address of the client, also behind proxies
-    query: Mapping[str, str] = field(repr=False)  # may hold a token; of repeated names the first value
+    peer: str  # address of the client, not that of a trusted proxy
+    query: Mapping[str, str] = field(repr=False)  # may hold a token, so never logged; first value of repeated names
     subprotocol: str | None
     dialect: str  # name of the dialect, such as "json"
     origin: str | None
 
     @property
     def websocket_ping(self) -> bool:
-        """The client wants WebSocket pings in place of those of the protocol. Wire protocol, 1."""
+        """Whether the client wants WebSocket pings instead of those of the protocol.
+
+        Wire protocol, 1.
+        """
         return self.query.get("cf_ws_frame_ping_pong") == "true"

@@ -1,4 +1,4 @@
-"""Which web pages may open a WebSocket connection from a browser."""
+"""Rules for the Origin header: which web pages may connect from a browser."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _SCHEME = r"([a-z][a-z0-9+.-]*)"
 _ORIGIN = re.compile(rf"{_SCHEME}://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?")
 _PATTERN = re.compile(rf"{_SCHEME}://((?:\*\.)?[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}|\*))?")
 _LABELS = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
-_OPAQUE = ("null", "file://")  # many pages that know nothing of one another
+_OPAQUE = ("null", "file://")  # each stands for many unrelated pages, so "*" does not allow them
 _ANY_PORT = "*"
 
 
 class OriginRules:
-    """Origins that are allowed: the page's own host always, and those of a list.
+    """The origins that are allowed: the request's own host, and those of a list.
 
     Args:
-        allowed: Exact origins (`https://example.com`, `capacitor://localhost`), any subdomain of one
-            (`https://*.example.com`, which is not `https://example.com` itself), each with `:*` for any port; `null`
-            and `file://`, which stand for many pages each; or `*` for every origin but these two.
-        allow_no_origin: Whether a request without Origin, so not from a browser, may connect.
+        allowed: Exact origins (`https://example.com`, `capacitor://localhost`); all subdomains of a host
+            (`https://*.example.com`, which does not include `https://example.com`); either with `:*` for any port;
+            `null` and `file://`, which stand for many pages each; `*` for every origin except these two.
+        allow_no_origin: Whether a request without Origin, which does not come from a browser, may connect.
 
     Raises:
         ConfigError: an entry is none of these.
@@ -58,7 +58,7 @@ class OriginRules:
             self._exact.add((scheme, host, port))
 
     def allows(self, origin: str | None, host: str) -> bool:
-        """Whether a request with this Origin (None: without) and Host header may connect."""
+        """Whether a request with this Origin (None: without one) and Host may connect."""
         if origin is None:
             return self._allow_no_origin
         if (opaque := _opaque(origin)) is not None:
@@ -78,14 +78,20 @@ class OriginRules:
 
 
 def _opaque(origin: str) -> str | None:
-    """`null` and `file://`, as they are written by whomever; None: it names a host."""
+    """Return `null` or `file://`, normalised, if the origin is one of them; else None."""
     plain = origin.lower()
     plain = "file://" if plain == "file:///" else plain
     return plain if plain in _OPAQUE else None
 
 
 def _ascii(pattern: str) -> str:
-    """An internationalised host in ASCII, as browsers send it (RFC 5891, 4.4)."""
+    """Return the pattern with an internationalised host in its ASCII form.
+
+    Browsers send hosts in this form (RFC 5891, 4.4).
+
+    Raises:
+        ConfigError: a label can't be written in ASCII.
+    """
     if pattern.isascii():
         return pattern
     scheme, separator, rest = pattern.partition("://")
@@ -105,6 +111,6 @@ def _is_of_a_name(character: str) -> bool:
 
 def _split_host(host: str, default_port: str) -> tuple[str, str]:
     name, colon, port = host.lower().rpartition(":")
-    if not colon or "]" in port:  # no port; the colon may be one of an IPv6 address
+    if not colon or "]" in port:  # there is no port; the colon may be part of an IPv6 address
         return host.lower(), default_port
     return name, port or default_port

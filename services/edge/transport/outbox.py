@@ -1,4 +1,31 @@
-"""Queues of frames to clients: one write per connection and round, bounded for each and for all together."""
+"""Send queues of the connections, and the rounds in which they are written.
+
+**Purpose.** Most of what a delivery costs is the system call. So frames are not written one by one: each connection
+queues its frames in an `Outbox`, and one `Flusher` per event loop writes all outboxes that hold something, in rounds.
+A client that reads slowly must not fill the memory, and must not be closed for what it asked for itself.
+
+**Rounds.** A round begins at the end of the loop's tick in which a frame was queued. It writes each outbox once, in
+writes of at most 64 KiB, and gives other callbacks a turn after every 1,000 outboxes. Then the flusher rests:
+
+1. for 8 times as long as the round took, so that writing takes a ninth of the time, but
+2. only until `max_interval_s` after the begin of the round, so that no frame waits for long, but
+3. at least for as long as the round took (`max_interval_s` at most): writing takes no more than about half of the time
+   unless one round takes longer than `max_interval_s`.
+
+**Example** (`max_interval_s` is 25 ms). A round of 1 ms is followed by 8 ms of rest; one of 5 ms by 20 ms, which is the
+bound; one of 20 ms by 20 ms; one of 40 ms by 25 ms. A round of less than 0.06 ms is followed by no rest at all.
+
+**Bounds.** They apply while asyncio's transport has reported that its buffer is full (64 KiB). Before that, everything
+leaves with the next write, so nothing is counted.
+
+* *Pushes*, which others caused, are bounded for each outbox (`max_outbox_bytes`). Beyond: `outbox_full`, close 3008.
+* *Replies*, which the client asked for, are not counted there. While more than 64 KiB of them wait, `replies_wait` is
+  true, and the session handles no further command of that client. `replies_taken` says when it may go on.
+* *Total*: all outboxes together, with replies (`max_total_bytes`). Beyond, an outbox that queues over 64 KiB is full.
+
+**Trade-offs.** A push may wait for up to `max_interval_s` on a busy edge. A reply of up to 4 KiB is counted as a push
+while the transport takes everything, because this is cheaper. See docs/decisions/0011.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +36,23 @@ from collections.abc import Callable
 
 from services.edge.transport.metrics import TransportCounters
 
-HIGH_WATER_BYTES = 65_536  # in the buffer of asyncio's transport; beyond, frames wait here
-REPLIES_WAIT_BYTES = 65_536  # of what a client asked for; while more waits, it should not ask for more
-SMALL_REPLY_BYTES = 4_096  # while the transport takes all, such are treated as pushes: it is less work
-_WRITE_BYTES = 65_536  # at most in one write, unless a frame is longer
-_FLUSHES_PER_CALL = 1_000  # then other callbacks of the loop get their turn: about 4 ms
-_REST = 8  # times what a round took: writing takes a ninth of the time, until rounds are as far apart as they may be
-_SHORTEST_REST_S = 0.0005  # what is longer, the timers of the loop round up to a millisecond
+HIGH_WATER_BYTES = 65_536  # bytes in the buffer of asyncio's transport from which on frames wait in the outbox
+REPLIES_WAIT_BYTES = 65_536  # bytes of waiting replies from which on the client's next command waits
+SMALL_REPLY_BYTES = 4_096  # a smaller reply counts as a push while the transport takes everything: less work
+_WRITE_BYTES = 65_536  # largest write, bytes; a longer frame is written alone
+_FLUSHES_PER_CALL = 1_000  # outboxes per callback (about 4 ms), then other callbacks of the loop get a turn
+_REST = 8  # length of a rest, in durations of the round before it: writing takes a ninth of the time
+_SHORTEST_REST_S = 0.0005  # shorter rests are skipped, seconds: the loop's timers are rounded up to a millisecond
 
 
 class Flusher:
-    """Writes what the outboxes of one event loop hold, in rounds, and counts what all hold back.
-
-    A round comes at the end of the tick in which something was queued; after one that took long, the next waits, so
-    that more leaves with each write: most of what a delivery costs is the system call. How far apart rounds begin is
-    bounded, so two edges with half the clients each write as rarely as one with all. Where writing would then take more
-    than half of the time, a round waits for as long as the one before took, while that is no longer than allowed.
+    """Writes the outboxes of one event loop in rounds, and counts what they hold.
 
     Args:
-        max_outbox_bytes: Bound of one outbox.
-        max_total_bytes: Bound of all; beyond, an outbox over 64 KiB is over its bound, too.
-        max_interval_s: No rest goes on when the round before began this long ago, nor is one longer than this.
-        clock: Seconds, from whenever.
+        max_outbox_bytes: Bound of the pushes in one outbox.
+        max_total_bytes: Bound of all outboxes together; beyond it, an outbox that queues over 64 KiB is full.
+        max_interval_s: Longest rest after a round. See "Rounds" in the module docstring.
+        clock: Returns seconds; where they begin does not matter.
     """
 
     __slots__ = (
@@ -62,17 +84,17 @@ class Flusher:
         self._clock = clock
         self._max_interval_s = max_interval_s
         self._rest_until = 0.0
-        self._began = 0.0  # this round; 0: none is under way
-        self._took_s = 0.0  # so far: others had their turns meanwhile
+        self._began = 0.0  # when the present round began, by `clock`; 0: no round is under way
+        self._took_s = 0.0  # time spent in the present round, without the turns of other callbacks
         self._dirty: deque[Outbox] = deque()
         self._scheduled = False
         self.counters = counters
-        self.held_bytes = 0  # of clients that read slowly; what leaves within the tick is not counted
+        self.held_bytes = 0  # bytes held for clients that read slowly, those in the transports' buffers included
         self.max_outbox_bytes = max_outbox_bytes
         self.max_total_bytes = max_total_bytes
 
     def mark(self, outbox: Outbox) -> None:
-        """Flush this outbox in the next round."""
+        """Write this outbox in the next round."""
         self._dirty.append(outbox)
         if not self._scheduled:
             self._scheduled = True
@@ -103,10 +125,9 @@ class Flusher:
 
 
 class Outbox:
-    """What one connection is still to be sent. Subclasses say what happens when it runs full or empty.
+    """Send queue of one connection.
 
-    What the client asked for (`put_reply`) does not count towards the bound of its outbox: it is no sign of slowness.
-    In place of a bound, the client may be kept from asking for more while `replies_wait`.
+    Subclasses implement what happens when it is full, when its last frame is written and when its replies are taken.
     """
 
     __slots__ = (
@@ -129,18 +150,18 @@ class Outbox:
         self._transport = transport
         self._flusher = flusher
         self._frames: list[bytes] = []
-        self._queued = 0  # bytes of these frames
-        self._has_last = False  # one of them is the last
-        self._paused = False  # the transport takes no more
-        self._held = 0  # bytes in its buffer when it said so
-        self._written = 0  # bytes that were handed to the transport
-        self._replies: deque[tuple[int, int]] | None = None  # that wait: where each ends, as in `_written`; its size
-        self._reply_bytes = 0  # of these
-        self.replies_wait = False  # more of them than `REPLIES_WAIT_BYTES`
-        self.marked = False
+        self._queued = 0  # bytes of `_frames`
+        self._has_last = False  # `put_last` was called
+        self._paused = False  # the transport's buffer is full
+        self._held = 0  # bytes in the transport's buffer when it became full
+        self._written = 0  # bytes handed to the transport since the connection began
+        self._replies: deque[tuple[int, int]] | None = None  # waiting replies: (`_written` once it is written, size)
+        self._reply_bytes = 0  # bytes of `_replies`
+        self.replies_wait = False  # `_reply_bytes` is above `REPLIES_WAIT_BYTES`
+        self.marked = False  # the flusher will write this outbox in its next round
 
     def put(self, frame: bytes) -> None:
-        """Queue a frame; may call `outbox_full`."""
+        """Queue a push; calls `outbox_full` when that exceeds a bound."""
         self._frames.append(frame)
         self._queued += len(frame)
         flusher = self._flusher
@@ -151,17 +172,17 @@ class Outbox:
             ):
                 self.outbox_full()
         elif self._queued > _WRITE_BYTES:
-            self.flush()  # much within one tick is no sign of a slow client
+            self.flush()  # so that a lot of data within one tick is not taken for a slow client
         elif not self.marked:
             self.marked = True
             flusher.mark(self)
 
     def _queued_pushes(self) -> int:
-        """Bytes in the queue that the client has not asked for."""
+        """Return the bytes in the queue that are pushes, not replies."""
         return self._queued - sum(size for end, size in self._replies or () if end > self._written)
 
     def put_reply(self, frame: bytes) -> None:
-        """As `put`, for what the client asked for."""
+        """Queue a frame that the client asked for; updates `replies_wait`."""
         size = len(frame)
         if self._paused or size > SMALL_REPLY_BYTES:
             if self._replies is None:
@@ -169,10 +190,13 @@ class Outbox:
             self._replies.append((self._written + self._queued + size, size))
             self._reply_bytes += size
         self.put(frame)
-        self.replies_wait = self._reply_bytes > REPLIES_WAIT_BYTES  # what is written at once does not wait
+        self.replies_wait = self._reply_bytes > REPLIES_WAIT_BYTES  # after `put`, which may have written it already
 
     def put_last(self, frame: bytes) -> None:
-        """Queue the last frame, whatever the bounds; `outbox_empty` tells when it is written."""
+        """Queue the last frame, whatever the bounds say.
+
+        `outbox_empty` is called once it is written.
+        """
         self._has_last = True
         self._frames.append(frame)
         self._queued += len(frame)
@@ -183,7 +207,7 @@ class Outbox:
             self._flusher.mark(self)
 
     def flush(self) -> None:
-        """Write until all is written or the transport takes no more."""
+        """Write until the queue is empty or the transport's buffer is full."""
         frames = self._frames
         if not frames or self._paused:
             return
@@ -191,7 +215,7 @@ class Outbox:
         if transport.is_closing():
             self.drop_queue()
             return
-        if self._queued <= _WRITE_BYTES:  # nearly always: as `_write`, with no call
+        if self._queued <= _WRITE_BYTES:  # nearly always; the same as `_write`, inlined because it is the hot path
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             counters = self._flusher.counters
             counters.writes += 1
@@ -210,7 +234,10 @@ class Outbox:
             self.outbox_empty()
 
     def _forget_replies(self) -> None:
-        """Count no longer what the system has taken."""
+        """Stop counting replies that are written; may call `replies_taken`.
+
+        While the transport's buffer is full, its content does not count as written.
+        """
         replies = self._replies
         assert replies is not None
         taken = self._written - (self._held if self._paused else 0)
@@ -232,7 +259,10 @@ class Outbox:
         self._write(self._frames[:count], size)
 
     def _write(self, frames: list[bytes], size: int) -> None:
-        """Write the first frames of the queue. The transport may call `pause_writing` meanwhile."""
+        """Write the first frames of the queue.
+
+        The transport may call `pause_writing` during the write.
+        """
         count = len(frames)
         data = frames[0] if count == 1 else b"".join(frames)
         del self._frames[:count]
@@ -245,7 +275,7 @@ class Outbox:
         self._transport.write(data)
 
     def drop_queue(self) -> None:
-        """Forget what is queued."""
+        """Discard what is queued."""
         if self._paused:
             self._flusher.held_bytes -= self._queued
         self._frames.clear()
@@ -255,18 +285,18 @@ class Outbox:
         self.replies_wait = False
 
     def release(self) -> None:
-        """The connection is over: nothing of it counts any more."""
+        """Discard everything and take it off the flusher's count: the connection is over."""
         self.drop_queue()
         self.resume_writing()
 
     def pause_writing(self) -> None:
-        """From asyncio: more than `HIGH_WATER_BYTES` wait in the transport."""
+        """Called by asyncio: the transport's buffer holds more than `HIGH_WATER_BYTES`."""
         self._paused = True
         self._held = self._transport.get_write_buffer_size()
         self._flusher.held_bytes += self._held + self._queued
 
     def resume_writing(self) -> None:
-        """From asyncio: the transport has room again."""
+        """Called by asyncio: the transport's buffer has room again."""
         if self._paused:
             self._paused = False
             self._flusher.held_bytes -= self._held + self._queued
@@ -276,13 +306,13 @@ class Outbox:
                 self._forget_replies()
 
     def outbox_full(self) -> None:
-        """The queue is over its bound."""
+        """Called when the queue exceeds its bound."""
         raise NotImplementedError
 
     def replies_taken(self) -> None:
-        """`replies_wait` is no longer true."""
+        """Called when `replies_wait` has become false."""
         raise NotImplementedError
 
     def outbox_empty(self) -> None:
-        """Everything has been written, the last frame, too."""
+        """Called when everything is written, the frame of `put_last` included."""
         raise NotImplementedError

@@ -1,4 +1,7 @@
-"""Who a request comes from when balancers stand in front: whom to believe, and what they say."""
+"""Client address and scheme of requests that come through load balancers.
+
+Read from X-Forwarded-For and X-Forwarded-Proto, if the peer is trusted.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from services.shared.process.config import ConfigError
 
-_MAX_HOPS = 32  # addresses of X-Forwarded-For that are looked at
-_WITH_PORT = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?")  # some balancers add the port
-_ADDRESSES_KEPT = 1_024  # those of balancers come again and again
+_MAX_HOPS = 32  # last addresses of X-Forwarded-For that are read
+_WITH_PORT = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?")  # an address; some balancers add a port
+_ADDRESSES_KEPT = 1_024  # cached addresses: those of balancers come again and again
 _SCHEMES = ("http", "https")
 
 
 class TrustedProxies:
-    """Peers that are believed when they speak of somebody else.
+    """Peers whose statements about the client's address and scheme are believed.
 
     Args:
-        entries: Addresses (`10.0.0.7`, `2001:db8::7`) and networks (`10.0.0.0/24`); none: nobody is believed.
+        entries: Addresses (`10.0.0.7`, `2001:db8::7`) and networks (`10.0.0.0/24`). Without entries no peer is trusted.
 
     Raises:
-        ConfigError: an entry is neither.
+        ConfigError: an entry is neither an address nor a network.
     """
 
     __slots__ = ("_networks",)
@@ -39,17 +42,19 @@ class TrustedProxies:
         return bool(self._networks)
 
     def __contains__(self, address: object) -> bool:
-        """Whether the peer at this address is believed."""
+        """Whether the peer at this address is trusted."""
         if not self._networks or not isinstance(address, str):
             return False
         parsed = _parse(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 
     def client_of(self, peer: str, forwarded_for: Sequence[str]) -> str:
-        """Address of the client, given that of the peer and the lines of X-Forwarded-For, in order.
+        """Return the client's address, from the peer's and the X-Forwarded-For lines.
 
-        Every proxy adds whom it saw at the right, so what stands right of the first address that is not a proxy's is
-        true, and the rest is whatever the client wrote. Only proxies: the first of them. Malformed: the peer.
+        Every proxy appends the address that it saw. So the list is read from the right: the first address that is not
+        a trusted proxy's is the client, and what stands left of it may be made up. If all are trusted proxies, the
+        leftmost is returned. The peer's own address is returned if the peer is not trusted, if an entry is malformed,
+        or if there are more than 32 entries and the last 32 are trusted proxies.
         """
         if peer not in self:
             return peer
@@ -66,7 +71,10 @@ class TrustedProxies:
         return found if len(hops) <= _MAX_HOPS else peer
 
     def scheme_of(self, peer: str, forwarded_proto: Sequence[str], default: str) -> str:
-        """`https` or `http`: what the client speaks, given the lines of X-Forwarded-Proto; else `default`."""
+        """Return the client's scheme, `https` or `http`, from X-Forwarded-Proto.
+
+        Returns `default` if the peer is not trusted, or if there is not exactly one header line with one of the two.
+        """
         if len(forwarded_proto) == 1 and peer in self and forwarded_proto[0].lower() in _SCHEMES:
             return forwarded_proto[0].lower()
         return default
@@ -74,7 +82,10 @@ class TrustedProxies:
 
 @functools.lru_cache(maxsize=_ADDRESSES_KEPT)
 def canonical(address: str) -> str:
-    """The one way to write an address, IPv4 in IPv6 as IPv4; what is no address stays as it is."""
+    """Return an IP address in its canonical form, IPv4-mapped IPv6 as IPv4.
+
+    Text that is no address is returned unchanged.
+    """
     parsed = _parse(address)
     return address if parsed is None else str(parsed)
 

@@ -1,4 +1,7 @@
-"""The PROXY header that a balancer may send before anything else. HAProxy's proxy-protocol.txt, versions 1 and 2."""
+"""Reader of the PROXY header that a load balancer sends before the first request.
+
+Specification: HAProxy's proxy-protocol.txt, versions 1 and 2.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ from services.edge.transport.proxies import canonical
 
 _V1 = b"PROXY "
 _V2 = b"\r\n\r\n\x00\r\nQUIT\n"
-_V1_MAX_BYTES = 107  # with CRLF
+_V1_MAX_BYTES = 107  # longest version 1 header, with CRLF
 _V2_HEAD_BYTES = 16
-_V2_MAX_BYTES = 4_096  # of addresses and TLVs, which may hold a certificate's names
+_V2_MAX_BYTES = 4_096  # most bytes of addresses and TLVs, which may hold a certificate's names
 _V1_LINE = re.compile(r"PROXY (TCP[46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) ([0-9]{1,5}) ([0-9]{1,5})")
 _V1_UNKNOWN = re.compile(r"PROXY UNKNOWN(?: [\x20-\x7e]*)?")
 _LOCAL, _PROXY = 0x20, 0x21
-# Family and protocol → bytes of both addresses and ports, of the first address. Not TCP over IP: nobody is named.
+# Family and protocol → (bytes of both addresses and ports, bytes of the source address). 0: not TCP over IP, no source.
 _FAMILIES = {0x11: (12, 4), 0x21: (36, 16), 0x00: (0, 0), 0x31: (216, 0)}
 
 
 class ProxyHeader:
-    """Collects the bytes of one header. `source`: the address it names; "" where it names none, as health checks do."""
+    """Reads one PROXY header.
+
+    `source` is the client's address; it is "" if the header names none, as those of health checks do.
+    """
 
     __slots__ = ("_buffer", "source")
 
@@ -30,10 +36,12 @@ class ProxyHeader:
         self.source = ""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Add bytes; once the header is whole, the bytes behind it, and then not to be called again.
+        """Add bytes; return the bytes behind the header once it is complete, else None.
+
+        Must not be called again after it has returned bytes.
 
         Raises:
-            Refused: 400: there is no such header, or it is malformed or too long; as soon as that can be told.
+            Refused: 400 if there is no PROXY header, or if it is malformed or too long; as early as that is certain.
         """
         buffer = self._buffer
         buffer += data

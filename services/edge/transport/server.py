@@ -1,4 +1,4 @@
-"""The listener of an edge: one public port for WebSocket and HTTP."""
+"""The public server of an edge: start and end of its port for WebSocket and HTTP."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 4_096
-_OTHER_FILES = 256  # sockets to other services, log files and so on
-_STEP_S = 0.02
+_BACKLOG = 4_096  # connections that the kernel queues before they are accepted
+_OTHER_FILES = 256  # file descriptors kept for sockets to other services, log files and so on
+_STEP_S = 0.02  # how often `close` checks whether all connections have ended, seconds
 
 
 def build_websocket_server(
     options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None
 ) -> Listener:
-    """The factory of protocols for a listener on the running loop; without `http` other paths answer 404.
+    """Return the protocol factory of the public port, for the running event loop.
+
+    Without `http` all paths except that of WebSocket are answered with 404.
 
     Raises:
         ConfigError: an option is wrong.
@@ -33,7 +35,7 @@ def build_websocket_server(
 
 
 class EdgeServer:
-    """Listens, hands connections to `PublicPort`, and ends in good order."""
+    """Listens on the public port, and closes its connections in order."""
 
     def __init__(self, options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None) -> None:
         self._options = options
@@ -44,24 +46,27 @@ class EdgeServer:
 
     @property
     def counters(self) -> TransportCounters:
-        """What has happened so far."""
+        """Counters of the public port."""
         return self._entrance.counters
 
     @property
     def collector(self) -> TransportCollector:
-        """The same for the metrics registry."""
+        """The counters as a collector for the metrics registry."""
         return TransportCollector(self.counters, lambda: self.outbox_bytes)
 
     @property
     def outbox_bytes(self) -> int:
-        """What waits for clients that read slowly."""
+        """Bytes that wait for clients that read slowly."""
         return self._entrance.flusher.held_bytes
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
-        """Listen; port 0 takes any free one. `reuse_port`: beside other processes, and the kernel spreads clients.
+        """Listen on the port; 0 takes any free one.
+
+        Args:
+            reuse_port: Share the port with other processes (SO_REUSEPORT); the kernel distributes the connections.
 
         Raises:
-            ConfigError: the port can't be had, or no connection could be held.
+            ConfigError: the port can't be used, or too few files may be open for any connection.
         """
         self._fit_to_open_files()
         if self._http is not None:
@@ -75,9 +80,13 @@ class EdgeServer:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     def _fit_to_open_files(self) -> None:
-        """Lower the cap of connections where the system would refuse before it."""
+        """Lower the limit of connections to what the limit of open files allows.
+
+        Raises:
+            ConfigError: it allows no connection.
+        """
         admission, files = self._entrance.admission, _available_files()
-        possible = (files - _OTHER_FILES) * 15 // 16  # see `Admission`
+        possible = (files - _OTHER_FILES) * 15 // 16  # `Admission` holds up to a sixteenth more than its limit
         if possible < 1:
             raise ConfigError(f"{files} open files are too few to hold any connection (ulimit -n)")
         if possible < admission.max_connections:
@@ -85,18 +94,27 @@ class EdgeServer:
             admission.set_cap(possible)
 
     def stop_accepting(self) -> None:
-        """Answer 503 from now on; the listener stays open so that balancers see it. Open connections stay."""
+        """Answer new connections with 503 from now on; open ones stay.
+
+        The port stays open, so that load balancers get an answer.
+        """
         self._entrance.admission.draining = True
         if self._http is not None:
             self._http.shut_down()
 
     def stop_listening(self) -> None:
-        """Give up the port; open connections stay. The kernel resets those that it has not handed over yet."""
+        """Close the port; open connections stay.
+
+        The kernel resets connections that are not accepted yet.
+        """
         if self._listener is not None:
             self._listener.close()
 
     async def close(self) -> None:
-        """Stop listening and end what is still open; returns within the close timeout and a little."""
+        """Close the port and all connections.
+
+        Returns when all have ended, or shortly after the close timeout.
+        """
         entrance = self._entrance
         self.stop_accepting()
         self.stop_listening()
@@ -108,17 +126,17 @@ class EdgeServer:
         deadline = loop.time() + self._options.close_timeout_s
         if self._http is not None:
             await self._http.close(self._options.close_timeout_s)
-        while entrance.admission.open and loop.time() < deadline + 2 * _STEP_S:  # each has its own timer, too
+        while entrance.admission.open and loop.time() < deadline + 2 * _STEP_S:  # each connection has its own timer
             await asyncio.sleep(_STEP_S)
 
 
 def _available_files() -> int:
-    """How many sockets the process may hold; raises the soft limit as far as it goes."""
+    """Raise the soft limit of open files to the hard one, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-        except (ValueError, OSError):  # some systems allow less than they say
+        except (ValueError, OSError):  # some systems allow less than their hard limit says
             logger.warning("limit of open files stays", extra={"soft": soft, "hard": hard})
     return soft if soft != resource.RLIM_INFINITY else 2**31

@@ -1,4 +1,4 @@
-"""Bodies of requests: where they end, by Content-Length or in chunks. RFC 9112, 6 and 7."""
+"""Reader of request bodies, with Content-Length or in chunks. RFC 9112, 6 and 7."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from services.edge.transport.http.refusal import Refused
 
 _CHUNK = re.compile(r"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\x7e\x80-\xff\t]*)?")
 
-_LINES_PER_TURN = 192  # of a chunked body: under a millisecond, then others get their turn
+_LINES_PER_TURN = 192  # lines of a chunked body read at once (under 1 ms), then other connections get a turn
 
 # What the next line of a chunked body must be.
 _SIZE, _END_OF_CHUNK, _TRAILER = range(3)
 
 
 class BodyReader:
-    """Takes the bytes of one body, whose head has been found good, from the front of what has come."""
+    """Reads one body from the bytes behind its head, which was checked before."""
 
     __slots__ = ("_chunked", "_left", "_line", "_next", "_trailer_bytes", "is_whole")
 
     def __init__(self, head: Head) -> None:
         lengths = head.all("content-length")
         self._chunked = bool(head.all("transfer-encoding"))
-        self._left = int(lengths[0]) if lengths else 0  # of the body, or of the chunk
-        self._line = bytearray()  # of a chunked body, as far as it has come
+        self._left = int(lengths[0]) if lengths else 0  # bytes still to come, of the body or of the present chunk
+        self._line = bytearray()  # beginning of a line of a chunked body whose end has not come yet
         self._next = _SIZE
         self._trailer_bytes = 0
         self.is_whole = not self._chunked and not self._left
 
     def take(self, data: bytearray) -> bytes:
-        """The part of the body that stands at the beginning of the data, which loses it.
+        """Remove the bytes of this body from the front of `data`, and return its content.
 
-        Of many small chunks only some are taken: the next call goes on with what is left.
+        A call reads at most 192 lines of a chunked body. Call again for the rest.
 
         Raises:
-            Refused: 400: the chunks are malformed; 431: their trailers are too long.
+            Refused: 400 if a chunk is malformed, 431 if the trailers are too long.
         """
         if self._chunked:
             return self._take_chunks(data)

@@ -1,4 +1,31 @@
-"""A connection that speaks HTTP: one request after the other, each read and bounded as the first one."""
+"""One HTTP/1.1 connection: one request after the other, all with the same limits.
+
+**Purpose.** HTTP shares the public port with WebSocket. The first head was read by `listener.HeadProtocol`; this
+protocol reads every later one with the same `HeadReader`, so the second request of a connection can't be understood
+differently from the first. A client must not use more memory or time by sending many requests at once.
+
+**Rules.**
+
+1. One request runs at a time. What comes behind it stays unread bytes in `_waiting`: 16 KiB and one read of the event
+   loop at most. Beyond that reading pauses, and TCP holds back the rest.
+2. The next request begins when the response is written and the client has read enough of it (`_writable` is None).
+3. A request body is passed on as it comes. Reading pauses while the application has more than 64 KiB of it untaken.
+   A chunked body is read 192 lines at a time, then other connections get a turn.
+4. There is one timer: for the head, for the request until the end of its response, for an idle connection, or for the
+   end. When it fires, the connection is cut; an idle one is closed in order.
+5. A violation of HTTP is answered with an error status, and the connection ends. If the response has started already,
+   the connection breaks: a half response can't be corrected.
+6. Behind a trusted proxy each request may come from another client, which is counted anew (`Caller.on_client`).
+
+**End.** If unread bytes may be left, the connection ends by `ending.Ending`, so that no RST overtakes the response. A
+client that has closed its side still gets the responses to what it sent completely.
+
+**Example.** A client sends three requests in one segment. The first runs; the bytes of the others stay in `_waiting`.
+When the first response is written, the next tick of the loop reads the second head.
+
+**Trade-offs.** Pipelined requests never run side by side. The code is ours to keep correct; docs/decisions/0013 says
+why no HTTP library fits.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +46,23 @@ from services.edge.transport.http.refusal import Refused
 if TYPE_CHECKING:
     from services.edge.transport.http.handover import HttpHandover
 
-# Of requests behind the one that runs, before reading pauses; what one more read brings comes on top.
-_MAX_WAITING_BYTES = 16_384
+_MAX_WAITING_BYTES = 16_384  # unread bytes behind the running request from which on reading pauses
 _WEBSOCKET_TOO_LATE = ("used", "open a connection of its own for WebSocket", ("Upgrade: websocket",))
 
 
 @dataclass(slots=True)
 class Caller:
-    """Where the requests of one connection come from, and who wants to know."""
+    """Origin of the requests of one connection, and callbacks to its owner."""
 
-    peer: str  # a balancer's address, maybe
-    client: str  # the address whose request came last
-    on_client: Callable[[str, str], None]  # the last one and the next one; raises `Refused` where it is not let in
-    on_refused: Callable[[str], None]  # the reason
-    on_lost: Callable[[str], None]  # the end, with the last client
+    peer: str  # address of the other side, which may be a load balancer
+    client: str  # address of the client that sent the last request
+    on_client: Callable[[str, str], None]  # called with the last client and the next; raises `Refused` to refuse it
+    on_refused: Callable[[str], None]  # called with the reason of a refusal
+    on_lost: Callable[[str], None]  # called with the last client when the connection has ended
 
 
 class HttpConnection(asyncio.Protocol):
-    """Reads a head and a body, has the application answer, and only then looks at what came behind."""
+    """Protocol of one HTTP connection, from its first complete head on."""
 
     __slots__ = (
         "_body",
@@ -61,28 +87,28 @@ class HttpConnection(asyncio.Protocol):
         self._transport = transport
         self._caller = caller
         self._server = tuple((transport.get_extra_info("sockname") or ())[:2]) or None
-        self._waiting = bytearray()  # bytes that nobody has looked at
-        self._head: HeadReader | None = None  # of a request that has begun
-        self._body: BodyReader | None = None  # of the request whose body is still to come
+        self._waiting = bytearray()  # received and not read yet
+        self._head: HeadReader | None = None  # reads a head that has begun
+        self._body: BodyReader | None = None  # reads a body that is not complete
         self._exchange: Exchange | None = None  # the request that is being answered
         self._timer: asyncio.TimerHandle | None = None
-        self._writable: asyncio.Event | None = None  # while the client reads too little
-        self._paused = False
-        self._turn_is_due = False  # to go on with a body that is there already
+        self._writable: asyncio.Event | None = None  # exists while the client reads too slowly; set when it has read
+        self._paused = False  # reading is paused
+        self._turn_is_due = False  # `_next_turn` is scheduled, to go on with a chunked body
         self._ending = False  # nothing more is read
-        self._last_moments: Ending | None = None  # where more may come than was read
-        self._eof = False
+        self._last_moments: Ending | None = None  # ends the connection if the client may still send
+        self._eof = False  # the client has closed its side
 
     def begin(self, head: Head, rest: bytes) -> None:
-        """The first request, whose head is read, and what came behind it."""
+        """Start with the first request, whose head was read, and the bytes behind it."""
         self._waiting += rest
         self._guarded(lambda: self._start(head))
         self._next()
 
-    # From asyncio.
+    # Called by asyncio.
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of this request or the next ones."""
+        """Read bytes of the present request or the next ones, or discard them at the end."""
         if not self._ending:
             self._waiting += data
             self._guarded(self._read)
@@ -90,7 +116,10 @@ class HttpConnection(asyncio.Protocol):
             self._last_moments.discard(len(data))
 
     def eof_received(self) -> bool:
-        """The client sends nothing more, but what it has sent whole is answered."""
+        """Note that the client has closed its side; return whether to keep ours open.
+
+        Requests that it has sent completely are still answered.
+        """
         self._eof = True
         has_work = self._turn_is_due or (self._body is None and (self._exchange is not None or bool(self._waiting)))
         keep_open = has_work and not self._ending
@@ -99,11 +128,11 @@ class HttpConnection(asyncio.Protocol):
         return keep_open
 
     def pause_writing(self) -> None:
-        """The client reads too little of what is sent."""
+        """Note that the client reads too slowly: responses and further requests wait."""
         self._writable = asyncio.Event()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Go on after the client has read."""
         if self._writable is not None:
             self._writable.set()
             self._writable = None
@@ -111,7 +140,7 @@ class HttpConnection(asyncio.Protocol):
             self._guarded(self._read)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Release everything, and tell the application and the owner."""
         self._ending = True
         self._set_timer(None)
         if self._last_moments is not None:
@@ -126,38 +155,42 @@ class HttpConnection(asyncio.Protocol):
         self._handover.connections.discard(self)
         self._caller.on_lost(self._caller.client)
 
-    # From the handover.
+    # Called by the handover.
 
     def shut_down(self) -> None:
-        """End when nothing is being answered, else behind the response."""
+        """Close the connection now if it is idle, else after the present response."""
         if self._exchange is not None:
             self._exchange.keep_alive = False
         elif not self._ending:
             self._close()
 
     def abort(self) -> None:
-        """End now."""
+        """Cut the connection now."""
         self._ending = True
         self._transport.abort()
 
-    # From the exchange: `Line`.
+    # Called by the exchange: `Line`.
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send bytes; no effect once the connection is closing."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
     async def writable(self) -> None:
-        """Wait while the client reads too little."""
+        """Wait while the client reads too slowly."""
         while self._writable is not None:
             await self._writable.wait()
 
     def body_taken(self) -> None:
-        """There is room for more of the body."""
+        """Read more of the body, if reading was paused for it."""
         self._pause_or_resume()
 
     def answered(self, *, whole: bool) -> None:
-        """The response is written: on to the next request, later, so that others have their turn."""
+        """Go on with the next request, or close the connection if it is not kept alive.
+
+        The next request starts in another tick, so that other connections get a turn. A response that is not `whole`
+        cuts the connection.
+        """
         exchange, self._exchange = self._exchange, None
         if not whole:
             self.abort()
@@ -169,6 +202,7 @@ class HttpConnection(asyncio.Protocol):
     # Reading.
 
     def _guarded(self, step: Callable[[], None]) -> None:
+        """Run a step of reading, answer a violation, then pause or resume reading."""
         try:
             step()
         except Refused as refused:
@@ -184,18 +218,18 @@ class HttpConnection(asyncio.Protocol):
         self._next()
 
     def _read(self) -> None:
-        """Take what has come as far as it may be taken now."""
+        """Process received bytes as far as allowed now, then set the timer or close."""
         while self._waiting and not self._ending:
             if self._body is not None:
                 self._read_body(self._body)
-                if self._waiting and self._body is not None:  # many small chunks: others come first
+                if self._waiting and self._body is not None:  # many small chunks: other connections come first
                     self._arrange_turn()
                     return
             elif self._exchange is not None or self._writable is not None:
                 break
             else:
                 self._read_head()
-        if self._eof and self._body is not None and not self._ending:  # the rest of the body will not come
+        if self._eof and self._body is not None and not self._ending:  # the rest of the body will never come
             self._lose_exchange()
             self._close()
         elif self._exchange is None and self._body is None and not self._ending:
@@ -218,7 +252,7 @@ class HttpConnection(asyncio.Protocol):
         if reader is None:
             reader = self._head = HeadReader()
             self._set_timer(self._handover.options.handshake_timeout_s)
-        # One head at a time: what comes behind it stays where it is.
+        # Take one head only; what comes behind it stays in `_waiting`.
         end = self._waiting.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
         data = bytes(memoryview(self._waiting)[: end if end > 3 else len(self._waiting)])
         del self._waiting[: len(data)]
@@ -229,9 +263,12 @@ class HttpConnection(asyncio.Protocol):
             self._start(head)
 
     def _wait_for_request(self) -> None:
-        """Nothing is being answered: the next request may begin, go on, or wait until the client has read."""
+        """Set the timer while no request runs; close if the client has closed its side.
+
+        The next request may not have begun, may be incomplete, or may wait until the client has read.
+        """
         options = self._handover.options
-        if self._eof and not self._waiting:  # else more is asked for, once the client has read
+        if self._eof and not self._waiting:  # otherwise more requests are answered once the client has read
             self._close()
         elif self._writable is not None:
             if self._timer is None:
@@ -240,7 +277,11 @@ class HttpConnection(asyncio.Protocol):
             self._set_timer(options.http_keep_alive_s, self._close)
 
     def _start(self, head: Head) -> None:
-        """A head is whole: its request runs."""
+        """Run the request of a complete head.
+
+        Raises:
+            Refused: 429 if its client has too many connections, 426 if it wants the WebSocket endpoint.
+        """
         handover, caller = self._handover, self._caller
         self._head = None
         self._set_timer(handover.options.http_request_timeout_s)
@@ -252,7 +293,7 @@ class HttpConnection(asyncio.Protocol):
             raise Refused(426, *_WEBSOCKET_TOO_LATE)
         body = BodyReader(head)
         connection = {token.lower() for token in head.tokens("connection")}
-        # Behind an upgrade that is not taken might come another protocol.
+        # After a request to upgrade, which is not accepted here, the client might send another protocol.
         keep_alive = head.version == (1, 1) and not connection & {"close", "upgrade"} and not handover.is_draining
         exchange = Exchange(
             self,
@@ -283,13 +324,13 @@ class HttpConnection(asyncio.Protocol):
                 for name, values in head.headers.items()
                 for value in values
             ],
-            "client": (caller.client, 0) if caller.client else None,  # its port is not told
+            "client": (caller.client, 0) if caller.client else None,  # 0: the port is not passed on
             "server": self._server,
             "state": {},
         }
 
     def _pause_or_resume(self) -> None:
-        """Read no more than can be worked on."""
+        """Pause reading while enough bytes wait; resume it otherwise."""
         if self._ending or self._eof or self._transport.is_closing():
             return
         exchange = self._exchange
@@ -306,28 +347,31 @@ class HttpConnection(asyncio.Protocol):
         exchange = self._exchange
         self._lose_exchange()
         self._caller.on_refused(refused.reason)
-        if exchange is not None and exchange.has_started:  # its body broke a rule: half a response is not to be mended
+        if exchange is not None and exchange.has_started:  # the body is malformed; a half response can't be corrected
             self.abort()
             return
         self.write(refused.response())
         self._end_slowly()
 
     def _close(self) -> None:
-        """End TCP once all is written."""
+        """Close the connection once everything is written."""
         if self._body is not None or self._waiting or self._paused:
             self._end_slowly()
             return
         self._ending = True
-        self._set_timer(self._handover.options.http_request_timeout_s)  # a client can put off reading
+        self._set_timer(self._handover.options.http_request_timeout_s)  # in case that the client does not read
         self._transport.close()
 
     def _end_slowly(self) -> None:
-        """Half-close, and wait while the client reads: closing on unread bytes would reset the connection."""
+        """Close our side only, and wait while the client reads.
+
+        Closing a socket with unread bytes would reset the connection.
+        """
         self._ending = True
         self._body = self._head = None
         self._waiting.clear()
         options = self._handover.options
-        self._set_timer(options.http_request_timeout_s)  # whatever it takes meanwhile
+        self._set_timer(options.http_request_timeout_s)  # the end in any case, however slowly the client reads
         if not self._transport.is_closing():
             self._last_moments = Ending(self._handover.loop, self._transport, self._delivery, resets=False)
             self._last_moments.once_delivered(options.close_timeout_s)
@@ -343,7 +387,7 @@ class HttpConnection(asyncio.Protocol):
             exchange.lost()
 
     def _set_timer(self, delay_s: float | None, then: Callable[[], None] | None = None) -> None:
-        """Have this done that much later unless another time is set before; by default the connection is cut."""
+        """Replace the timer: call `then` (default: `abort`) after `delay_s`; None: none."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if delay_s is None else self._handover.loop.call_later(delay_s, then or self.abort)

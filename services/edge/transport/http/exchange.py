@@ -1,4 +1,4 @@
-"""One HTTP request and its response, as an ASGI application sees them."""
+"""One HTTP request and its response, for an ASGI application."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from services.shared.process.log_limit import RateLimitedLog
 
-MAX_UNREAD_BODY_BYTES = 65_536  # of the request: beyond, nothing is read until the application has taken some
+MAX_UNREAD_BODY_BYTES = 65_536  # of a request body; beyond, nothing is read until the application has taken it
 
 _failures = RateLimitedLog(logging.getLogger(__name__), logging.ERROR)
 
@@ -27,23 +27,30 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Line(Protocol):
-    """The connection, as its requests see it."""
+    """What an exchange needs of its connection."""
 
     def write(self, data: bytes) -> None:
-        """Send bytes, unless the connection ends."""
+        """Send bytes; no effect once the connection is closing."""
 
     async def writable(self) -> None:
-        """Wait until the client has read enough of what was sent, or the connection ends."""
+        """Wait until the client has read enough, or the connection has ended."""
 
     def body_taken(self) -> None:
-        """The application has taken all that came of the body."""
+        """Called when the application has taken everything that arrived of the body."""
 
     def answered(self, *, whole: bool) -> None:
-        """The response is written; not `whole`: the application broke off, and the client must see that."""
+        """Called when the response is finished.
+
+        `whole` is False if the application stopped in the middle; the connection must then break, so that the client
+        notices.
+        """
 
 
 class Exchange:
-    """Made for each request; `keep_alive` may be taken back until the response starts."""
+    """One request and its response.
+
+    `keep_alive` may be set to False from outside until the response starts.
+    """
 
     __slots__ = (
         "_body",
@@ -71,47 +78,53 @@ class Exchange:
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
-        self._line: Line | None = line  # None: the response is written
+        self._line: Line | None = line  # None: the response is finished, or the client is gone
         self._scope = scope
         self._standing_headers = standing_headers
         self._is_head = scope["method"] == "HEAD"
         self._has_more = has_body
         self._expects_continue = expects_continue
-        self._body: bytearray | None = bytearray()  # None: the application has had the last part
+        self._body: bytearray | None = bytearray()  # not yet taken; None: the application has taken the last part
         self._heard = asyncio.Event()
         self._gone = False
         self._started = False
         self._chunked = False
-        self._left: int | None = None  # of the response's Content-Length; None: there is no such header
+        self._left: int | None = None  # bytes to come by Content-Length; None: there is none; -1: there is no body
         self.keep_alive = keep_alive
 
-    # From the connection.
+    # Called by the connection.
 
     @property
     def wants_body(self) -> bool:
-        """Whether more of the body may be read now."""
+        """Whether the connection should read more of the body now."""
         return self._body is None or len(self._body) <= MAX_UNREAD_BODY_BYTES
 
     @property
     def has_started(self) -> bool:
-        """Whether anything of the response is written."""
+        """Whether the head of the response is written."""
         return self._started
 
     def add(self, body: bytes, *, has_more: bool) -> None:
-        """A part of the body."""
+        """Add a part of the request body."""
         if self._body is not None:
             self._body += body
         self._has_more = has_more
         self._heard.set()
 
     def lost(self) -> None:
-        """The client is gone: the application hears it, and what it sends goes nowhere."""
+        """Note that the client is gone.
+
+        The application receives `http.disconnect`; sending raises ConnectionResetError.
+        """
         self._gone = True
         self._line = None
         self._heard.set()
 
     async def run(self, app: ASGIApp) -> None:
-        """Have the application answer."""
+        """Run the application for this request.
+
+        If it does not finish the response, a 500 is sent, or the connection breaks if the response has started.
+        """
         try:
             await app(self._scope, self._receive, self._send)
         except ClientDisconnect:
@@ -136,7 +149,7 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": 500, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
-    # What the application calls.
+    # Called by the application.
 
     async def _receive(self) -> Message:
         line = self._line
@@ -177,7 +190,7 @@ class Exchange:
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, "").encode())]
         is_last = False
-        if self._expects_continue and self._has_more:  # nobody knows whether the body will come, or the next request
+        if self._expects_continue and self._has_more:  # what comes next may be this body, or the next request
             self.keep_alive = False
         for given, value in (*self._standing_headers, *headers):
             name = given.lower()
@@ -189,7 +202,7 @@ class Exchange:
                 is_last = True
             lines.append(b"%b: %b\r\n" % (name, value))
         if self._is_head or status in _BODILESS:
-            self._left = -1  # whatever it says, there is no body
+            self._left = -1  # there is no body, whatever Content-Length says
         elif self._left is None and self._scope["http_version"] == "1.1":
             self._chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")

@@ -1,4 +1,4 @@
-"""Connections that are not WebSocket, as a whole: the application that answers them, what runs, and its end."""
+"""All HTTP connections of an edge: the application that answers, and their end."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from services.edge.transport.http.head import Head
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.proxies import TrustedProxies
 
-_DATE_EVERY_S = 1.0
+_DATE_EVERY_S = 1.0  # how often the Date header is renewed, seconds: its resolution
 
 
 class HttpHandover:
-    """Serves an ASGI application on connections whose first head has been read and found good."""
+    """Serves an ASGI application on connections whose first head was read and checked."""
 
     def __init__(self, app: ASGIApp, options: TransportOptions) -> None:
         self._app = app
         self.options = options
         self.proxies = TrustedProxies(options.trusted_proxies)
-        self.headers: list[tuple[bytes, bytes]] = []  # of every response
+        self.headers: list[tuple[bytes, bytes]] = []  # added to every response
         self.connections: set[HttpConnection] = set()
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -32,32 +32,32 @@ class HttpHandover:
         self.loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:
-        """Keep the Date header current, until `close`."""
+        """Renew the Date header every second, until `close`."""
         self.loop = asyncio.get_running_loop()
         self.headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         self._date_timer = self.loop.call_later(_DATE_EVERY_S, self.start)
 
     def take(self, transport: asyncio.Transport, head: Head, rest: bytes, caller: Caller) -> None:
-        """Serve this connection, of which a head and the bytes behind it have been read."""
+        """Serve a connection, of which one head and the bytes behind it were read."""
         connection = HttpConnection(self, transport, caller)
         self.connections.add(connection)
         transport.set_protocol(connection)
         connection.begin(head, rest)
 
     def run(self, exchange: Exchange) -> None:
-        """Have the application answer a request."""
+        """Run the application for one request, in a task."""
         task = self.loop.create_task(exchange.run(self._app))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def shut_down(self) -> None:
-        """End idle connections, and the others once their response is written."""
+        """Close idle connections now, and the others once their response is written."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.shut_down()
 
     async def close(self, grace_s: float) -> None:
-        """End all connections; requests still running after `grace_s` are cancelled."""
+        """Close all connections; requests that still run after `grace_s` are cancelled."""
         self.shut_down()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)

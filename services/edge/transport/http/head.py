@@ -1,4 +1,7 @@
-"""Heads of requests, read strictly and within bounds: what is refused here, no later parser can read otherwise."""
+"""Strict reader of HTTP request heads, within bounds.
+
+A head that two parsers could understand differently is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from urllib.parse import unquote
 
 from services.edge.transport.http.refusal import Refused
 
-MAX_LINE_BYTES = 8_192  # of the request line and of each header, without CRLF
+MAX_LINE_BYTES = 8_192  # longest request line and longest header, bytes without CRLF
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 65_536
-_MAX_BLANK_LINES = 8  # before the request line; RFC 9112, 2.2 wants one to be overlooked
+_MAX_BLANK_LINES = 8  # ignored before the request line; RFC 9112, 2.2 asks for at least one
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
 _TARGET = r"[\x21\x22\x24-\x7e]+"
@@ -21,7 +24,7 @@ _REQUEST_LINE = re.compile(rf"({TOKEN}) ({_TARGET}) HTTP/([0-9])\.([0-9])")
 HEADER = re.compile(rf"({TOKEN}):({_VALUE})")
 _WHOLE = re.compile(rf"({TOKEN}) ({_TARGET}) HTTP/1\.([01])\r\n((?:{TOKEN}:{_VALUE}\r\n)*)\r\n")
 _FIRST_BYTE = re.compile(rb"[\r!#$%&'*+\-.^_`|~0-9A-Za-z]")
-# A reg-name or address with an optional port; user information and paths have no place in Host.
+# A host name or address with an optional port. User information and paths are not allowed in Host.
 _AUTHORITY = r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
 _HOST = re.compile(_AUTHORITY)
 _LENGTH = re.compile("[0-9]{1,18}")
@@ -31,47 +34,50 @@ _SERVER_ITSELF = ("OPTIONS", "*")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One request without its body."""
+    """Head of one request: request line and headers."""
 
     method: str
     target: str
     version: tuple[int, int]
-    headers: Mapping[str, Sequence[str]]  # names in lower case; values in order, without blanks around them
+    headers: Mapping[str, Sequence[str]]  # by name in lower case: values in order, without blanks around them
 
     def all(self, name: str) -> Sequence[str]:
-        """Values of a header, in order; `name` in lower case."""
+        """Return the values of a header, in order; `name` is in lower case."""
         return self.headers.get(name, ())
 
     def tokens(self, name: str) -> list[str]:
-        """Items of a header that holds a list, over all its lines, empty ones left out."""
+        """Return the items of a list header, from all its lines, without empty items."""
         items = (item.strip(" \t") for value in self.all(name) for item in value.split(","))
         return [item for item in items if item]
 
     @property
     def has_body(self) -> bool:
-        """Whether bytes of a body follow, or a chunked one, which may be empty."""
+        """Whether a body follows. True for a chunked one, even if it is empty."""
         lengths = self.all("content-length")
         return bool(self.all("transfer-encoding")) or (bool(lengths) and int(lengths[0]) > 0)
 
     @property
     def raw_path(self) -> str:
-        """The path as sent."""
+        """The path as sent, still percent-encoded."""
         return self._origin_form().partition("?")[0]
 
     @property
     def path(self) -> str:
-        """The path that is meant: percent-encoded or not, it is the same."""
+        """The path with percent-encoding resolved."""
         raw = self.raw_path
         return unquote(raw) if "%" in raw else raw
 
     @property
     def query(self) -> str:
-        """The query of the target, as sent. May hold a token: not for logs."""
+        """The query as sent. It may hold a token, so it must not be logged."""
         return self._origin_form().partition("?")[2]
 
     @property
     def host(self) -> str:
-        """Whom the client means: the target's authority, which goes before Host (RFC 9112, 3.2.2); may be empty."""
+        """The host that the client asks for; may be empty.
+
+        The authority of an absolute target has priority over the Host header (RFC 9112, 3.2.2).
+        """
         match = None if self.target[0] == "/" else _ABSOLUTE.fullmatch(self.target)
         return match[1] if match is not None else next(iter(self.all("host")), "")
 
@@ -83,27 +89,29 @@ class Head:
 
 
 class HeadReader:
-    """Collects the bytes of one head."""
+    """Reads one head from bytes that arrive in any pieces."""
 
     __slots__ = ("_blank", "_buffer", "_headers", "_request", "_scanned", "_start")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._blank = 0  # lines before the request line
-        self._start = 0  # of the line being read
-        self._scanned = 0  # no LF before
+        self._blank = 0  # blank lines before the request line
+        self._start = 0  # where the present line begins in `_buffer`
+        self._scanned = 0  # there is no LF in `_buffer` between `_start` and here
         self._request: tuple[str, str, tuple[int, int]] | None = None
         self._headers: list[tuple[str, str]] = []
 
     def feed(self, data: bytes) -> Head | None:
-        """Add bytes; the head once it is whole, then not to be called again.
+        """Add bytes; return the head once it is complete, else None.
+
+        Must not be called again after it has returned a head.
 
         Raises:
-            Refused: the head is malformed (400, 505) or too long (414, 431); as soon as that can be told.
+            Refused: The head is malformed (400, 505) or too long (414, 431). Raised as early as that is certain.
         """
         buffer = self._buffer
         if not buffer and data and not _FIRST_BYTE.match(data):
-            raise _malformed("not HTTP")  # TLS, for one, would keep us waiting for a line end
+            raise _malformed("not HTTP")  # TLS, for example: no line end would ever come
         if not buffer and (whole := _read_whole(data)) is not None:
             buffer += data
             self._start = len(data)
@@ -114,7 +122,7 @@ class HeadReader:
             end = buffer.find(b"\n", self._scanned)
             if end < 0:
                 self._scanned = len(buffer)
-                self._check_length(self._scanned - self._start - 1)  # the last byte may be the CR
+                self._check_length(self._scanned - self._start - 1)  # the last byte may be the CR, which does not count
                 return None
             self._check_length(end - 1 - self._start)
             if end == self._start or buffer[end - 1] != 0x0D:
@@ -133,7 +141,7 @@ class HeadReader:
                 return head
 
     def rest(self) -> bytes:
-        """What came behind the head."""
+        """Return the bytes that came behind the head."""
         return bytes(memoryview(self._buffer)[self._start :])
 
     @property
@@ -151,7 +159,7 @@ class HeadReader:
 
     def _add_header(self, line: str) -> None:
         match = HEADER.fullmatch(line)
-        if match is None:  # also a folded line, and blanks before the colon
+        if match is None:  # folded lines and blanks before the colon are malformed, too
             raise _malformed("a header is malformed")
         if len(self._headers) == MAX_HEADERS:
             raise Refused(431, "too_many_headers", "there are more than 128 headers")
@@ -159,7 +167,10 @@ class HeadReader:
 
 
 def _read_whole(data: bytes) -> Head | None:
-    """A sound head that came at once and alone, as nearly all do. All others are read, or refused, line by line."""
+    """Parse a valid head that arrived in one piece, with nothing behind it.
+
+    Nearly all do. Returns None for all others, which are read, or refused, line by line.
+    """
     if len(data) > MAX_LINE_BYTES:
         return None
     match = _WHOLE.fullmatch(data.decode("latin-1"))
@@ -189,7 +200,10 @@ def _parse_request_line(line: str) -> tuple[str, str, tuple[int, int]]:
 
 
 def _check(head: Head) -> None:
-    """Refuse what two parsers could read in two ways. RFC 9112, 3.2 and 6.3."""
+    """Refuse a head that two parsers could understand differently.
+
+    RFC 9112, 3.2 and 6.3.
+    """
     if head.target[0] != "/" and not _ABSOLUTE.fullmatch(head.target) and (head.method, head.target) != _SERVER_ITSELF:
         raise _malformed("the target is malformed")
     hosts = head.all("host")

@@ -1,4 +1,4 @@
-"""Answers to connections that are not let in: plain text, and the connection ends."""
+"""Error responses of the transport: plain text, then the connection ends."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from http import HTTPStatus
 
 
 class Refused(Exception):
-    """A request that is answered with an error status and nothing else.
+    """Raised for a request that the transport answers with an error status.
+
+    The connection ends after the response.
 
     Args:
         status: HTTP status code.
-        reason: Label of the counter of refusals; a short constant.
-        detail: One sentence for whoever reads the answer; never something that the client sent.
+        reason: Label of the counter of refusals, a short constant.
+        detail: Text of the response, one sentence. Never contains what the client sent.
         headers: Header lines to add, without line ends.
     """
 
@@ -24,11 +26,11 @@ class Refused(Exception):
 
     @property
     def body(self) -> bytes:
-        """Text for whoever reads the answer."""
+        """Text of the response."""
         return f"{self.detail}\n".encode("ascii")
 
     def response(self) -> bytes:
-        """The whole response, ready to be written."""
+        """Return the whole response, ready to be written."""
         lines = (f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *self._lines())
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + self.body
 

@@ -1,4 +1,23 @@
-"""One WebSocket connection: bytes to messages for its handler, frames of its handler to bytes. No rules."""
+"""One WebSocket connection: reads the client's frames, writes ours, and closes.
+
+**Purpose.** One client must not hold up the others, and the last frame for it must arrive. What messages mean is up to
+the handler; this class knows frames and TCP only.
+
+**Turns.** Of what one read brought, 32 frames or 64 KiB are handled. The rest stays in `_waiting`, reading is paused,
+and the next turn comes after the other callbacks of the event loop. The handler may pause reading itself; messages of
+the present turn still reach it. A read that is exactly one ASCII text frame, as most are, is delivered without a turn.
+
+**Closing.** The state only goes forward: open, dropping, closing, finishing, lost. Once it is not open, what the client
+sends is discarded, and `ending.Ending` ends TCP in time.
+
+* `close`: the queue and a close frame are written (closing), then our side of TCP is closed (finishing). A close frame
+  of the client is answered in the same way; the handler is informed at once, before TCP has ended.
+* Full outbox: the queue is discarded, and a close frame with code 3008 is written at once (finishing).
+* `drop_after`: TCP is reset after a delay, without a close frame (dropping).
+
+**Example.** A client sends 40,000 tiny frames. They take 1,250 turns; all other connections are served in between.
+**Trade-off.** A client that sends many frames at once is served more slowly. See docs/decisions/0001 and 0011.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +53,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FRAMES_PER_TURN = 32  # of what one read brought; then other connections get their turn
-_BYTES_PER_TURN = 65_536  # the same, by the bytes of these frames
+_FRAMES_PER_TURN = 32  # frames handled before other connections get a turn
+_BYTES_PER_TURN = 65_536  # bytes of frames after which no further frame is handled in the turn
 _INTERNAL_ERROR = 1011
 
-# States; a connection only moves up.
+# States, in their order.
 _OPEN = 0
-_DROPPING = 1  # nothing is read any more, and TCP ends soon
-_CLOSING = 2  # our close frame is queued; nothing is read or queued any more
-_FINISHING = 3  # it is written, and our side of TCP is closed
+_DROPPING = 1  # nothing is read any more, and TCP is reset soon
+_CLOSING = 2  # the last frame is queued; nothing is read or queued any more
+_FINISHING = 3  # the last frame is written, and our side of TCP is closed
 _LOST = 4
 
 
 class WebSocketConnection(Outbox, asyncio.Protocol):
-    """A `Connection` of the domain and the protocol of its transport, from the handshake's end on."""
+    """Protocol of one connection after its handshake; a `Connection` for the domain."""
 
     __slots__ = (
         "_at",
@@ -70,11 +89,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         super().__init__(transport, port.flusher)
         self._port = port
         self._peer = peer
-        self._waiting: bytes | bytearray | None = None  # what was read and not yet handled,
-        self._at = 0  # from here on
-        self._missing = 0  # so many bytes at least, before there is another frame; 0: there may be one already
-        self._turn_is_due = False  # to handle it
-        self._held_by_handler = False  # it wants no more messages
+        self._waiting: bytes | bytearray | None = None  # received; not handled from `_at` on
+        self._at = 0
+        self._missing = 0  # bytes that are missing for the next frame, at least; 0: it may be complete
+        self._turn_is_due = False  # `_next_turn` is scheduled
+        self._held_by_handler = False  # the handler has paused reading
         self._handler: MessageHandler | None = None
         self._state = _OPEN
         self._clean = False
@@ -84,10 +103,10 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._control_frames = 0
 
     def start(self, handler: MessageHandler) -> None:
-        """Messages go to this handler; to be called before the first of them can arrive."""
+        """Set the handler of messages. Call this before the first message can arrive."""
         self._handler = handler
 
-    # What the handler may do: `Connection`.
+    # Called by the handler: `Connection`.
 
     @property
     def peer(self) -> str:
@@ -95,12 +114,12 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         return self._peer
 
     def send(self, frame: bytes) -> None:
-        """Queue a ready-made frame."""
+        """Queue a frame that the client did not ask for: a push."""
         if self._state == _OPEN:
             self.put(frame)
 
     def send_reply(self, frame: bytes) -> None:
-        """Queue a ready-made frame that the client asked for: not counted towards 3008."""
+        """Queue a frame that the client asked for; it does not count towards close 3008."""
         if self._state == _OPEN:
             if self._paused or len(frame) > SMALL_REPLY_BYTES:
                 self.put_reply(frame)
@@ -108,7 +127,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                 self.put(frame)
 
     def close(self, code: int, reason: str) -> None:
-        """Send what is queued and a close frame, then close our side of TCP; nothing more is read."""
+        """Send what is queued and a close frame, then close our side of TCP."""
         if self._state > _DROPPING:
             return
         try:
@@ -120,7 +139,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._end_with(frame)
 
     def delivery(self) -> tuple[int, int]:
-        """Bytes that the client's system has taken so far, and bytes that are still on their way to it."""
+        """Return the bytes that the client's system has confirmed, and those on their way."""
         told = taken_and_under_way(self._transport)
         if told is None:
             held = self._transport.get_write_buffer_size()
@@ -128,31 +147,31 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         return told[0], told[1] + self._queued
 
     def drop_after(self, delay_s: float) -> None:
-        """Read nothing more and drop the TCP connection after that long."""
+        """Read nothing more, and reset TCP after `delay_s` seconds."""
         if self._state == _OPEN:
             self._state = _DROPPING
             self._begin_end().within(delay_s)
 
     def pause_reading(self) -> None:
-        """Take no more bytes from the client."""
+        """Read nothing from the client until `resume_reading`."""
         if self._state == _OPEN:
             self._held_by_handler = True
             self._pause_transport()
 
     def resume_reading(self) -> None:
-        """Take bytes from the client again."""
+        """Read from the client again."""
         if self._state == _OPEN and self._held_by_handler:
             self._held_by_handler = False
             self._read_on()
 
     def send_websocket_ping(self) -> None:
-        """Queue a ping frame."""
+        """Queue a WebSocket ping."""
         self.send(PING_FRAME)
 
-    # From asyncio.
+    # Called by asyncio.
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
+        """Handle frames of the client, or keep the bytes for a later turn."""
         self._port.counters.bytes_received += len(data)
         if self._state != _OPEN:
             if self._ending is not None:
@@ -180,12 +199,12 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._take_turn(waiting, self._at)
 
     def eof_received(self) -> None:
-        """The client sends nothing more: asyncio ends the connection once its buffer is written."""
+        """The client has closed its side; asyncio closes ours once all is written."""
         if self._ending is None:
             self._begin_end().within(self._port.options.close_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Release everything, and inform the handler."""
         if self._state < _CLOSING:
             self._port.counters.lost()
         self._state = _LOST
@@ -198,10 +217,8 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._port.websocket_lost(self)
         self._tell_closed()
 
-    # From `Outbox`.
-
     def outbox_full(self) -> None:
-        """The client is too slow: what is queued is lost, and it has to reconnect."""
+        """Close with 3008: the client reads too slowly. What is queued is discarded."""
         self.drop_queue()
         self._state = _FINISHING
         self._port.counters.closed_by_server(CloseCode.SLOW)
@@ -211,21 +228,19 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._transport.write_eof()
 
     def replies_taken(self) -> None:
-        """The client may ask for more."""
+        """Tell the handler that the client's next command need not wait any more."""
         if self._handler is not None and self._state == _OPEN:
             self._guarded(self._handler.replies_taken)
 
     def outbox_empty(self) -> None:
-        """The last frame is written."""
+        """Close our side of TCP: the last frame is written."""
         if self._state == _CLOSING:
             self._state = _FINISHING
             if not self._transport.is_closing():
                 self._transport.write_eof()
 
-    # What is read.
-
     def _take_turn(self, data: bytes | bytearray, start: int) -> None:
-        """Handle a few of the frames that begin there, and keep the rest."""
+        """Handle the frames of one turn, from `start` on, and keep the rest."""
         found, at, missing, wrong = read_frames(
             data, start, self._port.options.max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN
         )
@@ -252,7 +267,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                 self._arrange_turn()
 
     def _arrange_turn(self) -> None:
-        """More frames are there already: others come first, and nothing more is read meanwhile."""
+        """Schedule the next turn, and read nothing until then."""
         self._turn_is_due = True
         self._pause_transport()
         self._port.loop.call_soon(self._next_turn)
@@ -283,7 +298,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._transport.resume_reading()
 
     def _take(self, first: int, payload: bytes) -> None:
-        """Handle any frame; raises `Violation`."""
+        """Handle a frame of any kind; raises `Violation`."""
         if first == FIN_PING:
             self._take_control(pong=False)
             self.send(pong_frame(payload))
@@ -328,12 +343,12 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._guarded(self._handler.websocket_pong)
 
     def _take_close(self, payload: bytes) -> None:
-        """The client closes, maybe in the middle of a message; it is answered in kind."""
+        """Answer a close frame of the client, which may come in the middle of a message."""
         code = close_code(payload)
         self._clean = True
         self._port.counters.closed_by_client(code)
         self._end_with(close_answer(payload))
-        self._tell_closed()  # others see the leave now, not when TCP has ended
+        self._tell_closed()  # now, so that others see the leave before TCP has ended
 
     def _deliver(self, payload: bytes, *, binary: bool) -> None:
         self._port.counters.messages_received += 1
@@ -345,7 +360,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._handler_failed()
 
     def _guarded(self, tell: Callable[[], None]) -> None:
-        """A handler that fails ends its own connection, and not what all connections share."""
+        """Call the handler; if that fails, only this connection ends."""
         try:
             tell()
         except Exception:
@@ -355,17 +370,15 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         logger.exception("handler failed")
         self.close(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
 
-    # The end.
-
     def _begin_end(self) -> Ending:
-        """From now on what the client sends is thrown away."""
+        """Discard what the client sends from now on."""
         self._waiting = self._fragments = None
         if self._ending is None:
             self._ending = Ending(self._port.loop, self._transport, self.delivery)
         return self._ending
 
     def _end_with(self, frame: bytes) -> None:
-        """The last frame; once it is written, our side of TCP is closed."""
+        """Queue the last frame; once it is written, our side of TCP is closed."""
         self._state = _CLOSING
         ending = self._begin_end()
         self.put_last(frame)

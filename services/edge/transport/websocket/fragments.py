@@ -1,4 +1,4 @@
-"""Messages that come in several frames, and what a close frame may hold. RFC 6455, 5.4 and 5.5.1."""
+"""Messages in several frames, and codes of close frames. RFC 6455, 5.4 and 5.5.1."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import codecs
 
 from services.edge.transport.websocket.frame_reader import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG, Violation
 
-NO_CODE = 1005  # of a close frame without payload; never sent
+NO_CODE = 1005  # stands for a close frame without a code; never sent
 _CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
 
 
 class Fragments:
-    """A message of which some fragments are still to come; its text is checked as it comes."""
+    """An incomplete message: the fragments so far. Text is checked as it arrives."""
 
     __slots__ = ("_chunks", "_decoder", "_max_bytes", "_max_fragments", "_size", "binary")
 
@@ -24,10 +24,10 @@ class Fragments:
         self._decoder = None if binary else codecs.getincrementaldecoder("utf-8")()
 
     def add(self, payload: bytes, *, last: bool) -> bytes | None:
-        """The whole message, with its last fragment.
+        """Add a fragment; return the whole message if it is the last one, else None.
 
         Raises:
-            Violation: 1009 for one too long or of too many fragments, 1007 for a text that can't become UTF-8.
+            Violation: 1009 if the message is too long or has too many fragments, 1007 if its text is not valid UTF-8.
         """
         self._chunks.append(payload)
         self._size += len(payload)
@@ -44,15 +44,15 @@ class Fragments:
 
 
 def invalid_text() -> Violation:
-    """Text that is not UTF-8."""
+    """Return the violation of a text that is not valid UTF-8."""
     return Violation(INVALID_TEXT, "invalid UTF-8")
 
 
 def close_code(payload: bytes) -> int:
-    """The code that a client's close frame gives.
+    """Return the code in the payload of a client's close frame; 1005 if it has none.
 
     Raises:
-        Violation: it may not be sent, or the reason is not UTF-8.
+        Violation: the code must not be sent, or the reason is not valid UTF-8.
     """
     if not payload:
         return NO_CODE

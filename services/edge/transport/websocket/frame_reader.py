@@ -1,10 +1,10 @@
-"""Frames of clients, from bytes as they come. RFC 6455, 5.2."""
+"""Reader of the WebSocket frames that clients send. RFC 6455, 5.2."""
 
 from __future__ import annotations
 
-from websockets.frames import apply_mask as unmask  # type: ignore[attr-defined]  # the one in C, if there is one
+from websockets.frames import apply_mask as unmask  # type: ignore[attr-defined]  # in C, where that is installed
 
-# The first byte of a frame: its opcode, with FIN where the message ends.
+# The first byte of a frame is its opcode, plus FIN if the frame ends its message.
 FIN = 0x80
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FIN_TEXT, FIN_BINARY = FIN | TEXT, FIN | BINARY
@@ -17,11 +17,11 @@ _KNOWN = frozenset(
     (CONTINUATION, TEXT, BINARY, FIN | CONTINUATION, FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PING, FIN_PONG)
 )
 _LONGEST_CONTROL = 125
-_2_BYTES, _8_BYTES = 126, 127  # the length does not fit into its 7 bits, and follows in so many
+_2_BYTES, _8_BYTES = 126, 127  # values of the 7-bit length: the real length follows in so many bytes
 
 
 class Violation(Exception):
-    """The client broke a rule: the connection ends with this code."""
+    """Raised when the client breaks a rule; the connection is closed with `code`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -30,7 +30,10 @@ class Violation(Exception):
 
 
 def read_text(data: bytes | bytearray, max_bytes: int) -> bytes | None:
-    """The payload, where the data is one text message and nothing else: nearly always. None: ask `read_frames`."""
+    """Return the payload if `data` is exactly one whole text message, else None.
+
+    This is the usual case. For all other data, and for a payload of less than 2 bytes, use `read_frames`.
+    """
     size = len(data)
     if size < 8 or data[0] != FIN_TEXT:
         return None
@@ -49,11 +52,14 @@ def read_text(data: bytes | bytearray, max_bytes: int) -> bytes | None:
 def read_frames(
     data: bytes | bytearray, start: int, max_bytes: int, most_frames: int, most_bytes: int
 ) -> tuple[list[tuple[int, bytes]], int, int, Violation | None]:
-    """Whole frames from `start` on, where one begins: at most so many, and no more after so many bytes.
+    """Read complete frames from `start` on, which is the beginning of a frame.
+
+    Reads at most `most_frames` frames, and begins no further frame after `most_bytes` bytes.
 
     Returns:
-        First bytes and payloads; where the first frame begins that is not among them; how many bytes of it are missing
-        at least, 0 where there are none of it or where it has not been looked at; and what is wrong with it.
+        A tuple of four. 1: first byte and payload of each frame. 2: where the next frame begins. 3: how many bytes of
+        the next frame are missing at least; 0 if nothing of it is there, or if it was not looked at. 4: the violation
+        in the next frame, or None.
     """
     found: list[tuple[int, bytes]] = []
     at, size, last = start, len(data), start + most_bytes

@@ -1,4 +1,4 @@
-"""WebSocket frames as a server sends them: whole, unmasked, ready to be written. RFC 6455, 5.2."""
+"""Writer of WebSocket frames, as a server sends them. RFC 6455, 5.2."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _PONG = 0x8A
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A frame with one text message; the payload must be UTF-8."""
+    """Return the frame of one text message; the payload must be UTF-8."""
     return _frame(_TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:
-    """A frame with one binary message."""
+    """Return the frame of one binary message."""
     return _frame(_BINARY, payload)
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close frame; what is beyond 123 bytes of the reason is cut off.
+    """Return a close frame; a reason of more than 123 bytes is cut.
 
     Raises:
-        ValueError: the code may not be sent (RFC 6455, 7.4).
+        ValueError: the code must not be sent (RFC 6455, 7.4).
     """
     if not (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) and not 3000 <= code <= 4999:
         raise ValueError(f"close code {code} can't be sent")
@@ -36,12 +36,12 @@ def close_frame(code: int, reason: str) -> bytes:
 
 
 def close_answer(payload: bytes) -> bytes:
-    """The answer to a close frame, which has the same payload."""
+    """Return the answer to a close frame; it has the same payload."""
     return _frame(_CLOSE, payload)
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """The answer to a ping, which has the same payload."""
+    """Return the answer to a ping; it has the same payload."""
     return _frame(_PONG, payload)
 
 

@@ -1,4 +1,4 @@
-"""The WebSocket handshake: a request in, the answer out. RFC 6455, 4.2."""
+"""The WebSocket handshake: checks a request, makes the response. RFC 6455, 4.2."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from services.edge.transport.origins import OriginRules
 from services.shared.process.log_limit import RateLimitedLog
 
 _MAX_QUERY_FIELDS = 64
-_MAX_LOGGED = 200  # characters of what a client sent
+_MAX_LOGGED = 200  # longest header value in the log, characters
 _refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
-_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
+_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
-_TOKENS = re.compile(rf"(?:,[ \t]*+)*+{TOKEN}[ \t]*+(?:,[ \t]*+(?:{TOKEN}[ \t]*+)?)*+")  # RFC 9110, 5.6.1
+_TOKENS = re.compile(rf"(?:,[ \t]*+)*+{TOKEN}[ \t]*+(?:,[ \t]*+(?:{TOKEN}[ \t]*+)?)*+")  # a list, RFC 9110, 5.6.1
 _RESPONSE = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
     b"Upgrade: websocket\r\n"
@@ -33,17 +33,18 @@ _RESPONSE = (
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A connection that may open once the response is written."""
+    """An accepted handshake; the connection is open once `response` is written."""
 
     response: bytes
     info: HandshakeInfo
 
 
 def open_handshake(head: Head, peer: str, options: TransportOptions, origins: OriginRules) -> Handshake:
-    """Check a request for the WebSocket endpoint and choose subprotocol and dialect.
+    """Check a request for the WebSocket endpoint, and choose subprotocol and dialect.
 
     Raises:
-        Refused: 405, 505, 426, 400 or 403; see reliability, B01 to B04.
+        Refused: 405 for another method than GET, 505 for HTTP/1.0, 426 if it asks for no WebSocket or another version
+            of it, 400 if it is malformed, 403 if its origin is not allowed.
     """
     _check_upgrade(head)
     origin = _check_origin(head, origins)
@@ -75,7 +76,7 @@ def _check_upgrade(head: Head) -> None:
 
 
 def _accept(keys: Sequence[str]) -> bytes:
-    """The proof that the key was read. RFC 6455, 4.2.2."""
+    """Return the value of Sec-WebSocket-Accept for the key. RFC 6455, 4.2.2."""
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
         raise _malformed()
     return b64encode(hashlib.sha1(keys[0].encode() + _GUID, usedforsecurity=False).digest())
