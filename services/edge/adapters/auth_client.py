@@ -1,4 +1,4 @@
-"""Auth over gRPC: watches the keys that verify tokens, and passes accounts through."""
+"""Client of the auth service: watches keys for the key ring, and serves accounts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CALL_S = 2.8
-SILENCE_S = 30.0  # auth gives a sign of life every 10 s
-_PAUSE_S = (0.1, 2.0)
+CALL_S = 2.8  # deadline of a call, seconds
+SILENCE_S = 30.0  # without a message for so long the stream is given up, seconds; auth sends one every 10 s
+_PAUSE_S = (0.1, 2.0)  # first and longest pause before the stream is opened again, seconds
 _TOO_MANY = "too many attempts"
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, ErrorCode.BAD_REQUEST),
@@ -37,7 +37,10 @@ _HTTP = {
 
 
 class AuthClient:
-    """Keeps the key ring current; while auth is away the last known keys serve."""
+    """Watches the keys that verify tokens; implements `Accounts` by calls to auth.
+
+    While auth is unreachable, the last known keys stay in use.
+    """
 
     def __init__(self, replicas: Replicas, keyring: KeyRing) -> None:
         self._replicas = replicas
@@ -46,7 +49,7 @@ class AuthClient:
         self._heard = False
 
     async def start(self) -> None:
-        """Watch, in the background."""
+        """Start to watch the keys, in the background."""
         self._task = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -56,7 +59,7 @@ class AuthClient:
 
     @property
     def is_ready(self) -> bool:
-        """Keys have been heard of once: tokens can be verified."""
+        """Whether keys were received at least once, so that tokens can be verified."""
         return self._heard
 
     async def _keep(self) -> None:
@@ -86,7 +89,7 @@ class AuthClient:
         self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
         self._heard = True
 
-    # Accounts.
+    # `Accounts`, see domain/ports.py.
 
     async def register(self, username: str, password: str, peer: str) -> TokenPair:
         request = pb.RegisterRequest(username=username, password=password, peer=peer)
@@ -125,7 +128,7 @@ class AuthClient:
 
 def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
     known = _HTTP.get(error.code())
-    if error.details() == NO_SERVICE:  # it is us who were refused, not the user
+    if error.details() == NO_SERVICE:  # auth refused this edge, not the user
         logger.error("auth does not know this edge: SERVICE_TOKEN_FILE is another one there")
         known = None
     if known is None:
@@ -134,6 +137,6 @@ def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
     ended = None
     if "ended-session" in trailers:
         ended = EndedSession(str(trailers["ended-user"]), str(trailers["ended-session"]))
-    # Limits are also those of gRPC and of auth's own queues: their texts are not for users.
+    # The limit may also be one of gRPC or of auth's queues, whose texts are not meant for users.
     text = _TOO_MANY if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else error.details() or ""
     return AccountRefused(*known, text, int(trailers.get("retry-after-s", 0)), ended)

@@ -1,4 +1,7 @@
-"""`Store` over gRPC: appends in batches on a stream to every replica, reads one by one."""
+"""Client of the persistence service: implements `Store` over gRPC.
+
+Appends go in batches, over one stream to every replica. Reads are single calls.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 
-APPEND_DEADLINE_S = 2.8
-READ_DEADLINE_S = 2.5
-_OVERHEAD_BYTES = 64
+APPEND_DEADLINE_S = 2.8  # deadline of an append, seconds
+READ_DEADLINE_S = 2.5  # deadline of every other call, seconds
+_OVERHEAD_BYTES = 64  # assumed size of the other fields of an append
 _UINT32 = (1 << 32) - 1
-_LONGEST_WAIT_S = 0.005  # of a busy edge, for more to send at once
+_LONGEST_WAIT_S = 0.005  # longest linger of a batch on a busy edge, seconds
 Answer = TypeVar("Answer")
 
 
 class PersistenceClient:
-    """One per edge."""
+    """Implements `Store` (see domain/ports.py) by calls to the persistence service."""
 
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
@@ -41,11 +44,11 @@ class PersistenceClient:
         )
 
     async def start(self) -> None:
-        """Open the streams; returns at once."""
+        """Open the streams in the background; returns at once."""
         await self._appends.start()
 
     async def close(self) -> None:
-        """End the streams."""
+        """Close the streams."""
         await self._appends.close()
 
     @property

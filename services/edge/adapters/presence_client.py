@@ -1,4 +1,31 @@
-"""`Presence` over gRPC: the roster that this edge wants, reconciled with what presence has confirmed."""
+"""Client of the presence service: reconciles the roster with what this edge wants.
+
+**Purpose.** The roster of a channel says which clients are in it. Each edge reports its own clients. If it sent one
+event per join and leave, somebody would have to find out after every outage which events were lost. So the edge keeps
+the roster that it wants, and sends what presence has not confirmed yet, for as long as that takes.
+
+**State.** `_wanted` holds the members that should be on rosters, `_leaving` the leaves that are not confirmed, `_dirty`
+the keys (channel, client) that are to be sent. `enter` and `leave` only change these, so they never fail. One task
+sends batches of dirty keys over a stream; an empty batch is the heartbeat of the edge's lease.
+
+**Rules.**
+
+1. One batch is in flight at a time, so no change of a member is overtaken by an older one.
+2. An entry belongs to its `owner`, a subscription. The late leave of an older owner does not remove the entry of a
+   newer one.
+3. Members live under a generation of the lease. A lease that ran out is never renewed: the next generation begins, and
+   all members and leaves are sent again. What only the old generation has is removed by presence.
+4. A batch with an unknown outcome (the stream broke, no answer came in time, presence could not reach Redis) may still
+   be executed later. So it ends the generation, too: a late change under an old generation has no effect.
+5. Redis names the roster that it holds. If the name has changed, Redis lost the roster. Entries that were on the old
+   one are then sent as `known`, so that no second join is published.
+6. More than 100,000 unconfirmed leaves are dropped, and a new generation begins: presence removes them with the lease.
+
+**Example.** While presence is down, a client joins, leaves and joins again. When presence is back, one entry is sent.
+
+**Trade-offs.** Each edge keeps all its members in memory, and sends all of them again when a generation begins.
+See docs/decisions/0003.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +50,13 @@ from thalamus.presence.v1.presence_pb2_grpc import PresenceServiceStub
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 0.9  # callers wait no longer for a change, or for an answer
-BATCH_S = 2.5
-HEARTBEAT_S = 4.0  # where presence does not say how often
-MAX_LEAVES = 100_000  # beyond, the whole generation is given up and the lease sweeps the rest
-_MAX_BATCH = 256
-_MAX_BATCH_BYTES = (
-    262_144  # of what is said of its members, or one member: joins are told to clients in frames of that size
-)
-_PAUSE_S = (0.05, 1.0)
+ANSWER_S = 0.9  # longest wait for the confirmation of a change, and for an answer, seconds
+BATCH_S = 2.5  # deadline of a batch, seconds
+HEARTBEAT_S = 4.0  # longest pause between batches, seconds, unless presence says another
+MAX_LEAVES = 100_000  # unconfirmed leaves; beyond, they are dropped and a new generation begins
+_MAX_BATCH = 256  # changes per batch, as the service allows
+_MAX_BATCH_BYTES = 262_144  # of the members in a batch, unless one alone is larger: joins reach clients in such frames
+_PAUSE_S = (0.05, 1.0)  # first and longest pause before the stream is opened again, seconds
 _Key = tuple[str, str]  # channel, client
 _MEMBERS = Gauge("thalamus_edge_presence_members", "Members that this edge has, or wants to have, on rosters.")
 _PENDING = Gauge("thalamus_edge_presence_pending", "Changes that presence has not been told yet.")
@@ -41,30 +66,29 @@ _LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    """One member, as this edge wants it or wanted it before its leave."""
+
     info: ClientInfo
     owner: object
     announce: bool
     grace_s: float
-    roster: str  # that has it, or had it; "": none yet
-    clean: bool = False  # of its leave
+    roster: str  # name of the roster that it was confirmed on last; "": none yet
+    clean: bool = False  # whether its leave is clean: the client ended it, so no grace period follows
 
 
 _BROKEN = (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 
 class PresenceClient:
-    """No change of a member is overtaken by an older one.
-
-    One batch is in flight at a time, and one whose end is not known ends the generation of the lease.
-    """
+    """The members of this edge; keeps presence up to date in the background."""
 
     def __init__(self, replicas: Replicas, edge_id: str) -> None:
         self._replicas = replicas
         self._edge_id = edge_id
         self._heartbeat_s = HEARTBEAT_S
-        self._roster = ""  # name of the one that Redis holds
+        self._roster = ""  # name of the roster that Redis holds
         self._generation = 1
-        self._held = False  # this generation's lease has been granted
+        self._held = False  # presence has granted the lease of this generation
         self._wanted: dict[_Key, _Entry] = {}
         self._leaving: dict[_Key, _Entry] = {}
         self._dirty: dict[_Key, None] = {}
@@ -76,13 +100,16 @@ class PresenceClient:
         self._tried = False
 
     async def start(self) -> None:
-        """Keep the stream and the lease, in the background."""
+        """Open the stream and keep the lease, in the background."""
         _PENDING.set_function(lambda: len(self._dirty))
         _CONNECTED.set_function(lambda: self._connected)
         self._task = asyncio.create_task(self._keep())
 
     async def close(self, timeout_s: float = 1.0) -> None:
-        """Tell presence what it does not know yet, for so long; then let the lease run out."""
+        """Send unconfirmed changes for at most `timeout_s`, then stop.
+
+        The lease of this edge runs out by itself.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while (self._dirty or self._in_flight) and self._connected:
@@ -92,14 +119,14 @@ class PresenceClient:
 
     @property
     def is_connected(self) -> bool:
-        """Presence answers."""
+        """Whether presence answers."""
         return self._connected
 
     def look(self) -> None:
-        """Redis may have lost the roster: ask now, not with the next heartbeat."""
+        """Send a heartbeat now: Redis may have lost the roster."""
         self._news.set()
 
-    # Presence.
+    # `Presence`, see domain/ports.py.
 
     def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
         key = (channel, info.client)
@@ -131,7 +158,7 @@ class PresenceClient:
             return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
-        answered, _ = await asyncio.wait([future], timeout=ANSWER_S)  # needs no task of the caller's
+        answered, _ = await asyncio.wait([future], timeout=ANSWER_S)  # cheaper than a timeout scope for each caller
         return bool(answered)
 
     async def members(self, channel: str) -> Sequence[ClientInfo]:
@@ -158,7 +185,7 @@ class PresenceClient:
         if self._tried and not self._connected:
             raise Unavailable("presence does not answer")
 
-    # The reconciliation.
+    # Reconciliation.
 
     def _change(self, key: _Key) -> None:
         self._dirty[key] = None
@@ -170,14 +197,17 @@ class PresenceClient:
                 future.set_result(None)
 
     def _begin_generation(self) -> None:
-        """All members and leaves anew under the next lease: what was sent before can't change them later."""
+        """Send all members and leaves again, under the next generation of the lease.
+
+        What was sent under the old one can't change them any more.
+        """
         self._generation += 1
         self._held = False
         self._dirty = dict.fromkeys((*self._leaving, *self._wanted))
         self._news.set()
 
     def _forget_leaves(self) -> None:
-        """They are swept with the lease under which they came."""
+        """Drop unconfirmed leaves: presence removes these members when their lease ends."""
         for key in list(self._leaving):
             self._settle(key)
         self._leaving.clear()
@@ -201,7 +231,7 @@ class PresenceClient:
             pause_s = min(pause_s * 2, _PAUSE_S[1])
 
     async def _run(self) -> None:
-        """One life of a stream: batches as they come, and at least a heartbeat."""
+        """Send batches over one stream until it breaks: changes, or a heartbeat."""
         call = PresenceServiceStub(self._replicas.any()).Change()
         try:
             while True:
@@ -211,7 +241,7 @@ class PresenceClient:
                     await self._send(call, batch)
                 except BaseException:
                     if batch:
-                        self._begin_generation()  # it may be carried out yet, behind what the next stream brings
+                        self._begin_generation()  # the batch may still be executed, after those of the next stream
                     raise
                 finally:
                     self._in_flight = frozenset()
@@ -225,7 +255,7 @@ class PresenceClient:
             call.cancel()
 
     def _next_batch(self) -> list[_Key]:
-        """What has waited for the longest time, as much as goes into one message."""
+        """Take the oldest dirty keys, as many as fit into one batch."""
         batch: list[_Key] = []
         size = 0
         for key in self._dirty:
@@ -259,7 +289,7 @@ class PresenceClient:
             return
         if any(status != common_pb2.ITEM_STATUS_OK for status in answer.statuses):
             raise Unavailable("presence could not reach Redis")
-        if generation != self._generation:  # given up meanwhile: all of it is sent again
+        if generation != self._generation:  # a new generation has begun: everything is sent again
             return
         self._held = True
         for key in batch:
@@ -269,14 +299,14 @@ class PresenceClient:
             if wanted is not None:
                 wanted.roster = answer.roster
             if self._wanted.get(key) is wanted:
-                self._settle(key)  # else it changed meanwhile, and is dirty again
+                self._settle(key)  # otherwise it has changed since, and is dirty again
 
     def _message(self, key: _Key) -> pb.Change | None:
         channel, client = key
         entry = self._wanted.get(key) or self._leaving.get(key)
         if entry is None:
             return None
-        lost = entry.roster not in ("", self._roster)  # by Redis: it was there, and others have not heard of its end
+        lost = entry.roster not in ("", self._roster)  # Redis lost the roster that had it; no leave was published
         if key in self._wanted:
             enter = pb.Enter(announce=entry.announce, grace_s=entry.grace_s, known=lost)
             return pb.Change(channel=channel, info=codec.encode_info(entry.info), enter=enter)

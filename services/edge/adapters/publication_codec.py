@@ -1,4 +1,4 @@
-"""Publications and members between their bytes and the edge's model."""
+"""Encodes and decodes publications and members, between protobuf and the model."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from thalamus.common.v1 import common_pb2 as pb
 
 _Publication = pb.Publication
 _parse = pb.Publication.FromString
-_TAGS = b"\x1a"  # begins every entry of `tags`; looking for it is much cheaper than an empty map
+_TAGS = b"\x1a"  # first byte of every entry of `tags`; a search for it is much cheaper than reading an empty map
 
 
 def encode_info(info: ClientInfo) -> pb.ClientInfo:
-    """The message of a member."""
+    """Return the protobuf message of a member."""
     return pb.ClientInfo(user=info.user, client=info.client, conn_info=info.conn_info, chan_info=info.chan_info)
 
 
 def decode_info(info: pb.ClientInfo) -> ClientInfo:
-    """The member of a message."""
+    """Return the member in a protobuf message."""
     return ClientInfo(info.user, info.client, info.conn_info, info.chan_info)
 
 
 def encode(publication: Publication, *, timed: bool = True) -> bytes:
-    """Bytes of a publication, without its offset: that belongs to the log, and so does its time unless `timed`."""
+    """Return the bytes of a publication, without its offset, which the log gives.
+
+    Without `timed` the time is left out, too: the log adds its own.
+    """
     made = _Publication(data=publication.data, id=publication.id)
     if timed:
         made.time_ms = publication.time_ms
@@ -38,18 +41,21 @@ def encode(publication: Publication, *, timed: bool = True) -> bytes:
 
 
 def _publisher(info: ClientInfo) -> bytes:
-    """A publication of nothing but who published it: messages put together are one with the fields of all."""
+    """Return the bytes of the field `info` alone.
+
+    Protobuf messages that are concatenated are one message with the fields of both.
+    """
     return pb.Publication(info=encode_info(info)).SerializeToString()
 
 
-_small_publisher = functools.lru_cache(maxsize=4_096)(_publisher)  # who publishes once publishes again
+_small_publisher = functools.lru_cache(maxsize=4_096)(_publisher)  # most publishers publish more than once
 
 
 def decode(payload: bytes, offset: int) -> Publication:
-    """The publication that bytes hold, at its place in the log (0: none).
+    """Return the publication in `payload`, with its offset in the log (0: none).
 
     Raises:
-        google.protobuf.message.DecodeError: the bytes are something else.
+        google.protobuf.message.DecodeError: the bytes are not a publication.
     """
     found = _parse(payload)
     return Publication(

@@ -1,15 +1,18 @@
-"""What this edge acknowledged or delivered of `hot` logs in the last seconds: proof against a Redis that went back."""
+"""Acknowledged positions: what this edge acknowledged or delivered of `hot` logs.
+
+They cover the last 10 to 20 seconds. A Redis without one of them has lost data (see `incarnation.py`).
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-KEPT_S = 10.0
-MAX_CHANNELS = 50_000  # per half; beyond, new channels are not noted
+KEPT_S = 10.0  # shortest time that a position is kept, seconds; the longest is twice that
+MAX_CHANNELS = 50_000  # positions per map; beyond, other channels are not noted
 
 
 class AcknowledgedPosition(msgspec.Struct, frozen=True, gc=False):
-    """This publication has this place."""
+    """One publication and its position in the log."""
 
     epoch: str
     offset: int
@@ -17,7 +20,10 @@ class AcknowledgedPosition(msgspec.Struct, frozen=True, gc=False):
 
 
 class AcknowledgedPositions:
-    """The last receipt per channel, kept for 10 to 20 s. Two maps that take turns: no clock per entry."""
+    """The last acknowledged position of each channel, kept for 10 to 20 s.
+
+    There are two maps. Every 10 s the older one is discarded, so that no entry needs a time of its own.
+    """
 
     def __init__(self) -> None:
         self._young: dict[str, AcknowledgedPosition] = {}
@@ -25,7 +31,10 @@ class AcknowledgedPositions:
         self._turned_at = 0.0
 
     def note(self, channel: str, epoch: str, offset: int, publication_id: bytes) -> None:
-        """Remember it, unless a later one is known. `stored` logs have their own truth: their epochs have no dot."""
+        """Remember a position, unless a later one of the channel is known.
+
+        Positions of `stored` logs are ignored: the store proves those. Only epochs of `hot` logs contain a dot.
+        """
         if "." not in epoch:
             return
         known = self._young.get(channel)
@@ -37,13 +46,13 @@ class AcknowledgedPositions:
         self._young[channel] = AcknowledgedPosition(epoch, offset, publication_id)
 
     def turn(self, now: float) -> None:
-        """Forget what is too old; call at least every 10 s."""
+        """Discard the older map if it is due; call this at least every 10 s."""
         if now - self._turned_at >= KEPT_S:
             self._turned_at = now
             self._old, self._young = self._young, {}
 
     def of_generation(self, generation: int) -> list[tuple[str, AcknowledgedPosition]]:
-        """Those that a log of this generation must still hold."""
+        """Return (channel, position) of all that logs of this generation must hold."""
         prefix = f"{generation}."
         latest = {**self._old, **self._young}
         return [(channel, position) for channel, position in latest.items() if position.epoch.startswith(prefix)]

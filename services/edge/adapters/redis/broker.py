@@ -1,4 +1,15 @@
-"""`Broker` on Redis: what piles up in a tick, or until the next round trip may begin, goes as one."""
+"""`Broker` on Redis: sends commands in batches, refuses a Redis that lost data.
+
+**Batching.** The commands of one tick of the event loop, or of the time until the next batch may leave, go as one batch
+of up to 512: first PUBLISH, then scripts, which append to up to 64 channels each. A busy edge lingers for up to 15 ms
+between batches. Four may be in flight, 20,000 commands may wait (then `Busy`), and each has an answer within 2.8 s.
+**Repeats.** A batch that fails early is sent again once, but without PUBLISH and appends without idempotency key: those
+may have been executed, and nothing would recognise a repeat. For 0.25 s after a failure, commands fail at once.
+**Fencing.** Appends and reads bring the highest number of writes to `hot` logs that this edge has seen. A Redis that
+has fewer does nothing, and the incarnation is checked at once. Results count only while the incarnation is the same.
+**Example.** On a busy edge 300 clients publish to 100 channels within 15 ms: one batch, two script calls.
+**Trade-off.** Publishing takes up to 15 ms longer on a busy edge. See docs/decisions/0005, 0010 and 0020.
+"""
 
 from __future__ import annotations
 
@@ -33,36 +44,32 @@ from services.shared.rpc.linger import Linger
 
 logger = logging.getLogger(__name__)
 
-DEADLINE_S = 2.8
-MAX_WAITING = 20_000
-_MAX_BATCH = 512
-_CHANNELS_PER_CALL = 64  # with a publication or two each, Redis does nothing else for under a millisecond
-_IN_FLIGHT = 4
-MAX_BATCH_DELAY_S = 0.015  # so long at most a busy edge waits for more to send
-_SHORTEST_WAIT_S = 0.001  # the loop's timers know no less
-_BREAK_S = 0.25
+DEADLINE_S = 2.8  # longest wait for Redis, seconds
+MAX_WAITING = 20_000  # commands in the queue
+_MAX_BATCH = 512  # commands in a batch
+_CHANNELS_PER_CALL = 64  # per append script: with a publication or two each, it blocks Redis for under a millisecond
+_IN_FLIGHT = 4  # batches at the same time
+MAX_BATCH_DELAY_S = 0.015  # longest linger of a busy edge between two batches, seconds
+_SHORTEST_WAIT_S = 0.001  # resolution of the loop's timers, seconds: a shorter linger is skipped
+_BREAK_S = 0.25  # how long commands fail at once after a batch has failed, seconds
 _NEVER = -1e9
 _SECONDS = QuickHistogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", SECONDS_BUCKETS).alone()
 _ITEMS = QuickHistogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", BATCH_BUCKETS).alone()
 
 
 class RedisBroker:
-    """One command pool and one pub/sub connection."""
+    """Redis for the domain: a command connection and a pub/sub connection."""
 
     def __init__(
         self,
         url: str,
         *,
-        meta_ttl_s: int = hotlog.META_TTL_S,
+        meta_ttl_s: int = hotlog.META_TTL_S,  # how long Redis keeps epoch and top of an unused `hot` channel, seconds
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,
-        canary_s: float = self_check.EVERY_S,
-        on_time: Callable[[float], None] = lambda unix_s: None,
-        on_life: Callable[[], None] = lambda: None,
+        canary_s: float = self_check.EVERY_S,  # pause between two probes of the pub/sub self-check, seconds
+        on_time: Callable[[float], None] = lambda unix_s: None,  # called with the clock of Redis
+        on_life: Callable[[], None] = lambda: None,  # called when another incarnation of Redis is in use
     ) -> None:
-        """`on_time` hears the clock of Redis every second, `on_life` when another life of it began.
-
-        `meta_ttl_s`: epoch and top of a `hot` channel live so long after the last publish or read.
-        """
         self._meta_ttl_s = meta_ttl_s
         self._gate = IncarnationGate()
         self._acknowledged = AcknowledgedPositions()
@@ -98,26 +105,26 @@ class RedisBroker:
     async def start(
         self, listener: ChannelListener, on_control: Callable[[bytes], None], orders: ControlListener | None = None
     ) -> None:
-        """Connect; who listens is called on the loop, in the order of arrival."""
+        """Connect; the listeners are called on the event loop, in the order of arrival."""
         self._dispatcher = PubSubDispatcher(listener, on_control, orders, self._self_check, self._acknowledged)
         await self._incarnation.start()
-        for channel in (keys.control(), self._self_check.channel):  # also if Redis is not there yet
+        for channel in (keys.control(), self._self_check.channel):  # even if Redis is not available yet
             self._subscriber.want(channel)
         await self._subscriber.start()
         try:
             await self._subscriber.subscribe(keys.control())
         except Unavailable:
-            logger.warning("Redis is not there yet")  # the subscriptions are made as soon as it is
+            logger.warning("Redis is not there yet")  # the subscriptions follow as soon as it is
         with contextlib.suppress(Unavailable):
             await self._subscriber.subscribe(self._self_check.channel)
         self._self_check.start()
 
     async def watch(self) -> None:
-        """Until cancelled; raises ConfigError where this is a Redis that can't be used."""
+        """Wait until cancelled; raises ConfigError if this Redis can't be used."""
         await self._incarnation.watch()
 
     async def close(self) -> None:
-        """Let what is under way end, then close."""
+        """Wait up to 1 s for commands in flight, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
         await self._self_check.close()
@@ -128,10 +135,10 @@ class RedisBroker:
 
     @property
     def is_ready(self) -> bool:
-        """This edge hears Redis, and may use it."""
+        """Whether pub/sub works and this edge may use the present incarnation of Redis."""
         return self._subscriber.connected and self._gate.is_open and not self._self_check.stalled
 
-    # Broker.
+    # `Broker`, see domain/ports.py.
 
     async def subscribe(self, channel: str) -> None:
         await self._subscriber.subscribe(keys.pub(channel))
@@ -214,8 +221,6 @@ class RedisBroker:
         (answer,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
         self._gate.saw(Known(generation, int(raise_for_error(answer))))
 
-    # Commands, batched.
-
     async def _do(self, call: Callable[[Incarnation], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
         work = Other(call, publish, asyncio.get_running_loop().create_future())
         self._submit(work)
@@ -266,12 +271,12 @@ class RedisBroker:
             except Unavailable as error:
                 if loop.time() - started > DEADLINE_S / 2:
                     raise
-                # A connection that broke. Appends with a key may be repeated; what is no append may always.
+                # The connection broke. Repeat everything except appends without a key, and PUBLISH (settled already).
                 if not isinstance(error, NotSent):
                     give_up_unkeyed(batch, error)
                 await asyncio.sleep(0.05)
                 await self._send(batch)
-            self._failed_at = _NEVER  # an earlier call may have failed only just now
+            self._failed_at = _NEVER  # although another batch may have failed just now
         except Unavailable as error:
             self._failed_at = loop.time()
             for work in batch:
@@ -336,7 +341,7 @@ class RedisBroker:
         try:
             results = await self._pipeline.execute(commands, timeout_s=DEADLINE_S)
         except Unavailable as error:
-            for work in publishes:  # never repeated: it may have been heard, and nothing would tell the second from it
+            for work in publishes:  # not repeated: subscribers may have got it, and could not recognise a second one
                 settle(work.future, Unavailable(str(error)))
             return
         for work, result in zip(publishes, results, strict=True):
@@ -381,7 +386,7 @@ class RedisBroker:
             self._dispatcher.connected(again)
 
     def _began(self, on_life: Callable[[], None]) -> None:
-        self._failed_at = _NEVER  # what failed before says nothing of this life
+        self._failed_at = _NEVER  # a failure of the last incarnation says nothing about this one
         self._connected(True)
         on_life()
 

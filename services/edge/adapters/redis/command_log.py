@@ -1,4 +1,7 @@
-"""`OrderLog` on Redis: a stream that holds a minute of orders, each with the id of the one before it."""
+"""The control log on Redis: a stream of the control commands of the last minute.
+
+Each entry names the one before it, so that a reader notices a missing one.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
-TIMEOUT_S = 2.8
-KEPT_MS = 60_000
-_KEPT = 10_000
-_PAGE = 200
+TIMEOUT_S = 2.8  # longest wait for Redis, seconds
+KEPT_MS = 60_000  # how long control commands are kept, milliseconds
+_KEPT = 10_000  # how many are kept at most
+_PAGE = 200  # how many are read at once
 _ORDER = load(Path(__file__).parent / "order.lua")
 
 
 class RedisControlLog:
-    """Repeats nothing by itself: an order that was given twice would be carried out twice."""
+    """Implements `ControlLog`, see domain/ports.py.
+
+    Nothing is repeated here: a control command that is appended twice is executed twice.
+    """
 
     def __init__(self, redis: RedisPipeline) -> None:
         self._redis = redis
@@ -31,7 +37,7 @@ class RedisControlLog:
     async def read(self, after: ControlCommandId) -> ControlLogPage:
         answers = await self._redis.execute(
             [
-                ("XREVRANGE", keys.orders(), "+", "-", "COUNT", 1),  # first: none that follows is newer than the page
+                ("XREVRANGE", keys.orders(), "+", "-", "COUNT", 1),  # the newest; read before the page, so never ahead
                 ("XRANGE", keys.orders(), f"({_text(after)}", "+", "COUNT", _PAGE),
             ],
             timeout_s=TIMEOUT_S,
@@ -42,13 +48,16 @@ class RedisControlLog:
 
 
 def heard(payload: bytes) -> ControlCommand:
-    """The order that stands in a pub/sub payload; raises ValueError."""
+    """Parse a control command from a pub/sub payload; raises ValueError."""
     order_id, previous, order = payload[len(keys.ORDER) :].split(b" ", 2)
     return _order(order_id, previous, order)
 
 
 def _kept(order_id: Any, fields: Any) -> ControlCommand:
-    """An entry that is no order is one that can't be read: who follows must get past it."""
+    """Parse an entry of the stream.
+
+    An unreadable entry becomes a command with an empty payload, so that readers get past it.
+    """
     try:
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         return _order(order_id, named[b"previous"], named[b"order"])

@@ -1,4 +1,4 @@
-"""What pub/sub brings to this edge: payloads, read and told to who listens."""
+"""Dispatcher of pub/sub messages: decodes payloads and calls the listeners."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _DROPPED = Counter("thalamus_edge_redis_unreadable", "Pub/sub payloads that coul
 
 
 class PubSubDispatcher:
-    """Tells listeners, on the loop and in the order of arrival; what can't be read is counted and dropped."""
+    """Calls the listeners on the event loop, in the order of arrival.
+
+    A payload that can't be decoded is counted, logged and dropped.
+    """
 
     def __init__(
         self,
@@ -38,14 +41,17 @@ class PubSubDispatcher:
         self._control = keys.control().encode()
 
     def connected(self, again: bool) -> None:
-        """The pub/sub connection hears everything from now on; `again`: it missed what came before."""
+        """Tell the listeners that all subscriptions are confirmed.
+
+        With `again` the connection was made anew, and messages may have been missed before.
+        """
         if self._orders is not None:
             self._orders.look()
         if again:
             self._channels.reconnected()
 
     def message(self, channel: bytes, payload: bytes) -> None:
-        """One message of that pub/sub channel."""
+        """Decode one message of a pub/sub channel and pass it on."""
         try:
             if channel == self._control:
                 self._deliver_control(payload)

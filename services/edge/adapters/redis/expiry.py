@@ -1,4 +1,4 @@
-"""One timer for many that wait equally long: cheaper than a timeout for each."""
+"""Deadlines of many futures by one timer, which is cheaper than a timer for each."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from services.shared.errors import Unavailable
 
 
 class Expiry:
-    """Futures that get `Unavailable` when they are not done in time."""
+    """Fails futures with `Unavailable` that are not done within `limit_s` seconds."""
 
     def __init__(self, limit_s: float, why: str) -> None:
         self._limit_s, self._why = limit_s, why
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # in the order of their deadlines
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # (deadline, future), earliest first
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, future: asyncio.Future[Any], now: float) -> None:
-        """Watch it from now on (monotonic seconds of the running loop); those done before it are forgotten."""
+        """Watch a future from `now` on, in seconds of the running loop's clock."""
         waiting = self._waiting
         while waiting and waiting[0][1].done():
             waiting.popleft()
@@ -27,7 +27,7 @@ class Expiry:
             self._timer = asyncio.get_running_loop().call_at(now + self._limit_s, self._expire)
 
     def close(self) -> None:
-        """Whoever still waits is told now."""
+        """Fail all futures that are not done, and stop the timer."""
         for _, future in self._waiting:
             if not future.done():
                 future.set_exception(Unavailable(self._why))

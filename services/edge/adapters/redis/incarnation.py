@@ -1,4 +1,34 @@
-"""Which life of Redis this edge may use: opened by what persistence found, checked against what this edge has seen."""
+"""Decides which incarnation of Redis this edge may use, and opens the gate for it.
+
+**Purpose.** Redis may come back with less than this edge has acknowledged. Offsets would then be given twice, and
+clients would be told that they recovered everything. An incarnation names one data set of Redis: run id of the server,
+and generation of its `hot` logs. Persistence compares each new run with the store and writes its verdict to the key
+`t:life`. This module reads the verdict, adds what this edge knows itself, and opens or closes the gate that all other
+connections of the edge go through.
+
+**Rules.**
+
+1. Look every 0.5 s, at once after `look_now`, and every 0.1 s while the gate is closed or Redis does not answer. A look
+   runs `check.lua`, which compares the number of writes to `hot` logs with the highest that this edge has seen
+   (data-loss fence). If Redis has fewer, the script begins a new generation in a run that has a verdict; in a run
+   without one, it leaves a note for persistence.
+2. When the run id changes, the gate closes until the new run has a verdict. After 6 s without one, the edge begins a
+   new generation itself. This is always correct: clients learn that they may have missed something.
+3. Before a new incarnation is used, its logs must hold the acknowledged positions of the last 10 to 20 s, with the same
+   publication ids. A position that the log has trimmed since counts as present. If one is missing, the edge begins a
+   new generation.
+4. The gate opens at `open_at`. After a restart that keeps the generation, this is 500 ms after the verdict, so that
+   every connected edge can look before anybody writes.
+5. When a new incarnation is open, `on_change` has the edge compare its channels with their logs.
+
+**Example.** Redis is killed and loses 0.3 s. The run id is new, so the gate closes. The look notes that this edge has
+seen write 1007, while Redis has 1004. Persistence reads the note and writes its verdict: generation 8. The gate opens.
+Clients at epoch `7.…` get `recovered: false` instead of a silent gap.
+
+**Trade-offs.** All `hot` logs get a new generation when one position is missing, since others may be missing that
+nobody remembers. Without persistence, the edge does not use Redis for 6 s after a restart of Redis. See
+docs/decisions/0005 and 0020.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +51,19 @@ from services.shared.redis.pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 2.0
-EVERY_S = 0.5  # a generation that begins without a restart of Redis is noticed within this
-AWAY_S = 0.1
-ALONE_S = 6.0  # persistence has said nothing for so long: a new generation is always right
-_CHECKED_AT_ONCE = 500
-_FAREWELL_S = 0.5
+TIMEOUT_S = 2.0  # longest wait for Redis, seconds
+EVERY_S = 0.5  # pause between two looks while the gate is open, seconds
+AWAY_S = 0.1  # the same while the gate is closed or Redis does not answer, seconds
+ALONE_S = 6.0  # without a verdict for so long, the edge begins a new generation itself, seconds
+_CHECKED_AT_ONCE = 500  # acknowledged positions that are looked up in one round trip
+_FAREWELL_S = 0.5  # longest wait for Redis at the end, seconds
 
 
 class IncarnationWatch:
-    """Keeps the gate. A connection of its own, that looks at lives nobody may use yet."""
+    """Opens and closes the gate.
+
+    It has a connection of its own, which may ask a Redis that nobody may use yet.
+    """
 
     def __init__(
         self,
@@ -42,45 +75,48 @@ class IncarnationWatch:
         on_time: Callable[[float], None],
         on_run: Callable[[str], None] = lambda run_id: None,
     ) -> None:
-        """`on_change`: logs may have begun anew without a sign on the pub/sub connection; `on_time`: Unix seconds.
+        """Make the watch; nothing is asked before `start`.
 
-        `on_run`: this is the run of the server to which commands go from now on.
+        Args:
+            on_change: Called when another incarnation is in use: logs may have begun anew.
+            on_time: Called with the clock of Redis, Unix seconds, after every look.
+            on_run: Called with the run id of the server when it has changed.
         """
         self._watch = RunTracker()
         self._redis = RedisPipeline(url, gate=self._watch)
         self._gate, self._acknowledged, self._on_change, self._on_time = gate, acknowledged, on_change, on_time
         self._on_run = on_run
         self._task: asyncio.Task[None] | None = None
-        self._name = os.urandom(6).hex()  # of this edge, among those that watch Redis
-        self._was_kept = ""  # what the store had kept, as it was heard of last
-        self._run_id = ""  # seen last
-        self._said = ""  # why Redis could not be asked, as it was logged last
-        self._since = 0.0  # monotonic seconds since when it is seen
-        self._checked = ""  # token of the life that the receipts agree with
+        self._name = os.urandom(6).hex()  # name of this edge in `t:observers`
+        self._was_kept = ""  # heartbeat count that the store had kept, as Redis said at the last look
+        self._run_id = ""  # run id at the last look
+        self._said = ""  # last logged reason why Redis could not be asked
+        self._since = 0.0  # when `_run_id` was first seen, by the loop's clock
+        self._checked = ""  # token of the incarnation that has all acknowledged positions
 
     async def start(self) -> None:
-        """Look in the background."""
+        """Start to look, in the background."""
         self._task = asyncio.create_task(self._keep())
 
     async def watch(self) -> None:
-        """Until cancelled.
+        """Wait until cancelled.
 
         Raises:
-            ConfigError: it is a Redis that can't be used.
+            ConfigError: this Redis can't be used, because it runs in cluster mode.
         """
         assert self._task is not None
         await asyncio.shield(self._task)
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop looking, and take this edge off the list of those that watch Redis."""
         if self._task is not None:
             await end_task(self._task)
-        with contextlib.suppress(Unavailable):  # what this edge acknowledged, others have seen by the next restart
+        with contextlib.suppress(Unavailable):  # an edge that ends in order must not be missed after the next restart
             await self._redis.execute([("HDEL", keys.observers(), self._name)], timeout_s=_FAREWELL_S)
         await self._redis.aclose()
 
     def look_now(self) -> None:
-        """Something does not fit: a log of a later generation, or a channel that was not compared."""
+        """Look now, because a log is of a later generation or Redis lacks writes."""
         self._gate.refused.set()
 
     async def _keep(self) -> None:
@@ -96,7 +132,7 @@ class IncarnationWatch:
             else:
                 self._said = ""
                 away = not self._gate.is_open
-            if away:  # receipts are kept: it may come back without what they are for
+            if away:  # without `turn`, so that acknowledged positions are kept until Redis is back
                 await asyncio.sleep(AWAY_S)
                 continue
             self._acknowledged.turn(loop.time())
@@ -127,14 +163,17 @@ class IncarnationWatch:
             logger.error("Redis lost what this edge has seen: `hot` logs begin anew")
             incarnation = await self._renew(run_id, incarnation.generation, False)
         self._checked = incarnation.token
-        if not 0 < incarnation.open_at_ms - look.at_ms <= calls.PAUSE_MS:  # longer can't be meant: its clock was set
+        if not 0 < incarnation.open_at_ms - look.at_ms <= calls.PAUSE_MS:  # more means that the clock of Redis was set
             changed = self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token
             self._gate.open(incarnation, Known(incarnation.generation, look.writes, look.at_ms))
             if changed:
                 self._on_change()
 
     async def _look(self) -> CheckReply:
-        """What is said of this run of Redis, by the server itself: the connection may be a new one."""
+        """Run `check.lua` and return what it found.
+
+        It returns the run id, too: the connection may be new, and lead to another run.
+        """
         call = calls.check_call(
             self._name,
             self._gate.known,
@@ -155,7 +194,7 @@ class IncarnationWatch:
         return incarnation
 
     async def _holds(self, incarnation: Incarnation) -> bool:
-        """Whether the logs have what this edge acknowledged or delivered."""
+        """Whether the logs hold all acknowledged positions of this generation."""
         noted = self._acknowledged.of_generation(incarnation.generation)
         for start in range(0, len(noted), _CHECKED_AT_ONCE):
             some = noted[start : start + _CHECKED_AT_ONCE]
@@ -185,5 +224,5 @@ def _is_there(position: AcknowledgedPosition, found: Any) -> bool:
     if page is None or page.epoch != position.epoch or page.top < position.offset:
         return False
     if not page.entries or page.entries[0][0] != position.offset:
-        return True  # cut since, as the history size says
+        return True  # trimmed since, because of the history size
     return codec.decode(page.entries[0][1], position.offset).id == position.publication_id

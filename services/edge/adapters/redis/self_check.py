@@ -1,4 +1,7 @@
-"""The edge's test of its own hearing: what it publishes to itself must come back."""
+"""Pub/sub self-check: the edge publishes to itself, and expects the message back.
+
+This finds a pub/sub connection that looks healthy and delivers nothing (stalled).
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from services.shared.process.cancellation import end_task
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 2.0
-MISSED = 3  # in a row: the connection hears nothing
+EVERY_S = 2.0  # pause between two probes, seconds
+MISSED = 3  # probes in a row that did not come back, after which the connection counts as stalled
 _STALLED = Counter("thalamus_edge_deaf", "Times that this edge found its pub/sub connection deaf and made a new one.")
 
 
 class PubSubSelfCheck:
-    """`publish` returns once Redis has taken it; `on_deaf` gives up the pub/sub connection.
+    """Publishes a probe every `every_s` seconds, and gives up a stalled connection.
 
-    What Redis did not take, and what was sung without a connection to hear it, says nothing and is not counted.
+    A probe that Redis did not accept is not counted, nor is one without a pub/sub connection: it proves nothing.
     """
 
     def __init__(
@@ -34,7 +37,13 @@ class PubSubSelfCheck:
         is_open: Callable[[], bool] = lambda: True,
         every_s: float = EVERY_S,
     ) -> None:
-        """`is_open`: there is a pub/sub connection, subscribed or about to be."""
+        """Make the check; nothing is published before `start`.
+
+        Args:
+            publish: Publishes a payload; returns once Redis has accepted it.
+            on_stalled: Gives up the pub/sub connection.
+            is_open: Whether there is a pub/sub connection, subscribed or about to be.
+        """
         self.channel = keys.name(f"canary:{os.urandom(8).hex()}")
         self._publish, self._on_stalled, self._is_open, self._every_s = publish, on_stalled, is_open, every_s
         self._sent = 0
@@ -44,16 +53,16 @@ class PubSubSelfCheck:
         self.stalled = False
 
     def start(self) -> None:
-        """Sing in the background; the channel is subscribed already."""
+        """Start to probe in the background; `channel` must be subscribed already."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop probing."""
         if self._task is not None:
             await end_task(self._task)
 
     def heard(self, payload: bytes) -> None:
-        """It came back, however late: the connection hears."""
+        """Note that a probe came back, however late: the connection works."""
         self._heard = max(self._heard, int(payload))
         self._missed = 0
         self.stalled = False
@@ -79,4 +88,4 @@ class PubSubSelfCheck:
         try:
             await self._publish(self.channel, str(self._sent).encode())
         except ThalamusError:
-            self._heard = self._sent  # nothing to be heard
+            self._heard = self._sent  # this probe will not come back, which proves nothing

@@ -1,4 +1,27 @@
-"""The pub/sub connection of an edge: one socket, parsed in batches, made anew whenever it breaks."""
+"""The pub/sub connection of an edge: one socket, replaced whenever it breaks.
+
+**Purpose.** Everything that other edges publish reaches this edge over one connection. It must be cheap, so what one
+read brought is parsed in one go, without a task per message. It must notice its own death. And a subscription must not
+count before Redis has confirmed it, or a publication could be missed between a client's recovery and its first push.
+
+**Rules.**
+
+1. `subscribe` returns after the confirmation of Redis. Callers that wait for the same channel share one confirmation.
+   It fails after 2.5 s, and at once if pub/sub has been disconnected for more than 1 s.
+2. Before it subscribes, a connection logs in and asks for run id and role. A replica is refused.
+3. After a reconnect all wanted channels are subscribed again, 500 per command. `connected` is true, and `on_connected`
+   is called, when the last of them is confirmed. `on_connected(True)` means that messages may have been missed.
+4. If nothing has come for 2 s, a PING is sent. If nothing comes for 3 s after it, the connection is dead.
+5. The connection follows the commands of the edge: if those go to another run of Redis, it is dropped (`follow`).
+6. Between two connections there is a pause of 50 ms at first, doubled up to 1 s, with jitter.
+
+**Example.** An edge has 1,200 channels when Redis restarts. After the reconnect it sends three SUBSCRIBE commands. When
+the 1,200th confirmation has come, it compares all channels with their logs and reads what it missed.
+
+**Trade-offs.** One connection keeps the order of all messages, but a large message delays those behind it. What is
+published while it is down is not delivered; the edge reads it from the logs (docs/architecture.md, "An edge's view").
+A server that answers PING but delivers nothing is found by `self_check.py`. See docs/decisions/0023.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +43,16 @@ from services.shared.redis.socket import connect
 
 logger = logging.getLogger(__name__)
 
-CONFIRM_S = 2.5
-PING_S = 2.0
-SILENCE_S = 3.0  # without a byte for so long after a ping, the connection is dead
-_LOOK_S = 0.25  # how often it is looked whether anything was heard, once something is due
-_CHUNK = 500
-_PAUSE_S = (0.05, 1.0)
+CONFIRM_S = 2.5  # longest wait for the confirmation of a subscription, seconds
+PING_S = 2.0  # without a byte for so long a PING is sent, seconds
+SILENCE_S = 3.0  # without a byte for so long after a PING the connection is dead, seconds
+_LOOK_S = 0.25  # how often silence is checked once a PING is due, seconds
+_CHUNK = 500  # channels per SUBSCRIBE after a reconnect
+_PAUSE_S = (0.05, 1.0)  # first and longest pause between two connections, seconds
 
 
 class RedisSubscriber:
-    """Subscriptions of this edge. A subscribe returns when Redis has confirmed it."""
+    """The pub/sub subscriptions of this edge."""
 
     def __init__(
         self,
@@ -39,7 +62,13 @@ class RedisSubscriber:
         on_connected: Callable[[bool], None],
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_message(channel, payload)`; `on_connected(again)` once all subscriptions are confirmed."""
+        """Make the subscriber; `start` connects it.
+
+        Args:
+            on_message: Called with channel and payload of each message.
+            on_connected: Called when all subscriptions are confirmed; with True from the second connection on.
+            on_lost: Called after every connection and every failed attempt.
+        """
         self._address = parse_redis_url(url)
         self._on_message = on_message
         self._on_connected = on_connected
@@ -52,28 +81,28 @@ class RedisSubscriber:
         self._restoring: set[bytes] | None = None
         self._down_since: float | None = None
         self.connected = False
-        self.run_id = ""  # of the server that the present connection leads to
+        self.run_id = ""  # run id of the server of the present connection
 
     async def start(self) -> None:
-        """Connect in the background, again and again."""
+        """Connect in the background, and again after each loss."""
         self._down_since = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Close the connection, and fail the subscribes that wait."""
         if self._task is not None:
             await end_task(self._task)
         self._fail_waiting()
 
     def want(self, channel: str) -> None:
-        """Subscribe as soon as there is a connection, and on every later one."""
+        """Subscribe on the next connection and on every later one, without waiting."""
         self._wanted.add(channel)
 
     async def subscribe(self, channel: str) -> None:
-        """Return once Redis has confirmed.
+        """Subscribe, and return when Redis has confirmed it.
 
         Raises:
-            Unavailable: no confirmation within 2.5 s; at once while Redis has been away for longer than 1 s.
+            Unavailable: Redis did not confirm within 2.5 s, or pub/sub has been disconnected for more than 1 s.
         """
         loop = asyncio.get_running_loop()
         if self._down_since is not None and loop.time() - self._down_since > 1.0:
@@ -92,21 +121,21 @@ class RedisSubscriber:
             raise Unavailable("Redis did not confirm a subscription") from None
 
     async def unsubscribe(self, channel: str) -> None:
-        """No effect where not subscribed."""
+        """Unsubscribe, without waiting; no effect if not subscribed."""
         self._wanted.discard(channel)
         waiting = self._waiting.pop(channel.encode(), None)
         if waiting is not None:
-            _give_up(waiting)  # a later subscribe must ask anew
+            _give_up(waiting)  # a later subscribe must ask again
         if self._connection is not None:
             self._send("UNSUBSCRIBE", [channel])
 
     @property
     def has_connection(self) -> bool:
-        """Logged in; `connected` says that all subscriptions are confirmed, too."""
+        """Whether a connection is logged in, with subscriptions confirmed or not."""
         return self._connection is not None
 
     def drop(self) -> None:
-        """Give up the present connection: it is of no use."""
+        """Cut the present connection, so that a new one is made."""
         if self._connection is not None:
             self._connection.abort()
 
@@ -131,7 +160,7 @@ class RedisSubscriber:
             pause_s = min(pause_s * 2, _PAUSE_S[1])
 
     async def _run(self) -> None:
-        """One connection, from connect to its end."""
+        """Make one connection, and return or raise when it has ended."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connection = await connect(_Connection, self._address)
         try:
@@ -148,15 +177,15 @@ class RedisSubscriber:
             connection.abort()
 
     def follow(self, run_id: str) -> None:
-        """The commands of this edge go to that run of the server: what hears another one is of no use."""
+        """Drop the connection if it leads to another run of the server than commands do."""
         if self._connection is not None and self.run_id != run_id:
             self.drop()
 
     async def _log_in(self, connection: _Connection) -> str:
-        """Returns the run id of the server.
+        """Log in, and return the run id of the server.
 
         Raises:
-            OSError: it refuses us, or is a replica.
+            OSError: the server refuses the login, or is a replica.
         """
         commands = [self._address.auth] if self._address.auth else []
         answers = [await self._answer(connection, command) for command in (*commands, ASK)]
@@ -181,7 +210,13 @@ class RedisSubscriber:
         return said.result()
 
     async def _watch(self, connection: _Connection) -> None:
-        """Until its end: raises what ended it, or TimeoutError where Redis says nothing although it was asked to."""
+        """Watch for silence until the connection ends.
+
+        Raises:
+            TimeoutError: Redis did not answer a PING in time.
+            EOFError: Redis closed the connection.
+            OSError: it broke.
+        """
         loop = asyncio.get_running_loop()
         asked_at: float | None = None
         while not connection.ended.done():
@@ -236,14 +271,17 @@ class RedisSubscriber:
 
 
 def _give_up(future: asyncio.Future[None]) -> None:
-    """Nobody will confirm it; whoever waits is told, and it is no error if nobody does."""
+    """Fail a subscribe that will not be confirmed; nobody need be waiting for it."""
     if not future.done():
         future.set_exception(Unavailable("the subscription was given up"))
         future.exception()
 
 
 class _Connection(asyncio.Protocol):
-    """One socket: what comes is parsed a read at a time. `ended` has what ended it, or None where Redis closed."""
+    """One socket; all replies of a read are parsed at once.
+
+    The future `ended` is done when the connection has ended, with an exception if it broke.
+    """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -253,7 +291,7 @@ class _Connection(asyncio.Protocol):
         self.on_reply: Callable[[Any], None] = lambda reply: None
         self.heard_at = loop.time()
         self.ended: asyncio.Future[None] = loop.create_future()
-        self.ended.add_done_callback(lambda ended: ended.exception())  # nobody may be waiting for it
+        self.ended.add_done_callback(lambda ended: ended.exception())  # no warning if nobody awaits it
 
     def write(self, words: Sequence[str]) -> None:
         """Send one command."""
@@ -261,7 +299,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says one word
 
     def abort(self) -> None:
-        """End it now."""
+        """Cut the connection now."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -275,7 +313,7 @@ class _Connection(asyncio.Protocol):
             parser.feed(data)
             while (reply := parser.gets()) is not False:
                 self.on_reply(reply)
-        except Exception as error:  # it can't be read, Redis refused something, or whoever listens failed
+        except Exception as error:  # a malformed reply, a refusal of Redis, or a listener that failed
             if not isinstance(error, OSError | hiredis.HiredisError):
                 logger.exception("a reply of Redis could not be handled")
             self._end(OSError(f"unusable: {error!r}"))

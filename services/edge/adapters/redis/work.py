@@ -1,4 +1,4 @@
-"""What waits for its round trip to Redis, and how it ends."""
+"""Commands that wait for a round trip to Redis, and how their futures are settled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from services.shared.incarnation.calls import Incarnation
 
 
 class Append(msgspec.Struct):
-    """`key`: the name of its idempotency key in Redis, or ""; without one it can't be repeated."""
+    """An append to the log of a `hot` channel.
+
+    `key` is the Redis key of its idempotency key, or "". Without one the append can't be repeated safely.
+    """
 
     channel: str
     publication_id: bytes
@@ -28,7 +31,10 @@ class Append(msgspec.Struct):
 
 
 class Other(msgspec.Struct):
-    """A script call, made for the life of Redis in which it runs; or a PUBLISH (`call` None)."""
+    """Any other command: a script call, or a PUBLISH.
+
+    `call` makes the script call for the present incarnation of Redis; it is None for a PUBLISH.
+    """
 
     call: Callable[[Incarnation], Call] | None
     publish: tuple[str, bytes] | None
@@ -36,14 +42,20 @@ class Other(msgspec.Struct):
 
 
 def give_up_unkeyed(batch: list[Append | Other], error: Unavailable) -> None:
-    """A repeat of these could not be told from the first: whether they were carried out stays unknown."""
+    """Fail the appends without an idempotency key, whose outcome is unknown.
+
+    They must not be repeated: Redis could not recognise the repeat.
+    """
     for work in batch:
         if isinstance(work, Append) and not work.key:
             settle(work.future, Unavailable(str(error)))
 
 
 def settle(future: asyncio.Future[Any], result: Any) -> None:
-    """With what it came to, unless its time was over."""
+    """Set the result or the exception of a future, unless it is done already.
+
+    An error reply of Redis becomes `Unavailable`.
+    """
     if future.done():
         return
     if isinstance(result, exceptions.RedisError):
