@@ -1,4 +1,7 @@
-"""`/auth/*`: users sign in over the edge's port; what is decided is decided by auth, and carried out on every edge."""
+"""The HTTP endpoints `/auth/*`: register, sign in, refresh, sign out, public keys.
+
+The auth service decides; the edge passes requests on. When a session ends, all edges close its connections.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,26 @@ from services.shared.errors import ErrorCode, ThalamusError
 logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 8_192
-_CHALLENGE = 'Bearer realm="accounts"'  # not Basic: browsers would ask for a password by themselves
+_CHALLENGE = 'Bearer realm="accounts"'  # not Basic, for which browsers would open their own password dialog
 
 
 class Registration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The password has at most 1,024 bytes."""
+    """A new user. The password may have at most 1,024 bytes in UTF-8."""
 
     username: Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9._-]{3,64}$")]
     password: Annotated[str, msgspec.Meta(min_length=8, max_length=1_024)]
 
 
 class Credentials(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Name and password of a user."""
+
     username: str
     password: Annotated[str, msgspec.Meta(max_length=1_024)]
 
 
 class RefreshToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The refresh token of the last answer. Each can be used once."""
+
     refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 
@@ -45,11 +52,14 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
-    """Register, log in, refresh, log out; and the public keys."""
+    """Add the routes of accounts, and that of the public keys.
+
+    The docstring of each endpoint is its summary in OpenAPI.
+    """
     accounts = context.accounts
 
     async def register(request: Request) -> Response:
-        """Make a user with a password and sign in."""
+        """Create a user with a password, and sign in."""
         body = decode(await read_body(request, _MAX_BODY_BYTES), Registration)
         return await _pair(lambda: accounts.register(body.username, body.password, _peer(request)))
 
@@ -59,7 +69,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         return await _pair(lambda: accounts.login(body.username, body.password, _peer(request)))
 
     async def refresh(request: Request) -> Response:
-        """Trade a refresh token for a new pair; each is good once, and using one again ends its session."""
+        """Exchange a refresh token for new tokens; a second use of one ends its session."""
         body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
 
         async def trade() -> TokenPair:
@@ -73,7 +83,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         return await _pair(trade)
 
     async def logout(request: Request) -> Response:
-        """End the session that a refresh token belongs to, and its connections."""
+        """End the session of a refresh token, and close its connections."""
         body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
 
         async def end() -> dict[str, Any]:
@@ -85,7 +95,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         return await _answered(end)
 
     async def jwks() -> Response:
-        """Public keys that sign our tokens, as a JWK Set."""
+        """Return the public keys that verify our tokens, as a JWK Set."""
         return Response(context.keyring.jwks, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
     for name, endpoint, kind, result, refusals in (
@@ -115,12 +125,15 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
 
 async def _close(context: ApiContext, ended: EndedSession) -> None:
-    """Close the connections of a session that is over, on every edge."""
+    """Close the connections of an ended session, on every edge."""
     await context.cluster.everywhere(Revoke(user=ended.user, session=ended.session))
 
 
 async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
-    """The answer is no anyhow; the next try of either holder of the token gives the order again."""
+    """Close the connections of an ended session; log a failure instead of raising it.
+
+    The caller is refused in any case. The next use of the token appends the control command again.
+    """
     try:
         await _close(context, ended)
     except ThalamusError as error:
@@ -146,7 +159,7 @@ async def _pair(call: Callable[[], Awaitable[TokenPair]]) -> Response:
 
 
 async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
-    """The result, or what HTTP says of why not."""
+    """Return the response with the result of `call`, or with its error."""
     try:
         response = answer(await call())
     except AccountRefused as error:

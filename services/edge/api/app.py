@@ -1,4 +1,4 @@
-"""The HTTP side of the public port: server API, accounts, documentation and the console page."""
+"""The HTTP application: server API, accounts, documentation and the console page."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ _CONSOLE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_RETRY_AFTER_S = "1"
+_RETRY_AFTER_S = "1"  # Retry-After of a 503, seconds
 CALLS: dict[str, tuple[type[msgspec.Struct], Method]] = {**METHODS, "batch": (Batch, batch)}
 _CHALLENGE = 'apikey realm="server API"'
 
 
 def create_app(context: ApiContext) -> FastAPI:
-    """The ASGI application that the public port serves beside WebSocket connections."""
+    """Return the ASGI application that the public port serves beside WebSocket."""
     app = FastAPIOffline(
         title="Thalamus",
         version=context.node.settings.version,
         description="Realtime messaging that a team runs itself. `/api/*` is for backends, `/auth/*` for users.",
         redoc_url=None,
         static_url="/docs-assets",
-        redirect_slashes=False,  # it would send the client wherever its Host header says
+        redirect_slashes=False,  # a redirect would lead wherever the client's Host header says
     )
     schemas = Schemas([*(kind for kind, _ in CALLS.values()), *RESULTS.values(), *accounts.SCHEMAS])
     _add_server_api(app, context, schemas)
@@ -125,7 +125,10 @@ def _endpoint(
 
 
 def _api_key(request: Request) -> str:
-    """Of `X-API-Key`, or of `Authorization: apikey <key>`; empty where there is none."""
+    """Return the API key of a request, or "" if it has none.
+
+    It comes in `X-API-Key`, or in `Authorization: apikey <key>`.
+    """
     key = request.headers.get("x-api-key", "")
     if key:
         return key
@@ -147,7 +150,7 @@ def _add_console(app: FastAPI, context: ApiContext) -> None:
 
 
 class _ConsoleFiles(StaticFiles):
-    """Static files that browsers ask for anew: there is no build step that would rename them."""
+    """Static files that browsers must revalidate: no build step renames them."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

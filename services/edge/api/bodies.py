@@ -1,4 +1,7 @@
-"""Bodies of requests and answers: JSON texts of payloads are carried byte for byte, never re-serialised."""
+"""Bodies of requests and responses of the HTTP API.
+
+JSON payloads are passed on byte for byte; they are never parsed and serialised again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ T = TypeVar("T")
 
 
 class BodyRefused(Exception):
-    """The request itself can't be taken; answered with this HTTP status."""
+    """Raised when the body of a request can't be used; answered with `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         self.status = status
@@ -30,10 +33,10 @@ class BodyRefused(Exception):
 
 
 async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """The whole body.
+    """Return the whole body of a request.
 
     Raises:
-        BodyRefused: 413 over `max_bytes`.
+        BodyRefused: 413 if it has more than `max_bytes`.
     """
     chunks, size = [], 0
     async for chunk in request.stream():
@@ -45,10 +48,10 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """A body as a request.
+    """Return a body as a request of type `kind`; an empty body is an empty object.
 
     Raises:
-        BodyRefused: 400 where it is not JSON, or a member has the wrong type; the text names it.
+        BodyRefused: 400 if it is not JSON, or if a member is unknown or has the wrong type; the text names it.
     """
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
@@ -57,14 +60,14 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def answer(result: Any) -> Response:
-    """200 with `{"result": …}`."""
+    """Return a response with status 200 and `{"result": …}`."""
     return Response(_ENCODER.encode({"result": result}), media_type="application/json")
 
 
 def error_body(error: ThalamusError) -> dict[str, Any]:
-    """`{"code", "message"}` as the server API of the field has it.
+    """Return `{"code", "message"}` of an error, as Centrifugo's server API has them.
 
-    What failed inside is named in our log alone; of what the caller did wrong, and of its limits, the caller is told.
+    Details of an internal error go to the log only. Details of all other errors are for the caller.
     """
     if error.code is ErrorCode.INTERNAL:
         _FAILED("a call over HTTP failed", error=str(error))
@@ -75,28 +78,31 @@ def error_body(error: ThalamusError) -> dict[str, Any]:
 
 
 def unforeseen(error: Exception) -> dict[str, Any]:
-    """The body of error 100 for what nobody reckoned with; the log has the traceback, once a second at most."""
+    """Return the body of error 100 for an unexpected exception.
+
+    Its traceback goes to the log, at most once a second.
+    """
     _UNFORESEEN("a call over HTTP failed, unforeseen", exc_info=error)
     return _INTERNAL
 
 
 def refusal(error: ThalamusError, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """An error: 200 for the server API, another status where one says more."""
+    """Return the response of an error; the server API answers errors with 200."""
     return error_answer(error_body(error), status, headers)
 
 
 def error_answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`{"error": …}` with this body."""
+    """Return a response with `{"error": …}`."""
     return Response(_ENCODER.encode({"error": body}), status, media_type="application/json", headers=headers)
 
 
 def plain_error(status: int, message: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> Response:
-    """An error about the request itself."""
+    """Return the response of an error in the request itself."""
     return error_answer({"code": int(code), "message": message}, status)
 
 
 def unauthorized(message: str, challenge: str) -> Response:
-    """401, with what RFC 9110, 11.6.1 wants beside it: how a client could show who it is."""
+    """Return a 401 with WWW-Authenticate, which RFC 9110, 11.6.1 requires."""
     response = plain_error(HTTPStatus.UNAUTHORIZED, message, ErrorCode.UNAUTHORIZED)
     response.headers["WWW-Authenticate"] = challenge
     return response

@@ -1,4 +1,4 @@
-"""What the HTTP API needs of the edge, wired in `__main__`."""
+"""The parts of the edge that the HTTP API uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.edge.domain.session.node import Node
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """One per edge."""
+    """Parts of one edge, passed to every method of the HTTP API."""
 
     node: Node
     cluster: Cluster

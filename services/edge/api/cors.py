@@ -1,4 +1,4 @@
-"""CORS for `/auth/*` only: browser apps on allowed origins sign in from there."""
+"""CORS for `/auth/*`, so that web pages of allowed origins can sign in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.shared.process.log_limit import RateLimitedLog
 
-_MAX_LOGGED = 200  # characters of what a client sent
+_MAX_LOGGED = 200  # longest header value in the log, characters
 _refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 
 
 class AccountsCors:
-    """Passes everything on; what concerns accounts goes through Starlette's CORS middleware."""
+    """Middleware that applies CORS to requests for `/auth/*`, and to no others."""
 
     def __init__(self, app: ASGIApp, allowed: Callable[[str], bool]) -> None:
         self._app = app
@@ -30,7 +30,7 @@ class AccountsCors:
 
 
 class _Cors(CORSMiddleware):
-    """Asks the rules that WebSocket connections are asked: one setting, one meaning."""
+    """CORS middleware that uses the same origin rules as WebSocket connections."""
 
     def __init__(self, app: ASGIApp, allowed: Callable[[str], bool]) -> None:
         super().__init__(
@@ -39,7 +39,7 @@ class _Cors(CORSMiddleware):
         self._allowed = allowed
 
     def tell_refused(self, headers: Headers) -> None:
-        """A line now and then, for whoever wonders why a page can't sign in."""
+        """Log, at a limited rate, that a page of another origin can't sign in."""
         origin, host = headers.get("origin"), headers.get("host", "")
         if origin is not None and origin.partition("://")[2] != host and not self._allowed(origin):
             text = "a page of another origin can't sign in: EDGE_ALLOWED_ORIGINS lists those that may"

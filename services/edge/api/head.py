@@ -1,4 +1,4 @@
-"""HEAD: whatever answers GET answers it too, and the transport leaves out the body."""
+"""HEAD requests: answered like GET; the transport leaves out the body."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Shows the application GET where the client sent HEAD."""
+    """Middleware that turns HEAD into GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -18,6 +18,9 @@ class HeadAsGet:
 
 
 def allow(methods: str | None) -> str:
-    """The Allow header of a 405, from the one that Starlette gives; static files give none."""
+    """Return the Allow header of a 405, made from Starlette's; None means GET only.
+
+    HEAD is added where GET is allowed.
+    """
     named = {"GET"} if methods is None else set(methods.split(", "))
     return ", ".join(sorted(named | {"HEAD"} if "GET" in named else named))

@@ -1,4 +1,8 @@
-"""What each method of the server API does; backends may do everything, so no rule of a namespace is asked."""
+"""The methods of the server API.
+
+Backends may do everything: permissions of namespaces are not checked. The first line of each docstring is the
+method's summary in OpenAPI.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,8 @@ from services.shared.errors import CloseCode, ErrorCode, ThalamusError
 from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import Durability, Namespace
 
-_MAX_BROADCAST = 10_000
-_AT_ONCE = 256
+_MAX_BROADCAST = 10_000  # channels of a broadcast, commands of a batch
+_AT_ONCE = 256  # of these at the same time
 _MAX_OFFSET = 2**64 - 1
 _OVERRIDES = frozenset({"presence", "join_leave", "force_push_join_leave", "force_recovery", "force_positioning"})
 _CLOSE_CODES = range(3000, 5000)
@@ -34,7 +38,14 @@ def _namespace(context: ApiContext, channel: str) -> Namespace:
 
 
 def _json(raw: msgspec.Raw, encoded: str = "", name: str = "") -> bytes | None:
-    """The text of a payload, of its base64 twin `name` where that is given; None where both are absent."""
+    """Return the JSON text of a payload, or None if it is absent.
+
+    `encoded` is the same payload in base64, the member `name` of the request; it has priority.
+
+    Raises:
+        ThalamusError: `encoded` is not base64.
+        InvalidJson: the text is not JSON.
+    """
     text = bytes(raw)
     if encoded:
         try:
@@ -58,7 +69,7 @@ def _since(position: r.StreamPosition | None) -> StreamPosition | None:
 
 
 async def publish(context: ApiContext, request: r.Publish) -> dict[str, Any]:
-    """Keep and send one publication; every node's subscribers get it."""
+    """Publish to a channel: keep it in its log, if any; send it to all subscribers."""
     return await _publish(context, request.channel, request)
 
 
@@ -80,7 +91,7 @@ async def _publish(context: ApiContext, channel: str, request: r.Publish | r.Bro
 
 
 async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]:
-    """The same to many channels; one response per channel, in order."""
+    """Publish the same data to many channels; one response per channel, in order."""
     if len(request.channels) > _MAX_BROADCAST:
         raise ThalamusError("too many channels", ErrorCode.LIMIT_EXCEEDED)
 
@@ -91,7 +102,7 @@ async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]
 
 
 async def _each(calls: Sequence[Callable[[], Awaitable[dict[str, Any]]]], *, at_once: int) -> list[dict[str, Any]]:
-    """What each call answers, in order; one that fails, however, is an `error` in its own place only."""
+    """Return the answers of all calls, in order; a call that fails becomes an `error`."""
 
     async def one(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         try:
@@ -116,7 +127,7 @@ def _user(user: str) -> str:
 
 
 async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]:
-    """Subscribe a user's connections, on every node, to a channel (server-side)."""
+    """Subscribe a user's connections to a channel, on every node (server-side)."""
     _namespace(context, request.channel)
     unknown = set(request.override) - _OVERRIDES
     if unknown:
@@ -138,7 +149,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
 
 
 async def unsubscribe(context: ApiContext, request: r.Unsubscribe) -> dict[str, Any]:
-    """End a user's subscriptions to a channel, on every node."""
+    """Unsubscribe a user's connections from a channel, on every node."""
     await context.cluster.everywhere(
         ops.Unsubscribe(user=_user(request.user), client=request.client, channel=request.channel)
     )
@@ -173,7 +184,7 @@ def _is_json(text: str) -> bool:
 
 
 async def refresh(context: ApiContext, request: r.Refresh) -> dict[str, Any]:
-    """Give a user's connections another expiry, on every node."""
+    """Set another expiry for a user's connections, on every node."""
     await context.cluster.everywhere(
         ops.Refresh(
             user=_user(request.user), client=request.client, expired=request.expired, expire_at=request.expire_at
@@ -183,7 +194,7 @@ async def refresh(context: ApiContext, request: r.Refresh) -> dict[str, Any]:
 
 
 async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
-    """One page of a channel's log, as for clients."""
+    """Return one page of a channel's log, as clients get it."""
     namespace = _namespace(context, request.channel)
     if namespace.durability is Durability.NONE:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
@@ -225,7 +236,7 @@ def _client(info: ClientInfo) -> dict[str, Any]:
 
 
 async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
-    """Remove what a channel's log keeps; epoch and top stay."""
+    """Remove all publications from a channel's log; its epoch and last offset stay."""
     namespace = _namespace(context, request.channel)
     if namespace.durability is Durability.NONE:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
@@ -238,14 +249,14 @@ async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[st
 
 
 async def presence(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
-    """Who is in a channel, on all nodes."""
+    """Return the clients in a channel, on all nodes."""
     _presence_on(context, request.channel)
     members = await context.node.presence.members(request.channel)
     return {"presence": {member.client: _client(member) for member in members}}
 
 
 async def presence_stats(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
-    """How many are in a channel, on all nodes."""
+    """Return the number of clients and users in a channel, on all nodes."""
     _presence_on(context, request.channel)
     stats = await context.node.presence.stats(request.channel)
     return {"num_clients": stats.num_clients, "num_users": stats.num_users}
@@ -257,7 +268,7 @@ def _presence_on(context: ApiContext, channel: str) -> None:
 
 
 async def channels(context: ApiContext, request: r.Channels) -> dict[str, Any]:
-    """Channels that have subscribers, on all nodes."""
+    """Return the channels that have subscribers, on all nodes."""
     found: dict[str, int] = {}
     for of_edge in await context.cluster.everywhere(ops.Channels(request.pattern)):
         for name, count in of_edge.items():
@@ -266,7 +277,7 @@ async def channels(context: ApiContext, request: r.Channels) -> dict[str, Any]:
 
 
 async def info(context: ApiContext, _: r.Info) -> dict[str, Any]:
-    """Figures of every node."""
+    """Return the figures of every node."""
     return {"nodes": sorted(await context.cluster.everywhere(ops.Info()), key=lambda node: str(node["uid"]))}
 
 
@@ -288,7 +299,7 @@ METHODS: dict[str, tuple[type[msgspec.Struct], Method]] = {
 
 
 async def batch(context: ApiContext, request: r.Batch) -> dict[str, Any]:
-    """Several methods in one request: one reply each, in order; in parallel where asked."""
+    """Run several methods in one request; one reply per command, in order."""
     if len(request.commands) > _MAX_BROADCAST:
         raise ThalamusError("too many commands", ErrorCode.LIMIT_EXCEEDED)
 

@@ -1,4 +1,4 @@
-"""Metrics of the HTTP API."""
+"""Prometheus metrics of the HTTP API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What OpenAPI says of the server API and of accounts: requests, examples, every status, and what comes with it."""
+"""The OpenAPI description of the server API and of accounts.
+
+Requests, examples, and every status with its body and headers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from services.edge.api.results import Error
 _REF = "#/components/schemas/{name}"
 _CHANNEL = "chat:lobby"
 _LOGGED_IN = {"username": "alice", "password": "correct horse battery"}
-# What Swagger UI is prefilled with: with the channels file of the repository each of them works.
+# Swagger UI is prefilled with these. Each of them works with the channels file of the repository.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "publish": {"channel": _CHANNEL, "data": {"text": "hello"}},
     "broadcast": {"channels": [_CHANNEL, "chat:news"], "data": {"text": "hello"}},
@@ -57,7 +60,7 @@ JWK_SET = {
 
 
 class Schemas:
-    """Schemas of structs, and those that they name."""
+    """JSON schemas of the structs, and the parts of OpenAPI that are made from them."""
 
     def __init__(self, kinds: Sequence[type[msgspec.Struct]]) -> None:
         schemas, self.components = msgspec.json.schema_components([*kinds, Error], ref_template=_REF)
@@ -65,7 +68,7 @@ class Schemas:
         _one_type_of_integers(self.components)
 
     def request(self, kind: type[msgspec.Struct], example: dict[str, Any] | None) -> dict[str, Any]:
-        """The body of a request."""
+        """Return the description of a request body."""
         content: dict[str, Any] = {"schema": self._of[kind]}
         if example is not None:
             content["example"] = example
@@ -73,7 +76,7 @@ class Schemas:
         return {"required": needed, "content": {"application/json": content}}
 
     def answered(self, kind: type[msgspec.Struct], *, fails: bool) -> dict[str, Any]:
-        """200 with `result`; where it `fails` with 200 as well, with `result` or `error`."""
+        """Return the description of status 200: `result`, or `error` too if `fails`."""
         result = _only("result", self._of[kind])
         return _described(
             "`result`; or `error`, where the call could not be carried out" if fails else "`result`",
@@ -81,11 +84,11 @@ class Schemas:
         )
 
     def refused(self, why: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Another status, with `error`."""
+        """Return the description of another status, whose body is `error`."""
         return _described(why, _only("error", self._of[Error])) | ({"headers": headers} if headers else {})
 
     def of_the_server_api(self, kind: type[msgspec.Struct]) -> dict[int | str, dict[str, Any]]:
-        """Every status of a method."""
+        """Return every status of a method of the server API."""
         return {
             200: self.answered(kind, fails=True),
             400: self.refused("The body can't be read: no JSON, a member of the wrong type, or one that is not taken."),
@@ -95,7 +98,7 @@ class Schemas:
         }
 
     def of_accounts(self, kind: type[msgspec.Struct], *others: int) -> dict[int | str, dict[str, Any]]:
-        """Every status of an account's call; of 401 and 409 those that are `others`."""
+        """Return every status of an accounts endpoint; 401 and 409 only if in `others`."""
         more = {
             401: self.refused("The name and the password, or the refresh token, are not known together.", _CHALLENGE),
             409: self.refused("That name is taken."),
@@ -111,7 +114,7 @@ class Schemas:
 
 
 def describe(app: FastAPI, components: dict[str, Any]) -> None:
-    """Add our schemas and the security schemes to what FastAPI generates."""
+    """Add our schemas and the security schemes to the document that FastAPI generates."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -121,7 +124,7 @@ def describe(app: FastAPI, components: dict[str, Any]) -> None:
         own["securitySchemes"] = _SCHEMES
         for methods in document["paths"].values():
             for operation in methods.values():
-                operation["responses"].pop("422", None)  # FastAPI's own, which never comes
+                operation["responses"].pop("422", None)  # added by FastAPI; this application never sends it
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -136,7 +139,10 @@ def _described(text: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_type_of_integers(part: Any) -> None:
-    """`int | float` is what we read; what is meant are integers, of which 1.0 is one."""
+    """Describe members of type `int | float` as integers.
+
+    They are read as either, because JSON does not distinguish `1` from `1.0`; only integers are accepted.
+    """
     if isinstance(part, dict):
         if part.get("type") == "integer":
             part.pop("anyOf", None)

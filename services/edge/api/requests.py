@@ -1,6 +1,7 @@
-"""Requests of the server API; names are those of the field's server API and of the wire protocol.
+"""Requests of the server API. Names are those of Centrifugo and the wire protocol.
 
-A member that is not here is refused by name: whoever sends one expects it to do something.
+Unknown members are refused, so that no caller relies on one without effect. The docstrings of the structs are their
+descriptions in OpenAPI; each is one paragraph, because a second one would be shown as code.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ _Json = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"description": "a
 
 
 def _whole(name: str, number: int | float) -> int:
-    """The integer that was meant: JSON knows no difference between `1` and `1.0`."""
+    """Return a number as an integer: JSON does not distinguish `1` from `1.0`.
+
+    Raises:
+        ValueError: it is not an integer.
+    """
     if isinstance(number, float) and not number.is_integer():
         raise ValueError(f"`{name}` must be an integer")
     return int(number)
 
 
 class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Of one method."""
+    """Base of all requests."""
 
 
 class StreamPosition(_Request):
+    """A position in the log of a channel."""
+
     offset: _FromZero = 0
     epoch: str = ""
 
@@ -36,10 +43,7 @@ class StreamPosition(_Request):
 
 
 class Message(_Request):
-    """What `publish` and `broadcast` have in common.
-
-    `b64data`: the JSON text of the data in base64, in place of `data`. `skip_history`: send it and keep it nowhere.
-    """
+    """Base of requests that publish: the members that `Publish` and `Broadcast` share."""
 
     data: _Json = msgspec.field(default_factory=msgspec.Raw)
     b64data: str = ""
@@ -49,18 +53,36 @@ class Message(_Request):
 
 
 class Publish(Message, kw_only=True):
+    """A publication for one channel.
+    `b64data`: the JSON text of the data in base64, instead of `data`. `skip_history`: send it, but do not keep it in
+    the log. `idempotency_key`: a repeat with the same key within 300 seconds returns the position of the first publish.
+    """
+
     channel: str
 
 
 class Broadcast(Message, kw_only=True):
+    """A publication for each of several channels.
+    The other members are those of `publish`.
+    """
+
     channels: list[str]
 
 
 class BoolValue(_Request):
+    """A switch that is set or cleared."""
+
     value: bool
 
 
 class Subscribe(_Request):
+    """A channel, and the connections to subscribe to it.
+    These are all connections of `user`, or only that of `client`. `info`: shown to others as `chan_info`. `data`: sent
+    to the client with the subscription. `b64info` and `b64data`: the same in base64. `recover_since`: the position to
+    recover from. `expire_at`: end of the subscription, Unix seconds; 0: never. `override`: options of the namespace to
+    replace for this subscription.
+    """
+
     user: str
     channel: str
     client: str = ""
@@ -74,12 +96,18 @@ class Subscribe(_Request):
 
 
 class Unsubscribe(_Request):
+    """A channel, and the connections to unsubscribe from it.
+    These are all connections of `user`, or only that of `client`.
+    """
+
     user: str
     channel: str
     client: str = ""
 
 
 class DisconnectReason(_Request):
+    """Code (3000 to 4999) and reason of the close frame."""
+
     code: _Whole = 3503
     reason: str = ""
 
@@ -88,6 +116,10 @@ class DisconnectReason(_Request):
 
 
 class Disconnect(_Request):
+    """The connections to close.
+    These are all connections of `user`, or only that of `client`. `whitelist`: client ids that stay connected.
+    """
+
     user: str
     client: str = ""
     whitelist: list[str] = []
@@ -95,6 +127,11 @@ class Disconnect(_Request):
 
 
 class Refresh(_Request):
+    """The connections whose expiry is set.
+    These are all connections of `user`, or only that of `client`. `expired`: close them now. `expire_at`: the new
+    expiry, Unix seconds; 0: never.
+    """
+
     user: str
     client: str = ""
     expired: bool = False
@@ -102,6 +139,11 @@ class Refresh(_Request):
 
 
 class History(_Request):
+    """The page of a channel's log to read.
+    `limit`: publications wanted; 0: only the position of the newest; negative: as many as allowed. `since`: begin
+    strictly after this position, with `reverse` strictly before it. `reverse`: newest first.
+    """
+
     channel: str
     limit: _Whole = 0
     since: StreamPosition | None = None
@@ -112,19 +154,26 @@ class History(_Request):
 
 
 class ChannelOnly(_Request):
+    """A request that names a channel and nothing else."""
+
     channel: str
 
 
 class Channels(_Request):
+    """The channels to list. `pattern`: shell-style pattern of names; empty: all."""
+
     pattern: str = ""
 
 
 class Info(_Request):
-    """Nothing is asked."""
+    """An empty object."""
 
 
 class Batch(_Request):
-    """Each command is an object with one member: the name of a method and its request."""
+    """Several commands.
+    Each is an object with one member: the name of a method, and its request. `parallel`: run them at the same time, not
+    one after the other.
+    """
 
     commands: list[dict[str, msgspec.Raw]]
     parallel: bool = False

@@ -1,4 +1,7 @@
-"""Results of the server API as OpenAPI describes them. Only schemas are made of these: methods answer with dicts."""
+"""Results of the server API, for OpenAPI only: methods return dicts.
+
+The docstrings of the structs are their descriptions; each is one paragraph.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,24 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Result(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a method answers with."""
+    """Base of all results."""
 
 
 class Nothing(_Result):
-    """It was done."""
+    """An empty object: the call was carried out."""
 
 
 class Published(_Result):
-    """Where it stands in the log; both absent where the channel keeps none, or it was not to be kept."""
+    """Position of the publication in the log.
+    Both members are absent if the channel has no log, or if the publication was not to be kept.
+    """
 
     offset: Count | msgspec.UnsetType = msgspec.UNSET
     epoch: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Error(_Result):
-    """`code` as in the client protocol, 8.1."""
+    """An error; `code` is one of the client protocol, section 8.1."""
 
     code: Annotated[int, msgspec.Meta(ge=100, le=112)]
     message: Annotated[str, msgspec.Meta(min_length=1)]
@@ -38,12 +43,14 @@ class Broadcasted(_Result):
 
 
 class BroadcastResponse(_Result):
+    """Outcome of the publish to one channel: either `result` or `error`."""
+
     result: Published | msgspec.UnsetType = msgspec.UNSET
     error: Error | msgspec.UnsetType = msgspec.UNSET
 
 
 class ClientInfo(_Result):
-    """A client as others see it; `conn_info` and `chan_info` are what its tokens say."""
+    """A client as others see it. `conn_info` and `chan_info` come from its tokens."""
 
     user: str
     client: str
@@ -52,7 +59,9 @@ class ClientInfo(_Result):
 
 
 class Publication(_Result):
-    """`info` is absent where a backend published; `time`: Unix milliseconds."""
+    """One publication.
+    `info` is absent if a backend published it. `time`: Unix milliseconds.
+    """
 
     data: Any
     offset: Count
@@ -62,7 +71,9 @@ class Publication(_Result):
 
 
 class HistoryPage(_Result):
-    """`offset` and `epoch` are the position of the channel's newest publication."""
+    """A page of a channel's log.
+    `offset` and `epoch`: position of the channel's newest publication, not of the page.
+    """
 
     publications: list[Publication]
     offset: Count
@@ -70,28 +81,32 @@ class HistoryPage(_Result):
 
 
 class Members(_Result):
-    """By client id."""
+    """Clients in the channel, by client id."""
 
     presence: dict[str, ClientInfo]
 
 
 class Stats(_Result):
+    """Number of clients in the channel, and of their distinct users."""
+
     num_clients: Count
     num_users: Count
 
 
 class ChannelFigures(_Result):
+    """Number of subscribers of one channel."""
+
     num_clients: Count
 
 
 class ChannelList(_Result):
-    """By name."""
+    """Channels by name."""
 
     channels: dict[str, ChannelFigures]
 
 
 class NodeFigures(_Result):
-    """`uptime`: seconds."""
+    """Figures of one node. `num_subs`: subscriptions. `uptime`: seconds."""
 
     uid: str
     name: str
@@ -104,17 +119,23 @@ class NodeFigures(_Result):
 
 
 class Nodes(_Result):
+    """All nodes, sorted by `uid`."""
+
     nodes: list[NodeFigures]
 
 
 class Replies(_Result):
-    """One reply per command, in order: an object with `error`, or with the method's name and its result."""
+    """One reply per command, in order.
+    Each is an object with `error`, or with the method's name and its result.
+    """
 
     replies: list[dict[str, Any]]
 
 
 class SignedIn(_Result):
-    """`access_token` is a connection token; `refresh_token` is good once."""
+    """Tokens of a signed-in user.
+    `access_token`: a connection token. `refresh_token`: can be used once.
+    """
 
     access_token: str
     expires_in_s: Count
