@@ -1,4 +1,4 @@
-"""The edge's process: one edge, or with EDGE_WORKERS the parent of several."""
+"""Entry point: runs one edge, or with EDGE_WORKERS the parent of several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def main(stopping: asyncio.Event, *, worker: int | None) -> None:
     if worker is None and config.worker_count() > 1:
         await run_workers(config, stopping)
         return
-    from services.edge.edge import serve  # large and slow to import, and of no use to the parent
+    from services.edge.edge import serve  # imported here because it is slow, and the parent does not need it
 
     await serve(config, stopping, worker=worker)
 

@@ -1,4 +1,4 @@
-"""What the edge reads from EDGE_* variables, once, before anything starts."""
+"""Settings of the edge, read once from environment variables before it starts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MOST_WORKERS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeConfig:
-    """Every setting with its unit in the name; `docs/configuration.md` explains each."""
+    """All settings of an edge; `docs/configuration.md` explains each."""
 
-    name: str = ""  # for people: shown by /api/info; empty: made from the id
+    name: str = ""  # shown by /api/info; empty: made from the edge's id
     host: str = "127.0.0.1"
     port: int = number(8001, 0, HIGHEST_PORT)
     internal_host: str = "127.0.0.1"
     internal_port: int = number(9100, 0, HIGHEST_PORT)
-    workers: str = "1"  # processes on the public port, see `workers.py`; `auto`: as `worker_count` says
+    workers: str = "1"  # processes on the public port, see `workers.py`; `auto`: see `worker_count`
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
@@ -63,7 +63,7 @@ class EdgeConfig:
     handshake_timeout_s: float = number(5.0, 0.01)
     close_timeout_s: float = number(5.0, 0.01)
 
-    # Rules; the defaults are those of `domain/settings.py`.
+    # Domain; the defaults are those of `domain/settings.py`.
     insecure: bool = _DEFAULT.insecure
     allow_anonymous: bool = _DEFAULT.allow_anonymous
     disallow_anonymous_tokens: bool = _DEFAULT.disallow_anonymous_tokens
@@ -102,11 +102,14 @@ class EdgeConfig:
             )
 
     def worker_count(self) -> int:
-        """How many processes; `auto`: one for each core but one, which Redis and the other services need."""
+        """Return the number of edge processes.
+
+        `auto` is one per core, less one core for Redis and the other services, and at least one.
+        """
         return max(_cores() - 1, 1) if self.workers == _AUTO else int(self.workers)
 
     def settings(self) -> Settings:
-        """The part that the rules read."""
+        """Return the settings that the domain uses."""
         shared = {field.name for field in dataclasses.fields(Settings)} & {
             field.name for field in dataclasses.fields(self)
         }
@@ -114,5 +117,5 @@ class EdgeConfig:
 
 
 def _cores() -> int:
-    """How many this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,7 @@
-"""An echo server on the edge's transport with its production options, for conformance suites and measurements."""
+"""A WebSocket echo server on the edge's transport, with its production settings.
+
+For conformance suites and measurements.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,21 @@ class Echo:
         self._connection = connection
 
     def message(self, payload: bytes, *, binary: bool) -> None:
-        """Send it back, text as text and binary as binary."""
+        """Send a message back, text as text and binary as binary."""
         connection = self._connection
         connection.send_reply((binary_frame if binary else text_frame)(payload))
         if connection.replies_wait:
             connection.pause_reading()
 
     def websocket_pong(self) -> None:
-        """Nobody asked."""
+        """Do nothing: this server sends no pings."""
 
     def replies_taken(self) -> None:
-        """Read on."""
+        """Read from the client again."""
         self._connection.resume_reading()
 
     def closed(self, *, clean: bool) -> None:
-        """Nothing is kept of a connection."""
+        """Do nothing: there is nothing to release."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One edge: domain, adapters, dialects and transport wired together; runs; drains."""
+"""One edge: wires domain, adapters, dialects and transport; runs and drains it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from services.shared.rpc.client import Replicas
 
 logger = logging.getLogger("services.edge")
 
-_SHORT_SECRET_BYTES = 32
-_FINISH_S = 2.0
+_SHORT_SECRET_BYTES = 32  # a shorter HS256 secret causes a warning
+_FINISH_S = 2.0  # for work of the node that is still running at the end, seconds
 
 
 class Edge:
-    """Everything of one edge, made but not started."""
+    """All parts of one edge. The constructor makes them; `start` starts them."""
 
     def __init__(self, config: EdgeConfig, *, shares_port: bool) -> None:
         self.config = config
@@ -117,7 +117,7 @@ class Edge:
         return Session(self.node, connection, dialect, str(uuid.uuid4()), websocket_ping=info.websocket_ping)
 
     def checks(self) -> Mapping[str, bool]:
-        """Readiness: able to verify a token, to hear Redis, and not on the way out."""
+        """Return the readiness checks: Redis works, tokens can be verified, not draining."""
         return {
             "redis": self.broker.is_ready,
             "keys": self.auth.is_ready or self.has_secret,
@@ -125,7 +125,10 @@ class Edge:
         }
 
     def reachable(self) -> Mapping[str, bool]:
-        """Services without which this edge is degraded: what needs them fails, everything else goes on."""
+        """Return which other services are reachable.
+
+        Without one of them the edge stays ready: what needs the service fails, everything else works.
+        """
         return {
             "auth": self.auth_replicas.is_ready(),
             "presence": self.presence_replicas.is_ready(),
@@ -133,7 +136,10 @@ class Edge:
         }
 
     async def start(self) -> None:
-        """Connect to everything; what is not there yet is tried again and again."""
+        """Connect to Redis and the other services, then open the public port.
+
+        What is not available yet is tried again in the background.
+        """
         for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
             await replicas.start()
         await self.auth.start()
@@ -143,16 +149,20 @@ class Edge:
         await self.server.start(self.config.host, self.config.port, reuse_port=self._shares_port)
 
     async def run_maintenance(self) -> None:
-        """Deadlines, and orders that were not heard; until cancelled."""
+        """Run the periodic work until cancelled.
+
+        Deadlines of sessions, garbage collection, and reading control commands that pub/sub lost.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self.node.run())
             group.create_task(collector.collect())
             group.create_task(self.cluster.orders.run())
 
     async def stop(self) -> None:
-        """Drain: not ready, 503 to the new, 3001 to the old over the grace, then the end.
+        """Drain the edge, then close everything.
 
-        One that shares its port leaves the new to those it shares it with.
+        The edge is not ready any more. New connections get 503, open ones are closed with 3001, spread over the grace
+        period. An edge that shares its port closes its listener at once, so that the others get new connections.
         """
         self.draining = True
         self.server.stop_accepting()
@@ -201,7 +211,7 @@ def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptio
 
 
 async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | None) -> None:
-    """Run an edge until asked to stop. `worker`: which of `EDGE_WORKERS` this is."""
+    """Run an edge until `stopping` is set; `worker` is its number under EDGE_WORKERS."""
     setup_logging("edge", level=config.log_level, **({} if worker is None else {"worker": worker}))
     warn_of_retired(os.environ, "EDGE_")
     use_prefix(config.redis_prefix)
@@ -222,10 +232,10 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | No
         tasks.append(asyncio.create_task(edge.broker.watch()))
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
-            await task  # it never ends by itself: raise what ended it
+            await task  # such a task never ends by itself: raise its exception
         await edge.stop()
     finally:
         for task in tasks:
-            if not task.done():  # what ended one of them is raised above
+            if not task.done():  # the exception of a finished one is raised above
                 await end_task(task)
         await internal.close()

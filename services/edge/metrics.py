@@ -1,4 +1,7 @@
-"""What /metrics of an edge says about its rules; adapters and transport count for themselves."""
+"""Prometheus collector of the domain's counters.
+
+Adapters and transport have metrics of their own.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ _CLOSE_CODES = frozenset(CloseCode)
 
 
 class NodeCollector(Collector):
-    """Reads the node's counters when asked: nothing is counted twice on the hot path."""
+    """Prometheus collector of a node's counters.
+
+    It reads plain numbers at each scrape, so that the hot path updates no Prometheus objects.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     def collect(self) -> Iterable[Metric]:
-        """One scrape."""
+        """Return the metrics of one scrape."""
         node = self._node
         hub = node.hub
         yield _gauge("sessions", "Sessions that are connected or connecting.", len(node.clients))
@@ -73,7 +79,10 @@ class NodeCollector(Collector):
 
 
 def _by_known_code(closes: dict[int, int]) -> dict[str, int]:
-    """Backends may end connections with any of 2,000 codes: theirs are one label."""
+    """Sum the counts of unknown codes under the label "other".
+
+    Backends may close connections with any of 2,000 codes.
+    """
     found: dict[str, int] = {}
     for code, count in list(closes.items()):
         label = str(code) if code in _CLOSE_CODES else "other"

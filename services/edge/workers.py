@@ -1,7 +1,8 @@
-"""EDGE_WORKERS: several edges on one public port, and the parent that keeps them running.
+"""EDGE_WORKERS: several edge processes on one public port, and their parent.
 
-A worker is an edge like any other: a process of its own (started anew, as gRPC does not survive a fork) with an id, a
-lease and an internal port. All listen on the same port (SO_REUSEPORT): the kernel gives each connection to one of them.
+A worker is an edge like any other, with its own id, lease and internal port. It is a new process, not a fork, because
+gRPC does not survive a fork. All listen on the same port (SO_REUSEPORT), and the kernel distributes the connections.
+The parent starts a worker again when it dies.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from services.shared.process.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
-_GOOD_ENDS = (0, -signal.SIGTERM)  # the latter: told to stop before it had anything to drain
+_GOOD_ENDS = (0, -signal.SIGTERM)  # exit codes; SIGTERM: it was stopped before it could handle the signal
 
 
 class WorkersFailed(Exception):
-    """Not every worker drained to its end."""
+    """Raised at the end if a worker did not drain completely."""
 
 
 class Worker:
-    """One edge process, started again whenever it dies."""
+    """One edge process, which is started again whenever it dies."""
 
     def __init__(self, number: int, environment: Mapping[str, str], guard: Guard, stopping: asyncio.Event) -> None:
         self.number = number
@@ -45,10 +46,11 @@ class Worker:
         self._process: Process | None = None
 
     async def run(self) -> None:
-        """Keep it running until it is stopped; being cancelled kills it.
+        """Keep the process running until it is asked to stop; cancelling kills it.
 
         Raises:
-            ConfigError: it refused a setting in its first life. Later that is a death like others: its siblings live.
+            ConfigError: the first process refused a setting. In a later one this counts as any other death, because
+                other workers are running.
         """
         first = True
         while not self._stopping.is_set():
@@ -69,13 +71,16 @@ class Worker:
             first = False
 
     def terminate(self) -> None:
-        """SIGTERM: drain, and end."""
+        """Send SIGTERM, so that the process drains and ends."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
 
     async def _live(self) -> tuple[int, str]:
-        """One life: its exit code, and which setting it refused."""
+        """Run one process to its end; return its exit code and what it wrote to stdout.
+
+        A process that refuses a setting writes the reason there.
+        """
         safe = ("-P",) if sys.flags.safe_path else ()
         command = (sys.executable, *safe, "-m", "services.edge", "--worker", str(self.number))
         process = await asyncio.create_subprocess_exec(
@@ -87,7 +92,7 @@ class Worker:
         )
         self._process = process
         try:
-            if self._stopping.is_set():  # asked while it started
+            if self._stopping.is_set():  # it was asked to stop while it started
                 self.terminate()
             said, _ = await process.communicate()
             return await process.wait(), said.decode("utf-8", "replace").strip()
@@ -99,11 +104,11 @@ class Worker:
 
 
 async def run_workers(config: EdgeConfig, stopping: asyncio.Event) -> None:
-    """Run the workers until asked to stop, and until all of them have drained.
+    """Run the workers until `stopping` is set and all of them have drained.
 
     Raises:
-        ConfigError: the port can't be had, or a worker refused a setting; none is left.
-        WorkersFailed: one ended otherwise than by its drain.
+        ConfigError: the port can't be used, or a worker refused a setting. No worker is left.
+        WorkersFailed: a worker did not drain completely.
     """
     setup_logging("edge", level=config.log_level)
     if sys.platform != "linux":
@@ -125,7 +130,7 @@ async def run_workers(config: EdgeConfig, stopping: asyncio.Event) -> None:
 
 
 def _environment(config: EdgeConfig, number: int, port: int) -> dict[str, str]:
-    """Ours, with what each worker has for itself."""
+    """Return the environment of a worker: the parent's, with its own ports and name."""
     own = {"EDGE_WORKERS": "1", "EDGE_PORT": str(port)}
     if config.internal_port:
         own["EDGE_INTERNAL_PORT"] = str(config.internal_port + number - 1)
@@ -136,10 +141,13 @@ def _environment(config: EdgeConfig, number: int, port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def held_port(host: str, port: int) -> Iterator[int]:
-    """The public port, ours also while no worker runs: bound, but without listening; for 0 any free one.
+    """Hold the public port while the context is open, and return its number.
+
+    The port is bound without listening, so it stays ours while no worker runs. 0 takes any free one.
 
     Raises:
-        ConfigError: it can't be had. Workers would not notice that somebody else of this user shares it.
+        ConfigError: the port can't be used. Checked here because workers would not notice another process of the same
+            user on the port.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -157,11 +165,11 @@ def held_port(host: str, port: int) -> Iterator[int]:
 def _bound(family: int, address: tuple[str | int, int], *, shared: bool) -> socket.socket:
     bound = socket.socket(family)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier life may linger
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # in case connections of an earlier worker remain
         if shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio listens
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the same as asyncio does
         bound.bind(address)
     except OSError:
         bound.close()

@@ -43,7 +43,7 @@ class PubSubDispatcher:
     def connected(self, again: bool) -> None:
         """Tell the listeners that all subscriptions are confirmed.
 
-        With `again` the connection was made anew, and messages may have been missed before.
+        With `again` it is a new connection: messages may have been missed before.
         """
         if self._orders is not None:
             self._orders.look()
