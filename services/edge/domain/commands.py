@@ -1,4 +1,7 @@
-"""What clients ask for, whatever dialect they speak. Absent members have their zero value; source: wire protocol, 5."""
+"""Commands of clients, independent of the protocol that carries them.
+
+A member that the client left out has its zero value. The meaning of each member is in wire protocol, 5.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from services.edge.domain.model import StreamPosition
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """One request of a command."""
+    """Base class of all requests."""
 
 
 class Subscribe(Request):
@@ -21,7 +24,7 @@ class Subscribe(Request):
     recoverable: bool = False
     join_leave: bool = False
     delta: str = ""
-    tags_filter: bytes = b""  # JSON text of `tf`; empty: none
+    tags_filter: bytes = b""  # JSON text of the member `tf`; empty: no filter
     flag: int = 0
     type: int = 0
 
@@ -42,8 +45,8 @@ class Publish(Request):
     channel: str = ""
     data: bytes | None = None  # None: the member was absent; b"null" is data
     type: int = 0
-    idempotency_key: str = ""  # our extension
-    exclude_self: bool = False  # our extension
+    idempotency_key: str = ""  # extension of this server
+    exclude_self: bool = False  # extension of this server
 
 
 class Presence(Request):
@@ -62,7 +65,7 @@ class History(Request):
 
 
 class Ping(Request):
-    """The unused `ping` request: closes 3501."""
+    """The `ping` request, which is not supported: closes the connection with 3501."""
 
 
 class Send(Request):
@@ -85,17 +88,23 @@ class SubRefresh(Request):
 
 
 class Pong(Request):
-    """An empty command: the answer to the server's ping."""
+    """An empty command: the client's answer to a ping of the server."""
 
 
 class Malformed(Request):
-    """What could not be read as a command: closes 3501; nothing of the message is looked at after it."""
+    """Stands for bytes that are not a valid command: closes with 3501.
+
+    The decoder ignores the rest of the message behind it.
+    """
 
     reason: str
 
 
 class Command(msgspec.Struct):
-    """A request and the id that its reply shall carry; 0 for `Send`, `Pong` and `Malformed`."""
+    """A request, and the id that its reply carries.
+
+    The id is 0 for `Pong` and `Malformed`. A `Send` has no reply; its id may be 0.
+    """
 
     id: int
     request: Request

@@ -1,6 +1,7 @@
-"""What the edge's rules speak of: publications, positions, members. Values only, no I/O.
+"""Values of the edge's domain: publications, positions, clients, control commands.
 
-Structs of msgspec are made in a fifth of a dataclass's time; the collector need not look at what is in no cycle.
+The values are structs of msgspec, because making one takes a fifth of the time that a dataclass takes. `gc=False` keeps
+them out of the garbage collector's scans; it is safe because they are never part of a reference cycle.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from typing import NamedTuple
 
 import msgspec
 
-_SMALL_BYTES = 512
+_SMALL_BYTES = 512  # largest `conn_info` and `chan_info` together whose encoded form may be cached
 
 
 class StreamPosition(NamedTuple):
-    """Place in the log of a channel: offset from 1 (0: before the first) and the epoch that counts it."""
+    """Position in the log of a channel: an offset, and the epoch it belongs to.
+
+    Offsets begin at 1; 0 is the position before the first publication. Offsets of different epochs can't be compared.
+    """
 
     offset: int
     epoch: str
 
 
 class ClientInfo(msgspec.Struct, frozen=True, gc=False):
-    """One client as others see it; `conn_info` and `chan_info` are JSON texts, empty for none."""
+    """One client as other clients see it.
+
+    `conn_info` and `chan_info` are JSON texts; empty means that there is none.
+    """
 
     user: str
     client: str
@@ -29,12 +36,16 @@ class ClientInfo(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_small(self) -> bool:
-        """What is made of it may be kept."""
+        """Whether the encoded form may be cached: at most 512 bytes of infos."""
         return len(self.conn_info) + len(self.chan_info) <= _SMALL_BYTES
 
 
 class Publication(msgspec.Struct, gc=False):
-    """One message. `offset` is 0 while, or where, the log has not numbered it."""
+    """One message of a channel.
+
+    `offset` is 0 until the log has numbered the message, and stays 0 if it is not kept in a log. `exclude_client` is
+    the id of a client that the message is not pushed to. `time_ms` is Unix time in milliseconds.
+    """
 
     data: bytes
     info: ClientInfo | None = None
@@ -46,7 +57,7 @@ class Publication(msgspec.Struct, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of what others see of it: data, tags, and who published it."""
+        """Bytes of the data, the tags and the publisher's client info together."""
         size, info = len(self.data), self.info
         if info is not None:
             size += len(info.user) + len(info.client) + len(info.conn_info) + len(info.chan_info)
@@ -56,24 +67,30 @@ class Publication(msgspec.Struct, gc=False):
 
 
 class AppendResult(NamedTuple):
-    """Outcome of an append: its position, and whether an earlier publish with that key already had it."""
+    """Outcome of an append: the position of the publication.
+
+    `repeated_key`: an earlier publish used the same idempotency key; the position is that publish's.
+    """
 
     position: StreamPosition
     repeated_key: bool
 
 
 class HistoryPage(NamedTuple):
-    """Publications in the order asked for, and the position of the readable top."""
+    """Publications in the requested order, and the newest readable position."""
 
     publications: list[Publication]
     top: StreamPosition
 
 
-ControlCommandId = tuple[int, int]  # Unix milliseconds by the clock of Redis, and a number within them
+ControlCommandId = tuple[int, int]  # Unix milliseconds by the clock of Redis, and a counter within that millisecond
 
 
 class ControlCommand(NamedTuple):
-    """What every edge must do. `previous` is the order before it; (0, 0): there was none."""
+    """Control command: something that every edge must execute.
+
+    `previous` is the id of the control command before it; (0, 0): there was none.
+    """
 
     id: ControlCommandId
     previous: ControlCommandId
@@ -81,7 +98,10 @@ class ControlCommand(NamedTuple):
 
 
 class ControlLogPage(NamedTuple):
-    """Orders, oldest first, and the newest that is kept; `is_last`: no more follow."""
+    """Part of the control log: control commands, oldest first.
+
+    `newest` is the id of the newest command in the whole log. `is_last`: no more commands follow this page.
+    """
 
     orders: list[ControlCommand]
     newest: ControlCommandId
@@ -89,7 +109,10 @@ class ControlLogPage(NamedTuple):
 
 
 class PresenceStats(NamedTuple):
-    """Counts of a channel; all anonymous clients are one user."""
+    """Numbers of clients and users in a channel.
+
+    All anonymous clients count as one user.
+    """
 
     num_clients: int
     num_users: int

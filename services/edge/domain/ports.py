@@ -1,4 +1,8 @@
-"""What the edge's rules need of the world. Adapters, dialects and transport implement these."""
+"""Interfaces between the edge's domain and the outside.
+
+Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog` and `Accounts`; the transport implements
+`Connection`; client protocols implement `Dialect`. The domain implements the listeners, which the others call.
+"""
 
 from __future__ import annotations
 
@@ -22,213 +26,301 @@ from services.shared.errors import ErrorCode
 
 
 class Connection(Protocol):
-    """One client's way out. All methods return at once and may be called after the end, without effect."""
+    """Sends to one client. Implemented by the transport.
+
+    All methods return at once. After the end of the connection they may still be called and have no effect.
+    """
 
     @property
     def peer(self) -> str:
-        """Address of the client, for logs and limits."""
+        """Network address of the client, for logs and limits."""
 
     def send(self, frame: bytes) -> None:
-        """Queue a ready-made frame; all that piles up in one tick leaves in one write.
+        """Queue an encoded frame that the client did not ask for.
 
-        Over the bound of the outbox (1 MiB) the connection ends itself with 3008 and drops what is queued.
+        Frames that are queued in one tick of the event loop leave in one write. If more than the bound of the outbox
+        (1 MiB by default) is queued, the connection closes itself with 3008 and drops the queued frames.
         """
 
     def send_reply(self, frame: bytes) -> None:
-        """As `send`, for what the client asked for: it does not count towards the bound of the outbox.
+        """Queue an encoded frame that the client asked for.
 
-        Whoever sends much in this way waits while `replies_wait`, so that the client sets the pace.
+        It does not count towards the bound of the outbox. A caller that sends many frames in this way must wait while
+        `replies_wait` is true. So the client's own reading limits what is queued.
         """
 
     @property
     def replies_wait(self) -> bool:
-        """More than 64 KiB of replies wait for the client; `MessageHandler.replies_taken` tells when no longer."""
+        """Whether more than 64 KiB of replies wait for the client.
+
+        `MessageHandler.replies_taken` is called when that is no longer so.
+        """
 
     def delivery(self) -> tuple[int, int]:
-        """Bytes that the client's system has taken so far, and bytes that are still on their way to it."""
+        """Return the bytes that the client's system has confirmed, and those under way.
+
+        The first number only grows. Bytes under way are those that were queued and are not confirmed yet.
+        """
 
     def close(self, code: int, reason: str) -> None:
-        """Send what is queued (not for 3008) and a close frame, and close our side of TCP; read nothing more.
+        """Send the queued frames and a close frame, then close our side of TCP.
 
-        TCP ends a second after the client has all of it at the latest; a client that takes hardly anything has 5 s.
+        For 3008 the queued frames are dropped. Nothing more is read. TCP ends at the latest one second after the
+        client's system has all bytes. A client that takes hardly any bytes has 5 s.
         """
 
     def drop_after(self, delay_s: float) -> None:
-        """Read nothing more and drop the TCP connection after that long, without a close frame."""
+        """Read nothing more, and drop the TCP connection after `delay_s` seconds.
+
+        No close frame is sent.
+        """
 
     def pause_reading(self) -> None:
-        """Take no more bytes from the client until `resume_reading`."""
+        """Read no more bytes from the client until `resume_reading` is called."""
 
     def resume_reading(self) -> None: ...
 
     def send_websocket_ping(self) -> None:
-        """Send a WebSocket ping frame; its answer arrives as `MessageHandler.websocket_pong`."""
+        """Send a WebSocket ping frame.
+
+        The answer arrives as `MessageHandler.websocket_pong`.
+        """
 
 
 class MessageHandler(Protocol):
-    """What a transport tells of one connection. Nothing here may raise or block."""
+    """Receives the events of one connection from the transport.
+
+    No method may raise or block.
+    """
 
     def message(self, payload: bytes, *, binary: bool) -> None:
-        """One whole WebSocket message; text is checked UTF-8."""
+        """Take one whole WebSocket message. The transport has checked that text is UTF-8."""
 
     def websocket_pong(self) -> None: ...
 
     def replies_taken(self) -> None:
-        """`Connection.replies_wait` was true, and is no longer."""
+        """Note that `Connection.replies_wait` has become false."""
 
     def closed(self, *, clean: bool) -> None:
-        """The connection is over; `clean`: the client itself sent a close frame. Called once, always."""
+        """Note that the connection is over. Called exactly once.
+
+        `clean`: a close frame of the client arrived.
+        """
 
 
 class Dialect(Protocol):
-    """One client protocol: commands from messages, frames from replies. Holds no state of a connection."""
+    """Codec of one client protocol.
+
+    It decodes messages to commands and encodes replies to frames. It holds no state of a connection, so one object
+    serves all connections.
+    """
 
     @property
     def name(self) -> str:
-        """Key of caches and a label of metrics, such as "json"."""
+        """Short name of the protocol, such as "json"."""
 
     def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
-        """Commands in the order sent; what can't be read becomes `Malformed` and ends the list."""
+        """Return the commands of a message in the order sent.
+
+        A part that can't be decoded becomes a `Malformed` command and ends the list.
+        """
 
     def encode(self, reply: Reply) -> bytes:
-        """A frame ready to be written to the socket."""
+        """Return the reply or push as a frame, ready to be written to the socket."""
 
     def encode_joins(self, pushes: Sequence[JoinPush]) -> bytes:
-        """One frame for all of them, in order."""
+        """Return one frame with all the pushes, in the given order."""
 
     @property
     def ping_frame(self) -> bytes:
-        """The frame of the server's application ping."""
+        """Frame of a ping in the client protocol, as opposed to a WebSocket ping frame."""
 
 
 class ChannelListener(Protocol):
-    """Hears what Redis carries to this edge. Called in the order of arrival, on the loop; never raises."""
+    """Receives the pub/sub messages of channels.
+
+    The methods are called on the event loop, in the order in which the messages arrive. They never raise.
+    """
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
-        """One publication; offset 0 and epoch "" where the channel keeps no log."""
+        """Take one publication; offset 0 and epoch "" if it is in no log."""
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 
     def was_reset(self, channel: str, epoch: str) -> None:
-        """The log has begun anew under this epoch."""
+        """Note that the log of the channel was started again with this epoch."""
 
     def reconnected(self) -> None:
-        """The pub/sub connection was made anew: anything may have been missed on every channel."""
+        """Note that pub/sub was reconnected: any message may have been missed."""
 
 
 class Broker(Protocol):
-    """Redis as the edge sees it. Every call ends within 3 s: `Unavailable` where Redis does not answer."""
+    """Redis as the edge uses it: pub/sub of channels, and the hot logs.
+
+    Every call ends within 3 s. It raises `Unavailable` if Redis does not answer, and `Busy` if too many calls wait.
+    """
 
     async def subscribe(self, channel: str) -> None:
-        """Return once Redis has confirmed that this edge hears the channel."""
+        """Subscribe this edge to the channel; return once Redis has confirmed it."""
 
     async def unsubscribe(self, channel: str) -> None: ...
 
     async def publish(self, channel: str, publication: Publication) -> None:
-        """Announce without keeping (durability `none`)."""
+        """Publish without adding to a log (durability `none`)."""
 
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
     ) -> Awaitable[AppendResult]:
-        """Add to the log of a `hot` channel and announce, atomically; a known key returns the first position.
+        """Add to the log of a `hot` channel and publish, atomically.
 
-        Without a key ("") nothing is tried twice: where the answer is lost, it is `Unavailable`.
+        If `key_user` has used the idempotency key `key` before, nothing is added, and the position of that first
+        publication is returned. Without a key ("") the append is never repeated: if the answer is lost, it raises
+        `Unavailable`.
         """
 
     async def top(self, channel: str) -> StreamPosition:
-        """Readable top of a `hot` channel; makes its epoch if it has none yet."""
+        """Return the newest position of a `hot` channel.
+
+        If the channel has no epoch yet, one is created.
+        """
 
     async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[StreamPosition | None]:
-        """Readable tops of (channel, is it `stored`), in few round trips; None where Redis has no meta."""
+        """Return the newest readable position of each channel, in few round trips.
+
+        Each item of `channels` is a name, and whether the channel is `stored`. The result has None where Redis has no
+        valid metadata of the channel.
+        """
 
     async def stored_top(self, channel: str) -> StreamPosition | None:
-        """Readable top of a `stored` channel; None if Redis has no meta of it: ask the store to open it."""
+        """Return the newest readable position of a `stored` channel.
+
+        None if Redis has no valid metadata of the channel: then `Store.open` brings it back.
+        """
 
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool, stored: bool, max_bytes: int
     ) -> HistoryPage | None:
-        """Publications of the hot log strictly after (reverse: strictly before; 0: from the top) the offset.
+        """Return publications of the hot log after `since_offset`, oldest first.
 
-        At most `limit`, and little more than `max_bytes`, up to the readable top. May begin later than asked where
-        the log was cut: compare offsets. None if Redis has no such log.
+        With `reverse` the result has those before `since_offset`, newest first; 0 means from the newest one. It has at
+        most `limit` publications, little more than `max_bytes` bytes, and nothing beyond the newest readable
+        publication. It may begin later than asked for if the log was trimmed: the caller compares offsets. None if
+        Redis has no such log.
         """
 
     async def reset(self, channel: str, epoch: str) -> None:
-        """Begin a `hot` log of this epoch anew, and announce it: it lost what was delivered already."""
+        """Start a `hot` log again with a new epoch, and publish that.
+
+        Called if the log has lost publications that were delivered. `epoch` is the epoch that lost them.
+        """
 
     async def remove_history(self, channel: str) -> None:
-        """Drop what the hot log of a `hot` channel keeps; epoch and top stay."""
+        """Remove the publications of a `hot` log; its epoch and last offset stay."""
 
 
 class Store(Protocol):
-    """The durable log. `Unavailable` within 3 s where persistence does not answer; `Busy` where it refuses."""
+    """The durable log of `stored` channels, kept by the persistence service.
+
+    Every call raises `Unavailable` within 3 s if persistence does not answer, and `Busy` if it refuses the call.
+    """
 
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
     ) -> Awaitable[AppendResult]:
-        """Sequence, store, make readable and announce; returns once all of it is done."""
+        """Number, store, make readable and publish a publication.
+
+        Returns once all of it is done.
+        """
 
     async def open(self, channel: str) -> StreamPosition:
-        """Readable top; makes sure that Redis has the meta of the channel."""
+        """Return the newest readable position.
+
+        Makes sure that Redis has the metadata of the channel.
+        """
 
     async def has_begun(self, channel: str) -> bool:
-        """Whether the store has the channel; it is not made."""
+        """Return whether the store has the channel; do not create it."""
 
     async def read(self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int) -> HistoryPage:
-        """At most `limit`, and little more than `max_bytes`."""
+        """Return publications as `Broker.read` does, from the store."""
 
     async def remove_history(self, channel: str) -> None: ...
 
 
 class Presence(Protocol):
-    """The roster. Changes are remembered here until presence has them; only questions can fail."""
+    """The roster: which clients are in which channel.
+
+    Changes are remembered on the edge until the presence service has them. So only reads can fail.
+    """
 
     def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
-        """Put the client on the roster, or replace its entry. The entry is `owner`'s: who entered last has the say."""
+        """Put the client on the roster of the channel, or replace its entry.
+
+        The entry then belongs to `owner`. `announce`: join and leave are published. `grace_s`: seconds that the entry
+        stays after a leave that is not clean.
+        """
 
     def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
-        """Take the client off the roster; no effect where its entry is not, or no more, `owner`'s."""
+        """Take the client off the roster, if its entry belongs to `owner`.
+
+        `clean`: the client unsubscribed or closed the connection itself, or the server ended the subscription. If not,
+        the entry stays for its grace.
+        """
 
     async def written(self, channel: str, client: str) -> bool:
-        """Wait until presence has what was changed last, 1 s at most; False: it will, as soon as it answers."""
+        """Wait until presence has the latest change of this entry, 1 s at most.
+
+        Return False if it has not yet: it gets the change as soon as it answers again.
+        """
 
     async def members(self, channel: str) -> Sequence[ClientInfo]:
-        """Raises `Unavailable` within 1 s."""
+        """Return the clients in the channel; raise `Unavailable` within 1 s."""
 
     async def stats(self, channel: str) -> PresenceStats:
-        """Raises `Unavailable` within 1 s."""
+        """Return the numbers of clients and users; raise `Unavailable` within 1 s."""
 
 
 class ControlBus(Protocol):
-    """Carries questions to every edge that hears, this one included."""
+    """Sends questions and their answers to all connected edges, this one included."""
 
     async def publish_control(self, payload: bytes) -> int:
-        """Returns how many edges it went to; `Unavailable` within 3 s."""
+        """Publish to all edges; return how many received it.
+
+        Raises:
+            Unavailable: within 3 s, if Redis does not answer.
+        """
 
 
 class ControlLog(Protocol):
-    """Orders to every edge, kept for a minute. `Unavailable` within 3 s."""
+    """The control log: control commands to every edge, kept for a minute.
+
+    Every call raises `Unavailable` within 3 s if Redis does not answer.
+    """
 
     async def give(self, payload: bytes) -> int:
-        """Keep it and tell those who listen; returns how many they are. `Unavailable`: it may be kept nevertheless."""
+        """Append a control command and publish it; return how many edges received it.
+
+        Raises:
+            Unavailable: the outcome is unknown: the command may be in the log.
+        """
 
     async def read(self, after: ControlCommandId) -> ControlLogPage:
-        """Those that came after it and are kept."""
+        """Return the control commands after the id `after`, as far as they are kept."""
 
 
 class ControlListener(Protocol):
-    """Hears of orders on the loop; never raises."""
+    """Receives control commands from pub/sub. Called on the event loop; never raises."""
 
     def heard(self, order: ControlCommand) -> None: ...
 
     def look(self) -> None:
-        """The pub/sub connection was made, or made anew: orders may have been missed."""
+        """Note that pub/sub was (re)connected: control commands may have been missed."""
 
 
 class TokenPair(NamedTuple):
-    """What signing in gives; `expires_in_s` is the access token's."""
+    """Tokens of a sign-in. `expires_in_s` is the lifetime of the access token."""
 
     access_token: str
     expires_in_s: int
@@ -238,14 +330,17 @@ class TokenPair(NamedTuple):
 
 
 class EndedSession(NamedTuple):
-    """A signing-in that is over; `session` is the `sid` of its tokens."""
+    """A sign-in session that has ended. `session` is the claim `sid` of its tokens."""
 
     user: str
     session: str
 
 
 class AccountRefused(Exception):
-    """Auth said no; `status` is what HTTP says of it. `ended`: the session that asked, and is over."""
+    """Auth refused a request. `status` is the HTTP status of the answer.
+
+    `ended`: the session of the refused request, if auth has ended it.
+    """
 
     def __init__(
         self, status: int, code: ErrorCode, message: str, retry_after_s: int = 0, ended: EndedSession | None = None
@@ -258,7 +353,10 @@ class AccountRefused(Exception):
 
 
 class Accounts(Protocol):
-    """Users signing in. Every call raises `AccountRefused`, or `Unavailable` within 3 s."""
+    """User accounts, kept by the auth service.
+
+    Every call raises `AccountRefused` if auth refuses it, and `Unavailable` within 3 s if auth does not answer.
+    """
 
     async def register(self, username: str, password: str, peer: str) -> TokenPair: ...
 
@@ -267,4 +365,4 @@ class Accounts(Protocol):
     async def refresh(self, refresh_token: str) -> TokenPair: ...
 
     async def logout(self, refresh_token: str) -> EndedSession | None:
-        """The session that ended; None: the token belongs to none."""
+        """End the session of the token and return it; None if there is no session."""

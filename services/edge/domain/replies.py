@@ -1,4 +1,8 @@
-"""What clients are told, whatever dialect they speak. Zero values stay off the wire; source: wire protocol, 5-6."""
+"""Replies and pushes to clients, independent of the protocol that carries them.
+
+Members with their zero value are left out on the wire, unless the protocol requires them. The meaning of each member is
+in wire protocol, 5 and 6.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 
 
 class SubscribeResult(msgspec.Struct, gc=False):
-    """Also the value of `subs` in `ConnectResult`."""
+    """Result of a subscribe command. `ttl` is in seconds.
+
+    `ConnectResult.subs` has one for each server-side subscription.
+    """
 
     expires: bool = False
     ttl: int = 0
@@ -37,14 +44,18 @@ class UnsubscribeResult(msgspec.Struct, gc=False): ...
 
 
 class PublishResult(msgspec.Struct, gc=False):
-    """Offset and epoch are our extension: where the publication stands; zero for channels without a log."""
+    """Result of a publish command.
+
+    `offset` and `epoch` are an extension of this server: the position of the publication. They are empty for channels
+    without a log.
+    """
 
     offset: int = 0
     epoch: str = ""
 
 
 class PresenceResult(msgspec.Struct, gc=False):
-    presence: list[ClientInfo]  # on the wire a map by client id
+    presence: list[ClientInfo]  # on the wire a map from client id to client info
 
 
 class PresenceStatsResult(msgspec.Struct, gc=False):
@@ -75,7 +86,7 @@ class ErrorReply(msgspec.Struct, gc=False):
     code: int
     message: str
     temporary: bool = False
-    retry_after_ms: int = 0  # extra member, left out when 0
+    retry_after_ms: int = 0  # extension of this server; left out when 0
 
 
 Result = (
@@ -127,7 +138,7 @@ class MessagePush(msgspec.Struct, gc=False):
 
 
 class SubscribePush(msgspec.Struct, gc=False):
-    """A server-side subscription made after connect."""
+    """Tells the client of a server-side subscription that was made after connect."""
 
     channel: str
     recoverable: bool = False
@@ -138,14 +149,17 @@ class SubscribePush(msgspec.Struct, gc=False):
 
 
 class RefreshPush(msgspec.Struct, gc=False):
-    """The server prolonged the connection."""
+    """Tells the client the new expiry of its connection. `ttl` is in seconds."""
 
     expires: bool = False
     ttl: int = 0
 
 
 class DisconnectPush(msgspec.Struct, gc=False):
-    """Not sent on WebSocket: the close frame says it."""
+    """Tells the client that the server ends the connection.
+
+    Not sent over WebSocket: there the close frame carries code and reason.
+    """
 
     code: int
     reason: str

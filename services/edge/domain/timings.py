@@ -1,4 +1,4 @@
-"""What is measured of every publication: how long until it is kept, and until it is fanned out."""
+"""Histograms of publications: time until acknowledged, and until fanned out."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ ACK_SECONDS = QuickHistogram(
 DELIVERY_SECONDS = QuickHistogram(
     "thalamus_edge_delivery_seconds",
     "Seconds from the time of a publication (its log numbered it) until it is fanned out here, by the clock of Redis.",
-    (*SECONDS_BUCKETS, 5.0, 15.0, 60.0),  # what is lost without an error is repaired within 15 s
+    (*SECONDS_BUCKETS, 5.0, 15.0, 60.0),  # a publication that pub/sub lost without an error is repaired within 15 s
 ).alone()
