@@ -1,4 +1,7 @@
-"""Keys that verify tokens, and digests of API keys: what auth told this edge, and what its settings say."""
+"""Keys that verify tokens, and digests of API keys.
+
+Public keys and API keys come from the auth service; secrets for HS256 come from the edge's settings.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ ALGORITHMS = HMAC_ALGORITHMS | frozenset(_KINDS)
 
 
 class KeyRing:
-    """Changed by whoever watches auth, read by the verifier; never reaches for anything itself."""
+    """The keys that this edge trusts at the moment. No I/O.
+
+    The client of the auth service and the wiring of the edge change them; `TokenVerifier` and the HTTP API read them.
+    """
 
     def __init__(self) -> None:
         self._secrets: tuple[bytes, ...] = ()
@@ -30,11 +36,17 @@ class KeyRing:
         self.jwks = b'{"keys":[]}'
 
     def set_hs256(self, secret: bytes | None, *previous: bytes) -> None:
-        """Accept HS256 tokens signed with this secret, and with earlier ones."""
+        """Accept HS256 tokens signed with `secret` or with one of the `previous` secrets.
+
+        None: accept no HS256 tokens.
+        """
         self._secrets = () if secret is None else (secret, *previous)
 
     def set_jwks(self, jwks: bytes) -> None:
-        """Replace all public keys by those of a JWK Set; what this edge can't use is left out."""
+        """Replace all public keys by those of a JWK Set (JSON).
+
+        Keys of an unknown kind, and keys without a key id, are left out.
+        """
         public: dict[tuple[str, str], Any] = {}
         for entry in json.loads(jwks)["keys"]:
             try:
@@ -49,20 +61,26 @@ class KeyRing:
         self.jwks = jwks
 
     def set_api_keys(self, digests: Iterable[tuple[bytes, str]]) -> None:
-        """Replace the known API keys: pairs of SHA-256 digest and id."""
+        """Replace all API keys. Each item is the SHA-256 digest and the id of a key."""
         self._api_keys = dict(digests)
 
     def api_key_id(self, key: str) -> str | None:
-        """The id of an API key; None: not known. Keys are random, so a digest is compared, not a password hash."""
+        """Return the id of an API key; None if the key is unknown.
+
+        API keys are random, so a plain digest is enough; a slow password hash would add nothing.
+        """
         return self._api_keys.get(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
 
     @property
     def is_empty(self) -> bool:
-        """Nothing could be verified."""
+        """Whether there is no key that could verify a token."""
         return not self._secrets and not self._public
 
     def verifies(self, algorithm: str, kid: object, signed: bytes, signature: bytes) -> bool:
-        """Whether the signature is of a key that belongs to the algorithm."""
+        """Return whether a key of this algorithm made the signature.
+
+        For public keys it must be the key with the id `kid`. For HS256, which has no key ids, every secret is tried.
+        """
         if algorithm in HMAC_ALGORITHMS:
             return any(
                 hmac.compare_digest(hmac.digest(secret, signed, "sha256"), signature) for secret in self._secrets

@@ -1,4 +1,4 @@
-"""Who may do what in a channel, and which channel names there are."""
+"""Permissions of users in channels, and the rules for channel names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANYONE, _AUTHENTICATED, _SUBSCRIBER, _GRANT = (
 
 
 class Actor(NamedTuple):
-    """Who asks: the user ("" for anonymous) and how it stands to the channel."""
+    """A user, and its relation to one channel. The user is "" for an anonymous client."""
 
     user: str
     subscribed: bool = False
@@ -27,7 +27,7 @@ class Actor(NamedTuple):
 
 
 def allows(rule: frozenset[Permission], namespace: Namespace, actor: Actor) -> bool:
-    """Whether any entry of the list matches."""
+    """Return whether at least one permission of the rule applies to the actor."""
     user, subscribed, granted = actor
     for permission in rule:
         if permission is _ANYONE:
@@ -44,11 +44,11 @@ def allows(rule: frozenset[Permission], namespace: Namespace, actor: Actor) -> b
 
 
 def find_namespace(namespaces: Namespaces, channel: str, max_bytes: int) -> Namespace:
-    """The namespace of a channel whose name is allowed.
+    """Return the namespace of a channel; check the channel's name.
 
     Raises:
-        ThalamusError: 107 for the length, then 102 for the namespace, then 107 for the characters
-            (the order of wire protocol, 5.2).
+        ThalamusError: 107 if the name is too long, 102 if there is no such namespace, 107 if the name has characters
+            that are not allowed. They are checked in this order (wire protocol, 5.2).
     """
     if len(channel.encode("utf-8", "surrogatepass")) > max_bytes:
         raise ThalamusError("channel name too long", ErrorCode.BAD_REQUEST)
@@ -65,18 +65,24 @@ def find_namespace(namespaces: Namespaces, channel: str, max_bytes: int) -> Name
 
 
 def is_private(channel: str) -> bool:
-    """`$…`: needs a subscription token, always."""
+    """Return whether the channel needs a subscription token: its name begins with `$`."""
     return channel.startswith("$")
 
 
 def listed_users(channel: str) -> frozenset[str] | None:
-    """Those after the last `#` of a user-limited channel, as `in_channel_name` writes them; None: not user-limited."""
+    """Return the users that a user-limited channel lists behind its last `#`.
+
+    They are encoded as by `in_channel_name`. None if the channel is not user-limited.
+    """
     _, mark, users = channel.rpartition("#")
     return frozenset(users.split(",")) if mark else None
 
 
 def may_subscribe(namespace: Namespace, channel: str, user: str) -> bool:
-    """Without a token: what the namespace says, within what the name says (`$` and `#`, wire protocol, 10)."""
+    """Return whether the user may subscribe without a token (wire protocol, 10).
+
+    The channel's name must allow it (`$` and `#`), and the rule of the namespace too.
+    """
     if is_private(channel):
         return False
     users = listed_users(channel)

@@ -1,7 +1,8 @@
-"""Why tokens are refused, for our log alone: whoever shows one hears nothing that would help to make a better one.
+"""Logs why tokens are rejected.
 
-One line in ten seconds of each reason, and nothing of a token in it: reasons are texts of this code, with names of
-claims at most.
+Only the server's log has the reason. The client is not told, because it would help to forge a token. Each reason is
+logged at most once in ten seconds. A log line holds no part of the token: reasons are texts of this code, with names
+and types of claims at most.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from services.shared.process.log_limit import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
-_MOST = 100
+_MOST = 100  # different reasons that are limited one by one; further ones are limited together by kind
 _logs: dict[str, RateLimitedLog] = {}
 
 
 def refused(kind: str, reason: str) -> None:
-    """A token of this kind (`connection` or `subscription`) was refused."""
+    """Log that a token was rejected. `kind` is `connection` or `subscription`."""
     key = f"{kind} {reason}"
     log = _logs.get(key)
     if log is None:

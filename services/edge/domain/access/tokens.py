@@ -1,4 +1,7 @@
-"""Connection and subscription tokens: which are believed, and what they say. Wire protocol, 9."""
+"""Verifies connection and subscription tokens and reads their claims.
+
+Source: wire protocol, 9.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ from services.edge.domain.access.token_log import refused
 from services.shared.json_text import InvalidJson, checked_json
 
 _MAX_TOKEN_BYTES = 8_192
-_HEADERS_KEPT = 64  # of one issuer all are alike
+_HEADERS_KEPT = 64  # decoded headers in the cache; tokens of one issuer and key have the same header
 
 
 class _Refused(Exception):
-    """`reason` is for our log: it names no more than claims, and never goes to whoever showed the token."""
+    """A token is rejected.
+
+    `reason` is for the server's log only and is never sent to the client. It holds no values of the token.
+    """
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -31,16 +37,19 @@ class _Refused(Exception):
 
 
 class TokenInvalid(_Refused):
-    """Not a token of ours, or not of this kind."""
+    """The token is malformed, not signed with one of our keys, or of the other kind."""
 
 
 class TokenExpired(_Refused):
-    """A token of ours whose time is over, or has not come (`nbf`)."""
+    """The token is valid but for its time: it has expired, or `nbf` is in the future."""
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Options of the namespace that a token replaces for its subscription; None: as the namespace says."""
+    """Options of a namespace that a token overrides for one subscription.
+
+    None: the option of the namespace holds.
+    """
 
     presence: bool | None = None
     join_leave: bool | None = None
@@ -51,7 +60,10 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class ServerSub:
-    """A server-side subscription of a connection token; `info` and `data` are JSON texts, empty for none."""
+    """A server-side subscription that a connection token asks for.
+
+    `info` and `data` are JSON texts; empty means that there is none.
+    """
 
     info: bytes = b""
     data: bytes = b""
@@ -60,7 +72,11 @@ class ServerSub:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """`expires_at` in Unix seconds: when the connection expires; None: never. `session`: the `sid`, empty for none."""
+    """Claims of a connection token.
+
+    `expires_at` is when the connection expires, in Unix seconds; None: never. `session` is the claim `sid`, the id of
+    the sign-in; empty if there is none.
+    """
 
     user: str
     info: bytes = b""
@@ -72,7 +88,11 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:
-    """`client` is empty unless the token is for one connection."""
+    """Claims of a subscription token.
+
+    `client` is empty unless the token is for one connection only. `expires_at` is when the subscription expires, in
+    Unix seconds; None: never.
+    """
 
     user: str
     channel: str
@@ -126,7 +146,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Unix seconds."""
+    """Times of a token, in Unix seconds."""
 
     exp: float | None
     expire_at: float | None
@@ -139,7 +159,7 @@ _PAYLOADS = msgspec.json.Decoder(_Payload)
 
 
 class TokenVerifier:
-    """Verifies with the keys of the ring; the time is passed in."""
+    """Verifies tokens with the keys of a key ring; the caller passes the time in."""
 
     def __init__(
         self,
@@ -150,7 +170,15 @@ class TokenVerifier:
         leeway_s: float = 0.0,
         not_before_leeway_s: float = 0.0,
     ) -> None:
-        """`leeway_s`: so long `exp` may be past and `nbf` ahead; `not_before_leeway_s`: `nbf`, where that is more."""
+        """Create a verifier.
+
+        Args:
+            keyring: Keys that are trusted.
+            audience: Required `aud` of tokens; empty: any.
+            issuer: Required `iss` of tokens; empty: any.
+            leeway_s: Seconds by which `exp` may be past and `nbf` in the future.
+            not_before_leeway_s: Seconds by which `nbf` may be in the future, if that is more than `leeway_s`.
+        """
         self._keyring = keyring
         self._audience = audience
         self._issuer = issuer
@@ -158,11 +186,11 @@ class TokenVerifier:
         self._not_before_leeway_s = max(leeway_s, not_before_leeway_s)
 
     def connection(self, token: str, now: float) -> ConnectionClaims:
-        """Claims of a connection token.
+        """Return the claims of a connection token. `now` is in Unix seconds.
 
         Raises:
-            TokenInvalid: whatever is wrong with it; the log has the reason.
-            TokenExpired: nothing is wrong with it but the time.
+            TokenInvalid: the token is wrong in some way; the log has the reason.
+            TokenExpired: only its time is wrong.
         """
         with _logged("connection"):
             payload = self._payload(token)
@@ -186,7 +214,7 @@ class TokenVerifier:
             )
 
     def subscription(self, token: str, now: float) -> SubscriptionClaims:
-        """Claims of a subscription token; raises as `connection`."""
+        """Return the claims of a subscription token; raise as `connection` does."""
         with _logged("subscription"):
             payload = self._payload(token)
             if not payload.channel:
@@ -203,7 +231,7 @@ class TokenVerifier:
             )
 
     def _payload(self, token: str) -> _Payload:
-        """Syntax, signature, audience and issuer, in this order."""
+        """Check syntax, signature, audience and issuer, in this order; return the payload."""
         if len(token) > _MAX_TOKEN_BYTES or not token.isascii():
             raise TokenInvalid("it is over 8 KiB, or not ASCII")
         parts = token.split(".")
@@ -219,7 +247,7 @@ class TokenVerifier:
             raise TokenInvalid("its signature is of none of our keys")
         try:
             payload = _PAYLOADS.decode(body)
-        except msgspec.ValidationError as error:  # of what we signed: it names the type and the claim
+        except msgspec.ValidationError as error:  # the message names type and claim, not the value
             raise TokenInvalid(f"a claim has the wrong type: {error}") from None
         except (ValueError, msgspec.MsgspecError, RecursionError):
             raise TokenInvalid("its payload is not JSON") from None
@@ -243,7 +271,10 @@ class TokenVerifier:
         return times
 
     def _expiry(self, times: _Times, now: float) -> float | None:
-        """When what was made with the token ends; within the leeway it is not over at once."""
+        """Return when the connection or subscription expires.
+
+        A token that is accepted only thanks to the leeway expires at the end of the leeway, not at once.
+        """
         if times.expire_at is not None:
             return times.expire_at or None
         if times.exp is not None and times.exp <= now:
@@ -261,12 +292,12 @@ def _logged(kind: str) -> Iterator[None]:
 
 
 def _user(payload: _Payload) -> str:
-    """`sub`; a number, as some libraries mint it, is the text of its digits."""
+    """Return the claim `sub`. Some libraries write a number: its digits are the id."""
     return str(payload.sub) if isinstance(payload.sub, int) else payload.sub or ""
 
 
 def _seconds(claim: str, value: float | str | None) -> float | None:
-    """A NumericDate, also as a text of decimal digits."""
+    """Return a NumericDate claim, which may also be a string of decimal digits."""
     if isinstance(value, str):
         if not _DECIMAL.fullmatch(value):
             raise TokenInvalid(f"`{claim}` is no number")
@@ -278,7 +309,7 @@ def _seconds(claim: str, value: float | str | None) -> float | None:
 
 @functools.lru_cache(maxsize=_HEADERS_KEPT)
 def _header(text: str) -> _Header:
-    """The header, if nothing in it forbids to look further; one that is refused is not kept."""
+    """Decode a header and check that it is allowed. Rejected headers are not cached."""
     header = _HEADERS.decode(_base64(text))
     if header.alg not in ALGORITHMS or any(
         value is not None for value in (header.crit, header.jku, header.x5u, header.jwk)
@@ -294,7 +325,11 @@ def _base64(text: str) -> bytes:
 
 
 def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
-    """The JSON text of `info` or `data`; the base64 twin wins. Others get to see it, so it must be sound."""
+    """Return the JSON text of a claim such as `info`; empty if there is none.
+
+    `encoded` is the base64 form of the claim (`b64info`); it wins if both are there. Other clients get to see the text,
+    so it is checked.
+    """
     text = bytes(raw)
     if not text and not encoded:
         return b""
