@@ -1,32 +1,35 @@
-"""Publications that wait for one log: how many they are, and how quickly the log takes them.
+"""Counts the publications that wait for one log, and measures the log's rate.
 
-`publish_admission.py` says what this is for. Nothing here knows what a log is, or what time it is: times are passed in.
+`publish_admission.py` uses this to decide whether one more publication may wait. There is no I/O here, and the caller
+passes the time in.
 """
 
 from __future__ import annotations
 
 import math
 
-ASSUMED_PER_S = 3_000.0  # while nothing is known
-_ASSUMED_LATENCY_S = 0.003  # the least that is reckoned with
-_LEAST_PER_S = 0.1
-_WINDOW_S = 0.1  # at least so long is measured at a time
-_SILENT_S = 0.5  # without a single answer: that is a measurement, too
-_MEMORY_S = 0.5  # what was measured is worth 37 % after so long
-_IDLE_MEMORY_S = 1.0  # the same while nothing is in flight: what was, is forgotten within about 2 s
-_SLOW, _LONG = 0.1, 0.25  # of the longest wait: answers are slow from the first on, waits long from the second
-_CALM_S = 1.0  # waits shorter than the first for so long: the strain is over
+ASSUMED_PER_S = 3_000.0  # publications per second, while nothing is measured
+_ASSUMED_LATENCY_S = 0.003  # seconds; the estimate never goes below
+_LEAST_PER_S = 0.1  # publications per second; the estimate never goes below
+_WINDOW_S = 0.1  # shortest measurement, seconds
+_SILENT_S = 0.5  # seconds without any answer, after which the absence of answers counts as a measurement
+_MEMORY_S = 0.5  # seconds after which an old measurement has a weight of 37 % (1/e), while publications are in flight
+_IDLE_MEMORY_S = 1.0  # the same while none is in flight: an old measurement is forgotten within about 2 s
+_SLOW, _LONG = 0.1, 0.25  # shares of the longest wait: answers above the first are slow, waits above the second long
+_CALM_S = 1.0  # seconds of waits below `_SLOW`, after which the strain is over
 
 
 class Backlog:
-    """Counts what waits, and measures in windows of 0.1 s or more.
+    """Publications that wait for one log, and estimates of the log's rate and latency.
 
-    A log that answers slowly shows what it can do: `per_s` follows the answers that came in the window. One that
-    answers quickly could do more: then they are the least that it can do, and `per_s` goes back to the assumed rate.
+    It measures in windows of at least 0.1 s. If answers are slow, the log is busy: `per_s` follows the rate of answers
+    in the window. If answers are quick, the log could do more than it was asked for: their rate is only a lower bound,
+    and `per_s` returns to the assumed rate.
 
-    A window ends when somebody asks (`look`), and not with an answer: answers come in batches, and the first of a batch
-    is no measurement. Without any answer it ends with a `tick` only: while thousands of commands are being read, the
-    event loop has no turn for the answers, and for the timer neither.
+    A window ends when somebody calls `look`, not when an answer comes: answers come in batches, and the time until the
+    first one of a batch is no measurement. A window without any answer ends only with a `tick`. While the edge reads
+    thousands of commands, the event loop handles neither answers nor timers, so the absence of answers means nothing;
+    a `tick` shows that the loop has had its turn.
     """
 
     __slots__ = (
@@ -47,27 +50,28 @@ class Backlog:
     )
 
     def __init__(self, max_wait_s: float, now: float) -> None:
-        self.in_flight = 0  # handed to the log, not answered yet
-        self.waiting = 0  # these, and those in the queues of their clients
-        self.per_s = ASSUMED_PER_S  # that the log takes
-        self.latency_s = _ASSUMED_LATENCY_S  # from the handing over to the answer, lately
-        self.wait_s = 0.0  # the same with the queues, in the last window
-        self.strained_since = math.inf  # the wait was long then, and has not been short for a while since
+        self.in_flight = 0  # publications handed to the log and not answered yet
+        self.waiting = 0  # publications in flight and in the queues of their clients
+        self.per_s = ASSUMED_PER_S  # estimate: publications that the log can take per second
+        self.latency_s = _ASSUMED_LATENCY_S  # estimate: seconds from the hand-over to the log until its answer
+        self.wait_s = 0.0  # mean wait in the last window, seconds, with the time in the queue of the client
+        self.strained_since = math.inf  # when the wait became long; inf: it has been short for `_CALM_S`
         self._max_wait_s = max_wait_s
-        self._window_at = now  # when the window began
-        self._answered, self._took_s = 0, 0.0  # in the window: how many, and how long they took in sum
-        self._busy_s = 0.0  # of the window in which some were in flight, up to the last time that none was
-        self._busy_since = self._moved_at = now  # moved: an answer came, or the first was handed over
-        self._long_at = now  # when the wait was last not short
+        self._window_at = now  # start of the window
+        self._answered, self._took_s = 0, 0.0  # in the window: number of answers, and sum of their latencies
+        self._busy_s = 0.0  # seconds of the window with publications in flight, up to the last time that none was
+        # Start of the current busy time; and when the last answer came, or a busy time began.
+        self._busy_since = self._moved_at = now
+        self._long_at = now  # when the wait was last above `_SLOW`
 
     def began(self, now: float) -> None:
-        """One is handed over."""
+        """Count a publication that is handed to the log."""
         if not self.in_flight:
             self._busy_since = self._moved_at = now
         self.in_flight += 1
 
     def ended(self, now: float, took_s: float) -> None:
-        """It was answered."""
+        """Count the answer to a publication that took `took_s` seconds."""
         self.in_flight -= 1
         self._answered += 1
         self._took_s += took_s
@@ -76,16 +80,22 @@ class Backlog:
             self._busy_s += now - max(self._busy_since, self._window_at)
 
     def silent_s(self, now: float) -> float:
-        """For how long no answer has come although some are due."""
+        """Return for how many seconds no answer has come, 0 if none is outstanding."""
         return now - self._moved_at if self.in_flight else 0.0
 
     def look(self, now: float) -> None:
-        """Somebody wants to know: take note of the answers so far."""
+        """Update the estimates if the window is long enough, and has answers or is idle.
+
+        Called whenever somebody is about to use the estimates.
+        """
         if now - self._window_at >= _WINDOW_S and (self._answered or not self.in_flight):
             self._end_window(now)
 
     def tick(self, now: float) -> None:
-        """Called by a timer: the event loop had its turn at every answer that was there."""
+        """Update the estimates; called by a timer.
+
+        The event loop has handled all answers that had arrived. So if there are none, the log has been silent.
+        """
         if self._answered or not self.in_flight:
             self.look(now)
         elif now - max(self._moved_at, self._window_at) >= _SILENT_S:
@@ -97,7 +107,7 @@ class Backlog:
         if busy_s > 0:
             self._learn(now, window_s, busy_s)
         self._forget(window_s - busy_s)
-        # Little's law: the mean wait is what waits, over what is answered in a second.
+        # Little's law: mean wait = number waiting / answers per second.
         self.wait_s = self.waiting * window_s / answered if answered else self.silent_s(now)
         if self.wait_s > _LONG * self._max_wait_s:
             self.strained_since = min(self.strained_since, now)
@@ -119,7 +129,7 @@ class Backlog:
             self.per_s = max(ASSUMED_PER_S + (self.per_s - ASSUMED_PER_S) * old, answered / window_s)
 
     def _forget(self, idle_s: float) -> None:
-        """Nothing was in flight for so long: what was known grows old."""
+        """Move the estimates towards the assumed values, for `idle_s` idle seconds."""
         if idle_s > 0:
             old = math.exp(-idle_s / _IDLE_MEMORY_S)
             self.latency_s = max(self.latency_s * old, _ASSUMED_LATENCY_S)

@@ -1,4 +1,4 @@
-"""One channel on this edge: its subscribers and the fan-out to them."""
+"""One open channel of this edge: its subscribers, and the fan-out to them."""
 
 from __future__ import annotations
 
@@ -14,84 +14,104 @@ from services.shared.namespaces import Namespace
 
 
 class Subscriber(Protocol):
-    """The session behind a subscription, as far as a channel knows it."""
+    """The part of a session that its channels use."""
 
     connection: Connection
     dialect: Dialect
 
     def insufficient_state(self, subscription: Subscription) -> None:
-        """The subscription can't go on; it is off the channel already."""
+        """Handle a gap that can't be repaired; the channel has removed the subscription."""
 
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One client's place in one channel."""
+    """Subscription of one client to one channel."""
 
     session: Subscriber
     channel: str
     info: ClientInfo
     server_side: bool = False
-    granted: bool = False  # by a token or the server, not by the namespace
+    granted: bool = False  # permitted by a token or by the server, not by a rule of the namespace
     recoverable: bool = False
     positioned: bool = False
-    wants_joins: bool = False
-    announces: bool = False  # join and leave of this client are published
-    presence: bool = False  # was put on the roster
-    expires_at: float | None = None  # Unix seconds
-    live: bool = False  # the reply has been queued; before, pushes wait in `held`
-    held: list[bytes] = field(default_factory=list)
-    caught_up_to: int = 0  # while it catches up: the offset that it was sent last
-    broken: bool = False  # more was held than may be, or the log began anew: this join has failed
+    wants_joins: bool = False  # joins and leaves of others are pushed to this client
+    announces: bool = False  # joins and leaves of this client are published
+    presence: bool = False  # the client was put on the roster
+    expires_at: float | None = None  # Unix seconds; None: never
+    live: bool = False  # the reply has been queued; until then pushes wait in `held`
+    held: list[bytes] = field(default_factory=list)  # frames to send behind the reply
+    caught_up_to: int = 0  # last offset sent, while the subscription catches up
+    broken: bool = False  # the join has failed: `held` was full, or the log was started again
 
 
 class Channel:
-    """Subscribers of one channel on this edge. All of it is synchronous: one tick, one state."""
+    """The subscriptions of one channel on this edge.
+
+    A subscription is in one of three states:
+
+    * joining: its reply is not queued yet; frames are held for it (up to `join_buffer_size`),
+    * catching up: it reads the log page by page; publications with an offset are not fanned out to it,
+    * live: frames are sent to it directly.
+
+    All methods are synchronous, so a method never sees the changes of another one half done.
+    """
 
     def __init__(self, name: str, namespace: Namespace, log: ChannelLog | None, *, join_buffer_size: int) -> None:
         self.name = name
         self.namespace = namespace
         self.log = log  # None: durability `none`
-        self.active_since_check = False  # a publication came since the tops were last compared
-        self._join_buffer_size = join_buffer_size
-        self._joining: dict[Subscription, None] = {}
-        self._catching_up: dict[Subscription, None] = {}  # they read the log themselves, and hear nothing of it here
-        self._live: dict[Dialect, dict[Subscription, Callable[[bytes], None]]] = {}
-        self.deliveries = 0
+        self.active_since_check = False  # a publication came since the channel was last compared with its log
+        self._join_buffer_size = join_buffer_size  # largest number of held frames per subscription
+        self._joining: dict[Subscription, None] = {}  # a dict as an ordered set
+        self._catching_up: dict[Subscription, None] = {}  # these read the log themselves
+        self._live: dict[Dialect, dict[Subscription, Callable[[bytes], None]]] = {}  # value: `Connection.send`
+        self.deliveries = 0  # pushes sent to live subscribers
 
     def __len__(self) -> int:
         return len(self._joining) + len(self._catching_up) + sum(map(len, self._live.values()))
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """All of them: live, joining and catching up."""
+        """All subscriptions: joining, catching up and live."""
         return [*self._joining, *self._catching_up, *(one for group in self._live.values() for one in group)]
 
     def join(self, subscription: Subscription) -> None:
-        """From now on nothing is missed: what comes is held until `go_live`."""
+        """Add a subscription: from now on frames are held for it, until `go_live`."""
         self._joining[subscription] = None
 
     def stop_holding(self, subscription: Subscription) -> None:
-        """It has missed too much to be answered at once: it reads the log up to where `hear_live` is right."""
+        """Let a joining subscription catch up: it has missed too much for one reply.
+
+        Held frames are dropped. The subscription reads the log itself until it calls `hear_live`.
+        """
         self._joining.pop(subscription, None)
         self._catching_up[subscription] = None
         subscription.held.clear()
 
     def hold_again(self, subscription: Subscription) -> None:
-        """It does not catch up after all: as `join`, from now on."""
+        """Let a subscription that catches up join again: frames are held from now on."""
         del self._catching_up[subscription]
         self.join(subscription)
 
     def is_catching_up(self, subscription: Subscription) -> bool:
-        """Whether it still reads the log."""
+        """Return whether the subscription still reads the log."""
         return subscription in self._catching_up
 
     def hear_live(self, subscription: Subscription) -> None:
-        """It has been sent everything up to what the log's view has delivered, in this very tick."""
+        """Make a subscription that caught up live.
+
+        In the same tick it must have been sent everything that `log.delivered` covers. So nothing is missed or
+        repeated.
+        """
         del self._catching_up[subscription]
         self._live.setdefault(subscription.session.dialect, {})[subscription] = subscription.session.connection.send
 
     def go_live(self, subscription: Subscription) -> None:
-        """The reply is queued: send what was held, then go on directly."""
+        """Send the held frames; called once the subscribe reply is queued.
+
+        A joining subscription then gets everything directly. One that catches up goes on catching up. No effect if the
+        subscription has left the channel.
+        """
         catches_up = subscription in self._catching_up
         if not catches_up and subscription not in self._joining:
             return
@@ -105,7 +125,7 @@ class Channel:
             self._live.setdefault(subscription.session.dialect, {})[subscription] = send
 
     def leave(self, subscription: Subscription) -> None:
-        """No frame of this channel is sent to it any more."""
+        """Remove a subscription: no more frames of this channel are sent to it."""
         self._joining.pop(subscription, None)
         self._catching_up.pop(subscription, None)
         group = self._live.get(subscription.session.dialect)
@@ -114,7 +134,11 @@ class Channel:
         subscription.held.clear()
 
     def fan_out(self, publications: Iterable[Publication]) -> None:
-        """Send each to every subscriber: encoded once per dialect, no bookkeeping per subscriber."""
+        """Send the publications to all subscribers.
+
+        A publication is encoded once per client protocol, and all subscribers get the same bytes. Subscriptions that
+        catch up get only publications without an offset; they read the others from the log.
+        """
         epoch = self.log.epoch if self.log else ""
         for publication in publications:
             push = PublicationPush(self.name, publication, epoch if publication.offset == 1 else "")
@@ -125,14 +149,14 @@ class Channel:
                 continue
             for dialect, group in self._live.items():
                 frame = dialect.encode(push)
-                for send in list(group.values()):  # a full outbox may end its session here and now
+                for send in list(group.values()):  # a copy: a full outbox ends its session, which changes `group`
                     send(frame)
                 self.deliveries += len(group)
             if self._joining:
                 self._hold(push, self._joining)
 
     def announce_joins(self, pushes: Sequence[JoinPush]) -> None:
-        """Tell those who asked who came: encoded once, one write to each."""
+        """Send joins to the subscribers that want them: all in one frame for live ones."""
         for dialect, group in self._live.items():
             sends = [send for subscription, send in group.items() if subscription.wants_joins]
             if sends:
@@ -149,7 +173,7 @@ class Channel:
                 self._hold(push, waiting)
 
     def announce_leave(self, push: LeavePush) -> None:
-        """Tell those who asked who went, but for one's own leave."""
+        """Send a leave to the subscribers that want it, except to the client that left."""
 
         def wants(subscription: Subscription) -> bool:
             return subscription.wants_joins and subscription.info.client != push.info.client
@@ -158,7 +182,10 @@ class Channel:
         self._send_past_the_log(push, wants)
 
     def _send_past_the_log(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
-        """What has no place in the log need not wait for it: to who catches up, too, behind the reply."""
+        """Send a push that is in no log to the chosen subscriptions that catch up.
+
+        It need not wait until they have read the log. It is held only until their reply is queued.
+        """
         for subscription in list(self._catching_up):
             if not chosen(subscription):
                 continue

@@ -1,4 +1,30 @@
-"""An edge's view of one log: next, older or a jump; and a ring of the last publications. No I/O."""
+"""An edge's view of one log: orders publications and keeps the last ones. No I/O.
+
+**Purpose.** Pub/sub may lose, repeat or reorder publications, and subscribers must get each of them once and in order.
+The view compares every publication with the last offset that it handed out. It also keeps the last publications in a
+ring, so that a client that was away for a short time recovers without a read of the log.
+
+**Rules.**
+
+1. `delivered` is the last offset that was handed out. Everything up to it, since the view was created, was handed out
+   once, and nothing above it.
+2. Offset `delivered` + 1 is handed out. A lower one is a repetition and is dropped. A higher one shows a gap: it is
+   buffered, and the caller must read the log (`Need.REPAIR`).
+3. What the read found is passed to `repaired`, which hands out as much as continues `delivered` without a hole, and
+   then what the buffer has behind it.
+4. A publication of another epoch is not handed out: the log was started again, and the view is of no more use
+   (`Need.RESYNC`).
+5. The ring has no holes and ends at `delivered`. `since` answers only if it has everything that was asked for. For a
+   `hot` log it answers nothing that the log itself may have dropped by now (`ttl_s`).
+
+**Example.** `delivered` is 5. Pub/sub brings 8: it is buffered, and a repair is due. The read after 5 finds 6 and 7.
+`repaired` returns 6, 7 and, from the buffer, 8. If pub/sub brings 7 afterwards, it is dropped.
+
+**Trade-offs.** Publications behind a gap wait until the read has ended: a lost message costs all subscribers of the
+channel the time of a read, but never the order. The buffer is bounded: what does not fit is read from the log again.
+
+Decision: docs/decisions/0024-stored-channels-keep-everything.md (what the ring may answer). Repairs: see `hub`.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +37,17 @@ from services.edge.domain.model import Publication, StreamPosition
 
 
 class Need(enum.Enum):
-    """What the view wants done about it."""
+    """What the caller must do next."""
 
     NOTHING = enum.auto()
-    REPAIR = enum.auto()  # a jump: read (delivered, top]
-    RESYNC = enum.auto()  # another epoch: subscribers have insufficient state
+    REPAIR = enum.auto()  # there is a gap: read the log after `delivered`
+    RESYNC = enum.auto()  # the log has another epoch: send gap notifications to the subscribers
 
 
 class ChannelLog:
-    """Turns what pub/sub brings into each offset once, in order.
+    """Order of one log, and the ring of its last publications.
 
-    `delivered` is the last offset handed out; nothing above it was, everything up to it since the start was.
+    `delivered` is the last offset handed out. `forgotten` counts calls of `forget`.
     """
 
     __slots__ = (
@@ -41,21 +67,33 @@ class ChannelLog:
     def __init__(
         self, top: StreamPosition, *, ring_size: int, ring_max_bytes: int, buffer_size: int, ttl_s: float = math.inf
     ) -> None:
-        """`ttl_s`: the ring answers for nothing once its newest publication is so old: the log may have expired."""
+        """Create a view that continues after `top`.
+
+        Args:
+            top: Newest position of the log.
+            ring_size: Largest number of publications in the ring.
+            ring_max_bytes: Largest size of the ring, in bytes; one publication may be larger.
+            buffer_size: Largest number of publications that are buffered behind a gap.
+            ttl_s: Age of its newest publication, in seconds, at which the ring is emptied, because the log itself may
+                have expired.
+        """
         self.epoch = top.epoch
         self.delivered = top.offset
         self._ring: deque[Publication] = deque()
-        self._ring_sizes: deque[int] = deque()  # of its publications
-        self._ring_bytes = 0  # the sum of these
+        self._ring_sizes: deque[int] = deque()  # bytes of each publication in the ring
+        self._ring_bytes = 0  # the sum of `_ring_sizes`
         self._ring_size = ring_size
         self._ttl_s = ttl_s
         self._ring_max_bytes = ring_max_bytes
-        self._buffer: dict[int, Publication] = {}
+        self._buffer: dict[int, Publication] = {}  # publications behind a gap, by offset
         self._buffer_size = buffer_size
-        self.forgotten = 0  # how often
+        self.forgotten = 0  # calls of `forget`
 
     def message(self, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
-        """One publication from pub/sub: those to hand out now, in order, and what must be done besides."""
+        """Take a publication from pub/sub.
+
+        Return the publications to hand out now, in order, and what must be done next.
+        """
         if epoch != self.epoch:
             return [], Need.RESYNC
         offset = publication.offset
@@ -73,9 +111,10 @@ class ChannelLog:
         return ready, Need.REPAIR if self._buffer else Need.NOTHING
 
     def repaired(self, epoch: str, publications: list[Publication]) -> tuple[list[Publication], Need]:
-        """What a read of (delivered, …] found, ascending: as `message`.
+        """Take the result of a read after `delivered`, in ascending order.
 
-        A hole in it ends it: what comes behind is not handed out, and the need stays.
+        Return the same as `message`. Publications behind a hole in the result are not handed out; the need is REPAIR
+        then.
         """
         if epoch != self.epoch:
             return [], Need.RESYNC
@@ -90,18 +129,25 @@ class ChannelLog:
         return ready, Need.REPAIR if self._buffer else Need.NOTHING
 
     def since(self, offset: int, now_s: float = 0.0) -> list[Publication] | None:
-        """Publications of (offset, delivered] if the ring has all of them, else None; `now_s`: Unix seconds."""
+        """Return the publications after `offset` up to `delivered`, from the ring.
+
+        None if the ring does not have all of them. `now_s` is in Unix seconds.
+        """
         if offset >= self.delivered:
             return []
         if self._ring and now_s - self._ring[-1].time_ms / 1000 >= self._ttl_s:
-            self.forget()  # whether they are still there is for the log to say
+            self.forget()  # the log may have expired: only a read can tell
         if not self._ring or self._ring[0].offset > offset + 1:
             return None
         skip = offset + 1 - self._ring[0].offset
         return [publication for index, publication in enumerate(self._ring) if index >= skip]
 
     def refill(self, publications: Sequence[Publication]) -> None:
-        """Put what a read of the log found, ascending, before what the ring has, as far as there is room."""
+        """Put publications that a read found at the front of the ring.
+
+        They are in ascending order. As many as there is room for are taken, beginning with the newest one that the ring
+        does not have.
+        """
         first = self._ring[0].offset if self._ring else self.delivered + 1
         for publication in reversed(publications):
             if publication.offset >= first:
@@ -117,7 +163,7 @@ class ChannelLog:
             first = publication.offset
 
     def forget(self) -> None:
-        """Empty the ring: the log's history was removed."""
+        """Empty the ring, because the log's history was removed or may have expired."""
         self.forgotten += 1
         self._ring.clear()
         self._ring_sizes.clear()
@@ -125,7 +171,7 @@ class ChannelLog:
 
     @property
     def position(self) -> StreamPosition:
-        """Where whoever joins now joins."""
+        """Position of the last publication handed out: where a new subscriber begins."""
         return StreamPosition(self.delivered, self.epoch)
 
     def _accept(self, publication: Publication) -> None:

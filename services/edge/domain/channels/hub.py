@@ -1,4 +1,36 @@
-"""This edge's channels: opened once Redis has confirmed, repaired when something is missing, closed when unused."""
+"""Opens, repairs and closes the channels of this edge.
+
+**Purpose.** Pub/sub is only a hint that something is in a log: messages may be lost with or without an error. The hub
+finds out when something is missing, reads it from the log, and hands it out in order. If that is impossible, it tells
+the subscribers, so that they recover themselves.
+
+**Rules.**
+
+1. A channel is opened once, however many wait for it: first Redis confirms the subscription, then the newest position
+   is read. Publications that arrive between the two are kept and handed out afterwards. So nothing is missed.
+2. A repair begins after a jump in the offsets (see `channel_log`), after every reconnect of pub/sub, and when a quiet
+   channel is found to be elsewhere than its log. Channels without traffic are compared about every 5 s.
+3. One repair runs per channel. A request that comes meanwhile makes it read once more.
+4. A repair reads everything after the last publication handed out. A read that fails (`Unavailable`, `Busy`) is
+   repeated, with pauses of 0.1 to 1 s, while the channel is open.
+5. If the log can't give everything (a hole, another epoch, more than `recovery_limit` publications), the channel is
+   closed here, and each subscriber gets one gap notification: unsubscribe 2500, or close 3010 for a server-side
+   subscription. Subscribers that asked for no position are put on the newly opened channel instead. The next subscribe
+   opens the channel again.
+6. A `hot` log that is behind what was delivered of it has lost publications. It gets a new epoch first, so that no
+   client recovers from the old one.
+7. A channel without subscribers stays open for `channel_linger_s` (1 s).
+
+**Example.** Offset 5 was handed out, and pub/sub brings 8. The repair reads after 5 and finds 6, 7 and 8; they are
+handed out, and the channel goes on. If 6 was trimmed from the log meanwhile, the subscribers get 2500, subscribe again
+with their position, and are told whether they recovered.
+
+**Trade-offs.** A message that is lost without an error in a quiet channel is found only by the next comparison. A gap
+notification goes to all subscribers of the channel on this edge, because they share one view of its log.
+
+Decisions: docs/decisions/0005-how-a-redis-that-went-back-is-noticed.md (rule 6), docs/architecture.md, "The log of a
+channel".
+"""
 
 from __future__ import annotations
 
@@ -22,13 +54,13 @@ from services.shared.namespaces import Durability, Namespace
 
 logger = logging.getLogger(__name__)
 
-_TOPS_AT_ONCE = 500
+_TOPS_AT_ONCE = 500  # channels compared with their logs at the same time, so that other requests are not held up
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Hub:
-    """Map of channel name to `Channel`, and the listener of what Redis brings."""
+    """All open channels of this edge. It is the `ChannelListener` of pub/sub."""
 
     def __init__(
         self,
@@ -47,13 +79,13 @@ class Hub:
         self._wall = wall
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Task[Channel]] = {}
-        self._early: dict[str, list[tuple[str, Publication]]] = {}  # came between SUBSCRIBE and the top
-        self._unused: dict[str, float] = {}  # channel → monotonic seconds since when nobody listens
-        self._repairs: dict[str, asyncio.Task[None]] = {}
-        self._repair_again: set[str] = set()
-        self._repair_of: dict[str, Channel] = {}  # the view that the repair under this name is for
-        self._reconnects = 0
-        self._comparing = False
+        self._early: dict[str, list[tuple[str, Publication]]] = {}  # arrived while the channel was being opened
+        self._unused: dict[str, float] = {}  # channel → since when it has no subscribers, monotonic seconds
+        self._repairs: dict[str, asyncio.Task[None]] = {}  # channel → its running repair
+        self._repair_again: set[str] = set()  # channels whose repair must read once more
+        self._repair_of: dict[str, Channel] = {}  # channel → the object that its running repair is for
+        self._reconnects = 0  # of pub/sub
+        self._comparing = False  # a comparison of quiet channels is running
         self.publications_received = 0
         self.gaps = 0
         self.resyncs = 0
@@ -64,16 +96,18 @@ class Hub:
 
     @property
     def channels(self) -> dict[str, Channel]:
-        """Open channels by name; do not change it."""
+        """Open channels by name. Read only."""
         return self._channels
 
     @property
     def deliveries(self) -> int:
-        """Frames handed to subscribers since the start."""
+        """Pushes sent to live subscribers since the start of the edge."""
         return self._deliveries_of_closed + sum(channel.deliveries for channel in self._channels.values())
 
     async def open(self, name: str, namespace: Namespace) -> Channel:
-        """The channel, opened if it is not: one subscribe and one read of the top however many wait.
+        """Return the channel; open it if necessary.
+
+        All callers that wait for the same channel share one subscribe and one read.
 
         Raises:
             Unavailable: Redis or the store did not answer in time.
@@ -81,7 +115,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is not None:
             if name in self._unused:
-                self._unused[name] = self._now()  # long enough to be joined; whoever asked may be gone by then
+                self._unused[name] = self._now()  # the caller has the whole linger time to join
             return channel
         task = self._opening.get(name)
         if task is None:
@@ -106,15 +140,19 @@ class Hub:
             self._opening.pop(name, None)
         channel = Channel(name, namespace, log, join_buffer_size=self._settings.join_buffer_size)
         self._channels[name] = channel
-        self._unused[name] = self._now()  # until the first joins
+        self._unused[name] = self._now()  # until the first subscription joins
         for epoch, publication in self._early.pop(name):
             self.publication(name, epoch, publication)
         if channel.log is not None and reconnects != self._reconnects:
-            self._repair(channel)  # what came between the read of the top and now may have been missed
+            self._repair(channel)  # pub/sub was reconnected meanwhile: publications may have been missed
         return channel
 
     def _log(self, top: StreamPosition, namespace: Namespace) -> ChannelLog:
-        """The view of a log. Its ring has nothing that the log itself would not give out; a `stored` one keeps all."""
+        """Create the view of a log that continues after `top`.
+
+        The ring of a `hot` log is limited by the namespace's history size and time, as the log itself is. A `stored`
+        log keeps everything, so its ring has only the limits of the settings.
+        """
         settings, stored = self._settings, namespace.durability is Durability.STORED
         return ChannelLog(
             top,
@@ -125,7 +163,11 @@ class Hub:
         )
 
     def join(self, channel: Channel, subscription: Subscription) -> Channel:
-        """Add a subscription; returns the channel it really is on (the given one may have been closed meanwhile)."""
+        """Add a subscription to the channel; return the channel.
+
+        Raises:
+            Unavailable: the channel was closed since `open` returned it; open it again.
+        """
         current = self._channels.get(channel.name)
         if current is not channel:
             raise Unavailable("the channel was closed while being joined")
@@ -134,7 +176,10 @@ class Hub:
         return channel
 
     def leave(self, subscription: Subscription) -> None:
-        """Take a subscription off its channel; the last one leaves it unused."""
+        """Remove a subscription from its channel.
+
+        A channel without subscriptions is closed later by `close_unused`.
+        """
         channel = self._channels.get(subscription.channel)
         if channel is None:
             return
@@ -143,7 +188,10 @@ class Hub:
             self._unused[channel.name] = self._now()
 
     def close_unused(self, now: float) -> None:
-        """Forget channels that nobody has listened to for a while (`channel_linger_s`)."""
+        """Close the channels that had no subscribers for `channel_linger_s`.
+
+        `now` is in monotonic seconds.
+        """
         due = [name for name, since in self._unused.items() if now - since >= self._settings.channel_linger_s]
         for name in due:
             del self._unused[name]
@@ -161,7 +209,7 @@ class Hub:
                 "unsubscribe failed; the next connection to Redis will not have it", extra={"error": str(error)}
             )
 
-    # What Redis brings (ChannelListener).
+    # ChannelListener: messages of pub/sub.
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
         self.publications_received += 1
@@ -173,7 +221,7 @@ class Hub:
             return
         if view.namespace.time_in_tags:
             tag_times(view.namespace, (publication,))
-        if view.log is None or not publication.offset:  # a backend may ask that one is not kept
+        if view.log is None or not publication.offset:  # a backend may publish past the log of a channel
             self._fan_out(view, [publication])
             return
         view.active_since_check = True
@@ -214,7 +262,10 @@ class Hub:
     # Gaps.
 
     def check_tops(self) -> None:
-        """Compare channels that were quiet since the last time with their logs; call every `top_check_s`."""
+        """Compare the channels without traffic since the last call with their logs.
+
+        To be called about every `top_check_s` seconds. It finds publications that pub/sub lost without an error.
+        """
         quiet = [view for view in self._channels.values() if view.log is not None and not view.active_since_check]
         for view in self._channels.values():
             view.active_since_check = False
@@ -223,7 +274,7 @@ class Hub:
             self._spawn(self._compare_all(quiet))
 
     async def _compare_all(self, views: list[Channel]) -> None:
-        """A few at a time: others want something of Redis, too."""
+        """Compare channels with their logs, in groups, to leave Redis time for others."""
         try:
             for start in range(0, len(views), _TOPS_AT_ONCE):
                 await self._compare(views[start : start + _TOPS_AT_ONCE])
@@ -231,12 +282,12 @@ class Hub:
             self._comparing = False
 
     async def _compare(self, views: list[Channel]) -> None:
-        """Repair those that are not where their logs are."""
+        """Repair the channels whose position differs from that of their logs."""
         names = [(view.name, view.namespace.durability is Durability.STORED) for view in views]
         try:
             tops = await self._broker.tops(names)
         except ThalamusError:
-            return  # Redis is away: when it is back, everything is compared
+            return  # Redis does not answer; a later comparison, or the reconnect of pub/sub, finds what is missing
         for view, top in zip(views, tops, strict=True):
             if view.log is not None and self._channels.get(view.name) is view and top != view.log.position:
                 self._repair(view)
@@ -256,22 +307,25 @@ class Hub:
             self._repairs[view.name] = self._spawn(self._repair_until_whole(view))
 
     async def catch_up(self, view: Channel, timeout_s: float) -> None:
-        """Hand out all that the log holds by now; a client may come from an edge that is ahead of this one.
+        """Repair the channel now: a client has a newer position than this edge.
 
         Raises:
-            Unavailable: the log could not be asked within the time: nobody knows which of the two is right.
+            Unavailable: the log could not be read within `timeout_s` seconds, so the client's position can't be judged.
         """
         unfinished: set[asyncio.Task[None]] = set()
         of_this_view = False
         while not of_this_view and not unfinished:
             self._repair(view)
-            of_this_view = self._repair_of[view.name] is view  # else first the end of one for a view that is gone
+            of_this_view = self._repair_of[view.name] is view  # if not, wait for the repair of a closed channel first
             _, unfinished = await asyncio.wait([self._repairs[view.name]], timeout=timeout_s)
         if unfinished:
             raise Unavailable("the log of the channel can't be compared at the moment")
 
     async def _repair_until_whole(self, view: Channel) -> None:
-        """Read what is missing and hand it out, one reader per channel; give up only where the log itself can't."""
+        """Read what is missing and hand it out, until the channel is level with its log.
+
+        Ends with gap notifications if the log can't give everything.
+        """
         attempt = failures = 0
         try:
             while self._channels.get(view.name) is view and view.log is not None:
@@ -285,7 +339,7 @@ class Hub:
                 failures = 0
                 if self._channels.get(view.name) is not view:
                     return
-                if page is None:  # the log has a hole there, went back, or is another one
+                if page is None:  # a hole, too much, another epoch, or the log is behind
                     await self._reset_if_behind(view)
                     self._resync(view)
                     return
@@ -303,7 +357,7 @@ class Hub:
                     return
                 attempt += 1
                 if attempt > 2:
-                    await asyncio.sleep(0.01)  # what was announced is about to be readable
+                    await asyncio.sleep(0.01)  # a publication that pub/sub brought is about to become readable
         finally:
             self._repairs.pop(view.name, None)
             self._repair_of.pop(view.name, None)
@@ -311,10 +365,10 @@ class Hub:
             self._repair_again.discard(view.name)
             current = self._channels.get(view.name)
             if asked_again and current is not None and current is not view and current.log is not None:
-                self._repair(current)  # it was asked for while this one, of a view that is gone, had not ended
+                self._repair(current)  # the channel was opened again while this repair of the closed one was running
 
     async def _reset_if_behind(self, view: Channel) -> None:
-        """A `hot` log below what was delivered of it has lost something: nobody may go on with its epoch."""
+        """Give a `hot` log a new epoch if it is behind what was delivered of it (rule 6)."""
         if view.log is None or view.namespace.durability is not Durability.HOT:
             return
         delivered = view.log.position
@@ -327,7 +381,7 @@ class Hub:
             logger.warning("a log could not be compared", extra={"channel": view.name, "error": str(error)})
 
     def _resync(self, view: Channel) -> None:
-        """Every subscriber is told once that it can't go on; the next subscribe opens the channel anew."""
+        """Close the channel here and send each subscriber a gap notification (rule 5)."""
         if self._channels.get(view.name) is not view:
             return
         self.resyncs += 1

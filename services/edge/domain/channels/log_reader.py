@@ -1,4 +1,35 @@
-"""Reading logs: tops, history pages, gaps and recovery; from the hot log, then from the store."""
+"""Reads the logs of channels: newest positions, gaps, recovery and history pages.
+
+**Purpose.** After a lost message or a reconnect, many clients and channels need parts of the same logs at the same
+time. This module reads them from Redis and, for `stored` channels, from the store. It reads each part once for all who
+need it, and bounds the reads.
+
+**Rules.**
+
+1. A `hot` log is read from Redis only. A `stored` log is read from Redis first, and what Redis does not keep any more
+   is read from the store.
+2. A read for a repair or a recovery (`after`, `missed`) is complete or nothing: every offset after the position up to
+   the newest one, without a hole. None: continuity is impossible from there. If it is more than one reply may carry,
+   `after` returns None as well, and `missed` raises `TooMuch`: it can be read page by page.
+3. Equal reads at the same time are one read. Recoveries in one channel that wait for their turn become one read, from
+   the lowest offset that any of the clients has. What was found goes into the channel's ring, for those who come later.
+4. A page (`page`) ends at a multiple of `recovery_limit`, or earlier if it has 64 KiB. So clients that catch up in one
+   channel meet at the same offsets and share pages. Pages of `stored` logs may be shared until a history is removed,
+   those of `hot` logs for one second, because the log may have been trimmed since.
+5. At most `max_reads` run at the same time, for `hot` and `stored` channels each. A read waits 2.5 s at most for its
+   turn (`Unavailable`), and if too many wait, it is refused (`Busy`). Reads of newest positions are not bounded here.
+
+**Example.** An edge dies, and 1,000 of its clients come back to one channel here. They are at offsets from 90 to 100,
+and the newest one is 120. The ring has nothing yet. One read after 90 serves all of them, and each takes what is behind
+its own offset.
+
+**Trade-offs.** A client that missed little may wait for the read of one that missed much. If that read is too much or
+has a hole, the client is read for by itself.
+
+Decisions: docs/decisions/0025-recovery-goes-on-behind-the-reply.md,
+docs/decisions/0006-overload-is-refused-on-arrival.md (bounds), docs/decisions/0024-stored-channels-keep-everything.md
+(what each kind of log keeps).
+"""
 
 from __future__ import annotations
 
@@ -16,37 +47,37 @@ from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
 
-_RETRY_AFTER_S = 1.0
-_TURN_S = 2.5
-PAGE_BYTES = 65_536  # of what is read at a time for a client that catches up
-_FRESH_S = 1.0  # so long others may be given a page of a `hot` log
-_FIRST_PAUSE_S, _DOUBLED, _LONGEST_PAUSE_S = 0.1, 4, 1.0
+_RETRY_AFTER_S = 1.0  # told to clients whose read was refused, seconds
+_TURN_S = 2.5  # longest wait for a read slot, seconds
+PAGE_BYTES = 65_536  # publications of one page for a client that catches up; one publication may be larger
+_FRESH_S = 1.0  # how long a page of a `hot` log may be shared, seconds
+_FIRST_PAUSE_S, _DOUBLED, _LONGEST_PAUSE_S = 0.1, 4, 1.0  # seconds; the pause doubles this many times at most
 Page = TypeVar("Page")
 
 
 class TooMuch(Exception):
-    """More than a reply may carry."""
+    """The publications are more than one reply may carry."""
 
 
 def pause_s(failures: int) -> float:
-    """How long to wait before a log is read again that could not be read so many times in a row."""
+    """Return the seconds to wait before the next try, after `failures` failed reads."""
     return min(_FIRST_PAUSE_S * (1 << min(failures - 1, _DOUBLED)), _LONGEST_PAUSE_S)
 
 
 class _Recovery:
-    """One read for all who come back to a channel while it is under way."""
+    """One read, shared by all clients that recover in a channel at the same time."""
 
     __slots__ = ("begun", "log", "offset", "page")
 
     def __init__(self, log: ChannelLog, offset: int) -> None:
         self.log = log
-        self.offset = offset  # of the client that has missed most
-        self.begun = False
+        self.offset = offset  # lowest offset of the clients: the read begins behind it
+        self.begun = False  # the read is under way, so its offset is fixed
         self.page: asyncio.Task[HistoryPage | None]
 
 
 class LogReader:
-    """Reads of channels with durability above `none`; equal reads at the same time are one read."""
+    """Reader of all logs of one edge; shares and bounds the reads."""
 
     def __init__(self, broker: Broker, store: Store, settings: Settings) -> None:
         self._broker = broker
@@ -54,29 +85,29 @@ class LogReader:
         self._settings = settings
         self._pages = PageCache()
         self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
-        self._recoveries: dict[str, _Recovery] = {}  # by channel, the last that was begun
-        self.reads = 0
-        self._waiting = 0
-        self._slots = {stored: asyncio.Semaphore(settings.max_reads) for stored in (False, True)}
+        self._recoveries: dict[str, _Recovery] = {}  # channel → its newest shared read
+        self.reads = 0  # gaps, recoveries and pages read since the start
+        self._waiting = 0  # reads that wait for a slot or are under way
+        self._slots = {stored: asyncio.Semaphore(settings.max_reads) for stored in (False, True)}  # by "is `stored`"
 
     async def top(self, channel: str, namespace: Namespace) -> StreamPosition:
-        """Readable top; makes the epoch of a channel that has none yet."""
+        """Return the newest readable position; create the log if there is none."""
         if namespace.durability is Durability.STORED:
             return await self._broker.stored_top(channel) or await self._store.open(channel)
         return await self._broker.top(channel)
 
     async def has_begun(self, channel: str, namespace: Namespace) -> bool:
-        """Whether there is a log; it does not begin one."""
+        """Return whether the channel has a log; do not create one."""
         if namespace.durability is Durability.STORED:
             return await self._broker.stored_top(channel) is not None or await self._store.has_begun(channel)
         page = await self._broker.read(channel, since_offset=0, limit=1, reverse=False, stored=False, max_bytes=1)
         return page is not None
 
     async def after(self, channel: str, namespace: Namespace, position: StreamPosition) -> HistoryPage | None:
-        """Everything after the position, ascending and without a hole, up to the top: all of it or None.
+        """Return everything after the position, in ascending order, or None.
 
-        None also where it is more than `recovery_limit` publications or `reply_max_bytes`, where the epoch is
-        another one, and where the position is beyond the top: continuity can't be had.
+        None if there is a hole, if it is more than `recovery_limit` publications or `reply_max_bytes` bytes, if the log
+        has another epoch, or if the position is beyond the newest one.
         """
         try:
             return await self._all_after(channel, namespace, position)
@@ -88,12 +119,14 @@ class LogReader:
         return await self._once(key, namespace, lambda: self._after(channel, namespace, position))
 
     async def missed(self, channel: str, namespace: Namespace, log: ChannelLog, offset: int) -> HistoryPage | None:
-        """As `after`, for one of many who come back: it may begin earlier, or have been asked for by another.
+        """Return everything after `offset`, as `after` does, from a shared read.
 
-        The ring has what was found, as far as there is room, so that whoever comes next needs no read.
+        The result may begin before `offset`, if another client needs more. It may end before the newest position, if
+        the read began earlier: then the caller tries again. The publications are also put into the ring of `log`, as
+        far as there is room.
 
         Raises:
-            TooMuch: it may well be there: see `page`.
+            TooMuch: it is more than a reply may carry: read it with `page`.
         """
         recovery = self._recoveries.get(channel)
         if recovery is None or recovery.log is not log or (recovery.begun and recovery.offset > offset):
@@ -106,7 +139,7 @@ class LogReader:
             if recovery.offset == offset:
                 raise
             page = None
-        if page is None and recovery.offset < offset:  # not to be had from there, maybe from here
+        if page is None and recovery.offset < offset:  # impossible from the lower offset, but maybe not from this one
             return await self._all_after(channel, namespace, StreamPosition(offset, log.epoch))
         return page
 
@@ -165,20 +198,21 @@ class LogReader:
         expected = range(position.offset + 1, top.offset + 1)
         if [one.offset for one in publications] != list(expected):
             if publications and publications[0].offset == expected.start:
-                raise TooMuch  # it has begun: a read ends after so many bytes
+                raise TooMuch  # the beginning is there, and the read stopped at its limit of bytes
             return None
         tag_times(namespace, publications)
         return HistoryPage(publications, top)
 
     async def page(self, channel: str, namespace: Namespace, log: ChannelLog, offset: int) -> list[Publication] | None:
-        """What comes behind the offset, without a hole: as much as is read at a time; None: it is not there any more.
+        """Return the next page of publications after `offset`, without a hole.
 
-        Many who catch up in one channel share what is read: pages end at the same offsets.
+        It has at most `recovery_limit` publications and 64 KiB, but at least one publication. None if the log does not
+        have them any more, or has another epoch. Clients that catch up in the same channel share pages.
         """
         key = (channel, log.epoch, offset)
         now = asyncio.get_running_loop().time()
         is_stored = namespace.durability is Durability.STORED
-        known = self._pages.get(key, -math.inf if is_stored else now - _FRESH_S)  # a `hot` log may have been cut since
+        known = self._pages.get(key, -math.inf if is_stored else now - _FRESH_S)  # `hot`: may have been trimmed since
         if known is not None:
             return known
         edition = self._pages.edition
@@ -208,16 +242,19 @@ class LogReader:
         return HistoryPage(publications, found.top)
 
     def forget(self) -> None:
-        """A history was removed: nothing that was read before is given out."""
+        """Drop all cached pages, because a history was removed."""
         self._pages.clear()
 
     async def history(
         self, channel: str, namespace: Namespace, *, limit: int, since: StreamPosition | None, reverse: bool
     ) -> HistoryPage:
-        """One page; semantics of wire protocol, 11.2. `limit` is already cut; 0 asks for the top only.
+        """Return one page of a channel's history (wire protocol, 11.2).
+
+        Args:
+            limit: Largest number of publications, not above the settings' limit; 0 asks for the newest position only.
 
         Raises:
-            ThalamusError: 107 for offset 0 with `reverse`, 112 for another epoch.
+            ThalamusError: 107 for offset 0 with `reverse`, 112 if `since` has another epoch than the log.
         """
         if since is not None and reverse and since.offset == 0:
             raise ThalamusError("since.offset must be above 0 with reverse", ErrorCode.BAD_REQUEST)
@@ -263,7 +300,7 @@ class LogReader:
         expected = newest if reverse else offset + 1
         whole = page.top.epoch != "" and (
             (reverse and expected <= 0)
-            or (not reverse and expected > page.top.offset)  # nothing there to read
+            or (not reverse and expected > page.top.offset)  # there is nothing after the offset
             or (
                 bool(page.publications)
                 and page.publications[0].offset == expected
@@ -290,11 +327,13 @@ class LogReader:
         return await asyncio.shield(task)
 
     async def _in_turn(self, namespace: Namespace, read: Callable[[], Awaitable[Page]]) -> Page:
-        """Not too many at a time, and not too many that wait; those that need the store hold up no others.
+        """Run a read once there is a slot for it.
+
+        Reads of `stored` channels have their own slots, so that a slow store does not hold up `hot` channels.
 
         Raises:
-            Busy: too many wait.
-            Unavailable: its turn did not come in time.
+            Busy: too many reads wait.
+            Unavailable: there was no slot within 2.5 s.
         """
         slots = self._slots[namespace.durability is Durability.STORED]
         if self._waiting >= self._settings.max_waiting_reads:
@@ -315,7 +354,7 @@ class LogReader:
 
 
 def within(publications: list[Publication], max_bytes: int) -> list[Publication]:
-    """The first of them that fit a reply, at least one."""
+    """Return the first publications that fit into `max_bytes`, at least one."""
     total = 0
     for count, publication in enumerate(publications):
         total += publication.size

@@ -1,4 +1,8 @@
-"""How many channels one user may begin on this edge: each leaves something in Redis, or in the store, for a while."""
+"""Limits how many new channels one user may begin on this edge.
+
+Each channel with a log leaves data in Redis or in the store for a while, so their number must be bounded.
+Decision: docs/decisions/0027-channels-that-nobody-used-before.md.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,16 @@ from services.edge.domain.token_bucket import TokenBucket
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 
-_USERS = 100_000  # that are remembered; the one that began nothing for the longest time is forgotten first
-_CHANNELS = 20_000  # of which it is remembered that they were let through
+_USERS = 100_000  # users with a token bucket; the one that took no token for the longest time is dropped first
+_CHANNELS = 20_000  # accepted channels that are remembered; then all are forgotten
 _MINUTE_S = 60.0
 
 
 class NewChannels:
-    """A channel that this edge has not seen lately costs a token; without one, only those that exist may be used."""
+    """Token bucket per user for channels that this edge has not accepted lately.
+
+    A user without tokens may use only channels that exist.
+    """
 
     def __init__(self, reader: LogReader, per_minute: int, now: Callable[[], float]) -> None:
         self._reader, self._per_minute, self._now = reader, per_minute, now
@@ -24,11 +31,14 @@ class NewChannels:
         self._seen: set[str] = set()
 
     def has_seen(self, channel: str) -> bool:
-        """It was let through lately."""
+        """Return whether the channel was accepted lately."""
         return channel in self._seen
 
     def may(self, who: str, channel: str, namespace: Namespace) -> bool:
-        """Whether it may without asking for more."""
+        """Return whether the user may use the channel without a check that it exists.
+
+        Takes a token if the channel has a log and was not accepted lately.
+        """
         if not self._per_minute or namespace.durability is Durability.NONE or channel in self._seen:
             return True
         taken = self._bucket(who).take(self._now())
@@ -37,10 +47,10 @@ class NewChannels:
         return taken
 
     async def admit(self, who: str, channel: str, namespace: Namespace) -> None:
-        """Ask whether the channel exists where the user may begin no more.
+        """Accept the channel; if the user has no token left, check first that it exists.
 
         Raises:
-            ThalamusError: 111, it does not; 100, nobody knows.
+            ThalamusError: 111 if it does not exist, 100 if Redis or the store does not answer.
         """
         if self.may(who, channel, namespace):
             return

@@ -1,4 +1,4 @@
-"""Pages of logs that were read just now, for others who catch up in the same channel."""
+"""Cache of log pages, shared by clients that catch up in the same channel."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections import OrderedDict
 
 from services.edge.domain.model import Publication
 
-_MAX_BYTES = 16_777_216
-_OVERHEAD_BYTES = 200  # of a publication in memory
-Key = tuple[str, str, int]  # channel, epoch, the offset before
+_MAX_BYTES = 16_777_216  # of all cached pages
+_OVERHEAD_BYTES = 200  # memory of a publication beside its content, estimated
+Key = tuple[str, str, int]  # channel, epoch, offset before the first publication of the page
 
 
 class PageCache:
-    """What has a place in a log stays there, so a page is right for as long as nobody removes the history.
+    """Least-recently-used cache of pages, bounded in bytes.
 
-    Bounded in bytes; the longest unused go first.
+    A publication never changes its position in a log. So a page stays correct until a history is removed.
     """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._pages: OrderedDict[Key, tuple[list[Publication], int, float]] = OrderedDict()  # its size, and when read
-        self._bytes = 0
-        self.edition = 0  # a page that was asked for in an older one may have been removed since
+        self._pages: OrderedDict[Key, tuple[list[Publication], int, float]] = OrderedDict()  # page, bytes, time read
+        self._bytes = 0  # of all pages
+        self.edition = 0  # raised by `clear`; a page whose read began in an older edition is not cached
 
     def get(self, key: Key, not_before: float = -math.inf) -> list[Publication] | None:
-        """The page behind this offset, unless it was read before that time."""
+        """Return a page, or None if it is not cached or was read before `not_before`."""
         found = self._pages.get(key)
         if found is None or found[2] < not_before:
             return None
@@ -33,7 +33,7 @@ class PageCache:
         return found[0]
 
     def put(self, key: Key, page: list[Publication], edition: int, now: float) -> None:
-        """Keep a page that was asked for in that edition, and read at that time."""
+        """Cache a page whose read began at the time `now`, when the edition was `edition`."""
         if edition != self.edition:
             return
         if (older := self._pages.pop(key, None)) is not None:
@@ -46,7 +46,7 @@ class PageCache:
             self._bytes -= size
 
     def clear(self) -> None:
-        """Forget all; what is being read is not kept."""
+        """Drop all pages. Pages that are being read at the moment will not be cached."""
         self.edition += 1
         self._pages.clear()
         self._bytes = 0

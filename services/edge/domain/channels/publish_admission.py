@@ -1,65 +1,84 @@
-"""Whether one more publication may wait: by how long it would, and by the bytes that wait already.
+"""Decides whether one more publication may wait, by expected time and by bytes.
 
-**Purpose.** A burst is taken: 1,000 clients that publish 5 times each at the same moment are through in a second. An
-overload, more than fits for longer, is refused on arrival (error 111, nothing was done), so that what is accepted does
-not wait long. A number of publications can't tell one from the other: 300 are few for a quick log, many for a slow one.
+**Purpose.** A burst is accepted: 1,000 clients that publish 5 times each at the same moment are through in a second. An
+overload, which is more than the log can take for longer, is refused on arrival (error 111, nothing was done), so that
+accepted publications do not wait long. A fixed number can't tell the two apart: 300 waiting publications are few for a
+quick log and many for a slow one.
 
-**How long.** Publications of one client go to their log one after the other, so of each client one is in flight. What
-the log does is shared among those in flight. A publication with N of its own client ahead waits for N + 1 such turns:
+**Expected wait.** Publications of one client go to their log one after the other, so each client has at most one in
+flight. The log's rate is shared among those in flight. A publication with N of its own client ahead waits for N + 1
+turns:
 
     wait = (N + 1) × in flight / rate
 
-In a burst, behind which nothing comes, not for longer than all that waits takes, `waiting / rate`. The rate is that of
-`Backlog`: measured where the log is slow, assumed (3,000/s) where nothing is known.
+In a burst the real wait is shorter, because nothing comes behind it: at most `waiting / rate`. The rate comes from
+`Backlog`: measured if the log is slow, assumed (3,000/s) if nothing is known.
 
-**Rules**, of each log (Redis; the store) by itself, so that a slow store keeps nothing from Redis:
+**Rules.** Each log (Redis; the store) is judged by itself, so that a slow store does not hold up Redis. Rules 1 and 3
+to 5 are named as in the metric of refused publications.
 
-1. `bytes`: all that waits, in queues too, is at most `EDGE_MAX_PENDING_PUBLISH_BYTES`; and a client that has N bytes
-   waiting needs room for 8 N more: a few large ones leave room for the others. One publication may always wait.
-2. Up to 16 may wait whatever is measured. Those of other clients do not count for a client that has none.
-3. `silent`: no answer has come for as long as a publication may wait.
-4. `own_queue`: a client with N ≥ 8 waiting, where N times the time that answers take is more than it may wait. Under
-   strain a quarter of that: deep queues are what an overload fills, and a burst does not.
-5. `wait`: the wait above is more than `EDGE_MAX_PUBLISH_WAIT_S`. What comes under strain that is older than that is no
-   burst.
+1. `bytes`: all waiting publications together, queued ones included, have at most `EDGE_MAX_PENDING_PUBLISH_BYTES`. This
+   bound is for both logs together. A client with N bytes waiting also needs room for 8 N more, so a few clients with
+   large publications leave room for others. If nothing waits, a publication of any size is accepted.
+2. Below 16 waiting publications, rules 3 to 5 do not apply. For a client with none waiting, only those in flight count,
+   not the queues of other clients.
+3. `silent`: refused if no answer has come for as long as a publication may wait.
+4. `own_queue`: refused if the client has N ≥ 8 waiting and N × latency is more than a publication may wait; under
+   strain, more than a quarter of that. An overload fills deep queues, a burst does not.
+5. `wait`: refused if the expected wait is above `EDGE_MAX_PUBLISH_WAIT_S`. The shorter wait of a burst counts until the
+   strain has lasted that long; what comes later is no burst.
 
-Strain begins when publications wait for a quarter of the longest wait on average, and ends when it has been less than a
-tenth for a second.
+Strain begins when the mean wait is above a quarter of the longest wait. It ends when the mean wait has been below a
+tenth of it for a second.
 
-**Example.** Two edges, 500 clients with 5 each: 500 are in flight, the fifth of each waits for 5 × 500 / 3,000 = 0.8 s:
-taken. An edge whose log does 200/s, 300 clients that publish: after a second the rate is known, and 50 may wait.
+**Example.** Two edges; on each, 500 clients publish 5 times. 500 are in flight, and the fifth of each client waits for
+5 × 500 / 3,000 = 0.8 s: accepted. Another edge has a log that takes 200/s, and 300 clients that publish without a
+pause: after about two seconds the rate is known, and about 200 publications may wait.
 
-**Fairness.** A client that floods has one publication in flight like everybody, and its deep queue only makes itself
-wait: others do not notice it, beyond what reading and refusing its commands takes.
+**Fairness.** A client that floods has one publication in flight, as every client. Its deep queue delays only itself.
+Others notice no more than the time for reading and refusing its commands.
 
-**Trade-offs.** A log that is far and not slow (answers after more than 0.1 s) is taken for slow until its load grows:
-its rate rises with what is let through, but a burst on it is refused in part. While the rate is being learned (about
-half a second) more may be admitted than should be. A call of the server API counts as a client with nothing waiting.
+**Trade-offs.** A log that is far away but not busy (answers after more than 0.1 s) is taken for slow until its load
+grows: the estimated rate rises with the load, but a part of a burst is refused. While the rate is being learned (half a
+second is its time constant), more may be accepted than should be. A call of the server API counts as a client with
+nothing waiting.
+
+Decision: docs/decisions/0018-a-burst-is-not-an-overload.md.
 """
 
 from __future__ import annotations
 
 from services.edge.domain.channels.backlog import Backlog
 
-ALWAYS = 16  # may wait for a log whatever it does
-_FEW = 8  # of one client: a queue that is not deep
-_SHARE = 8  # who has N bytes waiting needs room for more than so many times N
-_UNDER_STRAIN = 0.25  # of the longest wait, for deep queues
+ALWAYS = 16  # publications that may wait for a log whatever its speed
+_FEW = 8  # waiting publications of one client from which on its queue counts as deep
+_SHARE = 8  # a client with N bytes waiting needs room for this many times N more
+_UNDER_STRAIN = 0.25  # share of the longest wait that deep queues may have under strain
 BYTES, SILENT, OWN_QUEUE, WAIT = RULES = ("bytes", "silent", "own_queue", "wait")
 
 
 class PublishAdmission:
-    """Of one edge, for all of its clients and the server API. Times are seconds of any clock that only goes forward."""
+    """Admission of publications on one edge, for its clients and the server API.
+
+    Times are seconds of any clock that only goes forward.
+    """
 
     def __init__(self, *, max_wait_s: float, max_bytes: int, now: float) -> None:
         self._max_wait_s, self._max_bytes = max_wait_s, max_bytes
         self.redis = Backlog(max_wait_s, now)
         self.store = Backlog(max_wait_s, now)
-        self.bytes = 0  # of what waits
-        self.refused = dict.fromkeys(RULES, 0)
+        self.bytes = 0  # of all waiting publications, for both logs
+        self.refused = dict.fromkeys(RULES, 0)  # number of refusals by rule
 
     def admit(self, backlog: Backlog, size: int, now: float, own: int = 0, own_bytes: int = 0) -> bool:
-        """Whether one of `size` bytes may wait, of a client of whom `own` do already, with `own_bytes`."""
+        """Return whether one more publication may wait; count it if it is refused.
+
+        Args:
+            backlog: Of the log that the publication is for.
+            size: Bytes of the publication.
+            own: Publications of the same client that wait already.
+            own_bytes: Bytes of these.
+        """
         room = self._max_bytes - self.bytes
         if size + _SHARE * own_bytes <= room or not self.bytes:
             if (backlog.waiting if own else backlog.in_flight) < ALWAYS:
@@ -72,7 +91,7 @@ class PublishAdmission:
         return not rule
 
     def _rule_of_time(self, backlog: Backlog, now: float, own: int) -> str:
-        """The one that is against it, or none."""
+        """Return the rule of time (3 to 5) that refuses the publication, "" if none."""
         backlog.look(now)
         longest_s = self._max_wait_s
         if backlog.silent_s(now) > longest_s:
@@ -86,6 +105,6 @@ class PublishAdmission:
         return WAIT if ahead > longest_s * backlog.per_s else ""
 
     def tick(self, now: float) -> None:
-        """Called by a timer, a few times in a second."""
+        """Update the measurements; called by a timer, a few times a second."""
         self.redis.tick(now)
         self.store.tick(now)

@@ -1,4 +1,4 @@
-"""Publishing: what is checked, and which log a publication goes to."""
+"""Publishing: checks a publication and hands it to the log of its channel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.shared.process.metrics import Buckets
 
 logger = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = 1.0
+_RETRY_AFTER_S = 1.0  # told to clients whose publication was refused, seconds
 _HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
 _NO_POSITION = AppendResult(StreamPosition(0, ""), False)
 
@@ -28,7 +28,11 @@ Outcome = AppendResult | ThalamusError
 
 
 class Publisher:
-    """Takes publications that are permitted already; returns once the channel's log holds them."""
+    """Publishes messages; the caller has checked the permission.
+
+    A publication is done once the channel's log has it: the store for `stored`, Redis for `hot`. With durability `none`
+    it is done once it is published in Redis.
+    """
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class Publisher:
         self._ids = _RandomIds()
 
     def backlog_of(self, channel: str) -> Backlog | None:
-        """What publications in it wait for; None: it does not exist."""
+        """Return the backlog of the channel's log; None if the channel has no namespace."""
         namespace = self._namespaces.find(channel)
         return None if namespace is None else self._backlog(namespace.durability)
 
@@ -69,7 +73,7 @@ class Publisher:
         key: str = "",
         keep: bool = True,
     ) -> AppendResult:
-        """As `begin`, and wait for the outcome.
+        """Publish one message and wait for the outcome; see `begin`.
 
         Raises:
             ThalamusError: as `begin`.
@@ -104,16 +108,20 @@ class Publisher:
         keep: bool = True,
         admitted: bool = False,
     ) -> None:
-        """Publish one message, once under an idempotency key.
+        """Publish one message, and return before it is in the log.
 
-        Not to `keep` it is to announce it as in a channel without a log: no offset, no history, no key.
-        `settle` is called with the outcome, later and once, unless this raises. `admitted`: it has waited already, and
-        has its place.
+        Args:
+            settle: Called once with the outcome, after this method has returned. Not called if this raises.
+            key_user: Whose idempotency keys `key` belongs to.
+            key: Idempotency key: a repeated one publishes nothing and gives the first position. Empty: none.
+            exclude_client: Id of a client that the message is not pushed to.
+            keep: False: publish as in a channel without a log, so without offset, history and key.
+            admitted: The publication was accepted on arrival, and is not checked against the overload limits again.
 
         Raises:
-            ThalamusError: 107 or 106 for data that is not allowed.
-            Unavailable: there is no use in trying at the moment.
-            Busy: refused, nothing was done.
+            ThalamusError: 107 for data or a key that is not allowed, 106 for too much data.
+            Unavailable: the log does not answer at the moment.
+            Busy: overload; nothing was done.
         """
         if data is None or (namespace.data_format is DataFormat.OBJECT and not data.lstrip().startswith(b"{")):
             raise ThalamusError("data is not what the channel takes", ErrorCode.BAD_REQUEST)
@@ -133,7 +141,7 @@ class Publisher:
         future.add_done_callback(waiting)
 
     def busy(self) -> Busy:
-        """What is answered where there is no room: nothing was done."""
+        """Return the error for a publication that is refused because of overload."""
         return Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
 
     def _hand_over(
@@ -164,16 +172,19 @@ class Publisher:
 
 
 class _RandomIds:
-    """Ids of publications, from a supply: asking the kernel for each takes longer than all else about it."""
+    """Random ids of publications.
 
-    _SUPPLY = 256
+    Random bytes are taken from the kernel for many ids at once: a system call for each would cost more than the rest.
+    """
+
+    _SUPPLY = 256  # ids per system call
 
     def __init__(self) -> None:
         self._bytes = b""
         self._used = 0
 
     def next(self) -> bytes:
-        """16 random bytes."""
+        """Return 16 random bytes."""
         if self._used == len(self._bytes):
             self._bytes, self._used = os.urandom(16 * self._SUPPLY), 0
         self._used += 16
@@ -181,14 +192,17 @@ class _RandomIds:
 
 
 def _seconds_of(durability: Durability) -> Buckets:
-    """By identity: to hash a member of an enumeration takes longer than to count."""
+    """Return the histogram of a durability.
+
+    It compares by identity, because hashing a member of an enumeration takes longer than counting.
+    """
     if durability is Durability.HOT:
         return _HOT_SECONDS
     return _STORED_SECONDS if durability is Durability.STORED else _NONE_SECONDS
 
 
 class _Waiting:
-    """One publication that waits for its log; called when that has answered."""
+    """One publication that waits for its log: the callback of the log's answer."""
 
     __slots__ = ("_backlog", "_began", "_publisher", "_seconds", "_settle", "_size")
 

@@ -1,4 +1,4 @@
-"""The tag `time`, for SDKs that drop a publication's own: only where the namespace asks for it."""
+"""Adds the tag `time` to publications, for SDKs that ignore the member `time`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from services.shared.namespaces import Namespace
 
 
 def tag_times(namespace: Namespace, publications: Iterable[Publication]) -> None:
-    """Give each its time, in Unix ms, as a tag too, in place of a tag of that name."""
+    """Set the tag `time` of each publication to its time, in Unix milliseconds.
+
+    It replaces a tag of that name. No effect unless the namespace asks for it.
+    """
     if not namespace.time_in_tags:
         return
     for publication in publications:
