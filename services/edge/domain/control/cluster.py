@@ -1,4 +1,9 @@
-"""Operations of every edge: asked once, carried out everywhere, answered by all that hear. Orders are kept, too."""
+"""Executes an operation on every edge and collects the answers.
+
+Questions (channels, info) go to the edges that are connected at that moment. Control commands (disconnect, unsubscribe
+and so on) are also kept in the control log, so that an edge that missed one executes it later. The module `command_log`
+has the design of the latter.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +24,16 @@ from services.shared.errors import CloseCode, ErrorCode, ThalamusError, Unavaila
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_S = 1.5
-_MAX_RUNNING = 1_000
+_ANSWER_S = 1.5  # longest wait for the answers of all edges, seconds
+_MAX_RUNNING = 1_000  # operations that this edge waits for, and as many that it executes
 
 
 class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """On the control channel. A question has `op`; an answer has `to` and `result`, or `error`."""
+    """Message of the control channel and of the control log.
+
+    A request has `op`, the name of the operation, and `args`. An answer has `to`, the id of the edge that asked, and
+    `result` or `error`.
+    """
 
     id: str
     sender: str
@@ -47,7 +56,7 @@ class _Survey:
 
 
 class Cluster:
-    """This edge among the others."""
+    """Sends operations to all edges, and executes those that arrive here."""
 
     def __init__(self, node: Node, bus: ControlBus, log: ControlLog, *, check_s: float = CHECK_S) -> None:
         self.orders = ControlLogFollower(log, self._take_order, self._missed, check_s=check_s)
@@ -59,13 +68,15 @@ class Cluster:
         self._decoder = msgspec.json.Decoder(_Message)
 
     async def everywhere(self, operation: Operation) -> list[dict[str, Any]]:
-        """Have every edge carry it out; one answer per edge that hears.
+        """Execute the operation on every edge; return one answer for each connected edge.
 
-        An order is kept: those that hear nothing at the moment carry it out as soon as they hear again.
+        A control command is kept in the control log: an edge that is disconnected executes it once it is connected
+        again, and is not waited for.
 
         Raises:
-            Unavailable: Redis did not take it, no edge heard, or one did not answer in time; others may do it.
-            ThalamusError: an edge refused it.
+            Unavailable: Redis did not accept it, no edge is connected, or an edge did not answer in time. Some edges
+                may have executed it nevertheless.
+            ThalamusError: an edge refused it, or too many operations wait for answers (111).
         """
         if len(self._surveys) >= _MAX_RUNNING:
             raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
@@ -96,16 +107,24 @@ class Cluster:
         return [msgspec.json.decode(answer.result) for answer in survey.by_sender.values()]
 
     def on_control(self, payload: bytes) -> None:
-        """A question or an answer of the control channel; what can't be read is logged and dropped."""
+        """Take a question or an answer from the control channel.
+
+        A message that can't be decoded is logged and dropped.
+        """
         if not self._take(payload, math.inf):
             logger.error("too many control operations at once; a question is dropped")
 
     def _take_order(self, order: ControlCommand) -> bool:
-        asked_at = (order.id[0] + 1) / 1000  # its id is rounded down
+        asked_at = (order.id[0] + 1) / 1000  # Unix seconds; the id is rounded down to a millisecond
         return self._take(order.payload, self._node.clock.monotonic_at(asked_at))
 
     def _take(self, payload: bytes, before: float) -> bool:
-        """False: too much runs."""
+        """Start what a message asks for, in a task of its own.
+
+        `before`: the operation is for connections that were opened before this time (monotonic seconds).
+
+        Return False if too many operations run; then nothing was done. A message that can't be decoded counts as done.
+        """
         try:
             message = self._decoder.decode(payload)
             if message.to:
@@ -122,7 +141,11 @@ class Cluster:
         return True
 
     def _missed(self, order: ControlCommand) -> None:
-        """Orders before this one are not kept any more: who was there has to come again, and be judged anew."""
+        """Close connections because commands before `order` were missed and are gone.
+
+        Nobody knows which clients they were for. So every connection that was open when the last of them was appended
+        is closed with 3010. The clients reconnect, and their tokens are checked again.
+        """
         last = self._node.clock.monotonic_at((order.previous[0] + 1) / 1000)
         ended = [session for session in self._node.clients.values() if session.opened_at < last]
         if ended:

@@ -1,4 +1,7 @@
-"""What the server API asks of one edge about its own clients. The cluster calls this on every edge."""
+"""Operations of the server API, as each edge executes them for its own clients.
+
+`Cluster` sends an operation to every edge, and each edge calls `execute`.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from services.shared.errors import CloseCode, ThalamusError, UnsubscribeCode
 
 
 class Target(msgspec.Struct, kw_only=True):
-    """Which clients: all of a user, or one of them."""
+    """Selects clients: all clients of a user, or the one with the id `client`."""
 
     user: str
     client: str = ""
 
 
 class Disconnect(Target):
-    """End connections; `whitelist`: client ids that stay."""
+    """Closes connections. `whitelist`: ids of clients that stay connected."""
 
     code: int = int(CloseCode.FORCE_DISCONNECT)
     reason: str = ""
@@ -36,7 +39,7 @@ class Disconnect(Target):
 
 
 class Revoke(Target):
-    """End the connections whose tokens come from this signing-in."""
+    """Closes the connections whose tokens come from this sign-in session."""
 
     session: str
 
@@ -46,14 +49,18 @@ class Unsubscribe(Target):
 
 
 class WirePosition(msgspec.Struct, frozen=True):
-    """A stream position as it travels between edges: an object, not a list."""
+    """A stream position as it is sent between edges: an object, not a list."""
 
     offset: int = 0
     epoch: str = ""
 
 
 class Subscribe(Target):
-    """`info` and `data` are JSON texts; `recover_since` is the position to recover from."""
+    """Makes a server-side subscription.
+
+    `info` and `data` are JSON texts. `expire_at` is in Unix seconds, 0: never. `recover_since` is the position to
+    recover from.
+    """
 
     channel: str
     info: bytes = b""
@@ -64,24 +71,27 @@ class Subscribe(Target):
 
 
 class Refresh(Target):
-    """`expired`: end it now; else `expire_at` (Unix seconds; 0: never) is the new expiry."""
+    """Changes the expiry of connections.
+
+    `expired`: close them now. If not, `expire_at` is the new expiry, in Unix seconds; 0: never.
+    """
 
     expired: bool = False
     expire_at: float = 0.0
 
 
 class Channels(msgspec.Struct):
-    """`pattern`: shell-style; empty: all."""
+    """Asks for the channels with subscribers. `pattern` is shell-style; empty: all."""
 
     pattern: str = ""
 
 
 class Info(msgspec.Struct):
-    """Figures of the edge."""
+    """Asks for the statistics of the edge."""
 
 
 class ForgetHistory(msgspec.Struct):
-    """The history of the channel was removed: rings must not answer for it."""
+    """Empties what edges cache of the channel's log, because its history was removed."""
 
     channel: str
 
@@ -94,9 +104,11 @@ OPERATIONS: dict[str, type[Operation]] = {
 
 
 async def execute(node: Node, operation: Operation, before: float = math.inf) -> dict[str, Any]:
-    """Do it on this edge; returns JSON-ready values.
+    """Execute an operation on this edge; return values that can be encoded as JSON.
 
-    `before` (monotonic seconds): when it was asked for. An order may come late, and is not for who came after it.
+    Args:
+        before: When the operation was requested, in monotonic seconds. A control command may arrive late; it is not for
+            clients that connected after it.
     """
     match operation:
         case Disconnect():
@@ -152,7 +164,10 @@ def _reason(operation: Disconnect) -> str:
 
 
 def _revoke(node: Node, operation: Revoke) -> dict[str, Any]:
-    """Whenever they came: nobody signs in again under the name of an ended session."""
+    """Close the connections of a sign-in session, however late they were opened.
+
+    A session id is never used again after its end, so no later sign-in is hit.
+    """
     count = 0
     for session in _sessions(node, operation, math.inf):
         if session.token_session == operation.session:
@@ -200,7 +215,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
         except ThalamusError:
             if session.state is State.OPEN:
                 raise
-            continue  # it went away meanwhile
+            continue  # the session ended meanwhile
         session.push(
             SubscribePush(
                 operation.channel, result.recoverable, result.epoch, result.offset, result.positioned, result.data
