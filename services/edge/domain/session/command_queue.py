@@ -1,4 +1,7 @@
-"""Commands of one client that wait for those before them; publications among them count for the whole edge."""
+"""Queue of the commands of one client.
+
+Publications in it also count towards the publications that wait on the whole edge (see `publish_admission`).
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,30 @@ from services.edge.domain.channels.publisher import Publisher
 
 
 class CommandQueue:
-    """First in, first out."""
+    """First-in-first-out queue of the commands of one client."""
 
     __slots__ = ("_backlogs", "_bytes", "_held", "_publisher", "commands")
 
     def __init__(self, publisher: Publisher) -> None:
-        self.commands: list[c.Command] = []  # to look at; nearly always empty: less memory than a deque
+        self.commands: list[c.Command] = []  # read only; a list, because it is nearly always empty: less memory
         self._publisher = publisher
-        self._backlogs: list[Backlog | None] = []  # of the publications among them; None: not counted
-        self._bytes = 0  # of these
-        self._held = False
+        self._backlogs: list[Backlog | None] = []  # one for each queued publication; None: it is not counted
+        self._bytes = 0  # of the counted publications
+        self._held = False  # see `hold`
 
     @property
     def others(self) -> int:
-        """How many are no publications: nothing else bounds them."""
+        """Number of queued commands that are no publications.
+
+        Admission bounds publications only, so these must be bounded elsewhere.
+        """
         return len(self.commands) - len(self._backlogs)
 
     def add(self, command: c.Command, *, running: bool) -> bool:
-        """Put it at the end; False: a publication, and too many wait. `running`: so is a command of this client."""
+        """Put a command at the end; return False if it is a publication that is refused.
+
+        `running`: a command of this client is being executed.
+        """
         request = command.request
         if type(request) is c.Publish:
             publisher, admission = self._publisher, self._publisher.admission
@@ -36,7 +45,7 @@ class CommandQueue:
                 if not admission.admit(backlog, size, publisher.monotonic(), own, self._bytes):
                     return False
                 if not (running or self.commands):
-                    backlog = None  # it runs at once: the publisher counts it
+                    backlog = None  # it does not wait: the publisher counts it
                 else:
                     self._bytes += size
                     if not self._held:
@@ -47,7 +56,7 @@ class CommandQueue:
         return True
 
     def next(self) -> c.Command:
-        """Take the first."""
+        """Remove the first command and return it."""
         command = self.commands.pop(0)
         request = command.request
         if type(request) is c.Publish:
@@ -61,13 +70,17 @@ class CommandQueue:
         return command
 
     def hold(self, held: bool) -> None:
-        """While the client itself keeps its commands from running, they take no room from other clients."""
+        """Stop (or resume) counting the queued publications for the whole edge.
+
+        While the client does not read its replies, its commands do not run. Then its publications must not take room
+        from other clients.
+        """
         if held is not self._held:
             self._held = held
             self._count(-1 if held else 1)
 
     def clear(self) -> None:
-        """Forget all: nobody waits for their replies any more."""
+        """Drop all commands, because the session is over."""
         if not self._held:
             self._count(-1)
         self.commands.clear()

@@ -1,4 +1,33 @@
-"""The commands of one client: in the order sent, one at a time, at the pace at which it takes the replies."""
+"""Executes the commands of one client in order, as fast as it reads the replies.
+
+**Purpose.** A client may send many commands at once, ask for large replies and read them slowly. Its commands must run
+in order, its replies must not fill the memory of the edge, and other clients must not notice it.
+
+**Rules.**
+
+1. Commands of one client run one at a time, in the order sent. Pongs do not go through the queue: `Session` handles
+   them at once.
+2. While more than 64 KiB of replies wait for the client, its next command waits, and its socket is not read. So the
+   edge holds about 64 KiB and one reply per client. Code that sends a client more than one reply's worth (a recovery)
+   sends a part, awaits `until_replies_taken`, and goes on.
+3. A client runs at most 32 commands in one turn; then other connections get theirs. 16 subscribe or connect commands of
+   a turn begin without a task of their own, which is cheaper.
+4. The socket is also not read while more than `max_pending_commands` commands wait, until half of them are done.
+   Publications are counted only during a rest (rule 5), because admission bounds them.
+5. Each command but connect, unsubscribe and send takes a token (`commands_per_s`). Without a token the answer is error
+   111; 3 s of refusals without a pause close with 3013 (`flood_close_s`). After 32 refused commands the client's next
+   ones rest for 50 ms.
+6. A publication that admission refuses is answered on arrival with error 111. It takes a token, too, unless the
+   commands in the queue need those that are left. After 32 of them the socket is not read for 50 ms for every 32.
+
+**Example.** A client sends 100 history commands in one message, and each reply has 1 MiB. The first one runs. The
+second one runs once at most 64 KiB of the first reply wait. Meanwhile nothing more is read from its socket.
+
+**Trade-offs.** A slow command holds up the later ones of its client, but the client can rely on the order.
+
+Decisions: docs/decisions/0011-replies-wait-for-their-client.md, docs/decisions/0006-overload-is-refused-on-arrival.md,
+docs/decisions/0018-a-burst-is-not-an-overload.md.
+"""
 
 from __future__ import annotations
 
@@ -30,30 +59,32 @@ logger = logging.getLogger(__name__)
 
 
 class State(enum.Enum):
-    """Where a session stands; it only moves down this list."""
+    """State of a session. It changes only downwards in this list."""
 
     NEW = enum.auto()  # no connect command yet
-    CONNECTING = enum.auto()
-    OPEN = enum.auto()
+    CONNECTING = enum.auto()  # the connect command is being executed
+    OPEN = enum.auto()  # connect has succeeded
     UNUSABLE = enum.auto()  # connect was answered with an error: nothing more is read
-    CLOSED = enum.auto()
+    CLOSED = enum.auto()  # the connection is closed or being closed
 
 
 OVER = (State.UNUSABLE, State.CLOSED)
 
-_SELDOM_WAIT = frozenset((c.Connect, c.Subscribe))  # and use no timeout of asyncio before they do
-_AT_ONCE = 16  # of these; then other connections get their turn
-_PER_TURN = 32  # commands of any kind; then the same
-_REFUSED_PER_REST = 32  # so many are answered "too many requests", then the client's next ones wait
-_REST_S = 0.05
+# Commands that mostly end without waiting, so they begin without a task. Up to their first wait they must not use
+# `asyncio.timeout`, which needs a task.
+_SELDOM_WAIT = frozenset((c.Connect, c.Subscribe))
+_AT_ONCE = 16  # commands of a turn that begin without a task
+_PER_TURN = 32  # commands of any kind in one turn of a client
+_REFUSED_PER_REST = 32  # refused commands, after which the client's next ones wait for `_REST_S`
+_REST_S = 0.05  # seconds
 
-_MISUSE = frozenset((c.Malformed, c.Ping))
-_UNCOUNTED = frozenset((c.Connect, c.Unsubscribe, c.Send))  # by the limit of commands; send has no reply, and closes
+_MISUSE = frozenset((c.Malformed, c.Ping))  # close the connection with 3501
+_UNCOUNTED = frozenset((c.Connect, c.Unsubscribe, c.Send))  # take no token; send closes the connection anyway
 _NAMES = {kind: kind.__name__.lower() for kind in c.Request.__subclasses__()}
 
 
 class CommandRunner:
-    """Of a session, which derives from it. Pongs are the session's own affair: nothing holds them up."""
+    """Base class of `Session`: the queue of one client's commands and their execution."""
 
     __slots__ = (
         "_bucket",
@@ -76,13 +107,13 @@ class CommandRunner:
         self.connection = connection
         self.state = State.NEW
         self._queue = CommandQueue(node.publisher)
-        self._busy = False
-        self._resting = False  # the next turn is already arranged
-        self._rest_until = NEVER  # it may as well begin then, if something else wakes us
-        self._refused = 0  # since the last rest
-        self._turned_away = 0  # publications, on arrival, since it was last not read for that
-        self._unread = False  # it is not read for that
-        self._paused = False
+        self._busy = False  # a command is being executed
+        self._resting = False  # no command begins until the next turn, which is scheduled
+        self._rest_until = NEVER  # monotonic seconds; from then on `_pump` may end the rest itself
+        self._refused = 0  # refused commands since the last rest
+        self._turned_away = 0  # publications refused on arrival, since the last pause in reading because of them
+        self._unread = False  # the socket is not read because of them
+        self._paused = False  # the socket is not read
         self._waiters: list[asyncio.Future[None]] | None = None  # of `until_replies_taken`
         self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
 
@@ -91,26 +122,26 @@ class CommandRunner:
         raise NotImplementedError
 
     def disconnect(self, code: int, reason: str) -> None:
-        """End the connection with this code."""
+        """Close the connection with this code."""
         raise NotImplementedError
 
     def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
-        """Answer connect with an error: the connection is of no more use (wire protocol, 5.1)."""
+        """Answer connect with an error and make the session unusable (wire protocol, 5.1)."""
         raise NotImplementedError
 
-    # The pace of the client.
+    # Waiting for the client to read its replies.
 
     def replies_taken(self) -> None:
-        """From the transport: the client has read so much of what it asked for that it may ask for more."""
+        """Go on with commands: few enough replies wait. Called by the transport."""
         self._wake()
         self._pump()
 
     async def until_replies_taken(self) -> None:
-        """Return once at most 64 KiB of what this client asked for wait for it, or once the session is over.
+        """Wait until at most 64 KiB of replies are queued, or the session is over.
 
-        For whatever sends a client more than one reply's worth: send a part (`push_publication`, `answer`),
-        wait here, see whether the session `is_over`, and go on. Memory then holds one part for each client, and a
-        client that reads slowly is not taken for one that does not keep up with what others send (3008).
+        To be used by everything that sends a client more than one reply's worth: send a part (`push_publication`,
+        `answer`), await this, check `is_over`, and go on. So memory holds one part per client, and a client that reads
+        its replies slowly is not closed with 3008, as one that does not keep up with the messages of others.
         """
         while self.connection.replies_wait and self.state not in OVER:
             waiter = asyncio.get_running_loop().create_future()
@@ -126,7 +157,7 @@ class CommandRunner:
                 waiter.set_result(None)
 
     def _forget_commands(self) -> None:
-        """The session is over."""
+        """Drop the queue and wake all waiters, because the session is over."""
         self._queue.clear()
         self._wake()
 
@@ -175,7 +206,8 @@ class CommandRunner:
 
     def _pause_or_resume(self) -> None:
         queue, most = self._queue, self.node.settings.max_pending_commands
-        # What admission lets in it also bounds. But who is over its limit of commands would fill the queue with them.
+        # Admission bounds publications. During a rest they are counted nevertheless: a client over its limit of
+        # commands would fill the queue with them.
         waiting = len(queue.commands)
         if waiting and not self._resting:
             waiting = queue.others
@@ -193,7 +225,10 @@ class CommandRunner:
             self.connection.resume_reading()
 
     def _rest(self, delay_s: float) -> None:
-        """Others get their turn; a client over its limit of commands waits, too: refusing costs something."""
+        """Begin no command until other connections have had their turn, or for `delay_s`.
+
+        The delay is for a client over its limit of commands, because refusing costs time, too.
+        """
         self._resting = True
         self._refused = 0
         loop = asyncio.get_running_loop()
@@ -214,20 +249,30 @@ class CommandRunner:
         self._pump()
 
     def _admit(self, command: c.Command) -> None:
-        """Whether the command may run now; raises what it is answered with instead."""
+        """Check that the command may run now; count it.
+
+        Raises:
+            Disconnect: misuse of the protocol, or a flood of commands.
+            ThalamusError: 111, the client is over its limit of commands.
+        """
         kind = type(command.request)
         name, counts = _NAMES[kind], self.node.counters.commands
         counts[name] = counts.get(name, 0) + 1
         if kind in _MISUSE:
             raise Disconnect(CloseCode.BAD_REQUEST)
         if (kind is c.Connect) != (self.state is State.NEW):
-            raise Disconnect(CloseCode.BAD_REQUEST)  # another one first, or a second connect
+            raise Disconnect(CloseCode.BAD_REQUEST)  # the first command is no connect, or it is a second connect
         if kind in _UNCOUNTED:
             return
         self._spend()
 
     def _spend(self) -> None:
-        """A command's credit; raises what it is answered with where there is none left."""
+        """Take a token for a command.
+
+        Raises:
+            Disconnect: refusals have lasted for `flood_close_s`.
+            ThalamusError: 111, there is no token.
+        """
         now = self.node.clock.monotonic()
         if not self._bucket.take(now):
             if self._bucket.refused_for(now) >= self.node.settings.flood_close_s:
@@ -235,9 +280,10 @@ class CommandRunner:
             raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=self._bucket.retry_after_s())
 
     def _turn_away(self, command: c.Command) -> None:
-        """A publication for which there is no room is answered on arrival. It costs what another command costs.
+        """Refuse a publication because of overload.
 
-        But not the credit of commands that came before it and are still in the queue: they were accepted.
+        It takes a token as any command does, unless the tokens that are left are needed by the commands in the queue,
+        which were accepted before it.
         """
         error: ThalamusError = self.node.publisher.busy()
         waiting = len(self._queue.commands)
@@ -255,7 +301,7 @@ class CommandRunner:
     async def _run(self, command: c.Command) -> None:
         try:
             if self.state is State.CLOSED:
-                return  # ended before this command began
+                return  # the session ended before this command began
             result = await handle(cast("Session", self), command)
             if result is not None:
                 self.answer(command.id, result)
@@ -269,7 +315,10 @@ class CommandRunner:
         self._pump()
 
     def _publish(self, command: c.Command, request: c.Publish) -> None:
-        """Check and hand over at once, without a task; the log answers later."""
+        """Check a publication and hand it to the log, without a task.
+
+        `_published` is called with the log's answer.
+        """
         try:
             session: Session = self  # type: ignore[assignment]  # a cast costs a call for every publication
             begin_publish(session, request, partial(self._published, command))

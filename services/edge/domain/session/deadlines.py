@@ -1,4 +1,31 @@
-"""When something of a session is due: its connect, pings and their pongs, its expiry and that of its subscriptions."""
+"""Deadlines of one session: connect, pings and pongs, expiry of tokens.
+
+**Purpose.** A session must end if the client does not connect in time, does not answer a ping, or does not renew its
+token. A client that only reads slowly must not be taken for one that is gone.
+
+**Rules.**
+
+1. A session has one entry in the wheel of its node, at its earliest deadline. It is looked at up to 0.5 s late.
+2. Without a connect command the connection closes with 3502 after `connect_timeout_s`. While the command is being
+   executed, its own deadlines apply.
+3. A ping is sent every `ping_interval_s`; the first one after half to a whole interval at random, to spread pings of
+   clients that connect together. No ping is sent while a pong is missing.
+4. A missing pong closes with 3012 after `pong_timeout_s`, unless it can't be there yet:
+   * If at least 16 KiB are under way to the client, the ping is behind them. The session waits as long as the client
+     takes some of these bytes within each timeout, and one more timeout once the ping must have arrived.
+   * While the socket is not read (`is_paused`), the pong may lie behind what is not read.
+5. An expired connection closes with 3005, `expired_close_delay_s` after its expiry. An expired subscription ends with
+   2501, `expired_sub_close_delay_s` after its expiry; a server-side one closes the connection with 3006. The delay
+   leaves time for a refresh. The expiry is Unix time by the clock of Redis.
+
+**Example.** The pong timeout is 8 s. A client takes 600 KB of replies at 20 KB/s when a ping is queued behind them.
+After 8 s there is no pong, and 440 KB are under way: the session waits, because the client takes bytes. After about 30
+s the ping must have arrived. If there is no pong in the next timeout, the connection closes with 3012.
+
+**Trade-offs.** A client that is gone while bytes are under way to it is noticed after two timeouts instead of one.
+
+Decision: docs/decisions/0011-replies-wait-for-their-client.md.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +38,15 @@ from services.shared.errors import CloseCode, Disconnect, UnsubscribeCode
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
-_FAR_BEHIND_BYTES = 16_384  # more than this before a ping, and it arrives late
-_CONNECTING_S = 1.0  # connect is being worked on; its own deadlines end it
+_FAR_BEHIND_BYTES = 16_384  # bytes under way to the client, from which on a ping may be far behind
+_CONNECTING_S = 1.0  # interval of looking at a session whose connect command is being executed, seconds
 
 
 class Deadlines:
-    """Of one session, on its node's wheel. Times are monotonic seconds where nothing else is said."""
+    """The deadlines of one session, an entry of its node's wheel.
+
+    Times are monotonic seconds unless a comment says otherwise.
+    """
 
     __slots__ = (
         "_arrival",
@@ -37,35 +67,41 @@ class Deadlines:
         self._session: Session | None = session
         self._node = session.node
         self._ping_at = NEVER
-        self._pong_due = NEVER  # with a ping outstanding; NEVER: none is
-        self._arrival: int | None = None  # the late ping is there once so many bytes are taken; None: it is not late
-        self._taken = 0  # bytes, when we last looked
-        self._close_at: float = NEVER  # the end of the grace after `expires_at`
-        self._subscription_at: float = NEVER  # the same for the subscription that is the first to expire
-        self._without_pong: float = NEVER  # the deadline, were no pong awaited
+        self._pong_due = NEVER  # when the pong is due; NEVER: no pong is missing
+        self._arrival: int | None = None  # confirmed bytes at which a late ping has arrived; None: it is not late
+        self._taken = 0  # confirmed bytes at the last look
+        self._close_at: float = NEVER  # when the connection closes because of its expiry
+        self._subscription_at: float = NEVER  # when the first subscription ends because of its expiry
+        self._without_pong: float = NEVER  # earliest deadline beside that of the pong
         self.expires_at: float | None = None  # Unix seconds
         self.deadline = now + session.node.settings.connect_timeout_s
         self.wheel_slot = -1
         session.node.wheel.schedule(self)
 
     def begin(self, expires_at: float | None) -> None:
-        """The session is open: pings begin, and its expiry counts."""
+        """Start the pings and set the expiry; called when the session opens."""
         node = self._node
         if node.settings.ping_interval_s > 0:
             self._ping_at = node.clock.monotonic() + node.settings.ping_interval_s * node.rng.uniform(0.5, 1.0)
         self.set_expiry(expires_at)
 
     def end(self) -> None:
-        """Nothing is due any more."""
+        """Cancel all deadlines."""
         self.deadline = NEVER
 
     def release(self) -> None:
-        """The connection is over: session and deadlines go with their last references, and wait for no collector."""
+        """Cancel all deadlines and drop the session, because the connection is over.
+
+        This breaks the reference cycle, so that memory is freed at once and not by the garbage collector.
+        """
         self.end()
         self._session = None
 
     def set_expiry(self, expires_at: float | None) -> int:
-        """When the connection expires (Unix seconds; None: never); returns the `ttl` to tell, 0 for never."""
+        """Set when the connection expires (Unix seconds; None: never).
+
+        Return the `ttl` for the client, see `ttl`. In insecure mode nothing expires.
+        """
         node = self._node
         if node.settings.insecure:
             expires_at = None
@@ -79,22 +115,22 @@ class Deadlines:
         return self.ttl(expires_at)
 
     def ttl(self, expires_at: float | None) -> int:
-        """Whole seconds left, at least 1 and at most 365 days; 0 for never."""
+        """Return the whole seconds left, from 1 to 365 days; 0 if it never expires."""
         if expires_at is None:
             return 0
         return max(1, min(int(expires_at - self._node.clock.wall()), MAX_TTL_S))
 
     def pong(self) -> bool:
-        """The client answered; False: nobody had asked."""
+        """Note a pong; return False if there was no ping to answer."""
         asked = self._pong_due != NEVER
         if asked:
             self._pong_due = NEVER
             self._arrival = None
-            self.deadline = self._without_pong  # later than before: the wheel finds out
+            self.deadline = self._without_pong  # later than before: the wheel reschedules it when it looks
         return asked
 
     def deadline_passed(self, now: float) -> None:
-        """Called by the wheel."""
+        """Do what is due and set the next deadline; called by the wheel."""
         session = self._session
         if session is None or session.is_over:
             return
@@ -116,13 +152,13 @@ class Deadlines:
         self.reschedule()
 
     def reschedule(self) -> None:
-        """Something is due at another time than before, maybe the expiry of a subscription."""
+        """Compute the earliest deadline again, after an expiry has changed."""
         session = self._session
         if session is None or not session.is_open:
             return
         node = self._node
         expires_at = NEVER
-        for subscription in session.subscriptions.values():  # anew each time: the clock of Redis may have been set
+        for subscription in session.subscriptions.values():  # each time, because Redis' clock may have been set
             if subscription.expires_at is not None and subscription.expires_at < expires_at:
                 expires_at = subscription.expires_at
         self._subscription_at = NEVER
@@ -142,16 +178,15 @@ class Deadlines:
             raise Disconnect(CloseCode.EXPIRED)
 
     def _may_be_late(self, session: Session) -> bool:
-        """Whether a pong that is overdue can't be there yet: the ping has not arrived, or we do not read.
+        """Return whether an overdue pong gets another timeout.
 
-        A ping may be behind much that the client asked for and takes slowly. While it takes some of that, it lives; and
-        once the ping must have arrived, it has the usual time for the answer, which counts while we read.
+        It does if the ping may not have arrived yet, or the pong may not have been read yet; see rule 4 of the module.
         """
         taken, under_way = session.connection.delivery()
         before, self._taken = self._taken, taken
         if self._arrival is None:
             if under_way < _FAR_BEHIND_BYTES:
-                return session.is_paused  # it may lie behind what we do not read
+                return session.is_paused  # the pong may lie behind what is not read
             self._arrival = taken + under_way
             return True
         if before < self._arrival <= taken:
@@ -174,7 +209,7 @@ class Deadlines:
         settings = self._node.settings
         self._ping_at = now + settings.ping_interval_s
         if self._pong_due != NEVER:
-            return  # one ping, one pong
+            return  # the last ping is not answered yet
         session.ping()
         if settings.pong_timeout_s > 0:
             self._pong_due = now + settings.pong_timeout_s

@@ -1,4 +1,8 @@
-"""Leaving well: clients are told to reconnect in jittered batches over the grace, so that others can take them."""
+"""Drains an edge: disconnects its clients at random times over a grace period.
+
+They are told to reconnect (close code 3001).
+The times are spread so that the other edges do not get all clients at once.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,16 @@ from services.shared.errors import CloseCode
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
-_STEP_S = 0.05
-_SPREAD = 0.9  # of the grace; the rest is for the close handshakes
-_ROSTER_S = 0.5  # for presence to hear of it before the client does
+_STEP_S = 0.05  # longest sleep at a time, seconds
+_SPREAD = 0.9  # share of the grace over which clients are disconnected; the rest is for the close handshakes
+_ROSTER_S = 0.5  # longest wait for presence before a client is disconnected, seconds
 
 
 async def drain(node: Node, grace_s: float) -> None:
-    """Disconnect every session with 3001 within `grace_s` seconds; nobody new may be let in meanwhile."""
+    """Disconnect every session with 3001 within `grace_s` seconds.
+
+    The caller accepts no new connections meanwhile.
+    """
     spread_s = grace_s * _SPREAD
     started = node.clock.monotonic()
     sessions = list(node.sessions)
@@ -29,18 +36,22 @@ async def drain(node: Node, grace_s: float) -> None:
                 await asyncio.sleep(min(left, _STEP_S))
             group.create_task(_send_away(session))
     while node.sessions and node.clock.monotonic() - started < grace_s:
-        for session in list(node.sessions):  # connected while the others were told
+        for session in list(node.sessions):  # those that were opened after `sessions` was read
             session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
         await asyncio.sleep(_STEP_S)
 
 
 async def _send_away(session: Session) -> None:
-    """Presence first: else the client may be back elsewhere before its old place is free, and look like another."""
+    """Take a session off the rosters, then disconnect it.
+
+    The other way round, the client could be back on another edge before its old entry is gone, and would be listed
+    twice.
+    """
     node = session.node
     leaving = [one for one in session.subscriptions.values() if one.presence]
     for subscription in leaving:
         session.leave_roster(subscription, clean=False)
-    if leaving:  # what is not done in time goes on: presence hears later, or the lease ends
+    if leaving:  # what is not done within `_ROSTER_S` goes on in the background, or the lease runs out
         waiting = [node.spawn(_written(session, one.channel)) for one in leaving]
         await asyncio.wait(waiting, timeout=_ROSTER_S)
     session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)

@@ -1,4 +1,7 @@
-"""Coroutines that mostly have nothing to wait for: run here and now, without the cost of a task."""
+"""Runs a coroutine without a task until it first waits.
+
+For coroutines that mostly end without waiting: they are spared the cost of a task.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 
 
 def run_until_it_waits(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Run it as far as it comes; None: it has ended. Else what is left of it, for a task.
+    """Run a coroutine until it first waits.
 
-    Up to its first wait it has no task of its own, so it must not ask for one there, as `asyncio.timeout` does.
+    Return None if it has ended, otherwise a coroutine for the rest, to be run in a task. Until its first wait the
+    coroutine has no task of its own. So it must not use anything that needs one, such as `asyncio.timeout`.
     """
     try:
         waits_for = work.send(None)
@@ -25,12 +29,15 @@ async def _rest(work: Coroutine[Any, Any, None], waits_for: object) -> None:
 
 @types.coroutine
 def _go_on(work: Coroutine[Any, Any, None], waits_for: object) -> Generator[object, None, None]:
-    """Wait for what it waits for, in its place: a coroutine that has begun can't be awaited."""
+    """Drive a coroutine that has begun; `waits_for` is the future it waits for.
+
+    Such a coroutine can't be awaited. So this passes on what it waits for, and sends the results to it.
+    """
     while True:
         failure: BaseException | None = None
         try:
             yield waits_for
-        except BaseException as error:  # a cancellation
+        except BaseException as error:  # the task was cancelled
             failure = error
         try:
             waits_for = work.send(None) if failure is None else work.throw(failure)

@@ -1,4 +1,4 @@
-"""All that the sessions of one edge share: settings, ports, maps of clients and users, and the clock."""
+"""State that all sessions of an edge share: settings, adapters, clients, clock."""
 
 from __future__ import annotations
 
@@ -29,40 +29,43 @@ logger = logging.getLogger(__name__)
 
 
 class Clock:
-    """The two clocks; tests bring their own. The wall clock is that of Redis once it is known, alike on every edge."""
+    """Monotonic clock and wall clock of an edge; tests pass in their own.
+
+    The wall clock follows the clock of Redis once it is known, so all edges have the same time.
+    """
 
     def __init__(self) -> None:
-        self._offset: float | None = None  # Unix seconds less monotonic ones
+        self._offset: float | None = None  # Unix time minus monotonic time, seconds; None: Redis' time is unknown
 
     def monotonic(self) -> float:
-        """Seconds; for deadlines."""
+        """Return monotonic seconds, for deadlines."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Unix seconds; for tokens and the time of publications."""
+        """Return Unix seconds, for tokens and the times of publications."""
         return time.time() if self._offset is None else time.monotonic() + self._offset
 
     def monotonic_at(self, unix_s: float) -> float:
-        """When it was, or will be, that time by the wall clock."""
+        """Convert a time of the wall clock (Unix seconds) to monotonic seconds."""
         return unix_s - self.wall() + self.monotonic()
 
     def sync(self, unix_s: float) -> None:
-        """What time it is now, as Redis says."""
+        """Set the wall clock to the time that Redis has now, in Unix seconds."""
         self._offset = unix_s - time.monotonic()
 
 
 @dataclass(slots=True)
 class Counters:
-    """Counted by rules, read by metrics."""
+    """Counters of the domain, read by the metrics."""
 
-    commands: dict[str, int] = field(default_factory=dict)
-    errors: dict[int, int] = field(default_factory=dict)
-    closes: dict[int, int] = field(default_factory=dict)
+    commands: dict[str, int] = field(default_factory=dict)  # by kind
+    errors: dict[int, int] = field(default_factory=dict)  # by error code
+    closes: dict[int, int] = field(default_factory=dict)  # by close code
     recoveries: dict[str, int] = field(default_factory=dict)  # by outcome: recovered, not_recovered
 
 
 class Node:
-    """One edge. Owns no socket: sessions come and go through `add` and `remove`."""
+    """One edge without its sockets: the state of all sessions, and background work."""
 
     def __init__(
         self,
@@ -95,16 +98,16 @@ class Node:
         self.store = store
         self.hub = Hub(broker, self.reader, settings, self.spawn, self.clock.monotonic, self.clock.wall)
         self.wheel = Wheel(self.clock.monotonic())
-        self.turns = Turns()  # of who is given much at a time
+        self.turns = Turns()  # for sending much to one client
         self.counters = Counters()
-        self.sessions: set[Session] = set()  # every open connection, also before and after its connect
-        self.clients: dict[str, Session] = {}
-        self.users: dict[str, dict[str, Session]] = {}
+        self.sessions: set[Session] = set()  # every open connection, connected or not
+        self.clients: dict[str, Session] = {}  # by client id, from the connect command on
+        self.users: dict[str, dict[str, Session]] = {}  # by user and client id
         self.started_at = self.clock.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that outlives its caller; `close` waits for it."""
+        """Run a coroutine as a background task; `close` waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -116,12 +119,12 @@ class Node:
             logger.error("background work failed", exc_info=error)
 
     def add(self, session: Session) -> None:
-        """Known from now on to whatever is asked of its user or client id."""
+        """Register a session, so that it is found by its client id and its user."""
         self.clients[session.client] = session
         self.users.setdefault(session.user, {})[session.client] = session
 
     def remove(self, session: Session) -> None:
-        """Unknown: no effect."""
+        """Remove a session from `clients` and `users`; no effect if it is not there."""
         if self.clients.pop(session.client, None) is None:
             return
         of_user = self.users[session.user]
@@ -130,7 +133,7 @@ class Node:
             del self.users[session.user]
 
     async def run(self) -> None:
-        """Deadlines and housekeeping, until cancelled."""
+        """Run deadlines and housekeeping every 0.5 s, until cancelled."""
         next_check = self.clock.monotonic() + self._next_check_s()
         while True:
             await asyncio.sleep(GRANULE_S)
@@ -143,7 +146,7 @@ class Node:
                 self.hub.check_tops()
 
     async def close(self, timeout_s: float) -> None:
-        """Let what is under way finish, then cancel what is left."""
+        """Wait for background tasks, `timeout_s` seconds at most; then cancel the rest."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in list(self._tasks):

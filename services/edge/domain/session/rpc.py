@@ -1,4 +1,4 @@
-"""Methods that clients may call by `rpc`."""
+"""Registry of the methods that clients may call with the `rpc` command."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from collections.abc import Awaitable, Callable
 
 from services.shared.errors import ErrorCode, ThalamusError
 
-RpcMethod = Callable[[str, str, bytes], Awaitable[bytes]]  # (user, client, data) → data, both JSON texts
+RpcMethod = Callable[[str, str, bytes], Awaitable[bytes]]  # (user, client id, data) → data; data are JSON texts
 
 
 class RpcMethods:
-    """Name → method. Empty: the server has no RPC at all (error 108), else an unknown name is 104."""
+    """RPC methods by name."""
 
     def __init__(self) -> None:
         self._methods: dict[str, RpcMethod] = {}
 
     def register(self, name: str, method: RpcMethod) -> None:
-        """Serve a method under this name."""
+        """Make a method callable under this name."""
         self._methods[name] = method
 
     async def call(self, name: str, user: str, client: str, data: bytes) -> bytes:
-        """Run it and return its answer."""
+        """Call a method and return its answer.
+
+        Raises:
+            ThalamusError: 108 if this server has no methods at all, 104 if it has none of this name.
+        """
         if not self._methods:
             raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
         method = self._methods.get(name)

@@ -1,4 +1,4 @@
-"""One client's session: commands in the order sent, one at a time; its subscriptions."""
+"""The session of one connected client: its state, subscriptions and messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class Session(CommandRunner):
-    """A `MessageHandler`: the transport tells it of messages, it answers through its `Connection`."""
+    """One client on one connection.
+
+    It is the `MessageHandler` of the transport, and sends through a `Connection`. The base class executes the commands;
+    `handlers` has what each command does.
+    """
 
     __slots__ = (
         "_ended_here",
@@ -51,9 +55,9 @@ class Session(CommandRunner):
         self.name = ""
         self.subscriptions: dict[str, Subscription] = {}
         self.token_channels: frozenset[str] = frozenset()
-        self.token_session = ""  # the `sid` of the token: the signing-in that it comes from
-        self.publish_buckets: dict[str, TokenBucket] | None = None
-        self._ended_here = False  # we sent the first close frame: the client's is only its answer
+        self.token_session = ""  # the claim `sid` of the token: id of the sign-in that it comes from
+        self.publish_buckets: dict[str, TokenBucket] | None = None  # by namespace, for its `publish_rate`
+        self._ended_here = False  # this side closed the connection first; a close frame of the client only answers
         self._websocket_ping = websocket_ping
         self.deadlines = Deadlines(self, now)
         node.sessions.add(self)
@@ -61,11 +65,11 @@ class Session(CommandRunner):
     # From the transport.
 
     def message(self, payload: bytes, *, binary: bool) -> None:
-        """Take one message; its commands run in order, after those that still run."""
+        """Take one message: queue its commands, and run those that may run now."""
         if self.state in OVER:
             return
         for command in self.dialect.decode(payload, binary=binary):
-            if type(command.request) is c.Pong:  # not held up by a command that takes long
+            if type(command.request) is c.Pong:  # does not wait behind slow commands
                 if not self.deadlines.pong():
                     self.disconnect(CloseCode.BAD_REQUEST, CloseCode.BAD_REQUEST.reason)
             elif not self._queue.add(command, running=self._busy):
@@ -75,12 +79,12 @@ class Session(CommandRunner):
         self._pump()
 
     def websocket_pong(self) -> None:
-        """The answer to our WebSocket ping; unasked ones are allowed there (RFC 6455, 5.5.3)."""
+        """Take a WebSocket pong; unsolicited ones are allowed (RFC 6455, 5.5.3)."""
         if self._websocket_ping:
             self.deadlines.pong()
 
     def closed(self, *, clean: bool) -> None:
-        """The connection is over, from whichever side."""
+        """Clean up, because the connection is over; called once by the transport."""
         self.state = State.CLOSED
         self.deadlines.release()
         self._forget_commands()
@@ -91,7 +95,10 @@ class Session(CommandRunner):
             self.leave_roster(subscription, clean=clean and not self._ended_here)
 
     def leave_roster(self, subscription: Subscription, *, clean: bool) -> None:
-        """Take what this subscription put on the roster off it, at once: a newer one's entry stays."""
+        """Take the client off the channel's roster, if this subscription put it there.
+
+        An entry of a newer subscription to the same channel stays.
+        """
         if subscription.presence:
             self.node.presence.leave(subscription.channel, self.client, owner=subscription, clean=clean)
 
@@ -104,17 +111,17 @@ class Session(CommandRunner):
         self.connection.send_reply(self.dialect.encode(Answer(command_id, result)))
 
     def push(self, push: Push) -> None:
-        """Queue a push; none precedes the connect reply."""
+        """Queue a push, if the session is open: no push precedes the connect reply."""
         if self.state is State.OPEN:
             self.connection.send(self.dialect.encode(push))
 
     def push_publication(self, channel: str, publication: Publication) -> None:
-        """Queue one publication that is recovered, and not live: it is asked for, as a reply is."""
+        """Queue a recovered publication; it counts as a reply, as the client asked for it."""
         if self.state is State.OPEN:
             self.connection.send_reply(self.dialect.encode(PublicationPush(channel, publication)))
 
     def disconnect(self, code: int, reason: str) -> None:
-        """End the connection with this code; `closed` follows from the transport."""
+        """Close the connection with this code; the transport calls `closed` later."""
         if self.state is State.CLOSED:
             return
         counts = self.node.counters.closes
@@ -125,18 +132,21 @@ class Session(CommandRunner):
         self.deadlines.end()
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
-            self.node.hub.leave(subscription)  # no more pushes; presence leaves when the connection has ended
+            self.node.hub.leave(subscription)  # no more pushes; `closed` takes the client off the rosters
         self.connection.close(code, reason)
 
     def ping(self) -> None:
-        """Ask whether the client is there, in the way that it wants to be asked."""
+        """Send a ping, as a WebSocket ping frame if the client asked for those."""
         if self._websocket_ping:
             self.connection.send_websocket_ping()
         else:
             self.connection.send(self.dialect.ping_frame)
 
     def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
-        """Answer connect with an error: the connection is of no more use (wire protocol, 5.1)."""
+        """Answer connect with an error and make the session unusable (wire protocol, 5.1).
+
+        TCP is dropped after `error_drop_delay_s`.
+        """
         if self.state is State.CLOSED:
             return
         self.answer(command_id, error)
@@ -149,19 +159,24 @@ class Session(CommandRunner):
     # Subscriptions.
 
     def info(self, chan_info: bytes = b"") -> ClientInfo:
-        """This client as others see it."""
+        """Return this client as other clients see it."""
         return ClientInfo(self.user, self.client, self.conn_info, chan_info)
 
     def drop(self, subscription: Subscription) -> None:
-        """Forget a subscription and take it off its channel; presence is the caller's."""
+        """Remove a subscription from the session and its channel, but not from the roster."""
         if self.subscriptions.get(subscription.channel) is subscription:
             del self.subscriptions[subscription.channel]
         self.node.hub.leave(subscription)
 
     def insufficient_state(self, subscription: Subscription) -> None:
-        """Continuity is lost: a client-side subscription is ended with 2500, a server-side one closes 3010."""
+        """Handle a gap of a subscription that can't be repaired.
+
+        The client gets a gap notification: unsubscribe 2500, or close 3010 for a server-side subscription. A
+        subscription without position joins the channel again. If the subscribe command is still running, it fails
+        instead.
+        """
         if not subscription.live:
-            subscription.broken = True  # its subscribe is still running, and will find it
+            subscription.broken = True  # its subscribe command is still running, and checks this
         elif not (subscription.positioned or subscription.recoverable):
             self.node.spawn(self._rejoin(subscription))
         elif subscription.server_side:
@@ -170,7 +185,7 @@ class Session(CommandRunner):
             self.end_subscription(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
 
     async def _rejoin(self, subscription: Subscription) -> None:
-        """A subscription without position asks for no continuity: put it on the channel as it is now."""
+        """Put a subscription without position on the newly opened channel."""
         namespace = self.node.namespaces.find(subscription.channel)
         try:
             if namespace is None:
@@ -183,7 +198,10 @@ class Session(CommandRunner):
             self.end_subscription(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
 
     def end_subscription(self, subscription: Subscription, code: int, reason: str = "") -> None:
-        """The server ends a subscription: off the channel, off the roster, and the client is told."""
+        """End a subscription: take it off channel and roster, and tell the client.
+
+        `reason` empty: the text that belongs to the code.
+        """
         if self.subscriptions.get(subscription.channel) is not subscription:
             return
         self.drop(subscription)
@@ -193,51 +211,51 @@ class Session(CommandRunner):
         self.leave_roster(subscription, clean=True)
 
     def end_silently(self, subscription: Subscription) -> None:
-        """Undo a subscription that the client never heard of."""
+        """Undo a subscription that the client has not been told of."""
         self.drop(subscription)
         self.leave_roster(subscription, clean=True)
 
-    # Where it stands.
+    # State.
 
     @property
     def is_connecting(self) -> bool:
-        """The connect command is being worked on."""
+        """Whether the connect command is being executed."""
         return self.state is State.CONNECTING
 
     @property
     def is_open(self) -> bool:
-        """The connect command was granted, and nothing has ended it."""
+        """Whether the connect command has succeeded and the session has not ended."""
         return self.state is State.OPEN
 
     @property
     def is_over(self) -> bool:
-        """Nothing more is read of it."""
+        """Whether no more commands are read: closed, or connect has failed."""
         return self.state in OVER
 
     @property
     def is_closed(self) -> bool:
-        """Nobody is there any more."""
+        """Whether the connection is closed or being closed."""
         return self.state is State.CLOSED
 
     @property
     def is_paused(self) -> bool:
-        """Too much of what it sent waits: the rest is not read yet."""
+        """Whether the socket is not read at the moment; see `CommandRunner`."""
         return self._paused
 
     @property
     def pings_by_websocket(self) -> bool:
-        """The client asked for WebSocket ping frames (`cf_ws_frame_ping_pong=true`)."""
+        """Whether the client asked for WebSocket pings (`cf_ws_frame_ping_pong=true`)."""
         return self._websocket_ping
 
     def begin_connecting(self) -> None:
-        """The connect command has come."""
+        """Note that the connect command has arrived."""
         self.state = State.CONNECTING
 
     def opened(self, claims: ConnectionClaims | None) -> None:
-        """The connect command was granted; pings begin."""
+        """Open the session, because the connect command has succeeded; pings begin."""
         self.state = State.OPEN
         self.deadlines.begin(claims.expires_at if claims else None)
 
     def statistics(self) -> dict[str, Any]:
-        """For the server API's `info` and for logs."""
+        """Return figures of this session."""
         return {"client": self.client, "user": self.user, "name": self.name, "channels": len(self.subscriptions)}

@@ -1,4 +1,7 @@
-"""One wheel for the deadlines of all sessions: cheaper than a timer of the loop for each."""
+"""Timer wheel for the deadlines of all sessions.
+
+One wheel is cheaper than a timer of the event loop for each session.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,25 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-NEVER = math.inf
-GRANULE_S = 0.5  # what is due within it is done together: a wake-up costs more than a ping
+NEVER = math.inf  # deadline of something that is not due
+GRANULE_S = 0.5  # seconds of a slot: what is due within it is done together, as a wake-up costs more than a ping
 
 
 class Timed(Protocol):
-    """Something with a next deadline on the monotonic clock."""
+    """Something with a deadline on the monotonic clock."""
 
-    deadline: float  # seconds; NEVER: none
-    wheel_slot: int  # owned by the wheel; -1: not on it
+    deadline: float  # monotonic seconds; NEVER: none
+    wheel_slot: int  # set by the wheel only; -1: it is not on the wheel
 
     def deadline_passed(self, now: float) -> None:
         """Do what is due and set the next deadline."""
 
 
 class Wheel:
-    """Calls `deadline_passed` at most one granule late. Driven by `advance`: the time is passed in."""
+    """Timer wheel: calls `deadline_passed` at most one granule after a deadline.
+
+    It has no timer itself: the caller calls `advance` and passes the time in.
+    """
 
     def __init__(self, now: float, granule_s: float = GRANULE_S) -> None:
         self._granule_s = granule_s
@@ -31,31 +37,34 @@ class Wheel:
         self._next = math.ceil(now / granule_s)
 
     def schedule(self, timed: Timed) -> None:
-        """Put it where its deadline says; call after every change of the deadline."""
+        """Put an object on the wheel, or move it to an earlier slot.
+
+        To be called after its deadline has become earlier. A later deadline is noticed when the old slot is reached.
+        """
         slots = timed.deadline / self._granule_s
         if slots == NEVER:
-            return  # or so far ahead that no number says it; a stale entry finds nothing due
+            return  # no deadline, or one beyond the range of floats; an old entry on the wheel does no harm
         slot = math.ceil(slots)
         if slot < self._next:
             slot = self._next
         if timed.wheel_slot != -1 and timed.wheel_slot <= slot:
-            return  # it will be looked at early enough, and moved on then
+            return  # it is looked at early enough, and moved on then
         timed.wheel_slot = slot
         self._slots.setdefault(slot, []).append(timed)
 
     def advance(self, now: float) -> None:
-        """Run everything due by now."""
+        """Call `deadline_passed` of everything that is due at `now`."""
         last = math.ceil(now / self._granule_s)
         while self._next <= last:
             slot = self._next
             self._next += 1
             for timed in self._slots.pop(slot, ()):
                 if timed.wheel_slot != slot:
-                    continue  # was moved to an earlier slot, which has run
+                    continue  # it was moved to an earlier slot, which has run
                 timed.wheel_slot = -1
                 if timed.deadline <= now:
                     try:
                         timed.deadline_passed(now)
                     except Exception:
-                        logger.exception("a deadline could not be carried out")  # one of them must not stop the others
+                        logger.exception("a deadline could not be carried out")  # the others go on
                 self.schedule(timed)

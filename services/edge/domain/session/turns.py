@@ -1,4 +1,7 @@
-"""Work that takes milliseconds, one piece in each round of the loop: whatever else there is comes in between."""
+"""Spreads long pieces of work over the rounds of the event loop.
+
+One piece, which may take milliseconds, runs in each round, so that other work gets its turn in between.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from collections import deque
 
 
 class Turns:
-    """First come, first served."""
+    """Queue of pieces of work: first come, first served."""
 
     __slots__ = ("_due", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._due = False  # the next one is already arranged
+        self._due = False  # `_next` is scheduled
 
     async def mine(self) -> None:
-        """Return in a round of the loop in which nobody else who waits here does."""
+        """Wait for a round of the event loop in which no other caller returns from here."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._waiting.append(future)

@@ -1,4 +1,7 @@
-"""What each command does, by the type of the request, one module per group; publish has a quicker way, too."""
+"""Handlers of the client commands, one module per group, and the table of them.
+
+`CommandRunner` mostly calls `begin_publish` for a publish command instead, which needs no task.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from services.edge.domain.session.handlers.subscribe import subscribe, unsubscri
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
-# Each takes (session, request, command id) and returns the result, or None where it has answered itself.
+# A handler takes (session, request, command id) and returns the result, or None if it has sent the reply itself.
 _HANDLERS: dict[type[c.Request], Callable[[Session, Any, int], Awaitable[Result | None]]] = {
     c.Connect: connect,
     c.Subscribe: subscribe,
@@ -33,5 +36,10 @@ _HANDLERS: dict[type[c.Request], Callable[[Session, Any, int], Awaitable[Result 
 
 
 async def handle(session: Session, command: c.Command) -> Result | None:
-    """Run a command; raises `ThalamusError` for an error reply and `Disconnect` for a close."""
+    """Execute a command; return its result, or None if the reply was sent already.
+
+    Raises:
+        ThalamusError: the command is answered with this error.
+        Disconnect: the connection is closed with this code.
+    """
     return await _HANDLERS[type(command.request)](session, command.request, command.id)

@@ -1,4 +1,4 @@
-"""Checks that several commands share."""
+"""Checks that several command handlers share."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ if TYPE_CHECKING:
 
 
 def required_channel(channel: str) -> None:
-    """A command that names no channel is misuse of the protocol."""
+    """Raise `Disconnect` (3501) if the command names no channel."""
     if not channel:
         raise Disconnect(CloseCode.BAD_REQUEST)
 
 
 def namespace_of(session: Session, channel: str) -> Namespace:
-    """The channel's namespace; raises 107 or 102."""
+    """Return the namespace of the channel.
+
+    Raises:
+        Disconnect: 3501 if the name is empty.
+        ThalamusError: 107 if the name is not allowed, 102 if there is no such namespace.
+    """
     opened = session.node.hub.channels.get(channel)
     if opened is not None:
-        return opened.namespace  # its name was looked at before it was opened
+        return opened.namespace  # the name was checked before the channel was opened
     required_channel(channel)
     return find_namespace(session.node.namespaces, channel, session.node.settings.channel_max_bytes)
 
 
 def is_allowed(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> bool:
-    """Whether this client may, by a rule of the namespace; insecure mode lets everyone."""
+    """Return whether a rule of the namespace permits this client.
+
+    Insecure mode permits everything.
+    """
     if session.node.settings.insecure:
         return True
     subscription = session.subscriptions.get(channel)
@@ -38,7 +46,10 @@ def is_allowed(session: Session, namespace: Namespace, channel: str, rule: froze
 
 
 def may_begin(session: Session, namespace: Namespace, channel: str) -> bool:
-    """Whether it may use a channel that may not exist yet, without anybody being asked; channels of this edge exist."""
+    """Return whether the client may use the channel without a check that it exists.
+
+    Channels that are open on this edge exist. See `NewChannels.may`.
+    """
     node = session.node
     if channel in node.hub.channels or node.settings.insecure:
         return True
@@ -46,7 +57,11 @@ def may_begin(session: Session, namespace: Namespace, channel: str) -> bool:
 
 
 async def admit_new(session: Session, namespace: Namespace, channel: str) -> None:
-    """Raises 111 where the channel is a new one and the user began too many lately."""
+    """Accept a channel that may be new; see `NewChannels.admit`.
+
+    Raises:
+        ThalamusError: 111 if the channel does not exist and the user began too many lately.
+    """
     node = session.node
     if channel not in node.hub.channels and not node.settings.insecure:
         await node.new_channels.admit(_who(session), channel, namespace)
@@ -57,6 +72,9 @@ def _who(session: Session) -> str:
 
 
 def require(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> None:
-    """Raises 103 where the client may not, whether or not the channel exists."""
+    """Raise `ThalamusError` (103) if the rule does not permit this client.
+
+    The answer does not depend on whether the channel exists.
+    """
     if not is_allowed(session, namespace, channel, rule):
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)

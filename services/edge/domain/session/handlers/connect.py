@@ -1,4 +1,7 @@
-"""The connect command: identity, server-side subscriptions, and the reply before all else."""
+"""Handler of the connect command.
+
+It verifies the token, makes the server-side subscriptions and sends the reply.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ _Made = tuple[Channel, Subscription, SubscribeResult]
 
 
 async def connect(session: Session, request: c.Connect, command_id: int) -> None:
-    """Answers itself: pushes of server-side subscriptions come right behind. Wire protocol, 5.1 and 12."""
+    """Execute a connect command. Wire protocol, 5.1 and 12.
+
+    Sends the reply itself, because pushes of the server-side subscriptions must follow it.
+    """
     session.begin_connecting()
     claims = _identify(session, request)
     wanted = _server_side(session, request, claims)
@@ -36,7 +42,7 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     session.token_channels = frozenset(claims.channels) if claims else frozenset()
     session.node.add(session)
     made = await _establish_all(session, wanted)
-    if not session.is_connecting:  # ended meanwhile: by the client, or by a disconnect of the server API
+    if not session.is_connecting:  # the session ended meanwhile: by the client, or by the server API
         for _, subscription, _ in made:
             session.end_silently(subscription)
         return
@@ -60,7 +66,7 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
 
 
 def _identify(session: Session, request: c.Connect) -> ConnectionClaims | None:
-    """Claims of the token; None: anonymous without one."""
+    """Verify the token and return its claims; None: anonymous without a token."""
     settings = session.node.settings
     if not request.token:
         if settings.allow_anonymous or settings.insecure:
@@ -81,7 +87,10 @@ def _identify(session: Session, request: c.Connect) -> ConnectionClaims | None:
 
 
 def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims | None) -> list[Wanted]:
-    """Subscriptions of the token and the personal channel; the client's `subs` give positions, nothing else."""
+    """Return the server-side subscriptions of the client.
+
+    They are those of the token, and the personal channel. The client's `subs` only give positions to recover from.
+    """
     settings = session.node.settings
     subs: dict[str, ServerSub] = dict(claims.channels) if claims else {}
     if settings.personal_channel and claims and claims.user:
@@ -106,7 +115,10 @@ def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims 
 
 
 async def _establish_all(session: Session, wanted: list[Wanted]) -> list[_Made]:
-    """All of them or none: an SDK takes a missing one for unsubscribed."""
+    """Make all subscriptions or none.
+
+    An SDK would take one that is missing in the reply for unsubscribed.
+    """
     if not wanted:
         return []
     outcomes = await asyncio.gather(*(establish(session, one) for one in wanted), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The publish command."""
+"""Handler of the publish command."""
 
 from __future__ import annotations
 
@@ -19,23 +19,29 @@ if TYPE_CHECKING:
 
 
 def may_publish_at_once(session: Session, request: c.Publish) -> bool:
-    """Whether `begin_publish` may be called now; else `publish` first asks whether there is such a channel."""
+    """Return whether `begin_publish` may be called at once.
+
+    If not, `publish` must be used, which first checks that the channel exists.
+    """
     node = session.node
     if request.channel in node.hub.channels or node.new_channels.has_seen(request.channel):
         return True
     try:
         namespace = namespace_of(session, request.channel)
     except (ThalamusError, Disconnect):
-        return True  # to be refused
+        return True  # `begin_publish` refuses it
     if namespace.durability is Durability.NONE:
         return True
     if not is_allowed(session, namespace, request.channel, namespace.publish):
-        return True  # to be refused
+        return True  # `begin_publish` refuses it
     return may_begin(session, namespace, request.channel)
 
 
 async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
-    """The same, once it is known whether the channel exists: the user began too many lately."""
+    """Publish after a check that the channel exists, and wait for the outcome.
+
+    For users who began too many channels lately.
+    """
     namespace = namespace_of(session, request.channel)
     require(session, namespace, request.channel, namespace.publish)
     await admit_new(session, namespace, request.channel)
@@ -48,9 +54,13 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
 
 
 def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcome], None]) -> None:
-    """`settle` is called once the channel's log holds it, unless this raises. Wire protocol, 5.4.
+    """Check a publish command and hand it to the channel's log. Wire protocol, 5.4.
 
-    Position and key are our extensions.
+    `settle` is called with the outcome, once the log has answered; it is not called if this raises.
+
+    Raises:
+        ThalamusError: the command is refused.
+        Disconnect: misuse of the protocol.
     """
     namespace = namespace_of(session, request.channel)
     if request.type:
@@ -67,7 +77,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
         settle,
         time_ms=int(session.node.clock.wall() * 1000),
         info=subscription.info if subscription is not None else session.info(),
-        key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # the anonymous share no keys
+        key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # anonymous clients share no keys
         key=request.idempotency_key,
         exclude_client=session.client if request.exclude_self else "",
         admitted=True,
@@ -75,7 +85,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
 
 
 def _limit(session: Session, namespace: Namespace) -> None:
-    """`publish_rate` of the namespace, per client."""
+    """Raise `ThalamusError` (111) if the client exceeds the `publish_rate`."""
     if namespace.publish_rate <= 0:
         return
     now = session.node.clock.monotonic()

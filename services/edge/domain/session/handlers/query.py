@@ -1,4 +1,4 @@
-"""Questions and messages: presence, presence_stats, history, rpc, send."""
+"""Handlers of the commands presence, presence_stats, history, rpc and send."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 async def presence(session: Session, request: c.Presence, _: int) -> PresenceResult:
-    """Who is in the channel. Wire protocol, 5.5."""
+    """Return the clients in the channel. Wire protocol, 5.5."""
     _check_presence(session, request.channel)
     return PresenceResult(list(await session.node.presence.members(request.channel)))
 
 
 async def presence_stats(session: Session, request: c.PresenceStats, _: int) -> PresenceStatsResult:
-    """How many are in the channel."""
+    """Return the numbers of clients and users in the channel. Wire protocol, 5.5."""
     _check_presence(session, request.channel)
     stats = await session.node.presence.stats(request.channel)
     return PresenceStatsResult(stats.num_clients, stats.num_users)
@@ -35,7 +35,7 @@ def _check_presence(session: Session, channel: str) -> None:
 
 
 async def history(session: Session, request: c.History, _: int) -> HistoryResult:
-    """One page of the channel's log. Wire protocol, 11.2."""
+    """Return one page of the channel's log. Wire protocol, 11.2."""
     namespace = namespace_of(session, request.channel)
     if namespace.durability is Durability.NONE or not namespace.history_size:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
@@ -53,10 +53,10 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
 
 
 async def rpc(session: Session, request: c.Rpc, _: int) -> RpcResult:
-    """Call a method of the server; this node only."""
+    """Call an RPC method that is registered on this edge. Wire protocol, 5.7."""
     return RpcResult(await session.node.rpc.call(request.method, session.user, session.client, request.data))
 
 
 async def send(session: Session, request: c.Send, _: int) -> None:
-    """Nobody takes messages without an answer here. Wire protocol, 5.7."""
+    """Close with 3508: messages without reply are not accepted. Wire protocol, 5.7."""
     raise Disconnect(CloseCode.NOT_AVAILABLE)

@@ -1,4 +1,33 @@
-"""What a client that comes back has missed: all of it in the reply, or page by page behind it."""
+"""Recovery: sends a client that comes back the publications that it missed.
+
+**Purpose.** A client comes back with the position of the last publication that it has. It gets everything after it,
+without a hole or a repetition, and then what is live; or it is told that this is impossible.
+
+**Rules.**
+
+1. If it missed at most `recovery_limit` (1,000) publications and 64 KiB, the reply has all of them. What comes
+   meanwhile is held by the channel and sent behind the reply. The channels of one connect reply share the 64 KiB.
+2. If it missed more, the reply has the first page, and the client's own offset as its position. The other pages follow
+   as ordinary publication pushes (`catch_up`). A client that drops out among them recovers from the last one received.
+3. Not recovered: another epoch, an offset beyond the newest one, more than `recovery_total` (100,000) publications, or
+   a log that does not have them any more.
+4. The client's reading sets the speed: the next page is read once at most 64 KiB of replies wait for it. The whole edge
+   sends one page per round of the event loop, so that others get their turn.
+5. While a client catches up, no publications with offsets are held or sent to it but its own pages, and no page goes
+   beyond what this edge has delivered. Once the ring has all the rest, that is sent, and the subscription becomes live
+   in the same tick. So nothing is missed and nothing comes twice.
+6. If the log loses what comes next while the client catches up, or the client lags by more than `recovery_total`, it
+   gets a gap notification: unsubscribe 2500, or close 3010 for a server-side subscription.
+
+**Example.** A client comes back with offset 100; this edge has delivered 5,000 publications of 1 KB. The reply has
+about the first 64 of them, and offset 100. Pages of about 64 KiB follow. Meanwhile 5,001 to 5,200 are published. When
+the client is at 4,990, the ring (256) has the rest: 4,991 to 5,200 are sent, and 5,201 comes live.
+
+**Trade-offs.** A client that missed much sees new publications only after the old ones. In return the edge keeps
+nothing for it, however slowly it reads, and it sees the first page at once.
+
+Decision: docs/decisions/0025-recovery-goes-on-behind-the-reply.md.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +60,17 @@ async def recover(
     *,
     most_bytes: int = PAGE_BYTES,
 ) -> list[Publication] | None:
-    """All of (the client's offset, top], or its first page; None: it can't be had. Wire protocol, 11.4.
+    """Return the missed publications for the reply: all of them, or the first page.
 
-    Where it is the first page, the channel holds nothing for the subscription any more: the caller queues the reply,
-    calls `Channel.go_live`, and lets `catch_up` do the rest.
+    They are those after the client's offset, up to `top`. None if recovery is impossible (wire protocol, 11.4).
+
+    If it is the first page, the subscription is catching up from now on. Then the caller queues the reply, calls
+    `Channel.go_live`, and starts `catch_up`, which sends the rest.
 
     Args:
-        most_bytes: Of the page, unless one publication is larger. SDKs wait 5 s for a reply, then begin anew: who reads
-            slowly would never get past a larger one.
+        top: Position of the channel in the tick of the join. most_bytes: Largest size of the result, unless one
+        publication is larger. SDKs wait 5 s for a reply and then begin
+            again: a client that reads slowly would never receive a larger one.
     """
     log, settings = channel.log, session.node.settings
     if log is None or request.epoch not in ("", top.epoch) or request.offset > top.offset:
@@ -64,7 +96,7 @@ async def recover(
 
 
 def _most(settings: Settings) -> int:
-    """Publications that a client may have missed."""
+    """Return how many publications a client may have missed."""
     return max(settings.recovery_limit, settings.recovery_total)
 
 
@@ -80,21 +112,20 @@ async def _at_once(session: Session, channel: Channel, offset: int, top: StreamP
             return None
         if page.top.offset >= top.offset:
             missed = [one for one in page.publications if offset < one.offset <= top.offset]
-        # else: a read that others had begun before this one joined; the next is later
+        # else: another client's read, which began before this one joined; read again
     return missed if missed is not None and len(missed) == top.offset - offset else None
 
 
 async def catch_up(session: Session, channel: Channel, subscription: Subscription) -> None:
-    """Push the rest page by page, no faster than the client takes it, then let it hear what comes live.
+    """Send the rest of the missed publications page by page, then go live.
 
-    Nothing is kept for it meanwhile. A drop midway costs nothing: each push has its offset. Where the log no longer
-    has what comes next, or another one began, the client is told (2500; 3010 for a server-side subscription).
+    Sends a gap notification if the rest can't be read.
     """
     try:
         await _push_pages(session, channel, subscription)
     except Exception:
         logger.exception("what was missed could not be read to its end", extra={"channel": channel.name})
-        if channel.is_catching_up(subscription):  # else it would hear nothing, and not know
+        if channel.is_catching_up(subscription):  # without this, it would get no publications and no notification
             session.insufficient_state(subscription)
 
 
@@ -110,7 +141,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             session.insufficient_state(subscription)
             return
         page = log.since(subscription.caught_up_to, node.clock.wall())
-        if page is not None:  # all that there is: from here to the fan-out nobody else gets a turn
+        if page is not None:  # the ring has all the rest; there is no wait between here and `hear_live`
             for publication in page:
                 session.push_publication(channel.name, publication)
             channel.hear_live(subscription)
@@ -130,13 +161,16 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             return
         for publication in page:
             if publication.offset > log.delivered:
-                break  # the fan-out brings it
+                break  # not delivered on this edge yet: it comes from the ring or by the fan-out
             session.push_publication(channel.name, publication)
             subscription.caught_up_to = publication.offset
 
 
 async def _turn(session: Session) -> None:
-    """Return when it is its turn, and nothing of what it asked for, maybe in another channel, waits for it."""
+    """Wait until a page may be sent: few replies wait, and it is this client's turn.
+
+    At most 64 KiB of replies may wait, those for other channels of the client included.
+    """
     while True:
         await session.until_replies_taken()
         await session.node.turns.mine()

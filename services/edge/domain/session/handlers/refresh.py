@@ -1,4 +1,4 @@
-"""Prolonging a connection or a subscription with a new token."""
+"""Handlers of refresh and sub_refresh: take new tokens that expire later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult:
-    """A new connection token for the same user; this node only. Wire protocol, 5.8."""
+    """Take a new connection token of the same user. Wire protocol, 5.8.
+
+    Return the new expiry. It affects this connection only.
+    """
     if not request.token:
         raise Disconnect(CloseCode.BAD_REQUEST)
     try:
@@ -38,7 +41,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
 
 
 async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRefreshResult:
-    """A new subscription token for a running subscription. Wire protocol, 5.9 and 20."""
+    """Take a new subscription token; return the new expiry. Wire protocol, 5.9 and 20."""
     channel = request.channel
     if not channel and not request.token:
         raise Disconnect(CloseCode.BAD_REQUEST)
@@ -54,7 +57,7 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
         if not channel:
             raise Disconnect(CloseCode.BAD_REQUEST) from None
         raise Disconnect(CloseCode.INVALID_TOKEN) from None
-    if not channel:  # centrifuge-python 0.5.0 forgets it: the token says which
+    if not channel:  # centrifuge-python 0.5.0 leaves the channel out; the token has it
         channel = claims.channel
     if claims.channel != channel or claims.user != session.user or claims.client not in ("", session.client):
         refused("subscription", "it is for another channel, user or connection")

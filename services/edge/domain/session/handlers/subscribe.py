@@ -1,4 +1,4 @@
-"""Subscribing and unsubscribing, for clients and for the server on their behalf."""
+"""Handlers of subscribe and unsubscribe; makes server-side subscriptions, too."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FLAG_REJECT_UNRECOVERED = 2
 _DELTA_TYPES = ("", "fossil")
 _TYPE_SHARED_POLL = 4
 _OPEN_ATTEMPTS = 3
-_CATCH_UP_S = 2.0
-_MANY = 100  # publications in a reply: what takes a fraction of a millisecond to write
+_CATCH_UP_S = 2.0  # longest wait until this edge is level with the log, for a client that is ahead, seconds
+_MANY = 100  # publications in a reply that are written in a fraction of a millisecond; from here on it waits its turn
 
 
 @dataclass(slots=True)
 class Wanted:
-    """A subscription that is permitted, and what it shall be like."""
+    """A permitted subscription that is to be made, with its options."""
 
     channel: str
     namespace: Namespace
@@ -41,11 +41,14 @@ class Wanted:
     data: bytes = b""
     expires_at: float | None = None
     override: Override = field(default_factory=Override)
-    most_bytes: int = PAGE_BYTES  # of what was missed, in the reply
+    most_bytes: int = PAGE_BYTES  # of recovered publications in the reply
 
 
 async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> None:
-    """The subscribe command; its reply precedes every push of the channel. Wire protocol, 5.2."""
+    """Execute a subscribe command. Wire protocol, 5.2.
+
+    Sends the reply itself, because it must precede every push of the channel.
+    """
     wanted = _check(session, request)
     channel, subscription, result = await establish(session, wanted)
     session.answer(command_id, result)
@@ -55,7 +58,10 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
 
 
 async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> UnsubscribeResult:
-    """Works on server-side subscriptions too; no effect where there is none. Wire protocol, 5.3."""
+    """Execute an unsubscribe command. Wire protocol, 5.3.
+
+    It also ends server-side subscriptions. No effect if there is no subscription.
+    """
     required_channel(request.channel)
     subscription = session.subscriptions.get(request.channel)
     if subscription is not None:
@@ -67,7 +73,7 @@ async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> Unsub
 
 
 def _check(session: Session, request: c.Subscribe) -> Wanted:
-    """The order of checks of wire protocol, 5.2."""
+    """Check a subscribe command, in the order of wire protocol, 5.2."""
     channel = request.channel
     settings = session.node.settings
     required_channel(channel)
@@ -119,11 +125,13 @@ def _token(session: Session, request: c.Subscribe) -> SubscriptionClaims:
 
 
 async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscription, SubscribeResult]:
-    """Join the channel, recover, enter the roster. The caller queues the result, then calls `begin`.
+    """Join the channel, recover, and enter the roster.
+
+    The caller queues the result, and then calls `begin`.
 
     Raises:
-        ThalamusError: 112 where recovery is impossible and the client wanted to know; 100 where Redis or the store
-            does not answer; 111 where the user began too many channels lately. Nothing is left behind then.
+        ThalamusError: 112 if recovery is impossible and the client asked for an error then; 100 if Redis or the store
+            does not answer; 111 if the user began too many channels lately. The subscription is undone then.
     """
     if session.is_closed:
         raise Unavailable("the connection is over")
@@ -185,7 +193,10 @@ def _subscription(session: Session, wanted: Wanted) -> Subscription:
 
 
 def _mode(mode: Mode, override: bool | None, *, asked: bool, permitted: bool) -> bool:
-    """Forced, or asked for and allowed; whoever may read history may also recover (wire protocol, 10)."""
+    """Return whether an option is on: it is forced, or asked for and allowed.
+
+    A client that may read the history may also recover and be positioned (wire protocol, 10).
+    """
     forced = mode is Mode.FORCE if override is None else override
     return forced or (asked and (mode is not Mode.OFF or permitted))
 
@@ -202,7 +213,7 @@ async def _join(session: Session, wanted: Wanted, subscription: Subscription) ->
             and request.offset > channel.log.delivered
             and request.epoch in ("", channel.log.epoch)
         ):
-            await hub.catch_up(channel, _CATCH_UP_S)  # the client comes from an edge that was ahead of this one
+            await hub.catch_up(channel, _CATCH_UP_S)  # the client is ahead of this edge
         if session.subscriptions.get(wanted.channel) is not subscription:
             break
         try:
@@ -214,7 +225,10 @@ async def _join(session: Session, wanted: Wanted, subscription: Subscription) ->
 
 
 async def _result(session: Session, wanted: Wanted, channel: Channel, subscription: Subscription) -> SubscribeResult:
-    """The reply, with what was missed; log.md, "Subscribe and recover": P is read in the tick of the join."""
+    """Build the reply, with the publications that the client missed.
+
+    The position is read before the first wait after the join. So everything after it is held for the subscription.
+    """
     request = wanted.request
     result = SubscribeResult(
         expires=subscription.expires_at is not None,
@@ -238,21 +252,27 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
         result.recovered = True
         result.publications = missed
         result.offset = request.offset
-    elif channel.is_catching_up(subscription):  # it could not begin: the client goes on from what is newest now
+    elif channel.is_catching_up(subscription):  # the first page can't be read: the client begins at the newest position
         channel.hold_again(subscription)
         result.offset, result.epoch = channel.log.position
     return result
 
 
 def begin(session: Session, channel: Channel, subscription: Subscription) -> None:
-    """The reply is queued: what comes live follows, behind what was missed and was too much for the reply."""
+    """Start the pushes of a subscription whose reply is queued.
+
+    If it missed too much for the reply, the rest of it is sent first, in the background.
+    """
     channel.go_live(subscription)
     if channel.is_catching_up(subscription):
         session.node.spawn(catch_up(session, channel, subscription))
 
 
 async def _enter(session: Session, wanted: Wanted, subscription: Subscription) -> None:
-    """Onto the roster, before the reply; where presence does not answer, the subscription comes without waiting."""
+    """Put the client on the roster, and wait until presence has it, 1 s at most.
+
+    If presence does not answer, the subscription goes on without it.
+    """
     override = wanted.override.presence
     wants = wanted.namespace.presence if override is None else override
     if not wants or session.subscriptions.get(wanted.channel) is not subscription:
