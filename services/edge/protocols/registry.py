@@ -1,4 +1,7 @@
-"""Client protocols of the edge, and which of them a connection speaks. Source: wire protocol, 1."""
+"""The client protocols of the edge, and the choice of one for each connection.
+
+Source: wire protocol, 1.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,19 @@ from services.edge.domain.ports import Connection, Dialect
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.errors import CloseCode
 
-PROTOBUF = "protobuf"  # a name that `select` gives and no dialect has
+PROTOBUF = "protobuf"  # `select` returns this name for clients that speak Protobuf only; there is no such dialect
 _PROTOBUF_OFFER = "centrifuge-protobuf"
-_SILENT_S = 1.0
+_SILENT_S = 1.0  # longest wait for the first message of a client that is not served, seconds
 _PROTOBUF_PARAMETERS = ("format", "cf_protocol")
 
 
 class Dialects:
-    """Every dialect that this edge speaks, once; a new one is one more entry in the two tables here.
+    """All dialects (codecs of client protocols) of this edge.
+
+    A new dialect is one more entry in the two tables of this class.
 
     Args:
-        text_frame: Makes a WebSocket text frame, ready for the socket, of a payload.
+        text_frame: Encodes a payload as a WebSocket text frame, ready to be written to the socket.
     """
 
     def __init__(self, text_frame: Callable[[bytes], bytes]) -> None:
@@ -28,18 +33,20 @@ class Dialects:
         self._by_subprotocol: dict[str, Dialect] = {"centrifuge-json": self._default}
 
     def __getitem__(self, name: str) -> Dialect:
-        """The dialect that `select` named."""
+        """Return the dialect with a name that `select` returned."""
         return self._by_name[name]
 
     def select(self, offers: Sequence[str], query: Mapping[str, str]) -> tuple[str | None, str]:
-        """The subprotocol that the answer to an upgrade selects, None for none, and the name of the dialect.
+        """Choose the dialect of a new connection.
 
-        Nothing is refused here: a browser does not show the answer to a refused upgrade. A client that asks for
-        Protobuf gets it selected, and is told by its close frame that it is not served (`NotServed`).
+        Return the subprotocol to select in the answer to the upgrade request (None: none), and the dialect's name.
+
+        No connection is refused here, because a browser does not show the answer to a refused upgrade. A client that
+        asks for Protobuf gets it selected. Then `NotServed` closes the connection with a reason.
 
         Args:
-            offers: Subprotocols in the order of the client's liking.
-            query: Parameters of the address; some ask for a dialect.
+            offers: Subprotocols that the client offers, the preferred one first.
+            query: Query parameters of the URL; some ask for a dialect.
         """
         for offer in offers:
             dialect = self._by_subprotocol.get(offer)
@@ -53,10 +60,10 @@ class Dialects:
 
 
 class NotServed:
-    """The `MessageHandler` of a client that speaks Protobuf only: closed for good, with a reason.
+    """`MessageHandler` of a client that speaks Protobuf only: closes the connection.
 
-    Not before it has sent something: an SDK whose first command meets a closed connection takes it for a fault of the
-    network, and tries again.
+    It closes with a reason and a code after which SDKs do not reconnect. It waits for the first message, 1 s at most:
+    an SDK whose first command meets a closed connection takes that for a network error and tries again.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -68,15 +75,15 @@ class NotServed:
         self._connection.close(CloseCode.INAPPROPRIATE_PROTOCOL, "Protobuf is not served: use the JSON protocol")
 
     def message(self, payload: bytes, *, binary: bool) -> None:
-        """Its connect command, which nobody can read."""
+        """Close the connection: this is the connect command, in Protobuf."""
         self._close()
 
     def websocket_pong(self) -> None:
-        """As above."""
+        """Ignore the pong."""
 
     def replies_taken(self) -> None:
-        """Nothing is sent either."""
+        """Do nothing, because nothing is sent."""
 
     def closed(self, *, clean: bool) -> None:
-        """Nothing is kept of it."""
+        """Cancel the timer, because the connection is over."""
         self._timer.cancel()

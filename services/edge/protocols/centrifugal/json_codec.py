@@ -1,4 +1,7 @@
-"""Centrifugal JSON, version 2: one JSON object per line, both ways. Source: wire protocol, 2."""
+"""Codec of the Centrifugal JSON protocol, version 2.
+
+A message has one JSON object per line, in both directions. Source: wire protocol, 2.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from services.edge.domain.commands import Command, Malformed, Pong
 from services.edge.protocols.centrifugal import json_commands, json_replies
 from services.shared.json_text import is_utf8, nests_too_deep, unreadable_number
 
-MAX_COMMANDS = 1_000
+MAX_COMMANDS = 1_000  # in one message
 _PONG = Command(0, Pong())
 
 
@@ -19,8 +22,8 @@ class CentrifugalJson:
     """`Dialect` of JSON clients; one object serves all connections.
 
     Args:
-        frame: Makes a text frame, ready for the socket, of a payload.
-        max_commands: Commands that one message may hold; the next one is `Malformed`.
+        frame: Encodes a payload as a WebSocket text frame, ready to be written to the socket.
+        max_commands: Largest number of commands in one message; the next one becomes `Malformed`.
     """
 
     name = "json"
@@ -32,14 +35,14 @@ class CentrifugalJson:
 
     @property
     def ping_frame(self) -> bytes:
-        """The empty reply."""
+        """Frame of a ping: an empty reply."""
         return self._ping_frame
 
     def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
-        """Commands of a text or a binary message alike; see `Dialect`."""
-        if payload == b"{}":  # most of what idle clients send
+        """Return the commands of a text or binary message; see `Dialect.decode`."""
+        if payload == b"{}":  # a pong, the most frequent message of idle clients
             return [_PONG]
-        if not binary and b"\n" not in payload:  # nearly always
+        if not binary and b"\n" not in payload:  # the usual case: one command
             return [_command(payload)]
         commands: list[Command] = []
         for line in payload.removesuffix(b"\n").split(b"\n", self._max_commands):
@@ -53,7 +56,7 @@ class CentrifugalJson:
         return commands
 
     def encode(self, reply: r.Reply) -> bytes:
-        """One reply or push in a frame of its own."""
+        """Return a frame with one reply or push."""
         if isinstance(reply, r.PublicationPush):
             return self._frame(json_replies.publication_push(reply))
         if isinstance(reply, r.Answer):
@@ -61,7 +64,7 @@ class CentrifugalJson:
         return self._frame(json_replies.push(reply))
 
     def encode_joins(self, pushes: Sequence[r.JoinPush]) -> bytes:
-        """One reply per line."""
+        """Return one frame with all the pushes, one per line."""
         return self._frame(b"\n".join(map(json_replies.push, pushes)))
 
 

@@ -1,7 +1,8 @@
-"""Commands of the Centrifugal JSON protocol: their members and types, and what becomes of them. Wire protocol, 3 and 5.
+"""Decodes commands of the Centrifugal JSON protocol. Wire protocol, 3 and 5.
 
-Every member may be null, which counts as absent. Members that the edge makes nothing of are still declared, so that a
-wrong type is refused there too.
+The structs here mirror the members of the wire and check their types; `request` converts them to the requests of the
+domain. A member may be null, which is the same as absent. Members that the edge ignores are declared too, so that a
+wrong type is rejected there as well.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from services.edge.domain import commands as c
 from services.edge.domain.model import StreamPosition
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-_U64 = Annotated[int, msgspec.Meta(ge=0)]  # Meta takes no bound beyond 2**63: see `_u64`
+_U64 = Annotated[int, msgspec.Meta(ge=0)]  # Meta allows no bound above 2**63, so `_u64` checks the upper one
 _I32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _I64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _ABSENT: Final = msgspec.Raw()
@@ -30,13 +31,16 @@ def _u64(value: int | None) -> int:
 
 
 def _json(raw: msgspec.Raw) -> bytes:
-    """The text of an optional payload; empty where absent or null."""
+    """Return the JSON text of an optional payload; empty if it is absent or null."""
     text = bytes(raw)
     return b"" if text == b"null" else text
 
 
 class _Part(msgspec.Struct, gc=False):
-    """One request of a command; unknown members are ignored, of duplicates the last counts."""
+    """Base of the structs that mirror the wire.
+
+    Unknown members are ignored; of duplicate members the last one counts.
+    """
 
 
 class _Position(_Part):
@@ -124,7 +128,7 @@ class _Publish(_Part):
     def request(self) -> c.Publish:
         return c.Publish(
             channel=self.channel or "",
-            data=bytes(self.data) or None,  # here null is data
+            data=bytes(self.data) or None,  # here null counts as data
             type=self.type or 0,
             idempotency_key=self.idempotency_key or "",
             exclude_self=self.exclude_self or False,
@@ -221,17 +225,17 @@ _KNOWN = frozenset(_Command.__struct_fields__)
 
 
 def command(line: bytes) -> c.Command:
-    """The command of one line, which must be UTF-8.
+    """Decode the command of one line, which must be UTF-8.
 
     Raises:
-        msgspec.MsgspecError: no JSON object, a member of the wrong type or out of range, no request, id 0 with one that
-            is to be answered.
-        RecursionError: nested past the parser.
+        msgspec.MsgspecError: not a JSON object, a member of the wrong type or out of range, no known request, or no id
+            although the request has a reply.
+        RecursionError: nested too deeply for the parser.
     """
     if line == b"{}":
         return c.Command(0, c.Pong())
     found = _COMMAND.decode(line)
-    part = (  # the first in the order of the wire's table; the others are ignored
+    part = (  # the first one in the order of the protocol's table; the others are ignored
         found.connect
         or found.subscribe
         or found.unsubscribe

@@ -1,7 +1,8 @@
-"""Replies and pushes of the Centrifugal JSON protocol as texts of one line. Wire protocol, 2, 3, 5 and 6.
+"""Encodes replies and pushes of the Centrifugal JSON protocol, each as one line.
 
-Payloads (`data`, `conn_info`, `chan_info`) are JSON texts already and are put in as they are, less raw newlines:
-between the tokens of a JSON text a newline means nothing, on the wire it ends the message.
+Payloads (`data`, `conn_info`, `chan_info`) are JSON texts already. They are inserted as they are, without raw newlines:
+between the tokens of a JSON text a newline has no meaning, but on the wire it ends the line. Wire protocol, 2, 3, 5
+and 6.
 """
 
 from __future__ import annotations
@@ -15,43 +16,49 @@ import msgspec
 from services.edge.domain import replies as r
 from services.edge.domain.model import ClientInfo, Publication
 
-_text: Callable[[object], bytes] = msgspec.json.Encoder().encode  # strings, numbers, maps; never a raw newline
+_text: Callable[[object], bytes] = msgspec.json.Encoder().encode  # its output has no raw newlines
 
 
 def publication_push(push: r.PublicationPush) -> bytes:
-    """The hottest of all: once per publication and dialect."""
+    """Encode a publication push.
+
+    A function of its own, because it is the most frequent: it is called once per publication and dialect.
+    """
     return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), _publication(push.publication, push.epoch))
 
 
 def answer(reply: r.Answer) -> bytes:
-    """The reply to a command."""
+    """Encode the reply to a command."""
     return b'{"id":%d,%b}' % (reply.id, _RESULTS[type(reply.result)](reply.result))
 
 
 def push(reply: r.Push) -> bytes:
-    """Any push."""
+    """Encode any push."""
     return b'{"push":%b}' % _PUSHES[type(reply)](reply)
 
 
 def _members(**members: bytes | str | int | bool) -> bytes:
-    """An object of those members that are not zero; bytes are JSON texts."""
+    """Encode an object of the members that are not zero.
+
+    Values of type bytes are JSON texts already.
+    """
     return b"{%b}" % b",".join(
         [_key(name) + (value if type(value) is bytes else _text(value)) for name, value in members.items() if value]
     )
 
 
-@functools.cache  # of the names in this module
+@functools.cache  # bounded: it has only the member names of this module
 def _key(name: str) -> bytes:
     return b'"%b":' % name.encode()
 
 
 def _payload(data: bytes) -> bytes:
-    """A payload that must be there."""
+    """Encode a required payload: null if it is empty."""
     return data.replace(b"\n", b"") or b"null"
 
 
 def _optional(data: bytes) -> bytes:
-    """A payload that is left out where it is empty or null."""
+    """Encode an optional payload: empty, and so left out, if it is empty or null."""
     return b"" if data == b"null" else data.replace(b"\n", b"")
 
 
@@ -61,7 +68,7 @@ def _info(info: ClientInfo) -> bytes:
 
 @functools.lru_cache(maxsize=4_096)
 def _small_info(info: ClientInfo) -> bytes:
-    """Who publishes once publishes again."""
+    """Encode a small client info; cached, because clients publish more than once."""
     return _info_text(info)
 
 
@@ -85,7 +92,7 @@ def _publications(publications: list[Publication]) -> bytes:
     return b"[%b]" % b",".join(map(_publication, publications))
 
 
-# Results of commands: `"name":{…}`, without the braces around.
+# Results of commands, as a member of the reply: `"name":{…}`.
 
 
 def _subscribe_result(result: r.SubscribeResult) -> bytes:
@@ -126,7 +133,7 @@ def _unsubscribe(_: r.UnsubscribeResult) -> bytes:
 
 
 def _publish(result: r.PublishResult) -> bytes:
-    if result.offset and result.epoch:  # our extension
+    if result.offset and result.epoch:  # extension of this server
         return b'"publish":{"offset":%d,"epoch":%b}' % (result.offset, _text(result.epoch))
     return b'"publish":' + _members(offset=result.offset, epoch=result.epoch)
 
@@ -163,7 +170,7 @@ def _sub_refresh(result: r.SubRefreshResult) -> bytes:
 def _error(error: r.ErrorReply) -> bytes:
     return b'"error":' + _members(
         code=error.code,
-        message=error.message or "error",  # never empty: SDKs read it
+        message=error.message or "error",  # never empty, because SDKs read it
         temporary=error.temporary,
         retry_after_ms=error.retry_after_ms,
     )
@@ -184,7 +191,7 @@ _RESULTS: dict[type, Callable[[Any], bytes]] = {
 }
 
 
-# Pushes: the object under `push`.
+# Pushes, as the value of the member `push`.
 
 
 def _publication_push(push: r.PublicationPush) -> bytes:
