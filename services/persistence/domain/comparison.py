@@ -1,4 +1,28 @@
-"""Redis and the store compared, channel by channel: what one of them lacks is brought from the other."""
+"""Comparison of Redis with the store, by channel, and repair of what differs.
+
+Purpose. The store is the truth about a `stored` channel; Redis numbers it and keeps its recent part. They differ after
+a crash between two steps of the commit protocol (`log.py`), after a loss in Redis, or after a restore of the store. So
+a channel is compared before its first use in every incarnation of Redis.
+
+Rules. `stored` is the readable top in Redis, `top` the last offset of the store.
+
+* Redis has no meta of the channel: epoch, top and the idempotency keys of the last 300 s are brought from the store.
+* Same epoch, `stored` = `top`: Redis notes the incarnation in which the channel was compared. It may be used.
+* `stored` < `top`, and Redis has just the entries in between, with the same publication ids: a process died before the
+  commit, which is made up for.
+* Otherwise Redis is behind or has another epoch: it is advanced to the store. What it had numbered beyond that goes; it
+  was never acknowledged.
+* `stored` > `top`, and a second look confirms it: readers saw what the store does not have, so the store is an older
+  copy. All `stored` channels get new epochs.
+* Keys come before, or together with, what lets anybody append: a repeated publish must find its first position.
+
+Example. The store has offsets 1 to 9. Redis came back from a copy with 1 to 7. It has no entries 8 and 9, so it is
+advanced to 9, with the keys of both. The next publication gets 10; a repeat of the ninth within 300 s gets 9.
+
+Trade-offs. Each channel costs a comparison per incarnation, when it is used first: nothing is done for idle channels,
+and the first use after a restart is slower. All callers share one comparison, which goes on when they give up: a slow
+store is asked once, not again and again in vain. See docs/decisions/0002, 0005 and 0021.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +37,46 @@ from services.shared.publication import parse
 
 logger = logging.getLogger(__name__)
 
-UNSTORED_LIMIT = 20_000
-_DEFAULT_SIZE = 1_000  # where no namespace was heard of
-_MAX_REMEMBERED = 200_000
-_VERIFIED_AT_ONCE = 32
-_MAX_WAIT_S = 2.0
-_VERIFY_ATTEMPTS = 4  # others may be at it at the same time
+UNSTORED_LIMIT = 20_000  # entries of a channel that are read from Redis at once
+_DEFAULT_SIZE = 1_000  # `history_size` of channels for which no edge has named one
+_MAX_REMEMBERED = 200_000  # channels
+_VERIFIED_AT_ONCE = 32  # channels compared concurrently
+_MAX_WAIT_S = 2.0  # longest wait of a batch for a comparison, seconds
+_VERIFY_ATTEMPTS = 4  # other replicas may change the channel at the same time
 
 
 class HistorySizes:
-    """`history_size` of channels as edges named it last, for work that no edge asks for."""
+    """Last `history_size` that an edge named for each channel.
+
+    Sweeps and comparisons commit without a request of an edge, and need the size too.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
 
     def remember(self, channel: str, history_size: int) -> None:
-        """At most 200,000 channels."""
+        """Note the size; at 200,000 channels all that was noted is forgotten."""
         if len(self._known) >= _MAX_REMEMBERED:
             self._known.clear()
         self._known[channel] = history_size
 
     def of(self, channel: str) -> int:
-        """As many publications as Redis keeps of it."""
+        """Number of publications that Redis keeps of the channel; 1,000 if unknown."""
         return self._known.get(channel, _DEFAULT_SIZE)
 
 
 class Comparison:
-    """Every method raises `Unavailable` where Redis or the store does not answer."""
+    """Compares channels in Redis with the store, and repairs what differs.
+
+    A method raises `Unavailable` if Redis or the store does not answer, unless it says that it returns the failure.
+    """
 
     def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes) -> None:
         self._hot, self._store, self._sizes = hot, store, sizes
         self._verifying: dict[str, asyncio.Task[None]] = {}
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
-        """Those that could not be compared, and why."""
+        """Compare these channels; return those that failed, with the reason."""
         failed: dict[str, Unavailable] = {}
         for start in range(0, len(channels), _VERIFIED_AT_ONCE):
             some = channels[start : start + _VERIFIED_AT_ONCE]
@@ -60,7 +90,13 @@ class Comparison:
         return failed
 
     async def _verify_soon(self, channel: str) -> None:
-        """Where there is much to bring, other channels of a batch do not wait for it."""
+        """Compare a channel, but wait at most 2 s for it.
+
+        The comparison goes on in the background, so a channel with much to bring does not delay the others of a batch.
+
+        Raises:
+            Unavailable: it takes longer, or can't be done.
+        """
         try:
             async with asyncio.timeout(_MAX_WAIT_S):
                 await self.verify(channel)
@@ -68,10 +104,9 @@ class Comparison:
             raise Unavailable("the channel is being compared with the store") from None
 
     async def verify(self, channel: str) -> None:
-        """Missing in Redis: bring it. Behind the store: advance it, and bring the keys that still count.
+        """Bring Redis up to the store, and have it note that the channel was compared.
 
-        One for all who ask meanwhile, and it goes on when they give up: a slow store is asked once, and not again and
-        again in vain.
+        All callers share one comparison, which goes on when they give up.
         """
         task = self._verifying.get(channel)
         if task is None:
@@ -80,14 +115,19 @@ class Comparison:
         await asyncio.shield(task)
 
     def _verified(self, channel: str, done: asyncio.Task[None]) -> None:
+        """Forget the shared comparison of a channel, which has ended."""
         self._verifying.pop(channel, None)
         if not done.cancelled():
-            done.exception()  # whoever waited has it, and it is no error if nobody does
+            done.exception()  # asyncio logs an exception that nobody fetched: here callers have it, or none waits
 
     async def _verify(self, channel: str) -> None:
+        """Compare and repair until Redis has what the store has, at most 4 times.
+
+        After that it returns: the caller looks whether Redis has the channel, and reports `Unavailable` or tries again.
+        """
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
-            if state.removed:  # a Redis from before the removal has it still
+            if state.removed:  # Redis may be from before the removal
                 await self._hot.trim(channel, state.removed)
             found = await self._hot.verify(channel, state)
             if found == 2:
@@ -102,10 +142,13 @@ class Comparison:
                 await self._finish_or_advance(channel, state)
 
     async def _store_is_whole(self, channel: str) -> None:
-        """Redis may be ahead of what was read of the store only because somebody stored more meanwhile.
+        """Check that the store is not an older copy, where Redis seems to be ahead of it.
+
+        Redis may be ahead of what was read because another replica has stored more meanwhile. If not, readers saw what
+        the store does not have, and all `stored` channels get new epochs.
 
         Raises:
-            Unavailable: it is not that: readers saw what the store has not. It is an older one.
+            Unavailable: the store is an older copy.
         """
         seen = await self._store.heartbeat()
         (found,) = await self._hot.unstored([channel], 1)
@@ -119,7 +162,11 @@ class Comparison:
             raise Unavailable("the store is older than it was")
 
     async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
-        """The store has more than readers see: a crash before the commit, or a Redis that went back."""
+        """Bring Redis, which is behind, up to the top of the store.
+
+        If Redis has just the entries that are missing, and the store agrees, they are committed. Otherwise Redis is
+        advanced.
+        """
         (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
         rows = rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
         whole = found is not None and len(rows) == state.top - found.stored
@@ -134,6 +181,10 @@ class Comparison:
         await self._advance(channel, state, [])
 
     async def try_to_resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> Unavailable | None:
+        """Resolve a conflict: advance Redis to the store. Returns the failure, if any.
+
+        `forget` has (user, key) of the publications whose offsets turned out to be taken.
+        """
         try:
             await self._resolve(channel, forget)
         except Unavailable as error:
@@ -141,18 +192,22 @@ class Comparison:
         return None
 
     async def _resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> None:
-        """A conflict: the sequencer was behind the store."""
+        """Advance Redis, which gave offsets that the store had already."""
         logger.warning("Redis was behind the store", extra={"channel": channel})
         await self._store_is_whole(channel)
         state = await self._store.open(channel)
         await self._advance(channel, state, forget)
 
     async def _advance(self, channel: str, state: ChannelState, forget: Sequence[tuple[str, str]]) -> None:
+        """Set Redis to the store's state, with the keys of the last 300 s."""
         known = await self._store.recent_keys(channel, KEY_TTL_S)
         await self._hot.advance(channel, state, await self._newest_ms(channel, state), known, forget)
 
     async def _newest_ms(self, channel: str, state: ChannelState) -> int:
-        """Time of the newest publication, below which none may fall; 0: there is none, or it can't be read."""
+        """Time of the newest publication, Unix ms; 0 if there is none or it can't be read.
+
+        No later publication may have an earlier time.
+        """
         newest = await self._store.read(channel, since_offset=0, upto=state.top, limit=1, reverse=True)
         try:
             return parse(newest[0][1]).time_ms if newest else 0
@@ -160,7 +215,10 @@ class Comparison:
             return 0
 
     async def finish(self, channel: str) -> bool | None:
-        """Store and commit what is above `stored`; whether there was any; None: it can't be done now."""
+        """Store and commit the entries above the readable top.
+
+        Returns whether there were any; None if it can't be done now.
+        """
         (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
         if found is None or not found.entries:
             return False
@@ -175,11 +233,11 @@ class Comparison:
             return None if await self.try_to_resolve(channel, []) else True
         commit = (channel, found.epoch, written.top, self._sizes.of(channel))
         (readable,) = await self._hot.commit([commit], found.incarnation)
-        # Another life of Redis, or somebody changed the channel: what is there now must be looked at again.
+        # Otherwise the incarnation or the channel has changed: the next sweep looks at what is there now.
         return True if not isinstance(readable, Exception) and readable >= written.top else None
 
 
 def rows_of(channel: str, found: Unstored | None, upto: int) -> list[Row]:
-    """Rows of the entries that Redis has above what is stored, through an offset."""
+    """Rows of the entries that Redis has above its readable top, up to offset `upto`."""
     entries = found.entries if found else []
     return [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in entries if offset <= upto]

@@ -1,4 +1,24 @@
-"""Who waits for whom: what is of one lane is written batch after batch, and lanes go side by side."""
+"""Queue of work by key: one key in order and batches, different keys concurrently.
+
+Purpose. Group commit. What arrives while a batch of a key is written is the key's next batch, so batches grow with the
+load, and work of an idle key starts at once.
+
+Rules.
+
+* Work of one key is written in the order of arrival, one batch at a time.
+* Batches of different keys are written concurrently.
+* `exclusive`: while one holds a key, nobody else in this process works on it. Writers hold it too.
+* `has_room` bounds what waits: in all, and per key. `put` does not check it.
+* Work that has waited longer than `max_wait_s` is refused, not written: its caller has given up.
+* A key takes memory only while work of it waits or somebody works on it.
+
+Example. A write takes 10 ms. Work a, b and c of one key arrives at 0, 2 and 5 ms, on a process that is not busy: a is
+written at 0 ms, b and c together at 10 ms. Work of another key that arrives at 2 ms is written at 2 ms.
+
+Trade-offs. With one key for everything (SQLite), one transaction serves all channels, and a slow one delays all of
+them. With a key per channel (DynamoDB), none delays another, and batches are smaller. The linger makes the batches of a
+busy process larger, and adds up to its length to the latency. See docs/decisions/0008 and 0010.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +34,19 @@ Work = TypeVar("Work")
 
 
 class _KeyQueue(Generic[Work]):
-    """Lives while anybody uses it."""
+    """Waiting work of one key; exists only while it is used."""
 
     __slots__ = ("has_writer", "lock", "users", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Work, float]] = deque()  # and when it came
+        self.waiting: deque[tuple[Work, float]] = deque()  # with the time of arrival by the clock of the loop, seconds
         self.has_writer = False
         self.lock = asyncio.Lock()
         self.users = 0
 
 
 class KeyedQueue(Generic[Work]):
-    """Group commit, lane by lane: what arrives while a batch is written is the lane's next batch."""
+    """Work by key, written in batches; see the module."""
 
     def __init__(
         self,
@@ -39,34 +59,41 @@ class KeyedQueue(Generic[Work]):
         max_wait_s: float,
         linger: Linger,
     ) -> None:
-        """`settle` writes a batch and raises nothing; `refuse` tells those that waited for longer than `patience_s`.
+        """Create an empty queue; `run` does the writing.
 
-        `pace` says how long a lane waits after a batch, for more to write, unless a whole batch waits already.
+        Args:
+            settle: Writes a batch; raises nothing.
+            refuse: Gets the work that waited too long, and what still waits when `run` ends.
+            max_waiting: Work that may wait, of all keys.
+            max_per_key: Work that may wait, of one key.
+            max_batch: Work of one batch.
+            max_wait_s: Longest wait, seconds.
+            linger: How long a key waits for more work after a batch, unless a full batch waits already.
         """
         self._settle, self._refuse = settle, refuse
         self._max_waiting, self._max_per_key, self._max_batch = max_waiting, max_per_key, max_batch
         self._max_wait_s, self._linger = max_wait_s, linger
         self._queues: dict[str, _KeyQueue[Work]] = {}
-        self._unwritten: deque[str] = deque()  # lanes whose writer is to be started
+        self._unwritten: deque[str] = deque()  # keys whose writer is to be started
         self._news = asyncio.Event()
         self.waiting = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits or is being written."""
+        """Whether nothing waits and nobody works on any key."""
         return not self._queues
 
     def is_busy(self, name: str) -> bool:
-        """Whether anything of the lane waits or is being written."""
+        """Whether work of the key waits, or somebody works on it."""
         return name in self._queues
 
     def has_room(self, name: str) -> bool:
-        """Whether one more may wait in this lane."""
+        """Whether one more piece of work may wait for this key."""
         queue = self._queues.get(name)
         return self.waiting < self._max_waiting and (queue is None or len(queue.waiting) < self._max_per_key)
 
     def put(self, name: str, work: Work) -> None:
-        """Add to the end of a lane."""
+        """Add work to the end of a key's queue."""
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = _KeyQueue()
@@ -78,7 +105,7 @@ class KeyedQueue(Generic[Work]):
         self.waiting += 1
 
     async def run(self) -> None:
-        """Write until cancelled; what still waits then is refused."""
+        """Write batches until cancelled; what still waits then is refused."""
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
@@ -92,7 +119,7 @@ class KeyedQueue(Generic[Work]):
 
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncIterator[None]:
-        """As long as this lasts nothing of the lane is written by anybody else here."""
+        """Context during which nobody else in this process works on the key."""
         queue = self._queues.setdefault(name, _KeyQueue())
         queue.users += 1
         try:
@@ -104,6 +131,7 @@ class KeyedQueue(Generic[Work]):
                 del self._queues[name]
 
     async def _write(self, name: str) -> None:
+        """Write batches of a key until no work of it waits."""
         async with self.exclusive(name):
             queue = self._queues[name]
             while batch := self._take(queue):
@@ -115,7 +143,7 @@ class KeyedQueue(Generic[Work]):
             queue.has_writer = False
 
     def _take(self, queue: _KeyQueue[Work]) -> list[Work]:
-        """The next batch, of those that have not waited for too long."""
+        """Return the next batch; work that waited too long is refused, not returned."""
         oldest = asyncio.get_running_loop().time() - self._max_wait_s
         batch: list[Work] = []
         late: list[Work] = []

@@ -1,4 +1,27 @@
-"""The log of `stored` channels: number, store, make readable, answer; in batches, group commit across edges."""
+"""Commit protocol of `stored` channels: number, store, make readable, acknowledge.
+
+Purpose. A publication is acknowledged only when the store has it, and no subscriber sees it before. All see one order.
+
+Rules. Publications take these steps in batches; what arrives while a batch is written is the next one (group commit).
+
+1. Number: Redis marks the channel as dirty, then gives each publication the next offset. Nobody can read it yet.
+2. Store: one write takes everything from the readable top to the last offset, including what other replicas numbered.
+3. Make readable (commit): Redis moves the readable top and publishes in the order of offsets.
+4. Acknowledge: the callback of each publication gets its stream position.
+
+* If a step fails, the outcome is `Unavailable`, which means unknown: repeat with the same key. A key has one offset.
+* A process that dies in between leaves a marked channel with unreadable entries. A later sweep of any replica finishes
+  them.
+* Conflict: the store has another publication at an offset. Redis is advanced to the store, and numbers again.
+* A channel not yet compared with the store in this incarnation is refused, compared (`comparison.py`) and retried.
+
+Example. The top of `news` is 7. Two edges send one publication each: both get offsets in one batch, 8 and 9, are
+stored, become readable and are acknowledged. If the process dies after the write, nobody sees 8 and 9 until a sweep
+commits them. Publishers who repeat with their keys get 8 and 9.
+
+Trade-offs. A busy log makes few round trips, but a publication may wait for the batch before its own. In SQLite all
+channels share a batch, and a slow one delays all; in DynamoDB each channel has its own. See docs/decisions/0002, 0008.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +50,15 @@ from services.shared.rpc.linger import Linger
 
 logger = logging.getLogger(__name__)
 
-_ROUNDS = 4  # of one batch: init, then a conflict, then the append that succeeds, and one to spare
-_MAX_WAIT_S = 2.5  # edges wait 2.8 s: what waited for longer is not worth a number
-_LONGEST_WAIT_S = 0.005  # of a busy process, for more to write at once
-_SWEPT_AT_ONCE = 3
-_SWEEP_FAILURES = 3  # channels that the store can't take now, before a sweep ends: each may have cost seconds
+_ROUNDS = 4  # attempts per batch: compare with the store, resolve a conflict, append, and one to spare
+_MAX_WAIT_S = 2.5  # longest wait in the queue, seconds: edges give up after 2.8 s
+_LONGEST_WAIT_S = 0.005  # longest linger, seconds: how long a busy process waits for a larger batch
+_SWEPT_AT_ONCE = 3  # channels that a sweep finishes concurrently
+_SWEEP_FAILURES = 3  # failed channels after which a sweep ends: each may have cost seconds
 
 
 class Request(NamedTuple):
-    """One publication to append and what its namespace says."""
+    """One publication to append, with the history settings of its namespace."""
 
     channel: str
     item: Item
@@ -44,7 +67,7 @@ class Request(NamedTuple):
 
 
 class AppendedPosition(NamedTuple):
-    """Where it stands; `repeated_key`: an earlier publish with its key does."""
+    """Stream position; `repeated_key`: that of an earlier publish with the same key."""
 
     offset: int
     epoch: str
@@ -52,29 +75,29 @@ class AppendedPosition(NamedTuple):
 
 
 class _Numbered(NamedTuple):
-    """Requests with places in one channel: (index, offset), the offset negative where an earlier publish had it."""
+    """Offsets of a channel's requests; negative where an earlier publish has the key."""
 
     epoch: str
-    stored: int  # readable up to there
-    stamp: bytes  # what the log put behind each publication that is new
-    places: list[tuple[int, int]]
+    stored: int  # the readable top
+    stamp: bytes  # encoded time that Redis appended to each new publication
+    places: list[tuple[int, int]]  # (index of the request, offset)
 
 
 class TooLarge(ThalamusError):
-    """More than one place of the store's log can hold; nothing was done."""
+    """The publication is larger than the store can keep; nothing was done."""
 
     code = ErrorCode.BAD_REQUEST
 
 
 Outcome = AppendedPosition | ThalamusError
 OutcomeCallback = Callable[[int, Outcome], None]
-_Waiting = tuple[Request, int, OutcomeCallback]  # the place of the request among those it came with, and whom to tell
+_Waiting = tuple[Request, int, OutcomeCallback]  # request, its index in the call of `append`, callback
 
 
 class Log:
-    """One writer per lane: what arrives while a batch is being written is the lane's next batch.
+    """Log of the `stored` channels: appends in batches, reads, sweeps and removals.
 
-    A lane is one channel where the store takes each by itself, so that none waits for another; else it is all of them.
+    Requests wait in a keyed queue, by channel if the store writes each channel by itself, otherwise under one key.
     """
 
     def __init__(
@@ -87,7 +110,11 @@ class Log:
         max_batch: int,
         max_item_bytes: int = 1 << 30,
     ) -> None:
-        """`max_item_bytes`: what the store can keep of one publication with its key."""
+        """Create the log; `run` does the writing. Appends beyond a limit get `Busy`.
+
+        `max_unstored`: entries of one channel that are not stored yet.
+        `max_item_bytes`: of one publication with its key, as the store can keep it; a larger one gets `TooLarge`.
+        """
         self._hot, self._store = hot, store
         self._max_item_bytes = max_item_bytes
         self._max_unstored = max_unstored
@@ -104,10 +131,11 @@ class Log:
         )
 
     def append(self, requests: Sequence[Request], tell: OutcomeCallback) -> None:
-        """`tell` is called with the place of each and its outcome, as soon as it is known, maybe at once.
+        """Queue publications for the next batch; `tell` gets the outcome of each.
 
-        `Unavailable`: unknown, repeat with the same key. What is too large is refused before it has a number: a place
-        that can't be stored would hold up its channel.
+        `tell` is called with the index of a request and its outcome as soon as that is known, possibly before this
+        returns. If it is `Unavailable`, nobody knows: repeat with the same key. What is too large gets no offset: it
+        would block its channel.
         """
         for index, request in enumerate(requests):
             lane = self._lane_of(request.channel)
@@ -121,11 +149,11 @@ class Log:
         WAITING.set(self._queue.waiting)
 
     async def run(self) -> None:
-        """Write batches until cancelled; what still waits then gets `Unavailable`."""
+        """Write batches until cancelled; requests that still wait then get `Unavailable`."""
         await self._queue.run()
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing waits any more."""
+        """Wait until nothing waits or is being written, at most `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._queue.is_empty:
@@ -134,7 +162,7 @@ class Log:
             logger.warning("stopping with unfinished batches")
 
     async def open(self, channel: str) -> ChannelState:
-        """Readable top; Redis has the channel's meta afterwards.
+        """Return epoch and readable top; afterwards Redis has the channel's meta.
 
         Raises:
             Unavailable: Redis or the store does not answer.
@@ -148,13 +176,13 @@ class Log:
         return found
 
     async def has_begun(self, channel: str) -> bool:
-        """Whether there is a log of the channel; it begins none."""
+        """Whether the channel has a log; begins none."""
         return await self._hot.readable(channel) is not None or await self._store.has_begun(channel)
 
     async def read(
         self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> tuple[list[tuple[int, bytes]], ChannelState]:
-        """Publications up to what is readable, and the readable top."""
+        """As `LogStore.read`, but up to the readable top, which is returned as well."""
         top = await self.open(channel)
         found = await self._store.read(
             channel, since_offset=since_offset, upto=top.top, limit=limit, reverse=reverse, max_bytes=max_bytes
@@ -162,16 +190,16 @@ class Log:
         return found, top
 
     async def remove_history(self, channel: str) -> None:
-        """Hide everything readable; epoch and top stay. What is hidden goes when `tidy` comes to it."""
+        """Hide everything readable; epoch and top stay. `tidy` deletes it later."""
         top = await self.open(channel)
         await self._store.remove(channel, top.top)
         await self._hot.trim(channel, top.top)
 
     async def tidy(self) -> None:
-        """Go on with removals of any replica, also those whose process died between two steps.
+        """Continue the removals of all replicas, including those of processes that died.
 
         Raises:
-            Unavailable: some could not be gone on with.
+            Unavailable: at least one could not be continued; the others were.
         """
         failed: Unavailable | None = None
         for removal in await self._store.removals():
@@ -185,11 +213,17 @@ class Log:
             raise failed
 
     async def sweep(self, age_s: float, limit: int) -> int:
-        """Finish what a crash left between the steps; returns how many channels had anything to finish."""
+        """Finish what crashed processes numbered, in channels marked over `age_s` ago.
+
+        Returns how many channels needed it.
+
+        Raises:
+            Unavailable: Redis or the store does not answer.
+        """
         marks = await self._hot.settled(age_s, limit)
-        if self._store.apart:  # whoever writes such a channel now finishes it, or the next sweep does
+        if self._store.apart:  # the running batch finishes such a channel, or the next sweep does
             marks = [mark for mark in marks if not self._queue.is_busy(mark[0])]
-        random.shuffle(marks)  # what fails is not first every time
+        random.shuffle(marks)  # channels that fail are not the first ones every time
         finished, failures = 0, 0
         done: list[tuple[str, bytes]] = []
         while marks and failures < _SWEEP_FAILURES:
@@ -214,7 +248,7 @@ class Log:
     def _lane_of(self, channel: str) -> str:
         return channel if self._store.apart else ""
 
-    # One batch.
+    # Writing one batch.
 
     async def _settle(self, batch: list[_Waiting]) -> None:
         WAITING.set(self._queue.waiting)
@@ -244,7 +278,7 @@ class Log:
         return outcomes
 
     async def _round(self, requests: list[Request], indexes: list[int], outcomes: list[Outcome]) -> list[int]:
-        """Number, store and commit these; returns the ones that must be tried again."""
+        """Number, store and commit these requests; return the indexes to try again."""
         groups: dict[str, list[int]] = {}
         for index in indexes:
             groups.setdefault(requests[index].channel, []).append(index)
@@ -334,7 +368,7 @@ class Log:
         return again
 
     async def _rows(self, requests: list[Request], numbered: dict[str, _Numbered]) -> tuple[list[Row], dict[str, int]]:
-        """Everything above `stored` through the last offset, also what others appended."""
+        """Return the rows to store, also those of other replicas, and the last offsets."""
         rows: list[Row] = []
         uptos: dict[str, int] = {}
         incomplete: list[str] = []
@@ -361,6 +395,6 @@ def _give_up(waiting: Sequence[_Waiting]) -> None:
 
 def _is_larger(item: Item, max_bytes: int) -> bool:
     publication, user, key = len(item.publication) + STAMP_BYTES, item.key_user, item.key
-    if publication + 4 * (len(user) + len(key)) <= max_bytes:  # no character takes more
+    if publication + 4 * (len(user) + len(key)) <= max_bytes:  # UTF-8 has at most 4 bytes per character
         return False
     return publication + len(user.encode()) + len(key.encode()) > max_bytes

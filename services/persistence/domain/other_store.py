@@ -1,19 +1,22 @@
-"""Whether another store that Redis names is in use beside ours, or was replaced by it."""
+"""Check whether another store that Redis names is still in use, or was replaced.
+
+Several platforms must not share a Redis under the same prefix: see docs/decisions/0022.
+"""
 
 from __future__ import annotations
 
 from services.shared.errors import Unavailable
 from services.shared.process.config import ConfigError
 
-SILENT_S = 10.0  # who uses a store counts every second; a restart takes less
+SILENT_S = 10.0  # seconds: a store in use is counted for every second, and a restart takes less than this
 
 
 class OtherStoreFound(Unavailable):
-    """Redis belongs to another store, of which nobody knows yet whether it is in use."""
+    """Redis belongs to another store, which may be in use."""
 
 
 class OtherStore:
-    """Watches the count of the other one, without changing anything."""
+    """Watches the heartbeat counter of another store; changes nothing."""
 
     def __init__(self) -> None:
         self._name = ""
@@ -21,16 +24,23 @@ class OtherStore:
         self._since = 0.0
 
     def forget(self) -> None:
-        """Redis names ours."""
+        """Forget the other store: Redis names ours, or watching starts over."""
         self._name = ""
 
     def may_be_replaced(
         self, name: str, count: int, now: float, *, place: str = "", silent_s: float = SILENT_S
     ) -> bool:
-        """Nobody has counted for it for so long. `now`: monotonic seconds; `place`: where in Redis, for people.
+        """Whether nobody has counted for the other store for `silent_s` seconds.
+
+        Args:
+            name: Name of the store that Redis has.
+            count: Its counter in Redis.
+            now: Monotonic seconds.
+            place: Where in Redis it was found, for the error message.
+            silent_s: How long the counter must stand still.
 
         Raises:
-            ConfigError: somebody does count.
+            ConfigError: it was counted up, so another platform uses this Redis.
         """
         if name != self._name:
             self._name, self._count, self._since = name, count, now

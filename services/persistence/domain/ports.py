@@ -1,4 +1,4 @@
-"""What the log's rules need: a durable store, and the hot log in Redis."""
+"""Interfaces that the domain needs: the durable store, and the hot log in Redis."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.incarnation.calls import Known
 
-MAX_BYTES = 1 << 50  # no bound
+MAX_BYTES = 1 << 50  # in effect no limit
 
 
 class ChannelState(NamedTuple):
-    """Epoch and last stored offset; both belong to the store. `removed`: nobody reads what is up to there."""
+    """Epoch and last stored offset of a channel; both belong to the store.
+
+    `removed`: publications up to this offset are removed, and nobody reads them.
+    """
 
     epoch: str
     top: int
@@ -21,10 +24,12 @@ class ChannelState(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """What is kept of the counter that Redis counts too, and the last generation of its `hot` logs.
+    """What the store keeps to notice that Redis, or the store itself, went back.
 
-    `store`: by chance, since the store was made; another one is another store, which has nothing of the first.
-    `restored`: by chance, since the store was last restored from a backup; "" if never. All epochs end with it.
+    `counter` is counted up in Redis too; `generation` is the last one of the `hot` logs.
+    `store`: random name of the store, made with it. Another name is another store, which has nothing of this one.
+    `restored`: random mark, changed when the store is restored or found to be an older copy; "" before. All epochs of
+    `stored` channels end with it.
     """
 
     counter: int
@@ -34,7 +39,7 @@ class Heartbeat(NamedTuple):
 
 
 class KnownKey(NamedTuple):
-    """An idempotency key that still counts; `ttl_s` until it is forgotten."""
+    """An idempotency key that still counts; Redis forgets it after `ttl_s` seconds."""
 
     user: str
     key: str
@@ -43,7 +48,10 @@ class KnownKey(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """One that was begun, up to an offset; `is_due`: no key of what it hides counts any more."""
+    """A removal of history, up to an offset, that is not finished.
+
+    `is_due`: no idempotency key of what it hides counts any more, so the contents may go.
+    """
 
     number: int
     channel: str
@@ -52,7 +60,7 @@ class Removal(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One publication to store. `key` as `keys.pair` makes it."""
+    """One publication to store; `key` is user and key as `keys.pair` joins them."""
 
     channel: str
     offset: int
@@ -62,104 +70,134 @@ class Row(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Outcome of one channel of a write: everything is stored up to `top`; or a row is there with another id."""
+    """Outcome of a write for one channel.
+
+    Without a conflict everything is stored up to `top`. Conflict: an offset has another publication already, or the
+    rows would leave a hole.
+    """
 
     top: int
     conflict: bool
 
 
 class LogStore(Protocol):
-    """Truth at rest. Every method raises `Unavailable` where the store can't do it: repeating it is safe.
+    """The durable store of `stored` channels, which is the truth about them.
 
-    `apart`: it writes each channel by itself, so that none should wait for another; else a write costs as much for one
-    channel as for all of them.
+    Every method raises `Unavailable` if the store can't do it; repeating is safe.
+
+    `apart`: the store writes each channel by itself, so channels should not wait for each other. Otherwise one write
+    costs about as much for one channel as for all.
     """
 
     @property
     def apart(self) -> bool: ...
 
     async def open(self, channel: str) -> ChannelState:
-        """The channel's state; a new channel gets its epoch here."""
+        """Return the channel's state; a new channel gets its epoch here."""
 
     async def has_begun(self, channel: str) -> bool:
-        """Whether the channel was opened ever."""
+        """Whether the channel was ever opened."""
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
-        """Keys of the publications of the last seconds, newest first, however many.
+        """Return the idempotency keys of the last `within_s` seconds, newest first.
 
-        Those that the platform makes itself, where a client gives none, may be missing after a minute.
+        All of them, however many. Keys that the platform made, where a client gave none, may be missing after a minute.
         """
 
     async def write(self, rows: Sequence[Row]) -> Mapping[str, Written | Unavailable]:
-        """Store rows, consecutive per channel; a row that is there with the same id is success. Outcomes by channel.
+        """Store rows; return the outcome by channel.
 
-        A conflict or `Unavailable` of one channel does not affect the others. Of a channel with a conflict nothing is
-        stored from the conflict on; of one that is `Unavailable` any number of its rows, without a hole.
+        Rows of a channel have consecutive offsets. A row that is stored already with the same publication id is a
+        success. A conflict or `Unavailable` of one channel does not affect the others. Of a channel with a conflict
+        nothing is stored from the conflict on; of one that is `Unavailable` any number of its first rows may be stored.
         """
 
     async def read(
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
-        """(offset, publication) strictly after (reverse: before; 0: from `upto` on) the offset, never above `upto`.
+        """Return (offset, publication) after `since_offset`, or before it if `reverse`.
 
-        It ends behind the publication with which `max_bytes` are reached.
+        Never above `upto`; `reverse` with `since_offset` 0 begins at `upto`. Ends with the publication that reaches
+        `max_bytes`.
         """
 
     async def remove(self, channel: str, upto: int) -> None:
-        """Nobody reads publications up to this offset any more; epoch and top stay, and keys that still count."""
+        """Hide publications up to this offset; epoch, top and keys that count stay."""
 
     async def removals(self) -> list[Removal]:
-        """Some that are not finished, oldest first."""
+        """Return removals that are not finished, oldest first; not always all."""
 
     async def finish_removal(self, removal: Removal) -> None:
-        """Drop what it hides, for ever; takes as long as it takes. Only of one that is due."""
+        """Delete for good what a removal that is due hides; may take long."""
 
     async def heartbeat(self) -> Heartbeat:
-        """The last one kept; zeros in a new store, which gets its name here."""
+        """Return what was kept last.
+
+        A new store has zeros, and gets its name here at the latest.
+        """
 
     async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Keep the greater of it and what is there, each number by itself; the name of the store stays."""
+        """Keep each number that is greater than what is kept; the store's name stays."""
 
     async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
-        """Persistence ends in order, and this is what Redis has; unless a greater counter is kept: somebody goes on."""
+        """Note what Redis has, at an orderly stop of persistence.
+
+        Nothing is noted if a greater counter is kept: then another replica goes on.
+        """
 
     async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
-        """What was kept so, once: it is forgotten. None where nothing was, or anything was counted since."""
+        """Return and delete the note of the last orderly stop.
+
+        None if there is none, or if anything was counted since.
+        """
 
     async def begin_anew(self, seen: Heartbeat) -> None:
-        """The store is older than it was: every channel gets another epoch, unless somebody did this since `seen`.
+        """Give every channel another epoch, because the store is an older copy.
 
-        Its counter is at least that of `seen` afterwards.
+        Only if nobody did so since `seen`. Afterwards the kept counter is at least that of `seen`.
         """
 
 
 class HotLog(Protocol):
-    """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
+    """The hot log in Redis.
+
+    Every method raises `Unavailable` if Redis does not answer in time.
+    """
 
     def incarnation(self) -> str:
-        """Names the present life of Redis; what was verified in another one is not."""
+        """Token of the present incarnation of Redis.
+
+        What was compared with the store in another one does not count as compared.
+        """
 
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
-        """Mark the channels dirty, then number the items; one outcome per batch.
+        """Mark the channels as dirty, then number the items; return one outcome per batch.
 
-        None: the channel was not compared with the store in this life, and nothing was done.
+        None: the channel was not compared with the store in this incarnation, and nothing was done.
         """
 
     async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
-        """(channel, epoch, upto, history_size) → what is readable now.
+        """Make entries readable and publish them; return the readable top of each channel.
 
-        -1: another epoch or life than that in which it was numbered, or an entry is not there.
+        Args:
+            channels: (channel, epoch, upto, history_size) each.
+            incarnation: The one in which the entries were numbered.
+
+        A result of -1 means that epoch or incarnation is another one, or that an entry is missing.
         """
 
     async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
-        """1: Redis has what the store has, and says so in this life; 0: it is behind; -1: it has no meta.
+        """Have Redis note that the channel was compared, if it has what the store has.
 
-        2: it has more than the store, and says nothing, unless it may be ahead. Where all of the channel is stored,
-        Redis may forget it once nobody publishes in it for a while.
+        Returns 1: noted; 0: Redis is behind; -1: it has no meta; 2: it has more than the store, and notes nothing
+        unless `may_be_ahead`. If all of the channel is stored, Redis may forget it after a time without publications.
         """
 
     async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:
-        """Bring meta and keys from the store, if Redis has no meta; `time_ms` is that of the newest publication."""
+        """Bring meta and keys from the store, if Redis has no meta of the channel.
+
+        `time_ms` is the time of the newest publication.
+        """
 
     async def advance(
         self,
@@ -169,19 +207,30 @@ class HotLog(Protocol):
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
     ) -> None:
-        """The store is ahead of Redis; `time_ms` is that of its newest publication."""
+        """Set Redis, which is behind the store, to the store's state.
+
+        Args:
+            channel: Its name.
+            state: What the store has.
+            time_ms: Time of the store's newest publication.
+            known: Keys to bring.
+            forget: (user, key) of publications that have to be numbered again.
+        """
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
-        """Entries above what is readable, per channel."""
+        """Return the entries above the readable top, at most `limit` per channel."""
 
     async def readable(self, channel: str) -> ChannelState | None:
-        """Epoch and readable top; None where Redis was not compared with the store in this life."""
+        """Return epoch and readable top.
+
+        None if the channel was not compared with the store in this incarnation.
+        """
 
     async def trim(self, channel: str, upto: int) -> None:
-        """Drop what the hot log keeps of a channel up to an offset, as far as readers may read."""
+        """Delete readable entries up to an offset."""
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
-        """Channels (with their marks) that were marked dirty longer ago than that."""
+        """Return (channel, mark) of channels that were marked dirty more than `age_s` ago."""
 
     async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
-        """Forget marks that nobody renewed; Redis may forget these channels, as with `verify`."""
+        """Remove marks that nobody renewed; Redis may forget the channels, as in `verify`."""
