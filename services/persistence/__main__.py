@@ -1,4 +1,4 @@
-"""Persistence: reads its settings, wires, runs, stops gracefully."""
+"""Entry point of persistence: reads settings, wires the parts, runs, and stops."""
 
 from __future__ import annotations
 
@@ -43,14 +43,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("services.persistence")
 
-_GRACE_S = 3.0
-_SQLITE_ITEM_BYTES = 1 << 28  # a row of SQLite may have 1 GB
+_GRACE_S = 3.0  # seconds for gRPC calls, and for batches, at a stop
+_SQLITE_ITEM_BYTES = 1 << 28  # far below the 1 GB that a row of SQLite may have
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A store, what must have succeeded before it is asked anything, what may help once it is gone, and the most it
-    keeps of one publication.
+    """A store with what the process needs to know of it.
+
+    `prepare` must succeed before the store is used; `remake` may help when it is gone.
+    `max_item_bytes`: the most that it keeps of one publication.
     """
 
     store: SqliteLogStore | DynamoDbLogStore
@@ -60,6 +62,7 @@ class _Opened:
 
 
 async def main(stopping: asyncio.Event) -> None:
+    """Run persistence until `stopping` is set or a part of it fails."""
     config = read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_")
     setup_logging("persistence", level=config.log_level)
     warn_of_retired(os.environ, "PERSISTENCE_")
@@ -107,7 +110,7 @@ async def main(stopping: asyncio.Event) -> None:
         stopped = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
-            await task  # a loop that ended by itself has failed
+            await task  # a task that ended by itself has failed
         maintenance.stopping()
         await server.stop(_GRACE_S)
         await log.drain(_GRACE_S)
@@ -116,7 +119,7 @@ async def main(stopping: asyncio.Event) -> None:
         await maintenance.leave()
     finally:
         for task in tasks:
-            if not task.done():  # what ended one of them is raised above
+            if not task.done():  # one that failed has raised above
                 await end_task(task)
         await internal.close()
         await client.aclose()
@@ -126,10 +129,10 @@ async def main(stopping: asyncio.Event) -> None:
 
 
 def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
-    """Makes no request to DynamoDB.
+    """Create the store that the settings name; makes no request to DynamoDB.
 
     Raises:
-        ConfigError: a namespace would accept what DynamoDB can't store.
+        ConfigError: a setting is wrong, or a namespace accepts publications that DynamoDB can't store.
     """
     if config.store == "sqlite":
         return _Opened(SqliteLogStore(config.db, clock=clock), _nothing, _nothing, _SQLITE_ITEM_BYTES)
@@ -138,7 +141,7 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
 
-    if config.channels_file.exists():  # edges can't do without it; persistence only looks whether it fits
+    if config.channels_file.exists():  # only edges need it; persistence checks its limits if it is there
         items.check_sizes(load_namespaces(config.channels_file), config.channels_file)
     settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
@@ -155,7 +158,7 @@ async def _nothing(*_: object) -> None: ...
 
 
 async def _take_care(opened: _Opened, maintenance: Maintenance) -> None:
-    """Not ready until the store can be used.
+    """Wait until the store can be used, then run the maintenance; not ready before.
 
     Raises:
         ConfigError: DynamoDB has no such table.

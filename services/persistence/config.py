@@ -1,4 +1,4 @@
-"""What persistence reads from PERSISTENCE_* variables, once, before anything starts."""
+"""Settings of persistence, read from the environment (PERSISTENCE_*) at the start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersistenceConfig:
-    """`docs/configuration.md` explains each."""
+    """Settings; `docs/configuration.md` explains each."""
 
     host: str = "127.0.0.1"
     grpc_port: int = number(9003, 0, HIGHEST_PORT)
@@ -26,10 +26,10 @@ class PersistenceConfig:
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     store: str = "sqlite"
     db: Path = Path("data/persistence.sqlite3")
-    max_unstored: int = number(10_000, 1)  # per channel: beyond, appends are refused as busy
-    max_waiting: int = number(20_000, 1)  # items that wait for a batch, of all edges
-    max_batch: int = number(1_024, 1)  # items of one write
-    sweep_s: float = number(1.0, 0.01)
+    max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
+    max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
+    max_batch: int = number(1_024, 1)  # publications of one batch
+    sweep_s: float = number(1.0, 0.01)  # seconds between heartbeats, and between sweeps
 
     def __post_init__(self) -> None:
         if self.store not in ("sqlite", "dynamodb"):

@@ -1,4 +1,27 @@
-"""What persistence does every second: compare Redis with the store, finish what a crash left, say how it is."""
+"""Periodic work of persistence: heartbeat, gate to Redis, sweeps, readiness.
+
+Purpose. Persistence keeps a counter outside Redis, in its store. With it, it decides whether Redis has lost anything,
+and opens the gate in front of its connections to Redis. Every second it also finishes what crashed processes left in
+`stored` channels.
+
+Rules.
+
+* One heartbeat has three steps: read the counter in the store, count up in Redis, keep the result in the store. In this
+  order a Redis that lost nothing is always ahead of what was read, with any number of replicas.
+* The highest counter that Redis returned is remembered beside the store's: the store may have failed to keep it.
+* The gate opens for an incarnation that the heartbeat has judged. In a new run of Redis that is delayed by up to 4 s,
+  until edges have said what they know of it; persistence is not ready meanwhile.
+* A store with a lower counter than it is known to have kept is an older copy. All `stored` channels get new epochs.
+* At an orderly stop, once no edge is connected (waited for 3 s at most), the store gets a note of what Redis has. With
+  it the next start can tell that Redis lost nothing.
+
+Example. The store has 41. Redis counts up to 42: it lost nothing, and the store keeps 42. A Redis restored from an
+older copy counts up to 40: its counter is set to 42, the generation goes up, and `hot` channels start over.
+
+Trade-offs. One read and one write of the store per second and replica. A loss that is younger than the last heartbeat
+does not show in the counter; the data-loss fence of the edges is for that (see `services/shared/incarnation`). See
+docs/decisions/0005, 0020, 0021 and 0022.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +42,16 @@ from services.shared.incarnation.gate import IncarnationGate
 
 logger = logging.getLogger(__name__)
 
-_SWEEP_AGE_S = 1.0
-_SWEEP_LIMIT = 200
-_TIDY_S = 10.0
-_EDGES_LEAVE_S = 3.0  # for edges to leave, in an ordinary stop; one that died counts as there for 2 s
-_LOOKS_AGAIN_S = 0.2
-_AWAY_S = 0.1  # between looks while Redis or the store is away
+_SWEEP_AGE_S = 1.0  # seconds since a channel was marked: before, its batch may be under way
+_SWEEP_LIMIT = 200  # channels of one sweep
+_TIDY_S = 10.0  # seconds between looks for removals to finish
+_EDGES_LEAVE_S = 3.0  # longest wait for edges to leave, seconds; one that died counts as there for 2 s
+_LOOKS_AGAIN_S = 0.2  # seconds between looks whether edges have left
+_AWAY_S = 0.1  # seconds between heartbeats while Redis or the store is away
 
 
 class Maintenance:
-    """Opens the gate to Redis, and sweeps. `ready` is what readiness says."""
+    """Runs heartbeats and sweeps, opens the gate to Redis, reports readiness."""
 
     def __init__(
         self,
@@ -40,26 +63,33 @@ class Maintenance:
         *,
         every_s: float,
     ) -> None:
-        """`remake` is told why the store can't be used; it may make what is missing, and raises nothing."""
+        """Create it; `run` and `tidy` do the work.
+
+        `remake` gets the reason when the store can't be used, and may make what is missing; it raises nothing.
+        `every_s`: seconds between heartbeats, varied by a fifth at random.
+        """
         self._remake = remake
         self._heartbeat, self._store, self._log, self._gate = heartbeat, store, log, gate
         self._every_s = every_s
         self._checks = {"redis": False, "store": False}
-        self._said: dict[str, str] = {}  # why not, as it was logged last
-        self._read: dict[str, int] = {}  # the highest counter that a store was seen to have, by its name
-        self._is_new = True  # nothing was asked of Redis yet
-        self._counted = Heartbeat(0, 0)  # the highest that Redis said: the store may not have been able to keep it
+        self._said: dict[str, str] = {}  # dependency → why it is not ready, as logged last
+        self._read: dict[str, int] = {}  # name and mark of the store → highest counter that it is known to have kept
+        self._is_new = True  # the note of the last orderly stop was not taken yet
+        self._counted = Heartbeat(0, 0)  # highest that Redis returned: the store may have failed to keep it
 
     def ready(self) -> dict[str, bool]:
-        """By dependency."""
+        """Readiness by dependency: Redis and the store."""
         return dict(self._checks)
 
     def stopping(self) -> None:
-        """Not ready any more."""
+        """Report not ready from now on."""
         self._checks["stopping"] = False
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Send heartbeats and sweep until cancelled.
+
+        A connection that the gate refused makes it look at once.
+        """
         while True:
             if not await self._beat():
                 await asyncio.sleep(_AWAY_S)
@@ -71,9 +101,10 @@ class Maintenance:
             self._gate.refused.clear()
 
     async def leave(self) -> None:
-        """Behind `run`, in an ordinary stop: note what Redis has, for the next start to compare.
+        """Note in the store what Redis has, at an orderly stop, after `run` has ended.
 
-        Edges may be on their way out, or one has just died: both are waited for a little.
+        The next start compares Redis with the note. Waits a little for edges that are leaving, or that died just now.
+        If some stay, or Redis or the store can't be reached, nothing is noted.
         """
         if self._gate.incarnation is None:
             return
@@ -88,7 +119,7 @@ class Maintenance:
             logger.info("it can't be noted what Redis has", extra={"error": str(error)})
 
     async def tidy(self) -> None:
-        """Finish removals, until cancelled."""
+        """Finish removals of history about every 10 s, until cancelled."""
         while True:
             await asyncio.sleep(_TIDY_S * random.uniform(0.8, 1.2))
             try:
@@ -97,7 +128,10 @@ class Maintenance:
                 logger.warning("removed history can't be dropped now", extra={"error": str(error)})
 
     async def _beat(self) -> bool:
-        """Read what is kept first: Redis has counted at least as far since, unless it lost something."""
+        """Send one heartbeat; return whether Redis and the store can be used.
+
+        The store is read first: Redis has counted at least as far since, unless it lost something.
+        """
         try:
             kept = await self._store.heartbeat()
             if self._is_new:
@@ -142,11 +176,14 @@ class Maintenance:
         return True
 
     async def _is_older(self, count: int, kept: Heartbeat) -> bool:
-        """Whether the store has not what it had kept before; what follows from it is begun."""
+        """Whether the store is an older copy of itself.
+
+        If it is, the epochs of all `stored` channels are changed here.
+        """
         self._read = {kept.store + kept.restored: max(count, kept.counter)}
         if count <= kept.counter:
             return False
-        again = await self._store.heartbeat()  # others may have kept more since
+        again = await self._store.heartbeat()  # other replicas may have kept more since
         if again.counter >= count or (again.store, again.restored) != (kept.store, kept.restored):
             return False
         logger.error(
@@ -163,6 +200,7 @@ class Maintenance:
             logger.warning("a sweep was not possible", extra={"error": str(error)})
 
     def _failed(self, check: str, error: Unavailable) -> bool:
+        """Note why a dependency can't be used, log a new reason, and return False."""
         if self._said.get(check) != str(error):
             self._said[check] = str(error)
             logger.warning("not ready", extra={"check": check, "error": str(error)})
@@ -175,7 +213,7 @@ class Maintenance:
 
 
 def _tell(incarnation: Incarnation, kept: Heartbeat) -> None:
-    """Log what was found: an ordinary start is no warning."""
+    """Log what the heartbeat found; an ordinary start is no warning."""
     found = {"generation": incarnation.generation, "kept_generation": kept.generation, "run_id": incarnation.run_id}
     if not kept.counter:
         logger.info("Redis and this store are used together for the first time", extra=found)

@@ -1,4 +1,4 @@
-"""Metrics of persistence."""
+"""Prometheus metrics of persistence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What Redis says of itself, as metrics; asked in the background, so that no scrape waits for it."""
+"""Prometheus metrics about the Redis server, from its INFO.
+
+They are asked for in the background, so that no scrape waits for Redis.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from services.shared.errors import CONNECTION_LOST
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 5.0
-TIMEOUT_S = 2.0
+EVERY_S = 5.0  # seconds between queries
+TIMEOUT_S = 2.0  # longest wait for an answer, seconds
 _SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication", "keyspace")
 # Field of INFO → name and help.
 _GAUGES = {
@@ -47,27 +50,28 @@ _COUNTERS = {
 
 
 class RedisMetrics(Collector):
-    """The last answer to INFO; of a Redis that did not answer nothing but `thalamus_redis_up` 0."""
+    """Collector of the last answer to INFO.
+
+    If Redis did not answer, `thalamus_redis_up` is 0 and the other metrics are missing.
+    """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        """`client` asks whatever life of Redis there is: these numbers are about all of them."""
+        """`client` must pass no gate: the metrics are about Redis in any incarnation."""
         self._client = client
         self._said: Mapping[str, Any] | None = None
 
     async def run(self) -> None:
-        """Ask every 5 s until cancelled."""
+        """Query Redis every 5 s until cancelled."""
         while True:
             await self.ask()
             await asyncio.sleep(EVERY_S)
 
     async def ask(self) -> None:
-        """Ask once; an answer takes 2 s at most."""
+        """Query Redis once, for at most 2 s; leave a server that is a replica."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 self._said = await self._client.info(*_SECTIONS)
-                if (
-                    self._said.get("role") == "slave"
-                ):  # a master that was demoted: the next connection may lead to another
+                if self._said.get("role") == "slave":  # a demoted master: the next connection may lead to the new one
                     await self._client.connection_pool.disconnect()
         except (exceptions.RedisError, *CONNECTION_LOST) as error:
             if self._said is not None:
@@ -75,7 +79,7 @@ class RedisMetrics(Collector):
             self._said = None
 
     def collect(self) -> Iterable[Metric]:
-        """One scrape."""
+        """Return the metrics of one scrape."""
         said = self._said
         yield GaugeMetricFamily("thalamus_redis_up", "Whether Redis answered last.", value=float(said is not None))
         if said is None:
@@ -94,7 +98,7 @@ class RedisMetrics(Collector):
 
 
 def _keys(said: Mapping[str, Any]) -> dict[str, float]:
-    """`db0` and so on: only those that hold something are told of."""
+    """Number of keys by database; INFO lists only databases that are not empty."""
     found = {name: float(of["keys"]) for name, of in said.items() if name.startswith("db") and isinstance(of, dict)}
     return found or {"db0": 0.0}
 

@@ -1,4 +1,7 @@
-"""What a stream of appends is still owed: results as they come, and a sign of life while they do not."""
+"""Responses of one stream of appends: results, or a sign of life without any.
+
+A response also says how many items were taken, with or without a result: then the client may send as many more.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,26 @@ from services.shared.errors import Busy, ErrorCode
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
-_SAY_TAKEN_S = 0.02  # a batch that takes longer does not keep its client from sending the next
+_SAY_TAKEN_S = 0.02  # seconds after which `taken` is sent without results, so that the client can send more
 _OK = common_pb2.ITEM_STATUS_OK
-_SIGN_OF_LIFE_S = 0.5  # clients give up a stream that is silent for 1.4 s
+_SIGN_OF_LIFE_S = 0.5  # longest silence, seconds: clients give up a stream after 1.4 s
 
 
 class ResponseStream:
-    """Of one stream. What becomes known in one tick goes in one message."""
+    """Responses of one stream; results known in the same tick go in one message."""
 
     def __init__(self) -> None:
         self._done: list[pb.AppendResult] = []
         self._taken = self._told = self._open = 0
-        self._tell_at = 0.0  # seconds of the loop, where `_told` is behind
+        self._tell_at = 0.0  # when `taken` must be sent, by the clock of the loop; if `_told` is behind
         self._ended = False
         self._news = asyncio.Event()
 
     def expect(self, items: int) -> OutcomeCallback:
-        """So many items come next; takes the outcome of each, by its place among them."""
+        """Announce the next items; return the callback for their outcomes.
+
+        The callback takes the index of an item among these, and its outcome.
+        """
         if not self._open or self._told == self._taken:
             self._told = self._taken
             self._tell_at = asyncio.get_running_loop().time() + _SAY_TAKEN_S
@@ -37,12 +43,12 @@ class ResponseStream:
         return lambda index, outcome: self._add(first + index, outcome)
 
     def end(self) -> None:
-        """No more items will come."""
+        """Announce that no more items will come."""
         self._ended = True
         self._news.set()
 
     async def next(self) -> pb.AppendResults | None:
-        """What to say now; None: everything is said."""
+        """Wait for the next response; None once every item is answered and none will come."""
         clock = asyncio.get_running_loop().time
         silent_since = clock()
         while not self._done:
@@ -64,6 +70,7 @@ class ResponseStream:
         return pb.AppendResults(results=results, taken=self._told)
 
     async def _wait(self, until: float | None) -> None:
+        """Wait for news until a time by the clock of the loop; None: without limit."""
         self._news.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
@@ -76,9 +83,10 @@ class ResponseStream:
 
 
 def _result(item: int, outcome: Outcome) -> pb.AppendResult:
+    """Convert the outcome of an item to protobuf."""
     if isinstance(outcome, AppendedPosition):
         result = pb.AppendResult(item=item, status=_OK)
-        position = result.position  # filled where it is: half of what it costs to make one and hand it over
+        position = result.position  # filled in place: half the cost of making one and passing it in
         position.offset, position.epoch, result.repeated_key = outcome
         return result
     if outcome.code is ErrorCode.BAD_REQUEST:

@@ -1,4 +1,4 @@
-"""gRPC face: protobuf in and out."""
+"""gRPC service of persistence: checks protobuf messages, and converts them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
-_PAGE_ITEMS = 256
-_PAGE_BYTES = 1 << 20
-_MAX_LIMIT = 10_000
-_MAX_ITEMS = 256
-_MAX_OFFSET = 2**63 - 1  # of a store's integers: no log is that long
+_PAGE_ITEMS = 256  # publications of one page
+_PAGE_BYTES = 1 << 20  # of one page
+_MAX_LIMIT = 10_000  # publications of one read; a higher limit counts as this
+_MAX_ITEMS = 256  # items of one batch
+_MAX_OFFSET = 2**63 - 1  # largest integer of a store: no log is that long
 _MAX_KEY_BYTES = 128
-_MAX_KEY_USER_BYTES = MAX_USER_BYTES + 2  # edges put what kind it is before the id
+_MAX_KEY_USER_BYTES = MAX_USER_BYTES + 2  # edges write `u:` or `c:` before the id of a user or client
 
 
 class PersistenceServicer(rpc.PersistenceServiceServicer):
-    """One per process."""
+    """Handlers of `thalamus.persistence.v1`; one object per process."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -38,7 +38,10 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
     async def Append(
         self, request_iterator: AsyncIterator[pb.AppendBatch], context: Any
     ) -> AsyncIterator[pb.AppendResults]:
-        """Results as they are known, while the next batches come in."""
+        """Append batches of a stream; yield results as soon as they are known.
+
+        The next batches are taken meanwhile.
+        """
         answers = ResponseStream()
         taking = asyncio.create_task(self._take(request_iterator, answers))
         try:
@@ -49,6 +52,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
             await end_task(taking)
 
     async def _take(self, batches: AsyncIterator[pb.AppendBatch], answers: ResponseStream) -> None:
+        """Hand batches to the log until the client ends its side of the stream."""
         try:
             async for batch in batches:
                 if len(batch.items) > _MAX_ITEMS:
@@ -58,7 +62,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
             answers.end()
 
     def _append(self, batch: pb.AppendBatch, tell: OutcomeCallback) -> None:
-        """An item that is wrong is answered; the others of the batch know nothing of it."""
+        """Hand one batch to the log; answer invalid items without affecting the others."""
         requests: list[Request] = []
         places: list[int] = []
         for place, item in enumerate(batch.items):
@@ -71,7 +75,10 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         self._log.append(requests, tell if whole else lambda index, outcome: tell(places[index], outcome))
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadPage]:
-        """Pages of at most 256 or 1 MiB; at least one."""
+        """Yield pages of at most 256 publications or 1 MiB; at least one page.
+
+        A larger publication has a page to itself.
+        """
         check_channel(request.channel)
         check_number("limit", request.limit, 1, 2**32)
         found, top = await self._log.read(
@@ -92,7 +99,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         yield page
 
     async def Open(self, request: pb.OpenRequest, context: Any) -> pb.OpenResponse:
-        """Readable top."""
+        """Return the readable top; with `only_known` a new channel is not begun."""
         check_channel(request.channel)
         if request.only_known and not await self._log.has_begun(request.channel):
             return pb.OpenResponse(unknown=True)
@@ -100,19 +107,19 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         return pb.OpenResponse(top=common_pb2.Position(offset=top.top, epoch=top.epoch))
 
     async def RemoveHistory(self, request: pb.RemoveHistoryRequest, context: Any) -> pb.RemoveHistoryResponse:
-        """Drop everything readable."""
+        """Remove everything that is readable now."""
         check_channel(request.channel)
         await self._log.remove_history(request.channel)
         return pb.RemoveHistoryResponse()
 
 
 def _request(item: pb.AppendItem) -> Request:
-    """The item as the log takes it.
+    """Check an item, and convert it to a request.
 
     Raises:
-        ThalamusError: a member of it is not allowed.
+        ThalamusError: a field is not allowed.
     """
-    channel, key, key_user = item.channel, item.key, item.key_user  # each is made when it is asked for
+    channel, key, key_user = item.channel, item.key, item.key_user  # protobuf makes a value with each read
     publication, publication_id = item.publication, item.publication_id
     history_size, history_ttl_s = item.history_size, item.history_ttl_s
     check_channel(channel)
@@ -122,7 +129,7 @@ def _request(item: pb.AppendItem) -> Request:
     check_number("history_ttl_s", history_ttl_s, 1, MAX_HISTORY_TTL_S)
     if len(publication_id) != 16:
         raise ThalamusError("the id of a publication has 16 bytes", ErrorCode.BAD_REQUEST)
-    try:  # what nobody can read would end every recovery of the channel
+    try:  # a publication that nobody can parse would break every recovery of the channel
         common_pb2.Publication.FromString(publication)
     except DecodeError as error:
         raise ThalamusError("that is no publication", ErrorCode.BAD_REQUEST) from error

@@ -1,4 +1,7 @@
-"""The counter in Redis that the store keeps too, and what Redis is told of its own life."""
+"""Heartbeat in Redis: counts up, checks the server, and judges its present run.
+
+The rules stand in `services/shared/incarnation`, the order of steps in `services/persistence/maintenance.py`.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,16 @@ from services.shared.incarnation.gate import RunTracker
 from services.shared.redis.client import check_server, redis_client
 from services.shared.redis.pipeline import RedisPipeline
 
-TIMEOUT_S = 2.0
-WAITS_S = 4.0  # for edges, in a new run of Redis, before nobody can tell what it lacks
+TIMEOUT_S = 2.0  # longest heartbeat, seconds
+WAITS_S = 4.0  # longest wait for edges in a new run, seconds; then `hot` logs begin anew
 
 
 class HeartbeatResult(NamedTuple):
-    """What to keep now, and what is said of this run of Redis; None: it waits for edges that have been watching it.
+    """Result of one heartbeat.
 
-    `was_kept`: "<name of a store> <counter>", which that store had kept before.
+    `counted`: what the store should keep now.
+    `incarnation`: None while the heartbeat waits for edges that watched this run of Redis.
+    `was_kept`: "<store> <counter>", which that store had kept before, as Redis knows it.
     """
 
     counted: Heartbeat
@@ -34,13 +39,16 @@ class HeartbeatResult(NamedTuple):
     was_kept: str
 
     def count_of(self, kept: Heartbeat) -> int:
-        """The counter that this store had kept before, as Redis and edges have it; 0: they know nothing of it."""
+        """Counter that this store is known to have kept; 0: nothing is known of it."""
         name, _, count = self.was_kept.partition(" ")
         return int(count) if name == kept.store + kept.restored and count.isdigit() else 0
 
 
 class RedisHeartbeat:
-    """A connection of its own: it is the one that looks at lives nobody has spoken of yet."""
+    """Sends the heartbeat over a connection of its own.
+
+    Only this connection is used in an incarnation that nobody has judged yet.
+    """
 
     def __init__(
         self,
@@ -49,29 +57,32 @@ class RedisHeartbeat:
         clock: Callable[[], float] = time.monotonic,
         on_time: Callable[[float], None] = lambda unix_s: None,
     ) -> None:
-        """`on_time` hears the clock of Redis with every beat."""
+        """Create it; connects when it is used.
+
+        `clock`: monotonic seconds. `on_time` gets the Unix time of Redis with every heartbeat.
+        """
         self._url = url
         self._watch = RunTracker()
         self._redis = RedisPipeline(url, gate=self._watch)
         self._clock, self._on_time = clock, on_time
         self._neighbours = Neighbours(url, clock=clock)
         self._other = OtherStore()
-        self._mine = ""  # name of the store that was compared last
-        self._checked = ""  # run id of the server that was found to be one that we can use
+        self._mine = ""  # name of our store, as of the last heartbeat
+        self._checked = ""  # run id of the server that was checked; "": none
         self._known = Known()
         self._waits_since: float | None = None
 
     async def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         await self._redis.aclose()
 
     async def beat(self, kept: Heartbeat, highest: Heartbeat | None = None) -> HeartbeatResult:
-        """Count on, compared with what is kept, and with the highest numbers that are known.
+        """Count up in Redis, compared with what the store has and with the highest known.
 
         Raises:
-            Unavailable: no answer, or the server went while it was asked.
-            OtherStoreFound: it has been another store's until now, which may be in use: nothing was done.
-            ConfigError: it is too old, refuses our password, or another store is in use there.
+            Unavailable: no answer, or the server changed meanwhile.
+            OtherStoreFound: Redis was used with another store, which may be in use; nothing was done.
+            ConfigError: the server is too old, refuses the password, or is in use with another store.
         """
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -84,11 +95,13 @@ class RedisHeartbeat:
             raise
 
     def remember(self, known: Known) -> None:
-        """This is what Redis had when persistence ended in order, and no edge was there."""
+        """Take over the note of the last orderly stop: all that Redis had, without edges."""
         self._known = known
 
     async def leave(self, counted: Heartbeat) -> tuple[Heartbeat, Known] | None:
-        """End in order: what to keep, and all that Redis had; None: edges are there still.
+        """Close this run of Redis in order; return what the store should keep.
+
+        None if edges are still there, or if this is not the Redis that was judged: then nothing was done.
 
         Raises:
             Unavailable: no answer.
@@ -103,7 +116,7 @@ class RedisHeartbeat:
     async def _beat(self, kept: Heartbeat, highest: Heartbeat) -> HeartbeatResult:
         if not self._checked:
             await self._check()
-        (time_,) = await self._redis.execute([("TIME",)], timeout_s=TIMEOUT_S)  # connects: its run is known then
+        (time_,) = await self._redis.execute([("TIME",)], timeout_s=TIMEOUT_S)  # connects, so the run id is known
         seconds, microseconds = raise_for_error(time_)
         self._on_time(int(seconds) + int(microseconds) / 1e6)
         if self._watch.run_id != self._checked:
@@ -126,6 +139,7 @@ class RedisHeartbeat:
     async def _compare(
         self, kept: Heartbeat, highest: Heartbeat, *, replaces: str = ""
     ) -> HeartbeatReply | ForeignStore:
+        """Run the heartbeat script; it waits for edges for 4 s at most."""
         if self._waits_since is None:
             self._waits_since = self._clock()
         call = incarnation.heartbeat_call(
@@ -142,5 +156,6 @@ class RedisHeartbeat:
         return incarnation.heartbeat_result(answer)
 
     async def _check(self) -> None:
+        """Check that the server can be used, and remember its run id."""
         async with redis_client(self._url, max_connections=1) as client:
             self._checked = (await check_server(client)).run_id

@@ -1,4 +1,4 @@
-"""`HotLog` on Redis."""
+"""`HotLog` on Redis: script calls, several in one round trip."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
-TIMEOUT_S = 2.0
-_KEYS_AT_ONCE = 2_000  # of a script: a few milliseconds
-_UNSTORED_KEYS = 20_000
+TIMEOUT_S = 2.0  # longest round trip, seconds
+_KEYS_AT_ONCE = 2_000  # keys of one script, which takes a few milliseconds
+_UNSTORED_KEYS = 20_000  # entries not stored whose keys are looked at
 
 
 class RedisHotLog:
-    """Script calls, many in one round trip."""
+    """The hot log in Redis; `HotLog` describes the methods."""
 
     def __init__(
         self, client: RedisPipeline, incarnation: Callable[[], str] = lambda: "", writes: Callable[[], int] = lambda: 0
     ) -> None:
-        """`life` names the present life of Redis: what was verified in another one is not verified.
+        """Create it on a connection.
 
-        `writes`: as many as Redis must have, if it has not gone back meanwhile.
+        `incarnation` returns the token of the present incarnation. `writes` returns how many writes of `hot` logs Redis
+        must have, unless it went back.
         """
         self._client = client
         self._incarnation, self._writes = incarnation, writes
 
     async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
+        """Run scripts in one round trip; measures it under the name `op`."""
         started = time.perf_counter()
         try:
             return await self._client.run(calls, timeout_s=TIMEOUT_S)
@@ -96,7 +98,11 @@ class RedisHotLog:
         raise_for_error((await self._run("advance", [call]))[0])
 
     async def _remember(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> Sequence[KnownKey]:
-        """Bring all but as many as the script that lets others append can bring itself: Redis is held up by none."""
+        """Bring all keys but the first 2,000, and return those.
+
+        `init` or `advance`, which let others append, bring them in the same script. More in one script would block
+        Redis.
+        """
         for start in range(_KEYS_AT_ONCE, len(known), _KEYS_AT_ONCE):
             some = known[start : start + _KEYS_AT_ONCE]
             raise_for_error((await self._run("remember", [hotlog.remember_call(channel, state.epoch, some)]))[0])

@@ -1,4 +1,8 @@
-"""Other databases of this Redis: pub/sub does not tell them apart, so a platform there must have another prefix."""
+"""Check for other platforms in other databases of the same Redis.
+
+Pub/sub does not separate databases, so platforms in different databases need different prefixes: see
+docs/decisions/0022.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +22,34 @@ from services.shared.redis.client import redis_client
 
 logger = logging.getLogger(__name__)
 
-_BEATS_S = 2.5  # who is in use counts within this
-_EVERY_S = 10.0
-_MOST_DATABASES = 64
+_BEATS_S = 2.5  # seconds within which a store in use is counted for
+_EVERY_S = 10.0  # seconds between looks
+_MOST_DATABASES = 64  # databases that are looked into
 
 
 class Neighbours:
-    """Stores that other databases name under our prefix. Of two platforms the one that has counted less gives way."""
+    """Looks for stores that other databases name under our prefix.
+
+    Of two platforms that are in use, the one that has counted less stops.
+    """
 
     def __init__(self, url: str, *, clock: Callable[[], float]) -> None:
         self._url, self._clock = url, clock
         self._db = parse_redis_url(url).db
         self._others: dict[int, OtherStore] = {}
-        self._settled = False  # none of them was in use when we began
+        self._settled = False  # no other store was in use at the start
         self._next = 0.0
         self._may_look = True
         self._told: set[int] = set()
 
     async def check(self, kept: Heartbeat) -> None:
-        """Look, if it is time to.
+        """Look into the other databases, if it is time.
+
+        At the start it looks every time until no other store is in use, then every 10 s.
 
         Raises:
-            OtherStoreFound: there is one, and nobody knows yet whether it is in use.
-            ConfigError: it is, and has counted more than ours.
+            OtherStoreFound: there is one, and it is not known yet whether it is in use.
+            ConfigError: it is in use, and has counted more than ours or was there before us.
             Unavailable: no answer.
         """
         now = self._clock()
@@ -71,13 +80,13 @@ class Neighbours:
         self._settled = True
 
     async def _named(self) -> list[tuple[int, str, int]]:
-        """Database, name of its store, and its count."""
+        """Return (database, name of its store, counter) for each other database."""
         try:
             async with redis_client(self._url, max_connections=1) as client:
                 said: dict[str, Any] = await client.info("keyspace")
                 found = sorted(int(name[2:]) for name in said if name.startswith("db"))
                 databases = [db for db in found if db != self._db][:_MOST_DATABASES]
-                async with client.pipeline(transaction=False) as pipeline:  # one connection, which ends with it
+                async with client.pipeline(transaction=False) as pipeline:  # one connection for all, closed afterwards
                     for db in databases:
                         for words in (("SELECT", db), ("GET", keys.store()), ("GET", keys.heartbeat())):
                             pipeline.execute_command(*words)
@@ -99,6 +108,7 @@ class Neighbours:
         return named
 
     def _looks_no_more(self) -> list[tuple[int, str, int]]:
+        """Give up looking: this user of Redis has no right to."""
         self._may_look = False
         logger.info("this user of Redis may not look into other databases: platforms there are not noticed")
         return []
