@@ -15,7 +15,7 @@ from thalamus.persistence.v1 import persistence_pb2 as pb
 
 _SAY_TAKEN_S = 0.02  # seconds after which `taken` is sent without results, so that the client can send more
 _OK = common_pb2.ITEM_STATUS_OK
-_SIGN_OF_LIFE_S = 0.5  # longest silence, seconds: clients give up a stream after 1.4 s
+_SIGN_OF_LIFE_S = 0.5  # longest silence, seconds: clients that have another replica give up after 1.4 s
 
 
 class ResponseStream:

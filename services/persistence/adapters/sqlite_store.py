@@ -1,4 +1,7 @@
-"""`LogStore` on SQLite: one writer thread, one transaction per batch, synchronous to the disk."""
+"""`LogStore` on SQLite, for one host.
+
+One writer thread, one transaction per batch, synced to the disk before a commit returns.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ from services.shared.sqlite_file import FileWatch, Identity, identity, once_unlo
 
 logger = logging.getLogger(__name__)
 
-_BUSY_MS = 2_000
-_KEYS_AT_ONCE = 5_000
-_ABOVE_ALL = (1 << 63) - 1
-_OWN_KEY_S = 60.0  # nobody repeats a key that the platform made after that long
-_SKEW_S = 5.0  # of clocks of replicas: the times of a channel may fall by so much
-_REMOVALS_AT_ONCE = 100
-_DROPPED_AT_ONCE = 5_000  # rows of one transaction: writes come between
+_BUSY_MS = 2_000  # longest wait for the lock of another process
+_KEYS_AT_ONCE = 5_000  # publications of one read for keys
+_ABOVE_ALL = (1 << 63) - 1  # largest integer of SQLite
+_OWN_KEY_S = 60.0  # age, in seconds, at which keys made by the platform are left out: nobody repeats them later
+_SKEW_S = 5.0  # largest difference of the clocks of replicas, seconds: by so much the times of a channel may fall
+_REMOVALS_AT_ONCE = 100  # removals that one call returns
+_DROPPED_AT_ONCE = 5_000  # rows deleted in one transaction, so that writes can come in between
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS channels (
     channel TEXT PRIMARY KEY,
@@ -73,21 +76,21 @@ T = TypeVar("T")
 
 
 class SqliteLogStore:
-    """Several processes may share the file; each has its own object."""
+    """`LogStore` in an SQLite file, which several processes may share."""
 
-    apart = False  # one transaction for all
+    apart = False  # one transaction for all channels
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Opens the file; `clock`: unix seconds.
+        """Open the file, and create what is missing; `clock`: Unix seconds.
 
         Raises:
-            ConfigError: it can't be opened or made.
+            ConfigError: the file can't be opened or created.
         """
         self._path, self._clock = path, clock
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._reader = ThreadPoolExecutor(1, "store-reader")
         self._connections: dict[str, sqlite3.Connection] = {}
-        self._opened: dict[str, Identity] = {}  # by connection: the files that it was made to
+        self._opened: dict[str, Identity] = {}  # by role: the files that its connection opened
         self._watch = FileWatch(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ class SqliteLogStore:
             raise ConfigError(f"PERSISTENCE_DB: {path} can't be used: {error}") from error
 
     async def close(self) -> None:
-        """Finish what runs, then close the file."""
+        """Finish running operations, then close the file."""
         for executor in (self._writer, self._reader):
             await asyncio.to_thread(executor.shutdown)
         for connection in self._connections.values():
@@ -116,7 +119,7 @@ class SqliteLogStore:
         known: list[KnownKey] = []
         read = partial(_recent_keys, channel=channel, within_s=within_s, now=self._clock())
         below: int | None = _ABOVE_ALL
-        while below is not None:  # others read in between
+        while below is not None:  # page by page, so that other reads can come in between
             page, below = await self._run("read", "recent_keys", partial(read, below=below))
             known += page
         return known
@@ -212,10 +215,12 @@ class SqliteLogStore:
         await self.keep_heartbeat(seen)
 
     def _prepare(self) -> None:
+        """Create the tables that are missing."""
         with closing(self._connect()) as connection:
             connection.executescript(_SCHEMA)
 
     def _connect(self) -> sqlite3.Connection:
+        """Open a connection with write-ahead log and full synchronisation."""
         connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -224,11 +229,18 @@ class SqliteLogStore:
         return connection
 
     async def _run(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation in the thread of its role, "read" or "write"."""
         executor = self._writer if role == "write" else self._reader
         return await asyncio.get_running_loop().run_in_executor(executor, self._call, role, op, work)
 
     def _call(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """In the role's thread. After a failure the connection is made anew: a full or broken disk may come back."""
+        """Run an operation; called in the thread of its role.
+
+        After a failure the connection is made again, since a full or broken disk may recover.
+
+        Raises:
+            Unavailable: SQLite failed, or the files were deleted or replaced.
+        """
         started = time.perf_counter()
         try:
             if role not in self._connections:
@@ -237,7 +249,7 @@ class SqliteLogStore:
                 connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
                 self._opened[role] = identity(self._path)
             done = work(self._connections[role])
-            # What was written is not there after a restart if its files went meanwhile.
+            # If the files were replaced meanwhile, what was written is lost at the next start.
             self._watch.check(identity(self._path) == self._opened[role])
             return done
         except sqlite3.Error as error:
@@ -251,7 +263,7 @@ class SqliteLogStore:
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK."""
+    """Write transaction: BEGIN IMMEDIATE, then COMMIT, or ROLLBACK on an exception."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -267,6 +279,7 @@ class _Transaction:
 
 
 def _keep_beacon(connection: sqlite3.Connection, heartbeat: Heartbeat) -> None:
+    """Keep each number that is greater than what is kept."""
     connection.execute(
         "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
         " SET count = max(count, excluded.count), generation = max(generation, excluded.generation)",
@@ -275,6 +288,7 @@ def _keep_beacon(connection: sqlite3.Connection, heartbeat: Heartbeat) -> None:
 
 
 def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
+    """Return the channel's state; begin the channel if it is new."""
     query = (
         "SELECT epoch || ifnull((SELECT mark FROM restored), ''), top, max("
         "ifnull((SELECT max(upto) FROM removals WHERE channel = ?1), 0),"  # hidden, or dropped since
@@ -291,6 +305,7 @@ def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
 def _read(
     connection: sqlite3.Connection, query: str, arguments: tuple[object, ...], max_bytes: int
 ) -> list[tuple[int, bytes]]:
+    """Return rows until `max_bytes` are reached, the last one included."""
     page: list[tuple[int, bytes]] = []
     for one in connection.execute(query, arguments):
         page.append(one)
@@ -303,7 +318,10 @@ def _read(
 def _recent_keys(
     connection: sqlite3.Connection, *, channel: str, below: int, within_s: float, now: float
 ) -> tuple[list[KnownKey], int | None]:
-    """Those of some publications below an offset, and below which to go on; the log's own order is that of time."""
+    """Return keys of publications below an offset, and below which offset to go on.
+
+    One call looks at up to 5,000 publications; None: there are no more. Offsets are in the order of time.
+    """
     rows = connection.execute(
         "SELECT offset, key, id, stored_at FROM log WHERE channel = ? AND offset < ? ORDER BY offset DESC LIMIT ?",
         (channel, below, _KEYS_AT_ONCE),
@@ -321,6 +339,7 @@ def _recent_keys(
 
 
 def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> dict[str, Written]:
+    """Store rows in one transaction; return the outcome by channel."""
     by_channel: dict[str, list[Row]] = {}
     for row in rows:
         by_channel.setdefault(row.channel, []).append(row)
@@ -355,7 +374,7 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> d
 
 
 def _conflicts(connection: sqlite3.Connection, channel: str, rows: Sequence[Row]) -> bool:
-    """Whether any of these places is taken by another publication."""
+    """Whether any of these offsets has another publication."""
     for row in rows:
         found = connection.execute(
             "SELECT id FROM log WHERE channel = ? AND offset = ?", (channel, row.offset)

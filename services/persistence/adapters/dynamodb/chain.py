@@ -1,4 +1,4 @@
-"""Reading a channel's chain of items; every read is strongly consistent."""
+"""Reads of a channel's chain of items; all are strongly consistent."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ class Channel(NamedTuple):
     """The channel's own item; its numbers only grow."""
 
     epoch: str
-    bucket: int  # last one begun; its first item may be missing yet
-    removed: int  # readers see only what is above
-    cleared: int  # items up to here need no more work of a removal
+    bucket: int  # the last bucket begun, which may have no item yet
+    removed: int  # publications up to here are hidden from readers
+    cleared: int  # items up to here are emptied
 
 
 class Chains:
-    """All chains of the table. `bucket_offsets` can't be changed once something is stored."""
+    """All chains of a table. `bucket_offsets` must not change once anything is stored."""
 
     def __init__(self, db: DynamoDb, table: str, bucket_offsets: int = BUCKET_OFFSETS) -> None:
         self.db, self.table, self.bucket_offsets = db, table, bucket_offsets
 
     def bucket_of(self, offset: int) -> int:
-        """The bucket that has this offset."""
+        """Number of the bucket that has this offset."""
         return (offset - 1) // self.bucket_offsets
 
     def end_of(self, bucket: int) -> int:
-        """The last offset that a bucket may have."""
+        """Last offset that a bucket can have."""
         return (bucket + 1) * self.bucket_offsets
 
     def partition_of(self, channel: str, offset: int) -> str:
-        """Partition key of the item that begins there."""
+        """Partition key of the item that begins at this offset."""
         return partition(channel, self.bucket_of(offset))
 
     async def channel(self, channel: str) -> Channel | None:
-        """Its item; None: nobody has opened it. One request."""
+        """Return the channel's item; None: nobody has opened the channel. One request."""
         answer = await self.db.call("get_item", TableName=self.table, Key=channel_key(channel), ConsistentRead=True)
         if "Item" not in answer:
             return None
@@ -69,10 +69,12 @@ class Chains:
             pass
 
     async def top(self, channel: str, bucket: int) -> int:
-        """Where the chain ends, if `bucket` is the channel item's. One request, two where that bucket is only begun.
+        """Return the last offset of the chain; `bucket` is that of the channel's item.
+
+        One request; two if that bucket has no item yet.
 
         Raises:
-            Unavailable: DynamoDB does not answer, or the end of the chain is not where it must be.
+            Unavailable: DynamoDB does not answer, or neither this bucket nor the one before has an item.
         """
         for candidate in (bucket, bucket - 1):
             if candidate < 0:
@@ -93,7 +95,10 @@ class Chains:
         raise Unavailable(f"the log of {channel} has no end: items of buckets {bucket - 1} and {bucket} are missing")
 
     async def upward(self, channel: str, low: int, high: int, limit: int = 0) -> AsyncIterator[BatchItem]:
-        """Items that hold any of the offsets low … high, ascending; `limit`: the caller needs that many rows."""
+        """Yield the items with any of the offsets low … high, ascending.
+
+        `limit`: number of publications that the caller needs; 0: all.
+        """
         if high < low:
             return
         for bucket in range(self.bucket_of(low), self.bucket_of(high) + 1):
@@ -103,7 +108,7 @@ class Chains:
                     yield item
 
     async def downward(self, channel: str, high: int, low: int, limit: int = 0) -> AsyncIterator[BatchItem]:
-        """The same, descending."""
+        """Yield the same items, descending."""
         if high < low:
             return
         for bucket in range(self.bucket_of(high), self.bucket_of(low) - 1, -1):
@@ -116,7 +121,10 @@ class Chains:
     async def keys_downward(
         self, channel: str, high: int, limit: int
     ) -> AsyncIterator[tuple[int, float, Sequence[str]]]:
-        """First offset, time and keys of items at and below an offset, descending; `limit` items in one request."""
+        """Yield (first offset, time, keys) of items, from an offset downwards.
+
+        `limit`: items of one request.
+        """
         for bucket in range(self.bucket_of(high), -1, -1):
             async for item in self.db.query(
                 TableName=self.table,
@@ -132,12 +140,14 @@ class Chains:
                 yield int(values["s"]), float(values["at"]), keys_of(values)
 
     def _bounds(self, bucket: int, low: int, high: int) -> tuple[int, int]:
+        """The part of low … high that lies in the bucket."""
         first = bucket * self.bucket_offsets + 1
         return max(low, first), min(high, first + self.bucket_offsets - 1)
 
     async def _query(
         self, channel: str, bucket: int, bounds: tuple[int, int], *, forward: bool, limit: int
     ) -> AsyncIterator[BatchItem]:
+        """Yield the items of a bucket whose first offset is within the bounds."""
         arguments: dict[str, Any] = {"Limit": limit} if limit else {}
         async for item in self.db.query(
             TableName=self.table,

@@ -1,4 +1,7 @@
-"""What stands in the log table: keys of items, and rows packed into them. `docs/storage.md` draws it."""
+"""Items of the log table: their keys, and rows packed into them.
+
+docs/storage.md describes them.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ from services.shared.process.config import ConfigError
 from thalamus.persistence.v1.storage_pb2 import StoredKeys, StoredRow, StoredRows
 
 BUCKET_OFFSETS = 10_000  # offsets of one partition key
-ITEM_ROWS = 100
-ITEM_BYTES = 300_000  # of rows together; one row alone may be larger
-MAX_ROW_BYTES = 400 * 1024 - 4_096  # an item's most, without its key, names and numbers
-MAX_APPEND_BYTES = MAX_ROW_BYTES - 64  # of a publication with its key: a row has an id and some framing more
-MAX_DATA_BYTES = 390_000  # of a publication: the rest is for what stands beside it: who, where, tags, key
-_FRAME_BYTES = 8  # of a row within its item, at most
+ITEM_ROWS = 100  # most rows of an item
+ITEM_BYTES = 300_000  # most bytes of the rows of an item; a single row may be larger
+MAX_ROW_BYTES = 400 * 1024 - 4_096  # DynamoDB's limit for an item, less its key, names and numbers
+MAX_APPEND_BYTES = MAX_ROW_BYTES - 64  # most bytes of a publication with its key; the rest is id and framing
+MAX_DATA_BYTES = 390_000  # most bytes of data; the rest is for publisher, channel, tags and key
+_FRAME_BYTES = 8  # most bytes that the encoding adds to a row
 
 BEACON_KEY = {"p": {"S": "beacon"}, "s": {"N": "0"}}
-REMOVALS = "removals"  # partition key of those that are not finished
+REMOVALS = "removals"  # partition key of the notes of unfinished removals
 
 
 def check_sizes(namespaces: Namespaces, path: Path) -> None:
-    """Refuse what would be accepted from publishers and could not be stored.
+    """Refuse namespaces that accept publications which DynamoDB can't store.
 
     Raises:
         ConfigError: names file, table and option.
@@ -48,28 +51,37 @@ def channel_key(channel: str) -> dict[str, Any]:
 
 
 def partition(channel: str, bucket: int) -> str:
-    """Partition key of a bucket; nothing else ends in `#` and these digits, whatever the channel is called."""
+    """Partition key of a bucket of a channel's log.
+
+    It is unique whatever the channel is called, since it ends in `#` and the number of the bucket.
+    """
     return f"l#{channel}#{bucket}"
 
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """Publications `first` … `last`. `dropped`: removed; only their ids are left."""
+    """Item with publications `first` … `last`.
+
+    `dropped`: they were removed, and only their ids are left.
+    """
 
     first: int
     rows: Sequence[StoredRow]
-    keys: Sequence[str]  # of the rows; none where they are dropped
-    at: float  # unix seconds of the write
+    keys: Sequence[str]  # one per row; none if the rows are dropped
+    at: float  # Unix seconds of the write
     dropped: bool = False
 
     @property
     def last(self) -> int:
-        """Offset of its last publication: the next item begins above it."""
+        """Offset of the last publication; the next item begins above it."""
         return self.first + len(self.rows) - 1
 
 
 def take(rows: Sequence[Row], bucket_offsets: int) -> Sequence[Row]:
-    """As many of the first rows as one item holds: none has two buckets, and each at least one row."""
+    """Return as many of the first rows as one item can hold, at least one.
+
+    An item has offsets of one bucket only, at most 100 rows, and at most 300 KB unless a single row is larger.
+    """
     left = bucket_offsets - (rows[0].offset - 1) % bucket_offsets
     size = 0
     for count, row in enumerate(rows[: min(ITEM_ROWS, left)]):
@@ -80,23 +92,26 @@ def take(rows: Sequence[Row], bucket_offsets: int) -> Sequence[Row]:
 
 
 def row_bytes(row: Row) -> int:
-    """What a row takes in an item; at most `MAX_ROW_BYTES`."""
+    """Bytes that a row takes in an item; at most `MAX_ROW_BYTES` can be stored."""
     return len(row.publication_id) + len(row.publication) + len(row.key.encode()) + 3 * _FRAME_BYTES
 
 
 def packed(rows: Sequence[Row], at: float) -> BatchItem:
-    """The item of these consecutive rows."""
+    """Pack consecutive rows into an item; `at`: Unix seconds of the write."""
     stored = [StoredRow(id=row.publication_id, publication=row.publication) for row in rows]
     return BatchItem(rows[0].offset, stored, [row.key for row in rows], at)
 
 
 def without_content(item: BatchItem) -> BatchItem:
-    """What is left of a removed item: its place and the ids."""
+    """Return what a removal leaves of an item: its place, and the ids."""
     return BatchItem(item.first, [StoredRow(id=row.id) for row in item.rows], [], item.at, dropped=True)
 
 
 def to_attributes(p: str, item: BatchItem, *, expires_at: int | None = None) -> dict[str, Any]:
-    """As DynamoDB has it; `expires_at`: unix seconds after which it may go."""
+    """Convert an item to attributes of DynamoDB.
+
+    `expires_at`: Unix seconds after which DynamoDB may delete it; None: never.
+    """
     values: dict[str, Any] = {
         "p": p,
         "s": item.first,
@@ -114,12 +129,12 @@ def to_attributes(p: str, item: BatchItem, *, expires_at: int | None = None) -> 
 
 
 def from_attributes(attributes: Mapping[str, Any]) -> BatchItem:
-    """The reverse."""
+    """Convert attributes of DynamoDB to an item."""
     values = values_of(attributes)
     rows = StoredRows.FromString(values["rows"]).rows
     return BatchItem(int(values["s"]), rows, keys_of(values), float(values["at"]), values.get("dropped", False))
 
 
 def keys_of(values: Mapping[str, Any]) -> Sequence[str]:
-    """Those of an item's rows, of its attributes as Python values."""
+    """Idempotency keys of an item's rows, from its attributes as Python values."""
     return StoredKeys.FromString(values.get("keys", b"")).keys

@@ -1,4 +1,7 @@
-"""Removing a channel's history: hidden at once, emptied once its keys count no more; places stay taken."""
+"""Removal of history: hidden at once, emptied when its keys no longer count.
+
+The offsets stay taken, so that nobody who believes in an old top gets them again; see docs/storage.md.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,19 @@ from services.persistence.domain.ports import Removal
 from services.shared.dynamodb.client import item_of, values_of
 from services.shared.hotlog.hotlog import KEY_TTL_S
 
-TOMBSTONE_S = 7 * 86_400
-_AT_ONCE = 25  # items between two writes
-_BEGUN_AT_ONCE = 100
-_IDS_PER_MS = 1_000_000
+TOMBSTONE_S = 7 * 86_400  # seconds for which an emptied item keeps its place taken
+_AT_ONCE = 25  # items of one write
+_BEGUN_AT_ONCE = 100  # removals that one call returns
+_IDS_PER_MS = 1_000_000  # removals that begin in one millisecond differ by a random part below this
 
 
 async def hide(chains: Chains, channel: str, upto: int, now: float) -> None:
-    """Note the removal, then let nobody read up to the offset: whoever finds the note goes on from here.
+    """Note a removal, then hide publications up to the offset from readers.
+
+    In this order any replica can continue from the note if this process dies.
 
     Raises:
-        Unavailable: it may be noted, or hidden.
+        Unavailable: it may be noted, and it may be hidden.
     """
     found = await chains.channel(channel)
     if found is None:
@@ -42,7 +47,7 @@ async def hide(chains: Chains, channel: str, upto: int, now: float) -> None:
 
 
 async def begun(chains: Chains, now: float) -> list[Removal]:
-    """The oldest that are not finished. One request."""
+    """Return the oldest removals that are not finished. One request."""
     answer = await chains.db.call(
         "query",
         TableName=chains.table,
@@ -55,21 +60,23 @@ async def begun(chains: Chains, now: float) -> list[Removal]:
 
 
 def _from_note(note: dict[str, Any], now: float) -> Removal:
+    """Convert the note of a removal, as Python values."""
     number = int(note["s"])
     is_due = number / _IDS_PER_MS / 1_000 + KEY_TTL_S <= now
     return Removal(number, note["channel"], int(note["upto"]), is_due)
 
 
 async def finish(chains: Chains, removal: Removal, clock: Callable[[], float]) -> None:
-    """Empty the items that hold nothing above the offset, then forget the note; repeating it goes on from there.
+    """Empty the items that a removal covers entirely, then delete its note.
 
-    What is left of an item may go after 7 days, but that of the last one stays: the chain's top is read from it.
+    A repetition goes on where the last attempt ended. An emptied item may expire after 7 days, but not the last item of
+    the chain: the top is read from it.
 
     Raises:
-        Unavailable: it is emptied in part.
+        Unavailable: only a part is emptied.
     """
     channel, upto = removal.channel, removal.upto
-    await chains.raise_number(channel, "removed", upto)  # whoever noted it may not have come to that
+    await chains.raise_number(channel, "removed", upto)  # the process that noted it may have died before this
     found = await chains.channel(channel)
     if found is not None:
         top = await chains.top(channel, found.bucket)
@@ -88,7 +95,10 @@ async def finish(chains: Chains, removal: Removal, clock: Callable[[], float]) -
 
 
 async def _empty(chains: Chains, channel: str, items: list[BatchItem], top: int, now: float) -> None:
-    """Overwrite them, then say how far that is done; `top` is the chain's at some time since the removal began."""
+    """Empty these items, then note how far that is done.
+
+    `top` is that of the chain at some time since the removal began.
+    """
     puts = []
     for item in items:
         expires_at = int(now) + TOMBSTONE_S if item.last < top else None

@@ -1,4 +1,29 @@
-"""`LogStore` on DynamoDB: any number of processes share the table. `docs/storage.md` has the design."""
+"""`LogStore` on DynamoDB: any number of replicas share it without lock or leader.
+
+Purpose. Keep the order of a channel's log although several replicas may write it at the same time, with one write
+request per item of up to 100 publications.
+
+Rules. docs/storage.md describes the items.
+
+* The log of a channel is a chain of items. An item holds 1 to 100 consecutive publications under the offset of its
+  first one, and the next item begins where it ends. Items do not change, except that a removal empties them.
+* An item is put on the condition that nothing is at its place. So of two replicas that believe in the same top, one
+  gets the place. The other gets the item that is there: with the same ids it goes on above it, otherwise it reports a
+  conflict.
+* The top is the end of the chain, so no number can disagree with it. The channel's item has the epoch and a hint where
+  the chain ends.
+* Reads are strongly consistent.
+* An operation ends after 2 s, and after 8 s where all callers share it (`open`, `recent_keys`). Finishing a removal has
+  no limit.
+* Emptied items stay for 7 days, so that nobody with an old top gets their place.
+
+Example. Replicas A and B believe that the top is 7. A puts an item with 8 and 9. The put of B at 8 is refused, and its
+answer has the item of A. The ids differ: B reports a conflict, Redis is advanced to 9, and B's publication gets 10.
+
+Trade-offs. No channel waits for another, and one that is throttled is throttled alone (`apart`); in return every
+channel costs requests of its own. A read may bring up to 99 publications too many at either end. See
+docs/decisions/0008.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +46,14 @@ from services.shared.hotlog.hotlog import new_epoch
 from services.shared.hotlog.keys import unpair
 from services.shared.incarnation.calls import Known
 
-DEADLINE_S = 2.0  # of an operation, however many requests it takes: edges wait 2.8 s for all of a publication
-SHARED_DEADLINE_S = 8.0  # of what goes on when its caller gives up, for whoever asks next
-_KEYS_ITEMS = 500  # of one request, which ends at 1 MB
-_SKEW_S = 5.0  # of clocks of replicas: the times of a channel may fall by so much
+DEADLINE_S = 2.0  # longest operation, with all its requests: edges wait 2.8 s for a publication
+SHARED_DEADLINE_S = 8.0  # longest operation of those that go on for later callers when one gives up
+_KEYS_ITEMS = 500  # items of one request for keys; DynamoDB ends it at 1 MB
+_SKEW_S = 5.0  # largest difference of the clocks of replicas, seconds: by so much the times of a channel may fall
 
 
 class DynamoDbLogStore:
-    """Makes no request before it is asked something; the table must be there."""
+    """`LogStore` in a DynamoDB table, which must exist."""
 
     apart = True
 
@@ -42,16 +67,22 @@ class DynamoDbLogStore:
         deadline_s: float = DEADLINE_S,
         shared_deadline_s: float = SHARED_DEADLINE_S,
     ) -> None:
-        """`bucket_offsets` is for ever once something is stored; `deadline_s` is that of each operation.
+        """Create it; makes no request yet.
 
-        `shared_deadline_s` is that of `open` and `recent_keys`, by which a channel is compared.
+        Args:
+            db: The client.
+            table: Name of the table.
+            bucket_offsets: Offsets of one partition key; must never change once something is stored.
+            clock: Unix seconds.
+            deadline_s: Longest operation.
+            shared_deadline_s: Longest `open` and `recent_keys`, which serve all callers of a comparison.
         """
         self._db, self._table, self._clock = db, table, clock
         self._deadline_s, self._shared_deadline_s = deadline_s, shared_deadline_s
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
-        self._kept = Heartbeat(0, 0)  # what the table has at least
-        self._restored: str | None = None  # as the table had it last: all epochs end with it
+        self._kept = Heartbeat(0, 0)  # numbers that the table is known to have
+        self._restored: str | None = None  # mark as read last; all epochs end with it
 
     async def close(self) -> None:
         """Close the client."""
@@ -130,11 +161,11 @@ class DynamoDbLogStore:
             return await self._read_beacon()
 
     async def _read_beacon(self) -> Heartbeat:
-        """Within an operation."""
+        """Return the heartbeat; called within an operation."""
         try:
             answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
         except Unavailable:
-            self._writer.forget()  # whoever is away may come back as another one
+            self._writer.forget()  # the table may come back as another one
             raise
         values = values_of(answer.get("Item", {}))
         if "store" not in values:
@@ -156,7 +187,7 @@ class DynamoDbLogStore:
     async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
         await self.keep_heartbeat(heartbeat)
         async with self._operation("keep_ending"):
-            with contextlib.suppress(ConditionFailed):  # somebody else counts on
+            with contextlib.suppress(ConditionFailed):  # another replica has counted on
                 await self._db.call(
                     "update_item",
                     TableName=self._table,
@@ -199,13 +230,14 @@ class DynamoDbLogStore:
                         **({":seen": {"S": seen.restored}} if seen.restored else {}),
                     },
                 )
-            except ConditionFailed:  # somebody else did
+            except ConditionFailed:  # another replica did it
                 pass
         self._writer.forget()
         self._kept = Heartbeat(0, 0)
         await self.keep_heartbeat(seen)
 
     async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
+        """Write rows of one channel; a failure is returned."""
         try:
             async with self._operation("write"):
                 return await self._writer.write(channel, rows)
@@ -215,7 +247,10 @@ class DynamoDbLogStore:
     async def _page(
         self, channel: str, low: int, high: int, limit: int, reverse: bool, max_bytes: int
     ) -> tuple[list[tuple[int, bytes]], bool]:
-        """Publications of low … high, and whether any of them was removed meanwhile."""
+        """Return publications of low … high, and whether a removed one was met.
+
+        In that case the page ends before it.
+        """
         page: list[tuple[int, bytes]] = []
         chains = self._chains
         items = chains.downward(channel, high, low, limit) if reverse else chains.upward(channel, low, high, limit)
@@ -234,12 +269,18 @@ class DynamoDbLogStore:
         return page[:limit], False
 
     async def _channel(self, channel: str) -> Channel:
+        """Return the channel's item, which must exist.
+
+        Raises:
+            Unavailable: it does not.
+        """
         found = await self._chains.channel(channel)
         if found is None:
             raise Unavailable(f"the item of channel {channel} is gone")
         return found
 
     async def _make(self, channel: str) -> None:
+        """Put the item of a new channel, unless somebody did."""
         numbers = {name: {"N": "0"} for name in ("bucket", "removed", "cleared")}
         try:
             await self._db.call(
@@ -248,11 +289,11 @@ class DynamoDbLogStore:
                 Item={**channel_key(channel), "epoch": {"S": new_epoch()}, **numbers},
                 ConditionExpression="attribute_not_exists(p)",
             )
-        except ConditionFailed:  # somebody else was first, or we were and did not hear of it
+        except ConditionFailed:  # another replica was first, or our own answer was lost
             pass
 
     async def _name(self) -> dict[str, Any]:
-        """The beacon of a new table, which gets its name."""
+        """Give a new table its name; return the heartbeat item."""
         answer = await self._db.call(
             "update_item",
             TableName=self._table,
@@ -265,6 +306,7 @@ class DynamoDbLogStore:
         return values_of(answer["Attributes"])
 
     async def _keep(self, name: str, value: int) -> None:
+        """Raise a number of the heartbeat item, unless it is as high already."""
         try:
             await self._db.call(
                 "update_item",
@@ -280,10 +322,10 @@ class DynamoDbLogStore:
 
     @asynccontextmanager
     async def _operation(self, name: str, deadline_s: float | None = None) -> AsyncIterator[None]:
-        """Timed and bounded.
+        """Context of an operation: measures it, and ends it at the deadline.
 
         Raises:
-            Unavailable: it did not end in time; a request that is under way may still be carried out.
+            Unavailable: the deadline has passed; a request that is under way may still be carried out.
         """
         with STORE_SECONDS.labels(name).time():
             try:

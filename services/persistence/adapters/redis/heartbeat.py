@@ -22,7 +22,7 @@ from services.shared.redis.client import check_server, redis_client
 from services.shared.redis.pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0  # longest heartbeat, seconds
-WAITS_S = 4.0  # longest wait for edges in a new run, seconds; then `hot` logs begin anew
+WAITS_S = 4.0  # longest wait for edges in a new run, seconds; then `hot` logs start over
 
 
 class HeartbeatResult(NamedTuple):
