@@ -1,1 +1,1 @@
-"""DynamoDB as Thalamus uses it: settings, tables, and calls that are bounded and repeated with care."""
+"""Client, tables and settings of DynamoDB, shared by persistence and auth."""

@@ -1,19 +1,23 @@
-"""How often may be repeated: a share of the calls, so that a service in trouble is not given more of it."""
+"""Retry budget: limits retries to a share of the calls.
+
+So a service in trouble does not get a multiple of its load.
+"""
 
 from __future__ import annotations
 
 import random
 
-SHARE = 0.8
-RESERVE = 100.0
-BASE_S = 0.025
-CAP_S = 0.4
+SHARE = 0.8  # retries that one call adds
+RESERVE = 100.0  # most retries that can be saved up
+BASE_S = 0.025  # longest pause before the first retry, seconds; doubles each time
+CAP_S = 0.4  # longest pause before any retry, seconds
 
 
 class RetryBudget:
-    """Every first call adds a share of a repetition, up to the reserve; every repetition takes one whole.
+    """Number of retries that may be made now.
 
-    So over any stretch there are at most `RESERVE` + 0.8 × calls repetitions, below twice the base rate.
+    Every call adds 0.8 of a retry, up to a reserve of 100; every retry takes one. So over any time there are at most
+    100 + 0.8 × calls retries: the load stays below twice the calls, plus the reserve.
     """
 
     def __init__(self, *, share: float = SHARE, reserve: float = RESERVE) -> None:
@@ -21,11 +25,11 @@ class RetryBudget:
         self._left = reserve
 
     def deposit(self) -> None:
-        """A first call was made."""
+        """Count a first try of a call."""
         self._left = min(self._reserve, self._left + self._share)
 
     def withdraw(self) -> bool:
-        """Whether one may be repeated now."""
+        """Take one retry; False if none is left."""
         if self._left < 1:
             return False
         self._left -= 1
@@ -33,5 +37,5 @@ class RetryBudget:
 
 
 def pause_s(attempt: int) -> float:
-    """Seconds before repetition `attempt` (from 0): full jitter over 25 ms, 50, 100 … 400."""
+    """Seconds before retry `attempt` (from 0): random, up to 25, 50, 100 … 400 ms."""
     return random.uniform(0, min(CAP_S, BASE_S * 2**attempt))

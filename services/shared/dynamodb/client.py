@@ -1,4 +1,7 @@
-"""Calls to DynamoDB: boto3 in threads, each with a deadline, repeated with jitter where that is safe."""
+"""DynamoDB client: boto3 in threads, with a deadline per call and bounded retries.
+
+Only temporary failures are retried, after random pauses.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ from services.shared.process.metrics import SECONDS_BUCKETS
 
 logger = logging.getLogger(__name__)
 
-DEADLINE_S = 2.5
-_CONNECT_TIMEOUT_S = 1.0
-_READ_TIMEOUT_S = 2.0
-_BATCH_WRITE = 25
-_LOOK_S = 1.0  # between looks for credentials
-_LOG_S = 60.0  # between two log lines of the same refusal
+DEADLINE_S = 2.5  # longest call with its retries, seconds
+_CONNECT_TIMEOUT_S = 1.0  # longest wait for a connection, seconds
+_READ_TIMEOUT_S = 2.0  # longest wait for data of an answer, seconds
+_BATCH_WRITE = 25  # most requests of one BatchWriteItem
+_LOOK_S = 1.0  # seconds between looks for credentials
+_LOG_S = 60.0  # seconds between two log lines of the same refusal
 _TEMPORARY = frozenset(
     {
         "ProvisionedThroughputExceededException",
@@ -61,25 +64,32 @@ _deserializer = TypeDeserializer()
 
 
 class CallRefused(Unavailable):
-    """It answered, or could not be asked, and repeating does not change that: rights, credentials, limits."""
+    """The call was refused, or could not be made, and a retry would not help.
+
+    Reasons are missing rights or credentials, and limits.
+    """
 
 
 class _ForeignAnswerError(BotoCoreError):
+    """Something between us and DynamoDB answered in its place."""
+
     fmt = "the answer is not DynamoDB's"
 
 
 class TableMissing(Unavailable):
-    """There is no such table."""
+    """The table does not exist."""
 
 
 class TableExists(Exception):
-    """A table of that name is there, or being made or removed."""
+    """The table exists, or is being created or deleted."""
 
 
 class ConditionFailed(Exception):
-    """A condition of a write did not hold, now or when a try whose answer was lost was carried out.
+    """The condition of a write did not hold.
 
-    `item`: what is there, where the call asked for it (ReturnValuesOnConditionCheckFailure).
+    That may be the result of a retry after an earlier try was carried out and its answer lost.
+
+    `item`: what is there, if the call asked for it (ReturnValuesOnConditionCheckFailure).
     """
 
     def __init__(self, op: str, item: Mapping[str, Any] | None = None) -> None:
@@ -88,24 +98,32 @@ class ConditionFailed(Exception):
 
 
 def item_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Python values as DynamoDB's attributes: int and Decimal are N, bytes B, str S, bool BOOL."""
+    """Convert Python values to attributes of DynamoDB.
+
+    int and Decimal become N, bytes B, str S, bool BOOL.
+    """
     return {name: _serializer.serialize(value) for name, value in values.items()}
 
 
 def values_of(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse: B as bytes, N as Decimal."""
+    """Convert attributes to Python values: B to bytes, N to Decimal."""
     found = {name: _deserializer.deserialize(value) for name, value in item.items()}
     return {name: bytes(value) if hasattr(value, "value") else value for name, value in found.items()}
 
 
 class DynamoDb:
-    """One client and its threads. `call` names operations as boto3's client does: "put_item"."""
+    """One boto3 client with its threads.
+
+    `call` names operations as boto3's client does: "put_item".
+    """
 
     def __init__(self, settings: DynamoDbSettings, *, deadline_s: float = DEADLINE_S) -> None:
-        """Makes no request to DynamoDB; boto3 may ask the host for credentials.
+        """Create the client; no request to DynamoDB yet.
+
+        boto3 may ask the host for credentials.
 
         Raises:
-            ConfigError: boto3 can't make a client of the settings.
+            ConfigError: boto3 does not accept the settings.
         """
         self._deadline_s = deadline_s
         self._executor = ThreadPoolExecutor(settings.threads, "dynamodb")
@@ -114,23 +132,23 @@ class DynamoDb:
         self._settings = settings
         self._client = self._connect()
         self._connected_at = time.monotonic()
-        self._refusals: dict[str, float] = {}  # code of a refusal → when it was logged
+        self._refusals: dict[str, float] = {}  # code of a refusal → monotonic seconds when it was logged
 
     async def close(self) -> None:
-        """Let what runs end, then close the connections."""
+        """Wait for running requests, then close the connections."""
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
         self._client.close()
 
     async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """One operation, repeated while its failure is temporary.
+        """Make one call, and retry it while the failure is temporary.
 
-        So a write may have been carried out more than once, or although it failed: make it idempotent or conditional.
+        A write may be carried out more than once, or although the call failed: make it idempotent or conditional.
 
         Raises:
             ConditionFailed: its condition does not hold.
             TableMissing, TableExists: as they say.
-            CallRefused: repeating is of no use now (logged).
-            Unavailable: no success within the deadline (2.5 s) and the budget.
+            CallRefused: a retry would not help (logged).
+            Unavailable: no success within the deadline (2.5 s) and the retry budget.
         """
         self._budget.deposit()
         _CALLS.labels(op).inc()
@@ -141,10 +159,12 @@ class DynamoDb:
             raise Unavailable("DynamoDB did not answer in time") from None
 
     async def write_all(self, table: str, requests: Sequence[dict[str, Any]]) -> None:
-        """BatchWriteItem of any number of put and delete requests; what comes back unprocessed is repeated.
+        """Send any number of put and delete requests with BatchWriteItem.
+
+        Requests that DynamoDB returns as unprocessed are sent again.
 
         Raises:
-            Unavailable: some may not be written.
+            Unavailable: some requests may not have been carried out.
         """
         for start in range(0, len(requests), _BATCH_WRITE):
             left: Sequence[dict[str, Any]] = requests[start : start + _BATCH_WRITE]
@@ -157,7 +177,7 @@ class DynamoDb:
                     attempt += 1
 
     async def query(self, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
-        """Items of a query, page after page, until the caller has enough."""
+        """Yield the items of a query, page after page, as long as the caller reads."""
         while True:
             answer = await self.call("query", **arguments)
             for item in answer.get("Items", []):
@@ -167,6 +187,7 @@ class DynamoDb:
             arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     async def _tries(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Try a call until it succeeds or fails for good."""
         attempt = 0
         while True:
             try:
@@ -177,18 +198,24 @@ class DynamoDb:
                     raise self._refused(op, error) from error
             except _UNASKED as error:
                 raise CallRefused(f"DynamoDB can't be asked: {error}") from error
-            except BotoCoreError as error:  # no connection, no answer, or one that can't be read
+            except BotoCoreError as error:  # no connection, no answer, or an unreadable one
                 reason = type(error).__name__
             await self._pause(op, reason, attempt)
             attempt += 1
 
     async def _pause(self, op: str, reason: str, attempt: int) -> None:
+        """Wait before a retry.
+
+        Raises:
+            Unavailable: the retry budget is used up.
+        """
         if not self._budget.withdraw():
             raise Unavailable(f"DynamoDB fails too often: {reason}")
         _REPEATS.labels(op, reason).inc()
         await asyncio.sleep(pause_s(attempt))
 
     def _connect(self) -> Any:
+        """Create the boto3 client."""
         try:
             return boto3.session.Session().client(
                 "dynamodb",
@@ -198,7 +225,7 @@ class DynamoDb:
                     connect_timeout=_CONNECT_TIMEOUT_S,
                     read_timeout=_READ_TIMEOUT_S,
                     max_pool_connections=self._settings.threads,
-                    retries={"total_max_attempts": 1, "mode": "standard"},  # repeating is ours
+                    retries={"total_max_attempts": 1, "mode": "standard"},  # `call` does the retries
                     tcp_keepalive=True,
                 ),
             )
@@ -206,7 +233,7 @@ class DynamoDb:
             raise ConfigError(f"DYNAMODB_ENDPOINT, AWS_REGION: {error}") from error
 
     def _once(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """In a thread."""
+        """Try a call once; called in a thread."""
         started = time.perf_counter()
         try:
             answer: dict[str, Any] = getattr(self._client, op)(**arguments)
@@ -215,19 +242,23 @@ class DynamoDb:
             raise
         finally:
             _SECONDS.labels(op).observe(time.perf_counter() - started)
-        # botocore takes a body that it can't read as an empty answer: something between us may have written it.
+        # botocore takes an unreadable body for an empty answer; a proxy may have written it.
         if "x-amzn-requestid" not in answer["ResponseMetadata"]["HTTPHeaders"]:
             raise _ForeignAnswerError
         return answer
 
     def _look_for_credentials(self) -> None:
-        """boto3 does so once, when a client is made; those of a role or a file may come later."""
+        """Create the client again, at most once a second.
+
+        boto3 looks for credentials only then, and those of a role or a file may come later.
+        """
         with self._reconnecting:
             if time.monotonic() - self._connected_at >= _LOOK_S:
                 self._client = self._connect()
                 self._connected_at = time.monotonic()
 
     def _refused(self, op: str, error: ClientError) -> Exception:
+        """Convert a failure that is not temporary; logs what is unexpected."""
         code = str(error.response.get("Error", {}).get("Code", ""))
         reasons = [reason.get("Code") for reason in error.response.get("CancellationReasons", [])]
         if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in reasons:
@@ -244,7 +275,7 @@ class DynamoDb:
 
 
 def _temporary(error: ClientError) -> str | None:
-    """Why it may be repeated; None: it may not."""
+    """Why a failure may be retried; None: it may not."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "TransactionCanceledException":

@@ -1,4 +1,4 @@
-"""Where DynamoDB is and what our tables are called; read by every service that keeps something there."""
+"""Settings of DynamoDB, read by every service that stores something there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ _PREFIX = re.compile(r"[a-zA-Z0-9_.-]{0,200}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamoDbSettings:
-    """Credentials come as boto3 finds them: a role, or a file that AWS_SHARED_CREDENTIALS_FILE names."""
+    """Address, tables and limits; `docs/configuration.md` explains each.
 
-    endpoint: str = field_env("DYNAMODB_ENDPOINT", "")  # empty: that of AWS for the region
+    boto3 finds the credentials: a role, or the file that AWS_SHARED_CREDENTIALS_FILE names.
+    """
+
+    endpoint: str = field_env("DYNAMODB_ENDPOINT", "")  # empty: the one of AWS for the region
     region: str = field_env("AWS_REGION", "us-east-1")
     table_prefix: str = field_env("DYNAMODB_TABLE_PREFIX", "thalamus-")
-    threads: int = number(32, 1, 1_024, env="DYNAMODB_THREADS")  # requests at a time, of one process
-    create_tables: bool = field_env("DYNAMODB_CREATE_TABLES", False)  # those that are missing, at the start
+    threads: int = number(32, 1, 1_024, env="DYNAMODB_THREADS")  # concurrent requests of one process
+    create_tables: bool = field_env("DYNAMODB_CREATE_TABLES", False)  # create missing tables
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.table_prefix):
@@ -28,10 +31,10 @@ class DynamoDbSettings:
 
     @property
     def log_table(self) -> str:
-        """Publications and channels; persistence's."""
+        """Table of persistence: publications and channels."""
         return f"{self.table_prefix}log"
 
     @property
     def accounts_table(self) -> str:
-        """Users, sessions and keys; auth's."""
+        """Table of auth: users, sessions and keys."""
         return f"{self.table_prefix}accounts"

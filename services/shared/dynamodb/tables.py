@@ -1,4 +1,7 @@
-"""The tables: what `thalamus store init` makes and services ask for at their start; see `docs/storage.md`."""
+"""Tables in DynamoDB: their definitions, how they are created and checked.
+
+`thalamus store init` creates them, and services check theirs at the start; see `docs/storage.md`.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-EXPIRY = "expires_at"  # unix seconds; DynamoDB removes an item some time after
+EXPIRY = "expires_at"  # attribute in Unix seconds; DynamoDB deletes the item some time later
 
 
 def definitions(settings: DynamoDbSettings) -> list[dict[str, Any]]:
-    """Arguments of CreateTable, one per table: partition key `p`, sort key `s`, paid per request."""
+    """Arguments of CreateTable for each table.
+
+    Partition key `p`, sort key `s`, paid per request.
+    """
     return [
         _table(settings.log_table, sort_type="N"),
         _table(settings.accounts_table, sort_type="S"),
@@ -25,10 +31,10 @@ def definitions(settings: DynamoDbSettings) -> list[dict[str, Any]]:
 
 
 async def create(db: DynamoDb, settings: DynamoDbSettings, *, within_s: float = 60.0) -> list[str]:
-    """Make the tables that are missing and wait until they can be used; returns the names of those made.
+    """Create missing tables and wait until they can be used; return their names.
 
     Raises:
-        Unavailable: DynamoDB does not answer or refuses, or a table is not there in time.
+        Unavailable: DynamoDB does not answer or refuses, or a table can't be used in time.
     """
     made = []
     for definition in definitions(settings):
@@ -37,7 +43,7 @@ async def create(db: DynamoDb, settings: DynamoDbSettings, *, within_s: float = 
             try:
                 await db.call("create_table", **definition)
                 made.append(name)
-            except TableExists:  # somebody else is at it
+            except TableExists:  # another process creates it
                 pass
         await _until_active(db, name, within_s)
         await _let_expire(db, name)
@@ -45,10 +51,12 @@ async def create(db: DynamoDb, settings: DynamoDbSettings, *, within_s: float = 
 
 
 async def prepare(db: DynamoDb, settings: DynamoDbSettings, table: str) -> None:
-    """What a service does at its start: ask for the table, or make what is missing where the settings say so.
+    """Check a table at the start of a service.
+
+    If the settings say so, missing tables are created first.
 
     Raises:
-        ConfigError: it is missing.
+        ConfigError: the table is missing.
         Unavailable: DynamoDB does not answer, or the table can't be used yet.
     """
     if settings.create_tables:
@@ -57,7 +65,10 @@ async def prepare(db: DynamoDb, settings: DynamoDbSettings, table: str) -> None:
 
 
 async def remake(db: DynamoDb, settings: DynamoDbSettings, error: Unavailable) -> None:
-    """Make tables that went while a service runs, as those of an emulator do, where the settings say so."""
+    """Create tables that disappeared while a service runs, if the settings say so.
+
+    Emulators that keep tables in memory lose them.
+    """
     if not settings.create_tables or not isinstance(error, TableMissing):
         return
     try:
@@ -70,10 +81,10 @@ async def remake(db: DynamoDb, settings: DynamoDbSettings, error: Unavailable) -
 
 
 async def check(db: DynamoDb, table: str) -> None:
-    """Ask for the table, at a start.
+    """Check that a table can be used.
 
     Raises:
-        ConfigError: it is missing.
+        ConfigError: the table is missing.
         Unavailable: DynamoDB does not answer, or the table can't be used yet.
     """
     status = await _status(db, table)
@@ -84,6 +95,7 @@ async def check(db: DynamoDb, table: str) -> None:
 
 
 async def _status(db: DynamoDb, table: str) -> str | None:
+    """Status of a table; None: it is missing."""
     try:
         return str((await db.call("describe_table", TableName=table))["Table"]["TableStatus"])
     except TableMissing:
@@ -91,7 +103,10 @@ async def _status(db: DynamoDb, table: str) -> str | None:
 
 
 async def _let_expire(db: DynamoDb, table: str) -> None:
-    """Asked each time: whoever made the table may not have come to this."""
+    """Enable expiry of items.
+
+    Checked every time: the process that created the table may have died before this.
+    """
     answer = await db.call("describe_time_to_live", TableName=table)
     if answer["TimeToLiveDescription"].get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
         expiry = {"AttributeName": EXPIRY, "Enabled": True}
@@ -99,6 +114,11 @@ async def _let_expire(db: DynamoDb, table: str) -> None:
 
 
 async def _until_active(db: DynamoDb, table: str, within_s: float) -> None:
+    """Wait until a table can be used.
+
+    Raises:
+        Unavailable: it can't within `within_s` seconds.
+    """
     loop = asyncio.get_running_loop()
     ends = loop.time() + within_s
     while await _status(db, table) not in ("ACTIVE", "UPDATING"):
@@ -108,6 +128,7 @@ async def _until_active(db: DynamoDb, table: str, within_s: float) -> None:
 
 
 def _table(name: str, *, sort_type: str) -> dict[str, Any]:
+    """Arguments of CreateTable; `sort_type`: "N" or "S"."""
     return {
         "TableName": name,
         "KeySchema": [{"AttributeName": "p", "KeyType": "HASH"}, {"AttributeName": "s", "KeyType": "RANGE"}],
