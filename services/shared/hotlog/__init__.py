@@ -1,1 +1,38 @@
-"""The hot log in Redis: keys, scripts and a thin adapter, read alike by edges, persistence and presence."""
+"""Hot log, the recent part of a channel's log in Redis: keys, scripts and calls.
+
+Purpose. Redis gives each publication of a channel its offset and keeps the recent ones. Every change is a Lua script,
+which Redis runs without anything in between, so processes need no locks.
+
+Where things are:
+
+* `keys.py`: names of all keys and pub/sub channels, and the first bytes of pub/sub messages.
+* `scripts.py`: loads the scripts, and runs several in one round trip.
+* `hotlog.py`, `hot.py`: builds a call of each script, and decodes its answer. `hot.py` has the append to `hot` logs.
+* `*.lua`: the scripts. The comment at the head of each says what it does, and has its keys, arguments and result.
+
+The keys of a channel C, with the prefix `t` (docs/architecture.md has the others):
+
+| key           | content |
+| `t:{C}:log`   | stream; entry id `<offset>-0` |
+| `t:{C}:meta`  | hash: `epoch`, `top` (last offset given), `time` of the newest publication, and |
+|               | `hot` channels: `renewed` (history TTL, and when the expiry was last renewed) |
+|               | `stored` channels: `stored` (readable top), `life` (incarnation in which it was compared with the |
+|               | store), `rests` (1: may be forgotten) |
+| `t:{C}:key:…` | `<epoch> <offset>` of the publish with this idempotency key, for 300 s |
+| `t:{C}:pub`   | pub/sub channel |
+
+Rules.
+
+* `hot` channel: one script numbers, keeps and publishes (`append_hot.lua`). The epoch begins with the generation; a log
+  of an older generation is replaced by an empty one when it is used next.
+* `stored` channel: `append_stored.lua` numbers, `commit.lua` makes readable and publishes once the store has it.
+  Scripts refuse a channel that was not compared with the store in this incarnation.
+* A script that is given the number of writes that its caller has seen refuses a Redis with less (data-loss fence, see
+  `services/shared/incarnation`).
+
+Example. Two edges append to `chat:1`, whose top is 4, at the same time. One script runs first and gives 5, the other
+gives 6. Both publish in this order on `t:{chat:1}:pub`.
+
+Trade-offs. While a script runs nothing else does, so each handles a bounded amount. Scripts are sent by hash; a server
+that does not know one costs two more round trips, once. See docs/decisions/0002, 0005, 0020 and 0024.
+"""

@@ -1,7 +1,10 @@
--- The store is ahead of Redis: what Redis numbered above its own `stored` was never acknowledged and goes, with its keys.
--- KEYS: log, meta, then keys to forget, then keys to remember. ARGV: epoch, top of the store, life, number of keys to
--- forget, time of the store's newest publication in ms, then per key to remember: position, ttl_s.
--- Returns 1 if anything changed.
+-- Sets a `stored` channel to the state of the store, which is ahead of Redis. What Redis numbered above its own
+-- readable top was never acknowledged, and is deleted together with its keys.
+--
+-- KEYS: log, meta, then keys to forget, then keys to remember.
+-- ARGV: epoch, top of the store, token of the incarnation, number of keys to forget, time of the store's newest
+--   publication (Unix ms), then per key to remember: position, ttl_s.
+-- Returns 0 if Redis had all of it already, else 1.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time')
 local epoch, top, life, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local stored = known[1] == epoch and tonumber(known[2])

@@ -1,11 +1,13 @@
--- Numbers publications of `hot` channels, keeps them and announces them: each gets the next offset, and its time.
--- KEYS: observed, then per channel its meta, its log, and the key of each of its items that has one, in order.
--- ARGV: epoch for a new log (<generation>.<random>), key_ttl_s, meta_ttl_s, Unix seconds, number of writes that the edge
--- knows of, then per channel: pub/sub channel, history_size, history_ttl_s, number of items, how many of them have a key,
--- and per item: publication, and '1' where it has a key, else ''.
--- Returns {number of writes, per channel {epoch, per item its offset, negative where an earlier publish under its key had
--- it}}. A channel has {} where its log is of a later generation, and nothing was done; an error where a command failed.
--- {} in place of all: this Redis lacks writes that the edge knows of, and nothing was done.
+-- Numbers publications of `hot` channels with their time, keeps them and publishes them.
+--
+-- KEYS: observed, then per channel its meta, its log, and the idempotency keys of those of its items that have one, in
+--   order.
+-- ARGV: epoch for a new log (<generation>.<random>), key_ttl_s, meta_ttl_s, Unix seconds, number of writes that the
+--   edge has seen, then per channel: pub/sub channel, history_size, history_ttl_s, number of items, number of items
+--   with a key, and per item: publication, and '1' if it has a key, else ''.
+-- Returns {number of writes, per channel {epoch, per item its offset, negative if an earlier publish with the key has
+--   it}}. A channel has {} if its log is of a later generation, and an error if a command failed. Instead of all that
+--   {} if this Redis has fewer writes than the edge has seen; then nothing was done.
 local fresh, key_ttl, meta_ttl, now = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local writes = tonumber(redis.call('HGET', KEYS[1], 'writes')) or 0
 if writes < tonumber(ARGV[5]) then return {} end

@@ -1,9 +1,11 @@
--- Numbers publications of one `stored` channel: each gets the next offset once, whatever is repeated, and its time.
--- KEYS: log, meta, then one key per item. ARGV: life of Redis in which the channel must have been compared with the store,
--- history_ttl_s, key_ttl_s, max_unstored, then per item: publication id, publication, user and key.
--- Returns {epoch, readable up to there, the bytes put behind every new publication, per item its offset, negative where an
--- earlier publish under its key had it, 0 where too much is not stored yet}; {}: compare the channel with the store first,
--- nothing was done.
+-- Numbers publications of one `stored` channel, with their time. Nobody reads them before commit.lua.
+--
+-- KEYS: log, meta, then one idempotency key per item.
+-- ARGV: token of the incarnation in which the channel must have been compared with the store, history_ttl_s, key_ttl_s,
+--   max_unstored, then per item: publication id, publication, user and key.
+-- Returns {epoch, readable top, encoded time that was appended to each new publication, per item its offset}. An offset
+--   is negative if an earlier publish with the key has it, and 0 if too much is not stored yet. {} if the channel must
+--   be compared with the store first; then nothing was done.
 local log, meta = KEYS[1], KEYS[2]
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])

@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
--- Makes entries of a `stored` channel readable, and announces them in offset order. Never before the store has them.
--- KEYS: log, meta. ARGV: epoch, upto, history_size, pub/sub channel, life in which they were numbered.
--- Returns what is readable now; -1: another epoch or life, or an entry is not there.
+-- Makes entries of a `stored` channel readable, and publishes them in the order of offsets. The store must have them.
+--
+-- KEYS: log, meta.
+-- ARGV: epoch, upto, history_size, pub/sub channel, token of the incarnation in which they were numbered.
+-- Returns the readable top; -1 if epoch or incarnation is another one, or an entry is missing.
 local log, meta = KEYS[1], KEYS[2]
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life')
 local stored, upto = tonumber(known[3]), tonumber(ARGV[2])

@@ -1,4 +1,4 @@
-"""Appending to the logs of `hot` channels, as a call: what edges ask of Redis for every publication."""
+"""Append to the logs of `hot` channels: the call, and decoding of its answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from services.shared.hotlog.scripts import APPEND_HOT, Call, raise_for_error
 
 
 class HotBatch(NamedTuple):
-    """Publications of one channel, in order, each with the name of its idempotency key in Redis, "" for none."""
+    """Publications of one `hot` channel, in order, with its history settings.
+
+    `items` has (publication, name of its idempotency key in Redis or "").
+    """
 
     channel: str
     history_size: int
@@ -23,14 +26,18 @@ class HotBatch(NamedTuple):
 
 
 class HotAppended(NamedTuple):
-    """Offsets in order: negative where an earlier publish under the key had that one."""
+    """Epoch and offsets; negative where an earlier publish with the key has it."""
 
     epoch: str
     offsets: list[int]
 
 
 class HotAnswer(NamedTuple):
-    """`writes` as `Look` has it, and what came of each batch; None: nothing, its log is of a later generation."""
+    """Answer to an append.
+
+    `writes`: number of writes to `hot` logs that Redis has counted. `batches`: outcome of each batch; None: its log is
+    of a later generation, and nothing was done.
+    """
 
     writes: int
     batches: list[HotAppended | Unavailable | None]
@@ -39,12 +46,16 @@ class HotAnswer(NamedTuple):
 def append_call(
     batches: Sequence[HotBatch], *, fresh_epoch: str, now_s: int, writes: int = 0, meta_ttl_s: int = META_TTL_S
 ) -> Call:
-    """Append publications of several channels. Nothing else of Redis runs meanwhile, so there should not be too many.
+    """Return the call that appends publications of several channels.
+
+    Redis runs nothing else meanwhile, so there should not be too many.
 
     Args:
-        fresh_epoch: The name of a log that begins with this call; never the same in two calls for one channel.
+        batches: One per channel and history settings.
+        fresh_epoch: Epoch of logs that begin with this call; never the same in two calls for one channel.
         now_s: Unix seconds.
-        writes: What the edge has seen of `Look.writes`; a Redis that has less refuses.
+        writes: Number of writes to `hot` logs that the edge has seen; a Redis that has less refuses.
+        meta_ttl_s: How long a channel's meta is kept after its last publication, seconds.
     """
     names = [keys.observed()]
     arguments: list[str | bytes | int] = [fresh_epoch, KEY_TTL_S, meta_ttl_s, now_s, writes]
@@ -64,7 +75,9 @@ def append_call(
 
 
 def appended(result: Any) -> HotAnswer | None:
-    """What that call answered; None: Redis has gone back, and nothing was done.
+    """Decode the answer of `append_call`.
+
+    None: Redis has gone back, and nothing was done.
 
     Raises:
         Unavailable: Redis refused the call.
@@ -74,6 +87,7 @@ def appended(result: Any) -> HotAnswer | None:
 
 
 def _appended(one: Any) -> HotAppended | Unavailable | None:
+    """Decode the outcome of one batch."""
     if isinstance(one, exceptions.RedisError):
         return Unavailable(f"Redis refused: {one}")
     return HotAppended(one[0].decode(), one[1:]) if one else None

@@ -1,4 +1,4 @@
-"""The hot log as calls: what edges and persistence ask of Redis about the log of a channel."""
+"""Calls of the scripts of the hot log, and decoding of their answers."""
 
 from __future__ import annotations
 
@@ -29,24 +29,27 @@ from services.shared.hotlog.scripts import (
     raise_for_error,
 )
 
-KEY_TTL_S = 300
-REST_TTL_S = 24 * 3600  # of a `stored` channel in which nobody publishes
-EMPTY_TTL_S = 3600  # where nobody ever did
-STAMP_BYTES = 7  # that the log puts behind a publication: see stamp.lua
-META_TTL_S = 720 * 3600  # wire protocol, 11.1
+KEY_TTL_S = 300  # seconds for which an idempotency key counts
+REST_TTL_S = 24 * 3600  # seconds after which Redis forgets a `stored` channel without new publications
+EMPTY_TTL_S = 3600  # the same for a channel that never had a publication
+STAMP_BYTES = 7  # length of the time that Redis appends to a publication: see stamp.lua
+META_TTL_S = 720 * 3600  # seconds for which the meta of a `hot` channel is kept: wire protocol, 11.1
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_rng = random.Random(os.urandom(32))  # epochs need not be secret, and one is made for every batch
+_rng = random.Random(os.urandom(32))  # fast, as an epoch is made for every batch; epochs need not be secret
 
 
 def new_epoch(generation: int | None = None) -> str:
-    """Random text that names the life of a log; that of a `hot` log begins with its generation."""
+    """Return a random epoch for a new log.
+
+    That of a `hot` log begins with its generation.
+    """
     if generation is not None:
         return f"{generation}.{new_epoch()}"
     return "".join(_rng.choices(_EPOCH_LETTERS, k=12))
 
 
 class Item(NamedTuple):
-    """One publication to append; `key` is never empty."""
+    """One publication of a `stored` channel to append; `key` is never empty."""
 
     publication_id: bytes
     publication: bytes
@@ -55,7 +58,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Publications of one `stored` channel, in order, and what its namespace says."""
+    """Publications of one `stored` channel, in order, with its history settings."""
 
     channel: str
     history_size: int
@@ -64,20 +67,20 @@ class Batch(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where the publications of a batch are: offsets in their order.
+    """Offsets of the publications of a batch, in order.
 
-    Negative: an earlier publish under its key had this offset; 0: it has none, too much is not stored yet.
-    `stamp` is what the log put behind every new publication, its time: the same bytes are to be stored.
+    Negative: an earlier publish with the key has this offset. 0: it got none, since too much is not stored yet.
+    `stamp`: encoded time that Redis appended to each new publication; the same bytes must be stored.
     """
 
     epoch: str
-    stored: int  # readable up to there
+    stored: int  # the readable top
     stamp: bytes
     offsets: list[int]
 
 
 class Page(NamedTuple):
-    """Entries as (offset, publication), and the readable top."""
+    """Entries as (offset, publication), with readable top and epoch."""
 
     entries: list[tuple[int, bytes]]
     top: int
@@ -85,7 +88,11 @@ class Page(NamedTuple):
 
 
 def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
-    """Append one batch; `life` of Redis, in which the channel was compared with the store."""
+    """Return the call that appends one batch.
+
+    `incarnation`: the one in which the channel was compared with the store.
+    `max_unstored`: entries of the channel that may be numbered and not stored.
+    """
     channel, _, history_ttl_s, items = batch
     names = [keys.log(channel), keys.meta(channel)]
     arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored]
@@ -96,31 +103,41 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
 
 
 def appended(result: Any) -> Appended | None:
-    """What that call answered; None: compare the channel with the store first, nothing was done."""
+    """Decode the answer of `append_call`.
+
+    None: the channel must be compared with the store first, and nothing was done.
+    """
     found = raise_for_error(result)
     return Appended(found[0].decode(), found[1], found[2], found[3:]) if found else None
 
 
 def commit_call(channel: str, epoch: str, upto: int, history_size: int, incarnation: str) -> Call:
-    """Make everything up to `upto` readable; `life`: in which it was numbered."""
+    """Return the call that makes entries up to `upto` readable, and publishes them.
+
+    `incarnation`: the one in which they were numbered.
+    """
     names = [keys.log(channel), keys.meta(channel)]
     return Call(COMMIT, names, [epoch, upto, history_size, keys.pub(channel), incarnation])
 
 
 def trim_call(channel: str, upto: int) -> Call:
-    """Drop what is readable of a `stored` channel, up to an offset."""
+    """Return the call that deletes readable entries of a `stored` channel."""
     return Call(TRIM, [keys.log(channel), keys.meta(channel)], [upto])
 
 
 def verify_call(channel: str, epoch: str, top: int, incarnation: str, *, may_be_ahead: bool = False) -> Call:
-    """Note that the channel was compared with the store; 1, or 0: it is behind, 2: ahead, or -1: it is not there."""
+    """Return the call that notes that the channel was compared with the store.
+
+    Its result is 1: noted; 0: Redis is behind; 2: it is ahead; -1: it has no meta of the channel.
+    """
     return Call(VERIFY, [keys.meta(channel)], [epoch, top, incarnation, int(may_be_ahead)])
 
 
 def rest_call(channel: str) -> Call:
-    """Let Redis forget the channel by and by, unless something of it is not stored; 1 if so.
+    """Return the call that lets Redis forget the channel after a time.
 
-    Times differ by a quarter: what was opened at one moment is not to be brought from the store at one moment.
+    Its result is 1, or 0 if something is not stored yet: then nothing is forgotten. The time varies by a quarter at
+    random, so that channels which were opened together need not be brought back together.
     """
     times = [int(ttl_s * _rng.uniform(0.75, 1.25)) for ttl_s in (REST_TTL_S, EMPTY_TTL_S)]
     return Call(REST, [keys.meta(channel), keys.log(channel)], times)
@@ -129,7 +146,10 @@ def rest_call(channel: str) -> Call:
 def init_call(
     channel: str, epoch: str, top: int, time_ms: int, incarnation: str, known: Sequence[tuple[str, str, int, int]]
 ) -> Call:
-    """Bring meta and keys from the store; `known` has (user, key, offset, ttl_s), `time_ms` is that of the newest."""
+    """Return the call that brings meta and keys from the store.
+
+    `known` has (user, key, offset, ttl_s); `time_ms` is that of the newest publication.
+    """
     names = [keys.log(channel), keys.meta(channel), *(keys.key(channel, user, key) for user, key, _, _ in known)]
     arguments: list[str | bytes | int] = [epoch, top, incarnation, time_ms]
     for _, _, offset, ttl_s in known:
@@ -138,7 +158,10 @@ def init_call(
 
 
 def remember_call(channel: str, epoch: str, known: Sequence[tuple[str, str, int, int]]) -> Call:
-    """Bring keys from the store, before `init` or `advance`; `known` has (user, key, offset, ttl_s)."""
+    """Return the call that brings keys from the store, before `init` or `advance`.
+
+    `known` has (user, key, offset, ttl_s).
+    """
     arguments: list[str | bytes | int] = []
     for _, _, offset, ttl_s in known:
         arguments += (f"{epoch} {offset}", ttl_s)
@@ -155,7 +178,10 @@ def advance_call(
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
 ) -> Call:
-    """The store is ahead: its newest has `time_ms`. `forget` has (user, key), `remember` (user, key, offset, ttl_s)."""
+    """Return the call that sets Redis, which is behind, to the store's state.
+
+    `time_ms` is that of the newest publication; `forget` has (user, key), `remember` (user, key, offset, ttl_s).
+    """
     names = [keys.log(channel), keys.meta(channel)]
     names += [keys.key(channel, user, key) for user, key in forget]
     names += [keys.key(channel, user, key) for user, key, _, _ in remember]
@@ -166,47 +192,58 @@ def advance_call(
 
 
 def mark_call(channels: Sequence[str]) -> Call:
-    """Note, before appending, that these may hold what is not stored yet."""
+    """Return the call that marks channels as dirty, before an append."""
     return Call(MARK, [keys.dirty()], list(channels))
 
 
 def settled_call(age_s: float, limit: int) -> Call:
-    """Channels marked for longer than that."""
+    """Return the call for channels that were marked more than `age_s` seconds ago."""
     return Call(SETTLED, [keys.dirty()], [int(age_s * 1000), limit])
 
 
 def unmark_call(marks: Sequence[tuple[str, bytes]]) -> Call:
-    """Forget marks, unless they were renewed."""
+    """Return the call that removes marks, unless they were renewed."""
     return Call(UNMARK, [keys.dirty()], [part for channel, mark in marks for part in (channel, mark)])
 
 
 def reset_call(channel: str, old_epoch: str, generation: int) -> Call:
-    """Begin a `hot` log anew."""
+    """Return the call that starts a `hot` log over, if it still has the old epoch."""
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(RESET, names, [old_epoch, new_epoch(generation), META_TTL_S, keys.pub(channel)])
 
 
 def clear_call(channel: str) -> Call:
-    """Drop what a `hot` log keeps; the number of writes."""
+    """Return the call that deletes the entries of a `hot` log.
+
+    Its result is the number of writes to `hot` logs.
+    """
     return Call(CLEAR, [keys.log(channel), keys.observed()], [])
 
 
 def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S, *, writes: int = 0) -> Call:
-    """Epoch and top of a `hot` log, made if there is none of this generation; `writes`: as the caller knows."""
+    """Return the call for epoch and top of a `hot` log, which begins one if needed.
+
+    `generation`: the log must be of this one; an older one is replaced.
+    `writes`: number of writes to `hot` logs that the caller has seen.
+    """
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(TOP, names, ["hot", new_epoch(generation), meta_ttl_s, keys.pub(channel), writes])
 
 
 def stored_top_call(channel: str, incarnation: str, *, writes: int = 0) -> Call:
-    """Epoch and readable top of a `stored` channel, if it was compared with the store in this life of Redis."""
+    """Return the call for epoch and readable top of a `stored` channel.
+
+    It has an answer only if the channel was compared with the store in this incarnation.
+    """
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(TOP, names, ["stored", incarnation, 0, "", writes])
 
 
 def top(result: Any) -> tuple[int, str] | None:
-    """(offset, epoch), or None: compare with the store first, or (`hot`) the log is of a later generation.
+    """Decode the answer of `hot_top_call` or `stored_top_call` as (offset, epoch).
 
-    Or Redis has gone back, and the caller knows of more writes than it has.
+    None: a `stored` channel must be compared first, a `hot` log is of a later generation, or Redis has fewer writes
+    than the caller has seen.
     """
     found = raise_for_error(result)
     return (int(found[1]), found[0].decode()) if found else None
@@ -223,14 +260,28 @@ def read_call(
     max_bytes: int = 1 << 50,
     writes: int = 0,
 ) -> Call:
-    """One page of the hot log; `life` is that of Redis (`stored`), or the generation (`hot`)."""
+    """Return the call that reads one page of the hot log.
+
+    Args:
+        channel: Its name.
+        stored: Whether it is a `stored` channel.
+        incarnation: Token of the incarnation for a `stored` channel, the generation for a `hot` one.
+        since_offset: The page begins after it, or before it if `reverse`; then 0 is the top.
+        limit: Most publications.
+        reverse: Newest first.
+        max_bytes: Nothing more is read beyond this; looked at after every 128 entries.
+        writes: Number of writes to `hot` logs that the caller has seen.
+    """
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     kind = "stored" if stored else "hot"
     return Call(READ, names, [kind, since_offset, limit, int(reverse), incarnation, max_bytes, writes])
 
 
 def page(result: Any) -> Page | None:
-    """What a read call answered."""
+    """Decode the answer of `read_call`.
+
+    None: there is no such log, or Redis has fewer writes than the caller has seen.
+    """
     found = raise_for_error(result)
     if not found:
         return None
@@ -240,9 +291,10 @@ def page(result: Any) -> Page | None:
 
 
 class Unstored(NamedTuple):
-    """Entries of a `stored` channel above what is readable: (offset, id, publication, key as `keys.pair` makes it).
+    """Entries of a `stored` channel above its readable top.
 
-    `life`: the one in which the channel was compared with the store last.
+    Each is (offset, id, publication, key as `keys.pair` makes it).
+    `incarnation`: the one in which the channel was last compared with the store.
     """
 
     epoch: str
@@ -252,12 +304,12 @@ class Unstored(NamedTuple):
 
 
 def unstored_call(channel: str, limit: int) -> Call:
-    """Ask for them, oldest first."""
+    """Return the call for the entries above the readable top, oldest first."""
     return Call(UNSTORED, [keys.log(channel), keys.meta(channel)], [limit])
 
 
 def unstored(result: Any) -> Unstored | None:
-    """What that call answered; None where Redis has no meta."""
+    """Decode the answer of `unstored_call`; None: Redis has no meta of the channel."""
     found = raise_for_error(result)
     if not found:
         return None

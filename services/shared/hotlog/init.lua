@@ -1,6 +1,8 @@
--- Brings the meta of a `stored` channel, and the keys of its last publications, from the store; only if absent.
--- KEYS: log, meta, then one key per position. ARGV: epoch, top, life, time of the newest publication in ms, then per key:
--- position, ttl_s. Returns 1 if written.
+-- Brings the meta of a `stored` channel, and its recent keys, from the store; only if Redis has no meta.
+--
+-- KEYS: log, meta, then one idempotency key per position.
+-- ARGV: epoch, top, token of the incarnation, time of the newest publication (Unix ms), then per key: position, ttl_s.
+-- Returns 1 if it was written.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored')
 if known[1] and known[2] then return 0 end
 redis.call('DEL', KEYS[1])

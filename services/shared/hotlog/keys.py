@@ -1,6 +1,8 @@
-"""Names of keys and pub/sub channels in Redis. All of a channel's share a hash tag.
+"""Names of keys and pub/sub channels in Redis.
 
-Every name begins with the prefix that `REDIS_PREFIX` gives, which keeps platforms apart that share a Redis.
+All begin with the prefix of `REDIS_PREFIX`, which separates platforms that share a Redis. All keys of a channel have
+the same hash tag. The names are older than the words that are used now: `t:life` is the incarnation, `t:beacon` the
+heartbeat, `t:orders` the control log.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ import re
 
 from services.shared.process.config import ConfigError
 
-# First byte of a pub/sub payload.
+# First byte of a pub/sub payload, with what the payload is.
 NUMBERED = b"p"  # p<epoch> <offset> <publication>
 UNNUMBERED = b"n"  # n<publication>
 JOINS = b"J"  # J<client infos>
 LEAVE = b"l"  # l<client info>
 RESET = b"r"  # r<epoch>
-ORDER = b"o"  # o<id> <id of the one before> <order>; on `control()` alone
+ORDER = b"o"  # o<id> <id of the previous one> <control command>; only on `control()`
 
 DEFAULT_PREFIX = "t"
 _USABLE_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -24,7 +26,7 @@ _prefix = f"{DEFAULT_PREFIX}:"
 
 
 def checked_prefix(prefix: str) -> str:
-    """The same.
+    """Return the prefix, if it is allowed.
 
     Raises:
         ConfigError: it could be mistaken for a pattern, a hash tag or a part of another prefix.
@@ -35,96 +37,111 @@ def checked_prefix(prefix: str) -> str:
 
 
 def use_prefix(prefix: str) -> None:
-    """Have all names of this process begin with `<prefix>:`; once, before anything else of it uses Redis.
+    """Set the prefix of all names of this process, once, before anything uses Redis.
 
     Raises:
-        ConfigError: it can't be one.
+        ConfigError: it is not allowed.
     """
     global _prefix
     _prefix = f"{checked_prefix(prefix)}:"
 
 
 def name(rest: str) -> str:
-    """A name of this platform."""
+    """Put the prefix before a name."""
     return _prefix + rest
 
 
 def control() -> str:
-    """Pub/sub channel: questions to every edge, their answers, and orders."""
+    """Pub/sub channel of questions to every edge, their answers, and control commands."""
     return f"{_prefix}control"
 
 
 def orders() -> str:
-    """Stream of what every edge must do: see services/edge/adapters/redis/order.lua."""
+    """Control log: stream of what every edge must do.
+
+    See services/edge/adapters/redis/order.lua.
+    """
     return f"{_prefix}orders"
 
 
 def incarnation() -> str:
-    """`<run id> <generation> <open at, ms>`: see life.py."""
+    """Present incarnation: `<run id> <generation> <open at, ms>`.
+
+    See services/shared/incarnation.
+    """
     return f"{_prefix}life"
 
 
 def heartbeat() -> str:
-    """Counter that the store keeps too."""
+    """Heartbeat: a counter that the store keeps too."""
     return f"{_prefix}beacon"
 
 
 def store() -> str:
-    """Name of the store that `stored` channels were compared with."""
+    """Name of the store that this Redis is used with."""
     return f"{_prefix}store"
 
 
 def observed() -> str:
-    """Hash: how often `hot` logs were written, and what else must not go back: see check.lua and heartbeat.lua."""
+    """Hash of what must not go back: writes to `hot` logs, counter of the store.
+
+    See check.lua and heartbeat.lua in services/shared/incarnation.
+    """
     return f"{_prefix}observed"
 
 
 def observers() -> str:
-    """Hash: edge → ms of its last look."""
+    """Hash: edge → Unix ms of its last check."""
     return f"{_prefix}observers"
 
 
 def said() -> str:
-    """Hash: edge → `<run id> <what it says of that run> …`, while nobody has judged it."""
+    """Hash: edge → `<run id> <what it knows of that run> …`, until the run is judged.
+
+    The id may be a replication id instead.
+    """
     return f"{_prefix}said"
 
 
 def dirty() -> str:
-    """Set of `stored` channels that may hold entries which are not stored yet."""
+    """Sorted set of `stored` channels that may hold entries not stored yet, by time."""
     return f"{_prefix}dirty"
 
 
 def log(channel: str) -> str:
-    """Stream of publications; entry id `<offset>-0`."""
+    """Stream of the publications of a channel; entry id `<offset>-0`."""
     return f"{_prefix}{{{channel}}}:log"
 
 
 def meta(channel: str) -> str:
-    """Hash: epoch, top, and `stored` for stored channels."""
+    """Hash about the log of a channel: epoch, top and more; see `hotlog/__init__.py`."""
     return f"{_prefix}{{{channel}}}:meta"
 
 
 def pub(channel: str) -> str:
-    """Pub/sub channel."""
+    """Pub/sub channel of a channel."""
     return f"{_prefix}{{{channel}}}:pub"
 
 
 def key(channel: str, user: str, idempotency_key: str) -> str:
-    """Position of the publish with this key; the lengths in front keep one user's keys out of another's."""
+    """Stream position of the publish with this idempotency key.
+
+    The length before the user keeps the keys of one user apart from those of another.
+    """
     return f"{_prefix}{{{channel}}}:key:{len(user)}:{user}:{idempotency_key}"
 
 
 def pair(user: str, idempotency_key: str) -> str:
-    """Both in one text, from which both can be had again, whatever characters are in them."""
+    """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"
 
 
 def unpair(text: str) -> tuple[str, str]:
-    """User and idempotency key of such a text."""
+    """Split what `pair` joined: user and idempotency key."""
     length, _, rest = text.partition(":")
     return rest[: int(length)], rest[int(length) :]
 
 
 def channel_of(pub_channel: bytes) -> str:
-    """The channel that a pub/sub channel belongs to."""
+    """Return the channel of a pub/sub channel."""
     return pub_channel[len(_prefix) + 1 : -len(_PUB_SUFFIX)].decode()

@@ -1,4 +1,7 @@
--- Notes that channels may soon hold entries which are not stored. KEYS: dirty set. ARGV: channels.
+-- Marks channels as dirty: they may soon hold entries that are not stored.
+--
+-- KEYS: dirty.
+-- ARGV: channels.
 local now = redis.call('TIME')
 local ms = string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000))
 local marks = {}

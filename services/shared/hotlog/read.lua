@@ -1,7 +1,10 @@
--- One page, never past what is readable. KEYS: log, meta, observed. ARGV: class, since offset, limit, 1 for reverse,
--- generation of `hot` logs or life of Redis for a `stored` one, bytes after which it ends, number of writes that the caller
--- knows of.
--- Returns {epoch, top, entries}; nothing where there is no such log, or where this Redis lacks some of those writes.
+-- Reads one page of a log, never beyond what is readable.
+--
+-- KEYS: log, meta, observed.
+-- ARGV: `hot` or `stored`, since offset, limit, 1 for reverse, generation (`hot`) or token of the incarnation
+--   (`stored`), bytes beyond which nothing more is read (looked at after every 128 entries), number of writes that the
+--   caller has seen.
+-- Returns {epoch, top, entries}; {} if there is no such log, or if this Redis has fewer writes.
 if (tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0) < tonumber(ARGV[7]) then return {} end
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life')
 local stored = ARGV[1] == 'stored'

@@ -1,5 +1,8 @@
--- Begins a `hot` log anew, if its epoch is still the old one. KEYS: log, meta, observed. ARGV: old epoch, new epoch, meta_ttl_s,
--- pub/sub channel. Returns 1 if it did.
+-- Starts a `hot` log over with a new epoch, if it still has the old one.
+--
+-- KEYS: log, meta, observed.
+-- ARGV: old epoch, new epoch, meta_ttl_s, pub/sub channel.
+-- Returns 1 if it did.
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return 0 end
 local time = redis.call('HGET', KEYS[2], 'time')
 redis.call('DEL', KEYS[1], KEYS[2])

@@ -1,6 +1,9 @@
 #!lua flags=allow-oom
--- Lets Redis forget a `stored` channel that nobody publishes in: persistence brings it back from the store. Only while
--- nothing of it is not stored yet. KEYS: meta, log. ARGV: ttl_s, ttl_s where nothing was ever published.
+-- Lets Redis forget a `stored` channel after a time without publications; persistence brings it back from the store.
+-- Only while all of it is stored.
+--
+-- KEYS: meta, log.
+-- ARGV: ttl_s, ttl_s of a channel that never had a publication.
 -- Returns 1 if it may be forgotten.
 local known = redis.call('HMGET', KEYS[1], 'top', 'stored')
 if not known[2] or known[1] ~= known[2] then return 0 end

@@ -1,4 +1,7 @@
-"""Scripts by hash, many in one round trip; a server that does not know one is told."""
+"""Lua scripts of the hot log, run by hash, several in one round trip.
+
+A server that does not know a script gets its text, and the call is repeated.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua text and its hash."""
+    """Text and SHA-1 of a Lua script."""
 
     text: bytes
     sha: str
 
 
 def load(*paths: Path) -> Script:
-    """The script in a file, or in several, one after the other."""
+    """Load a script from a file, or from several that are concatenated."""
     text = b"".join(path.read_bytes() for path in paths)
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
@@ -49,7 +52,7 @@ VERIFY = load(_FOLDER / "verify.lua")
 
 
 class Call(NamedTuple):
-    """One run of a script."""
+    """One call of a script, with its keys and arguments."""
 
     script: Script
     keys: Sequence[str]
@@ -60,12 +63,12 @@ Command = tuple[str | bytes | int, ...]
 
 
 async def run_through(send: Callable[[Sequence[Command]], Awaitable[list[Any]]], calls: Sequence[Call]) -> list[Any]:
-    """Run the scripts in order, in one round trip (two where the server did not know one).
+    """Run calls in order, in one round trip; in three if a script was unknown.
 
-    Returns one result per call; a result that is a `redis.ResponseError` was refused by the server.
+    Returns one result per call; a `redis.ResponseError` means that the server refused the call.
 
     Args:
-        send: Sends commands and gives their results, in order.
+        send: Sends commands and returns their results, in order.
     """
     results = await send([_command(call) for call in calls])
     missing = [index for index, found in enumerate(results) if isinstance(found, exceptions.NoScriptError)]
@@ -78,14 +81,15 @@ async def run_through(send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
 
 
 def _command(call: Call) -> Command:
+    """The EVALSHA command of a call."""
     return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.arguments)
 
 
 def raise_for_error(result: Any) -> Any:
-    """The result, unless the server refused the call.
+    """Return the result, unless the server refused the call.
 
     Raises:
-        Unavailable: it did: out of memory, loading, read only.
+        Unavailable: it refused: out of memory, loading, read only.
     """
     if isinstance(result, exceptions.RedisError):
         raise Unavailable(f"Redis refused: {result}") from result

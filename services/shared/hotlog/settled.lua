@@ -1,5 +1,7 @@
--- Channels marked for longer than a while, or in a future (the clock was set back), with their marks.
--- KEYS: dirty set. ARGV: age_ms, at most so many.
+-- Returns dirty channels that were marked before a time, or in the future (the clock was set back), with their marks.
+--
+-- KEYS: dirty.
+-- ARGV: age in ms, most channels of either kind.
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local upto = string.format('%d', ms - tonumber(ARGV[1]))

@@ -1,6 +1,8 @@
--- In front of the scripts that give offsets. Returns the time of what they number now, Unix ms by the clock of this server
--- and never before `last`; and the bytes that set it in a serialized Publication when they are put behind it: a varint of
--- six bytes as field 6, `time_ms`. Of a field that is there twice the last one counts. All of one run have one time.
+-- Gives publications their time; loaded in front of the scripts that number them.
+--
+-- `stamp(last)` returns the time of what is numbered now, Unix ms by the clock of this server and never before `last`,
+-- and the bytes that set it in a serialized Publication when they are appended: field 6, `time_ms`, as a varint of six
+-- bytes. If a field is there twice, the last one counts. All publications of one run of a script have one time.
 local function varint_time(ms)
   local high = math.floor(ms / 2097152)
   return string.format('%d', ms), string.char(48,

@@ -1,8 +1,10 @@
--- Epoch and readable top. KEYS: log, meta, observed. ARGV: class, epoch for a new `hot` log (<generation>.<random>) or the
--- life of Redis for a `stored` one, meta_ttl_s, pub/sub channel, number of writes that the caller knows of. A `hot` log of
--- an older generation begins anew.
--- Returns {epoch, top}; nothing where a `stored` channel must be compared with the store first, where a `hot` log is of a
--- later generation, or where this Redis lacks writes that the caller knows of.
+-- Returns epoch and readable top. A `hot` log of an older generation is replaced by an empty one first.
+--
+-- KEYS: log, meta, observed.
+-- ARGV: `hot` or `stored`, epoch for a new `hot` log (<generation>.<random>) or token of the incarnation (`stored`),
+--   meta_ttl_s, pub/sub channel, number of writes that the caller has seen.
+-- Returns {epoch, top}; {} if a `stored` channel must be compared with the store first, if a `hot` log is of a later
+--   generation, or if this Redis has fewer writes.
 if (tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0) < tonumber(ARGV[5]) then return {} end
 local function generation_of(text) return tonumber(string.match(text or '', '^(%d+)%.')) or -1 end
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life', 'time')

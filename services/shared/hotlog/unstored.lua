@@ -1,5 +1,8 @@
--- Entries of a `stored` channel that readers do not see yet. KEYS: log, meta. ARGV: at most so many.
--- Returns {epoch, stored, entries, life}, or nothing where there is no meta.
+-- Returns the entries of a `stored` channel above its readable top.
+--
+-- KEYS: log, meta.
+-- ARGV: most entries.
+-- Returns {epoch, readable top, entries, token of the incarnation in which it was compared}; {} if there is no meta.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'life')
 if not known[1] or not known[2] then return {} end
 local first = string.format('%d-0', tonumber(known[2]) + 1)
