@@ -1,4 +1,7 @@
-"""Scripts that compare Redis with what persistence and edges know of it, as calls; see the package."""
+"""Calls of the scripts that compare Redis with what its users know of it.
+
+The package docstring has the rules.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ CHECK = load(_FOLDER / "check.lua")
 ORDERLY_END = load(_FOLDER / "orderly_end.lua")
 NEW_GENERATION = load(_FOLDER / "new_generation.lua")
 
-PAUSE_MS = 500  # after a restart that lost nothing the store knows of: edges that saw more say so within it
+PAUSE_MS = 500  # wait after a restart that seems to have lost nothing: edges that know better object meanwhile
 
 
 class Incarnation(NamedTuple):
-    """One incarnation, as `t:life` names it; used by clients from `open_at_ms` on (clock of Redis)."""
+    """One incarnation of Redis, as `t:life` has it.
+
+    `open_at_ms`: when clients may use it, Unix ms by the clock of Redis; 0: at once.
+    """
 
     run_id: str
     generation: int
@@ -26,12 +32,15 @@ class Incarnation(NamedTuple):
 
     @property
     def token(self) -> str:
-        """Names this incarnation; `stored` channels are compared with the store once in each."""
+        """Text that names this incarnation.
+
+        `stored` channels are compared with the store once in each.
+        """
         return f"{self.run_id}.{self.generation}"
 
 
 def parse_incarnation(found: bytes | None) -> Incarnation | None:
-    """The value of the key; None where there is none, or another thing."""
+    """Parse the value of the key; None if it is missing or something else."""
     words = (found or b"").decode("ascii", "replace").split(" ")
     if len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
         return None
@@ -39,7 +48,10 @@ def parse_incarnation(found: bytes | None) -> Incarnation | None:
 
 
 class Known(NamedTuple):
-    """What a process has seen of Redis: the number of writes in a generation, and when (by the clock of Redis)."""
+    """What a process has seen of Redis.
+
+    `writes`: number of writes to `hot` logs in this generation. `at_ms`: when it was seen, by the clock of Redis.
+    """
 
     generation: int = 0
     writes: int = 0
@@ -47,9 +59,10 @@ class Known(NamedTuple):
 
 
 class HeartbeatReply(NamedTuple):
-    """`life`: what is said of this run of Redis; None where others must say first what they know.
+    """Answer to a heartbeat.
 
-    `was_kept`: "<name of a store> <count>", which that store had kept for certain.
+    `incarnation`: None while edges must say first what they know of this run.
+    `was_kept`: "<store> <counter>", which that store is known to have kept.
     """
 
     counter: int
@@ -60,7 +73,10 @@ class HeartbeatReply(NamedTuple):
 
 
 class ForeignStore(NamedTuple):
-    """Redis names another store, and nothing was done; `counter` goes on while that one is in use."""
+    """Redis is used with another store, and nothing was done.
+
+    `counter` goes up while that store is in use.
+    """
 
     store: str
     counter: int
@@ -78,21 +94,25 @@ def heartbeat_call(
     waits: bool = False,
     pause_ms: int = PAUSE_MS,
 ) -> Call:
-    """Compare with the highest counter and generation that the store or this process knows, and say what was found.
+    """Return the call that counts up, and compares Redis with what is known of it.
 
     Args:
-        kept: The counter that the store itself has.
-        store: Names it; "" leaves open which it is.
-        restored: Names the last time that it was restored from a backup, "" if never.
-        replaces: Name of another store, whose place it takes.
-        waits: For edges that have not said yet what they know of an earlier run.
+        counter: Highest that the store or this process knows.
+        generation: Highest that the store or this process knows.
+        known: What this process saw with its last heartbeat.
+        kept: Counter that the store itself has.
+        store: Name of the store; "" for any.
+        restored: Mark of the store's last restore, "" if there was none.
+        replaces: Name of another store, whose place this one takes.
+        waits: Whether to wait for edges that have not said yet what they know of an earlier run.
+        pause_ms: How long clients wait before they use a new run that lost nothing.
     """
     names = [keys.heartbeat(), keys.incarnation(), keys.store(), keys.observed(), keys.observers(), keys.said()]
     return Call(HEARTBEAT, names, [counter, generation, kept, store, *known, int(waits), pause_ms, replaces, restored])
 
 
 def heartbeat_result(result: Any) -> HeartbeatReply | ForeignStore:
-    """What that call answered."""
+    """Decode the answer of `heartbeat_call`."""
     found = raise_for_error(result)
     if len(found) == 2:
         return ForeignStore(found[0].decode(), int(found[1]))
@@ -102,19 +122,29 @@ def heartbeat_result(result: Any) -> HeartbeatReply | ForeignStore:
 
 
 def orderly_end_call(counter: int, known: Known) -> Call:
-    """Have this run judged anew before anybody uses it, if no edge is there: whoever compares it ends in order."""
+    """Return the call that ends this run in order, if no edge is there.
+
+    The run must be judged again before anybody uses it. `known` and `counter` are what this process knows.
+    """
     names = [keys.incarnation(), keys.observed(), keys.observers(), keys.heartbeat()]
     return Call(ORDERLY_END, names, [known.generation, known.writes, counter, keys.control()])
 
 
 def orderly_end_result(result: Any, generation: int) -> tuple[int, Known] | None:
-    """What that call answered: counter, and all that was ever written; None: nothing was done."""
+    """Decode the answer of `orderly_end_call` as counter and all that Redis has.
+
+    None: nothing was done.
+    """
     found = raise_for_error(result)
     return (int(found[0]), Known(generation, int(found[1]), int(found[2]))) if found else None
 
 
 class CheckReply(NamedTuple):
-    """What an edge found: `missing`: this run, in use, lacked what the edge knows, and `life` is a new one."""
+    """Answer to the check of an edge.
+
+    `missing`: this run, which is in use, had less than the edge knows, and `incarnation` is a new one. `was_kept` as in
+    `HeartbeatReply`.
+    """
 
     run_id: str
     at_ms: int
@@ -125,13 +155,20 @@ class CheckReply(NamedTuple):
 
 
 def check_call(edge: str, known: Known, run_id: str, was_kept: str) -> Call:
-    """Compare with what this edge knows; `run_id`: of the run that it uses, `was_kept`: as the last look had it."""
+    """Return the call that compares Redis with what this edge knows.
+
+    Args:
+        edge: Its name among those that watch Redis.
+        known: What it saw with its last check.
+        run_id: Of the run that it uses; "": none.
+        was_kept: As the last check returned it.
+    """
     names = [keys.incarnation(), keys.observed(), keys.observers(), keys.said()]
     return Call(CHECK, names, [edge, *known, run_id, was_kept])
 
 
 def check_result(result: Any) -> CheckReply:
-    """What that call answered."""
+    """Decode the answer of `check_call`."""
     run_id, at_ms, said, writes, was_kept, missing = raise_for_error(result)
     return CheckReply(
         run_id.decode(), int(at_ms), parse_incarnation(said), int(writes), was_kept.decode(), bool(missing)
@@ -139,5 +176,8 @@ def check_result(result: Any) -> CheckReply:
 
 
 def new_generation_call(run_id: str, generation: int, *, only_other_run: bool) -> Call:
-    """Begin a generation above this one, unless somebody did."""
+    """Return the call that begins a generation above this one, unless somebody did.
+
+    `only_other_run`: only if the present incarnation is of another run.
+    """
     return Call(NEW_GENERATION, [keys.incarnation()], [run_id, generation, int(only_other_run)])

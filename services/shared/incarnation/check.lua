@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
--- An edge compares this Redis with what it knows of it, and says so. KEYS: life, observed, observers, said.
--- ARGV: name of the edge; generation, number of writes and ms of its last look (0: none); run of Redis that it uses, or
--- nothing; what it heard that the store had kept.
--- Returns {run id, ms, life, number of writes, what the store had kept, 1 if a life began because something is missing}.
+-- An edge compares this Redis with what it knows of it, and says so.
+--
+-- KEYS: life (the incarnation), observed, observers, said.
+-- ARGV: name of the edge; generation, number of writes and ms of its last check (0: none); run id that it uses, or '';
+--   what it heard that the store had kept.
+-- Returns {run id, ms, incarnation, number of writes, what the store had kept, 1 if a generation began since something
+--   is missing}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')

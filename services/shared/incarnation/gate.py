@@ -1,4 +1,7 @@
-"""A gate in front of every connection to Redis: no command runs on a server whose life is not known to be whole."""
+"""Gates that connections to Redis pass before they are used.
+
+`IncarnationGate` lets connections through only to a run of the server that is known to have lost nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ logger = logging.getLogger(__name__)
 _RUN_ID = re.compile(rb"^run_id:(\S+)", re.MULTILINE)
 _REPLICA = re.compile(rb"^role:slave\b", re.MULTILINE)
 _CLUSTER = re.compile(rb"^(redis|server)_mode:cluster\b", re.MULTILINE)
-ASK = ("INFO", "server", "replication")  # before a connection is used
+ASK = ("INFO", "server", "replication")  # first command of a connection
 
 
 def is_replica(info: bytes) -> bool:
-    """Whether what INFO answered is of a server that takes no writes: a master that was demoted, say."""
+    """Whether this answer to INFO is of a replica, which takes no writes."""
     return _REPLICA.search(info) is not None
 
 
 def run_id_of(info: bytes) -> str:
-    """The run id in what INFO answered; it changes with every start of the server.
+    """Return the run id from an answer to INFO; every start of the server changes it.
 
     Raises:
         redis.ConnectionError: it has none.
@@ -38,19 +41,20 @@ def run_id_of(info: bytes) -> str:
 
 
 def refuse_cluster(info: bytes) -> None:
-    """
+    """Refuse a server in cluster mode.
+
     Raises:
-        ConfigError: what INFO answered is of a server in cluster mode.
+        ConfigError: this answer to INFO is of such a server.
     """
     if _CLUSTER.search(info) is not None:
         raise ConfigError("REDIS_URL: this Redis runs in cluster mode, which is not supported: use one without it")
 
 
 async def _run_of(connection: Any) -> str:
-    """Log in, then ask which run this is; the connection keeps the answer as `run_id`.
+    """Log in, and ask for the run id, which is noted in the connection as well.
 
     Raises:
-        redis.ConnectionError: it is a replica, or refuses us.
+        redis.ConnectionError: the server is a replica, or refuses us.
         ConfigError: it is part of a cluster.
     """
     await connection.on_connect()
@@ -64,51 +68,56 @@ async def _run_of(connection: Any) -> str:
 
 
 class RunTracker:
-    """Knows the run of the server that the last connection was made to; refuses none."""
+    """Gate that lets every run through, and knows the run of the last connection."""
 
     def __init__(self) -> None:
         self.run_id = ""
 
     async def admit(self, connection: Any) -> None:
-        """Log in, then ask which run this is.
+        """Log in, and note the run id.
 
         Raises:
-            redis.ConnectionError: it is a replica, or refuses us.
+            redis.ConnectionError: the server is a replica, or refuses us.
+            ConfigError: it is part of a cluster.
         """
         self.run_id = await _run_of(connection)
 
     def fits(self, run_id: str) -> bool:
-        """Whether a connection that was made to this run may be used still."""
+        """Whether a connection to this run may still be used."""
         return run_id == self.run_id
 
 
 class IncarnationGate:
-    """Closed until `open`. `admit` is the connect function of a pool: it refuses other runs of the server."""
+    """Gate that lets only the run of one incarnation through; closed until `open`.
+
+    `admit` is called for each new connection.
+    """
 
     def __init__(self) -> None:
         self.incarnation: Incarnation | None = None
-        self.lives = 0  # how often it was opened for another life
+        self.lives = 0  # number of incarnations that it was opened for
         self.last_generation = 0
-        self.known = Known()  # what was seen of Redis last; every connection's calls are held against it
-        self.refused = asyncio.Event()  # a connection was: whoever opens the gate should look
+        self.known = Known()  # the most that was seen of Redis; calls refuse a Redis that has less
+        self.refused = asyncio.Event()  # set when a connection was refused: heartbeat or check should look now
 
     @property
     def is_open(self) -> bool:
+        """Whether an incarnation may be used."""
         return self.incarnation is not None
 
     @property
     def token(self) -> str:
-        """Of the present life; "" while closed: nothing was compared with the store in that."""
+        """Token of the present incarnation; "" while closed."""
         return self.incarnation.token if self.incarnation else ""
 
     @property
     def generation(self) -> int:
-        """Of `hot` logs; 0 while closed."""
+        """Generation of `hot` logs; 0 while closed."""
         return self.incarnation.generation if self.incarnation else 0
 
     @property
     def writes(self) -> int:
-        """As many as Redis must have at least."""
+        """Number of writes to `hot` logs that Redis must have at least."""
         return self.known.writes
 
     def open(self, incarnation: Incarnation, known: Known) -> None:
@@ -121,7 +130,7 @@ class IncarnationGate:
         self.saw(known)
 
     def saw(self, known: Known) -> None:
-        """Remember it, unless more is known of the same generation."""
+        """Note what was seen of Redis, unless more is known."""
         mine = self.known
         if known.generation > mine.generation:
             self.known = known
@@ -129,22 +138,25 @@ class IncarnationGate:
             self.known = Known(known.generation, max(known.writes, mine.writes), known.at_ms or mine.at_ms)
 
     def close(self) -> None:
-        """Refuse every new connection."""
+        """Refuse new connections."""
         self.incarnation = None
 
     def fits(self, run_id: str) -> bool:
-        """Whether a connection that was made to this run may be used still: not once another one is open."""
+        """Whether a connection to this run may still be used.
+
+        It may while the gate is closed, but not once it is open for another run.
+        """
         return self.incarnation is None or run_id == self.incarnation.run_id
 
     async def admit(self, connection: Any) -> None:
-        """Log in, then ask which run this is.
+        """Log in, and check the run of the server; another run closes the gate.
 
         Raises:
-            redis.ConnectionError: not the one whose life is known, or a replica.
+            redis.ConnectionError: it is not the run of the incarnation, it is a replica, or it refuses us.
         """
         try:
             run_id = await _run_of(connection)
-        except ConfigError as error:  # whoever looks at lives ends the process
+        except ConfigError as error:  # the heartbeat or check ends the process
             raise exceptions.ConnectionError(str(error)) from error
         if self.incarnation is None or run_id != self.incarnation.run_id:
             self.close()

@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
--- Says that this Redis has what it had a second ago, or begins a new life of it. The keys belong to the whole server.
--- KEYS: beacon, life, store, observed, observers, said. ARGV: highest count and generation known, count that the store
--- keeps, its name or nothing; generation, number of writes and ms of the last beat of this process (0: none); 1 to wait for
--- edges that have watched an earlier run; pause_ms; name of another store whose place it takes; since which restoring of
--- the store, by chance, or nothing.
--- Returns {count, generation, what is said of this run, or '' where it waits, number of writes, ms, what the store had kept};
--- {name, count} of another store: nothing was done.
+-- Heartbeat of persistence: counts up, and keeps the incarnation if Redis has what it had, or begins another one. The
+-- keys are those of the whole platform, not of a channel.
+--
+-- KEYS: beacon (the heartbeat), life (the incarnation), store, observed, observers, said.
+-- ARGV: highest counter and generation known; counter that the store has; its name or ''; generation, number of writes
+--   and ms of the last heartbeat of this process (0: none); 1 to wait for edges that have watched an earlier run;
+--   pause_ms; name of another store whose place ours takes; mark of the store's last restore, or ''.
+-- Returns {counter, generation, incarnation or '' while it waits, number of writes, ms, what the store had kept};
+--   {name, counter} of another store, and then nothing was done.
 local kept, kept_generation = tonumber(ARGV[1]), tonumber(ARGV[2])
 local store = redis.call('GET', KEYS[3])
 local another = store and ARGV[4] ~= '' and store ~= ARGV[4]

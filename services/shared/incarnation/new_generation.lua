@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
--- Gives `hot` logs a new generation: something acknowledged is gone, or nobody can tell. KEYS: life.
--- ARGV: run id of this server, highest generation known, 1: only if the life was begun by another run.
--- Returns what the life is then.
+-- Begins a new generation of `hot` logs: something acknowledged is missing, or nobody can tell.
+--
+-- KEYS: life (the incarnation).
+-- ARGV: run id of this server, highest generation known, 1: only if the incarnation is of another run.
+-- Returns the incarnation that holds now.
 local life = redis.call('GET', KEYS[1])
 local run_id, generation = string.match(life or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0

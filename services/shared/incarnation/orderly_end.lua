@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
--- Persistence ends in order, and no edge is there: nothing can be written before somebody has judged this run anew. So what
--- persistence has seen until now is all that there is. KEYS: life, observed, observers, beacon. ARGV: generation and number
--- of writes that it knows, its count, pub/sub channel of edges.
--- Returns {count, number of writes, ms}; {}: edges are there, or this is not the Redis that it knows, and nothing was done.
+-- Ends this run in order: persistence stops, and no edge is there. Nothing can be written before the run is judged
+-- again, so what persistence has seen until now is all that there is.
+--
+-- KEYS: life (the incarnation), observed, observers, beacon (the heartbeat).
+-- ARGV: generation and number of writes that persistence knows, its counter, pub/sub channel of edges.
+-- Returns {counter, number of writes, ms}; {} if edges are there or this is not the Redis that it knows, and then
+--   nothing was done.
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local stretch = run_id .. ' ' .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 local found = redis.call('HMGET', KEYS[2], 'writes', 'stretch')
