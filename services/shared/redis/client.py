@@ -1,4 +1,7 @@
-"""Redis clients as Thalamus wants them: bounded, with deadlines, and never repeating a command by themselves."""
+"""redis-py clients with deadlines and without retries; check of the server.
+
+Most calls go over `pipeline.RedisPipeline` instead.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ from services.shared.redis.address import Tls, parse_redis_url
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 1.0
-CALL_TIMEOUT_S = 2.5
-MAX_CONNECTIONS = 64
-_OLDEST = (7, 0)
+CONNECT_TIMEOUT_S = 1.0  # longest wait for a connection, seconds
+CALL_TIMEOUT_S = 2.5  # longest wait for an answer, or for a free connection of the pool, seconds
+MAX_CONNECTIONS = 64  # of one pool
+_OLDEST = (7, 0)  # version of Redis
 
 
 class MayNotAsk(ConfigError):
-    """Our user has no right to ask the server what it is."""
+    """Our user of Redis has no right to use INFO."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What a Redis says of itself; `run_id` changes with every start of the process."""
+    """What a server says of itself; `run_id` changes with every start of it."""
 
     name: str
     version: str
@@ -39,10 +42,10 @@ class ServerInfo:
 
 
 def redis_client(url: str, **options: Any) -> redis.asyncio.Redis:
-    """A client for a `redis://`, `rediss://` or `unix://` address; `options` are those of the connection pool.
+    """Create a client for a `redis://`, `rediss://` or `unix://` address.
 
-    The library repeats nothing: whether a command whose outcome is unknown may be repeated is ours to know.
-    Connecting takes 1 s at most, an answer 2.5 s, a free connection of the pool (64) 2.5 s.
+    `options` are those of the connection pool. The library retries nothing: only callers know whether a command may be
+    repeated. Connecting takes 1 s at most, an answer 2.5 s, and waiting for one of 64 connections 2.5 s.
 
     Raises:
         ConfigError: `url` is not such an address.
@@ -63,7 +66,7 @@ def redis_client(url: str, **options: Any) -> redis.asyncio.Redis:
 
 
 def _place(url: str) -> dict[str, Any]:
-    """The options of a pool that say where and who."""
+    """Options of a pool for the address and the login."""
     address = parse_redis_url(url)
     options: dict[str, Any] = {"db": address.db, "username": address.username or None}
     options["password"] = address.password or None
@@ -74,20 +77,20 @@ def _place(url: str) -> dict[str, Any]:
 
 
 class _TlsConnection(SSLConnection):
-    """With the context that every other connection has, too."""
+    """TLS connection with the same context as all other connections."""
 
     def __init__(self, *, tls: Tls, **options: Any) -> None:
         super().__init__(**options)
-        self.ssl_context = tls  # type: ignore[assignment]  # its `get` is asked for every connection
+        self.ssl_context = tls  # type: ignore[assignment]  # redis-py calls its `get` for every connection
 
 
 async def check_server(client: redis.asyncio.Redis) -> ServerInfo:
-    """Ask the server what it is; warn where it may evict what must be kept.
+    """Ask the server what it is; log a warning if it may evict keys.
 
     Raises:
-        MayNotAsk: it does not say.
-        ConfigError: older than Redis 7.0 (every Valkey is new enough), in cluster mode, or it refuses our password.
-        Unavailable: it does not answer yet, or nothing but that it is busy or loading.
+        MayNotAsk: our user may not use INFO.
+        ConfigError: it is older than Redis 7.0 (any Valkey is new enough), in cluster mode, or refuses the password.
+        Unavailable: it does not answer, or is busy or loading.
     """
     try:
         said: dict[str, Any] = {**await client.info("server"), **await client.info("memory")}
@@ -107,7 +110,13 @@ async def check_server(client: redis.asyncio.Redis) -> ServerInfo:
 
 
 def _server_info(said: dict[str, Any]) -> ServerInfo:
-    """Valkey gives a `redis_version` for compatibility, 7.2 or later, beside its own name and version."""
+    """Pick what we need from an answer to INFO.
+
+    Valkey has a `redis_version` for compatibility, 7.2 or later, beside its own name and version.
+
+    Raises:
+        ConfigError: the server is too old, or in cluster mode.
+    """
     compatible = str(said.get("redis_version", ""))
     name = str(said.get("server_name", "redis"))
     if "cluster" in (said.get("redis_mode"), said.get("server_mode")):

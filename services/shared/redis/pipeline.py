@@ -1,4 +1,26 @@
-"""A connection to Redis for many at a time: packed and parsed by hiredis, sent at once, answered in order."""
+"""Redis connection for many callers: sent at once, answered in order.
+
+Purpose. Callers share one connection without waiting for each other's answers. hiredis packs and parses.
+
+Rules.
+
+* It connects when it is needed, and again after the connection broke. All who wait share one attempt.
+* Nothing is retried. `NotSent`: nothing has reached the server. `Unavailable`: the outcome is unknown.
+* A gate sees each new connection before it is used, and may refuse it (see `services/shared/incarnation`).
+* A connection is given up when its server can't serve us: a refusal such as READONLY, a replica (asked once a second
+  while the connection is used), or a run that no longer fits the gate. Nothing more is sent on it; what is under way is
+  answered, for 2.5 s at most. The next call connects again.
+* A call that gets no answer in time closes the connection only if nothing at all was received since it began. Otherwise
+  others are being answered, and its own answer will be dropped.
+
+Example. Callers A and B send 3 and 2 commands. All five are under way at once, and the first three answers are those of
+A. If the connection breaks after the fourth, A has its result, and B gets `Unavailable`, though one of its commands
+ran.
+
+Trade-offs. One connection and no pool: fewer system calls, and commands run in the order in which they were sent. A
+slow script delays all callers. Commands that block, and pub/sub, need connections of their own. See
+docs/decisions/0023.
+"""
 
 from __future__ import annotations
 
@@ -20,29 +42,25 @@ from services.shared.redis.address import RedisAddress, parse_redis_url
 from services.shared.redis.client import CONNECT_TIMEOUT_S
 from services.shared.redis.socket import connect
 
-ROLE_S = 1.0  # how often a connection that is used asks whether its server is a replica by now
-_ANEW_S = 0.1  # at least, from one connection to the next while a server refuses
-_FINISH_S = 2.5  # for what is under way on a connection that is given up
-# What a server says that can't serve us: a replica, one that lost its master or its replicas, one that is starting, a
-# part of a cluster, one that has forgotten who we are. A new connection may lead to another one.
+ROLE_S = 1.0  # seconds between questions whether the server has become a replica
+_ANEW_S = 0.1  # shortest time from one connection to the next while a server refuses, seconds
+_FINISH_S = 2.5  # seconds for what is under way on a connection that is given up
+# Error codes of a server that can't serve us: a replica, one without its master or its replicas, one that is loading,
+# part of a cluster, or one where we are not logged in. A new connection may lead to another server.
 _OF_NO_USE = frozenset(
     {"READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOAUTH"}
 )
 
 
 class NotSent(Unavailable):
-    """Nothing of it has reached the server, nor will."""
+    """Nothing of the call has reached the server, nor will it: a retry is safe."""
 
 
 class RedisPipeline:
-    """Connects when it is needed, and again after it broke; what somebody sends waits for nobody else's answer.
-
-    Nothing is repeated: of what was under way when the connection broke, the outcome is unknown. A connection whose
-    server turns out to be of no use, as a master that was demoted, is given up: what is under way on it ends there.
-    """
+    """Connection to Redis for many callers; see the module."""
 
     def __init__(self, url: str, *, gate: IncarnationGate | RunTracker | None = None) -> None:
-        """A `gate` sees every connection before it is used, and may refuse it.
+        """Create it; connects when it is used.
 
         Raises:
             ConfigError: `url` is not a `redis://`, `rediss://` or `unix://` address.
@@ -53,22 +71,22 @@ class RedisPipeline:
         self._connecting: asyncio.Task[_Connection] | None = None
 
     async def run(self, calls: Sequence[Call], *, timeout_s: float) -> list[Any]:
-        """Run the scripts in order, in one round trip (two where the server did not know one).
+        """Run scripts in order, in one round trip; in three if a script was unknown.
 
         Returns one result per call; a result that is a `redis.RedisError` was refused by the server.
 
         Raises:
             NotSent: there is no connection.
-            Unavailable: no answer; which of them ran is unknown.
+            Unavailable: no answer in time; which calls ran is unknown.
         """
         return await self._within(timeout_s, self._run(calls))
 
     async def execute(self, commands: Sequence[Command], *, timeout_s: float) -> list[Any]:
-        """The same for commands."""
+        """Run commands in the same way."""
         return await self._within(timeout_s, self._send(commands))
 
     async def aclose(self) -> None:
-        """End the connection; whoever waits for an answer gets `Unavailable`."""
+        """Close the connection; callers that wait for an answer get `Unavailable`."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -77,13 +95,14 @@ class RedisPipeline:
             self._connection = None
 
     async def _within(self, timeout_s: float, sending: Awaitable[list[Any]]) -> list[Any]:
+        """Await answers for at most `timeout_s`; failures become `Unavailable`."""
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout_s):
                 return await sending
         except TimeoutError as error:
             if self._connection is not None and self._connection.heard_at < started:
-                self._connection.abort()  # else others are being answered, and this will be too, to nobody
+                self._connection.abort()  # else others are served, and this answer will be dropped
             raise Unavailable(f"Redis does not answer: nothing in {timeout_s:g} s") from error
         except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
@@ -96,7 +115,7 @@ class RedisPipeline:
             try:
                 return await self._send(commands)
             except NotSent as error:
-                if sent:  # it is what the server did not know that was not sent again: the rest was carried out
+                if sent:  # only the scripts that the server did not know were not sent again: the others ran
                     raise Unavailable(str(error)) from error
                 raise
             finally:
@@ -105,6 +124,7 @@ class RedisPipeline:
         return await run_through(send, calls)
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, over a new connection if the present one is of no use."""
         connection = self._connection
         if connection is not None and not connection.is_usable(self._gate):
             connection.give_up()
@@ -117,7 +137,7 @@ class RedisPipeline:
         return await connection.ask(commands)
 
     async def _connected(self) -> _Connection:
-        """One attempt for all that wait for it."""
+        """Return a new connection; all who wait share one attempt."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._has_connected)
@@ -135,6 +155,7 @@ class RedisPipeline:
             self._connection = attempt.result()
 
     async def _connect(self) -> _Connection:
+        """Connect, and pass the gate."""
         if self._connection is not None and self._connection.refusals:
             await asyncio.sleep(self._connection.made_at + _ANEW_S - asyncio.get_running_loop().time())
         connection = _Connection(self._address)
@@ -149,7 +170,7 @@ class RedisPipeline:
 
 
 class _Asked:
-    """Commands that were sent together, and the answers so far."""
+    """Commands that were sent together, with the answers so far."""
 
     __slots__ = ("answers", "future", "left")
 
@@ -160,23 +181,26 @@ class _Asked:
 
 
 class _Connection(asyncio.Protocol):
-    """One socket. `on_connect`, `send_command` and `read_response` are what gates know of redis-py's connections."""
+    """One socket.
+
+    `on_connect`, `send_command` and `read_response` are named as in redis-py's connections, which gates know.
+    """
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self._transport: asyncio.Transport | None = None
-        self.refusals: list[str] = []  # codes that say that this server is of no use
+        self.refusals: list[str] = []  # error codes by which this server can't serve us
         self._reader = hiredis.Reader(replyError=partial(_refusal, self.refusals))
         self._asked: deque[_Asked] = deque()
         self._said: asyncio.Future[list[Any]] | None = None
         self._loop = asyncio.get_running_loop()
         self.made_at = self._asked_role_at = self._loop.time()
-        self.run_id = ""  # of the server, where a gate asked
-        self.heard_at = 0.0  # by the loop's clock
+        self.run_id = ""  # of the server, if a gate asked
+        self.heard_at = 0.0  # when data was last received, by the clock of the loop
         self.is_lost = False
 
     def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Send now; their answers, in order."""
+        """Send commands now; the future gets their answers, in order."""
         data = b"".join([hiredis.pack_command(words) for words in commands])  # type: ignore[arg-type]  # its stub says one word
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.is_lost or self._transport is None:
@@ -189,7 +213,10 @@ class _Connection(asyncio.Protocol):
         return future
 
     def is_usable(self, gate: IncarnationGate | RunTracker | None) -> bool:
-        """Whether more may be sent; asks now and then whether the server is a replica by now."""
+        """Whether more may be sent.
+
+        Asks at most once a second whether the server has become a replica.
+        """
         if self.refusals or (gate is not None and not gate.fits(self.run_id)):
             return False
         now = self._loop.time()
@@ -199,32 +226,33 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _hear_role(self, asked: asyncio.Future[list[Any]]) -> None:
+        """Take the answer about the role of the server."""
         if asked.cancelled() or asked.exception() is not None:
             return
         (said,) = asked.result()
         if isinstance(said, exceptions.RedisError):
             if str(said).startswith("NOPERM"):
-                self._asked_role_at = math.inf  # a user who may not ask learns it from what is refused
+                self._asked_role_at = math.inf  # no right to ask: the refusals of commands have to do
         elif is_replica(said):
             self.refusals.append("READONLY")
 
     def give_up(self) -> None:
-        """Send nothing more, and end it once what is under way is answered, or has had its time."""
+        """Send nothing more; close now if all is answered, otherwise after 2.5 s."""
         if self._asked and not self.is_lost:
             self._loop.call_later(_FINISH_S, self.abort)
         else:
             self.abort()
 
     def abort(self) -> None:
-        """End it now."""
+        """Close the connection now."""
         if self._transport is not None:
             self._transport.abort()
         self._lost(None)
 
-    # For gates.
+    # Interface of redis-py's connections, for gates.
 
     async def on_connect(self) -> None:
-        """Log in, and choose the database."""
+        """Log in, and select the database."""
         commands: list[Command] = [self._address.auth] if self._address.auth else []
         if self._address.db:
             commands.append(("SELECT", self._address.db))
@@ -232,9 +260,15 @@ class _Connection(asyncio.Protocol):
             _check(answer)
 
     async def send_command(self, *words: str) -> None:
+        """Send one command; `read_response` returns its answer."""
         self._said = self.ask([words])
 
     async def read_response(self) -> Any:
+        """Return the answer to the command sent last.
+
+        Raises:
+            redis.ConnectionError: the server refused it.
+        """
         assert self._said is not None
         (answer,) = await self._said
         return _check(answer)
@@ -251,7 +285,7 @@ class _Connection(asyncio.Protocol):
         try:
             reader.feed(data)
             while (answer := reader.gets()) is not False:
-                first = asked[0]  # nothing comes that was not asked for: there is no pub/sub on this connection
+                first = asked[0]  # every answer was asked for: there is no pub/sub here
                 first.answers.append(answer)
                 first.left -= 1
                 if not first.left:
@@ -267,6 +301,7 @@ class _Connection(asyncio.Protocol):
         self._lost(exc)
 
     def _lost(self, why: Exception | None) -> None:
+        """Fail everything that waits for an answer."""
         self.is_lost = True
         while self._asked:
             future = self._asked.popleft().future
@@ -275,6 +310,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _refusal(of_no_use: list[str], text: str) -> exceptions.RedisError:
+    """Convert an error of the server; note codes that say that it can't serve us."""
     code = text.partition(" ")[0]
     if code in _OF_NO_USE:
         of_no_use.append(code)
@@ -282,7 +318,11 @@ def _refusal(of_no_use: list[str], text: str) -> exceptions.RedisError:
 
 
 def _check(answer: Any) -> Any:
-    """A server that refuses what comes first can't be used."""
+    """Return the answer to one of the first commands.
+
+    Raises:
+        redis.ConnectionError: the server refused it, so the connection can't be used.
+    """
     if isinstance(answer, exceptions.RedisError):
         raise exceptions.ConnectionError(f"refused: {answer}") from answer
     return answer

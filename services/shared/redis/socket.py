@@ -1,4 +1,4 @@
-"""A socket to where a URL of Redis points (`redis://`, `rediss://`, `unix://`), for protocols of our own."""
+"""Connect an asyncio protocol to the address of a Redis URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 
 async def connect(make: Callable[[], P], address: RedisAddress) -> P:
-    """`make()`, connected.
+    """Create a protocol, connect it, and return it.
 
     Raises:
         OSError: Nobody listens there, or TLS fails.
