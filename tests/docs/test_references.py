@@ -1,0 +1,49 @@
+"""References in pages and tests lead somewhere: links with their anchors, and rows of docs/reliability.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "services").glob("*/README.md")),
+    *sorted((ROOT / "bench").glob("*.md")),
+]
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+ROWS = set(re.findall(r"^\| ([BF]\d\d) \|", RELIABILITY, re.MULTILINE))
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_between_pages_leads_to_a_file_and_a_heading() -> None:
+    broken = []
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+def test_every_fault_and_bad_input_that_tests_and_pages_name_has_a_row() -> None:
+    named = {}
+    for path in [*sorted((ROOT / "tests").rglob("*.py")), *PAGES]:
+        for row in re.findall(r"(?<![A-Za-z0-9])[BbFf][0-3]\d(?![A-Za-z0-9])", path.read_text(encoding="utf-8")):
+            named[row.upper()] = str(path.relative_to(ROOT))
+    assert len(named) > 40
+    assert {row: path for row, path in named.items() if row not in ROWS} == {}
