@@ -1,4 +1,4 @@
-"""Addresses of IPv4 and IPv6: how they are written with a port, and where one listens."""
+"""IPv4 and IPv6 addresses: how to write one with a port, and how to listen on it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ _EVERYWHERE = "::"
 
 
 def with_port(host: str, port: int) -> str:
-    """`host:port`, an IPv6 address in brackets."""
+    """Return `host:port`; an IPv6 address is put in brackets."""
     bare = without_brackets(host)
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def without_brackets(host: str) -> str:
-    """`[::1]` as `::1`; everything else as it is."""
+    """Return `[::1]` as `::1`, and any other host unchanged."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def listening(host: str, port: int, *, backlog: int = 100, reuse_port: bool = False) -> dict[str, Any]:
-    """Arguments by which a server of asyncio listens there: `::` is both families, which asyncio itself keeps apart.
+    """Return the arguments with which an asyncio server listens on this address.
+
+    The host `::` listens for IPv4 and IPv6. asyncio itself would listen for IPv6 only, so the socket is made here.
 
     Raises:
-        OSError: the port can't be had.
+        OSError: the port is taken or not allowed.
     """
     bare = without_brackets(host)
     if bare != _EVERYWHERE:

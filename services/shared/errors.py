@@ -1,4 +1,35 @@
-"""Error and close codes that every part of Thalamus reads alike, and the exceptions that carry them."""
+"""Codes of the wire protocol, and the exceptions that carry them.
+
+**Purpose.** Code that finds a fault deep inside a service raises an exception which already says what the client may
+be told. It does not need to know who the caller is or which protocol the caller speaks.
+
+**Tree.**
+
+    Exception
+    ├── ThalamusError          an answer with an ErrorCode; the connection stays open
+    │   ├── Unavailable        a dependency did not answer; the outcome is unknown
+    │   │   ├── NotSent        nothing reached Redis, so nothing was done (shared/redis)
+    │   │   ├── CallRefused    DynamoDB refuses; repeating does not help (shared/dynamodb)
+    │   │   ├── TableMissing   the DynamoDB table does not exist (shared/dynamodb)
+    │   │   └── OtherStoreFound    Redis belongs to another store (persistence)
+    │   ├── Busy               too much waits already; nothing was done
+    │   ├── InvalidJson        not JSON, or not readable for every client (shared/json_text)
+    │   └── TooLarge           more than the store's log can hold at one place (persistence)
+    ├── Disconnect             the connection ends with this CloseCode
+    └── ConfigError            a wrong setting; ends the process with exit code 2 (shared/process/config)
+
+**Rules.** An exception is translated once, where the answer is written: `shared/rpc/interceptor.py` makes a gRPC
+status of it, the session of an edge an error reply or a close, `edge/api` an HTTP answer. `Unavailable` means "maybe
+done": repeat it only under the same idempotency key. `Busy` means "not done": a repeat is always safe.
+
+**Example.** `Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=1.0)` is error 111 in a
+WebSocket reply, HTTP 503 in the server API, and RESOURCE_EXHAUSTED over gRPC.
+
+**Trade-offs.** The codes are those of the client protocol, so they are shared by services that never see a client.
+`Unavailable` and `Busy` carry code 100 unless another code is given.
+
+Decisions: docs/decisions/0006 (overload), docs/decisions/0017 (errors of the server API).
+"""
 
 from __future__ import annotations
 
@@ -24,12 +55,12 @@ class ErrorCode(enum.IntEnum):
 
     @property
     def message(self) -> str:
-        """The text that goes with the code; never empty."""
+        """Text that goes with the code; never empty."""
         return _ERROR_MESSAGES[self]
 
     @property
     def temporary(self) -> bool:
-        """Whether a client may simply try again."""
+        """Whether a client may repeat the command unchanged."""
         return self in _TEMPORARY
 
 
@@ -52,7 +83,10 @@ _TEMPORARY = frozenset({ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS})
 
 
 class CloseCode(enum.IntEnum):
-    """Why a connection ended; 3000-3499 clients reconnect, 3500-3999 they stop. Source: wire protocol, 8.2."""
+    """Close codes of a connection. Source: wire protocol, 8.2.
+
+    Clients reconnect after 3000 to 3499, and do not after 3500 to 3999.
+    """
 
     SHUTDOWN = 3001
     SERVER_ERROR = 3004
@@ -108,7 +142,10 @@ _CLOSE_REASONS = {
 
 
 class UnsubscribeCode(enum.IntEnum):
-    """Why the server ended a subscription; from 2500 on clients subscribe again. Source: wire protocol, 8.3."""
+    """Codes with which the server ends a subscription. Source: wire protocol, 8.3.
+
+    Clients subscribe again after codes from 2500 on.
+    """
 
     SERVER = 2000
     INSUFFICIENT_STATE = 2500
@@ -117,7 +154,7 @@ class UnsubscribeCode(enum.IntEnum):
 
     @property
     def reason(self) -> str:
-        """Text of the push; never empty."""
+        """Text of the unsubscribe push; never empty."""
         return _UNSUBSCRIBE_REASONS[self]
 
 
@@ -130,31 +167,31 @@ _UNSUBSCRIBE_REASONS = {
 
 
 class ThalamusError(Exception):
-    """A refusal with a code of the wire protocol; translated once, at the border."""
+    """A refusal with a code of the wire protocol. The connection stays open."""
 
     code: ErrorCode = ErrorCode.INTERNAL
 
     def __init__(self, detail: str = "", code: ErrorCode | None = None, *, retry_after_s: float = 0.0) -> None:
         if code is not None:
             self.code = code
-        self.retry_after_s = retry_after_s  # a hint that goes with `too many requests`
+        self.retry_after_s = retry_after_s  # hint for the client when to try again, seconds; 0: none
         super().__init__(detail or self.code.message)
 
 
 class Unavailable(ThalamusError):
-    """A dependency did not answer: the outcome is unknown; repeat with the same key."""
+    """A dependency did not answer. The outcome is unknown; repeat under the same key."""
 
 
-# What a lost connection looks like to whoever was about to use it: uvloop raises RuntimeError on a closed transport.
+# Exceptions that a lost connection raises in its user. uvloop raises RuntimeError on a closed transport.
 CONNECTION_LOST = (OSError, TimeoutError, RuntimeError)
 
 
 class Busy(ThalamusError):
-    """Too much is waiting already; nothing was done."""
+    """Too much is waiting already. Nothing was done."""
 
 
 class Disconnect(Exception):
-    """The connection must end with this code; raised where the rule is, carried out by the session."""
+    """The connection must end with this code. The session catches it and closes."""
 
     def __init__(self, code: CloseCode, reason: str = "") -> None:
         self.code = code

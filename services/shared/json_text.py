@@ -1,10 +1,10 @@
-"""JSON texts that are carried byte for byte: what is wrong with one must show before it reaches a subscriber.
+"""Validates JSON texts that are passed on to subscribers byte for byte.
 
-A publication is spliced into frames as it is, so a text that is no JSON would break the frame parser of every client of
-the channel. msgspec skips over a `Raw` with a full check of its grammar (numbers, escapes, surrogate pairs, control
-characters) but neither of its UTF-8 nor, within the interpreter's recursion limit, of its depth; both are done here.
-So are numbers that clients' readers refuse or can't hold: beyond doubles, and integers of very many digits, with which
-`json` of Python ends the official SDK. Docs: decision 15.
+A publication is copied into frames unchanged. A text that is not JSON would break the frame parser of every subscriber.
+msgspec checks the grammar of a `Raw` fully (numbers, escapes, surrogate pairs, control characters), but not its UTF-8
+and, within the interpreter's recursion limit, not its depth. Both are checked here. So are numbers that some clients
+can't read: those beyond the range of doubles, and integers with very many digits, on which the `json` module of Python
+fails and ends the official SDK. Decision: docs/decisions/0015.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _SAMPLE_EVERY = 100
 _DIGITS = bytes(0x30 if byte in b"0123456789" else 0x20 for byte in range(256))
 _A_LONG_RUN = b"0" * (MAX_INTEGER_DIGITS + 1)
-_THREE_DIGITS = re.compile(rb"[0-9]{3}")  # in the samples: no run of 310 digits holds fewer
+_THREE_DIGITS = re.compile(rb"[0-9]{3}")  # a run of 310 digits gives at least three digits in a row in the samples
 _LONG_INTEGER = re.compile(rb"(?:^|[\s,:\[])-?[0-9]{310}[0-9]*+(?![.eE])")
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 
 
 def _refuse_infinity(number: str) -> None:
-    """Told the text of every number that has a fraction or an exponent."""
+    """Raise ValueError if the number is infinite as a double.
+
+    msgspec calls this with the text of every number that has a fraction or an exponent.
+    """
     if ("e" in number or "E" in number or len(number) > MAX_INTEGER_DIGITS) and isinf(float(number)):
         raise ValueError(number)
 
 
-# The reader of its own takes 20 times as long for `1e300`.
+# msgspec's own number parser takes 20 times as long for `1e300`.
 _decode_numbers = msgspec.json.Decoder(float_hook=_refuse_infinity).decode
 
 
 class InvalidJson(ThalamusError):
-    """No JSON text, or one that is nested too deeply; error 107 where a client gets to see it."""
+    """Not a JSON text, or one that some clients can't read. Error 107."""
 
     code = ErrorCode.BAD_REQUEST
 
@@ -63,9 +66,10 @@ def is_utf8(text: bytes) -> bool:
 
 
 def nests_too_deep(text: bytes, limit: int = MAX_NESTING) -> bool:
-    """Whether more than `limit` arrays and objects of a JSON text lie within one another.
+    """Whether arrays and objects of a JSON text are nested deeper than `limit`.
 
-    Few brackets can't: two counts settle nearly every text. Strings must be well-formed, or the answer means nothing.
+    Counting the opening brackets settles nearly every text. The strings must be well-formed, or the result is
+    meaningless.
     """
     if text.count(b"[") + text.count(b"{") <= limit:
         return False
@@ -74,9 +78,9 @@ def nests_too_deep(text: bytes, limit: int = MAX_NESTING) -> bool:
 
 
 def unreadable_number(text: bytes) -> str:
-    """What is wrong with a number of a JSON text, if any is such that many clients can't read it; else "".
+    """Say which number of a JSON text many clients can't read; "" if there is none.
 
-    The text must be well-formed and not be nested too deeply.
+    The text must be well-formed and not nested too deeply.
     """
     if len(text) > MAX_INTEGER_DIGITS and _has_long_integer(text):
         return f"an integer of more than {MAX_INTEGER_DIGITS} digits"
@@ -88,7 +92,11 @@ def unreadable_number(text: bytes) -> str:
 
 
 def _has_long_integer(text: bytes) -> bool:
-    """Every hundredth byte settles nearly every text, a search for a long run of digits the rest of those without."""
+    """Whether the text has an integer of more than 309 digits.
+
+    Looking at every hundredth byte settles nearly every text. A search for a long run of digits settles most of the
+    rest.
+    """
     if _THREE_DIGITS.search(text[::_SAMPLE_EVERY]) is None:
         return False
     if _A_LONG_RUN not in text.translate(_DIGITS):
@@ -97,10 +105,10 @@ def _has_long_integer(text: bytes) -> bool:
 
 
 def checked_json(text: bytes) -> bytes:
-    """The text without the blanks around it.
+    """Return the text without surrounding whitespace.
 
     Raises:
-        InvalidJson: as `well_formed_json`, or a number in it is one that clients can't read.
+        InvalidJson: as for `well_formed_json`, or a number in it can't be read by many clients.
     """
     value = well_formed_json(text)
     if wrong := unreadable_number(value):
@@ -109,10 +117,10 @@ def checked_json(text: bytes) -> bytes:
 
 
 def well_formed_json(text: bytes) -> bytes:
-    """The text without the blanks around it.
+    """Return the text without surrounding whitespace.
 
     Raises:
-        InvalidJson: it is not exactly one JSON value in UTF-8, holds a lone surrogate, or is nested too deeply.
+        InvalidJson: it is not exactly one JSON value in UTF-8, has a lone surrogate, or is nested too deeply.
     """
     try:
         value = bytes(_RAW.decode(text))

@@ -1,4 +1,7 @@
-"""Namespaces: what channels offer and who may use them. Written in TOML, read once, refused by name when wrong."""
+"""Namespaces: what the channels of a prefix offer and who may use them.
+
+They are read once from a TOML file. A wrong entry is refused, and the message names file, table and option.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +24,25 @@ MAX_PRESENCE_GRACE_S = 3_600
 
 
 class Permission(enum.StrEnum):
-    """Who may; a list of them is passed by whoever matches any."""
+    """Who may do something. A list of permissions is met if any of them is."""
 
-    ANYONE = "anyone"  # also anonymous
+    ANYONE = "anyone"  # anonymous clients too
     AUTHENTICATED = "authenticated"  # has a user id
     SUBSCRIBER = "subscriber"  # is subscribed to the channel; anonymous only with `anonymous_subscriber`
-    GRANT = "grant"  # a token or the server API says so
+    GRANT = "grant"  # a token or the server API allows it
     NOBODY = "nobody"
 
 
 class Durability(enum.StrEnum):
-    """What a publication's acknowledgement means."""
+    """What the acknowledgement of a publication means."""
 
-    NONE = "none"  # announced: no log, no offsets
-    HOT = "hot"  # in the Redis log
-    STORED = "stored"  # in the durable store
+    NONE = "none"  # published to subscribers only: no log, no offsets
+    HOT = "hot"  # it is in the Redis log
+    STORED = "stored"  # it is in the durable store
 
 
 class Mode(enum.StrEnum):
-    """Whether something is off, there for who asks, or there for everyone."""
+    """Whether a feature is off, on for clients that ask for it, or on for everyone."""
 
     OFF = "off"
     ALLOW = "allow"
@@ -47,7 +50,7 @@ class Mode(enum.StrEnum):
 
 
 class DataFormat(enum.StrEnum):
-    """What `data` of a publication may be: any JSON value, or an object."""
+    """Which `data` a publication may have: any JSON value, or a JSON object."""
 
     JSON = "json"
     OBJECT = "object"
@@ -55,7 +58,7 @@ class DataFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """Options of the channels `name:…`; "" is the namespace of channels without a colon."""
+    """Options of the channels `name:…`; the name "" is for channels without a colon."""
 
     name: str
     durability: Durability = Durability.HOT
@@ -75,18 +78,24 @@ class Namespace:
     publish_rate: float = 0.0
     channel_regex: str = ""
     data_format: DataFormat = DataFormat.JSON
-    time_in_tags: bool = False  # publications have their time as a tag too: SDKs pass tags on, and drop `time`
+    time_in_tags: bool = False  # adds the time as a tag too: SDKs pass tags on but drop `time`
 
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """All namespaces of a deployment; `default` is for channels without a colon, None where there are none."""
+    """All namespaces of a deployment.
+
+    `default` is for channels without a colon; None if such channels are not allowed.
+    """
 
     default: Namespace | None = None
     named: Mapping[str, Namespace] = dataclasses.field(default_factory=dict)
 
     def find(self, channel: str) -> Namespace | None:
-        """The namespace before the first `:`, after a leading `$`; None where it is unknown."""
+        """Return the namespace that the channel's name begins with; None if it is unknown.
+
+        The name is the part before the first `:`, without a leading `$`.
+        """
         name, colon, _ = channel.partition(":")
         return self.named.get(name.removeprefix("$")) if colon else self.default
 
@@ -107,8 +116,8 @@ def load_namespaces(path: Path) -> Namespaces:
     """Read `[default]` and `[namespaces.<name>]` from a TOML file.
 
     Raises:
-        ConfigError: anything in it is unknown, of the wrong type, out of bounds or without effect;
-            names file, table and option.
+        ConfigError: an entry is unknown, of the wrong type, out of bounds or without effect. The message names file,
+            table and option.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +149,7 @@ def _namespace(name: str, table: object, where: str) -> Namespace:
 
 
 def _value(option: str, value: object, where: str) -> Any:
-    """`value` as the type of the option's default, within its bounds."""
+    """Return `value` as the type of the option's default, checked against its bounds."""
     default = _OPTIONS[option]
     if isinstance(default, enum.StrEnum):
         return _member(type(default), value, where)
@@ -196,7 +205,7 @@ def _as_table(value: object, where: str) -> Mapping[str, Any]:
 
 
 def _check_sense(namespace: Namespace, given: Mapping[str, Any], where: str) -> None:
-    """Refuse what would be silently without effect: whoever wrote it expects something else."""
+    """Refuse options that would have no effect: whoever set them expects one."""
     if namespace.durability is Durability.NONE:
         for option in _NEEDS_LOG:
             if option in given and getattr(namespace, option) not in (Mode.OFF, {Permission.NOBODY}):

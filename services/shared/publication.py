@@ -1,4 +1,4 @@
-"""The bytes of one publication, as log, store and pub/sub carry them."""
+"""Serialized form of a publication, as the log, the store and pub/sub carry it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ def encode(
     exclude_client: str = "",
     time_ms: int = 0,
 ) -> bytes:
-    """Serialize; `id` is 16 random bytes, `time_ms` Unix milliseconds. The offset is the log's to add."""
+    """Serialize a publication.
+
+    `id` is 16 random bytes, `time_ms` is Unix time in milliseconds. The offset is not part of it: the log adds it.
+    """
     return pb.Publication(
         data=data, info=info, tags=tags, id=id, exclude_client=exclude_client, time_ms=time_ms
     ).SerializeToString()
 
 
 def parse(payload: bytes) -> pb.Publication:
-    """What `encode` was given.
+    """Parse the bytes that `encode` returned.
 
     Raises:
-        ThalamusError: the bytes are no publication (something else writes under our keys).
+        ThalamusError: the bytes are not a publication, so another program writes under our keys.
     """
     try:
         return pb.Publication.FromString(payload)

@@ -1,6 +1,6 @@
-"""Whether the files of an SQLite database are still those that were opened.
+"""Detects that the files of an open SQLite database were deleted or replaced.
 
-SQLite goes on writing into files that were deleted or replaced under it, and nothing of that is there after a restart.
+SQLite goes on writing into such files, and everything it writes is gone after a restart.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ logger = logging.getLogger(__name__)
 Identity = tuple[tuple[int, int] | None, ...]
 T = TypeVar("T")
 
-_AGAIN_S = 0.02
+_AGAIN_S = 0.02  # pause between two attempts, seconds
 
 
 def once_unlocked(work: Callable[[], T], within_s: float) -> T:
-    """Do it, again and again for so long while another process has the lock.
+    """Call `work`, and repeat it while another process holds the lock.
 
-    SQLite waits for locks by itself, but for one: a file that is to have a write-ahead log for the first time.
+    Repeats for `within_s` seconds at most. SQLite waits for nearly all locks by itself, but not when a file is switched
+    to a write-ahead log for the first time.
 
     Raises:
-        sqlite3.Error: it can't be done.
+        sqlite3.Error: it failed for another reason, or the lock was held for too long.
     """
     until = time.monotonic() + within_s
     while True:
@@ -41,17 +42,17 @@ def once_unlocked(work: Callable[[], T], within_s: float) -> T:
 
 
 class FileWatch:
-    """Of one database that is in use; told what was found, it says so once."""
+    """Refuses work on a database whose files were replaced, and logs the change once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._is_gone = False
 
     def check(self, is_the_same: bool) -> None:
-        """Go on only with the files that were opened.
+        """Continue only while the files are those that were opened.
 
         Raises:
-            Unavailable: they are not there any more.
+            Unavailable: they were deleted or replaced.
         """
         if not is_the_same and not self._is_gone:
             logger.critical("a database was deleted or replaced while in use", extra={"path": str(self._path)})
@@ -63,9 +64,10 @@ class FileWatch:
 
 
 def identity(path: Path) -> Identity:
-    """Device and inode of the database and of its write-ahead log; None for one that is not there.
+    """Return device and inode of the database file and of its write-ahead log.
 
-    Of a database in use: a connection that has read anything has made the log.
+    None stands for a file that does not exist. Only meaningful for a database in use: the write-ahead log exists once a
+    connection has read anything.
     """
     return tuple(_of(name) for name in (path, f"{path}-wal"))
 

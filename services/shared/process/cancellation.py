@@ -1,4 +1,4 @@
-"""Cancelling tasks, and whose cancellation it is."""
+"""Helpers for cancelling tasks, and for telling whose cancellation it is."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_AGAIN_S = 0.25
+_AGAIN_S = 0.25  # pause before a task is cancelled again, seconds
 
 
 def is_being_cancelled() -> bool:
-    """Whether somebody asked this very task to end: grpc.aio raises CancelledError for a call that ended, too."""
+    """Whether the current task itself was asked to end.
+
+    grpc.aio also raises CancelledError when a call ended by itself.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end; an error it ends with is logged.
+    """Cancel a task and wait for its end. An error that it ends with is logged.
 
-    Asked again until it has ended: `asyncio.wait_for` of Python 3.11, which redis-py uses, loses a cancellation that
-    comes in the moment of an answer.
+    Cancels it repeatedly until it has ended: `asyncio.wait_for` of Python 3.11, which redis-py uses, loses a
+    cancellation that arrives at the same moment as the answer.
     """
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=_AGAIN_S)
     if task.cancelled() or (error := task.exception()) is None:
         return
-    if not isinstance(error, ConfigError):  # that one ends the process with its own line
+    if not isinstance(error, ConfigError):  # a ConfigError ends the process with a line of its own
         logger.error("a task ended with an error", exc_info=error)

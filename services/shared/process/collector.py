@@ -1,4 +1,7 @@
-"""The garbage collector at a pace of its own: reference counts free nearly everything, and it finds the rest."""
+"""Runs Python's garbage collector rarely and on a timer.
+
+Reference counts free nearly every object; the collector is only needed for cycles. Decision: docs/decisions/0014.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,22 @@ import asyncio
 import gc
 import time
 
-# Young objects are looked at seldom: a batch or a burst makes thousands, and next to none of them is part of a cycle.
-# With these numbers old ones would be looked at after millions of allocations, so maybe never: `collect` does that.
+# Young objects are looked at rarely: a batch or a burst makes thousands, and hardly any of them is part of a cycle.
+# With these numbers old objects would be looked at after millions of allocations, so maybe never: `collect` does that.
 _THRESHOLDS = (50_000, 20, 1_000_000)
-_EVERY_S = 10.0
-_SHARE = 0.001  # of the time at most
+_EVERY_S = 10.0  # shortest pause between two full collections, seconds
+_SHARE = 0.001  # largest share of the time that full collections may take
 
 
 def settle() -> None:
-    """To be called once all is started: what is there now stays, and is not looked at again."""
+    """Exempt all present objects from later collections; call it once started."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
 
 
 async def collect(*, every_s: float = _EVERY_S, share: float = _SHARE) -> None:
-    """Look at all objects again and again, more seldom where that takes long; until cancelled."""
+    """Run full collections until cancelled, less often if one takes long."""
     delay_s = every_s
     while True:
         await asyncio.sleep(delay_s)

@@ -1,4 +1,4 @@
-"""Settings from environment variables: read once, checked whole, and every complaint names its variable."""
+"""Reads settings from environment variables and names the variable of each error."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-MOST = 1_000_000_000  # of a number that has no bound of its own; in seconds 31 years
+MOST = 1_000_000_000  # largest value of a number without its own bound; in seconds 31 years
 HIGHEST_PORT = 65_535
-_SHOWN = 60  # characters of a wrong value
+_SHOWN = 60  # characters of a wrong value that an error message shows
 
 
 class ConfigError(Exception):
-    """A setting is wrong; the text is one line that names it. Ends a start with exit code 2."""
+    """A setting is wrong. The text is one line that names it; the exit code is 2."""
 
 
 def field_env(name: str, default: Any = dataclasses.MISSING) -> Any:
-    """A field read from exactly the variable `name`, without the prefix; for settings all services share."""
+    """Return a dataclass field that is read from the variable `name`, without prefix.
+
+    For settings that all services share.
+    """
     return dataclasses.field(default=default, metadata={"env": name})
 
 
 def number(default: float, at_least: float, at_most: float = MOST, *, env: str | None = None) -> Any:
-    """A field that holds a number of this range, both ends included; `env` as for `field_env`."""
+    """Return a dataclass field for a number in this range, both ends included.
+
+    `env` as for `field_env`.
+    """
     named = {} if env is None else {"env": env}
     return dataclasses.field(default=default, metadata={"range": (at_least, at_most), **named})
 
 
 def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
-    """Build `cls`, a keyword-only dataclass, from variables: `lease_ttl_s` is read from `PREFIX_LEASE_TTL_S`.
+    """Build `cls`, a keyword-only dataclass, from environment variables.
 
-    The prefix may be given with or without its underscore.
+    The field `lease_ttl_s` is read from `PREFIX_LEASE_TTL_S`. The prefix may be given with or without its underscore.
 
     Fields may be `str`, `int`, `float`, `bool`, `Path`, `tuple[str, ...]` (comma separated) and each of
     them `| None` (an empty variable is None). A variable that is absent leaves the default.
@@ -64,10 +70,10 @@ def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
 
 
 def read_secret_file(path: Path, variable: str) -> bytes:
-    """The bytes of a secret's file without one trailing newline.
+    """Return the bytes of a secret file without one trailing newline.
 
     Raises:
-        ConfigError: the file can't be read or is empty; names the variable and the path, never the content.
+        ConfigError: the file can't be read or is empty. The message names the variable and the path, never the content.
     """
     try:
         secret = path.read_bytes()
@@ -87,12 +93,12 @@ def _check_range(value: float, at_least: float, at_most: float, variable: str, t
 
 
 def _shown(text: str) -> str:
-    """A wrong value, cut where it is long."""
+    """Return a wrong value for a message, cut if it is long."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def _parse(text: str, kind: Any, variable: str) -> Any:
-    """`text` as `kind`; the kinds are those `read_env` names."""
+    """Return `text` as a value of type `kind`, one of the types that `read_env` lists."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         kinds = [each for each in typing.get_args(kind) if each is not types.NoneType]
         return None if text == "" else _parse(text, kinds[0], variable)

@@ -1,8 +1,8 @@
-"""Runs a command that dies with the process that asked for it, even when that one is killed with -9.
+"""Runs a command that is killed when its parent ends, even by SIGKILL.
 
     python -I -S guard.py MODE PARENT_PID PIPE_FD COMMAND...
 
-A file of its own, with the standard library only: it starts in 20 ms and becomes the command (same pid).
+A file of its own that imports only the standard library: it starts in 20 ms and becomes the command (same pid).
 
 MODE `signal` (Linux): the kernel sends SIGKILL when the parent's thread ends; this survives execve.
 MODE `pipe` (elsewhere): a watcher process waits for the end of a pipe whose other end only the parent holds,
@@ -18,12 +18,12 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_POLL_S = 0.5
-_NOT_STARTED = 127
+_POLL_S = 0.5  # how often the watcher looks whether the command still runs, seconds
+_NOT_STARTED = 127  # exit code of a shell for a command that can't be started
 
 
 def main(arguments: list[str]) -> None:
-    """Arrange for the death, then become the command."""
+    """Arrange that the command is killed with the parent, then become the command."""
     mode, parent, pipe, *command = arguments
     if mode == "signal":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
             sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     else:
         _watch(int(pipe))
-    if os.getppid() != int(parent):  # it died before the line above
+    if os.getppid() != int(parent):  # the parent ended before the line above took effect
         sys.exit(_NOT_STARTED)
     try:
         os.execvp(command[0], command)
@@ -41,13 +41,13 @@ def main(arguments: list[str]) -> None:
 
 
 def _watch(pipe: int) -> None:
-    """Leave a watcher behind in a process of its own."""
-    os.set_inheritable(pipe, False)  # the command doesn't get it
+    """Fork a watcher process that kills the command when the pipe closes."""
+    os.set_inheritable(pipe, False)  # the command does not inherit it
     command = os.getpid()
     if os.fork():
         return
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # the command's output ends with the command
+    for stream in (0, 1, 2):  # otherwise readers of the command's output would wait for the watcher
         os.dup2(nothing, stream)
     while not select.select([pipe], [], [], _POLL_S)[0]:
         if os.getppid() != command:

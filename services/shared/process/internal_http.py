@@ -1,4 +1,4 @@
-"""The internal port of every service: /metrics, /healthz, /readyz. Never the public one."""
+"""HTTP server of the internal port of every service: /metrics, /healthz, /readyz."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from prometheus_client.registry import Collector
 from services.shared.addresses import listening
 from services.shared.process.config import ConfigError
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 5.0  # longest time for one request, seconds
 _MAX_HEAD_BYTES = 8_192
 _MAX_CONNECTIONS = 64
 Checks = Callable[[], Mapping[str, bool]]
 
 
 class _Readiness(Collector):
-    """What /readyz says, as numbers."""
+    """The results of /readyz as Prometheus gauges."""
 
     def __init__(self, ready: Checks, reachable: Checks) -> None:
         self._ready, self._reachable = ready, reachable
@@ -43,7 +43,7 @@ class _Readiness(Collector):
 
 
 class InternalHttp:
-    """A running server; one request per connection."""
+    """The running server. It serves one request per connection."""
 
     def __init__(self, ready: Checks, reachable: Checks = dict) -> None:
         self._ready, self._reachable = ready, reachable
@@ -54,7 +54,7 @@ class InternalHttp:
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; port 0 takes any free one. See `start_internal_http`."""
+        """Listen on this address; port 0 takes any free one. See `start_internal_http`."""
         try:
             self._server = await asyncio.start_server(self._serve, limit=_MAX_HEAD_BYTES, **listening(host, port))
         except OSError as error:
@@ -62,7 +62,7 @@ class InternalHttp:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Stop listening and end what is under way."""
+        """Stop listening and cancel the requests that are being served."""
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
@@ -81,7 +81,7 @@ class InternalHttp:
                 writer.write(self._respond(head.split(b"\r\n", 1)[0]))
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # nobody who speaks HTTP is waiting for an answer
+            pass  # the peer does not speak HTTP or is gone: no answer is due
         finally:
             self._connections.discard(task)
             writer.close()
@@ -118,12 +118,13 @@ class InternalHttp:
 
 
 async def start_internal_http(host: str, port: int, *, ready: Checks, reachable: Checks = dict) -> InternalHttp:
-    """Serve the internal port. `ready` gives named checks; 503 names those that fail.
+    """Start the internal server.
 
-    `reachable`: other services, without which this one is degraded and ready all the same.
+    `ready` returns the named readiness checks; /readyz answers 503 and names those that fail. `reachable` returns other
+    services by name: without one of them this service is degraded but ready.
 
     Raises:
-        ConfigError: the port can't be had.
+        ConfigError: the port is taken or not allowed.
     """
     server = InternalHttp(ready, reachable)
     await server.start(host, port)

@@ -1,4 +1,4 @@
-"""From process start to exit code: event loop, signals, and one clear line for a wrong setting."""
+"""Runs a service from process start to exit code: event loop, signals, errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ EXIT_CONFIG = 2
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]], service: str, *, has_parent: bool = False) -> None:
-    """Run `main` on uvloop until it returns. SIGTERM or SIGINT sets the event; a second one cancels `main`.
+    """Run `main` on uvloop until it returns, and handle signals and errors.
+
+    SIGTERM or SIGINT sets the event that `main` is given; a second one cancels `main`.
 
     Ends the process with code 2 and one line on stderr after a `ConfigError`, with 1 after any other failure.
 
     Args:
         main: The service.
         service: Its name.
-        has_parent: A parent of ours started this process. It tells what a `ConfigError` says: that goes to stdout. It
-            passes signals on that may have come here as well: none cancels `main`, the parent kills.
+        has_parent: One of our own processes started this one. The text of a `ConfigError` then goes to stdout, where
+            the parent reads it. A second signal does not cancel `main`: the parent passes on signals that this process
+            may have got as well, and kills it if necessary.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

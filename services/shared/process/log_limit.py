@@ -1,4 +1,4 @@
-"""Log lines that somebody outside can cause: one in a while, which says how many there were."""
+"""Rate limit for log lines that outsiders can cause."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 
-_EVERY_S = 10.0
+_EVERY_S = 10.0  # shortest time between two lines, seconds
 
 
 class RateLimitedLog:
-    """Logs one line at most every `every_s` seconds; the next one says how many were left out, as `left_out`."""
+    """Logs at most one line every `every_s` seconds.
+
+    The next line says how many were left out, in the field `left_out`.
+    """
 
     __slots__ = ("_clock", "_every_s", "_left_out", "_level", "_logger", "_next")
 
@@ -30,7 +33,7 @@ class RateLimitedLog:
         self._left_out = 0
 
     def __call__(self, message: str, *, exc_info: BaseException | None = None, **extra: object) -> None:
-        """Log this with these fields, or count it."""
+        """Log the message with these fields, or count it as left out."""
         now = self._clock()
         if now < self._next:
             self._left_out += 1

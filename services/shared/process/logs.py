@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line on stderr, whatever is in the message."""
+"""Logging setup: one JSON object per line on stderr, whatever a message contains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: ts, level, service, `fields`, logger, msg, then what is given as `extra`, then `exc`."""
+    """Formats a log record as JSON.
+
+    The keys are ts, level, service, the given `fields`, logger, msg, then the record's `extra`, then `exc`.
+    """
 
     def __init__(self, service: str, **fields: object) -> None:
         super().__init__()
@@ -35,11 +38,14 @@ class JsonFormatter(logging.Formatter):
             line["exc"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, default=_as_text)  # ASCII: line separators of Unicode are escaped as well
+        return json.dumps(line, default=_as_text)  # ASCII only: Unicode line separators are escaped too
 
 
 class _GivenUpLookups(logging.Filter):
-    """uvloop forgets the name lookup of a connection that was given up; whoever gave up has said so."""
+    """Drops uvloop's log line for a name lookup of a connection that was given up.
+
+    The code that gave up the connection has logged that itself.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -47,12 +53,12 @@ class _GivenUpLookups(logging.Filter):
 
 
 def setup_logging(service: str, *, level: str = "INFO", **fields: object) -> None:
-    """Send everything that is logged or warned, by libraries and by asyncio too, to stderr as JSON lines.
+    """Send all log records and warnings, also those of libraries, to stderr as JSON.
 
-    Each has these `fields`.
+    Every line has these `fields`.
 
     Raises:
-        ConfigError: `level` is none of DEBUG, INFO, WARNING, ERROR, CRITICAL.
+        ConfigError: `level` is not DEBUG, INFO, WARNING, ERROR or CRITICAL.
     """
     if level.upper() not in _LEVELS:
         raise ConfigError(f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, not {level!r}")
@@ -60,7 +66,7 @@ def setup_logging(service: str, *, level: str = "INFO", **fields: object) -> Non
     handler.setFormatter(JsonFormatter(service, **fields))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
-    # At DEBUG botocore logs requests whole: password hashes, private keys, everybody's messages.
+    # At DEBUG botocore logs whole requests: password hashes, private keys, messages of users.
     for chatty in ("asyncio", "boto3", "botocore", "grpc", "httpcore", "httpx", "urllib3", "websockets"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.getLogger("asyncio").addFilter(_GivenUpLookups())

@@ -1,4 +1,4 @@
-"""Metrics that every service has alike, named `thalamus_<service>_<what>_<unit>`, and the buckets of all."""
+"""Metrics that all services have, named `thalamus_<service>_<what>_<unit>`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-# Half a millisecond is a quick local call, 2.5 s the longest any call to a dependency may take.
+# Seconds: 0.5 ms is a quick local call, 2.5 s the longest that a call to a dependency may take.
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class QuickHistogram(Collector):
-    """For what happens with every message: `observe` costs a tenth of the library's, and is for one thread alone."""
+    """Prometheus histogram for events of every message.
+
+    `observe` costs a tenth of the library's. It is not thread-safe: use it from one thread only.
+    """
 
     def __init__(
         self, name: str, documentation: str, bounds: Sequence[float], registry: CollectorRegistry = REGISTRY
@@ -30,18 +33,18 @@ class QuickHistogram(Collector):
         registry.register(self)
 
     def by(self, label: str, values: Sequence[str]) -> dict[str, Buckets]:
-        """One histogram for each value of this label."""
+        """Add one histogram per value of this label, and return them by value."""
         self._label = label
         self._all = {value: Buckets(self._bounds) for value in values}
         return self._all
 
     def alone(self) -> Buckets:
-        """The only one, without a label."""
+        """Add one histogram without a label, and return it."""
         self._all[""] = Buckets(self._bounds)
         return self._all[""]
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """For the library."""
+        """Return the metric family; called by the Prometheus library."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label] if self._label else [])
         for value, buckets in self._all.items():
             family.add_metric([value] if self._label else [], buckets.cumulative(), buckets.total)
@@ -59,12 +62,12 @@ class Buckets:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count it where it belongs: up to and with the bound."""
+        """Count a value in its bucket. A value equal to a bound belongs to that bound."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(bound, how many up to it), the last one without bound."""
+        """Return (bound, count of values up to it) pairs; the last bound is infinity."""
         found, so_far = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             so_far += count
@@ -74,7 +77,7 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
-    """What a service's gRPC face measures; a stream counts each of its batches."""
+    """What the gRPC server of a service measures. A stream counts each of its batches."""
 
     seconds: Histogram
     failures: Counter
@@ -82,7 +85,7 @@ class ServerMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ClientMetrics:
-    """What a service measures of its calls to others; a stream counts each of its batches."""
+    """What a service measures of its gRPC calls. A stream counts each of its batches."""
 
     seconds: Histogram
     failures: Counter
@@ -92,7 +95,7 @@ class ClientMetrics:
 
 @functools.cache
 def server_metrics(service: str) -> ServerMetrics:
-    """Those of one service in the default registry; asked again, the same."""
+    """Return the metrics of one service's gRPC server, always the same object."""
     return ServerMetrics(
         seconds=Histogram(
             f"thalamus_{service}_grpc_seconds",
@@ -108,7 +111,7 @@ def server_metrics(service: str) -> ServerMetrics:
 
 @functools.cache
 def client_metrics(service: str) -> ClientMetrics:
-    """Those of one calling service in the default registry; asked again, the same."""
+    """Return the metrics of one service's gRPC calls, always the same object."""
     return ClientMetrics(
         seconds=Histogram(
             f"thalamus_{service}_grpc_client_seconds",
@@ -134,5 +137,8 @@ def client_metrics(service: str) -> ClientMetrics:
 
 
 def short_method(path: str) -> str:
-    """`PresenceService/Change` of `/thalamus.presence.v1.PresenceService/Change`: the label of a method."""
+    """Return the metric label of a method.
+
+    Example: `PresenceService/Change` for `/thalamus.presence.v1.PresenceService/Change`.
+    """
     return path.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Secrets that all services are given as files: the password of Redis and the token that they show one another."""
+"""Secrets that all services read from files: Redis password and service token."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ _BOTH = "REDIS_URL and REDIS_PASSWORD_FILE both give a password: leave it out of
 
 
 class ServiceTokens(NamedTuple):
-    """`current` is shown to others; a server takes `previous`, too, while the token is rotated."""
+    """Tokens by which services recognise one another.
+
+    A service sends `current` with its calls. A server accepts `previous` too, while the token is rotated.
+    """
 
     current: bytes | None
     previous: bytes | None
 
 
 def read_service_tokens(current_file: Path | None, previous_file: Path | None = None) -> ServiceTokens:
-    """What these files hold; without a file there is no token.
+    """Read the tokens from these files; a token without a file is None.
 
     Raises:
-        ConfigError: a file can't be read or is empty, or there is an older token and no present one.
+        ConfigError: a file can't be read or is empty, or there is a previous token and no current one.
     """
     if current_file is None and previous_file is not None:
         raise ConfigError("SERVICE_TOKEN_PREVIOUS_FILE needs SERVICE_TOKEN_FILE: without it every caller is believed")
@@ -33,10 +36,12 @@ def read_service_tokens(current_file: Path | None, previous_file: Path | None = 
 
 
 def redis_address(url: str, password_file: Path | None) -> str:
-    """`url` with the password from the file, which may have any characters; a user stands in the URL.
+    """Return `url` with the password from the file.
+
+    The password may have any characters. A user name, if any, is in the URL.
 
     Raises:
-        ConfigError: the file can't be read, is empty or not UTF-8; or the URL has a password as well.
+        ConfigError: the file can't be read, is empty or not UTF-8, or the URL has a password as well.
     """
     if password_file is None:
         return url

@@ -1,9 +1,9 @@
-"""Names of environment variables: a misspelt one ends the start, one of an earlier version is told.
+"""Checks the names of environment variables: a misspelt one ends the start.
 
-A setting that is ignored without a word looks as if it were on. So every variable that begins as the settings of a
-service do must be one of them. Two kinds are let through: names of earlier versions (`RETIRED`: else an older env
-file, or a rollback of the image, would stop the start), which are logged, and what Kubernetes and Docker links add for
-a service of that name (`AUTH_SERVICE_HOST`, `AUTH_PORT_9001_TCP_ADDR`).
+A setting that is ignored silently looks as if it were on. So every variable that begins with a service's prefix must be
+one of its settings. Two kinds are let through. Names of earlier versions (`RETIRED`) are logged: refusing them would
+stop a start with an older env file, or a rollback of the image. Variables that Kubernetes and Docker links add for a
+service of that name are ignored (`AUTH_SERVICE_HOST`, `AUTH_PORT_9001_TCP_ADDR`).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Name → what there is instead. An entry stays for as long as somebody may go back to a version that has the setting.
+# Name → what replaces it. An entry stays for as long as somebody may go back to a version that has the setting.
 RETIRED: Mapping[str, str] = {
     "EDGE_MAX_PENDING_PUBLISHES": "how many may wait follows from EDGE_MAX_PUBLISH_WAIT_S and the measured rate",
     "PRESENCE_HEARTBEAT_S": "presence tells edges: a third of PRESENCE_LEASE_TTL_S",
 }
 
-# Read by services that have another prefix.
+# Variables with this prefix that other services read.
 _OF_OTHERS = {"AUTH_": ("AUTH_HS256_SECRET_FILE", "AUTH_HS256_PREVIOUS_SECRET_FILE")}
 
 _OF_LINKS = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
 
 def names_of(config: type[Any], prefix: str) -> set[str]:
-    """The variables with this prefix that a dataclass of settings is read from."""
+    """Return the variables with this prefix that a settings dataclass is read from."""
     names = {
         field.metadata.get("env") or f"{prefix}{field.name.upper()}" for field in dataclasses.fields(config)
     } | set(_OF_OTHERS.get(prefix, ()))
@@ -42,20 +42,20 @@ def names_of(config: type[Any], prefix: str) -> set[str]:
 
 
 def read_checked_env(cls: type[T], environment: Mapping[str, str], prefix: str) -> T:
-    """As `read_env`, once no variable with the prefix (`EDGE_`) is an unknown one.
+    """Read settings as `read_env` does, after checking the names with this prefix.
 
     Raises:
-        ConfigError: there is an unknown one, or one can't be read.
+        ConfigError: a variable is unknown or can't be read.
     """
     check_names(environment, prefix, names_of(cls, prefix))
     return read_env(cls, environment, prefix)
 
 
 def check_names(environment: Mapping[str, str], prefix: str, known: Collection[str]) -> None:
-    """See that every variable with the prefix is a known one.
+    """Check that every variable with the prefix is known.
 
     Raises:
-        ConfigError: some are not; names each, with the nearest known one.
+        ConfigError: some are not. The message names each, with the most similar known name.
     """
     unknown = [
         name
@@ -70,7 +70,7 @@ def check_names(environment: Mapping[str, str], prefix: str, known: Collection[s
 
 
 def warn_of_retired(environment: Iterable[str], *prefixes: str) -> None:
-    """Log each variable of an earlier version: it is ignored."""
+    """Log a warning for each variable of an earlier version, which is ignored."""
     for name in sorted(environment):
         if name in RETIRED and name.startswith(prefixes):
             logger.warning("a setting of an earlier version is ignored", extra={"setting": name, "now": RETIRED[name]})

@@ -1,4 +1,4 @@
-"""Waiting for what a service can't begin without."""
+"""Waits at the start for a store that the service can't begin without."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from services.shared.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_S = 1.0
+_PAUSE_S = 1.0  # pause between two attempts, seconds
 T = TypeVar("T")
 
 
 async def once_store_answers(ask: Callable[[], Awaitable[T]]) -> T:
-    """What `ask` gives, which is called every second while it raises `Unavailable`; said once, until cancelled."""
+    """Call `ask` every second while it raises `Unavailable`; return its result.
+
+    Logs the first failure only. Waits without limit, until cancelled.
+    """
     said = False
     while True:
         try:

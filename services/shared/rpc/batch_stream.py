@@ -1,4 +1,31 @@
-"""Group commit over gRPC: whatever piled up while batches were in flight goes as the next one."""
+"""Sends items to another service in batches, over one gRPC stream per replica.
+
+**Purpose.** An edge appends many publications per second through persistence. A gRPC message costs CPU on both sides,
+whatever is in it. Items that arrive while batches are in flight are therefore collected, and leave together as the next
+batch (group commit). Batches grow with the load by themselves; with nothing in flight an item leaves at once.
+
+**Rules.**
+
+* There is one bidirectional stream to every replica. The next batch goes to the connected replica with the fewest
+  batches that it has not taken over yet, and to none that has `max_in_flight` of those.
+* A replica takes the items of a stream in order, says how many it has taken over, and answers each item when its result
+  is known. Between replicas there is no order: a caller that needs one submits the next item after the result.
+* Items must be idempotent. When a stream breaks, its unanswered items go back to the front of the queue, in order, with
+  their deadlines unchanged. They are sent again, to another replica or to the same one after it is back.
+* Every item has a deadline (`deadline_s`). After it the caller gets `Unavailable`, and the outcome is unknown.
+* A stream with batches in flight that says nothing counts as broken: after half the deadline if another replica is
+  connected, which could still answer in time, else after the whole deadline.
+* If the last attempt to connect failed for every replica, `submit` raises `Unavailable` at once (circuit breaker).
+* `max_waiting` items may wait, sent or not; beyond that `submit` raises `Busy`.
+
+**Example.** Two batches are in flight and the only replica has taken over neither. 700 callers submit meanwhile. When
+the replica takes over the first batch, 256 of the 700 leave as one batch; the rest follows as the replica goes on.
+
+**Trade-offs.** Items may be executed twice after a break, so they need idempotency keys. `linger` adds a short wait
+under load for larger batches: less CPU per item, a little more latency.
+
+Decision: docs/decisions/0010 (linger). See also docs/architecture.md, "gRPC is batched".
+"""
 
 from __future__ import annotations
 
@@ -21,18 +48,18 @@ from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_S = 1.0
-_PAUSE_S = (0.05, 0.5)
+_CONNECT_S = 1.0  # longest time to open a stream, seconds
+_PAUSE_S = (0.05, 0.5)  # pause before reconnecting, seconds: the first one, and the longest after doubling
 
 
 class _State(enum.Enum):
-    TRYING = enum.auto()  # new, or just lost: the first attempt to connect is under way
+    TRYING = enum.auto()  # new or just lost; the first attempt to connect is under way
     CONNECTED = enum.auto()
-    FAILED = enum.auto()  # the last attempt failed; others follow
+    FAILED = enum.auto()  # the last attempt to connect failed; it is repeated
 
 
 class _Batch:
-    """Items `first` … `last` of a stream; `left` have no result yet."""
+    """A batch in flight: its last item's number, and how many items lack a result."""
 
     __slots__ = ("last", "left", "sent_at")
 
@@ -43,35 +70,30 @@ class _Batch:
 
 
 class _Stream(Generic[Item, Result]):
-    """The stream to one replica and what is in flight on it, oldest first."""
+    """The stream to one replica, with the batches in flight on it, oldest first."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.state = _State.TRYING
-        self.retired = False  # the address is gone: finish what is in flight, take nothing new
-        self.batches: deque[_Batch] = deque()  # those that lack a result
+        self.retired = False  # the address is gone: await the results in flight, send nothing new
+        self.batches: deque[_Batch] = deque()  # batches that lack a result
         self.in_flight: dict[int, tuple[Waiting[Item, Result], _Batch]] = {}  # by the number of the item
-        self.sent = self.taken = 0  # items of this life of it
-        self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # a few batches, and an end mark
+        self.sent = self.taken = 0  # items sent and taken over since it was opened
+        self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # batches to write; None ends the stream
         self.silence: asyncio.Timeout | None = None
         self.heard_at = 0.0
-        self.fruitful = False  # this life of it has answered an item
+        self.fruitful = False  # has answered an item since it was opened
         self.last_sent = 0.0
         self.task: asyncio.Task[None] | None = None
 
     @property
     def untaken(self) -> int:
-        """Batches that the replica has not said to have in hand."""
+        """How many batches the replica has not confirmed to have taken over."""
         return sum(batch.last >= self.taken for batch in self.batches)
 
 
 class BatchStream(Generic[Item, Result]):
-    """One bidirectional stream to every replica; each batch goes where least is in flight.
-
-    Items must be idempotent: when a stream breaks, its unanswered items are sent again, elsewhere or after it
-    is back, as long as their deadline allows. A replica takes the items of a stream in order; its results come as they
-    are known. Between replicas there is no order, so whoever needs one submits after the result.
-    """
+    """Sends items in batches to the replicas of a service. See the module."""
 
     def __init__(
         self,
@@ -88,12 +110,21 @@ class BatchStream(Generic[Item, Result]):
         deadline_s: float = 3.0,
         linger: Linger | None = None,
     ) -> None:
-        """`open` gives the method of a channel, as `lambda channel: Stub(channel).Append`; `size` an item's bytes.
+        """Set up the queue; opens no stream yet. Needs a running event loop.
 
-        `unpack` gives how many items of the stream are in hand, and results by the numbers of their items, from 0; an
-        exception is raised to whoever waits.
-        `max_waiting` bounds items without a result, sent or not; `max_in_flight` the batches of one stream that lack
-        results and are not in hand; `pace` says how long a batch waits for more.
+        Args:
+            replicas: The replicas to send to.
+            open: Returns the method of a channel: `lambda channel: Stub(channel).Append`.
+            pack: Makes one request message of the items of a batch.
+            unpack: Returns how many items of the stream the replica has taken over, and results by the number of their
+                item, counted from 0. A result that is an exception is raised to the caller of `submit`.
+            size: Bytes of an item.
+            max_items: Most items of a batch.
+            max_bytes: Most bytes of a batch; one item alone may have more.
+            max_waiting: Most items without a result, sent or not.
+            max_in_flight: Most batches of one stream that the replica has not taken over.
+            deadline_s: Longest wait for a result, seconds.
+            linger: How long a batch waits for more items; None: not at all.
         """
         self._replicas = replicas
         self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
@@ -112,17 +143,17 @@ class BatchStream(Generic[Item, Result]):
 
     @property
     def connected(self) -> bool:
-        """Whether any replica can be reached."""
+        """Whether at least one replica is connected."""
         return any(stream.state is _State.CONNECTED for stream in self._streams.values())
 
     async def start(self) -> None:
-        """Open the streams, after `Replicas.start`; returns without waiting for them."""
+        """Begin to open the streams; does not wait for them. Call `Replicas.start` first."""
         self._started = True
         self._replicas.on_change(self._follow)
         self._follow()
 
     async def close(self) -> None:
-        """End the streams; whoever still waits gets `Unavailable`."""
+        """End the streams. Callers that still wait get `Unavailable`."""
         self._closed = True
         streams = [*self._streams.values(), *self._retired]
         tasks = [stream.task for stream in streams if stream.task is not None]
@@ -135,11 +166,14 @@ class BatchStream(Generic[Item, Result]):
             self._fail(waiting, "this service is stopping")
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
-        """The result of one item, within `deadline_s`; `Unavailable`: there was none, and the outcome is unknown.
+        """Queue one item and return the future of its result.
+
+        The future has a result within `deadline_s`. If it raises `Unavailable`, there was no answer and the outcome is
+        unknown.
 
         Raises:
-            Busy: too many wait already; nothing was done.
-            Unavailable: nobody to ask; repeat with the same key.
+            Busy: too many items wait already; nothing was done.
+            Unavailable: no replica can be reached, or the stream is closed.
         """
         if self._closed or self._is_down():
             raise Unavailable(f"nobody answers at {self._replicas.target}")
@@ -156,7 +190,7 @@ class BatchStream(Generic[Item, Result]):
         self._queue.release()
 
     def _is_down(self) -> bool:
-        """The breaker: every replica was tried and none is connected, so waiting would be in vain."""
+        """Whether the last attempt to connect failed for every replica (circuit breaker)."""
         return self._started and all(stream.state is _State.FAILED for stream in self._streams.values())
 
     # Sending.
@@ -174,7 +208,7 @@ class BatchStream(Generic[Item, Result]):
                 return
             try:
                 message = self._pack([waiting.item for waiting in items])
-            except Exception as error:  # a fault of the caller's code: it gets it, the stream goes on
+            except Exception as error:  # a fault in `pack`: its callers get it, the stream goes on
                 for waiting in items:
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
@@ -226,7 +260,10 @@ class BatchStream(Generic[Item, Result]):
             self._flush_soon()
 
     def _watch(self, stream: _Stream[Item, Result]) -> None:
-        """Set when the stream counts as silent: earlier where another replica could still answer in time."""
+        """Set when the stream counts as silent and is given up.
+
+        Earlier if another replica is connected, which could still answer in time.
+        """
         if stream.silence is not None and not stream.silence.expired():
             others = any(other is not stream and other.state is _State.CONNECTED for other in self._streams.values())
             limit_s = self._deadline_s / 2 if others else self._deadline_s
@@ -234,7 +271,7 @@ class BatchStream(Generic[Item, Result]):
             stream.silence.reschedule(None if since is None else since + limit_s)
 
     def _expire(self) -> None:
-        """Tell those who have waited long enough."""
+        """Fail the items whose deadline has passed."""
         for waiting in self._queue.expire(self._loop.time()):
             self._fail(waiting, "no answer in time")
         deadline = self._queue.next_deadline()
@@ -247,7 +284,7 @@ class BatchStream(Generic[Item, Result]):
     # Streams.
 
     def _follow(self) -> None:
-        """Have a stream to every address there is now."""
+        """Open streams to new addresses, and retire streams to addresses that are gone."""
         if self._closed:
             return
         for address in set(self._streams) - set(self._replicas.channels):
@@ -263,7 +300,7 @@ class BatchStream(Generic[Item, Result]):
                 stream.task = self._loop.create_task(self._keep(stream, channel))
 
     async def _keep(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
-        """Hold a stream to one address, again and again, until the address is gone."""
+        """Keep a stream to one address open until the address is gone."""
         try:
             await self._reconnect(stream, channel)
         finally:
@@ -278,19 +315,22 @@ class BatchStream(Generic[Item, Result]):
                 why = "ended by the server"
             except (grpc.aio.AioRpcError, TimeoutError, _BrokenStream, asyncio.InvalidStateError) as error:
                 why = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error) or "silent"
-            except Exception as error:  # a fault in `open` or `unpack`: loud, but no reason to stop for good
+            except Exception as error:  # a fault in `open` or `unpack`: logged as an error, then tried again
                 logger.exception("stream failed", extra={"address": stream.address})
                 why = repr(error)
             self._lost(stream, why)
             if stream.fruitful:
                 pause_s = _PAUSE_S[0]
                 continue
-            # Also where it could be opened: a server that fails every batch is not to be asked without end.
+            # Also if the stream could be opened: a server that fails every batch must not be asked without a pause.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, _PAUSE_S[1])
 
     async def _run(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
-        """One life of the stream; returns when the server ends it, raises when it breaks."""
+        """Open the stream and use it until it ends.
+
+        Returns when the server ends it; raises when it breaks.
+        """
         method = self._open(channel)
         stream.outgoing = asyncio.Queue()
         stream.sent = stream.taken = 0
@@ -298,7 +338,7 @@ class BatchStream(Generic[Item, Result]):
         self._method = getattr(channel, "method", self._method)
         try:
             async with asyncio.timeout(_CONNECT_S):
-                await call.initial_metadata()  # the server sends it at once: somebody is there
+                await call.initial_metadata()  # the server sends it as soon as it accepts the stream
             if call.done():
                 await call.read()  # raises the status
                 return
@@ -314,18 +354,18 @@ class BatchStream(Generic[Item, Result]):
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
-            raise _BrokenStream("cancelled") from error  # grpc.aio says so of a call that ended itself
+            raise _BrokenStream("cancelled") from error  # grpc.aio also raises this for a call that ended by itself
         finally:
             stream.silence = None
             stream.outgoing.put_nowait(None)
             call.cancel()
 
     def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
-        """Put back what was in flight, before everything newer, and note how it stands with the stream."""
+        """Put the unanswered items back to the front of the queue, and note the state."""
         again = self._queue.put_back([waiting for waiting, _ in stream.in_flight.values()])
         stream.in_flight.clear()
         stream.batches.clear()
-        if stream.state is not _State.FAILED:  # else it has been said
+        if stream.state is not _State.FAILED:  # a repeated failure is logged once
             logger.warning(
                 "stream lost" if stream.state is _State.CONNECTED else "no stream",
                 extra={"method": self._method, "address": stream.address, "why": why, "repeated_items": again},
@@ -337,10 +377,10 @@ class BatchStream(Generic[Item, Result]):
 
 
 class _BrokenStream(Exception):
-    """The stream can't be used any more."""
+    """The stream can't be used any longer."""
 
 
 async def _requests(outgoing: asyncio.Queue[Any]) -> AsyncIterator[Any]:
-    """What is to be written, until the end mark."""
+    """Yield the messages to write until None comes."""
     while (message := await outgoing.get()) is not None:
         yield message

@@ -1,4 +1,4 @@
-"""A channel whose calls carry the caller's identity, and a deadline where one is set."""
+"""gRPC channel that adds the caller's identity and a deadline to calls."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class IdentifiedChannel(grpc.aio.Channel):
-    """A `grpc.aio` channel with metadata and deadline of its own.
+    """A `grpc.aio` channel that adds metadata and a deadline to every call.
 
-    Not interceptors, since intercepted streams of grpc.aio cost a task and a queue each way.
+    Interceptors would do the same, but an intercepted stream of grpc.aio costs a task and a queue in each direction.
     """
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata, timeout_s: float | None = None) -> None:
         self._channel: Any = channel
         self._metadata = metadata
         self._timeout_s = timeout_s
-        self.method = "none"  # label of the method called last
+        self.method = "none"  # metric label of the method that was called last
 
     def with_timeout(self, timeout_s: float) -> IdentifiedChannel:
-        """The same connection; calls end after that long."""
+        """Return the same connection with this deadline for every call, in seconds."""
         return IdentifiedChannel(self._channel, self._metadata, timeout_s)
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:

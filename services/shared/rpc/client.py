@@ -1,4 +1,4 @@
-"""Calling other services: `Replicas` for single calls, `BatchStream` where calls are many."""
+"""Calls to other services: `Replicas` for single calls, `BatchStream` for many."""
 
 from services.shared.rpc.batch_stream import BatchStream
 from services.shared.rpc.replicas import Replicas

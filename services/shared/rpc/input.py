@@ -1,4 +1,7 @@
-"""Requests of gRPC that can't be read: INVALID_ARGUMENT and a quiet line, where grpc.aio has a traceback for each."""
+"""Handles gRPC requests that can't be parsed: INVALID_ARGUMENT and one log line.
+
+grpc.aio itself would log a traceback for each.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ import grpc
 
 from services.shared.process.log_limit import RateLimitedLog
 
-UNREADABLE = object()  # in place of a request
+UNREADABLE = object()  # stands for a request that could not be parsed
 DETAIL = "the request can't be parsed"
 
 _log = RateLimitedLog(logging.getLogger(__name__), logging.INFO)
 
 
 def tolerant(deserialize: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
-    """What parses as this does, and gives `UNREADABLE` where that fails."""
+    """Return a parser like `deserialize` that returns `UNREADABLE` instead of raising."""
 
     def read(data: bytes) -> Any:
         try:
@@ -30,7 +33,7 @@ def tolerant(deserialize: Callable[[bytes], Any], method: str) -> Callable[[byte
 
 
 def checked(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """A method that takes one request and is a coroutine, refusing what could not be parsed."""
+    """Wrap a coroutine method with one request so that it refuses an unparsable one."""
 
     async def call(request: Any, context: Any) -> Any:
         if request is UNREADABLE:

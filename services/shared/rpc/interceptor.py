@@ -1,4 +1,35 @@
-"""The border of a gRPC server: who calls, what an exception is to the caller, how long it took."""
+"""Wraps every gRPC method of a service: authentication, error statuses, timing.
+
+**Purpose.** Servicers contain only what is special about a method. What all methods share happens here, once: who
+calls, whether the request can be parsed, which status an exception becomes, and how long the call took.
+
+**Rules.**
+
+* Every call but health checks must carry the service token (`authorization: Bearer …`), or the previous token during a
+  rotation. Without a configured token every caller is trusted. An unauthenticated request is not even parsed.
+* Exceptions become statuses as follows. Anything else is logged with its traceback, and the caller learns only
+  "internal error".
+
+      Refused              the status that the servicer chose, with its trailers
+      Unavailable          UNAVAILABLE            the outcome is unknown
+      Busy                 RESOURCE_EXHAUSTED     nothing was done
+      other ThalamusError  INVALID_ARGUMENT       unless its code is INTERNAL, which is treated as unexpected
+
+* A call is one observation of the time metric. Of a stream of batches every answer is one, measured from the latest
+  batch received before it.
+* A stream of batches sends its initial metadata at once: the client then knows that somebody is there before it sends a
+  batch.
+* `end_streams` lets streams of batches end as if the client had closed them: batches that were received are still
+  answered. A stream does not end by itself, so at a shutdown it would otherwise run until it is cancelled.
+
+**Example.** A servicer raises `Refused(NOT_FOUND, "there is no such key")`. The client sees NOT_FOUND with that text,
+and `thalamus_auth_grpc_failures_total{method, status="NOT_FOUND"}` grows by one.
+
+**Trade-offs.** The status that an exception becomes is not visible where it is raised. In return all services map
+errors alike.
+
+The exceptions: `services/shared/errors.py`. Decision: docs/decisions/0006 (overload).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +54,7 @@ _HEALTH = "/grpc.health.v1.Health/"
 
 
 class Refused(Exception):
-    """A servicer's own choice of status, with trailers where the caller needs more."""
+    """A servicer refuses a call with this status, and optional trailers."""
 
     def __init__(self, status: grpc.StatusCode, detail: str, trailers: tuple[tuple[str, str], ...] = ()) -> None:
         self.status = status
@@ -32,10 +63,13 @@ class Refused(Exception):
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Stands before every method but health checks."""
+    """Wraps every method of a server but health checks. See the module."""
 
     def __init__(self, service: str, service_token: bytes | None, previous_token: bytes | None = None) -> None:
-        """Callers show the token, or the one before it while it is rotated; None: whoever calls is believed."""
+        """Accept calls with one of these tokens. If `service_token` is None, accept all.
+
+        `previous_token` is the token before, accepted while the token is rotated.
+        """
         tokens = [] if service_token is None else [service_token] + ([previous_token] if previous_token else [])
         self._expected = [b"Bearer " + token for token in tokens]
         self._metrics = server_metrics(service)
@@ -43,7 +77,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._batches: set[_Batches] = set()
 
     def end_streams(self) -> None:
-        """Let every stream of batches end as if its client had closed it, once what it has is answered."""
+        """End every stream of batches once the batches that it received are answered."""
         self._stopping = True
         for batches in list(self._batches):
             batches.end()
@@ -59,7 +93,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         if method.startswith(_HEALTH):
             return _like(handler, checked(handler.unary_unary), checked(handler.unary_stream), parse)
         if not self._identified(handler_call_details):
-            return _like(handler, _refuse, _refuse_stream, None)  # nothing of theirs is parsed
+            return _like(handler, _refuse, _refuse_stream, None)  # the request is not parsed
         if handler.request_streaming:
             unary, stream = self._one_answer(handler.stream_unary, method), self._batch_stream(handler, method)
         else:
@@ -67,16 +101,18 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return _like(handler, unary, stream, parse)
 
     def _identified(self, details: grpc.HandlerCallDetails) -> bool:
+        """Whether the call carries an accepted token."""
         if not self._expected:
             return True
         for key, value in details.invocation_metadata or ():
             if key == "authorization":
                 given = value.encode("utf-8", "replace") if isinstance(value, str) else value
-                # All are compared, whichever fits: the time taken tells nothing.
+                # Compares with all tokens even after a match, so that the time taken reveals nothing.
                 return sum(hmac.compare_digest(given, expected) for expected in self._expected) > 0
         return False
 
     def _one_answer(self, behaviour: Any, method: str) -> Any:
+        """Wrap a method with one answer: one observation."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(request: Any, context: Any) -> Any:
@@ -93,7 +129,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _many_answers(self, handler: Any, method: str) -> Any:
-        """One request, a stream of answers: the whole of it is one observation."""
+        """Wrap a method with one request and a stream of answers: one observation in all."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -111,11 +147,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _batch_stream(self, handler: Any, method: str) -> Any:
-        """A stream of batches: every answer is one observation, counted from the batch before it."""
+        """Wrap a stream of batches: each answer is one observation."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-            # At once, so that the caller knows that somebody is there before it trusts us with a batch.
+            # At once: the caller knows that somebody is there before it sends a batch.
             await context.send_initial_metadata(())
             batches = _Batches(requests)
             if self._stopping:
@@ -133,7 +169,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _abort(self, context: Any, method: str, error: Exception) -> NoReturn:
-        """End the call with the status of the error; what nobody foresaw is logged and kept from the caller."""
+        """End the call with the status that belongs to the error.
+
+        Unexpected errors are logged, and their text is not sent to the caller.
+        """
         if isinstance(error, grpc.aio.AbortError):
             raise error
         trailers: tuple[tuple[str, str], ...] = ()
@@ -155,7 +194,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _Batches:
-    """The requests of a stream, which can be told to end while it waits for the next."""
+    """The requests of a stream. `end` works even while it waits for the next request."""
 
     __slots__ = ("_ended", "_requests", "_waiting", "received_at")
 
@@ -176,7 +215,7 @@ class _Batches:
         try:
             request = await anext(self._requests)
         except asyncio.CancelledError:
-            # By `end`, unless the caller went away in the same moment: then there is nobody left to answer.
+            # `end` cancelled this task, unless the caller went away at the same moment and nobody is left to answer.
             if not self._ended or task is None or task.uncancel() > 0:
                 raise
             raise StopAsyncIteration from None
@@ -188,6 +227,7 @@ class _Batches:
         return request
 
     def end(self) -> None:
+        """End the stream once the handler asks for the next request."""
         self._ended = True
         if self._waiting is not None:
             self._waiting.cancel()
@@ -198,7 +238,10 @@ def _unreadable() -> Refused:
 
 
 def _like(handler: Any, unary: Any, stream: Any, parse: Callable[[bytes], Any] | None) -> Any:
-    """A handler of the same shape that does something else, with what `parse` makes of a request; None: its bytes."""
+    """Return a handler of the same shape that calls `unary` or `stream` instead.
+
+    `parse` reads the request; None passes its bytes on.
+    """
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             make: Any = grpc.unary_unary_rpc_method_handler

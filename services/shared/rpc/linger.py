@@ -1,7 +1,23 @@
-"""How long work that is done in batches waits for more of it.
+"""Decides how long a batch waits for more items before it is sent (linger).
 
-Not at all in an idle process or where hardly more would come; a little in a busy one that has much of it. How much
-comes is what came lately, with the waits of then: who sends one thing at a time is told to wait now, and not then.
+**Purpose.** A batch costs a round trip and CPU on both sides, whatever is in it. Under load it pays to wait a few
+milliseconds for more items. In an idle process waiting only adds latency.
+
+**Rules.** The wait is a share of `longest_s`, the product of two factors between 0 and 1, measured every 50 ms at most:
+
+    busy   CPU use of the calling thread:               0 up to 10 % of a core, 1 from 30 % on
+    many   items that would arrive in the longest wait: 0 up to 1, 1 from 4 on
+
+Between its bounds a factor grows linearly. The wait counts from the start of the batch before: a batch after a long
+pause leaves at once.
+
+**Example.** `longest_s` is 15 ms. A process uses 25 % of a core (busy = 0.75) and sends 200 items/s, which is 3 in
+15 ms (many = 0.67). Batches then start at least 7.5 ms apart. At 50 items/s, less than one in 15 ms, nothing waits.
+
+**Trade-offs.** The rate is that of the recent past, which the waits themselves lower. A caller that sends each item
+only after the last answer waits while its rate is high, then does not wait for a while, and so on.
+
+Decision: docs/decisions/0010, with the measured cost per publication.
 """
 
 from __future__ import annotations
@@ -9,18 +25,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_LOOK_S = 0.05  # CPU and rate are looked at so often
-_IDLE, _BUSY = 0.1, 0.3  # of a core: waits from the first on, and for as long as may be from the second
-_FEW, _MANY = 1.0, 4.0  # items in the longest wait: worth none of it up to the first, all of it from the second on
+_LOOK_S = 0.05  # shortest time between two measurements of CPU and rate, seconds
+_IDLE, _BUSY = 0.1, 0.3  # shares of a core: no wait below the first, the longest from the second on
+_FEW, _MANY = 1.0, 4.0  # items in the longest wait: no wait up to the first, the longest from the second on
 
 
 class Linger:
-    """One per thread: it measures the CPU of the one that asks.
+    """Measures load and rate and returns the wait. One per thread.
+
+    It measures the CPU time of the thread that calls it.
 
     Args:
-        longest_s: The longest wait.
-        clock: Seconds, from whenever.
-        cpu: Seconds of CPU that the calling thread has used.
+        longest_s: The longest wait, seconds.
+        clock: Returns seconds of any monotonic clock.
+        cpu: Returns the CPU seconds that the calling thread has used.
     """
 
     def __init__(
@@ -32,12 +50,12 @@ class Linger:
     ) -> None:
         self._longest_s, self._clock, self._cpu = longest_s, clock, cpu
         self._looked_at, self._used_s = clock(), cpu()
-        self._items = 0  # that left since
+        self._items = 0  # items sent since then
         self._wait_s = 0.0
         self._next_at = 0.0
 
     def began(self, items: int) -> None:
-        """A batch of so many leaves now."""
+        """Note that a batch of this many items starts now."""
         now = self._clock()
         passed_s = now - self._looked_at
         self._items += items
@@ -50,10 +68,10 @@ class Linger:
         self._next_at = now + self._wait_s
 
     def wait_s(self) -> float:
-        """Seconds until the next batch should leave; 0: now."""
+        """Return the seconds until the next batch should start; 0 means now."""
         return max(0.0, self._next_at - self._clock())
 
 
 def _between(value: float, none: float, full: float) -> float:
-    """0 up to the first bound, 1 from the second on, in proportion between them."""
+    """Return 0 up to the bound `none`, 1 from `full` on, and linear in between."""
     return min(max((value - none) / (full - none), 0.0), 1.0)

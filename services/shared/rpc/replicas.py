@@ -1,4 +1,28 @@
-"""Replicas of a service: one channel per address that its name resolves to, followed as addresses come and go."""
+"""Keeps one gRPC channel to every replica of a service, found by DNS.
+
+**Purpose.** A service name resolves to the addresses of all its replicas, and they change: replicas are added, replaced
+and moved. `BatchStream` needs one stream to each replica. So names are resolved here, and each address has a channel
+with a connection of its own.
+
+**Rules.**
+
+* The name is resolved every 2 s (with jitter). New addresses get a channel, channels of addresses that are gone are
+  closed with a grace of 3 s. Listeners (`on_change`) are called after each change.
+* If the resolver fails, gives nothing or takes longer than 2 s, the known addresses stay. A lookup that hangs is waited
+  for: there is never a second one at the same time.
+* A single call (`call`, `any`) goes to the connected replicas in turn, else to one that may still connect. If none is
+  left it fails at once with `Unavailable`.
+* Nothing is repeated here. UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED become `Unavailable`: the outcome is unknown.
+* Keepalive pings notice a frozen or unplugged peer within 5 s.
+
+**Example.** `persistence:9003` resolves to two addresses: calls alternate between them. A third appears: after the next
+lookup it has a channel, and `BatchStream` is told and opens a stream to it.
+
+**Trade-offs.** The name is polled, so a new replica is found about 2 s late at worst. A replica that crashed is in the
+list until DNS drops it, but gets no calls while another one is connected.
+
+See docs/architecture.md, "gRPC is batched".
+"""
 
 from __future__ import annotations
 
@@ -20,22 +44,22 @@ from services.shared.rpc.channel import IdentifiedChannel
 
 logger = logging.getLogger(__name__)
 
-RESOLVE_S = 2.0
-_CLOSE_GRACE_S = 3.0
+RESOLVE_S = 2.0  # pause between lookups, and the longest wait for one, seconds
+_CLOSE_GRACE_S = 3.0  # time for calls on a channel that is closed, seconds
 _OPTIONS = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.max_send_message_length", 4 * 1024 * 1024),
-    # A peer that is frozen or unplugged is noticed within 5 s.
+    # Ping after 3 s, wait 2 s for the answer: a frozen or unplugged peer is noticed within 5 s.
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # this is also the longest time of one attempt to connect
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.enable_retries", 0),  # repeating is ours
-    ("grpc.enable_http_proxy", 0),  # a proxy of the environment is for what is outside, such as AWS
-    ("grpc.use_local_subchannel_pool", 1),  # a channel of its own connection each
+    ("grpc.enable_retries", 0),  # we repeat ourselves, where that is safe
+    ("grpc.enable_http_proxy", 0),  # a proxy in the environment is for the outside, such as AWS
+    ("grpc.use_local_subchannel_pool", 1),  # channels to the same address share no connection
 )
 _UNKNOWN_OUTCOME = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
@@ -45,7 +69,7 @@ T = TypeVar("T")
 
 
 class Replicas:
-    """All replicas behind one name. `service` is who calls: it names the metrics."""
+    """All replicas behind one name. `service` is the caller, for metric names."""
 
     def __init__(
         self,
@@ -55,10 +79,16 @@ class Replicas:
         service: str,
         resolve: Callable[[str, int], Awaitable[set[str]]] | None = None,
     ) -> None:
-        """`target` is "host:port"; `resolve` finds its addresses, by the system's resolver where not given.
+        """Take the address; makes no connection yet.
+
+        Args:
+            target: "host:port" of the service.
+            service_token: Sent with every call; None: calls carry no token.
+            service: Name of the calling service, for metric names.
+            resolve: Returns the addresses of a host and port; None: the system's resolver.
 
         Raises:
-            ConfigError: it is not, or the token is not ASCII.
+            ConfigError: the target is not "host:port", or the token is not ASCII.
         """
         host, colon, port = target.rpartition(":")
         if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
@@ -82,20 +112,23 @@ class Replicas:
 
     @property
     def channels(self) -> Mapping[str, grpc.aio.Channel]:
-        """Address → channel, as they are now."""
+        """Channels by address, as they are now."""
         return self._channels
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have it called after every change of `channels`."""
+        """Call `listener` after every change of `channels`."""
         self._listeners.append(listener)
 
     async def start(self) -> None:
-        """Resolve once (2 s at most), connect without waiting for it, and follow the name from then on."""
+        """Resolve the name once, for 2 s at most, then follow it.
+
+        Connections are opened without waiting for them.
+        """
         await self.refresh()
         self._follower = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
-        """Drop all channels; calls that still run end as cancelled."""
+        """Close all channels. Calls that still run end as cancelled."""
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
@@ -106,19 +139,21 @@ class Replicas:
         await asyncio.gather(*self._closing, *(channel.close() for channel in channels), return_exceptions=True)
 
     def is_ready(self) -> bool:
-        """Whether any replica is connected."""
+        """Whether at least one replica is connected."""
         return any(channel.get_state() is _State.READY for channel in self._channels.values())
 
     def any(self) -> grpc.aio.Channel:
-        """The next channel in turn of those connected, else of those that may yet connect.
+        """Return the next connected channel in turn, else one that may still connect.
 
         Raises:
-            Unavailable: there is none: the name resolves to nothing, or nobody answers there.
+            Unavailable: there is none. The name resolves to nothing, or no address accepts connections.
         """
         return self._pick()
 
     async def call(self, make: Callable[[grpc.aio.Channel], Awaitable[T]], timeout_s: float) -> T:
-        """Await what `make` calls on a replica's channel; a deadline of `timeout_s` goes with the call.
+        """Await the call that `make` starts on a replica's channel.
+
+        The call is sent with a deadline of `timeout_s` seconds.
 
         Raises:
             Unavailable: no answer in time, or the connection broke; the outcome is unknown.
@@ -159,8 +194,8 @@ class Replicas:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Ask for the addresses now; where nobody answers within 2 s, those known last are the best there is."""
-        # A thread that hangs in the resolver is waited for, not joined by another one every 2 s.
+        """Look up the addresses now. Without an answer in 2 s the known ones stay."""
+        # A lookup that hangs blocks a thread: wait for it instead of starting another every 2 s.
         if self._lookup is None or self._lookup.done():
             self._lookup = asyncio.create_task(self._resolve_quietly())
         done, _ = await asyncio.wait({self._lookup}, timeout=RESOLVE_S)
@@ -195,6 +230,6 @@ class Replicas:
 
 
 async def _resolve(host: str, port: int) -> set[str]:
-    """All addresses of a name, by getaddrinfo in a thread."""
+    """Return all addresses of a name, looked up by getaddrinfo in a thread."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return {with_port(str(sockaddr[0]), port) for _, _, _, _, sockaddr in found}

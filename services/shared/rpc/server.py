@@ -1,4 +1,7 @@
-"""gRPC servers, all alike: health, keepalive, identity of the caller, errors as statuses, metrics, graceful end."""
+"""gRPC server as all services run it.
+
+It adds health checks, keepalive, authentication of callers, errors as statuses, metrics and a graceful end.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,23 @@ __all__ = ["GrpcServer", "Refused", "start_grpc_server"]
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-_MAX_CALLS = 2_000
+_MAX_CALLS = 2_000  # calls and streams at the same time; beyond them RESOURCE_EXHAUSTED
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Our clients ping every 3 s, also on idle connections; by default the second ping ends the connection.
+    # Our clients ping every 3 s, also on idle connections. By default the second such ping ends the connection.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
-    # A second process on the port must fail, not share it.
+    # A second process on this port must fail, not share it.
     ("grpc.so_reuseport", 0),
 )
 
 
 class GrpcServer:
-    """A running server."""
+    """A running gRPC server."""
 
     def __init__(
         self, server: grpc.aio.Server, interceptor: ServiceInterceptor, health_servicer: health.aio.HealthServicer
@@ -45,7 +48,11 @@ class GrpcServer:
         self.port = 0
 
     async def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, take nothing new, end streams that have answered all; cancel the rest after `grace_s`."""
+        """Stop gracefully: finish calls and streams, then cancel what remains.
+
+        Health checks report NOT_SERVING and new calls are refused from now on. Streams end once all their batches are
+        answered. What still runs after `grace_s` seconds is cancelled.
+        """
         await self._health.enter_graceful_shutdown()
         stopped = asyncio.ensure_future(self._server.stop(grace_s))
         self._interceptor.end_streams()
@@ -61,12 +68,12 @@ async def start_grpc_server(
     service: str,
     previous_service_token: bytes | None = None,
 ) -> GrpcServer:
-    """Serve what `add` registers, as `service`; port 0 takes any free one.
+    """Start a server with the servicers that `add` registers; port 0 takes any free.
 
     With a `service_token` every call but health checks must carry it (`authorization: Bearer …`), or the previous one.
 
     Raises:
-        ConfigError: the port can't be had.
+        ConfigError: the port is taken or not allowed.
     """
     if service_token is None:
         logger.warning("SERVICE_TOKEN_FILE is not set: whoever reaches the gRPC port is trusted")
