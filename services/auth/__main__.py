@@ -1,4 +1,4 @@
-"""Auth: reads its settings, wires, runs, stops gracefully."""
+"""Auth: reads its settings, connects its parts, runs, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
 logger = logging.getLogger("services.auth")
 
-_GRACE_S = 3.0
-_POLL_S = 1.0  # another replica may have changed the keys
+_GRACE_S = 3.0  # time for calls that run when auth is stopped, seconds
+_POLL_S = 1.0  # pause between two looks at the store, seconds: another replica may have changed the keys
 
 
 async def main(stopping: asyncio.Event) -> None:
@@ -83,7 +83,7 @@ async def main(stopping: asyncio.Event) -> None:
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
         done, _ = await asyncio.wait([stopped, following, checking], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
-            await task  # it never ends by itself: raise what ended it
+            await task  # a background task ends only with an error: raise it
         checks["stopping"] = False
         await server.stop(_GRACE_S)
 
@@ -92,19 +92,19 @@ Remake = Callable[[Unavailable], Awaitable[None]]
 
 
 class ClosableStore(AccountStore, Protocol):
-    """A store whose files or connections end with it."""
+    """An account store that holds files or connections until it is closed."""
 
     async def close(self) -> None: ...
 
 
 def _open_store(config: AuthConfig) -> tuple[ClosableStore, Callable[[], Awaitable[None]], Remake]:
-    """The store, what must have succeeded before it is asked anything, and what may help once it is gone.
+    """Return the store, its preparation, and its repair after a loss.
 
-    Makes no request to DynamoDB.
+    The preparation must have succeeded before the store is asked anything. Makes no request to DynamoDB.
     """
     if config.store == "sqlite":
         return SqliteAccounts(config.db), _nothing, _nothing
-    from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts  # boto3 takes half a second to import
+    from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts  # importing boto3 takes half a second
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
 
@@ -134,17 +134,19 @@ def _policy(config: AuthConfig) -> Policy:
 
 
 async def _check_redis(address: str) -> None:
-    """Until cancelled. Auth can do without Redis, but not with one that it half understands.
+    """Check the Redis server once it answers; then wait until cancelled.
+
+    Auth works without Redis, but not with a server whose version or settings it can't work with.
 
     Raises:
-        ConfigError: it is such a one.
+        ConfigError: it is such a server.
     """
     async with redis_client(address, max_connections=1) as client:
         while True:
             try:
                 await check_server(client)
                 break
-            except MayNotAsk:  # an ACL of before
+            except MayNotAsk:  # an ACL file of an earlier version lacks that right
                 break
             except Unavailable:
                 await asyncio.sleep(_POLL_S)
@@ -154,12 +156,18 @@ async def _check_redis(address: str) -> None:
 async def _first_known(
     prepare: Callable[[], Awaitable[None]], store: AccountStore, algorithm: str
 ) -> tuple[Signer, pb.Trust]:
-    """Raises ConfigError where DynamoDB has no such table, and Unavailable."""
+    """Prepare the store and read what it holds.
+
+    Raises:
+        ConfigError: the DynamoDB table does not exist.
+        Unavailable: the store does not answer.
+    """
     await prepare()
     return await _known(store, algorithm)
 
 
 async def _known(store: AccountStore, algorithm: str) -> tuple[Signer, pb.Trust]:
+    """Read the signer and the trust state of edges from the store."""
     signer = await load_signer(store, algorithm)
     keys = [pb.ApiKeyDigest(sha256=row.sha256, id=row.id) for row in await store.api_keys()]
     return signer, pb.Trust(jwks=signer.jwks, api_keys=keys)
@@ -173,9 +181,10 @@ async def follow(
     checks: dict[str, bool],
     remake: Remake,
 ) -> None:
-    """Tell edges of changes at once, and of those that another replica made within a second.
+    """Send key changes to edges.
 
-    While the store is away edges keep what they know, and tokens are minted with the keys of before.
+    Changes of this process are sent at once, those of another replica within a second. While the store does not answer,
+    edges keep what they know, and tokens are signed with the keys known last.
     """
     version = -1
     while True:
@@ -189,12 +198,12 @@ async def follow(
                 version = current
                 accounts.signer, trust = await _known(store, algorithm)
                 feed.set(trust)
-            await store.check_writable()  # last: who is locked out of writing still tells edges of the keys
+            await store.check_writable()  # last: a replica that can't write still tells edges of the keys
             _say_whether_it_answers(checks, None)
         except Unavailable as error:
             await remake(error)
             _say_whether_it_answers(checks, error)
-            version = -1  # what changed has not been told
+            version = -1  # read everything again: changes may have been missed
             await asyncio.sleep(_POLL_S)
 
 

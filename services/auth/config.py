@@ -1,4 +1,4 @@
-"""What auth reads from AUTH_* variables, once, before anything starts."""
+"""Settings of auth, read from AUTH_* variables once at the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthConfig:
-    """`docs/configuration.md` explains each."""
+    """The settings. `docs/configuration.md` explains each."""
 
     host: str = "127.0.0.1"
     grpc_port: int = number(9001, 0, HIGHEST_PORT)
@@ -34,8 +34,8 @@ class AuthConfig:
     argon2_memory_kib: int = number(19_456, 19_456, 1 << 22)
     argon2_time_cost: int = number(2, 2, 1_000)
     hash_threads: int = number(os.cpu_count() or 1, 1, 1_024)
-    logins_per_account: int = number(10, 1)  # failures within the window
-    attempts_per_address: int = number(60, 0)  # registrations and logins within the window; 0: no limit
+    logins_per_account: int = number(10, 1)  # failed logins of one account within the window
+    attempts_per_address: int = number(60, 0)  # registrations and logins of one address within the window; 0: no limit
     limit_window_s: int = number(60, 1)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of auth."""
+"""Prometheus metrics of auth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gRPC face: protobuf in and out, refusals as statuses."""
+"""gRPC service of auth: translates messages, and refusals to gRPC statuses."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from services.shared.rpc.server import Refused
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
-SIGN_OF_LIFE_S = 10.0
-_MAX_USERNAME_BYTES = 8_192  # any longer one is nobody's; those that may be are the rules'
+SIGN_OF_LIFE_S = 10.0  # longest silence on a Watch stream, seconds
+_MAX_USERNAME_BYTES = 8_192  # a longer name is nobody's; `Accounts` checks which names may be registered
 _MAX_REFRESH_TOKEN_BYTES = 2_048
 _MAX_PEER_BYTES = 255
 _MAX_KEY_ID_BYTES = 64
-_MAX_TOKEN_BYTES = 8_192  # edges take no longer one
+_MAX_TOKEN_BYTES = 8_192  # edges accept no longer token
 
 
 class TrustFeed:
-    """What edges need to verify, and a way to wait for its next change."""
+    """What edges need to verify tokens and API keys, with a way to wait for a change."""
 
     def __init__(self) -> None:
         self.trust = pb.Trust()
         self._changed = asyncio.Event()
 
     def set(self, trust: pb.Trust) -> None:
-        """Replace it; whoever waits hears of it."""
+        """Replace the state and wake everyone who waits for a change."""
         if trust == self.trust:
             return
         self.trust = trust
@@ -42,7 +42,7 @@ class TrustFeed:
         self._changed = asyncio.Event()
 
     async def next(self, known: pb.Trust, timeout_s: float) -> None:
-        """Wait until it is another than the known one, so long at most."""
+        """Wait until the state is no longer `known`, for `timeout_s` seconds at most."""
         if self.trust is not known:
             return
         with contextlib.suppress(TimeoutError):
@@ -51,17 +51,17 @@ class TrustFeed:
 
 
 class AuthServicer(rpc.AuthServiceServicer):
-    """One per process."""
+    """The servicer. One per process."""
 
     def __init__(self, accounts: Accounts, feed: TrustFeed) -> None:
         self._accounts = accounts
         self._feed = feed
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.Trust]:
-        """The whole state: at once, after every change, every 10 s."""
+        """Send the whole trust state: at once, after every change, and every 10 s."""
         while True:
             trust = self._feed.trust
-            yield trust  # takes as long as the edge takes to read
+            yield trust  # waits here while the edge reads slowly; meanwhile changes replace each other
             await self._feed.next(trust, SIGN_OF_LIFE_S)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.TokenPair:
@@ -124,7 +124,11 @@ def _check_signing_in(request: pb.RegisterRequest | pb.LoginRequest) -> None:
 
 
 def _info(text: bytes) -> Any:
-    """The value of `info` in a token to be minted; None: none is wanted."""
+    """Return the `info` claim for a token as a JSON value; None if there is none.
+
+    Raises:
+        Invalid: it is not JSON that all clients can read.
+    """
     if not text:
         return None
     try:
@@ -135,7 +139,7 @@ def _info(text: bytes) -> Any:
 
 @contextlib.contextmanager
 def _statuses() -> Any:
-    """Refusals of the rules as gRPC statuses."""
+    """Context manager that raises refusals of the rules as gRPC statuses."""
     try:
         yield
     except TooMany as error:

@@ -1,6 +1,7 @@
-"""`AccountStore` on DynamoDB: one table; a change is one conditional write or one transaction. See `docs/storage.md`.
+"""`AccountStore` on DynamoDB. See `docs/storage-accounts.md`.
 
-A call may be carried out twice, or late, after its answer was lost: so each write recognises what it wrote before.
+There is one table; a change is one conditional write or one transaction. A request may be carried out twice, or late,
+after its answer was lost. So each write recognises what it wrote before.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from services.shared.errors import Unavailable
 _API_KEYS = "api_keys"
 _SIGNING_KEYS = "signing_keys"
 _VERSION = ("version", "-")
-_MAX_KEY_BYTES = 1_024  # of a sort key; what is longer was never written, and asking for it is an error
-_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # as SQLite's NOCASE
+_MAX_KEY_BYTES = 1_024  # longest sort key; a longer one was never written, and asking for it is an error
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # lower case as SQLite's NOCASE does it
 
 Key = tuple[str, str]
 
 
 class DynamoDbAccounts:
-    """Several processes may share the table."""
+    """The store. Several processes may share the table."""
 
     def __init__(self, db: DynamoDb, table: str) -> None:
-        """Makes no request."""
+        """Take the client; makes no request."""
         self._db, self._table = db, table
 
     async def close(self) -> None:
-        """Finish what runs, then close the connections."""
+        """Finish the running requests, then close the connections."""
         await self._db.close()
 
     async def add_user(self, user: User) -> None:
@@ -47,16 +48,22 @@ class DynamoDbAccounts:
             raise NameTaken from None
 
     async def find_user(self, username: str) -> User | None:
-        """One request whether or not there is such a user: how long it takes tells nothing."""
+        """Return the user of that name; None if there is none.
+
+        Takes one request in both cases, so that the time taken reveals nothing.
+        """
         return _as_user(await self._get(_name(username)))
 
     async def user_by_id(self, user_id: str) -> User | None:
         return _as_user(await self._get(_user(user_id)))
 
     async def add_refresh(self, digest: bytes, refresh: Refresh) -> bool:
-        """Keeps `expires_at` in whole seconds, rounded down."""
+        """Add a refresh token; see the interface.
+
+        `expires_at` is stored in whole seconds, rounded down.
+        """
         ends = int(refresh.expires_at)
-        # The family comes before its tokens and outlives them: so a token without one counts as revoked.
+        # The family is written before its tokens and expires after them, so a token without a family counts as revoked.
         later = "attribute_not_exists(expires_at) OR expires_at < :ends"
         await self._update(_family(refresh.family), "SET expires_at = :ends", {":ends": ends}, when=later)
         token = {"user_id": refresh.user_id, "family": refresh.family, EXPIRY: ends}
@@ -65,15 +72,18 @@ class DynamoDbAccounts:
                 "put_item",
                 TableName=self._table,
                 Item=_item(_token(digest), token),
-                ConditionExpression="attribute_not_exists(p)",  # a try that arrives late must not undo a use
+                ConditionExpression="attribute_not_exists(p)",  # a write that arrives late must not undo a use
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        except ConditionFailed as there:  # an earlier try, or an earlier use of the same token before it
+        except ConditionFailed as there:  # added by an earlier attempt, or an earlier use of its predecessor
             return "seed" not in there.item
         return True
 
     async def use_refresh(self, digest: bytes, now: float, seed: bytes) -> Refresh | None:
-        """One that is expired by `now` is as unknown, whether or not it was removed yet."""
+        """Use a refresh token; see the interface.
+
+        A token that has expired by `now` counts as unknown, whether or not it was removed yet.
+        """
         found = await self._update(
             _token(digest),
             "SET seed = if_not_exists(seed, :seed)",
@@ -82,7 +92,8 @@ class DynamoDbAccounts:
         )
         if found is None:
             return None
-        # Read after the token has its seed: what ends the family from now on is seen by who adds the successor.
+        # Read after the seed was stored: a revocation before that is seen here, a later one by whoever adds the
+        # successor.
         family = await self._get(_family(found["family"]))
         used = bool(found.get("used"))
         if used:
@@ -112,7 +123,10 @@ class DynamoDbAccounts:
         return sorted(rows, key=lambda row: row.created_at)
 
     async def remove_api_key(self, key_id: str) -> bool:
-        """Of several that remove it at once, each may be told True."""
+        """Remove an API key; False if it does not exist.
+
+        If several callers remove it at the same time, each may get True.
+        """
         key = (_API_KEYS, key_id)
         if await self._get(key) is None:
             return False
@@ -135,11 +149,11 @@ class DynamoDbAccounts:
         return int(found["changes"]) if found else 0
 
     async def _revoke(self, family: str) -> None:
-        """Without effect where the family is gone: its tokens count as revoked."""
+        """Revoke a family. No effect if it is gone: its tokens count as revoked."""
         await self._update(_family(family), "SET revoked = :yes", {":yes": True}, when="attribute_exists(p)")
 
     async def _get(self, key: Key) -> dict[str, Any] | None:
-        """The item as the last write left it."""
+        """Return an item by a strongly consistent read; None if it does not exist."""
         if not all(1 <= len(part.encode()) <= _MAX_KEY_BYTES for part in key):
             return None
         answer = await self._db.call("get_item", TableName=self._table, Key=_item(key), ConsistentRead=True)
@@ -155,7 +169,7 @@ class DynamoDbAccounts:
         return [values_of(item) async for item in query]
 
     async def _update(self, key: Key, update: str, values: Mapping[str, Any], *, when: str) -> dict[str, Any] | None:
-        """The item as it is afterwards; None: the condition does not hold."""
+        """Update an item and return it as it is afterwards; None if `when` does not hold."""
         try:
             answer = await self._db.call(
                 "update_item",
@@ -171,7 +185,10 @@ class DynamoDbAccounts:
         return values_of(answer["Attributes"])
 
     def _new(self, key: Key, values: Mapping[str, Any], *, mark: str) -> dict[str, Any]:
-        """A put that fails where another's item is; one with the same `mark` is our own, of an earlier try."""
+        """Return a put that fails if another item is there.
+
+        An item with the same `mark` was written by an earlier attempt of this call, and is replaced.
+        """
         return {
             "Put": {
                 "TableName": self._table,
@@ -183,7 +200,7 @@ class DynamoDbAccounts:
         }
 
     async def _change_keys(self, write: Mapping[str, Any]) -> None:
-        """The write, and a new version with it."""
+        """Write, and raise the version in the same transaction."""
         raise_version = {
             "TableName": self._table,
             "Key": _item(_VERSION),
@@ -196,10 +213,10 @@ class DynamoDbAccounts:
             raise Unavailable("the account store has another key of that id") from error
 
     async def check_writable(self) -> None:
-        """Nobody can lock it; what `version` says of it is all that can be known without a write."""
+        """Do nothing: nobody can lock the table, and `version` has shown that it answers."""
 
     async def _transact(self, *writes: Mapping[str, Any]) -> None:
-        # The token makes DynamoDB drop a try that arrives late, after somebody else changed what this one wrote.
+        # With the token DynamoDB drops an attempt that arrives late, after somebody else changed what this one wrote.
         await self._db.call("transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4()))
 
 
@@ -224,10 +241,10 @@ def _family(family: str) -> Key:
 
 
 def _item(key: Key, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The key's attributes, and the values beside them."""
+    """Return the key attributes and the values as a DynamoDB item."""
     return item_of({"p": key[0], "s": key[1], **(values or {})})
 
 
 def _number(value: float) -> Decimal:
-    """Comes back as the same float: DynamoDB keeps 38 digits."""
+    """Return a number that reads back as the same float: DynamoDB keeps 38 digits."""
     return Decimal(repr(value))

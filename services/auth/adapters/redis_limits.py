@@ -1,4 +1,7 @@
-"""`Limits` in Redis, so that all replicas count together; in this process while Redis is away."""
+"""`Limits` in Redis, so that all replicas count together.
+
+While Redis does not answer, each process counts for itself.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
-_TIMEOUT_S = 0.5
-_MAX_LOCAL = 10_000
+_TIMEOUT_S = 0.5  # longest wait for Redis, seconds
+_MAX_LOCAL = 10_000  # names that are counted in this process; the oldest are dropped
 
 
 class RedisLimits:
-    """Fixed windows; a window begins with its first count."""
+    """Fixed time windows. A window begins with its first count."""
 
     def __init__(self, redis: RedisPipeline) -> None:
         self._redis = redis

@@ -1,4 +1,4 @@
-"""`AccountStore` on SQLite: one thread, readable by its owner alone."""
+"""`AccountStore` on SQLite, in one thread. Only the file's owner may read it."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ CREATE TABLE IF NOT EXISTS signing_keys (
     kid TEXT PRIMARY KEY, algorithm TEXT NOT NULL, pem BLOB NOT NULL, created_at REAL NOT NULL
 );
 """
-_EXPIRED_AT_ONCE = 100
-_BUSY_MS = 2_000  # so long a statement waits for another process' lock
-_CHECK_MS = 500  # nothing that writes here holds the lock for so long
+_EXPIRED_AT_ONCE = 100  # most expired tokens that one use of a token removes
+_BUSY_MS = 2_000  # longest wait of a statement for another process's lock, milliseconds
+_CHECK_MS = 500  # the same for the write check, milliseconds; no write of ours holds the lock for that long
 T = TypeVar("T")
 
 
 class SqliteAccounts:
-    """Several processes may share the file."""
+    """The store. Several processes may share the file."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file.
+        """Open the file; create it if it is missing.
 
         Raises:
-            ConfigError: it can't be opened or made.
+            ConfigError: it can't be opened or created.
         """
         self._thread = ThreadPoolExecutor(1, "accounts")
         try:
@@ -60,7 +60,7 @@ class SqliteAccounts:
             raise ConfigError(f"AUTH_DB: {path} can't be used: {error}") from error
 
     async def close(self) -> None:
-        """Finish what runs, then close the file."""
+        """Finish the running work, then close the file."""
         await asyncio.to_thread(self._thread.shutdown)
         self._connection.close()
 
@@ -183,7 +183,7 @@ class SqliteAccounts:
     def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             done = work(self._connection)
-            # What was written is not there after a restart if its files went meanwhile.
+            # If the files were replaced meanwhile, what was written is lost with the next restart.
             self._watch.check(identity(self._path) == self._opened)
             return done
         except sqlite3.Error as error:
@@ -198,7 +198,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
         if "seed" not in (row[1] for row in connection.execute("PRAGMA table_info(refresh_tokens)")):
-            connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # a file of before
+            connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # the file is of an earlier version
     except BaseException:
         connection.close()
         raise

@@ -1,4 +1,33 @@
-"""Rules of accounts: registering, signing in, sessions that rotate, tokens for backends, API keys."""
+"""Rules of accounts: registration, login, sessions, tokens for backends, API keys.
+
+**Purpose.** A session gives a client short-lived access tokens. Its refresh token is traded for a new pair and is good
+once, so that a stolen refresh token is noticed. At the same time no failure of the store may end the session of an
+honest client.
+
+**Rules of the rotation.**
+
+* A session is a family of refresh tokens. Each token but the first is derived from the token before it.
+* The first use of a token stores a random seed for it. The text of the successor is an HMAC of the old token under that
+  seed. So a repeated use gives the same successor, whichever step failed before.
+* A token is marked as used up as the last step, when only the answer is left to send. If that mark fails the answer is
+  given all the same.
+* Using a token that is used up ends the family: two parties may have it, and nobody can tell which one is honest. So
+  does using a token whose successor was used already.
+* A family that ended stays ended: a token added to it later is revoked from the start.
+* The trade may take 1.5 s and the mark 0.5 s, together less than edges wait for the answer.
+
+**Example.**
+
+    client shows R1                → seed S1 is stored, R2 = HMAC(S1, R1) is stored, R1 is used up, the client gets R2
+    the store fails before "used up", and the client shows R1 again           → the same R2
+    a thief shows R1 later         → R1 is used up: the family ends, R2 is refused, open connections are closed
+
+**Trade-offs.** If the answer is lost between auth and the client, the client has only a token that is used up. Trying
+it ends the session, and the client has to log in again. A few seconds in which a used token is still good would avoid
+that, but a thief would have them too. Access tokens of an ended session stay good until they expire.
+
+See docs/storage-accounts.md; how sessions are ended on edges: docs/decisions/0009.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +52,12 @@ from services.shared.errors import Busy, Unavailable
 _USERNAME = re.compile(r"[a-zA-Z0-9._-]{3,64}")
 _KEY_PREFIX = "thk_"
 _MAX_TTL_S = 10 * 365 * 86_400
-_TRADE_S = 1.5  # and
-_USE_UP_S = 0.5  # in all less than edges wait: what is used up can still be answered
+_TRADE_S = 1.5  # longest time of a trade, seconds
+_USE_UP_S = 0.5  # longest time to mark a token as used up, seconds; both together are less than edges wait
 
 
 class Refusal(Exception):
-    """What was asked can't be; the text is for whoever asked."""
+    """A request can't be granted. The text is for the caller."""
 
 
 class Invalid(Refusal):
@@ -36,11 +65,14 @@ class Invalid(Refusal):
 
 
 class Taken(Refusal):
-    """Something of that name exists."""
+    """The name is taken."""
 
 
 class Denied(Refusal):
-    """Not who they say; never says why. `ended`: the session that it was asked for in, which is over."""
+    """The credentials are wrong or no longer valid. The text never says which.
+
+    `ended`: the session of the given token, if it is over.
+    """
 
     def __init__(self, text: str, ended: EndedSession | None = None) -> None:
         self.ended = ended
@@ -48,7 +80,7 @@ class Denied(Refusal):
 
 
 class TooMany(Refusal):
-    """A limit; `retry_after_s` until it ends."""
+    """A limit is reached. `retry_after_s`: seconds until it ends."""
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = max(1, retry_after_s)
@@ -56,12 +88,12 @@ class TooMany(Refusal):
 
 
 class _Used(Exception):
-    """The successor of the token was used already, by whoever was given it."""
+    """The successor of the token was used already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What signing in gives."""
+    """Access token and refresh token of a session."""
 
     access_token: str
     expires_in_s: int
@@ -71,7 +103,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Numbers of the rules; see AuthConfig."""
+    """Numbers for the rules; see AuthConfig."""
 
     access_ttl_s: int
     refresh_ttl_s: int
@@ -83,7 +115,10 @@ class Policy:
 
 
 class Accounts:
-    """The rules; state is the store's. `signer` is replaced when keys change."""
+    """The rules of accounts. All state is in the store.
+
+    `signer` is replaced when the keys change.
+    """
 
     def __init__(
         self,
@@ -97,10 +132,16 @@ class Accounts:
         self._store, self._limits, self._passwords, self._policy = store, limits, passwords, policy
         self.signer = signer
         self._now = now
-        self.changed = asyncio.Event()  # keys changed; who watches clears it
+        self.changed = asyncio.Event()  # set when API keys changed; the watching task clears it
 
     async def register(self, username: str, password: str, peer: str) -> Pair:
-        """Make a user and sign in. Raises Invalid, Taken, TooMany."""
+        """Create a user and begin a session.
+
+        Raises:
+            Invalid: the username or the password is not allowed.
+            Taken: the username is taken.
+            TooMany: too many attempts from this address.
+        """
         _check_password(password)
         if not _USERNAME.fullmatch(username):
             raise Invalid("username: 3 to 64 of letters, digits, dot, underscore and hyphen")
@@ -117,11 +158,17 @@ class Accounts:
         return await self._begin_session(user)
 
     async def login(self, username: str, password: str, peer: str) -> Pair:
-        """Sign in. Raises Denied (unknown user and wrong password alike), Invalid, TooMany."""
+        """Begin a session for username and password.
+
+        Raises:
+            Denied: unknown user or wrong password, not told apart.
+            Invalid: the password is too long.
+            TooMany: too many failures of this account, or attempts from this address.
+        """
         _check_password(password)
         await self._limit_address(peer)
         failures = f"login:{hashlib.sha256(username.lower().encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
-        # Counted before the password is checked: guesses made all at once can't outrun the limit.
+        # Counted before the password is checked: parallel guesses can't get past the limit.
         if await self._limits.count(failures, self._policy.limit_window_s) > self._policy.logins_per_account:
             LOGINS.labels("limited").inc()
             raise TooMany((await self._limits.current(failures))[1])
@@ -139,17 +186,18 @@ class Accounts:
         return await self._begin_session(user)
 
     async def refresh(self, refresh_token: str) -> Pair:
-        """Trade a refresh token for a new pair; a used one ends its session. Raises Denied, Unavailable.
+        """Trade a refresh token for a new pair. See the module for the rules.
 
-        The token is used up last, when nothing is left to do but to answer: until then a repetition gives the same
-        successor, so that no failure of the store ends a session.
+        Raises:
+            Denied: the token is not valid. If it was used up, its session has ended.
+            Unavailable: the store did not answer in time; the token is still good.
         """
         try:
             async with asyncio.timeout(_TRADE_S):
                 pair = await self._trade(refresh_token)
         except TimeoutError:
             raise Unavailable("the store is too slow; the refresh token is as good as before") from None
-        # Where that fails, whoever uses it again is given the same, or finds the successor used.
+        # If this fails, a later use of the token gets the same successor, or ends the family if the successor was used.
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_USE_UP_S):
                 await self._store.use_up_refresh(_digest(refresh_token))
@@ -157,6 +205,7 @@ class Accounts:
         return pair
 
     async def _trade(self, refresh_token: str) -> Pair:
+        """Return the successor pair of a refresh token; does not mark it as used up."""
         digest = _digest(refresh_token)
         found = await self._store.use_refresh(digest, self._now(), secrets.token_bytes(32))
         if found is None or found.used or found.revoked or found.expires_at <= self._now():
@@ -175,11 +224,17 @@ class Accounts:
             raise Denied("the refresh token is not valid", ended) from None
 
     async def logout(self, refresh_token: str) -> EndedSession | None:
-        """End the session of the token, and say which; unknown: no effect."""
+        """End the session of the token and return it; None if the token is unknown."""
         return await self._store.revoke_family(_digest(refresh_token))
 
     def mint(self, user: str, *, channel: str, ttl_s: int, info: Any, channels: list[str]) -> str:
-        """A token that a backend asks for. `ttl_s` 0: it never expires."""
+        """Return a signed token that a backend asked for.
+
+        With `channel` it is a subscription token, else a connection token. `ttl_s` 0: it never expires.
+
+        Raises:
+            Invalid: the lifetime is too long, or `channel` and `channels` are both given.
+        """
         if ttl_s > _MAX_TTL_S:
             raise Invalid("ttl_s is too long")
         if channel and channels:
@@ -199,7 +254,11 @@ class Accounts:
         return self.signer.sign(self._addressed(claims))
 
     async def create_api_key(self, name: str) -> tuple[ApiKeyRow, str]:
-        """A new key; its text is told once. Raises Invalid."""
+        """Create an API key. Its text is returned here and stored nowhere.
+
+        Raises:
+            Invalid: the name is empty or too long.
+        """
         if not 1 <= len(name) <= 64:
             raise Invalid("name: 1 to 64 characters")
         text = _KEY_PREFIX + secrets.token_urlsafe(32)
@@ -209,11 +268,11 @@ class Accounts:
         return row, text
 
     async def api_keys(self) -> list[ApiKeyRow]:
-        """All that are valid."""
+        """Return all valid API keys."""
         return await self._store.api_keys()
 
     async def revoke_api_key(self, key_id: str) -> bool:
-        """False: there is none."""
+        """Revoke an API key; False if it does not exist."""
         removed = await self._store.remove_api_key(key_id)
         if removed:
             self.changed.set()
@@ -232,6 +291,11 @@ class Accounts:
         return await self._pair(user, secrets.token_hex(12), secrets.token_urlsafe(32))
 
     async def _pair(self, user: User, family: str, refresh_token: str) -> Pair:
+        """Store this refresh token and return it with a new access token.
+
+        Raises:
+            _Used: the token is there already and was used.
+        """
         expires_at = self._now() + self._policy.refresh_ttl_s
         if not await self._store.add_refresh(
             _digest(refresh_token), Refresh(user.id, family, expires_at, False, False)
@@ -257,7 +321,7 @@ class Accounts:
 
 
 async def load_signer(store: AccountStore, algorithm: str) -> Signer:
-    """The signer of the keys in the store; the first start makes one."""
+    """Return a signer with the keys in the store; create a key if none fits."""
     keys = await store.signing_keys()
     if not any(key.algorithm == algorithm for key in keys):
         await store.add_signing_key(new_signing_key(algorithm))
@@ -271,7 +335,11 @@ def _check_password(password: str) -> None:
 
 
 def _successor(refresh_token: str, seed: bytes) -> str:
-    """As hard to guess as the seed for who has the token, and as the token for who has the seed."""
+    """Return the refresh token that follows `refresh_token`.
+
+    Guessing it is as hard as guessing the seed for somebody who has the token, and the token for somebody who has the
+    seed.
+    """
     made = hmac.digest(seed, refresh_token.encode("utf-8", "surrogatepass"), "sha256")
     return base64.urlsafe_b64encode(made).rstrip(b"=").decode()
 

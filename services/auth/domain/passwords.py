@@ -1,4 +1,7 @@
-"""Passwords: Argon2id on a few threads, the same work whether the user exists or not."""
+"""Password hashing with Argon2id on a few threads.
+
+Checking takes the same work whether the user exists or not.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from services.shared.errors import Busy
 
 MAX_PASSWORD_BYTES = 1_024
 MIN_PASSWORD_BYTES = 8
-_MAX_WAITING = 200
+_MAX_WAITING = 200  # hashes that may run or wait at the same time
 T = TypeVar("T")
 
 
 class Passwords:
-    """Hashes and checks; refuses as busy rather than let too many wait."""
+    """Hashes and checks passwords. Raises Busy instead of queueing without bound."""
 
     def __init__(self, *, memory_kib: int, time_cost: int, threads: int) -> None:
         self._hasher = PasswordHasher(time_cost=time_cost, memory_cost=memory_kib, parallelism=1)
@@ -32,11 +35,21 @@ class Passwords:
         self.dummy_checks = 0
 
     async def hash(self, password: str) -> str:
-        """An Argon2id string."""
+        """Return the Argon2id string of a password.
+
+        Raises:
+            Busy: too many passwords wait already.
+        """
         return await self._run(self._hasher.hash, password)
 
     async def matches(self, password: str, password_hash: str | None) -> bool:
-        """Whether it is the password; without a user the same work is done in vain."""
+        """Whether the password is right.
+
+        `password_hash` None means that the user does not exist: the same work is done, and the result is False.
+
+        Raises:
+            Busy: too many passwords wait already.
+        """
         if password_hash is None:
             self.dummy_checks += 1
             await self._run(self._check, self._dummy, password)
@@ -44,7 +57,7 @@ class Passwords:
         return await self._run(self._check, password_hash, password)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, password_hash: str, password: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the rules of accounts need: a store, and limits."""
+"""Interfaces that the rules of accounts need: a store, and rate limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """`id` is the token's `sub`; `password_hash` an Argon2id string."""
+    """A user. `id` is the `sub` of tokens, `password_hash` an Argon2id string."""
 
     id: str
     username: str
@@ -17,19 +17,19 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A refresh token as the store has it; its family is the session."""
+    """A stored refresh token. Its family is its session."""
 
     user_id: str
     family: str
     expires_at: float
     used: bool
     revoked: bool
-    seed: bytes = b""  # what its successor is made of, with its own text; none before its first use
+    seed: bytes = b""  # with the token's text it gives the successor; empty before the first use
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRow:
-    """An API key; only its digest is kept."""
+    """An API key. Only the SHA-256 of its text is stored."""
 
     id: str
     name: str
@@ -39,7 +39,10 @@ class ApiKeyRow:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key in PEM; the newest of an algorithm signs, all are published."""
+    """A private key in PEM.
+
+    The newest key of the configured algorithm signs; the public parts of all keys are published.
+    """
 
     kid: str
     algorithm: str
@@ -48,7 +51,7 @@ class SigningKey:
 
 
 class EndedSession(NamedTuple):
-    """A session that is over; its access tokens have the family as `sid`."""
+    """A session that is over. Its access tokens carry the family as `sid`."""
 
     user_id: str
     family: str
@@ -59,26 +62,35 @@ class NameTaken(Exception):
 
 
 class AccountStore(Protocol):
-    """Users, sessions and keys. Every method raises `Unavailable` where the store can't do it."""
+    """Store of users, sessions and keys.
+
+    Every method raises `Unavailable` if the store does not answer or fails.
+    """
 
     async def add_user(self, user: User) -> None:
-        """Raises `NameTaken`; names are compared without case."""
+        """Add a user. Raises `NameTaken`; names are compared without case."""
 
     async def find_user(self, username: str) -> User | None: ...
 
     async def user_by_id(self, user_id: str) -> User | None: ...
 
     async def add_refresh(self, digest: bytes, refresh: Refresh) -> bool:
-        """Of a family that was revoked meanwhile: it is revoked from its birth. False: it is there, and was used."""
+        """Add a refresh token, revoked if its family has been revoked meanwhile.
+
+        Returns False if it is there already and was used; then nothing changes.
+        """
 
     async def use_refresh(self, digest: bytes, now: float, seed: bytes) -> Refresh | None:
-        """The token, with the seed of its first use; one that is used up revokes its family. Atomic."""
+        """Store `seed` for the token if it has none, and return the token; None: unknown.
+
+        If the token is used up, its family is revoked. Atomic.
+        """
 
     async def use_up_refresh(self, digest: bytes) -> None:
-        """Whoever uses it from now on is not the one who was given its successor."""
+        """Mark the token as used up: the next use of it ends its family."""
 
     async def revoke_family(self, digest: bytes) -> EndedSession | None:
-        """End the session that the token belongs to, and say which; unknown: no effect."""
+        """End the session of this token and return it; None if the token is unknown."""
 
     async def add_api_key(self, key: ApiKeyRow) -> None: ...
 
@@ -91,20 +103,20 @@ class AccountStore(Protocol):
     async def add_signing_key(self, key: SigningKey) -> None: ...
 
     async def version(self) -> int:
-        """Changes whenever keys may have changed, also by another process."""
+        """Return a number that changes when keys may have changed, by any process."""
 
     async def check_writable(self) -> None:
-        """Whether a write would be taken; asked every second, so nothing is written."""
+        """Raise `Unavailable` if a write would fail. Called every second; writes nothing."""
 
 
 class Limits(Protocol):
-    """Counts per window."""
+    """Counters per name and time window."""
 
     async def count(self, name: str, window_s: int) -> int:
-        """Add one; how many there are in this window, this one included."""
+        """Add one and return the count of this window, this one included."""
 
     async def uncount(self, name: str, window_s: int) -> None:
         """Take one back."""
 
     async def current(self, name: str) -> tuple[int, int]:
-        """How many there are, and seconds until the window ends."""
+        """Return the count, and the seconds until the window ends."""

@@ -1,4 +1,4 @@
-"""Keys that sign tokens, the tokens, and the JWK Set that verifies them."""
+"""Signing keys, JWTs signed with them, and the JWK Set that verifies them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RSA_BITS = 2_048
 
 
 def new_signing_key(algorithm: str) -> SigningKey:
-    """A fresh key: EdDSA (Ed25519) or RS256."""
+    """Generate a key for EdDSA (Ed25519) or RS256."""
     private: Ed25519PrivateKey | RSAPrivateKey = (
         Ed25519PrivateKey.generate() if algorithm == "EdDSA" else generate_private_key(65_537, _RSA_BITS)
     )
@@ -35,7 +35,7 @@ def new_signing_key(algorithm: str) -> SigningKey:
 
 
 class Signer:
-    """Signs with the newest key of the wanted algorithm; publishes all."""
+    """Signs with the newest key of the configured algorithm; publishes all keys."""
 
     def __init__(self, keys: Sequence[SigningKey], algorithm: str) -> None:
         self._signing = max((key for key in keys if key.algorithm == algorithm), key=lambda key: key.created_at)
@@ -43,16 +43,17 @@ class Signer:
         self.jwks = json.dumps({"keys": [_public(key) for key in keys]}).encode()
 
     def sign(self, claims: dict[str, Any]) -> str:
-        """A JWT of these claims."""
+        """Return a JWT with these claims."""
         return jwt.encode(
             claims,
-            self._private,  # type: ignore[arg-type]  # the two kinds that we make
+            self._private,  # type: ignore[arg-type]  # one of the two kinds that we make
             algorithm=self._signing.algorithm,
             headers={"kid": self._signing.kid},
         )
 
 
 def _public(key: SigningKey) -> dict[str, str]:
+    """Return the public part of a key as a JWK."""
     private = load_pem_private_key(key.pem, None)
     common = {"kid": key.kid, "alg": key.algorithm, "use": "sig"}
     if isinstance(private, Ed25519PrivateKey):
