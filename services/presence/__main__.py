@@ -1,4 +1,4 @@
-"""Presence: reads its settings, wires, runs, stops gracefully."""
+"""Presence: reads its settings, connects its parts, runs, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
 logger = logging.getLogger("services.presence")
 
-_GRACE_S = 3.0
+_GRACE_S = 3.0  # time for calls that run when presence is stopped, seconds
 
 
 async def main(stopping: asyncio.Event) -> None:
@@ -56,7 +56,7 @@ async def main(stopping: asyncio.Event) -> None:
         stopped = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stopped, sweeping], return_when=asyncio.FIRST_COMPLETED)
         if sweeping in done:
-            await sweeping  # it never ends by itself: raise what ended it
+            await sweeping  # the sweeper ends only with an error: raise it
         checks["stopping"] = False
         await server.stop(_GRACE_S)
     finally:
@@ -66,6 +66,7 @@ async def main(stopping: asyncio.Event) -> None:
 
 
 async def _sweep(config: PresenceConfig, address: str, roster: RedisRoster, checks: dict[str, bool]) -> None:
+    """Sweep at intervals until cancelled, and keep the readiness check up to date."""
     await _wait_for_redis(address, checks)
     while True:
         try:

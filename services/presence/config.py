@@ -1,4 +1,4 @@
-"""What presence reads from PRESENCE_* variables, once, before anything starts."""
+"""Settings of presence, read from PRESENCE_* variables once at the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.shared.process.config import HIGHEST_PORT, field_env, number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresenceConfig:
-    """`docs/configuration.md` explains each."""
+    """The settings. `docs/configuration.md` explains each."""
 
     host: str = "127.0.0.1"
     grpc_port: int = number(9002, 0, HIGHEST_PORT)

@@ -1,4 +1,4 @@
-"""Metrics of presence."""
+"""Prometheus metrics of presence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,32 @@
-"""gRPC face: protobuf in and out."""
+"""gRPC service of presence: checks requests, and keeps the rosters of channels.
+
+**Purpose.** A roster says which clients are in a channel, for all edges. An edge can crash, or lose its connection to
+presence or Redis, at any moment. The roster must become right again without anybody knowing what was missed.
+
+**Rules.**
+
+* Edges hold leases, not clients. Every batch of changes renews the edge's lease; an empty batch is a heartbeat. An edge
+  sends one at least every third of a lease, so that one may be lost and the next may be late.
+* A lease has a generation. A generation whose lease ran out or was lost is never renewed: its batches are refused as a
+  whole (`lease_lost`). The edge takes the next generation and enters all its members again (reconciliation).
+* An entry belongs to one edge and one generation. A change that arrives late under an older generation replaces and
+  removes nothing.
+* The sweeper removes the members of generations that ended, and publishes one leave each (domain/sweeper.py).
+* A member that leaves without a clean end stays for its grace. If the same user enters meanwhile, the new client takes
+  the member's place, and neither a leave nor a join is published.
+* Redis names the roster that it holds. A new name means that Redis lost its data: edges enter their members as known,
+  so that no second join is published.
+* Times are those of presence's own clock in Redis, which never goes back.
+
+**Example.** edge-1 holds generation 7 with three members and is cut off for 20 s; a lease takes 12 s. The sweeper
+removes the three members and publishes three leaves. When edge-1 is back, its batch under generation 7 is refused. It
+takes generation 8 and enters its three members again.
+
+**Trade-offs.** Members of a crashed edge are shown until its lease has run out. Time in which nobody sweeps does not
+count, so after an outage of presence this takes up to one more lease.
+
+Decisions: docs/decisions/0003 (reconciliation), docs/decisions/0026 (the clock of presence).
+"""
 
 from __future__ import annotations
 
@@ -15,17 +43,17 @@ from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2 as pb
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
-_MAX_CHANGES = 256
-_MAX_CHANNELS = 1_000
-_PAGE = 1_000
+_MAX_CHANGES = 256  # in one batch
+_MAX_CHANNELS = 1_000  # in one Stats request
+_PAGE = 1_000  # members in one page
 _PAGE_BYTES = 1_048_576
 _MAX_EDGE_BYTES = 64
-_MAX_GENERATION = 2**53  # Redis compares it as a number of Lua
-_HEARTBEATS = 3  # in a lease: one may be lost, and the next be late
+_MAX_GENERATION = 2**53  # Redis scripts compare it as a Lua number, which is exact up to here
+_HEARTBEATS = 3  # per lease: one may be lost, and the next may be late
 
 
 class PresenceServicer(rpc.PresenceServiceServicer):
-    """Holds nothing: the roster is in Redis."""
+    """The servicer. It holds no state: the rosters are in Redis."""
 
     def __init__(self, roster: Roster, lease_ttl_s: float) -> None:
         self._roster = roster
@@ -35,7 +63,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
     async def Change(
         self, request_iterator: AsyncIterator[pb.ChangeBatch], context: Any
     ) -> AsyncIterator[pb.ChangeResults]:
-        """One answer per batch, in order."""
+        """Apply batches of changes, one answer per batch, in order."""
         async for batch in request_iterator:
             yield await self._change(batch)
 
@@ -43,7 +71,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
         if len(batch.changes) > _MAX_CHANGES:
             raise ThalamusError("too many changes in a batch", ErrorCode.BAD_REQUEST)
         check_id("edge of the lease", batch.lease.edge, _MAX_EDGE_BYTES)
-        if " " in batch.lease.edge:  # entries of the roster begin with it and a blank
+        if " " in batch.lease.edge:  # roster entries begin with the edge and a space
             raise ThalamusError("edge of the lease not allowed", ErrorCode.BAD_REQUEST)
         check_number("generation", batch.lease.generation, 0, _MAX_GENERATION)
         check_text("roster", batch.lease.roster, _MAX_EDGE_BYTES)
@@ -60,13 +88,16 @@ class PresenceServicer(rpc.PresenceServiceServicer):
                 BATCH_ITEMS.observe(len(changes))
                 await self._roster.change(lease, changes)
         except Unavailable:
-            count = max(1, len(batch.changes))  # for a heartbeat, too
+            count = max(1, len(batch.changes))  # a heartbeat gets one status too
             return pb.ChangeResults(statuses=[common_pb2.ITEM_STATUS_UNAVAILABLE] * count)
         statuses = [common_pb2.ITEM_STATUS_OK] * len(batch.changes)
         return pb.ChangeResults(statuses=statuses, heartbeat_s=self._heartbeat_s, roster=renewal.roster)
 
     async def Members(self, request: pb.MembersRequest, context: Any) -> AsyncIterator[pb.MembersPage]:
-        """Pages of at most 1,000, and of at most 1 MiB unless one alone has more."""
+        """Send the members of a channel in pages of at most 1,000 members and 1 MiB.
+
+        A single member may be larger than 1 MiB; its page has no other.
+        """
         check_channel(request.channel)
         async for found in self._roster.members(request.channel):
             page, size = pb.MembersPage(), 0
@@ -79,7 +110,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
             yield page
 
     async def Stats(self, request: pb.StatsRequest, context: Any) -> pb.StatsResponse:
-        """Counts in order of the channels."""
+        """Return the counts of clients and users, in the order of the channels."""
         if len(request.channels) > _MAX_CHANNELS:
             raise ThalamusError("too many channels", ErrorCode.BAD_REQUEST)
         for channel in request.channels:
@@ -91,10 +122,10 @@ class PresenceServicer(rpc.PresenceServiceServicer):
 
 
 def _change(change: pb.Change) -> Change:
-    """The change as the roster takes it; what is in it reaches other clients, so it must be sound.
+    """Return the change as the roster takes it. Its texts reach other clients.
 
     Raises:
-        ThalamusError: a member of it is not allowed.
+        ThalamusError: a part of it is not allowed.
     """
     info = change.info
     check_channel(change.channel)

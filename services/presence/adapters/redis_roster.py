@@ -1,4 +1,4 @@
-"""`Roster` on Redis: one script per change, a batch in one round trip."""
+"""`Roster` on Redis: one script call per run of changes, batched."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, Command, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
-TIMEOUT_S = 2.0
-_PAGE = 1_000
-_ENTER_TOGETHER = 64  # at most: what a client is told of them is one frame
+TIMEOUT_S = 2.0  # longest wait for one round trip, seconds
+_PAGE = 1_000  # members per HSCAN
+_ENTER_TOGETHER = 64  # most members that enter by one script call: their joins are one frame to a client
 _LUA = Path(__file__).parent / "lua"
 _CLOCK = _LUA / "clock.lua"
 _ENTER = load(_LUA / "enter.lua")
 _LEASE, _EXPIRED, _LEAVE, _WAIT, _DUE = (
     load(_CLOCK, _LUA / f"{name}.lua") for name in ("lease", "expired", "leave", "wait", "due")
 )
-SWEEP_S = 0.5
-_SWEEPS = 4  # the clock of presence goes on by no more than so many pauses between two of them
+SWEEP_S = 0.5  # pause between sweeps, seconds
+_SWEEPS = 4  # the clock of presence advances by at most this many pauses between two sweeps
 
 
 def _names(channel: str) -> list[str]:
-    """Roster, users, gone, gone users: one hash tag."""
+    """Return the keys of a channel: roster, users, gone, gone users (one hash tag)."""
     roster = keys.name(f"presence:{{{channel}}}")
     return [roster, f"{roster}:users", f"{roster}:gone", f"{roster}:gone_users"]
 
 
 def _index(lease: Lease) -> str:
+    """Return the key of the set of a lease's members."""
     return keys.name(f"presence:index:{lease.edge}:{lease.generation}")
 
 
@@ -42,12 +43,18 @@ def _member(channel: str, client: str) -> str:
 
 
 class RedisRoster:
-    """Stateless: all of it is in Redis."""
+    """Rosters in Redis. The object itself holds no state."""
 
     def __init__(
         self, redis: RedisPipeline, run_id: Callable[[], str] = lambda: "", *, sweep_s: float = SWEEP_S
     ) -> None:
-        """`run_id` of the server that `redis` is connected to; `sweep_s`: so often somebody asks what is due."""
+        """Take the connection; makes no request.
+
+        Args:
+            redis: The connection.
+            run_id: Returns the run id of the server that `redis` is connected to.
+            sweep_s: Pause between two sweeps, seconds.
+        """
         self._redis = redis
         self._run_id = run_id
         parts = ("leases", "generations", "reap", "runs", "later", "clock")
@@ -62,7 +69,7 @@ class RedisRoster:
             arguments: list[str | bytes | int] = [lease.edge, lease.generation, int(ttl_s * 1000), int(held), run_id]
             arguments += (roster, secrets.token_hex(8))
             (renewed,) = await self._run("lease", [Call(_LEASE, self._lease_keys, arguments)])
-            if self._run_id() == run_id:  # else it was the first on a connection, maybe to a server started anew
+            if self._run_id() == run_id:  # else the connection is new, maybe to a restarted server: ask again
                 granted, name = raise_for_error(renewed)
                 return Renewal(bool(granted), name.decode())
 
@@ -139,7 +146,7 @@ class RedisRoster:
         return len(members)
 
     async def _forget(self, lease: Lease) -> None:
-        """The generation of an edge that is gone for good need not be remembered."""
+        """Forget the generation of an edge that is gone for good."""
         (score, known) = await self._commands(
             "reap", [("ZSCORE", self._leases, lease.edge), ("HGET", self._generations, lease.edge)]
         )
@@ -164,6 +171,10 @@ class RedisRoster:
             await self._commands("due", removals)
 
     async def _take(self, how: str, members: Sequence[bytes], lease: Lease) -> list[Any]:
+        """Remove members by the leave script, `how` is `reap` or `due`.
+
+        Returns (removed, owner, milliseconds of grace left) of each.
+        """
         calls = []
         for member in members:
             channel, client = member.decode().rsplit("\n", 1)
@@ -174,6 +185,7 @@ class RedisRoster:
         return results
 
     def _call(self, lease: Lease, run: Sequence[Change]) -> Call:
+        """Return the script call for one run of changes."""
         channel = run[0].channel
         names, pub = _names(channel), keys.pub(channel)
         arguments: list[str | bytes | int] = [lease.edge, lease.generation, pub]
@@ -204,7 +216,11 @@ class RedisRoster:
 
 
 def _runs(changes: Sequence[Change]) -> list[list[Change]]:
-    """Who enters a channel together is one run of the script and one message; changes of a channel stay in order."""
+    """Group changes into runs, one script call each.
+
+    Clients that enter the same channel, without a leave of that channel in between, are one run and one join message.
+    Changes of one channel stay in order.
+    """
     runs: list[list[Change]] = []
     last: dict[str, list[Change]] = {}
     for change in changes:
@@ -217,5 +233,6 @@ def _runs(changes: Sequence[Change]) -> list[list[Change]]:
 
 
 def _info(entry: bytes) -> bytes:
+    """Return the ClientInfo of a roster entry, without the header and the user."""
     head, rest = entry.split(b"\n", 1)
     return rest[int(head.rsplit(b" ", 1)[1]) :]

@@ -1,4 +1,4 @@
-"""What the roster's rules need of Redis."""
+"""Interface of the roster store that presence needs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import NamedTuple, Protocol
 
 
 class Lease(NamedTuple):
-    """One life of an edge's right to have members."""
+    """One generation of an edge's right to have members in rosters."""
 
     edge: str
     generation: int
 
 
 class Renewal(NamedTuple):
-    """Whether the lease goes on, and the name of the roster that Redis holds; a new name: it lost what was there."""
+    """Whether the lease is granted, and the name of the roster that Redis holds.
+
+    A name that the edge does not know means that Redis lost the roster before.
+    """
 
     granted: bool
     roster: str
@@ -23,7 +26,7 @@ class Renewal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """Add a member; `info` is a serialized ClientInfo."""
+    """Add a member. `info` is a serialized ClientInfo."""
 
     channel: str
     client: str
@@ -36,54 +39,64 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Take a member away; not `clean`: after its grace."""
+    """Remove a member: at once if `clean`, else after its grace."""
 
     channel: str
     client: str
     clean: bool
-    lost_info: bytes = b""  # it was on a roster that Redis lost: its serialized ClientInfo, to publish its leave
+    lost_info: bytes = b""  # if it was on a roster that Redis lost: its ClientInfo, for the leave
 
 
 Change = Enter | Leave
 
 
 class Member(NamedTuple):
-    """A member of a channel."""
+    """A client in a channel."""
 
     channel: str
     client: str
 
 
 class Due(NamedTuple):
-    """What nobody else ends: leases whose members must be reaped, and members whose grace has ended."""
+    """What the sweeper must end now.
+
+    `leases` are generations whose members must be removed, `members` are members whose grace has ended.
+    """
 
     leases: list[Lease]
     members: list[bytes]  # for `end_graces`
 
 
 class Roster(Protocol):
-    """Redis. Every method raises `Unavailable` within 2.5 s where it does not answer."""
+    """The rosters of all channels, in Redis.
+
+    Every method raises `Unavailable` within 2.5 s if Redis does not answer.
+    """
 
     async def renew(self, lease: Lease, ttl_s: float, *, held: bool, roster: str = "") -> Renewal:
-        """Renew the lease, or take it where it is not `held` yet; not where it has run out, or Redis has lost it.
+        """Renew the lease, or take it if the edge does not hold it yet (`held`).
 
-        `roster`: the name that the edge knows; "" for none.
+        Not granted if it has run out, if Redis has lost it, or if Redis was restarted since: it may have lost members.
+        `roster` is the name that the edge knows; "" for none.
         """
 
     async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
-        """Apply in order; what repeats has no effect."""
+        """Apply the changes in order. A repeated change has no effect."""
 
     def members(self, channel: str) -> AsyncIterator[list[bytes]]:
-        """Serialized ClientInfos, in pages."""
+        """Iterate over the members of a channel as serialized ClientInfos, in pages."""
 
     async def stats(self, channels: Sequence[str]) -> list[tuple[int, int]]:
-        """(clients, users) per channel."""
+        """Return (clients, users) for each channel."""
 
     async def due(self, limit: int) -> Due:
-        """What is to be ended now, by whoever comes first; up to `limit` members."""
+        """Return what must be ended now, with up to `limit` members."""
 
     async def reap(self, lease: Lease, limit: int) -> int:
-        """Remove up to `limit` members that are still of this lease, one leave each; 0: nothing is left of it."""
+        """Remove up to `limit` members that still belong to this lease, one leave each.
+
+        Returns how many were looked at; 0: nothing of the lease is left.
+        """
 
     async def end_graces(self, members: Sequence[bytes]) -> None:
-        """Remove those of them whose grace has ended, one leave each."""
+        """Remove those of the members whose grace has ended, one leave each."""

@@ -1,15 +1,18 @@
-"""Ends what nobody ends: members of dead edges, and graces. Any number of replicas may do so at once."""
+"""Removes members of edges that are gone, and members whose grace has ended.
+
+Any number of replicas may sweep at the same time.
+"""
 
 from __future__ import annotations
 
 from services.presence.domain.ports import Roster
 
-_LIMIT = 500
-_ROUNDS = 200
+_LIMIT = 500  # members per round trip
+_ROUNDS = 200  # most round trips per lease, and for graces, in one sweep
 
 
 async def sweep(roster: Roster) -> int:
-    """One round; returns how many members it looked at."""
+    """Sweep once; return how many members were looked at."""
     seen = 0
     due = await roster.due(_LIMIT)
     for lease in due.leases:
