@@ -1,4 +1,4 @@
-"""The auth service as the command line asks it: tokens for users, keys for backends."""
+"""gRPC client of auth for the command line: tokens for users and API keys."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Result = TypeVar("Result")
 
 
 class AuthRpc:
-    """A connection to auth; a context manager. Every call blocks for at most 5 s.
+    """A connection to auth, used as a context manager. Every call blocks 5 s at most.
 
-    All calls raise Unreachable where auth does not answer, and Refused where it says no.
+    All calls raise Unreachable if auth does not answer, and Refused if it refuses.
     """
 
     def __init__(self, address: str, service_token_file: Path | None) -> None:
@@ -44,20 +44,23 @@ class AuthRpc:
         self._channel.close()
 
     def mint(self, user: str, *, channel: str = "", ttl_s: int, info: bytes = b"") -> str:
-        """A connection token, or with `channel` a subscription token. `ttl_s` 0: it never expires."""
+        """Return a connection token, or with `channel` a subscription token.
+
+        `ttl_s` 0: it never expires.
+        """
         request = pb.MintTokenRequest(user=user, channel=channel, ttl_s=ttl_s, info=info)
         return self._call(self._stub.MintToken, request).token
 
     def create_key(self, name: str) -> pb.CreateApiKeyResponse:
-        """A new API key; its text is never shown again."""
+        """Create an API key; its text can't be shown again later."""
         return self._call(self._stub.CreateApiKey, pb.CreateApiKeyRequest(name=name))
 
     def list_keys(self) -> list[pb.ApiKey]:
-        """The keys that are valid."""
+        """Return the valid API keys."""
         return list(self._call(self._stub.ListApiKeys, pb.ListApiKeysRequest()).keys)
 
     def revoke_key(self, key_id: str) -> None:
-        """End a key."""
+        """Revoke an API key."""
         self._call(self._stub.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
 
     def _call(self, method: Callable[..., Result], request: Any) -> Result:

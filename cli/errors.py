@@ -1,4 +1,4 @@
-"""What ends a command early: one line for people, an exit code for scripts."""
+"""Errors that end a command: one line for people, an exit code for scripts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ EXIT_UNREACHABLE = 3
 
 
 class CommandError(Exception):
-    """Ends the command; the text is one line that says what was wrong and what to do about it."""
+    """Ends the command. The text is one line: what is wrong and what to do about it."""
 
     exit_code = EXIT_FAILED
 
 
 class Refused(CommandError):
-    """The other side answered, with a refusal, or the work failed."""
+    """The other side answered with a refusal, or the work failed."""
 
 
 class WrongUsage(CommandError):
-    """An argument, option, variable or file is wrong; nothing was tried."""
+    """An argument, option, variable or file is wrong. Nothing was done."""
 
     exit_code = EXIT_USAGE
 

@@ -1,4 +1,7 @@
-"""Keeps a subscription going over one WebSocket connection after another: reconnects, recovers, refreshes."""
+"""Keeps subscriptions going over successive WebSocket connections.
+
+It reconnects, recovers missed publications, and refreshes the token.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,25 @@ from cli.wire import (
     WireClient,
 )
 
-_OPEN_TIMEOUT_S = 10.0
-_CLOSE_TIMEOUT_S = 2.0
-_SILENCE_S = 10.0  # beyond the server's ping interval
+_OPEN_TIMEOUT_S = 10.0  # longest time to open a connection, seconds
+_CLOSE_TIMEOUT_S = 2.0  # longest wait for the server's close frame, seconds
+_SILENCE_S = 10.0  # silence beyond the server's ping interval that ends a connection, seconds
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
-_FIRST_DELAY_S = 0.4
-_MOST_DELAY_S = 20.0
-_REFRESH_AT = 0.9  # of a token's life
-_REFRESH_AGAIN_S = 5.0
-_REFRESH = ""  # no channel has this name
+_FIRST_DELAY_S = 0.4  # pause before the first reconnect, seconds; doubles with every failure
+_MOST_DELAY_S = 20.0  # longest pause before a reconnect, seconds
+_REFRESH_AT = 0.9  # share of a token's lifetime after which it is refreshed
+_REFRESH_AGAIN_S = 5.0  # pause before a failed refresh is repeated, seconds
+_REFRESH = ""  # key of the refresh in `_due`; no channel has this name
 _FOREVER_S = 365 * 86_400.0
 _TERMINAL = (range(3500, 4000), range(4500, 5000))
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class _Lost(Exception):
-    """This connection is over and the next one may do better; the text says why."""
+    """The connection is over, and a new one may succeed. The text says why.
+
+    `at_once`: reconnect without a pause.
+    """
 
     def __init__(self, reason: str, *, at_once: bool = False) -> None:
         super().__init__(reason)
@@ -46,7 +52,7 @@ class _Lost(Exception):
 
 
 class Follower:
-    """Runs a WireClient against a server until something final happens."""
+    """Connects a WireClient to a server, again and again, until an end that is final."""
 
     def __init__(
         self,
@@ -58,7 +64,16 @@ class Follower:
         new_token: Callable[[], Awaitable[str]] | None,
         rng: random.Random | None = None,
     ) -> None:
-        """`show` gets every event, `tell` lines about the connection; `new_token` None: the token was given."""
+        """Take the parts; makes no connection yet.
+
+        Args:
+            url: WebSocket address.
+            wire: The protocol state: channels and positions.
+            show: Called with every event.
+            tell: Called with lines about the connection.
+            new_token: Returns a fresh token; None: the token was given and can't be renewed.
+            rng: For the jitter of pauses.
+        """
         self._url = url
         self._wire = wire
         self._show = show
@@ -66,16 +81,16 @@ class Follower:
         self._new_token = new_token
         self._rng = rng or random.Random()
         self._ever_connected = False
-        self._failures = 0  # in a row
-        self._due: dict[str, float] = {}  # _REFRESH, or a channel to subscribe again → loop time
+        self._failures = 0  # failed attempts in a row
+        self._due: dict[str, float] = {}  # loop time of the refresh (_REFRESH), or to subscribe a channel again
         self._silent_after_s = _OPEN_TIMEOUT_S
 
     async def run(self) -> None:
-        """Follow until cancelled.
+        """Follow the channels until cancelled.
 
         Raises:
-            Unreachable: nobody answers at the first attempt; later ones are repeated for ever.
-            Refused: the server says no, for good.
+            Unreachable: the first attempt to connect failed. Later failures are repeated without end.
+            Refused: the server refuses for good.
         """
         while True:
             try:
@@ -87,11 +102,14 @@ class Follower:
                 await asyncio.sleep(delay_s)
 
     def _delay_s(self) -> float:
-        """Doubling, with jitter so that many clients don't come back at once."""
+        """Return the pause before the next attempt.
+
+        It doubles with every failure, with jitter so that many clients don't come back at the same time.
+        """
         return min(_FIRST_DELAY_S * 2.0 ** min(self._failures, 10), _MOST_DELAY_S) * self._rng.uniform(0.5, 1.0)
 
     async def _connection(self) -> None:
-        """The life of one connection."""
+        """Open one connection and use it until it ends."""
         self._due.clear()
         self._silent_after_s = _OPEN_TIMEOUT_S
         try:
@@ -101,7 +119,7 @@ class Follower:
                 proxy=None if urlsplit(self._url).hostname in _LOOPBACK else True,
                 open_timeout=_OPEN_TIMEOUT_S,
                 close_timeout=_CLOSE_TIMEOUT_S,
-                ping_interval=None,  # the protocol has its own
+                ping_interval=None,  # the protocol has pings of its own
                 max_size=_MAX_FRAME_BYTES,
             ) as websocket:
                 await websocket.send(self._wire.hello())
@@ -133,7 +151,7 @@ class Follower:
         return _Lost(f"{reason or 'closed'} ({code})")
 
     async def _receive(self, websocket: ClientConnection) -> None:
-        """Take frames, and do what falls due between them."""
+        """Receive frames, and do what falls due between them."""
         now = asyncio.get_running_loop().time
         heard = now()
         while True:
@@ -172,7 +190,7 @@ class Follower:
                     self._due[_REFRESH] = now + _REFRESH_AGAIN_S
 
     async def _react(self, event: Event, now: float) -> None:
-        """Raises what ends the connection, or the command."""
+        """React to an event. Raises what ends the connection or the command."""
         match event:
             case Connected():
                 self._ever_connected = True

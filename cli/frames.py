@@ -1,6 +1,7 @@
-"""What replies and pushes of the Centrifugal JSON protocol hold, as far as the command line reads it.
+"""Replies and pushes of the Centrifugal JSON protocol that the command line reads.
 
-Names and numbers are those of the protocol; what it leaves out is zero, empty or false. Payloads keep their text.
+Names and numbers are those of the protocol. A member that is left out is zero, empty or false. Payloads keep their
+text.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import msgspec
 from cli.output import printable
 
 _NULL = msgspec.Raw(b"null")
-_ABSENT = msgspec.Raw(b"")  # a union of Raw with None would decode null only
+_ABSENT = msgspec.Raw(b"")  # stands for an absent member: a union of Raw and None would decode null only
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a channel's log; an empty epoch matches any."""
+    """A position in a channel's log. An empty epoch matches any epoch."""
 
     offset: int = 0
     epoch: str = ""
@@ -28,7 +29,7 @@ class Position:
 
 
 class ClientInfo(msgspec.Struct, frozen=True):
-    """One client as others see it."""
+    """A client as other clients see it."""
 
     user: str = ""
     client: str = ""
@@ -40,7 +41,10 @@ class ClientInfo(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """One message; `data` is the publisher's text. `offset` 0: the channel does not count; `time` in Unix ms."""
+    """One publication. `data` is the publisher's text unchanged.
+
+    `offset` is 0 if the channel has no log. `time` is Unix time in milliseconds.
+    """
 
     data: msgspec.Raw = _NULL
     info: ClientInfo | None = None
@@ -56,7 +60,10 @@ class Publication(msgspec.Struct, frozen=True):
 
 
 def _clock(time_ms: int) -> str:
-    """The time of a publication for a line, as UTC; nothing where it has none, or one that no calendar has."""
+    """Return the time of a publication for a line, in UTC.
+
+    Empty if it has none, or one that no calendar has.
+    """
     try:
         return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z " if time_ms else ""
     except (OverflowError, ValueError, OSError):
@@ -64,7 +71,7 @@ def _clock(time_ms: int) -> str:
 
 
 def client_fields(info: ClientInfo) -> dict[str, object]:
-    """A client for a JSON line; what is absent is left out."""
+    """Return a client as fields of a JSON line; absent ones are left out."""
     fields: dict[str, object] = {"user": info.user, "client": info.client}
     for name in ("conn_info", "chan_info"):
         if bytes(value := getattr(info, name)):
@@ -73,7 +80,7 @@ def client_fields(info: ClientInfo) -> dict[str, object]:
 
 
 def publication_fields(publication: Publication) -> dict[str, object]:
-    """A publication for a JSON line; what is absent is left out."""
+    """Return a publication as fields of a JSON line; absent ones are left out."""
     fields: dict[str, object] = {"offset": publication.offset} if publication.offset else {}
     fields["data"] = publication.data
     if publication.info is not None:
@@ -86,7 +93,7 @@ def publication_fields(publication: Publication) -> dict[str, object]:
 
 
 class Error(msgspec.Struct, frozen=True):
-    """A refusal by the server. Source: wire protocol, 8.1."""
+    """An error reply of the server. Source: wire protocol, 8.1."""
 
     code: int = 0
     message: str = ""
@@ -97,7 +104,7 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class ConnectResult(msgspec.Struct, frozen=True):
-    """Answer to `connect`; times in seconds."""
+    """Result of `connect`. Times are seconds."""
 
     client: str = ""
     version: str = ""
@@ -108,7 +115,7 @@ class ConnectResult(msgspec.Struct, frozen=True):
 
 
 class SubscribeResult(msgspec.Struct, frozen=True):
-    """Answer to `subscribe`."""
+    """Result of `subscribe`."""
 
     recoverable: bool = False
     epoch: str = ""
@@ -119,7 +126,7 @@ class SubscribeResult(msgspec.Struct, frozen=True):
 
 
 class RefreshResult(msgspec.Struct, frozen=True):
-    """Answer to `refresh`; `ttl` in seconds."""
+    """Result of `refresh`. `ttl` is in seconds."""
 
     expires: bool = False
     ttl: int = 0
@@ -133,19 +140,19 @@ class UnsubscribePush(msgspec.Struct, frozen=True):
 
 
 class PresencePush(msgspec.Struct, frozen=True):
-    """Who joined or left."""
+    """A client joined or left."""
 
     info: ClientInfo
 
 
 class MessagePush(msgspec.Struct, frozen=True):
-    """Something for this client, of no channel."""
+    """A message for this client that belongs to no channel."""
 
     data: msgspec.Raw = _NULL
 
 
 class Push(msgspec.Struct, frozen=True):
-    """What comes unasked; exactly one member besides the channel."""
+    """A message that the server sends unasked. One member besides the channel is set."""
 
     channel: str = ""
     pub: Publication | None = None
@@ -156,7 +163,7 @@ class Push(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """One line of a frame: an answer (`id`), a push, or a ping (neither)."""
+    """One line of a frame: a reply (has `id`), a push, or a ping (has neither)."""
 
     id: int = 0
     error: Error | None = None

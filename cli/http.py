@@ -1,4 +1,4 @@
-"""One HTTP request with a deadline: all that the command line needs of HTTP."""
+"""A single HTTP request with a timeout: all the HTTP that the command line needs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class NoAnswer(Exception):
-    """Nobody answered; the text says why."""
+    """The server did not answer. The text says why."""
 
 
 def request(
     method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None, timeout_s: float
 ) -> tuple[int, bytes]:
-    """Status and body of the answer. Each step (connect, send, receive) may take `timeout_s`. Blocks.
+    """Send a request and return status and body. Blocks.
+
+    Each step (connect, send, receive) may take `timeout_s` seconds.
 
     Raises:
         NoAnswer: refused, broken off, not HTTP, or not in time.

@@ -1,4 +1,4 @@
-"""The `thalamus` command: finds the subcommand, runs it, and turns its errors into one line and an exit code."""
+"""The `thalamus` command: runs a subcommand and turns its errors into exit codes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ _COMMANDS = {
     "store": "Make the tables of DynamoDB; set a restored log right.",
     "verify": "Check that a stack delivers what it acknowledges.",
 }
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 class _LateGroup(click.Group):
-    """Imports a command's module when it is asked for: `publish` need not load what `dev` needs."""
+    """Command group that imports a subcommand's module only when it is used.
+
+    `publish` need not load what `dev` needs.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -49,7 +52,7 @@ class _LateGroup(click.Group):
 
 
 def version() -> str:
-    """The installed version."""
+    """Return the installed version."""
     return importlib.metadata.version("thalamus")
 
 
@@ -63,13 +66,13 @@ def thalamus() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; never returns."""
+    """Run the command line and exit."""
     prepare_output()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run it and return the exit code."""
+    """Run the command line and return the exit code."""
     try:
         check_input(arguments, os.environ)
         result = thalamus.main(arguments, prog_name="thalamus", standalone_mode=False)
@@ -93,7 +96,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # `thalamus history … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except OSError as error:  # what nobody foresaw of a file or of the output, such as a full disk
+    except OSError as error:  # an unexpected error of a file or of the output, such as a full disk
         return _complain(f"{error.filename or 'output'}: {error.strerror or error}", EXIT_FAILED)
 
 

@@ -1,4 +1,7 @@
-"""Options that several commands share, and how each finds the running stack when they are not given."""
+"""Options that several commands share, and how to do without them.
+
+Where an option is not given, the running stack of `thalamus dev` is found by its data directory.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class PositionType(click.ParamType[Position]):
-    """`OFFSET:EPOCH`; the epoch may be left out, then any will do."""
+    """Click type of `OFFSET:EPOCH`. Without an epoch any epoch matches."""
 
     name = "offset:epoch"
 
@@ -65,30 +68,30 @@ _service_token_option = click.option(
 
 
 def url_options(command: Command) -> Command:
-    """--url and --data."""
+    """Add --url and --data."""
     return _url_option(data_option(command))
 
 
 def api_options(command: Command) -> Command:
-    """--url, --api-key, --data and --json."""
+    """Add --url, --api-key, --data and --json."""
     return _url_option(_key_option(data_option(json_option(command))))
 
 
 def auth_options(command: Command) -> Command:
-    """--auth and --service-token-file."""
+    """Add --auth and --service-token-file."""
     return _auth_option(_service_token_option(command))
 
 
 @dataclass(frozen=True, slots=True)
 class AuthAddress:
-    """Where auth is, and by what it knows us."""
+    """Address of auth, and the file with the service token that it expects."""
 
     address: str
     service_token_file: Path | None
 
 
 def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthAddress:
-    """From the options, else the running stack, else the defaults."""
+    """Return the address of auth: from the options, the running stack or defaults."""
     stack = find_running(data)
     if service_token_file is None and stack is not None:
         service_token_file = Path(stack.service_token_file)
@@ -96,10 +99,10 @@ def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> 
 
 
 def find_url(data: Path, url: str | None) -> str:
-    """HTTP address of an edge, without a slash at its end.
+    """Return the HTTP address of an edge, without a slash at the end.
 
     Raises:
-        WrongUsage: it is no http address.
+        WrongUsage: it is not an http address.
     """
     if url is None:
         stack = find_running(data)
@@ -109,10 +112,12 @@ def find_url(data: Path, url: str | None) -> str:
 
 
 def find_websocket(data: Path, url: str | None) -> str:
-    """WebSocket address of an edge; http addresses are understood, the path may be left out.
+    """Return the WebSocket address of an edge.
+
+    `url` may be an http address, and its path may be left out.
 
     Raises:
-        WrongUsage: it is no http or ws address.
+        WrongUsage: it is not an http or ws address.
     """
     if url is None:
         stack: RunningStack | None = find_running(data)
@@ -126,7 +131,7 @@ def find_websocket(data: Path, url: str | None) -> str:
 def _split(url: str, schemes: tuple[str, ...]) -> urllib.parse.SplitResult:
     try:
         parts = urllib.parse.urlsplit(url)
-        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0  # `.port` raises where it is none
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0  # `.port` raises if it is no port
     except ValueError:
         good = False
     if not good:
@@ -135,7 +140,7 @@ def _split(url: str, schemes: tuple[str, ...]) -> urllib.parse.SplitResult:
 
 
 def find_api_key(data: Path, key: str | None) -> str:
-    """From the option, else the one that `thalamus dev` keeps.
+    """Return the API key from the option, or the one that `thalamus dev` keeps.
 
     Raises:
         WrongUsage: there is none.

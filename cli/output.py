@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, for people or as one JSON object per line; remarks on stderr."""
+"""Output of commands: results on stdout, as text or JSON lines; remarks on stderr."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 import msgspec
 
-# C0, DEL and C1: what others wrote must not steer this terminal.
+# Control characters (C0, DEL, C1) but for the tab: text of others must not control this terminal.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 9}
 
 
 def printable(text: str) -> str:
-    """`text` on one line, its control characters made visible."""
+    """Return `text` as one line with its control characters made visible."""
     return text.translate(_CONTROL)
 
 
 def say(text: str) -> None:
-    """One line of result."""
+    """Print one line of result."""
     print(text, flush=True)
 
 
 def say_json(value: Any) -> None:
-    """One JSON object of result, on one line."""
+    """Print one JSON object of result on one line."""
     print(msgspec.json.encode(value).decode(), flush=True)
 
 
 def remark(text: str) -> None:
-    """One line that is no result."""
+    """Print one line to stderr that is not a result."""
     print(text, file=sys.stderr, flush=True)

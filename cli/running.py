@@ -1,4 +1,7 @@
-"""What `thalamus dev` leaves in its data directory so that other commands find the running stack."""
+"""The file by which other commands find the stack that `thalamus dev` runs.
+
+It is in the data directory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ API_KEY_FILE = "dev-api-key"
 
 
 class EdgeAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one edge is."""
+    """Addresses of one edge."""
 
     name: str
     http: str
@@ -20,7 +23,10 @@ class EdgeAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
-    """A stack as its supervisor described it. `internal` has the URL with /metrics of each service."""
+    """A running stack as its supervisor described it.
+
+    `internal` has the URL of each service's internal port.
+    """
 
     pid: int
     edges: list[EdgeAddress]
@@ -32,19 +38,22 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_running(data: Path, stack: RunningStack) -> None:
-    """Say how to reach the stack; readers never see half a file."""
+    """Write the description of the stack; readers never see half a file."""
     temporary = data / f"{_FILE}.new"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(stack), indent=2) + b"\n")
     temporary.replace(data / _FILE)
 
 
 def forget_running(data: Path) -> None:
-    """The stack is gone."""
+    """Remove the description: the stack is gone."""
     (data / _FILE).unlink(missing_ok=True)
 
 
 def find_running(data: Path) -> RunningStack | None:
-    """The stack that runs on this data directory; None where there is none (also: its supervisor died)."""
+    """Return the stack that runs on this data directory; None if there is none.
+
+    Also None if its supervisor has died.
+    """
     try:
         stack = msgspec.json.decode((data / _FILE).read_bytes(), type=RunningStack)
     except (OSError, msgspec.MsgspecError):
@@ -57,6 +66,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # runs, as another user
+    except PermissionError:  # it runs as another user
         return True
     return True

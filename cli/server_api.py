@@ -1,4 +1,4 @@
-"""The HTTP API of an edge, and how its answers look to people."""
+"""Client of an edge's HTTP API, and the results that commands print."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Result = TypeVar("Result")
 
 
 class Published(msgspec.Struct, frozen=True):
-    """Place of a publication; nothing where the channel does not count."""
+    """Position of a publication; zero and empty if the channel has no log."""
 
     offset: int = 0
     epoch: str = ""
 
 
 class History(msgspec.Struct, frozen=True):
-    """A page, and the top of the log."""
+    """A page of history, and the top of the log."""
 
     publications: list[Publication] = []
     epoch: str = ""
@@ -32,7 +32,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True):
-    """Client id → client."""
+    """Clients of a channel by client id."""
 
     presence: dict[str, ClientInfo] = {}
 
@@ -48,18 +48,18 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class ServerApi:
-    """Calls of one edge with one API key."""
+    """Calls the HTTP API of one edge with one API key."""
 
     def __init__(self, url: str, api_key: str) -> None:
         self._url = url
         self._headers = {"X-API-Key": api_key, "Content-Type": "application/json"}
 
     def call(self, method: str, body: Any, kind: type[Result]) -> Result:
-        """The result of one call. Blocks for up to 10 s.
+        """Return the result of one call. Each step of the request may block for 10 s.
 
         Raises:
             Unreachable: the edge does not answer.
-            Refused: it says no; the text has its code and message.
+            Refused: the edge refuses; the text has its code and message.
         """
         try:
             status, text = request(

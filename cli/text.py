@@ -1,7 +1,7 @@
-"""Text that comes in by arguments, variables and standard input, and goes out: UTF-8, or a line that says what is not.
+"""Text input and output of the command line, which must be UTF-8.
 
-Python hands bytes that are not UTF-8 on as lone surrogates. They would end in a traceback wherever such a text is
-encoded again, so they are refused at the entrance. What goes out is shown as far as the terminal can.
+Python passes on bytes that are not UTF-8 as lone surrogates. They would cause a traceback wherever such a text is
+encoded again, so they are refused at the start. Characters that the terminal can't show are escaped on output.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import msgspec
 from cli.errors import WrongUsage
 
 _VARIABLES = ("THALAMUS_URL", "THALAMUS_API_KEY", "THALAMUS_AUTH_ADDR", "THALAMUS_TOKEN")
-_SHOWN = 60  # characters of what is refused
+_SHOWN = 60  # characters of a refused text that a message shows
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 def check_input(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """See that all arguments, and what stands for them in the environment, are text.
+    """Check that all arguments, and variables that stand for them, are UTF-8.
 
     Raises:
         WrongUsage: one is not UTF-8; it is named.
@@ -35,10 +35,10 @@ def check_input(arguments: Sequence[str], environment: Mapping[str, str]) -> Non
 
 
 def standard_input(what: str) -> str:
-    """All of standard input.
+    """Return all of standard input.
 
     Raises:
-        WrongUsage: it is not UTF-8; says where.
+        WrongUsage: it is not UTF-8; the message says where.
     """
     raw = sys.stdin.buffer.read()
     try:
@@ -49,7 +49,7 @@ def standard_input(what: str) -> str:
 
 
 def json_text(text: str, what: str) -> bytes:
-    """`text` as it is, once it is known to be JSON.
+    """Return `text` as UTF-8 bytes, unchanged, after checking that it is JSON.
 
     Raises:
         WrongUsage: it is not.
@@ -67,7 +67,7 @@ def json_text(text: str, what: str) -> bytes:
 
 
 def prepare_output() -> None:
-    """Let no character that the terminal's encoding lacks end a command: it is shown as `\\uNNNN` then."""
+    """Print characters that the terminal's encoding lacks as `\\uNNNN`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -82,7 +82,10 @@ def _is_text(text: str) -> bool:
 
 
 def _lone_surrogate(text: str) -> str:
-    """The first `\\uNNNN` that is half of a surrogate pair and has no other half next to it; "" if there is none."""
+    """Return the first `\\uNNNN` that is half of a surrogate pair without the other.
+
+    "" if there is none.
+    """
     high: re.Match[str] | None = None
     for escape in _ESCAPE.finditer(text):
         code = int(escape[1], 16) if escape[1] else 0

@@ -1,6 +1,6 @@
-"""The Centrifugal JSON protocol as a client speaks it: frames in, events and frames out, no I/O.
+"""The client side of the Centrifugal JSON protocol: frames to events. No I/O.
 
-Sections named here are those of `docs/protocol.md`.
+Section numbers are those of `docs/protocol.md`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from cli.frames import (
 from cli.output import printable
 
 _TOKEN_EXPIRED = 109
-_RESUBSCRIBE_FROM = 2500  # unsubscribe codes, 8.3
+_RESUBSCRIBE_FROM = 2500  # from this unsubscribe code on clients subscribe again, 8.3
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The server took us. `expires_s`: refresh the token before; None: no need."""
+    """The server accepted the connection.
+
+    `expires_s`: seconds within which to refresh the token; None: it does not expire.
+    """
 
     client: str
     version: str
@@ -40,7 +43,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class ConnectRefused:
-    """The connection is of no use; connect anew, if at all."""
+    """The server refused `connect`. The connection can't be used."""
 
     error: Error
 
@@ -51,42 +54,53 @@ class ConnectRefused:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """`position` is where the subscription goes on from. `since`: where we asked to recover from, if we did."""
+    """A subscription was made.
+
+    `position` is where it goes on from. `since` is the position from which recovery was asked for, if it was.
+    """
 
     channel: str
     position: Position
     since: Position | None
     recovered: bool
-    missed: int  # publications that follow as events
+    missed: int  # recovered publications, which follow as events
 
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRefused:
+    """The server refused a subscription."""
+
     channel: str
     error: Error
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
+    """A publication arrived."""
+
     channel: str
     publication: Publication
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
+    """A client joined the channel."""
+
     channel: str
     info: ClientInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
+    """A client left the channel."""
+
     channel: str
     info: ClientInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribed:
-    """The server ended the subscription; `again`: subscribe anew."""
+    """The server ended the subscription. `again`: the client should subscribe again."""
 
     channel: str
     code: int
@@ -96,20 +110,25 @@ class Unsubscribed:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something for this client, of no channel."""
+    """A message for this client that belongs to no channel."""
 
     data: msgspec.Raw
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The connection lives on, for so many seconds (None: without end)."""
+    """The token was accepted. The connection may go on for this many seconds.
+
+    None: without limit.
+    """
 
     expires_s: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshRefused:
+    """The server refused a new token."""
+
     error: Error
 
 
@@ -129,14 +148,14 @@ Event = (
 
 
 class ProtocolBroken(Exception):
-    """The server sent what is no frame of the protocol."""
+    """The server sent something that is not a frame of the protocol."""
 
 
 @dataclass(slots=True)
 class WireClient:
-    """Follows channels over one connection after another and keeps the position in each."""
+    """Follows channels over successive connections, and keeps the position in each."""
 
-    channels: dict[str, Position | None]  # None: not recoverable, or not known yet
+    channels: dict[str, Position | None]  # None: not recoverable, or no position yet
     token: str = ""
     version: str = ""
     _last_id: int = 0
@@ -144,7 +163,10 @@ class WireClient:
     _answers_pings: bool = False
 
     def hello(self) -> str:
-        """The first frame of a new connection: connect, and subscribe to everything, recovering what we can."""
+        """Return the first frame of a new connection.
+
+        It connects and subscribes to all channels, with recovery where a position is known.
+        """
         self._last_id = 0
         self._asked.clear()
         self._answers_pings = False
@@ -154,7 +176,7 @@ class WireClient:
         return "\n".join([self._command("connect", "", connect), *(self.subscribe(name) for name in self.channels)])
 
     def subscribe(self, channel: str) -> str:
-        """A frame that subscribes (again)."""
+        """Return a frame that subscribes to a channel, the first time or again."""
         request: dict[str, Any] = {"channel": channel, "recoverable": True, "positioned": True, "join_leave": True}
         since = self.channels[channel]
         if since is not None:
@@ -162,19 +184,22 @@ class WireClient:
         return self._command("subscribe", channel, request)
 
     def refresh(self, token: str) -> str:
-        """A frame that prolongs the connection by a new token, which later connections use too."""
+        """Return a frame that refreshes the connection with a new token.
+
+        Later connections use that token too.
+        """
         self.token = token
         return self._command("refresh", "", {"token": token})
 
     def drop(self, channel: str) -> None:
-        """Forget a channel: it is refused or ended for good."""
+        """Forget a channel that was refused or ended for good."""
         self.channels.pop(channel, None)
 
     def receive(self, frame: str) -> tuple[list[Event], str]:
-        """What a frame means, and the frame to answer it with (empty: none).
+        """Return the events of a frame, and the frame to answer with (empty: none).
 
         Raises:
-            ProtocolBroken: it is no frame of the protocol.
+            ProtocolBroken: it is not a frame of the protocol.
         """
         events: list[Event] = []
         pong = ""

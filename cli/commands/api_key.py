@@ -1,4 +1,4 @@
-"""`thalamus api-key`: the keys by which backends use the server API."""
+"""`thalamus api-key`: API keys, by which backends use the HTTP API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command() -> None:
 @auth_options
 @json_option
 def create(name: str, data: Path, auth: str | None, service_token_file: Path | None, as_json: bool) -> None:
-    """Make a key; NAME says what it is for. It is shown this once and kept nowhere."""
+    """Create a key; NAME says what it is for. The key is shown only now."""
     with _auth(data, auth, service_token_file) as service:
         made = service.create_key(name)
     if as_json:
@@ -38,7 +38,7 @@ def create(name: str, data: Path, auth: str | None, service_token_file: Path | N
 @auth_options
 @json_option
 def list_(data: Path, auth: str | None, service_token_file: Path | None, as_json: bool) -> None:
-    """Show the keys that are valid."""
+    """List the valid keys."""
     with _auth(data, auth, service_token_file) as service:
         keys = service.list_keys()
     for key in keys:
@@ -56,7 +56,7 @@ def list_(data: Path, auth: str | None, service_token_file: Path | None, as_json
 @auth_options
 @json_option
 def revoke(key_id: str, data: Path, auth: str | None, service_token_file: Path | None, as_json: bool) -> None:
-    """End a key: edges refuse it within seconds."""
+    """Revoke a key: edges refuse it within seconds."""
     with _auth(data, auth, service_token_file) as service:
         service.revoke_key(key_id)
     if as_json:

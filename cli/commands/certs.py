@@ -18,7 +18,10 @@ from cli.secrets.certificate import make_certificate
 @click.option("--out", type=click.Path(path_type=Path), default=Path("secrets/tls"), show_default=True)
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def command(hosts: tuple[str, ...], out: Path, force: bool) -> None:
-    """Make a certificate with its key in one file, as the balancer reads it. For development: nobody else trusts it."""
+    """Make a self-signed certificate for development.
+
+    The certificate and its key are one file, as the balancer reads it. Browsers do not trust it by themselves.
+    """
     try:
         out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)

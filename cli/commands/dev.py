@@ -1,4 +1,4 @@
-"""`thalamus dev`: the whole platform on this machine, until Ctrl-C."""
+"""`thalamus dev`: runs the whole platform on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ _MOST_EDGES = 64
 def command(
     data: Path, edges: int, channels_file: Path | None, ports: str, repair: bool, start_timeout_s: float
 ) -> int:
-    """Start Redis, auth, presence, persistence and the edges, and follow their logs until Ctrl-C.
+    """Start the whole platform on this machine and show its logs until Ctrl-C.
 
-    Every setting of a service can be given by its environment variable. Ports: REDIS_PORT, AUTH_GRPC_PORT,
-    PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one. A second stack on
-    this machine needs --ports auto and a --data of its own.
+    Starts Redis, auth, presence, persistence and the edges. Every setting of a service can be given by its environment
+    variable. Ports: REDIS_PORT, AUTH_GRPC_PORT, PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and
+    *_INTERNAL_PORT; 0 takes any free one. A second stack on this machine needs --ports auto and a --data of its own.
     """
     check_environment(os.environ)
     settings = StackSettings(
@@ -115,8 +115,8 @@ async def _run(settings: StackSettings) -> int:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait((main, stopped), return_when=asyncio.FIRST_COMPLETED)
     if not main.done():
-        main.cancel()  # also out of the middle of the start; leaving the contexts stops everything
-        with contextlib.suppress(OSError):  # the terminal may be what has gone
+        main.cancel()  # also during the start; leaving the contexts stops everything
+        with contextlib.suppress(OSError):  # the terminal may be gone
             remark("Stopping: edges, then services, then Redis. Ctrl-C again kills them.")
     stopped.cancel()
     try:
@@ -135,11 +135,11 @@ async def _run(settings: StackSettings) -> int:
 
 
 async def _follow(settings: StackSettings, supervisors: list[Supervisor]) -> None:
-    """Start, print the banner, and hand on log lines until cancelled."""
+    """Start the stack, print the banner, and show log lines until cancelled."""
     started = time.monotonic()
     formatter = Formatter(colour=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
     terminal = Terminal(sys.stderr)
-    # Redis has little to say, at length; its file has it, and what ends it is told.
+    # Redis logs much of little use: its lines go to its file only. If it dies, that is shown as an event.
     sink = LogSink(settings.data / "logs", terminal.line, formatter, hidden=frozenset({"redis"}))
 
     def event(level: str, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`thalamus history`."""
+"""`thalamus history`: prints the history of a channel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def command(
     data: Path,
     as_json: bool,
 ) -> None:
-    """Read what CHANNEL kept, oldest first. The top of the log goes to stderr."""
+    """Print the history of CHANNEL, oldest first.
+
+    The position of its newest publication goes to stderr.
+    """
     body: dict[str, object] = {"channel": channel, "limit": limit, "reverse": reverse}
     if since is not None:
         body["since"] = {"offset": since.offset, "epoch": since.epoch}

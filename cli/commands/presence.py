@@ -1,4 +1,4 @@
-"""`thalamus presence`."""
+"""`thalamus presence`: prints the clients in a channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cli.server_api import Presence, ServerApi
 @click.argument("channel")
 @api_options
 def command(channel: str, url: str | None, api_key: str | None, data: Path, as_json: bool) -> None:
-    """Show the clients that are in CHANNEL."""
+    """Show the clients in CHANNEL."""
     api = ServerApi(find_url(data, url), find_api_key(data, api_key))
     members = api.call("presence", {"channel": channel}, Presence).presence
     for member in sorted(members.values(), key=lambda each: (each.user, each.client)):

@@ -1,4 +1,4 @@
-"""`thalamus publish`."""
+"""`thalamus publish`: publishes to a channel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Publish DATA, a JSON value, to CHANNEL; `-` reads it from standard input.
 
-    Returns once the publication is kept as the channel's namespace promises, and prints its offset and epoch.
+    Returns once the publication is kept as the channel's namespace says, and prints its offset and epoch.
     """
     payload = json_text(standard_input("DATA") if data_text == "-" else data_text, "DATA")
     body: dict[str, object] = {"channel": channel, "data": msgspec.Raw(payload)}

@@ -49,7 +49,7 @@ def command() -> None:
 @_prefix
 @_host
 def init(folder: Path, acl_template: Path, redis_prefix: str, hosts: tuple[str, ...]) -> None:
-    """Make what is missing; what is there stays as it is."""
+    """Make the missing files; existing ones stay as they are."""
     made = SecretFiles(folder, acl_template, redis_prefix).init(list(hosts))
     remark(f"{folder}: made {', '.join(name for name in made if not name.startswith('.'))}" if made else "all there")
 
@@ -61,10 +61,11 @@ def init(folder: Path, acl_template: Path, redis_prefix: str, hosts: tuple[str, 
 @_prefix
 @_host
 def rotate(name: str, folder: Path, acl_template: Path, redis_prefix: str, hosts: tuple[str, ...]) -> None:
-    """Take one of the two steps of a rotation; roll it out (`make up`) before the next one.
+    """Take one of the two steps of a rotation.
 
-    First a new value is accepted beside the present one; called again, the new one is used. The old one stays good
-    until the next rotation.
+    The first step makes servers accept a new value beside the present one. The second step, the same command again,
+    puts the new value to use. Roll out each step (`make up`) before the next one. The old value is accepted until the
+    next rotation. `tls` is replaced in one step.
     """
     changed, begun = SecretFiles(folder, acl_template, redis_prefix).rotate(name, list(hosts))
     remark(f"{folder}: changed {', '.join(changed)}; `make up` rolls what reads them")

@@ -1,4 +1,4 @@
-"""`thalamus store`: what persistence and auth keep their data in, made and restored."""
+"""`thalamus store`: creates the tables of DynamoDB, and prepares a restored log."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from services.shared.process.variables import read_checked_env
 
 @click.group("store")
 def command() -> None:
-    """Make, or set right after a restore, what services keep their data in."""
+    """Create the tables of DynamoDB, or prepare a restored log."""
 
 
 @command.command("init")
 @json_option
 def init(as_json: bool) -> None:
-    """Make the DynamoDB tables that are missing; what is there stays as it is.
+    """Create the DynamoDB tables that are missing; existing ones stay as they are.
 
     Reads DYNAMODB_ENDPOINT, DYNAMODB_TABLE_PREFIX, AWS_REGION, and credentials as AWS' own tools do.
     """
@@ -49,10 +49,10 @@ def init(as_json: bool) -> None:
 @click.option("--db", type=click.Path(path_type=Path), help="SQLite file  [default: PERSISTENCE_DB]")
 @json_option
 def restore(db: Path | None, as_json: bool) -> None:
-    """Give every channel of a restored log a new epoch, so that no client is told that it has recovered what is gone.
+    """Give every channel of a restored log a new epoch.
 
-    Run it once the backup is in place, before persistence starts. Reads PERSISTENCE_STORE; for DynamoDB what `init`
-    reads.
+    Otherwise a client could be told that it has recovered what the backup lacks. Run it once the backup is in place,
+    before persistence starts. Reads PERSISTENCE_STORE; for DynamoDB what `init` reads.
     """
     config = read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_")
     logging.getLogger("services").addHandler(logging.NullHandler())  # a failure is told once, in one line
@@ -97,11 +97,13 @@ async def _restored_table(settings: DynamoDbSettings) -> str:
 
 
 async def _begin_anew(store: SqliteLogStore | DynamoDbLogStore) -> str:
+    """Give the store's channels new epochs; return the mark of this restore."""
     await store.begin_anew(await store.heartbeat())
     return (await store.heartbeat()).restored
 
 
 async def _make(settings: DynamoDbSettings) -> list[str]:
+    """Create the missing tables; return their names."""
     logging.getLogger("services").addHandler(logging.NullHandler())  # a failure is told once, in one line
     where = settings.endpoint or f"DynamoDB in {settings.region}"
     db = DynamoDb(settings)

@@ -1,4 +1,4 @@
-"""`thalamus subscribe`: prints what comes through channels until Ctrl-C."""
+"""`thalamus subscribe`: prints what happens in channels until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def command(
 ) -> int:
     """Print publications, joins and leaves of the CHANNELs until Ctrl-C.
 
-    A lost connection is made anew and what was missed is recovered; stderr tells whether that went well.
+    Reconnects after a lost connection and recovers what was missed; stderr says whether that succeeded.
     """
     if token is not None and user is not None:
         raise WrongUsage("--token says who the user is; leave out --user")
@@ -127,7 +127,7 @@ def _show_json(event: Event) -> None:
 
 
 def _remark_on(event: Event) -> None:
-    """What is about the connection rather than from a channel: always on stderr, for people."""
+    """Print an event of the connection, rather than of a channel, to stderr."""
     match event:
         case Connected():
             remark(f"connected as client {printable(event.client)}")

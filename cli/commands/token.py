@@ -1,4 +1,4 @@
-"""`thalamus token`: a token for a user that this machine vouches for."""
+"""`thalamus token`: mints a token for a user."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def command(
     service_token_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Mint a connection token, or with --channel a subscription token. The last line of stdout is the token."""
+    """Mint a connection token, or with --channel a subscription token.
+
+    The last line of stdout is the token.
+    """
     info_json = json_text(info, "--info") if info is not None else b""
     if secret_file is not None:
         token = sign(read_secret_file(secret_file, "--secret-file"), user, channel, ttl_s, info_json)
@@ -66,7 +69,7 @@ def command(
 
 
 def sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str:
-    """The same token, made here."""
+    """Return the same token, signed here with an HS256 secret."""
     import jwt
     import msgspec
 

@@ -1,4 +1,4 @@
-"""`thalamus verify`: does a stack deliver what it acknowledges."""
+"""`thalamus verify`: checks that a stack delivers what it acknowledges."""
 
 from __future__ import annotations
 
@@ -60,11 +60,14 @@ _TOKEN_TTL_S = 86_400
 @auth_options
 @api_options
 def command(history: Path | None, judged: Path | None, as_json: bool, **options: Any) -> int:
-    """Publish, subscribe, drop and come back for a while; then judge whether anything was lost, twice or out of order.
+    """Publish and subscribe for a while, then check the deliveries.
 
-    Prints a page in Markdown, or with --json one object with the same figures; how it goes is told on stderr. Exit
-    code 0: nothing was found. Break the stack meanwhile as you like. Subscribers and
-    publishers are users verify-s0, verify-p0, … on channels that nobody else uses; their messages stay in the store.
+    Subscribers disconnect, come back and recover meanwhile. Then the recorded history is judged: whether anything was
+    lost, delivered twice or out of order. You may break the stack meanwhile as you like.
+
+    Prints a page in Markdown, or with --json one object with the same figures; progress goes to stderr. Exit code 0: no
+    findings. Subscribers and publishers are users verify-s0, verify-p0, … on channels that nobody else uses; their
+    messages stay in the store.
     """
     from verify.check import conclude  # slow to import
 
@@ -89,7 +92,7 @@ def command(history: Path | None, judged: Path | None, as_json: bool, **options:
 
 
 def _run(path: Path, **options: Any) -> str:
-    """Write a history; returns where."""
+    """Run the load and write its history to `path`; return the addresses used."""
     from verify.drive import Unreachable as NobodyGotIn
     from verify.drive import drive
     from verify.plan import Load, make_plan
@@ -121,7 +124,7 @@ def _run(path: Path, **options: Any) -> str:
 
 
 def _target(plan: Plan, *, url: str | None, edges: Sequence[str], data: Path, **options: Any) -> Target:
-    """Every edge of the running stack, unless addresses are given."""
+    """Return the target: given addresses, or every edge of the running stack."""
     from verify.drive import names
     from verify.target import Target
 
@@ -140,7 +143,7 @@ def _target(plan: Plan, *, url: str | None, edges: Sequence[str], data: Path, **
 
 
 def _tokens(users: Sequence[str], secret_file: Path | None, auth: AuthAddress) -> dict[str, str]:
-    """Made before the run: it shall not wait for auth."""
+    """Return the tokens of all users, made before the run so that it needs no auth."""
     if secret_file is not None:
         from cli.commands.token import sign
 

@@ -1,1 +1,1 @@
-"""The secrets of a deployment, as files: made, rotated, and the certificate for development."""
+"""The secret files of a deployment, and the certificate for development."""

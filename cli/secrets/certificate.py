@@ -1,4 +1,4 @@
-"""A certificate of our own making, for development: nobody but who is told so trusts it."""
+"""Makes a self-signed certificate for development."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_DAYS = 397  # longer ones are refused by browsers
+_DAYS = 397  # days that it is valid; browsers refuse longer ones
 
 
 def make_certificate(hosts: list[str], *, now: datetime.datetime | None = None) -> bytes:
-    """Certificate and key in one PEM, as HAProxy reads it; valid for `hosts`, names or addresses, for 397 days."""
+    """Return certificate and key in one PEM, as HAProxy reads it.
+
+    It is valid for `hosts` (names or addresses) for 397 days.
+    """
     now = now or datetime.datetime.now(datetime.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Thalamus development")])

@@ -1,4 +1,4 @@
-"""A folder of secret files, one a secret; each has the bytes that a service reads and no newline."""
+"""A directory of secret files, one per secret, without a trailing newline."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from cli.secrets.certificate import make_certificate
 from services.shared.hotlog.keys import DEFAULT_PREFIX, checked_prefix
 
 REDIS_USERS = ("edge", "auth", "presence", "persistence")
-AWS_USERS = ("auth", "persistence")  # each may do no more than its own table needs
+AWS_USERS = ("auth", "persistence")  # each has rights to its own table only
 PLAIN = ("service_token", "token_secret")
-_ALSO = "_also"  # a second value that is accepted: the next one or the last one
+_ALSO = "_also"  # suffix of a second value that is accepted too: the next one or the last one
 _ACL = "redis_acl"
 _SALT = ".salt"
-_MADE = ".made-by-make-secrets.env"  # the stack files read it, so that a deployment without secrets ends at once
-# The local DynamoDB wants some, and keeps apart what has another key id; on AWS there are real ones, or an empty
-# profile and a role.
+_MADE = ".made-by-make-secrets.env"  # the stack files read it, so that a deployment without secrets fails at once
+# The local DynamoDB needs some credentials, and keeps data of different key ids apart. On AWS there are real ones, or
+# an empty profile and a role.
 _AWS = "[default]\naws_access_key_id = local\naws_secret_access_key = {user}\n"
 
 
 class SecretFiles:
-    """The folder and the template of Redis' ACL file."""
+    """The directory, and the template of Redis' ACL file."""
 
     def __init__(self, folder: Path, acl_template: Path, redis_prefix: str = DEFAULT_PREFIX) -> None:
-        """Nothing is read or written yet. `redis_prefix`: the `REDIS_PREFIX` of the services.
+        """Take the paths; reads and writes nothing yet.
+
+        `redis_prefix` is the `REDIS_PREFIX` of the services.
 
         Raises:
-            ConfigError: it can't be one.
+            ConfigError: the prefix is not allowed.
         """
         self._folder, self._acl_template, self._redis_prefix = folder, acl_template, checked_prefix(redis_prefix)
 
     def init(self, hosts: list[str]) -> list[str]:
-        """Make what is missing, leave what is there; returns the names of what was made.
+        """Make the missing files and leave the others; return the names of those made.
 
         Raises:
-            WrongUsage: the folder can't be written, or the template not be read.
+            WrongUsage: the directory can't be written, or the template can't be read.
         """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,10 +53,13 @@ class SecretFiles:
         return made
 
     def rotate(self, name: str, hosts: list[str]) -> tuple[list[str], bool]:
-        """One of the two steps of a rotation: names of what changed, and whether it has only begun.
+        """Take one of the two steps of a rotation.
 
-        First a new value is accepted beside the present one by whoever checks it; then, once that is rolled out, it is
-        shown, and the old one stays good until the next rotation. So whoever is rolled first, both sides agree.
+        The first step adds a new value that servers accept beside the present one. Once that is rolled out, the second
+        step makes clients use the new value; the old one is accepted until the next rotation. So both sides agree in
+        whatever order they are rolled out.
+
+        Returns the names of the changed files, and whether this was the first step.
 
         Raises:
             WrongUsage: there is no such secret, it was never made, or its last step was not rolled out.
@@ -92,7 +97,7 @@ class SecretFiles:
         return [_ACL], True
 
     def _all(self, hosts: list[str]) -> dict[str, Callable[[], bytes]]:
-        """How each is made; what is accepted beside it is at first the same."""
+        """Return how each file is made. A second value is at first the same as the first."""
         plain: dict[str, Callable[[], bytes]] = dict.fromkeys(PLAIN, _random)
         also: dict[str, Callable[[], bytes]] = {
             name + _ALSO: lambda name=name: self._read(name)  # type: ignore[misc]
@@ -115,7 +120,10 @@ class SecretFiles:
         return True
 
     def _write_acl(self) -> bool:
-        """Digests of every user's password, and of what is accepted beside it; whether anything changed."""
+        """Write the ACL file with the digests of all accepted passwords.
+
+        Returns whether it changed.
+        """
         text = self._acl_template.read_text().replace("${PREFIX}", self._redis_prefix)
         for user in REDIS_USERS:
             name = f"redis_{user}"
@@ -134,7 +142,7 @@ class SecretFiles:
         return (self._folder / name).read_bytes()
 
     def _write(self, name: str, content: bytes) -> None:
-        """Whole or not at all, and readable by its owner alone."""
+        """Write a file as a whole or not at all, readable by its owner only."""
         temporary = self._folder / f".{name}.new"
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
@@ -142,7 +150,7 @@ class SecretFiles:
 
 
 def rotatable() -> tuple[str, ...]:
-    """Names that `rotate` takes."""
+    """Return the names that `rotate` accepts."""
     return (*PLAIN, *(f"redis_{user}" for user in REDIS_USERS), "tls")
 
 

@@ -1,8 +1,8 @@
-"""The append-only file of the stack's Redis: a damaged end is told by name, and cut off when that is asked for.
+"""Checks and repairs the append-only file of the stack's Redis.
 
 After a power cut some file systems show a file whose last part is zero bytes: its length was written, its content was
-not. Redis ends at such a file ("Bad file format"). What lies before the damage is whole, what lies behind it was never
-synced. `redis-check-aof` cuts it off; the server's own program does so when it is called by that name.
+not. Redis refuses to start with such a file ("Bad file format"). What lies before the damage is whole, what lies behind
+it was never synced. `redis-check-aof` cuts it off; the server's own program does so when it is called by that name.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from services.shared.process.config import ConfigError
 
 _FOLDER = Path("redis") / "appendonlydir"
 _MANIFEST = "appendonly.aof.manifest"
-_CHUNK_BYTES = 65_536
+_CHUNK_BYTES = 65_536  # read at a time, from the end
 _CHECK_TIMEOUT_S = 600.0
-_REFUSED = "reading the append only file"  # what Redis says of one that it can't read
+_REFUSED = "reading the append only file"  # part of Redis' message for a file that it can't read
 
 
 def refuse_zeros(data: Path) -> None:
-    """See that the append-only file does not end in zero bytes; looks at its end alone.
+    """Check that the append-only file does not end in zero bytes. Reads only its end.
 
     Raises:
-        ConfigError: it does; says where, how many, and what repairs it.
+        ConfigError: it does. The message says where, how many, and what repairs it.
     """
     file = _newest(data)
     zeros = _zeros_at_end(file) if file is not None else 0
@@ -38,7 +38,7 @@ def refuse_zeros(data: Path) -> None:
 
 
 def explained(reason: str, tail: tuple[str, ...], data: Path) -> str:
-    """Why Redis did not start, with what repairs it where its file is damaged."""
+    """Return why Redis did not start, with the repair if its file is damaged."""
     file = _newest(data)
     if file is None or not any(_REFUSED in line for line in tail):
         return reason
@@ -46,13 +46,13 @@ def explained(reason: str, tail: tuple[str, ...], data: Path) -> str:
 
 
 def repair(server: Path, data: Path) -> str:
-    """Cut off what Redis can't read at the end of the append-only file, and keep a copy of the whole.
+    """Cut off the unreadable end of the append-only file, after making a copy of it.
 
-    Returns what was done, for people. `server`: the binary of Redis or Valkey, which checks as well. No Redis may run
-    on the data.
+    Returns what was done, for people. `server` is the program of Redis or Valkey, which does the check. No Redis may
+    run on the data.
 
     Raises:
-        ConfigError: it can't be repaired so.
+        ConfigError: it can't be checked, copied or repaired.
     """
     file = _newest(data)
     if file is None:
@@ -68,7 +68,7 @@ def repair(server: Path, data: Path) -> str:
     copy = folder.with_name(f"{folder.name}.before-repair-{int(time.time())}")
     try:
         shutil.copytree(folder, copy)
-    except OSError as error:  # of one file, or `shutil.Error` of several
+    except OSError as error:  # of one file; several are a `shutil.Error`, which is an OSError
         shutil.rmtree(copy, ignore_errors=True)
         raise ConfigError(f"no copy of {folder} can be made, and nothing was repaired: {error}") from error
     said = _check(server, file, "--fix")
@@ -83,7 +83,7 @@ def _cure(file: Path) -> str:
 
 
 def _newest(data: Path) -> Path | None:
-    """The file that Redis writes to: the last one of the manifest."""
+    """Return the file that Redis appends to: the last one of the manifest."""
     try:
         lines = (data / _FOLDER / _MANIFEST).read_text(errors="replace").splitlines()
     except OSError:
@@ -94,7 +94,7 @@ def _newest(data: Path) -> Path | None:
 
 
 def _zeros_at_end(file: Path) -> int:
-    """How many zero bytes it ends in."""
+    """Return how many zero bytes the file ends in."""
     zeros = 0
     with file.open("rb") as opened:
         left = opened.seek(0, 2)
@@ -113,7 +113,7 @@ def _zeros_at_end(file: Path) -> int:
 def _check(server: Path, file: Path, *options: str) -> str:
     try:
         done = subprocess.run(
-            ["redis-check-aof", *options, str(file)],  # the name by which the program knows what it shall be
+            ["redis-check-aof", *options, str(file)],  # the program acts by the name that it is called by
             executable=server,
             input="y\n",
             capture_output=True,

@@ -1,4 +1,4 @@
-"""What `thalamus dev` prints once everything is ready: addresses, credentials, and commands that work as printed."""
+"""Text that `thalamus dev` prints when all is ready: addresses, tokens, examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _CHANNEL = "chat:lobby"
 
 
 def banner(stack: RunningStack, *, token: str, user: str, api_key: str, data_option: str, started_s: float) -> str:
-    """The text. `data_option` is added to commands where the data directory is not the default one."""
+    """Return the text. The commands in it work as printed.
+
+    `data_option` is added to commands if the data directory is not the default one.
+    """
     thalamus, python = _shown("thalamus"), _shown("python")
     first = stack.edges[0]
     edges = "".join(f"  {edge.name:<15}{edge.http}/\n" for edge in stack.edges[1:])
@@ -45,7 +48,10 @@ Or a plain WebSocket, which is all that a client needs:
 
 
 def _plain_websocket(python: str, url: str, token: str) -> str:
-    """Not indented: a here-document must end at the beginning of a line."""
+    """Return the example with a plain WebSocket.
+
+    It is not indented: a here-document must end at the beginning of a line.
+    """
     return f"""{python} - <<'END'
 from websockets.sync.client import connect
 with connect("{url}", proxy=None) as ws:
@@ -58,7 +64,7 @@ END"""
 
 
 def _shown(program: str) -> str:
-    """How to call a program of our virtual environment from here."""
+    """Return how to call a program of our virtual environment from here."""
     beside = Path(sys.executable).with_name(program)
     found = shutil.which(program)
     if found and Path(found).absolute() == beside.absolute():

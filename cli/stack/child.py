@@ -1,4 +1,4 @@
-"""One process that is kept running: started, its output read line by line, started again when it dies."""
+"""Runs one child process: starts it, reads its output by lines, restarts it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 from services.shared.process.children import Backoff, Guard
 
 _MAX_LINE_BYTES = 64 * 1024
-_TAIL_LINES = 20
+_TAIL_LINES = 20  # last lines kept for error messages
 
 
 class Stage(enum.IntEnum):
-    """Started from the first to the last, stopped from the last to the first."""
+    """Stages of a stack: started in this order, stopped in the opposite order."""
 
     REDIS = 0
     SERVICE = 1
@@ -34,11 +34,14 @@ class ChildSpec:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     stage: Stage
-    probe: Callable[[], Awaitable[str]]  # empty: ready; else what it still waits for
+    probe: Callable[[], Awaitable[str]]  # returns "" when ready, else what it waits for
 
 
 class Child:
-    """A process and its restarts. `run` is its life; the other methods are called while that runs."""
+    """A process and its restarts.
+
+    Call the other methods only while `run` runs.
+    """
 
     def __init__(
         self,
@@ -53,14 +56,17 @@ class Child:
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
     ) -> None:
-        """`on_death` is told the exit code and the seconds until the next start (None: there will be none)."""
+        """Take the parts; starts nothing yet.
+
+        `on_death` is called with the exit code and the seconds until the restart; None: there will be none.
+        """
         self.spec = spec
         self.restart = restart
         self.deaths = 0
         self.last_code: int | None = None
-        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)  # of this life
-        self.last_words: tuple[str, ...] = ()  # of the last life
-        self.ended = asyncio.Event()  # no process now
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)  # last lines of the process that runs now
+        self.last_words: tuple[str, ...] = ()  # last lines of the process before
+        self.ended = asyncio.Event()  # set while no process runs
         self.ended.set()
         self._guard = guard
         self._on_line = on_line
@@ -81,7 +87,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now."""
+        """Process id; None while no process runs."""
         return self._process.pid if self._process is not None else None
 
     async def run(self) -> None:
@@ -100,30 +106,30 @@ class Child:
             await self._pause(delay_s)
 
     def start_again(self) -> None:
-        """Start now a process that died and is not restarted, or not yet."""
+        """Start the process now if it died and is not restarted, or not yet."""
         self._wanted.set()
 
     def stop(self) -> None:
-        """SIGTERM, and no restart. Wait for `ended`."""
+        """Send SIGTERM and do not restart the process. Wait for `ended` afterwards."""
         self._stopping.set()
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)  # a suspended process takes no other signal
 
     def kill(self) -> None:
-        """SIGKILL for the process and all of its own children."""
+        """Send SIGKILL to the process and all of its own children."""
         if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for zombies
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, for zombies
                 os.killpg(self.pid, signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the process, if there is one."""
+        """Send a signal to the process, if it runs."""
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     async def _live(self) -> int:
-        """One life of the process; its exit code."""
-        # Our own pipe rather than asyncio's: its `wait` would wait for grandchildren that hold the other end.
+        """Run the process once; return its exit code."""
+        # A pipe of our own: with asyncio's, `wait` would wait for grandchildren that hold the other end.
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         loop = asyncio.get_running_loop()
@@ -137,7 +143,7 @@ class Child:
                 stderr=writing,
                 env=dict(self.spec.environment),
                 pass_fds=self._guard.passed_files(),
-                start_new_session=True,  # Ctrl-C in a terminal is for us alone: we know the order
+                start_new_session=True,  # Ctrl-C in a terminal reaches only us, who stop children in order
             )
         except BaseException:
             os.close(reading)
@@ -148,13 +154,13 @@ class Child:
         self._process = process
         loop.add_reader(reading, self._read, reading)
         try:
-            if self._stopping.is_set():  # asked while it started
+            if self._stopping.is_set():  # `stop` was called while it started
                 self.send(signal.SIGTERM)
             else:
                 self._on_start(self)
             return await process.wait()
         finally:
-            self.kill()  # what it left behind; itself as well where we are being cancelled
+            self.kill()  # processes that it left; and itself, if we are being cancelled
             loop.remove_reader(reading)
             while self._read(reading):
                 pass
@@ -164,12 +170,12 @@ class Child:
             self.ended.set()
 
     def _read(self, reading: int) -> bool:
-        """Take what has arrived; whether there was anything."""
+        """Read what has arrived; return whether there was anything."""
         try:
             chunk = os.read(reading, _MAX_LINE_BYTES)
         except BlockingIOError:
             return False
-        if not chunk:  # closed by the process, which may live on
+        if not chunk:  # the process closed its output; it may still run
             asyncio.get_running_loop().remove_reader(reading)
         self._feed(chunk)
         return bool(chunk)
@@ -184,7 +190,7 @@ class Child:
             self._on_line(self.name, line)
 
     async def _pause(self, delay_s: float | None) -> None:
-        """Wait for the time of the next start, for `start_again` or for `stop`."""
+        """Wait for the time of the restart, for `start_again` or for `stop`."""
         waits: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(self._wanted.wait()),
             asyncio.ensure_future(self._stopping.wait()),

@@ -1,4 +1,4 @@
-"""What the environment may say to a stack on this machine: real settings, and not what the stack decides itself."""
+"""Checks which environment variables may be set for a stack on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SERVICES = {
 _ITS_OWN = "it starts a Redis of its own, on REDIS_PORT"
 _BY_PORT = "it starts {service} itself, on {variable}"
 
-# What is set for every process of the stack, whatever the environment says.
+# Variables that the stack sets for its processes, whatever the environment says.
 _DECIDED = {
     "REDIS_URL": _ITS_OWN,
     "REDIS_PASSWORD_FILE": _ITS_OWN,
@@ -32,10 +32,10 @@ _OF_A_DEPLOYMENT = {"EDGE_REPLICAS": "EDGES", "EDGE_WORKERS": "EDGES"}
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """See that nothing that was set would be ignored.
+    """Check that no variable that is set would be ignored.
 
     Raises:
-        ConfigError: a variable names no setting, or one that the stack decides itself.
+        ConfigError: a variable is not a setting, or the stack decides it itself.
     """
     for name, instead in _OF_A_DEPLOYMENT.items():
         if environment.get(name, "1") != "1":

@@ -1,4 +1,7 @@
-"""The ports that were chosen for a stack: the next start takes them again, so that clients which run on find it."""
+"""Remembers the ports of a stack, so that the next start takes them again.
+
+Clients that keep running then find the stack at the same address.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ _Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
 class LastPorts:
-    """Kept in the data directory, by owner and variable; also those of edges that the last start did not have.
+    """Ports by owner and variable, kept in a file of the data directory.
 
-    A file that can't be read counts as none.
+    Ports of edges that the last start did not have are kept too. A file that can't be read counts as empty.
     """
 
     def __init__(self, data: Path) -> None:
@@ -31,8 +34,10 @@ class LastPorts:
         }
 
     def keep(self, wanted: Sequence[Port], chosen: Mapping[tuple[str, str], int]) -> list[str]:
-        """Write down what was chosen where any port would do; a line for each that could not be taken again,
-        and one where it can't be written."""
+        """Write down the ports that were chosen freely; return lines for people.
+
+        There is a line for each port that could not be taken again, and one if the file can't be written.
+        """
         free = {(port.owner, port.variable) for port in wanted if port.number == 0}
         told = [
             f"port {self.ports[name]} ({', '.join(name)}) of the last start is in use: {chosen[name]} in its place"

@@ -1,4 +1,4 @@
-"""What children say: raw to a file of bounded size each, and as one readable line to the terminal."""
+"""Output of child processes: raw into log files, readable on the terminal."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TextIO
 
 from cli.output import printable
 
-_MAX_FILE_BYTES = 10 * 1024 * 1024  # and one older file of the same size
-_WAITING_LINES = 2_000
-_LAST_LINES_S = 1.0
+_MAX_FILE_BYTES = 10 * 1024 * 1024  # per file; one older file of the same size is kept
+_WAITING_LINES = 2_000  # lines that wait for the terminal; more are dropped
+_LAST_LINES_S = 1.0  # longest wait at the end until the waiting lines are printed, seconds
 _SHOWN_APART = frozenset({"ts", "level", "service", "logger", "msg", "exc", "stack"})
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _NAME_COLOURS = ("36", "35", "34", "96", "95", "94")
@@ -21,7 +21,7 @@ _NAME_WIDTH = 11
 
 
 class LogFile:
-    """Lines as they came. When full it becomes `….1`, and a new one begins."""
+    """Appends lines to a file. When full it is renamed to `….1`, and a new one begins."""
 
     def __init__(self, path: Path, max_bytes: int = _MAX_FILE_BYTES) -> None:
         self._path = path
@@ -29,7 +29,7 @@ class LogFile:
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Append one line, without its end."""
+        """Append one line, given without its end."""
         if self._file.tell() + len(line) > self._max_bytes:
             self._file.close()
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
@@ -41,9 +41,9 @@ class LogFile:
 
 
 class Terminal:
-    """Prints lines from a thread of its own: a terminal that stands still must not stop the platform.
+    """Prints lines in its own thread: a stopped terminal can't stop the stack.
 
-    Lines that don't fit the queue meanwhile are counted, and the count is printed.
+    Lines that don't fit the queue are dropped; their number is printed later.
     """
 
     def __init__(self, stream: TextIO, waiting: int = _WAITING_LINES) -> None:
@@ -54,7 +54,7 @@ class Terminal:
         self._thread.start()
 
     def line(self, text: str) -> None:
-        """Print it soon, or not at all."""
+        """Queue a line for printing, or drop it if the queue is full."""
         try:
             if self._missed:
                 self._queue.put_nowait(f"… {self._missed} lines not shown")
@@ -64,7 +64,7 @@ class Terminal:
             self._missed += 1
 
     def close(self) -> None:
-        """Print what waits, for at most a second."""
+        """Print the waiting lines, for at most a second."""
         try:
             self._queue.put(None, timeout=_LAST_LINES_S)
         except queue.Full:
@@ -76,19 +76,22 @@ class Terminal:
             try:
                 self._stream.write(f"{text}\n")
                 self._stream.flush()
-            except (OSError, ValueError):  # the terminal is gone; the files have it all
+            except (OSError, ValueError):  # the terminal is gone; the log files have everything
                 continue
 
 
 class Formatter:
-    """Makes one readable text of a JSON log line."""
+    """Makes a readable line of a JSON log line."""
 
     def __init__(self, colour: bool) -> None:
         self._colour = colour
         self._names: dict[str, str] = {}
 
     def format(self, name: str, line: bytes) -> str:
-        """`time name level message field=value …`, tracebacks below; lines that are no JSON as they are."""
+        """Return `time name level message field=value …`, with tracebacks below.
+
+        Lines that are not JSON keep their text.
+        """
         try:
             record = json.loads(line)
             moment, level, message = str(record["ts"]), str(record["level"]), str(record["msg"])
@@ -101,7 +104,7 @@ class Formatter:
         return text
 
     def event(self, moment: str, name: str, level: str, text: str) -> str:
-        """A line of the supervisor's own, louder than the rest."""
+        """Return an emphasised line for an event of the supervisor."""
         return self._line(moment, name, level, self._paint(text, "1" if level == "INFO" else f"1;{_COLOURS[level]}"))
 
     def _line(self, moment: str, name: str, level: str, text: str) -> str:
@@ -121,7 +124,10 @@ def _short(value: object) -> str:
 
 
 class LogSink:
-    """Where each line of each child goes. `hidden` children go to their file only."""
+    """Writes each line of each child to its file, and to the terminal.
+
+    Children in `hidden` go to their file only.
+    """
 
     def __init__(
         self,
@@ -138,12 +144,12 @@ class LogSink:
         self._files: dict[str, LogFile] = {}
 
     def line(self, name: str, line: bytes) -> None:
-        """One line that the child said."""
+        """Take one line of a child's output."""
         try:
             if name not in self._files:
                 self._files[name] = LogFile(self._directory / f"{name}.log")
             self._files[name].write(line)
-        except OSError as error:  # a full disk takes the file, not the platform
+        except OSError as error:  # a full disk ends the log file, not the stack
             if (file := self._files.pop(name, None)) is not None:
                 file.close()
             self._show(f"{self._directory / name}.log can't be written: {error.strerror}")

@@ -1,4 +1,7 @@
-"""Turns settings into the list of processes to run. Nothing here touches a socket, a process or a file's content."""
+"""Turns settings into the list of processes to run.
+
+Nothing here touches a socket, a process or the content of a file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from cli.stack.ports import edge_names
 from cli.stack.probes import http_ready, redis_ready
 from services.shared.addresses import with_port, without_brackets
 
-ROOT = Path(__file__).resolve().parents[2]  # what `services` and `cli` are imported from
+ROOT = Path(__file__).resolve().parents[2]  # directory that `services` and `cli` are imported from
 _SERVICES = ("auth", "presence", "persistence")
 _DRAIN_GRACE_S = "2"
 _LOOPBACK = "127.0.0.1"
@@ -29,13 +32,13 @@ class StackPlan:
     """Everything about a stack that is known before it starts."""
 
     data: Path
-    environment: Mapping[str, str]  # what our processes start from
+    environment: Mapping[str, str]  # base environment of all processes
     channels_file: Path
     service_token_file: Path
     redis_server: Path
     edges: int
     ports: Mapping[tuple[str, str], int]  # (owner, variable) → port
-    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # process → what it alone has
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
 
     def redis_url(self) -> str:
         return f"redis://{_LOOPBACK}:{self.ports['redis', 'REDIS_PORT']}/0"
@@ -47,12 +50,12 @@ class StackPlan:
         return self._reached(f"{service.upper()}_HOST", self.ports[service, f"{service.upper()}_GRPC_PORT"])
 
     def _reached(self, host_variable: str, port: int) -> str:
-        """Where this machine reaches what listens on the address of that variable."""
+        """Return where this machine reaches a server that listens on that variable's host."""
         host = without_brackets(self.environment.get(host_variable, _LOOPBACK))
         return with_port(_LOOPBACK if host in _EVERYWHERE else host, port)
 
     def edge_addresses(self) -> list[EdgeAddress]:
-        """Where clients of this machine find the edges."""
+        """Return where clients on this machine find the edges."""
         path = self.environment.get("EDGE_WEBSOCKET_PATH", "/connection/websocket")
         return [
             EdgeAddress(name=name, http=f"http://{place}", websocket=f"ws://{place}{path}")
@@ -61,7 +64,7 @@ class StackPlan:
         ]
 
     def internal_urls(self) -> dict[str, str]:
-        """Service → URL under which it has /metrics, /healthz and /readyz."""
+        """Return the URL of each service's internal port, by service."""
         return {
             owner: f"http://{self._reached(variable.replace('PORT', 'HOST'), port)}"
             for (owner, variable), port in self.ports.items()
@@ -69,7 +72,7 @@ class StackPlan:
         }
 
     def specs(self) -> list[ChildSpec]:
-        """All processes, in the order of their stages."""
+        """Return all processes, in the order of their stages."""
         services = [self._service(name) for name in _SERVICES]
         return [self._redis(), *services, *(self._edge(name) for name in edge_names(self.edges))]
 
@@ -82,7 +85,7 @@ class StackPlan:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            "hz": "5",  # of 10 wake-ups a second nobody has any use
+            "hz": "5",  # less often than by default, 10 a second, which brings nothing here
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }
@@ -107,7 +110,7 @@ class StackPlan:
     def _edge(self, name: str) -> ChildSpec:
         own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
         own |= {f"EDGE_{service.upper()}_ADDR": self._grpc_address(service) for service in _SERVICES}
-        # Pages under development come from other ports of this machine.
+        # Pages under development are served from other ports of this machine.
         listed = self.environment.get("EDGE_ALLOWED_ORIGINS", "").strip().strip(",")
         own["EDGE_ALLOWED_ORIGINS"] = ",".join((*([listed] if listed else []), *_LOOPBACK_ORIGINS))
         own["EDGE_DRAIN_GRACE_S"] = self.environment.get("EDGE_DRAIN_GRACE_S") or _DRAIN_GRACE_S
@@ -126,7 +129,7 @@ class StackPlan:
         }
         return ChildSpec(
             name=name,
-            command=(sys.executable, "-P", "-m", f"services.{package}"),  # -P: not what lies in the current directory
+            command=(sys.executable, "-P", "-m", f"services.{package}"),  # -P: not from the current directory
             environment=environment,
             stage=stage,
             probe=http_ready(f"{self.internal_urls()[name]}/readyz"),
@@ -134,6 +137,9 @@ class StackPlan:
 
 
 def _import_paths(inherited: str | None) -> list[str]:
-    """Children run the code that this process runs, also from a checkout that is not the installed one."""
+    """Return import paths by which children run the same code as this process.
+
+    Also from a checkout that is not the installed one.
+    """
     stubs = ROOT / "proto" / "gen"
     return [str(path) for path in (ROOT, stubs) if path.is_dir()] + ([inherited] if inherited else [])

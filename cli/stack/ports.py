@@ -1,4 +1,7 @@
-"""Which ports a stack listens on: from the environment, checked before anything starts, 0 for any free one."""
+"""Chooses the ports of a stack before anything starts.
+
+They come from the environment; 0 stands for any free port.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from services.shared.addresses import without_brackets
 from services.shared.process.config import ConfigError
 
 _HIGHEST = 65_535
-# Below the ports that Linux and macOS give to outgoing connections: a restarted service finds its port free.
+# Below the ports of outgoing connections on Linux and macOS, so that a restarted service finds its port free.
 _FREE_RANGE = (10_000, 32_000)
-_ATTEMPTS = 200
+_ATTEMPTS = 200  # random ports to try
 _LOOPBACK = "127.0.0.1"
 _DEFAULTS = {
-    "REDIS_PORT": 0,  # a Redis that is already on 6379 is none of our business
+    "REDIS_PORT": 0,  # not 6379: another Redis may use it
     "AUTH_GRPC_PORT": 9001,
     "AUTH_INTERNAL_PORT": 9101,
     "PRESENCE_GRPC_PORT": 9002,
@@ -30,7 +33,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One port that is wanted: by whom, by which variable, on which address; 0 is any."""
+    """A port that a process wants, and the variable that names it. 0: any port."""
 
     owner: str
     variable: str
@@ -39,17 +42,17 @@ class Port:
 
 
 def edge_names(edges: int) -> list[str]:
-    """Names of so many edges."""
+    """Return the names of this many edges."""
     return [f"edge-{number}" for number in range(1, edges + 1)]
 
 
 def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool = False) -> list[Port]:
-    """The ports of Redis, the services and `edges` edges; those of the edges count up from their variable.
+    """Return the ports of Redis, the services and `edges` edges.
 
-    `any_free`: where a variable names none, any free one.
+    The ports of the edges count up from their variable. With `any_free`, a port that no variable names is 0.
 
     Raises:
-        ConfigError: a variable is no port number.
+        ConfigError: a variable is not a port number.
     """
     numbers = {name: _number(environment, name, 0 if any_free else default) for name, default in _DEFAULTS.items()}
     ports = []
@@ -80,11 +83,13 @@ def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
 def choose_ports(
     ports: Sequence[Port], rng: random.Random | None = None, *, last: Mapping[tuple[str, str], int] | None = None
 ) -> dict[tuple[str, str], int]:
-    """(owner, variable) → a port that is free now; where any will do, that of the `last` start if it is free.
+    """Choose ports that are free now, by (owner, variable).
 
-    Raises:
-        ConfigError: a host is none of this machine, named ports are in use, or named twice; one line names what and
-            their variables.
+    A port that may be any is the one of the `last` start if that is free.
+
+    Raises: ConfigError: a host is not an address of this machine, or named ports are in use or named twice. One line
+        has all
+            of them with their variables.
     """
     for port in ports:
         if trouble := _why_not_host(port.host):
@@ -122,7 +127,7 @@ def _free(host: str, taken: set[int], rng: random.Random) -> int:
 
 
 def _why_not_host(host: str) -> str:
-    """Why nobody could listen on any port of this host; empty: one could."""
+    """Return why no port of this host can be listened on; empty if one can."""
     try:
         _listen(host, 0)
     except OSError as error:
@@ -140,7 +145,7 @@ def _listen(host: str, number: int) -> None:
 
 
 def why_not(host: str, number: int) -> str:
-    """Why nobody could listen there now; empty: one could."""
+    """Return why this port can't be listened on now; empty if it can."""
     try:
         _listen(host, number)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""What is checked before anything starts, each failure one line that names the thing and how to change it."""
+"""Checks before a stack starts. A failure is one line that says what to change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCK = "dev.lock"
 
 
 def prepare_data(data: Path) -> None:
-    """Make the data directory and those in it; see that they can be written.
+    """Create the data directory and its subdirectories; check that they are writable.
 
     Raises:
         ConfigError: that is impossible.
@@ -48,7 +48,7 @@ def check_namespaces(path: Path) -> None:
 
 @contextmanager
 def only_one(data: Path) -> Iterator[None]:
-    """Hold the data directory for this process; the lock goes with the process.
+    """Lock the data directory for this process; the lock ends with the process.
 
     Raises:
         ConfigError: another process holds it.
@@ -69,10 +69,10 @@ def only_one(data: Path) -> Iterator[None]:
 
 
 def service_token(environment_file: str | None, data: Path) -> Path:
-    """The file with the secret by which our services know one another; made at the first start.
+    """Return the file with the service token; create it at the first start.
 
     Raises:
-        ConfigError: a file that was named can't be read, or ours can't be written.
+        ConfigError: a named file can't be read, or ours can't be written.
     """
     path = Path(environment_file) if environment_file else data / "service.token"
     if not environment_file and not path.exists():
@@ -82,7 +82,7 @@ def service_token(environment_file: str | None, data: Path) -> Path:
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """A file that only this user may read; replaced whole.
+    """Write a file that only this user may read, replacing it as a whole.
 
     Raises:
         ConfigError: it can't be written.

@@ -1,4 +1,4 @@
-"""How the supervisor learns that a process is ready: empty text, or what it still waits for."""
+"""Readiness probes of the supervisor: "" when ready, else what it waits for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Probe = Callable[[], Awaitable[str]]
 
 
 def http_ready(url: str) -> Probe:
-    """/readyz of a service."""
+    """Return a probe of a service's /readyz."""
 
     async def probe() -> str:
         try:
@@ -26,7 +26,7 @@ def http_ready(url: str) -> Probe:
 
 
 def _failing(body: bytes) -> str:
-    """Names of the checks that fail."""
+    """Return the names of the failing checks."""
     try:
         return ", ".join(f"no {name}" for name in json.loads(body)["failing"])
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -34,7 +34,7 @@ def _failing(body: bytes) -> str:
 
 
 def redis_ready(port: int) -> Probe:
-    """PING of a Redis; while it loads its data it is not ready."""
+    """Return a probe that sends PING to a Redis, which is not ready while it loads."""
 
     async def probe() -> str:
         try:

@@ -1,4 +1,7 @@
-"""A whole stack: what is checked, started, written down and stopped. `thalamus dev` and the tests both run this."""
+"""Runs a whole stack: checks, start, description for other commands, stop.
+
+`thalamus dev` and the tests both use this.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,21 @@ from cli.stack.supervisor import StartFailed, Supervisor
 from services.shared.redis.binary import find_redis_server
 
 _API_TIMEOUT_S = 3.0
-_KEY_VALID_WITHIN_S = 5.0
+_KEY_VALID_WITHIN_S = 5.0  # longest wait until edges accept a new API key, seconds
 _KEY_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSettings:
-    """What somebody who starts a stack decides."""
+    """What the user who starts a stack decides."""
 
     data: Path
     channels_file: Path
     environment: Mapping[str, str]
-    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # process → what it alone has
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
     edges: int = 1
-    any_free_port: bool = False  # where a variable names none
-    repair: bool = False  # the append-only file of Redis, before it starts
+    any_free_port: bool = False  # for ports that no variable names
+    repair: bool = False  # repair Redis' append-only file before it starts
     restart: bool = True
     start_timeout_s: float = 30.0
 
@@ -48,11 +51,13 @@ async def running_stack(
     on_event: Callable[[str, str, str], None],
     on_supervisor: Callable[[Supervisor], None] = lambda _: None,
 ) -> AsyncIterator[tuple[Supervisor, StackPlan]]:
-    """Start a stack; inside, all of it is ready; afterwards, no process is left.
+    """Context manager that runs a stack: inside, all of it is ready.
+
+    Afterwards no process is left.
 
     Raises:
-        ConfigError: data directory, namespace file or ports are not as they must be; nothing was started.
-        StartFailed: something did not become ready.
+        ConfigError: data directory, namespace file or ports are wrong; nothing was started.
+        StartFailed: a process did not become ready.
     """
     prepare_data(settings.data)
     data = settings.data.resolve()
@@ -100,13 +105,13 @@ async def running_stack(
 def _write_running(data: Path, stack: RunningStack, on_event: Callable[[str, str, str], None]) -> None:
     try:
         write_running(data, stack)
-    except OSError as error:  # a full disk takes the file, not the platform
+    except OSError as error:  # a full disk prevents the file, not the stack
         text = f"other commands may not find this stack, {error.filename} can't be written: {error.strerror}"
         on_event("WARNING", "dev", text)
 
 
 def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:
-    """The stack as other commands find it."""
+    """Return the description of the stack for other commands."""
     return RunningStack(
         pid=os.getpid(),
         edges=plan.edge_addresses(),
@@ -119,15 +124,15 @@ def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:
 
 
 def mint(plan: StackPlan, user: str, ttl_s: int) -> str:
-    """A connection token of the running stack. Blocks."""
-    from cli.auth_rpc import AuthRpc  # gRPC is slow to import: done while the services start
+    """Return a connection token of the running stack. Blocks."""
+    from cli.auth_rpc import AuthRpc  # gRPC is slow to import; this runs while the services start
 
     with AuthRpc(plan.auth_address(), plan.service_token_file) as auth:
         return auth.mint(user, ttl_s=ttl_s)
 
 
 async def api_key(plan: StackPlan) -> str:
-    """The key that was made at the first start, or a new one if auth knows it no more.
+    """Return the API key of the first start, or a new one if auth does not know it.
 
     Raises:
         CommandError: auth makes none, or the edge does not accept it.
@@ -148,7 +153,7 @@ async def api_key(plan: StackPlan) -> str:
     key = await asyncio.to_thread(create)
     write_secret(path, key)
     try:
-        async with asyncio.timeout(_KEY_VALID_WITHIN_S):  # edges hear of it from auth
+        async with asyncio.timeout(_KEY_VALID_WITHIN_S):  # edges learn of it from auth
             while not await asyncio.to_thread(_accepted, url, key):
                 await asyncio.sleep(_KEY_POLL_S)
     except TimeoutError as error:

@@ -1,4 +1,28 @@
-"""Starts processes in order, keeps them running, and stops them in the opposite order, leaving none behind."""
+"""Starts the processes of a stack in order, restarts them, and stops them.
+
+**Purpose.** `thalamus dev` and the tests run the whole platform on one machine: Redis, the services and the edges, each
+a child process. Whatever happens, no process may be left over.
+
+**Rules.**
+
+* Start: Redis first. Once it is ready, all services and edges start at the same time; each waits by itself for what it
+  needs.
+* A child is ready when its probe says so while its process runs. A probe that succeeds for a process that is gone would
+  come from another program on that port.
+* The start fails if a child exits with code 2 (wrong setting), dies three times, or is not ready in time. The last
+  lines of its output go into the error.
+* Afterwards a child that dies is restarted after a delay that doubles with every quick death (`Backoff`), and an event
+  says so.
+* Stop: edges, then services, then Redis, each stage by SIGTERM. What has not ended in its stage's time is killed; with
+  `hurry` set, at once.
+* If the supervisor itself is killed, the guard kills the children (services/shared/process/guard.py).
+
+**Example.** Presence is killed. The events are "was killed by SIGKILL and is started again in 0.25 s" and, once its
+probe succeeds, "is ready again". Ctrl-C stops all; it takes 9 s at most until the last one is killed.
+
+**Trade-offs.** All processes are on one machine, with one Redis: this is for development and tests. A deployment uses
+the stack files.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +35,15 @@ from typing import Any, Self
 from cli.stack.child import Child, ChildSpec, Stage
 from services.shared.process.children import Backoff, Guard, describe_exit
 
-_PROBE_EVERY_S = 0.05
-_EXIT_CONFIG = 2  # what a service ends with when a setting is wrong; trying again would not help
+_PROBE_EVERY_S = 0.05  # pause between two probes, seconds
+_EXIT_CONFIG = 2  # exit code for a wrong setting; a restart would not help
 _MOST_DEATHS_AT_START = 3
 _KILLED_WITHIN_S = 1.0
 STOP_TIMES_S: Mapping[Stage, float] = {Stage.EDGE: 4.0, Stage.SERVICE: 2.5, Stage.REDIS: 2.5}  # 9 s in all
 
 
 class StartFailed(Exception):
-    """Something did not become ready. `tail` are the last lines that `name` said."""
+    """A process did not become ready. `tail` has the last lines of `name`'s output."""
 
     def __init__(self, reason: str, name: str, tail: Sequence[str] = ()) -> None:
         super().__init__(reason)
@@ -28,9 +52,9 @@ class StartFailed(Exception):
 
 
 class Supervisor:
-    """The processes of one stack.
+    """The processes of one stack, used as a context manager. See the module.
 
-    Use as a context manager: leaving it stops everything, whatever happened inside.
+    Leaving the context stops everything, whatever happened inside.
     """
 
     def __init__(
@@ -46,14 +70,18 @@ class Supervisor:
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
-        """`on_event` is told a level (INFO, WARNING, ERROR), a child's name and a text; `on_change` of new pids."""
-        self.hurry = asyncio.Event()  # set: what still runs is killed at once
+        """Take the processes; starts nothing yet.
+
+        `on_event` is called with a level (INFO, WARNING, ERROR), a child's name and a text; `on_change` when pids
+        change.
+        """
+        self.hurry = asyncio.Event()  # set it while stopping: what still runs is killed at once
         self._on_event = on_event
         self._on_change = on_change
         self._stop_times_s = stop_times_s
         self._guard = guard or Guard()
         self._group = asyncio.TaskGroup()
-        self._started = False  # all were ready once
+        self._started = False  # whether all have been ready
         self._stopping = False
         self.children = {
             spec.name: Child(
@@ -80,20 +108,20 @@ class Supervisor:
             await self.stop()
         finally:
             try:
-                # The children have ended; an error of the body passes through by itself, not inside a group.
+                # The children have ended. An error of the body is raised as it is, not in a group.
                 await self._group.__aexit__(None, None, None)
             finally:
                 self._guard.close()
 
     def pids(self) -> dict[str, int]:
-        """Of all processes that run now, by name."""
+        """Return the process ids of all running processes, by name."""
         return {name: child.pid for name, child in self.children.items() if child.pid is not None}
 
     async def start(self, timeout_s: float) -> None:
-        """Start Redis, then everything else at once; return when all are ready.
+        """Start Redis, then everything else; return when all are ready.
 
         Raises:
-            StartFailed: one did not become ready in time, refused its settings, or kept dying.
+            StartFailed: a process was not ready in time, refused its settings, or died repeatedly.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -109,7 +137,7 @@ class Supervisor:
         """Return once the child is ready.
 
         Raises:
-            StartFailed: it is not, within the time.
+            StartFailed: it is not ready in time.
         """
         await self._ready(self.children[name], asyncio.get_running_loop().time() + timeout_s, timeout_s)
 
@@ -117,7 +145,7 @@ class Supervisor:
         waits = [asyncio.ensure_future(self._ready(child, deadline, timeout_s)) for child in children]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_EXCEPTION)
-            for wait in waits:  # in the order of the stages: others may only wait for the first
+            for wait in waits:  # in the order of the stages: a later one may only wait for an earlier one
                 if wait.done():
                     wait.result()
         finally:
@@ -131,7 +159,7 @@ class Supervisor:
                 self._give_up_if_hopeless(child)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    # A probe that answers for a process that is gone would be another program's.
+                    # Without a process of ours, another program answered the probe.
                     if not (reason := await child.spec.probe()) and child.pid is not None:
                         return
                     await asyncio.sleep(_PROBE_EVERY_S)
@@ -166,7 +194,10 @@ class Supervisor:
         self._on_change()
 
     async def stop(self) -> None:
-        """Stop edges, then services, then Redis; kill those that take too long, or all once `hurry` is set."""
+        """Stop edges, then services, then Redis.
+
+        Kills what takes too long, or everything once `hurry` is set.
+        """
         self._stopping = True
         for stage in sorted(Stage, reverse=True):
             children = [child for child in self.children.values() if child.spec.stage is stage]
