@@ -1,1 +1,4 @@
-"""The delivery checker: seeded load and faults, one recorded history, and a judge apart from the servers."""
+"""Delivery checker: seeded load and faults, a recorded history, and a judge of it.
+
+The judge reads the history only, and shares no code with the servers.
+"""

@@ -1,4 +1,4 @@
-"""From a recorded history to what is said of it."""
+"""Judges a recorded history and measures its times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verify.summary import Summary, as_object, summarize
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one run."""
+    """Verdict, times and counts of one run."""
 
     verdict: Verdict
     figures: Figures
@@ -25,11 +25,11 @@ class Outcome:
 
     @property
     def page(self) -> str:
-        """Markdown, for people."""
+        """The outcome as a Markdown page, for people."""
         return report(self.verdict, self.figures, self.summary, where=self.where)
 
     def as_object(self) -> dict[str, Any]:
-        """The same for programs: JSON types only."""
+        """Return the outcome for programs, with JSON types only."""
         return as_object(self.verdict, self.figures, self.summary, where=self.where)
 
 
@@ -41,10 +41,17 @@ def conclude(
     gaps_allowed_to: Iterable[str] = (),
     harmed_edge: str = "",
 ) -> Outcome:
-    """Judge and measure a history. `gap_allowed`: whether a told gap of this channel is no finding.
+    """Judge and measure a recorded history.
+
+    Args:
+        path: The file of the history.
+        where: What was tested, for the report.
+        gap_allowed: Whether a gap notification in this channel is no finding.
+        gaps_allowed_to: Clients for which a gap notification is no finding.
+        harmed_edge: Address of the edge that a fault was for, if it was for one.
 
     Raises:
-        msgspec.MsgspecError: the file holds something else.
+        msgspec.MsgspecError: the file is not a history.
     """
     channels = {event.channel for event in read_history(path) if isinstance(event, Publishing)}
     verdict = judge(read_history(path), gaps_allowed=filter(gap_allowed, channels), gaps_allowed_to=gaps_allowed_to)

@@ -1,4 +1,4 @@
-"""What the clients of one run share."""
+"""State that all clients of one run share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from verify.target import Target
 
 @dataclass(slots=True)
 class Run:
-    """One run: its clock begins with it."""
+    """One run. Its clock begins when it is made."""
 
-    name: str  # begins every publication's id
+    name: str  # prefix of every publication's id
     target: Target
     recorder: Recorder
     rng: random.Random
@@ -25,21 +25,21 @@ class Run:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def now(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.started
 
     def note(self, event: Event) -> None:
-        """Write it down."""
+        """Record an event in the history."""
         self.recorder.note(event)
 
     def new_id(self) -> str:
-        """An id that no publication had."""
+        """Return an id that no publication has had."""
         return f"{self.name}-{next(self._numbers)}"
 
     def edge(self, attempt: int) -> str:
-        """Another edge with every attempt."""
+        """Return the edge for this attempt; successive attempts take successive edges."""
         return self.target.websockets[attempt % len(self.target.websockets)]
 
     async def pause(self, attempt: int) -> None:
-        """Before the next attempt: 50 ms, doubling, at most 1 s, jittered."""
+        """Wait before the next attempt: 50 ms, doubling up to 1 s, with jitter."""
         await asyncio.sleep(min(1.0, 0.05 * 2 ** min(attempt, 6)) * self.rng.uniform(0.5, 1.0))

@@ -1,4 +1,7 @@
-"""Runs a plan against a stack, records what happens, then lets everything settle and asks what is kept."""
+"""Runs a plan against a stack and records what happens.
+
+At the end it waits until all clients have everything, and asks what history and presence say.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from verify.publisher import Publisher
 from verify.subscriber import Subscriber
 from verify.target import ApiError, Target, call_api
 
-SETTLE_S = 60.0
-PRESENCE_S = 60.0  # a half-open client is noticed after a ping and its timeout, 33 s, and a grace
-_CONNECTS_AT_ONCE = 50
-_PAGE = 300
+SETTLE_S = 60.0  # longest time for clients to connect, and to catch up at the end, seconds
+PRESENCE_S = 60.0  # longest wait until presence is right, seconds: 33 s to notice a half-open client, and a grace
+_CONNECTS_AT_ONCE = 50  # subscribers that connect at the same time
+_PAGE = 300  # publications per history request
 _MARKER = "marker"
 _NOT_AVAILABLE = ("108", "103")
 
 
 class Unreachable(Exception):
-    """There is nothing to be judged: nobody got in."""
+    """No client could connect, so there is nothing to judge."""
 
 
 Trouble = Callable[[Run], Awaitable[None]]
 
 
 def names(plan: Plan) -> list[str]:
-    """The users that a run connects as; the target makes their tokens."""
+    """Return the users of a run, for which the target must have tokens."""
     return [*(one.name for one in plan.subscribers), *(one.name for one in plan.publishers), _MARKER]
 
 
@@ -53,13 +56,22 @@ async def drive(
     settle_s: float = SETTLE_S,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Write the history of one run to `path`. `slow` names subscribers that read 1 KiB/s at first.
+    """Run a plan and write its history to `path`.
 
-    `settle_s`: how long clients may take at the end to come as far as they should. `say` is told how it goes, every
-    5 s.
+    Args:
+        plan: What the clients do, and when.
+        target: Addresses and credentials of the stack.
+        path: File of the history.
+        what: Description of the load, for the report.
+        stored: Channels whose publications must be in the store.
+        trouble: Causes faults while clients publish.
+        slow: Names of subscribers that read 1 KiB/s on their first connection.
+        padding: Bytes to add to each publication.
+        settle_s: Longest time for clients to catch up at the end, seconds.
+        say: Called with the progress, every 5 s.
 
     Raises:
-        Unreachable: no client got in at the start.
+        Unreachable: no client could connect and subscribe at the start.
     """
     with path.open("wb") as file:
         recorder = Recorder(file)
@@ -79,7 +91,7 @@ async def drive(
                     why = next((f"; {one.refusal}" for one in some if one.refusal), "")
                     raise Unreachable(f"no client could connect and subscribe within {SETTLE_S:g} s{why}")
             progress.stage("publishing")
-            run.started += run.now()  # the plan begins when everyone is there
+            run.started += run.now()  # the plan's clock begins when all clients are there
             for one in subscribers:
                 one.begin()
             working = [asyncio.create_task(one.run()) for one in publishers]
@@ -109,7 +121,7 @@ async def _settle(
     markers = await _markers(plan, run)
 
     def there(one: Subscriber) -> bool:
-        """It has come as far as it should."""
+        """Whether the subscriber has come as far as it should."""
         marked = [channel for channel in one.channels if channel in markers]
         return bool(one.given_up) or (one.whole and all(one.reached(channel, *markers[channel]) for channel in marked))
 
@@ -126,7 +138,7 @@ async def _settle(
 
 
 async def _markers(plan: Plan, run: Run) -> dict[str, tuple[str, int]]:
-    """One last publication per channel: channel → (epoch, offset)."""
+    """Publish a last publication per channel; return (epoch, offset) by channel."""
     marker = Publisher(PublisherPlan(_MARKER, plan.channels, ()), run)
     found: dict[str, tuple[str, int]] = {}
     try:
@@ -142,7 +154,7 @@ async def _markers(plan: Plan, run: Run) -> dict[str, tuple[str, int]]:
 
 
 async def _kept(run: Run, client: httpx.AsyncClient, channel: str) -> None:
-    """Page through the whole history, oldest first."""
+    """Record the whole history of a channel, read page by page, oldest first."""
     entries: list[tuple[int, str]] = []
     epoch, since = "", 0
     try:
@@ -160,7 +172,7 @@ async def _kept(run: Run, client: httpx.AsyncClient, channel: str) -> None:
                 break
             since = entries[-1][0]
     except ApiError:
-        return  # the judge misses it
+        return  # the judge reports that it is missing
     whole = bool(entries) and entries[0][0] == 1
     run.note(e.Kept(at=run.now(), channel=channel, epoch=epoch, entries=entries, whole=whole))
 
@@ -168,7 +180,10 @@ async def _kept(run: Run, client: httpx.AsyncClient, channel: str) -> None:
 async def _present(
     run: Run, client: httpx.AsyncClient, channel: str, subscribers: list[Subscriber], publishers: list[Publisher]
 ) -> None:
-    """Ask every edge until it says what is so; the last answer counts."""
+    """Ask every edge for presence until it is right, or the time is over.
+
+    The last answer of each edge is recorded.
+    """
     for url in run.target.https:
         deadline = run.now() + PRESENCE_S
         while True:
@@ -189,7 +204,10 @@ async def _present(
 
 
 async def _until(true: Callable[[], bool], limit_s: float) -> None:
-    """Wait; what is not so by then, the judge will see."""
+    """Wait until `true` holds, for `limit_s` seconds at most.
+
+    Does not report what did not come true: the judge finds it in the history.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit_s
     while not true() and loop.time() < deadline:

@@ -1,6 +1,6 @@
-"""What happened, one JSON object a line: the only thing that the judge reads.
+"""Events of a history, one JSON object per line. The judge reads nothing else.
 
-`at` is in seconds of one monotonic clock. `id` names a publication: it is its data, made by the plan, never used twice.
+`at` is seconds of one monotonic clock. `id` names a publication: it is part of its data and never used twice.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import msgspec
 
 
 class _Event(msgspec.Struct, frozen=True, tag_field="event", tag=str.lower, kw_only=True):
-    """One line."""
+    """One event: one line of the history."""
 
     at: float
 
 
 class Started(_Event, frozen=True):
-    """The first line. `stored`: these channels must be in the store."""
+    """The first event. The publications of `stored` channels must be in the store."""
 
     seed: int
     what: str
@@ -28,7 +28,7 @@ class Started(_Event, frozen=True):
 
 
 class Publishing(_Event, frozen=True):
-    """First attempt of a publication; attempts under its key may follow."""
+    """First attempt of a publication. Further attempts use the same idempotency key."""
 
     id: str
     channel: str
@@ -36,7 +36,10 @@ class Publishing(_Event, frozen=True):
 
 
 class Acked(_Event, frozen=True):
-    """It is kept, at this place, after so many attempts; the last of them took `took_s`."""
+    """A publication was acknowledged at this position.
+
+    `attempts` counts all attempts; the last one took `took_s`.
+    """
 
     id: str
     channel: str
@@ -47,7 +50,10 @@ class Acked(_Event, frozen=True):
 
 
 class Failed(_Event, frozen=True):
-    """An attempt that gave no outcome; it is repeated. `code` of the error reply; 0: no answer at all."""
+    """An attempt without a known outcome, which is repeated.
+
+    `code` of the error reply; 0: no answer at all.
+    """
 
     id: str
     code: int
@@ -55,22 +61,23 @@ class Failed(_Event, frozen=True):
 
 
 class Refused(_Event, frozen=True):
-    """The server said no, and that nothing was done."""
+    """The server refused a publication, so nothing was done."""
 
     id: str
     code: int
 
 
 class Unknown(_Event, frozen=True):
-    """Nobody knows: it may appear, then for everyone."""
+    """The outcome stays unknown: the publication may appear, but then for everyone."""
 
     id: str
 
 
 class Subscribed(_Event, frozen=True):
-    """A subscribe was answered, by `edge`. `since`: asked to recover from there; `offset` and `epoch`: as answered.
+    """A subscribe was answered by `edge`, with this `offset` and `epoch`.
 
-    `took_s`: since the client began to connect, or to subscribe on a connection that it had.
+    `since`: the position from which recovery was asked for. `took_s`: seconds since the client began to connect, or to
+    subscribe on a connection that it had.
     """
 
     client: str
@@ -84,7 +91,10 @@ class Subscribed(_Event, frozen=True):
 
 
 class Delivered(_Event, frozen=True):
-    """The application of a client saw this. `live`: as a push, not in the reply of a recovery."""
+    """A client's application got this publication.
+
+    `live`: as a push, not in the reply of a recovery.
+    """
 
     client: str
     channel: str
@@ -94,7 +104,10 @@ class Delivered(_Event, frozen=True):
 
 
 class Handshake(_Event, frozen=True):
-    """A client asked for a WebSocket. `status`: 0 without an answer. `retry_after`: it said when to come."""
+    """A client asked for a WebSocket.
+
+    `status` is 0 if there was no answer. `retry_after`: the answer said when to come again.
+    """
 
     client: str
     status: int
@@ -102,7 +115,10 @@ class Handshake(_Event, frozen=True):
 
 
 class Told(_Event, frozen=True):
-    """The server said that continuity is lost: unsubscribe push 2500 or close 3010."""
+    """A gap notification: the server said that continuity is lost.
+
+    By unsubscribe push 2500 or close 3010.
+    """
 
     client: str
     channel: str
@@ -110,7 +126,7 @@ class Told(_Event, frozen=True):
 
 
 class Offline(_Event, frozen=True):
-    """A connection ended. `code` as the client saw it; `planned`: the plan did it."""
+    """A connection ended. `code` as the client saw it; `planned`: by the plan."""
 
     client: str
     code: int
@@ -125,14 +141,17 @@ class Fault(_Event, frozen=True):
 
 
 class Marker(_Event, frozen=True):
-    """The last publication of a channel; every subscriber must reach it."""
+    """The last publication of a channel. Every subscriber must reach it."""
 
     id: str
     channel: str
 
 
 class Kept(_Event, frozen=True):
-    """What history holds of a channel at the end: (offset, id), ascending; `whole`: from offset 1 on."""
+    """The history of a channel at the end: (offset, id) pairs, ascending.
+
+    `whole`: it begins at offset 1.
+    """
 
     channel: str
     epoch: str
@@ -141,7 +160,7 @@ class Kept(_Event, frozen=True):
 
 
 class Present(_Event, frozen=True):
-    """Who is in a channel at the end: as an edge answers, and who really is (client ids)."""
+    """Client ids in a channel at the end: as an edge says (`roster`), and in fact."""
 
     channel: str
     asked: str
@@ -150,7 +169,7 @@ class Present(_Event, frozen=True):
 
 
 class Finished(_Event, frozen=True):
-    """The last line. `subscribers`: (client, channel) that were subscribed when it ended."""
+    """The last event, with the (client, channel) pairs subscribed at the end."""
 
     subscribers: list[tuple[str, str]]
 
@@ -179,15 +198,15 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 class Recorder:
-    """Writes a history."""
+    """Writes events to a history file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._buffer = bytearray()
-        self.counts: Counter[str] = Counter()  # by name of the event
+        self.counts: Counter[str] = Counter()  # events by name of their class
 
     def note(self, event: Event) -> None:
-        """Add a line."""
+        """Append an event."""
         _encoder.encode_into(event, self._buffer, len(self._buffer))
         self._buffer += b"\n"
         self.counts[type(event).__name__] += 1
@@ -195,16 +214,16 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write the buffered events to the file."""
         self._file.write(self._buffer)
         self._buffer.clear()
 
 
 def read_history(path: Path) -> Iterator[Event]:
-    """The events of a file.
+    """Iterate over the events of a history file.
 
     Raises:
-        msgspec.MsgspecError: a line is none.
+        msgspec.MsgspecError: a line is not an event.
     """
     with path.open("rb") as file:
         for line in file:

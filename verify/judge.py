@@ -1,4 +1,4 @@
-"""Judges one recorded history by itself. Nothing here knows a server, a clock or a log of theirs."""
+"""Judges a recorded history, without knowing anything of the servers."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 
 from verify import events as e
 
-LOST = "lost"  # acknowledged, not delivered within an unbroken stretch
+LOST = "lost"  # publications skipped in an unbroken subscription, or missing at its end
 DUPLICATE = "duplicate"  # delivered twice to one client
-ORDER = "out of order"  # offsets fell, or one publisher's acks did
-DIVERGENCE = "divergence"  # two publications at one place
-UNEXPECTED = "unexpected"  # refused or never published, yet delivered or kept
-FALSE_RECOVERY = "false recovery"  # "recovered" across an epoch, or from another place than asked
+ORDER = "out of order"  # offsets of deliveries, of one publisher's acks, or of history went back
+DIVERGENCE = "divergence"  # two publications at one position
+UNEXPECTED = "unexpected"  # delivered or kept though refused or never published; or delivered while not subscribed
+FALSE_RECOVERY = "false recovery"  # "recovered" across epochs, or from another position than the client's
 NOT_STORED = "not stored"
 STORED_TWICE = "stored twice"
 PRESENCE = "presence not converged"
-GAP = "gap told"  # an honest "can't": a fault only where continuity is promised
+GAP = "gap told"  # a gap notification: a fault only where continuity is promised
 NO_TRAFFIC = "no traffic"
-UNFINISHED = "unfinished"  # the history itself breaks off
+UNFINISHED = "unfinished"  # the history itself is incomplete
 
 KINDS = (LOST, DUPLICATE, ORDER, DIVERGENCE, UNEXPECTED, FALSE_RECOVERY, NOT_STORED, STORED_TWICE, PRESENCE, GAP)
-_SHOWN = 20
+_SHOWN = 20  # findings per kind that are described
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What is wrong, by kind: how often, and the first few said in words."""
+    """Findings by kind: how many, and the first few in words."""
 
     counts: Counter[str] = field(default_factory=Counter)
     findings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -37,14 +37,14 @@ class Verdict:
     told: int = 0
 
     def find(self, kind: str, text: str, count: int = 1) -> None:
-        """Note one finding."""
+        """Add a finding."""
         self.counts[kind] += count
         if len(self.findings[kind]) < _SHOWN:
             self.findings[kind].append(text)
 
     @property
     def passed(self) -> bool:
-        """Nothing was found at all."""
+        """Whether there are no findings."""
         return not any(self.counts.values())
 
 
@@ -54,13 +54,13 @@ class _Stream:
 
     epoch: str = ""
     offset: int = 0
-    open: bool = False  # subscribed at the moment, as far as the client knows
+    open: bool = False  # whether the client takes itself for subscribed now
     seen: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class _Facts:
-    """All that the history says of the log, whoever said it."""
+    """What the history says about logs and publications, whoever said it."""
 
     channel_of: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
@@ -75,9 +75,13 @@ class _Facts:
 def judge(
     history: Iterable[e.Event], *, gaps_allowed: Iterable[str] = (), gaps_allowed_to: Iterable[str] = ()
 ) -> Verdict:
-    """The verdict on a history. In these channels, and to these clients, a told gap is only counted, in `told`.
+    """Return the verdict on a history.
 
-    Acks may be written after deliveries of the same publication: places are compared whenever both are known.
+    In the channels `gaps_allowed`, and for the clients `gaps_allowed_to`, a gap notification is only counted, in
+    `told`.
+
+    An acknowledgement may be recorded after deliveries of the same publication: positions are compared once both are
+    known.
     """
     allowed = frozenset(gaps_allowed)
     allowed_to = frozenset(gaps_allowed_to)
@@ -127,12 +131,14 @@ def judge(
 
 
 def _place(facts: _Facts, verdict: Verdict, channel: str, epoch: str, offset: int, id_: str, who: str) -> None:
+    """Note what is at this position; a finding if something else is there already."""
     there = facts.places.setdefault((channel, epoch, offset), id_)
     if there != id_:
         verdict.find(DIVERGENCE, f"{channel} {offset}:{epoch} is {there}, and {id_} to {who}")
 
 
 def _acked(event: e.Acked, facts: _Facts, verdict: Verdict) -> None:
+    """Check an acknowledgement: its position, and the order of its publisher's."""
     verdict.acked += 1
     before = facts.acked.get(event.id)
     if before is not None and before != (event.epoch, event.offset):
@@ -149,6 +155,7 @@ def _acked(event: e.Acked, facts: _Facts, verdict: Verdict) -> None:
 
 
 def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, *, gap_allowed: bool) -> None:
+    """Check the answer to a subscribe: a recovery must be real, a gap allowed."""
     who = f"{event.client} in {event.channel}"
     if event.recovered:
         verdict.recoveries += 1
@@ -163,12 +170,13 @@ def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, *, gap_a
                 verdict.find(GAP, f"{who}: had {stream.offset}:{stream.epoch}, begins at {event.offset}:{event.epoch}")
         stream.offset = event.offset
         if stream.epoch != event.epoch:
-            stream.seen.clear()  # a key counts within one epoch: what is published again in the next is another one
+            stream.seen.clear()  # an id must be unique within one epoch; in the next epoch it may be published again
     stream.epoch = event.epoch
     stream.open = True
 
 
 def _delivered(event: e.Delivered, stream: _Stream, facts: _Facts, verdict: Verdict) -> None:
+    """Check a delivery: expected, not twice, at the next offset."""
     verdict.delivered += 1
     who = f"{event.client} in {event.channel}"
     if facts.channel_of.get(event.id) != event.channel or event.id in facts.refused:
@@ -199,6 +207,7 @@ def _at_the_end(
     kept: dict[str, e.Kept],
     verdict: Verdict,
 ) -> None:
+    """Check what only the whole history shows."""
     if started is None or finished is None:
         verdict.find(UNFINISHED, "the history has no beginning or no end")
         return
@@ -218,7 +227,7 @@ def _at_the_end(
 
 
 def _reached(client: str, channel: str, stream: _Stream, facts: _Facts, verdict: Verdict) -> None:
-    """A subscriber of the end must have got to the marker."""
+    """Check that a subscriber at the end has reached the channel's marker."""
     marker = facts.markers.get(channel)
     if marker is None or marker not in facts.acked:
         verdict.find(UNFINISHED, f"{channel} has no acknowledged marker")
@@ -231,6 +240,7 @@ def _reached(client: str, channel: str, stream: _Stream, facts: _Facts, verdict:
 
 
 def _kept(channel: str, found: e.Kept, facts: _Facts, verdict: Verdict, *, must_be_whole: bool) -> None:
+    """Check a channel's history against what was acknowledged."""
     ids = Counter(id_ for _, id_ in found.entries)
     for id_, times in ids.items():
         if times > 1:

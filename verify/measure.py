@@ -1,4 +1,4 @@
-"""Times of a run, from its history: percentiles per figure, in seconds."""
+"""Times of a run from its history, in seconds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 from verify import events as e
 
-_AFTER_FAULT_S = 5.0
-_LATE_S = 1.0
+_AFTER_FAULT_S = 5.0  # time after a fault that does not count as undisturbed, seconds
+_LATE_S = 1.0  # a delivery that takes longer is late, seconds
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them does not exceed; nan of none."""
+    """Return the smallest value that a `share` of the values does not exceed.
+
+    NaN if there are none.
+    """
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -22,30 +25,33 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(slots=True)
 class Figures:
-    """Lists of seconds.
+    """Times of a run: lists of seconds.
 
-    Delivery counts from the first attempt to publish until a client has it as a push. `base`: begun while no fault was
-    on or just over. `unharmed`: begun during one, acknowledged at the first attempt, to clients of the other edges.
+    Delivery is the time from the first attempt to publish until a client has the publication as a push. `base`: begun
+    while no fault was on or just over. `unharmed`: begun during a fault, acknowledged at the first attempt, delivered
+    to clients of the other edges.
     """
 
     ack: list[float] = field(default_factory=list)
-    failed: list[float] = field(default_factory=list)  # attempts without an outcome: how long till that was said
+    failed: list[float] = field(default_factory=list)  # attempts without an outcome: time until that was known
     delivery: list[float] = field(default_factory=list)
     base: list[float] = field(default_factory=list)
     unharmed: list[float] = field(default_factory=list)
-    catch_up: list[float] = field(default_factory=list)  # from beginning to connect to having all that was missed
-    back: list[float] = field(default_factory=list)  # from the end of a connection the plan did not end to subscribed
+    catch_up: list[float] = field(default_factory=list)  # from beginning to connect until all that was missed is there
+    back: list[float] = field(default_factory=list)  # from an unplanned end of a connection until subscribed again
     first_ack_after_heal: list[float] = field(default_factory=list)
-    settled_after_heal: list[float] = field(default_factory=list)  # till no delivery is late any more
+    settled_after_heal: list[float] = field(default_factory=list)  # from the end of a fault until no delivery is late
 
 
 class _Meter:
+    """Collects times from the events of a history, in their order."""
+
     def __init__(self, harmed_edge: str) -> None:
         self.figures = Figures()
         self._harmed_edge = harmed_edge
         self._begun: dict[str, float] = {}
         self._clean: dict[str, bool] = {}  # acknowledged at the first attempt
-        self._unsure: list[tuple[str, float]] = []  # begun under a fault, not known to be clean yet
+        self._unsure: list[tuple[str, float]] = []  # begun during a fault; counts if acknowledged at the first attempt
         self._gone: dict[tuple[str, str], float] = {}
         self._channels: dict[str, set[str]] = {}
         self._edge_of: dict[str, str] = {}
@@ -127,7 +133,10 @@ class _Meter:
 
 
 def measure(history: Iterable[e.Event], *, harmed_edge: str = "") -> Figures:
-    """Read the times. `harmed_edge`: address of the edge that a fault was for, if it was for one."""
+    """Return the times of a history.
+
+    `harmed_edge`: address of the edge that a fault was for, if it was for one.
+    """
     meter = _Meter(harmed_edge)
     for event in history:
         meter.take(event)

@@ -1,4 +1,4 @@
-"""What a run will do, all of it from a seed: who subscribes to what, who publishes when, who drops how."""
+"""Plan of a run, made from a seed: who subscribes, publishes and disconnects when."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 
 class Drop(enum.Enum):
-    """How a client goes away."""
+    """How a client disconnects."""
 
     CLOSE = "close"  # a WebSocket close frame
     RESET = "reset"  # TCP reset
-    VANISH = "vanish"  # the end of TCP without a close frame, as a killed process
-    HALF_OPEN = "half-open"  # it neither reads nor writes any more; the server is not told
+    VANISH = "vanish"  # TCP ends without a close frame, as when a process is killed
+    HALF_OPEN = "half-open"  # the client neither reads nor writes any more; the server is not told
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """From `at` seconds after the start, for `offline_s`."""
+    """A client disconnects `at` seconds after the start, for `offline_s` seconds."""
 
     at: float
     drop: Drop
@@ -27,7 +27,7 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class SubscriberPlan:
-    """One client: a user of its own."""
+    """One subscribing client, with a user of its own."""
 
     name: str
     channels: tuple[str, ...]
@@ -36,7 +36,10 @@ class SubscriberPlan:
 
 @dataclass(frozen=True, slots=True)
 class PublisherPlan:
-    """One client that publishes to its channels in turn, one at a time, at these seconds after the start."""
+    """One client that publishes to its channels in turn, one publication at a time.
+
+    `times` are seconds after the start.
+    """
 
     name: str
     channels: tuple[str, ...]
@@ -45,7 +48,7 @@ class PublisherPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole run."""
+    """The plan of a whole run."""
 
     seed: int
     duration_s: float
@@ -56,7 +59,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How much. `drop_every_s`: mean seconds between two absences of one client; 0: nobody drops."""
+    """Size of the load.
+
+    `drop_every_s`: mean seconds between two absences of one client; 0: no client disconnects.
+    """
 
     seed: int = 1
     duration_s: float = 60.0
@@ -71,7 +77,7 @@ class Load:
 
 
 def make_plan(load: Load) -> Plan:
-    """The same load gives the same plan."""
+    """Make a plan. The same load gives the same plan."""
     rng = random.Random(load.seed)
     subscribers = []
     for number in range(load.clients):
@@ -99,7 +105,7 @@ def _absences(rng: random.Random, load: Load) -> list[Absence]:
 
 
 def _times(rng: random.Random, load: Load) -> list[float]:
-    """Evenly spread with jitter, so that publishers are not in step."""
+    """Return times evenly spread with jitter, so that publishers are not in step."""
     if load.rate_per_s <= 0:
         return []
     every = load.publishers / load.rate_per_s

@@ -1,4 +1,4 @@
-"""Where a run stands, said every few seconds: a check of minutes shall not look as if it hung."""
+"""Reports the progress of a run every few seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from verify.events import Recorder
 
-EVERY_S = 5.0
+EVERY_S = 5.0  # pause between two lines, seconds
 
 
 class Progress:
@@ -19,12 +19,12 @@ class Progress:
         self._stage = ""
 
     def stage(self, text: str) -> None:
-        """What happens from now on."""
+        """Begin a new stage with this name."""
         self._stage = text
         self._tell()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Report until cancelled."""
         while True:
             await asyncio.sleep(EVERY_S)
             self._tell()

@@ -1,4 +1,7 @@
-"""A client that publishes under keys, one publication at a time, and repeats what nobody could tell the outcome of."""
+"""A client that publishes with idempotency keys, one publication at a time.
+
+It repeats a publication whose outcome is unknown.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from verify.context import Run
 from verify.plan import PublisherPlan
 from verify.socket import Closed, CommandError, Socket, open_socket
 
-GIVE_UP_S = 100.0  # a key counts for 300 s
-_LATE_S = 2.0  # what is later than this is left out: the rate is a rate
-_UNKNOWN = 100
-_ANSWER_S = 5.0
+GIVE_UP_S = 100.0  # longest time to repeat one publication, seconds; a key is remembered for 300 s
+_LATE_S = 2.0  # a publication that is later than this is left out, seconds: the rate is a rate
+_UNKNOWN = 100  # error code that leaves the outcome unknown
+_ANSWER_S = 5.0  # longest wait for a reply, seconds
 
 
 class Publisher:
-    """`run` publishes what the plan says and ends."""
+    """A publishing client. `run` publishes what the plan says, then returns."""
 
     def __init__(self, plan: PublisherPlan, run: Run, *, padding: int = 0) -> None:
         self.name = plan.name
@@ -36,7 +39,7 @@ class Publisher:
         return self._socket is not None
 
     async def run(self) -> None:
-        """Everything of the plan."""
+        """Publish everything in the plan."""
         for number, at in enumerate(self._plan.times):
             if (wait := at - self._run.now()) > 0:
                 await asyncio.sleep(wait)
@@ -45,7 +48,10 @@ class Publisher:
             await self.publish(self._plan.channels[number % len(self._plan.channels)])
 
     async def publish(self, channel: str, id_: str = "") -> tuple[int, str] | None:
-        """One publication, repeated until its outcome is known; its place."""
+        """Publish once, repeat until the outcome is known, and return the position.
+
+        None: it was refused, or the outcome stayed unknown.
+        """
         run = self._run
         id_ = id_ or run.new_id()
         begun = run.now()
@@ -62,7 +68,7 @@ class Publisher:
                     _ANSWER_S, publish={"channel": channel, "data": data, "idempotency_key": id_}
                 )
             except CommandError as error:
-                if asked and not failures and error.code != _UNKNOWN:  # after another attempt it may have been done
+                if asked and not failures and error.code != _UNKNOWN:  # after a failed attempt it may have been done
                     run.note(e.Refused(at=run.now(), id=id_, code=error.code))
                     return None
                 run.note(e.Failed(at=run.now(), id=id_, code=error.code, took_s=run.now() - sent))
@@ -90,7 +96,7 @@ class Publisher:
         return None
 
     async def come_back(self) -> None:
-        """Be connected, so that it is on every roster it belongs on."""
+        """Connect if necessary, so that it is in every roster that it belongs to."""
         failures = 0
         while True:
             try:
@@ -107,7 +113,7 @@ class Publisher:
         socket = await open_socket(self._run.edge(self._attempt), _ignore, self._closed)
         try:
             result = await socket.call(connect={"token": self._run.target.token(self.name)})
-            for channel in self._plan.channels:  # who publishes must be subscribed
+            for channel in self._plan.channels:  # a publisher must be subscribed
                 await socket.call(subscribe={"channel": channel})
         except (Closed, CommandError, TimeoutError):
             socket.reset()
@@ -125,10 +131,10 @@ class Publisher:
             self._socket = None
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         if self._socket is not None:
             self._socket.close()
 
 
 def _ignore(push: dict[str, Any]) -> None:
-    """A publisher does not listen."""
+    """Ignore a push."""

@@ -1,4 +1,4 @@
-"""One page about one run, for people."""
+"""Markdown report about one run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verify.summary import TIMES, Summary
 
 
 def report(verdict: Verdict, figures: Figures, summary: Summary, *, where: str) -> str:
-    """Markdown: the verdict first, then what was counted and timed, then what was found."""
+    """Return the report: verdict, counts, times, then the findings."""
     lines = [
         f"# Delivery check: {'PASSED' if verdict.passed else 'FAILED'}",
         "",
@@ -49,7 +49,7 @@ def _row(name: str, values: Sequence[float]) -> str:
 
 
 def seconds(value: float) -> str:
-    """In ms below 1 s."""
+    """Return a time as text: in milliseconds below 1 s."""
     if math.isnan(value):
         return "–"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"

@@ -1,4 +1,4 @@
-"""One WebSocket connection of the Centrifugal JSON protocol that can also behave badly."""
+"""A WebSocket client for the Centrifugal JSON protocol that can also misbehave."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-CONNECT_S = 3.0
-REPLY_S = 6.0
+CONNECT_S = 3.0  # longest time to open a connection, seconds
+REPLY_S = 6.0  # longest wait for a reply, seconds
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 OnReply = Callable[[dict[str, Any]], None]
 
 
 class Closed(Exception):
-    """The connection is over. `code` as WebSocket has it; 1006 without a close frame, 0 where none was made."""
+    """The connection is over.
+
+    `code` is WebSocket's: 1006 without a close frame, 0 if no connection was made.
+    """
 
     def __init__(self, code: int) -> None:
         super().__init__(f"closed {code}")
@@ -35,7 +38,10 @@ class Closed(Exception):
 
 
 class NotOpened(Closed):
-    """No WebSocket was made of it. `status` of the answer, 0: none came; `retry_after`: it said when to come again."""
+    """No WebSocket connection was made.
+
+    `status` of the answer, 0 if there was none. `retry_after`: it said when to come again.
+    """
 
     def __init__(self, status: int = 0, retry_after: bool = False) -> None:
         super().__init__(0)
@@ -44,7 +50,7 @@ class NotOpened(Closed):
 
 
 class CommandError(Exception):
-    """An error reply."""
+    """The server sent an error reply."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{message} ({code})")
@@ -52,7 +58,10 @@ class CommandError(Exception):
 
 
 class Socket(asyncio.Protocol):
-    """Use `open_socket`. `on_push` and `on_closed` are called on the loop, in order."""
+    """One connection; made by `open_socket`.
+
+    `on_push` and `on_closed` are called on the event loop, in order.
+    """
 
     def __init__(self, url: str, on_push: Callable[[dict[str, Any]], None], on_closed: Callable[[int], None]) -> None:
         self._ws = ClientProtocol(parse_uri(url), max_size=None)
@@ -63,10 +72,10 @@ class Socket(asyncio.Protocol):
         self._fragments: list[bytes] = []
         self._over = False
         self._sipping: asyncio.Task[None] | None = None
-        self.on_other_reply: OnReply = lambda reply: None  # to a command that `call` did not send
+        self.on_other_reply: OnReply = lambda reply: None  # called with a reply that no `call` waits for
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    # asyncio.Protocol
+    # Methods of asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -93,7 +102,7 @@ class Socket(asyncio.Protocol):
             self._ws.receive_eof()
         self._end(self._ws.close_code or 1006)
 
-    # What comes.
+    # Receiving.
 
     def _answered(self) -> None:
         if self.opened.done():
@@ -118,7 +127,7 @@ class Socket(asyncio.Protocol):
         for line in message.split(b"\n"):
             reply = _decode(line)
             if not reply:
-                self.send_text(b"{}")  # a ping, and its pong
+                self.send_text(b"{}")  # the pong for a ping
             elif "push" in reply:
                 self._on_push(reply["push"])
             else:
@@ -133,10 +142,12 @@ class Socket(asyncio.Protocol):
             on_reply(reply)
         future.set_result(reply)
 
-    # What goes.
+    # Sending.
 
     async def call(self, timeout_s: float = REPLY_S, on_reply: OnReply | None = None, **request: Any) -> dict[str, Any]:
-        """The result of one command. `on_reply` is called with the reply before any push behind it is dispatched.
+        """Send one command and return its result.
+
+        `on_reply` is called with the reply, before any push behind it is dispatched.
 
         Raises:
             CommandError: an error reply.
@@ -161,7 +172,7 @@ class Socket(asyncio.Protocol):
         return result if isinstance(result, dict) else {}
 
     def send_text(self, text: bytes) -> None:
-        """One text frame; nothing after the end."""
+        """Send one text frame; nothing if the connection is closing."""
         if self._ws.state is State.OPEN:
             self._ws.send_text(text)
             self._flush()
@@ -171,10 +182,10 @@ class Socket(asyncio.Protocol):
             if data and self._transport is not None and not self._transport.is_closing():
                 self._transport.write(data)
 
-    # Ways to end.
+    # Ending.
 
     def close(self) -> None:
-        """A close frame, as a client that leaves."""
+        """Send a close frame and close, as a client that leaves."""
         if self._ws.state is State.OPEN:
             self._ws.send_close(1000)
             self._flush()
@@ -182,7 +193,7 @@ class Socket(asyncio.Protocol):
             self._transport.close()
 
     def reset(self) -> None:
-        """A TCP reset."""
+        """End the connection by a TCP reset."""
         if self._transport is not None:
             raw = self._transport.get_extra_info("socket")
             if raw is not None:
@@ -190,18 +201,24 @@ class Socket(asyncio.Protocol):
             self._transport.abort()
 
     def vanish(self) -> None:
-        """The end of TCP without a close frame."""
+        """End TCP without a close frame."""
         if self._transport is not None:
             self._transport.close()
 
     def freeze(self) -> None:
-        """Half-open: nothing is read or written any more; whoever waits is told it is over."""
+        """Become half-open: neither read nor write any more.
+
+        Callers that wait get `Closed`.
+        """
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
         self._end(1006)
 
     def read_slowly(self, bytes_per_s: int) -> None:
-        """Take so little from the socket that the server has to queue; the buffer of this end is made small, too."""
+        """Read so slowly from now on that the server has to queue.
+
+        The receive buffer of this end is made small, too.
+        """
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
             raw = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
@@ -210,13 +227,13 @@ class Socket(asyncio.Protocol):
             self._sipping = asyncio.get_running_loop().create_task(self._sip(raw, bytes_per_s))
 
     async def _sip(self, raw: socket.socket, bytes_per_s: int) -> None:
-        """Until the server has had enough: a reset, or the end of what it sent."""
+        """Read slowly until the server resets the connection or has ended it."""
         ended = select.poll()
         ended.register(raw, select.POLLHUP | select.POLLERR)
         with raw:
             while not self._over:
                 await asyncio.sleep(1.0)
-                if ended.poll(0):  # whatever still lies in the buffers
+                if ended.poll(0):  # whatever is still in the buffers
                     self.reset()
                     self._end(1006)
                     return
@@ -248,10 +265,10 @@ class Socket(asyncio.Protocol):
 
 
 async def open_socket(url: str, on_push: Callable[[dict[str, Any]], None], on_closed: Callable[[int], None]) -> Socket:
-    """Connect and do the handshake.
+    """Connect and do the WebSocket handshake.
 
     Raises:
-        NotOpened: it was refused, or not possible within 3 s.
+        NotOpened: it was refused, or took longer than 3 s.
     """
     parts = urllib.parse.urlsplit(url)
     port = parts.port or (443 if parts.scheme == "wss" else 80)

@@ -1,4 +1,4 @@
-"""A client that follows channels, goes away as the plan says, comes back and recovers; as an SDK does."""
+"""A client that follows channels as an SDK does: disconnects, returns, recovers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Followed:
 
 
 class Subscriber:
-    """`run` until cancelled. `slow`: its first connection takes 1 KiB/s."""
+    """A subscribing client. `slow`: its first connection reads 1 KiB/s."""
 
     def __init__(self, plan: SubscriberPlan, run: Run, *, slow: bool = False) -> None:
         self.name = plan.name
@@ -38,19 +38,19 @@ class Subscriber:
         self._absences = list(plan.absences)
         self._followed = {channel: _Followed() for channel in plan.channels}
         self._socket: Socket | None = None
-        self._news = asyncio.Event()  # the connection ended, or a channel must be subscribed again
+        self._news = asyncio.Event()  # set when the connection ended or a channel must be subscribed again
         self._ended: int | None = None
         self._planned = False
         self._edge = ""
         self._began = 0.0
         self._attempt = run.rng.randrange(1_000)
-        self.stay = True  # no absences: not everyone is there yet, or the end is near
-        self.given_up = 0  # close code that told it to stay away
-        self.refusal = ""  # why the last attempt to get in failed, for people
+        self.stay = True  # no absences: other clients still connect, or the run is ending
+        self.given_up = 0  # close code after which a client must not reconnect
+        self.refusal = ""  # why the last attempt to connect and subscribe failed, for people
 
     @property
     def whole(self) -> bool:
-        """Connected, and subscribed to everything."""
+        """Whether it is connected and subscribed to all its channels."""
         return self._socket is not None and all(one.subscribed for one in self._followed.values())
 
     @property
@@ -63,12 +63,12 @@ class Subscriber:
         return one.epoch == epoch and one.offset >= offset
 
     def begin(self) -> None:
-        """From now on go away as planned; the run's clock has been set to 0."""
+        """Begin the planned absences; the run's clock has been set to 0."""
         self.stay = False
         self._news.set()
 
     async def run(self) -> None:
-        """Connect, follow, go away, come back; until cancelled, or told to stay away for ever."""
+        """Connect, follow and disconnect as planned, until cancelled or refused for good."""
         failures = 0
         try:
             while not self.given_up:
@@ -85,6 +85,7 @@ class Subscriber:
                 self._socket.close()
 
     async def _connect(self) -> bool:
+        """Connect and subscribe to all channels; return whether that succeeded."""
         self._attempt += 1
         self._ended, self._planned = None, False
         self._news.clear()
@@ -137,6 +138,7 @@ class Subscriber:
         )
 
     def _subscribed(self, channel: str, since: tuple[int, str] | None, result: dict[str, Any]) -> None:
+        """Record the answer to a subscribe, and the publications that it recovered."""
         one, run = self._followed[channel], self._run
         recovered = bool(result.get("recovered"))
         one.epoch, one.subscribed, one.ever = result.get("epoch", ""), True, True
@@ -159,7 +161,7 @@ class Subscriber:
         for publication in result.get("publications", ()):
             self._deliver(channel, one, publication, live=False)
 
-    # What the connection says.
+    # Callbacks of the connection.
 
     def _pushed(self, push: dict[str, Any]) -> None:
         channel = push.get("channel", "")
@@ -184,7 +186,7 @@ class Subscriber:
         )
 
     def _closed(self, code: int, number: int) -> None:
-        """The connection of this attempt is over."""
+        """The connection of attempt `number` is over."""
         if number != self._attempt or self._ended is not None:
             return
         self._ended = code
@@ -198,10 +200,13 @@ class Subscriber:
             self.given_up = code
         self._news.set()
 
-    # Being there.
+    # Staying connected.
 
     async def _stay(self) -> float:
-        """Until the connection ends; returns how long to stay away (0: come back at once)."""
+        """Follow until the connection ends.
+
+        Returns how many seconds to stay away; 0: come back soon.
+        """
         while True:
             absence = self._next_absence()
             try:
@@ -231,10 +236,11 @@ class Subscriber:
         if self.stay:
             return None
         while self._absences and self._absences[0].at + self._absences[0].offline_s < self._run.now():
-            del self._absences[0]  # it was away anyway
+            del self._absences[0]  # it was away during that time for another reason
         return self._absences[0] if self._absences else None
 
     def _leave(self, drop: Drop) -> None:
+        """Disconnect in this way."""
         socket = self._socket
         if socket is None:
             return

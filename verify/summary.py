@@ -1,4 +1,4 @@
-"""What happened in a run, counted from its history; the page for people and the object for programs both show it."""
+"""Counts of a run from its history, and the outcome as an object for programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMES = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts of one run; `seed` is None where the history says none."""
+    """Counts of one run. `seed` is None if the history has none."""
 
     seed: int | None
     what: str
@@ -59,7 +59,10 @@ def summarize(history: Iterable[e.Event]) -> Summary:
 
 
 def as_object(verdict: Verdict, figures: Figures, summary: Summary, *, where: str) -> dict[str, Any]:
-    """All of it for a program: JSON types only. Times are in seconds; a percentile of nothing is null."""
+    """Return verdict, counts and times for a program, with JSON types only.
+
+    Times are seconds; a percentile of no values is null.
+    """
     return {
         "passed": verdict.passed,
         "where": where,

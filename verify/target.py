@@ -1,4 +1,4 @@
-"""Where a run goes: the edges of a stack, and who may do what there."""
+"""The stack that a run tests: addresses of its edges, and credentials."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ API_S = 6.0
 
 
 class ApiError(Exception):
-    """A call of the server API that did not give a result."""
+    """A call of the server API gave no result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`websockets` and `https` are addresses of the same edges, or of one balancer; `token` makes one for a user."""
+    """Addresses and credentials of a stack.
+
+    `websockets` and `https` are addresses of the same edges, or of one balancer. `token` returns the token of a user.
+    """
 
     websockets: tuple[str, ...]
     https: tuple[str, ...]
@@ -26,7 +29,7 @@ class Target:
 
 
 async def call_api(client: httpx.AsyncClient, url: str, api_key: str, method: str, **body: Any) -> dict[str, Any]:
-    """The result of one call of the server API.
+    """Return the result of one call of the server API.
 
     Raises:
         ApiError: no answer, or an error.
