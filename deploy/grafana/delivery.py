@@ -124,14 +124,18 @@ DELIVERY = Board(
                     (f"rate(thalamus_edge_gaps_total{{{EDGE}}}RATE)", "{{instance}}"),
                     help="Pub/sub lost something, and nobody noticed.",
                 ),
-                lines("Gaps told", "ops", (f"rate(thalamus_edge_resyncs_total{{{EDGE}}}RATE)", "{{instance}}")),
+                lines("Gap notifications", "ops", (f"rate(thalamus_edge_resyncs_total{{{EDGE}}}RATE)", "{{instance}}")),
                 lines(
                     "Recoveries",
                     "ops",
                     (f"sum by (outcome) (rate(thalamus_edge_recoveries_total{{{EDGE}}}RATE))", "{{outcome}}"),
                 ),
                 lines("Reads of logs", "ops", (f"rate(thalamus_edge_log_reads_total{{{EDGE}}}RATE)", "{{instance}}")),
-                lines("Edges found deaf", "ops", (f"rate(thalamus_edge_deaf_total{{{EDGE}}}RATE)", "{{instance}}")),
+                lines(
+                    "Pub/sub of edges stalled",
+                    "ops",
+                    (f"rate(thalamus_edge_pubsub_stalled_total{{{EDGE}}}RATE)", "{{instance}}"),
+                ),
                 lines(
                     "What a crash left, finished",
                     "ops",

@@ -110,7 +110,7 @@ DEPENDENCIES = Board(
             (
                 lines("Members", "short", (f"thalamus_edge_presence_members{{{EDGE}}}", "{{instance}}")),
                 lines(
-                    "Members that came and went",
+                    "Joins and leaves",
                     "ops",
                     ("sum(rate(thalamus_presence_joins_totalRATE))", "came"),
                     ("sum by (how) (rate(thalamus_presence_leaves_totalRATE))", "went, {{how}}"),

@@ -53,7 +53,7 @@ OVERVIEW = Board(
                     "Let in", "cps", (f"sum by (kind) (rate(thalamus_edge_accepted_total{{{EDGE}}}RATE))", "{{kind}}")
                 ),
                 lines(
-                    "Not let in",
+                    "Connections refused",
                     "cps",
                     (f"sum by (reason) (rate(thalamus_edge_refused_total{{{EDGE}}}RATE))", "{{reason}}"),
                 ),

@@ -32,7 +32,7 @@ class NodeCollector(Collector):
         hub = node.hub
         yield _gauge("sessions", "Sessions that are connected or connecting.", len(node.clients))
         yield _gauge("users", "Distinct users of these sessions.", len(node.users))
-        yield _gauge("channels", "Channels that this edge hears.", len(hub))
+        yield _gauge("channels", "Channels that this edge is subscribed to.", len(hub))
         yield _gauge(
             "subscriptions", "Subscriptions of these sessions.", sum(len(channel) for channel in hub.channels.values())
         )
@@ -56,10 +56,10 @@ class NodeCollector(Collector):
         yield _labelled(
             "publishes_refused", "Publications refused on arrival, by the rule against them.", "rule", admission.refused
         )
-        yield _counter("publications_received", "Publications that Redis brought.", hub.publications_received)
+        yield _counter("publications_received", "Publications received from Redis.", hub.publications_received)
         yield _counter("deliveries", "Frames handed to subscribers.", hub.deliveries)
         yield _counter("gaps", "Jumps in a log that were repaired by reading.", hub.gaps)
-        yield _counter("resyncs", "Channels whose subscribers were told insufficient state.", hub.resyncs)
+        yield _counter("resyncs", "Channels whose subscribers got a gap notification.", hub.resyncs)
         yield _counter("log_reads", "Reads for gaps and recovery.", node.reader.reads)
         counters = node.counters
         yield _labelled("commands", "Commands by kind.", "kind", counters.commands)

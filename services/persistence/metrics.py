@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.shared.process.metrics import SECONDS_BUCKETS
+from services.shared.process.metrics import SECONDS_BUCKETS, RenamedCounter
 
 BATCHES = Counter("thalamus_persistence_batches", "Batches of publications.")
 BATCH_ITEMS = Histogram(
@@ -24,5 +24,9 @@ REDIS_SECONDS = Histogram(
     "thalamus_persistence_redis_seconds", "Seconds of a round trip to Redis.", ["op"], buckets=SECONDS_BUCKETS
 )
 CONFLICTS = Counter("thalamus_persistence_conflicts", "Channels whose sequencer was behind the store.")
-INCARNATIONS = Counter("thalamus_persistence_redis_lives", "Lives of Redis that were seen to begin.")
+INCARNATIONS = RenamedCounter(
+    "thalamus_persistence_redis_incarnations",
+    "Incarnations of Redis that this replica has used, the first one included.",
+    old_name="thalamus_persistence_redis_lives",
+)
 SWEPT = Counter("thalamus_persistence_swept", "Channels that a sweep had to finish.")

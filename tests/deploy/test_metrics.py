@@ -9,19 +9,22 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
+from services.edge.adapters.redis.self_check import MISSED, PubSubSelfCheck
 from services.edge.domain.model import Publication
 from services.edge.metrics import NodeCollector
 from services.edge.transport.metrics import TransportCounters
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Request
+from services.persistence.metrics import INCARNATIONS
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog.hotlog import Item
 from services.shared.namespaces import Durability
 from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
+from services.shared.process.metrics import RenamedCounter
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.edge import OPEN, Client, Cluster
 from tests.support.log import append, begin
@@ -116,3 +119,32 @@ def test_the_codes_with_which_backends_end_connections_are_one_label() -> None:
     (closes,) = [family for family in NodeCollector(node).collect() if family.name == "thalamus_edge_closes"]
     assert {sample.labels["code"]: sample.value for sample in closes.samples} == {"3008": 2, "other": 4}
     assert transport.closes == {("3008", "server"): 1, ("other", "server"): 2, ("1009", "server"): 1}
+
+
+async def test_a_stalled_pub_sub_is_counted_under_the_new_and_the_old_name() -> None:
+    names = ("thalamus_edge_pubsub_stalled_total", "thalamus_edge_deaf_total")
+    before = [value(name) for name in names]
+
+    async def accept_and_lose(channel: str, payload: bytes) -> None: ...
+
+    self_check = PubSubSelfCheck(accept_and_lose, lambda: None)
+    for _ in range(MISSED + 1):
+        await self_check._probe()
+    assert [value(name) for name in names] == [count + 1 for count in before]
+
+
+async def test_an_incarnation_of_redis_is_counted_under_the_new_and_the_old_name() -> None:
+    names = ("thalamus_persistence_redis_incarnations_total", "thalamus_persistence_redis_lives_total")
+    before = [value(name) for name in names]
+    INCARNATIONS.inc()
+    assert [value(name) for name in names] == [count + 1 for count in before]
+
+
+@pytest.mark.parametrize("amount", [0, 1, 7])
+def test_both_names_of_a_renamed_counter_have_the_same_value(amount: int) -> None:
+    registry = CollectorRegistry()
+    counter = RenamedCounter("thalamus_new", "What is counted.", old_name="thalamus_old", registry=registry)
+    for _ in range(amount):
+        counter.inc()
+    assert registry.get_sample_value("thalamus_new_total") == amount
+    assert registry.get_sample_value("thalamus_old_total") == amount

@@ -59,7 +59,7 @@ _MAX_BATCH_BYTES = 262_144  # of the members in a batch, unless one alone is lar
 _PAUSE_S = (0.05, 1.0)  # first and longest pause before the stream is opened again, seconds
 _Key = tuple[str, str]  # channel, client
 _MEMBERS = Gauge("thalamus_edge_presence_members", "Members that this edge has, or wants to have, on rosters.")
-_PENDING = Gauge("thalamus_edge_presence_pending", "Changes that presence has not been told yet.")
+_PENDING = Gauge("thalamus_edge_presence_pending", "Changes not yet sent to presence.")
 _CONNECTED = Gauge("thalamus_edge_presence_connected", "Whether presence answers this edge: 1 or 0.")
 _LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all members were entered again.")
 

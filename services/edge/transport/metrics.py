@@ -66,11 +66,13 @@ class TransportCollector(Collector):
         connections.add_metric(["websocket"], now.websockets)
         connections.add_metric(["http"], now.https)
         yield connections
-        accepted = CounterMetricFamily("thalamus_edge_accepted", "Connections let in, by kind.", labels=["kind"])
+        accepted = CounterMetricFamily("thalamus_edge_accepted", "Connections accepted, by kind.", labels=["kind"])
         accepted.add_metric(["websocket"], now.accepted_websockets)
         accepted.add_metric(["http"], now.accepted_https)
         yield accepted
-        refused = CounterMetricFamily("thalamus_edge_refused", "Connections not let in.", labels=["reason"])
+        refused = CounterMetricFamily(
+            "thalamus_edge_refused", "Connections and requests refused, by reason.", labels=["reason"]
+        )
         for reason, count in list(now.refused.items()):
             refused.add_metric([reason], count)
         yield refused

@@ -51,6 +51,26 @@ class QuickHistogram(Collector):
         yield family
 
 
+class RenamedCounter:
+    """Prometheus counter that is also exported under its old name, for one version.
+
+    So the alerts and dashboards of users go on working after an update. Both names always have the same value.
+    """
+
+    def __init__(self, name: str, documentation: str, *, old_name: str, registry: CollectorRegistry = REGISTRY) -> None:
+        """Register both names, each without the suffix `_total`."""
+        old_documentation = f"Old name of {name}_total. It is removed in the next version."
+        self._counters = (
+            Counter(name, documentation, registry=registry),
+            Counter(old_name, old_documentation, registry=registry),
+        )
+
+    def inc(self) -> None:
+        """Add 1 under both names."""
+        for counter in self._counters:
+            counter.inc()
+
+
 class Buckets:
     """Counts of one histogram."""
 

@@ -10,17 +10,20 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import Counter
-
 from services.shared.errors import ThalamusError
 from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
+from services.shared.process.metrics import RenamedCounter
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 2.0  # pause between two probes, seconds
 MISSED = 3  # probes in a row that did not come back, after which the connection counts as stalled
-_STALLED = Counter("thalamus_edge_deaf", "Times that this edge found its pub/sub connection deaf and made a new one.")
+_STALLED = RenamedCounter(
+    "thalamus_edge_pubsub_stalled",
+    "Times that the pub/sub connection of this edge stalled and was replaced.",
+    old_name="thalamus_edge_deaf",
+)
 
 
 class PubSubSelfCheck:
