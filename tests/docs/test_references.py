@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "services").glob("*/README.md")),
     *sorted((ROOT / "bench").glob("*.md")),
@@ -38,6 +39,16 @@ def test_every_link_between_pages_leads_to_a_file_and_a_heading() -> None:
             if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
                 broken.append(f"{page.relative_to(ROOT)}: {link}")
     assert broken == []
+
+
+def test_every_path_and_make_target_that_the_page_for_contributors_names_exists() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
+    paths = set(re.findall(rf"(?<![\w/.])(?:{folders})/[\w./-]*\w", page)) - {"docs/decisions/NNNN-short-title.md"}
+    assert len(paths) > 40
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|\$ (?:\w+=\d+ )?)make ([a-z-]+)", page)) <= targets
 
 
 def test_every_fault_and_bad_input_that_tests_and_pages_name_has_a_row() -> None:
