@@ -157,7 +157,7 @@ async def _follow(settings: StackSettings, supervisors: list[Supervisor]) -> Non
                 user=_USER,
                 api_key=await api_key(plan),
                 data_option="" if settings.data == DEFAULT_DATA else f" --data {shlex.quote(str(settings.data))}",
-                started_s=time.monotonic() - started,
+                start_took_s=time.monotonic() - started,
             )
             print(text, flush=True)
             await asyncio.Event().wait()

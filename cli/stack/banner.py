@@ -13,17 +13,17 @@ from cli.running import RunningStack
 _CHANNEL = "chat:lobby"
 
 
-def banner(stack: RunningStack, *, token: str, user: str, api_key: str, data_option: str, started_s: float) -> str:
+def banner(stack: RunningStack, *, token: str, user: str, api_key: str, data_option: str, start_took_s: float) -> str:
     """Return the text. The commands in it work as printed.
 
-    `data_option` is added to commands if the data directory is not the default one.
+    `data_option` is added to the `thalamus` commands; it is empty if the data directory is the default one.
     """
-    thalamus, python = _shown("thalamus"), _shown("python")
+    thalamus, python = _command_for("thalamus"), _command_for("python")
     first = stack.edges[0]
     edges = "".join(f"  {edge.name:<15}{edge.http}/\n" for edge in stack.edges[1:])
     internal = "".join(f"    {name:<13}{url}/metrics\n" for name, url in stack.internal.items())
     return f"""
-Thalamus is ready after {started_s:.1f} s. Ctrl-C stops it.
+Thalamus is ready after {start_took_s:.1f} s. Ctrl-C stops it.
 
   Console        {first.http}/
   HTTP API       {first.http}/docs
@@ -63,7 +63,7 @@ with connect("{url}", proxy=None) as ws:
 END"""
 
 
-def _shown(program: str) -> str:
+def _command_for(program: str) -> str:
     """Return how to call a program of our virtual environment from here."""
     beside = Path(sys.executable).with_name(program)
     found = shutil.which(program)

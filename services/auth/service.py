@@ -1,4 +1,4 @@
-"""gRPC service of auth: translates messages, and refusals to gRPC statuses."""
+"""gRPC service of auth: translates calls, and refusals to gRPC statuses."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class TrustFeed:
         self._changed = asyncio.Event()
 
     def set(self, trust: pb.Trust) -> None:
-        """Replace the state and wake everyone who waits for a change."""
+        """Replace the state; wake everyone who waits, if the new one differs."""
         if trust == self.trust:
             return
         self.trust = trust
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def next(self, known: pb.Trust, timeout_s: float) -> None:
-        """Wait until the state is no longer `known`, for `timeout_s` seconds at most."""
+    async def wait_for_change(self, known: pb.Trust, timeout_s: float) -> None:
+        """Wait until `trust` is no longer `known`, for `timeout_s` seconds at most."""
         if self.trust is not known:
             return
         with contextlib.suppress(TimeoutError):
@@ -62,21 +62,21 @@ class AuthServicer(rpc.AuthServiceServicer):
         while True:
             trust = self._feed.trust
             yield trust  # waits here while the edge reads slowly; meanwhile changes replace each other
-            await self._feed.next(trust, SIGN_OF_LIFE_S)
+            await self._feed.wait_for_change(trust, SIGN_OF_LIFE_S)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.TokenPair:
-        _check_signing_in(request)
-        with _statuses():
+        _check_name_and_peer(request)
+        with _refusals_as_statuses():
             return _pair(await self._accounts.register(request.username, request.password, request.peer))
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.TokenPair:
-        _check_signing_in(request)
-        with _statuses():
+        _check_name_and_peer(request)
+        with _refusals_as_statuses():
             return _pair(await self._accounts.login(request.username, request.password, request.peer))
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, context: Any) -> pb.TokenPair:
         check_text("refresh token", request.refresh_token, _MAX_REFRESH_TOKEN_BYTES, least=1)
-        with _statuses():
+        with _refusals_as_statuses():
             return _pair(await self._accounts.refresh(request.refresh_token))
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
@@ -88,12 +88,12 @@ class AuthServicer(rpc.AuthServiceServicer):
         check_text("user", request.user, MAX_USER_BYTES)
         for channel in (*request.channels, *filter(None, [request.channel])):
             check_channel(channel)
-        with _statuses():
+        with _refusals_as_statuses():
             token = self._accounts.mint(
                 request.user,
                 channel=request.channel,
                 ttl_s=request.ttl_s,
-                info=_info(request.info),
+                info=_info_claim(request.info),
                 channels=list(request.channels),
             )
             if len(token) > _MAX_TOKEN_BYTES:
@@ -101,7 +101,7 @@ class AuthServicer(rpc.AuthServiceServicer):
             return pb.MintTokenResponse(token=token)
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
-        with _statuses():
+        with _refusals_as_statuses():
             row, text = await self._accounts.create_api_key(request.name)
             return pb.CreateApiKeyResponse(id=row.id, key=text)
 
@@ -118,12 +118,13 @@ class AuthServicer(rpc.AuthServiceServicer):
         return pb.RevokeApiKeyResponse()
 
 
-def _check_signing_in(request: pb.RegisterRequest | pb.LoginRequest) -> None:
+def _check_name_and_peer(request: pb.RegisterRequest | pb.LoginRequest) -> None:
+    """Check the lengths of user name and peer; `Accounts` checks the password."""
     check_text("username", request.username, _MAX_USERNAME_BYTES)
     check_text("peer", request.peer, _MAX_PEER_BYTES)
 
 
-def _info(text: bytes) -> Any:
+def _info_claim(text: bytes) -> Any:
     """Return the `info` claim for a token as a JSON value; None if there is none.
 
     Raises:
@@ -138,8 +139,8 @@ def _info(text: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def _statuses() -> Any:
-    """Context manager that raises refusals of the rules as gRPC statuses."""
+def _refusals_as_statuses() -> Any:
+    """Context manager that raises refusals of `Accounts` as gRPC statuses."""
     try:
         yield
     except TooMany as error:

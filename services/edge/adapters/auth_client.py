@@ -1,4 +1,4 @@
-"""Client of the auth service: watches keys for the key ring, and serves accounts."""
+"""Client of the auth service: keeps the key ring current, forwards account calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HTTP = {
 
 
 class AuthClient:
-    """Watches the keys that verify tokens; implements `Accounts` by calls to auth.
+    """Keeps token keys and API keys current; implements `Accounts` by calls to auth.
 
     While auth is unreachable, the last known keys stay in use.
     """
@@ -49,8 +49,8 @@ class AuthClient:
         self._heard = False
 
     async def start(self) -> None:
-        """Start to watch the keys, in the background."""
-        self._task = asyncio.create_task(self._keep())
+        """Start to watch token keys and API keys, in the background."""
+        self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         """Stop watching."""
@@ -59,10 +59,11 @@ class AuthClient:
 
     @property
     def is_ready(self) -> bool:
-        """Whether keys were received at least once, so that tokens can be verified."""
+        """Whether keys were received at least once: tokens and API keys can be checked."""
         return self._heard
 
-    async def _keep(self) -> None:
+    async def _watch(self) -> None:
+        """Read the stream of keys for ever; open it again when it ends or is silent."""
         pause_s = _PAUSE_S[0]
         while True:
             try:
@@ -73,7 +74,7 @@ class AuthClient:
                             trust = await stream.read()
                         if not isinstance(trust, pb.Trust):
                             break
-                        self._take(trust)
+                        self._use_keys(trust)
                         pause_s = _PAUSE_S[0]
                 finally:
                     stream.cancel()
@@ -84,7 +85,8 @@ class AuthClient:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, _PAUSE_S[1])
 
-    def _take(self, trust: pb.Trust) -> None:
+    def _use_keys(self, trust: pb.Trust) -> None:
+        """Replace the keys in the key ring."""
         self._keyring.set_jwks(trust.jwks)
         self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
         self._heard = True
@@ -127,6 +129,7 @@ class AuthClient:
 
 
 def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
+    """Return the error to raise for a failed call."""
     known = _HTTP.get(error.code())
     if error.details() == NO_SERVICE:  # auth refused this edge, not the user
         logger.error("auth does not know this edge: SERVICE_TOKEN_FILE is another one there")

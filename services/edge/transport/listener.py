@@ -215,7 +215,7 @@ class HeadProtocol(asyncio.Protocol):
         self._reader = None
         transport.write(handshake.response)
         transport.set_protocol(connection)
-        connection.start(handler)
+        connection.set_handler(handler)
         port.websocket_opened(connection)
 
     def _refuse(self, refused: Refused) -> None:

@@ -1,5 +1,6 @@
-"""Check whether another store that Redis names is still in use, or was replaced.
+"""Decides whether Redis may be taken over from another store that it names.
 
+It may if the other store is not in use: nobody counts up its heartbeat counter in Redis any more.
 Several platforms must not share a Redis under the same prefix: see docs/decisions/0022.
 """
 
@@ -12,11 +13,14 @@ SILENT_S = 10.0  # seconds: a store in use is counted for every second, and a re
 
 
 class OtherStoreFound(Unavailable):
-    """Redis belongs to another store, which may be in use."""
+    """Redis belongs to another store, which may be in use.
+
+    Raised by callers of `OtherStore` while it is not known yet.
+    """
 
 
 class OtherStore:
-    """Watches the heartbeat counter of another store; changes nothing."""
+    """Watches the heartbeat counter of one other store, by what the caller reads."""
 
     def __init__(self) -> None:
         self._name = ""
@@ -30,7 +34,9 @@ class OtherStore:
     def may_be_replaced(
         self, name: str, count: int, now: float, *, place: str = "", silent_s: float = SILENT_S
     ) -> bool:
-        """Whether nobody has counted for the other store for `silent_s` seconds.
+        """Whether the other store proved unused; raises if it is in use.
+
+        True once its counter has stood still for `silent_s` seconds, False until then.
 
         Args:
             name: Name of the store that Redis has.
@@ -40,7 +46,7 @@ class OtherStore:
             silent_s: How long the counter must stand still.
 
         Raises:
-            ConfigError: it was counted up, so another platform uses this Redis.
+            ConfigError: the counter changed, so another platform uses this Redis.
         """
         if name != self._name:
             self._name, self._count, self._since = name, count, now

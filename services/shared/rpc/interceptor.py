@@ -91,14 +91,14 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return handler
         parse = tolerant(handler.request_deserializer, method)
         if method.startswith(_HEALTH):
-            return _like(handler, checked(handler.unary_unary), checked(handler.unary_stream), parse)
+            return _handler_like(handler, checked(handler.unary_unary), checked(handler.unary_stream), parse)
         if not self._identified(handler_call_details):
-            return _like(handler, _refuse, _refuse_stream, None)  # the request is not parsed
+            return _handler_like(handler, _refuse, _refuse_stream, None)  # the request is not parsed
         if handler.request_streaming:
             unary, stream = self._one_answer(handler.stream_unary, method), self._batch_stream(handler, method)
         else:
             unary, stream = self._one_answer(handler.unary_unary, method), self._many_answers(handler, method)
-        return _like(handler, unary, stream, parse)
+        return _handler_like(handler, unary, stream, parse)
 
     def _identified(self, details: grpc.HandlerCallDetails) -> bool:
         """Whether the call carries an accepted token."""
@@ -237,7 +237,7 @@ def _unreadable() -> Refused:
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, DETAIL)
 
 
-def _like(handler: Any, unary: Any, stream: Any, parse: Callable[[bytes], Any] | None) -> Any:
+def _handler_like(handler: Any, unary: Any, stream: Any, parse: Callable[[bytes], Any] | None) -> Any:
     """Return a handler of the same shape that calls `unary` or `stream` instead.
 
     `parse` reads the request; None passes its bytes on.

@@ -90,7 +90,7 @@ class Made:
     def __init__(self) -> None:
         self.port, self.transport, self.handler = FakePort(), FakeTransport(), Recording()
         self.connection = WebSocketConnection(cast(Any, self.port), cast(Any, self.transport), "")
-        self.connection.start(cast(Any, self.handler))
+        self.connection.set_handler(cast(Any, self.handler))
 
     async def feed(self, data: bytes) -> None:
         """As asyncio would: nothing while reading is paused."""

@@ -23,7 +23,7 @@ _ROSTER_S = 0.5  # longest wait for presence before a client is disconnected, se
 async def drain(node: Node, grace_s: float) -> None:
     """Disconnect every session with 3001 within `grace_s` seconds.
 
-    The caller accepts no new connections meanwhile.
+    Return once no session is left, or after the grace. The caller accepts no new connections meanwhile.
     """
     spread_s = grace_s * _SPREAD
     started = node.clock.monotonic()
@@ -52,10 +52,11 @@ async def _send_away(session: Session) -> None:
     for subscription in leaving:
         session.leave_roster(subscription, clean=False)
     if leaving:  # what is not done within `_ROSTER_S` goes on in the background, or the lease runs out
-        waiting = [node.spawn(_written(session, one.channel)) for one in leaving]
+        waiting = [node.spawn(_presence_written(session, one.channel)) for one in leaving]
         await asyncio.wait(waiting, timeout=_ROSTER_S)
     session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
 
 
-async def _written(session: Session, channel: str) -> None:
+async def _presence_written(session: Session, channel: str) -> None:
+    """Wait until presence knows that the client has left the channel, 1 s at most."""
     await session.node.presence.written(channel, session.client)

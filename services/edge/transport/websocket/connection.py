@@ -77,17 +77,17 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         "_fragments",
         "_handler",
         "_held_by_handler",
+        "_listener",
         "_missing",
         "_peer",
-        "_port",
         "_state",
         "_turn_is_due",
         "_waiting",
     )
 
-    def __init__(self, port: Listener, transport: asyncio.Transport, peer: str) -> None:
-        super().__init__(transport, port.flusher)
-        self._port = port
+    def __init__(self, listener: Listener, transport: asyncio.Transport, peer: str) -> None:
+        super().__init__(transport, listener.flusher)
+        self._listener = listener
         self._peer = peer
         self._waiting: bytes | bytearray | None = None  # received; not handled from `_at` on
         self._at = 0
@@ -102,7 +102,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._control_since = 0.0
         self._control_frames = 0
 
-    def start(self, handler: MessageHandler) -> None:
+    def set_handler(self, handler: MessageHandler) -> None:
         """Set the handler of messages. Call this before the first message can arrive."""
         self._handler = handler
 
@@ -119,7 +119,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self.put(frame)
 
     def send_reply(self, frame: bytes) -> None:
-        """Queue a frame that the client asked for; it does not count towards close 3008."""
+        """Queue a reply; `outbox` says which replies count towards close 3008."""
         if self._state == _OPEN:
             if self._paused or len(frame) > SMALL_REPLY_BYTES:
                 self.put_reply(frame)
@@ -135,7 +135,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         except ValueError:
             logger.exception("close code replaced")
             code, frame = _INTERNAL_ERROR, close_frame(_INTERNAL_ERROR, reason)
-        self._port.counters.closed_by_server(code)
+        self._listener.counters.closed_by_server(code)
         self._end_with(frame)
 
     def delivery(self) -> tuple[int, int]:
@@ -172,7 +172,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle frames of the client, or keep the bytes for a later turn."""
-        self._port.counters.bytes_received += len(data)
+        self._listener.counters.bytes_received += len(data)
         if self._state != _OPEN:
             if self._ending is not None:
                 self._ending.discard(len(data))
@@ -183,7 +183,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                 self._waiting, self._at, self._missing = data, 0, 0
                 return
             if self._fragments is None:
-                text = read_text(data, self._port.options.max_message_bytes)
+                text = read_text(data, self._listener.options.max_message_bytes)
                 if text is not None and text.isascii():
                     self._deliver(text, binary=False)
                     return
@@ -201,28 +201,27 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def eof_received(self) -> None:
         """The client has closed its side; asyncio closes ours once all is written."""
         if self._ending is None:
-            self._begin_end().within(self._port.options.close_timeout_s)
+            self._begin_end().within(self._listener.options.close_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything, and inform the handler."""
         if self._state < _CLOSING:
-            self._port.counters.lost()
+            self._listener.counters.lost()
         self._state = _LOST
         self.release()
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
-        self._fragments = None
-        self._waiting = None
-        self._port.websocket_lost(self)
+        self._waiting = self._fragments = None
+        self._listener.websocket_lost(self)
         self._tell_closed()
 
     def outbox_full(self) -> None:
         """Close with 3008: the client reads too slowly. What is queued is discarded."""
         self.drop_queue()
         self._state = _FINISHING
-        self._port.counters.closed_by_server(CloseCode.SLOW)
-        self._begin_end().within(self._port.options.close_timeout_s)
+        self._listener.counters.closed_by_server(CloseCode.SLOW)
+        self._begin_end().within(self._listener.options.close_timeout_s)
         if not self._transport.is_closing():
             self._transport.write(close_frame(CloseCode.SLOW, CloseCode.SLOW.reason))
             self._transport.write_eof()
@@ -242,7 +241,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def _take_turn(self, data: bytes | bytearray, start: int) -> None:
         """Handle the frames of one turn, from `start` on, and keep the rest."""
         found, at, missing, wrong = read_frames(
-            data, start, self._port.options.max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN
+            data, start, self._listener.options.max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN
         )
         try:
             for first, payload in found:
@@ -251,7 +250,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                         _check_text(payload)
                     self._deliver(payload, binary=False)
                 else:
-                    self._take(first, payload)
+                    self._handle_frame(first, payload)
                 if self._state != _OPEN:
                     return
             if wrong is not None:
@@ -270,7 +269,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         """Schedule the next turn, and read nothing until then."""
         self._turn_is_due = True
         self._pause_transport()
-        self._port.loop.call_soon(self._next_turn)
+        self._listener.loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         self._turn_is_due = False
@@ -297,31 +296,31 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _take(self, first: int, payload: bytes) -> None:
+    def _handle_frame(self, first: int, payload: bytes) -> None:
         """Handle a frame of any kind; raises `Violation`."""
         if first == FIN_PING:
-            self._take_control(pong=False)
+            self._handle_control(pong=False)
             self.send(pong_frame(payload))
         elif first == FIN_PONG:
-            self._take_control(pong=True)
+            self._handle_control(pong=True)
         elif first == FIN_CLOSE:
-            self._take_close(payload)
+            self._handle_close(payload)
         elif self._fragments is None and first == FIN_TEXT:
             _check_text(payload)
             self._deliver(payload, binary=False)
         elif self._fragments is None and first == FIN_BINARY:
             self._deliver(payload, binary=True)
         else:
-            self._take_fragment(first, payload)
+            self._handle_fragment(first, payload)
 
-    def _take_fragment(self, first: int, payload: bytes) -> None:
+    def _handle_fragment(self, first: int, payload: bytes) -> None:
         opcode = first & ~FIN
         if (opcode == CONTINUATION) == (self._fragments is None):
             raise Violation(
                 PROTOCOL_ERROR, "nothing to continue" if opcode == CONTINUATION else "message not continued"
             )
         if self._fragments is None:
-            options = self._port.options
+            options = self._listener.options
             self._fragments = Fragments(
                 binary=opcode == BINARY, max_bytes=options.max_message_bytes, max_fragments=options.max_fragments
             )
@@ -331,27 +330,28 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._fragments = None
             self._deliver(message, binary=fragments.binary)
 
-    def _take_control(self, *, pong: bool) -> None:
-        now = self._port.loop.time()
+    def _handle_control(self, *, pong: bool) -> None:
+        """Refuse too many pings and pongs by `Violation`; tell the handler of a pong."""
+        now = self._listener.loop.time()
         if now - self._control_since >= 1.0:
             self._control_since = now
             self._control_frames = 0
         self._control_frames += 1
-        if self._control_frames > self._port.options.max_control_frames_per_s:
+        if self._control_frames > self._listener.options.max_control_frames_per_s:
             raise Violation(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
         if pong and self._handler is not None:
             self._guarded(self._handler.websocket_pong)
 
-    def _take_close(self, payload: bytes) -> None:
+    def _handle_close(self, payload: bytes) -> None:
         """Answer a close frame of the client, which may come in the middle of a message."""
         code = close_code(payload)
         self._clean = True
-        self._port.counters.closed_by_client(code)
+        self._listener.counters.closed_by_client(code)
         self._end_with(close_answer(payload))
         self._tell_closed()  # now, so that others see the leave before TCP has ended
 
     def _deliver(self, payload: bytes, *, binary: bool) -> None:
-        self._port.counters.messages_received += 1
+        self._listener.counters.messages_received += 1
         if self._handler is None:
             return
         try:
@@ -360,7 +360,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._handler_failed()
 
     def _guarded(self, tell: Callable[[], None]) -> None:
-        """Call the handler; if that fails, only this connection ends."""
+        """Call the handler by `tell`; if that fails, only this connection ends."""
         try:
             tell()
         except Exception:
@@ -371,10 +371,10 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self.close(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
 
     def _begin_end(self) -> Ending:
-        """Discard what the client sends from now on."""
+        """Discard what the client sends from now on; return what ends TCP in time."""
         self._waiting = self._fragments = None
         if self._ending is None:
-            self._ending = Ending(self._port.loop, self._transport, self.delivery)
+            self._ending = Ending(self._listener.loop, self._transport, self.delivery)
         return self._ending
 
     def _end_with(self, frame: bytes) -> None:
@@ -382,7 +382,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._state = _CLOSING
         ending = self._begin_end()
         self.put_last(frame)
-        ending.once_delivered(self._port.options.close_timeout_s)
+        ending.once_delivered(self._listener.options.close_timeout_s)
 
     def _tell_closed(self) -> None:
         handler, self._handler = self._handler, None

@@ -1,4 +1,11 @@
-"""Reads of a channel's chain of items; all are strongly consistent."""
+"""Access to the chain of items that holds a channel's log in DynamoDB.
+
+An item has up to 100 publications with consecutive offsets; the next item begins at the offset after them. All items of
+a bucket, a fixed range of offsets, share a partition key. Reads are strongly consistent. See docs/storage.md.
+
+The items of the chain are only read here; `writer.py` and `removal.py` write them. Of the channel's own item, numbers
+are raised here.
+"""
 
 from __future__ import annotations
 
@@ -94,36 +101,39 @@ class Chains:
                 return int(values["s"] + values["n"]) - 1
         raise Unavailable(f"the log of {channel} has no end: items of buckets {bucket - 1} and {bucket} are missing")
 
-    async def upward(self, channel: str, low: int, high: int, limit: int = 0) -> AsyncIterator[BatchItem]:
+    async def upward(self, channel: str, low: int, high: int, expected: int = 0) -> AsyncIterator[BatchItem]:
         """Yield the items with any of the offsets low … high, ascending.
 
-        `limit`: number of publications that the caller needs; 0: all.
+        `expected`: number of publications that the caller is likely to read. It bounds the items of one request, and
+        does not end the iteration. 0: as many as DynamoDB returns.
         """
         if high < low:
             return
         for bucket in range(self.bucket_of(low), self.bucket_of(high) + 1):
             bounds = self._bounds(bucket, low - ITEM_ROWS + 1, high)
-            async for item in self._query(channel, bucket, bounds, forward=True, limit=limit and limit + ITEM_ROWS - 1):
+            async for item in self._query(
+                channel, bucket, bounds, forward=True, limit=expected and expected + ITEM_ROWS - 1
+            ):
                 if item.last >= low:
                     yield item
 
-    async def downward(self, channel: str, high: int, low: int, limit: int = 0) -> AsyncIterator[BatchItem]:
-        """Yield the same items, descending."""
+    async def downward(self, channel: str, high: int, low: int, expected: int = 0) -> AsyncIterator[BatchItem]:
+        """Yield the same items as `upward`, descending."""
         if high < low:
             return
         for bucket in range(self.bucket_of(high), self.bucket_of(low) - 1, -1):
             bounds = self._bounds(bucket, low - ITEM_ROWS + 1, high)
-            async for item in self._query(channel, bucket, bounds, forward=False, limit=limit):
+            async for item in self._query(channel, bucket, bounds, forward=False, limit=expected):
                 if item.last < low:
                     return
                 yield item
 
     async def keys_downward(
-        self, channel: str, high: int, limit: int
+        self, channel: str, high: int, page_items: int
     ) -> AsyncIterator[tuple[int, float, Sequence[str]]]:
-        """Yield (first offset, time, keys) of items, from an offset downwards.
+        """Yield (first offset, time, idempotency keys) of items, from an offset downwards.
 
-        `limit`: items of one request.
+        The time is when the item was written, in Unix seconds. `page_items`: most items of one request.
         """
         for bucket in range(self.bucket_of(high), -1, -1):
             async for item in self.db.query(
@@ -134,7 +144,7 @@ class Chains:
                 ExpressionAttributeValues={":p": {"S": partition(channel, bucket)}},
                 ScanIndexForward=False,
                 ConsistentRead=True,
-                Limit=limit,
+                Limit=page_items,
             ):
                 values = values_of(item)
                 yield int(values["s"]), float(values["at"]), keys_of(values)
@@ -147,7 +157,10 @@ class Chains:
     async def _query(
         self, channel: str, bucket: int, bounds: tuple[int, int], *, forward: bool, limit: int
     ) -> AsyncIterator[BatchItem]:
-        """Yield the items of a bucket whose first offset is within the bounds."""
+        """Yield the items of a bucket whose first offset is within the bounds.
+
+        `limit`: most items of one request; 0: as many as DynamoDB returns.
+        """
         arguments: dict[str, Any] = {"Limit": limit} if limit else {}
         async for item in self.db.query(
             TableName=self.table,

@@ -81,7 +81,7 @@ async def finish(chains: Chains, removal: Removal, clock: Callable[[], float]) -
     if found is not None:
         top = await chains.top(channel, found.bucket)
         work: list[BatchItem] = []
-        async for item in chains.upward(channel, found.cleared + 1, upto, limit=ITEM_ROWS):
+        async for item in chains.upward(channel, found.cleared + 1, upto, expected=ITEM_ROWS):
             if item.last > upto:
                 break
             work.append(item)

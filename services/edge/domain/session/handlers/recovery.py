@@ -68,21 +68,21 @@ async def recover(
     `Channel.go_live`, and starts `catch_up`, which sends the rest.
 
     Args:
-        top: Position of the channel in the tick of the join. most_bytes: Largest size of the result, unless one
-        publication is larger. SDKs wait 5 s for a reply and then begin
-            again: a client that reads slowly would never receive a larger one.
+        top: Position of the channel in the tick of the join.
+        most_bytes: Largest size of the result, unless one publication is larger. SDKs wait 5 s for a reply and then
+            begin again: a client that reads slowly would never receive a larger one.
     """
     log, settings = channel.log, session.node.settings
     if log is None or request.epoch not in ("", top.epoch) or request.offset > top.offset:
         return None
     count = top.offset - request.offset
-    if count > _most(settings):
+    if count > _most_missed(settings):
         return None
     most_bytes = min(most_bytes, settings.reply_max_bytes)
     page: list[Publication] | None = None
     if count <= settings.recovery_limit:
         with contextlib.suppress(TooMuch):
-            page = await _at_once(session, channel, request.offset, top)
+            page = await _all_missed(session, channel, request.offset, top)
             if page is None or sum(one.size for one in page) <= most_bytes:
                 return page
     channel.stop_holding(subscription)
@@ -95,12 +95,12 @@ async def recover(
     return first
 
 
-def _most(settings: Settings) -> int:
+def _most_missed(settings: Settings) -> int:
     """Return how many publications a client may have missed."""
     return max(settings.recovery_limit, settings.recovery_total)
 
 
-async def _at_once(session: Session, channel: Channel, offset: int, top: StreamPosition) -> list[Publication] | None:
+async def _all_missed(session: Session, channel: Channel, offset: int, top: StreamPosition) -> list[Publication] | None:
     log = channel.log
     assert log is not None
     missed = log.since(offset, session.node.clock.wall())
@@ -134,10 +134,10 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
     assert log is not None
     failures = 0
     while True:
-        await _turn(session)
+        await _wait_for_turn(session)
         if session.is_closed or not channel.is_catching_up(subscription):
             return
-        if log.delivered - subscription.caught_up_to > _most(node.settings):
+        if log.delivered - subscription.caught_up_to > _most_missed(node.settings):
             session.insufficient_state(subscription)
             return
         page = log.since(subscription.caught_up_to, node.clock.wall())
@@ -153,7 +153,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             await asyncio.sleep(pause_s(failures))
             continue
         failures = 0
-        await _turn(session)
+        await _wait_for_turn(session)
         if session.is_closed or not channel.is_catching_up(subscription):
             return
         if page is None:
@@ -166,7 +166,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             subscription.caught_up_to = publication.offset
 
 
-async def _turn(session: Session) -> None:
+async def _wait_for_turn(session: Session) -> None:
     """Wait until a page may be sent: few replies wait, and it is this client's turn.
 
     At most 64 KiB of replies may wait, those for other channels of the client included.
