@@ -82,7 +82,9 @@ class SubRefreshResult(msgspec.Struct, gc=False):
     ttl: int = 0
 
 
-class ErrorReply(msgspec.Struct, gc=False):
+class ErrorResult(msgspec.Struct, gc=False):
+    """Result of a command that failed."""
+
     code: int
     message: str
     temporary: bool = False
@@ -100,7 +102,7 @@ Result = (
     | RpcResult
     | RefreshResult
     | SubRefreshResult
-    | ErrorReply
+    | ErrorResult
 )
 
 

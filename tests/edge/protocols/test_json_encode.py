@@ -114,16 +114,16 @@ RESULTS: dict[str, tuple[r.Result, str]] = {
     "5.8-refresh": (r.RefreshResult(expires=True, ttl=60), '"refresh":{"expires":true,"ttl":60}'),
     "2-sub-refresh-empty-result-is-present": (r.SubRefreshResult(), '"sub_refresh":{}'),
     "5.9-sub-refresh": (r.SubRefreshResult(expires=True, ttl=60), '"sub_refresh":{"expires":true,"ttl":60}'),
-    "3-error": (r.ErrorReply(108, "not available"), '"error":{"code":108,"message":"not available"}'),
+    "3-error": (r.ErrorResult(108, "not available"), '"error":{"code":108,"message":"not available"}'),
     "3-error-temporary": (
-        r.ErrorReply(ErrorCode.INTERNAL, "internal server error", temporary=True),
+        r.ErrorResult(ErrorCode.INTERNAL, "internal server error", temporary=True),
         '"error":{"code":100,"message":"internal server error","temporary":true}',
     ),
     "error-with-a-hint": (
-        r.ErrorReply(ErrorCode.TOO_MANY_REQUESTS, "too many requests", temporary=True, retry_after_ms=20),
+        r.ErrorResult(ErrorCode.TOO_MANY_REQUESTS, "too many requests", temporary=True, retry_after_ms=20),
         '"error":{"code":111,"message":"too many requests","temporary":true,"retry_after_ms":20}',
     ),
-    "2-error-message-is-never-empty": (r.ErrorReply(1_000, ""), '"error":{"code":1000,"message":"error"}'),
+    "2-error-message-is-never-empty": (r.ErrorResult(1_000, ""), '"error":{"code":1000,"message":"error"}'),
 }
 PUSHES: dict[str, tuple[r.Push, str]] = {
     "6-publication": (
@@ -255,7 +255,7 @@ def test_B32_names_may_hold_anything_and_stay_within_their_line() -> None:
     )
     for reply in (
         r.Answer(1, r.PresenceResult([info])),
-        r.Answer(1, r.ErrorReply(100, name)),
+        r.Answer(1, r.ErrorResult(100, name)),
         r.Answer(1, r.ConnectResult(name, name, subs={name: r.SubscribeResult(epoch=name)})),
         r.Answer(1, r.PublishResult(1, name)),
         r.PublicationPush(name, Publication(data=b"0", info=info, tags={name: name}, offset=1), name),

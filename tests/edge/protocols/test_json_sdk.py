@@ -42,7 +42,7 @@ NAMES = {
     r.RpcResult: "rpc",
     r.RefreshResult: "refresh",
     r.SubRefreshResult: "sub_refresh",
-    r.ErrorReply: "error",
+    r.ErrorResult: "error",
     r.PublicationPush: "pub",
     r.JoinPush: "join",
     r.LeavePush: "leave",
@@ -161,7 +161,7 @@ RESULTS: st.SearchStrategy[r.Result] = st.one_of(
     st.builds(r.RpcResult, OPTIONAL),
     st.builds(r.RefreshResult, st.booleans(), U32S),
     st.builds(r.SubRefreshResult, st.booleans(), U32S),
-    st.builds(r.ErrorReply, st.integers(1, 1999), TEXTS.filter(bool), st.booleans(), U32S),
+    st.builds(r.ErrorResult, st.integers(1, 1999), TEXTS.filter(bool), st.booleans(), U32S),
 )
 REPLIES: st.SearchStrategy[r.Reply] = st.one_of(
     st.builds(r.Answer, st.integers(1, 2**32 - 1), RESULTS),

@@ -34,8 +34,8 @@ class NewChannels:
         """Return whether the channel was accepted lately."""
         return channel in self._seen
 
-    def may(self, who: str, channel: str, namespace: Namespace) -> bool:
-        """Return whether the user may use the channel without a check that it exists.
+    def try_admit(self, who: str, channel: str, namespace: Namespace) -> bool:
+        """Accept the channel without a check that it exists; False if no token is left.
 
         Takes a token if the channel has a log and was not accepted lately.
         """
@@ -52,7 +52,7 @@ class NewChannels:
         Raises:
             ThalamusError: 111 if it does not exist, 100 if Redis or the store does not answer.
         """
-        if self.may(who, channel, namespace):
+        if self.try_admit(who, channel, namespace):
             return
         if not await self._reader.has_begun(channel, namespace):
             wait_s = self._bucket(who).retry_after_s()

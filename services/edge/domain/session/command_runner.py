@@ -42,11 +42,11 @@ from typing import TYPE_CHECKING, Any, cast
 from services.edge.domain import commands as c
 from services.edge.domain.channels.publisher import Outcome
 from services.edge.domain.ports import Connection
-from services.edge.domain.replies import ErrorReply, PublishResult, Result
+from services.edge.domain.replies import ErrorResult, PublishResult, Result
 from services.edge.domain.session.command_queue import CommandQueue
 from services.edge.domain.session.first_step import run_until_it_waits
 from services.edge.domain.session.handlers import handle
-from services.edge.domain.session.handlers.publish import begin_publish, may_publish_at_once
+from services.edge.domain.session.handlers.publish import begin_publish, try_admit_channel
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.timers import NEVER
 from services.edge.domain.token_bucket import TokenBucket
@@ -125,7 +125,7 @@ class CommandRunner:
         """Close the connection with this code."""
         raise NotImplementedError
 
-    def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
+    def refuse_connect(self, command_id: int, error: ErrorResult) -> None:
         """Answer connect with an error and make the session unusable (wire protocol, 5.1)."""
         raise NotImplementedError
 
@@ -192,7 +192,7 @@ class CommandRunner:
             self._busy = True
             request = command.request
             if type(request) is c.Publish and (
-                request.channel in self.node.hub.channels or may_publish_at_once(cast("Session", self), request)
+                request.channel in self.node.hub.channels or try_admit_channel(cast("Session", self), request)
             ):
                 self._publish(command, request)
                 continue
@@ -347,8 +347,8 @@ class CommandRunner:
         else:
             self.answer(command.id, self._error(error))
 
-    def _error(self, error: ThalamusError) -> ErrorReply:
+    def _error(self, error: ThalamusError) -> ErrorResult:
         counts = self.node.counters.errors
         counts[error.code] = counts.get(error.code, 0) + 1
         retry_ms = math.ceil(error.retry_after_s * 1000)
-        return ErrorReply(error.code, error.code.message, error.code.temporary, retry_ms)
+        return ErrorResult(error.code, error.code.message, error.code.temporary, retry_ms)

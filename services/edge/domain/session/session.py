@@ -10,7 +10,7 @@ from services.edge.domain.access.tokens import ConnectionClaims
 from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.ports import Connection, Dialect
-from services.edge.domain.replies import Answer, ErrorReply, PublicationPush, Push, Result, UnsubscribePush
+from services.edge.domain.replies import Answer, ErrorResult, PublicationPush, Push, Result, UnsubscribePush
 from services.edge.domain.session.command_runner import OVER, CommandRunner, State
 from services.edge.domain.session.deadlines import Deadlines
 from services.edge.domain.session.node import Node
@@ -142,7 +142,7 @@ class Session(CommandRunner):
         else:
             self.connection.send(self.dialect.ping_frame)
 
-    def refuse_connect(self, command_id: int, error: ErrorReply) -> None:
+    def refuse_connect(self, command_id: int, error: ErrorResult) -> None:
         """Answer connect with an error and make the session unusable (wire protocol, 5.1).
 
         TCP is dropped after `error_drop_delay_s`.

@@ -167,7 +167,7 @@ def _sub_refresh(result: r.SubRefreshResult) -> bytes:
     return b'"sub_refresh":' + _members(expires=result.expires, ttl=result.ttl)
 
 
-def _error(error: r.ErrorReply) -> bytes:
+def _error(error: r.ErrorResult) -> bytes:
     return b'"error":' + _members(
         code=error.code,
         message=error.message or "error",  # never empty, because SDKs read it
@@ -187,7 +187,7 @@ _RESULTS: dict[type, Callable[[Any], bytes]] = {
     r.RpcResult: _rpc,
     r.RefreshResult: _refresh,
     r.SubRefreshResult: _sub_refresh,
-    r.ErrorReply: _error,
+    r.ErrorResult: _error,
 }
 
 

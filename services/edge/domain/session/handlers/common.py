@@ -45,15 +45,15 @@ def is_allowed(session: Session, namespace: Namespace, channel: str, rule: froze
     return allows(rule, namespace, Actor(session.user, subscribed, granted))
 
 
-def may_begin(session: Session, namespace: Namespace, channel: str) -> bool:
-    """Return whether the client may use the channel without a check that it exists.
+def try_admit_new(session: Session, namespace: Namespace, channel: str) -> bool:
+    """Accept a channel that may be new, without waiting; False if it must be checked.
 
-    Channels that are open on this edge exist. See `NewChannels.may`.
+    Channels that are open on this edge exist. See `NewChannels.try_admit`.
     """
     node = session.node
     if channel in node.hub.channels or node.settings.insecure:
         return True
-    return node.new_channels.may(_who(session), channel, namespace)
+    return node.new_channels.try_admit(_who(session), channel, namespace)
 
 
 async def admit_new(session: Session, namespace: Namespace, channel: str) -> None:

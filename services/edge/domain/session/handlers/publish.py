@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.channels.publisher import Outcome
 from services.edge.domain.replies import PublishResult
-from services.edge.domain.session.handlers.common import admit_new, is_allowed, may_begin, namespace_of, require
+from services.edge.domain.session.handlers.common import admit_new, is_allowed, namespace_of, require, try_admit_new
 from services.edge.domain.token_bucket import TokenBucket
 from services.shared.errors import Disconnect, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
 
-def may_publish_at_once(session: Session, request: c.Publish) -> bool:
-    """Return whether `begin_publish` may be called at once.
+def try_admit_channel(session: Session, request: c.Publish) -> bool:
+    """Accept the channel of a publish command without waiting; False if not possible.
 
-    If not, `publish` must be used, which first checks that the channel exists.
+    It takes a token of the user if the channel is new. If it returns False, the user began too many channels lately:
+    use `publish`. It returns True too if the command will be refused: `begin_publish` raises the error.
     """
     node = session.node
     if request.channel in node.hub.channels or node.new_channels.has_seen(request.channel):
@@ -34,13 +35,17 @@ def may_publish_at_once(session: Session, request: c.Publish) -> bool:
         return True
     if not is_allowed(session, namespace, request.channel, namespace.publish):
         return True  # `begin_publish` refuses it
-    return may_begin(session, namespace, request.channel)
+    return try_admit_new(session, namespace, request.channel)
 
 
 async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
-    """Publish after a check that the channel exists, and wait for the outcome.
+    """Check that the channel exists, then publish and wait for the outcome.
 
-    For users who began too many channels lately.
+    For users who began too many channels lately; see `try_admit_channel`.
+
+    Raises:
+        ThalamusError: the command is refused, or it failed.
+        Disconnect: misuse of the protocol.
     """
     namespace = namespace_of(session, request.channel)
     require(session, namespace, request.channel, namespace.publish)
