@@ -1,4 +1,4 @@
-"""Gates that connections to Redis pass before they are used.
+"""Gates: checks that each new connection to Redis passes before it is used.
 
 `IncarnationGate` lets connections through only to a run of the server that is known to have lost nothing.
 """
@@ -68,7 +68,7 @@ async def _run_of(connection: Any) -> str:
 
 
 class RunTracker:
-    """Gate that lets every run through, and knows the run of the last connection."""
+    """Gate that accepts every run, and notes the run of the last connection."""
 
     def __init__(self) -> None:
         self.run_id = ""
@@ -82,20 +82,19 @@ class RunTracker:
         """
         self.run_id = await _run_of(connection)
 
-    def fits(self, run_id: str) -> bool:
-        """Whether a connection to this run may still be used."""
+    def still_accepts(self, run_id: str) -> bool:
+        """Whether the last connection was made to this run, so that others to it may be used."""
         return run_id == self.run_id
 
 
 class IncarnationGate:
-    """Gate that lets only the run of one incarnation through; closed until `open`.
+    """Gate that accepts new connections to the run of one incarnation only.
 
-    `admit` is called for each new connection.
+    `admit` is called for each new connection. The gate is closed until `open`, and then refuses all new connections.
     """
 
     def __init__(self) -> None:
         self.incarnation: Incarnation | None = None
-        self.lives = 0  # number of incarnations that it was opened for
         self.last_generation = 0
         self.known = Known()  # the most that was seen of Redis; calls refuse a Redis that has less
         self.refused = asyncio.Event()  # set when a connection was refused: heartbeat or check should look now
@@ -121,9 +120,8 @@ class IncarnationGate:
         return self.known.writes
 
     def open(self, incarnation: Incarnation, known: Known) -> None:
-        """Let connections to this run through."""
+        """Accept new connections to the run of this incarnation."""
         if self.incarnation is None or self.incarnation.token != incarnation.token:
-            self.lives += 1
             logger.info("Redis may be used", extra={"run_id": incarnation.run_id, "generation": incarnation.generation})
         self.incarnation = incarnation
         self.last_generation = incarnation.generation
@@ -141,10 +139,10 @@ class IncarnationGate:
         """Refuse new connections."""
         self.incarnation = None
 
-    def fits(self, run_id: str) -> bool:
-        """Whether a connection to this run may still be used.
+    def still_accepts(self, run_id: str) -> bool:
+        """Whether an open connection to this run may still be used.
 
-        It may while the gate is closed, but not once it is open for another run.
+        False once the gate is open for another run; True while it is closed, which only refuses new connections.
         """
         return self.incarnation is None or run_id == self.incarnation.run_id
 
@@ -152,7 +150,8 @@ class IncarnationGate:
         """Log in, and check the run of the server; another run closes the gate.
 
         Raises:
-            redis.ConnectionError: it is not the run of the incarnation, it is a replica, or it refuses us.
+            redis.ConnectionError: the gate is closed, the run is another one, the server is a replica or part of a
+                cluster, or it refuses us.
         """
         try:
             run_id = await _run_of(connection)
@@ -161,4 +160,4 @@ class IncarnationGate:
         if self.incarnation is None or run_id != self.incarnation.run_id:
             self.close()
             self.refused.set()
-            raise exceptions.ConnectionError("this life of Redis has not been compared with the store yet")
+            raise exceptions.ConnectionError("this incarnation of Redis has not been compared with the store yet")

@@ -217,7 +217,7 @@ class _Connection(asyncio.Protocol):
 
         Asks at most once a second whether the server has become a replica.
         """
-        if self.refusals or (gate is not None and not gate.fits(self.run_id)):
+        if self.refusals or (gate is not None and not gate.still_accepts(self.run_id)):
             return False
         now = self._loop.time()
         if now - self._asked_role_at >= ROLE_S and not self.is_lost:
