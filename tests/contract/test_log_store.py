@@ -235,8 +235,8 @@ class LogStoreContract:
             await written(store, rows(first, first + 3))
         before = await store.open(CHANNEL)
         other = make()
-        await other.remove(CHANNEL, upto)
-        await other.remove(CHANNEL, upto)
+        await other.begin_removal(CHANNEL, upto)
+        await other.begin_removal(CHANNEL, upto)
         if is_finished:
             clock.now += 301
             await finish_removals(make())
@@ -246,7 +246,7 @@ class LogStoreContract:
             newest = await one.read(CHANNEL, since_offset=0, upto=16, limit=3, reverse=True)
             assert newest == pages(rows(upto + 1, 16))[::-1][:3]
         assert await written(store, rows(17, 19)) == Written(19, False)
-        await store.remove(CHANNEL, 17)
+        await store.begin_removal(CHANNEL, 17)
         assert await everything(store) == pages(rows(18, 19))
         assert (await store.open(CHANNEL)).top == 19
 
@@ -259,8 +259,8 @@ class LogStoreContract:
             assert [offset for offset, _ in found] == list(offsets)[:expected]
 
     async def test_nothing_is_removed_of_a_channel_without_publications(self, store: LogStore) -> None:
-        await store.remove(CHANNEL, 5)
-        await store.remove("chat:never", 5)
+        await store.begin_removal(CHANNEL, 5)
+        await store.begin_removal("chat:never", 5)
         await written(store, rows(1, 3))
         assert await everything(store) == pages(rows(1, 3))
 
@@ -270,7 +270,7 @@ class LogStoreContract:
         await written(store, rows(1, 5))
         clock.now += 100
         await written(store, rows(6, 9))
-        await store.remove(CHANNEL, 9)
+        await store.begin_removal(CHANNEL, 9)
         for age_s, first in ((0, 1), (199, 1), (200, 6), (299, 6)):
             clock.now = Clock().now + 100 + age_s
             assert not any(removal.is_due for removal in await make().removals())
@@ -286,9 +286,9 @@ class LogStoreContract:
         await store.open("chat:other")
         await written(store, rows(1, 20))
         await written(store, rows(1, 3, "a", "chat:other"))
-        await store.remove(CHANNEL, 12)
+        await store.begin_removal(CHANNEL, 12)
         clock.now += 1
-        await make().remove("chat:other", 3)
+        await make().begin_removal("chat:other", 3)
         clock.now += 299.5
         found = await make().removals()
         assert [(one.channel, one.upto, one.is_due) for one in found] == [

@@ -360,7 +360,7 @@ async def test_a_removal_whose_process_died_before_redis_was_trimmed_is_gone_on_
     """And what was published meanwhile stays where readers find it quickly."""
     await replica.append("one")
     later = SqliteLogStore(tmp_path / "log.sqlite3", clock=lambda: time.time() + 301)
-    await later.remove(CHANNEL, 1)  # and then it died
+    await later.begin_removal(CHANNEL, 1)  # and then it died
     assert await readable(redis_conn) == [(1, "one")]
     await replica.append("two")
     other = Replica(redis_pipeline, later)
@@ -387,7 +387,7 @@ async def test_a_redis_from_before_a_removal_does_not_bring_it_back(
     """Nothing was published since, so what it has is what the store had."""
     await replica.append("one")
     if behind:
-        await store.remove(CHANNEL, 1)  # its log is not trimmed yet
+        await store.begin_removal(CHANNEL, 1)  # its log is not trimmed yet
         await replica.append(behind)
     names = await redis_conn.keys("*")
     copy = [(name, await redis_conn.dump(name)) for name in names]
@@ -410,7 +410,7 @@ async def test_a_removal_that_can_not_be_gone_on_with_holds_up_no_other(
 ) -> None:
     for channel in ("chat:a", "chat:b"):
         await replica.append("x", channel=channel)
-        await store.remove(channel, 1)
+        await store.begin_removal(channel, 1)
     trim = RedisHotLog.trim
 
     async def trim_others(hot: RedisHotLog, channel: str, upto: int) -> None:

@@ -92,7 +92,7 @@ class Dying(DynamoDb):
 
 async def remove(store: DynamoDbLogStore, upto: int) -> None:
     """To the end of it."""
-    await store.remove(CHANNEL, upto)
+    await store.begin_removal(CHANNEL, upto)
     await finish_removals(store)
 
 
@@ -195,8 +195,8 @@ async def test_requests_of_each_operation(store: DynamoDbLogStore, faults: Dynam
     assert await cost(store.recent_keys(CHANNEL, 300)) == {"GetItem": 1, "Query": 2}  # two buckets
     read = store.read(CHANNEL, since_offset=2, upto=9, limit=5, reverse=False)
     assert await cost(read) == {"GetItem": 1, "Query": 1}
-    assert await cost(store.remove(CHANNEL, 10)) == {"GetItem": 1, "Query": 1, "PutItem": 1, "UpdateItem": 1}
-    assert await cost(store.remove(CHANNEL, 10)) == {"GetItem": 1, "Query": 1}
+    assert await cost(store.begin_removal(CHANNEL, 10)) == {"GetItem": 1, "Query": 1, "PutItem": 1, "UpdateItem": 1}
+    assert await cost(store.begin_removal(CHANNEL, 10)) == {"GetItem": 1, "Query": 1}
     (removal,) = await store.removals()
     finishing = {"GetItem": 1, "Query": 2, "UpdateItem": 2, "BatchWriteItem": 1, "DeleteItem": 1}
     assert await cost(store.finish_removal(removal)) == finishing
@@ -291,7 +291,7 @@ async def test_a_removal_whose_process_dies_at_any_request_is_finished_or_was_no
     await store.write(wanted)
     dying = Dying(settings, at, carried_out)
     with pytest.raises(Unavailable, match="died"):
-        await store_of(dying, settings, bucket_offsets=10).remove(CHANNEL, 25)
+        await store_of(dying, settings, bucket_offsets=10).begin_removal(CHANNEL, 25)
     await dying.close()
     noted = await store.removals()
     assert len(noted) == (at == 4 or (at == 3 and carried_out))
@@ -400,7 +400,7 @@ async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_
             for channel in channels:
                 found = await until(lambda channel=channel: everything(replicas[1], channel))  # type: ignore[misc]
                 assert found == pages(wanted[channel])
-            await until(lambda: replicas[0].remove(channels[0], 40))
+            await until(lambda: replicas[0].begin_removal(channels[0], 40))
             await until(lambda: finish_removals(replicas[1]))
             assert await until(lambda: everything(replicas[1], channels[0])) == pages(wanted[channels[0]][40:])
             for db in dbs:

@@ -141,7 +141,7 @@ class SqliteLogStore:
         arguments = (channel, channel, *bounds, limit)
         return await self._run("read", "read", lambda connection: _read(connection, query, arguments, max_bytes))
 
-    async def remove(self, channel: str, upto: int) -> None:
+    async def begin_removal(self, channel: str, upto: int) -> None:
         note = (upto, self._clock(), channel)
 
         def hide(connection: sqlite3.Connection) -> None:

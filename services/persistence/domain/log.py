@@ -192,7 +192,7 @@ class Log:
     async def remove_history(self, channel: str) -> None:
         """Hide everything readable; epoch and top stay. `tidy` deletes it later."""
         top = await self.open(channel)
-        await self._store.remove(channel, top.top)
+        await self._store.begin_removal(channel, top.top)
         await self._hot.trim(channel, top.top)
 
     async def tidy(self) -> None:

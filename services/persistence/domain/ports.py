@@ -121,8 +121,11 @@ class LogStore(Protocol):
         `max_bytes`.
         """
 
-    async def remove(self, channel: str, upto: int) -> None:
-        """Hide publications up to this offset; epoch, top and keys that count stay."""
+    async def begin_removal(self, channel: str, upto: int) -> None:
+        """Hide publications up to this offset; `finish_removal` deletes them later.
+
+        Epoch, top and keys that count stay.
+        """
 
     async def removals(self) -> list[Removal]:
         """Return removals that are not finished, oldest first; not always all."""

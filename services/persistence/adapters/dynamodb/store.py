@@ -53,7 +53,10 @@ _SKEW_S = 5.0  # largest difference of the clocks of replicas, seconds: by so mu
 
 
 class DynamoDbLogStore:
-    """`LogStore` in a DynamoDB table, which must exist."""
+    """`LogStore` in a DynamoDB table, which must exist.
+
+    Methods without a docstring are described in `LogStore`.
+    """
 
     apart = True
 
@@ -144,7 +147,7 @@ class DynamoDbLogStore:
                     break
             return page
 
-    async def remove(self, channel: str, upto: int) -> None:
+    async def begin_removal(self, channel: str, upto: int) -> None:
         async with self._operation("remove"):
             await removal.hide(self._chains, channel, upto, self._clock())
 
