@@ -53,7 +53,7 @@ _HEARTBEATS = 3  # per lease: one may be lost, and the next may be late
 
 
 class PresenceServicer(rpc.PresenceServiceServicer):
-    """The servicer. It holds no state: the rosters are in Redis."""
+    """gRPC servicer of presence. It holds no state: the rosters are in Redis."""
 
     def __init__(self, roster: Roster, lease_ttl_s: float) -> None:
         self._roster = roster
@@ -63,11 +63,14 @@ class PresenceServicer(rpc.PresenceServiceServicer):
     async def Change(
         self, request_iterator: AsyncIterator[pb.ChangeBatch], context: Any
     ) -> AsyncIterator[pb.ChangeResults]:
-        """Apply batches of changes, one answer per batch, in order."""
-        async for batch in request_iterator:
-            yield await self._change(batch)
+        """Renew the lease of the edge with each batch, and apply its changes.
 
-    async def _change(self, batch: pb.ChangeBatch) -> pb.ChangeResults:
+        Yields one answer per batch, in order. A batch whose lease is lost is refused as a whole (`lease_lost`).
+        """
+        async for batch in request_iterator:
+            yield await self._apply(batch)
+
+    async def _apply(self, batch: pb.ChangeBatch) -> pb.ChangeResults:
         if len(batch.changes) > _MAX_CHANGES:
             raise ThalamusError("too many changes in a batch", ErrorCode.BAD_REQUEST)
         check_id("edge of the lease", batch.lease.edge, _MAX_EDGE_BYTES)
@@ -76,7 +79,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
         check_number("generation", batch.lease.generation, 0, _MAX_GENERATION)
         check_text("roster", batch.lease.roster, _MAX_EDGE_BYTES)
         lease = Lease(batch.lease.edge, batch.lease.generation)
-        changes = [_change(change) for change in batch.changes]
+        changes = [_checked(change) for change in batch.changes]
         try:
             renewal = await self._roster.renew(
                 lease, self._lease_ttl_s, held=batch.lease.held, roster=batch.lease.roster
@@ -121,8 +124,8 @@ class PresenceServicer(rpc.PresenceServiceServicer):
         )
 
 
-def _change(change: pb.Change) -> Change:
-    """Return the change as the roster takes it. Its texts reach other clients.
+def _checked(change: pb.Change) -> Change:
+    """Check a change, because its texts reach other clients, and return it for the roster.
 
     Raises:
         ThalamusError: a part of it is not allowed.
