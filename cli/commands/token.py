@@ -1,4 +1,4 @@
-"""`thalamus token`: mints a token for a user."""
+"""`thalamus token`: gets a token for a user from auth, or signs one here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ def command(
 
 
 def sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str:
-    """Return the same token, signed here with an HS256 secret."""
+    """Return a token that is signed here with an HS256 secret, without asking auth.
+
+    It has no issuer and no audience; a token from auth has those that are configured. With `channel` it is a
+    subscription token, else a connection token. `ttl_s` 0: it never expires. `info` is JSON; empty: none.
+    """
     import jwt
     import msgspec
 
