@@ -69,7 +69,7 @@ class Edge:
             meta_ttl_s=config.history_meta_ttl_s,
             max_batch_delay_s=config.max_batch_delay_s,
             on_time=self._on_time,
-            on_life=lambda: self.presence.look(),
+            on_incarnation=lambda: self.presence.heartbeat_now(),
         )
         self.auth = AuthClient(self.auth_replicas, self.keyring)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
@@ -90,7 +90,7 @@ class Edge:
                 not_before_leeway_s=config.token_not_before_leeway_s,
             ),
         )
-        self.cluster = Cluster(self.node, self.broker, self.broker.orders)
+        self.cluster = Cluster(self.node, self.broker, self.broker.control_log)
         self.draining = False
         self._dialects = Dialects(text_frame)
         options = _transport_options(config, self._dialects)
@@ -145,7 +145,7 @@ class Edge:
         await self.auth.start()
         await self.presence.start()
         await self.store.start()
-        await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.orders)
+        await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.control_log)
         await self.server.start(self.config.host, self.config.port, reuse_port=self._shares_port)
 
     async def run_maintenance(self) -> None:
@@ -156,7 +156,7 @@ class Edge:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.node.run())
             group.create_task(collector.collect())
-            group.create_task(self.cluster.orders.run())
+            group.create_task(self.cluster.control_log.run())
 
     async def stop(self) -> None:
         """Drain the edge, then close everything.

@@ -33,7 +33,7 @@ PROCESSES = {"auth": "auth", "presence": "presence", "persistence": "persistence
 LEASE_S = 5.0
 # Who runs which script: those of services/shared/hotlog, and a service's own.
 SCRIPTS = {
-    "edge": "append_hot top read reset clear check new_generation order",
+    "edge": "append_hot top read reset clear check new_generation append_command",
     "persistence": "append_stored commit init remember advance top mark settled unstored unmark trim verify rest"
     " heartbeat orderly_end",
     "presence": "clock lease expired enter leave wait due",

@@ -191,7 +191,7 @@ async def test_who_was_there_when_an_order_was_lost_for_good_has_to_come_again(
     link.proxy.cut()
     assert await until(lambda: not link.edge.broker.is_ready)
     for _ in range(250):  # Redis drops whole nodes of its stream, of a hundred entries
-        await RedisControlLog(world.redis).give(b"{}")
+        await RedisControlLog(world.redis).append(b"{}")
     await asyncio.sleep(BACK_S)
     await world.come("ann", link.edge)
     link.proxy.heal()

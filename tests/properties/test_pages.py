@@ -108,7 +108,7 @@ def live_is_heard_behind_the_first_page(patch: pytest.MonkeyPatch) -> None:
     def mutant(self: Channel, subscription: Subscription) -> None:
         original(self, subscription)
         if self.is_catching_up(subscription):
-            self.hear_live(subscription)
+            self.receive_live(subscription)
 
     patch.setattr(Channel, "go_live", mutant)
 

@@ -13,7 +13,7 @@ from services.shared.process.config import ConfigError
 # What stands in the Redis of every deployment: edges of before and after an update share it.
 DEFAULT = {
     "control": "t:control",
-    "orders": "t:orders",
+    "control_log": "t:orders",
     "incarnation": "t:life",
     "heartbeat": "t:beacon",
     "store": "t:store",

@@ -31,15 +31,15 @@ class LiveEdge:
             verifier=TokenVerifier(tokens.keyring),
         )
         tokens.nodes.append(self.node)
-        self.cluster = cluster.Cluster(self.node, self.broker, self.broker.orders)
+        self.cluster = cluster.Cluster(self.node, self.broker, self.broker.control_log)
         self._following: asyncio.Task[None] | None = None
 
     def _on_time(self, unix_s: float) -> None:
         self.node.clock.sync(unix_s)
 
     async def __aenter__(self) -> Self:
-        await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.orders)
-        self._following = asyncio.create_task(self.cluster.orders.run())
+        await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.control_log)
+        self._following = asyncio.create_task(self.cluster.control_log.run())
         async with asyncio.timeout(8):
             while not self.broker.is_ready:
                 await asyncio.sleep(0.005)

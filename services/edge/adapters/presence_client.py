@@ -94,7 +94,7 @@ class PresenceClient:
         self._dirty: dict[_Key, None] = {}
         self._in_flight: frozenset[_Key] = frozenset()
         self._waiting: dict[_Key, list[asyncio.Future[None]]] = {}
-        self._news = asyncio.Event()
+        self._wake_up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._connected = False
         self._tried = False
@@ -122,9 +122,9 @@ class PresenceClient:
         """Whether presence answers."""
         return self._connected
 
-    def look(self) -> None:
+    def heartbeat_now(self) -> None:
         """Send a heartbeat now: Redis may have lost the roster."""
-        self._news.set()
+        self._wake_up.set()
 
     # `Presence`, see domain/ports.py.
 
@@ -189,7 +189,7 @@ class PresenceClient:
 
     def _change(self, key: _Key) -> None:
         self._dirty[key] = None
-        self._news.set()
+        self._wake_up.set()
 
     def _settle(self, key: _Key) -> None:
         for future in self._waiting.pop(key, ()):
@@ -204,7 +204,7 @@ class PresenceClient:
         self._generation += 1
         self._held = False
         self._dirty = dict.fromkeys((*self._leaving, *self._wanted))
-        self._news.set()
+        self._wake_up.set()
 
     def _forget_leaves(self) -> None:
         """Drop unconfirmed leaves: presence removes these members when their lease ends."""
@@ -247,10 +247,10 @@ class PresenceClient:
                     self._in_flight = frozenset()
                 self._connected = self._tried = True
                 if not self._dirty:
-                    self._news.clear()
+                    self._wake_up.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._heartbeat_s):
-                            await self._news.wait()
+                            await self._wake_up.wait()
         finally:
             call.cancel()
 

@@ -103,7 +103,7 @@ class ControlLogPage(NamedTuple):
     `newest` is the id of the newest command in the whole log. `is_last`: no more commands follow this page.
     """
 
-    orders: list[ControlCommand]
+    commands: list[ControlCommand]
     newest: ControlCommandId
     is_last: bool
 

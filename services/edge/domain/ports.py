@@ -299,7 +299,7 @@ class ControlLog(Protocol):
     Every call raises `Unavailable` within 3 s if Redis does not answer.
     """
 
-    async def give(self, payload: bytes) -> int:
+    async def append(self, payload: bytes) -> int:
         """Append a control command and publish it; return how many edges received it.
 
         Raises:
@@ -313,9 +313,9 @@ class ControlLog(Protocol):
 class ControlListener(Protocol):
     """Receives control commands from pub/sub. Called on the event loop; never raises."""
 
-    def heard(self, order: ControlCommand) -> None: ...
+    def on_command(self, command: ControlCommand) -> None: ...
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Note that pub/sub was (re)connected: control commands may have been missed."""
 
 

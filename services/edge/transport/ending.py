@@ -9,12 +9,12 @@ A client that does not read must not keep the connection alive for long.
 
 1. What the client sends is discarded, 1 MiB at most. Then nothing more is read; the rest stays in the client's system.
 2. `within(delay_s)`: the connection is reset after that time, whatever has arrived.
-3. `once_delivered(patience_s)`: the connection ends at most a second after the client's system has confirmed the last
+3. `once_delivered(max_wait_s)`: the connection ends at most a second after the client's system has confirmed the last
    byte (see `delivery.py`). Until then it stays open as long as the client's system takes at least 4 KiB per second,
-   measured over `patience_s`. A slower client is reset.
+   measured over `max_wait_s`. A slower client is reset.
 4. With `resets` the connection ends with RST even after delivery, so that the kernel keeps no state of it.
 
-**Example** (`patience_s` is 5 s, the default of EDGE_CLOSE_TIMEOUT_S). A client that has everything at once: TCP ends
+**Example** (`max_wait_s` is 5 s, the default of EDGE_CLOSE_TIMEOUT_S). A client that has everything at once: TCP ends
 after 1 s. A client that takes 900 KiB at 60 KiB/s: TCP ends a second after it has all, after about 16 s. A client that
 reads nothing: reset at the first look after 5 s.
 
@@ -75,7 +75,7 @@ class Ending:
         "_discard",
         "_linger_s",
         "_loop",
-        "_patience_s",
+        "_max_wait_s",
         "_resets",
         "_since",
         "_taken",
@@ -97,7 +97,7 @@ class Ending:
         self._delivery = delivery
         self._discard = Discard(transport)
         self._timer: asyncio.TimerHandle | None = None
-        self._linger_s = self._patience_s = self._since = 0.0
+        self._linger_s = self._max_wait_s = self._since = 0.0
         self._taken = 0  # bytes that the client's system had confirmed at `_since`
         self._delivered = True  # whether everything had arrived at the last look
 
@@ -110,19 +110,19 @@ class Ending:
         self.cancel()
         self._timer = self._loop.call_later(delay_s, self._reset)
 
-    def once_delivered(self, patience_s: float) -> None:
+    def once_delivered(self, max_wait_s: float) -> None:
         """End the connection a second after the client's system has everything.
 
         Args:
-            patience_s: The connection is reset when the client's system takes less than 4 KiB per second, on average
+            max_wait_s: The connection is reset when the client's system takes less than 4 KiB per second, on average
                 over this many seconds.
         """
         self.cancel()
-        self._patience_s = patience_s
-        self._linger_s = min(LINGER_S, patience_s)
+        self._max_wait_s = max_wait_s
+        self._linger_s = min(LINGER_S, max_wait_s)
         self._since = self._loop.time()
         self._taken = self._delivery()[0]
-        self._timer = self._loop.call_later(self._linger_s, self._look)
+        self._timer = self._loop.call_later(self._linger_s, self._check)
 
     def cancel(self) -> None:
         """Stop the timer; the connection is not ended any more."""
@@ -130,7 +130,7 @@ class Ending:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """End the connection, reset it, or look again later."""
         now = self._loop.time()
         taken, under_way = self._delivery()
@@ -138,12 +138,12 @@ class Ending:
             self._end()
             return
         self._delivered = not under_way
-        if now - self._since >= self._patience_s:
+        if now - self._since >= self._max_wait_s:
             if taken - self._taken < _LEAST_BYTES_PER_S * (now - self._since):
                 self._reset()
                 return
             self._since, self._taken = now, taken
-        self._timer = self._loop.call_later(self._linger_s / 2, self._look)
+        self._timer = self._loop.call_later(self._linger_s / 2, self._check)
 
     def _end(self) -> None:
         if self._resets:

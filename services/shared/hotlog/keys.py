@@ -17,7 +17,7 @@ UNNUMBERED = b"n"  # n<publication>
 JOINS = b"J"  # J<client infos>
 LEAVE = b"l"  # l<client info>
 RESET = b"r"  # r<epoch>
-ORDER = b"o"  # o<id> <id of the previous one> <control command>; only on `control()`
+CONTROL_COMMAND = b"o"  # o<id> <id of the previous one> <control command>; only on `control()`
 
 DEFAULT_PREFIX = "t"
 _USABLE_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -56,10 +56,10 @@ def control() -> str:
     return f"{_prefix}control"
 
 
-def orders() -> str:
+def control_log() -> str:
     """Control log: stream of what every edge must do.
 
-    See services/edge/adapters/redis/order.lua.
+    See services/edge/adapters/redis/append_command.lua.
     """
     return f"{_prefix}orders"
 

@@ -142,7 +142,7 @@ async def test_ready_means_that_calls_succeed_though_one_has_just_failed(
     broker, store = RedisBroker(own_redis.url), Store(own_redis.url)
     try:
         await broker.start(Reconnects(), lambda payload: None)
-        with pytest.raises(Unavailable, match="this life of Redis may not be used yet"):
+        with pytest.raises(Unavailable, match="this incarnation of Redis may not be used yet"):
             await broker.top(CHANNEL)
         await store.beat()
         await until(lambda: broker.is_ready)
@@ -236,7 +236,7 @@ async def test_an_edge_that_has_not_heard_of_a_generation_yet_writes_nothing_und
         said = parse_incarnation(await client.get(keys.incarnation()))  # type: ignore[arg-type]
         assert said is not None
         await client.set(keys.incarnation(), f"{said.run_id} {said.generation + 1} 0")
-    brokers[1]._incarnation.look_now()
+    brokers[1]._incarnation.check_now()
     await until(lambda: brokers[1]._gate.generation == said.generation + 1)
     after = await append(brokers[1], "two")
     late = await append(brokers[0], "three")

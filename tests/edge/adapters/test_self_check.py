@@ -37,11 +37,11 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def test_a_connection_that_answers_pings_but_hears_nothing_is_made_anew(own_redis: RedisServer) -> None:
     listener = Reconnects()
-    broker = RedisBroker(own_redis.url, canary_s=0.1)
+    broker = RedisBroker(own_redis.url, self_check_s=0.1)
     await broker.start(listener, lambda payload: None)
     try:
         await until(lambda: broker.is_ready)
-        await asyncio.sleep(0.5)  # five canaries come back: nothing happens
+        await asyncio.sleep(0.5)  # five probes come back: nothing happens
         before = listener.count
         stalled: list[bool] = []
         # As if Redis, or something between, had forgotten all subscriptions of the connection.
@@ -68,7 +68,7 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
     await self_check._probe()
     assert gave_up == [True]
     assert self_check.stalled
-    self_check.heard(b"4")
+    self_check.received(b"4")
     assert not self_check.stalled
     taken = False
     for _ in range(10):
@@ -77,18 +77,18 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
 
 
 async def test_what_comes_back_late_still_came_back() -> None:
-    """A round trip that takes longer than the time between two of them is slow, not deaf."""
-    sung: list[bytes] = []
+    """A round trip that takes longer than the time between two of them is slow, not stalled."""
+    sent: list[bytes] = []
     gave_up: list[bool] = []
 
     async def publish(channel: str, payload: bytes) -> None:
-        sung.append(payload)
+        sent.append(payload)
 
     self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True))
     for turn in range(20):
         await self_check._probe()
         if turn:
-            self_check.heard(sung[turn - 1])
+            self_check.received(sent[turn - 1])
     assert not gave_up
     assert not self_check.stalled
 
@@ -113,14 +113,14 @@ async def test_nothing_is_given_up_where_there_is_no_connection_yet() -> None:
 
 async def test_an_edge_that_starts_before_redis_is_ready_once_redis_is(own_redis: RedisServer) -> None:
     own_redis.kill()
-    broker = RedisBroker(own_redis.url, canary_s=0.1)
+    broker = RedisBroker(own_redis.url, self_check_s=0.1)
     await broker.start(Reconnects(), lambda payload: None)  # gives up waiting after a while, and goes on trying
     try:
         own_redis.start()
         loop = asyncio.get_running_loop()
         since = [loop.time()]
 
-        def has_stayed_ready() -> bool:  # for longer than it takes to miss too many canaries
+        def has_stayed_ready() -> bool:  # for longer than it takes to miss too many probes
             if not broker.is_ready:
                 since[0] = loop.time()
             return loop.time() - since[0] > 0.8

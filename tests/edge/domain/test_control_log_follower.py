@@ -22,19 +22,19 @@ class MemoryLog:
         self.down = False
         self.reads = 0
 
-    def order(self) -> ControlCommand:
+    def command(self) -> ControlCommand:
         newest = self.kept[-1].id if self.kept else (0, 0)
         self.kept.append(ControlCommand((newest[0] + 1, 0), newest, b""))
         return self.kept[-1]
 
-    async def give(self, payload: bytes) -> int:
+    async def append(self, payload: bytes) -> int:
         raise NotImplementedError
 
     async def read(self, after: ControlCommandId) -> ControlLogPage:
         self.reads += 1
         if self.down:
             raise Unavailable("away")
-        found = [order for order in self.kept if order.id > after]
+        found = [command for command in self.kept if command.id > after]
         return ControlLogPage(found[:2], self.kept[-1].id if self.kept else (0, 0), len(found) <= 2)
 
 
@@ -45,13 +45,13 @@ class Edge:
         self.done: list[int] = []
         self.missed: list[int] = []
         self.is_busy = False
-        self.orders = ControlLogFollower(
-            log, self._execute, lambda order: self.missed.append(order.id[0]), check_s=check_s
+        self.follower = ControlLogFollower(
+            log, self._execute, lambda command: self.missed.append(command.id[0]), check_s=check_s
         )
 
-    def _execute(self, order: ControlCommand) -> bool:
+    def _execute(self, command: ControlCommand) -> bool:
         if not self.is_busy:
-            self.done.append(order.id[0])
+            self.done.append(command.id[0])
         return not self.is_busy
 
 
@@ -63,48 +63,48 @@ def log() -> MemoryLog:
 @pytest.fixture
 async def edge(log: MemoryLog) -> AsyncIterator[Edge]:
     made = Edge(log)
-    running = asyncio.create_task(made.orders.run())
+    running = asyncio.create_task(made.follower.run())
     yield made
     await end_task(running)
 
 
 async def test_what_is_heard_in_order_is_carried_out_at_once_without_a_read(edge: Edge, log: MemoryLog) -> None:
     for _ in range(3):
-        edge.orders.heard(log.order())
+        edge.follower.on_command(log.command())
     assert edge.done == [1, 2, 3]
     await settle()
     assert log.reads == 0
 
 
 async def test_what_is_heard_twice_or_late_is_carried_out_once(edge: Edge, log: MemoryLog) -> None:
-    one, two = log.order(), log.order()
-    for order in (one, two, one, two):
-        edge.orders.heard(order)
+    one, two = log.command(), log.command()
+    for command in (one, two, one, two):
+        edge.follower.on_command(command)
     await settle()
     assert edge.done == [1, 2]
 
 
 async def test_what_was_not_heard_is_read_before_what_was(edge: Edge, log: MemoryLog) -> None:
     for _ in range(4):
-        log.order()
-    edge.orders.heard(log.order())
+        log.command()
+    edge.follower.on_command(log.command())
     await settle()
     assert edge.done == [1, 2, 3, 4, 5]
     assert not edge.missed
 
 
 async def test_a_new_connection_reads_what_came_meanwhile(edge: Edge, log: MemoryLog) -> None:
-    edge.orders.heard(log.order())
-    log.order()
-    edge.orders.look()
+    edge.follower.on_command(log.command())
+    log.command()
+    edge.follower.poll()
     await settle()
     assert edge.done == [1, 2]
 
 
 async def test_what_pub_sub_lost_without_a_sign_is_found_by_looking_now_and_then(log: MemoryLog) -> None:
     edge = Edge(log, check_s=0)
-    log.order()
-    running = asyncio.create_task(edge.orders.run())
+    log.command()
+    running = asyncio.create_task(edge.follower.run())
     async with asyncio.timeout(2):
         while not edge.done:
             await asyncio.sleep(0)
@@ -114,8 +114,8 @@ async def test_what_pub_sub_lost_without_a_sign_is_found_by_looking_now_and_then
 
 async def test_an_order_comes_again_while_redis_is_away_or_too_much_runs(edge: Edge, log: MemoryLog) -> None:
     edge.is_busy = log.down = True
-    order = log.order()
-    edge.orders.heard(order)
+    command = log.command()
+    edge.follower.on_command(command)
     await settle()
     log.down = False
     reads = log.reads
@@ -131,21 +131,21 @@ async def test_an_order_comes_again_while_redis_is_away_or_too_much_runs(edge: E
 
 
 async def test_a_gap_in_what_is_kept_is_told(edge: Edge, log: MemoryLog) -> None:
-    edge.orders.heard(log.order())
+    edge.follower.on_command(log.command())
     for _ in range(3):
-        log.order()
+        log.command()
     del log.kept[1:3]
-    edge.orders.look()
+    edge.follower.poll()
     await settle()
     assert (edge.done, edge.missed) == ([1, 4], [4])
 
 
 async def test_after_redis_lost_orders_the_next_one_is_carried_out_and_none_again(edge: Edge, log: MemoryLog) -> None:
     for _ in range(4):
-        edge.orders.heard(log.order())
+        edge.follower.on_command(log.command())
     del log.kept[2:]
-    edge.orders.look()
+    edge.follower.poll()
     await settle()
-    edge.orders.heard(log.order())
+    edge.follower.on_command(log.command())
     assert edge.done == [1, 2, 3, 4, 3]
     assert not edge.missed

@@ -222,7 +222,7 @@ def test_what_was_measured_is_forgotten_while_nothing_happens() -> None:
         edge.step()
     assert edge.log.per_s < 1_000
     edge.run(3.0)
-    edge.log.look(edge.now)
+    edge.log.update(edge.now)
     assert edge.log.per_s > 0.9 * ASSUMED_PER_S
     assert edge.log.latency_s < 0.1
 
@@ -251,7 +251,7 @@ def test_the_first_answers_of_a_batch_are_no_measurement() -> None:
         edge.publish(client)
     for number in range(500):
         edge.log.ended(edge.now + 0.2 + number * 1e-6, 0.2)
-    edge.log.look(edge.now + 0.2005)
+    edge.log.update(edge.now + 0.2005)
     assert edge.log.per_s > 2_700  # 500 in 0.2 s, and 3,000 before
 
 

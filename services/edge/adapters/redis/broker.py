@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.edge.adapters import publication_codec as codec
-from services.edge.adapters.redis import self_check as self_check
+from services.edge.adapters.redis import self_check
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
@@ -66,9 +66,9 @@ class RedisBroker:
         *,
         meta_ttl_s: int = hotlog.META_TTL_S,  # how long Redis keeps epoch and top of an unused `hot` channel, seconds
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,
-        canary_s: float = self_check.EVERY_S,  # pause between two probes of the pub/sub self-check, seconds
+        self_check_s: float = self_check.EVERY_S,  # pause between two probes of the pub/sub self-check, seconds
         on_time: Callable[[float], None] = lambda unix_s: None,  # called with the clock of Redis
-        on_life: Callable[[], None] = lambda: None,  # called when another incarnation of Redis is in use
+        on_incarnation: Callable[[], None] = lambda: None,  # called when another incarnation of Redis is in use
     ) -> None:
         self._meta_ttl_s = meta_ttl_s
         self._gate = IncarnationGate()
@@ -79,14 +79,14 @@ class RedisBroker:
             url,
             self._gate,
             self._acknowledged,
-            on_change=lambda: self._began(on_life),
+            on_change=lambda: self._began(on_incarnation),
             on_time=self._time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
         )
         self._pipeline = RedisPipeline(url, gate=self._gate)
-        self.orders = RedisControlLog(self._pipeline)
+        self.control_log = RedisControlLog(self._pipeline)
         self._subscriber = RedisSubscriber(
-            url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.look_now
+            url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.check_now
         )
         self._dispatcher: PubSubDispatcher | None = None
         self._queue: deque[Append | Other] = deque()
@@ -99,14 +99,14 @@ class RedisBroker:
             lambda channel, payload: self._do(None, publish=(channel, payload)),
             self._subscriber.drop,
             is_open=lambda: self._subscriber.has_connection,
-            every_s=canary_s,
+            every_s=self_check_s,
         )
 
     async def start(
-        self, listener: ChannelListener, on_control: Callable[[bytes], None], orders: ControlListener | None = None
+        self, listener: ChannelListener, on_control: Callable[[bytes], None], commands: ControlListener | None = None
     ) -> None:
         """Connect; the listeners are called on the event loop, in the order of arrival."""
-        self._dispatcher = PubSubDispatcher(listener, on_control, orders, self._self_check, self._acknowledged)
+        self._dispatcher = PubSubDispatcher(listener, on_control, commands, self._self_check, self._acknowledged)
         await self._incarnation.start()
         for channel in (keys.control(), self._self_check.channel):  # even if Redis is not available yet
             self._subscriber.want(channel)
@@ -172,7 +172,7 @@ class RedisBroker:
     async def top(self, channel: str) -> StreamPosition:
         found = hotlog.top(await self._do(self._top_call(channel, False)))
         if found is None:
-            self._incarnation.look_now()
+            self._incarnation.check_now()
             raise Unavailable("the log is of a later generation, or Redis went back")
         return StreamPosition(*found)
 
@@ -305,7 +305,7 @@ class RedisBroker:
                 others.append(work)
         incarnation = self._gate.incarnation
         if incarnation is None:
-            raise NotSent("this life of Redis may not be used yet")
+            raise NotSent("this incarnation of Redis may not be used yet")
         if publishes:
             await self._send_publishes(publishes)
         groups = list(appends.items())
@@ -330,7 +330,7 @@ class RedisBroker:
             return
         results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
         if self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token:
-            raise Unavailable("another life of Redis began meanwhile")
+            raise Unavailable("another incarnation of Redis began meanwhile")
         for part, result in zip(parts, results, strict=False):
             self._settle_appends(incarnation, [group for _, group in part], result)
         for work, result in zip(others, results[len(parts) :], strict=True):
@@ -355,7 +355,7 @@ class RedisBroker:
                 _fail(group, error)
             return
         if answer is None:
-            self._incarnation.look_now()
+            self._incarnation.check_now()
             for group in groups:
                 _fail(group, Unavailable("Redis went back"))
             return
@@ -365,7 +365,7 @@ class RedisBroker:
             if isinstance(appended, hot.HotAppended):
                 self._settle_group(group, *appended)
             elif appended is None:
-                self._incarnation.look_now()
+                self._incarnation.check_now()
                 _fail(group, Unavailable("the log is of a later generation"))
             else:
                 _fail(group, appended)
@@ -385,10 +385,10 @@ class RedisBroker:
         if self._dispatcher is not None:
             self._dispatcher.connected(again)
 
-    def _began(self, on_life: Callable[[], None]) -> None:
+    def _began(self, on_incarnation: Callable[[], None]) -> None:
         self._failed_at = _NEVER  # a failure of the last incarnation says nothing about this one
         self._connected(True)
-        on_life()
+        on_incarnation()
 
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._dispatcher is not None:

@@ -17,7 +17,7 @@ TIMEOUT_S = 2.8  # longest wait for Redis, seconds
 KEPT_MS = 60_000  # how long control commands are kept, milliseconds
 _KEPT = 10_000  # how many are kept at most
 _PAGE = 200  # how many are read at once
-_ORDER = load(Path(__file__).parent / "order.lua")
+_APPEND = load(Path(__file__).parent / "append_command.lua")
 
 
 class RedisControlLog:
@@ -29,44 +29,51 @@ class RedisControlLog:
     def __init__(self, redis: RedisPipeline) -> None:
         self._redis = redis
 
-    async def give(self, payload: bytes) -> int:
-        call = Call(_ORDER, [keys.orders()], [keys.control(), payload, _KEPT, KEPT_MS])
-        (told,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        return int(raise_for_error(told))
+    async def append(self, payload: bytes) -> int:
+        call = Call(_APPEND, [keys.control_log()], [keys.control(), payload, _KEPT, KEPT_MS])
+        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
+        return int(raise_for_error(answer))
 
     async def read(self, after: ControlCommandId) -> ControlLogPage:
         answers = await self._redis.execute(
             [
-                ("XREVRANGE", keys.orders(), "+", "-", "COUNT", 1),  # the newest; read before the page, so never ahead
-                ("XRANGE", keys.orders(), f"({_text(after)}", "+", "COUNT", _PAGE),
+                (
+                    "XREVRANGE",
+                    keys.control_log(),
+                    "+",
+                    "-",
+                    "COUNT",
+                    1,
+                ),  # the newest; read before the page, so never ahead
+                ("XRANGE", keys.control_log(), f"({_text(after)}", "+", "COUNT", _PAGE),
             ],
             timeout_s=TIMEOUT_S,
         )
         newest, found = map(raise_for_error, answers)
-        orders = [_kept(order_id, fields) for order_id, fields in found]
-        return ControlLogPage(orders, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
+        commands = [_kept(command_id, fields) for command_id, fields in found]
+        return ControlLogPage(commands, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
 
 
-def heard(payload: bytes) -> ControlCommand:
+def parse_command(payload: bytes) -> ControlCommand:
     """Parse a control command from a pub/sub payload; raises ValueError."""
-    order_id, previous, order = payload[len(keys.ORDER) :].split(b" ", 2)
-    return _order(order_id, previous, order)
+    command_id, previous, command = payload[len(keys.CONTROL_COMMAND) :].split(b" ", 2)
+    return _command(command_id, previous, command)
 
 
-def _kept(order_id: Any, fields: Any) -> ControlCommand:
+def _kept(command_id: Any, fields: Any) -> ControlCommand:
     """Parse an entry of the stream.
 
     An unreadable entry becomes a command with an empty payload, so that readers get past it.
     """
     try:
         named = dict(zip(fields[::2], fields[1::2], strict=True))
-        return _order(order_id, named[b"previous"], named[b"order"])
+        return _command(command_id, named[b"previous"], named[b"order"])
     except (KeyError, ValueError):
-        return ControlCommand(_id(order_id), (0, 0), b"")
+        return ControlCommand(_id(command_id), (0, 0), b"")
 
 
-def _order(order_id: Any, previous: Any, payload: Any) -> ControlCommand:
-    return ControlCommand(_id(order_id), _id(previous), bytes(payload))
+def _command(command_id: Any, previous: Any, payload: Any) -> ControlCommand:
+    return ControlCommand(_id(command_id), _id(previous), bytes(payload))
 
 
 def _id(text: bytes) -> ControlCommandId:
@@ -74,5 +81,5 @@ def _id(text: bytes) -> ControlCommandId:
     return int(ms), int(number)
 
 
-def _text(order_id: ControlCommandId) -> str:
-    return f"{order_id[0]}-{order_id[1]}"
+def _text(command_id: ControlCommandId) -> str:
+    return f"{command_id[0]}-{command_id[1]}"

@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 
 from services.edge.adapters import publication_codec as codec
-from services.edge.adapters.redis import command_log as redis_orders
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
+from services.edge.adapters.redis.command_log import parse_command
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.domain.ports import ChannelListener, ControlListener
 from services.shared.hotlog import keys
@@ -31,11 +31,11 @@ class PubSubDispatcher:
         self,
         channels: ChannelListener,
         on_control: Callable[[bytes], None],
-        orders: ControlListener | None,
+        commands: ControlListener | None,
         self_check: PubSubSelfCheck,
         acknowledged: AcknowledgedPositions,
     ) -> None:
-        self._channels, self._on_control, self._orders = channels, on_control, orders
+        self._channels, self._on_control, self._commands = channels, on_control, commands
         self._self_check, self._acknowledged = self_check, acknowledged
         self._self_check_name = self_check.channel.encode()
         self._control = keys.control().encode()
@@ -45,8 +45,8 @@ class PubSubDispatcher:
 
         With `again` it is a new connection: messages may have been missed before.
         """
-        if self._orders is not None:
-            self._orders.look()
+        if self._commands is not None:
+            self._commands.poll()
         if again:
             self._channels.reconnected()
 
@@ -56,7 +56,7 @@ class PubSubDispatcher:
             if channel == self._control:
                 self._deliver_control(payload)
             elif channel == self._self_check_name:
-                self._self_check.heard(payload)
+                self._self_check.received(payload)
             else:
                 self._deliver(keys.channel_of(channel), payload)
         except (DecodeError, ValueError) as error:
@@ -64,10 +64,10 @@ class PubSubDispatcher:
             logger.error("unreadable payload", extra={"channel": repr(channel), "error": repr(error)})
 
     def _deliver_control(self, payload: bytes) -> None:
-        if not payload.startswith(keys.ORDER):
+        if not payload.startswith(keys.CONTROL_COMMAND):
             self._on_control(payload)
-        elif self._orders is not None:
-            self._orders.heard(redis_orders.heard(payload))
+        elif self._commands is not None:
+            self._commands.on_command(parse_command(payload))
 
     def _deliver(self, channel: str, payload: bytes) -> None:
         kind = payload[:1]

@@ -8,8 +8,8 @@ connections of the edge go through.
 
 **Rules.**
 
-1. Look every 0.5 s, at once after `look_now`, and every 0.1 s while the gate is closed or Redis does not answer. A look
-   runs `check.lua`, which compares the number of writes to `hot` logs with the highest that this edge has seen
+1. Look every 0.5 s, at once after `check_now`, and every 0.1 s while the gate is closed or Redis does not answer. A
+   look runs `check.lua`, which compares the number of writes to `hot` logs with the highest that this edge has seen
    (data-loss fence). If Redis has fewer, the script begins a new generation in a run that has a verdict; in a run
    without one, it leaves a note for persistence.
 2. When the run id changes, the gate closes until the new run has a verdict. After 6 s without one, the edge begins a
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 2.0  # longest wait for Redis, seconds
 EVERY_S = 0.5  # pause between two looks while the gate is open, seconds
 AWAY_S = 0.1  # the same while the gate is closed or Redis does not answer, seconds
-ALONE_S = 6.0  # without a verdict for so long, the edge begins a new generation itself, seconds
+NO_VERDICT_S = 6.0  # without a verdict for so long, the edge begins a new generation itself, seconds
 _CHECKED_AT_ONCE = 500  # acknowledged positions that are looked up in one round trip
 _FAREWELL_S = 0.5  # longest wait for Redis at the end, seconds
 
@@ -78,7 +78,7 @@ class IncarnationWatch:
         """Make the watch; nothing is asked before `start`.
 
         Args:
-            on_change: Called when another incarnation is in use: logs may have begun anew.
+            on_change: Called when another incarnation is in use: logs may have started over.
             on_time: Called with the clock of Redis, Unix seconds, after every look.
             on_run: Called with the run id of the server when it has changed.
         """
@@ -115,7 +115,7 @@ class IncarnationWatch:
             await self._redis.execute([("HDEL", keys.observers(), self._name)], timeout_s=_FAREWELL_S)
         await self._redis.aclose()
 
-    def look_now(self) -> None:
+    def check_now(self) -> None:
         """Look now, because a log is of a later generation or Redis lacks writes."""
         self._gate.refused.set()
 
@@ -127,7 +127,7 @@ class IncarnationWatch:
             except Unavailable as error:
                 if repr(error) != self._said:
                     self._said = repr(error)
-                    logger.warning("Redis does not say which life this is", extra={"error": self._said})
+                    logger.warning("Redis can't be checked", extra={"error": self._said})
                 away = True
             else:
                 self._said = ""
@@ -142,34 +142,34 @@ class IncarnationWatch:
             self._gate.refused.clear()
 
     async def _step(self, now: float) -> None:
-        look = await self._look()
-        run_id, incarnation = look.run_id, look.incarnation
-        self._on_time(look.at_ms / 1000)
+        found = await self._check()
+        run_id, incarnation = found.run_id, found.incarnation
+        self._on_time(found.at_ms / 1000)
         if run_id != self._run_id:
             self._run_id, self._since = run_id, now
             self._on_run(run_id)
         if self._gate.incarnation is not None and self._gate.incarnation.run_id != run_id:
             self._gate.close()
-        if look.missing:
-            logger.error("Redis went back behind what this edge has seen: `hot` logs begin anew")
+        if found.missing:
+            logger.error("Redis went back behind what this edge has seen: `hot` logs start over")
         if incarnation is None or incarnation.run_id != run_id:
-            if now - self._since < ALONE_S:
+            if now - self._since < NO_VERDICT_S:
                 return
-            logger.warning("nobody compares Redis with the store: `hot` logs begin anew")
+            logger.warning("persistence has given no verdict on this run of Redis: `hot` logs start over")
             incarnation = await self._renew(
                 run_id, max(self._gate.last_generation, incarnation.generation if incarnation else 0), True
             )
         elif incarnation.token != self._checked and not await self._holds(incarnation):
-            logger.error("Redis lost what this edge has seen: `hot` logs begin anew")
+            logger.error("Redis lost what this edge has seen: `hot` logs start over")
             incarnation = await self._renew(run_id, incarnation.generation, False)
         self._checked = incarnation.token
-        if not 0 < incarnation.open_at_ms - look.at_ms <= calls.PAUSE_MS:  # more means that the clock of Redis was set
+        if not 0 < incarnation.open_at_ms - found.at_ms <= calls.PAUSE_MS:  # more means that the clock of Redis was set
             changed = self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token
-            self._gate.open(incarnation, Known(incarnation.generation, look.writes, look.at_ms))
+            self._gate.open(incarnation, Known(incarnation.generation, found.writes, found.at_ms))
             if changed:
                 self._on_change()
 
-    async def _look(self) -> CheckReply:
+    async def _check(self) -> CheckReply:
         """Run `check.lua` and return what it found.
 
         It returns the run id, too: the connection may be new, and lead to another run.
@@ -181,9 +181,9 @@ class IncarnationWatch:
             self._was_kept,
         )
         (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        look = calls.check_result(answer)
-        self._was_kept = look.was_kept
-        return look
+        found = calls.check_result(answer)
+        self._was_kept = found.was_kept
+        return found
 
     async def _renew(self, run_id: str, generation: int, only_other_run: bool) -> Incarnation:
         call = calls.new_generation_call(run_id, generation, only_other_run=only_other_run)

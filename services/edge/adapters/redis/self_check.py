@@ -50,7 +50,7 @@ class PubSubSelfCheck:
         self.channel = keys.name(f"canary:{os.urandom(8).hex()}")
         self._publish, self._on_stalled, self._is_open, self._every_s = publish, on_stalled, is_open, every_s
         self._sent = 0
-        self._heard = 0
+        self._received = 0
         self._missed = 0
         self._task: asyncio.Task[None] | None = None
         self.stalled = False
@@ -64,9 +64,9 @@ class PubSubSelfCheck:
         if self._task is not None:
             await end_task(self._task)
 
-    def heard(self, payload: bytes) -> None:
+    def received(self, payload: bytes) -> None:
         """Note that a probe came back, however late: the connection works."""
-        self._heard = max(self._heard, int(payload))
+        self._received = max(self._received, int(payload))
         self._missed = 0
         self.stalled = False
 
@@ -77,18 +77,18 @@ class PubSubSelfCheck:
 
     async def _probe(self) -> None:
         if not self._is_open():
-            self._missed, self._heard = 0, self._sent
+            self._missed, self._received = 0, self._sent
             return
-        if self._heard < self._sent:
+        if self._received < self._sent:
             self._missed += 1
         if self._missed >= MISSED:
             self._missed = 0
             self.stalled = True
             _STALLED.inc()
-            logger.error("nothing is heard of Redis: the pub/sub connection is made anew")
+            logger.error("the pub/sub connection delivers nothing: connecting again")
             self._on_stalled()
         self._sent += 1
         try:
             await self._publish(self.channel, str(self._sent).encode())
         except ThalamusError:
-            self._heard = self._sent  # this probe will not come back, which proves nothing
+            self._received = self._sent  # this probe will not come back, which proves nothing

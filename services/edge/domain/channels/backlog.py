@@ -26,7 +26,7 @@ class Backlog:
     in the window. If answers are quick, the log could do more than it was asked for: their rate is only a lower bound,
     and `per_s` returns to the assumed rate.
 
-    A window ends when somebody calls `look`, not when an answer comes: answers come in batches, and the time until the
+    A window ends when somebody calls `update`, not when an answer comes: answers come in batches, and the time until the
     first one of a batch is no measurement. A window without any answer ends only with a `tick`. While the edge reads
     thousands of commands, the event loop handles neither answers nor timers, so the absence of answers means nothing;
     a `tick` shows that the loop has had its turn.
@@ -83,7 +83,7 @@ class Backlog:
         """Return for how many seconds no answer has come, 0 if none is outstanding."""
         return now - self._moved_at if self.in_flight else 0.0
 
-    def look(self, now: float) -> None:
+    def update(self, now: float) -> None:
         """Update the estimates if the window is long enough, and has answers or is idle.
 
         Called whenever somebody is about to use the estimates.
@@ -97,7 +97,7 @@ class Backlog:
         The event loop has handled all answers that had arrived. So if there are none, the log has been silent.
         """
         if self._answered or not self.in_flight:
-            self.look(now)
+            self.update(now)
         elif now - max(self._moved_at, self._window_at) >= _SILENT_S:
             self._end_window(now)
 

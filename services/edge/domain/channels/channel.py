@@ -82,7 +82,7 @@ class Channel:
     def stop_holding(self, subscription: Subscription) -> None:
         """Let a joining subscription catch up: it has missed too much for one reply.
 
-        Held frames are dropped. The subscription reads the log itself until it calls `hear_live`.
+        Held frames are dropped. The subscription reads the log itself until it calls `receive_live`.
         """
         self._joining.pop(subscription, None)
         self._catching_up[subscription] = None
@@ -97,7 +97,7 @@ class Channel:
         """Return whether the subscription still reads the log."""
         return subscription in self._catching_up
 
-    def hear_live(self, subscription: Subscription) -> None:
+    def receive_live(self, subscription: Subscription) -> None:
         """Make a subscription that caught up live.
 
         In the same tick it must have been sent everything that `log.delivered` covers. So nothing is missed or

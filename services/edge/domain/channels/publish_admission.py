@@ -92,7 +92,7 @@ class PublishAdmission:
 
     def _rule_of_time(self, backlog: Backlog, now: float, own: int) -> str:
         """Return the rule of time (3 to 5) that refuses the publication, "" if none."""
-        backlog.look(now)
+        backlog.update(now)
         longest_s = self._max_wait_s
         if backlog.silent_s(now) > longest_s:
             return SILENT

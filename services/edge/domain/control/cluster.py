@@ -59,7 +59,7 @@ class Cluster:
     """Sends operations to all edges, and executes those that arrive here."""
 
     def __init__(self, node: Node, bus: ControlBus, log: ControlLog, *, check_s: float = CHECK_S) -> None:
-        self.orders = ControlLogFollower(log, self._take_order, self._missed, check_s=check_s)
+        self.control_log = ControlLogFollower(log, self._on_command, self._on_missed, check_s=check_s)
         self._node = node
         self._bus = bus
         self._log = log
@@ -89,8 +89,8 @@ class Cluster:
         )
         self._surveys[question.id] = survey
         try:
-            tell = self._bus.publish_control if isinstance(operation, Question) else self._log.give
-            survey.expected = await tell(msgspec.json.encode(question))
+            send = self._bus.publish_control if isinstance(operation, Question) else self._log.append
+            survey.expected = await send(msgspec.json.encode(question))
             survey.check()
             if survey.expected:
                 async with asyncio.timeout(_ANSWER_S):
@@ -100,7 +100,7 @@ class Cluster:
         finally:
             del self._surveys[question.id]
         if not survey.expected:
-            raise Unavailable("no edge hears the control channel")
+            raise Unavailable("no edge receives the control channel")
         for answer in survey.by_sender.values():
             if answer.error:
                 raise ThalamusError(code=ErrorCode(answer.error))
@@ -114,9 +114,9 @@ class Cluster:
         if not self._take(payload, math.inf):
             logger.error("too many control operations at once; a question is dropped")
 
-    def _take_order(self, order: ControlCommand) -> bool:
-        asked_at = (order.id[0] + 1) / 1000  # Unix seconds; the id is rounded down to a millisecond
-        return self._take(order.payload, self._node.clock.monotonic_at(asked_at))
+    def _on_command(self, command: ControlCommand) -> bool:
+        asked_at = (command.id[0] + 1) / 1000  # Unix seconds; the id is rounded down to a millisecond
+        return self._take(command.payload, self._node.clock.monotonic_at(asked_at))
 
     def _take(self, payload: bytes, before: float) -> bool:
         """Start what a message asks for, in a task of its own.
@@ -140,16 +140,19 @@ class Cluster:
         self._node.spawn(self._answer(message, operation, before))
         return True
 
-    def _missed(self, order: ControlCommand) -> None:
-        """Close connections because commands before `order` were missed and are gone.
+    def _on_missed(self, command: ControlCommand) -> None:
+        """Close connections because commands before `command` were missed and are gone.
 
         Nobody knows which clients they were for. So every connection that was open when the last of them was appended
         is closed with 3010. The clients reconnect, and their tokens are checked again.
         """
-        last = self._node.clock.monotonic_at((order.previous[0] + 1) / 1000)
+        last = self._node.clock.monotonic_at((command.previous[0] + 1) / 1000)
         ended = [session for session in self._node.clients.values() if session.opened_at < last]
         if ended:
-            logger.error("orders were missed for longer than they are kept", extra={"sessions_ended": len(ended)})
+            logger.error(
+                "missed control commands are no longer kept",
+                extra={"sessions_ended": len(ended)},
+            )
         for session in ended:
             session.disconnect(CloseCode.INSUFFICIENT_STATE, CloseCode.INSUFFICIENT_STATE.reason)
 

@@ -74,16 +74,16 @@ class ControlLogFollower:
         self._position: ControlCommandId = (0, 0)
         self._behind = asyncio.Event()
 
-    def heard(self, order: ControlCommand) -> None:
+    def on_command(self, command: ControlCommand) -> None:
         """Execute a command from pub/sub if it is the next one; else read the log."""
-        if order.id <= self._position:
+        if command.id <= self._position:
             return
-        if order.previous == self._position and self._execute(order):
-            self._position = order.id
+        if command.previous == self._position and self._execute(command):
+            self._position = command.id
         else:
             self._behind.set()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read the log soon: commands may have been missed."""
         self._behind.set()
 
@@ -114,16 +114,16 @@ class ControlLogFollower:
             since = self._position
             page = await self._log.read(since)
             if page.newest < since:  # Redis has lost commands that were executed here: go on from its newest one
-                logger.warning("Redis has fewer orders than were carried out here")
+                logger.warning("Redis lost control commands that this edge has executed")
                 self._position = page.newest
                 return True
-            for order in page.orders:
-                if order.id <= self._position:
+            for command in page.commands:
+                if command.id <= self._position:
                     continue  # pub/sub has brought it while the log was read
-                if order.previous > self._position:
-                    self._on_missed(order)
-                if not self._execute(order):
+                if command.previous > self._position:
+                    self._on_missed(command)
+                if not self._execute(command):
                     return False
-                self._position = order.id
+                self._position = command.id
             if page.is_last:
                 return True

@@ -141,10 +141,10 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             session.insufficient_state(subscription)
             return
         page = log.since(subscription.caught_up_to, node.clock.wall())
-        if page is not None:  # the ring has all the rest; there is no wait between here and `hear_live`
+        if page is not None:  # the ring has all the rest; there is no wait between here and `receive_live`
             for publication in page:
                 session.push_publication(channel.name, publication)
-            channel.hear_live(subscription)
+            channel.receive_live(subscription)
             return
         try:
             page = await node.reader.page(channel.name, channel.namespace, log, subscription.caught_up_to)
