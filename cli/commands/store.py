@@ -76,7 +76,7 @@ async def _restored_file(path: Path) -> str:
     except ConfigError as error:
         raise Refused(str(error)) from error
     try:
-        return await _begin_anew(store)
+        return await _begin_new_epochs(store)
     except Unavailable as error:
         raise Refused(f"{path}: {error}") from error
     finally:
@@ -87,7 +87,7 @@ async def _restored_table(settings: DynamoDbSettings) -> str:
     store = DynamoDbLogStore(DynamoDb(settings), settings.log_table)
     where = f"{settings.log_table} in {settings.endpoint or f'DynamoDB of {settings.region}'}"
     try:
-        return await _begin_anew(store)
+        return await _begin_new_epochs(store)
     except (CallRefused, TableMissing) as error:
         raise Refused(f"{where}: {error}") from error
     except Unavailable as error:
@@ -96,9 +96,9 @@ async def _restored_table(settings: DynamoDbSettings) -> str:
         await store.close()
 
 
-async def _begin_anew(store: SqliteLogStore | DynamoDbLogStore) -> str:
+async def _begin_new_epochs(store: SqliteLogStore | DynamoDbLogStore) -> str:
     """Give the store's channels new epochs; return the mark of this restore."""
-    await store.begin_anew(await store.heartbeat())
+    await store.begin_new_epochs(await store.heartbeat())
     return (await store.heartbeat()).restored
 
 

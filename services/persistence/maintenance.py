@@ -46,7 +46,7 @@ _SWEEP_AGE_S = 1.0  # seconds since a channel was marked: before, its batch may 
 _SWEEP_LIMIT = 200  # channels of one sweep
 _TIDY_S = 10.0  # seconds between looks for removals to finish
 _EDGES_LEAVE_S = 3.0  # longest wait for edges to leave, seconds; one that died counts as there for 2 s
-_LOOKS_AGAIN_S = 0.2  # seconds between looks whether edges have left
+_EDGES_CHECK_S = 0.2  # seconds between checks whether edges have left
 _AWAY_S = 0.1  # seconds between heartbeats while Redis or the store is away
 
 
@@ -91,7 +91,7 @@ class Maintenance:
         A connection that the gate refused makes it look at once.
         """
         while True:
-            if not await self._beat():
+            if not await self._send_heartbeat():
                 await asyncio.sleep(_AWAY_S)
                 continue
             await self._sweep()
@@ -111,8 +111,8 @@ class Maintenance:
         try:
             async with asyncio.timeout(_EDGES_LEAVE_S):
                 while (left := await self._heartbeat.leave(self._counted)) is None:
-                    await asyncio.sleep(_LOOKS_AGAIN_S)
-            await self._store.keep_ending(*left)
+                    await asyncio.sleep(_EDGES_CHECK_S)
+            await self._store.keep_orderly_end(*left)
         except TimeoutError:
             logger.info("edges are there still: what Redis has is not noted for the next start")
         except Unavailable as error:
@@ -127,7 +127,7 @@ class Maintenance:
             except Unavailable as error:
                 logger.warning("removed history can't be dropped now", extra={"error": str(error)})
 
-    async def _beat(self) -> bool:
+    async def _send_heartbeat(self) -> bool:
         """Send one heartbeat; return whether Redis and the store can be used.
 
         The store is read first: Redis has counted at least as far since, unless it lost something.
@@ -135,7 +135,7 @@ class Maintenance:
         try:
             kept = await self._store.heartbeat()
             if self._is_new:
-                ending = await self._store.take_ending(kept)
+                ending = await self._store.pop_orderly_end(kept)
                 if ending is not None:
                     self._heartbeat.remember(ending)
                 self._is_new = False
@@ -147,7 +147,8 @@ class Maintenance:
                 max(kept.counter, self._counted.counter),
                 max(kept.generation, self._counted.generation),
             )
-            result = await self._heartbeat.beat(kept, kept._replace(counter=counter, generation=generation))
+            highest = kept._replace(counter=counter, generation=generation)
+            result = await self._heartbeat.count_and_compare(kept, highest)
         except OtherStoreFound as error:
             self._gate.close()
             return self._failed("redis", error)
@@ -166,7 +167,7 @@ class Maintenance:
         self._set("redis", True)
         if self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token:
             INCARNATIONS.inc()
-            _tell(incarnation, kept)
+            _log_verdict(incarnation, kept)
         self._gate.open(incarnation, result.known)
         try:
             await self._store.keep_heartbeat(counted)
@@ -190,7 +191,7 @@ class Maintenance:
             "the store is older than it was: all `stored` channels get new epochs",
             extra={"counter": again.counter, "was": count},
         )
-        await self._store.begin_anew(again._replace(counter=count))
+        await self._store.begin_new_epochs(again._replace(counter=count))
         return True
 
     async def _sweep(self) -> None:
@@ -212,12 +213,12 @@ class Maintenance:
         self._said.pop(check, None)
 
 
-def _tell(incarnation: Incarnation, kept: Heartbeat) -> None:
+def _log_verdict(incarnation: Incarnation, kept: Heartbeat) -> None:
     """Log what the heartbeat found; an ordinary start is no warning."""
     found = {"generation": incarnation.generation, "kept_generation": kept.generation, "run_id": incarnation.run_id}
     if not kept.counter:
         logger.info("Redis and this store are used together for the first time", extra=found)
     elif incarnation.generation > kept.generation:
-        logger.warning("Redis does not have what it had: logs of `hot` channels begin anew", extra=found)
+        logger.warning("Redis does not have what it had: logs of `hot` channels start over", extra=found)
     else:
         logger.info("Redis has what it had", extra=found)

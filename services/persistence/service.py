@@ -61,7 +61,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         finally:
             answers.end()
 
-    def _append(self, batch: pb.AppendBatch, tell: OutcomeCallback) -> None:
+    def _append(self, batch: pb.AppendBatch, on_outcome: OutcomeCallback) -> None:
         """Hand one batch to the log; answer invalid items without affecting the others."""
         requests: list[Request] = []
         places: list[int] = []
@@ -70,9 +70,9 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
                 requests.append(_request(item))
                 places.append(place)
             except ThalamusError as error:
-                tell(place, error)
+                on_outcome(place, error)
         whole = len(places) == len(batch.items)
-        self._log.append(requests, tell if whole else lambda index, outcome: tell(places[index], outcome))
+        self._log.append(requests, on_outcome if whole else lambda index, outcome: on_outcome(places[index], outcome))
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadPage]:
         """Yield pages of at most 256 publications or 1 MiB; at least one page.

@@ -86,8 +86,8 @@ class LogStoreContract:
         before = await one.open(CHANNEL)
         await written(one, rows(1, 3))
         seen = await one.heartbeat()
-        await one.begin_anew(seen._replace(counter=70))
-        await other.begin_anew(seen)  # another process that has found the same
+        await one.begin_new_epochs(seen._replace(counter=70))
+        await other.begin_new_epochs(seen)  # another process that has found the same
         after = await one.heartbeat()
         assert (after.store, after.counter) == (seen.store, 70)
         assert after.restored != seen.restored
@@ -97,7 +97,7 @@ class LogStoreContract:
             assert (found.epoch != before.epoch, found.top) == (True, 3)
         new = f"{CHANNEL} that begins later"
         assert (await one.open(new)).epoch == (await other.open(new)).epoch
-        await one.begin_anew(after)
+        await one.begin_new_epochs(after)
         assert (await one.heartbeat()).restored not in (after.restored, seen.restored)
         assert await everything(one) == pages(rows(1, 3))
         assert await written(one, rows(4, 4)) == Written(4, False)
@@ -109,17 +109,17 @@ class LogStoreContract:
         name = (await one.heartbeat()).store
         known = Known(3, 70, 1_700_000_000_123)
         await one.keep_heartbeat(Heartbeat(10, 3, name))
-        assert await one.take_ending(await one.heartbeat()) is None
-        await one.keep_ending(Heartbeat(12, 3, name), known)
+        assert await one.pop_orderly_end(await one.heartbeat()) is None
+        await one.keep_orderly_end(Heartbeat(12, 3, name), known)
         kept = await other.heartbeat()
         assert (kept.counter, kept.generation) == (12, 3)
-        assert await other.take_ending(kept) == known
-        assert await one.take_ending(kept) is None
-        await one.keep_ending(Heartbeat(14, 3, name), known)
+        assert await other.pop_orderly_end(kept) == known
+        assert await one.pop_orderly_end(kept) is None
+        await one.keep_orderly_end(Heartbeat(14, 3, name), known)
         await other.keep_heartbeat(Heartbeat(15, 3, name))
-        assert await other.take_ending(await other.heartbeat()) is None
-        await one.keep_ending(Heartbeat(14, 3, name), known)
-        assert await one.take_ending(await one.heartbeat()) is None, "somebody went on"
+        assert await other.pop_orderly_end(await other.heartbeat()) is None
+        await one.keep_orderly_end(Heartbeat(14, 3, name), known)
+        assert await one.pop_orderly_end(await one.heartbeat()) is None, "somebody went on"
 
     async def test_a_new_channel_gets_one_epoch_whoever_opens_it(self, make: Make) -> None:
         states = await asyncio.gather(*(make().open(CHANNEL) for _ in range(4)))

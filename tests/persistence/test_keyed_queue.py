@@ -1,4 +1,4 @@
-"""Lanes: batches of one lane follow one another, lanes go side by side, and what waited too long is not written."""
+"""Keys: batches of one key follow one another, keys go side by side, and what waited too long is not written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from services.persistence.domain.keyed_queue import KeyedQueue
 from services.shared.process.cancellation import end_task
 from tests.support.linger import BusyThread
 
-Work = tuple[str, int]  # lane and number
+Work = tuple[str, int]  # key and number
 
 
 class Rig:
-    """Lanes of which a batch ends at once, but that of a lane in `held` when that is set."""
+    """Keys of which a batch ends at once, but that of a key in `held` when that is set."""
 
     def __init__(self, *, max_wait_s: float = 60.0, longest_wait_s: float = 0.0) -> None:
         self.begun: list[list[Work]] = []
@@ -38,12 +38,12 @@ class Rig:
         if batch[0][0] in self.held:
             await self.held[batch[0][0]].wait()
 
-    def put(self, lane: str, *numbers: int) -> None:
+    def put(self, key: str, *numbers: int) -> None:
         for number in numbers:
-            self.queue.put(lane, (lane, number))
+            self.queue.put(key, (key, number))
 
-    def hold(self, lane: str) -> asyncio.Event:
-        return self.held.setdefault(lane, asyncio.Event())
+    def hold(self, key: str) -> asyncio.Event:
+        return self.held.setdefault(key, asyncio.Event())
 
 
 async def turns() -> None:
@@ -134,9 +134,9 @@ async def test_who_is_alone_in_a_lane_is_not_written_beside(rig: Rig) -> None:
 
 
 async def test_a_lane_and_all_of_them_have_room_for_so_many(rig: Rig) -> None:
-    for lane in ("a", "b"):
-        rig.hold(lane)
-        rig.put(lane, 0)
+    for key in ("a", "b"):
+        rig.hold(key)
+        rig.put(key, 0)
     await turns()
     rig.put("a", 1, 2, 3, 4)
     assert rig.queue.has_room("a")

@@ -32,7 +32,7 @@ class Platform:
         self._store = SqliteLogStore(path)
 
     async def beat(self) -> Incarnation:
-        beaten = await self._heartbeat.beat(await self._store.heartbeat())
+        beaten = await self._heartbeat.count_and_compare(await self._store.heartbeat())
         await self._store.keep_heartbeat(beaten.counted)
         assert beaten.incarnation is not None
         return beaten.incarnation

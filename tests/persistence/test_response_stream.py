@@ -84,8 +84,8 @@ async def test_every_item_has_one_result_and_then_it_ends(seed: int) -> None:
             await asyncio.sleep(0)
         said.end()
         chance.shuffle(left)
-        for tell, index in left:
-            tell(index, ACKED)
+        for on_outcome, index in left:
+            on_outcome(index, ACKED)
             if chance.random() < 0.5:
                 await asyncio.sleep(0)
 

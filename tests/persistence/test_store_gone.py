@@ -159,7 +159,7 @@ async def test_another_store_begins_another_life_and_the_same_does_not(own_redis
         store = SqliteLogStore(path)
         lives = []
         for _ in range(2):
-            beaten = await heartbeat.beat(await store.heartbeat())
+            beaten = await heartbeat.count_and_compare(await store.heartbeat())
             await store.keep_heartbeat(beaten.counted)
             assert beaten.incarnation is not None
             lives.append(beaten.incarnation)

@@ -77,7 +77,7 @@ async def test_the_pub_sub_connection_and_the_beacon_log_in_with_it(
     assert await asyncio.wait_for(heard, 5.0) == b"hello"
     await subscriber.close()
     heartbeat = RedisHeartbeat(address)
-    counted = (await heartbeat.beat(Heartbeat(0, 0))).counted
+    counted = (await heartbeat.count_and_compare(Heartbeat(0, 0))).counted
     assert counted.counter == 1
     await heartbeat.close()
 

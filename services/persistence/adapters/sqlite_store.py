@@ -180,14 +180,14 @@ class SqliteLogStore:
     async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         def keep(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
-                _keep_beacon(connection, heartbeat)
+                _keep_heartbeat(connection, heartbeat)
 
         await self._run("write", "keep_beacon", keep)
 
-    async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
+    async def keep_orderly_end(self, heartbeat: Heartbeat, known: Known) -> None:
         def keep(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
-                _keep_beacon(connection, heartbeat)
+                _keep_heartbeat(connection, heartbeat)
                 connection.execute(
                     "INSERT OR REPLACE INTO ending SELECT id, count, ?2, ?3, ?4 FROM beacon WHERE count = ?1",
                     (heartbeat.counter, *known),
@@ -195,7 +195,7 @@ class SqliteLogStore:
 
         await self._run("write", "keep_ending", keep)
 
-    async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
+    async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
         def take(connection: sqlite3.Connection) -> Known | None:
             with _Transaction(connection):
                 found = connection.execute("SELECT count, generation, writes, at_ms FROM ending").fetchone()
@@ -204,7 +204,7 @@ class SqliteLogStore:
 
         return await self._run("write", "take_ending", take)
 
-    async def begin_anew(self, seen: Heartbeat) -> None:
+    async def begin_new_epochs(self, seen: Heartbeat) -> None:
         def begin(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
                 (mark,) = connection.execute("SELECT ifnull((SELECT mark FROM restored), '')").fetchone()
@@ -278,7 +278,7 @@ class _Transaction:
             self._connection.execute("ROLLBACK")
 
 
-def _keep_beacon(connection: sqlite3.Connection, heartbeat: Heartbeat) -> None:
+def _keep_heartbeat(connection: sqlite3.Connection, heartbeat: Heartbeat) -> None:
     """Keep each number that is greater than what is kept."""
     connection.execute(
         "INSERT INTO beacon VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"

@@ -158,7 +158,7 @@ class Comparison:
                 "the store is older than it was: all `stored` channels get new epochs",
                 extra={"channel": channel, "top": state.top, "was": found.stored},
             )
-            await self._store.begin_anew(seen)
+            await self._store.begin_new_epochs(seen)
             raise Unavailable("the store is older than it was")
 
     async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:

@@ -9,7 +9,7 @@ Rules.
 * Batches of different keys are written concurrently.
 * `exclusive`: while one holds a key, nobody else in this process works on it. Writers hold it too.
 * `has_room` bounds what waits: in all, and per key. `put` does not check it.
-* Work that has waited longer than `max_wait_s` is refused, not written: its caller has given up.
+* Work that has waited longer than `max_wait_s` is rejected, not written: its caller has given up.
 * A key takes memory only while work of it waits or somebody works on it.
 
 Example. A write takes 10 ms. Work a, b and c of one key arrives at 0, 2 and 5 ms, on a process that is not busy: a is
@@ -51,7 +51,7 @@ class KeyedQueue(Generic[Work]):
     def __init__(
         self,
         settle: Callable[[list[Work]], Awaitable[None]],
-        refuse: Callable[[Sequence[Work]], None],
+        reject: Callable[[Sequence[Work]], None],
         *,
         max_waiting: int,
         max_per_key: int,
@@ -63,19 +63,19 @@ class KeyedQueue(Generic[Work]):
 
         Args:
             settle: Writes a batch; raises nothing.
-            refuse: Gets the work that waited too long, and what still waits when `run` ends.
+            reject: Gets the work that waited too long, and what still waits when `run` ends.
             max_waiting: Work that may wait, of all keys.
             max_per_key: Work that may wait, of one key.
             max_batch: Work of one batch.
             max_wait_s: Longest wait, seconds.
             linger: How long a key waits for more work after a batch, unless a full batch waits already.
         """
-        self._settle, self._refuse = settle, refuse
+        self._settle, self._reject = settle, reject
         self._max_waiting, self._max_per_key, self._max_batch = max_waiting, max_per_key, max_batch
         self._max_wait_s, self._linger = max_wait_s, linger
         self._queues: dict[str, _KeyQueue[Work]] = {}
         self._unwritten: deque[str] = deque()  # keys whose writer is to be started
-        self._news = asyncio.Event()
+        self._has_work = asyncio.Event()
         self.waiting = 0
 
     @property
@@ -100,22 +100,22 @@ class KeyedQueue(Generic[Work]):
         if not queue.has_writer:
             queue.has_writer = True
             self._unwritten.append(name)
-            self._news.set()
+            self._has_work.set()
         queue.waiting.append((work, asyncio.get_running_loop().time()))
         self.waiting += 1
 
     async def run(self) -> None:
-        """Write batches until cancelled; what still waits then is refused."""
+        """Write batches until cancelled; what still waits then is rejected."""
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    await self._news.wait()
-                    self._news.clear()
+                    await self._has_work.wait()
+                    self._has_work.clear()
                     while self._unwritten:
                         group.create_task(self._write(self._unwritten.popleft()))
         finally:
             for queue in self._queues.values():
-                self._refuse([work for work, _ in queue.waiting])
+                self._reject([work for work, _ in queue.waiting])
 
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncIterator[None]:
@@ -134,7 +134,7 @@ class KeyedQueue(Generic[Work]):
         """Write batches of a key until no work of it waits."""
         async with self.exclusive(name):
             queue = self._queues[name]
-            while batch := self._take(queue):
+            while batch := self._next_batch(queue):
                 self._linger.began(len(batch))
                 await self._settle(batch)
                 wait_s = self._linger.wait_s()
@@ -142,8 +142,8 @@ class KeyedQueue(Generic[Work]):
                     await asyncio.sleep(wait_s)
             queue.has_writer = False
 
-    def _take(self, queue: _KeyQueue[Work]) -> list[Work]:
-        """Return the next batch; work that waited too long is refused, not returned."""
+    def _next_batch(self, queue: _KeyQueue[Work]) -> list[Work]:
+        """Return the next batch; work that waited too long is rejected, not returned."""
         oldest = asyncio.get_running_loop().time() - self._max_wait_s
         batch: list[Work] = []
         late: list[Work] = []
@@ -151,5 +151,5 @@ class KeyedQueue(Generic[Work]):
             work, came_at = queue.waiting.popleft()
             (batch if came_at >= oldest else late).append(work)
         self.waiting -= len(batch) + len(late)
-        self._refuse(late)
+        self._reject(late)
         return batch

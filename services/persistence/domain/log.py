@@ -122,7 +122,7 @@ class Log:
         self._comparison = Comparison(hot, store, self._sizes)
         self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
-            _give_up,
+            _reject,
             max_waiting=max_waiting,
             max_per_key=(max_waiting + 1) // 2 if store.apart else max_waiting,
             max_batch=max_batch,
@@ -130,22 +130,22 @@ class Log:
             linger=Linger(_LONGEST_WAIT_S),
         )
 
-    def append(self, requests: Sequence[Request], tell: OutcomeCallback) -> None:
-        """Queue publications for the next batch; `tell` gets the outcome of each.
+    def append(self, requests: Sequence[Request], on_outcome: OutcomeCallback) -> None:
+        """Queue publications for the next batch; `on_outcome` gets the outcome of each.
 
-        `tell` is called with the index of a request and its outcome as soon as that is known, possibly before this
-        returns. If it is `Unavailable`, nobody knows: repeat with the same key. What is too large gets no offset: it
+        `on_outcome` is called with the index of a request and its outcome as soon as that is known, possibly before
+        this returns. If it is `Unavailable`, nobody knows: repeat with the same key. What is too large gets no offset: it
         would block its channel.
         """
         for index, request in enumerate(requests):
-            lane = self._lane_of(request.channel)
+            key = self._key_of(request.channel)
             if _is_larger(request.item, self._max_item_bytes):
-                tell(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
-            elif not self._queue.has_room(lane):
+                on_outcome(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
+            elif not self._queue.has_room(key):
                 UNSTORED_BUSY.inc()
-                tell(index, Busy("too much waits to be stored"))
+                on_outcome(index, Busy("too much waits to be stored"))
             else:
-                self._queue.put(lane, (request, index, tell))
+                self._queue.put(key, (request, index, on_outcome))
         WAITING.set(self._queue.waiting)
 
     async def run(self) -> None:
@@ -242,10 +242,10 @@ class Log:
         return finished
 
     async def _finish(self, channel: str) -> bool | None:
-        async with self._queue.exclusive(self._lane_of(channel)):
+        async with self._queue.exclusive(self._key_of(channel)):
             return await self._comparison.finish(channel)
 
-    def _lane_of(self, channel: str) -> str:
+    def _key_of(self, channel: str) -> str:
         return channel if self._store.apart else ""
 
     # Writing one batch.
@@ -265,8 +265,8 @@ class Log:
         if failed:
             UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in failed))
             UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in failed))
-        for (_, index, tell), outcome in zip(batch, outcomes, strict=True):
-            tell(index, outcome)
+        for (_, index, on_outcome), outcome in zip(batch, outcomes, strict=True):
+            on_outcome(index, outcome)
 
     async def _write(self, requests: list[Request]) -> list[Outcome]:
         outcomes: list[Outcome] = [Unavailable("the outcome is unknown")] * len(requests)
@@ -387,10 +387,10 @@ class Log:
         return rows, uptos
 
 
-def _give_up(waiting: Sequence[_Waiting]) -> None:
+def _reject(waiting: Sequence[_Waiting]) -> None:
     UNSTORED_UNAVAILABLE.inc(len(waiting))
-    for _, index, tell in waiting:
-        tell(index, Unavailable("nobody came to write it"))
+    for _, index, on_outcome in waiting:
+        on_outcome(index, Unavailable("nobody came to write it"))
 
 
 def _is_larger(item: Item, max_bytes: int) -> bool:

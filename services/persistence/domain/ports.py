@@ -142,19 +142,19 @@ class LogStore(Protocol):
     async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Keep each number that is greater than what is kept; the store's name stays."""
 
-    async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
+    async def keep_orderly_end(self, heartbeat: Heartbeat, known: Known) -> None:
         """Note what Redis has, at an orderly stop of persistence.
 
         Nothing is noted if a greater counter is kept: then another replica goes on.
         """
 
-    async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
+    async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
         """Return and delete the note of the last orderly stop.
 
         None if there is none, or if anything was counted since.
         """
 
-    async def begin_anew(self, seen: Heartbeat) -> None:
+    async def begin_new_epochs(self, seen: Heartbeat) -> None:
         """Give every channel another epoch, because the store is an older copy.
 
         Only if nobody did so since `seen`. Afterwards the kept counter is at least that of `seen`.

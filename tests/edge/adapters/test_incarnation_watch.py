@@ -59,7 +59,7 @@ class Store:
         async with asyncio.timeout(10):
             while True:
                 try:
-                    beaten = await self._heartbeat.beat(self.kept)
+                    beaten = await self._heartbeat.count_and_compare(self.kept)
                     self.kept = beaten.counted
                     if beaten.incarnation is not None:
                         return

@@ -26,7 +26,7 @@ MAX_APPEND_BYTES = MAX_ROW_BYTES - 64  # most bytes of a publication with its ke
 MAX_DATA_BYTES = 390_000  # most bytes of data; the rest is for publisher, channel, tags and key
 _FRAME_BYTES = 8  # most bytes that the encoding adds to a row
 
-BEACON_KEY = {"p": {"S": "beacon"}, "s": {"N": "0"}}
+HEARTBEAT_KEY = {"p": {"S": "beacon"}, "s": {"N": "0"}}
 REMOVALS = "removals"  # partition key of the notes of unfinished removals
 
 

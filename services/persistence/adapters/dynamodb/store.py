@@ -36,7 +36,7 @@ from typing import Any
 
 from services.persistence.adapters.dynamodb import removal as removal
 from services.persistence.adapters.dynamodb.chain import Chains, Channel
-from services.persistence.adapters.dynamodb.items import BEACON_KEY, BUCKET_OFFSETS, channel_key
+from services.persistence.adapters.dynamodb.items import BUCKET_OFFSETS, HEARTBEAT_KEY, channel_key
 from services.persistence.adapters.dynamodb.writer import ChainWriter
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, Heartbeat, KnownKey, Removal, Row, Written
 from services.persistence.metrics import STORE_SECONDS
@@ -93,7 +93,7 @@ class DynamoDbLogStore:
 
     async def open(self, channel: str) -> ChannelState:
         async with self._operation("open", self._shared_deadline_s):
-            restored = self._restored if self._restored is not None else (await self._read_beacon()).restored
+            restored = self._restored if self._restored is not None else (await self._read_heartbeat()).restored
             found = await self._chains.channel(channel)
             if found is None:
                 await self._make(channel)
@@ -161,12 +161,12 @@ class DynamoDbLogStore:
 
     async def heartbeat(self) -> Heartbeat:
         async with self._operation("beacon"):
-            return await self._read_beacon()
+            return await self._read_heartbeat()
 
-    async def _read_beacon(self) -> Heartbeat:
+    async def _read_heartbeat(self) -> Heartbeat:
         """Return the heartbeat; called within an operation."""
         try:
-            answer = await self._db.call("get_item", TableName=self._table, Key=BEACON_KEY, ConsistentRead=True)
+            answer = await self._db.call("get_item", TableName=self._table, Key=HEARTBEAT_KEY, ConsistentRead=True)
         except Unavailable:
             self._writer.forget()  # the table may come back as another one
             raise
@@ -187,14 +187,14 @@ class DynamoDbLogStore:
                     await self._keep(name, value)
                     self._kept = self._kept._replace(**{name: value})
 
-    async def keep_ending(self, heartbeat: Heartbeat, known: Known) -> None:
+    async def keep_orderly_end(self, heartbeat: Heartbeat, known: Known) -> None:
         await self.keep_heartbeat(heartbeat)
         async with self._operation("keep_ending"):
             with contextlib.suppress(ConditionFailed):  # another replica has counted on
                 await self._db.call(
                     "update_item",
                     TableName=self._table,
-                    Key=BEACON_KEY,
+                    Key=HEARTBEAT_KEY,
                     UpdateExpression="SET #ending = :ending",
                     ConditionExpression="#counter = :counter",
                     ExpressionAttributeNames={"#counter": "counter", "#ending": "ending"},
@@ -204,12 +204,12 @@ class DynamoDbLogStore:
                     },
                 )
 
-    async def take_ending(self, heartbeat: Heartbeat) -> Known | None:
+    async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
         async with self._operation("take_ending"):
             answer = await self._db.call(
                 "update_item",
                 TableName=self._table,
-                Key=BEACON_KEY,
+                Key=HEARTBEAT_KEY,
                 UpdateExpression="REMOVE #ending",
                 ExpressionAttributeNames={"#ending": "ending"},
                 ReturnValues="ALL_OLD",
@@ -219,13 +219,13 @@ class DynamoDbLogStore:
             return None
         return Known(*map(int, words[1:]))
 
-    async def begin_anew(self, seen: Heartbeat) -> None:
+    async def begin_new_epochs(self, seen: Heartbeat) -> None:
         async with self._operation("begin_anew"):
             try:
                 await self._db.call(
                     "update_item",
                     TableName=self._table,
-                    Key=BEACON_KEY,
+                    Key=HEARTBEAT_KEY,
                     UpdateExpression="SET restored = :new",
                     ConditionExpression="restored = :seen" if seen.restored else "attribute_not_exists(restored)",
                     ExpressionAttributeValues={
@@ -300,7 +300,7 @@ class DynamoDbLogStore:
         answer = await self._db.call(
             "update_item",
             TableName=self._table,
-            Key=BEACON_KEY,
+            Key=HEARTBEAT_KEY,
             UpdateExpression="SET #store = if_not_exists(#store, :store)",
             ExpressionAttributeNames={"#store": "store"},
             ExpressionAttributeValues={":store": {"S": new_epoch()}},
@@ -314,7 +314,7 @@ class DynamoDbLogStore:
             await self._db.call(
                 "update_item",
                 TableName=self._table,
-                Key=BEACON_KEY,
+                Key=HEARTBEAT_KEY,
                 UpdateExpression="SET #name = :value",
                 ConditionExpression="attribute_not_exists(#name) OR #name < :value",
                 ExpressionAttributeNames={"#name": name},

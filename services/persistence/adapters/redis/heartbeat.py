@@ -76,7 +76,7 @@ class RedisHeartbeat:
         """Close the connection."""
         await self._redis.aclose()
 
-    async def beat(self, kept: Heartbeat, highest: Heartbeat | None = None) -> HeartbeatResult:
+    async def count_and_compare(self, kept: Heartbeat, highest: Heartbeat | None = None) -> HeartbeatResult:
         """Count up in Redis, compared with what the store has and with the highest known.
 
         Raises:
@@ -86,7 +86,7 @@ class RedisHeartbeat:
         """
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await self._beat(kept, highest or kept)
+                return await self._count_and_compare(kept, highest or kept)
         except TimeoutError as error:
             self._checked = ""
             raise Unavailable(f"Redis does not answer: nothing in {TIMEOUT_S:g} s") from error
@@ -113,7 +113,7 @@ class RedisHeartbeat:
         left = incarnation.orderly_end_result(answer, known.generation)
         return (counted._replace(counter=left[0]), left[1]) if left else None
 
-    async def _beat(self, kept: Heartbeat, highest: Heartbeat) -> HeartbeatResult:
+    async def _count_and_compare(self, kept: Heartbeat, highest: Heartbeat) -> HeartbeatResult:
         if not self._checked:
             await self._check()
         (time_,) = await self._redis.execute([("TIME",)], timeout_s=TIMEOUT_S)  # connects, so the run id is known

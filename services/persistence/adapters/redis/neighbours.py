@@ -22,7 +22,7 @@ from services.shared.redis.client import redis_client
 
 logger = logging.getLogger(__name__)
 
-_BEATS_S = 2.5  # seconds within which a store in use is counted for
+_HEARTBEATS_S = 2.5  # seconds within which a store in use is counted for
 _EVERY_S = 10.0  # seconds between looks
 _MOST_DATABASES = 64  # databases that are looked into
 
@@ -39,8 +39,8 @@ class Neighbours:
         self._others: dict[int, OtherStore] = {}
         self._settled = False  # no other store was in use at the start
         self._next = 0.0
-        self._may_look = True
-        self._told: set[int] = set()
+        self._may_check = True
+        self._logged: set[int] = set()
 
     async def check(self, kept: Heartbeat) -> None:
         """Look into the other databases, if it is time.
@@ -53,7 +53,7 @@ class Neighbours:
             Unavailable: no answer.
         """
         now = self._clock()
-        if not self._may_look or (self._settled and now < self._next):
+        if not self._may_check or (self._settled and now < self._next):
             return
         self._next = now + _EVERY_S
         waiting = False
@@ -64,14 +64,14 @@ class Neighbours:
             other = self._others.setdefault(db, OtherStore())
             try:
                 silent = other.may_be_replaced(
-                    name, count, now, place=f" in database {db}", silent_s=SILENT_S if older else _BEATS_S
+                    name, count, now, place=f" in database {db}", silent_s=SILENT_S if older else _HEARTBEATS_S
                 )
             except ConfigError as error:
                 if older or not self._settled:
                     raise
                 other.forget()
-                if db not in self._told:
-                    self._told.add(db)
+                if db not in self._logged:
+                    self._logged.add(db)
                     logger.error("%s", error)
                 continue
             waiting = waiting or not silent
@@ -92,14 +92,14 @@ class Neighbours:
                             pipeline.execute_command(*words)
                     answers = await pipeline.execute(raise_on_error=False)
         except exceptions.NoPermissionError:
-            return self._looks_no_more()
+            return self._stop_checking()
         except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
         named = []
         for db, *answer in zip(databases, answers[::3], answers[1::3], answers[2::3], strict=True):
             for part in answer:
                 if isinstance(part, exceptions.NoPermissionError):
-                    return self._looks_no_more()
+                    return self._stop_checking()
                 if isinstance(part, exceptions.RedisError) and not str(part).startswith("WRONGTYPE"):
                     raise Unavailable(f"Redis does not answer: {part}") from part
             _, name, count = answer
@@ -107,8 +107,8 @@ class Neighbours:
                 named.append((db, name.decode(errors="replace"), int(count or 0)))
         return named
 
-    def _looks_no_more(self) -> list[tuple[int, str, int]]:
+    def _stop_checking(self) -> list[tuple[int, str, int]]:
         """Give up looking: this user of Redis has no right to."""
-        self._may_look = False
+        self._may_check = False
         logger.info("this user of Redis may not look into other databases: platforms there are not noticed")
         return []
