@@ -134,8 +134,8 @@ class Log:
         """Queue publications for the next batch; `on_outcome` gets the outcome of each.
 
         `on_outcome` is called with the index of a request and its outcome as soon as that is known, possibly before
-        this returns. If it is `Unavailable`, nobody knows: repeat with the same key. What is too large gets no offset: it
-        would block its channel.
+        this returns. If it is `Unavailable`, nobody knows: repeat with the same key. What is too large gets no offset:
+        it would block its channel.
         """
         for index, request in enumerate(requests):
             key = self._key_of(request.channel)

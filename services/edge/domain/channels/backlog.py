@@ -27,9 +27,9 @@ class Backlog:
     and `per_s` returns to the assumed rate.
 
     A window ends when somebody calls `update`, not when an answer comes: answers come in batches, and the time until
-    the first one of a batch is no measurement. A window without any answer ends only with a `tick`. While the edge reads
-    thousands of commands, the event loop handles neither answers nor timers, so the absence of answers means nothing;
-    a `tick` shows that the loop has had its turn.
+    the first one of a batch is no measurement. A window without any answer ends only with a `tick`. While the edge
+    reads thousands of commands, the event loop handles neither answers nor timers, so the absence of answers means
+    nothing; a `tick` shows that the loop has had its turn.
     """
 
     __slots__ = (
