@@ -18,7 +18,7 @@ from services.shared.rpc.server import Refused
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
-SIGN_OF_LIFE_S = 10.0  # longest silence on a Watch stream, seconds
+KEEPALIVE_S = 10.0  # longest silence on a Watch stream, seconds
 _MAX_USERNAME_BYTES = 8_192  # a longer name is nobody's; `Accounts` checks which names may be registered
 _MAX_REFRESH_TOKEN_BYTES = 2_048
 _MAX_PEER_BYTES = 255
@@ -62,7 +62,7 @@ class AuthServicer(rpc.AuthServiceServicer):
         while True:
             trust = self._feed.trust
             yield trust  # waits here while the edge reads slowly; meanwhile changes replace each other
-            await self._feed.wait_for_change(trust, SIGN_OF_LIFE_S)
+            await self._feed.wait_for_change(trust, KEEPALIVE_S)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.TokenPair:
         _check_name_and_peer(request)

@@ -99,7 +99,7 @@ async def main(stopping: asyncio.Event) -> None:
     )
     tasks = [
         asyncio.create_task(log.run()),
-        asyncio.create_task(_take_care(opened, maintenance)),
+        asyncio.create_task(_maintain(opened, maintenance)),
         asyncio.create_task(maintenance.tidy()),
         asyncio.create_task(redis_metrics.run()),
         asyncio.create_task(collector.collect()),
@@ -157,7 +157,7 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
 async def _nothing(*_: object) -> None: ...
 
 
-async def _take_care(opened: _Opened, maintenance: Maintenance) -> None:
+async def _maintain(opened: _Opened, maintenance: Maintenance) -> None:
     """Wait until the store can be used, then run the maintenance; not ready before.
 
     Raises:

@@ -15,7 +15,7 @@ from thalamus.persistence.v1 import persistence_pb2 as pb
 
 _REPORT_ACCEPTED_S = 0.02  # seconds after which `taken` is sent without results, so that the client can send more
 _OK = common_pb2.ITEM_STATUS_OK
-_SIGN_OF_LIFE_S = 0.5  # longest silence, seconds: clients that have another replica give up after 1.4 s
+_KEEPALIVE_S = 0.5  # longest silence, seconds: clients that have another replica give up after 1.4 s
 
 
 class ResponseStream:
@@ -58,7 +58,7 @@ class ResponseStream:
                 await self._wait(None)
                 silent_since = clock()
                 continue
-            due = silent_since + _SIGN_OF_LIFE_S
+            due = silent_since + _KEEPALIVE_S
             if self._reported < self._accepted:
                 due = min(due, self._report_at)
             if due <= clock():

@@ -35,7 +35,7 @@ async def test_results_come_in_the_order_in_which_they_are_known_those_of_one_ti
 async def test_a_batch_that_takes_long_is_said_to_be_in_hand_and_then_that_somebody_is_at_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answers, "_SIGN_OF_LIFE_S", 0.1)
+    monkeypatch.setattr(answers, "_KEEPALIVE_S", 0.1)
     said = ResponseStream()
     clock = asyncio.get_running_loop().time
     began = clock()

@@ -175,7 +175,7 @@ async def test_without_credentials_nothing_is_asked(
 async def test_credentials_that_come_later_are_found(
     db: DynamoDb, settings: DynamoDbSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(client, "_LOOK_S", 0.0)
+    monkeypatch.setattr(client, "_CHECK_S", 0.0)
     file = tmp_path / "credentials"
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -34,7 +34,7 @@ def test_it_counts_and_is_shown_as_the_librarys() -> None:
 
 def test_one_without_a_label_has_none() -> None:
     registry = CollectorRegistry()
-    alone = QuickHistogram("other_seconds", "How long.", (1.0,), registry=registry).alone()
+    alone = QuickHistogram("other_seconds", "How long.", (1.0,), registry=registry).unlabelled()
     alone.observe(0.5)
     alone.observe(2.0)
     found = samples(registry, "other_seconds")

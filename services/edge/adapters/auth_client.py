@@ -46,7 +46,7 @@ class AuthClient:
         self._replicas = replicas
         self._keyring = keyring
         self._task: asyncio.Task[None] | None = None
-        self._heard = False
+        self._has_keys = False
 
     async def start(self) -> None:
         """Start to watch token keys and API keys, in the background."""
@@ -60,7 +60,7 @@ class AuthClient:
     @property
     def is_ready(self) -> bool:
         """Whether keys were received at least once: tokens and API keys can be checked."""
-        return self._heard
+        return self._has_keys
 
     async def _watch(self) -> None:
         """Read the stream of keys for ever; open it again when it ends or is silent."""
@@ -89,7 +89,7 @@ class AuthClient:
         """Replace the keys in the key ring."""
         self._keyring.set_jwks(trust.jwks)
         self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
-        self._heard = True
+        self._has_keys = True
 
     # `Accounts`, see domain/ports.py.
 

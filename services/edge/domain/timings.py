@@ -14,4 +14,4 @@ DELIVERY_SECONDS = QuickHistogram(
     "thalamus_edge_delivery_seconds",
     "Seconds from the time of a publication (its log numbered it) until it is fanned out here, by the clock of Redis.",
     (*SECONDS_BUCKETS, 5.0, 15.0, 60.0),  # a publication that pub/sub lost without an error is repaired within 15 s
-).alone()
+).unlabelled()

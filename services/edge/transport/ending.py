@@ -70,6 +70,7 @@ class Ending:
     """
 
     __slots__ = (
+        "_confirmed",
         "_delivered",
         "_delivery",
         "_discard",
@@ -78,7 +79,6 @@ class Ending:
         "_max_wait_s",
         "_resets",
         "_since",
-        "_taken",
         "_timer",
         "_transport",
     )
@@ -98,7 +98,7 @@ class Ending:
         self._discard = Discard(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._linger_s = self._max_wait_s = self._since = 0.0
-        self._taken = 0  # bytes that the client's system had confirmed at `_since`
+        self._confirmed = 0  # bytes that the client's system had confirmed at `_since`
         self._delivered = True  # whether everything had arrived at the last look
 
     def discard(self, size: int) -> None:
@@ -121,7 +121,7 @@ class Ending:
         self._max_wait_s = max_wait_s
         self._linger_s = min(LINGER_S, max_wait_s)
         self._since = self._loop.time()
-        self._taken = self._delivery()[0]
+        self._confirmed = self._delivery()[0]
         self._timer = self._loop.call_later(self._linger_s, self._check)
 
     def cancel(self) -> None:
@@ -133,16 +133,16 @@ class Ending:
     def _check(self) -> None:
         """End the connection, reset it, or look again later."""
         now = self._loop.time()
-        taken, under_way = self._delivery()
+        confirmed, under_way = self._delivery()
         if not under_way and self._delivered:
             self._end()
             return
         self._delivered = not under_way
         if now - self._since >= self._max_wait_s:
-            if taken - self._taken < _LEAST_BYTES_PER_S * (now - self._since):
+            if confirmed - self._confirmed < _LEAST_BYTES_PER_S * (now - self._since):
                 self._reset()
                 return
-            self._since, self._taken = now, taken
+            self._since, self._confirmed = now, confirmed
         self._timer = self._loop.call_later(self._linger_s / 2, self._check)
 
     def _end(self) -> None:

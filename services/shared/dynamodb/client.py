@@ -37,7 +37,7 @@ DEADLINE_S = 2.5  # longest call with its retries, seconds
 _CONNECT_TIMEOUT_S = 1.0  # longest wait for a connection, seconds
 _READ_TIMEOUT_S = 2.0  # longest wait for data of an answer, seconds
 _BATCH_WRITE = 25  # most requests of one BatchWriteItem
-_LOOK_S = 1.0  # seconds between looks for credentials
+_CHECK_S = 1.0  # seconds between looks for credentials
 _LOG_S = 60.0  # seconds between two log lines of the same refusal
 _TEMPORARY = frozenset(
     {
@@ -253,7 +253,7 @@ class DynamoDb:
         boto3 looks for credentials only then, and those of a role or a file may come later.
         """
         with self._reconnecting:
-            if time.monotonic() - self._connected_at >= _LOOK_S:
+            if time.monotonic() - self._connected_at >= _CHECK_S:
                 self._client = self._connect()
                 self._connected_at = time.monotonic()
 

@@ -74,10 +74,10 @@ async def remake(db: DynamoDb, settings: DynamoDbSettings, error: Unavailable) -
     try:
         made = await create(db, settings)
     except Unavailable as failed:
-        logger.warning("tables that are gone can't be made anew", extra={"error": str(failed)})
+        logger.warning("missing tables can't be created", extra={"error": str(failed)})
         return
     if made:
-        logger.error("tables were gone and are made anew: what they held is lost", extra={"tables": made})
+        logger.error("tables were missing and have been created again: their data is lost", extra={"tables": made})
 
 
 async def check(db: DynamoDb, table: str) -> None:

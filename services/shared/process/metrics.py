@@ -38,7 +38,7 @@ class QuickHistogram(Collector):
         self._all = {value: Buckets(self._bounds) for value in values}
         return self._all
 
-    def alone(self) -> Buckets:
+    def unlabelled(self) -> Buckets:
         """Add one histogram without a label, and return it."""
         self._all[""] = Buckets(self._bounds)
         return self._all[""]

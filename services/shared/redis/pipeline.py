@@ -43,7 +43,7 @@ from services.shared.redis.client import CONNECT_TIMEOUT_S
 from services.shared.redis.socket import connect
 
 ROLE_S = 1.0  # seconds between questions whether the server has become a replica
-_ANEW_S = 0.1  # shortest time from one connection to the next while a server refuses, seconds
+_RECONNECT_S = 0.1  # shortest time from one connection to the next while a server refuses, seconds
 _FINISH_S = 2.5  # seconds for what is under way on a connection that is given up
 # Error codes of a server that can't serve us: a replica, one without its master or its replicas, one that is loading,
 # part of a cluster, or one where we are not logged in. A new connection may lead to another server.
@@ -101,7 +101,7 @@ class RedisPipeline:
             async with asyncio.timeout(timeout_s):
                 return await sending
         except TimeoutError as error:
-            if self._connection is not None and self._connection.heard_at < started:
+            if self._connection is not None and self._connection.received_at < started:
                 self._connection.abort()  # else others are served, and this answer will be dropped
             raise Unavailable(f"Redis does not answer: nothing in {timeout_s:g} s") from error
         except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
@@ -157,7 +157,7 @@ class RedisPipeline:
     async def _connect(self) -> _Connection:
         """Connect, and pass the gate."""
         if self._connection is not None and self._connection.refusals:
-            await asyncio.sleep(self._connection.made_at + _ANEW_S - asyncio.get_running_loop().time())
+            await asyncio.sleep(self._connection.made_at + _RECONNECT_S - asyncio.get_running_loop().time())
         connection = _Connection(self._address)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -196,7 +196,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.made_at = self._asked_role_at = self._loop.time()
         self.run_id = ""  # of the server, if a gate asked
-        self.heard_at = 0.0  # when data was last received, by the clock of the loop
+        self.received_at = 0.0  # when data was last received, by the clock of the loop
         self.is_lost = False
 
     def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
@@ -222,10 +222,10 @@ class _Connection(asyncio.Protocol):
         now = self._loop.time()
         if now - self._asked_role_at >= ROLE_S and not self.is_lost:
             self._asked_role_at = now
-            self.ask([("INFO", "replication")]).add_done_callback(self._hear_role)
+            self.ask([("INFO", "replication")]).add_done_callback(self._check_role)
         return True
 
-    def _hear_role(self, asked: asyncio.Future[list[Any]]) -> None:
+    def _check_role(self, asked: asyncio.Future[list[Any]]) -> None:
         """Take the answer about the role of the server."""
         if asked.cancelled() or asked.exception() is not None:
             return
@@ -277,10 +277,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.heard_at = self._loop.time()
+        self.received_at = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
+        self.received_at = self._loop.time()
         reader, asked = self._reader, self._asked
         try:
             reader.feed(data)

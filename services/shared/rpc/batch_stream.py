@@ -81,7 +81,7 @@ class _Stream(Generic[Item, Result]):
         self.sent = self.taken = 0  # items sent and taken over since it was opened
         self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # batches to write; None ends the stream
         self.silence: asyncio.Timeout | None = None
-        self.heard_at = 0.0
+        self.received_at = 0.0
         self.fruitful = False  # has answered an item since it was opened
         self.last_sent = 0.0
         self.task: asyncio.Task[None] | None = None
@@ -238,7 +238,7 @@ class BatchStream(Generic[Item, Result]):
     def _answered(
         self, stream: _Stream[Item, Result], taken: int, results: Sequence[tuple[int, Result | Exception]]
     ) -> None:
-        now = stream.heard_at = self._loop.time()
+        now = stream.received_at = self._loop.time()
         stream.taken = max(stream.taken, taken)
         for number, result in results:
             if number not in stream.in_flight:
@@ -267,7 +267,7 @@ class BatchStream(Generic[Item, Result]):
         if stream.silence is not None and not stream.silence.expired():
             others = any(other is not stream and other.state is _State.CONNECTED for other in self._streams.values())
             limit_s = self._deadline_s / 2 if others else self._deadline_s
-            since = max(stream.heard_at, stream.batches[0].sent_at) if stream.batches else None
+            since = max(stream.received_at, stream.batches[0].sent_at) if stream.batches else None
             stream.silence.reschedule(None if since is None else since + limit_s)
 
     def _expire(self) -> None:

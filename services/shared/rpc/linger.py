@@ -25,7 +25,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_LOOK_S = 0.05  # shortest time between two measurements of CPU and rate, seconds
+_CHECK_S = 0.05  # shortest time between two measurements of CPU and rate, seconds
 _IDLE, _BUSY = 0.1, 0.3  # shares of a core: no wait below the first, the longest from the second on
 _FEW, _MANY = 1.0, 4.0  # items in the longest wait: no wait up to the first, the longest from the second on
 
@@ -59,7 +59,7 @@ class Linger:
         now = self._clock()
         passed_s = now - self._looked_at
         self._items += items
-        if passed_s >= _LOOK_S:
+        if passed_s >= _CHECK_S:
             used_s = self._cpu()
             busy = _between((used_s - self._used_s) / passed_s, _IDLE, _BUSY)
             many = _between(self._items / passed_s * self._longest_s, _FEW, _MANY)

@@ -53,8 +53,12 @@ MAX_BATCH_DELAY_S = 0.015  # longest linger of a busy edge between two batches, 
 _SHORTEST_WAIT_S = 0.001  # resolution of the loop's timers, seconds: a shorter linger is skipped
 _BREAK_S = 0.25  # how long commands fail at once after a batch has failed, seconds
 _NEVER = -1e9
-_SECONDS = QuickHistogram("thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", SECONDS_BUCKETS).alone()
-_ITEMS = QuickHistogram("thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", BATCH_BUCKETS).alone()
+_SECONDS = QuickHistogram(
+    "thalamus_edge_redis_seconds", "Seconds of a round trip to Redis.", SECONDS_BUCKETS
+).unlabelled()
+_ITEMS = QuickHistogram(
+    "thalamus_edge_redis_batch_items", "Calls in a round trip to Redis.", BATCH_BUCKETS
+).unlabelled()
 
 
 class RedisBroker:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 CONFIRM_S = 2.5  # longest wait for the confirmation of a subscription, seconds
 PING_S = 2.0  # without a byte for so long a PING is sent, seconds
 SILENCE_S = 3.0  # without a byte for so long after a PING the connection is dead, seconds
-_LOOK_S = 0.25  # how often silence is checked once a PING is due, seconds
+_CHECK_S = 0.25  # how often silence is checked once a PING is due, seconds
 _CHUNK = 500  # channels per SUBSCRIBE after a reconnect
 _PAUSE_S = (0.05, 1.0)  # first and longest pause between two connections, seconds
 
@@ -220,16 +220,16 @@ class RedisSubscriber:
         loop = asyncio.get_running_loop()
         asked_at: float | None = None
         while not connection.ended.done():
-            quiet_s = loop.time() - connection.heard_at
-            if asked_at is not None and connection.heard_at >= asked_at:
+            quiet_s = loop.time() - connection.received_at
+            if asked_at is not None and connection.received_at >= asked_at:
                 asked_at = None
             if asked_at is not None and loop.time() - asked_at >= SILENCE_S:
                 raise TimeoutError("Redis is silent")
             if asked_at is None and quiet_s >= PING_S:
                 asked_at = loop.time()
                 self._send("PING", ())
-            due = connection.heard_at + PING_S
-            await asyncio.wait([connection.ended], timeout=max(0.0, due - loop.time()) + _LOOK_S)
+            due = connection.received_at + PING_S
+            await asyncio.wait([connection.ended], timeout=max(0.0, due - loop.time()) + _CHECK_S)
         await connection.ended
         raise EOFError("closed by Redis")
 
@@ -289,7 +289,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = hiredis.Reader()
         self.on_reply: Callable[[Any], None] = lambda reply: None
-        self.heard_at = loop.time()
+        self.received_at = loop.time()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ended.add_done_callback(lambda ended: ended.exception())  # no warning if nobody awaits it
 
@@ -307,7 +307,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._clock()
+        self.received_at = self._clock()
         parser = self._parser
         try:
             parser.feed(data)

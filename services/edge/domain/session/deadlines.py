@@ -51,12 +51,12 @@ class Deadlines:
     __slots__ = (
         "_arrival",
         "_close_at",
+        "_confirmed",
         "_node",
         "_ping_at",
         "_pong_due",
         "_session",
         "_subscription_at",
-        "_taken",
         "_without_pong",
         "deadline",
         "expires_at",
@@ -69,7 +69,7 @@ class Deadlines:
         self._ping_at = NEVER
         self._pong_due = NEVER  # when the pong is due; NEVER: no pong is missing
         self._arrival: int | None = None  # confirmed bytes at which a late ping has arrived; None: it is not late
-        self._taken = 0  # confirmed bytes at the last look
+        self._confirmed = 0  # confirmed bytes at the last look
         self._close_at: float = NEVER  # when the connection closes because of its expiry
         self._subscription_at: float = NEVER  # when the first subscription ends because of its expiry
         self._without_pong: float = NEVER  # earliest deadline beside that of the pong
@@ -182,18 +182,18 @@ class Deadlines:
 
         It does if the ping may not have arrived yet, or the pong may not have been read yet; see rule 4 of the module.
         """
-        taken, under_way = session.connection.delivery()
-        before, self._taken = self._taken, taken
+        confirmed, under_way = session.connection.delivery()
+        before, self._confirmed = self._confirmed, confirmed
         if self._arrival is None:
             if under_way < _FAR_BEHIND_BYTES:
                 return session.is_paused  # the pong may lie behind what is not read
-            self._arrival = taken + under_way
+            self._arrival = confirmed + under_way
             return True
-        if before < self._arrival <= taken:
+        if before < self._arrival <= confirmed:
             return True
-        if taken >= self._arrival and not session.is_paused:
+        if confirmed >= self._arrival and not session.is_paused:
             return False
-        return before < taken or (taken >= self._arrival and under_way < _FAR_BEHIND_BYTES)
+        return before < confirmed or (confirmed >= self._arrival and under_way < _FAR_BEHIND_BYTES)
 
     def _end_expired_subscriptions(self, session: Session) -> None:
         delay_s = self._node.settings.expired_sub_close_delay_s

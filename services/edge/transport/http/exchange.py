@@ -54,11 +54,11 @@ class Exchange:
 
     __slots__ = (
         "_body",
+        "_changed",
         "_chunked",
         "_expects_continue",
         "_gone",
         "_has_more",
-        "_heard",
         "_is_head",
         "_left",
         "_line",
@@ -85,7 +85,7 @@ class Exchange:
         self._has_more = has_body
         self._expects_continue = expects_continue
         self._body: bytearray | None = bytearray()  # not yet taken; None: the application has taken the last part
-        self._heard = asyncio.Event()
+        self._changed = asyncio.Event()
         self._gone = False
         self._started = False
         self._chunked = False
@@ -109,7 +109,7 @@ class Exchange:
         if self._body is not None:
             self._body += body
         self._has_more = has_more
-        self._heard.set()
+        self._changed.set()
 
     def lost(self) -> None:
         """Note that the client is gone.
@@ -118,7 +118,7 @@ class Exchange:
         """
         self._gone = True
         self._line = None
-        self._heard.set()
+        self._changed.set()
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application for this request.
@@ -162,8 +162,8 @@ class Exchange:
                 self._body = bytearray() if self._has_more else None
                 self._line.body_taken()
                 return {"type": "http.request", "body": body, "more_body": self._has_more}
-            self._heard.clear()
-            await self._heard.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
@@ -184,7 +184,7 @@ class Exchange:
         self._line.write(self._framed(message.get("body", b""), has_more=has_more))
         if not has_more:
             line, self._line = self._line, None
-            self._heard.set()
+            self._changed.set()
             line.answered(whole=True)
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

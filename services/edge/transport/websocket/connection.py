@@ -140,11 +140,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def delivery(self) -> tuple[int, int]:
         """Return the bytes that the client's system has confirmed, and those on their way."""
-        told = taken_and_under_way(self._transport)
-        if told is None:
+        counted = taken_and_under_way(self._transport)
+        if counted is None:
             held = self._transport.get_write_buffer_size()
             return self._written - held, held + self._queued
-        return told[0], told[1] + self._queued
+        return counted[0], counted[1] + self._queued
 
     def drop_after(self, delay_s: float) -> None:
         """Read nothing more, and reset TCP after `delay_s` seconds."""
@@ -214,7 +214,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._ending = None
         self._waiting = self._fragments = None
         self._listener.websocket_lost(self)
-        self._tell_closed()
+        self._notify_closed()
 
     def outbox_full(self) -> None:
         """Close with 3008: the client reads too slowly. What is queued is discarded."""
@@ -348,7 +348,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._clean = True
         self._listener.counters.closed_by_client(code)
         self._end_with(close_answer(payload))
-        self._tell_closed()  # now, so that others see the leave before TCP has ended
+        self._notify_closed()  # now, so that others see the leave before TCP has ended
 
     def _deliver(self, payload: bytes, *, binary: bool) -> None:
         self._listener.counters.messages_received += 1
@@ -359,10 +359,10 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         except Exception:
             self._handler_failed()
 
-    def _guarded(self, tell: Callable[[], None]) -> None:
+    def _guarded(self, callback: Callable[[], None]) -> None:
         """Call the handler by `tell`; if that fails, only this connection ends."""
         try:
-            tell()
+            callback()
         except Exception:
             self._handler_failed()
 
@@ -384,7 +384,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self.put_last(frame)
         ending.once_delivered(self._listener.options.close_timeout_s)
 
-    def _tell_closed(self) -> None:
+    def _notify_closed(self) -> None:
         handler, self._handler = self._handler, None
         if handler is not None:
             try:
