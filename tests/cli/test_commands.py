@@ -49,6 +49,8 @@ class Cli:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                # A shell has its background jobs ignore Ctrl-C, and their children inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
         )
         return self.running[-1]
