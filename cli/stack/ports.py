@@ -15,7 +15,7 @@ from services.shared.process.config import ConfigError
 
 _HIGHEST = 65_535
 # Below the ports of outgoing connections on Linux and macOS, so that a restarted service finds its port free.
-_FREE_RANGE = (10_000, 32_000)
+FREE_RANGE = (10_000, 32_000)
 _ATTEMPTS = 200  # random ports to try
 _LOOPBACK = "127.0.0.1"
 _DEFAULTS = {
@@ -87,9 +87,9 @@ def choose_ports(
 
     A port that may be any is the one of the `last` start if that is free.
 
-    Raises: ConfigError: a host is not an address of this machine, or named ports are in use or named twice. One line
-        has all
-            of them with their variables.
+    Raises:
+        ConfigError: a host is not an address of this machine, or named ports are in use or named twice. One line has
+            all of them with their variables.
     """
     for port in ports:
         if trouble := _why_not_host(port.host):
@@ -120,10 +120,10 @@ def choose_ports(
 
 def _free(host: str, taken: set[int], rng: random.Random) -> int:
     for _ in range(_ATTEMPTS):
-        number = rng.randrange(*_FREE_RANGE)
+        number = rng.randrange(*FREE_RANGE)
         if number not in taken and not why_not(host, number):
             return number
-    raise ConfigError(f"no free port on {host} between {_FREE_RANGE[0]} and {_FREE_RANGE[1]}")
+    raise ConfigError(f"no free port on {host} between {FREE_RANGE[0]} and {FREE_RANGE[1]}")
 
 
 def _why_not_host(host: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import jwt
 import pytest
 
+from cli.stack import ports
 from cli.stack.child import Child
 from cli.stack.plan import ROOT, StackPlan
 from cli.stack.run import StackSettings, api_key, running_stack
@@ -35,6 +36,19 @@ _START_S = 60.0
 _DIES_WITHIN_S = 10.0
 _SHOWN_LINES = 40
 T = TypeVar("T")
+
+
+def share_of_ports(whole: tuple[int, int], environment: Mapping[str, str]) -> tuple[int, int]:
+    """The part of a range of ports that this process of pytest-xdist may use: no other process takes from it.
+
+    A stack looks for free ports first and listens on them later. Another one could take them in between.
+    """
+    worker = int(environment.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (whole[1] - whole[0]) // int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return whole[0] + worker * size, whole[0] + (worker + 1) * size
+
+
+ports.FREE_RANGE = share_of_ports(ports.FREE_RANGE, os.environ)
 
 
 def clean_environment() -> dict[str, str]:

@@ -203,12 +203,8 @@ async def test_a_loss_that_was_overtaken_is_seen_too(
     first = await append(brokers[0], "one")
     older = await dump(own_redis)
     await append(brokers[0], "lost")
-    own_redis.kill()
-    own_redis.wipe()
-    own_redis.start(whole=False)
+    await go_back(own_redis, older)
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        for name, value in older:
-            await client.restore(name, 0, value)
         # A writer of before this gate: it takes the place of what was lost.
         await client.xadd(keys.log(CHANNEL), {"i": os.urandom(16), "p": b"", "k": ""}, id="2-0")
         await client.hset(keys.meta(CHANNEL), "top", "2")
@@ -284,11 +280,7 @@ async def test_receipts_are_kept_while_redis_is_away(
     await append(brokers[0], "two")
     own_redis.kill()
     await asyncio.sleep(0.5)  # many turns, if it turned
-    own_redis.wipe()
-    own_redis.start(whole=False)
-    async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        for name, value in older:
-            await client.restore(name, 0, value)
+    await go_back(own_redis, older)
     await store.beat()
     assert (await append(brokers[1], "three")).position.epoch != first.position.epoch
 
