@@ -40,7 +40,7 @@ from services.shared.process.internal_http import start_internal_http
 from services.shared.process.logs import setup_logging
 from services.shared.process.secrets import read_service_tokens, redis_address
 from services.shared.process.variables import warn_of_retired
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger("services.edge")
 

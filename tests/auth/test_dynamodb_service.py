@@ -20,7 +20,7 @@ from cli.stack.ports import Port, choose_ports
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb, values_of
 from services.shared.dynamodb.settings import DynamoDbSettings
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from tests.support.dynamodb import CREDENTIALS, dynamodb_server, settings_of
 from tests.support.grpc import until
 from tests.support.tcp_proxy import TcpProxy

@@ -36,7 +36,7 @@ from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from tests.support.grpc import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub

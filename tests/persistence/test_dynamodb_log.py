@@ -22,7 +22,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import start_grpc_server
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults

@@ -24,7 +24,7 @@ from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from tests.support.dynamodb import CREDENTIALS, settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
 from tests.support.faults import free_port

@@ -19,7 +19,7 @@ from cli.stack.plan import ROOT
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.shared.errors import Busy, Unavailable
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from tests.support.faults import free_port
 from tests.support.redis import RedisServer
 

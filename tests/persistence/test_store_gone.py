@@ -20,7 +20,7 @@ from services.shared.dynamodb.client import DynamoDb, TableMissing
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.incarnation.calls import Incarnation
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from tests.persistence.test_dynamodb_processes import Process
 from tests.support.dynamodb import DynamoDbServer, settings_of
 from tests.support.redis import RedisServer

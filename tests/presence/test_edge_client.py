@@ -21,7 +21,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2_grpc as rpc

@@ -12,7 +12,7 @@ from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.shared.addresses import with_port, without_brackets
 from services.shared.process.internal_http import start_internal_http
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from tests.edge.transport.support import Recorder, head
 from tests.support.grpc import ScriptedServer, Stub
 from tests.support.ipv6 import needs_ipv6

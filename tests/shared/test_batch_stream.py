@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from services.shared.errors import Busy, Unavailable
-from services.shared.rpc.client import BatchStream
+from services.shared.rpc.batch_stream import BatchStream
 from tests.support.grpc import Rig, ScriptedServer, until
 from tests.support.linger import BusyThread
 from thalamus.persistence.v1 import persistence_pb2 as pb

@@ -14,8 +14,8 @@ from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.errors import ErrorCode, Unavailable
 from services.shared.process.cancellation import end_task, is_being_cancelled
-from services.shared.rpc.client import Replicas
 from services.shared.rpc.interceptor import NO_SERVICE
+from services.shared.rpc.replicas import Replicas
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
 

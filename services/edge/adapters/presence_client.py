@@ -43,7 +43,7 @@ from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import ClientInfo, PresenceStats
 from services.shared.errors import Unavailable
 from services.shared.process.cancellation import end_task, is_being_cancelled
-from services.shared.rpc.client import Replicas
+from services.shared.rpc.replicas import Replicas
 from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2 as pb
 from thalamus.presence.v1.presence_pb2_grpc import PresenceServiceStub
