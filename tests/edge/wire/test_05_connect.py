@@ -155,6 +155,31 @@ async def test_5_1_an_internal_failure_is_temporary_error_100() -> None:
     assert reply["error"] == {"code": 100, "message": "internal server error", "temporary": True}
 
 
+async def test_5_1_a_refused_connect_is_counted_by_kind_and_by_code() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    assert await Client(cluster, node).error(connect={"token": cluster.token("alice", ttl_s=-1)}) == 109
+    assert await Client(cluster, node).error(connect={"token": cluster.token("alice", channels=["nope:x"])}) == 102
+    cluster.bus.down = True
+    assert await Client(cluster, node).error(connect={"token": cluster.token("alice", channels=["a"])}) == 100
+    assert node.counters.errors == {109: 1, 102: 1, 100: 1}
+    assert node.counters.commands == {"connect": 3}
+
+
+async def test_5_1_a_connect_refused_because_of_overload_says_when_to_come_again() -> None:
+    cluster = Cluster(default=replace_namespace(OPEN, recovery=Mode.FORCE))
+    token = cluster.token("alice", channels=["a"])
+    first = Client(cluster, cluster.edge())
+    epoch = (await first.call(connect={"token": token}))["subs"]["a"]["epoch"]
+    await first.call(publish={"channel": "a", "data": 1})
+    full = cluster.edge(max_waiting_reads=0)
+    late = Client(cluster, full)
+    reply = await late.reply(connect={"token": token, "subs": {"a": {"recover": True, "epoch": epoch}}})
+    assert reply["error"] == {"code": 111, "message": "too many requests", "temporary": True, "retry_after_ms": 1000}
+    assert late.connection.dropped_after == 5.0
+    assert full.counters.errors == {111: 1}
+
+
 async def test_9_an_expiring_token_is_told_and_closes_3005_after_ttl_and_grace() -> None:
     cluster = Cluster()
     client = Client(cluster, cluster.edge(ping_interval_s=0.0))
