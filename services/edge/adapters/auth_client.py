@@ -86,9 +86,13 @@ class AuthClient:
             pause_s = min(pause_s * 2, _PAUSE_S[1])
 
     def _use_keys(self, trust: pb.Trust) -> None:
-        """Replace the keys in the key ring."""
-        self._keyring.set_jwks(trust.jwks)
+        """Replace the keys in the key ring; public keys that can't be read leave those known before."""
         self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
+        try:
+            self._keyring.set_jwks(trust.jwks)
+        except ValueError:
+            logger.exception("auth sent public keys that can't be read")
+            return
         self._has_keys = True
 
     # `Accounts`, see domain/ports.py.

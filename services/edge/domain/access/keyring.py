@@ -14,7 +14,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt import PyJWK, PyJWKError
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +46,20 @@ class KeyRing:
     def set_jwks(self, jwks: bytes) -> None:
         """Replace all public keys by those of a JWK Set (JSON).
 
-        Keys of an unknown kind, and keys without a key id, are left out.
+        Keys of an unknown kind, broken keys, and keys without a key id are left out.
+
+        Raises:
+            ValueError: it is not a JWK Set; the keys stay as they are.
         """
+        found = json.loads(jwks)
+        entries = found.get("keys") if isinstance(found, dict) else None
+        if not isinstance(entries, list):
+            raise ValueError("not a JWK Set")
         public: dict[tuple[str, str], Any] = {}
-        for entry in json.loads(jwks)["keys"]:
-            try:
-                key = PyJWK.from_dict(entry)
-            except PyJWKError as error:
-                logger.warning("a key of the JWK Set can't be used", extra={"error": str(error)})
-                continue
-            kind = _KINDS.get(key.algorithm_name)
-            if kind is not None and isinstance(key.key, kind) and key.key_id:
+        for entry in entries:
+            key = _read(entry)
+            kind = _KINDS.get(key.algorithm_name) if key is not None else None
+            if kind is not None and isinstance(key.key, kind) and isinstance(key.key_id, str) and key.key_id:
                 public[(key.algorithm_name, key.key_id)] = key.key
         self._public = public
         self.jwks = jwks
@@ -89,6 +93,18 @@ class KeyRing:
             return False
         key = self._public.get((algorithm, kid))
         return key is not None and _verified(key, signed, signature)
+
+
+def _read(entry: Any) -> Any:
+    """Return an entry of a JWK Set as a `PyJWK`; None, and a line in the log, if it can't be read."""
+    if not isinstance(entry, dict):
+        entry = {}
+    try:
+        return PyJWK.from_dict(entry)
+    except (PyJWTError, NotImplementedError) as error:  # the second one: the algorithm "none"
+        kid = str(entry.get("kid"))[:80]
+        logger.warning("a key of the JWK Set can't be used", extra={"kid": kid, "error": str(error)[:200]})
+        return None
 
 
 def _verified(key: Any, signed: bytes, signature: bytes) -> bool:

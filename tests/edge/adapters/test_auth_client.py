@@ -1,0 +1,113 @@
+"""What an edge does with the keys that auth sends; the server is real, and sends what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.edge.adapters.auth_client import AuthClient
+from services.edge.domain.access.keyring import KeyRing
+from services.shared.rpc.replicas import Replicas
+from services.shared.rpc.server import GrpcServer, start_grpc_server
+from tests.support.grpc import until
+from thalamus.auth.v1 import auth_pb2 as pb
+from thalamus.auth.v1.auth_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
+
+KEY = Ed25519PrivateKey.generate()
+TEXT = b"header.body"
+USABLE = {**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(KEY.public_key())), "kid": "ed", "alg": "EdDSA"}
+OF_A_LATER_VERSION = {"kty": "AKP", "pub": "AAAA", "kid": "new"}
+
+
+def trust(jwks: bytes, *api_keys: str) -> pb.Trust:
+    digests = [pb.ApiKeyDigest(sha256=hashlib.sha256(key.encode()).digest(), id=key) for key in api_keys]
+    return pb.Trust(jwks=jwks, api_keys=digests)
+
+
+class Auth(AuthServiceServicer):
+    """Sends to the one edge that watches what is put into `to_send`."""
+
+    def __init__(self) -> None:
+        self.to_send: asyncio.Queue[pb.Trust] = asyncio.Queue()
+        self.watched = 0
+
+    async def Watch(self, request, context):  # type: ignore[no-untyped-def]
+        self.watched += 1
+        while True:
+            yield await self.to_send.get()
+
+
+@pytest.fixture
+async def auth() -> Auth:
+    return Auth()  # type: ignore[abstract]
+
+
+@pytest.fixture
+async def keyring() -> KeyRing:
+    return KeyRing()
+
+
+@pytest.fixture
+async def client(auth: Auth, keyring: KeyRing) -> AsyncIterator[AuthClient]:
+    server: GrpcServer = await start_grpc_server(
+        lambda made: add_AuthServiceServicer_to_server(auth, made),
+        host="127.0.0.1",
+        port=0,
+        service_token=None,
+        service="auth",
+    )
+    replicas = Replicas(f"127.0.0.1:{server.port}", service_token=None, service="test")
+    await replicas.start()
+    made = AuthClient(replicas, keyring)
+    await made.start()
+    yield made
+    await made.close()
+    await replicas.close()
+    await server.stop(0.0)
+
+
+def believes(keyring: KeyRing) -> bool:
+    return keyring.verifies("EdDSA", "ed", TEXT, KEY.sign(TEXT))
+
+
+async def test_a_key_of_a_later_version_costs_neither_the_other_keys_nor_what_follows(
+    auth: Auth, client: AuthClient, keyring: KeyRing
+) -> None:
+    await auth.to_send.put(trust(json.dumps({"keys": [OF_A_LATER_VERSION, USABLE]}).encode(), "one"))
+    await until(lambda: client.is_ready, 5)
+    assert believes(keyring)
+    assert keyring.api_key_id("one") == "one"
+    await auth.to_send.put(trust(b'{"keys":[]}'))
+    await until(lambda: not believes(keyring))
+    assert keyring.api_key_id("one") is None
+    assert auth.watched == 1
+
+
+async def test_keys_that_cannot_be_read_leave_those_known_before_and_an_api_key_is_revoked_all_the_same(
+    auth: Auth, client: AuthClient, keyring: KeyRing
+) -> None:
+    await auth.to_send.put(trust(json.dumps({"keys": [USABLE]}).encode(), "one", "two"))
+    await until(lambda: client.is_ready, 5)
+    await auth.to_send.put(trust(b"not JSON", "two"))
+    await until(lambda: keyring.api_key_id("one") is None)
+    assert keyring.api_key_id("two") == "two"
+    assert believes(keyring)
+    await auth.to_send.put(trust(b'{"keys":[]}', "two"))
+    await until(lambda: not believes(keyring))
+
+
+async def test_an_edge_is_not_ready_before_it_has_keys_that_it_can_read(
+    auth: Auth, client: AuthClient, keyring: KeyRing
+) -> None:
+    await auth.to_send.put(trust(b"not JSON", "one"))
+    await until(lambda: keyring.api_key_id("one") is not None, 5)
+    assert not client.is_ready
+    await auth.to_send.put(trust(json.dumps({"keys": [USABLE]}).encode()))
+    await until(lambda: client.is_ready)
+    assert believes(keyring)

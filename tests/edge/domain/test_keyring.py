@@ -1,0 +1,220 @@
+"""Which keys an edge trusts: secrets for HS256, public keys by id, digests of API keys."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from services.edge.domain.access.keyring import KeyRing
+
+TEXT = b"header.body"
+ED, OTHER_ED, RSA = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), generate_private_key(65_537, 2_048)
+OLD, NEW = b"the secret of before, 32 bytes at least", b"the secret of today, 32 bytes at least"
+
+
+def of_ed(kid: object = "ed", key: Ed25519PrivateKey = ED) -> dict[str, Any]:
+    return {**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key())), "kid": kid, "alg": "EdDSA"}
+
+
+def of_rsa(kid: str = "rsa") -> dict[str, Any]:
+    return {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key())), "kid": kid, "alg": "RS256"}
+
+
+def key_set(*keys: object) -> bytes:
+    return json.dumps({"keys": keys}).encode()
+
+
+def ring_of(*keys: object) -> KeyRing:
+    ring = KeyRing()
+    ring.set_jwks(key_set(*keys))
+    return ring
+
+
+def mac(secret: bytes) -> bytes:
+    return hmac.digest(secret, TEXT, "sha256")
+
+
+BY_ED, BY_RSA = ED.sign(TEXT), RSA.sign(TEXT, PKCS1v15(), SHA256())
+
+
+# Secrets.
+
+
+def test_a_new_ring_trusts_nothing() -> None:
+    ring = KeyRing()
+    assert ring.is_empty
+    assert not ring.verifies("HS256", None, TEXT, mac(b""))
+    assert not ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert ring.api_key_id("") is None
+    assert json.loads(ring.jwks) == {"keys": []}
+
+
+def test_the_secret_and_those_before_it_are_accepted() -> None:
+    ring = KeyRing()
+    ring.set_hs256(NEW, OLD)
+    assert not ring.is_empty
+    assert ring.verifies("HS256", None, TEXT, mac(NEW))
+    assert ring.verifies("HS256", None, TEXT, mac(OLD))
+    assert not ring.verifies("HS256", None, TEXT, mac(b"another secret"))
+    assert not ring.verifies("HS256", None, TEXT + b"x", mac(NEW))
+    assert not ring.verifies("HS256", None, TEXT, mac(NEW)[:-1])
+    assert not ring.verifies("HS256", None, TEXT, b"")
+
+
+def test_a_key_id_is_of_no_importance_to_hs256() -> None:
+    ring = KeyRing()
+    ring.set_hs256(NEW)
+    for kid in (None, "ed", "", 5):
+        assert ring.verifies("HS256", kid, TEXT, mac(NEW))
+
+
+def test_a_secret_that_is_replaced_or_taken_away_is_trusted_no_longer() -> None:
+    ring = KeyRing()
+    ring.set_hs256(OLD)
+    ring.set_hs256(NEW)
+    assert not ring.verifies("HS256", None, TEXT, mac(OLD))
+    ring.set_hs256(None, OLD)  # without a secret, those before it count for nothing
+    assert not ring.verifies("HS256", None, TEXT, mac(NEW))
+    assert not ring.verifies("HS256", None, TEXT, mac(OLD))
+    assert ring.is_empty
+
+
+# Public keys.
+
+
+def test_a_signature_counts_only_under_the_id_of_its_key() -> None:
+    ring = ring_of(of_ed("ed"), of_ed("other", OTHER_ED), of_rsa())
+    assert ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert ring.verifies("RS256", "rsa", TEXT, BY_RSA)
+    assert not ring.verifies("EdDSA", "other", TEXT, BY_ED)
+    assert not ring.verifies("EdDSA", "unknown", TEXT, BY_ED)
+
+
+@pytest.mark.parametrize("kid", [None, 5, ["ed"], {"ed": 1}, True])
+def test_a_key_id_that_is_no_text_is_no_key(kid: object) -> None:
+    assert not ring_of(of_ed()).verifies("EdDSA", kid, TEXT, BY_ED)
+
+
+def test_a_key_serves_only_its_own_algorithm() -> None:
+    ring = ring_of(of_ed("ed"), of_rsa("rsa"))
+    assert not ring.verifies("RS256", "ed", TEXT, BY_ED)
+    assert not ring.verifies("EdDSA", "rsa", TEXT, BY_RSA)
+    for algorithm in ("none", "", "RS512", "ES256", "HS512"):
+        assert not ring.verifies(algorithm, "rsa", TEXT, BY_RSA), algorithm
+
+
+def test_a_signature_of_other_text_or_of_wrong_size_is_refused() -> None:
+    ring = ring_of(of_ed(), of_rsa())
+    for algorithm, kid, signature in (("EdDSA", "ed", BY_ED), ("RS256", "rsa", BY_RSA)):
+        assert not ring.verifies(algorithm, kid, TEXT + b"x", signature)
+        assert not ring.verifies(algorithm, kid, TEXT, signature[:-1])
+        assert not ring.verifies(algorithm, kid, TEXT, b"")
+
+
+def test_a_new_key_set_replaces_the_one_before_as_a_whole() -> None:
+    ring = ring_of(of_ed("ed"), of_rsa())
+    ring.set_jwks(key_set(of_ed("other", OTHER_ED)))
+    assert not ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert not ring.verifies("RS256", "rsa", TEXT, BY_RSA)
+    assert ring.verifies("EdDSA", "other", TEXT, OTHER_ED.sign(TEXT))
+    ring.set_jwks(key_set())
+    assert ring.is_empty
+
+
+def test_the_key_set_is_given_on_as_it_came() -> None:
+    given = key_set(of_ed(), of_rsa())
+    ring = KeyRing()
+    ring.set_jwks(given)
+    assert ring.jwks == given
+    assert not ring.is_empty
+
+
+UNUSABLE = {
+    "without an id": {name: value for name, value in of_ed().items() if name != "kid"},
+    "an empty id": of_ed(""),
+    "an id that is no text": of_ed(5),
+    "a private key": {**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ED)), "kid": "ed", "alg": "EdDSA"},
+    "a secret": {"kty": "oct", "k": "c2VjcmV0", "kid": "ed"},
+    "a secret that says EdDSA": {"kty": "oct", "k": "c2VjcmV0", "kid": "ed", "alg": "EdDSA"},
+    "an algorithm of RSA that is not served": {**of_rsa("ed"), "alg": "RS512"},
+    "an unknown algorithm": {**of_ed(), "alg": "new"},
+    "no algorithm at all": {**of_ed(), "alg": "none"},
+    "a kind of a later version": {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA", "kid": "ed"},
+    "an unknown curve": {**of_ed(), "crv": "new"},
+    "no kind": {"kid": "ed"},
+    "a number that is too short": {**of_ed(), "x": "AAAA"},
+    "text that is no number": {**of_ed(), "x": "@@"},
+    "a modulus of nothing": {**of_rsa("ed"), "n": ""},
+    "not an object": "ed",
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("entry", UNUSABLE.values(), ids=list(UNUSABLE))
+def test_a_key_that_cannot_be_used_is_left_out_and_the_others_are_taken(entry: object) -> None:
+    ring = ring_of(of_rsa(), entry, of_ed("other", OTHER_ED))
+    assert not ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert ring.verifies("RS256", "rsa", TEXT, BY_RSA)
+    assert ring.verifies("EdDSA", "other", TEXT, OTHER_ED.sign(TEXT))
+
+
+def test_a_ring_of_keys_that_cannot_be_used_is_empty() -> None:
+    assert ring_of(*UNUSABLE.values()).is_empty
+
+
+@pytest.mark.parametrize("jwks", [b"", b"{", b"[]", b"{}", b"null", b'{"keys":null}', b'{"keys":{}}', b"\xff"])
+def test_what_is_no_key_set_changes_nothing(jwks: bytes) -> None:
+    ring = ring_of(of_ed())
+    with pytest.raises(ValueError):  # noqa: PT011
+        ring.set_jwks(jwks)
+    assert ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert ring.jwks == key_set(of_ed())
+
+
+def test_a_key_that_is_left_out_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ring_of(UNUSABLE["a kind of a later version"], of_ed())
+    (record,) = caplog.records
+    assert record.__dict__["kid"] == "ed"
+    assert "AKP" in record.__dict__["error"]
+
+
+# API keys.
+
+
+def digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def test_an_api_key_is_known_by_its_digest() -> None:
+    ring = KeyRing()
+    ring.set_api_keys([(digest("one"), "id1"), (digest("two"), "id2")])
+    assert ring.api_key_id("one") == "id1"
+    assert ring.api_key_id("two") == "id2"
+    for key in ("", "three", "id1", digest("one").hex(), "one "):
+        assert ring.api_key_id(key) is None, key
+    assert ring.is_empty  # it verifies no token
+
+
+def test_an_api_key_that_is_taken_away_is_unknown() -> None:
+    ring = KeyRing()
+    ring.set_api_keys([(digest("one"), "id1")])
+    ring.set_api_keys([(digest("two"), "id2")])
+    assert ring.api_key_id("one") is None
+    assert ring.api_key_id("two") == "id2"
+
+
+def test_half_a_surrogate_pair_is_an_unknown_api_key() -> None:
+    ring = KeyRing()
+    ring.set_api_keys([(digest("one"), "id1")])
+    assert ring.api_key_id("\ud800") is None
