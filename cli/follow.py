@@ -21,17 +21,18 @@ from cli.wire import (
     ProtocolBroken,
     Refreshed,
     RefreshRefused,
+    Subscribed,
     SubscribeRefused,
     Unsubscribed,
     WireClient,
 )
+from services.shared.process.backoff import Backoff
 
 _OPEN_TIMEOUT_S = 10.0  # longest time to open a connection, seconds
 _CLOSE_TIMEOUT_S = 2.0  # longest wait for the server's close frame, seconds
 _SILENCE_S = 10.0  # silence beyond the server's ping interval that ends a connection, seconds
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
-_FIRST_DELAY_S = 0.4  # pause before the first reconnect, seconds; doubles with every failure
-_MOST_DELAY_S = 20.0  # longest pause before a reconnect, seconds
+_DELAY_S = (0.4, 20.0)  # first and longest pause before a reconnect, or before a channel is asked for again, seconds
 _REFRESH_AT = 0.9  # share of a token's lifetime after which it is refreshed
 _REFRESH_AGAIN_S = 5.0  # pause before a failed refresh is repeated, seconds
 _REFRESH = ""  # key of the refresh in `_due`; no channel has this name
@@ -81,7 +82,8 @@ class Follower:
         self._new_token = new_token
         self._rng = rng or random.Random()
         self._ever_connected = False
-        self._failures = 0  # failed attempts in a row
+        self._reconnect = Backoff(*_DELAY_S, rng=self._rng)
+        self._resubscribe: dict[str, Backoff] = {}  # by channel, while it is not subscribed
         self._due: dict[str, float] = {}  # loop time of the refresh (_REFRESH), or to subscribe a channel again
         self._silent_after_s = _OPEN_TIMEOUT_S
 
@@ -96,17 +98,12 @@ class Follower:
             try:
                 await self._connection()
             except _Lost as lost:
-                delay_s = 0.0 if lost.at_once and not self._failures else self._delay_s()
-                self._failures += 1
+                failed_before = bool(self._reconnect.failures)
+                delay_s = self._reconnect.next_s()
+                if lost.at_once and not failed_before:
+                    delay_s = 0.0
                 self._tell(f"connection lost: {lost}; next attempt in {delay_s:.1f} s")
                 await asyncio.sleep(delay_s)
-
-    def _delay_s(self) -> float:
-        """Return the pause before the next attempt.
-
-        It doubles with every failure, with jitter so that many clients don't come back at the same time.
-        """
-        return min(_FIRST_DELAY_S * 2.0 ** min(self._failures, 10), _MOST_DELAY_S) * self._rng.uniform(0.5, 1.0)
 
     async def _connection(self) -> None:
         """Open one connection and use it until it ends."""
@@ -194,7 +191,7 @@ class Follower:
         match event:
             case Connected():
                 self._ever_connected = True
-                self._failures = 0
+                self._reconnect.reset()
                 self._silent_after_s = event.ping_s + _SILENCE_S if event.ping_s else _FOREVER_S
                 self._plan_refresh(event.expires_s, now)
             case Refreshed():
@@ -210,10 +207,12 @@ class Follower:
                 if event.error.temporary:
                     raise _Lost(str(event.error))
                 raise Refused(f"connection refused: {event.error}")
+            case Subscribed():
+                self._resubscribe.pop(event.channel, None)
             case SubscribeRefused() if event.error.temporary:
-                self._due[event.channel] = now + self._delay_s()
+                self._plan_subscribe(event.channel, now)
             case Unsubscribed() if event.again:
-                self._due[event.channel] = now + self._delay_s()
+                self._plan_subscribe(event.channel, now)
             case SubscribeRefused():
                 self._end(event.channel, f"subscription to {event.channel} refused: {event.error}")
             case Unsubscribed():
@@ -224,9 +223,14 @@ class Follower:
         if expires_s is not None and self._new_token is not None:
             self._due[_REFRESH] = now + expires_s * _REFRESH_AT
 
+    def _plan_subscribe(self, channel: str, now: float) -> None:
+        backoff = self._resubscribe.setdefault(channel, Backoff(*_DELAY_S, rng=self._rng))
+        self._due[channel] = now + backoff.next_s()
+
     def _end(self, channel: str, reason: str) -> None:
         self._wire.drop(channel)
         self._due.pop(channel, None)
+        self._resubscribe.pop(channel, None)
         if not self._wire.channels:
             raise Refused(reason)
         self._tell(reason)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.shared.process.children import Backoff, Guard
+from services.shared.process.children import Guard, restart_backoff
 
 _MAX_LINE_BYTES = 64 * 1024
 _TAIL_LINES = 20  # last lines kept for error messages
@@ -52,7 +52,6 @@ class Child:
         on_start: Callable[[Child], None],
         on_death: Callable[[Child, int, float | None], None],
         restart: bool = True,
-        backoff: Backoff | None = None,
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
     ) -> None:
@@ -72,7 +71,7 @@ class Child:
         self._on_line = on_line
         self._on_start = on_start
         self._on_death = on_death
-        self._backoff = backoff or Backoff()
+        self._backoff = restart_backoff()
         self._clock = clock or asyncio.get_running_loop().time
         self._sleep = sleep
         self._process: asyncio.subprocess.Process | None = None
@@ -101,7 +100,7 @@ class Child:
             self.last_words = tuple(self.tail)
             if self._stopping.is_set():
                 return
-            delay_s = self._backoff.delay_s(self._clock() - started) if self.restart else None
+            delay_s = self._backoff.next_s(self._clock() - started) if self.restart else None
             self._on_death(self, code, delay_s)
             await self._pause(delay_s)
 

@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cli.stack.child import Child, ChildSpec, Stage
-from services.shared.process.children import Backoff, Guard, describe_exit
+from services.shared.process.children import Guard, describe_exit
 
 _PROBE_EVERY_S = 0.05  # pause between two probes, seconds
 _EXIT_CONFIG = 2  # exit code for a wrong setting; a restart would not help
@@ -68,7 +68,6 @@ class Supervisor:
         guard: Guard | None = None,
         stop_times_s: Mapping[Stage, float] = STOP_TIMES_S,
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
-        backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         """Take the processes; starts nothing yet.
 
@@ -91,7 +90,6 @@ class Supervisor:
                 on_start=self._child_started,
                 on_death=self._child_died,
                 restart=restart,
-                backoff=backoff(),
                 sleep=sleep,
             )
             for spec in specs

@@ -19,7 +19,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterator, Mapping
 
 from services.edge.config import EdgeConfig
-from services.shared.process.children import Backoff, Guard, describe_exit
+from services.shared.process.children import Guard, describe_exit, restart_backoff
 from services.shared.process.config import ConfigError
 from services.shared.process.lifecycle import EXIT_CONFIG
 from services.shared.process.logs import setup_logging
@@ -42,7 +42,7 @@ class Worker:
         self._environment = environment
         self._guard = guard
         self._stopping = stopping
-        self._backoff = Backoff()
+        self._backoff = restart_backoff()
         self._process: Process | None = None
 
     async def run(self) -> None:
@@ -64,7 +64,7 @@ class Worker:
             elif first and code == EXIT_CONFIG:
                 raise ConfigError(complaint)
             else:
-                delay_s = self._backoff.delay_s(time.monotonic() - started)
+                delay_s = self._backoff.next_s(time.monotonic() - started)
                 logger.error("a worker died and is started again", extra={**fields, "in_s": delay_s})
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay_s)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from services.shared.process.children import Backoff, describe_exit
+from services.shared.process.children import describe_exit, restart_backoff
 
 
-def test_the_wait_has_a_bound_and_a_long_life_is_forgiven() -> None:
-    backoff = Backoff(first_s=1.0, most_s=4.0, healthy_after_s=30.0)
-    assert [backoff.delay_s(ran_s=0.1) for _ in range(5)] == [1.0, 2.0, 4.0, 4.0, 4.0]
-    assert backoff.delay_s(ran_s=31.0) == 1.0
+def test_a_process_is_started_again_after_delays_that_a_long_run_resets() -> None:
+    backoff = restart_backoff()
+    assert [backoff.next_s(29.9) for _ in range(8)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert backoff.next_s(30.0) == 0.25
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from services.shared.dynamodb.budget import BASE_S, CAP_S, RetryBudget, pause_s
+from services.shared.dynamodb.budget import RetryBudget, retry_backoff
 
 
 def test_a_new_budget_has_its_reserve_and_no_more() -> None:
@@ -31,7 +29,10 @@ def test_in_lasting_trouble_repetitions_stay_a_share_of_the_calls(share: float) 
     assert 1_000 * share - 1 <= repeated <= 1_000 * share + 10
 
 
-def test_pauses_are_spread_over_a_range_that_doubles_to_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: high if low == 0 else None)
-    assert [pause_s(attempt) for attempt in range(7)] == [BASE_S * factor for factor in (1, 2, 4, 8, 16, 16, 16)]
-    assert pause_s(100) == CAP_S
+def test_pauses_are_spread_from_nothing_to_a_bound_that_doubles_up_to_400_ms() -> None:
+    bounds_s = [0.025, 0.05, 0.1, 0.2, 0.4, 0.4]
+    calls = [retry_backoff() for _ in range(500)]
+    for bound_s in bounds_s:
+        pauses_s = [backoff.next_s() for backoff in calls]
+        assert 0.0 <= min(pauses_s) < 0.1 * bound_s
+        assert 0.9 * bound_s < max(pauses_s) <= bound_s

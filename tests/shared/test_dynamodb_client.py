@@ -25,6 +25,7 @@ from services.shared.dynamodb.client import (
 )
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+from services.shared.process.backoff import Backoff
 from services.shared.process.config import ConfigError
 from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
@@ -102,7 +103,7 @@ async def test_trouble_that_lasts_ends_with_the_deadline(settings: DynamoDbSetti
 async def test_trouble_that_lasts_is_not_given_more_than_the_budget(
     settings: DynamoDbSettings, faults: DynamoDbFaults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "pause_s", lambda _: 0.0)
+    monkeypatch.setattr(client, "retry_backoff", lambda: Backoff(0.0, 0.0))
     faults.shares = Shares(throttled=1.0)
     db = DynamoDb(settings)
     for _ in range(50):

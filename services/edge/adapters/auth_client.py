@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import grpc
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.errors import ErrorCode, Unavailable
+from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task, is_being_cancelled
 from services.shared.rpc.interceptor import NO_SERVICE
 from services.shared.rpc.replicas import Replicas
@@ -64,7 +64,7 @@ class AuthClient:
 
     async def _watch(self) -> None:
         """Read the stream of keys for ever; open it again when it ends or is silent."""
-        pause_s = _PAUSE_S[0]
+        backoff = Backoff(*_PAUSE_S)
         while True:
             try:
                 stream = AuthServiceStub(self._replicas.any()).Watch(pb.WatchRequest())
@@ -75,15 +75,14 @@ class AuthClient:
                         if not isinstance(trust, pb.Trust):
                             break
                         self._use_keys(trust)
-                        pause_s = _PAUSE_S[0]
+                        backoff.reset()
                 finally:
                     stream.cancel()
             except (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                 if is_being_cancelled():
                     raise
                 logger.info("auth does not answer; known keys go on", extra={"error": repr(error)[:200]})
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, _PAUSE_S[1])
+            await asyncio.sleep(backoff.next_s())
 
     def _use_keys(self, trust: pb.Trust) -> None:
         """Replace the keys in the key ring; public keys that can't be read leave those known before."""

@@ -32,7 +32,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +41,7 @@ from prometheus_client import Counter, Gauge
 from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import ClientInfo, PresenceStats
 from services.shared.errors import Unavailable
+from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task, is_being_cancelled
 from services.shared.rpc.replicas import Replicas
 from thalamus.common.v1 import common_pb2
@@ -213,7 +213,7 @@ class PresenceClient:
         self._leaving.clear()
 
     async def _keep(self) -> None:
-        pause_s = _PAUSE_S[0]
+        backoff = Backoff(*_PAUSE_S)
         while True:
             try:
                 await self._run()
@@ -223,12 +223,11 @@ class PresenceClient:
                 if self._connected or not self._tried:
                     logger.warning("presence does not answer", extra={"error": repr(error)[:200]})
                 if self._connected:
-                    pause_s = _PAUSE_S[0]
+                    backoff.reset()
             finally:
                 self._connected = False
                 self._tried = True
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, _PAUSE_S[1])
+            await asyncio.sleep(backoff.next_s())
 
     async def _run(self) -> None:
         """Send batches over one stream until it breaks: changes, or a heartbeat."""

@@ -5,7 +5,7 @@ So a service in trouble does not get a multiple of its load.
 
 from __future__ import annotations
 
-import random
+from services.shared.process.backoff import Backoff
 
 SHARE = 0.8  # retries that one call adds
 RESERVE = 100.0  # most retries that can be saved up
@@ -36,6 +36,6 @@ class RetryBudget:
         return True
 
 
-def pause_s(attempt: int) -> float:
-    """Seconds before retry `attempt` (from 0): random, up to 25, 50, 100 … 400 ms."""
-    return random.uniform(0, min(CAP_S, BASE_S * 2**attempt))
+def retry_backoff() -> Backoff:
+    """Pauses before the retries of one call: random, up to 25, 50, 100 … 400 ms."""
+    return Backoff(BASE_S, CAP_S, jitter=1.0)

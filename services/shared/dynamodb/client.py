@@ -25,9 +25,10 @@ from botocore.exceptions import (
 )
 from prometheus_client import Counter, Histogram
 
-from services.shared.dynamodb.budget import RetryBudget, pause_s
+from services.shared.dynamodb.budget import RetryBudget, retry_backoff
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+from services.shared.process.backoff import Backoff
 from services.shared.process.config import ConfigError
 from services.shared.process.metrics import SECONDS_BUCKETS
 
@@ -168,13 +169,12 @@ class DynamoDb:
         """
         for start in range(0, len(requests), _BATCH_WRITE):
             left: Sequence[dict[str, Any]] = requests[start : start + _BATCH_WRITE]
-            attempt = 0
+            backoff = retry_backoff()
             while left:
                 answer = await self.call("batch_write_item", RequestItems={table: list(left)})
                 left = answer.get("UnprocessedItems", {}).get(table, [])
                 if left:
-                    await self._pause("batch_write_item", "unprocessed", attempt)
-                    attempt += 1
+                    await self._pause("batch_write_item", "unprocessed", backoff)
 
     async def query(self, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
         """Yield the items of a query, page after page, as long as the caller reads."""
@@ -188,7 +188,7 @@ class DynamoDb:
 
     async def _tries(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Try a call until it succeeds or fails for good."""
-        attempt = 0
+        backoff = retry_backoff()
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._executor, self._once, op, arguments)
@@ -200,10 +200,9 @@ class DynamoDb:
                 raise CallRefused(f"DynamoDB can't be asked: {error}") from error
             except BotoCoreError as error:  # no connection, no answer, or an unreadable one
                 reason = type(error).__name__
-            await self._pause(op, reason, attempt)
-            attempt += 1
+            await self._pause(op, reason, backoff)
 
-    async def _pause(self, op: str, reason: str, attempt: int) -> None:
+    async def _pause(self, op: str, reason: str, backoff: Backoff) -> None:
         """Wait before a retry.
 
         Raises:
@@ -212,7 +211,7 @@ class DynamoDb:
         if not self._budget.withdraw():
             raise Unavailable(f"DynamoDB fails too often: {reason}")
         _REPEATS.labels(op, reason).inc()
-        await asyncio.sleep(pause_s(attempt))
+        await asyncio.sleep(backoff.next_s())
 
     def _connect(self) -> Any:
         """Create the boto3 client."""

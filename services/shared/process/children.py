@@ -6,31 +6,19 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from services.shared.process.backoff import Backoff
 
 _GUARD = Path(__file__).with_name("guard.py")
 
 
-@dataclass(slots=True)
-class Backoff:
-    """Delay before the next start of a process that ended.
+def restart_backoff() -> Backoff:
+    """Delays before the next start of a process that ended: 250 ms, doubling up to 10 s.
 
-    The delay doubles with every quick end, and is reset after a run of `healthy_after_s` seconds.
+    Without jitter: the processes of one host are few. A run of 30 s counts as a success.
     """
-
-    first_s: float = 0.25
-    most_s: float = 10.0
-    healthy_after_s: float = 30.0
-    _next_s: float = field(default=0.0)
-
-    def delay_s(self, ran_s: float) -> float:
-        """Return the delay after a run of `ran_s` seconds."""
-        if ran_s >= self.healthy_after_s or self._next_s == 0.0:
-            self._next_s = self.first_s
-        delay = self._next_s
-        self._next_s = min(self._next_s * 2, self.most_s)
-        return delay
+    return Backoff(0.25, 10.0, jitter=0.0, healthy_after_s=30.0)
 
 
 class Guard:

@@ -32,7 +32,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic
@@ -40,6 +39,7 @@ from typing import Any, Generic
 import grpc
 
 from services.shared.errors import Unavailable
+from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.metrics import client_metrics
 from services.shared.rpc.batch_queue import BatchQueue, Item, Result, Waiting
@@ -307,7 +307,7 @@ class BatchStream(Generic[Item, Result]):
             self._retired.discard(stream)
 
     async def _reconnect(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
-        pause_s = _PAUSE_S[0]
+        backoff = Backoff(*_PAUSE_S)
         while not stream.retired:
             stream.fruitful = False
             try:
@@ -320,11 +320,10 @@ class BatchStream(Generic[Item, Result]):
                 why = repr(error)
             self._lost(stream, why)
             if stream.fruitful:
-                pause_s = _PAUSE_S[0]
+                backoff.reset()
                 continue
             # Also if the stream could be opened: a server that fails every batch must not be asked without a pause.
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, _PAUSE_S[1])
+            await asyncio.sleep(backoff.next_s())
 
     async def _run(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
         """Open the stream and use it until it ends.

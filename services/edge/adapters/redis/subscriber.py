@@ -13,7 +13,8 @@ count before Redis has confirmed it, or a publication could be missed between a 
    is called, when the last of them is confirmed. `on_connected(True)` means that messages may have been missed.
 4. If nothing has come for 2 s, a PING is sent. If nothing comes for 3 s after it, the connection is dead.
 5. The connection follows the commands of the edge: if those go to another run of Redis, it is dropped (`follow`).
-6. Between two connections there is a pause of 50 ms at first, doubled up to 1 s, with jitter.
+6. Between two connections there is a pause of 50 ms at first, doubled up to 1 s, with jitter. A connection that lasted
+   a second counts as a success.
 
 **Example.** An edge has 1,200 channels when Redis restarts. After the reconnect it sends three SUBSCRIBE commands. When
 the 1,200th confirmation has come, it compares all channels with their logs and reads what it missed.
@@ -27,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ from redis import exceptions
 
 from services.shared.errors import Unavailable
 from services.shared.incarnation.gate import ASK, is_replica, run_id_of
+from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task
 from services.shared.redis.address import parse_redis_url
 from services.shared.redis.client import CONNECT_TIMEOUT_S
@@ -144,7 +145,7 @@ class RedisSubscriber:
             self._connection.write((command, *arguments))
 
     async def _keep(self) -> None:
-        pause_s = _PAUSE_S[0]
+        backoff = Backoff(*_PAUSE_S, healthy_after_s=_PAUSE_S[1])
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
@@ -154,10 +155,7 @@ class RedisSubscriber:
                 logger.warning("Redis pub/sub connection ended", extra={"error": repr(error)})
             finally:
                 self._lost()
-            if loop.time() - started > _PAUSE_S[1]:
-                pause_s = _PAUSE_S[0]
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, _PAUSE_S[1])
+            await asyncio.sleep(backoff.next_s(loop.time() - started))
 
     async def _run(self) -> None:
         """Make one connection, and return or raise when it has ended."""

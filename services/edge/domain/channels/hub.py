@@ -42,7 +42,7 @@ from typing import Any
 
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.channel_log import ChannelLog, Need
-from services.edge.domain.channels.log_reader import LogReader, pause_s
+from services.edge.domain.channels.log_reader import LogReader, read_backoff
 from services.edge.domain.channels.time_tag import tag_times
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker
@@ -326,17 +326,17 @@ class Hub:
 
         Ends with gap notifications if the log can't give everything.
         """
-        attempt = failures = 0
+        attempt = 0
+        backoff = read_backoff()
         try:
             while self._channels.get(view.name) is view and view.log is not None:
                 self._repair_again.discard(view.name)
                 try:
                     page = await self._reader.after(view.name, view.namespace, view.log.position)
                 except (Unavailable, Busy):
-                    failures += 1
-                    await asyncio.sleep(pause_s(failures))
+                    await asyncio.sleep(backoff.next_s())
                     continue
-                failures = 0
+                backoff.reset()
                 if self._channels.get(view.name) is not view:
                     return
                 if page is None:  # a hole, too much, another epoch, or the log is behind

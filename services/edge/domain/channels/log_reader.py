@@ -46,12 +46,13 @@ from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
+from services.shared.process.backoff import Backoff
 
 _RETRY_AFTER_S = 1.0  # told to clients whose read was refused, seconds
 _TURN_S = 2.5  # longest wait for a read slot, seconds
 PAGE_BYTES = 65_536  # publications of one page for a client that catches up; one publication may be larger
 _FRESH_S = 1.0  # how long a page of a `hot` log may be shared, seconds
-_FIRST_PAUSE_S, _DOUBLED, _LONGEST_PAUSE_S = 0.1, 4, 1.0  # seconds; the pause doubles this many times at most
+_PAUSE_S = (0.1, 1.0)  # first and longest pause before a failed read is repeated, seconds
 Page = TypeVar("Page")
 
 
@@ -59,9 +60,12 @@ class TooMuch(Exception):
     """The publications are more than one reply may carry."""
 
 
-def pause_s(failures: int) -> float:
-    """Return the seconds to wait before the next try, after `failures` failed reads."""
-    return min(_FIRST_PAUSE_S * (1 << min(failures - 1, _DOUBLED)), _LONGEST_PAUSE_S)
+def read_backoff() -> Backoff:
+    """Pauses before failed reads of one log are repeated: 100 ms, doubling up to 1 s.
+
+    Without jitter: reads that failed together are repeated together, as one batch to Redis.
+    """
+    return Backoff(*_PAUSE_S, jitter=0.0)
 
 
 class _Recovery:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.channels.channel import Channel, Subscription
-from services.edge.domain.channels.log_reader import PAGE_BYTES, TooMuch, pause_s, within
+from services.edge.domain.channels.log_reader import PAGE_BYTES, TooMuch, read_backoff, within
 from services.edge.domain.model import Publication, StreamPosition
 from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, Unavailable
@@ -132,7 +132,7 @@ async def catch_up(session: Session, channel: Channel, subscription: Subscriptio
 async def _push_pages(session: Session, channel: Channel, subscription: Subscription) -> None:
     node, log = session.node, channel.log
     assert log is not None
-    failures = 0
+    backoff = read_backoff()
     while True:
         await _wait_for_turn(session)
         if session.is_closed or not channel.is_catching_up(subscription):
@@ -149,10 +149,9 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
         try:
             page = await node.reader.page(channel.name, channel.namespace, log, subscription.caught_up_to)
         except (Unavailable, Busy):
-            failures += 1
-            await asyncio.sleep(pause_s(failures))
+            await asyncio.sleep(backoff.next_s())
             continue
-        failures = 0
+        backoff.reset()
         await _wait_for_turn(session)
         if session.is_closed or not channel.is_catching_up(subscription):
             return
