@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
+import logging
+from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.edge.domain import commands as c
+from services.edge.domain.session import handlers
 from services.edge.domain.session.first_step import run_until_it_waits
+from services.edge.domain.session.handlers.subscribe import subscribe
+from services.edge.domain.session.session import Session
 from services.shared.namespaces import Durability, Namespace
-from tests.support.edge import SIGNED_IN, Client, Cluster, settle
+from tests.support.edge import SIGNED_IN, Client, Cluster, connected, settle
 
+HANDLERS: dict[Any, Any] = handlers._HANDLERS
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 NEWS = Namespace(name="", durability=Durability.NONE, subscribe=SIGNED_IN)
 
 
@@ -20,7 +33,7 @@ async def test_what_waits_for_nothing_has_ended_at_once() -> None:
     async def work() -> None:
         seen.append("done")
 
-    assert run_until_it_waits(work()) is None
+    assert run_until_it_waits(work(), contextvars.copy_context()) is None
     assert seen == ["done"]
 
 
@@ -37,7 +50,7 @@ async def test_what_waits_goes_on_with_what_it_waited_for() -> None:
         except ValueError as error:
             seen.append(str(error))
 
-    rest = run_until_it_waits(work())
+    rest = run_until_it_waits(work(), contextvars.copy_context())
     assert rest is not None
     task = asyncio.create_task(rest)
     await settle()
@@ -58,7 +71,7 @@ async def test_what_waits_is_cancelled_where_it_waits() -> None:
             except asyncio.CancelledError:
                 seen.append("cancelled")
 
-    rest = run_until_it_waits(work())
+    rest = run_until_it_waits(work(), contextvars.copy_context())
     assert rest is not None
     task = asyncio.create_task(rest)
     for _ in range(2):
@@ -77,7 +90,7 @@ async def test_what_only_let_others_run_is_cancelled_too() -> None:
         except asyncio.CancelledError:
             seen.append("cancelled")
 
-    rest = run_until_it_waits(work())
+    rest = run_until_it_waits(work(), contextvars.copy_context())
     assert rest is not None
     task = asyncio.create_task(rest)
     await asyncio.sleep(0)
@@ -91,7 +104,7 @@ async def test_an_error_before_the_first_wait_is_raised_at_once() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        run_until_it_waits(work())
+        run_until_it_waits(work(), contextvars.copy_context())
 
 
 def frame(*commands: object) -> bytes:
@@ -126,3 +139,121 @@ async def test_many_commands_of_one_message_are_answered_in_order_and_not_in_one
     for _ in range(100):
         await settle()
     assert [line["id"] for line in client.lines] == list(range(1, 900))
+
+
+async def test_a_context_variable_set_before_the_first_wait_is_not_seen_by_the_caller_and_can_be_reset_after_it() -> (
+    None
+):
+    gate = asyncio.Event()
+    seen: list[str] = []
+
+    async def work() -> None:
+        token = WHO.set("work")
+        await gate.wait()
+        seen.append(WHO.get())
+        WHO.reset(token)
+        seen.append(WHO.get())
+
+    context = contextvars.copy_context()
+    rest = run_until_it_waits(work(), context)
+    assert rest is not None
+    assert WHO.get() == "nobody"
+    task = asyncio.get_running_loop().create_task(rest, context=context)
+    gate.set()
+    await task
+    assert seen == ["work", "nobody"]
+
+
+def slow_subscribes(cluster: Cluster) -> asyncio.Event:
+    """The broker's subscribes wait for the event."""
+    gate = asyncio.Event()
+    broker = cluster.bus.brokers[-1]
+    real = broker.subscribe
+
+    async def slow(channel: str) -> None:
+        await gate.wait()
+        await real(channel)
+
+    broker.subscribe = slow  # type: ignore[method-assign]
+    return gate
+
+
+def message(client: Client, *channels: str) -> None:
+    """Subscribe commands of one message, as the transport hands it over."""
+    commands = [{"id": number, "subscribe": {"channel": name}} for number, name in enumerate(channels, 10)]
+    client.session.message(frame(*commands), binary=False)
+
+
+async def test_commands_see_no_context_variables_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    async def marked(session: Session, request: c.Subscribe, command_id: int) -> None:
+        before = WHO.get()
+        token = WHO.set(f"{session.user} {request.channel}")
+        await subscribe(session, request, command_id)
+        seen.append((before, request.channel, WHO.get()))
+        if request.channel.startswith("reset"):
+            WHO.reset(token)  # else it stays set, for the rest of this command only
+
+    monkeypatch.setitem(HANDLERS, c.Subscribe, marked)
+    cluster = Cluster(default=NEWS)
+    node = cluster.edge()
+    ann, bob = await connected(cluster, node, "ann"), await connected(cluster, node, "bob")
+    gate = slow_subscribes(cluster)
+    message(ann, "a", "reset-b", "c")
+    message(bob, "d", "reset-e")
+    assert WHO.get() == "nobody"
+    await settle()
+    gate.set()
+    await settle()
+    assert sorted(seen) == [
+        ("nobody", "a", "ann a"),
+        ("nobody", "c", "ann c"),
+        ("nobody", "d", "bob d"),
+        ("nobody", "reset-b", "ann reset-b"),
+        ("nobody", "reset-e", "bob reset-e"),
+    ]
+    message(ann, "a-already-open", "a")  # one that waits for nothing behind one that waits
+    assert WHO.get() == "nobody"
+    assert [line["error"]["code"] for line in ann.lines if "error" in line] == []
+    await settle()
+    assert [line["error"]["code"] for line in ann.lines if "error" in line] == [105]
+
+
+async def test_a_span_around_a_command_is_the_parent_of_all_in_it_and_of_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+
+    async def traced(session: Session, request: c.Subscribe, command_id: int) -> None:
+        with tracer.start_as_current_span(f"{session.user} {request.channel}"):
+            with tracer.start_as_current_span("before"):
+                pass
+            await subscribe(session, request, command_id)
+            with tracer.start_as_current_span("after"):
+                await asyncio.sleep(0)
+
+    monkeypatch.setitem(HANDLERS, c.Subscribe, traced)
+    cluster = Cluster(default=NEWS)
+    node = cluster.edge()
+    ann, bob = await connected(cluster, node, "ann"), await connected(cluster, node, "bob")
+    gate = slow_subscribes(cluster)
+    with caplog.at_level(logging.WARNING):  # OpenTelemetry logs what it can't detach
+        message(ann, "a", "b")
+        assert trace.get_current_span() is trace.INVALID_SPAN
+        message(bob, "a")
+        assert trace.get_current_span() is trace.INVALID_SPAN
+        await settle()
+        gate.set()
+        await settle()
+    assert not caplog.records
+    assert [line["id"] for client in (ann, bob) for line in client.lines if "subscribe" in line] == [10, 11, 10]
+    spans: dict[int, Any] = {span.context.span_id: span for span in exporter.get_finished_spans() if span.context}
+    parents = sorted((spans[span.parent.span_id].name, span.name) for span in spans.values() if span.parent)
+    commands = ["ann a", "ann b", "bob a"]
+    assert parents == [(command, name) for command in commands for name in ("after", "before")]
+    assert sorted(span.name for span in spans.values() if span.parent is None) == commands
+    provider.shutdown()

@@ -11,7 +11,8 @@ in order, its replies must not fill the memory of the edge, and other clients mu
    edge holds about 64 KiB and one reply per client. Code that sends a client more than one reply's worth (a recovery)
    sends a part, awaits `until_replies_taken`, and goes on.
 3. A client runs at most 32 commands in one turn; then other connections get theirs. 16 subscribe or connect commands of
-   a turn begin without a task of their own, which is cheaper.
+   a turn begin without a task of their own, which is cheaper. Each runs in a copy of the context that its message came
+   in, so the context variables that a command sets (a span of a trace) are its own.
 4. The socket is also not read while more than `max_pending_commands` commands wait, until half of them are done.
    Publications are counted only during a rest (rule 5), because admission bounds them.
 5. Each command but connect, unsubscribe and send takes a token (`commands_per_s`). Without a token the answer is error
@@ -36,6 +37,7 @@ import enum
 import logging
 import math
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -198,9 +200,10 @@ class CommandRunner:
                 continue
             at_once = type(request) in _SELDOM_WAIT and stepped < _AT_ONCE
             stepped += at_once
-            rest = run_until_it_waits(self._run(command)) if at_once else self._run(command)
+            context = copy_context()
+            rest = run_until_it_waits(self._run(command), context) if at_once else self._run(command)
             if rest is not None:
-                self.node.spawn(self._run_and_go_on(rest))
+                self.node.spawn(self._run_and_go_on(rest, copy_context()), context=context)
         if self._queue.commands or self._paused or self._turned_away or connection.replies_wait:
             self._pause_or_resume()
 
@@ -310,9 +313,13 @@ class CommandRunner:
         finally:
             self._busy = False
 
-    async def _run_and_go_on(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _run_and_go_on(self, work: Coroutine[Any, Any, None], outside: Context) -> None:
+        """Run a command, or the rest of one, then the next ones.
+
+        `outside`: a context without the variables that the command set.
+        """
         await work
-        self._pump()
+        outside.run(self._pump)
 
     def _publish(self, command: c.Command, request: c.Publish) -> None:
         """Check a publication and hand it to the log, without a task.

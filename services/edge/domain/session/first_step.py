@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import types
 from collections.abc import Coroutine, Generator
+from contextvars import Context
 from typing import Any
 
 
-def run_until_it_waits(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Run a coroutine until it first waits.
+def run_until_it_waits(work: Coroutine[Any, Any, None], context: Context) -> Coroutine[Any, Any, None] | None:
+    """Run a coroutine in `context` until it first waits.
 
-    Return None if it has ended, otherwise a coroutine for the rest, to be run in a task. Until its first wait the
-    coroutine has no task of its own. So it must not use anything that needs one, such as `asyncio.timeout`.
+    Return None if it has ended, otherwise a coroutine for the rest, to be run in a task with the same context. Until
+    its first wait the coroutine has no task of its own. So it must not use anything that needs one, such as
+    `asyncio.timeout`.
+
+    Args:
+        context: A copy of the caller's context that nothing else uses. Context variables that the coroutine sets are
+            not seen by the caller, and can be reset behind the wait, as in a task.
     """
     try:
-        waits_for = work.send(None)
+        waits_for = context.run(work.send, None)
     except StopIteration:
         return None
     return _rest(work, waits_for)

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +107,12 @@ class Node:
         self.started_at = self.clock.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a background task; `close` waits for it."""
-        task = asyncio.create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None], *, context: Context | None = None) -> asyncio.Task[None]:
+        """Run a coroutine as a background task; `close` waits for it.
+
+        `context`: the context of its context variables; None: a copy of the caller's.
+        """
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
