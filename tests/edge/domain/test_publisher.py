@@ -405,8 +405,11 @@ async def test_who_gives_up_waiting_breaks_nothing_and_the_publication_counts_al
     waiting.cancel()
     await settle()
     assert waiting.cancelled()
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     rig.broker.log.go.set()
     await settle()
+    assert not failures
     assert rig.publisher.published == 1
     assert rig.waiting == (0, 0, 0)
 
