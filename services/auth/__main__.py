@@ -19,37 +19,31 @@ from services.auth.domain.signing import Signer
 from services.auth.service import AuthServicer, TrustFeed
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.hotlog.keys import use_prefix
 from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
-from services.shared.process.lifecycle import run
-from services.shared.process.logs import setup_logging
-from services.shared.process.secrets import read_service_tokens, redis_address
-from services.shared.process.variables import read_checked_env, warn_of_retired
+from services.shared.process.lifecycle import until_stopped
+from services.shared.process.variables import read_checked_env
 from services.shared.process.waiting import once_store_answers
 from services.shared.redis.client import MayNotAsk, check_server, redis_client
 from services.shared.redis.pipeline import RedisPipeline
-from services.shared.rpc.server import start_grpc_server
+from services.shared.startup.grpc_server import GRACE_S, serve_grpc
+from services.shared.startup.service import run_service
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
 
 logger = logging.getLogger("services.auth")
 
-_GRACE_S = 3.0  # time for calls that run when auth is stopped, seconds
 _POLL_S = 1.0  # pause between two looks at the store, seconds: another replica may have changed the keys
 
 
-async def main(stopping: asyncio.Event) -> None:
-    config = read_checked_env(AuthConfig, os.environ, "AUTH_")
-    setup_logging("auth", level=config.log_level)
-    warn_of_retired(os.environ, "AUTH_")
-    use_prefix(config.redis_prefix)
-    tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
+async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
+    """Run auth until `stopping` is set or a background task fails."""
+    tokens = config.service_tokens()
     checks = {"store": False}
     async with contextlib.AsyncExitStack() as open_things:
         store, prepare, remake = _open_store(config)
         open_things.push_async_callback(store.close)
-        client = RedisPipeline(address := redis_address(config.redis_url, config.redis_password_file))
+        client = RedisPipeline(address := config.redis_address())
         open_things.push_async_callback(client.aclose)
         passwords = Passwords(
             memory_kib=config.argon2_memory_kib, time_cost=config.argon2_time_cost, threads=config.hash_threads
@@ -57,9 +51,8 @@ async def main(stopping: asyncio.Event) -> None:
         open_things.callback(passwords.close)
         internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
         open_things.push_async_callback(internal.close)
-        stopped = asyncio.create_task(stopping.wait())
         asking = asyncio.create_task(once_store_answers(lambda: _first_known(prepare, store, config.signing_algorithm)))
-        await asyncio.wait([asking, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await until_stopped(stopping, asking)
         if not asking.done():
             await end_task(asking)
             return
@@ -68,24 +61,18 @@ async def main(stopping: asyncio.Event) -> None:
         accounts = Accounts(store, RedisLimits(client), passwords, signer, _policy(config))
         feed = TrustFeed()
         feed.set(trust)
-        server = await start_grpc_server(
-            lambda grpc: rpc.add_AuthServiceServicer_to_server(AuthServicer(accounts, feed), grpc),
-            host=config.host,
-            port=config.grpc_port,
-            service_token=tokens.current,
-            previous_service_token=tokens.previous,
-            service="auth",
+        servicer = AuthServicer(accounts, feed)
+        server = await serve_grpc(
+            "auth", config, tokens, lambda grpc: rpc.add_AuthServiceServicer_to_server(servicer, grpc)
         )
         following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks, remake))
         checking = asyncio.create_task(_check_redis(address))
         open_things.push_async_callback(end_task, checking)
         open_things.push_async_callback(end_task, following)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
-        done, _ = await asyncio.wait([stopped, following, checking], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopped}:
-            await task  # a background task ends only with an error: raise it
+        await until_stopped(stopping, following, checking)
         checks["stopping"] = False
-        await server.stop(_GRACE_S)
+        await server.stop(GRACE_S)
 
 
 Remake = Callable[[Unavailable], Awaitable[None]]
@@ -217,4 +204,4 @@ def _say_whether_it_answers(checks: dict[str, bool], error: Unavailable | None) 
 
 
 if __name__ == "__main__":
-    run(main, "auth")
+    run_service("auth", AuthConfig, main)

@@ -6,24 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.shared.hotlog.keys import DEFAULT_PREFIX
-from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, number
+from services.shared.process.config import HIGHEST_PORT, ConfigError, number
+from services.shared.startup.config import GrpcServiceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthConfig:
+class AuthConfig(GrpcServiceConfig):
     """The settings. `docs/configuration.md` explains each."""
 
-    host: str = "127.0.0.1"
     grpc_port: int = number(9001, 0, HIGHEST_PORT)
-    internal_host: str = "127.0.0.1"
-    internal_port: int = number(9100, 0, HIGHEST_PORT)
-    redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
-    redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
-    redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
-    service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
-    service_token_previous_file: Path | None = field_env("SERVICE_TOKEN_PREVIOUS_FILE", None)
-    log_level: str = field_env("LOG_LEVEL", "INFO")
     store: str = "sqlite"
     db: Path = Path("data/auth.sqlite3")
     access_ttl_s: int = number(600, 1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-import os
 import uuid
 from collections.abc import Mapping
 
@@ -27,24 +27,23 @@ from services.edge.domain.session.session import Session
 from services.edge.metrics import NodeCollector
 from services.edge.protocols.registry import PROTOBUF, Dialects, NotServed
 from services.edge.transport.http.handover import HttpHandover
-from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.options import HandshakeInfo
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
 from services.edge.transport.websocket.frames import text_frame
-from services.shared.hotlog.keys import use_prefix
 from services.shared.namespaces import load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
 from services.shared.process.config import read_secret_file
 from services.shared.process.internal_http import start_internal_http
-from services.shared.process.logs import setup_logging
-from services.shared.process.secrets import read_service_tokens, redis_address
-from services.shared.process.variables import warn_of_retired
+from services.shared.process.lifecycle import until_stopped
+from services.shared.process.secrets import read_service_tokens
 from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger("services.edge")
 
 _SHORT_SECRET_BYTES = 32  # a shorter HS256 secret causes a warning
+_NOT_BEFORE_LEEWAY_S = 10.0  # seconds that `nbf` may be ahead: the clocks of token issuers differ
 _FINISH_S = 2.0  # for work of the node that is still running at the end, seconds
 
 
@@ -59,13 +58,12 @@ class Edge:
         self.has_secret = _read_secret(config, self.keyring)
         namespaces = load_namespaces(config.channels_file)
         token = read_service_tokens(config.service_token_file).current
-        address = redis_address(config.redis_url, config.redis_password_file)
         self.auth_replicas, self.presence_replicas, self.persistence_replicas = (
             Replicas(target, service_token=token, service="edge")
             for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
         )
         self.broker = RedisBroker(
-            address,
+            config.redis_address(),
             meta_ttl_s=config.history_meta_ttl_s,
             max_batch_delay_s=config.max_batch_delay_s,
             on_time=self._on_time,
@@ -77,7 +75,7 @@ class Edge:
         self.node = Node(
             edge_id=self.edge_id,
             edge_name=config.name or f"edge-{self.edge_id[:8]}",
-            settings=config.settings(),
+            settings=config.domain,
             namespaces=namespaces,
             broker=self.broker,
             store=self.store,
@@ -87,14 +85,14 @@ class Edge:
                 audience=config.token_audience,
                 issuer=config.token_issuer,
                 leeway_s=config.token_leeway_s,
-                not_before_leeway_s=config.token_not_before_leeway_s,
+                not_before_leeway_s=_NOT_BEFORE_LEEWAY_S,
             ),
         )
         self.cluster = Cluster(self.node, self.broker, self.broker.control_log)
         self.draining = False
         self._dialects = Dialects(text_frame)
-        options = _transport_options(config, self._dialects)
-        origins = OriginRules(config.allowed_origins)
+        options = dataclasses.replace(config.transport, select_dialect=self._dialects.select)
+        origins = OriginRules(options.allowed_origins)
         app = create_app(
             ApiContext(
                 node=self.node,
@@ -191,32 +189,10 @@ def _read_secret(config: EdgeConfig, keyring: KeyRing) -> bool:
     return True
 
 
-def _transport_options(config: EdgeConfig, dialects: Dialects) -> TransportOptions:
-    return TransportOptions(
-        websocket_path=config.websocket_path,
-        allowed_origins=config.allowed_origins,
-        allow_no_origin=config.allow_no_origin,
-        select_dialect=dialects.select,
-        trusted_proxies=config.trusted_proxies,
-        proxy_protocol=config.proxy_protocol,
-        max_connections=config.max_connections,
-        max_connections_per_address=config.max_connections_per_address,
-        handshake_timeout_s=config.handshake_timeout_s,
-        close_timeout_s=config.close_timeout_s,
-        max_message_bytes=config.max_message_bytes,
-        max_outbox_bytes=config.max_outbox_bytes,
-        max_outbox_total_bytes=config.max_outbox_total_bytes,
-        max_write_delay_s=config.max_write_delay_s,
-    )
-
-
-async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | None) -> None:
-    """Run an edge until `stopping` is set; `worker` is its number under EDGE_WORKERS."""
-    setup_logging("edge", level=config.log_level, **({} if worker is None else {"worker": worker}))
-    warn_of_retired(os.environ, "EDGE_")
-    use_prefix(config.redis_prefix)
-    edge = Edge(config, shares_port=worker is not None)
-    if config.insecure:
+async def serve(config: EdgeConfig, stopping: asyncio.Event, *, shares_port: bool) -> None:
+    """Run an edge until `stopping` is set; workers share the public port."""
+    edge = Edge(config, shares_port=shares_port)
+    if config.domain.insecure:
         logger.critical("EDGE_INSECURE is on: everyone may connect, subscribe, publish and read everything")
     REGISTRY.register(NodeCollector(edge.node))
     REGISTRY.register(edge.server.collector)
@@ -228,11 +204,8 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, worker: int | No
         await edge.start()
         collector.settle()
         logger.info("started", extra={"port": edge.server.port, "internal_port": internal.port, "edge": edge.edge_id})
-        stopped = asyncio.create_task(stopping.wait())
         tasks.append(asyncio.create_task(edge.broker.watch()))
-        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopped}:
-            await task  # such a task never ends by itself: raise its exception
+        await until_stopped(stopping, *tasks)
         await edge.stop()
     finally:
         for task in tasks:

@@ -22,7 +22,6 @@ from services.edge.config import EdgeConfig
 from services.shared.process.children import Guard, describe_exit, restart_backoff
 from services.shared.process.config import ConfigError
 from services.shared.process.lifecycle import EXIT_CONFIG
-from services.shared.process.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,6 @@ async def run_workers(config: EdgeConfig, stopping: asyncio.Event) -> None:
         ConfigError: the port can't be used, or a worker refused a setting. No worker is left.
         WorkersFailed: a worker did not drain completely.
     """
-    setup_logging("edge", level=config.log_level)
     if sys.platform != "linux":
         raise ConfigError("EDGE_WORKERS: only Linux spreads connections over processes that share a port")
     with contextlib.closing(Guard()) as guard, held_port(config.host, config.port) as port:

@@ -22,20 +22,18 @@ from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
-from services.shared.hotlog.keys import use_prefix
 from services.shared.incarnation.gate import IncarnationGate
 from services.shared.namespaces import load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
-from services.shared.process.lifecycle import run
-from services.shared.process.logs import setup_logging
-from services.shared.process.secrets import read_service_tokens, redis_address
-from services.shared.process.variables import read_checked_env, warn_of_retired
+from services.shared.process.lifecycle import until_stopped
+from services.shared.process.variables import read_checked_env
 from services.shared.process.waiting import once_store_answers
 from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
-from services.shared.rpc.server import start_grpc_server
+from services.shared.startup.grpc_server import GRACE_S, serve_grpc
+from services.shared.startup.service import run_service
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
 if TYPE_CHECKING:
@@ -43,7 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("services.persistence")
 
-_GRACE_S = 3.0  # seconds for gRPC calls, and for batches, at a stop
+_MAX_BATCH = 1_024  # publications in one write to the store; those behind it wait until it is done
+_MAINTENANCE_S = 1.0  # seconds between heartbeats, and between searches for what a crash left unfinished
 _SQLITE_ITEM_BYTES = 1 << 28  # far below the 1 GB that a row of SQLite may have
 
 
@@ -61,18 +60,14 @@ class _Opened:
     max_item_bytes: int
 
 
-async def main(stopping: asyncio.Event) -> None:
+async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     """Run persistence until `stopping` is set or a part of it fails."""
-    config = read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_")
-    setup_logging("persistence", level=config.log_level)
-    warn_of_retired(os.environ, "PERSISTENCE_")
-    use_prefix(config.redis_prefix)
-    tokens = read_service_tokens(config.service_token_file, config.service_token_previous_file)
+    tokens = config.service_tokens()
     clock = RedisClock()
     opened = _open_store(config, clock)
     store = opened.store
     gate = IncarnationGate()
-    address = redis_address(config.redis_url, config.redis_password_file)
+    address = config.redis_address()
     client = RedisPipeline(address, gate=gate)
     hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes)
     heartbeat = RedisHeartbeat(address, on_time=clock.sync)
@@ -84,18 +79,14 @@ async def main(stopping: asyncio.Event) -> None:
         store,
         max_unstored=config.max_unstored,
         max_waiting=config.max_waiting,
-        max_batch=config.max_batch,
+        max_batch=_MAX_BATCH,
         max_item_bytes=opened.max_item_bytes,
     )
-    maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=config.sweep_s)
+    maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=_MAINTENANCE_S)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=maintenance.ready)
-    server = await start_grpc_server(
-        lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
-        host=config.host,
-        port=config.grpc_port,
-        service_token=tokens.current,
-        previous_service_token=tokens.previous,
-        service="persistence",
+    servicer = PersistenceServicer(log)
+    server = await serve_grpc(
+        "persistence", config, tokens, lambda grpc: rpc.add_PersistenceServiceServicer_to_server(servicer, grpc)
     )
     tasks = [
         asyncio.create_task(log.run()),
@@ -107,13 +98,10 @@ async def main(stopping: asyncio.Event) -> None:
     try:
         collector.settle()
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
-        stopped = asyncio.create_task(stopping.wait())
-        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopped}:
-            await task  # a task that ended by itself has failed
+        await until_stopped(stopping, *tasks)
         maintenance.stopping()
-        await server.stop(_GRACE_S)
-        await log.drain(_GRACE_S)
+        await server.stop(GRACE_S)
+        await log.drain(GRACE_S)
         for task in tasks:
             await end_task(task)
         await maintenance.leave()
@@ -168,4 +156,4 @@ async def _maintain(opened: _Opened, maintenance: Maintenance) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "persistence")
+    run_service("persistence", PersistenceConfig, main)

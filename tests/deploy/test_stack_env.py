@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
+from services.shared.process.config import settings_of
 from tests.deploy.tools import ROOT, command, load, parse
 
 DEV = load(ROOT / "dev-stack.yml")
@@ -37,9 +37,9 @@ def variables(service: str) -> set[str]:
     """All that the service reads, but for what is fixed."""
     own = f"{service.upper()}_"
     names = {
-        field.metadata.get("env") or f"{'DYNAMODB_' if config is DynamoDbSettings else own}{field.name.upper()}"
+        setting.variable
         for config in CONFIGS[service]
-        for field in dataclasses.fields(config)
+        for setting in settings_of(config, "DYNAMODB_" if config is DynamoDbSettings else own)
     }
     return {name for name in names if name.removeprefix(own) not in FIXED}
 
@@ -90,11 +90,11 @@ def rendered(**environment: str) -> dict[str, Any]:
 
 def test_a_setting_of_the_shell_reaches_the_service_and_others_keep_their_defaults(tmp_path: Path) -> None:
     (tmp_path / ".made-by-make-secrets.env").touch()
-    stack = rendered(SECRETS=str(tmp_path), EDGE_ALLOW_ANONYMOUS="true", PERSISTENCE_MAX_BATCH="7")
+    stack = rendered(SECRETS=str(tmp_path), EDGE_ALLOW_ANONYMOUS="true", PERSISTENCE_MAX_WAITING="7")
     assert stack["edge"]["environment"]["EDGE_ALLOW_ANONYMOUS"] == "true"
     assert "EDGE_PERSONAL_CHANNEL" not in stack["edge"]["environment"]
     assert "EDGE_ALLOW_ANONYMOUS" not in stack["auth"]["environment"]
-    assert stack["persistence"]["environment"]["PERSISTENCE_MAX_BATCH"] == "7"
+    assert stack["persistence"]["environment"]["PERSISTENCE_MAX_WAITING"] == "7"
 
 
 def test_a_deployment_without_secrets_says_so_before_anything_is_made(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.namespaces import Namespace
+from services.shared.process.config import settings_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([a-zA-Z0-9_]+)` \| (.*?) \| .+ \|$", PAGE, re.MULTILINE))
@@ -27,9 +28,9 @@ SERVICES = {
     "DYNAMODB_": DynamoDbSettings,
 }
 SETTINGS = {
-    field.metadata.get("env") or prefix + field.name.upper(): field.default
+    setting.variable: setting.field.default
     for prefix, config in SERVICES.items()
-    for field in dataclasses.fields(config)
+    for setting in settings_of(config, prefix)
 }
 OPTIONS = {field.name: field.default for field in dataclasses.fields(Namespace) if field.name != "name"}
 

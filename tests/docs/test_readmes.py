@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import urllib.request
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb import client as dynamodb
 from services.shared.dynamodb.settings import DynamoDbSettings
+from services.shared.process.config import settings_of
 from tests.support.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +73,7 @@ def named(text: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("service", CONFIGS)
 def test_a_readme_names_all_settings_of_its_service(service: str) -> None:
     patterns = re.findall(r"`([A-Z0-9_*]+)`", paragraph(service, "Settings"))
-    read = {
-        field.metadata.get("env") or prefix + field.name.upper()
-        for prefix, config in CONFIGS[service]
-        for field in dataclasses.fields(config)
-    }
+    read = {setting.variable for prefix, config in CONFIGS[service] for setting in settings_of(config, prefix)}
     assert {name for name in read if not any(fnmatchcase(name, pattern) for pattern in patterns)} == set()
     assert [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in read)] == []
 

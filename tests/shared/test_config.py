@@ -7,7 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.process.config import ConfigError, field_env, read_env, read_secret_file
+from services.shared.process.config import (
+    ConfigError,
+    field_env,
+    fixed,
+    group,
+    number,
+    read_env,
+    read_secret_file,
+    settings_of,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    per_user: int = number(3, 1, 9)
+    ring_size: int = fixed(256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +36,7 @@ class Config:
     token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
     limit: int | None = None
     allowed_origins: tuple[str, ...] = ()
+    limits: Limits = group(Limits)
 
     def __post_init__(self) -> None:
         if self.port < 0:
@@ -62,6 +78,21 @@ def test_variables_are_read_as_their_types() -> None:
 def test_shared_settings_are_read_without_the_prefix() -> None:
     config = read(REDIS_URL="redis://there", SERVICE_TOKEN_FILE="/run/secrets/token", DEMO_REDIS_URL="ignored")
     assert (config.redis_url, config.token_file) == ("redis://there", Path("/run/secrets/token"))
+
+
+def test_settings_of_a_group_are_read_by_their_own_names() -> None:
+    assert read(DEMO_PER_USER="4").limits == Limits(per_user=4)
+    assert read().limits == Limits()
+    with pytest.raises(ConfigError, match="DEMO_PER_USER must be at most 9, not '10'"):
+        read(DEMO_PER_USER="10")
+    variables = [setting.variable for setting in settings_of(Config, "DEMO_")]
+    assert "DEMO_PER_USER" in variables
+    assert "DEMO_LIMITS" not in variables
+
+
+def test_what_is_fixed_is_no_setting() -> None:
+    assert read(DEMO_RING_SIZE="1").limits.ring_size == 256
+    assert "DEMO_RING_SIZE" not in [setting.variable for setting in settings_of(Config, "DEMO_")]
 
 
 def test_an_empty_variable_is_none_where_none_is_allowed() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +13,7 @@ from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
-from services.shared.process.config import ConfigError
+from services.shared.process.config import ConfigError, Setting, settings_of
 from services.shared.process.variables import read_checked_env
 
 SERVICES: dict[str, type[Any]] = {
@@ -24,11 +23,11 @@ SERVICES: dict[str, type[Any]] = {
     "PERSISTENCE_": PersistenceConfig,
     "DYNAMODB_": DynamoDbSettings,
 }
-NUMBERS: dict[str, tuple[str, dataclasses.Field[Any]]] = {
-    field.metadata.get("env") or prefix + field.name.upper(): (prefix, field)
+NUMBERS: dict[str, tuple[str, Setting]] = {
+    setting.variable: (prefix, setting)
     for prefix, config in SERVICES.items()
-    for field in dataclasses.fields(config)
-    if get_type_hints(config)[field.name] in (int, float)
+    for setting in settings_of(config, prefix)
+    if setting.kind in (int, float)
 }
 NEGATIVE = st.one_of(
     st.integers(max_value=-1).map(str),
@@ -41,8 +40,12 @@ OF_ANOTHER_SETTING: dict[str, set[float]] = {"EDGE_PONG_TIMEOUT_S": {1_000_000_0
 
 
 def read(variable: str, text: str) -> Any:
-    prefix, field = NUMBERS[variable]
-    return getattr(read_checked_env(SERVICES[prefix], {variable: text}, prefix), field.name)
+    """Return the setting as read from this text, also where it is in a group of settings."""
+    prefix, setting = NUMBERS[variable]
+    config = read_checked_env(SERVICES[prefix], {variable: text}, prefix)
+    places = [config, *(getattr(config, group, None) for group in ("transport", "domain"))]
+    (place,) = (one for one in places if hasattr(one, setting.field.name))
+    return getattr(place, setting.field.name)
 
 
 def refused(variable: str, text: str) -> None:
@@ -70,9 +73,9 @@ def test_minus_one_is_refused_by_name(variable: str) -> None:
 
 @pytest.mark.parametrize("variable", NUMBERS)
 def test_the_default_is_within_the_range_and_so_are_its_ends(variable: str) -> None:
-    _, field = NUMBERS[variable]
-    low, high = field.metadata["range"]
-    assert 0 <= low <= field.default <= high
+    _, setting = NUMBERS[variable]
+    low, high = setting.field.metadata["range"]
+    assert 0 <= low <= setting.field.default <= high
     for end in {low, high} - OF_ANOTHER_SETTING.get(variable, set()):
         assert read(variable, str(end)) == end
     refused(variable, str(high + 1))

@@ -12,6 +12,8 @@ import pytest
 
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
+from services.persistence.config import PersistenceConfig
+from services.presence.config import PresenceConfig
 from services.shared.process import variables
 from services.shared.process.config import ConfigError
 from services.shared.process.variables import check_names, names_of, read_checked_env, warn_of_retired
@@ -69,7 +71,9 @@ def test_a_retired_name_only_warns(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_no_retired_name_is_a_setting() -> None:
-    assert not variables.RETIRED.keys() & EDGE
+    configs = {"EDGE_": EdgeConfig, "AUTH_": AuthConfig, "PRESENCE_": PresenceConfig, "PERSISTENCE_": PersistenceConfig}
+    settings = {name for prefix, config in configs.items() for name in names_of(config, prefix)}
+    assert not variables.RETIRED.keys() & settings
 
 
 @pytest.mark.parametrize(
@@ -77,8 +81,8 @@ def test_no_retired_name_is_a_setting() -> None:
     [
         ("edge", "EDGE_PINGINTERVAL_S", "EDGE_PING_INTERVAL_S"),
         ("auth", "AUTH_ACCES_TTL_S", "AUTH_ACCESS_TTL_S"),
-        ("presence", "PRESENCE_SWEEPS_S", "PRESENCE_SWEEP_S"),
-        ("persistence", "PERSISTENCE_MAXBATCH", "PERSISTENCE_MAX_BATCH"),
+        ("presence", "PRESENCE_LEASE_S", "PRESENCE_LEASE_TTL_S"),
+        ("persistence", "PERSISTENCE_MAXWAITING", "PERSISTENCE_MAX_WAITING"),
     ],
 )
 def test_each_service_ends_its_start(service: str, name: str, meant: str) -> None:

@@ -1,8 +1,14 @@
-"""Settings of the edge's domain; `config.py` reads them from the environment."""
+"""Settings of the edge's domain, with their defaults and ranges.
+
+`services/edge/config.py` reads them from the environment. What is `fixed` is the same on every edge; tests change it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from services.shared.checks import MAX_CHANNEL_BYTES
+from services.shared.process.config import fixed, number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,41 +23,45 @@ class Settings:
     disallow_anonymous_tokens: bool = False  # a token without `sub` closes 3507
     personal_channel: bool = False
     personal_channel_namespace: str = ""
-    server_name: str = "thalamus"
-    version: str = "0.1.0"
+    server_name: str = fixed("thalamus")
+    version: str = fixed("0.1.0")
 
-    connect_timeout_s: float = 10.0
-    ping_interval_s: float = 25.0  # 0: no pings
-    pong_timeout_s: float = 8.0  # 0: no pong expected
-    expired_close_delay_s: float = 25.0  # from the expiry of a connection to its close
-    expired_sub_close_delay_s: float = 25.0  # from the expiry of a subscription to its end
-    error_drop_delay_s: float = 5.0  # from an error reply to connect until TCP is dropped
+    connect_timeout_s: float = number(10.0, 0.01)
+    ping_interval_s: float = number(25.0, 0)  # 0: no pings
+    pong_timeout_s: float = number(8.0, 0)  # 0: no pong expected
+    expired_close_delay_s: float = number(25.0, 0)  # from the expiry of a connection to its close
+    expired_sub_close_delay_s: float = number(25.0, 0)  # from the expiry of a subscription to its end
+    error_drop_delay_s: float = fixed(5.0)  # from an error reply to connect until TCP is dropped
 
-    commands_per_s: float = 50.0  # 0: no limit
-    commands_burst: int = 300
-    flood_close_s: float = 3.0  # a client whose commands are refused for this long without a pause is closed with 3013
-    max_pending_commands: int = 64  # of one client, publications apart; beyond, its socket is not read
+    commands_per_s: float = number(50.0, 0)  # 0: no limit
+    commands_burst: int = number(300, 1)
+    flood_close_s: float = fixed(3.0)  # a client whose commands are refused for so long without a pause is closed 3013
+    max_pending_commands: int = fixed(64)  # of one client, publications apart; beyond, its socket is not read
 
-    channels_per_client: int = 128
-    new_channels_per_minute: int = 200  # that one user may begin on this edge; beyond: error 111; 0: no limit
-    connections_per_user: int = 100  # on this edge; 0: no limit
-    channel_max_bytes: int = 255  # of a channel name in UTF-8
-    max_publish_wait_s: float = 1.0  # longest expected wait of an accepted publication; beyond: error 111, nothing done
-    max_pending_publish_bytes: int = 33_554_432  # of all publications that wait on this edge
-    max_reads: int = 64  # of logs at the same time (gaps, recovery, history): for `hot` and `stored` channels each
-    max_waiting_reads: int = 5_000  # reads under way and waiting together; beyond: error 111
-    history_limit: int = 300  # publications of one history reply
-    recovery_limit: int = 1_000  # publications of a subscribe reply, and of one page behind it; upstream has 300
-    recovery_total: int = 100_000  # publications that a client may have missed; beyond: not recovered
-    reply_max_bytes: int = 1_048_576  # of the publications in one reply
-    idempotency_key_max_bytes: int = 128  # in UTF-8
+    channels_per_client: int = number(128, 1)
+    new_channels_per_minute: int = number(200, 0)  # that a user may begin on this edge; beyond: error 111; 0: no limit
+    connections_per_user: int = number(100, 0)  # on this edge; 0: no limit
+    channel_max_bytes: int = number(255, 1, MAX_CHANNEL_BYTES)  # of a channel name in UTF-8
+    max_publish_wait_s: float = number(1.0, 0.01, 60)  # longest expected wait of an accepted publication; beyond: 111
+    max_pending_publish_bytes: int = number(33_554_432, 1, 1 << 50)  # of all publications that wait on this edge
+    history_limit: int = number(300, 1)  # publications of one history reply
+    recovery_total: int = number(100_000, 1)  # publications that a client may have missed; beyond: not recovered
+    idempotency_key_max_bytes: int = fixed(128)  # in UTF-8
 
-    ring_size: int = 256  # publications that an edge keeps per channel, to recover from without a read
-    ring_max_bytes: int = 262_144  # the same in bytes
-    gap_buffer_size: int = 1_024  # publications kept behind a gap while it is repaired
-    join_buffer_size: int = 4_096  # frames held for a subscription until its reply is queued
-    top_check_s: float = 5.0  # interval of comparing quiet channels with their logs
-    channel_linger_s: float = 1.0  # how long a channel without subscribers stays open
+    # Reads of logs at the same time (gaps, recovery, history), for `hot` and `stored` channels each: a read has 2.5 s,
+    # and one that waits here costs Redis and persistence nothing.
+    max_reads: int = fixed(64)
+    max_waiting_reads: int = fixed(5_000)  # reads under way and waiting together; beyond: error 111, and clients retry
+    # Publications of a subscribe reply, and of one page behind it. Upstream has 300; what is beyond follows as pushes.
+    recovery_limit: int = fixed(1_000)
+    reply_max_bytes: int = fixed(1_048_576)  # of the publications in one reply; a client goes on with the next page
+
+    ring_size: int = fixed(256)  # publications that an edge keeps per channel, to recover from without a read
+    ring_max_bytes: int = fixed(262_144)  # the same in bytes
+    gap_buffer_size: int = fixed(1_024)  # publications kept behind a gap while it is repaired
+    join_buffer_size: int = fixed(4_096)  # frames held for a subscription until its reply is queued
+    top_check_s: float = fixed(5.0)  # interval of comparing quiet channels with their logs; bounds an unnoticed loss
+    channel_linger_s: float = fixed(1.0)  # how long a channel without subscribers stays open
 
 
 MAX_TTL_S = 365 * 86_400  # largest `ttl` told to a client (wire protocol, 9)

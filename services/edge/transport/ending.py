@@ -14,7 +14,7 @@ A client that does not read must not keep the connection alive for long.
    measured over `max_wait_s`. A slower client is reset.
 4. With `resets` the connection ends with RST even after delivery, so that the kernel keeps no state of it.
 
-**Example** (`max_wait_s` is 5 s, the default of EDGE_CLOSE_TIMEOUT_S). A client that has everything at once: TCP ends
+**Example** (`max_wait_s` is 5 s, `close_timeout_s` of the options). A client that has everything at once: TCP ends
 after 1 s. A client that takes 900 KiB at 60 KiB/s: TCP ends a second after it has all, after about 16 s. A client that
 reads nothing: reset at the first look after 5 s.
 

@@ -1,9 +1,14 @@
-"""Settings of the public port, and what a WebSocket handshake results in."""
+"""Settings of the public port, and what a WebSocket handshake results in.
+
+`services/edge/config.py` reads the settings from the environment. What is `fixed` is not read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from services.shared.process.config import fixed, number
 
 SelectDialect = Callable[[Sequence[str], Mapping[str, str]], tuple[str | None, str]]
 """From the offered subprotocols and the query: the subprotocol to select, or None, and the name of the dialect."""
@@ -24,27 +29,30 @@ class TransportOptions:
     websocket_path: str = "/connection/websocket"
     allowed_origins: tuple[str, ...] = ()  # as `OriginRules` takes them
     allow_no_origin: bool = True
-    select_dialect: SelectDialect = json_only
+    select_dialect: SelectDialect = fixed(json_only)
 
     trusted_proxies: tuple[str, ...] = ()  # as `TrustedProxies` takes them
     proxy_protocol: bool = False  # whether trusted proxies send a PROXY header before the first request
 
-    max_connections: int = 15_000  # WebSocket and HTTP together; beyond: 503
-    max_connections_per_address: int = 0  # beyond: 429; 0: no limit
-    handshake_timeout_s: float = 5.0  # from accept to a complete head
-    close_timeout_s: float = 5.0  # for a client that takes hardly any of its last bytes, see `ending.py`
+    max_connections: int = number(15_000, 1)  # WebSocket and HTTP together; beyond: 503
+    max_connections_per_address: int = number(0, 0)  # beyond: 429; 0: no limit
+    handshake_timeout_s: float = number(5.0, 0.01)  # from accept to a complete head
+    # Over this period a closed client must take its last bytes at 4 KiB/s, see `ending.py`. Longer would let clients
+    # that don't read keep memory; shorter would cut off those with a short pause of their network.
+    close_timeout_s: float = fixed(5.0)
 
-    max_message_bytes: int = 65_536  # of one message of a client; beyond: close 1009
-    max_fragments: int = 128  # of one message; beyond: close 1009
-    max_control_frames_per_s: int = 100  # pings and pongs of one client; beyond: close 3013
+    max_message_bytes: int = number(65_536, 1)  # of one message of a client; beyond: close 1009
+    max_fragments: int = fixed(128)  # of one message; beyond: close 1009
+    max_control_frames_per_s: int = fixed(100)  # pings and pongs of one client; beyond: close 3013
 
-    max_outbox_bytes: int = 1_048_576  # pushes that wait for one connection; beyond: close 3008
-    max_outbox_total_bytes: int = 536_870_912  # of all connections; beyond, one that queues over 64 KiB: close 3008
+    max_outbox_bytes: int = number(1_048_576, 1)  # pushes that wait for one connection; beyond: close 3008
+    # Of all connections. Beyond, one that queues over 64 KiB: close 3008.
+    max_outbox_total_bytes: int = number(536_870_912, 1, 1 << 50)
 
-    max_write_delay_s: float = 0.025  # longest wait of frames for the next round of writing, see `outbox.py`
+    max_write_delay_s: float = number(0.025, 0)  # longest wait of frames for the next round of writing, see `outbox.py`
 
-    http_request_timeout_s: float = 60.0  # from a complete head to the end of the response
-    http_keep_alive_s: int = 5  # how long an idle HTTP connection stays open
+    http_request_timeout_s: float = fixed(60.0)  # from a complete head to the end of the response
+    http_keep_alive_s: int = fixed(5)  # how long an idle HTTP connection stays open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,8 @@
-"""Reads settings from environment variables and names the variable of each error."""
+"""Reads settings from environment variables and names the variable of each error.
+
+Settings are the fields of a dataclass. A field may itself be a dataclass of settings, which groups them: the names of
+variables are the same as without the group. A field made with `fixed` is no setting.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,10 +47,40 @@ def number(default: float, at_least: float, at_most: float = MOST, *, env: str |
     return dataclasses.field(default=default, metadata={"range": (at_least, at_most), **named})
 
 
+def fixed(default: Any) -> Any:
+    """Return a dataclass field that is not read from the environment; code and tests may pass another value."""
+    return dataclasses.field(default=default, metadata={"fixed": True})
+
+
+def group(cls: type[Any]) -> Any:
+    """Return a dataclass field whose value is `cls`, a dataclass of settings with a default for each."""
+    return dataclasses.field(default_factory=cls)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its environment variable, its dataclass field and its type."""
+
+    variable: str
+    field: dataclasses.Field[Any]
+    kind: Any
+
+
+def settings_of(cls: type[Any], prefix: str) -> Iterator[Setting]:
+    """Yield the settings that `read_env` reads, also those in groups."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from settings_of(typing.cast(type[Any], hints[field.name]), prefix)
+        elif "fixed" not in field.metadata:
+            yield Setting(_variable(field, prefix), field, hints[field.name])
+
+
 def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
     """Build `cls`, a keyword-only dataclass, from environment variables.
 
-    The field `lease_ttl_s` is read from `PREFIX_LEASE_TTL_S`. The prefix may be given with or without its underscore.
+    The field `lease_ttl_s` is read from `PREFIX_LEASE_TTL_S`, also where it is in a group. The prefix may be given
+    with or without its underscore.
 
     Fields may be `str`, `int`, `float`, `bool`, `Path`, `tuple[str, ...]` (comma separated) and each of
     them `| None` (an empty variable is None). A variable that is absent leaves the default.
@@ -57,15 +92,15 @@ def read_env(cls: type[T], env: Mapping[str, str], prefix: str) -> T:
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, cls)):
-        variable: str = field.metadata.get("env", f"{prefix.removesuffix('_')}_{field.name.upper()}")
-        text = env.get(variable)
-        if text is not None:
-            values[field.name] = _parse(text, hints[field.name], variable)
-            if "range" in field.metadata:
-                at_least, at_most = field.metadata["range"]
-                _check_range(values[field.name], at_least, at_most, variable, text)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{variable} must be set")
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            values[field.name] = read_env(typing.cast(type[Any], kind), env, prefix)
+        elif "fixed" not in field.metadata:
+            variable = _variable(field, prefix)
+            if variable in env:
+                values[field.name] = _parse_in_range(env[variable], kind, field, variable)
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise ConfigError(f"{variable} must be set")
     return cls(**values)
 
 
@@ -85,11 +120,21 @@ def read_secret_file(path: Path, variable: str) -> bytes:
     return secret
 
 
-def _check_range(value: float, at_least: float, at_most: float, variable: str, text: str) -> None:
-    if value < at_least:
-        raise ConfigError(f"{variable} must be at least {at_least}, not {_shown(text)}")
-    if value > at_most:
-        raise ConfigError(f"{variable} must be at most {at_most}, not {_shown(text)}")
+def _variable(field: dataclasses.Field[Any], prefix: str) -> str:
+    """Return the name of the variable that a field is read from."""
+    named: str | None = field.metadata.get("env")
+    return named or f"{prefix.removesuffix('_')}_{field.name.upper()}"
+
+
+def _parse_in_range(text: str, kind: Any, field: dataclasses.Field[Any], variable: str) -> Any:
+    value = _parse(text, kind, variable)
+    if "range" in field.metadata:
+        at_least, at_most = field.metadata["range"]
+        if value < at_least:
+            raise ConfigError(f"{variable} must be at least {at_least}, not {_shown(text)}")
+        if value > at_most:
+            raise ConfigError(f"{variable} must be at most {at_most}, not {_shown(text)}")
+    return value
 
 
 def _shown(text: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import uvloop
 
@@ -45,6 +46,17 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], service: str, *, has_p
     except Exception as error:
         logger.critical("failed", exc_info=error)
         sys.exit(EXIT_FAILED)
+
+
+async def until_stopped(stopping: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
+    """Wait until `stopping` is set or one of the tasks ends, and raise what it ended with."""
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
+            await task
+    finally:
+        stopped.cancel()
 
 
 async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]], *, has_parent: bool) -> None:

@@ -8,14 +8,13 @@ service of that name are ignored (`AUTH_SERVICE_HOST`, `AUTH_PORT_9001_TCP_ADDR`
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from services.shared.process.config import ConfigError, read_env
+from services.shared.process.config import ConfigError, read_env, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +22,18 @@ T = TypeVar("T")
 
 # Name → what replaces it. An entry stays for as long as somebody may go back to a version that has the setting.
 RETIRED: Mapping[str, str] = {
+    "EDGE_CLOSE_TIMEOUT_S": "always 5 s",
     "EDGE_MAX_PENDING_PUBLISHES": "how many may wait follows from EDGE_MAX_PUBLISH_WAIT_S and the measured rate",
+    "EDGE_MAX_READS": "always 64",
+    "EDGE_MAX_WAITING_READS": "always 5000",
+    "EDGE_RECOVERY_LIMIT": "always 1000; more follow the reply, up to EDGE_RECOVERY_TOTAL",
+    "EDGE_REPLY_MAX_BYTES": "always 1048576",
+    "EDGE_TOKEN_NOT_BEFORE_LEEWAY_S": "always 10 s, or EDGE_TOKEN_LEEWAY_S if that is longer",
+    "EDGE_TOP_CHECK_S": "always 5 s",
+    "PERSISTENCE_MAX_BATCH": "always 1024",
+    "PERSISTENCE_SWEEP_S": "always 1 s",
     "PRESENCE_HEARTBEAT_S": "presence tells edges: a third of PRESENCE_LEASE_TTL_S",
+    "PRESENCE_SWEEP_S": "always 0.5 s",
 }
 
 # Variables with this prefix that other services read.
@@ -35,9 +44,7 @@ _OF_LINKS = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP
 
 def names_of(config: type[Any], prefix: str) -> set[str]:
     """Return the variables with this prefix that a settings dataclass is read from."""
-    names = {
-        field.metadata.get("env") or f"{prefix}{field.name.upper()}" for field in dataclasses.fields(config)
-    } | set(_OF_OTHERS.get(prefix, ()))
+    names = {setting.variable for setting in settings_of(config, prefix)} | set(_OF_OTHERS.get(prefix, ()))
     return {name for name in names if name.startswith(prefix)}
 
 

@@ -1,0 +1,31 @@
+"""Starts the gRPC server of a service with the settings that all of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from services.shared.process.secrets import ServiceTokens
+from services.shared.rpc.server import GrpcServer, start_grpc_server
+from services.shared.startup.config import GrpcServiceConfig
+
+GRACE_S = 3.0  # seconds for calls that run when a service stops; an edge waits no longer for an answer
+
+
+async def serve_grpc(
+    name: str, config: GrpcServiceConfig, tokens: ServiceTokens, add: Callable[[grpc.aio.Server], None]
+) -> GrpcServer:
+    """Start the server of the service `name` with the servicers that `add` registers.
+
+    Raises:
+        ConfigError: the port is taken or not allowed.
+    """
+    return await start_grpc_server(
+        add,
+        host=config.host,
+        port=config.grpc_port,
+        service_token=tokens.current,
+        previous_service_token=tokens.previous,
+        service=name,
+    )
