@@ -28,7 +28,7 @@ with their position, and are told whether they recovered.
 **Trade-offs.** A message that is lost without an error in a quiet channel is found only by the next comparison. A gap
 notification goes to all subscribers of the channel on this edge, because they share one view of its log.
 
-Decisions: docs/decisions/0005-how-a-redis-that-went-back-is-noticed.md (rule 6), docs/architecture.md, "The log of a
+Decisions: docs/decisions/0005-detecting-a-rolled-back-redis.md (rule 6), docs/architecture.md, "The log of a
 channel".
 """
 

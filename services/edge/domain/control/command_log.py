@@ -27,7 +27,7 @@ first.
 one edge that is cut off does not block the others. Closing connections after a gap also hits clients that no command
 was for.
 
-Decision: docs/decisions/0009-orders-are-kept.md.
+Decision: docs/decisions/0009-control-commands-are-kept.md.
 """
 
 from __future__ import annotations
