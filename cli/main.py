@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import sys
 from typing import NoReturn
@@ -13,6 +12,7 @@ import click
 from cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
 from cli.text import check_input, prepare_output
 from services.shared.process.config import ConfigError
+from services.shared.version import VERSION
 
 _COMMANDS = {
     "dev": "Start the whole platform on this machine and follow its logs.",
@@ -51,13 +51,8 @@ class _LateGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-def version() -> str:
-    """Return the installed version."""
-    return importlib.metadata.version("thalamus")
-
-
 @click.group(cls=_LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version(), message="thalamus %(version)s")
+@click.version_option(VERSION, message="thalamus %(version)s")
 def thalamus() -> None:
     """Thalamus: realtime channels with presence, history and recovery that a team runs itself.
 

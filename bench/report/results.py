@@ -17,6 +17,7 @@ import msgspec
 
 from bench.measure.statistics import Spread, spread
 from services.shared.redis.binary import find_redis_server
+from services.shared.version import VERSION
 
 _PEERS = Path(__file__).resolve().parents[1] / "peers"
 
@@ -99,8 +100,8 @@ def machine() -> dict[str, str]:
 
 def versions(targets: Sequence[str]) -> dict[str, str]:
     """Of everything that has a part in the figures."""
-    found = {"Python": platform.python_version()}
-    found |= {name: version(name) for name in ("thalamus", "uvloop", "websockets", "grpcio", "redis", "msgspec")}
+    found = {"Python": platform.python_version(), "thalamus": VERSION}
+    found |= {name: version(name) for name in ("uvloop", "websockets", "grpcio", "redis", "msgspec")}
     said = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
     number = re.search(r"\bv=(\S+)", said)
     found["Valkey" if said.startswith("Valkey") else "Redis server"] = number[1] if number else said.strip()

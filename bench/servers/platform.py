@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.load.orders import Where
 from bench.servers.target import Target
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 from cli.stack.run import StackSettings, running_stack
 
 NAME = "thalamus"

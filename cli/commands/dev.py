@@ -13,13 +13,13 @@ from pathlib import Path
 
 import click
 
+from cli.bundled import present_or_bundled
 from cli.errors import EXIT_FAILED, EXIT_OK
 from cli.options import DEFAULT_DATA, data_option
 from cli.output import remark
 from cli.stack.banner import banner
 from cli.stack.environment import check_environment
 from cli.stack.logs import Formatter, LogSink, Terminal
-from cli.stack.plan import ROOT
 from cli.stack.run import StackSettings, api_key, describe, mint, running_stack
 from cli.stack.supervisor import StartFailed, Supervisor
 
@@ -82,7 +82,7 @@ def command(
     check_environment(os.environ)
     settings = StackSettings(
         data=data,
-        channels_file=channels_file or _default_channels_file(),
+        channels_file=channels_file or present_or_bundled("config/channels.toml"),
         environment=os.environ,
         edges=edges,
         any_free_port=ports == "auto",
@@ -90,11 +90,6 @@ def command(
         start_timeout_s=start_timeout_s,
     )
     return asyncio.run(_run(settings))
-
-
-def _default_channels_file() -> Path:
-    here = Path("config/channels.toml")
-    return here if here.is_file() else ROOT / here
 
 
 async def _run(settings: StackSettings) -> int:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cli.bundled import present_or_bundled
 from cli.output import remark
 from cli.secrets.files import SecretFiles, rotatable
 from services.shared.hotlog.keys import DEFAULT_PREFIX
@@ -21,8 +22,8 @@ _folder = click.option(
 _template = click.option(
     "--acl-template",
     type=click.Path(path_type=Path),
-    default=Path("deploy/redis/users.acl.template"),
-    show_default=True,
+    default=lambda: present_or_bundled("deploy/redis/users.acl.template"),
+    show_default="deploy/redis/users.acl.template",
     help="What Redis' ACL file is made of.",
 )
 _prefix = click.option(

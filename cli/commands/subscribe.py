@@ -28,6 +28,7 @@ from cli.wire import (
     Unsubscribed,
     WireClient,
 )
+from services.shared.version import VERSION
 
 _USER = "dev"
 _TTL_S = 3600
@@ -82,9 +83,8 @@ async def _follow(
     address: str, wire: WireClient, new_token: Callable[[], Awaitable[str]] | None, as_json: bool
 ) -> None:
     from cli.follow import Follower
-    from cli.main import version
 
-    wire.version = version()
+    wire.version = VERSION
     if new_token is not None:
         wire.token = await new_token()
     show = _show_json if as_json else _show

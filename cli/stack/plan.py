@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.bundled import ROOT, bundled
 from cli.running import EdgeAddress
 from cli.stack.child import ChildSpec, Stage
 from cli.stack.ports import edge_names
 from cli.stack.probes import http_ready, redis_ready
 from services.shared.addresses import with_port, without_brackets
 
-ROOT = Path(__file__).resolve().parents[2]  # directory that `services` and `cli` are imported from
 _SERVICES = ("auth", "presence", "persistence")
 _DRAIN_GRACE_S = "2"
 _LOOPBACK = "127.0.0.1"
@@ -114,7 +114,7 @@ class StackPlan:
         listed = self.environment.get("EDGE_ALLOWED_ORIGINS", "").strip().strip(",")
         own["EDGE_ALLOWED_ORIGINS"] = ",".join((*([listed] if listed else []), *_LOOPBACK_ORIGINS))
         own["EDGE_DRAIN_GRACE_S"] = self.environment.get("EDGE_DRAIN_GRACE_S") or _DRAIN_GRACE_S
-        own["EDGE_WEB_DIR"] = self.environment.get("EDGE_WEB_DIR") or str(ROOT / "web")
+        own["EDGE_WEB_DIR"] = self.environment.get("EDGE_WEB_DIR") or str(bundled("web"))
         return self._python(name, "edge", Stage.EDGE, own)
 
     def _python(self, name: str, package: str, stage: Stage, own: Mapping[str, str]) -> ChildSpec:
@@ -139,7 +139,8 @@ class StackPlan:
 def _import_paths(inherited: str | None) -> list[str]:
     """Return import paths by which children run the same code as this process.
 
-    Also from a checkout that is not the installed one.
+    A checkout is added, since another one may be installed. An installed wheel is found without.
     """
     stubs = ROOT / "proto" / "gen"
-    return [str(path) for path in (ROOT, stubs) if path.is_dir()] + ([inherited] if inherited else [])
+    checkout = [str(ROOT), str(stubs)] if stubs.is_dir() else []
+    return checkout + ([inherited] if inherited else [])

@@ -17,8 +17,8 @@ import pytest
 import redis.asyncio
 from redis import exceptions
 
+from cli.bundled import ROOT
 from cli.secrets.files import REDIS_USERS, SecretFiles
-from cli.stack.plan import ROOT
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import TOP
 from services.shared.incarnation.calls import parse_incarnation

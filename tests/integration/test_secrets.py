@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 from tests.support.stack import Stack, clean_environment
 from tests.support.wire_client import WireClient
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 from services.shared.hotlog import keys
 from services.shared.incarnation.calls import parse_incarnation
 from tests.support.stack import Stack, clean_environment

@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 from redis import exceptions
 
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 from tests.support.faults import free_port
 from tests.support.redis import RedisServer
 from tests.support.stack import Stack, clean_environment

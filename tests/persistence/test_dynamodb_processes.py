@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import Publication
 from services.shared.dynamodb import tables

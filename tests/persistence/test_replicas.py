@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.shared.errors import Busy, Unavailable

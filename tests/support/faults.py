@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from cli.stack.plan import ROOT
+from cli.bundled import ROOT
 
 _INSIDE = "THALAMUS_IN_NAMESPACES"
 _LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")

@@ -19,9 +19,10 @@ from typing import Any, Self, TypeVar
 import jwt
 import pytest
 
+from cli.bundled import ROOT
 from cli.stack import ports
 from cli.stack.child import Child
-from cli.stack.plan import ROOT, StackPlan
+from cli.stack.plan import StackPlan
 from cli.stack.run import StackSettings, api_key, running_stack
 from cli.stack.supervisor import Supervisor
 

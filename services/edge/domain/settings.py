@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from services.shared.checks import MAX_CHANNEL_BYTES
 from services.shared.process.config import fixed, number
+from services.shared.version import VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Settings:
     personal_channel: bool = False
     personal_channel_namespace: str = ""
     server_name: str = fixed("thalamus")
-    version: str = fixed("0.1.0")
+    version: str = fixed(VERSION)
 
     connect_timeout_s: float = number(10.0, 0.01)
     ping_interval_s: float = number(25.0, 0)  # 0: no pings

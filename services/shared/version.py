@@ -1,0 +1,3 @@
+"""Version of Thalamus. `pyproject.toml` reads it from here."""
+
+VERSION = "0.1.0"
