@@ -1,6 +1,7 @@
 """Responses of one stream of appends: results, or a sign of life without any.
 
 A response also says how many items were accepted, with or without a result: then the client may send as many more.
+Not a `Batcher` (`services/shared/batching`): results are not waited for by callers, and never refused or late.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterable
 
 import grpc
 
+from services.shared.batching.linger import Linger
 from services.shared.errors import Busy
 from services.shared.rpc.batch_stream import BatchStream
-from services.shared.rpc.linger import Linger
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from thalamus.common.v1.common_pb2 import ItemStatus, Position

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.shared.rpc.linger import Linger
+from services.shared.batching.linger import Linger
 
 
 class BusyThread:

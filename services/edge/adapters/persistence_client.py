@@ -13,9 +13,9 @@ import grpc
 
 from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
+from services.shared.batching.linger import Linger
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.rpc.batch_stream import BatchStream
-from services.shared.rpc.linger import Linger
 from services.shared.rpc.replicas import Replicas
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb

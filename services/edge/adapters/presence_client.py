@@ -24,6 +24,7 @@ sends batches of dirty keys over a stream; an empty batch is the heartbeat of th
 **Example.** While presence is down, a client joins, leaves and joins again. When presence is back, one entry is sent.
 
 **Trade-offs.** Each edge keeps all its members in memory, and sends all of them again when a generation begins.
+Not a `Batcher` (`services/shared/batching`): only the last state of a member counts, and it has no deadline.
 See docs/decisions/0003.
 """
 

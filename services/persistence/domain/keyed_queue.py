@@ -18,6 +18,9 @@ written at 0 ms, b and c together at 10 ms. Work of another key that arrives at 
 Trade-offs. With one key for everything (SQLite), one transaction serves all channels, and a slow one delays all of
 them. With a key per channel (DynamoDB), none delays another, and batches are smaller. The linger makes the batches of a
 busy process larger, and adds up to its length to the latency. See docs/decisions/0008 and 0010.
+
+Not a `Batcher` (`services/shared/batching`): here the writer of a key asks for its next batch, after exclusive work of
+others on that key, and a key that nobody uses keeps nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from services.shared.rpc.linger import Linger
+from services.shared.batching.linger import Linger
 
 Work = TypeVar("Work")
 

@@ -43,10 +43,10 @@ from services.persistence.metrics import (
     UNSTORED_UNAVAILABLE,
     WAITING,
 )
+from services.shared.batching.linger import Linger
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
 from services.shared.hotlog.keys import pair
-from services.shared.rpc.linger import Linger
 
 logger = logging.getLogger(__name__)
 

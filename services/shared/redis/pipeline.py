@@ -18,7 +18,8 @@ A. If the connection breaks after the fourth, A has its result, and B gets `Unav
 ran.
 
 Trade-offs. One connection and no pool: fewer system calls, and commands run in the order in which they were sent. A
-slow script delays all callers. Commands that block, and pub/sub, need connections of their own. See
+slow script delays all callers. Commands that block, and pub/sub, need connections of their own. Nothing waits here to
+be sent with more, so this is no `Batcher` (`services/shared/batching`); the edge's broker has one. See
 docs/decisions/0023.
 """
 

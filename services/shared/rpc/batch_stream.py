@@ -34,16 +34,16 @@ import enum
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import grpc
 
+from services.shared.batching.batcher import Batcher
+from services.shared.batching.linger import Linger
 from services.shared.errors import Unavailable
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.metrics import client_metrics
-from services.shared.rpc.batch_queue import BatchQueue, Item, Result, Waiting
-from services.shared.rpc.linger import Linger
 from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,24 @@ logger = logging.getLogger(__name__)
 _CONNECT_S = 1.0  # longest time to open a stream, seconds
 _PAUSE_S = (0.05, 0.5)  # pause before reconnecting, seconds: the first one, and the longest after doubling
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 class _State(enum.Enum):
     TRYING = enum.auto()  # new or just lost; the first attempt to connect is under way
     CONNECTED = enum.auto()
     FAILED = enum.auto()  # the last attempt to connect failed; it is repeated
+
+
+class _Waiting(Generic[Item, Result]):
+    """One item and the future of its result."""
+
+    __slots__ = ("future", "item")
+
+    def __init__(self, item: Item, future: asyncio.Future[Result]) -> None:
+        self.item = item
+        self.future = future
 
 
 class _Batch:
@@ -77,7 +90,7 @@ class _Stream(Generic[Item, Result]):
         self.state = _State.TRYING
         self.retired = False  # the address is gone: await the results in flight, send nothing new
         self.batches: deque[_Batch] = deque()  # batches that lack a result
-        self.in_flight: dict[int, tuple[Waiting[Item, Result], _Batch]] = {}  # by the number of the item
+        self.in_flight: dict[int, tuple[_Waiting[Item, Result], _Batch]] = {}  # by the number of the item
         self.sent = self.taken = 0  # items sent and taken over since it was opened
         self.outgoing: asyncio.Queue[Any] = asyncio.Queue()  # batches to write; None ends the stream
         self.silence: asyncio.Timeout | None = None
@@ -127,16 +140,23 @@ class BatchStream(Generic[Item, Result]):
             linger: How long a batch waits for more items; None: not at all.
         """
         self._replicas = replicas
-        self._open, self._pack, self._unpack, self._size = open, pack, unpack, size
+        self._open, self._pack, self._unpack = open, pack, unpack
         self._max_in_flight = max_in_flight
         self._deadline_s = deadline_s
-        self._linger = linger or Linger(0.0)
         self._loop = asyncio.get_running_loop()
-        self._queue = BatchQueue[Item, Result](max_items=max_items, max_bytes=max_bytes, max_waiting=max_waiting)
+        self._queue = Batcher[_Waiting[Item, Result]](
+            self._flush,
+            max_items=max_items,
+            max_bytes=max_bytes,
+            size=lambda waiting: size(waiting.item),
+            max_waiting=max_waiting,
+            counts_taken=True,
+            deadline_s=deadline_s,
+            late=lambda: self._unavailable("no answer in time"),
+            linger=linger or Linger(0.0),
+        )
         self._streams: dict[str, _Stream[Item, Result]] = {}
         self._retired: set[_Stream[Item, Result]] = set()
-        self._flush_due = False
-        self._expiry: asyncio.TimerHandle | None = None
         self._started = self._closed = False
         self._metrics = client_metrics(replicas.service)
         self._method = "none"
@@ -160,10 +180,7 @@ class BatchStream(Generic[Item, Result]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._expiry is not None:
-            self._expiry.cancel()
-        for waiting in self._queue.clear():
-            self._fail(waiting, "this service is stopping")
+        self._queue.close(lambda: self._unavailable("this service is stopping"))
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Queue one item and return the future of its result.
@@ -177,17 +194,9 @@ class BatchStream(Generic[Item, Result]):
         """
         if self._closed or self._is_down():
             raise Unavailable(f"nobody answers at {self._replicas.target}")
-        deadline = self._loop.time() + self._deadline_s
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._queue.put(Waiting(item, self._size(item), future, deadline))
-        future.add_done_callback(self._release)
-        self._flush_soon()
-        if self._expiry is None:
-            self._expiry = self._loop.call_at(deadline, self._expire)
+        self._queue.put(_Waiting(item, future))
         return future
-
-    def _release(self, _: asyncio.Future[Result]) -> None:
-        self._queue.release()
 
     def _is_down(self) -> bool:
         """Whether the last attempt to connect failed for every replica (circuit breaker)."""
@@ -195,13 +204,7 @@ class BatchStream(Generic[Item, Result]):
 
     # Sending.
 
-    def _flush_soon(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_later(self._linger.wait_s(), self._flush)
-
     def _flush(self) -> None:
-        self._flush_due = False
         while self._queue and (stream := self._idlest()) is not None:
             items = self._queue.take()
             if not items:
@@ -213,7 +216,6 @@ class BatchStream(Generic[Item, Result]):
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
                 continue
-            self._linger.began(len(items))
             now = self._loop.time()
             batch = _Batch(stream.sent + len(items) - 1, len(items), now)
             stream.batches.append(batch)
@@ -255,9 +257,7 @@ class BatchStream(Generic[Item, Result]):
                 stream.batches.remove(batch)
                 self._metrics.seconds.labels(self._method).observe(now - batch.sent_at)
         self._watch(stream)
-        self._queue.forget_answered()
-        if self._queue:
-            self._flush_soon()
+        self._queue.wake()
 
     def _watch(self, stream: _Stream[Item, Result]) -> None:
         """Set when the stream counts as silent and is given up.
@@ -270,16 +270,8 @@ class BatchStream(Generic[Item, Result]):
             since = max(stream.received_at, stream.batches[0].sent_at) if stream.batches else None
             stream.silence.reschedule(None if since is None else since + limit_s)
 
-    def _expire(self) -> None:
-        """Fail the items whose deadline has passed."""
-        for waiting in self._queue.expire(self._loop.time()):
-            self._fail(waiting, "no answer in time")
-        deadline = self._queue.next_deadline()
-        self._expiry = None if deadline is None else self._loop.call_at(deadline, self._expire)
-
-    def _fail(self, waiting: Waiting[Item, Result], why: str) -> None:
-        if not waiting.future.done():
-            waiting.future.set_exception(Unavailable(f"{self._method} at {self._replicas.target}: {why}"))
+    def _unavailable(self, why: str) -> Unavailable:
+        return Unavailable(f"{self._method} at {self._replicas.target}: {why}")
 
     # Streams.
 
@@ -343,7 +335,7 @@ class BatchStream(Generic[Item, Result]):
                 return
             stream.state = _State.CONNECTED
             logger.info("stream open", extra={"method": self._method, "address": stream.address})
-            self._flush_soon()
+            self._queue.wake()
             async with asyncio.timeout(None) as stream.silence:
                 while not (stream.retired and not stream.in_flight):
                     answer = await call.read()
@@ -372,7 +364,6 @@ class BatchStream(Generic[Item, Result]):
         stream.state = _State.TRYING if stream.state is _State.CONNECTED else _State.FAILED
         if again:
             self._metrics.repeated.labels(self._method).inc(again)
-            self._flush_soon()
 
 
 class _BrokenStream(Exception):

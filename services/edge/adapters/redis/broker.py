@@ -1,8 +1,9 @@
 """`Broker` on Redis: sends commands in batches, refuses a Redis that lost data.
 
-**Batching.** The commands of one tick of the event loop, or of the time until the next batch may leave, go as one batch
-of up to 512: first PUBLISH, then scripts, which append to up to 64 channels each. A busy edge lingers for up to 15 ms
-between batches. Four may be in flight, 20,000 commands may wait (then `Busy`), and each has an answer within 2.8 s.
+**Batching.** (`services/shared/batching`) The commands of one tick of the event loop, or of the time until the next
+batch may leave, go as one batch of up to 512: first PUBLISH, then scripts, which append to up to 64 channels each. A
+busy edge lingers for up to 15 ms between batches. Four may be in flight, 20,000 commands may wait (then `Busy`), and
+each has an answer within 2.8 s.
 **Repeats.** A batch that fails early is sent again once, but without PUBLISH and appends without idempotency key: those
 may have been executed, and nothing would recognise a repeat. For 0.25 s after a failure, commands fail at once.
 **Fencing.** Appends and reads bring the highest number of writes to `hot` logs that this edge has seen. A Redis that
@@ -17,7 +18,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,21 +26,21 @@ from services.edge.adapters.redis import self_check
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
-from services.edge.adapters.redis.expiry import Expiry
 from services.edge.adapters.redis.incarnation import IncarnationWatch
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.edge.adapters.redis.work import Append, Other, give_up_unkeyed, settle
 from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
 from services.edge.domain.ports import ChannelListener, ControlListener
-from services.shared.errors import Busy, Unavailable
+from services.shared.batching.batcher import Batcher
+from services.shared.batching.linger import Linger
+from services.shared.errors import Unavailable
 from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.incarnation.gate import IncarnationGate
 from services.shared.process.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
 from services.shared.redis.pipeline import NotSent, RedisPipeline
-from services.shared.rpc.linger import Linger
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,6 @@ _MAX_BATCH = 512  # commands in a batch
 _CHANNELS_PER_CALL = 64  # per append script: with a publication or two each, it blocks Redis for under a millisecond
 _IN_FLIGHT = 4  # batches at the same time
 MAX_BATCH_DELAY_S = 0.015  # longest linger of a busy edge between two batches, seconds
-_SHORTEST_WAIT_S = 0.001  # resolution of the loop's timers, seconds: a shorter linger is skipped
 _BREAK_S = 0.25  # how long commands fail at once after a batch has failed, seconds
 _NEVER = -1e9
 _SECONDS = QuickHistogram(
@@ -93,10 +92,14 @@ class RedisBroker:
             url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.check_now
         )
         self._dispatcher: PubSubDispatcher | None = None
-        self._queue: deque[Append | Other] = deque()
-        self._expiry = Expiry(DEADLINE_S, "Redis did not answer in time")
-        self._flush_due = False
-        self._linger = Linger(max_batch_delay_s)
+        self._queue = Batcher[Append | Other](
+            self._flush,
+            max_items=_MAX_BATCH,
+            max_waiting=MAX_WAITING,
+            deadline_s=DEADLINE_S,
+            late=_no_answer,
+            linger=Linger(max_batch_delay_s),
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = _NEVER
         self._self_check = PubSubSelfCheck(
@@ -132,7 +135,7 @@ class RedisBroker:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
         await self._self_check.close()
-        self._expiry.close()
+        self._queue.close(_no_answer)
         await self._subscriber.close()
         await self._incarnation.close()
         await self._pipeline.aclose()
@@ -231,39 +234,19 @@ class RedisBroker:
         return await work.future
 
     def _submit(self, work: Append | Other) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._failed_at < _BREAK_S:
+        if asyncio.get_running_loop().time() - self._failed_at < _BREAK_S:
             raise Unavailable("Redis does not answer")
-        if len(self._queue) >= MAX_WAITING:
-            raise Busy("too much waits for Redis")
-        self._queue.append(work)
-        self._expiry.add(work.future, now)
-        self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        if not self._flush_due and len(self._tasks) < _IN_FLIGHT:
-            self._flush_due = True
-            loop, wait_s = asyncio.get_running_loop(), self._linger.wait_s()
-            if wait_s >= _SHORTEST_WAIT_S:
-                loop.call_later(wait_s, self._flush)
-            else:
-                loop.call_soon(self._flush)
+        self._queue.put(work)
 
     def _flush(self) -> None:
-        self._flush_due = False
-        if not self._queue or len(self._tasks) >= _IN_FLIGHT:
-            return
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
-        batch = [work for work in batch if not work.future.done()]
-        self._linger.began(len(batch))
-        task = asyncio.get_running_loop().create_task(self._round_trip(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        if len(self._tasks) < _IN_FLIGHT and (batch := self._queue.take()):
+            task = asyncio.get_running_loop().create_task(self._round_trip(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._queue:
-            self._flush_soon()
+        self._queue.wake()
 
     async def _round_trip(self, batch: list[Append | Other]) -> None:
         loop = asyncio.get_running_loop()
@@ -397,6 +380,10 @@ class RedisBroker:
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._dispatcher is not None:
             self._dispatcher.message(channel, payload)
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable("Redis did not answer in time")
 
 
 def _fail(group: list[Append], error: Unavailable) -> None:
