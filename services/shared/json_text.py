@@ -54,6 +54,16 @@ class InvalidJson(ThalamusError):
     code = ErrorCode.BAD_REQUEST
 
 
+class JsonText(bytes):
+    """A JSON text that has passed all checks of this module, so every client can read it.
+
+    Made by decoders that check a whole message before they hand out a part of it, so that nobody parses the part again.
+    Code that needs a JSON text checks whatever is not of this type. A part or a copy of it is plain bytes again.
+    """
+
+    __slots__ = ()
+
+
 def is_utf8(text: bytes) -> bool:
     """Whether the bytes are UTF-8 without surrogates (RFC 3629)."""
     if text.isascii():

@@ -50,10 +50,11 @@ class Mode(enum.StrEnum):
 
 
 class DataFormat(enum.StrEnum):
-    """Which `data` a publication may have: any JSON value, or a JSON object."""
+    """Which `data` a publication may have."""
 
-    JSON = "json"
-    OBJECT = "object"
+    JSON = "json"  # any JSON value
+    OBJECT = "object"  # a JSON object
+    BINARY = "binary"  # any bytes; not for clients of the JSON protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from services.edge.domain.control import operations as ops
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.shared.errors import CloseCode, ErrorCode, ThalamusError
 from services.shared.json_text import InvalidJson, checked_json
-from services.shared.namespaces import Durability, Namespace
+from services.shared.namespaces import DataFormat, Durability, Namespace
 
 _MAX_BROADCAST = 10_000  # channels of a broadcast, commands of a batch
 _AT_ONCE = 256  # of these at the same time
@@ -37,27 +37,38 @@ def _namespace(context: ApiContext, channel: str) -> Namespace:
     return find_namespace(context.node.namespaces, channel, context.node.settings.channel_max_bytes)
 
 
-def _json(raw: msgspec.Raw, encoded: str = "", name: str = "") -> bytes | None:
-    """Return the JSON text of a payload, or None if it is absent.
+def _bytes(raw: msgspec.Raw, encoded: str, name: str) -> bytes | None:
+    """Return the bytes of a payload, or None if it is absent.
 
     `encoded` is the same payload in base64, the member `name` of the request; it has priority.
 
     Raises:
         ThalamusError: `encoded` is not base64.
-        InvalidJson: the text is not JSON.
     """
-    text = bytes(raw)
-    if encoded:
-        try:
-            text = base64.b64decode(encoded, validate=True)
-        except ValueError as error:
-            raise ThalamusError(f"{name} is not base64", ErrorCode.BAD_REQUEST) from error
-    if not text:
-        return None
+    if not encoded:
+        return bytes(raw) or None
     try:
-        return checked_json(text)
+        return base64.b64decode(encoded, validate=True) or None
+    except ValueError as error:
+        raise ThalamusError(f"{name} is not base64", ErrorCode.BAD_REQUEST) from error
+
+
+def _json(raw: msgspec.Raw, encoded: str, name: str) -> bytes | None:
+    """As `_bytes`, but check that it is a JSON text.
+
+    Raises:
+        InvalidJson: it is not.
+    """
+    text = _bytes(raw, encoded, name)
+    try:
+        return None if text is None else checked_json(text)
     except InvalidJson as error:
-        raise InvalidJson(f"{name}: {error}" if encoded else str(error)) from error
+        raise _naming(name if encoded else "", error) from error
+
+
+def _naming(member: str, error: InvalidJson) -> InvalidJson:
+    """Return the error with the name of the member of the request; "": its name is plain."""
+    return InvalidJson(f"{member}: {error}") if member else error
 
 
 def _since(position: r.StreamPosition | None) -> StreamPosition | None:
@@ -75,16 +86,19 @@ async def publish(context: ApiContext, request: r.Publish) -> dict[str, Any]:
 
 async def _publish(context: ApiContext, channel: str, request: r.Publish | r.Broadcast) -> dict[str, Any]:
     namespace = _namespace(context, channel)
-    result = await context.node.publisher.publish(
-        channel,
-        namespace,
-        _json(request.data, request.b64data, "b64data"),
-        time_ms=int(context.node.clock.wall() * 1000),
-        tags=request.tags,
-        key_user="api",
-        key=request.idempotency_key,
-        keep=not request.skip_history,
-    )
+    try:
+        result = await context.node.publisher.publish(
+            channel,
+            namespace,
+            _bytes(request.data, request.b64data, "b64data"),
+            time_ms=int(context.node.clock.wall() * 1000),
+            tags=request.tags,
+            key_user="api",
+            key=request.idempotency_key,
+            keep=not request.skip_history,
+        )
+    except InvalidJson as error:
+        raise _naming("b64data" if request.b64data else "", error) from error
     if not result.position.offset:
         return {}
     return {"offset": result.position.offset, "epoch": result.position.epoch}
@@ -208,14 +222,18 @@ async def history(context: ApiContext, request: r.History) -> dict[str, Any]:
         reverse=request.reverse,
     )
     return {
-        "publications": [_publication(one) for one in page.publications],
+        "publications": [_publication(one, namespace) for one in page.publications],
         "epoch": page.top.epoch,
         "offset": page.top.offset,
     }
 
 
-def _publication(publication: Publication) -> dict[str, Any]:
-    found: dict[str, Any] = {"data": msgspec.Raw(publication.data)}
+def _publication(publication: Publication, namespace: Namespace) -> dict[str, Any]:
+    found: dict[str, Any]
+    if namespace.data_format is DataFormat.BINARY:
+        found = {"b64data": base64.b64encode(publication.data).decode()}
+    else:
+        found = {"data": msgspec.Raw(publication.data)}
     if publication.info is not None:
         found["info"] = _client(publication.info)
     found["offset"] = publication.offset

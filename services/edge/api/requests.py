@@ -54,8 +54,9 @@ class Message(_Request):
 
 class Publish(Message, kw_only=True):
     """A publication for one channel.
-    `b64data`: the JSON text of the data in base64, instead of `data`. `skip_history`: send it, but do not keep it in
-    the log. `idempotency_key`: a repeat with the same key within 300 seconds returns the position of the first publish.
+    `b64data`: the data in base64, instead of `data`; a JSON text, unless the namespace has binary data.
+    `skip_history`: send it, but do not keep it in the log. `idempotency_key`: a repeat with the same key within 300
+    seconds returns the position of the first publish.
     """
 
     channel: str

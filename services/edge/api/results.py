@@ -60,11 +60,13 @@ class ClientInfo(_Result):
 
 class Publication(_Result):
     """One publication.
-    `info` is absent if a backend published it. `time`: Unix milliseconds.
+    `b64data`: the data in base64, instead of `data`, if the namespace has binary data. `info` is absent if a backend
+    published it. `time`: Unix milliseconds.
     """
 
-    data: Any
     offset: Count
+    data: Any = None
+    b64data: str | msgspec.UnsetType = msgspec.UNSET
     info: ClientInfo | msgspec.UnsetType = msgspec.UNSET
     tags: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     time: int | msgspec.UnsetType = msgspec.UNSET

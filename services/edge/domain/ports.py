@@ -119,6 +119,10 @@ class Dialect(Protocol):
     def name(self) -> str:
         """Short name of the protocol, such as "json"."""
 
+    @property
+    def carries_bytes(self) -> bool:
+        """Whether publications may have data of any bytes; otherwise it must be a JSON text."""
+
     def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
         """Return the commands of a message in the order sent.
 

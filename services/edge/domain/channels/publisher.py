@@ -9,13 +9,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from services.edge.domain.channels.backlog import Backlog
+from services.edge.domain.channels.data_format import checked_data
 from services.edge.domain.channels.publish_admission import PublishAdmission
 from services.edge.domain.model import AppendResult, ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import ACK_SECONDS
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.namespaces import DataFormat, Durability, Namespace, Namespaces
+from services.shared.namespaces import Durability, Namespace, Namespaces
 from services.shared.process.metrics import Buckets
 
 logger = logging.getLogger(__name__)
@@ -119,12 +120,12 @@ class Publisher:
             admitted: The publication was accepted on arrival, and is not checked against the overload limits again.
 
         Raises:
-            ThalamusError: 107 for data or a key that is not allowed, 106 for too much data.
+            ThalamusError: 107 for data that is not what the namespace takes (see `data_format`) or a key that is not
+                allowed, 106 for too much data.
             Unavailable: the log does not answer at the moment.
             Busy: overload; nothing was done.
         """
-        if data is None or (namespace.data_format is DataFormat.OBJECT and not data.lstrip().startswith(b"{")):
-            raise ThalamusError("data is not what the channel takes", ErrorCode.BAD_REQUEST)
+        data = checked_data(data, namespace)
         size = len(data)
         if size > namespace.max_data_bytes:
             raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)

@@ -15,12 +15,13 @@ import msgspec
 from services.edge.domain import commands as c
 from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.access.tokens import Override
+from services.edge.domain.channels.data_format import can_use
 from services.edge.domain.replies import RefreshPush, SubscribePush
 from services.edge.domain.session.command_runner import State
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.session import Session
-from services.shared.errors import CloseCode, ThalamusError, UnsubscribeCode
+from services.shared.errors import CloseCode, ErrorCode, ThalamusError, UnsubscribeCode
 
 
 class Target(msgspec.Struct, kw_only=True):
@@ -187,11 +188,19 @@ async def _unsubscribe(node: Node, operation: Unsubscribe, before: float) -> dic
 
 
 async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[str, Any]:
+    """Subscribe the clients.
+
+    Raises:
+        ThalamusError: 108 if the protocol of some can't carry the channel's data; the others are subscribed.
+    """
     namespace = find_namespace(node.namespaces, operation.channel, node.settings.channel_max_bytes)
     since = operation.recover_since
-    count = 0
+    count = refused = 0
     for session in _sessions(node, operation, before):
         if session.state is not State.OPEN or operation.channel in session.subscriptions:
+            continue
+        if not can_use(namespace, carries_bytes=session.dialect.carries_bytes):
+            refused += 1
             continue
         if len(session.subscriptions) >= node.settings.channels_per_client:
             session.disconnect(CloseCode.CHANNEL_LIMIT, CloseCode.CHANNEL_LIMIT.reason)
@@ -226,6 +235,8 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
         begin(session, channel, subscription)
         session.deadlines.reschedule()
         count += 1
+    if refused:
+        raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
     return {"clients": count}
 
 

@@ -27,6 +27,7 @@ class CentrifugalJson:
     """
 
     name = "json"
+    carries_bytes = False  # data is part of a JSON text
 
     def __init__(self, frame: Callable[[bytes], bytes], *, max_commands: int = MAX_COMMANDS) -> None:
         self._frame = frame

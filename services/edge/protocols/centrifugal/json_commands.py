@@ -13,6 +13,7 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.model import StreamPosition
+from services.shared.json_text import JsonText
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _U64 = Annotated[int, msgspec.Meta(ge=0)]  # Meta allows no bound above 2**63, so `_u64` checks the upper one
@@ -128,7 +129,7 @@ class _Publish(_Part):
     def request(self) -> c.Publish:
         return c.Publish(
             channel=self.channel or "",
-            data=bytes(self.data) or None,  # here null counts as data
+            data=JsonText(self.data) or None,  # here null counts as data
             type=self.type or 0,
             idempotency_key=self.idempotency_key or "",
             exclude_self=self.exclude_self or False,
@@ -226,6 +227,9 @@ _KNOWN = frozenset(_Command.__struct_fields__)
 
 def command(line: bytes) -> c.Command:
     """Decode the command of one line, which must be UTF-8.
+
+    The caller must check nesting and numbers of the whole line before it hands the command on: `data` of a publish
+    command is marked as checked.
 
     Raises:
         msgspec.MsgspecError: not a JSON object, a member of the wrong type or out of range, no known request, or no id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.edge.domain.access.permissions import Actor, allows, find_namespace
+from services.edge.domain.channels.data_format import can_use
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace, Permission
 
@@ -30,6 +31,12 @@ def namespace_of(session: Session, channel: str) -> Namespace:
         return opened.namespace  # the name was checked before the channel was opened
     required_channel(channel)
     return find_namespace(session.node.namespaces, channel, session.node.settings.channel_max_bytes)
+
+
+def require_format(session: Session, namespace: Namespace) -> None:
+    """Raise `ThalamusError` (108) if the protocol of the client can't carry the data of the namespace."""
+    if not can_use(namespace, carries_bytes=session.dialect.carries_bytes):
+        raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
 
 
 def is_allowed(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> bool:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.channels.publisher import Outcome
 from services.edge.domain.replies import PublishResult
-from services.edge.domain.session.handlers.common import admit_new, is_allowed, namespace_of, require, try_admit_new
+from services.edge.domain.session.handlers.common import (
+    admit_new,
+    is_allowed,
+    namespace_of,
+    require,
+    require_format,
+    try_admit_new,
+)
 from services.edge.domain.token_bucket import TokenBucket
 from services.shared.errors import Disconnect, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
@@ -29,6 +36,7 @@ def try_admit_channel(session: Session, request: c.Publish) -> bool:
         return True
     try:
         namespace = namespace_of(session, request.channel)
+        require_format(session, namespace)
     except (ThalamusError, Disconnect):
         return True  # `begin_publish` refuses it
     if namespace.durability is Durability.NONE:
@@ -48,6 +56,7 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
         Disconnect: misuse of the protocol.
     """
     namespace = namespace_of(session, request.channel)
+    require_format(session, namespace)
     require(session, namespace, request.channel, namespace.publish)
     await admit_new(session, namespace, request.channel)
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -68,6 +77,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
         Disconnect: misuse of the protocol.
     """
     namespace = namespace_of(session, request.channel)
+    require_format(session, namespace)
     if request.type:
         raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
     if request.data is None:

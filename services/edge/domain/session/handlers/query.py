@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.replies import HistoryResult, PresenceResult, PresenceStatsResult, RpcResult
-from services.edge.domain.session.handlers.common import admit_new, namespace_of, require
+from services.edge.domain.session.handlers.common import admit_new, namespace_of, require, require_format
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability
 
@@ -39,6 +39,7 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
     namespace = namespace_of(session, request.channel)
     if namespace.durability is Durability.NONE or not namespace.history_size:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    require_format(session, namespace)
     require(session, namespace, request.channel, namespace.history)
     await admit_new(session, namespace, request.channel)
     most = session.node.settings.history_limit

@@ -12,7 +12,7 @@ from services.edge.domain.access.tokens import Override, SubscriptionClaims, Tok
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES
 from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
-from services.edge.domain.session.handlers.common import admit_new, required_channel
+from services.edge.domain.session.handlers.common import admit_new, require_format, required_channel
 from services.edge.domain.session.handlers.recovery import catch_up, recover
 from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Mode, Namespace
@@ -131,10 +131,12 @@ async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscrip
 
     Raises:
         ThalamusError: 112 if recovery is impossible and the client asked for an error then; 100 if Redis or the store
-            does not answer; 111 if the user began too many channels lately. The subscription is undone then.
+            does not answer; 111 if the user began too many channels lately; 108 if the client's protocol can't carry
+            the channel's data. The subscription is undone then.
     """
     if session.is_closed:
         raise Unavailable("the connection is over")
+    require_format(session, wanted.namespace)
     subscription = _subscription(session, wanted)
     session.subscriptions[wanted.channel] = subscription
     try:
