@@ -129,7 +129,7 @@ async def test_a_stalled_pub_sub_is_counted_under_the_new_and_the_old_name() -> 
 
     self_check = PubSubSelfCheck(accept_and_lose, lambda: None)
     for _ in range(MISSED + 1):
-        await self_check._probe()
+        await self_check.probe()
     assert [value(name) for name in names] == [count + 1 for count in before]
 
 

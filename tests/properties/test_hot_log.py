@@ -49,7 +49,7 @@ class Model:
     places: dict[tuple[str, str], int] = field(default_factory=dict)  # (epoch, key) → offset
     epochs: set[str] = field(default_factory=set)
 
-    async def _call(self, call: Call) -> Any:
+    async def call(self, call: Call) -> Any:
         (found,) = await run(self.client, [call])
         assert not isinstance(found, Exception), found
         return found
@@ -84,7 +84,7 @@ class Model:
         self.entries = self.entries[-self.history_size :]
 
     async def look(self, generation: int) -> None:
-        found = hotlog.top(await self._call(hotlog.hot_top_call(self.name, generation)))
+        found = hotlog.top(await self.call(hotlog.hot_top_call(self.name, generation)))
         if generation < self.generation:
             assert found is None
             return
@@ -103,7 +103,7 @@ class Model:
             reverse=reverse,
             max_bytes=max_bytes,
         )
-        page = hotlog.page(await self._call(call))
+        page = hotlog.page(await self.call(call))
         if generation != self.generation:
             assert page is None
             return
@@ -121,7 +121,7 @@ class Model:
         if self.generation < 0:
             return
         epoch = "0.other" if stale else self.epoch
-        done = await self._call(hotlog.reset_call(self.name, epoch, self.generation))
+        done = await self.call(hotlog.reset_call(self.name, epoch, self.generation))
         assert done == (0 if stale else 1)
         if not stale:
             (now,) = await run(self.client, [hotlog.hot_top_call(self.name, self.generation)])
@@ -137,7 +137,7 @@ async def append(models: Sequence[Model], generation: int, wanted: Sequence[tupl
     """To several channels, and maybe to one of them more than once, in one call."""
     batches = [models[index].batch(names) for index, names in wanted]
     call = hot.append_call(batches, fresh_epoch=hotlog.new_epoch(generation), now_s=int(time.time()))
-    answer = hot.appended(await models[0]._call(call))
+    answer = hot.appended(await models[0].call(call))
     assert answer is not None
     for (index, _), batch, appended in zip(wanted, batches, answer.batches, strict=True):
         models[index].appended(generation, batch, appended)

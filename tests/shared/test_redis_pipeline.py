@@ -79,13 +79,13 @@ async def test_only_what_was_never_sent_is_called_so(
     (tmp_path / "new.lua").write_text("return 1")
     count, new = load(tmp_path / "count.lua"), load(tmp_path / "new.lua")
     await own.run([Call(count, ["t:n"], [])], timeout_s=_SOON_S)
-    send = own._send
+    send = own._send  # noqa: SLF001  # between its two calls is the moment that this test is about
 
     async def once(commands: Sequence[Command]) -> list[Any]:
         answers = await send(commands)
         own_redis.kill()  # it has carried out one script, and asks for the other
         monkeypatch.setattr(own, "_send", send)
-        while own._connection is not None and not own._connection.is_lost:
+        while (connection := own._connection) is not None and not connection.is_lost:  # noqa: SLF001
             await asyncio.sleep(0.005)
         return answers
 

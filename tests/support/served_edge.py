@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
 import struct
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +21,7 @@ from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.edge.transport.websocket.frames import text_frame
 from services.shared.process.cancellation import end_task
-from tests.edge.transport.support import Raw, frame, head
+from tests.edge.transport.support import Raw, frame, head, set_send_buffer
 from tests.support.edge import SECRET, Cluster
 from tests.support.memory import MemoryBroker
 
@@ -59,10 +58,8 @@ class ServedEdge:
 
     async def __aenter__(self) -> Self:
         await self.server.start("127.0.0.1", 0)
-        if self._send_buffer:  # accepted sockets inherit it
-            listener = self.server._listener
-            assert listener is not None
-            listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
+        if self._send_buffer:
+            set_send_buffer(self.server, self._send_buffer)
         self._running = asyncio.create_task(self.node.run())
         return self
 

@@ -20,6 +20,7 @@ from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.incarnation.calls import parse_incarnation
+from tests.edge.adapters.brokers import check_now, forget, generation
 from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
 
@@ -173,9 +174,7 @@ async def test_back_empty_or_older_the_beacon_gives_a_new_epoch(
     await append(brokers[0], "two")
     await store.beat()  # a second later
     for broker in brokers:
-        broker._acknowledged = broker._incarnation._acknowledged = (
-            AcknowledgedPositions()
-        )  # edges that saw nothing: the beacon alone
+        forget(broker)  # edges that saw nothing: the beacon alone
     await go_back(own_redis, older)
     await store.beat()
     now = await top(brokers[1])
@@ -220,7 +219,7 @@ async def test_emptied_while_it_runs(own_redis: RedisServer, store: Store, broke
     await store.beat()
     after = await append(brokers[0], "two")
     assert after.position.epoch != first.position.epoch
-    await until(lambda: brokers[1]._gate.generation == store.kept.generation)
+    await until(lambda: generation(brokers[1]) == store.kept.generation)
     assert (await top(brokers[1])).epoch.startswith(f"{store.kept.generation}.")
 
 
@@ -232,8 +231,8 @@ async def test_an_edge_that_has_not_heard_of_a_generation_yet_writes_nothing_und
         said = parse_incarnation(await client.get(keys.incarnation()))  # type: ignore[arg-type]
         assert said is not None
         await client.set(keys.incarnation(), f"{said.run_id} {said.generation + 1} 0")
-    brokers[1]._incarnation.check_now()
-    await until(lambda: brokers[1]._gate.generation == said.generation + 1)
+    check_now(brokers[1])
+    await until(lambda: generation(brokers[1]) == said.generation + 1)
     after = await append(brokers[1], "two")
     late = await append(brokers[0], "three")
     assert late.position == StreamPosition(2, after.position.epoch)

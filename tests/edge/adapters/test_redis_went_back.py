@@ -9,7 +9,6 @@ import pytest
 import redis.asyncio
 
 from services.edge.adapters.redis import incarnation as redis_life
-from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.model import StreamPosition
 from services.persistence.adapters.redis import heartbeat as redis_beacon
@@ -17,6 +16,7 @@ from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.incarnation.calls import parse_incarnation
+from tests.edge.adapters.brokers import forget, generation, stop_watching
 from tests.edge.adapters.test_incarnation_watch import CHANNEL, Store, append, brokers, dump, go_back, store, top
 from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
@@ -38,12 +38,6 @@ async def persistence_comes_back(server: RedisServer, kept: Heartbeat) -> Store:
     return made
 
 
-def forget(made: Sequence[RedisBroker]) -> None:
-    """As if the last publication had been long ago."""
-    for broker in made:
-        broker._acknowledged = broker._incarnation._acknowledged = AcknowledgedPositions()
-
-
 @pytest.mark.parametrize("edges", ["alive", "quiet", "dead", "started anew"])
 async def test_an_older_copy_is_noticed_though_the_kept_heartbeat_is_older_still(
     edges: str,
@@ -61,7 +55,8 @@ async def test_an_older_copy_is_noticed_though_the_kept_heartbeat_is_older_still
         for broker in brokers:
             await broker.close()
     if edges == "quiet":
-        forget(brokers)
+        for broker in brokers:
+            forget(broker)
         await asyncio.sleep(2 * redis_life.EVERY_S)
     await go_back(own_redis, older)
     after = brokers
@@ -92,8 +87,7 @@ async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(
     older = await dump(own_redis)
     lost = await append_some(brokers[:1], 1)
     broker = brokers[0]
-    assert broker._incarnation._task is not None
-    broker._incarnation._task.cancel()  # it says no farewell
+    stop_watching(broker)  # it says no farewell
     await go_back(own_redis, older)
     await store.beat()
     given = await append_some(brokers[1:], 1)
@@ -194,8 +188,7 @@ async def test_nothing_is_read_from_a_redis_that_went_back(
     """Else a client would be told that it has recovered, without what was acknowledged in this epoch."""
     (*_, last) = await append_some(brokers[:1])
     for broker in brokers:
-        assert broker._incarnation._task is not None
-        broker._incarnation._task.cancel()  # nobody looks meanwhile
+        stop_watching(broker)  # nobody looks meanwhile
     await become_a_copy(own_redis, "DEBUG RELOAD", brokers[:1])
     with pytest.raises(Unavailable):
         await brokers[0].top(CHANNEL)
@@ -209,14 +202,14 @@ async def test_nothing_is_read_from_a_redis_that_went_back(
 async def test_an_idle_edge_notices_within_a_look(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
-    generation = brokers[0]._gate.generation
+    before = generation(brokers[0])
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
         await client.save()
         await append_some(brokers[:1], 1)
         await asyncio.sleep(2 * redis_life.EVERY_S)  # the other edge has seen it, too
         await brokers.pop(0).close()
         await client.execute_command("DEBUG", "RELOAD", "NOSAVE")  # type: ignore[no-untyped-call]
-    await until(lambda: {broker._gate.generation for broker in brokers} == {generation + 1})
+    await until(lambda: {generation(broker) for broker in brokers} == {before + 1})
 
 
 async def test_a_server_that_became_a_copy_while_nobody_watched_is_not_trusted(
@@ -227,8 +220,7 @@ async def test_a_server_that_became_a_copy_while_nobody_watched_is_not_trusted(
     before = await append_some(brokers)
     lost = await become_a_copy(own_redis, "REPLICAOF", brokers)
     for broker in brokers:
-        assert broker._incarnation._task is not None
-        broker._incarnation._task.cancel()
+        stop_watching(broker)
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
         said = parse_incarnation(await client.get(keys.incarnation()))  # type: ignore[arg-type]
         assert said is not None
@@ -289,8 +281,7 @@ async def test_under_another_replication_id_an_edge_that_died_is_missed(
     monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
     before = await append_some(brokers)
     await store.beat()
-    assert brokers[0]._incarnation._task is not None
-    brokers[0]._incarnation._task.cancel()  # it says no farewell
+    stop_watching(brokers[0])  # it says no farewell
     await become_a_copy(own_redis, "REPLICAOF", [])
     await store.beat()
     await asyncio.sleep(2 * redis_life.EVERY_S)

@@ -9,6 +9,7 @@ from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.domain.model import ClientInfo, Publication
 from services.shared.errors import Unavailable
+from tests.edge.adapters.brokers import lose_subscriptions
 from tests.support.redis import RedisServer
 
 
@@ -44,8 +45,7 @@ async def test_a_connection_that_answers_pings_but_hears_nothing_is_made_anew(ow
         await asyncio.sleep(0.5)  # five probes come back: nothing happens
         before = listener.count
         stalled: list[bool] = []
-        # As if Redis, or something between, had forgotten all subscriptions of the connection.
-        broker._subscriber._send("UNSUBSCRIBE", ())
+        lose_subscriptions(broker)
         await until(lambda: stalled.append(not broker.is_ready) or listener.count > before)  # type: ignore[func-returns-value]
         await until(lambda: broker.is_ready)
         assert any(stalled)
@@ -63,16 +63,16 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
 
     self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True))
     for _ in range(3):
-        await self_check._probe()
+        await self_check.probe()
     assert not gave_up
-    await self_check._probe()
+    await self_check.probe()
     assert gave_up == [True]
     assert self_check.stalled
     self_check.received(b"4")
     assert not self_check.stalled
     taken = False
     for _ in range(10):
-        await self_check._probe()
+        await self_check.probe()
     assert gave_up == [True]
 
 
@@ -86,7 +86,7 @@ async def test_what_comes_back_late_still_came_back() -> None:
 
     self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True))
     for turn in range(20):
-        await self_check._probe()
+        await self_check.probe()
         if turn:
             self_check.received(sent[turn - 1])
     assert not gave_up
@@ -101,13 +101,13 @@ async def test_nothing_is_given_up_where_there_is_no_connection_yet() -> None:
 
     self_check = PubSubSelfCheck(publish, lambda: gave_up.append(True), is_open=lambda: is_open)
     for _ in range(10):
-        await self_check._probe()
+        await self_check.probe()
     assert not gave_up
     is_open = True
     for _ in range(3):
-        await self_check._probe()
+        await self_check.probe()
     assert not gave_up
-    await self_check._probe()
+    await self_check.probe()
     assert gave_up == [True]
 
 

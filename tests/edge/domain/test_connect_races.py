@@ -37,7 +37,7 @@ async def test_a_subscription_that_ended_while_others_were_made_is_not_announced
     client = Client(cluster, node)
     token = cluster.token("ann", channels=["a", "b"])
     await client.raw(json.dumps({"id": 1, "connect": {"token": token}}))
-    node.hub._resync(node.hub.channels["a"])  # its log began anew
+    node.hub.was_reset("a", "another epoch")
     gate.set()
     await settle()
     (reply,) = [line for line in client.lines if line.get("id") == 1]
@@ -99,7 +99,7 @@ async def test_a_repair_asked_for_while_an_older_view_still_ends_is_not_forgotte
     await alice.call(publish={"channel": "a", "data": 1})
     hub.reconnected()  # the first view's repair begins, and hangs
     await settle()
-    hub._resync(hub.channels["a"])
+    hub.was_reset("a", "another epoch")
     result = await bob.call(subscribe={"channel": "a"})
     assert result["offset"] == 1
     await alice.call(publish={"channel": "a", "data": 2})

@@ -171,7 +171,7 @@ def test_what_is_let_in_by_the_leeway_is_not_over_at_once() -> None:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    token_log._logs.clear()
+    token_log._logs.clear()  # noqa: SLF001  # each reason is logged once in ten seconds, by other tests too
     caplog.set_level("DEBUG", token_log.logger.name)
     return caplog
 

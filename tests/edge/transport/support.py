@@ -12,8 +12,10 @@ from typing import Any
 
 from services.edge.domain.ports import Connection
 from services.edge.transport.http.handover import HttpHandover
+from services.edge.transport.listener import Listener
 from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.server import EdgeServer
+from services.edge.transport.websocket.connection import WebSocketConnection
 from services.edge.transport.websocket.frames import binary_frame, text_frame
 
 LIMIT_S = 8.0
@@ -92,12 +94,30 @@ class Recorder:
         self.end.set()
 
 
+def listener_of(server: EdgeServer) -> Listener:
+    """The state of all connections, of which the server shows only numbers."""
+    return server._entrance  # noqa: SLF001  # the one place where tests reach for it
+
+
+def transport_of(connection: WebSocketConnection) -> asyncio.Transport:
+    """The TCP connection below, for what shows nowhere else: options, and whether it is being read."""
+    return connection._transport  # noqa: SLF001
+
+
+def set_send_buffer(server: EdgeServer, size: int) -> None:
+    """Set the size of the system's send buffer of connections to come, which inherit it from the listening socket."""
+    listening = server._listener  # noqa: SLF001
+    assert listening is not None
+    listening.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
 @dataclass
 class Served:
     """A running server and the handlers of its connections, oldest first."""
 
     server: EdgeServer
     handlers: list[Recorder]
+    http: HttpHandover | None
 
     @classmethod
     async def start(cls, *, app: Any = None, echo: bool = True, handler: Any = None, **options: Any) -> Served:
@@ -111,7 +131,7 @@ class Served:
         http = None if app is None else HttpHandover(app, transport)
         server = EdgeServer(transport, new_handler, http)
         await server.start("127.0.0.1", 0)
-        return cls(server, handlers)
+        return cls(server, handlers, http)
 
     @property
     def port(self) -> int:
@@ -124,6 +144,16 @@ class Served:
     @property
     def refused(self) -> dict[str, int]:
         return self.server.counters.refused
+
+    @property
+    def listener(self) -> Listener:
+        """The state of all connections, of which the server shows only numbers."""
+        return listener_of(self.server)
+
+    @property
+    def counted_addresses(self) -> dict[str, int]:
+        """Address → connections that count against its limit."""
+        return dict(self.listener.admission._by_address)  # noqa: SLF001  # an address left behind shows nowhere else
 
     async def close(self) -> None:
         await asyncio.wait_for(self.server.close(), LIMIT_S)

@@ -99,7 +99,7 @@ KINDS += [websocket_clean, websocket_reset, websocket_broken]
 async def test_nothing_stays_of_connections_that_are_gone(serve: Serve, kind: object) -> None:
     assert callable(kind)
     served, rng = await serve(app=app), random.Random(SEED)
-    admission = served.server._entrance.admission
+    admission = served.listener.admission
 
     async def come_and_go(count: int) -> None:
         async def some() -> None:

@@ -117,7 +117,7 @@ async def test_what_follows_a_refused_handshake_is_thrown_away_within_a_bound(se
         began = time.monotonic()
         await sent
         assert time.monotonic() - began < 4.0
-    assert not served.server._entrance.heads
+    assert not served.listener.heads
 
 
 async def test_the_last_bytes_have_time_while_they_move(serve: Serve) -> None:

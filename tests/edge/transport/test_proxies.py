@@ -106,7 +106,7 @@ async def test_requests_of_many_clients_on_one_connection_are_each_their_own(ser
         assert (await asked(client, *forwarded("203.0.113.1"))).startswith("203.0.113.1 ")
         assert (await asked(client)).startswith("127.0.0.1 ")
         assert (await asked(client, *forwarded("203.0.113.2"))).startswith("203.0.113.2 ")
-        assert served.server._entrance.admission._by_address == {"203.0.113.2": 1}
+        assert served.counted_addresses == {"203.0.113.2": 1}
     await settled(served)
 
 
@@ -156,11 +156,10 @@ async def test_the_own_origin_is_allowed_behind_a_proxy_that_ends_tls(serve: Ser
 
 async def settled(served: Served) -> None:
     """Wait until every connection is over, and nothing is counted any more."""
-    admission = served.server._entrance.admission
     async with asyncio.timeout(LIMIT_S):
-        while admission.open:
+        while served.listener.admission.open:
             await asyncio.sleep(0.005)
-    assert admission._by_address == {}
+    assert served.counted_addresses == {}
 
 
 async def test_the_cap_per_address_counts_clients_and_not_the_balancer(serve: Serve) -> None:
@@ -177,9 +176,8 @@ async def test_the_cap_per_address_counts_clients_and_not_the_balancer(serve: Se
     assert (await served.answer(head(*forwarded("2001:db8::1"), without="Upgrade")))[0] == 426
     clients[0].writer.close()
     await clients[0].rest()
-    admission = served.server._entrance.admission
     async with asyncio.timeout(LIMIT_S):
-        while admission._by_address.get("203.0.113.1") != 1:
+        while served.counted_addresses.get("203.0.113.1") != 1:
             await asyncio.sleep(0.005)
     assert await peer_of(served, b"", *forwarded("203.0.113.1")) == "203.0.113.1"
     for client in clients:

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.shared.process.config import ConfigError
-from tests.edge.transport.support import LIMIT_S, Raw, Recorder, Serve, head
+from tests.edge.transport.support import LIMIT_S, Raw, Recorder, Serve, head, transport_of
 
 
 async def test_draining_answers_503_to_new_connections_and_keeps_open_ones(serve: Serve) -> None:
@@ -51,7 +51,7 @@ async def test_closing_tells_clients_3001_and_leaves_nothing_open(serve: Serve) 
         await asyncio.wait_for(closing, LIMIT_S)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (3001, "shutdown")
-    assert served.server._entrance.admission.open == 0
+    assert served.listener.admission.open == 0
     assert served.server.counters.websockets == served.server.counters.https == 0
     with pytest.raises(OSError, match="onnect"):
         await asyncio.open_connection("127.0.0.1", served.port)
@@ -76,8 +76,8 @@ async def test_a_taken_port_is_named(serve: Serve) -> None:
 async def test_sockets_send_without_delay(serve: Serve) -> None:
     served = await serve()
     client = await served.raw()
-    (connection,) = served.server._entrance.websockets
-    sock = connection._transport.get_extra_info("socket")
+    (connection,) = served.listener.websockets
+    sock = transport_of(connection).get_extra_info("socket")
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     client.writer.close()
 
@@ -85,7 +85,7 @@ async def test_sockets_send_without_delay(serve: Serve) -> None:
 async def test_the_cap_of_connections_fits_the_open_files(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 1_024))
     served = await serve()
-    assert served.server._entrance.admission.max_connections == 720
+    assert served.listener.admission.max_connections == 720
     monkeypatch.setattr(resource, "getrlimit", lambda _: (200, 200))
     with pytest.raises(ConfigError, match="200 open files"):
         await serve()

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from services.edge.domain.model import Publication
-from tests.edge.transport.support import Raw
+from tests.edge.transport.support import Raw, listener_of, transport_of
 from tests.support.edge import OPEN, Cluster, replace_namespace
 from tests.support.served_edge import ServedEdge, SlowReader, commands, connect_command
 
@@ -77,8 +77,8 @@ async def test_at_most_one_reply_beyond_the_bound_waits_and_the_socket_is_not_re
         for wanted in range(1, 6):
             await reader.until(wanted, "history", 30)
             most = max(most, edge.server.outbox_bytes)
-            (connection,) = edge.server._entrance.websockets
-            assert not connection._transport.is_reading()
+            (connection,) = listener_of(edge.server).websockets
+            assert not transport_of(connection).is_reading()
         assert most < 800 * KIB
         client.writer.close()
 

@@ -72,10 +72,11 @@ class PubSubSelfCheck:
 
     async def _run(self) -> None:
         while True:
-            await self._probe()
+            await self.probe()
             await asyncio.sleep(self._every_s)
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
+        """Judge the probes sent so far, and send another one."""
         if not self._is_open():
             self._missed, self._received = 0, self._sent
             return
