@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -156,10 +157,8 @@ class Channel:
     async def sweep(self, who: int, death_at: int, after: bool) -> None:
         replica = self.replicas[who]
         replica.death.calls, replica.death.at, replica.death.after = 0, death_at, after
-        try:
+        with contextlib.suppress(Died, Unavailable):
             await replica.log.sweep(0.0, 100)
-        except (Died, Unavailable):
-            pass
         if death_at >= 0:
             await replica.close()
             self.replicas[who] = Replica(self.pipeline, self.store, self.incarnation)

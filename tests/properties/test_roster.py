@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -60,10 +61,8 @@ class Delayed:
 
     def order(self, operation: operations.Operation) -> None:
         async def give() -> None:
-            try:
+            with contextlib.suppress(ThalamusError):  # the client was told that it is not subscribed
                 await execute(self.node, operation)
-            except ThalamusError:
-                pass  # the client was told that it is not subscribed
 
         task = asyncio.create_task(give())
         self.orders.add(task)
@@ -93,9 +92,7 @@ class Delayed:
         elif action < 0.75:
             self.order(operations.Unsubscribe(user=user, channel=channel))
         elif action < 0.8:
-            view = self.node.hub.channels.get(channel)
-            if view is not None:
-                self.node.hub._resync(view)
+            self.node.hub.was_reset(channel, "another epoch")
         elif action < 0.85:
             at = rng.randrange(len(self.clients))
             gone = self.clients[at].session
