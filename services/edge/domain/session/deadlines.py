@@ -163,8 +163,8 @@ class Deadlines:
                 expires_at = subscription.expires_at
         self._subscription_at = NEVER
         if expires_at is not NEVER:
-            left_s = max(0.0, expires_at - node.clock.wall())
-            self._subscription_at = node.clock.monotonic() + left_s + node.settings.expired_sub_close_delay_s
+            left_s = expires_at + node.settings.expired_sub_close_delay_s - node.clock.wall()
+            self._subscription_at = node.clock.monotonic() + max(0.0, left_s)
         self._without_pong = min(self._ping_at, self._close_at, self._subscription_at)
         self.deadline = min(self._without_pong, self._pong_due)
         node.wheel.schedule(self)
