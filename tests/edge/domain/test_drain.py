@@ -56,3 +56,41 @@ async def test_a_presence_that_does_not_answer_keeps_nobody(monkeypatch: pytest.
             while client.closed is None:
                 await asyncio.sleep(0.01)
         assert client.closed == (3001, "shutdown")
+
+
+async def test_clients_are_sent_away_spread_over_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the other edges would get all of them at once."""
+    monkeypatch.setattr(draining, "_STEP_S", 0.0)
+    cluster = Cluster()
+    node = cluster.edge()
+    clients = [await connected(cluster, node, f"user{number}") for number in range(40)]
+    work = asyncio.create_task(drain(node, 10.0))
+    gone = []
+    for _ in range(9):
+        await cluster.advance(1.0)
+        for client in clients:
+            if client.closed is not None and client.session in node.sessions:
+                await client.hang_up()
+        gone.append(sum(client.closed is not None for client in clients))
+    assert 0 < gone[0] < 15
+    assert 10 < gone[4] < 35
+    assert gone[-1] == 40
+    await asyncio.wait_for(work, 5)
+    assert {client.closed for client in clients} == {(3001, "shutdown")}
+
+
+async def test_who_comes_during_a_drain_is_sent_away_too_and_who_stays_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(draining, "_STEP_S", 0.0)
+    cluster = Cluster()
+    node = cluster.edge()
+    first = await connected(cluster, node, "ann")
+    work = asyncio.create_task(drain(node, 10.0))
+    await settle()
+    late = await connected(cluster, node, "bob")
+    await cluster.advance(9.5)
+    assert first.closed == late.closed == (3001, "shutdown")
+    assert not work.done(), "both are there still"
+    await cluster.advance(1.0)
+    await asyncio.wait_for(work, 5)

@@ -303,3 +303,13 @@ def _meaning(text: str) -> list[bytes | str]:
         except ValueError:
             parts.append(part)
     return parts
+
+
+def test_reasons_beyond_those_that_are_limited_one_by_one_share_a_limit(
+    lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_log, "_MOST", 3)
+    for number in range(50):
+        for kind in ("connection", "subscription"):
+            token_log.refused(kind, f"reason {number}")
+    assert len(lines.records) == 3 + 2, "three reasons, and one line of each kind for all others"

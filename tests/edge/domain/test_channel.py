@@ -1,0 +1,210 @@
+"""One channel of an edge: who gets what, while joining, while catching up, and live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.channel_log import ChannelLog
+from services.edge.domain.model import ClientInfo, Publication, StreamPosition
+from services.edge.domain.replies import JoinPush, LeavePush, PublicationPush
+from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
+from tests.support.edge import OPEN, TestConnection
+
+DIALECT = CentrifugalJson(frame=bytes)
+
+
+@dataclass(eq=False)
+class Member:
+    """A client with one subscription to the channel."""
+
+    name: str
+    joins: bool = True
+    dialect: CentrifugalJson = DIALECT
+    connection: TestConnection = field(default_factory=TestConnection)
+
+    def __post_init__(self) -> None:
+        info = ClientInfo(self.name, self.name)
+        self.subscription = Subscription(cast(Any, self), "room", info, wants_joins=self.joins)
+
+    @property
+    def frames(self) -> list[bytes]:
+        return self.connection.frames
+
+
+def made(buffer: int = 8) -> Channel:
+    log = ChannelLog(StreamPosition(0, "epoch"), ring_size=8, ring_max_bytes=1 << 20, buffer_size=8)
+    return Channel("room", OPEN, log, join_buffer_size=buffer)
+
+
+def joining(channel: Channel, name: str, **options: Any) -> Member:
+    member = Member(name, **options)
+    channel.join(member.subscription)
+    return member
+
+
+def live(channel: Channel, name: str, **options: Any) -> Member:
+    member = joining(channel, name, **options)
+    channel.go_live(member.subscription)
+    return member
+
+
+def catching_up(channel: Channel, name: str, *, answered: bool, **options: Any) -> Member:
+    """`answered`: its reply is queued already."""
+    member = joining(channel, name, **options)
+    channel.stop_holding(member.subscription)
+    if answered:
+        channel.go_live(member.subscription)
+    return member
+
+
+def joined(name: str) -> JoinPush:
+    return JoinPush("room", ClientInfo(name, name))
+
+
+def left(name: str) -> LeavePush:
+    return LeavePush("room", ClientInfo(name, name))
+
+
+def published(number: int, offset: int = 0, *, but: str = "") -> Publication:
+    return Publication(str(number).encode(), offset=offset, exclude_client=but)
+
+
+def frame_of(publication: Publication) -> bytes:
+    return DIALECT.encode(PublicationPush("room", publication, "epoch" if publication.offset == 1 else ""))
+
+
+def test_what_comes_while_one_joins_is_sent_behind_its_reply_in_order() -> None:
+    channel = made()
+    member = joining(channel, "ann")
+    first, second, third = (published(number, number) for number in (1, 2, 3))
+    channel.fan_out([first, second])
+    assert member.frames == []
+    member.connection.send(b"reply")
+    channel.go_live(member.subscription)
+    channel.fan_out([third])
+    assert member.frames == [b"reply", *map(frame_of, (first, second, third))]
+
+
+def test_who_missed_more_than_is_held_is_broken_and_holds_nothing_any_more() -> None:
+    channel = made(buffer=2)
+    full, other = joining(channel, "ann"), joining(channel, "bob")
+    channel.fan_out([published(1, 1), published(2, 2)])
+    assert not full.subscription.broken
+    other.subscription.held.clear()  # its held frames were taken into a reply
+    channel.fan_out([published(3, 3)])
+    channel.fan_out([published(4, 4)])
+    assert full.subscription.broken
+    assert full.subscription.held == []
+    assert not other.subscription.broken
+    assert len(other.subscription.held) == 2
+
+
+def test_who_catches_up_reads_the_log_itself_and_gets_only_what_is_in_no_log() -> None:
+    channel = made()
+    early, late = catching_up(channel, "ann", answered=False), catching_up(channel, "bob", answered=True)
+    logged, unlogged = published(1, 1), published(2)
+    channel.fan_out([logged, unlogged])
+    assert early.frames == []
+    assert late.frames == [frame_of(unlogged)]
+    channel.go_live(early.subscription)  # its reply is queued; it still catches up
+    assert early.frames == [frame_of(unlogged)]
+    assert channel.is_catching_up(early.subscription)
+    channel.receive_live(early.subscription)
+    channel.fan_out([published(3, 2)])
+    assert early.frames[1:] == [frame_of(published(3, 2))]
+
+
+def test_a_sender_that_is_excluded_gets_its_publication_in_no_state() -> None:
+    for offset in (0, 1):
+        channel = made()
+        own = [joining(channel, "own"), live(channel, "own"), catching_up(channel, "own", answered=True)]
+        others = [joining(channel, "ann"), live(channel, "bob")]
+        one = published(1, offset, but="own")
+        channel.fan_out([one])
+        for member in (own[0], others[0]):
+            channel.go_live(member.subscription)
+        assert [member.frames for member in own] == [[], [], []]
+        assert [member.frames for member in others] == [[frame_of(one)]] * 2
+
+
+def test_joins_reach_who_wants_them_and_come_behind_the_reply_of_who_is_new() -> None:
+    channel = made()
+    wanting = live(channel, "ann"), catching_up(channel, "bob", answered=True)
+    waiting = joining(channel, "cid"), catching_up(channel, "dan", answered=False)
+    deaf = [
+        live(channel, "eve", joins=False),
+        joining(channel, "fay", joins=False),
+        catching_up(channel, "gil", answered=True, joins=False),
+    ]
+    pushes = [joined("new"), joined("newer")]
+    channel.announce_joins(pushes)
+    assert [member.frames for member in wanting] == [[DIALECT.encode_joins(pushes)]] * 2
+    assert [member.frames for member in waiting] == [[]] * 2
+    for member in (*waiting, deaf[1]):
+        channel.go_live(member.subscription)
+    assert [member.frames for member in waiting] == [[DIALECT.encode(push) for push in pushes]] * 2
+    assert [member.frames for member in deaf] == [[]] * 3
+    assert channel.deliveries == 2
+
+
+def test_a_leave_reaches_everybody_who_wants_it_but_the_one_who_left() -> None:
+    channel = made()
+    gone = live(channel, "gone")
+    members = [live(channel, "ann"), catching_up(channel, "bob", answered=True), joining(channel, "cid")]
+    deaf = live(channel, "dan", joins=False)
+    channel.announce_leave(left("gone"))
+    channel.go_live(members[2].subscription)
+    assert [member.frames for member in members] == [[DIALECT.encode(left("gone"))]] * 3
+    assert gone.frames == deaf.frames == []
+
+
+def test_a_push_is_encoded_once_for_each_dialect() -> None:
+    calls: list[object] = []
+
+    class Counting(CentrifugalJson):
+        def encode(self, message: Any) -> bytes:
+            calls.append(self)
+            return super().encode(message)
+
+    one, other = Counting(frame=bytes), Counting(frame=bytes)
+    channel = made()
+    for number in range(4):
+        live(channel, f"a{number}", dialect=one)
+        joining(channel, f"b{number}", dialect=one)
+        live(channel, f"c{number}", dialect=other)
+    channel.fan_out([published(1, 1)])
+    assert sorted(map(id, calls)) == sorted([id(one), id(one), id(other)]), "live and held, and the other dialect"
+    assert channel.deliveries == 8
+
+
+def test_who_left_gets_nothing_whatever_it_was_doing() -> None:
+    channel = made()
+    members = [joining(channel, "ann"), live(channel, "bob"), catching_up(channel, "cid", answered=True)]
+    assert len(channel) == 3
+    assert {one.info.client for one in channel.subscriptions} == {"ann", "bob", "cid"}
+    channel.fan_out([published(1, 1)])
+    for member in members:
+        member.frames.clear()
+        channel.leave(member.subscription)
+        channel.leave(member.subscription)  # also twice
+    channel.fan_out([published(2, 2), published(3)])
+    channel.announce_joins([joined("dan")])
+    channel.announce_leave(left("dan"))
+    channel.go_live(members[0].subscription)
+    assert [member.frames for member in members] == [[]] * 3
+    assert len(channel) == 0
+    assert channel.subscriptions == []
+
+
+def test_who_catches_up_and_joins_again_has_frames_held_for_it() -> None:
+    channel = made()
+    member = catching_up(channel, "ann", answered=True)
+    channel.hold_again(member.subscription)
+    assert not channel.is_catching_up(member.subscription)
+    one = published(1, 1)
+    channel.fan_out([one])
+    assert member.frames == []
+    channel.go_live(member.subscription)
+    assert member.frames == [frame_of(one)]
