@@ -74,7 +74,8 @@ def main(commits: Sequence[str], names: Sequence[str], rounds: int, seconds: flo
                         click.echo(f"{commit} {name} {found:.2f}", err=True)
         finally:
             for checkout in checkouts.values():
-                subprocess.run(["git", "worktree", "remove", "--force", checkout], cwd=_HERE, capture_output=True)
+                remove = ["git", "worktree", "remove", "--force", str(checkout)]
+                subprocess.run(remove, cwd=_HERE, capture_output=True, check=False)
     click.echo(table(commits, [_git("log", "-1", "--format=%s", commit) for commit in commits], costs))
 
 

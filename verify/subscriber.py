@@ -79,7 +79,7 @@ class Subscriber:
                 failures = 0
                 offline_s = await self._stay()
                 self._socket = None
-                await asyncio.sleep(offline_s if offline_s else self._run.rng.uniform(0.02, 0.2))
+                await asyncio.sleep(offline_s or self._run.rng.uniform(0.02, 0.2))
         finally:
             if self._socket is not None:
                 self._socket.close()

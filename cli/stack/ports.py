@@ -69,7 +69,7 @@ def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool =
 
 
 def _host_variable(port_variable: str) -> str:
-    service = port_variable.split("_")[0]
+    service = port_variable.split("_", maxsplit=1)[0]
     return f"{service}_INTERNAL_HOST" if "INTERNAL" in port_variable else f"{service}_HOST"
 
 

@@ -14,7 +14,9 @@ import pytest
 from tests.support.stack import Stack
 from tests.support.wire_client import WireClient
 
-INTERNAL = re.compile(r"\d+\.\d+\.\d+\.\d+|:\d{4,5}\b|[A-Z][a-z]+Service|[A-Z]+_[A-Z]+|redis|sqlite|grpc|store", re.I)
+INTERNAL = re.compile(
+    r"\d+\.\d+\.\d+\.\d+|:\d{4,5}\b|[A-Z][a-z]+Service|[A-Z]+_[A-Z]+|redis|sqlite|grpc|store", re.IGNORECASE
+)
 FAILED = {"error": {"code": 100, "message": "internal server error"}}
 SIGNING_IN = {"username": "ann", "password": "correct horse battery"}
 

@@ -36,7 +36,7 @@ def enter_namespaces() -> None:
         return
     options = ["--net", "--mount"] if os.geteuid() == 0 else ["--map-root-user", "--net", "--mount"]
     command = ["unshare", *options, "--"]
-    if subprocess.run([*command, "ip", "link", "set", "lo", "up"], capture_output=True).returncode != 0:
+    if subprocess.run([*command, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode != 0:
         return
     again = [sys.executable, "-m", *_module()]
     script = 'ip link set lo up && exec "$@"'

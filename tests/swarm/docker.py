@@ -17,7 +17,7 @@ class DockerError(Exception):
 
 def docker(*arguments: str, timeout_s: float = _TIMEOUT_S, with_errors: bool = False) -> str:
     """What it printed, on stderr too where that is asked for. Raises DockerError."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode:
         raise DockerError(f"docker {' '.join(arguments[:4])}: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout + done.stderr if with_errors else done.stdout

@@ -49,6 +49,7 @@ class SwarmStack:
             capture_output=True,
             text=True,
             timeout=120,
+            check=False,
         )
         if done.returncode:
             raise DockerError(f"up: {done.stdout}{done.stderr}")

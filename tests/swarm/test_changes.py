@@ -26,7 +26,7 @@ with_seeds = pytest.mark.parametrize("seed", SEEDS)
 def finished_at(container: str) -> float:
     """Unix seconds."""
     text = docker("inspect", "--format", "{{.State.FinishedAt}}", container).strip()
-    return datetime.datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
+    return datetime.datetime.fromisoformat(f"{text[:26].rstrip('Z')}Z").timestamp()
 
 
 def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) -> None:

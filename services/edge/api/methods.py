@@ -145,7 +145,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
     _namespace(context, request.channel)
     unknown = set(request.override) - _OVERRIDES
     if unknown:
-        raise ThalamusError(f"unknown override {sorted(unknown)[0]}", ErrorCode.BAD_REQUEST)
+        raise ThalamusError(f"unknown override {min(unknown)}", ErrorCode.BAD_REQUEST)
     since = _since(request.recover_since)
     await context.cluster.everywhere(
         ops.Subscribe(

@@ -42,7 +42,7 @@ NAMES: dict[str, str] = {
     "blank": f"{MARKER} b",
     "blank-at-the-end": f"{MARKER} ",
     "non-ascii": f"{MARKER}é",
-    "non-ascii-that-looks-ascii": f"{MARKER}ａ",
+    "non-ascii-that-looks-ascii": f"{MARKER}\uff41",
     "emoji": f"{MARKER}🐛",
     "bidi": f"{MARKER}\u202e",
     "tag": f"{{{MARKER}}}",

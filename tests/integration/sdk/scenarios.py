@@ -7,6 +7,7 @@ line: {"do": "token", "claims": …}, {"do": "cut"}, {"do": "heal"}. Exit 0: the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -390,10 +391,8 @@ async def main() -> None:
             await globals()[sys.argv[1]](h)
     finally:
         for client in h.clients:
-            try:
+            with contextlib.suppress(CentrifugeError):
                 await client.disconnect()
-            except CentrifugeError:
-                pass
 
 
 if __name__ == "__main__":

@@ -367,7 +367,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._handler_failed()
 
     def _handler_failed(self) -> None:
-        logger.exception("handler failed")
+        logger.exception("handler failed")  # noqa: LOG004  # called in `except`
         self.close(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
 
     def _begin_end(self) -> Ending:

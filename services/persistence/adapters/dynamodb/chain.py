@@ -9,6 +9,7 @@ are raised here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Chains:
 
     async def raise_number(self, channel: str, name: str, value: int) -> None:
         """Set a number of the channel's item, unless it is as high already. One request."""
-        try:
+        with contextlib.suppress(ConditionFailed):
             await self.db.call(
                 "update_item",
                 TableName=self.table,
@@ -72,8 +73,6 @@ class Chains:
                 ExpressionAttributeNames={"#name": name},
                 ExpressionAttributeValues={":value": {"N": str(value)}},
             )
-        except ConditionFailed:
-            pass
 
     async def top(self, channel: str, bucket: int) -> int:
         """Return the last offset of the chain; `bucket` is that of the channel's item.

@@ -221,7 +221,7 @@ class DynamoDbLogStore:
 
     async def begin_new_epochs(self, seen: Heartbeat) -> None:
         async with self._operation("begin_anew"):
-            try:
+            with contextlib.suppress(ConditionFailed):  # another replica did it
                 await self._db.call(
                     "update_item",
                     TableName=self._table,
@@ -233,8 +233,6 @@ class DynamoDbLogStore:
                         **({":seen": {"S": seen.restored}} if seen.restored else {}),
                     },
                 )
-            except ConditionFailed:  # another replica did it
-                pass
         self._writer.forget()
         self._kept = Heartbeat(0, 0)
         await self.keep_heartbeat(seen)
@@ -285,15 +283,13 @@ class DynamoDbLogStore:
     async def _make(self, channel: str) -> None:
         """Put the item of a new channel, unless somebody did."""
         numbers = {name: {"N": "0"} for name in ("bucket", "removed", "cleared")}
-        try:
+        with contextlib.suppress(ConditionFailed):  # another replica was first, or our own answer was lost
             await self._db.call(
                 "put_item",
                 TableName=self._table,
                 Item={**channel_key(channel), "epoch": {"S": new_epoch()}, **numbers},
                 ConditionExpression="attribute_not_exists(p)",
             )
-        except ConditionFailed:  # another replica was first, or our own answer was lost
-            pass
 
     async def _name(self) -> dict[str, Any]:
         """Give a new table its name; return the heartbeat item."""
@@ -310,7 +306,7 @@ class DynamoDbLogStore:
 
     async def _keep(self, name: str, value: int) -> None:
         """Raise a number of the heartbeat item, unless it is as high already."""
-        try:
+        with contextlib.suppress(ConditionFailed):
             await self._db.call(
                 "update_item",
                 TableName=self._table,
@@ -320,8 +316,6 @@ class DynamoDbLogStore:
                 ExpressionAttributeNames={"#name": name},
                 ExpressionAttributeValues={":value": {"N": str(value)}},
             )
-        except ConditionFailed:
-            pass
 
     @asynccontextmanager
     async def _operation(self, name: str, deadline_s: float | None = None) -> AsyncIterator[None]:
