@@ -63,8 +63,10 @@ class Process:
 
     def kill(self) -> None:
         assert self._process is not None
+        assert self._process.stderr is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        self._process.stderr.close()
 
     def said(self) -> str:
         assert self._process is not None

@@ -59,7 +59,7 @@ def test_a_child_dies_when_its_parent_is_killed(mode: str) -> None:
         assert _group_is_empty_within(child, 5.0), "neither the child nor its watcher is left"
     finally:
         parent.kill()
-        parent.wait()
+        parent.communicate()
         parent.stdout.close()
 
 
