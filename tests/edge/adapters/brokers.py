@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.broker import RedisBroker
 
@@ -27,6 +29,11 @@ def stop_watching(broker: RedisBroker) -> None:
 def check_now(broker: RedisBroker) -> None:
     """Let the edge look at Redis now, as when it finds that writes are missing."""
     broker._incarnation.check_now()
+
+
+def queue_of(broker: RedisBroker) -> Any:
+    """What collects publications into batches, to replace its pause."""
+    return broker._queue
 
 
 def lose_subscriptions(broker: RedisBroker) -> None:

@@ -11,6 +11,7 @@ from services.edge.domain.channels.publisher import _RandomIds
 from services.edge.domain.model import Publication
 from services.shared.batching.linger import Linger
 from tests.contract.test_broker import Listener, append
+from tests.edge.adapters.brokers import queue_of
 from tests.support.linger import BusyThread
 
 WAIT_S = 0.2
@@ -27,7 +28,7 @@ async def test_a_busy_edge_waits_for_more_to_send(redis_url: str, monkeypatch: p
     broker = RedisBroker(redis_url)
     await broker.start(Listener(), lambda payload: None)
     await append(broker, "before")
-    monkeypatch.setattr(broker._queue, "_linger", Busy(WAIT_S))
+    monkeypatch.setattr(queue_of(broker), "_linger", Busy(WAIT_S))
     loop = asyncio.get_running_loop()
     began = loop.time()
     results = await asyncio.gather(append(broker, "a"), append(broker, "b"))
@@ -41,7 +42,7 @@ async def test_how_much_left_says_whether_more_is_worth_a_wait(redis_url: str, m
     await broker.start(Listener(), lambda payload: None)
     for left, wait_s in ((1, 0.0), (100, WAIT_S)):
         busy = BusyThread(WAIT_S)
-        monkeypatch.setattr(broker._queue, "_linger", busy.linger)
+        monkeypatch.setattr(queue_of(broker), "_linger", busy.linger)
         busy.work(1.0)
         await asyncio.gather(*(append(broker, f"{left} {number}") for number in range(left)))
         assert busy.linger.wait_s() == pytest.approx(wait_s)

@@ -22,7 +22,7 @@ from services.edge.domain.session.session import Session
 from services.shared.namespaces import Durability, Namespace
 from tests.support.edge import SIGNED_IN, Client, Cluster, connected, settle
 
-HANDLERS: dict[Any, Any] = handlers._HANDLERS
+HANDLERS: dict[Any, Any] = handlers._HANDLERS  # noqa: SLF001  # to put a handler of our own in
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 NEWS = Namespace(name="", durability=Durability.NONE, subscribe=SIGNED_IN)
 
