@@ -10,7 +10,7 @@ TESTS_AT_ONCE ?= auto
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-full verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test test-full verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm vendor check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ proto: $(VENV)/.dev ## write the Python stubs of proto/ to proto/gen
 proto-check: $(VENV)/.dev ## tell whether `make proto` would change anything
 	@rm -rf build/proto && BIN=$(BIN) proto/generate.sh build/proto
 	@diff -r -x __pycache__ build/proto proto/gen || { echo 'proto/gen is out of date: run `make proto`'; exit 1; }
+
+vendor: ## fetch the SDK of the console page from npm, in the version that web/vendor.sh names
+	web/vendor.sh
 
 lock: ## pin all dependencies with hashes; needs uv (`pipx install uv`), ARGS=--upgrade for the newest
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pipx install uv'; exit 1; }

@@ -52,3 +52,23 @@ export async function join(page, room) {
   await page.press('#join-name', 'Enter');
   await page.locator('#room-name', { hasText: room }).waitFor();
 }
+
+// From now on no new socket of the page opens; each ends with 1006 and this reason. Returns what ends that.
+export async function without(page, reason = '') {
+  await page.evaluate((why) => {
+    window.realWebSocket ??= window.WebSocket;
+    window.WebSocket = class extends EventTarget {
+      constructor() {
+        super();
+        setTimeout(() => {
+          const event = new CloseEvent('close', { code: 1006, reason: why });
+          this.dispatchEvent(event);
+          this.onclose?.(event);
+        }, 50);
+      }
+      send() {}
+      close() {}
+    };
+  }, reason);
+  return () => page.evaluate(() => { window.WebSocket = window.realWebSocket; });
+}

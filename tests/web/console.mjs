@@ -1,7 +1,7 @@
 // Two users chat on the console page in headless Chromium. argv: base URL, folder for screenshots, folder for the profile,
 // path of the browser. Exit 0: it held.
 import assert from 'node:assert/strict';
-import { connected, enter, open, says, shows, tab as newTab } from './browser.mjs';
+import { connected, enter, open, says, shows, tab as newTab, without } from './browser.mjs';
 
 const [base, shots, profile, executablePath] = process.argv.slice(2);
 const run = Date.now().toString(36);
@@ -55,12 +55,12 @@ try {
 
   // A dropped connection recovers what was missed.
   await bob.click('#toggle-frames');
-  await bob.evaluate(() => { window.stay = WebSocket; window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' }), 50); } close() {} }; });
+  const heal = await without(bob);
   await bob.click('#drop');
   await bob.locator('#state-text', { hasText: 'reconnecting' }).waitFor();
   await says(ann, 'while bob was away');
   await ann.locator('.message:not(.pending)', { hasText: 'while bob was away' }).waitFor();
-  await bob.evaluate(() => { window.WebSocket = window.stay; });
+  await heal();
   await bob.locator('.marker', { hasText: 'recovered 1 missed message' }).waitFor();
   await shows(bob, 'while bob was away');
   assert.ok(await bob.locator('#frames-list li').count() > 3);

@@ -1,7 +1,7 @@
 // Where the console meets its limits, in headless Chromium, on a stack that takes messages of 8 KiB. argv: base URL, folder
 // for screenshots, folder for the profile, path of the browser, API key. Exit 0: it held.
 import assert from 'node:assert/strict';
-import { connected, enter, join, open, says, shows, tab as newTab } from './browser.mjs';
+import { connected, enter, join, open, says, shows, tab as newTab, without } from './browser.mjs';
 
 const [base, shots, profile, executablePath, apiKey] = process.argv.slice(2);
 const run = Date.now().toString(36);
@@ -89,7 +89,7 @@ try {
   // A phone of 375 px: the whole status, and nothing too small for a finger.
   const phone = await tab({ viewport: { width: 375, height: 700 } });
   await enter(phone, base, `carol-${run}`);
-  await phone.evaluate(() => { window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: 'the network of the train is away again' }), 50); } close() {} }; });
+  await without(phone, 'the network of the train is away again');
   await phone.click('#drop');
   await phone.locator('#state-text', { hasText: 'the network of the train is away again' }).waitFor();
   assert.ok(await phone.locator('#state-text').evaluate((text) => text.scrollWidth <= text.clientWidth), 'the status is cut');

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +15,8 @@ from tests.support.stack import Stack
 
 _HERE = Path(__file__).parent
 _SHOTS = _HERE.parents[1] / "build" / "screenshots"
+_VENDOR = _HERE.parents[1] / "web" / "static" / "vendor"
+_SDK_TESTS = _HERE.parent / "integration" / "sdk" / "package.json"
 
 
 def _missing(what: str) -> None:
@@ -45,6 +49,16 @@ def playwright() -> None:
         _missing("npm is not installed")
     if not (_HERE / "node_modules" / "playwright-core").is_dir():
         subprocess.run([str(npm), "ci", "--silent"], cwd=_HERE, check=True, timeout=300)
+
+
+def test_the_sdk_of_the_page_is_as_npm_has_it_and_the_one_that_is_tested() -> None:
+    lines = (_VENDOR / "SHA256SUMS").read_text().splitlines()
+    sums = {name: checksum for checksum, name in (line.split() for line in lines)}
+    files = {path.name: path for path in _VENDOR.iterdir() if path.name != "SHA256SUMS"}
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == sums
+    version = (_VENDOR / "centrifuge.version").read_text().strip()
+    assert json.loads(_SDK_TESTS.read_text())["dependencies"]["centrifuge"] == version
+    assert "MIT" in (_VENDOR / "centrifuge.LICENSE").read_text()
 
 
 def test_the_logic_of_the_page_without_a_browser(node: str) -> None:

@@ -174,8 +174,8 @@ function take(room, publication) {
 
 async function loadMembers(room) {
   try {
-    const { presence } = await client.presence(room.channel);
-    room.members = new Map(Object.entries(presence));
+    const { clients } = await client.presence(room.channel);
+    room.members = new Map(Object.entries(clients));
   } catch {
     room.members = new Map(); // the channel has none, or they may not be seen
   }
@@ -215,7 +215,7 @@ async function deliver(room, entry) {
   try {
     const { offset } = await client.publish(room.channel, entry.data, entry.key);
     if (offset) {
-      const info = { user: '', client: client.id, conn_info: { name: session.name } };
+      const info = { user: '', client: client.id, connInfo: { name: session.name } };
       const index = room.add({ offset, data: entry.data, info });
       settle(room, entry);
       if (index >= 0) view.add(room, index, true);
@@ -403,7 +403,7 @@ document.addEventListener('keydown', (event) => {
   }
 });
 
-addEventListener('online', () => { client?.retryNow(); showFacts(); });
+addEventListener('online', showFacts);
 addEventListener('offline', showFacts);
 addEventListener('pagehide', () => {
   if (client) saveRooms([...rooms.values()], current, (channel) => client.position(channel));

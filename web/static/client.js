@@ -1,69 +1,32 @@
-// A small client of the Centrifugal JSON protocol: connects, keeps subscriptions, recovers what was missed.
+// The console's client: centrifuge-js, with what the console shows of it besides. What the SDK does (connecting again,
+// recovering, pings, tokens) is not repeated here. See docs/decisions/0031.
+import { Centrifuge, UnauthorizedError, connectingCodes, disconnectedCodes } from './vendor/centrifuge.js';
 
-const PING_GRACE_MS = 10_000;
-const ANSWER_MS = 5_000;
 const MOST_BYTES = 65_536; // of one command; the server closes with 1009 beyond
 export const TOO_BIG = 1009;
 const INVALID_TOKEN = 3500;
-
-export class ProtocolError extends Error {
-  constructor({ code, message, temporary = false }) {
-    super(message);
-    this.code = code;
-    this.temporary = temporary;
-  }
-}
-
-// Milliseconds before the attempt with this number (from 0): doubling, up to 10 s, with full jitter of the upper half.
-export function backoff(attempt, random = Math.random) {
-  const most = Math.min(10_000, 250 * 2 ** attempt);
-  return most / 2 + (most / 2) * random();
-}
+const DROPPED = 4001;
+const FIRST_SERVER_ERROR = 100; // smaller codes of errors are those of the SDK itself
+const FIRST_UNSUBSCRIBE_CODE = 2_000; // smaller codes are errors, which refuse a subscription
 
 // The size that a text has on the wire.
 export const bytesOf = (text) => new TextEncoder().encode(text).length;
 
-// Clients come back after 3000-3499, 4000-4499, 5000 and up, and after anything below 3000.
-export function isTerminal(code) {
-  return (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
-}
-
-// The objects of one frame: one per line.
-export function parseFrame(text) {
-  return text.split('\n').map((line) => JSON.parse(line));
-}
-
-// What a client knows of one subscription, and what each answer and push makes of it. No I/O.
-export class SubscriptionState {
-  constructor(channel, position = null) {
-    this.channel = channel;
-    this.position = position; // {offset, epoch}; null: none yet
-    this.active = false;
+// The SDK, with three things that its public interface leaves out: the time of a publication, idempotency keys, and the
+// wait before the next attempt. The methods with `_` are its own; a test fails if another version has them no more.
+class Sdk extends Centrifuge {
+  _getPublicationContext(channel, publication) {
+    return { ...super._getPublicationContext(channel, publication), time: publication.time ?? 0 };
   }
 
-  request() {
-    const request = { channel: this.channel, recoverable: true, join_leave: true };
-    return this.position ? { ...request, recover: true, ...this.position } : request;
+  _getReconnectDelay() {
+    const delay = super._getReconnectDelay();
+    this.emit('waiting', delay);
+    return delay;
   }
 
-  // Returns what to show: how it went, and the publications that were missed.
-  subscribed(result) {
-    this.active = true;
-    const publications = result.publications ?? [];
-    const had = this.position !== null;
-    if (result.epoch) {
-      const last = publications.at(-1)?.offset ?? result.offset ?? 0;
-      this.position = { offset: last, epoch: result.epoch };
-    }
-    return { recovering: had && Boolean(result.was_recovering), recovered: Boolean(result.recovered), publications };
-  }
-
-  // Whether the publication is news; an older one is not.
-  published(publication) {
-    if (!publication.offset) return true;
-    if (this.position && publication.offset <= this.position.offset) return false;
-    this.position = { offset: publication.offset, epoch: publication.epoch || this.position?.epoch || '' };
-    return true;
+  publishOnce(channel, data, key) {
+    return this._callPromise({ publish: { channel, data, idempotency_key: key } }, (reply) => reply.publish ?? {});
   }
 }
 
@@ -71,21 +34,52 @@ export class SubscriptionState {
 // unsubscribed, failed; each of these with the channel. `signIn`: the token is of no use any more.
 export class Client {
   #handlers = new Map();
-  #subscriptions = new Map();
-  #calls = new Map();
-  #id = 0;
+  #subscriptions = new Map(); // channel → {sub, position: {offset, epoch} | null, recovered: the publications of a reply}
+  #sdk;
   #socket = null;
-  #attempt = 0;
-  #timers = { retry: 0, ping: 0, refresh: 0 };
-  #wanted = false;
-  #pingEvery = 25;
+  #opened = 0;
+  #why = ''; // the connection was lost
+  #closed = 0; // code of the last close
+  #signIn = ''; // why there is no token any more
 
+  // getToken: (renew: boolean) => Promise<string>; renew: the last one has expired
   constructor(url, getToken) {
-    this.url = url;
-    this.getToken = getToken; // (renew: boolean) => Promise<string>; renew: the last one has expired
-    this.state = 'disconnected';
+    let known = false;
     this.id = '';
     this.latency = null;
+    this.#sdk = new Sdk(url, {
+      name: 'console',
+      minReconnectDelay: 250,
+      maxReconnectDelay: 10_000,
+      websocket: this.#tapped(),
+      getToken: async () => {
+        try {
+          const token = await getToken(known);
+          known = true;
+          return token;
+        } catch (error) {
+          if (error.terminal) {
+            this.#signIn = error.message;
+            throw new UnauthorizedError(error.message);
+          }
+          this.#why = error.message;
+          throw error;
+        }
+      },
+    });
+    this.#sdk.on('connecting', ({ code, reason }) => this.#lost(code, reason));
+    this.#sdk.on('waiting', (delay) => this.#set('connecting', { reason: this.#why, in_s: delay / 1000 }));
+    this.#sdk.on('connected', ({ client }) => {
+      this.latency = performance.now() - this.#opened;
+      this.id = client;
+      this.#why = '';
+      this.#set('connected');
+    });
+    this.#sdk.on('disconnected', ({ code, reason }) => this.#ended(code, reason));
+  }
+
+  get state() {
+    return this.#sdk.state;
   }
 
   on(name, handler) {
@@ -97,251 +91,148 @@ export class Client {
   }
 
   #set(state, detail = {}) {
-    this.state = state;
     this.#tell('state', { state, ...detail });
   }
 
+  // A constructor of sockets for the SDK, whose frames and ends are told.
+  #tapped() {
+    const client = this;
+    return function Tapped(url) {
+      client.#set('connecting');
+      const socket = new WebSocket(url);
+      client.#socket = socket;
+      socket.addEventListener('open', () => { client.#opened = performance.now(); });
+      socket.addEventListener('message', ({ data }) => {
+        if (socket === client.#socket) client.#tell('frame', { out: false, text: data });
+      });
+      socket.addEventListener('close', ({ code, reason }) => {
+        if (socket === client.#socket) client.#gone(code, reason || `closed (${code})`);
+      });
+      const send = socket.send?.bind(socket);
+      socket.send = (text) => {
+        client.#tell('frame', { out: true, text });
+        send(text);
+      };
+      return socket;
+    };
+  }
+
+  #gone(code, why) {
+    this.#socket = null;
+    this.#closed = code;
+    this.#why = why;
+  }
+
+  #lost(code, reason) {
+    this.id = '';
+    if (code === connectingCodes.noPing) this.#why = 'the server is silent';
+    else if (code !== connectingCodes.connectCalled) this.#why ||= reason;
+  }
+
+  #ended(code, reason) {
+    this.id = '';
+    if (code === disconnectedCodes.messageSizeLimit) this.#sdk.connect(); // what was too long is not sent again
+    else if (code === disconnectedCodes.unauthorized) this.#set('disconnected', { reason: this.#signIn, signIn: true });
+    else if (code === disconnectedCodes.disconnectCalled) this.#set('disconnected', { reason: 'you logged out' });
+    else this.#set('disconnected', { reason: `${reason} (${code})`, signIn: code === INVALID_TOKEN });
+  }
+
   connect() {
-    this.#wanted = true;
-    this.#open(false);
+    this.#sdk.connect();
   }
 
   disconnect() {
-    const socket = this.#socket;
-    this.#end('disconnected', 'you logged out');
-    socket?.close(1000);
+    this.#sdk.disconnect();
   }
 
   // Cut the socket without a word to the server's session: what a bad network does.
   drop() {
     const socket = this.#socket;
-    this.#lost('dropped by you');
-    socket?.close(4001, 'dropped by the console');
-  }
-
-  retryNow() {
-    if (this.#wanted && !this.#socket) {
-      clearTimeout(this.#timers.retry);
-      this.#open(false);
-    }
-  }
-
-  async #open(renew) {
-    this.#set('connecting');
-    let token;
-    try {
-      token = await this.getToken(renew);
-    } catch (error) {
-      if (error.terminal) this.#end('disconnected', error.message, true);
-      else this.#lost(error.message);
-      return;
-    }
-    if (!this.#wanted || this.#socket) return;
-    const socket = new WebSocket(this.url);
-    this.#socket = socket;
-    socket.onopen = () => this.#hello(socket, token);
-    socket.onmessage = ({ data }) => { if (socket === this.#socket) this.#frame(data); };
-    socket.onclose = ({ code, reason }) => {
-      if (socket !== this.#socket) return;
-      if (isTerminal(code)) this.#end('disconnected', `${reason} (${code})`, code === INVALID_TOKEN);
-      else this.#lost(reason || `closed (${code})`, code);
-    };
-  }
-
-  async #hello(socket, token) {
-    try {
-      const started = performance.now();
-      const result = await this.#call('connect', { token, name: 'console' });
-      this.latency = performance.now() - started;
-      this.id = result.client;
-      this.#pingEvery = result.ping ?? 0;
-      this.#attempt = 0;
-      this.#heard();
-      if (result.expires) this.#refreshIn(result.ttl);
-      this.#set('connected');
-      for (const subscription of this.#subscriptions.values()) this.#subscribe(subscription);
-    } catch (error) {
-      if (socket !== this.#socket) return;
-      if (error.code === 109) {
-        this.#forget();
-        socket.close(1000);
-        this.#open(true);
-      } else if (error.code && !error.temporary) {
-        this.#end('disconnected', error.message);
-        socket.close(1000);
-      } else {
-        this.#lost(error.message);
-        socket.close(1000);
-      }
-    }
-  }
-
-  #refreshIn(ttl) {
-    clearTimeout(this.#timers.refresh);
-    this.#timers.refresh = setTimeout(async () => {
-      try {
-        const result = await this.#call('refresh', { token: await this.getToken(true) });
-        if (result.expires) this.#refreshIn(result.ttl);
-      } catch (error) {
-        if (!error.terminal) this.#refreshIn(5);
-      }
-    }, Math.max(1, ttl - 10) * 1000);
-  }
-
-  // The connection is gone; come back after a while.
-  #lost(reason, code = 0) {
-    this.#forget(code);
-    if (!this.#wanted) return;
-    const wait = backoff(this.#attempt);
-    this.#attempt += 1;
-    this.#set('connecting', { reason, in_s: wait / 1000 });
-    clearTimeout(this.#timers.retry);
-    this.#timers.retry = setTimeout(() => this.#open(false), wait);
-  }
-
-  #end(state, reason, signIn = false) {
-    this.#wanted = false;
-    clearTimeout(this.#timers.retry);
-    this.#forget();
-    this.#set(state, { reason, signIn });
-  }
-
-  #forget(code = 0) {
-    this.#socket = null;
-    this.id = '';
-    clearTimeout(this.#timers.ping);
-    clearTimeout(this.#timers.refresh);
-    for (const subscription of this.#subscriptions.values()) subscription.active = false;
-    const calls = [...this.#calls.values()];
-    this.#calls.clear();
-    for (const call of calls) call.fail(Object.assign(new Error('the connection was lost'), { closed: code }));
-  }
-
-  #heard() {
-    clearTimeout(this.#timers.ping);
-    if (!this.#pingEvery) return;
-    const socket = this.#socket;
-    this.#timers.ping = setTimeout(() => {
-      if (socket !== this.#socket) return;
-      this.#lost('the server is silent');
-      socket.close(4002, 'no ping');
-    }, this.#pingEvery * 1000 + PING_GRACE_MS);
-  }
-
-  #send(text) {
-    this.#tell('frame', { out: true, text });
-    this.#socket.send(text);
-  }
-
-  #call(method, request) {
-    if (!this.#socket || this.#socket.readyState !== WebSocket.OPEN) {
-      return Promise.reject(new Error('not connected'));
-    }
-    this.#id += 1;
-    const id = this.#id;
-    const text = JSON.stringify({ id, [method]: request });
-    const size = bytesOf(text);
-    if (size > MOST_BYTES) {
-      const message = `too long: ${size.toLocaleString('en')} bytes, and ${MOST_BYTES.toLocaleString('en')} are possible`;
-      return Promise.reject(new ProtocolError({ code: TOO_BIG, message }));
-    }
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#calls.delete(id);
-        reject(Object.assign(new Error('no answer in time'), { late: true }));
-      }, ANSWER_MS);
-      const end = (how) => (value) => { clearTimeout(timer); how(value); };
-      this.#calls.set(id, { done: end(resolve), fail: end(reject), method });
-      this.#send(text);
-    });
-  }
-
-  #frame(text) {
-    this.#tell('frame', { out: false, text });
-    for (const reply of parseFrame(text)) {
-      if (reply.id) {
-        const call = this.#calls.get(reply.id);
-        this.#calls.delete(reply.id);
-        if (reply.error) call?.fail(new ProtocolError(reply.error));
-        else call?.done(reply[call.method] ?? {});
-      } else if (reply.push) {
-        this.#push(reply.push);
-      } else {
-        this.#heard();
-        this.#send('{}');
-      }
-    }
-  }
-
-  #push(push) {
-    const { channel } = push;
-    const subscription = this.#subscriptions.get(channel);
-    if (!subscription) return;
-    if (push.pub) {
-      if (subscription.published(push.pub)) this.#tell('publication', { channel, publication: push.pub });
-    } else if (push.join) {
-      this.#tell('join', { channel, info: push.join.info });
-    } else if (push.leave) {
-      this.#tell('leave', { channel, info: push.leave.info });
-    } else if (push.unsubscribe) {
-      subscription.active = false;
-      if (push.unsubscribe.code >= 2500) this.#subscribe(subscription);
-      else {
-        this.#subscriptions.delete(channel);
-        this.#tell('unsubscribed', { channel, ...push.unsubscribe });
-      }
-    }
-  }
-
-  async #subscribe(subscription) {
-    const { channel } = subscription;
-    const socket = this.#socket;
-    try {
-      const result = await this.#call('subscribe', subscription.request());
-      this.#tell('subscribed', { channel, ...subscription.subscribed(result) });
-    } catch (error) {
-      if (error.code && !error.temporary) {
-        this.#subscriptions.delete(channel);
-        this.#tell('failed', { channel, error });
-      } else if (error.code) {
-        setTimeout(() => {
-          if (this.#subscriptions.get(channel) === subscription && this.state === 'connected') this.#subscribe(subscription);
-        }, backoff(1));
-      } else if (error.late && socket === this.#socket) { // with the reply would go what was missed: ask anew
-        this.#lost(error.message);
-        socket.close(4003, 'no answer to subscribe');
-      } // else the connection was lost: all is subscribed again when it is back
-    }
+    if (!socket) return;
+    this.#gone(DROPPED, 'dropped by you');
+    socket.close(DROPPED, 'dropped by the console');
+    socket.onclose?.({ code: DROPPED, reason: 'dropped by the console' }); // now, and not once the server has answered
   }
 
   subscribe(channel, position = null) {
     if (this.#subscriptions.has(channel)) return;
-    const subscription = new SubscriptionState(channel, position);
-    this.#subscriptions.set(channel, subscription);
-    if (this.state === 'connected') this.#subscribe(subscription);
+    const sub = this.#sdk.newSubscription(channel, { recoverable: true, joinLeave: true, since: position });
+    const entry = { sub, position, recovered: null };
+    this.#subscriptions.set(channel, entry);
+    sub.on('subscribed', (context) => this.#subscribed(entry, context));
+    sub.on('publication', (publication) => this.#published(entry, publication));
+    sub.on('join', ({ info }) => this.#tell('join', { channel, info }));
+    sub.on('leave', ({ info }) => this.#tell('leave', { channel, info }));
+    sub.on('unsubscribed', ({ code, reason }) => {
+      if (this.#subscriptions.get(channel) !== entry) return; // by us
+      this.#subscriptions.delete(channel);
+      this.#sdk.removeSubscription(sub);
+      if (code < FIRST_UNSUBSCRIBE_CODE) this.#tell('failed', { channel, error: { code, message: reason } });
+      else this.#tell('unsubscribed', { channel, code, reason });
+    });
+    sub.subscribe();
   }
 
-  async unsubscribe(channel) {
+  // The SDK tells of the publications of the reply right after it, one by one; the console, how many there were.
+  #subscribed(entry, { channel, wasRecovering, recovered, streamPosition }) {
+    const publications = [];
+    entry.position = streamPosition ?? null;
+    entry.recovered = publications;
+    queueMicrotask(() => {
+      entry.recovered = null;
+      this.#tell('subscribed', { channel, recovering: wasRecovering, recovered, publications });
+    });
+  }
+
+  #published(entry, publication) {
+    const { offset, channel } = publication;
+    if (offset && entry.position) {
+      if (offset <= entry.position.offset) return; // seen before
+      entry.position = { ...entry.position, offset };
+    }
+    if (entry.recovered) entry.recovered.push(publication);
+    else this.#tell('publication', { channel, publication });
+  }
+
+  unsubscribe(channel) {
+    const entry = this.#subscriptions.get(channel);
     this.#subscriptions.delete(channel);
-    if (this.state === 'connected') await this.#call('unsubscribe', { channel }).catch(() => undefined);
+    if (entry) this.#sdk.removeSubscription(entry.sub);
   }
 
+  // The last publication that was seen; null: none, or the channel keeps none.
   position(channel) {
     return this.#subscriptions.get(channel)?.position ?? null;
   }
 
+  // Resolves to the reply {offset, epoch}. Rejects with {code, message, temporary} if the server refused, and without a
+  // code if that is not known: `closed` is then the code that the connection was closed with, 0: it was not.
   async publish(channel, data, key) {
+    if (this.state !== 'connected') throw new Error('not connected');
+    const size = bytesOf(JSON.stringify({ publish: { channel, data, idempotency_key: key } }));
+    if (size > MOST_BYTES) {
+      const message = `too long: ${size.toLocaleString('en')} bytes, and ${MOST_BYTES.toLocaleString('en')} are possible`;
+      throw Object.assign(new Error(message), { code: TOO_BIG });
+    }
     const started = performance.now();
-    const result = await this.#call('publish', { channel, data, idempotency_key: key });
-    this.latency = performance.now() - started;
-    return result;
+    this.#closed = 0;
+    try {
+      const result = await this.#sdk.publishOnce(channel, data, key);
+      this.latency = performance.now() - started;
+      return result;
+    } catch (error) {
+      if (error.code >= FIRST_SERVER_ERROR) throw error;
+      throw Object.assign(new Error(error.message), { closed: this.#closed });
+    }
   }
 
+  // Resolves to {publications, epoch, offset}, newest first.
   history(channel, limit, since) {
-    return this.#call('history', { channel, limit, reverse: true, ...(since ? { since } : {}) });
+    return this.#sdk.history(channel, { limit, reverse: true, ...(since ? { since } : {}) });
   }
 
+  // Resolves to {clients: {id: info}}.
   presence(channel) {
-    return this.#call('presence', { channel });
+    return this.#sdk.presence(channel);
   }
 }

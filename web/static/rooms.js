@@ -106,5 +106,5 @@ export class Room {
 }
 
 export function nameOf(info) {
-  return info?.conn_info?.name || info?.user || 'backend';
+  return info?.connInfo?.name || info?.user || 'backend';
 }

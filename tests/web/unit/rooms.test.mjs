@@ -30,8 +30,8 @@ test('a room keeps a bounded number of messages', () => {
 
 test('people are users, with their tabs counted', () => {
   const room = new Room('a');
-  room.members.set('c1', { client: 'c1', user: 'u1', conn_info: { name: 'Ann' } });
-  room.members.set('c2', { client: 'c2', user: 'u1', conn_info: { name: 'Ann' } });
+  room.members.set('c1', { client: 'c1', user: 'u1', connInfo: { name: 'Ann' } });
+  room.members.set('c2', { client: 'c2', user: 'u1', connInfo: { name: 'Ann' } });
   room.members.set('c3', { client: 'c3', user: 'u2' });
   assert.deepEqual(room.people('c2'), [
     { user: 'u1', name: 'Ann', tabs: 2, me: true },
