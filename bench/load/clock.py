@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-FIRST = 1_000_000_000  # ten digits from the first to the last, and below 2³²: also an id of any protocol here
-LAST = 4_294_967_295  # 54 minutes later
+FIRST = 1_000_000_000  # for 54 minutes from then on: ten digits, and below 2³², so also an id of any protocol here
 
 
 def clock_from(base_ns: int) -> Callable[[], int]:

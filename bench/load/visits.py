@@ -15,8 +15,6 @@ _LOGIN = b"POST /auth/login HTTP/1.1\r\nHost: %b\r\nContent-Length: 50\r\n\r\n"
 _INFO = b"POST /api/info HTTP/1.1\r\nHost: %b\r\nContent-Length: 2\r\n\r\n{}"  # 401: nobody has to know a key for it
 _PIPELINED = 50
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 
 async def _keep_alive(url: SplitResult, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     for _ in range(_REQUESTS):

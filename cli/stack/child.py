@@ -52,7 +52,6 @@ class Child:
         on_start: Callable[[Child], None],
         on_death: Callable[[Child, int, float | None], None],
         restart: bool = True,
-        clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
     ) -> None:
         """Take the parts; starts nothing yet.
@@ -72,7 +71,6 @@ class Child:
         self._on_start = on_start
         self._on_death = on_death
         self._backoff = restart_backoff()
-        self._clock = clock or asyncio.get_running_loop().time
         self._sleep = sleep
         self._process: asyncio.subprocess.Process | None = None
         self._wanted = asyncio.Event()
@@ -91,16 +89,17 @@ class Child:
 
     async def run(self) -> None:
         """Keep the process running until `stop`."""
+        clock = asyncio.get_running_loop().time
         while not self._stopping.is_set():
             self._wanted.clear()
-            started = self._clock()
+            started = clock()
             code = await self._live()
             self.deaths += 1
             self.last_code = code
             self.last_words = tuple(self.tail)
             if self._stopping.is_set():
                 return
-            delay_s = self._backoff.next_s(self._clock() - started) if self.restart else None
+            delay_s = self._backoff.next_s(clock() - started) if self.restart else None
             self._on_death(self, code, delay_s)
             await self._pause(delay_s)
 

@@ -38,7 +38,6 @@ from services.shared.process.children import Guard, describe_exit
 _PROBE_EVERY_S = 0.05  # pause between two probes, seconds
 _EXIT_CONFIG = 2  # exit code for a wrong setting; a restart would not help
 _MOST_DEATHS_AT_START = 3
-_KILLED_WITHIN_S = 1.0
 STOP_TIMES_S: Mapping[Stage, float] = {Stage.EDGE: 4.0, Stage.SERVICE: 2.5, Stage.REDIS: 2.5}  # 9 s in all
 
 

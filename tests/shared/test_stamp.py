@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,10 +21,10 @@ from services.persistence.domain.log import AppendedPosition, Log, Outcome, Requ
 from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.process.cancellation import end_task
-from services.shared.publication import parse
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append as append_stored
 from tests.support.scripts import run
+from thalamus.common.v1.common_pb2 import Publication
 
 HOT, STORED = "live:stamped", "chat:stamped"
 LONG_AGO_MS = 1_000_000_000_000
@@ -56,7 +58,7 @@ async def append(client: Any, count: int = 1, *, generation: int = 1) -> None:
 async def kept(client: Any, channel: str) -> list[Heard]:
     """What the stream has, in its order."""
     entries = await client.xrange(keys.log(channel))
-    return [Heard(int(name.split(b"-")[0]), parse(fields[b"p"]).time_ms) for name, fields in entries]
+    return [Heard(int(name.split(b"-")[0]), Publication.FromString(fields[b"p"]).time_ms) for name, fields in entries]
 
 
 async def test_redis_gives_the_time_and_what_is_announced_has_it_too(redis_conn: Any) -> None:
@@ -105,7 +107,7 @@ async def test_any_time_survives_its_encoding(redis_conn: Any) -> None:
         await redis_conn.hset(keys.meta(HOT), "time", str(at))
         await append(redis_conn)
         (last,) = await redis_conn.xrevrange(keys.log(HOT), count=1)
-        assert parse(last[1][b"p"]).time_ms == at
+        assert Publication.FromString(last[1][b"p"]).time_ms == at
         assert len(last[1][b"p"]) == len(payload(0)) + STAMP_BYTES
         await redis_conn.hdel(keys.meta(HOT), "time")
 
@@ -141,10 +143,12 @@ async def test_the_store_has_the_very_bytes_that_redis_has(
         rows, _ = await log.read(STORED, since_offset=0, limit=10, reverse=False)
         entries = await redis_conn.xrange(keys.log(STORED))
         assert [publication for _, publication in rows] == [fields[b"p"] for _, fields in entries]
-        times = [parse(publication).time_ms for _, publication in rows]
+        times = [Publication.FromString(publication).time_ms for _, publication in rows]
         assert before <= times[0] <= times[-1] <= after
         assert times == sorted(times)
-        assert [parse(publication).data for _, publication in rows] == [b"%d" % number for number in range(5)]
+        assert [Publication.FromString(publication).data for _, publication in rows] == [
+            b"%d" % number for number in range(5)
+        ]
     await store.close()
 
 
@@ -167,5 +171,27 @@ async def test_after_a_redis_that_lost_it_the_store_knows_how_late_it_was(
         lives.append("life2")
         await write(log, [2])
         rows, _ = await log.read(STORED, since_offset=0, limit=10, reverse=False)
-        assert [(offset, parse(found).time_ms) for offset, found in rows][1:] == [(2, ahead), (3, ahead)]
+        assert [(offset, Publication.FromString(found).time_ms) for offset, found in rows][1:] == [
+            (2, ahead),
+            (3, ahead),
+        ]
+    await store.close()
+
+
+async def test_a_newest_publication_that_is_unreadable_does_not_stop_its_channel(
+    redis_conn: Any, redis_pipeline: RedisPipeline, tmp_path: Path
+) -> None:
+    store, lives = SqliteLogStore(tmp_path / "log.db"), ["life1"]
+    hot_log = RedisHotLog(redis_pipeline, lambda: lives[-1])
+    async with running(Log(hot_log, store, max_unstored=100, max_waiting=100, max_batch=10)) as log:
+        await write(log, [0, 1])
+        with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as file, file:
+            file.execute("UPDATE log SET publication = x'ffffff' WHERE offset = 2")
+        await redis_conn.flushall()
+        lives.append("life2")
+        before = await now_ms(redis_conn)
+        await write(log, [2])
+        rows, _ = await log.read(STORED, since_offset=2, limit=10, reverse=False)
+        assert [offset for offset, _ in rows] == [3]
+        assert Publication.FromString(rows[0][1]).time_ms >= before
     await store.close()

@@ -52,11 +52,6 @@ class PersistenceClient:
         """Close the streams."""
         await self._appends.close()
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether any replica can be reached."""
-        return self._appends.connected
-
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
     ) -> asyncio.Future[AppendResult]:

@@ -118,11 +118,6 @@ class PresenceClient:
         if self._task is not None:
             await end_task(self._task)
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether presence answers."""
-        return self._connected
-
     def heartbeat_now(self) -> None:
         """Send a heartbeat now: Redis may have lost the roster."""
         self._wake_up.set()

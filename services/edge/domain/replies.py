@@ -135,10 +135,6 @@ class UnsubscribePush(msgspec.Struct, gc=False):
     reason: str
 
 
-class MessagePush(msgspec.Struct, gc=False):
-    data: bytes
-
-
 class SubscribePush(msgspec.Struct, gc=False):
     """Tells the client of a server-side subscription that was made after connect."""
 
@@ -168,14 +164,5 @@ class DisconnectPush(msgspec.Struct, gc=False):
     reconnect: bool = False
 
 
-Push = (
-    PublicationPush
-    | JoinPush
-    | LeavePush
-    | UnsubscribePush
-    | MessagePush
-    | SubscribePush
-    | RefreshPush
-    | DisconnectPush
-)
+Push = PublicationPush | JoinPush | LeavePush | UnsubscribePush | SubscribePush | RefreshPush | DisconnectPush
 Reply = Answer | Push

@@ -30,10 +30,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
+
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
-from services.shared.errors import ThalamusError, Unavailable
+from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
-from services.shared.publication import parse
+from thalamus.common.v1 import common_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +212,8 @@ class Comparison:
         """
         newest = await self._store.read(channel, since_offset=0, upto=state.top, limit=1, reverse=True)
         try:
-            return parse(newest[0][1]).time_ms if newest else 0
-        except ThalamusError:
+            return common_pb2.Publication.FromString(newest[0][1]).time_ms if newest else 0
+        except DecodeError:
             return 0
 
     async def finish(self, channel: str) -> bool | None:

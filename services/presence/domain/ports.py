@@ -50,13 +50,6 @@ class Leave:
 Change = Enter | Leave
 
 
-class Member(NamedTuple):
-    """A client in a channel."""
-
-    channel: str
-    client: str
-
-
 class Due(NamedTuple):
     """What the sweeper must end now.
 

@@ -92,7 +92,6 @@ def heartbeat_call(
     restored: str = "",
     replaces: str = "",
     waits: bool = False,
-    pause_ms: int = PAUSE_MS,
 ) -> Call:
     """Return the call that counts up, and compares Redis with what is known of it.
 
@@ -105,10 +104,9 @@ def heartbeat_call(
         restored: Mark of the store's last restore, "" if there was none.
         replaces: Name of another store, whose place this one takes.
         waits: Whether to wait for edges that have not said yet what they know of an earlier run.
-        pause_ms: How long clients wait before they use a new run that lost nothing.
     """
     names = [keys.heartbeat(), keys.incarnation(), keys.store(), keys.observed(), keys.observers(), keys.said()]
-    return Call(HEARTBEAT, names, [counter, generation, kept, store, *known, int(waits), pause_ms, replaces, restored])
+    return Call(HEARTBEAT, names, [counter, generation, kept, store, *known, int(waits), PAUSE_MS, replaces, restored])
 
 
 def heartbeat_result(result: Any) -> HeartbeatReply | ForeignStore:

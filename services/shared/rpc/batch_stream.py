@@ -7,7 +7,7 @@ batch (group commit). Batches grow with the load by themselves; with nothing in 
 **Rules.**
 
 * There is one bidirectional stream to every replica. The next batch goes to the connected replica with the fewest
-  batches that it has not taken over yet, and to none that has `max_in_flight` of those.
+  batches that it has not taken over yet, and to none that has two of those.
 * A replica takes the items of a stream in order, says how many it has taken over, and answers each item when its result
   is known. Between replicas there is no order: a caller that needs one submits the next item after the result.
 * Items must be idempotent. When a stream breaks, its unanswered items go back to the front of the queue, in order, with
@@ -49,6 +49,7 @@ from services.shared.rpc.replicas import Replicas
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 1.0  # longest time to open a stream, seconds
+_MAX_IN_FLIGHT = 2  # batches of one stream that the replica has not taken over
 _PAUSE_S = (0.05, 0.5)  # pause before reconnecting, seconds: the first one, and the longest after doubling
 
 Item = TypeVar("Item")
@@ -119,7 +120,6 @@ class BatchStream(Generic[Item, Result]):
         max_items: int = 256,
         max_bytes: int = 1 << 20,
         max_waiting: int = 10_000,
-        max_in_flight: int = 2,
         deadline_s: float = 3.0,
         linger: Linger | None = None,
     ) -> None:
@@ -135,13 +135,11 @@ class BatchStream(Generic[Item, Result]):
             max_items: Most items of a batch.
             max_bytes: Most bytes of a batch; one item alone may have more.
             max_waiting: Most items without a result, sent or not.
-            max_in_flight: Most batches of one stream that the replica has not taken over.
             deadline_s: Longest wait for a result, seconds.
             linger: How long a batch waits for more items; None: not at all.
         """
         self._replicas = replicas
         self._open, self._pack, self._unpack = open, pack, unpack
-        self._max_in_flight = max_in_flight
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
         self._queue = Batcher[_Waiting[Item, Result]](
@@ -231,7 +229,7 @@ class BatchStream(Generic[Item, Result]):
         room = [
             stream
             for stream in self._streams.values()
-            if stream.state is _State.CONNECTED and stream.untaken < self._max_in_flight
+            if stream.state is _State.CONNECTED and stream.untaken < _MAX_IN_FLIGHT
         ]
         return min(room, key=lambda stream: (stream.untaken, len(stream.batches), stream.last_sent), default=None)
 

@@ -166,7 +166,6 @@ PUSHES: dict[str, tuple[r.Push, str]] = {
         r.UnsubscribePush("room", 0, ""),
         '{"channel":"room","unsubscribe":{"code":0,"reason":""}}',
     ),
-    "6-message": (r.MessagePush(b"[1]"), '{"message":{"data":[1]}}'),
     "6-subscribe-plain": (r.SubscribePush("room"), '{"channel":"room","subscribe":{}}'),
     "6-subscribe": (
         r.SubscribePush("room", recoverable=True, epoch="e", offset=3, positioned=True, data=b"1"),
@@ -200,7 +199,6 @@ def test_frames_are_made_by_what_the_dialect_was_given() -> None:
     dialect = CentrifugalJson(lambda payload: b"<" + payload + b">")
     assert dialect.ping_frame == b"<{}>"
     assert dialect.encode(r.Answer(1, r.UnsubscribeResult())) == b'<{"id":1,"unsubscribe":{}}>'
-    assert dialect.encode(r.MessagePush(b"1")) == b'<{"push":{"message":{"data":1}}}>'
     assert dialect.encode(r.PublicationPush("a", BARE)) == b'<{"push":{"channel":"a","pub":{"data":0}}}>'
 
 
@@ -232,7 +230,6 @@ def test_2_payloads_are_kept_but_for_raw_newlines(given: bytes, sent: str | None
         line(r.Answer(1, r.RpcResult(given))),
         line(r.Answer(1, r.ConnectResult("c", "v", data=given))),
         line(r.Answer(1, r.SubscribeResult(data=given, publications=[Publication(data=given)]))),
-        line(r.MessagePush(given)),
         line(r.JoinPush("a", info)),
         line(r.SubscribePush("a", data=given)),
     ]

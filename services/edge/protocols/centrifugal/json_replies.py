@@ -214,10 +214,6 @@ def _unsubscribe_push(push: r.UnsubscribePush) -> bytes:
     )
 
 
-def _message(push: r.MessagePush) -> bytes:
-    return b'{"message":{"data":%b}}' % _payload(push.data)
-
-
 def _subscribe_push(push: r.SubscribePush) -> bytes:
     body = _members(
         recoverable=push.recoverable,
@@ -243,7 +239,6 @@ _PUSHES: dict[type, Callable[[Any], bytes]] = {
     r.JoinPush: _join,
     r.LeavePush: _leave,
     r.UnsubscribePush: _unsubscribe_push,
-    r.MessagePush: _message,
     r.SubscribePush: _subscribe_push,
     r.RefreshPush: _refresh_push,
     r.DisconnectPush: _disconnect,
