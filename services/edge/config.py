@@ -31,6 +31,7 @@ class EdgeConfig(ServiceConfig):
     presence_addr: str = "127.0.0.1:9002"
     persistence_addr: str = "127.0.0.1:9003"
     web_dir: Path = Path("web")
+    websocket_path: str = "/connection/websocket"  # of the Centrifugal protocol
     drain_grace_s: float = number(25.0, 0)
 
     hs256_secret_file: Path | None = field_env("AUTH_HS256_SECRET_FILE", None)

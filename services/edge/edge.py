@@ -1,9 +1,8 @@
-"""One edge: wires domain, adapters, dialects and transport; runs and drains it."""
+"""One edge: wires domain, adapters, client protocols and transport; runs and drains it."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import uuid
 from collections.abc import Mapping
@@ -20,17 +19,15 @@ from services.edge.config import EdgeConfig
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.control.cluster import Cluster
-from services.edge.domain.ports import Connection, MessageHandler
 from services.edge.domain.session.drain import drain
 from services.edge.domain.session.node import Node
-from services.edge.domain.session.session import Session
 from services.edge.metrics import NodeCollector
-from services.edge.protocols.registry import PROTOBUF, Dialects, NotServed
+from services.edge.protocols.base import Host
+from services.edge.protocols.registry import served_protocols
 from services.edge.transport.http.handover import HttpHandover
-from services.edge.transport.options import HandshakeInfo
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
-from services.edge.transport.websocket.frames import text_frame
+from services.edge.transport.websocket.frames import binary_frame, text_frame
 from services.shared.namespaces import load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
@@ -90,8 +87,9 @@ class Edge:
         )
         self.cluster = Cluster(self.node, self.broker, self.broker.control_log)
         self.draining = False
-        self._dialects = Dialects(text_frame)
-        options = dataclasses.replace(config.transport, select_dialect=self._dialects.select)
+        host = Host(self.node, text_frame, binary_frame, lambda: str(uuid.uuid4()))
+        self.protocols = served_protocols(host, websocket_path=config.websocket_path)
+        options = config.transport
         origins = OriginRules(options.allowed_origins)
         app = create_app(
             ApiContext(
@@ -103,16 +101,11 @@ class Edge:
                 origin_allowed=lambda origin: origins.allows(origin, ""),
             )
         )
-        self.server = EdgeServer(options, self._new_handler, HttpHandover(app, options))
+        http = HttpHandover(app, options, self.protocols.serves)
+        self.server = EdgeServer(options, self.protocols, http)
 
     def _on_time(self, unix_s: float) -> None:
         self.node.clock.sync(unix_s)
-
-    def _new_handler(self, connection: Connection, info: HandshakeInfo) -> MessageHandler:
-        if info.dialect == PROTOBUF:
-            return NotServed(connection)
-        dialect = self._dialects[info.dialect]
-        return Session(self.node, connection, dialect, str(uuid.uuid4()), websocket_ping=info.websocket_ping)
 
     def checks(self) -> Mapping[str, bool]:
         """Return the readiness checks: Redis works, tokens can be verified, not draining."""
@@ -194,7 +187,7 @@ async def serve(config: EdgeConfig, stopping: asyncio.Event, *, shares_port: boo
     edge = Edge(config, shares_port=shares_port)
     if config.domain.insecure:
         logger.critical("EDGE_INSECURE is on: everyone may connect, subscribe, publish and read everything")
-    REGISTRY.register(NodeCollector(edge.node))
+    REGISTRY.register(NodeCollector(edge.node, edge.protocols.close_codes))
     REGISTRY.register(edge.server.collector)
     internal = await start_internal_http(
         config.internal_host, config.internal_port, ready=edge.checks, reachable=edge.reachable

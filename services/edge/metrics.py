@@ -12,9 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.edge.domain.session.node import Node
-from services.shared.errors import CloseCode, ErrorCode
-
-_CLOSE_CODES = frozenset(CloseCode)
+from services.shared.errors import ErrorCode
 
 
 class NodeCollector(Collector):
@@ -23,8 +21,10 @@ class NodeCollector(Collector):
     It reads plain numbers at each scrape, so that the hot path updates no Prometheus objects.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, close_codes: frozenset[int]) -> None:
+        """Create a collector; `close_codes` are those with a label of their own."""
         self._node = node
+        self._close_codes = close_codes
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of one scrape."""
@@ -73,19 +73,19 @@ class NodeCollector(Collector):
             "closes",
             "Connections that this edge ended, by code.",
             "code",
-            _by_known_code(counters.closes),
+            _by_known_code(counters.closes, self._close_codes),
         )
         yield _labelled("recoveries", "Recoveries by outcome.", "outcome", counters.recoveries)
 
 
-def _by_known_code(closes: dict[int, int]) -> dict[str, int]:
+def _by_known_code(closes: dict[int, int], known: frozenset[int]) -> dict[str, int]:
     """Sum the counts of unknown codes under the label "other".
 
     Backends may close connections with any of 2,000 codes.
     """
     found: dict[str, int] = {}
     for code, count in list(closes.items()):
-        label = str(code) if code in _CLOSE_CODES else "other"
+        label = str(code) if code in known else "other"
         found[label] = found.get(label, 0) + count
     return found
 

@@ -15,17 +15,16 @@ be told. It does not need to know who the caller is or which protocol the caller
     │   ├── Busy               too much waits already; nothing was done
     │   ├── InvalidJson        not JSON, or not readable for every client (shared/json_text)
     │   └── TooLarge           more than the store's log can hold at one place (persistence)
-    ├── Disconnect             the connection ends with this CloseCode
     └── ConfigError            a wrong setting; ends the process with exit code 2 (shared/process/config)
 
 **Rules.** An exception is translated once, where the answer is written: `shared/rpc/interceptor.py` makes a gRPC
-status of it, the session of an edge an error reply or a close, `edge/api` an HTTP answer. `Unavailable` means "maybe
+status of it, the session of an edge an error reply, `edge/api` an HTTP answer. `Unavailable` means "maybe
 done": repeat it only under the same idempotency key. `Busy` means "not done": a repeat is always safe.
 
 **Example.** `Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=1.0)` is error 111 in a
 WebSocket reply, HTTP 503 in the server API, and RESOURCE_EXHAUSTED over gRPC.
 
-**Trade-offs.** The codes are those of the client protocol, so they are shared by services that never see a client.
+**Trade-offs.** The codes are those of the wire protocol, so they are shared by services that never see a client.
 `Unavailable` and `Busy` carry code 100 unless another code is given.
 
 Decisions: docs/decisions/0006 (overload), docs/decisions/0017 (errors of the server API).
@@ -82,65 +81,6 @@ _ERROR_MESSAGES = {
 _TEMPORARY = frozenset({ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS})
 
 
-class CloseCode(enum.IntEnum):
-    """Close codes of a connection. Source: wire protocol, 8.2.
-
-    Clients reconnect after 3000 to 3499, and do not after 3500 to 3999.
-    """
-
-    SHUTDOWN = 3001
-    SERVER_ERROR = 3004
-    EXPIRED = 3005
-    SUBSCRIPTION_EXPIRED = 3006
-    SLOW = 3008
-    WRITE_ERROR = 3009
-    INSUFFICIENT_STATE = 3010
-    FORCE_RECONNECT = 3011
-    NO_PONG = 3012
-    TOO_MANY_REQUESTS = 3013
-    STATE_INVALIDATED = 3014
-    INVALID_TOKEN = 3500
-    BAD_REQUEST = 3501
-    STALE = 3502
-    FORCE_DISCONNECT = 3503
-    CONNECTION_LIMIT = 3504
-    CHANNEL_LIMIT = 3505
-    INAPPROPRIATE_PROTOCOL = 3506
-    PERMISSION_DENIED = 3507
-    NOT_AVAILABLE = 3508
-    TOO_MANY_ERRORS = 3509
-
-    @property
-    def reason(self) -> str:
-        """Text of the close frame: never empty, never JSON, at most 123 bytes."""
-        return _CLOSE_REASONS[self]
-
-
-_CLOSE_REASONS = {
-    CloseCode.SHUTDOWN: "shutdown",
-    CloseCode.SERVER_ERROR: "internal server error",
-    CloseCode.EXPIRED: "connection expired",
-    CloseCode.SUBSCRIPTION_EXPIRED: "subscription expired",
-    CloseCode.SLOW: "slow",
-    CloseCode.WRITE_ERROR: "write error",
-    CloseCode.INSUFFICIENT_STATE: "insufficient state",
-    CloseCode.FORCE_RECONNECT: "force reconnect",
-    CloseCode.NO_PONG: "no pong",
-    CloseCode.TOO_MANY_REQUESTS: "too many requests",
-    CloseCode.STATE_INVALIDATED: "state invalidated",
-    CloseCode.INVALID_TOKEN: "invalid token",
-    CloseCode.BAD_REQUEST: "bad request",
-    CloseCode.STALE: "stale",
-    CloseCode.FORCE_DISCONNECT: "force disconnect",
-    CloseCode.CONNECTION_LIMIT: "connection limit",
-    CloseCode.CHANNEL_LIMIT: "channel limit",
-    CloseCode.INAPPROPRIATE_PROTOCOL: "inappropriate protocol",
-    CloseCode.PERMISSION_DENIED: "permission denied",
-    CloseCode.NOT_AVAILABLE: "not available",
-    CloseCode.TOO_MANY_ERRORS: "too many errors",
-}
-
-
 class UnsubscribeCode(enum.IntEnum):
     """Codes with which the server ends a subscription. Source: wire protocol, 8.3.
 
@@ -188,12 +128,3 @@ CONNECTION_LOST = (OSError, TimeoutError, RuntimeError)
 
 class Busy(ThalamusError):
     """Too much is waiting already. Nothing was done."""
-
-
-class Disconnect(Exception):
-    """The connection must end with this code. The session catches it and closes."""
-
-    def __init__(self, code: CloseCode, reason: str = "") -> None:
-        self.code = code
-        self.reason = reason or code.reason
-        super().__init__(f"{int(code)} {self.reason}")

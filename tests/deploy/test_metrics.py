@@ -113,10 +113,12 @@ async def test_what_waits_for_a_batch_is_told(tmp_path: Path, nowhere: str) -> N
 def test_the_codes_with_which_backends_end_connections_are_one_label() -> None:
     node = Cluster().edge()
     node.counters.closes = {3008: 2, 4000: 1, 4999: 3}
-    transport = TransportCounters()
+    transport = TransportCounters(frozenset({3008}))
     for code in (3008, 4000, 4999, 1009):
         transport.closed_by_server(code)
-    (closes,) = [family for family in NodeCollector(node).collect() if family.name == "thalamus_edge_closes"]
+    (closes,) = [
+        family for family in NodeCollector(node, frozenset({3008})).collect() if family.name == "thalamus_edge_closes"
+    ]
     assert {sample.labels["code"]: sample.value for sample in closes.samples} == {"3008": 2, "other": 4}
     assert transport.closes == {("3008", "server"): 1, ("other", "server"): 2, ("1009", "server"): 1}
 

@@ -141,7 +141,7 @@ class Life:
         copy.copy(follower).read(connection.connection.frames[self._read[client] :])
         follower.ended(None)
         self.connections[client] = None
-        connection.session.closed(clean=False)
+        connection.protocol.closed(clean=False)
 
     async def stall(self, client: int) -> None:
         """It takes no more of what it asked for: pages wait, and its commands."""
@@ -289,12 +289,12 @@ class Life:
         self._read[client] = 0
         claims: dict[str, Any] = {"subs": {CHANNEL: {"override": _FORCED}}} if subs else {}
         token = self.cluster.token(user, ttl_s=None, **claims)
-        made.session.message(json.dumps({"id": 1, "connect": {"token": token, "subs": subs}}).encode(), binary=False)
+        made.protocol.message(json.dumps({"id": 1, "connect": {"token": token, "subs": subs}}).encode(), binary=False)
 
     def _say(self, client: int, **request: Any) -> None:
         connection = self.connections[client]
         assert connection is not None
-        connection.session.message(json.dumps({"id": next(self._commands), **request}).encode(), binary=False)
+        connection.protocol.message(json.dumps({"id": next(self._commands), **request}).encode(), binary=False)
 
     def _read_on(self, client: int, unread: int = 0) -> None:
         """What has come since the last time, but for the last so many."""
@@ -309,7 +309,7 @@ class Life:
             follower.read(frames[upto:])
             follower.ended(connection.closed[0] if connection.closed else None)
             self.connections[client] = None
-            connection.session.closed(clean=False)
+            connection.protocol.closed(clean=False)
 
     async def _quiet(self) -> None:
         """Until nothing is left to do, however long it waits."""

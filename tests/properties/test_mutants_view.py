@@ -237,7 +237,7 @@ def nothing_is_held(patch: pytest.MonkeyPatch) -> None:
 
     def mutant(self: Channel, push: Push, subscriptions: Iterable[Subscription]) -> None:
         for one in subscriptions:
-            one.session.connection.send(one.session.dialect.encode(push))
+            one.session.connection.send(one.session.encoder.encode(push) or b"")
 
     patch.setattr(Channel, "_hold", mutant)
 

@@ -40,7 +40,7 @@ async def _come_back(waves: Sequence[tuple[Sequence[int], int]], lags: Sequence[
         wave = [(await connected(cluster, edge.node), offset) for offset in offsets]
         for client, offset in wave:
             wish = f'"channel":"{CHANNEL}","recoverable":true,"recover":true,"offset":{offset},"epoch":"{log.epoch}"'
-            client.session.message(f'{{"id":9,"subscribe":{{{wish}}}}}'.encode(), binary=False)
+            client.protocol.message(f'{{"id":9,"subscribe":{{{wish}}}}}'.encode(), binary=False)
         back += wave
         await ticks(pause)
     await ticks(100)

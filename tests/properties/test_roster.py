@@ -13,6 +13,7 @@ import pytest
 
 from services.edge.domain.control import operations
 from services.edge.domain.control.operations import execute
+from services.edge.domain.ends import EndReason
 from services.shared.errors import ThalamusError
 from services.shared.namespaces import Mode
 from tests.properties.manual_loop import ticks
@@ -80,7 +81,7 @@ class Delayed:
         elif self.rng.random() < 0.3:
             commands = [*reversed(commands), commands[0]]
         frame = "\n".join(json.dumps({"id": 10 + number, **command}) for number, command in enumerate(commands))
-        client.session.message(frame.encode(), binary=False)
+        client.protocol.message(frame.encode(), binary=False)
 
     async def step(self) -> None:
         rng, action = self.rng, self.rng.random()
@@ -95,11 +96,11 @@ class Delayed:
             self.node.hub.was_reset(channel, "another epoch")
         elif action < 0.85:
             at = rng.randrange(len(self.clients))
-            gone = self.clients[at].session
+            gone = self.clients[at]
             if rng.random() < 0.5:
-                gone.disconnect(3000, "gone")
+                gone.session.disconnect(EndReason.DISCONNECTED, 3000, "gone")
                 await self.delay()
-            gone.closed(clean=rng.random() < 0.5)
+            gone.protocol.closed(clean=rng.random() < 0.5)
             self.clients[at] = await self.connect(user)
         await self.delay()
 
@@ -150,7 +151,7 @@ async def test_an_order_to_subscribe_that_was_overtaken_takes_no_newer_entry_off
     life.order(operations.Subscribe(user="ann", channel="a"))
     await entering.wait()
     life.clients = [client]
-    client.session.message(PAIR, binary=False)
+    client.protocol.message(PAIR, binary=False)
     await settle()
     assert "a" in client.session.subscriptions
     assert life.off() == []
@@ -163,6 +164,6 @@ async def test_an_order_to_unsubscribe_takes_only_what_it_ended_off_the_roster(t
     await client.call(subscribe={"channel": "a"})
     life.order(operations.Unsubscribe(user="ann", channel="a"))
     await ticks(turns)
-    client.session.message(PAIR, binary=False)
+    client.protocol.message(PAIR, binary=False)
     await settle()
     assert life.off() == []

@@ -13,7 +13,7 @@ from services.edge.transport.server import EdgeServer
 from services.shared.addresses import with_port, without_brackets
 from services.shared.process.internal_http import start_internal_http
 from services.shared.rpc.replicas import Replicas
-from tests.edge.transport.support import Recorder, head
+from tests.edge.transport.support import OneProtocol, Recorder, head
 from tests.support.grpc import ScriptedServer, Stub
 from tests.support.ipv6 import needs_ipv6
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -63,7 +63,7 @@ async def test_the_public_port_listens_there(place: tuple[str, set[str]]) -> Non
         seen.append(Recorder(connection, info, echo=False))  # type: ignore[arg-type]
         return seen[-1]
 
-    server = EdgeServer(TransportOptions(), new_handler)
+    server = EdgeServer(TransportOptions(), OneProtocol(new_handler))
     await server.start(host, 0)
     for address in sorted(reached):
         reader, writer = await asyncio.open_connection(address, server.port)

@@ -1,4 +1,4 @@
-"""An edge without sockets: real rules and the real JSON dialect, ports in memory, time in the test's hands."""
+"""An edge without sockets: real rules and the real JSON protocol, ports in memory, time in the test's hands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.session.node import Clock, Node
 from services.edge.domain.session.rpc import RpcMethods
-from services.edge.domain.session.session import Session
 from services.edge.domain.settings import Settings
+from services.edge.protocols.base import Host
+from services.edge.protocols.centrifugal.connection import CentrifugalConnection
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.namespaces import Mode, Namespace, Namespaces, Permission
 from tests.support.memory import MemoryBroker, MemoryBus, MemoryPresence, MemoryStore
@@ -34,6 +35,8 @@ OPEN = Namespace(
     history=SUBSCRIBERS,
     presence_read=SUBSCRIBERS,
 )
+
+_JSON = CentrifugalJson(frame=bytes)  # frames are bare payloads
 
 
 class ManualClock(Clock):
@@ -164,14 +167,16 @@ class Client:
     def __init__(self, cluster: Cluster, node: Node, *, client_id: str = "", websocket_ping: bool = False) -> None:
         self.cluster = cluster
         self.connection = TestConnection()
-        dialect = CentrifugalJson(frame=bytes)  # frames are bare payloads
-        self.session = Session(
-            node,
+        self.protocol = CentrifugalConnection(
+            Host(node, bytes, bytes, lambda: client_id or f"client-{len(node.sessions) + 1}-{node.edge_id}"),
             self.connection,
-            dialect,
-            client_id or f"client-{len(node.sessions) + 1}-{node.edge_id}",
+            _JSON,
             websocket_ping=websocket_ping,
         )
+        session = self.protocol.session
+        assert session is not None
+        self.session = session  # the protocol forgets it at the end
+        self.protocol.opened()
         self._next_id = 0
 
     @property
@@ -193,7 +198,7 @@ class Client:
     async def raw(self, *frames: str | bytes, binary: bool = False) -> None:
         """Frames exactly as given."""
         for frame in frames:
-            self.session.message(frame if isinstance(frame, bytes) else frame.encode(), binary=binary)
+            self.protocol.message(frame if isinstance(frame, bytes) else frame.encode(), binary=binary)
         await settle()
 
     async def post(self, **request: Any) -> int:
@@ -224,7 +229,7 @@ class Client:
 
     async def hang_up(self, *, clean: bool = True) -> None:
         """The client goes away."""
-        self.session.closed(clean=clean)
+        self.protocol.closed(clean=clean)
         await settle()
 
 

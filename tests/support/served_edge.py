@@ -6,31 +6,50 @@ import asyncio
 import itertools
 import json
 import struct
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import jwt
 
 from services.edge.domain.access.tokens import TokenVerifier
-from services.edge.domain.ports import Connection
 from services.edge.domain.session.node import Node
-from services.edge.domain.session.session import Session
 from services.edge.domain.settings import Settings
-from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
-from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.protocols.base import Host, ProtocolEntry
+from services.edge.protocols.registry import Registry, served_protocols
+from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
-from services.edge.transport.websocket.frames import text_frame
+from services.edge.transport.websocket.frames import binary_frame, text_frame
 from services.shared.process.cancellation import end_task
-from tests.edge.transport.support import Raw, frame, head, set_send_buffer
+from tests.edge.transport.support import PATH, Raw, frame, head, set_send_buffer
 from tests.support.edge import SECRET, Cluster
 from tests.support.memory import MemoryBroker
 
 
+def protocols_of(node: Node, *more: Callable[[Host], ProtocolEntry]) -> Registry:
+    """The client protocols of an edge, and `more`; client ids are client1, client2 and so on."""
+    ids = itertools.count(1)
+    host = Host(node, text_frame, binary_frame, lambda: f"client{next(ids)}")
+    protocols = served_protocols(host, websocket_path=PATH)
+    for entry in more:
+        protocols.add(entry(host))
+    return protocols
+
+
 class ServedEdge:
-    """`async with ServedEdge(cluster) as edge`; the clock is the real one."""
+    """`async with ServedEdge(cluster) as edge`; the clock is the real one.
+
+    `more` makes client protocols that are served besides.
+    """
 
     def __init__(
-        self, cluster: Cluster, *, options: TransportOptions | None = None, send_buffer: int = 0, **settings: Any
+        self,
+        cluster: Cluster,
+        *,
+        options: TransportOptions | None = None,
+        send_buffer: int = 0,
+        more: Sequence[Callable[[Host], ProtocolEntry]] = (),
+        **settings: Any,
     ) -> None:
         broker = MemoryBroker(cluster.bus)
         self.node = Node(
@@ -44,13 +63,8 @@ class ServedEdge:
         )
         broker.listener = self.node.hub
         self._send_buffer = send_buffer
-        self._ids = itertools.count(1)
-        self._dialect = CentrifugalJson(text_frame)
-        self.server = EdgeServer(options or TransportOptions(), self._new_session)
+        self.server = EdgeServer(options or TransportOptions(), protocols_of(self.node, *more))
         self._running: asyncio.Task[None] | None = None
-
-    def _new_session(self, connection: Connection, info: HandshakeInfo) -> Session:
-        return Session(self.node, connection, self._dialect, f"client{next(self._ids)}")
 
     @property
     def port(self) -> int:

@@ -20,7 +20,7 @@ from services.edge.api.context import ApiContext
 from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.control import operations as ops
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
-from services.shared.errors import CloseCode, ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import DataFormat, Durability, Namespace
 
@@ -172,7 +172,7 @@ async def unsubscribe(context: ApiContext, request: r.Unsubscribe) -> dict[str, 
 
 async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, Any]:
     """Close a user's connections, on every node."""
-    how = request.disconnect or r.DisconnectReason(code=int(CloseCode.FORCE_DISCONNECT))
+    how = request.disconnect or r.DisconnectReason(code=ops.NO_CODE)
     if how.code not in _CLOSE_CODES or len(how.reason.encode()) > 123 or _is_json(how.reason):
         raise ThalamusError(
             "code must be 3000 to 4999, the reason at most 123 bytes and not JSON", ErrorCode.BAD_REQUEST

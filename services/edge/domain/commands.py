@@ -1,9 +1,12 @@
 """Commands of clients, independent of the protocol that carries them.
 
-A member that the client left out has its zero value. The meaning of each member is in wire protocol, 5.
+A member that the client left out has its zero value. The meaning of each member is in wire protocol, 5. Members of type
+bytes are payloads, as the client sent them.
 """
 
 from __future__ import annotations
+
+import enum
 
 import msgspec
 
@@ -12,6 +15,14 @@ from services.edge.domain.model import StreamPosition
 
 class Request(msgspec.Struct, kw_only=True):
     """Base class of all requests."""
+
+
+class SubscriptionKind(enum.Enum):
+    """What a client wants of a channel. Only streams are served."""
+
+    STREAM = enum.auto()  # every publication
+    SHARED_POLL = enum.auto()
+    OTHER = enum.auto()
 
 
 class Subscribe(Request):
@@ -23,10 +34,10 @@ class Subscribe(Request):
     positioned: bool = False
     recoverable: bool = False
     join_leave: bool = False
-    delta: str = ""
-    tags_filter: bytes = b""  # JSON text of the member `tf`; empty: no filter
-    flag: int = 0
-    type: int = 0
+    delta: str = ""  # name of a format of deltas; "": none
+    has_tags_filter: bool = False
+    rejects_gap: bool = False  # the command fails (112) if recovery is impossible
+    kind: SubscriptionKind = SubscriptionKind.STREAM
 
 
 class Connect(Request):
@@ -43,8 +54,8 @@ class Unsubscribe(Request):
 
 class Publish(Request):
     channel: str = ""
-    data: bytes | None = None  # None: the member was absent; b"null" is data
-    type: int = 0
+    data: bytes | None = None  # None: the client sent none, which is an error
+    to_map: bool = False  # the channel is to be a map, which is not served
     idempotency_key: str = ""  # extension of this server
     exclude_self: bool = False  # extension of this server
 
@@ -65,7 +76,7 @@ class History(Request):
 
 
 class Ping(Request):
-    """The `ping` request, which is not supported: closes the connection with 3501."""
+    """A request for a ping of the server, which is not served: ends the connection."""
 
 
 class Send(Request):
@@ -84,15 +95,10 @@ class Refresh(Request):
 class SubRefresh(Request):
     channel: str = ""
     token: str = ""
-    type: int = 0
-
-
-class Pong(Request):
-    """An empty command: the client's answer to a ping of the server."""
 
 
 class Malformed(Request):
-    """Stands for bytes that are not a valid command: closes with 3501.
+    """Stands for bytes that are not a valid command: ends the connection.
 
     The decoder ignores the rest of the message behind it.
     """
@@ -103,7 +109,7 @@ class Malformed(Request):
 class Command(msgspec.Struct):
     """A request, and the id that its reply carries.
 
-    The id is 0 for `Pong` and `Malformed`. A `Send` has no reply; its id may be 0.
+    The id is 0 for `Malformed`. A `Send` has no reply; its id may be 0.
     """
 
     id: int

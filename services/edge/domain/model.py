@@ -26,7 +26,7 @@ class StreamPosition(NamedTuple):
 class ClientInfo(msgspec.Struct, frozen=True, gc=False):
     """One client as other clients see it.
 
-    `conn_info` and `chan_info` are JSON texts; empty means that there is none.
+    `conn_info` and `chan_info` are payloads from tokens and the server API, so JSON texts. Empty: there is none.
     """
 
     user: str

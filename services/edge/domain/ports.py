@@ -1,7 +1,7 @@
-"""Interfaces between the edge's domain and the outside.
+"""Interfaces between the edge's domain and its adapters.
 
-Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog` and `Accounts`; the transport implements
-`Connection`; client protocols implement `Dialect`. The domain implements the listeners, which the others call.
+Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog` and `Accounts`. The domain implements the
+listeners, which the adapters call. `connections.py` has the interfaces of transport and client protocols.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
-from services.edge.domain.commands import Command
 from services.edge.domain.model import (
     AppendResult,
     ClientInfo,
@@ -21,123 +20,7 @@ from services.edge.domain.model import (
     Publication,
     StreamPosition,
 )
-from services.edge.domain.replies import JoinPush, Reply
 from services.shared.errors import ErrorCode
-
-
-class Connection(Protocol):
-    """Sends to one client. Implemented by the transport.
-
-    All methods return at once. After the end of the connection they may still be called and have no effect.
-    """
-
-    @property
-    def peer(self) -> str:
-        """Network address of the client, for logs and limits."""
-
-    def send(self, frame: bytes) -> None:
-        """Queue an encoded frame that the client did not ask for.
-
-        Frames that are queued in one tick of the event loop leave in one write. If more than the bound of the outbox
-        (1 MiB by default) is queued, the connection closes itself with 3008 and drops the queued frames.
-        """
-
-    def send_reply(self, frame: bytes) -> None:
-        """Queue an encoded frame that the client asked for.
-
-        It does not count towards the bound of the outbox. A caller that sends many frames in this way must wait while
-        `replies_wait` is true. So the client's own reading limits what is queued.
-        """
-
-    @property
-    def replies_wait(self) -> bool:
-        """Whether more than 64 KiB of replies wait for the client.
-
-        `MessageHandler.replies_taken` is called when that is no longer so.
-        """
-
-    def delivery(self) -> tuple[int, int]:
-        """Return the bytes that the client's system has confirmed, and those under way.
-
-        The first number only grows. Bytes under way are those that were queued and are not confirmed yet.
-        """
-
-    def close(self, code: int, reason: str) -> None:
-        """Send the queued frames and a close frame, then close our side of TCP.
-
-        For 3008 the queued frames are dropped. Nothing more is read. TCP ends at the latest one second after the
-        client's system has all bytes. A client that takes hardly any bytes has 5 s.
-        """
-
-    def drop_after(self, delay_s: float) -> None:
-        """Read nothing more, and drop the TCP connection after `delay_s` seconds.
-
-        No close frame is sent.
-        """
-
-    def pause_reading(self) -> None:
-        """Read no more bytes from the client until `resume_reading` is called."""
-
-    def resume_reading(self) -> None: ...
-
-    def send_websocket_ping(self) -> None:
-        """Send a WebSocket ping frame.
-
-        The answer arrives as `MessageHandler.websocket_pong`.
-        """
-
-
-class MessageHandler(Protocol):
-    """Receives the events of one connection from the transport.
-
-    No method may raise or block.
-    """
-
-    def message(self, payload: bytes, *, binary: bool) -> None:
-        """Take one whole WebSocket message. The transport has checked that text is UTF-8."""
-
-    def websocket_pong(self) -> None: ...
-
-    def replies_taken(self) -> None:
-        """Note that `Connection.replies_wait` has become false."""
-
-    def closed(self, *, clean: bool) -> None:
-        """Note that the connection is over. Called exactly once.
-
-        `clean`: a close frame of the client arrived.
-        """
-
-
-class Dialect(Protocol):
-    """Codec of one client protocol.
-
-    It decodes messages to commands and encodes replies to frames. It holds no state of a connection, so one object
-    serves all connections.
-    """
-
-    @property
-    def name(self) -> str:
-        """Short name of the protocol, such as "json"."""
-
-    @property
-    def carries_bytes(self) -> bool:
-        """Whether publications may have data of any bytes; otherwise it must be a JSON text."""
-
-    def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
-        """Return the commands of a message in the order sent.
-
-        A part that can't be decoded becomes a `Malformed` command and ends the list.
-        """
-
-    def encode(self, reply: Reply) -> bytes:
-        """Return the reply or push as a frame, ready to be written to the socket."""
-
-    def encode_joins(self, pushes: Sequence[JoinPush]) -> bytes:
-        """Return one frame with all the pushes, in the given order."""
-
-    @property
-    def ping_frame(self) -> bytes:
-        """Frame of a ping in the client protocol, as opposed to a WebSocket ping frame."""
 
 
 class ChannelListener(Protocol):

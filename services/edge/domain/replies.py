@@ -36,8 +36,6 @@ class ConnectResult(msgspec.Struct, gc=False):
     ttl: int = 0
     data: bytes = b""
     subs: dict[str, SubscribeResult] = {}
-    ping: int = 0
-    pong: bool = False
 
 
 class UnsubscribeResult(msgspec.Struct, gc=False): ...
@@ -106,13 +104,6 @@ Result = (
 )
 
 
-class Answer(msgspec.Struct, gc=False):
-    """The reply to the command with this id."""
-
-    id: int
-    result: Result
-
-
 class PublicationPush(msgspec.Struct, gc=False):
     channel: str
     publication: Publication
@@ -153,16 +144,4 @@ class RefreshPush(msgspec.Struct, gc=False):
     ttl: int = 0
 
 
-class DisconnectPush(msgspec.Struct, gc=False):
-    """Tells the client that the server ends the connection.
-
-    Not sent over WebSocket: there the close frame carries code and reason.
-    """
-
-    code: int
-    reason: str
-    reconnect: bool = False
-
-
-Push = PublicationPush | JoinPush | LeavePush | UnsubscribePush | SubscribePush | RefreshPush | DisconnectPush
-Reply = Answer | Push
+Push = PublicationPush | JoinPush | LeavePush | UnsubscribePush | SubscribePush | RefreshPush

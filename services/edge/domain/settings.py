@@ -21,7 +21,7 @@ class Settings:
 
     insecure: bool = False
     allow_anonymous: bool = False  # connect without a token
-    disallow_anonymous_tokens: bool = False  # a token without `sub` closes 3507
+    disallow_anonymous_tokens: bool = False  # a token without `sub` ends the connection
     personal_channel: bool = False
     personal_channel_namespace: str = ""
     server_name: str = fixed("thalamus")
@@ -36,7 +36,7 @@ class Settings:
 
     commands_per_s: float = number(50.0, 0)  # 0: no limit
     commands_burst: int = number(300, 1)
-    flood_close_s: float = fixed(3.0)  # a client whose commands are refused for so long without a pause is closed 3013
+    flood_close_s: float = fixed(3.0)  # a client whose commands are refused for so long without a pause is closed
     max_pending_commands: int = fixed(64)  # of one client, publications apart; beyond, its socket is not read
 
     channels_per_client: int = number(128, 1)

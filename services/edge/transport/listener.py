@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
-from services.edge.domain.ports import Connection, MessageHandler
+from services.edge.domain.connections import ClientProtocols
 from services.edge.transport.admission import Admission
 from services.edge.transport.ending import LINGER_S, Discard
 from services.edge.transport.http.connection import Caller
@@ -14,7 +13,7 @@ from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.http.head import Head, HeadReader
 from services.edge.transport.http.refusal import Refused
 from services.edge.transport.metrics import TransportCounters
-from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.options import TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.outbox import Flusher
 from services.edge.transport.proxies import TrustedProxies, canonical
@@ -24,8 +23,6 @@ from services.edge.transport.websocket.handshake import open_handshake
 from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
-
-NewHandler = Callable[[Connection, HandshakeInfo], MessageHandler]
 
 
 class Listener:
@@ -38,19 +35,19 @@ class Listener:
     def __init__(
         self,
         options: TransportOptions,
-        new_handler: NewHandler,
+        protocols: ClientProtocols,
         http: HttpHandover | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.options = options
-        self.new_handler = new_handler
+        self.protocols = protocols
         self.http = http
         self.loop = loop
         self.origins = OriginRules(options.allowed_origins, allow_no_origin=options.allow_no_origin)
         self.proxies = TrustedProxies(options.trusted_proxies)
         if options.proxy_protocol and not self.proxies:
             raise ConfigError("EDGE_PROXY_PROTOCOL needs EDGE_TRUSTED_PROXIES: nobody else's headers are believed")
-        self.counters = TransportCounters()
+        self.counters = TransportCounters(protocols.close_codes)
         self.admission = Admission(options.max_connections, options.max_connections_per_address)
         self.flusher = Flusher(
             loop,
@@ -189,7 +186,7 @@ class HeadProtocol(asyncio.Protocol):
     def _enter(self, head: Head, reader: HeadReader) -> None:
         port, transport = self._port, self._transport
         assert transport is not None
-        if head.path == port.options.websocket_path:
+        if port.protocols.serves(head.path):
             self._enter_websocket(head, reader, transport)
         elif port.http is None:
             raise Refused(404, "not_found")
@@ -202,12 +199,14 @@ class HeadProtocol(asyncio.Protocol):
 
     def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
         port = self._port
-        handshake = open_handshake(head, self._client, port.options, port.origins)
+        handshake = open_handshake(head, self._client, port.protocols, port.origins)
         if reader.rest():
             raise Refused(400, "pipelined", "bytes follow the handshake before its answer")
-        connection = WebSocketConnection(port, transport, self._client)
+        choice = handshake.choice
+        most = min(choice.max_message_bytes or port.options.max_message_bytes, port.options.max_message_bytes)
+        connection = WebSocketConnection(port, transport, self._client, max_message_bytes=most)
         try:
-            handler = port.new_handler(connection, handshake.info)
+            handler = choice.open(connection)
         except Exception as error:
             logger.exception("no handler for a connection")
             raise Refused(500, "handler") from error
@@ -215,8 +214,8 @@ class HeadProtocol(asyncio.Protocol):
         self._reader = None
         transport.write(handshake.response)
         transport.set_protocol(connection)
-        connection.set_handler(handler)
         port.websocket_opened(connection)
+        connection.open(handler)
 
     def _refuse(self, refused: Refused) -> None:
         """Send the error response, half-close, and give the client `LINGER_S` to read it."""

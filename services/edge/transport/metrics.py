@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.shared.errors import CloseCode
-
-_CLOSE_CODES = frozenset(CloseCode) | {1000, 1002, 1003, 1007, 1009, 1011}  # codes with a label of their own
+_RFC_CODES = frozenset({1000, 1002, 1003, 1007, 1009, 1011})  # those of RFC 6455 with a label of their own
 
 
 @dataclass(slots=True)
 class TransportCounters:
-    """Counters of the public port: plain numbers, read at each scrape."""
+    """Counters of the public port: plain numbers, read at each scrape.
 
+    `close_codes` are the codes of client protocols that have a label of their own.
+    """
+
+    close_codes: frozenset[int] = frozenset()
     websockets: int = 0  # open WebSocket connections
     https: int = 0  # open HTTP connections
     accepted_websockets: int = 0
@@ -35,7 +37,8 @@ class TransportCounters:
 
     def closed_by_server(self, code: int) -> None:
         """Count a close frame that the server sent first; unknown codes count as "other"."""
-        self._close(str(code) if code in _CLOSE_CODES else "other", "server")
+        known = code in _RFC_CODES or code in self.close_codes
+        self._close(str(code) if known else "other", "server")
 
     def closed_by_client(self, code: int) -> None:
         """Count a close frame that the client sent first; unusual codes count as "other"."""

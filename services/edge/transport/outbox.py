@@ -18,7 +18,7 @@ bound; one of 20 ms by 20 ms; one of 40 ms by 25 ms. A round of less than 0.06 m
 **Bounds.** They apply while asyncio's transport has reported that its buffer is full (64 KiB). Before that, everything
 leaves with the next write, so nothing is counted.
 
-* *Pushes*, which others caused, are bounded for each outbox (`max_outbox_bytes`). Beyond: `outbox_full`, close 3008.
+* *Pushes*, which others caused, are bounded for each outbox (`max_outbox_bytes`). Beyond: `outbox_full`.
 * *Replies*, which the client asked for, are not counted there. While more than 64 KiB of them wait, `replies_wait` is
   true, and the session handles no further command of that client. `replies_taken` says when it may go on.
 * *Total*: all outboxes together, with replies (`max_total_bytes`). Beyond, an outbox that queues over 64 KiB is full.

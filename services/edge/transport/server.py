@@ -6,12 +6,13 @@ import asyncio
 import logging
 import resource
 
+from services.edge.domain.connections import ClientProtocols
+from services.edge.domain.ends import EndReason
 from services.edge.transport.http.handover import HttpHandover
-from services.edge.transport.listener import Listener, NewHandler
+from services.edge.transport.listener import Listener
 from services.edge.transport.metrics import TransportCollector, TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.shared.addresses import listening
-from services.shared.errors import CloseCode
 from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -22,25 +23,25 @@ _STEP_S = 0.02  # how often `close` checks whether all connections have ended, s
 
 
 def build_websocket_server(
-    options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None
+    options: TransportOptions, protocols: ClientProtocols, http: HttpHandover | None = None
 ) -> Listener:
     """Return the protocol factory of the public port, for the running event loop.
 
-    Without `http` all paths except that of WebSocket are answered with 404.
+    Without `http` all paths except those of WebSocket are answered with 404.
 
     Raises:
         ConfigError: an option is wrong.
     """
-    return Listener(options, new_handler, http, asyncio.get_running_loop())
+    return Listener(options, protocols, http, asyncio.get_running_loop())
 
 
 class EdgeServer:
     """Listens on the public port, and closes its connections in order."""
 
-    def __init__(self, options: TransportOptions, new_handler: NewHandler, http: HttpHandover | None = None) -> None:
+    def __init__(self, options: TransportOptions, protocols: ClientProtocols, http: HttpHandover | None = None) -> None:
         self._options = options
         self._http = http
-        self._entrance = build_websocket_server(options, new_handler, http)
+        self._entrance = build_websocket_server(options, protocols, http)
         self._listener: asyncio.Server | None = None
         self.port = 0
 
@@ -121,7 +122,7 @@ class EdgeServer:
         for head in list(entrance.heads):
             head.abort()
         for connection in list(entrance.websockets):
-            connection.close(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+            connection.end(EndReason.SHUTDOWN)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._options.close_timeout_s
         if self._http is not None:

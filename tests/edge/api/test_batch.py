@@ -112,7 +112,7 @@ async def run_frame(channels: list[str]) -> None:
     for channel in channels:
         commands.append({"id": 100 + len(commands), "publish": {"channel": channel, "data": {}}})
         commands.append({"id": 100 + len(commands), "history": {"channel": channel, "limit": 1}})
-    client.session.message("\n".join(map(json.dumps, commands)).encode(), binary=False)
+    client.protocol.message("\n".join(map(json.dumps, commands)).encode(), binary=False)
     await settle()
     replies = {line["id"]: line for line in client.lines if line.get("id", 0) >= 100}
     assert list(replies) == [command["id"] for command in commands]  # each once, in order

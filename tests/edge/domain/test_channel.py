@@ -12,7 +12,7 @@ from services.edge.domain.replies import JoinPush, LeavePush, PublicationPush
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from tests.support.edge import OPEN, TestConnection
 
-DIALECT = CentrifugalJson(frame=bytes)
+JSON = CentrifugalJson(frame=bytes)
 
 
 @dataclass(eq=False)
@@ -21,7 +21,7 @@ class Member:
 
     name: str
     joins: bool = True
-    dialect: CentrifugalJson = DIALECT
+    encoder: CentrifugalJson = JSON
     connection: TestConnection = field(default_factory=TestConnection)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ def published(number: int, offset: int = 0, *, but: str = "") -> Publication:
 
 
 def frame_of(publication: Publication) -> bytes:
-    return DIALECT.encode(PublicationPush("room", publication, "epoch" if publication.offset == 1 else ""))
+    return JSON.encode(PublicationPush("room", publication, "epoch" if publication.offset == 1 else ""))
 
 
 def test_what_comes_while_one_joins_is_sent_behind_its_reply_in_order() -> None:
@@ -140,11 +140,11 @@ def test_joins_reach_who_wants_them_and_come_behind_the_reply_of_who_is_new() ->
     ]
     pushes = [joined("new"), joined("newer")]
     channel.announce_joins(pushes)
-    assert [member.frames for member in wanting] == [[DIALECT.encode_joins(pushes)]] * 2
+    assert [member.frames for member in wanting] == [[JSON.encode_joins(pushes)]] * 2
     assert [member.frames for member in waiting] == [[]] * 2
     for member in (*waiting, deaf[1]):
         channel.go_live(member.subscription)
-    assert [member.frames for member in waiting] == [[DIALECT.encode(push) for push in pushes]] * 2
+    assert [member.frames for member in waiting] == [[JSON.encode(push) for push in pushes]] * 2
     assert [member.frames for member in deaf] == [[]] * 3
     assert channel.deliveries == 2
 
@@ -156,11 +156,11 @@ def test_a_leave_reaches_everybody_who_wants_it_but_the_one_who_left() -> None:
     deaf = live(channel, "dan", joins=False)
     channel.announce_leave(left("gone"))
     channel.go_live(members[2].subscription)
-    assert [member.frames for member in members] == [[DIALECT.encode(left("gone"))]] * 3
+    assert [member.frames for member in members] == [[JSON.encode(left("gone"))]] * 3
     assert gone.frames == deaf.frames == []
 
 
-def test_a_push_is_encoded_once_for_each_dialect() -> None:
+def test_a_push_is_encoded_once_for_each_encoder() -> None:
     calls: list[object] = []
 
     class Counting(CentrifugalJson):
@@ -171,12 +171,43 @@ def test_a_push_is_encoded_once_for_each_dialect() -> None:
     one, other = Counting(frame=bytes), Counting(frame=bytes)
     channel = made()
     for number in range(4):
-        live(channel, f"a{number}", dialect=one)
-        joining(channel, f"b{number}", dialect=one)
-        live(channel, f"c{number}", dialect=other)
+        live(channel, f"a{number}", encoder=one)
+        joining(channel, f"b{number}", encoder=one)
+        live(channel, f"c{number}", encoder=other)
     channel.fan_out([published(1, 1)])
-    assert sorted(map(id, calls)) == sorted([id(one), id(one), id(other)]), "live and held, and the other dialect"
+    assert sorted(map(id, calls)) == sorted([id(one), id(one), id(other)]), "live and held, and the other encoder"
     assert channel.deliveries == 8
+
+
+def test_what_an_encoder_has_no_words_for_is_not_sent() -> None:
+    class Mute(CentrifugalJson):
+        def encode(self, message: Any) -> bytes | None:  # type: ignore[override]
+            return None if mute else super().encode(message)
+
+        def encode_joins(self, pushes: Any) -> bytes | None:  # type: ignore[override]
+            return None if mute else super().encode_joins(pushes)
+
+    mute = True
+    encoder = Mute(frame=bytes)
+    channel = made()
+    members = [live(channel, "ann", encoder=encoder), catching_up(channel, "bob", answered=True, encoder=encoder)]
+    members += [joining(channel, "cid", encoder=encoder)]
+    other = live(channel, "dan")
+
+    def everything() -> None:
+        channel.fan_out([published(1, 1)])
+        channel.fan_out([published(2)])
+        channel.announce_joins([JoinPush("room", ClientInfo("eve", "eve"))])
+        channel.announce_leave(left("eve"))
+
+    everything()
+    assert len(other.frames) == 4
+    assert channel.deliveries == 4
+    assert not any(member.subscription.held for member in members)
+    mute = False
+    everything()
+    channel.go_live(members[2].subscription)
+    assert [len(member.frames) for member in members] == [4, 3, 4]  # who catches up reads 1 in the log
 
 
 def test_who_left_gets_nothing_whatever_it_was_doing() -> None:

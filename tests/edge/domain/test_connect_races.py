@@ -54,10 +54,10 @@ async def test_a_connection_lost_right_behind_connect_leaves_nothing() -> None:
     token = cluster.token("ann", channels=["a", "b"])
     for turns in range(12):
         client = Client(cluster, node)
-        client.session.message(json.dumps({"id": 1, "connect": {"token": token}}).encode(), binary=False)
+        client.protocol.message(json.dumps({"id": 1, "connect": {"token": token}}).encode(), binary=False)
         for _ in range(turns):
             await asyncio.sleep(0)
-        client.session.closed(clean=False)
+        client.protocol.closed(clean=False)
         await settle()
         assert not client.session.subscriptions, turns
         for channel in node.hub.channels.values():

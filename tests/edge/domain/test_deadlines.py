@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from services.edge.domain.ends import EndReason
 from services.edge.domain.session.session import Session
 from tests.support.edge import Client, Cluster, connected
 
@@ -23,7 +24,7 @@ async def test_a_session_that_is_over_goes_with_its_last_reference(ended_here: b
     gc.disable()
     try:
         if ended_here:
-            client.session.disconnect(3503, "force disconnect")
+            client.session.disconnect(EndReason.DISCONNECTED)
         await client.hang_up()
         await cluster.advance(60)
         del client

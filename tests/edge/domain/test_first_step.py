@@ -119,7 +119,7 @@ async def test_connect_and_subscribe_are_answered_in_the_tick_of_their_message()
         frame({"id": 1, "connect": {"token": cluster.token("ann")}}, {"id": 2, "subscribe": {"channel": "a"}})
     )
     second = Client(cluster, node)
-    second.session.message(
+    second.protocol.message(
         frame({"id": 1, "connect": {"token": cluster.token("bob")}}, {"id": 2, "subscribe": {"channel": "a"}}),
         binary=False,
     )
@@ -134,7 +134,7 @@ async def test_many_commands_of_one_message_are_answered_in_order_and_not_in_one
     )
     client = Client(cluster, node)
     subscribes = [{"id": number, "subscribe": {"channel": "a"}} for number in range(2, 900)]
-    client.session.message(frame({"id": 1, "connect": {"token": cluster.token("bob")}}, *subscribes), binary=False)
+    client.protocol.message(frame({"id": 1, "connect": {"token": cluster.token("bob")}}, *subscribes), binary=False)
     assert len(client.lines) == 16
     for _ in range(100):
         await settle()
@@ -181,7 +181,7 @@ def slow_subscribes(cluster: Cluster) -> asyncio.Event:
 def message(client: Client, *channels: str) -> None:
     """Subscribe commands of one message, as the transport hands it over."""
     commands = [{"id": number, "subscribe": {"channel": name}} for number, name in enumerate(channels, 10)]
-    client.session.message(frame(*commands), binary=False)
+    client.protocol.message(frame(*commands), binary=False)
 
 
 async def test_commands_see_no_context_variables_of_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from services.edge.domain.ends import EndReason
 from services.edge.domain.model import Publication
 from services.edge.domain.session import command_runner
 from tests.support.edge import Client, Cluster, connected, settle
@@ -109,7 +110,7 @@ async def test_whoever_waits_for_a_client_learns_that_it_is_gone(ended_here: boo
     part = asyncio.create_task(client.session.until_replies_taken())
     await settle()
     if ended_here:
-        client.session.disconnect(3503, "force disconnect")
+        client.session.disconnect(EndReason.DISCONNECTED)
     else:
         await client.hang_up()
     await asyncio.wait_for(part, 1)
@@ -122,7 +123,7 @@ async def test_commands_of_one_frame_run_a_few_at_a_time_then_others_get_their_t
     await client.post(rpc={"method": "x"})
     before = len(client.connection.frames)
     many = "\n".join(json.dumps({"id": number, "rpc": {"method": "x"}}) for number in range(100, 1_000))
-    client.session.message(many.encode(), binary=False)
+    client.protocol.message(many.encode(), binary=False)
     assert len(client.connection.frames) - before <= 32
     assert client.connection.paused
     async with asyncio.timeout(60):
@@ -141,7 +142,7 @@ async def test_a_client_over_its_limit_of_commands_is_answered_at_a_pace_that_co
     await client.post(rpc={"method": "x"})
     before = len(client.connection.frames)
     for number in range(500):
-        client.session.message(json.dumps({"id": 100 + number, "rpc": {"method": "x"}}).encode(), binary=False)
+        client.protocol.message(json.dumps({"id": 100 + number, "rpc": {"method": "x"}}).encode(), binary=False)
     await settle()
     assert len(client.connection.frames) - before == 32
     assert client.connection.paused  # what it sends on waits with it

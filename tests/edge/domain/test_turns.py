@@ -51,7 +51,7 @@ async def test_in_a_round_of_the_loop_one_of_them_is_served(
     wish = {"channel": CHANNEL, "recover": True, "recoverable": True, "epoch": epoch}
     text = json.dumps({"id": 9, "subscribe": wish}).encode()
     for client in clients:
-        client.session.message(text, binary=False)
+        client.protocol.message(text, binary=False)
     async with asyncio.timeout(20):
         while not all(map(has_all, clients)):
             await settle()

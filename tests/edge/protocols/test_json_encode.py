@@ -1,13 +1,15 @@
-"""What the JSON dialect sends. Names begin with a section of the wire protocol or a row of reliability."""
+"""What the JSON codec sends. Names begin with a section of the wire protocol or a row of reliability."""
 
 from __future__ import annotations
 
 import pytest
 
 from services.edge.domain import replies as r
+from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.errors import ErrorCode
+from tests.edge.protocols.answers import Answer, Reply, encoded
 
 ALICE = ClientInfo("alice", "aaaa", b'{"name":"Alice"}')
 BOB = ClientInfo("bob", "bbbb", b'{"name":"Bob"}', b"[1]")
@@ -24,14 +26,14 @@ WHOLE = Publication(
 BARE = Publication(data=b"0")
 
 
-def line(reply: r.Reply) -> str:
-    return CentrifugalJson(bytes).encode(reply).decode()
+def line(reply: Reply) -> str:
+    return encoded(CentrifugalJson(bytes), reply).decode()
 
 
 # The lines of the wire protocol's transcript (19) and the shapes of 2, 3, 5 and 6, character for character.
 RESULTS: dict[str, tuple[r.Result, str]] = {
     "5.1-connect": (
-        r.ConnectResult(client="aaaa", version="1.0.0", ping=25, pong=True),
+        r.ConnectResult(client="aaaa", version="1.0.0"),
         '"connect":{"client":"aaaa","version":"1.0.0","ping":25,"pong":true}',
     ),
     "5.1-connect-with-everything": (
@@ -45,15 +47,9 @@ RESULTS: dict[str, tuple[r.Result, str]] = {
                 "#alice": r.SubscribeResult(recoverable=True, epoch="khFzNyMu", positioned=True),
                 "plain": r.SubscribeResult(),
             },
-            ping=25,
-            pong=True,
         ),
         '"connect":{"client":"aaaa","version":"1.0.0","expires":true,"ttl":60,"data":{"a":1},"subs":{"#alice":'
         '{"recoverable":true,"epoch":"khFzNyMu","positioned":true},"plain":{}},"ping":25,"pong":true}',
-    ),
-    "4-connect-without-pings": (
-        r.ConnectResult(client="aaaa", version="1"),
-        '"connect":{"client":"aaaa","version":"1"}',
     ),
     "5.2-subscribe-plain": (r.SubscribeResult(), '"subscribe":{}'),
     "5.2-subscribe-on-an-empty-stream": (
@@ -173,17 +169,26 @@ PUSHES: dict[str, tuple[r.Push, str]] = {
     ),
     "6-refresh": (r.RefreshPush(expires=True, ttl=9), '{"refresh":{"expires":true,"ttl":9}}'),
     "2-refresh-empty-is-present": (r.RefreshPush(), '{"refresh":{}}'),
-    "6-disconnect": (
-        r.DisconnectPush(3001, "shutdown", reconnect=True),
-        '{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}',
-    ),
-    "2-disconnect-always-has-both": (r.DisconnectPush(0, ""), '{"disconnect":{"code":0,"reason":""}}'),
 }
 
 
 @pytest.mark.parametrize(("result", "expected"), RESULTS.values(), ids=RESULTS)
 def test_answers_read_exactly_so(result: r.Result, expected: str) -> None:
-    assert line(r.Answer(4_294_967_295, result)) == '{"id":4294967295,' + expected + "}"
+    assert line(Answer(4_294_967_295, result, Pings(25.5, 8))) == '{"id":4294967295,' + expected + "}"
+
+
+@pytest.mark.parametrize(
+    ("pings", "members"),
+    [
+        (Pings(0, 0), ""),
+        (Pings(0, 8), ""),
+        (Pings(25, 0), ',"ping":25'),
+        (Pings(0.5, 0.2), ""),  # less than a second can't be told
+    ],
+)
+def test_4_the_reply_to_connect_announces_the_pings(pings: Pings, members: str) -> None:
+    reply = Answer(1, r.ConnectResult(client="aaaa", version="1"), pings)
+    assert line(reply) == '{"id":1,"connect":{"client":"aaaa","version":"1"' + members + "}}"
 
 
 @pytest.mark.parametrize(("push", "expected"), PUSHES.values(), ids=PUSHES)
@@ -195,18 +200,18 @@ def test_4_a_ping_is_the_empty_reply() -> None:
     assert CentrifugalJson(bytes).ping_frame == b"{}"
 
 
-def test_frames_are_made_by_what_the_dialect_was_given() -> None:
-    dialect = CentrifugalJson(lambda payload: b"<" + payload + b">")
-    assert dialect.ping_frame == b"<{}>"
-    assert dialect.encode(r.Answer(1, r.UnsubscribeResult())) == b'<{"id":1,"unsubscribe":{}}>'
-    assert dialect.encode(r.PublicationPush("a", BARE)) == b'<{"push":{"channel":"a","pub":{"data":0}}}>'
+def test_frames_are_made_by_what_the_codec_was_given() -> None:
+    codec = CentrifugalJson(lambda payload: b"<" + payload + b">")
+    assert codec.ping_frame == b"<{}>"
+    assert codec.answer(1, r.UnsubscribeResult()) == b'<{"id":1,"unsubscribe":{}}>'
+    assert codec.encode(r.PublicationPush("a", BARE)) == b'<{"push":{"channel":"a","pub":{"data":0}}}>'
 
 
 def test_2_integers_of_64_bits_are_numbers() -> None:
     top = 2**64 - 1
-    assert f'"offset":{top}}}' in line(r.Answer(1, r.HistoryResult([], StreamPosition(top, "e"))))
+    assert f'"offset":{top}}}' in line(Answer(1, r.HistoryResult([], StreamPosition(top, "e"))))
     assert f'"offset":{top}}}' in line(r.PublicationPush("a", Publication(data=b"0", offset=top)))
-    assert f'"offset":{top}}}' in line(r.Answer(1, r.SubscribeResult(offset=top)))
+    assert f'"offset":{top}}}' in line(Answer(1, r.SubscribeResult(offset=top)))
 
 
 @pytest.mark.parametrize(
@@ -225,11 +230,11 @@ def test_2_payloads_are_kept_but_for_raw_newlines(given: bytes, sent: str | None
     info = ClientInfo("u", "c", given, given)
     lines = [
         line(r.PublicationPush("a", Publication(data=given, info=info))),
-        line(r.Answer(1, r.HistoryResult([Publication(data=given, info=info)], StreamPosition(1, "e")))),
-        line(r.Answer(1, r.PresenceResult([info]))),
-        line(r.Answer(1, r.RpcResult(given))),
-        line(r.Answer(1, r.ConnectResult("c", "v", data=given))),
-        line(r.Answer(1, r.SubscribeResult(data=given, publications=[Publication(data=given)]))),
+        line(Answer(1, r.HistoryResult([Publication(data=given, info=info)], StreamPosition(1, "e")))),
+        line(Answer(1, r.PresenceResult([info]))),
+        line(Answer(1, r.RpcResult(given))),
+        line(Answer(1, r.ConnectResult("c", "v", data=given))),
+        line(Answer(1, r.SubscribeResult(data=given, publications=[Publication(data=given)]))),
         line(r.JoinPush("a", info)),
         line(r.SubscribePush("a", data=given)),
     ]
@@ -251,13 +256,12 @@ def test_B32_names_may_hold_anything_and_stay_within_their_line() -> None:
         f'{{"push":{{"channel":{escaped},"join":{{"info":{{"user":{escaped},"client":{escaped}}}}}}}}}'
     )
     for reply in (
-        r.Answer(1, r.PresenceResult([info])),
-        r.Answer(1, r.ErrorResult(100, name)),
-        r.Answer(1, r.ConnectResult(name, name, subs={name: r.SubscribeResult(epoch=name)})),
-        r.Answer(1, r.PublishResult(1, name)),
+        Answer(1, r.PresenceResult([info])),
+        Answer(1, r.ErrorResult(100, name)),
+        Answer(1, r.ConnectResult(name, name, subs={name: r.SubscribeResult(epoch=name)})),
+        Answer(1, r.PublishResult(1, name)),
         r.PublicationPush(name, Publication(data=b"0", info=info, tags={name: name}, offset=1), name),
         r.UnsubscribePush(name, 1, name),
-        r.DisconnectPush(1, name),
         r.SubscribePush(name, epoch=name),
     ):
         assert escaped in line(reply)

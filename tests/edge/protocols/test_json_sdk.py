@@ -1,4 +1,4 @@
-"""Whatever the JSON dialect sends, the official Python SDK reads the same values from it, and its schema knows them."""
+"""Whatever the JSON codec sends, the official Python SDK reads the same values from it, and its schema knows them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.edge.domain import replies as r
+from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
+from tests.edge.protocols.answers import Answer, Reply, encoded
 from tests.edge.protocols.corpus import SOUND, strict
 
-DIALECT = CentrifugalJson(bytes)
+CODEC = CentrifugalJson(bytes)
 KEPT_AT_ZERO: dict[type, set[str]] = {  # wire protocol, 2
     ClientInfo: {"user", "client"},
     r.PresenceResult: {"presence"},
     r.PresenceStatsResult: {"num_clients", "num_users"},
     r.HistoryResult: {"publications", "epoch", "offset"},
     r.UnsubscribePush: {"code", "reason"},
-    r.DisconnectPush: {"code", "reason"},
     Publication: {"data"},
 }
 PAYLOADS = {"data", "conn_info", "chan_info"}
@@ -49,12 +50,11 @@ NAMES = {
     r.UnsubscribePush: "unsubscribe",
     r.SubscribePush: "subscribe",
     r.RefreshPush: "refresh",
-    r.DisconnectPush: "disconnect",
 }
 
 
 def expected(value: Any) -> Any:
-    """The JSON value of a reply's part, by the rules of the wire and nothing of the dialect's code."""
+    """The JSON value of a reply's part, by the rules of the wire and nothing of the codec's code."""
     if isinstance(value, r.HistoryResult):
         return {
             "publications": [expected(one) for one in value.publications],
@@ -80,9 +80,14 @@ def expected(value: Any) -> Any:
     return found
 
 
-def expected_reply(reply: r.Reply) -> dict[str, Any]:
-    if isinstance(reply, r.Answer):
-        return {"id": reply.id, NAMES[type(reply.result)]: expected(reply.result)}
+def expected_reply(reply: Reply) -> dict[str, Any]:
+    if isinstance(reply, Answer):
+        found = expected(reply.result)
+        if isinstance(reply.result, r.ConnectResult) and reply.pings.interval_s:
+            found["ping"] = reply.pings.interval_s
+            if reply.pings.timeout_s:
+                found["pong"] = True
+        return {"id": reply.id, NAMES[type(reply.result)]: found}
     if isinstance(reply, r.PublicationPush):
         body = expected(reply.publication)
         if reply.epoch and reply.publication.offset == 1:
@@ -146,8 +151,6 @@ RESULTS: st.SearchStrategy[r.Result] = st.one_of(
         ttl=U32S,
         data=OPTIONAL,
         subs=st.dictionaries(TEXTS, SUBSCRIBE_RESULTS, max_size=2),
-        ping=U32S,
-        pong=st.booleans(),
     ),
     SUBSCRIBE_RESULTS,
     st.builds(r.UnsubscribeResult),
@@ -160,15 +163,14 @@ RESULTS: st.SearchStrategy[r.Result] = st.one_of(
     st.builds(r.SubRefreshResult, st.booleans(), U32S),
     st.builds(r.ErrorResult, st.integers(1, 1999), TEXTS.filter(bool), st.booleans(), U32S),
 )
-REPLIES: st.SearchStrategy[r.Reply] = st.one_of(
-    st.builds(r.Answer, st.integers(1, 2**32 - 1), RESULTS),
+REPLIES: st.SearchStrategy[Reply] = st.one_of(
+    st.builds(Answer, st.integers(1, 2**32 - 1), RESULTS, st.builds(Pings, U32S, U32S)),
     st.builds(r.PublicationPush, TEXTS, PUBLICATIONS, TEXTS),
     st.builds(r.JoinPush, TEXTS, INFOS),
     st.builds(r.LeavePush, TEXTS, INFOS),
     st.builds(r.UnsubscribePush, TEXTS, U32S, TEXTS),
     st.builds(r.SubscribePush, TEXTS, st.booleans(), TEXTS, U64S, st.booleans(), OPTIONAL),
     st.builds(r.RefreshPush, st.booleans(), U32S),
-    st.builds(r.DisconnectPush, U32S, TEXTS, st.booleans()),
 )
 
 
@@ -188,8 +190,8 @@ def as_protobuf(value: Any, *, parent: str = "", is_map: bool = False) -> Any:
 
 @settings(max_examples=600, deadline=None, derandomize=True)
 @given(st.lists(REPLIES, min_size=1, max_size=3))
-def test_2_any_replies_are_lines_of_json_that_the_sdk_reads_as_the_same_values(replies: list[r.Reply]) -> None:
-    payloads = [DIALECT.encode(reply) for reply in replies]
+def test_2_any_replies_are_lines_of_json_that_the_sdk_reads_as_the_same_values(replies: list[Reply]) -> None:
+    payloads = [encoded(CODEC, reply) for reply in replies]
     for payload in payloads:
         assert b"\n" not in payload
         strict(payload)
@@ -198,8 +200,8 @@ def test_2_any_replies_are_lines_of_json_that_the_sdk_reads_as_the_same_values(r
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(REPLIES)
-def test_3_every_member_sent_is_in_the_schema_with_its_type_but_for_our_extensions(reply: r.Reply) -> None:
-    sent: dict[str, Any] = json.loads(DIALECT.encode(reply))
+def test_3_every_member_sent_is_in_the_schema_with_its_type_but_for_our_extensions(reply: Reply) -> None:
+    sent: dict[str, Any] = json.loads(encoded(CODEC, reply))
     sent.get("error", {}).pop("retry_after_ms", None)
     if "publish" in sent:
         sent["publish"].clear()
@@ -208,9 +210,9 @@ def test_3_every_member_sent_is_in_the_schema_with_its_type_but_for_our_extensio
 
 
 def test_2_several_replies_share_a_frame_between_newlines() -> None:
-    one = DIALECT.encode(r.Answer(1, r.UnsubscribeResult()))
-    two = DIALECT.encode(r.PublicationPush("a", Publication(data=b'{\n"a":\n1}')))
-    assert _JsonCodec.decode_replies((one + b"\n" + two + b"\n" + DIALECT.ping_frame).decode()) == [
+    one = CODEC.answer(1, r.UnsubscribeResult())
+    two = CODEC.encode(r.PublicationPush("a", Publication(data=b'{\n"a":\n1}')))
+    assert _JsonCodec.decode_replies((one + b"\n" + two + b"\n" + CODEC.ping_frame).decode()) == [
         {"id": 1, "unsubscribe": {}},
         {"push": {"channel": "a", "pub": {"data": {"a": 1}}}},
         {},

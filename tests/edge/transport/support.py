@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.edge.domain.ports import Connection
+from services.edge.domain.connections import Choice, Connection, HandshakeInfo
+from services.edge.domain.ends import End, EndReason
 from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.listener import Listener
-from services.edge.transport.options import HandshakeInfo, TransportOptions
+from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.edge.transport.websocket.connection import WebSocketConnection
 from services.edge.transport.websocket.frames import binary_frame, text_frame
@@ -61,6 +62,14 @@ def close_payload(code: int, reason: bytes = b"") -> bytes:
     return code.to_bytes(2, "big") + reason
 
 
+CODES = {
+    EndReason.SHUTDOWN: (3001, "shutdown"),
+    EndReason.SERVER_ERROR: (3004, "internal server error"),
+    EndReason.SLOW: (3008, "slow"),
+    EndReason.TOO_MANY_REQUESTS: (3013, "too many requests"),
+}
+
+
 class Recorder:
     """A `MessageHandler` that keeps what it was told and echoes messages if asked to."""
 
@@ -69,11 +78,16 @@ class Recorder:
         self.info = info
         self.echo = echo
         self.messages: list[tuple[bytes, bool]] = []
-        self.pongs = 0
+        self.opens = 0
+        self.pings = self.pongs = 0
         self.taken = 0  # calls of `replies_taken`
         self.ended: list[bool] = []  # `clean` of each call of `closed`
         self.end = asyncio.Event()
         self.heard = asyncio.Event()
+
+    def opened(self) -> None:
+        assert not self.messages
+        self.opens += 1
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         self.messages.append((payload, binary))
@@ -81,9 +95,13 @@ class Recorder:
         if self.echo:
             self.connection.send(binary_frame(payload) if binary else text_frame(payload))
 
-    def websocket_pong(self) -> None:
-        self.pongs += 1
+    def control(self, *, pong: bool) -> None:
+        self.pongs += pong
+        self.pings += not pong
         self.heard.set()
+
+    def close_code(self, end: End) -> tuple[int, str]:
+        return CODES[end.reason]
 
     def replies_taken(self) -> None:
         self.taken += 1
@@ -111,6 +129,34 @@ def set_send_buffer(server: EdgeServer, size: int) -> None:
     listening.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
 
+NewHandler = Callable[[Connection, HandshakeInfo], Any]
+Choose = Callable[[HandshakeInfo], tuple[str | None, int]]
+
+
+def json_if_offered(info: HandshakeInfo) -> tuple[str | None, int]:
+    """Subprotocol to select, and largest message."""
+    return ("centrifuge-json" if "centrifuge-json" in info.offers else None), 0
+
+
+class OneProtocol:
+    """`ClientProtocols` with one kind of handler, on one path."""
+
+    close_codes = frozenset(code for code, _ in CODES.values())
+
+    def __init__(self, new_handler: NewHandler, choose: Choose = json_if_offered) -> None:
+        self._new_handler = new_handler
+        self._choose = choose
+
+    def serves(self, path: str) -> bool:
+        return path == PATH
+
+    def choose(self, info: HandshakeInfo) -> Choice | None:
+        subprotocol, max_message_bytes = self._choose(info)
+        if subprotocol == "nobody":
+            return None
+        return Choice(lambda connection: self._new_handler(connection, info), subprotocol, max_message_bytes)
+
+
 @dataclass
 class Served:
     """A running server and the handlers of its connections, oldest first."""
@@ -120,7 +166,15 @@ class Served:
     http: HttpHandover | None
 
     @classmethod
-    async def start(cls, *, app: Any = None, echo: bool = True, handler: Any = None, **options: Any) -> Served:
+    async def start(
+        cls,
+        *,
+        app: Any = None,
+        echo: bool = True,
+        handler: Any = None,
+        choose: Choose = json_if_offered,
+        **options: Any,
+    ) -> Served:
         transport = TransportOptions(**options)
         handlers: list[Recorder] = []
 
@@ -128,8 +182,9 @@ class Served:
             handlers.append((handler or Recorder)(connection, info, echo=echo))
             return handlers[-1]
 
-        http = None if app is None else HttpHandover(app, transport)
-        server = EdgeServer(transport, new_handler, http)
+        protocols = OneProtocol(new_handler, choose)
+        http = None if app is None else HttpHandover(app, transport, protocols.serves)
+        server = EdgeServer(transport, protocols, http)
         await server.start("127.0.0.1", 0)
         return cls(server, handlers, http)
 

@@ -11,12 +11,13 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
+from services.edge.domain.ends import End
 from services.edge.transport.metrics import TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Flusher
 from services.edge.transport.websocket.connection import WebSocketConnection
 from services.edge.transport.websocket.frame_reader import FIN_TEXT, PROTOCOL_ERROR, read_frames, read_text
-from tests.edge.transport.support import BINARY, CLOSE, CONT, PING, PONG, TEXT, close_payload, frame
+from tests.edge.transport.support import BINARY, CLOSE, CODES, CONT, PING, PONG, TEXT, close_payload, frame
 
 LIMIT = 1_000
 Event = tuple[Any, ...]
@@ -60,9 +61,7 @@ class FakePort:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.options = TransportOptions(
-            max_message_bytes=LIMIT, max_fragments=1_000, max_control_frames_per_s=1_000, close_timeout_s=60
-        )
+        self.options = TransportOptions(max_fragments=1_000, max_control_frames_per_s=1_000, close_timeout_s=60)
         self.counters = TransportCounters()
         self.flusher = Flusher(self.loop, self.counters, max_outbox_bytes=1 << 20, max_total_bytes=1 << 24)
 
@@ -76,8 +75,14 @@ class Recording:
     def message(self, payload: bytes, *, binary: bool) -> None:
         self.heard.append((BINARY if binary else TEXT, payload))
 
-    def websocket_pong(self) -> None:
-        self.heard.append((PONG,))
+    def opened(self) -> None: ...
+
+    def control(self, *, pong: bool) -> None:
+        if pong:
+            self.heard.append((PONG,))
+
+    def close_code(self, end: End) -> tuple[int, str]:
+        return CODES[end.reason]
 
     def replies_taken(self) -> None: ...
 
@@ -87,10 +92,12 @@ class Recording:
 class Made:
     """A connection of ours on nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = LIMIT) -> None:
         self.port, self.transport, self.handler = FakePort(), FakeTransport(), Recording()
-        self.connection = WebSocketConnection(cast(Any, self.port), cast(Any, self.transport), "")
-        self.connection.set_handler(cast(Any, self.handler))
+        self.connection = WebSocketConnection(
+            cast(Any, self.port), cast(Any, self.transport), "", max_message_bytes=most
+        )
+        self.connection.open(cast(Any, self.handler))
 
     async def feed(self, data: bytes) -> None:
         """As asyncio would: nothing while reading is paused."""
@@ -301,8 +308,7 @@ async def test_what_one_read_brings_is_handled_a_few_frames_at_a_time_and_nothin
 
 
 async def test_long_messages_take_a_turn_each() -> None:
-    made = Made()
-    made.port.options = TransportOptions()
+    made = Made(most=65_536)
     made.connection.data_received(b"".join(frame(BINARY, bytes(60_000)) for _ in range(4)))
     assert len(made.handler.heard) == 2
     await asyncio.sleep(0)

@@ -15,14 +15,14 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from services.edge.domain.connections import HandshakeInfo
 from services.edge.transport.http.head import HeadReader
 from services.edge.transport.http.refusal import Refused
-from services.edge.transport.options import TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.websocket import handshake
 from services.edge.transport.websocket.handshake import Handshake, open_handshake
 from services.shared.process.log_limit import RateLimitedLog
-from tests.edge.transport.support import KEY, LIMIT_S, PATH, Raw, Serve, head
+from tests.edge.transport.support import CONT, KEY, LIMIT_S, PATH, TEXT, OneProtocol, Raw, Serve, frame, head
 
 
 async def test_a_handshake_is_accepted_and_answered_by_the_rfc(serve: Serve) -> None:
@@ -66,36 +66,51 @@ async def test_offers_never_fail_a_handshake(serve: Serve, headers: list[str], s
     assert b"Sec-WebSocket-Extensions" not in answer
 
 
-async def test_the_chooser_decides_subprotocol_and_dialect(serve: Serve) -> None:
+async def test_the_client_protocols_decide_the_subprotocol(serve: Serve) -> None:
     asked = []
 
-    def choose(offers: object, query: object) -> tuple[str, str]:
-        asked.append((offers, query))
-        return "centrifuge-protobuf", "protobuf"
+    def choose(info: HandshakeInfo) -> tuple[str, int]:
+        asked.append((info.path, info.offers, info.query))
+        return "centrifuge-protobuf", 0
 
-    served = await serve(select_dialect=choose)
+    served = await serve(choose=choose)
     async with connect(served.url + "?format=protobuf&a=1&a=2", subprotocols=["centrifuge-protobuf"]) as client:  # type: ignore[list-item]
         assert client.subprotocol == "centrifuge-protobuf"
-    assert asked == [(["centrifuge-protobuf"], {"format": "protobuf", "a": "1"})]
+    assert asked == [(PATH, ["centrifuge-protobuf"], {"format": "protobuf", "a": "1"})]
     info = served.handlers[0].info
-    assert (info.dialect, info.subprotocol, info.peer, info.origin) == (
-        "protobuf",
-        "centrifuge-protobuf",
-        "127.0.0.1",
-        None,
-    )
+    assert (info.peer, info.origin) == ("127.0.0.1", None)
 
 
-async def test_the_query_asks_for_websocket_pings_and_never_shows_in_logs(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_request_that_no_client_protocol_takes_is_refused(serve: Serve) -> None:
+    served = await serve(choose=lambda info: ("nobody", 0))
+    status, _ = await served.answer(head())
+    assert status == 400
+    assert served.refused == {"protocol": 1}
+    assert not served.handlers
+
+
+async def test_a_client_protocol_may_lower_the_bound_of_messages_and_not_raise_it(serve: Serve) -> None:
+    for wanted, most in ((100, 100), (5_000, 1_000)):
+        served = await serve(choose=lambda info, wanted=wanted: (None, wanted), max_message_bytes=1_000)
+        client = await served.raw()
+        client.write(frame(TEXT, b"a" * most) + frame(TEXT, b"b" * (most + 1)))
+        assert await client.frame() == (TEXT, b"a" * most)
+        assert (await client.closed())[0] == 1009
+        client.writer.close()
+        client = await served.raw()
+        client.write(frame(TEXT, b"a", fin=False) + frame(CONT, b"b" * most))
+        assert (await client.closed())[0] == 1009
+        client.writer.close()
+
+
+async def test_the_query_never_shows_in_logs(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     served = await serve()
     with caplog.at_level(logging.DEBUG, logger="services"):
         async with connect(served.url + "?cf_ws_frame_ping_pong=true&token=hush") as client:
             await client.send("secret payload")
         info = served.handlers[0].info
         logging.getLogger("services").debug("%r", info)
-    assert info.websocket_ping
+    assert info.query["cf_ws_frame_ping_pong"] == "true"
     assert info.query["token"] == "hush"
     assert "hush" not in caplog.text
     assert "secret payload" not in caplog.text
@@ -329,12 +344,14 @@ _HEADERS = st.builds(
     st.lists(st.sampled_from(_WRONG), max_size=2),
 ).flatmap(st.permutations)
 
+_PROTOCOLS = OneProtocol(lambda connection, info: None)
+
 
 def outcome(data: bytes) -> Handshake | Refused:
     try:
         head = HeadReader().feed(data)
         assert head is not None
-        return open_handshake(head, "192.0.2.1", TransportOptions(), OriginRules())
+        return open_handshake(head, "192.0.2.1", _PROTOCOLS, OriginRules())
     except Refused as refused:
         return refused
 

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.shared.process.config import ConfigError
-from tests.edge.transport.support import LIMIT_S, Raw, Recorder, Serve, head, transport_of
+from tests.edge.transport.support import LIMIT_S, OneProtocol, Raw, Recorder, Serve, head, transport_of
 
 
 async def test_draining_answers_503_to_new_connections_and_keeps_open_ones(serve: Serve) -> None:
@@ -68,7 +68,7 @@ async def test_closing_does_not_wait_long_for_clients_that_do_not_answer(serve: 
 
 async def test_a_taken_port_is_named(serve: Serve) -> None:
     served = await serve()
-    other = EdgeServer(TransportOptions(), lambda connection, info: Recorder(connection, info, echo=False))
+    other = EdgeServer(TransportOptions(), OneProtocol(lambda connection, info: Recorder(connection, info, echo=False)))
     with pytest.raises(ConfigError, match=str(served.port)):
         await other.start("127.0.0.1", served.port)
 

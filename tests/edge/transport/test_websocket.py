@@ -158,7 +158,7 @@ async def test_pings_are_answered_and_pongs_passed_on(serve: Serve) -> None:
     handler.heard.clear()
     client.write(frame(PONG))
     await asyncio.wait_for(handler.heard.wait(), LIMIT_S)
-    assert handler.pongs == 2
+    assert (handler.pings, handler.pongs) == (2, 2)
     client.writer.close()
 
 
@@ -197,7 +197,7 @@ async def test_a_handler_that_fails_costs_its_own_connection_only(
 
 async def test_a_handler_that_fails_at_a_pong_ends_with_a_code(serve: Serve) -> None:
     class Failing(Recorder):
-        def websocket_pong(self) -> None:
+        def control(self, *, pong: bool) -> None:
             raise RuntimeError("planned")
 
     served = await serve(handler=Failing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.edge.domain.ends import EndReason
 from services.edge.domain.model import ClientInfo
 from services.shared.namespaces import Mode
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
@@ -68,7 +69,7 @@ async def test_1_websocket_pings_instead_of_the_applications() -> None:
         while client.connection.websocket_pings < expected:
             await cluster.advance(0.1)
         if expected == 1:
-            client.session.websocket_pong()
+            client.protocol.control(pong=True)
             await cluster.advance(9.0)
             assert client.closed is None
     assert pings(client) == 0
@@ -133,7 +134,7 @@ async def test_15_a_close_by_the_server_is_no_clean_end_though_the_client_answer
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
     await client.call(subscribe={"channel": "a"})
-    client.session.disconnect(3001, "shutdown")
+    client.session.disconnect(EndReason.SHUTDOWN)
     await client.hang_up(clean=True)
     assert cluster.presence.left_clean == [("a", client.session.client, False)]
 
@@ -191,7 +192,7 @@ async def test_a_client_that_sends_faster_than_it_is_served_is_not_read() -> Non
     cluster = Cluster()
     client = await connected(cluster, cluster.edge(commands_per_s=0))
     frame = "\n".join(f'{{"id":{number},"subscribe":{{"channel":"c{number}"}}}}' for number in range(2, 90))
-    client.session.message(frame.encode(), binary=False)
+    client.protocol.message(frame.encode(), binary=False)
     assert client.connection.paused
     for _ in range(200):
         await client.raw()

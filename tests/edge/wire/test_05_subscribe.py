@@ -307,9 +307,9 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing_behind() ->
     cluster = Cluster()
     node = cluster.edge()
     alice = await connected(cluster, node)
-    alice.session.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
+    alice.protocol.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
     await asyncio.sleep(0)
-    alice.session.closed(clean=False)
+    alice.protocol.closed(clean=False)
     await settle()
     assert cluster.presence.members_of.get("a", {}) == {}
     await cluster.advance(2.0)
@@ -324,8 +324,8 @@ async def test_a_channel_that_is_opened_again_and_not_joined_is_closed_like_any_
     await alice.call(subscribe={"channel": "a"})
     await alice.call(unsubscribe={"channel": "a"})
     await cluster.advance(0.5)
-    alice.session.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
-    alice.session.closed(clean=True)  # before the subscribe could join
+    alice.protocol.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
+    alice.protocol.closed(clean=True)  # before the subscribe could join
     await node.hub.open("a", OPEN)
     await cluster.advance(2.5)
     assert node.hub.channels == {}

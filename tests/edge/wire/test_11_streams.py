@@ -175,7 +175,7 @@ async def test_11_4_pages_come_at_the_pace_that_the_client_takes_and_nothing_is_
     cluster, publisher, epoch = await filled(100, recovery_limit=10, ring_size=1)
     client = await connected(cluster, cluster.nodes[0], "bob")
     client.connection.replies_wait = True
-    client.session.message(
+    client.protocol.message(
         b'{"id":7,"subscribe":{"channel":"a","recover":true,"epoch":"' + epoch.encode() + b'"}}', binary=False
     )
     client.connection.replies_wait = False
@@ -212,11 +212,11 @@ async def test_11_4_a_subscription_that_ends_amid_pages_leaves_nothing(end: str)
     assert before < 90
     assert len(node.hub.channels["a"]) == 2
     if end == "unsubscribe":
-        client.session.message(b'{"id":9,"unsubscribe":{"channel":"a"}}', binary=False)
+        client.protocol.message(b'{"id":9,"unsubscribe":{"channel":"a"}}', binary=False)
         client.connection.replies_wait = False
         client.session.replies_taken()
     elif end == "closed":
-        client.session.closed(clean=True)
+        client.protocol.closed(clean=True)
     else:
         client.session.end_subscription(client.session.subscriptions["a"], 2000)
     await settle()
@@ -241,11 +241,11 @@ async def test_11_4_a_log_that_is_cut_or_begins_anew_amid_pages_is_told(fault: s
     if server_side:
         claims = {"sub": "bob", "subs": {"a": {}}}
         line = {"id": 1, "connect": {"token": cluster.token("bob", subs=claims["subs"]), "subs": {"a": wish}}}
-        client.session.message(json.dumps(line).encode(), binary=False)
+        client.protocol.message(json.dumps(line).encode(), binary=False)
     else:
         client = await connected(cluster, node, "bob")
         line = {"id": 9, "subscribe": {"channel": "a", **wish}}
-        client.session.message(json.dumps(line).encode(), binary=False)
+        client.protocol.message(json.dumps(line).encode(), binary=False)
     while not any("subscribe" in one or "subs" in one.get("connect", {}) for one in client.lines):
         await asyncio.sleep(0)
     client.connection.replies_wait = True
@@ -278,7 +278,7 @@ async def test_11_4_a_drop_amid_pages_resumes_at_the_last_received() -> None:
     while offset < 300:
         client = await connected(cluster, cluster.nodes[0], f"bob{drops}")
         wish = {"channel": "a", "recover": True, "offset": offset, "epoch": epoch}
-        client.session.message(json.dumps({"id": 9, "subscribe": wish}).encode(), binary=False)
+        client.protocol.message(json.dumps({"id": 9, "subscribe": wish}).encode(), binary=False)
         for _ in range(40 + 7 * drops):
             await asyncio.sleep(0)
         (result,) = [line["subscribe"] for line in client.lines if "subscribe" in line]
@@ -288,7 +288,7 @@ async def test_11_4_a_drop_amid_pages_resumes_at_the_last_received() -> None:
         assert got
         offset = got[-1]
         drops += 1
-        client.session.closed(clean=False)
+        client.protocol.closed(clean=False)
     assert drops > 1
 
 
@@ -301,7 +301,7 @@ async def test_many_who_catch_up_in_one_channel_share_what_is_read() -> None:
     before = broker.reads
     for number, client in enumerate(clients):
         wish = {"channel": "a", "recover": True, "offset": number % 3, "epoch": epoch}
-        client.session.message(json.dumps({"id": 2, "subscribe": wish}).encode(), binary=False)
+        client.protocol.message(json.dumps({"id": 2, "subscribe": wish}).encode(), binary=False)
     for _ in range(100):
         await settle()
     for number, client in enumerate(clients):
@@ -355,7 +355,7 @@ async def test_a_thousand_clients_of_one_channel_coming_back_cost_one_read() -> 
     broker.read = slow  # type: ignore[assignment]
     line = '{"id":2,"subscribe":{"channel":"a","recover":true,"offset":10,"epoch":"' + epoch + '"}}'
     for client in clients:
-        client.session.message(line.encode(), binary=False)
+        client.protocol.message(line.encode(), binary=False)
     for _ in range(20):
         await settle()
     assert all(
@@ -420,14 +420,14 @@ async def test_6_between_reply_and_live_nothing_is_lost_or_doubled() -> None:
             action = rng.random()
             if action < 0.6:
                 sent += 1
-                publisher.session.message(
+                publisher.protocol.message(
                     f'{{"id":{sent + 10},"publish":{{"channel":"a","data":{sent}}}}}'.encode(), binary=False
                 )
             elif action < 0.8:
                 start = rng.randint(0, max(0, cluster.bus.log("a").top))
                 client = await connected(cluster, rng.choice(nodes), f"u{len(clients)}")
                 clients.append((client, start))
-                client.session.message(
+                client.protocol.message(
                     f'{{"id":2,"subscribe":{{"channel":"a","recover":true,"offset":{start},"epoch":"{epoch}"}}}}'.encode(),
                     binary=False,
                 )

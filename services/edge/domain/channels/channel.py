@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.edge.domain.channels.channel_log import ChannelLog
+from services.edge.domain.connections import Connection, Encoder
 from services.edge.domain.model import ClientInfo, Publication
-from services.edge.domain.ports import Connection, Dialect
 from services.edge.domain.replies import JoinPush, LeavePush, PublicationPush, Push
 from services.shared.namespaces import Namespace
 
@@ -17,7 +17,7 @@ class Subscriber(Protocol):
     """The part of a session that its channels use."""
 
     connection: Connection
-    dialect: Dialect
+    encoder: Encoder
 
     def insufficient_state(self, subscription: Subscription) -> None:
         """Handle a gap that can't be repaired; the channel has removed the subscription."""
@@ -64,7 +64,7 @@ class Channel:
         self._join_buffer_size = join_buffer_size  # largest number of held frames per subscription
         self._joining: dict[Subscription, None] = {}  # a dict as an ordered set
         self._catching_up: dict[Subscription, None] = {}  # these read the log themselves
-        self._live: dict[Dialect, dict[Subscription, Callable[[bytes], None]]] = {}  # value: `Connection.send`
+        self._live: dict[Encoder, dict[Subscription, Callable[[bytes], None]]] = {}  # value: `Connection.send`
         self.deliveries = 0  # pushes sent to live subscribers
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class Channel:
         repeated.
         """
         del self._catching_up[subscription]
-        self._live.setdefault(subscription.session.dialect, {})[subscription] = subscription.session.connection.send
+        self._live.setdefault(subscription.session.encoder, {})[subscription] = subscription.session.connection.send
 
     def go_live(self, subscription: Subscription) -> None:
         """Send the held frames; called once the subscribe reply is queued.
@@ -122,21 +122,21 @@ class Channel:
         subscription.live = True
         if not catches_up:
             del self._joining[subscription]
-            self._live.setdefault(subscription.session.dialect, {})[subscription] = send
+            self._live.setdefault(subscription.session.encoder, {})[subscription] = send
 
     def leave(self, subscription: Subscription) -> None:
         """Remove a subscription: no more frames of this channel are sent to it."""
         self._joining.pop(subscription, None)
         self._catching_up.pop(subscription, None)
-        group = self._live.get(subscription.session.dialect)
+        group = self._live.get(subscription.session.encoder)
         if group is not None and group.pop(subscription, None) is not None and not group:
-            del self._live[subscription.session.dialect]
+            del self._live[subscription.session.encoder]
         subscription.held.clear()
 
     def fan_out(self, publications: Iterable[Publication]) -> None:
         """Send the publications to all subscribers.
 
-        A publication is encoded once per client protocol, and all subscribers get the same bytes. Subscriptions that
+        A publication is encoded once per encoder, and all subscribers get the same bytes. Subscriptions that
         catch up get only publications without an offset; they read the others from the log.
         """
         epoch = self.log.epoch if self.log else ""
@@ -147,8 +147,10 @@ class Channel:
             if publication.exclude_client:
                 self._send_some(push, lambda s, but=publication.exclude_client: s.info.client != but)  # type: ignore[misc]
                 continue
-            for dialect, group in self._live.items():
-                frame = dialect.encode(push)
+            for encoder, group in self._live.items():
+                frame = encoder.encode(push)
+                if frame is None:
+                    continue
                 for send in list(group.values()):  # a copy: a full outbox ends its session, which changes `group`
                     send(frame)
                 self.deliveries += len(group)
@@ -157,16 +159,15 @@ class Channel:
 
     def announce_joins(self, pushes: Sequence[JoinPush]) -> None:
         """Send joins to the subscribers that want them: all in one frame for live ones."""
-        for dialect, group in self._live.items():
+        for encoder, group in self._live.items():
             sends = [send for subscription, send in group.items() if subscription.wants_joins]
-            if sends:
-                frame = dialect.encode_joins(pushes)
+            if sends and (frame := encoder.encode_joins(pushes)) is not None:
                 for send in sends:
                     send(frame)
                 self.deliveries += len(sends) * len(pushes)
         for subscription in list(self._catching_up):
             if subscription.live and subscription.wants_joins:
-                subscription.session.connection.send(subscription.session.dialect.encode_joins(pushes))
+                _send(subscription, subscription.session.encoder.encode_joins(pushes))
         waiting = [one for one in (*self._joining, *self._catching_up) if one.wants_joins and not one.live]
         if waiting:
             for push in pushes:
@@ -190,15 +191,14 @@ class Channel:
             if not chosen(subscription):
                 continue
             if subscription.live:
-                subscription.session.connection.send(subscription.session.dialect.encode(push))
+                _send(subscription, subscription.session.encoder.encode(push))
             else:
                 self._hold(push, (subscription,))
 
     def _send_some(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
-        for dialect, group in self._live.items():
+        for encoder, group in self._live.items():
             sends = [send for subscription, send in group.items() if chosen(subscription)]
-            if sends:
-                frame = dialect.encode(push)
+            if sends and (frame := encoder.encode(push)) is not None:
                 for send in sends:
                     send(frame)
                 self.deliveries += len(sends)
@@ -206,14 +206,21 @@ class Channel:
             self._hold(push, [subscription for subscription in self._joining if chosen(subscription)])
 
     def _hold(self, push: Push, subscriptions: Iterable[Subscription]) -> None:
-        frames: dict[Dialect, bytes] = {}
+        frames: dict[Encoder, bytes | None] = {}
         for subscription in subscriptions:
             if len(subscription.held) >= self._join_buffer_size:
                 subscription.broken = True
                 subscription.held.clear()
             elif not subscription.broken:
-                dialect = subscription.session.dialect
-                frame = frames.get(dialect)
-                if frame is None:
-                    frame = frames[dialect] = dialect.encode(push)
-                subscription.held.append(frame)
+                encoder = subscription.session.encoder
+                if encoder not in frames:
+                    frames[encoder] = encoder.encode(push)
+                frame = frames[encoder]
+                if frame is not None:
+                    subscription.held.append(frame)
+
+
+def _send(subscription: Subscription, frame: bytes | None) -> None:
+    """Send a frame to one subscriber; None: its protocol has no words for it."""
+    if frame is not None:
+        subscription.session.connection.send(frame)

@@ -14,9 +14,9 @@ the subscribers, so that they recover themselves.
 4. A repair reads everything after the last publication handed out. A read that fails (`Unavailable`, `Busy`) is
    repeated, with pauses of 0.1 to 1 s, while the channel is open.
 5. If the log can't give everything (a hole, another epoch, more than `recovery_limit` publications), the channel is
-   closed here, and each subscriber gets one gap notification: unsubscribe 2500, or close 3010 for a server-side
-   subscription. Subscribers that asked for no position are put on the newly opened channel instead. The next subscribe
-   opens the channel again.
+   closed here, and each subscriber gets one gap notification: unsubscribe 2500, or the end of the connection for a
+   server-side subscription. Subscribers that asked for no position are put on the newly opened channel instead. The
+   next subscribe opens the channel again.
 6. A `hot` log that is behind what was delivered of it has lost publications. It gets a new epoch first, so that no
    client recovers from the old one.
 7. A channel without subscribers stays open for `channel_linger_s` (1 s).

@@ -17,10 +17,11 @@ import msgspec
 
 from services.edge.domain.control.command_log import CHECK_S, ControlLogFollower
 from services.edge.domain.control.operations import OPERATIONS, Operation, Question, execute
+from services.edge.domain.ends import EndReason
 from services.edge.domain.model import ControlCommand
 from services.edge.domain.ports import ControlBus, ControlLog
 from services.edge.domain.session.node import Node
-from services.shared.errors import CloseCode, ErrorCode, ThalamusError, Unavailable
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Cluster:
         """Close connections because commands before `command` were missed and are gone.
 
         Nobody knows which clients they were for. So every connection that was open when the last of them was appended
-        is closed with 3010. The clients reconnect, and their tokens are checked again.
+        is closed. The clients reconnect, and their tokens are checked again.
         """
         last = self._node.clock.monotonic_at((command.previous[0] + 1) / 1000)
         ended = [session for session in self._node.clients.values() if session.opened_at < last]
@@ -154,7 +155,7 @@ class Cluster:
                 extra={"sessions_ended": len(ended)},
             )
         for session in ended:
-            session.disconnect(CloseCode.INSUFFICIENT_STATE, CloseCode.INSUFFICIENT_STATE.reason)
+            session.disconnect(EndReason.INSUFFICIENT_STATE)
 
     def _take_answer(self, message: _Message) -> None:
         survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None

@@ -16,12 +16,15 @@ from services.edge.domain import commands as c
 from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.access.tokens import Override
 from services.edge.domain.channels.data_format import can_use
+from services.edge.domain.ends import EndReason
 from services.edge.domain.replies import RefreshPush, SubscribePush
 from services.edge.domain.session.command_runner import State
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.session import Session
-from services.shared.errors import CloseCode, ErrorCode, ThalamusError, UnsubscribeCode
+from services.shared.errors import ErrorCode, ThalamusError, UnsubscribeCode
+
+NO_CODE = 3503  # of `Disconnect`, on the control channel and in the server API: no code of the backend's own
 
 
 class Target(msgspec.Struct, kw_only=True):
@@ -34,7 +37,7 @@ class Target(msgspec.Struct, kw_only=True):
 class Disconnect(Target):
     """Closes connections. `whitelist`: ids of clients that stay connected."""
 
-    code: int = int(CloseCode.FORCE_DISCONNECT)
+    code: int = NO_CODE
     reason: str = ""
     whitelist: list[str] = []
 
@@ -152,16 +155,10 @@ def _disconnect(node: Node, operation: Disconnect, before: float) -> dict[str, A
     count = 0
     for session in _sessions(node, operation, before):
         if session.client not in operation.whitelist:
-            session.disconnect(operation.code, _reason(operation))
+            code = 0 if operation.code == NO_CODE else operation.code
+            session.disconnect(EndReason.DISCONNECTED, code, operation.reason)
             count += 1
     return {"clients": count}
-
-
-def _reason(operation: Disconnect) -> str:
-    if operation.reason:
-        return operation.reason
-    known = operation.code in set(CloseCode)
-    return CloseCode(operation.code).reason if known else CloseCode.FORCE_DISCONNECT.reason
 
 
 def _revoke(node: Node, operation: Revoke) -> dict[str, Any]:
@@ -172,7 +169,7 @@ def _revoke(node: Node, operation: Revoke) -> dict[str, Any]:
     count = 0
     for session in _sessions(node, operation, math.inf):
         if session.token_session == operation.session:
-            session.disconnect(CloseCode.FORCE_DISCONNECT, CloseCode.FORCE_DISCONNECT.reason)
+            session.disconnect(EndReason.DISCONNECTED)
             count += 1
     return {"clients": count}
 
@@ -199,11 +196,11 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
     for session in _sessions(node, operation, before):
         if session.state is not State.OPEN or operation.channel in session.subscriptions:
             continue
-        if not can_use(namespace, carries_bytes=session.dialect.carries_bytes):
+        if not can_use(namespace, carries_bytes=session.encoder.carries_bytes):
             refused += 1
             continue
         if len(session.subscriptions) >= node.settings.channels_per_client:
-            session.disconnect(CloseCode.CHANNEL_LIMIT, CloseCode.CHANNEL_LIMIT.reason)
+            session.disconnect(EndReason.CHANNEL_LIMIT)
             continue
         request = c.Subscribe(channel=operation.channel)
         if since is not None:
@@ -246,7 +243,7 @@ def _refresh(node: Node, operation: Refresh, before: float) -> dict[str, Any]:
         if session.state is not State.OPEN:
             continue
         if operation.expired:
-            session.disconnect(CloseCode.EXPIRED, CloseCode.EXPIRED.reason)
+            session.disconnect(EndReason.EXPIRED)
         else:
             ttl = session.deadlines.set_expiry(operation.expire_at or None)
             session.push(RefreshPush(expires=session.deadlines.expires_at is not None, ttl=ttl))

@@ -5,8 +5,7 @@ in order, its replies must not fill the memory of the edge, and other clients mu
 
 **Rules.**
 
-1. Commands of one client run one at a time, in the order sent. Pongs do not go through the queue: `Session` handles
-   them at once.
+1. Commands of one client run one at a time, in the order sent. Pongs are no commands and do not go through the queue.
 2. While more than 64 KiB of replies wait for the client, its next command waits, and its socket is not read. So the
    edge holds about 64 KiB and one reply per client. Code that sends a client more than one reply's worth (a recovery)
    sends a part, awaits `until_replies_taken`, and goes on.
@@ -16,8 +15,8 @@ in order, its replies must not fill the memory of the edge, and other clients mu
 4. The socket is also not read while more than `max_pending_commands` commands wait, until half of them are done.
    Publications are counted only during a rest (rule 5), because admission bounds them.
 5. Each command but connect, unsubscribe and send takes a token (`commands_per_s`). Without a token the answer is error
-   111; 3 s of refusals without a pause close with 3013 (`flood_close_s`). After 32 refused commands the client's next
-   ones rest for 50 ms.
+   111; 3 s of refusals without a pause end the connection (`flood_close_s`). After 32 refused commands the client's
+   next ones rest for 50 ms.
 6. A publication that admission refuses is answered on arrival with error 111. It takes a token, too, unless the
    commands in the queue need those that are left. After 32 of them the socket is not read for 50 ms for every 32.
 
@@ -43,7 +42,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from services.edge.domain import commands as c
 from services.edge.domain.channels.publisher import Outcome
-from services.edge.domain.ports import Connection
+from services.edge.domain.connections import Connection
+from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import ErrorResult, PublishResult, Result
 from services.edge.domain.session.command_queue import CommandQueue
 from services.edge.domain.session.first_step import run_until_it_waits
@@ -52,7 +52,7 @@ from services.edge.domain.session.handlers.publish import begin_publish, try_adm
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.timers import NEVER
 from services.edge.domain.token_bucket import TokenBucket
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -80,7 +80,7 @@ _PER_TURN = 32  # commands of any kind in one turn of a client
 _REFUSED_PER_REST = 32  # refused commands, after which the client's next ones wait for `_REST_S`
 _REST_S = 0.05  # seconds
 
-_MISUSE = frozenset((c.Malformed, c.Ping))  # close the connection with 3501
+_MISUSE = frozenset((c.Malformed, c.Ping))  # end the connection
 _UNCOUNTED = frozenset((c.Connect, c.Unsubscribe, c.Send))  # take no token; send closes the connection anyway
 _NAMES = {kind: kind.__name__.lower() for kind in c.Request.__subclasses__()}
 
@@ -123,8 +123,8 @@ class CommandRunner:
         """Queue the reply to a command."""
         raise NotImplementedError
 
-    def disconnect(self, code: int, reason: str) -> None:
-        """Close the connection with this code."""
+    def disconnect(self, reason: EndReason, code: int = 0, text: str = "") -> None:
+        """Close the connection for this reason."""
         raise NotImplementedError
 
     def refuse_connect(self, command_id: int, error: ErrorResult) -> None:
@@ -143,7 +143,7 @@ class CommandRunner:
 
         To be used by everything that sends a client more than one reply's worth: send a part (`push_publication`,
         `answer`), await this, check `is_over`, and go on. So memory holds one part per client, and a client that reads
-        its replies slowly is not closed with 3008, as one that does not keep up with the messages of others.
+        its replies slowly is not closed as one that does not keep up with the messages of others.
         """
         while self.connection.replies_wait and self.state not in OVER:
             waiter = asyncio.get_running_loop().create_future()
@@ -183,7 +183,7 @@ class CommandRunner:
             try:
                 self._admit(command)
             except Disconnect as end:
-                self.disconnect(end.code, end.reason)
+                self.disconnect(end.reason)
                 return
             except ThalamusError as error:
                 self.answer(command.id, self._error(error))
@@ -262,9 +262,9 @@ class CommandRunner:
         name, counts = _NAMES[kind], self.node.counters.commands
         counts[name] = counts.get(name, 0) + 1
         if kind in _MISUSE:
-            raise Disconnect(CloseCode.BAD_REQUEST)
+            raise Disconnect(EndReason.BAD_REQUEST)
         if (kind is c.Connect) != (self.state is State.NEW):
-            raise Disconnect(CloseCode.BAD_REQUEST)  # the first command is no connect, or it is a second connect
+            raise Disconnect(EndReason.BAD_REQUEST)  # the first command is no connect, or it is a second connect
         if kind in _UNCOUNTED:
             return
         self._spend()
@@ -279,7 +279,7 @@ class CommandRunner:
         now = self.node.clock.monotonic()
         if not self._bucket.take(now):
             if self._bucket.refused_for(now) >= self.node.settings.flood_close_s:
-                raise Disconnect(CloseCode.TOO_MANY_REQUESTS)
+                raise Disconnect(EndReason.TOO_MANY_REQUESTS)
             raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=self._bucket.retry_after_s())
 
     def _turn_away(self, command: c.Command) -> None:
@@ -294,7 +294,7 @@ class CommandRunner:
             if not waiting or self._bucket.left(self.node.clock.monotonic()) > waiting:
                 self._spend()
         except Disconnect as end:
-            self.disconnect(end.code, end.reason)
+            self.disconnect(end.reason)
             return
         except ThalamusError as over:
             error = over
@@ -344,7 +344,7 @@ class CommandRunner:
 
     def _failed(self, command: c.Command, error: Exception) -> None:
         if isinstance(error, Disconnect):
-            self.disconnect(error.code, error.reason)
+            self.disconnect(error.reason)
             return
         if not isinstance(error, ThalamusError):
             logger.error("command failed", exc_info=error, extra={"command": type(command.request).__name__})

@@ -6,21 +6,21 @@ token. A client that only reads slowly must not be taken for one that is gone.
 **Rules.**
 
 1. A session has one entry in the wheel of its node, at its earliest deadline. It is looked at up to 0.5 s late.
-2. Without a connect command the connection closes with 3502 after `connect_timeout_s`. While the command is being
+2. Without a connect command the connection ends (`STALE`) after `connect_timeout_s`. While the command is being
    executed, its own deadlines apply.
-3. A ping is sent every `ping_interval_s`; the first one after half to a whole interval at random, to spread pings of
-   clients that connect together. No ping is sent while a pong is missing.
-4. A missing pong closes with 3012 after `pong_timeout_s`, unless it can't be there yet:
+3. A ping is due in every interval of the client protocol (`Pings`); the first one after half to a whole interval at
+   random, to spread pings of clients that connect together. No ping is sent while a pong is missing.
+4. A missing pong ends the connection (`NO_PONG`) after the timeout of the protocol, unless it can't be there yet:
    * If at least 16 KiB are under way to the client, the ping is behind them. The session waits as long as the client
      takes some of these bytes within each timeout, and one more timeout once the ping must have arrived.
    * While the socket is not read (`is_paused`), the pong may lie behind what is not read.
-5. An expired connection closes with 3005, `expired_close_delay_s` after its expiry. An expired subscription ends with
-   2501, `expired_sub_close_delay_s` after its expiry; a server-side one closes the connection with 3006. The delay
-   leaves time for a refresh. The expiry is Unix time by the clock of Redis.
+5. A connection ends (`EXPIRED`) `expired_close_delay_s` after its expiry. An expired subscription ends with 2501,
+   `expired_sub_close_delay_s` after its expiry; a server-side one ends the connection (`SUBSCRIPTION_EXPIRED`). The
+   delay leaves time for a refresh. The expiry is Unix time by the clock of Redis.
 
 **Example.** The pong timeout is 8 s. A client takes 600 KB of replies at 20 KB/s when a ping is queued behind them.
 After 8 s there is no pong, and 440 KB are under way: the session waits, because the client takes bytes. After about 30
-s the ping must have arrived. If there is no pong in the next timeout, the connection closes with 3012.
+s the ping must have arrived. If there is no pong in the next timeout, the connection ends.
 
 **Trade-offs.** A client that is gone while bytes are under way to it is noticed after two timeouts instead of one.
 
@@ -31,9 +31,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.session.timers import NEVER
 from services.edge.domain.settings import MAX_TTL_S
-from services.shared.errors import CloseCode, Disconnect, UnsubscribeCode
+from services.shared.errors import UnsubscribeCode
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -54,6 +55,7 @@ class Deadlines:
         "_confirmed",
         "_node",
         "_ping_at",
+        "_pings",
         "_pong_due",
         "_session",
         "_subscription_at",
@@ -66,6 +68,7 @@ class Deadlines:
     def __init__(self, session: Session, now: float) -> None:
         self._session: Session | None = session
         self._node = session.node
+        self._pings = session.protocol.pings
         self._ping_at = NEVER
         self._pong_due = NEVER  # when the pong is due; NEVER: no pong is missing
         self._arrival: int | None = None  # confirmed bytes at which a late ping has arrived; None: it is not late
@@ -81,8 +84,8 @@ class Deadlines:
     def begin(self, expires_at: float | None) -> None:
         """Start the pings and set the expiry; called when the session opens."""
         node = self._node
-        if node.settings.ping_interval_s > 0:
-            self._ping_at = node.clock.monotonic() + node.settings.ping_interval_s * node.rng.uniform(0.5, 1.0)
+        if self._pings.interval_s > 0:
+            self._ping_at = node.clock.monotonic() + self._pings.interval_s * node.rng.uniform(0.5, 1.0)
         self.set_expiry(expires_at)
 
     def end(self) -> None:
@@ -137,7 +140,7 @@ class Deadlines:
         try:
             if not session.is_open:
                 if not session.is_connecting:
-                    raise Disconnect(CloseCode.STALE)
+                    raise Disconnect(EndReason.STALE)
                 self.deadline = now + _CONNECTING_S
                 return
             if now >= self._pong_due or now >= self._close_at:
@@ -147,7 +150,7 @@ class Deadlines:
             if now >= self._ping_at:
                 self._ping(session, now)
         except Disconnect as end:
-            session.disconnect(end.code, end.reason)
+            session.disconnect(end.reason)
             return
         self.reschedule()
 
@@ -172,10 +175,10 @@ class Deadlines:
     def _check(self, session: Session, now: float) -> None:
         if now >= self._pong_due:
             if not self._may_be_late(session):
-                raise Disconnect(CloseCode.NO_PONG)
-            self._pong_due = now + self._node.settings.pong_timeout_s
+                raise Disconnect(EndReason.NO_PONG)
+            self._pong_due = now + self._pings.timeout_s
         if now >= self._close_at:
-            raise Disconnect(CloseCode.EXPIRED)
+            raise Disconnect(EndReason.EXPIRED)
 
     def _may_be_late(self, session: Session) -> bool:
         """Return whether an overdue pong gets another timeout.
@@ -202,14 +205,14 @@ class Deadlines:
             if subscription.expires_at is None or wall < subscription.expires_at + delay_s:
                 continue
             if subscription.server_side:
-                raise Disconnect(CloseCode.SUBSCRIPTION_EXPIRED)
+                raise Disconnect(EndReason.SUBSCRIPTION_EXPIRED)
             session.end_subscription(subscription, UnsubscribeCode.EXPIRED)
 
     def _ping(self, session: Session, now: float) -> None:
-        settings = self._node.settings
-        self._ping_at = now + settings.ping_interval_s
+        pings = self._pings
+        self._ping_at = now + pings.interval_s
         if self._pong_due != NEVER:
             return  # the last ping is not answered yet
-        session.ping()
-        if settings.pong_timeout_s > 0:
-            self._pong_due = now + settings.pong_timeout_s
+        session.protocol.ping()
+        if pings.timeout_s > 0:
+            self._pong_due = now + pings.timeout_s

@@ -1,6 +1,6 @@
 """Drains an edge: disconnects its clients at random times over a grace period.
 
-They are told to reconnect (close code 3001).
+They are told that this edge shuts down, so that they reconnect.
 The times are spread so that the other edges do not get all clients at once.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from services.edge.domain.ends import EndReason
 from services.edge.domain.session.node import Node
-from services.shared.errors import CloseCode
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -21,7 +21,7 @@ _ROSTER_S = 0.5  # longest wait for presence before a client is disconnected, se
 
 
 async def drain(node: Node, grace_s: float) -> None:
-    """Disconnect every session with 3001 within `grace_s` seconds.
+    """Disconnect every session within `grace_s` seconds.
 
     Return once no session is left, or after the grace. The caller accepts no new connections meanwhile.
     """
@@ -37,7 +37,7 @@ async def drain(node: Node, grace_s: float) -> None:
             group.create_task(_send_away(session))
     while node.sessions and node.clock.monotonic() - started < grace_s:
         for session in list(node.sessions):  # those that were opened after `sessions` was read
-            session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+            session.disconnect(EndReason.SHUTDOWN)
         await asyncio.sleep(_STEP_S)
 
 
@@ -54,7 +54,7 @@ async def _send_away(session: Session) -> None:
     if leaving:  # what is not done within `_ROSTER_S` goes on in the background, or the lease runs out
         waiting = [node.spawn(_presence_written(session, one.channel)) for one in leaving]
         await asyncio.wait(waiting, timeout=_ROSTER_S)
-    session.disconnect(CloseCode.SHUTDOWN, CloseCode.SHUTDOWN.reason)
+    session.disconnect(EndReason.SHUTDOWN)
 
 
 async def _presence_written(session: Session, channel: str) -> None:

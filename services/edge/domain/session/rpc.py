@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from services.shared.errors import ErrorCode, ThalamusError
 
-RpcMethod = Callable[[str, str, bytes], Awaitable[bytes]]  # (user, client id, data) → data; data are JSON texts
+RpcMethod = Callable[[str, str, bytes], Awaitable[bytes]]  # (user, client id, data) → data
 
 
 class RpcMethods:

@@ -1,21 +1,23 @@
-"""The session of one connected client: its state, subscriptions and messages."""
+"""The session of one connected client: its state, subscriptions and commands."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from services.edge.domain import commands as c
 from services.edge.domain.access.tokens import ConnectionClaims
 from services.edge.domain.channels.channel import Subscription
+from services.edge.domain.connections import Connection, Encoder, SessionProtocol
+from services.edge.domain.ends import End, EndReason
 from services.edge.domain.model import ClientInfo, Publication
-from services.edge.domain.ports import Connection, Dialect
-from services.edge.domain.replies import Answer, ErrorResult, PublicationPush, Push, Result, UnsubscribePush
+from services.edge.domain.replies import ErrorResult, PublicationPush, Push, Result, UnsubscribePush
 from services.edge.domain.session.command_runner import OVER, CommandRunner, State
 from services.edge.domain.session.deadlines import Deadlines
 from services.edge.domain.session.node import Node
 from services.edge.domain.token_bucket import TokenBucket
-from services.shared.errors import CloseCode, ErrorCode, ThalamusError, UnsubscribeCode
+from services.shared.errors import ErrorCode, ThalamusError, UnsubscribeCode
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +25,20 @@ logger = logging.getLogger(__name__)
 class Session(CommandRunner):
     """One client on one connection.
 
-    It is the `MessageHandler` of the transport, and sends through a `Connection`. The base class executes the commands;
+    Its client protocol feeds it commands (`take`), pongs and the end of the connection. It sends replies, pings and the
+    close through the protocol, and encoded pushes through the `Connection`. The base class executes the commands;
     `handlers` has what each command does.
     """
 
     __slots__ = (
         "_ended_here",
-        "_websocket_ping",
         "client",
         "conn_info",
         "deadlines",
-        "dialect",
+        "encoder",
         "name",
         "opened_at",
+        "protocol",
         "publish_buckets",
         "subscriptions",
         "token_channels",
@@ -43,12 +46,11 @@ class Session(CommandRunner):
         "user",
     )
 
-    def __init__(
-        self, node: Node, connection: Connection, dialect: Dialect, client: str, *, websocket_ping: bool = False
-    ) -> None:
+    def __init__(self, node: Node, connection: Connection, protocol: SessionProtocol, client: str) -> None:
         self.opened_at = now = node.clock.monotonic()
         super().__init__(node, connection, now)
-        self.dialect = dialect
+        self.protocol = protocol
+        self.encoder: Encoder = protocol.encoder
         self.client = client
         self.user = ""
         self.conn_info = b""
@@ -58,33 +60,28 @@ class Session(CommandRunner):
         self.token_session = ""  # the claim `sid` of the token: id of the sign-in that it comes from
         self.publish_buckets: dict[str, TokenBucket] | None = None  # by namespace, for its `publish_rate`
         self._ended_here = False  # this side closed the connection first; a close frame of the client only answers
-        self._websocket_ping = websocket_ping
         self.deadlines = Deadlines(self, now)
         node.sessions.add(self)
 
-    # From the transport.
+    # From the client protocol.
 
-    def message(self, payload: bytes, *, binary: bool) -> None:
-        """Take one message: queue its commands, and run those that may run now."""
+    def take(self, commands: Iterable[c.Command]) -> None:
+        """Take the commands of one message: queue them, and run those that may run now."""
         if self.state in OVER:
             return
-        for command in self.dialect.decode(payload, binary=binary):
-            if type(command.request) is c.Pong:  # does not wait behind slow commands
-                if not self.deadlines.pong():
-                    self.disconnect(CloseCode.BAD_REQUEST, CloseCode.BAD_REQUEST.reason)
-            elif not self._queue.add(command, running=self._busy):
+        for command in commands:
+            if not self._queue.add(command, running=self._busy):
                 self._turn_away(command)
                 if self.state in OVER:
                     return
         self._pump()
 
-    def websocket_pong(self) -> None:
-        """Take a WebSocket pong; unsolicited ones are allowed (RFC 6455, 5.5.3)."""
-        if self._websocket_ping:
-            self.deadlines.pong()
+    def pong(self) -> bool:
+        """Take the answer to a ping; return False if no ping is unanswered."""
+        return self.deadlines.pong()
 
     def closed(self, *, clean: bool) -> None:
-        """Clean up, because the connection is over; called once by the transport."""
+        """Clean up, because the connection is over; called once."""
         self.state = State.CLOSED
         self.deadlines.release()
         self._forget_commands()
@@ -108,24 +105,29 @@ class Session(CommandRunner):
         """Queue the reply to a command."""
         if self.state is State.CLOSED:
             return
-        self.connection.send_reply(self.dialect.encode(Answer(command_id, result)))
+        frame = self.protocol.encode_answer(command_id, result)
+        if frame is not None:
+            self.connection.send_reply(frame)
 
     def push(self, push: Push) -> None:
         """Queue a push, if the session is open: no push precedes the connect reply."""
-        if self.state is State.OPEN:
-            self.connection.send(self.dialect.encode(push))
+        if self.state is State.OPEN and (frame := self.encoder.encode(push)) is not None:
+            self.connection.send(frame)
 
     def push_publication(self, channel: str, publication: Publication) -> None:
         """Queue a recovered publication; it counts as a reply, as the client asked for it."""
         if self.state is State.OPEN:
-            self.connection.send_reply(self.dialect.encode(PublicationPush(channel, publication)))
+            frame = self.encoder.encode(PublicationPush(channel, publication))
+            if frame is not None:
+                self.connection.send_reply(frame)
 
-    def disconnect(self, code: int, reason: str) -> None:
-        """Close the connection with this code; the transport calls `closed` later."""
+    def disconnect(self, reason: EndReason, code: int = 0, text: str = "") -> None:
+        """Close the connection for this reason; `closed` is called later.
+
+        `code` and `text`: what a backend asked for (see `End`).
+        """
         if self.state is State.CLOSED:
             return
-        counts = self.node.counters.closes
-        counts[code] = counts.get(code, 0) + 1
         self.state = State.CLOSED
         self._ended_here = True
         self._forget_commands()
@@ -133,19 +135,14 @@ class Session(CommandRunner):
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)  # no more pushes; `closed` takes the client off the rosters
-        self.connection.close(code, reason)
-
-    def ping(self) -> None:
-        """Send a ping, as a WebSocket ping frame if the client asked for those."""
-        if self._websocket_ping:
-            self.connection.send_websocket_ping()
-        else:
-            self.connection.send(self.dialect.ping_frame)
+        code = self.protocol.end(End(reason, code, text))
+        counts = self.node.counters.closes
+        counts[code] = counts.get(code, 0) + 1
 
     def refuse_connect(self, command_id: int, error: ErrorResult) -> None:
         """Answer connect with an error and make the session unusable (wire protocol, 5.1).
 
-        TCP is dropped after `error_drop_delay_s`.
+        The client has `error_drop_delay_s` to close the connection.
         """
         if self.state is State.CLOSED:
             return
@@ -154,7 +151,7 @@ class Session(CommandRunner):
         self.deadlines.end()
         self._forget_commands()
         self.node.remove(self)
-        self.connection.drop_after(self.node.settings.error_drop_delay_s)
+        self.protocol.connect_refused(self.node.settings.error_drop_delay_s)
 
     # Subscriptions.
 
@@ -171,16 +168,16 @@ class Session(CommandRunner):
     def insufficient_state(self, subscription: Subscription) -> None:
         """Handle a gap of a subscription that can't be repaired.
 
-        The client gets a gap notification: unsubscribe 2500, or close 3010 for a server-side subscription. A
-        subscription without position joins the channel again. If the subscribe command is still running, it fails
-        instead.
+        The client gets a gap notification: unsubscribe 2500, or the end of the connection for a server-side
+        subscription. A subscription without position joins the channel again. If the subscribe command is still
+        running, it fails instead.
         """
         if not subscription.live:
             subscription.broken = True  # its subscribe command is still running, and checks this
         elif not (subscription.positioned or subscription.recoverable):
             self.node.spawn(self._rejoin(subscription))
         elif subscription.server_side:
-            self.disconnect(CloseCode.INSUFFICIENT_STATE, CloseCode.INSUFFICIENT_STATE.reason)
+            self.disconnect(EndReason.INSUFFICIENT_STATE)
         else:
             self.end_subscription(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
 
@@ -241,11 +238,6 @@ class Session(CommandRunner):
     def is_paused(self) -> bool:
         """Whether the socket is not read at the moment; see `CommandRunner`."""
         return self._paused
-
-    @property
-    def pings_by_websocket(self) -> bool:
-        """Whether the client asked for WebSocket pings (`cf_ws_frame_ping_pong=true`)."""
-        return self._websocket_ping
 
     def begin_connecting(self) -> None:
         """Note that the connect command has arrived."""

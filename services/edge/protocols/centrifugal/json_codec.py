@@ -10,23 +10,23 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from services.edge.domain import replies as r
-from services.edge.domain.commands import Command, Malformed, Pong
+from services.edge.domain.commands import Command, Malformed
+from services.edge.domain.connections import Pings
 from services.edge.protocols.centrifugal import json_commands, json_replies
+from services.edge.protocols.centrifugal.codec import PONG, Pong
 from services.shared.json_text import is_utf8, nests_too_deep, unreadable_number
 
 MAX_COMMANDS = 1_000  # in one message
-_PONG = Command(0, Pong())
 
 
 class CentrifugalJson:
-    """`Dialect` of JSON clients; one object serves all connections.
+    """`Codec` of JSON clients; one object serves all connections.
 
     Args:
         frame: Encodes a payload as a WebSocket text frame, ready to be written to the socket.
         max_commands: Largest number of commands in one message; the next one becomes `Malformed`.
     """
 
-    name = "json"
     carries_bytes = False  # data is part of a JSON text
 
     def __init__(self, frame: Callable[[bytes], bytes], *, max_commands: int = MAX_COMMANDS) -> None:
@@ -39,30 +39,36 @@ class CentrifugalJson:
         """Frame of a ping: an empty reply."""
         return self._ping_frame
 
-    def decode(self, payload: bytes, *, binary: bool) -> list[Command]:
-        """Return the commands of a text or binary message; see `Dialect.decode`."""
+    def decode(self, payload: bytes, *, binary: bool) -> list[Command | Pong]:
+        """Return the commands of a text or binary message; see `Codec.decode`."""
         if payload == b"{}":  # a pong, the most frequent message of idle clients
-            return [_PONG]
+            return [PONG]
         if not binary and b"\n" not in payload:  # the usual case: one command
             return [_command(payload)]
-        commands: list[Command] = []
+        commands: list[Command | Pong] = []
         for line in payload.removesuffix(b"\n").split(b"\n", self._max_commands):
             if len(commands) == self._max_commands:
                 commands.append(_malformed("too many commands"))
                 break
             command = _command(line)
             commands.append(command)
-            if type(command.request) is Malformed:
+            if isinstance(command, Command) and type(command.request) is Malformed:
                 break
         return commands
 
-    def encode(self, reply: r.Reply) -> bytes:
-        """Return a frame with one reply or push."""
-        if isinstance(reply, r.PublicationPush):
-            return self._frame(json_replies.publication_push(reply))
-        if isinstance(reply, r.Answer):
-            return self._frame(json_replies.answer(reply))
-        return self._frame(json_replies.push(reply))
+    def answer(self, command_id: int, result: r.Result) -> bytes:
+        """Return a frame with the reply to a command."""
+        return self._frame(json_replies.answer(command_id, result))
+
+    def connected(self, command_id: int, result: r.ConnectResult, pings: Pings) -> bytes:
+        """Return a frame with the reply to connect."""
+        return self._frame(json_replies.connected(command_id, result, pings))
+
+    def encode(self, push: r.Push) -> bytes:
+        """Return a frame with one push."""
+        if isinstance(push, r.PublicationPush):
+            return self._frame(json_replies.publication_push(push))
+        return self._frame(json_replies.push(push))
 
     def encode_joins(self, pushes: Sequence[r.JoinPush]) -> bytes:
         """Return one frame with all the pushes, one per line."""
@@ -73,7 +79,7 @@ def _malformed(reason: str) -> Command:
     return Command(0, Malformed(reason=reason))
 
 
-def _command(line: bytes) -> Command:
+def _command(line: bytes) -> Command | Pong:
     if not (line.isascii() or is_utf8(line)):
         return _malformed("not UTF-8")
     try:

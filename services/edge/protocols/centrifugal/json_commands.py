@@ -13,6 +13,7 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.model import StreamPosition
+from services.edge.protocols.centrifugal.codec import PONG, Pong
 from services.shared.json_text import JsonText
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -21,6 +22,8 @@ _I32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _I64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _ABSENT: Final = msgspec.Raw()
 _Any = dict[str, msgspec.Raw]
+_REJECT_UNRECOVERED = 2  # bit of `flag` in subscribe
+_KINDS = {0: c.SubscriptionKind.STREAM, 4: c.SubscriptionKind.SHARED_POLL}  # by `type` in subscribe
 
 
 def _u64(value: int | None) -> int:
@@ -82,9 +85,9 @@ class _Subscribe(_Part):
             recoverable=self.recoverable or False,
             join_leave=self.join_leave or False,
             delta=self.delta or "",
-            tags_filter=tags_filter,
-            flag=self.flag or 0,
-            type=self.type or 0,
+            has_tags_filter=bool(tags_filter),
+            rejects_gap=bool((self.flag or 0) & _REJECT_UNRECOVERED),
+            kind=_KINDS.get(self.type or 0, c.SubscriptionKind.OTHER),
         )
 
 
@@ -130,7 +133,7 @@ class _Publish(_Part):
         return c.Publish(
             channel=self.channel or "",
             data=JsonText(self.data) or None,  # here null counts as data
-            type=self.type or 0,
+            to_map=bool(self.type),
             idempotency_key=self.idempotency_key or "",
             exclude_self=self.exclude_self or False,
         )
@@ -201,7 +204,7 @@ class _SubRefresh(_Part):
     untrack: list[str | None] | None = None
 
     def request(self) -> c.SubRefresh:
-        return c.SubRefresh(channel=self.channel or "", token=self.token or "", type=self.type or 0)
+        return c.SubRefresh(channel=self.channel or "", token=self.token or "")
 
 
 class _Command(_Part):
@@ -225,8 +228,8 @@ _MEMBERS = msgspec.json.Decoder(_Any)
 _KNOWN = frozenset(_Command.__struct_fields__)
 
 
-def command(line: bytes) -> c.Command:
-    """Decode the command of one line, which must be UTF-8.
+def command(line: bytes) -> c.Command | Pong:
+    """Decode the command, or the pong, of one line, which must be UTF-8.
 
     The caller must check nesting and numbers of the whole line before it hands the command on: `data` of a publish
     command is marked as checked.
@@ -237,7 +240,7 @@ def command(line: bytes) -> c.Command:
         RecursionError: nested too deeply for the parser.
     """
     if line == b"{}":
-        return c.Command(0, c.Pong())
+        return PONG
     found = _COMMAND.decode(line)
     part = (  # the first one in the order of the protocol's table; the others are ignored
         found.connect
@@ -257,7 +260,7 @@ def command(line: bytes) -> c.Command:
     if part is None:
         if command_id or not _MEMBERS.decode(line).keys() <= _KNOWN:
             raise msgspec.ValidationError("no known request")
-        return c.Command(0, c.Pong())
+        return PONG
     if not command_id and type(part) is not _Send:
         raise msgspec.ValidationError("no id")
     return c.Command(command_id, part.request())

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from services.edge.domain import replies as r
+from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication
 
 _text: Callable[[object], bytes] = msgspec.json.Encoder().encode  # its output has no raw newlines
@@ -22,14 +23,19 @@ _text: Callable[[object], bytes] = msgspec.json.Encoder().encode  # its output h
 def publication_push(push: r.PublicationPush) -> bytes:
     """Encode a publication push.
 
-    A function of its own, because it is the most frequent: it is called once per publication and dialect.
+    A function of its own, because it is the most frequent: it is called once per publication.
     """
     return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), _publication(push.publication, push.epoch))
 
 
-def answer(reply: r.Answer) -> bytes:
-    """Encode the reply to a command."""
-    return b'{"id":%d,%b}' % (reply.id, _RESULTS[type(reply.result)](reply.result))
+def answer(command_id: int, result: r.Result) -> bytes:
+    """Encode the reply to any command but connect."""
+    return b'{"id":%d,%b}' % (command_id, _RESULTS[type(result)](result))
+
+
+def connected(command_id: int, result: r.ConnectResult, pings: Pings) -> bytes:
+    """Encode the reply to connect, which announces the pings."""
+    return b'{"id":%d,%b}' % (command_id, _connect(result, pings))
 
 
 def push(reply: r.Push) -> bytes:
@@ -114,7 +120,8 @@ def _subscribe(result: r.SubscribeResult) -> bytes:
     return b'"subscribe":' + _subscribe_result(result)
 
 
-def _connect(result: r.ConnectResult) -> bytes:
+def _connect(result: r.ConnectResult, pings: Pings) -> bytes:
+    ping = int(pings.interval_s)
     subs = b",".join(b"%b:%b" % (_text(channel), _subscribe_result(sub)) for channel, sub in result.subs.items())
     return b'"connect":' + _members(
         client=result.client,
@@ -123,8 +130,8 @@ def _connect(result: r.ConnectResult) -> bytes:
         ttl=result.ttl,
         data=_optional(result.data),
         subs=b"{%b}" % subs if subs else b"",
-        ping=result.ping,
-        pong=result.pong,
+        ping=ping,
+        pong=ping > 0 and pings.timeout_s > 0,
     )
 
 
@@ -177,7 +184,6 @@ def _error(error: r.ErrorResult) -> bytes:
 
 
 _RESULTS: dict[type, Callable[[Any], bytes]] = {
-    r.ConnectResult: _connect,
     r.SubscribeResult: _subscribe,
     r.UnsubscribeResult: _unsubscribe,
     r.PublishResult: _publish,
@@ -229,11 +235,6 @@ def _refresh_push(push: r.RefreshPush) -> bytes:
     return b'{"refresh":%b}' % _members(expires=push.expires, ttl=push.ttl)
 
 
-def _disconnect(push: r.DisconnectPush) -> bytes:
-    reconnect = b',"reconnect":true' if push.reconnect else b""
-    return b'{"disconnect":{"code":%d,"reason":%b%b}}' % (push.code, _text(push.reason), reconnect)
-
-
 _PUSHES: dict[type, Callable[[Any], bytes]] = {
     r.PublicationPush: _publication_push,
     r.JoinPush: _join,
@@ -241,5 +242,4 @@ _PUSHES: dict[type, Callable[[Any], bytes]] = {
     r.UnsubscribePush: _unsubscribe_push,
     r.SubscribePush: _subscribe_push,
     r.RefreshPush: _refresh_push,
-    r.DisconnectPush: _disconnect,
 }

@@ -289,7 +289,7 @@ class HttpConnection(asyncio.Protocol):
             client = handover.proxies.client_of(caller.peer, head.all("x-forwarded-for"))
             before, caller.client = caller.client, client
             caller.on_client(before, client)
-        if head.path == handover.options.websocket_path:
+        if handover.is_websocket(head.path):
             raise Refused(426, *_WEBSOCKET_TOO_LATE)
         body = BodyReader(head)
         connection = {token.lower() for token in head.tokens("connection")}

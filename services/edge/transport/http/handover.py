@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 
 from starlette.types import ASGIApp
@@ -18,10 +19,17 @@ _DATE_EVERY_S = 1.0  # how often the Date header is renewed, seconds: its resolu
 
 
 class HttpHandover:
-    """Serves an ASGI application on connections whose first head was read and checked."""
+    """Serves an ASGI application on connections whose first head was read and checked.
 
-    def __init__(self, app: ASGIApp, options: TransportOptions) -> None:
+    Args:
+        app: The application.
+        options: Settings of the public port.
+        is_websocket: Returns whether a path is a WebSocket endpoint, which must be the first request of a connection.
+    """
+
+    def __init__(self, app: ASGIApp, options: TransportOptions, is_websocket: Callable[[str], bool]) -> None:
         self._app = app
+        self.is_websocket = is_websocket
         self.options = options
         self.proxies = TrustedProxies(options.trusted_proxies)
         self.headers: list[tuple[bytes, bytes]] = []  # added to every response

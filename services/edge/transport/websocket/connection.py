@@ -12,8 +12,11 @@ sends is discarded, and `ending.Ending` ends TCP in time.
 
 * `close`: the queue and a close frame are written (closing), then our side of TCP is closed (finishing). A close frame
   of the client is answered in the same way; the handler is informed at once, before TCP has ended.
-* Full outbox: the queue is discarded, and a close frame with code 3008 is written at once (finishing).
+* Full outbox: the queue is discarded, and a close frame is written at once (finishing).
 * `drop_after`: TCP is reset after a delay, without a close frame (dropping).
+
+The client protocol, which is the handler, has the codes and texts of close frames: it is asked for them where this
+class decides the end. Only violations of RFC 6455 have codes of their own.
 
 **Example.** A client sends 40,000 tiny frames. They take 1,250 turns; all other connections are served in between.
 **Trade-off.** A client that sends many frames at once is served more slowly. See docs/decisions/0001 and 0011.
@@ -24,12 +27,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from services.edge.domain.ports import MessageHandler
+from services.edge.domain.connections import MessageHandler
+from services.edge.domain.ends import End, EndReason
 from services.edge.transport.delivery import taken_and_under_way
 from services.edge.transport.ending import Ending
-from services.edge.transport.outbox import SMALL_REPLY_BYTES, Outbox
+from services.edge.transport.metrics import TransportCounters
+from services.edge.transport.options import TransportOptions
+from services.edge.transport.outbox import SMALL_REPLY_BYTES, Flusher, Outbox
 from services.edge.transport.websocket.fragments import Fragments, close_code, invalid_text
 from services.edge.transport.websocket.frame_reader import (
     BINARY,
@@ -46,10 +52,6 @@ from services.edge.transport.websocket.frame_reader import (
     read_text,
 )
 from services.edge.transport.websocket.frames import PING_FRAME, close_answer, close_frame, pong_frame
-from services.shared.errors import CloseCode
-
-if TYPE_CHECKING:
-    from services.edge.transport.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,18 @@ _FINISHING = 3  # the last frame is written, and our side of TCP is closed
 _LOST = 4
 
 
+class Port(Protocol):
+    """What a connection uses of the public port that it belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+    options: TransportOptions
+    counters: TransportCounters
+    flusher: Flusher
+
+    def websocket_lost(self, connection: WebSocketConnection) -> None:
+        """Stop counting a connection that has ended."""
+
+
 class WebSocketConnection(Outbox, asyncio.Protocol):
     """Protocol of one connection after its handshake; a `Connection` for the domain."""
 
@@ -77,18 +91,20 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         "_fragments",
         "_handler",
         "_held_by_handler",
-        "_listener",
+        "_max_message_bytes",
         "_missing",
         "_peer",
+        "_port",
         "_state",
         "_turn_is_due",
         "_waiting",
     )
 
-    def __init__(self, listener: Listener, transport: asyncio.Transport, peer: str) -> None:
-        super().__init__(transport, listener.flusher)
-        self._listener = listener
+    def __init__(self, port: Port, transport: asyncio.Transport, peer: str, *, max_message_bytes: int) -> None:
+        super().__init__(transport, port.flusher)
+        self._port = port
         self._peer = peer
+        self._max_message_bytes = max_message_bytes
         self._waiting: bytes | bytearray | None = None  # received; not handled from `_at` on
         self._at = 0
         self._missing = 0  # bytes that are missing for the next frame, at least; 0: it may be complete
@@ -102,9 +118,14 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._control_since = 0.0
         self._control_frames = 0
 
-    def set_handler(self, handler: MessageHandler) -> None:
-        """Set the handler of messages. Call this before the first message can arrive."""
+    def open(self, handler: MessageHandler) -> None:
+        """Set the handler of messages, and tell it that the handshake is answered."""
         self._handler = handler
+        self._guarded(handler.opened)
+
+    def end(self, reason: EndReason) -> None:
+        """Close the connection for a reason that the server has."""
+        self.close(*self._close_code(reason))
 
     # Called by the handler: `Connection`.
 
@@ -119,23 +140,23 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self.put(frame)
 
     def send_reply(self, frame: bytes) -> None:
-        """Queue a reply; `outbox` says which replies count towards close 3008."""
+        """Queue a reply; `outbox` says which replies count towards the bound."""
         if self._state == _OPEN:
             if self._paused or len(frame) > SMALL_REPLY_BYTES:
                 self.put_reply(frame)
             else:
                 self.put(frame)
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, text: str) -> None:
         """Send what is queued and a close frame, then close our side of TCP."""
         if self._state > _DROPPING:
             return
         try:
-            frame = close_frame(code, reason)
+            frame = close_frame(code, text)
         except ValueError:
             logger.exception("close code replaced")
-            code, frame = _INTERNAL_ERROR, close_frame(_INTERNAL_ERROR, reason)
-        self._listener.counters.closed_by_server(code)
+            code, frame = _INTERNAL_ERROR, close_frame(_INTERNAL_ERROR, text)
+        self._port.counters.closed_by_server(code)
         self._end_with(frame)
 
     def delivery(self) -> tuple[int, int]:
@@ -172,7 +193,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle frames of the client, or keep the bytes for a later turn."""
-        self._listener.counters.bytes_received += len(data)
+        self._port.counters.bytes_received += len(data)
         if self._state != _OPEN:
             if self._ending is not None:
                 self._ending.discard(len(data))
@@ -183,7 +204,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                 self._waiting, self._at, self._missing = data, 0, 0
                 return
             if self._fragments is None:
-                text = read_text(data, self._listener.options.max_message_bytes)
+                text = read_text(data, self._max_message_bytes)
                 if text is not None and text.isascii():
                     self._deliver(text, binary=False)
                     return
@@ -201,29 +222,30 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
     def eof_received(self) -> None:
         """The client has closed its side; asyncio closes ours once all is written."""
         if self._ending is None:
-            self._begin_end().within(self._listener.options.close_timeout_s)
+            self._begin_end().within(self._port.options.close_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything, and inform the handler."""
         if self._state < _CLOSING:
-            self._listener.counters.lost()
+            self._port.counters.lost()
         self._state = _LOST
         self.release()
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
         self._waiting = self._fragments = None
-        self._listener.websocket_lost(self)
+        self._port.websocket_lost(self)
         self._notify_closed()
 
     def outbox_full(self) -> None:
-        """Close with 3008: the client reads too slowly. What is queued is discarded."""
+        """Close, because the client reads too slowly. What is queued is discarded."""
         self.drop_queue()
         self._state = _FINISHING
-        self._listener.counters.closed_by_server(CloseCode.SLOW)
-        self._begin_end().within(self._listener.options.close_timeout_s)
+        code, text = self._close_code(EndReason.SLOW)
+        self._port.counters.closed_by_server(code)
+        self._begin_end().within(self._port.options.close_timeout_s)
         if not self._transport.is_closing():
-            self._transport.write(close_frame(CloseCode.SLOW, CloseCode.SLOW.reason))
+            self._transport.write(close_frame(code, text))
             self._transport.write_eof()
 
     def replies_taken(self) -> None:
@@ -240,9 +262,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def _take_turn(self, data: bytes | bytearray, start: int) -> None:
         """Handle the frames of one turn, from `start` on, and keep the rest."""
-        found, at, missing, wrong = read_frames(
-            data, start, self._listener.options.max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN
-        )
+        found, at, missing, wrong = read_frames(data, start, self._max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN)
         try:
             for first, payload in found:
                 if first == FIN_TEXT and self._fragments is None:
@@ -269,7 +289,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         """Schedule the next turn, and read nothing until then."""
         self._turn_is_due = True
         self._pause_transport()
-        self._listener.loop.call_soon(self._next_turn)
+        self._port.loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         self._turn_is_due = False
@@ -320,9 +340,9 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                 PROTOCOL_ERROR, "nothing to continue" if opcode == CONTINUATION else "message not continued"
             )
         if self._fragments is None:
-            options = self._listener.options
+            options = self._port.options
             self._fragments = Fragments(
-                binary=opcode == BINARY, max_bytes=options.max_message_bytes, max_fragments=options.max_fragments
+                binary=opcode == BINARY, max_bytes=self._max_message_bytes, max_fragments=options.max_fragments
             )
         fragments = self._fragments
         message = fragments.add(payload, last=first >= FIN)
@@ -331,27 +351,30 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._deliver(message, binary=fragments.binary)
 
     def _handle_control(self, *, pong: bool) -> None:
-        """Refuse too many pings and pongs by `Violation`; tell the handler of a pong."""
-        now = self._listener.loop.time()
+        """Refuse too many pings and pongs by `Violation`; tell the handler of each."""
+        now = self._port.loop.time()
         if now - self._control_since >= 1.0:
             self._control_since = now
             self._control_frames = 0
         self._control_frames += 1
-        if self._control_frames > self._listener.options.max_control_frames_per_s:
-            raise Violation(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
-        if pong and self._handler is not None:
-            self._guarded(self._handler.websocket_pong)
+        if self._control_frames > self._port.options.max_control_frames_per_s:
+            raise Violation(*self._close_code(EndReason.TOO_MANY_REQUESTS))
+        if self._handler is not None:
+            try:
+                self._handler.control(pong=pong)
+            except Exception:
+                self._handler_failed()
 
     def _handle_close(self, payload: bytes) -> None:
         """Answer a close frame of the client, which may come in the middle of a message."""
         code = close_code(payload)
         self._clean = True
-        self._listener.counters.closed_by_client(code)
+        self._port.counters.closed_by_client(code)
         self._end_with(close_answer(payload))
         self._notify_closed()  # now, so that others see the leave before TCP has ended
 
     def _deliver(self, payload: bytes, *, binary: bool) -> None:
-        self._listener.counters.messages_received += 1
+        self._port.counters.messages_received += 1
         if self._handler is None:
             return
         try:
@@ -360,7 +383,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._handler_failed()
 
     def _guarded(self, callback: Callable[[], None]) -> None:
-        """Call the handler by `tell`; if that fails, only this connection ends."""
+        """Call the handler; if that fails, only this connection ends."""
         try:
             callback()
         except Exception:
@@ -368,13 +391,22 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def _handler_failed(self) -> None:
         logger.exception("handler failed")  # noqa: LOG004  # called in `except`
-        self.close(CloseCode.SERVER_ERROR, CloseCode.SERVER_ERROR.reason)
+        self.end(EndReason.SERVER_ERROR)
+
+    def _close_code(self, reason: EndReason) -> tuple[int, str]:
+        """Return code and text of the client protocol; those of RFC 6455 if there is no handler, or if it fails."""
+        if self._handler is not None:
+            try:
+                return self._handler.close_code(End(reason))
+            except Exception:
+                logger.exception("no close code")
+        return _INTERNAL_ERROR, ""
 
     def _begin_end(self) -> Ending:
         """Discard what the client sends from now on; return what ends TCP in time."""
         self._waiting = self._fragments = None
         if self._ending is None:
-            self._ending = Ending(self._listener.loop, self._transport, self.delivery)
+            self._ending = Ending(self._port.loop, self._transport, self.delivery)
         return self._ending
 
     def _end_with(self, frame: bytes) -> None:
@@ -382,7 +414,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
         self._state = _CLOSING
         ending = self._begin_end()
         self.put_last(frame)
-        ending.once_delivered(self._listener.options.close_timeout_s)
+        ending.once_delivered(self._port.options.close_timeout_s)
 
     def _notify_closed(self) -> None:
         handler, self._handler = self._handler, None

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from services.edge.domain.connections import Choice, ClientProtocols, HandshakeInfo
 from services.edge.transport.http.head import TOKEN, Head
 from services.edge.transport.http.refusal import Refused
-from services.edge.transport.options import HandshakeInfo, TransportOptions
 from services.edge.transport.origins import OriginRules
 from services.shared.process.log_limit import RateLimitedLog
 
@@ -36,24 +36,25 @@ class Handshake:
     """An accepted handshake; the connection is open once `response` is written."""
 
     response: bytes
-    info: HandshakeInfo
+    choice: Choice
 
 
-def open_handshake(head: Head, peer: str, options: TransportOptions, origins: OriginRules) -> Handshake:
-    """Check a request for the WebSocket endpoint, and choose subprotocol and dialect.
+def open_handshake(head: Head, peer: str, protocols: ClientProtocols, origins: OriginRules) -> Handshake:
+    """Check a request for a WebSocket endpoint, and choose the client protocol.
 
     Raises:
         Refused: 405 for another method than GET, 505 for HTTP/1.0, 426 if it asks for no WebSocket or another version
-            of it, 400 if it is malformed, 403 if its origin is not allowed.
+            of it, 400 if it is malformed or no client protocol takes it, 403 if its origin is not allowed.
     """
     _check_upgrade(head)
     origin = _check_origin(head, origins)
     query = _parse_query(head.query)
-    subprotocol, dialect = options.select_dialect(head.tokens("sec-websocket-protocol"), query)
-    chosen = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode()
-    response = _RESPONSE % (_accept(head.all("sec-websocket-key")), chosen)
-    info = HandshakeInfo(peer=peer, query=query, subprotocol=subprotocol, dialect=dialect, origin=origin)
-    return Handshake(response, info)
+    offers = head.tokens("sec-websocket-protocol")
+    choice = protocols.choose(HandshakeInfo(peer=peer, path=head.path, query=query, offers=offers, origin=origin))
+    if choice is None:
+        raise Refused(400, "protocol", "no client protocol of this server takes the request")
+    chosen = b"" if choice.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % choice.subprotocol.encode()
+    return Handshake(_RESPONSE % (_accept(head.all("sec-websocket-key")), chosen), choice)
 
 
 def _check_upgrade(head: Head) -> None:

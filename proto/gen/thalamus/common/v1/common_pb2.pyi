@@ -82,7 +82,7 @@ class Publication(_message.Message):
     EXCLUDE_CLIENT_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """the payload as the publisher sent it, byte for byte; a JSON text for the JSON dialect."""
+    """the payload as the publisher sent it, byte for byte; a JSON text from JSON clients."""
     id: _builtins.bytes
     """random, made by the publisher's edge, 16 bytes: one publication wherever it turns up."""
     exclude_client: _builtins.str

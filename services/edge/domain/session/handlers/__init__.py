@@ -40,6 +40,6 @@ async def handle(session: Session, command: c.Command) -> Result | None:
 
     Raises:
         ThalamusError: the command is answered with this error.
-        Disconnect: the connection is closed with this code.
+        Disconnect: the connection ends for this reason.
     """
     return await _HANDLERS[type(command.request)](session, command.request, command.id)

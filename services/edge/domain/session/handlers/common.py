@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from services.edge.domain.access.permissions import Actor, allows, find_namespace
 from services.edge.domain.channels.data_format import can_use
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+from services.edge.domain.ends import Disconnect, EndReason
+from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Namespace, Permission
 
 if TYPE_CHECKING:
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def required_channel(channel: str) -> None:
-    """Raise `Disconnect` (3501) if the command names no channel."""
+    """Raise `Disconnect` (`BAD_REQUEST`) if the command names no channel."""
     if not channel:
-        raise Disconnect(CloseCode.BAD_REQUEST)
+        raise Disconnect(EndReason.BAD_REQUEST)
 
 
 def namespace_of(session: Session, channel: str) -> Namespace:
     """Return the namespace of the channel.
 
     Raises:
-        Disconnect: 3501 if the name is empty.
+        Disconnect: the name is empty.
         ThalamusError: 107 if the name is not allowed, 102 if there is no such namespace.
     """
     opened = session.node.hub.channels.get(channel)
@@ -35,7 +36,7 @@ def namespace_of(session: Session, channel: str) -> Namespace:
 
 def require_format(session: Session, namespace: Namespace) -> None:
     """Raise `ThalamusError` (108) if the protocol of the client can't carry the data of the namespace."""
-    if not can_use(namespace, carries_bytes=session.dialect.carries_bytes):
+    if not can_use(namespace, carries_bytes=session.encoder.carries_bytes):
         raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
 
 

@@ -14,9 +14,10 @@ from services.edge.domain.access.tokens import ConnectionClaims, Override, Serve
 from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES
+from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import ConnectResult, SubscribeResult
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -38,7 +39,7 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     session.name = request.name[:16]
     limit = session.node.settings.connections_per_user
     if limit and session.user and len(session.node.users.get(session.user, ())) >= limit:
-        raise Disconnect(CloseCode.CONNECTION_LIMIT)
+        raise Disconnect(EndReason.CONNECTION_LIMIT)
     session.token_channels = frozenset(claims.channels) if claims else frozenset()
     session.node.add(session)
     made = await _establish_all(session, wanted)
@@ -48,7 +49,6 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
         return
     session.opened(claims)
     settings = session.node.settings
-    pings = 0 if session.pings_by_websocket else int(settings.ping_interval_s)
     session.answer(
         command_id,
         ConnectResult(
@@ -57,8 +57,6 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
             expires=session.deadlines.expires_at is not None,
             ttl=session.deadlines.ttl(session.deadlines.expires_at),
             subs={subscription.channel: result for _, subscription, result in made},
-            ping=pings,
-            pong=pings > 0 and settings.pong_timeout_s > 0,
         ),
     )
     for channel, subscription, _ in made:
@@ -71,16 +69,16 @@ def _identify(session: Session, request: c.Connect) -> ConnectionClaims | None:
     if not request.token:
         if settings.allow_anonymous or settings.insecure:
             return None
-        raise Disconnect(CloseCode.BAD_REQUEST)
+        raise Disconnect(EndReason.BAD_REQUEST)
     now = session.node.clock.wall()
     try:
         claims = session.node.verifier.connection(request.token, now)
     except TokenExpired:
         raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
     except TokenInvalid:
-        raise Disconnect(CloseCode.INVALID_TOKEN) from None
+        raise Disconnect(EndReason.INVALID_TOKEN) from None
     if not claims.user and settings.disallow_anonymous_tokens:
-        raise Disconnect(CloseCode.PERMISSION_DENIED)
+        raise Disconnect(EndReason.PERMISSION_DENIED)
     if claims.expires_at is not None and claims.expires_at <= now and not settings.insecure:
         raise ThalamusError(code=ErrorCode.EXPIRED)
     return claims
@@ -97,7 +95,7 @@ def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims 
         personal = personal_channel(claims.user, settings.personal_channel_namespace)
         subs.setdefault(personal, ServerSub(info=b"", data=b"", override=Override()))
     if len(subs) > settings.channels_per_client:
-        raise Disconnect(CloseCode.CHANNEL_LIMIT)
+        raise Disconnect(EndReason.CHANNEL_LIMIT)
     return [
         Wanted(
             channel,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.channels.publisher import Outcome
+from services.edge.domain.ends import Disconnect
 from services.edge.domain.replies import PublishResult
 from services.edge.domain.session.handlers.common import (
     admit_new,
@@ -18,7 +19,7 @@ from services.edge.domain.session.handlers.common import (
     try_admit_new,
 )
 from services.edge.domain.token_bucket import TokenBucket
-from services.shared.errors import Disconnect, ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
     """
     namespace = namespace_of(session, request.channel)
     require_format(session, namespace)
-    if request.type:
+    if request.to_map:
         raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
     if request.data is None:
         raise ThalamusError("no data", ErrorCode.BAD_REQUEST)

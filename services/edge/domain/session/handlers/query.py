@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
+from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import HistoryResult, PresenceResult, PresenceStatsResult, RpcResult
 from services.edge.domain.session.handlers.common import admit_new, namespace_of, require, require_format
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Durability
 
 if TYPE_CHECKING:
@@ -59,5 +60,5 @@ async def rpc(session: Session, request: c.Rpc, _: int) -> RpcResult:
 
 
 async def send(session: Session, request: c.Send, _: int) -> None:
-    """Close with 3508: messages without reply are not accepted. Wire protocol, 5.7."""
-    raise Disconnect(CloseCode.NOT_AVAILABLE)
+    """End the connection: messages without reply are not accepted. Wire protocol, 5.7."""
+    raise Disconnect(EndReason.NOT_AVAILABLE)

@@ -17,7 +17,7 @@ without a hole or a repetition, and then what is live; or it is told that this i
    beyond what this edge has delivered. Once the ring has all the rest, that is sent, and the subscription becomes live
    in the same tick. So nothing is missed and nothing comes twice.
 6. If the log loses what comes next while the client catches up, or the client lags by more than `recovery_total`, it
-   gets a gap notification: unsubscribe 2500, or close 3010 for a server-side subscription.
+   gets a gap notification: unsubscribe 2500, or the end of the connection for a server-side subscription.
 
 **Example.** A client comes back with offset 100; this edge has delivered 5,000 publications of 1 KB. The reply has
 about the first 64 of them, and offset 100. Pages of about 64 KiB follow. Meanwhile 5,001 to 5,200 are published. When

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.access.token_log import refused
 from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
+from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import RefreshResult, SubRefreshResult
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -20,20 +21,20 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
     Return the new expiry. It affects this connection only.
     """
     if not request.token:
-        raise Disconnect(CloseCode.BAD_REQUEST)
+        raise Disconnect(EndReason.BAD_REQUEST)
     try:
         claims = session.node.verifier.connection(request.token, session.node.clock.wall())
     except TokenExpired:
-        raise Disconnect(CloseCode.EXPIRED) from None
+        raise Disconnect(EndReason.EXPIRED) from None
     except TokenInvalid:
-        raise Disconnect(CloseCode.INVALID_TOKEN) from None
+        raise Disconnect(EndReason.INVALID_TOKEN) from None
     if claims.user != session.user:
         refused("connection", "it is for another user")
-        raise Disconnect(CloseCode.INVALID_TOKEN)
+        raise Disconnect(EndReason.INVALID_TOKEN)
     if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
-        raise Disconnect(CloseCode.EXPIRED)
+        raise Disconnect(EndReason.EXPIRED)
     if frozenset(claims.channels) != session.token_channels:
-        raise Disconnect(CloseCode.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
+        raise Disconnect(EndReason.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
     session.conn_info = claims.info
     session.token_session = claims.session
     ttl = session.deadlines.set_expiry(claims.expires_at)
@@ -44,7 +45,7 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
     """Take a new subscription token; return the new expiry. Wire protocol, 5.9 and 20."""
     channel = request.channel
     if not channel and not request.token:
-        raise Disconnect(CloseCode.BAD_REQUEST)
+        raise Disconnect(EndReason.BAD_REQUEST)
     if channel and channel not in session.subscriptions:
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
     if not request.token:
@@ -55,13 +56,13 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
         raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
     except TokenInvalid:
         if not channel:
-            raise Disconnect(CloseCode.BAD_REQUEST) from None
-        raise Disconnect(CloseCode.INVALID_TOKEN) from None
+            raise Disconnect(EndReason.BAD_REQUEST) from None
+        raise Disconnect(EndReason.INVALID_TOKEN) from None
     if not channel:  # centrifuge-python 0.5.0 leaves the channel out; the token has it
         channel = claims.channel
     if claims.channel != channel or claims.user != session.user or claims.client not in ("", session.client):
         refused("subscription", "it is for another channel, user or connection")
-        raise Disconnect(CloseCode.INVALID_TOKEN)
+        raise Disconnect(EndReason.INVALID_TOKEN)
     subscription = session.subscriptions.get(channel)
     if subscription is None:
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)

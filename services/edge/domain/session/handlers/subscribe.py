@@ -11,18 +11,17 @@ from services.edge.domain.access.token_log import refused
 from services.edge.domain.access.tokens import Override, SubscriptionClaims, TokenExpired, TokenInvalid
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES
+from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
 from services.edge.domain.session.handlers.common import admit_new, require_format, required_channel
 from services.edge.domain.session.handlers.recovery import catch_up, recover
-from services.shared.errors import CloseCode, Disconnect, ErrorCode, ThalamusError, Unavailable
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Mode, Namespace
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
-_FLAG_REJECT_UNRECOVERED = 2
 _DELTA_TYPES = ("", "fossil")
-_TYPE_SHARED_POLL = 4
 _OPEN_ATTEMPTS = 3
 _CATCH_UP_S = 2.0  # longest wait until this edge is level with the log, for a client that is ahead, seconds
 _MANY = 100  # publications in a reply that are written in a fraction of a millisecond; from here on it waits its turn
@@ -78,7 +77,7 @@ def _check(session: Session, request: c.Subscribe) -> Wanted:
     settings = session.node.settings
     required_channel(channel)
     if request.delta not in _DELTA_TYPES:
-        raise Disconnect(CloseCode.BAD_REQUEST)
+        raise Disconnect(EndReason.BAD_REQUEST)
     if len(channel.encode("utf-8", "surrogatepass")) > settings.channel_max_bytes:
         raise ThalamusError("channel name too long", ErrorCode.BAD_REQUEST)
     if channel in session.subscriptions:
@@ -86,10 +85,10 @@ def _check(session: Session, request: c.Subscribe) -> Wanted:
     if len(session.subscriptions) >= settings.channels_per_client:
         raise ThalamusError(code=ErrorCode.LIMIT_EXCEEDED)
     namespace = find_namespace(session.node.namespaces, channel, settings.channel_max_bytes)
-    if request.type:
-        refusal = ErrorCode.NOT_AVAILABLE if request.type == _TYPE_SHARED_POLL else ErrorCode.PERMISSION_DENIED
-        raise ThalamusError("subscription type", refusal)
-    if request.tags_filter:
+    if request.kind is not c.SubscriptionKind.STREAM:
+        is_poll = request.kind is c.SubscriptionKind.SHARED_POLL
+        raise ThalamusError("subscription type", ErrorCode.NOT_AVAILABLE if is_poll else ErrorCode.PERMISSION_DENIED)
+    if request.has_tags_filter:
         raise ThalamusError("tags filter", ErrorCode.BAD_REQUEST)
     if request.token:
         claims = _token(session, request)
@@ -118,7 +117,7 @@ def _token(session: Session, request: c.Subscribe) -> SubscriptionClaims:
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED) from None
     if claims.channel != request.channel or claims.user != session.user or claims.client not in ("", session.client):
         refused("subscription", "it is for another channel, user or connection")
-        raise Disconnect(CloseCode.INVALID_TOKEN)
+        raise Disconnect(EndReason.INVALID_TOKEN)
     if claims.expires_at is not None and claims.expires_at <= now:
         raise ThalamusError(code=ErrorCode.EXPIRED)
     return claims
@@ -144,7 +143,7 @@ async def establish(session: Session, wanted: Wanted) -> tuple[Channel, Subscrip
             await admit_new(session, wanted.namespace, wanted.channel)
         channel = await _join(session, wanted, subscription)
         result = await _result(session, wanted, channel, subscription)
-        if result.was_recovering and not result.recovered and wanted.request.flag & _FLAG_REJECT_UNRECOVERED:
+        if result.was_recovering and not result.recovered and wanted.request.rejects_gap:
             raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
         await _enter(session, wanted, subscription)
         if len(result.publications) >= _MANY:

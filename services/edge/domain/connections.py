@@ -1,0 +1,215 @@
+"""Interfaces between the transport, the client protocols and the domain.
+
+    bytes ↔ `Connection` / `MessageHandler` ↔ client protocol ↔ `Session` / `SessionProtocol` ↔ rules
+
+The transport implements `Connection` and calls a `MessageHandler`, which it got from `ClientProtocols`. The handler is
+the object of the client protocol for this one connection: it decodes messages and feeds commands to a `Session`. The
+session calls it as `SessionProtocol`, and sends pushes that its `Encoder` has encoded.
+
+Decision: docs/decisions/0029-a-protocol-is-one-folder.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from services.edge.domain.ends import End
+from services.edge.domain.replies import JoinPush, Push, Result
+
+
+class Connection(Protocol):
+    """Sends to one client. Implemented by the transport.
+
+    All methods return at once. After the end of the connection they may still be called and have no effect.
+    """
+
+    @property
+    def peer(self) -> str:
+        """Network address of the client, for logs and limits."""
+
+    def send(self, frame: bytes) -> None:
+        """Queue an encoded frame that the client did not ask for.
+
+        Frames that are queued in one tick of the event loop leave in one write. If more than the bound of the outbox
+        (1 MiB by default) is queued, the connection drops the queued frames and closes itself: `EndReason.SLOW`.
+        """
+
+    def send_reply(self, frame: bytes) -> None:
+        """Queue an encoded frame that the client asked for.
+
+        It does not count towards the bound of the outbox. A caller that sends many frames in this way must wait while
+        `replies_wait` is true. So the client's own reading limits what is queued.
+        """
+
+    @property
+    def replies_wait(self) -> bool:
+        """Whether more than 64 KiB of replies wait for the client.
+
+        `MessageHandler.replies_taken` is called when that is no longer so.
+        """
+
+    def delivery(self) -> tuple[int, int]:
+        """Return the bytes that the client's system has confirmed, and those under way.
+
+        The first number only grows. Bytes under way are those that were queued and are not confirmed yet.
+        """
+
+    def close(self, code: int, text: str) -> None:
+        """Send the queued frames and a close frame, then close our side of TCP.
+
+        Nothing more is read. TCP ends at the latest one second after the client's system has all bytes. A client that
+        takes hardly any bytes has 5 s.
+        """
+
+    def drop_after(self, delay_s: float) -> None:
+        """Read nothing more, and drop the TCP connection after `delay_s` seconds.
+
+        No close frame is sent.
+        """
+
+    def pause_reading(self) -> None:
+        """Read no more bytes from the client until `resume_reading` is called."""
+
+    def resume_reading(self) -> None: ...
+
+    def send_websocket_ping(self) -> None:
+        """Send a WebSocket ping frame.
+
+        The answer arrives as `MessageHandler.control`.
+        """
+
+
+class MessageHandler(Protocol):
+    """Receives the events of one connection from the transport.
+
+    No method may raise or block.
+    """
+
+    def opened(self) -> None:
+        """Note that the handshake is answered. Called once, before all other methods."""
+
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        """Take one whole WebSocket message. The transport has checked that text is UTF-8."""
+
+    def control(self, *, pong: bool) -> None:
+        """Note a WebSocket pong of the client, or a ping, which the transport has answered."""
+
+    def replies_taken(self) -> None:
+        """Note that `Connection.replies_wait` has become false."""
+
+    def close_code(self, end: End) -> tuple[int, str]:
+        """Return code and text of the close frame for an end that the transport decides.
+
+        The transport decides SLOW, TOO_MANY_REQUESTS (control frames), SHUTDOWN and SERVER_ERROR. The text has at most
+        123 bytes.
+        """
+
+    def closed(self, *, clean: bool) -> None:
+        """Note that the connection is over. Called exactly once, and last.
+
+        `clean`: a close frame of the client arrived.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeInfo:
+    """What a client says in its WebSocket handshake."""
+
+    peer: str  # address of the client, not that of a trusted proxy
+    path: str  # of the URL, without the query
+    query: Mapping[str, str] = field(repr=False)  # may hold a token, so never logged; first value of repeated names
+    offers: Sequence[str] = ()  # subprotocols, the preferred one first
+    origin: str | None = None
+
+
+class Choice(NamedTuple):
+    """The client protocol of a new connection.
+
+    `open` makes the handler of the connection. `subprotocol` is selected in the answer to the handshake; None: none.
+    Messages of the client have at most `max_message_bytes`, if that is less than the transport's own limit; 0: that.
+    """
+
+    open: Callable[[Connection], MessageHandler]
+    subprotocol: str | None = None
+    max_message_bytes: int = 0
+
+
+class ClientProtocols(Protocol):
+    """The client protocols that an edge serves, as the transport sees them."""
+
+    @property
+    def close_codes(self) -> frozenset[int]:
+        """Close codes of all protocols: those that have a label of their own in metrics."""
+
+    def serves(self, path: str) -> bool:
+        """Return whether the path is a WebSocket endpoint. Other paths are for the HTTP application."""
+
+    def choose(self, info: HandshakeInfo) -> Choice | None:
+        """Choose the protocol of a connection to a path that is served.
+
+        None: no protocol takes it, and the handshake is refused with 400.
+        """
+
+
+class Encoder(Protocol):
+    """One encoding of one client protocol, for pushes.
+
+    It holds no state of a connection. All connections with this encoding have the same object: a push to a channel is
+    encoded once for each encoder, and all subscribers get the same bytes.
+    """
+
+    @property
+    def carries_bytes(self) -> bool:
+        """Whether publications may have data of any bytes; otherwise it must be a JSON text."""
+
+    def encode(self, push: Push) -> bytes | None:
+        """Return the push as a frame, ready to be written to the socket.
+
+        None: the protocol has no words for it. Then nothing is sent.
+        """
+
+    def encode_joins(self, pushes: Sequence[JoinPush]) -> bytes | None:
+        """Return one frame with all the pushes in the given order, or None as in `encode`."""
+
+
+class Pings(NamedTuple):
+    """How a client protocol notices that a client is gone.
+
+    A ping is due every `interval_s` seconds, and its answer `timeout_s` seconds later. 0: no pings; no answer is
+    expected.
+    """
+
+    interval_s: float
+    timeout_s: float
+
+
+class SessionProtocol(Protocol):
+    """The client protocol of one connection, as its session sees it.
+
+    No method may raise or block.
+    """
+
+    @property
+    def encoder(self) -> Encoder:
+        """Encoder of the pushes; always the same."""
+
+    @property
+    def pings(self) -> Pings:
+        """When pings and their answers are due."""
+
+    def encode_answer(self, command_id: int, result: Result) -> bytes | None:
+        """Return the reply to a command as a frame; None: the protocol has no reply to it."""
+
+    def ping(self) -> None:
+        """Send a ping. The protocol calls `Session.pong` when the answer arrives."""
+
+    def end(self, end: End) -> int:
+        """Close the connection; return the close code, for metrics."""
+
+    def connect_refused(self, delay_s: float) -> None:
+        """End the connection, because connect was answered with an error.
+
+        The session takes no more commands. The client has `delay_s` seconds to close the connection itself.
+        """
