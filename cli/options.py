@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from cli.errors import WrongUsage
-from cli.frames import Position
+from cli.realtime.messages import Position
 from cli.running import API_KEY_FILE, RunningStack, find_running
 
 DEFAULT_DATA = Path("data")

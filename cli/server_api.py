@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from cli.errors import Refused, Unreachable
-from cli.frames import ClientInfo, Publication
 from cli.http import NoAnswer, request
 from cli.output import printable
+from cli.realtime.messages import ClientInfo, Publication
 
 _TIMEOUT_S = 10.0
 Result = TypeVar("Result")

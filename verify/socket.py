@@ -1,4 +1,8 @@
-"""A WebSocket client for the Centrifugal JSON protocol that can also misbehave."""
+"""A WebSocket client for the Centrifugal JSON protocol that can also misbehave.
+
+No SDK: the checker records what the server said and when, and an SDK would recover by itself and hide what went wrong.
+See docs/decisions/0031.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""One client: opens as its dialect says, then counts what comes, a chunk at a time."""
+"""One client: opens as its dialect says, then counts what comes, a chunk at a time.
+
+No SDK and no WebSocket library: they decode every message, and the load generator shares the machine with the server.
+Besides, every server that is compared gets the same client. See docs/decisions/0031.
+"""
 
 from __future__ import annotations
 

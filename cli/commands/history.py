@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cli.frames import Position, publication_fields
 from cli.options import PositionType, api_options, find_api_key, find_url
 from cli.output import remark, say, say_json
+from cli.realtime.messages import Position, publication_fields
 from cli.server_api import History, ServerApi
 
 

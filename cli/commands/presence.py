@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cli.frames import client_fields
 from cli.options import api_options, find_api_key, find_url
 from cli.output import printable, remark, say, say_json
+from cli.realtime.messages import client_fields
 from cli.server_api import Presence, ServerApi
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from cli.errors import EXIT_OK, WrongUsage
-from cli.frames import Position, client_fields, publication_fields
 from cli.options import AuthAddress, PositionType, auth_options, find_auth, find_websocket, json_option, url_options
 from cli.output import printable, remark, say, say_json
-from cli.wire import (
+from cli.realtime.messages import Position, client_fields, publication_fields
+from cli.realtime.protocol import (
     Connected,
     Event,
     Joined,
@@ -82,7 +82,7 @@ def _minter(auth: AuthAddress, user: str) -> Callable[[], Awaitable[str]]:
 async def _follow(
     address: str, wire: WireClient, new_token: Callable[[], Awaitable[str]] | None, as_json: bool
 ) -> None:
-    from cli.follow import Follower
+    from cli.realtime.follow import Follower
 
     wire.version = VERSION
     if new_token is not None:

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from cli.errors import CommandError, Refused, Unreachable
-from cli.wire import (
+from cli.realtime.protocol import (
     Connected,
     ConnectRefused,
     Event,

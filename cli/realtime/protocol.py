@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from cli.frames import (
+from cli.output import printable
+from cli.realtime.messages import (
     ClientInfo,
     ConnectResult,
     Error,
@@ -22,7 +23,6 @@ from cli.frames import (
     Reply,
     SubscribeResult,
 )
-from cli.output import printable
 
 _TOKEN_EXPIRED = 109
 _RESUBSCRIBE_FROM = 2500  # from this unsubscribe code on clients subscribe again, 8.3

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cli.frames import Position
-from cli.wire import (
+from cli.realtime.messages import Position
+from cli.realtime.protocol import (
     Connected,
     ConnectRefused,
     Joined,

@@ -12,9 +12,9 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from cli.errors import Refused, Unreachable
-from cli.follow import Follower
-from cli.frames import Error, Position
-from cli.wire import Event, Published, Subscribed, SubscribeRefused, WireClient
+from cli.realtime.follow import Follower
+from cli.realtime.messages import Error, Position
+from cli.realtime.protocol import Event, Published, Subscribed, SubscribeRefused, WireClient
 
 Part = Callable[[ServerConnection], Awaitable[None]]
 HELLO = '{"id":1,"connect":{"client":"c","version":"1","ping":25,"pong":true}}'
