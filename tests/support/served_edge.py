@@ -1,4 +1,4 @@
-"""An edge on a real port with its real transport and rules; logs, presence and other services are in memory."""
+"""An edge on a real port with its real transport and rules; presence and other services are in memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import jwt
 
+from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.session.node import Node
 from services.edge.domain.settings import Settings
@@ -39,7 +40,7 @@ def protocols_of(node: Node, *more: Callable[[Host], ProtocolEntry]) -> Registry
 class ServedEdge:
     """`async with ServedEdge(cluster) as edge`; the clock is the real one.
 
-    `more` makes client protocols that are served besides.
+    Logs and pub/sub are in memory, or in a Redis. `more` makes client protocols that are served besides.
     """
 
     def __init__(
@@ -49,28 +50,43 @@ class ServedEdge:
         options: TransportOptions | None = None,
         send_buffer: int = 0,
         more: Sequence[Callable[[Host], ProtocolEntry]] = (),
+        redis_url: str = "",
         **settings: Any,
     ) -> None:
-        broker = MemoryBroker(cluster.bus)
+        self._memory = MemoryBroker(cluster.bus)
+        self._redis = RedisBroker(redis_url, on_time=self._on_time) if redis_url else None
         self.node = Node(
             edge_id=f"served{len(cluster.nodes) + 1}",
             settings=Settings(**settings),
             namespaces=cluster.namespaces,
-            broker=broker,
+            broker=self._redis or self._memory,
             store=cluster.store,
             presence=cluster.presence,
             verifier=TokenVerifier(cluster.keyring),
         )
-        broker.listener = self.node.hub
+        self._memory.listener = self.node.hub
         self._send_buffer = send_buffer
-        self.server = EdgeServer(options or TransportOptions(), protocols_of(self.node, *more))
+        self.protocols = protocols_of(self.node, *more)
+        self.server = EdgeServer(options or TransportOptions(), self.protocols)
         self._running: asyncio.Task[None] | None = None
+
+    def _on_time(self, unix_s: float) -> None:
+        self.node.clock.sync(unix_s)
+
+    def hear_joins(self, channel: str) -> None:
+        """Let the edge hear who joins and leaves. Needed with a Redis, because presence is in memory."""
+        self._memory.subscribed.add(channel)
 
     @property
     def port(self) -> int:
         return self.server.port
 
     async def __aenter__(self) -> Self:
+        if self._redis is not None:
+            await self._redis.start(self.node.hub, lambda payload: None)
+            async with asyncio.timeout(8):
+                while not self._redis.is_ready:
+                    await asyncio.sleep(0.005)
         await self.server.start("127.0.0.1", 0)
         if self._send_buffer:
             set_send_buffer(self.server, self._send_buffer)
@@ -84,6 +100,8 @@ class ServedEdge:
         await end_task(self._running)
         await self.server.close()
         await self.node.close(1.0)
+        if self._redis is not None:
+            await self._redis.close()
 
     async def raw(self, *, receive_buffer: int = 0) -> Raw:
         """A client past its handshake."""
