@@ -12,7 +12,7 @@ be told. It does not need to know who the caller is or which protocol the caller
     │   │   ├── CallRefused    DynamoDB refuses; repeating does not help (shared/dynamodb)
     │   │   ├── TableMissing   the DynamoDB table does not exist (shared/dynamodb)
     │   │   └── OtherStoreFound    Redis belongs to another store (persistence)
-    │   ├── Busy               too much waits already; nothing was done
+    │   ├── Busy               too much waits already; nothing was done, try again in a second
     │   ├── InvalidJson        not JSON, or not readable for every client (shared/json_text)
     │   └── TooLarge           more than the store's log can hold at one place (persistence)
     └── ConfigError            a wrong setting; ends the process with exit code 2 (shared/process/config)
@@ -21,11 +21,12 @@ be told. It does not need to know who the caller is or which protocol the caller
 status of it, the session of an edge an error reply, `edge/api` an HTTP answer. `Unavailable` means "maybe
 done": repeat it only under the same idempotency key. `Busy` means "not done": a repeat is always safe.
 
-**Example.** `Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=1.0)` is error 111 in a
-WebSocket reply, HTTP 503 in the server API, and RESOURCE_EXHAUSTED over gRPC.
+**Example.** `Busy("too many publications wait")` is error 111 with `retry_after_ms` in a WebSocket reply, HTTP 503 with
+`Retry-After` in the server API, and RESOURCE_EXHAUSTED over gRPC.
 
 **Trade-offs.** The codes are those of the wire protocol, so they are shared by services that never see a client.
-`Unavailable` and `Busy` carry code 100 unless another code is given.
+`Unavailable` carries code 100 even where certainly nothing was done (`NotSent`): what matters there is that a
+dependency does not answer.
 
 Decisions: docs/decisions/0006 (overload), docs/decisions/0017 (errors of the server API).
 """
@@ -127,4 +128,13 @@ CONNECTION_LOST = (OSError, TimeoutError, RuntimeError)
 
 
 class Busy(ThalamusError):
-    """Too much is waiting already. Nothing was done."""
+    """Too much is waiting already. Nothing was done, nor will be.
+
+    Who repeats work elsewhere after a lost connection must not pass on the `Busy` of the repeat: the first one may have
+    been done.
+    """
+
+    code = ErrorCode.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)

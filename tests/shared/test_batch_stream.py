@@ -199,6 +199,24 @@ async def test_a_batch_whose_only_replica_restarts_is_repeated_there(make_rig: M
     assert server.log.keys == ["before", *"01234", *"01234"]
 
 
+async def test_a_repeat_that_is_refused_is_not_told_as_not_done(make_rig: MakeRig) -> None:
+    rig = await make_rig(2)
+    stream = await rig.open_stream()
+    await both_connected(stream, rig)
+    for server in rig.servers:
+        server.log.go.clear()
+    waiting = asyncio.ensure_future(submit(stream, "refused"))  # the first replica may do it nevertheless
+    await until(lambda: any("refused" in server.log.keys for server in rig.servers))
+    first, other = sorted(rig.servers, key=lambda server: "refused" not in server.log.keys)
+    other.log.go.set()
+    await first.stop()
+    with pytest.raises(Unavailable):
+        await waiting
+    assert "refused" in other.log.keys
+    with pytest.raises(Busy):  # one that was sent once
+        await submit(stream, "refused")
+
+
 async def test_a_server_that_stops_gracefully_answers_what_it_has_and_ends_the_stream(make_rig: MakeRig) -> None:
     rig = await make_rig(2)
     stream = await rig.open_stream()

@@ -11,7 +11,7 @@ import grpc
 
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
-from services.shared.errors import ErrorCode, Unavailable
+from services.shared.errors import Busy, ErrorCode, Unavailable
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task, is_being_cancelled
 from services.shared.rpc.interceptor import NO_SERVICE
@@ -27,12 +27,11 @@ logger = logging.getLogger(__name__)
 CALL_S = 2.8  # deadline of a call, seconds
 SILENCE_S = 30.0  # without a message for so long the stream is given up, seconds; auth sends one every 10 s
 _PAUSE_S = (0.1, 2.0)  # first and longest pause before the stream is opened again, seconds
-_TOO_MANY = "too many attempts"
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, ErrorCode.BAD_REQUEST),
     grpc.StatusCode.ALREADY_EXISTS: (409, ErrorCode.BAD_REQUEST),
     grpc.StatusCode.UNAUTHENTICATED: (401, ErrorCode.UNAUTHORIZED),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (429, ErrorCode.TOO_MANY_REQUESTS),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (429, ErrorCode.TOO_MANY_REQUESTS),  # with a time; otherwise `Busy`
 }
 
 
@@ -131,7 +130,7 @@ class AuthClient:
         return TokenPair(pair.access_token, pair.expires_in_s, pair.refresh_token, pair.user, pair.username)
 
 
-def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
+def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Busy | Unavailable:
     """Return the error to raise for a failed call."""
     known = _HTTP.get(error.code())
     if error.details() == NO_SERVICE:  # auth refused this edge, not the user
@@ -140,9 +139,9 @@ def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Unavailable:
     if known is None:
         return Unavailable(f"auth failed: {error.code().name}")
     trailers = dict(error.trailing_metadata() or ())
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "retry-after-s" not in trailers:
+        return Busy("auth has too much to do")  # a limit of auth's queues or of gRPC, not of the user
     ended = None
     if "ended-session" in trailers:
         ended = EndedSession(str(trailers["ended-user"]), str(trailers["ended-session"]))
-    # The limit may also be one of gRPC or of auth's queues, whose texts are not meant for users.
-    text = _TOO_MANY if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else error.details() or ""
-    return AccountRefused(*known, text, int(trailers.get("retry-after-s", 0)), ended)
+    return AccountRefused(*known, error.details() or "", int(trailers.get("retry-after-s", 0)), ended)

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from services.edge.api.bodies import answer, decode, plain_error, read_body, refusal
+from services.edge.api.bodies import answer, come_again, decode, plain_error, read_body
 from services.edge.api.context import ApiContext
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, SignedIn
 from services.edge.domain.control.operations import Revoke
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,15 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
 
 async def _close(context: ApiContext, ended: EndedSession) -> None:
-    """Close the connections of an ended session, on every edge."""
-    await context.cluster.everywhere(Revoke(user=ended.user, session=ended.session))
+    """Close the connections of an ended session, on every edge.
+
+    Raises:
+        Unavailable: perhaps not every edge did; the session has ended in any case.
+    """
+    try:
+        await context.cluster.everywhere(Revoke(user=ended.user, session=ended.session))
+    except Busy as error:  # it would say that nothing was done
+        raise Unavailable(str(error)) from error
 
 
 async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
@@ -169,6 +176,6 @@ async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
         if error.retry_after_s:
             response.headers["Retry-After"] = str(error.retry_after_s)
     except ThalamusError as error:
-        response = refusal(error, 503, {"Retry-After": "1"})
+        response = come_again(error)
     response.headers.update(_NO_STORE)
     return response

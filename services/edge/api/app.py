@@ -19,6 +19,7 @@ from services.edge.api import accounts
 from services.edge.api.bodies import (
     BodyRefused,
     answer,
+    come_again,
     decode,
     error_answer,
     plain_error,
@@ -48,7 +49,6 @@ _CONSOLE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_RETRY_AFTER_S = "1"  # Retry-After of a 503, seconds
 CALLS: dict[str, tuple[type[msgspec.Struct], Method]] = {**METHODS, "batch": (Batch, batch)}
 _CHALLENGE = 'apikey realm="server API"'
 
@@ -113,7 +113,7 @@ def _endpoint(
         try:
             return answer(await method(context, body))
         except Busy as error:
-            return refusal(error, 503, {"Retry-After": _RETRY_AFTER_S})
+            return come_again(error)
         except ThalamusError as error:
             return refusal(error)
         except Exception as error:

@@ -6,6 +6,7 @@ JSON payloads are passed on byte for byte; they are never parsed and serialised 
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -89,6 +90,11 @@ def unforeseen(error: Exception) -> dict[str, Any]:
 def refusal(error: ThalamusError, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return the response of an error; the server API answers errors with 200."""
     return error_answer(error_body(error), status, headers)
+
+
+def come_again(error: ThalamusError) -> Response:
+    """Return a 503 with Retry-After, which is at least a second."""
+    return refusal(error, 503, {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
 
 
 def error_answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -20,7 +20,7 @@ from services.edge.api.context import ApiContext
 from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.control import operations as ops
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import DataFormat, Durability, Namespace
 
@@ -262,7 +262,10 @@ async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[st
         await context.node.store.remove_history(request.channel)
     else:
         await context.node.broker.remove_history(request.channel)
-    await context.cluster.everywhere(ops.ForgetHistory(request.channel))
+    try:
+        await context.cluster.everywhere(ops.ForgetHistory(request.channel))
+    except Busy as error:  # it would say that nothing was done
+        raise Unavailable(str(error)) from error
     return {}
 
 

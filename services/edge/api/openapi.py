@@ -109,7 +109,7 @@ class Schemas:
             **{status: more[status] for status in others},
             413: self.refused("The body is larger than 8 KiB."),
             429: self.refused("Too many attempts.", _RETRY_AFTER),
-            503: self.refused("The service behind it does not answer.", _RETRY_AFTER),
+            503: self.refused("The service behind it does not answer, or has too much to do.", _RETRY_AFTER),
         }
 
 

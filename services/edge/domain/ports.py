@@ -242,7 +242,8 @@ class AccountRefused(Exception):
 class Accounts(Protocol):
     """User accounts, kept by the auth service.
 
-    Every call raises `AccountRefused` if auth refuses it, and `Unavailable` within 3 s if auth does not answer.
+    Every call raises `AccountRefused` if auth refuses it, `Busy` if auth has too much to do, and `Unavailable` within
+    3 s if auth does not answer.
     """
 
     async def register(self, username: str, password: str, peer: str) -> TokenPair: ...

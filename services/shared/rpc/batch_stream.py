@@ -17,6 +17,7 @@ batch (group commit). Batches grow with the load by themselves; with nothing in 
   connected, which could still answer in time, else after the whole deadline.
 * If the last attempt to connect failed for every replica, `submit` raises `Unavailable` at once (circuit breaker).
 * `max_waiting` items may wait, sent or not; beyond that `submit` raises `Busy`.
+* If the repeat of an item is refused with `Busy`, its caller gets `Unavailable`: the first one may have been done.
 
 **Example.** Two batches are in flight and the only replica has taken over neither. 700 callers submit meanwhile. When
 the replica takes over the first batch, 256 of the 700 leave as one batch; the rest follows as the replica goes on.
@@ -40,7 +41,7 @@ import grpc
 
 from services.shared.batching.batcher import Batcher
 from services.shared.batching.linger import Linger
-from services.shared.errors import Unavailable
+from services.shared.errors import Busy, Unavailable
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.metrics import client_metrics
@@ -65,11 +66,12 @@ class _State(enum.Enum):
 class _Waiting(Generic[Item, Result]):
     """One item and the future of its result."""
 
-    __slots__ = ("future", "item")
+    __slots__ = ("future", "is_repeat", "item")
 
     def __init__(self, item: Item, future: asyncio.Future[Result]) -> None:
         self.item = item
         self.future = future
+        self.is_repeat = False  # it was sent over a stream that broke, and may have been done there
 
 
 class _Batch:
@@ -246,6 +248,8 @@ class BatchStream(Generic[Item, Result]):
             waiting, batch = stream.in_flight.pop(number)
             stream.fruitful = True
             if not waiting.future.done():
+                if waiting.is_repeat and isinstance(result, Busy):
+                    result = self._unavailable("refused after a stream was lost; the outcome is unknown")
                 if isinstance(result, Exception):
                     waiting.future.set_exception(result)
                 else:
@@ -351,7 +355,10 @@ class BatchStream(Generic[Item, Result]):
 
     def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
         """Put the unanswered items back to the front of the queue, and note the state."""
-        again = self._queue.put_back([waiting for waiting, _ in stream.in_flight.values()])
+        unanswered = [waiting for waiting, _ in stream.in_flight.values()]
+        for waiting in unanswered:
+            waiting.is_repeat = True
+        again = self._queue.put_back(unanswered)
         stream.in_flight.clear()
         stream.batches.clear()
         if stream.state is not _State.FAILED:  # a repeated failure is logged once

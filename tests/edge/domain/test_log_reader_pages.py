@@ -162,7 +162,7 @@ def test_a_read_waits_two_and_a_half_seconds_for_its_turn_and_no_longer() -> Non
         first = asyncio.create_task(logs.after(HOT, 1))
         await asyncio.sleep(0)
         began = asyncio.get_running_loop().time()
-        with pytest.raises(Unavailable):
+        with pytest.raises(Busy):
             await logs.after(HOT, 2)
         assert asyncio.get_running_loop().time() - began == pytest.approx(2.5)
         logs.broker.go.set()

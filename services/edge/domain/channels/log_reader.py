@@ -17,7 +17,7 @@ need it, and bounds the reads.
    channel meet at the same offsets and share pages. Pages of `stored` logs may be shared until a history is removed,
    those of `hot` logs for one second, because the log may have been trimmed since.
 5. At most `max_reads` run at the same time, for `hot` and `stored` channels each. A read waits 2.5 s at most for its
-   turn (`Unavailable`), and if too many wait, it is refused (`Busy`). Reads of newest positions are not bounded here.
+   turn, and if too many wait, it is refused at once (`Busy`). Reads of newest positions are not bounded here.
 
 **Example.** An edge dies, and 1,000 of its clients come back to one channel here. They are at offsets from 90 to 100,
 and the newest one is 120. The ring has nothing yet. One read after 90 serves all of them, and each takes what is behind
@@ -44,11 +44,10 @@ from services.edge.domain.channels.time_tag import tag_times
 from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
-from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 from services.shared.process.backoff import Backoff
 
-_RETRY_AFTER_S = 1.0  # told to clients whose read was refused, seconds
 _TURN_S = 2.5  # longest wait for a read slot, seconds
 PAGE_BYTES = 65_536  # publications of one page for a client that catches up; one publication may be larger
 _FRESH_S = 1.0  # how long a page of a `hot` log may be shared, seconds
@@ -336,19 +335,18 @@ class LogReader:
         Reads of `stored` channels have their own slots, so that a slow store does not hold up `hot` channels.
 
         Raises:
-            Busy: too many reads wait.
-            Unavailable: there was no slot within 2.5 s.
+            Busy: too many reads wait, or there was no slot within 2.5 s.
         """
         slots = self._slots[namespace.durability is Durability.STORED]
         if self._waiting >= self._settings.max_waiting_reads:
-            raise Busy("too many reads wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+            raise Busy("too many reads wait")
         self._waiting += 1
         try:
             try:
                 async with asyncio.timeout(_TURN_S):
                     await slots.acquire()
             except TimeoutError:
-                raise Unavailable("too many reads before this one") from None
+                raise Busy("too many reads before this one") from None
             try:
                 return await read()
             finally:

@@ -21,7 +21,6 @@ from services.shared.process.metrics import Buckets
 
 logger = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = 1.0  # told to clients whose publication was refused, seconds
 _HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
 _NO_POSITION = AppendResult(StreamPosition(0, ""), False)
 
@@ -143,7 +142,7 @@ class Publisher:
 
     def busy(self) -> Busy:
         """Return the error for a publication that is refused because of overload."""
-        return Busy("too many publications wait", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
+        return Busy("too many publications wait")
 
     def _hand_over(
         self,

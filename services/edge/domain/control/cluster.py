@@ -21,7 +21,7 @@ from services.edge.domain.ends import EndReason
 from services.edge.domain.model import ControlCommand
 from services.edge.domain.ports import ControlBus, ControlLog
 from services.edge.domain.session.node import Node
-from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +77,11 @@ class Cluster:
         Raises:
             Unavailable: Redis did not accept it, no edge is connected, or an edge did not answer in time. Some edges
                 may have executed it nevertheless.
-            ThalamusError: an edge refused it, or too many operations wait for answers (111).
+            Busy: too many operations wait for answers; nothing was done.
+            ThalamusError: an edge refused it.
         """
         if len(self._surveys) >= _MAX_RUNNING:
-            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS)
+            raise Busy("too many operations wait for answers")
         survey = _Survey()
         question = _Message(
             id=os.urandom(12).hex(),
@@ -103,6 +104,8 @@ class Cluster:
         if not survey.expected:
             raise Unavailable("no edge receives the control channel")
         for answer in survey.by_sender.values():
+            if answer.error == ErrorCode.TOO_MANY_REQUESTS:
+                raise Unavailable("an edge had too much to do; others may have executed it")
             if answer.error:
                 raise ThalamusError(code=ErrorCode(answer.error))
         return [msgspec.json.decode(answer.result) for answer in survey.by_sender.values()]
@@ -179,5 +182,5 @@ class Cluster:
                 self._take_answer(answer)
             else:
                 await self._bus.publish_control(msgspec.json.encode(answer))
-        except Unavailable:
+        except (Unavailable, Busy):
             logger.warning("an answer to the cluster was lost", extra={"op": question.op})
