@@ -38,6 +38,7 @@ class Subscriber:
         self._absences = list(plan.absences)
         self._followed = {channel: _Followed() for channel in plan.channels}
         self._socket: Socket | None = None
+        self._half_open: list[Socket] = []  # kept: without a reference, their TCP connections would be closed
         self._news = asyncio.Event()  # set when the connection ended or a channel must be subscribed again
         self._ended: int | None = None
         self._planned = False
@@ -83,6 +84,9 @@ class Subscriber:
         finally:
             if self._socket is not None:
                 self._socket.close()
+            for half_open in self._half_open:
+                half_open.reset()
+            await asyncio.sleep(0)  # asyncio closes the sockets in its next round
 
     async def _connect(self) -> bool:
         """Connect and subscribe to all channels; return whether that succeeded."""
@@ -246,5 +250,7 @@ class Subscriber:
             return
         self._planned = True
         ways = {Drop.CLOSE: socket.close, Drop.RESET: socket.reset, Drop.VANISH: socket.vanish}
+        if drop is Drop.HALF_OPEN:
+            self._half_open.append(socket)
         ways.get(drop, socket.freeze)()
         self._closed(1006, self._attempt)
