@@ -7,10 +7,12 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
 # How many tests run at once. Most of them wait; files stay together, since their tests share what they started.
 TESTS_AT_ONCE ?= auto
+# Tests of single services, in which the branches of their domains are measured.
+UNIT := $(addprefix tests/,auth contract edge persistence presence properties shared)
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-full verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm vendor check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm vendor check lint fmt fmt-check types imports proto proto-check lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,10 @@ test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node
 
 test-full: $(VENV)/.dev ## run every test, with 50,000 missed messages where `make test` has 3,000
 	MISSED=50000 $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --timeout 1800 $(ARGS)
+
+coverage: $(VENV)/.dev ## run the tests of single services, and fail where they reach under 90 % of a domain's branches
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --cov --cov-report=json --cov-report=html $(UNIT) --durations=20 $(ARGS)
+	$(BIN)/python -m tests.support.branches build/coverage/coverage.json
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
 	$(BIN)/python -m tests.faults --out docs/reliability-results.md $(ARGS)

@@ -14,6 +14,7 @@ PAGES = [
     *sorted((ROOT / "bench").glob("*.md")),
 ]
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+TESTING = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
 ROWS = set(re.findall(r"^\| ([BF]\d\d) \|", RELIABILITY, re.MULTILINE))
 
 
@@ -58,3 +59,41 @@ def test_every_fault_and_bad_input_that_tests_and_pages_name_has_a_row() -> None
             named[row.upper()] = str(path.relative_to(ROOT))
     assert len(named) > 40
     assert {row: path for row, path in named.items() if row not in ROWS} == {}
+
+
+def section(page: str, heading: str) -> str:
+    """The text under a heading, up to the next one of the same level."""
+    return re.split(r"^## ", page.split(f"## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_every_test_that_the_page_on_testing_names_exists() -> None:
+    named = set(re.findall(r"(tests/[\w./-]*\w)(?:::(\w+))?", TESTING))
+    assert len(named) > 60
+    missing = []
+    for name, test in sorted(named):
+        path = ROOT / name
+        if not path.exists() or (
+            test and not re.search(rf"^ *(?:async )?def {test}\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        ):
+            missing.append(f"{name}::{test}")
+    assert missing == []
+
+
+def test_every_promise_names_tests() -> None:
+    promises = re.findall(r"^(\d+\. )\*\*(.*?)\.?\*\*", section(RELIABILITY, "Promises"), re.MULTILINE)
+    assert len(promises) == 9
+    table = dict(re.findall(r"^\| (\d+\. .*?) \| (.*) \|$", section(TESTING, "Promises and their tests"), re.MULTILINE))
+    assert list(table) == [number + name for number, name in promises]
+    assert {name for name, tests in table.items() if "::test_" not in tests} == set()
+
+
+def test_every_row_of_faults_and_bad_inputs_names_tests() -> None:
+    table = re.findall(r"^\| ([BF–].*?) \| (.*) \|$", section(TESTING, "Rows and their tests"), re.MULTILINE)
+    assert [rows for rows, tests in table if "tests/" not in tests] == []
+    named = set()
+    for rows, _ in table:
+        for kind, first, last in re.findall(r"([BF])(\d\d)(?: to [BF](\d\d))?", rows):
+            named |= {f"{kind}{number:02}" for number in range(int(first), int(last or first) + 1)}
+    assert ROWS - named == set()
+    unnumbered = re.findall(r"^\| – \|", section(RELIABILITY, "Faults"), re.MULTILINE)
+    assert len(unnumbered) == sum(rows.startswith("–") for rows, _ in table)
