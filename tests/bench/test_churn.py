@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from bench.load.churn import churn
 from bench.load.client import Client, Tally
 from bench.load.dialects import PAYLOAD, PLAIN
@@ -120,6 +122,7 @@ async def test_visitors_of_every_kind_leave_nothing_behind() -> None:
         assert after[name].rss_kib <= then.rss_kib + 4_096, name
 
 
+@pytest.mark.slow
 async def test_a_soak_counts_what_it_sent_and_looks_at_every_process() -> None:
     windows: list[Window] = []
     async with platform(edges=2) as target, Fleet(1) as residents, Fleet(1) as visitors:

@@ -174,6 +174,7 @@ def test_the_page_has_both_parts_and_they_are_not_empty() -> None:
     assert all((PAGE.parent / "plots" / f"cost-by-{c.name.replace(', ', '-')}.png").is_file() for c in CURVES)
 
 
+@pytest.mark.slow
 async def test_a_point_is_measured_on_the_real_platform() -> None:
     found: list[Point] = []
     await measure(["edges, chat"], lambda edges: platform(edges=edges), seconds=0.3, found=found.append)

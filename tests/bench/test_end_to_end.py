@@ -20,6 +20,7 @@ from bench.servers.process import free_port, process
 from bench.servers.target import TargetFailed
 
 
+@pytest.mark.slow
 async def test_chat_and_recovery_on_two_edges() -> None:
     channels = [f"live:small-{number}" for number in range(5)]
     async with platform(edges=2) as target:
@@ -44,6 +45,7 @@ async def test_a_burst_sends_no_more_than_its_window_ahead() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PEERS))
+@pytest.mark.slow
 async def test_a_peer_brings_publications_to_both_of_its_nodes(name: str) -> None:
     if PEERS[name].command(0)[0] == "node" and shutil.which("npm") is None:
         if os.environ.get("REQUIRE_ALL") == "1":

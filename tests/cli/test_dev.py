@@ -174,6 +174,7 @@ def test_the_printed_examples_work_as_printed_and_ctrl_c_leaves_nothing(start: C
     assert not alarming(dev.said), "an ordinary start warns of nothing"
 
 
+@pytest.mark.slow
 def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: Callable[..., Dev]) -> None:
     dev = start()
     dev.wait_ready()
@@ -190,6 +191,7 @@ def test_what_dies_comes_back_and_a_second_start_keeps_key_and_messages(start: C
     assert not alarming(dev.said), "Redis came back with what it had"
 
 
+@pytest.mark.slow
 def test_an_ordinary_stop_and_start_keeps_the_epochs_of_hot_channels(start: Callable[..., Dev]) -> None:
     published: list[str] = []
     for _ in range(3):
@@ -248,6 +250,7 @@ def test_two_stacks_run_beside_one_another_with_ports_auto(tmp_path: Path) -> No
             dev.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_runs_on_finds_a_stack_with_ports_auto_again(tmp_path: Path) -> None:
     environment = {name: value for name, value in clean_environment().items() if not name.endswith("_PORT")}
 

@@ -160,6 +160,7 @@ async def test_redis_killed_sockets_stay_and_the_first_ack_comes_within_five_sec
         assert "unsubscribe" not in [kind for push in bob.pushes(channel) for kind in push]
 
 
+@pytest.mark.slow
 async def test_an_edge_killed_its_members_leave_once_and_others_notice_nothing_else(
     faulty: Stack, people: People
 ) -> None:

@@ -44,6 +44,7 @@ async def test_every_example_works_as_it_is_prefilled(stack: Stack) -> None:
             assert '"error"' not in answer.text, (path, answer.text)
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_nothing(stack: Stack, tmp_path: Path) -> None:
     print(f"seed {SEED}")
     run = subprocess.run(

@@ -34,6 +34,7 @@ async def published(stack: Stack, channel: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(PROCESSES)), ids="-".join)
+@pytest.mark.slow
 async def test_every_order_of_an_orderly_stop(own_stack: Stack, order: tuple[str, ...]) -> None:
     before = {channel: await published(own_stack, channel) for channel in (HOT, STORED)}
     await asyncio.sleep(1.5)  # the counter is kept

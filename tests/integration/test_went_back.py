@@ -153,6 +153,7 @@ async def synced(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("redis_is", ["kept", "emptied"])
+@pytest.mark.slow
 async def test_the_store_is_restored_from_a_backup(own_stack: Stack, redis_is: str) -> None:
     """As docs/operations.md has it; with Redis kept it is noticed without the command."""
     publisher, store = Publisher(own_stack), own_stack.data / "persistence.sqlite3"

@@ -168,6 +168,7 @@ async def test_a_worker_that_drains_leaves_the_new_to_the_others_and_is_replaced
 
 
 @pytest.mark.parametrize("everyone", [False, True], ids=["the parent alone", "everyone at once"])
+@pytest.mark.slow
 async def test_asked_to_stop_all_workers_drain_and_the_code_is_zero(everyone: bool) -> None:
     with start_stack() as stack:
         async with AsyncExitStack() as exits:
@@ -225,6 +226,7 @@ def test_a_public_port_that_another_site_shares_is_refused_in_one_line() -> None
 
 
 @pytest.mark.parametrize("workers", ["2", "4"])
+@pytest.mark.slow
 def test_a_setting_that_every_worker_refuses_is_told_once_and_leaves_no_process(workers: str, tmp_path: Path) -> None:
     missing = tmp_path / "channels.toml"
     with LoneEdge({"EDGE_WORKERS": workers, "CHANNELS_FILE": str(missing)}) as edge:

@@ -166,6 +166,7 @@ async def test_a_dynamodb_that_does_not_answer_at_the_start_is_waited_for(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.slow
 async def test_replicas_that_are_killed_under_load_keep_what_was_acknowledged_in_one_order(
     seed: int, own_redis: RedisServer, with_tables: DynamoDbSettings, faults: DynamoDbFaults, processes: list[Process]
 ) -> None:

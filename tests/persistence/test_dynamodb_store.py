@@ -283,6 +283,7 @@ async def test_once_the_service_took_what_expired_top_and_order_go_on(
 
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.slow
 async def test_a_removal_whose_process_dies_at_any_request_is_finished_or_was_not_begun(
     db: DynamoDb, settings: DynamoDbSettings, store: DynamoDbLogStore, at: int, carried_out: bool
 ) -> None:
@@ -362,6 +363,7 @@ async def test_a_bucket_that_was_only_begun_does_not_hide_the_top(
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.slow
 async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_once_in_order(
     dynamodb: str, settings: DynamoDbSettings, seed: int
 ) -> None:

@@ -72,6 +72,7 @@ class Edge:
 
 
 @pytest.mark.parametrize("restarts_too", [False, True])
+@pytest.mark.slow
 async def test_tables_that_are_gone_are_made_anew_and_every_channel_has_another_epoch(
     own_redis: RedisServer, emulator: DynamoDbServer, processes: list[Process], restarts_too: bool
 ) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +112,7 @@ _a_life = given(options_of_a_life, lags, steps_of_a_life, ends)
 
 @settings(max_examples=900, **_PRINTED)
 @_a_life
+@pytest.mark.slow
 def test_a_client_gets_the_log_once_in_order_or_is_told(
     options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]
 ) -> None:

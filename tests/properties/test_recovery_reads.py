@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ async def _come_back(waves: Sequence[tuple[Sequence[int], int]], lags: Sequence[
 @given(_waves, _lags)
 @example([([3], 1), ([3], 30), ([5], 0)], [2])
 @example([([7, 3, 9, 0], 30)], [1])
+@pytest.mark.slow
 def test_only_who_missed_more_than_all_before_has_the_log_read(
     waves: Sequence[tuple[Sequence[int], int]], lags: Sequence[int]
 ) -> None:

@@ -67,6 +67,7 @@ def play(redis_url: str) -> Iterator[Callable[[Any], None]]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_whatever_crashes_or_goes_back_nothing_acknowledged_is_lost_or_twice(play: Callable[[Any], None]) -> None:
     @settings(max_examples=_EXAMPLES, **_SETTINGS)
     @given(actions)

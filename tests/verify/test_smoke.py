@@ -39,6 +39,7 @@ def redis_port(stack: Stack) -> int:
     return int(stack.redis_url.rsplit(":", 1)[1].split("/")[0])
 
 
+@pytest.mark.slow
 def test_60_seconds_of_killed_edges_and_killed_pubsub_connections_lose_nothing(tmp_path: Path) -> None:
     """F01 and F07: 30 clients, 3 channels, two edges that are killed in turn."""
 
@@ -65,6 +66,7 @@ def test_60_seconds_of_killed_edges_and_killed_pubsub_connections_lose_nothing(t
         assert not [line for name in stack.internal_urls for line in stack.lines(name) if "Traceback" in line]
 
 
+@pytest.mark.slow
 def test_nobody_drops_before_everyone_is_there_and_everybody_does_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +113,7 @@ subscribe.recover = recover
     [(NO_REPAIR, {j.LOST}), (NO_RECOVERY, {j.LOST})],
     ids=["without repair", "without recovery"],
 )
+@pytest.mark.slow
 def test_a_build_that_lacks_something_does_not_pass(build: str, kinds: set[str], tmp_path: Path) -> None:
     folder = tmp_path / "build"
     folder.mkdir()

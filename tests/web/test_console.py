@@ -68,6 +68,7 @@ def test_the_logic_of_the_page_without_a_browser(node: str) -> None:
 
 
 @pytest.mark.usefixtures("playwright")
+@pytest.mark.slow
 def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, stack: Stack, tmp_path: Path) -> None:
     _SHOTS.mkdir(parents=True, exist_ok=True)
     command = [node, str(_HERE / "console.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "profile"), chromium]
@@ -76,6 +77,7 @@ def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, sta
 
 
 @pytest.mark.usefixtures("playwright")
+@pytest.mark.slow
 def test_the_console_at_its_limits(node: str, chromium: str, tmp_path: Path) -> None:
     """Too long a text, a refused room, a wrong token, many messages, a small screen."""
     _SHOTS.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ def told(what: str, began: float, peak: PeakRss) -> None:
 
 @pytest.mark.parametrize("cut_after", [None, CUT_AFTER], ids=["whole", "cut"])
 @pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.slow
 async def test_an_official_sdk_recovers_all_of_them_in_order(
     sdk: str, cut_after: int | None, request: pytest.FixtureRequest, stack: Stack
 ) -> None:
