@@ -49,6 +49,20 @@ data_option = click.option(
     help="Data directory of `thalamus dev`.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+_issuer_option = click.option(
+    "--issuer",
+    envvar="EDGE_TOKEN_ISSUER",
+    show_envvar=True,
+    default="",
+    help="Claim `iss` of tokens signed with --secret-file.",
+)
+_audience_option = click.option(
+    "--audience",
+    envvar="EDGE_TOKEN_AUDIENCE",
+    show_envvar=True,
+    default="",
+    help="Claim `aud` of tokens signed with --secret-file.",
+)
 _url_option = click.option(
     "--url", envvar="THALAMUS_URL", show_envvar=True, help="An edge [the running stack's first]."
 )
@@ -75,6 +89,11 @@ def url_options(command: Command) -> Command:
 def api_options(command: Command) -> Command:
     """Add --url, --api-key, --data and --json."""
     return _url_option(_key_option(data_option(json_option(command))))
+
+
+def signing_options(command: Command) -> Command:
+    """Add --issuer and --audience."""
+    return _issuer_option(_audience_option(command))
 
 
 def auth_options(command: Command) -> Command:

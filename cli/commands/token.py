@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import auth_options, data_option, find_auth, json_option
+from cli.options import auth_options, data_option, find_auth, json_option, signing_options
 from cli.output import remark, say, say_json
 from cli.text import json_text
 from services.shared.process.config import read_secret_file
@@ -33,6 +33,7 @@ _MOST_TTL_S = (1 << 32) - 1
     type=click.Path(path_type=Path),
     help="Sign with this HS256 secret (that of AUTH_HS256_SECRET_FILE) instead of asking auth.",
 )
+@signing_options
 @data_option
 @auth_options
 @json_option
@@ -42,6 +43,8 @@ def command(
     ttl_s: int,
     info: str | None,
     secret_file: Path | None,
+    issuer: str,
+    audience: str,
     data: Path,
     auth: str | None,
     service_token_file: Path | None,
@@ -53,7 +56,8 @@ def command(
     """
     info_json = json_text(info, "--info") if info is not None else b""
     if secret_file is not None:
-        token = sign(read_secret_file(secret_file, "--secret-file"), user, channel, ttl_s, info_json)
+        secret = read_secret_file(secret_file, "--secret-file")
+        token = sign(secret, user, channel=channel, ttl_s=ttl_s, info=info_json, issuer=issuer, audience=audience)
     else:
         from cli.auth_rpc import AuthRpc  # slow to import
 
@@ -68,11 +72,20 @@ def command(
     say(token)
 
 
-def sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str:
+def sign(
+    secret: bytes,
+    user: str,
+    *,
+    ttl_s: int,
+    channel: str = "",
+    info: bytes = b"",
+    issuer: str = "",
+    audience: str = "",
+) -> str:
     """Return a token that is signed here with an HS256 secret, without asking auth.
 
-    It has no issuer and no audience; a token from auth has those that are configured. With `channel` it is a
-    subscription token, else a connection token. `ttl_s` 0: it never expires. `info` is JSON; empty: none.
+    With `channel` it is a subscription token, else a connection token. `ttl_s` 0: it never expires. `info` is JSON.
+    `issuer` and `audience` are what edges demand (`EDGE_TOKEN_ISSUER`, `EDGE_TOKEN_AUDIENCE`). Empty: not in the token.
     """
     import jwt
     import msgspec
@@ -82,6 +95,10 @@ def sign(secret: bytes, user: str, channel: str, ttl_s: int, info: bytes) -> str
         claims["exp"] = int(time.time()) + ttl_s
     if channel:
         claims["channel"] = channel
+    if issuer:
+        claims["iss"] = issuer
+    if audience:
+        claims["aud"] = audience
     if info:
         claims["info"] = msgspec.json.decode(info)
     return jwt.encode(claims, secret, algorithm="HS256")

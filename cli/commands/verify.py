@@ -21,6 +21,7 @@ from cli.options import (
     find_auth,
     find_url,
     find_websocket,
+    signing_options,
 )
 from cli.output import remark, say, say_json
 from cli.running import find_running
@@ -57,6 +58,7 @@ _TOKEN_TTL_S = 86_400
 @click.option("--judge", "judged", type=click.Path(path_type=Path, exists=True), help="Judge a kept one, run nothing.")
 @click.option("--edge", "edges", multiple=True, help="More edges to spread over, besides --url.")
 @click.option("--secret-file", type=click.Path(path_type=Path), help="Sign tokens with this HS256 secret.")
+@signing_options
 @auth_options
 @api_options
 def command(history: Path | None, judged: Path | None, as_json: bool, **options: Any) -> int:
@@ -133,7 +135,8 @@ def _target(plan: Plan, *, url: str | None, edges: Sequence[str], data: Path, **
     if not given and running is not None:
         given = [edge.http for edge in running.edges]
     found = find_auth(data, options["auth"], options["service_token_file"])
-    tokens = _tokens(names(plan), options["secret_file"], found)
+    claims = {"issuer": options["issuer"], "audience": options["audience"]}
+    tokens = _tokens(names(plan), options["secret_file"], claims, found)
     return Target(
         websockets=tuple(find_websocket(data, one) for one in given or [None]),
         https=tuple(find_url(data, one) for one in given or [None]),
@@ -142,13 +145,21 @@ def _target(plan: Plan, *, url: str | None, edges: Sequence[str], data: Path, **
     )
 
 
-def _tokens(users: Sequence[str], secret_file: Path | None, auth: AuthAddress) -> dict[str, str]:
-    """Return the tokens of all users, made before the run so that it needs no auth."""
+def _tokens(
+    users: Sequence[str], secret_file: Path | None, claims: dict[str, str], auth: AuthAddress
+) -> dict[str, str]:
+    """Return the tokens of all users, made before the run so that it needs no auth.
+
+    `claims`: issuer and audience of tokens that are signed here.
+    """
     if secret_file is not None:
         from cli.commands.token import sign
 
         secret = read_secret_file(secret_file, "--secret-file")
-        return {user: sign(secret, f"verify-{user}", "", _TOKEN_TTL_S, b"") for user in users}
+        issuer, audience = claims["issuer"], claims["audience"]
+        return {
+            user: sign(secret, f"verify-{user}", ttl_s=_TOKEN_TTL_S, issuer=issuer, audience=audience) for user in users
+        }
     from cli.auth_rpc import AuthRpc
 
     with AuthRpc(auth.address, auth.service_token_file) as service:

@@ -168,6 +168,35 @@ def test_the_token_of_a_secret_file_is_the_last_line_of_stdout(
     assert claims["exp"] - claims["iat"] == 60
 
 
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_token_of_a_secret_file_is_good_where_issuer_and_audience_are_demanded(
+    by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.edge.domain.access.keyring import KeyRing
+    from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
+
+    secret = "s" * 32
+    (tmp_path / "secret").write_text(f"{secret}\n")
+    keyring = KeyRing()
+    keyring.set_hs256(secret.encode())
+    edge = TokenVerifier(keyring, audience="edges", issuer="https://us")
+
+    def token(*options: str) -> str:
+        assert run(["token", "--user", "alice", "--secret-file", str(tmp_path / "secret"), *options]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    for name in ("EDGE_TOKEN_ISSUER", "EDGE_TOKEN_AUDIENCE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TokenInvalid):
+        edge.connection(token(), 0.0)
+    options = ["--issuer", "https://us", "--audience", "edges"]
+    if by == "environment":
+        monkeypatch.setenv("EDGE_TOKEN_ISSUER", "https://us")
+        monkeypatch.setenv("EDGE_TOKEN_AUDIENCE", "edges")
+        options = []
+    assert edge.connection(token(*options), 0.0).user == "alice"
+
+
 def test_an_interrupt_is_no_traceback() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "publish", "x", "-", "--api-key", "k"],
