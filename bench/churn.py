@@ -52,14 +52,14 @@ async def _run(results: ChurnResults, connects: int, of_one: int, at_a_time: int
     """Add chunks until so many connects are in the results, which are written after each."""
     came = sum(each.visitors for each in results.chunks())
     async with platform(edges=2) as target, Fleet(2) as fleet:
-        life = await begin(target, fleet, kind=results.kind)
+        run = await begin(target, fleet, kind=results.kind)
         while came < connects:
             count = min(of_one, connects - came)
             found = await chunk(target, fleet, first=came, count=count, at_a_time=at_a_time, kind=results.kind)
             came += count
-            if not life.chunks:
-                results.lives.append(life)
-            life.chunks.append(found)
+            if not run.chunks:
+                results.runs.append(run)
+            run.chunks.append(found)
             _RAW.parent.mkdir(parents=True, exist_ok=True)
             _RAW.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
             rss = ", ".join(f"{name} {each.rss_kib / 1024:.1f}" for name, each in found.vitals.items())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Remove the stack in the order in which `hot` channels go on at the next start: edges, then persistence, then the rest with
-# Redis. `docker stack rm` alone ends all at once, and nobody can vouch afterwards for what Redis has. Each is waited for, for
+# Redis. `docker stack rm` alone ends all at once, and nobody can prove afterwards what Redis has. Each is waited for, for
 # DOWN_WAIT_S seconds at most (60; 0: remove it at once). STACK is read from ./deploy.env, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 
 from bench.load.client import Tally
+from bench.load.commands import Churn
 from bench.load.histogram import Histogram
 from bench.load.opening import open_client
-from bench.load.orders import Churn
 from bench.load.visits import visit
 
 _LEAVES_WITHIN_S = 10.0
@@ -24,39 +24,39 @@ class Seen:
     opened: Histogram = field(default_factory=Histogram)  # µs from when it was to come, to subscribed
 
 
-async def churn(order: Churn, tally: Tally) -> Seen:
-    """Have all of the order's clients come and go."""
+async def churn(command: Churn, tally: Tally) -> Seen:
+    """Have all of the command's clients come and go."""
     loop = asyncio.get_running_loop()
     seen = Seen()
-    waiting = iter(range(order.count))
+    waiting = iter(range(command.count))
     began = loop.time()
 
     async def come_and_go() -> None:
         for index in waiting:
             due = loop.time()
-            if order.per_s:
-                due = began + index / order.per_s
+            if command.per_s:
+                due = began + index / command.per_s
                 await asyncio.sleep(max(0.0, due - loop.time()))
             try:
-                await _visit(order, order.first + index, tally, seen, due)
+                await _visit(command, command.first + index, tally, seen, due)
                 seen.gone += 1
             except (OSError, TimeoutError) as error:
-                seen.failures.append(f"client {order.first + index}: {error or type(error).__name__}")
+                seen.failures.append(f"client {command.first + index}: {error or type(error).__name__}")
 
-    await asyncio.gather(*(come_and_go() for _ in range(order.at_a_time)))
+    await asyncio.gather(*(come_and_go() for _ in range(command.at_a_time)))
     seen.opened = seen.opened.folded()
     return seen
 
 
-async def _visit(order: Churn, number: int, tally: Tally, seen: Seen, due: float) -> None:
+async def _visit(command: Churn, number: int, tally: Tally, seen: Seen, due: float) -> None:
     source = f"127.0.0.{2 + number % _SOURCES}"
-    if order.kind:
-        await visit(order.kind, order.where, number, source)
+    if command.kind:
+        await visit(command.kind, command.where, number, source)
         seen.opened.record_all([round((asyncio.get_running_loop().time() - due) * 1_000_000)])
         return
-    client, _ = await open_client(order.where, order.channels, number, tally, source=source)
+    client, _ = await open_client(command.where, command.channels, number, tally, source=source)
     seen.opened.record_all([round((asyncio.get_running_loop().time() - due) * 1_000_000)])
-    await asyncio.sleep(order.stays_s)
+    await asyncio.sleep(command.stays_s)
     if number % 2:
         client.reset()
     else:

@@ -14,9 +14,9 @@ from typing import Self
 import msgspec
 
 from bench.load.clock import clock_from
+from bench.load.commands import Burst, Churn, Close, Command, Connect, Lockstep, Look, Publish, Report, Where
 from bench.load.dialects import PAYLOAD_BYTES
 from bench.load.histogram import Histogram
-from bench.load.orders import Burst, Churn, Close, Connect, Lockstep, Look, Order, Publish, Report, Where
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_LINE = 1 << 26
@@ -149,7 +149,7 @@ class Fleet:
 
     async def burst(self, window: int, seconds: float) -> Report:
         """The first process sends as fast as it goes, all receive."""
-        others: list[Order] = [Look()] * (self._count - 1)
+        others: list[Command] = [Look()] * (self._count - 1)
         return await self._give([Burst(window=window, seconds=seconds), *others])
 
     async def lockstep(self, *, batch: int, batches: int, members: int) -> Report:
@@ -174,20 +174,20 @@ class Fleet:
             await asyncio.sleep(_LOOK_EVERY_S)
         return False
 
-    async def _give(self, orders: Sequence[Order]) -> Report:
-        whole = await self._ask_all(orders)
+    async def _give(self, commands: Sequence[Command]) -> Report:
+        whole = await self._ask_all(commands)
         if whole.trouble:
             raise LoadFailed(f"{whole.failed} of the load generator's clients failed; the first one: {whole.trouble}")
         return whole
 
-    async def _ask_all(self, orders: Sequence[Order]) -> Report:
-        return merged(await asyncio.gather(*map(_ask, self._processes, orders)))
+    async def _ask_all(self, commands: Sequence[Command]) -> Report:
+        return merged(await asyncio.gather(*map(_ask, self._processes, commands)))
 
 
-async def _ask(process: asyncio.subprocess.Process, order: Order) -> Report:
+async def _ask(process: asyncio.subprocess.Process, command: Command) -> Report:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(msgspec.json.encode(order) + b"\n")
+    process.stdin.write(msgspec.json.encode(command) + b"\n")
     line = await process.stdout.readline()
     if not line:
         raise LoadFailed("a process of the load generator died")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from bench.load.client import Client, Opening, Tally
+from bench.load.commands import Where
 from bench.load.dialects import DIALECTS, PAYLOAD_BYTES, Joining, payload_of
 from bench.load.frames import sign_token, upgrade_request
-from bench.load.orders import Where
 
 _OPENS_WITHIN_S = 30.0
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
+from bench.load.commands import Where
 from bench.load.frames import upgrade_request
-from bench.load.orders import Where
 
 _WITHIN_S = 30.0
 _REQUESTS = 3  # of a connection that is kept

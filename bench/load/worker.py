@@ -1,4 +1,4 @@
-"""A process of the load generator: orders come as lines on stdin, each is answered with a line on stdout."""
+"""A process of the load generator: commands come as lines on stdin, each is answered with a line on stdout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import uvloop
 from bench.load.churn import churn
 from bench.load.client import Client, Tally
 from bench.load.clock import clock_from
+from bench.load.commands import Burst, Churn, Close, Command, Connect, Lockstep, Look, Publish, Report
 from bench.load.histogram import Histogram
 from bench.load.opening import channel_of, open_client
-from bench.load.orders import Burst, Churn, Close, Connect, Lockstep, Look, Order, Publish, Report
 
 _TICK_S = 0.001
 _FOLD_EVERY_S = 0.1
@@ -42,29 +42,29 @@ class Worker:
             await asyncio.sleep(_FOLD_EVERY_S)
             self._tally.fold()
 
-    async def run(self, order: Order) -> Report:
-        """Carry out an order."""
+    async def run(self, command: Command) -> Report:
+        """Carry out an command."""
         started = time.perf_counter()
-        match order:
+        match command:
             case Connect():
-                await self._connect(order)
+                await self._connect(command)
             case Churn():
-                await self._churn(order)
+                await self._churn(command)
             case Publish():
-                await self._publish(order)
+                await self._publish(command)
             case Burst():
-                await self._burst(order)
+                await self._burst(command)
             case Lockstep():
-                await self._lockstep(order)
+                await self._lockstep(command)
             case Close():
-                self._close(order)
+                self._close(command)
             case Look():
                 pass
         report = self._report(
-            with_histograms=isinstance(order, Connect | Churn) or (isinstance(order, Look) and order.reset)
+            with_histograms=isinstance(command, Connect | Churn) or (isinstance(command, Look) and command.reset)
         )
         report.took_s = time.perf_counter() - started
-        if isinstance(order, Look) and order.reset:
+        if isinstance(command, Look) and command.reset:
             self._tally.reset()
             self._sent = 0
         return report
@@ -92,82 +92,82 @@ class Worker:
             report.connect_us = dict(self._opened.folded().counts)
         return report
 
-    async def _connect(self, order: Connect) -> None:
+    async def _connect(self, command: Connect) -> None:
         self._failures.clear()
         self._opened = Histogram()
-        waiting = iter(range(order.first, order.first + order.count))
+        waiting = iter(range(command.first, command.first + command.count))
 
         async def open_some() -> None:
             for number in waiting:
                 started = self._clock()
                 try:
-                    await self._open(order, number)
+                    await self._open(command, number)
                 except (OSError, TimeoutError) as error:
                     self._failures.append(f"client {number}: {error or type(error).__name__}")
                 self._opened.record_all([self._clock() - started])
 
-        await asyncio.gather(*(open_some() for _ in range(order.at_a_time)))
+        await asyncio.gather(*(open_some() for _ in range(command.at_a_time)))
 
-    async def _churn(self, order: Churn) -> None:
-        seen = await churn(order, self._tally)
+    async def _churn(self, command: Churn) -> None:
+        seen = await churn(command, self._tally)
         self._failures, self._opened, self._gone = seen.failures, seen.opened, seen.gone
 
-    async def _open(self, order: Connect, number: int) -> None:
-        channel = channel_of(order.channels, number)
+    async def _open(self, command: Connect, number: int) -> None:
+        channel = channel_of(command.channels, number)
         client, said = await open_client(
-            order.where,
-            order.channels,
+            command.where,
+            command.channels,
             number,
             self._tally,
-            join_leave=order.join_leave,
-            position=order.positions.get(channel),
-            payload_bytes=order.payload_bytes,
+            join_leave=command.join_leave,
+            position=command.positions.get(channel),
+            payload_bytes=command.payload_bytes,
         )
         self._clients.append(client)
         if epoch := _EPOCH.search(said):
             offset = _OFFSET.search(said)
             self._positions[channel] = (int(offset[1]) if offset else 0, epoch[1].decode())
 
-    async def _publish(self, order: Publish) -> None:
-        total = int(order.per_s * order.seconds)
-        between = 1_000_000 / order.per_s
+    async def _publish(self, command: Publish) -> None:
+        total = int(command.per_s * command.seconds)
+        between = 1_000_000 / command.per_s
         number = 0
         while number < total:
-            due = min(total, int((self._clock() - order.start) / between) + 1)
+            due = min(total, int((self._clock() - command.start) / between) + 1)
             for each in range(number, due):
-                self._clients[self._sent % len(self._clients)].publish(int(order.start + each * between))
+                self._clients[self._sent % len(self._clients)].publish(int(command.start + each * between))
                 self._sent += 1
             number = max(number, due)
             await asyncio.sleep(_TICK_S)
 
-    async def _burst(self, order: Burst) -> None:
+    async def _burst(self, command: Burst) -> None:
         loop = asyncio.get_running_loop()
-        ends = loop.time() + order.seconds
+        ends = loop.time() + command.seconds
         clients, tally = self._clients, self._tally
         last = 0
         while loop.time() < ends:
             waiting = self._sent * len(clients) - tally.delivered
-            for _ in range(order.window - waiting // len(clients)):
+            for _ in range(command.window - waiting // len(clients)):
                 last = max(self._clock(), last + 1)  # an id of its own for each
                 clients[self._sent % len(clients)].publish(last)
                 self._sent += 1
             await asyncio.sleep(_TICK_S)
 
-    async def _lockstep(self, order: Lockstep) -> None:
+    async def _lockstep(self, command: Lockstep) -> None:
         clients, tally = self._clients, self._tally
         last = 0
-        for _ in range(order.batches):
-            for _ in range(order.batch):
+        for _ in range(command.batches):
+            for _ in range(command.batch):
                 last = max(self._clock(), last + 1)
                 clients[self._sent % len(clients)].publish(last)
                 self._sent += 1
             async with asyncio.timeout(_BATCH_WITHIN_S):
-                while tally.acked < self._sent or tally.delivered < self._sent * order.members:
+                while tally.acked < self._sent or tally.delivered < self._sent * command.members:
                     await asyncio.sleep(_TICK_S)
 
-    def _close(self, order: Close) -> None:
+    def _close(self, command: Close) -> None:
         for client in self._clients:
-            if order.abruptly:
+            if command.abruptly:
                 client.abort()
             else:
                 client.close()
@@ -178,7 +178,7 @@ async def _main(base_ns: int) -> None:
     worker = Worker(base_ns)
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    decoder = msgspec.json.Decoder(Order)
+    decoder = msgspec.json.Decoder(Command)
     async with asyncio.TaskGroup() as group:
         folding = group.create_task(worker.fold())
         while line := await reader.readline():

@@ -11,7 +11,7 @@ from bench.measure.leaks import Finding
 from bench.report.endurance import head, processes, verdict
 from bench.report.lines import draw_lines
 from bench.report.results import Origin
-from bench.scenarios.churn import Chunk, Life
+from bench.scenarios.churn import Chunk, Run
 
 _RSS = "churn-rss.png"
 
@@ -21,23 +21,23 @@ class ChurnResults(msgspec.Struct, frozen=True, kw_only=True):
 
     origin: Origin
     kind: str = ""  # of the connections; none: clients that subscribe
-    lives: list[Life] = []
+    runs: list[Run] = []
 
     def chunks(self) -> list[Chunk]:
-        """Of all lives."""
-        return [chunk for life in self.lives for chunk in life.chunks]
+        """Of all runs."""
+        return [chunk for run in self.runs for chunk in run.chunks]
 
     def cut(self, chunks: int) -> None:
         """Forget all but so many."""
-        for life in self.lives:
-            kept = life.chunks[:chunks]
+        for run in self.runs:
+            kept = run.chunks[:chunks]
             chunks -= len(kept)
-            life.chunks[:] = kept
-        self.lives[:] = [life for life in self.lives if life.chunks]
+            run.chunks[:] = kept
+        self.runs[:] = [run for run in self.runs if run.chunks]
 
     def findings(self) -> list[Finding]:
-        """Of every life."""
-        return [finding for life in self.lives for finding in life.findings()]
+        """Of every run."""
+        return [finding for run in self.runs for finding in run.findings()]
 
 
 def markdown(results: ChurnResults, plots: str) -> str:
@@ -58,8 +58,8 @@ def _body(results: ChurnResults, plots: str) -> Iterator[str]:
         f"{who}, in {took_s / 60:.1f} minutes ({visitors / took_s:,.0f}/s), in {len(chunks)} chunks. Behind each, "
         "when nobody is there, every process is looked at."
     )
-    if len(results.lives) > 1:
-        yield f"The run was cut short; the platform was started {len(results.lives)} times, and each is judged alone."
+    if len(results.runs) > 1:
+        yield f"The run was cut short; the platform was started {len(results.runs)} times, and each is judged alone."
     yield ""
     yield from verdict(results.findings())
     for failure in sorted({each.failure for each in chunks if each.failure}):
@@ -67,9 +67,9 @@ def _body(results: ChurnResults, plots: str) -> Iterator[str]:
         yield ""
     yield "## Processes"
     yield ""
-    for life in results.lives:
-        half = life.chunks[(len(life.chunks) - 1) // 2]
-        yield from processes({"before": life.before, "half-way": half.vitals, "at the end": life.chunks[-1].vitals})
+    for run in results.runs:
+        half = run.chunks[(len(run.chunks) - 1) // 2]
+        yield from processes({"before": run.before, "half-way": half.vitals, "at the end": run.chunks[-1].vitals})
     yield f"![RSS by connects]({plots}/{_RSS})"
     yield ""
     yield "## Chunks"

@@ -104,7 +104,7 @@ def _line(curves: Curves, name: str, figure: str, at_least: float = 0.0) -> tupl
     return line.base, line.slope
 
 
-def hearing(edges: int, members: int) -> float:
+def receiving_edges(edges: int, members: int) -> float:
     """Edges of so many that hear a channel whose members are anywhere."""
     return edges * (1 - (1 - 1 / edges) ** members)
 
@@ -122,7 +122,7 @@ def plan(sockets: int, cost: Costs) -> Plan:
 def _with(sockets: int, edges: int, cost: Costs) -> Plan:
     channels = sockets / MEMBERS
     publishes = channels / EVERY_S
-    heard = hearing(edges, MEMBERS)
+    heard = receiving_edges(edges, MEMBERS)
     each = cost.publish_us + cost.heard_us * heard + cost.delivery_us * MEMBERS
     return Plan(
         sockets=sockets,

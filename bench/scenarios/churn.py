@@ -35,7 +35,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     vitals: dict[str, Vitals]
 
 
-class Life(msgspec.Struct, kw_only=True):
+class Run(msgspec.Struct, kw_only=True):
     """Chunks that the same processes had."""
 
     before: dict[str, Vitals]  # everything used once
@@ -66,12 +66,12 @@ def _most(chunks: list[Chunk]) -> dict[str, int]:
     return {name: max(each.held[name] for each in chunks) for name in chunks[0].held}
 
 
-async def begin(target: Target, fleet: Fleet, *, kind: str = "") -> Life:
+async def begin(target: Target, fleet: Fleet, *, kind: str = "") -> Run:
     """Use everything once."""
     await fleet.churn(_WARM, target.where, CHANNELS, at_a_time=100, kind=kind)
     await at_rest(target, within_s=_EMPTY_WITHIN_S)
     await asyncio.sleep(_SETTLES_S)
-    return Life(before=await vitals(target))
+    return Run(before=await vitals(target))
 
 
 async def chunk(target: Target, fleet: Fleet, *, first: int, count: int, at_a_time: int, kind: str = "") -> Chunk:

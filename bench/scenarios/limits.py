@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from bench.load.commands import Report
 from bench.load.fleet import Fleet
 from bench.load.histogram import Histogram
-from bench.load.orders import Report
 from bench.measure.usage import usage
 from bench.scenarios.steady import Figures, connect, percentiles, publish, rates
 from bench.servers.target import Target

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from bench.load.commands import Report
 from bench.load.fleet import Fleet
 from bench.load.histogram import Histogram
-from bench.load.orders import Report
 from bench.measure.leaks import Finding, few, handles, memory, nothing_held, steady
 from bench.measure.vitals import Vitals, at_rest, vitals
 from bench.servers.target import Target

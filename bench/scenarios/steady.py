@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from bench.load.commands import Report
 from bench.load.fleet import Fleet, LoadFailed
 from bench.load.histogram import Histogram
-from bench.load.orders import Report
 from bench.measure.usage import Usage, usage
 from bench.servers.target import Target
 

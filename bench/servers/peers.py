@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load.orders import Where
+from bench.load.commands import Where
 from bench.servers.process import free_port, process, redis
 from bench.servers.target import Target, TargetFailed
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.load.orders import Where
+from bench.load.commands import Where
 from bench.servers.target import Target
 from cli.bundled import ROOT
 from cli.stack.run import StackSettings, running_stack

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bench.load.orders import Where
+from bench.load.commands import Where
 
 
 class TargetFailed(Exception):

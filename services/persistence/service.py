@@ -43,15 +43,15 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         The next batches are taken meanwhile.
         """
         answers = ResponseStream()
-        taking = asyncio.create_task(self._take(request_iterator, answers))
+        receiving = asyncio.create_task(self._receive(request_iterator, answers))
         try:
             while (answer := await answers.next()) is not None:
                 yield answer
-            await taking
+            await receiving
         finally:
-            await end_task(taking)
+            await end_task(receiving)
 
-    async def _take(self, batches: AsyncIterator[pb.AppendBatch], answers: ResponseStream) -> None:
+    async def _receive(self, batches: AsyncIterator[pb.AppendBatch], answers: ResponseStream) -> None:
         """Hand batches to the log until the client ends its side of the stream."""
         try:
             async for batch in batches:

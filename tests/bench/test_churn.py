@@ -9,10 +9,10 @@ import pytest
 
 from bench.load.churn import churn
 from bench.load.client import Client, Tally
+from bench.load.commands import Churn, Where
 from bench.load.dialects import PAYLOAD, PLAIN
 from bench.load.fleet import Fleet
 from bench.load.frames import close_frame
-from bench.load.orders import Churn, Where
 from bench.load.visits import VISITS
 from bench.measure.vitals import at_rest, vitals
 from bench.scenarios.soak import CLIENTS, Window, soak
@@ -83,8 +83,8 @@ async def test_a_client_that_the_server_cut_off_is_lost_and_leaves_at_once() -> 
 
 async def test_visitors_that_nobody_lets_in_are_counted_with_the_first_reason() -> None:
     where = Where(dialect="plain", secret="s", urls=[f"ws://127.0.0.1:{free_port()}/"])
-    order = Churn(where=where, channels=CHANNELS, first=7, count=5, at_a_time=2)
-    seen = await churn(order, Tally(lambda: 0))
+    command = Churn(where=where, channels=CHANNELS, first=7, count=5, at_a_time=2)
+    seen = await churn(command, Tally(lambda: 0))
     assert (seen.gone, len(seen.failures)) == (0, 5)
     assert seen.failures[0].startswith("client 7: ")
 

@@ -10,7 +10,7 @@ import pytest
 from bench.measure.usage import Usage
 from bench.report.curves import CurveResults, tables
 from bench.report.marked import with_part
-from bench.report.planning import BACK_WITHIN_S, BUSY, EDGE_MIB, SOCKETS, Costs, costs, hearing, plan, planning
+from bench.report.planning import BACK_WITHIN_S, BUSY, EDGE_MIB, SOCKETS, Costs, costs, plan, planning, receiving_edges
 from bench.report.results import Origin
 from bench.scenarios.curves import CURVES, MEMORY, Curves, Point, beyond_silence, measure
 from bench.servers.platform import platform
@@ -88,10 +88,10 @@ def test_rounds_count_by_their_median() -> None:
 
 
 def test_a_channel_is_heard_by_few_of_many_edges() -> None:
-    assert hearing(1, 20) == 1
-    assert hearing(2, 1) == pytest.approx(1)
-    assert hearing(10, 20) == pytest.approx(10 * (1 - 0.9**20))
-    assert hearing(10_000, 20) == pytest.approx(20, rel=0.01)
+    assert receiving_edges(1, 20) == 1
+    assert receiving_edges(2, 1) == pytest.approx(1)
+    assert receiving_edges(10, 20) == pytest.approx(10 * (1 - 0.9**20))
+    assert receiving_edges(10_000, 20) == pytest.approx(20, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_edges_are_as_many_as_the_scarcest_thing_wants(cost: Costs, edges: int) 
 
 def test_redis_is_counted_by_publications_by_who_hears_them_and_by_what_is_kept() -> None:
     found = plan(100_000, but(redis_publish_us=100, redis_heard_us=10, redis_mib=8, kept_bytes=400))
-    assert found.redis_cores == pytest.approx(500 * (100 + 10 * hearing(10, 20)) / 1e6)
+    assert found.redis_cores == pytest.approx(500 * (100 + 10 * receiving_edges(10, 20)) / 1e6)
     assert found.redis_mib == pytest.approx(8 + 5_000 * 100 * 400 / 2**20)
 
 
@@ -128,7 +128,7 @@ def test_the_arithmetic_that_is_shown_is_the_plans() -> None:
     assert found is not None
     page = "\n".join(planning(found))
     assert f"| sockets | {' | '.join(f'{each:,}' for each in SOCKETS)} |" in page
-    heard = hearing(10, 20)
+    heard = receiving_edges(10, 20)
     cores = 500 * (100 + 20 * heard + 3 * 20) / 1e6 + 100_000 * 2 / 1e6
     assert f"500 × (100 + 20.0 × {heard:.1f} + 3.00 × 20) µs + 100,000 × 2.00 µs = {cores:.2f} cores" in page
 

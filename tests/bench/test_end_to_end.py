@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.load.commands import Where
 from bench.load.fleet import Fleet, LoadFailed
-from bench.load.orders import Where
 from bench.scenarios.limits import burst
 from bench.scenarios.recovery import recovery_storm
 from bench.scenarios.steady import steady

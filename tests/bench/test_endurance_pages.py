@@ -7,7 +7,7 @@ from bench.report import churn, soak
 from bench.report.churn import ChurnResults
 from bench.report.results import Origin
 from bench.report.soak import SoakResults
-from bench.scenarios.churn import Chunk, Life
+from bench.scenarios.churn import Chunk, Run
 from bench.scenarios.soak import Latencies, Soaked, Window
 
 ORIGIN = Origin(command="python -m bench.x", date="2026-01-01", machine={"cores": "2"}, versions={"Python": "3"})
@@ -18,7 +18,7 @@ def vitals(rss_kib: int = 100_000, fds: int = 20, tasks: int | None = None) -> d
     return {"edge-1": Vitals(cpu_s=1.0, rss_kib=rss_kib, pss_kib=0, fds=fds, threads=9, tasks=tasks)}
 
 
-def life(*rss_kib: int, held: int = 0) -> Life:
+def run(*rss_kib: int, held: int = 0) -> Run:
     chunks = [
         Chunk(
             visitors=50_000,
@@ -33,7 +33,7 @@ def life(*rss_kib: int, held: int = 0) -> Life:
         )
         for each in rss_kib
     ]
-    return Life(before=vitals(100_000), chunks=chunks)
+    return Run(before=vitals(100_000), chunks=chunks)
 
 
 def soaked(*, acked: int = 1_000, delivered: int = 4_000, rss_kib: int = 100_000) -> Soaked:
@@ -91,25 +91,25 @@ def test_a_soak_fails_on_what_is_missing_comes_twice_or_grows() -> None:
 
 
 def test_a_churn_is_judged_by_what_is_left_behind_its_chunks() -> None:
-    good = ChurnResults(origin=ORIGIN, lives=[life(103_000, 103_000, 103_100, 103_200)])
+    good = ChurnResults(origin=ORIGIN, runs=[run(103_000, 103_000, 103_100, 103_200)])
     assert all(finding.good for finding in good.findings())
     page = churn.markdown(good, "plots")
     assert "200,000 clients connected" in page
     assert "in 1.7 minutes (2,000/s)" in page
-    refused = churn.markdown(ChurnResults(origin=ORIGIN, kind="refused", lives=good.lives), "plots")
+    refused = churn.markdown(ChurnResults(origin=ORIGIN, kind="refused", runs=good.runs), "plots")
     assert "200,000 connections of the kind `refused` came and went" in refused
-    leaks = life(103_000, 103_300, 103_600, 103_900)
+    leaks = run(103_000, 103_300, 103_600, 103_900)
     assert [each.what for each in leaks.findings() if not each.good] == ["RSS of edge-1, second half"]
-    holds = life(103_000, held=1)
+    holds = run(103_000, held=1)
     assert [each.what for each in holds.findings() if not each.good] == ["held by edges for clients that are gone"]
 
 
 def test_a_run_that_was_cut_short_goes_on_behind_any_chunk_and_each_platform_is_judged_alone() -> None:
-    results = ChurnResults(origin=ORIGIN, lives=[life(101_000, 102_000, 103_000), life(90_000, 90_000)])
+    results = ChurnResults(origin=ORIGIN, runs=[run(101_000, 102_000, 103_000), run(90_000, 90_000)])
     results.cut(4)
-    assert [len(each.chunks) for each in results.lives] == [3, 1]
+    assert [len(each.chunks) for each in results.runs] == [3, 1]
     results.cut(2)
-    assert [len(each.chunks) for each in results.lives] == [2]
-    results.lives.append(life(50_000, 50_000))
+    assert [len(each.chunks) for each in results.runs] == [2]
+    results.runs.append(run(50_000, 50_000))
     assert "started 2 times" in churn.markdown(results, "plots")
     assert sum(finding.what == "fds of edge-1" for finding in results.findings()) == 2

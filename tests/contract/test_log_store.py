@@ -313,7 +313,7 @@ class LogStoreContract:
         assert await store.recent_keys(CHANNEL, 300) == [known._replace(ttl_s=200) for known in expected[:4]]
         assert await store.recent_keys("chat:never", 300) == []
 
-    async def test_the_beacon_keeps_the_greater_of_each_number(self, store: LogStore, make: Make) -> None:
+    async def test_the_heartbeat_keeps_the_greater_of_each_number(self, store: LogStore, make: Make) -> None:
         name = (await store.heartbeat()).store
         assert name
         assert await store.heartbeat() == Heartbeat(0, 0, name)

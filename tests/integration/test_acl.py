@@ -121,7 +121,7 @@ async def chat(stack: Stack, channel: str, *, logged: bool = True) -> None:
 
 
 async def chat_soon(stack: Stack, channel: str) -> None:
-    """The same, while edges learn of a new life of Redis: until then they refuse, or end a subscription again."""
+    """The same, while edges learn of a new incarnation: until then they refuse, or end a subscription again."""
     async with asyncio.timeout(20):
         while True:
             try:
@@ -185,7 +185,7 @@ async def test_everything_works_for_users_that_may_do_nothing_else(
 
 
 async def generation_of(auditor: redis.asyncio.Redis) -> int:
-    """Of the life that Redis is told it has; -1: of none."""
+    """Of the incarnation that Redis is told it has; -1: of none."""
     said = await auditor.get(keys.incarnation())
     incarnation = parse_incarnation(said if isinstance(said, bytes) else None)
     return -1 if incarnation is None else incarnation.generation

@@ -1,6 +1,6 @@
 """Edges, persistence and Redis are asked to end in every order: what is known of Redis at the next start.
 
-Decision 20: `hot` logs go on where persistence ended when no edge was there, and before Redis. Else nobody can vouch
+Decision 20: `hot` logs go on where persistence ended when no edge was there, and before Redis. Else nobody can prove
 for what Redis has, and they begin anew, honestly. `stored` ones go on in any case.
 """
 

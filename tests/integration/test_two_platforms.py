@@ -44,7 +44,7 @@ async def generation(client: redis.asyncio.Redis, name: str) -> int:
     return incarnation.generation
 
 
-async def test_neither_channels_nor_orders_nor_lives_mix(production: Stack, staging: Stack) -> None:
+async def test_neither_channels_nor_commands_nor_incarnations_mix(production: Stack, staging: Stack) -> None:
     async with (
         redis.asyncio.Redis.from_url(production.redis_url) as first,
         redis.asyncio.Redis.from_url(re.sub("/0$", "/1", production.redis_url)) as second,

@@ -333,7 +333,7 @@ async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
             for name, value in snapshot if rng.random() < 0.5 else []:
                 await redis_conn.restore(name, 0, value)
             for replica in replicas:
-                replica.incarnation = f"life{step}"  # they notice the new life of Redis
+                replica.incarnation = f"incarnation{step}"  # they notice the new incarnation of Redis
     crashing.crash = ""
     last = await replicas[1].append("marker")
     found = dict(await stored(store))
@@ -487,7 +487,7 @@ async def test_a_log_that_somebody_deleted_goes_on_above_what_the_store_has(
     await replica.close()
 
 
-async def test_what_was_numbered_in_another_life_is_not_made_readable_in_this_one(
+async def test_what_was_numbered_in_another_incarnation_is_not_made_readable_in_this_one(
     redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
     hot = RedisHotLog(redis_pipeline, lambda: "life1")

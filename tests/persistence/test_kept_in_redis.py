@@ -39,7 +39,7 @@ class Kept:
     async def commit(self, upto: int, size: int = 5) -> None:
         assert await self._hot.commit([(CHANNEL, EPOCH, upto, size)], LIFE) == [upto]
 
-    async def lives_s(self) -> int:
+    async def ttl_s(self) -> int:
         return int(await self._client.ttl(keys.log(CHANNEL)))
 
     async def first(self) -> int:
@@ -55,26 +55,26 @@ async def kept(redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis) -
 
 
 @pytest.mark.parametrize("left_s", [-1, 5, TTL_S - 1, LONGEST_S + 1, 86_400])
-async def test_a_log_lives_for_its_time_from_the_last_publish_on(
+async def test_a_log_is_kept_for_its_time_from_the_last_publish_on(
     left_s: int, kept: Kept, redis_conn: redis.asyncio.Redis
 ) -> None:
     await kept.publish()
-    assert TTL_S <= await kept.lives_s() <= LONGEST_S
+    assert TTL_S <= await kept.ttl_s() <= LONGEST_S
     await (redis_conn.persist(keys.log(CHANNEL)) if left_s < 0 else redis_conn.expire(keys.log(CHANNEL), left_s))
     await kept.publish()
-    assert TTL_S <= await kept.lives_s() <= LONGEST_S
+    assert TTL_S <= await kept.ttl_s() <= LONGEST_S
 
 
-async def test_a_log_that_lives_long_enough_is_not_renewed(kept: Kept, redis_conn: redis.asyncio.Redis) -> None:
+async def test_a_log_with_enough_time_left_is_not_renewed(kept: Kept, redis_conn: redis.asyncio.Redis) -> None:
     await kept.publish()
     await redis_conn.expire(keys.log(CHANNEL), TTL_S + 50)
     await kept.commit(await kept.publish())
-    assert await kept.lives_s() <= TTL_S + 50
+    assert await kept.ttl_s() <= TTL_S + 50
 
 
 async def test_no_log_ends_before_the_keys_that_lead_into_it(kept: Kept) -> None:
     await kept.publish(ttl_s=5)
-    assert await kept.lives_s() > KEY_TTL_S
+    assert await kept.ttl_s() > KEY_TTL_S
 
 
 async def test_what_is_readable_is_cut_to_its_size_now_and_then(kept: Kept) -> None:

@@ -59,7 +59,7 @@ async def rig() -> AsyncIterator[Rig]:
     await end_task(made.running)
 
 
-async def test_what_comes_while_a_batch_is_written_is_the_next_batch_of_its_lane(rig: Rig) -> None:
+async def test_what_comes_while_a_batch_is_written_is_the_next_batch_of_its_key(rig: Rig) -> None:
     ends = rig.hold("a")
     rig.put("a", 1)
     await turns()
@@ -73,7 +73,7 @@ async def test_what_comes_while_a_batch_is_written_is_the_next_batch_of_its_lane
     assert rig.begun == [[("a", 1)], [("a", 2), ("a", 3), ("a", 4)], [("a", 5)]]
 
 
-async def test_while_the_thread_is_busy_a_lane_waits_for_more() -> None:
+async def test_while_the_thread_is_busy_a_key_waits_for_more() -> None:
     rig = Rig(longest_wait_s=60.0)
     rig.thread.work(1.0)
     rig.put("a", 1)
@@ -97,7 +97,7 @@ async def test_a_whole_batch_waits_for_nothing() -> None:
     await end_task(rig.running)
 
 
-async def test_a_lane_whose_batch_does_not_end_holds_up_no_other(rig: Rig) -> None:
+async def test_a_key_whose_batch_does_not_end_holds_up_no_other(rig: Rig) -> None:
     rig.hold("slow")
     rig.put("slow", 1, 2)
     rig.put("quick", 1)
@@ -109,7 +109,7 @@ async def test_a_lane_whose_batch_does_not_end_holds_up_no_other(rig: Rig) -> No
     assert not rig.queue.is_busy("quick")
 
 
-async def test_a_lane_is_forgotten_once_nobody_uses_it(rig: Rig) -> None:
+async def test_a_key_is_forgotten_once_nobody_uses_it(rig: Rig) -> None:
     ends = rig.hold("a")
     for number in range(4):
         rig.put("a", number)
@@ -123,7 +123,7 @@ async def test_a_lane_is_forgotten_once_nobody_uses_it(rig: Rig) -> None:
     assert rig.queue.is_empty
 
 
-async def test_who_is_alone_in_a_lane_is_not_written_beside(rig: Rig) -> None:
+async def test_who_is_exclusive_is_not_written_beside_others(rig: Rig) -> None:
     async with rig.queue.exclusive("a"):
         rig.put("a", 1)
         rig.put("b", 1)
@@ -133,7 +133,7 @@ async def test_who_is_alone_in_a_lane_is_not_written_beside(rig: Rig) -> None:
     assert rig.begun == [[("b", 1)], [("a", 1)]]
 
 
-async def test_a_lane_and_all_of_them_have_room_for_so_many(rig: Rig) -> None:
+async def test_a_key_and_all_of_them_have_room_for_so_many(rig: Rig) -> None:
     for key in ("a", "b"):
         rig.hold(key)
         rig.put(key, 0)

@@ -16,7 +16,7 @@ from tests.support.redis import RedisServer
 
 
 async def run_of(server: RedisServer, path: Path, *, in_order: bool = True) -> tuple[Incarnation, float]:
-    """Begin and end: the life that it found, and how long that took."""
+    """Begin and end: the incarnation that it found, and how long that took."""
     began = time.monotonic()
     async with persistence(server.url, path) as one:
         took_s = time.monotonic() - began

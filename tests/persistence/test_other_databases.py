@@ -113,7 +113,7 @@ async def test_what_somebody_else_keeps_under_such_names_stops_nobody(
 
 
 async def test_many_databases_cost_one_connection(own_redis: RedisServer, elsewhere: redis.asyncio.Redis) -> None:
-    """A beat has 2 s, and a distant Redis takes much of that for each connection."""
+    """A heartbeat has 2 s, and a distant Redis takes much of that for each connection."""
     for db in range(4, 16):
         await elsewhere.select(db)
         await elsewhere.set(keys.store(), OTHERS)

@@ -31,7 +31,7 @@ class Platform:
         self._heartbeat = RedisHeartbeat(server.url, clock=clock)
         self._store = SqliteLogStore(path)
 
-    async def beat(self) -> Incarnation:
+    async def heartbeat(self) -> Incarnation:
         beaten = await self._heartbeat.count_and_compare(await self._store.heartbeat())
         await self._store.keep_heartbeat(beaten.counted)
         assert beaten.incarnation is not None
@@ -51,17 +51,17 @@ async def test_the_second_of_two_stops_and_the_first_notices_nothing(own_redis: 
     first = Platform(own_redis, tmp_path / "first.sqlite3", clock)
     second = Platform(own_redis, tmp_path / "second.sqlite3", clock)
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
-        incarnation = [await first.beat() for _ in range(2)][-1]
+        incarnation = [await first.heartbeat() for _ in range(2)][-1]
         before = await in_redis(client)
         for _ in range(3):
             with pytest.raises(OtherStoreFound):
-                await second.beat()
+                await second.heartbeat()
             clock.now += SILENT_S / 4
         assert await in_redis(client) == before
-        assert await first.beat() == incarnation
+        assert await first.heartbeat() == incarnation
         with pytest.raises(ConfigError, match=r"REDIS_PREFIX: another platform uses this Redis"):
-            await second.beat()
-        assert await first.beat() == incarnation
+            await second.heartbeat()
+        assert await first.heartbeat() == incarnation
     await first.close()
     await second.close()
 
@@ -70,23 +70,23 @@ async def test_a_store_that_is_silent_was_replaced(own_redis: RedisServer, tmp_p
     clock = Clock()
     first = Platform(own_redis, tmp_path / "first.sqlite3", clock)
     second = Platform(own_redis, tmp_path / "second.sqlite3", clock)
-    await first.beat()
-    incarnation = await first.beat()
+    await first.heartbeat()
+    incarnation = await first.heartbeat()
     with pytest.raises(OtherStoreFound):
-        await second.beat()
+        await second.heartbeat()
     clock.now += SILENT_S - 0.1
     with pytest.raises(OtherStoreFound):
-        await second.beat()
+        await second.heartbeat()
     clock.now += 0.2
-    began = await second.beat()
+    began = await second.heartbeat()
     assert began.generation > incarnation.generation, "every `stored` channel is compared with the new store"
-    assert await second.beat() == began
+    assert await second.heartbeat() == began
     # The one that was replaced comes back: now it is the second.
     with pytest.raises(OtherStoreFound):
-        await first.beat()
-    await second.beat()
+        await first.heartbeat()
+    await second.heartbeat()
     with pytest.raises(ConfigError, match="REDIS_PREFIX"):
-        await first.beat()
+        await first.heartbeat()
     await first.close()
     await second.close()
 

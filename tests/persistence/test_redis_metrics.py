@@ -55,7 +55,7 @@ async def test_the_numbers_are_those_of_the_server(own_redis: RedisServer) -> No
     assert found["thalamus_redis_used_memory_bytes"] > 100_000
     assert found["thalamus_redis_connected_clients"] == 3
     assert found["thalamus_redis_pubsub_channels"] == 1
-    assert found["thalamus_redis_keys/db0"] == 3  # the two, and the life that the fixture began
+    assert found["thalamus_redis_keys/db0"] == 3  # the two, and the incarnation that the fixture began
     assert found["thalamus_redis_expired_keys_total"] == 1
     assert found["thalamus_redis_evicted_keys_total"] == 0
     assert found["thalamus_redis_commands_total"] >= 4

@@ -74,12 +74,12 @@ async def test_what_can_not_be_read_is_not_told(
 async def test_what_is_stored_becomes_readable_in_a_full_redis(
     written: Written, redis_conn: redis.asyncio.Redis
 ) -> None:
-    """Also in another life: nothing that is there already is kept from readers."""
+    """Also in another incarnation: nothing that is there already is kept from readers."""
     offset = await written.number()
     await redis_conn.config_set("maxmemory", "1")
     try:
         assert await written.commit(offset) == offset
-        written.incarnation = "another life"
+        written.incarnation = "another incarnation"
         assert await written.hot.readable(CHANNEL) is None
         assert await written.hot.verify(CHANNEL, ChannelState(EPOCH, offset)) == 1
         assert await written.hot.readable(CHANNEL) == ChannelState(EPOCH, offset)

@@ -152,24 +152,24 @@ async def test_a_replica_that_remembers_tops_writes_no_hole_into_a_table_that_wa
     await db.close()
 
 
-async def test_another_store_begins_another_life_and_the_same_does_not(own_redis: RedisServer, tmp_path: Path) -> None:
+async def test_only_another_store_begins_an_incarnation(own_redis: RedisServer, tmp_path: Path) -> None:
     """As where somebody removed the file of SQLite, and Redis was left as it is."""
     heartbeat = RedisHeartbeat(own_redis.url)
 
-    async def beats(path: Path) -> list[Incarnation]:
+    async def incarnations_of(path: Path) -> list[Incarnation]:
         store = SqliteLogStore(path)
-        lives = []
+        found = []
         for _ in range(2):
-            beaten = await heartbeat.count_and_compare(await store.heartbeat())
-            await store.keep_heartbeat(beaten.counted)
-            assert beaten.incarnation is not None
-            lives.append(beaten.incarnation)
+            reply = await heartbeat.count_and_compare(await store.heartbeat())
+            await store.keep_heartbeat(reply.counted)
+            assert reply.incarnation is not None
+            found.append(reply.incarnation)
         await store.close()
-        return lives
+        return found
 
-    first, again = [await beats(tmp_path / "one.sqlite3") for _ in range(2)]
+    first, again = [await incarnations_of(tmp_path / "one.sqlite3") for _ in range(2)]
     assert len({incarnation.token for incarnation in [*first[1:], *again]}) == 1
-    other = await beats(tmp_path / "two.sqlite3")
+    other = await incarnations_of(tmp_path / "two.sqlite3")
     assert len({incarnation.token for incarnation in other}) == 1
     assert other[0].generation > again[0].generation
     await heartbeat.close()

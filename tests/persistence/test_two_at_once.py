@@ -92,7 +92,7 @@ async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_confl
 async def test_what_could_not_be_committed_is_looked_at_again(
     redis_pipeline: RedisPipeline, store: SqliteLogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where another life of Redis began between the store and the commit of a sweep."""
+    """As where another incarnation of Redis began between the store and the commit of a sweep."""
     log, hot, running = replica(redis_pipeline, store)
     await append(log, [request("first")])
     commit = hot.commit

@@ -1,4 +1,4 @@
-"""Random lives of one `stored` channel: replicas die between any two steps, Redis is emptied or goes back."""
+"""Random schedules of one `stored` channel: replicas die between any two steps, Redis is emptied or goes back."""
 
 from __future__ import annotations
 
@@ -92,18 +92,18 @@ class Replica:
 
 @dataclass
 class Incarnation:
-    """The life of Redis, as persistence has been told of it."""
+    """The incarnation of Redis, as persistence has been told of it."""
 
     number: int = 0
 
     @property
     def token(self) -> str:
-        return f"life{self.number}"
+        return f"incarnation{self.number}"
 
 
 @dataclass
 class Channel:
-    """One random life of one channel, and what must hold of it."""
+    """One random schedule of one channel, and what must hold of it."""
 
     client: redis.asyncio.Redis
     pipeline: RedisPipeline
@@ -169,7 +169,7 @@ class Channel:
         ]
 
     async def go_back(self, empty: bool) -> None:
-        """Another life of Redis: what it is told of is nobody's business but persistence's."""
+        """Another incarnation of Redis: what it is told of is nobody's business but persistence's."""
         await self.client.flushdb()
         for name, value in [] if empty else self.dump:
             await self.client.restore(name, 0, value)
@@ -185,7 +185,7 @@ class Channel:
     # What must always hold.
 
     async def look(self) -> None:
-        """As an edge does: the hot log, in the present life, or nothing."""
+        """As an edge does: the hot log, in the present incarnation, or nothing."""
         call = hotlog.read_call(
             self.name, stored=True, incarnation=self.incarnation.token, since_offset=0, limit=1_000, reverse=False
         )

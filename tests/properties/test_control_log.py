@@ -1,6 +1,6 @@
-"""Invariant: an order is carried out once by every edge, for those who were there before it, whatever happens to links.
+"""Invariant: every edge executes a control command once, for connections opened before it, whatever links do.
 
-Three edges on a real Redis, two of them over links that are cut at random; the third gives orders.
+Three edges on a real Redis, two of them over links that are cut at random; the third gives control commands.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ async def test_no_order_is_missed_and_none_hits_who_came_after_it(world: World, 
     assert found, f"seed {seed}: {missed} were not disconnected ({told})"
     await asyncio.sleep(0.5)  # whatever is carried out a second time is by now
     thrown = [client.session.client for clients in world.here.values() for client in clients if client.closed]
-    assert not thrown, f"seed {seed}: {thrown} came after the order that they were disconnected by ({told})"
-    assert told["done"], f"seed {seed}: no order was answered"
+    assert not thrown, f"seed {seed}: {thrown} came after the command that disconnected them ({told})"
+    assert told["done"], f"seed {seed}: no command was answered"
 
 
 async def test_an_edge_that_reads_an_order_late_spares_who_came_after_it(world: World) -> None:
@@ -143,7 +143,7 @@ async def test_an_edge_that_reads_an_order_late_spares_who_came_after_it(world: 
     assert not world.here["ann"][1].closed
 
 
-async def test_what_else_the_server_api_orders_reaches_an_edge_that_did_not_hear_it(world: World) -> None:
+async def test_other_control_commands_reach_an_edge_that_did_not_receive_them(world: World) -> None:
     link = world.links[0]
     node = link.edge.node
     await world.come("ann", link.edge)

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.properties.lagging_edge import errors_logged
-from tests.properties.life import LEFT_A_GAP, NOT_COMPARED, Life
 from tests.properties.manual_loop import ManualLoop, ticks
+from tests.properties.schedule import LEFT_A_GAP, NOT_COMPARED, Schedule
 
 # Clients, by what they ask for: 112 instead of a reply without `recovered`, or no position at all.
 CLIENT_SIDE = ("client", "client", "client", "rejecting", "plain")
@@ -39,8 +39,8 @@ _step = st.one_of(
     st.tuples(st.just("unsubscribe"), _client),
     st.tuples(st.just("stall"), _client),
     st.tuples(st.just("read_again"), _client),
-    st.tuples(st.just("deafen"), _edge),
-    st.tuples(st.just("hear"), _edge, st.booleans()),
+    st.tuples(st.just("stall_pubsub"), _edge),
+    st.tuples(st.just("resume_pubsub"), _edge, st.booleans()),
     st.tuples(st.just("stop"), _edge),
     st.tuples(st.just("let_go"), _edge, _picks, st.booleans()),
     st.tuples(st.just("echo"), _edge, st.integers(0, 1), st.integers(0, 9)),
@@ -49,8 +49,8 @@ _step = st.one_of(
     st.tuples(st.just("tick"), _edge),
     st.tuples(st.just("wait"), st.integers(1, 20)),
 )
-steps_of_a_life = st.lists(st.tuples(_step, st.integers(0, 5)), min_size=10, max_size=40)
-options_of_a_life = st.fixed_dictionaries(
+steps_of_a_schedule = st.lists(st.tuples(_step, st.integers(0, 5)), min_size=10, max_size=40)
+options_of_a_schedule = st.fixed_dictionaries(
     {
         "history_size": st.integers(1, 12),
         "ring_size": st.integers(1, 6),
@@ -65,7 +65,7 @@ lags = st.lists(st.integers(0, 4), min_size=1, max_size=9)
 ends = st.tuples(st.booleans(), _edge)
 
 
-def play_life(
+def play_schedule(
     kinds: Sequence[str],
     options: dict[str, Any],
     turns: Sequence[int],
@@ -74,18 +74,18 @@ def play_life(
 ) -> dict[str, int]:
     """One schedule, each step with some loop ticks behind it; returns what happened, how often."""
 
-    async def live() -> dict[str, int]:
-        life = Life(kinds, options, turns)
+    async def run() -> dict[str, int]:
+        schedule = Schedule(kinds, options, turns)
         for (name, *arguments), pause in steps:
-            await getattr(life, name)(*arguments)
+            await getattr(schedule, name)(*arguments)
             await ticks(pause)
-        await life.finish(*end)
-        life.seen["resyncs"] = sum(edge.node.hub.resyncs for edge in life.edges)
-        life.seen["gaps"] = sum(edge.node.hub.gaps for edge in life.edges)
-        return life.seen
+        await schedule.finish(*end)
+        schedule.seen["resyncs"] = sum(edge.node.hub.resyncs for edge in schedule.edges)
+        schedule.seen["gaps"] = sum(edge.node.hub.gaps for edge in schedule.edges)
+        return schedule.seen
 
     with errors_logged() as errors, asyncio.Runner(loop_factory=ManualLoop) as runner:
-        seen = runner.run(live())
+        seen = runner.run(run())
     assert not errors, errors
     return seen
 
@@ -107,20 +107,20 @@ _WIDE = {
     "channel_linger_s": 1.0,
 }
 Steps = Sequence[tuple[tuple[Any, ...], int]]
-_a_life = given(options_of_a_life, lags, steps_of_a_life, ends)
+_a_schedule = given(options_of_a_schedule, lags, steps_of_a_schedule, ends)
 
 
 @settings(max_examples=900, **_PRINTED)
-@_a_life
+@_a_schedule
 @pytest.mark.slow
 def test_a_client_gets_the_log_once_in_order_or_is_told(
     options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]
 ) -> None:
-    play_life(CLIENT_SIDE, options, turns, steps, end)
+    play_schedule(CLIENT_SIDE, options, turns, steps, end)
 
 
 @settings(max_examples=300, **_PRINTED)
-@_a_life
+@_a_schedule
 @example(_WIDE, [0], [(("publish", 2), 1), (("come", 0, 0, False), 5), (("reset",), 0)], (False, 0))
 @example(
     _WIDE | {"join_buffer_size": 1},
@@ -131,11 +131,11 @@ def test_a_client_gets_the_log_once_in_order_or_is_told(
 def test_a_server_side_subscription_gets_the_log_once_in_order_or_is_told(
     options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]
 ) -> None:
-    play_life(SERVER_SIDE, options, turns, steps, end)
+    play_schedule(SERVER_SIDE, options, turns, steps, end)
 
 
 @settings(max_examples=150, **_PRINTED)
-@_a_life
+@_a_schedule
 @example(
     _WIDE,
     [0],
@@ -148,34 +148,34 @@ def test_a_server_side_subscription_gets_the_log_once_in_order_or_is_told(
 def test_a_gap_that_was_heard_of_is_repaired_without_waiting_for_the_tick(
     options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]
 ) -> None:
-    assert LEFT_A_GAP not in play_life(CLIENT_SIDE, options, turns, steps, end)
+    assert LEFT_A_GAP not in play_schedule(CLIENT_SIDE, options, turns, steps, end)
 
 
 @settings(max_examples=150, **_PRINTED)
-@_a_life
+@_a_schedule
 @example(
     _WIDE,
     [1],
-    [(("publish", 2), 1), (("come", 0, 0, False), 5), (("deafen", 0), 0), (("publish", 1), 0)],
+    [(("publish", 2), 1), (("come", 0, 0, False), 5), (("stall_pubsub", 0), 0), (("publish", 1), 0)],
     (False, 0),
 )
 def test_no_view_is_behind_once_pub_sub_was_made_anew(
     options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]
 ) -> None:
-    assert NOT_COMPARED not in play_life(CLIENT_SIDE, options, turns, steps, end)
+    assert NOT_COMPARED not in play_schedule(CLIENT_SIDE, options, turns, steps, end)
 
 
 def test_the_schedules_reach_what_they_are_for() -> None:
     reached: Counter[str] = Counter()
 
     @settings(max_examples=250, phases=[Phase.generate], **_PRINTED)
-    @_a_life
+    @_a_schedule
     def play(options: dict[str, Any], turns: Sequence[int], steps: Steps, end: tuple[bool, int]) -> None:
-        reached.update(play_life(CLIENT_SIDE, options, turns, steps, end))
+        reached.update(play_schedule(CLIENT_SIDE, options, turns, steps, end))
 
     wanted = {"recovered", "recovered with publications", "not recovered", "not recovered, another epoch"}
     wanted |= {"a page behind the reply", "2500", "error 100", "error 112", "gaps", "resyncs"}
-    for _ in range(5):  # the rare ones come once in some 100 lives
+    for _ in range(5):  # the rare ones come once in some 100 schedules
         play()
         if wanted <= set(+reached):
             break

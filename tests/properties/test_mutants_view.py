@@ -26,9 +26,9 @@ from tests.properties.test_join_and_recovery import (
     SERVER_SIDE,
     ends,
     lags,
-    options_of_a_life,
-    play_life,
-    steps_of_a_life,
+    options_of_a_schedule,
+    play_schedule,
+    steps_of_a_schedule,
 )
 
 _VIEWS, _LIVES = 2_000, 1_500  # at most; most are found among the first
@@ -317,9 +317,9 @@ def test_a_mutant_of_the_view_is_found(mutant: Mutant, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("mutant", OF_A_LIFE, ids=[mutant.__name__ for mutant in OF_A_LIFE])
 def test_a_mutant_of_joins_and_recovery_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(max_examples=_LIVES, **_SETTINGS)
-    @given(options_of_a_life, lags, steps_of_a_life, ends)
+    @given(options_of_a_schedule, lags, steps_of_a_schedule, ends)
     def check(options: Any, turns: Any, steps: Any, end: Any) -> None:
-        play_life(CLIENT_SIDE, options, turns, steps, end)
+        play_schedule(CLIENT_SIDE, options, turns, steps, end)
 
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
@@ -328,9 +328,9 @@ def test_a_mutant_of_joins_and_recovery_is_found(mutant: Mutant, monkeypatch: py
 
 def test_a_mutant_of_server_side_joins_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(max_examples=_LIVES, **_SETTINGS)
-    @given(options_of_a_life, lags, steps_of_a_life, ends)
+    @given(options_of_a_schedule, lags, steps_of_a_schedule, ends)
     def check(options: Any, turns: Any, steps: Any, end: Any) -> None:
-        play_life(SERVER_SIDE, options, turns, steps, end)
+        play_schedule(SERVER_SIDE, options, turns, steps, end)
 
     a_join_that_failed_is_answered_as_made(monkeypatch)
     with pytest.raises(AssertionError):

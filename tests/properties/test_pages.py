@@ -1,7 +1,7 @@
 """Invariant: what follows a reply in pages is the log, once and in order, before anything live; or the client is told.
 
-The same life as in `test_join_and_recovery`, with long absences, replies of a few publications and clients that stop
-reading. Mutants of the code are found.
+The same schedules as in `test_join_and_recovery`, with long absences, replies of a few publications and clients that
+stop reading. Mutants of the code are found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.channels.log_reader import LogReader
 from services.edge.domain.model import Publication
 from services.edge.domain.session.session import Session
-from tests.properties.test_join_and_recovery import ends, lags, play_life
+from tests.properties.test_join_and_recovery import ends, lags, play_schedule
 
 CLIENTS = ("client", "client", "server")
 _PRINTED: dict[str, Any] = {
@@ -39,8 +39,8 @@ _step = st.one_of(
     st.tuples(st.just("unsubscribe"), _client),
     st.tuples(st.just("stop"), _edge),
     st.tuples(st.just("let_go"), _edge, st.just(()), st.booleans()),
-    st.tuples(st.just("deafen"), _edge),
-    st.tuples(st.just("hear"), _edge, st.booleans()),
+    st.tuples(st.just("stall_pubsub"), _edge),
+    st.tuples(st.just("resume_pubsub"), _edge, st.booleans()),
     st.tuples(st.just("trim"), st.integers(0, 8), st.booleans()),
     st.sampled_from([("down",), ("up",), ("up",), ("reset",)]),
 )
@@ -56,25 +56,25 @@ _options = st.fixed_dictionaries(
         "channel_linger_s": st.just(1.0),
     }
 )
-_a_life = given(_options, lags, _steps, ends)
+_a_schedule = given(_options, lags, _steps, ends)
 
 
 @settings(max_examples=300, derandomize=False, **_PRINTED)
-@_a_life
+@_a_schedule
 def test_pages_are_the_log_once_in_order_before_what_is_live(options: Any, turns: Any, steps: Any, end: Any) -> None:
-    play_life(CLIENTS, options, turns, steps, end)
+    play_schedule(CLIENTS, options, turns, steps, end)
 
 
 def test_the_schedules_reach_what_they_are_for() -> None:
     reached: Counter[str] = Counter()
 
     @settings(max_examples=80, phases=[Phase.generate], **_PRINTED)
-    @_a_life
+    @_a_schedule
     def play(options: Any, turns: Any, steps: Any, end: Any) -> None:
-        reached.update(play_life(CLIENTS, options, turns, steps, end))
+        reached.update(play_schedule(CLIENTS, options, turns, steps, end))
 
     wanted = {"a page behind the reply", "2500 amid pages", "recovered", "not recovered"}
-    for _ in range(12):  # the rare ones come once in some 100 lives
+    for _ in range(12):  # the rare ones come once in some 100 schedules
         play()
         if wanted <= set(+reached):
             break
@@ -179,13 +179,13 @@ def test_a_mutant_of_pages_is_found(mutant: Any, monkeypatch: pytest.MonkeyPatch
         report_multiple_bugs=False,
         **{**_PRINTED, "print_blob": False},
     )
-    @_a_life
+    @_a_schedule
     def check(options: Any, turns: Any, steps: Any, end: Any) -> None:
-        play_life(CLIENTS, options, turns, steps, end)
+        play_schedule(CLIENTS, options, turns, steps, end)
 
     def known() -> None:
         for total in (8, 40):
-            play_life(CLIENTS, {**_SMALL, "recovery_total": total}, [0], MUTANTS[mutant], (False, 0))
+            play_schedule(CLIENTS, {**_SMALL, "recovery_total": total}, [0], MUTANTS[mutant], (False, 0))
 
     def search() -> None:
         known()

@@ -50,7 +50,7 @@ class Delayed:
         presence.written = late_written  # type: ignore[method-assign]
         self.clients: list[Client] = []
         self._numbers = itertools.count(1)
-        self.orders: set[asyncio.Task[None]] = set()
+        self.commands: set[asyncio.Task[None]] = set()
 
     async def delay(self) -> None:
         await ticks(self.rng.choice((0, 0, 1, 2, 5, 9)))
@@ -60,14 +60,14 @@ class Delayed:
         await client.call(connect={"token": self.cluster.token(user)})
         return client
 
-    def order(self, operation: operations.Operation) -> None:
+    def command(self, operation: operations.Operation) -> None:
         async def give() -> None:
             with contextlib.suppress(ThalamusError):  # the client was told that it is not subscribed
                 await execute(self.node, operation)
 
         task = asyncio.create_task(give())
-        self.orders.add(task)
-        task.add_done_callback(self.orders.discard)
+        self.commands.add(task)
+        task.add_done_callback(self.commands.discard)
 
     def say(self, client: Client) -> None:
         """A frame of one to three commands."""
@@ -89,9 +89,9 @@ class Delayed:
         if action < 0.45:
             self.say(rng.choice(self.clients))
         elif action < 0.6:
-            self.order(operations.Subscribe(user=user, channel=channel))
+            self.command(operations.Subscribe(user=user, channel=channel))
         elif action < 0.75:
-            self.order(operations.Unsubscribe(user=user, channel=channel))
+            self.command(operations.Unsubscribe(user=user, channel=channel))
         elif action < 0.8:
             self.node.hub.was_reset(channel, "another epoch")
         elif action < 0.85:
@@ -122,14 +122,14 @@ class Delayed:
 @pytest.mark.parametrize("seed", range(60))
 async def test_the_roster_is_who_is_subscribed(seed: int) -> None:
     print(f"seed {seed}")
-    life = Delayed(random.Random(seed))
-    life.clients = [await life.connect(USERS[number % 2]) for number in range(3)]
+    world = Delayed(random.Random(seed))
+    world.clients = [await world.connect(USERS[number % 2]) for number in range(3)]
     for _ in range(STEPS):
-        await life.step()
+        await world.step()
     await settle()
     await settle()
-    assert not life.orders
-    assert life.off() == []
+    assert not world.commands
+    assert world.off() == []
 
 
 PAIR = b'{"id":8,"unsubscribe":{"channel":"a"}}\n{"id":9,"subscribe":{"channel":"a"}}'
@@ -138,8 +138,8 @@ PAIR = b'{"id":8,"unsubscribe":{"channel":"a"}}\n{"id":9,"subscribe":{"channel":
 @pytest.mark.parametrize("turns", range(12))
 async def test_an_order_to_subscribe_that_was_overtaken_takes_no_newer_entry_off_the_roster(turns: int) -> None:
     """It is under way, presence is slow, and the client unsubscribes and subscribes in one frame."""
-    life = Delayed(random.Random(turns))
-    client = await life.connect("ann")
+    world = Delayed(random.Random(turns))
+    client = await world.connect("ann")
     entering = asyncio.Event()
 
     async def slow(channel: str, client: str) -> bool:
@@ -147,23 +147,23 @@ async def test_an_order_to_subscribe_that_was_overtaken_takes_no_newer_entry_off
         await ticks(turns)
         return True
 
-    life.cluster.presence.written = slow  # type: ignore[method-assign]
-    life.order(operations.Subscribe(user="ann", channel="a"))
+    world.cluster.presence.written = slow  # type: ignore[method-assign]
+    world.command(operations.Subscribe(user="ann", channel="a"))
     await entering.wait()
-    life.clients = [client]
+    world.clients = [client]
     client.protocol.message(PAIR, binary=False)
     await settle()
     assert "a" in client.session.subscriptions
-    assert life.off() == []
+    assert world.off() == []
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_an_order_to_unsubscribe_takes_only_what_it_ended_off_the_roster(turns: int) -> None:
-    life = Delayed(random.Random(turns))
-    life.clients = [client] = [await life.connect("ann")]
+    world = Delayed(random.Random(turns))
+    world.clients = [client] = [await world.connect("ann")]
     await client.call(subscribe={"channel": "a"})
-    life.order(operations.Unsubscribe(user="ann", channel="a"))
+    world.command(operations.Unsubscribe(user="ann", channel="a"))
     await ticks(turns)
     client.protocol.message(PAIR, binary=False)
     await settle()
-    assert life.off() == []
+    assert world.off() == []

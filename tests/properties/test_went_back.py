@@ -157,7 +157,7 @@ class World:
             await one.read(channel)
 
     async def wait(self, seconds: int) -> None:
-        """Whoever lives looks twice a second, and no process starts or ends in less than that."""
+        """Whoever runs looks twice a second, and no process starts or ends in less than that."""
         for _ in range(seconds):
             self.now_s += 1
             await self._server()
@@ -167,12 +167,12 @@ class World:
         for edge in self.edges:
             if edge is not None:
                 await edge.look()
-        await self.beat(waits=False)
+        await self.heartbeat(waits=False)
         for edge in self.edges:
             if edge is not None:
                 await edge.look()
 
-    async def beat(self, waits: bool) -> None:
+    async def heartbeat(self, waits: bool) -> None:
         if self.known is None:
             return
         call = calls.heartbeat_call(*self.kept, self.known, kept=self.kept[0], store="store", waits=waits)
@@ -351,8 +351,8 @@ def test_an_orderly_stop_keeps_the_epoch_and_a_later_copy_of_it_does_not(play: C
 def test_a_mutant_is_found(mutant: str, play: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     old, new, schedule = MUTANTS[mutant]
     play(schedule)
-    beat: Script = vars(calls)["HEARTBEAT"]
-    assert old in beat.text.decode()
-    monkeypatch.setattr(calls, "HEARTBEAT", changed(beat, (old, new)))
+    heartbeat: Script = vars(calls)["HEARTBEAT"]
+    assert old in heartbeat.text.decode()
+    monkeypatch.setattr(calls, "HEARTBEAT", changed(heartbeat, (old, new)))
     with pytest.raises(AssertionError, match="given twice"):
         play(schedule)

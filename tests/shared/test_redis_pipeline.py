@@ -157,7 +157,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_goes_to_nobody(redis_pip
     assert given_up.cancelled()
 
 
-async def test_a_server_whose_life_nobody_spoke_of_is_not_used(own_redis: RedisServer) -> None:
+async def test_a_server_whose_incarnation_nobody_judged_is_not_used(own_redis: RedisServer) -> None:
     gate = IncarnationGate()
     pipeline, plain = RedisPipeline(own_redis.url, gate=gate), RedisPipeline(own_redis.url)
 

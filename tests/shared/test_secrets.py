@@ -63,7 +63,7 @@ async def test_without_the_password_redis_says_noauth(own_redis: RedisServer) ->
     await client.aclose()
 
 
-async def test_the_pub_sub_connection_and_the_beacon_log_in_with_it(
+async def test_the_pub_sub_connection_and_the_heartbeat_log_in_with_it(
     own_redis: RedisServer, guarded: redis.asyncio.Redis, password_file: Path
 ) -> None:
     address = redis_address(own_redis.url.replace("redis://", "redis://edge@"), password_file)

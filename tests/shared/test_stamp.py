@@ -156,8 +156,8 @@ async def test_the_store_has_the_very_bytes_that_redis_has(
 async def test_after_a_redis_that_lost_it_the_store_knows_how_late_it_was(
     emptied: bool, redis_conn: Any, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
-    lives = ["life1"]
-    hot_log = RedisHotLog(redis_pipeline, lambda: lives[-1])
+    incarnations = ["incarnation1"]
+    hot_log = RedisHotLog(redis_pipeline, lambda: incarnations[-1])
     async with running(Log(hot_log, store, max_unstored=100, max_waiting=100, max_batch=10)) as log:
         await write(log, [0])
         old = await redis_conn.dump(keys.meta(STORED)), await redis_conn.dump(keys.log(STORED))
@@ -168,7 +168,7 @@ async def test_after_a_redis_that_lost_it_the_store_knows_how_late_it_was(
         if not emptied:
             for name, value in zip((keys.meta(STORED), keys.log(STORED)), old, strict=True):
                 await redis_conn.restore(name, 0, value)
-        lives.append("life2")
+        incarnations.append("incarnation2")
         await write(log, [2])
         rows, _ = await log.read(STORED, since_offset=0, limit=10, reverse=False)
         assert [(offset, Publication.FromString(found).time_ms) for offset, found in rows][1:] == [
@@ -181,14 +181,14 @@ async def test_after_a_redis_that_lost_it_the_store_knows_how_late_it_was(
 async def test_a_newest_publication_that_is_unreadable_does_not_stop_its_channel(
     redis_conn: Any, redis_pipeline: RedisPipeline, tmp_path: Path
 ) -> None:
-    store, lives = SqliteLogStore(tmp_path / "log.db"), ["life1"]
-    hot_log = RedisHotLog(redis_pipeline, lambda: lives[-1])
+    store, incarnations = SqliteLogStore(tmp_path / "log.db"), ["incarnation1"]
+    hot_log = RedisHotLog(redis_pipeline, lambda: incarnations[-1])
     async with running(Log(hot_log, store, max_unstored=100, max_waiting=100, max_batch=10)) as log:
         await write(log, [0, 1])
         with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as file, file:
             file.execute("UPDATE log SET publication = x'ffffff' WHERE offset = 2")
         await redis_conn.flushall()
-        lives.append("life2")
+        incarnations.append("incarnation2")
         before = await now_ms(redis_conn)
         await write(log, [2])
         rows, _ = await log.read(STORED, since_offset=2, limit=10, reverse=False)

@@ -48,7 +48,7 @@ class MemoryBus:
 
     def announce(self, channel: str, epoch: str, publication: Publication) -> None:
         for broker in self.brokers:
-            if channel in broker.subscribed and broker.listener is not None and not broker.deaf:
+            if channel in broker.subscribed and broker.listener is not None and not broker.stalled:
                 broker.listener.publication(channel, epoch, copy.copy(publication))
 
     def joined(self, channel: str, info: ClientInfo) -> None:
@@ -67,7 +67,7 @@ class MemoryBus:
             return
         self.logs[channel] = log = MemoryLog(f"epoch{next(self._epochs)}")
         for broker in self.brokers:
-            if channel in broker.subscribed and broker.listener is not None and not broker.deaf:
+            if channel in broker.subscribed and broker.listener is not None and not broker.stalled:
                 broker.listener.was_reset(channel, log.epoch)
 
     def append(
@@ -114,7 +114,7 @@ class MemoryBroker:
         self.bus = bus
         self.subscribed: set[str] = set()
         self.listener: ChannelListener | None = None
-        self.deaf = False  # pub/sub loses everything, without an error
+        self.stalled = False  # pub/sub loses everything, without an error
         self.reads = 0
         bus.brokers.append(self)
 

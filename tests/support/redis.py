@@ -59,7 +59,7 @@ class RedisServer:
                 try:
                     client.ping()
                     if whole:
-                        _begin_life(client)
+                        _begin_incarnation(client)
                     return
                 except redis.AuthenticationError:  # it answers, and lets us do nothing
                     return
@@ -92,7 +92,7 @@ class RedisServer:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _begin_life(client: redis.Redis) -> None:
+def _begin_incarnation(client: redis.Redis) -> None:
     """Say that all is whole, as persistence does (services/shared/incarnation/calls.py)."""
     said = client.get(keys.incarnation())
     known = parse_incarnation(said if isinstance(said, bytes) else None)
@@ -116,7 +116,7 @@ def redis_url(redis_server: RedisServer) -> str:
     """Address of the session's server, emptied."""
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()
-        _begin_life(client)
+        _begin_incarnation(client)
     return redis_server.url
 
 

@@ -225,7 +225,7 @@ class Stack:
     # What was said.
 
     def lines(self, name: str) -> list[str]:
-        """All that a process logged, over all its lives; `---` lines are the supervisor's."""
+        """All that a process logged, over all its restarts; `---` lines are the supervisor's."""
         return list(self._lines.get(name, ()))
 
     def logs(self, last: int = _SHOWN_LINES) -> str:

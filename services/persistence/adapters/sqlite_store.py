@@ -175,14 +175,14 @@ class SqliteLogStore:
             "SELECT ifnull(count, 0), ifnull(generation, 0), store, ifnull(mark, '')"
             " FROM identity LEFT JOIN beacon USING (id) LEFT JOIN restored USING (id)"
         )
-        return await self._run("read", "beacon", lambda connection: Heartbeat(*connection.execute(query).fetchone()))
+        return await self._run("read", "heartbeat", lambda connection: Heartbeat(*connection.execute(query).fetchone()))
 
     async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         def keep(connection: sqlite3.Connection) -> None:
             with _Transaction(connection):
                 _keep_heartbeat(connection, heartbeat)
 
-        await self._run("write", "keep_beacon", keep)
+        await self._run("write", "keep_heartbeat", keep)
 
     async def keep_orderly_end(self, heartbeat: Heartbeat, known: Known) -> None:
         def keep(connection: sqlite3.Connection) -> None:
@@ -193,7 +193,7 @@ class SqliteLogStore:
                     (heartbeat.counter, *known),
                 )
 
-        await self._run("write", "keep_ending", keep)
+        await self._run("write", "keep_orderly_end", keep)
 
     async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
         def take(connection: sqlite3.Connection) -> Known | None:
@@ -202,7 +202,7 @@ class SqliteLogStore:
                 connection.execute("DELETE FROM ending")
             return Known(*found[1:]) if found and found[0] == heartbeat.counter else None
 
-        return await self._run("write", "take_ending", take)
+        return await self._run("write", "pop_orderly_end", take)
 
     async def begin_new_epochs(self, seen: Heartbeat) -> None:
         def begin(connection: sqlite3.Connection) -> None:
@@ -211,7 +211,7 @@ class SqliteLogStore:
                 if mark == seen.restored:
                     connection.execute("INSERT OR REPLACE INTO restored VALUES (1, ?)", (new_epoch(),))
 
-        await self._run("write", "begin_anew", begin)
+        await self._run("write", "begin_new_epochs", begin)
         await self.keep_heartbeat(seen)
 
     def _prepare(self) -> None:

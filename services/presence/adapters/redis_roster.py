@@ -141,7 +141,7 @@ class RedisRoster:
             await self._commands("reap", [("SREM", self._reap, f"{lease.edge} {lease.generation}")])
             await self._forget(lease)
             return 0
-        await self._take("reap", members, lease)
+        await self._remove("reap", members, lease)
         await self._commands("reap", [("SREM", _index(lease), *members)])
         return len(members)
 
@@ -154,7 +154,7 @@ class RedisRoster:
             await self._commands("reap", [("HDEL", self._generations, lease.edge), ("HDEL", self._runs, lease.edge)])
 
     async def end_graces(self, members: Sequence[bytes]) -> None:
-        results = await self._take("due", members, Lease("", 0))
+        results = await self._remove("due", members, Lease("", 0))
         again: list[str | bytes | int] = []
         for member, (_, _, left_ms) in zip(members, results, strict=True):
             if left_ms:
@@ -170,7 +170,7 @@ class RedisRoster:
                     removals.append(("SREM", _index(Lease(edge, int(generation))), member))
             await self._commands("due", removals)
 
-    async def _take(self, how: str, members: Sequence[bytes], lease: Lease) -> list[Any]:
+    async def _remove(self, how: str, members: Sequence[bytes], lease: Lease) -> list[Any]:
         """Remove members by the leave script, `how` is `reap` or `due`.
 
         Returns (removed, owner, milliseconds of grace left) of each.

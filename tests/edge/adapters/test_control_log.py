@@ -1,4 +1,4 @@
-"""Orders in a real Redis: what is kept, for how long, and what is published."""
+"""The control log in a real Redis: what is kept, for how long, and what is published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def control_log(redis_pipeline: RedisPipeline) -> RedisControlLog:
     return RedisControlLog(redis_pipeline)
 
 
-async def test_orders_are_read_in_pages_each_with_the_one_before_it(control_log: RedisControlLog) -> None:
+async def test_commands_are_read_in_pages_each_with_the_one_before_it(control_log: RedisControlLog) -> None:
     assert await control_log.read((0, 0)) == ([], (0, 0), True)
     for number in range(250):
         assert await control_log.append(b"%d" % number) == 0  # nobody listens
@@ -70,9 +70,9 @@ async def test_an_entry_that_is_no_order_does_not_stop_who_follows(
 ) -> None:
     await redis_conn.xadd(keys.control_log(), {"something": "else"})
     await redis_conn.xadd(keys.control_log(), {"previous": "nonsense", "order": "x"})
-    await control_log.append(b"order")
+    await control_log.append(b"command")
     page = await control_log.read((0, 0))
-    assert [order.payload for order in page.commands] == [b"", b"", b"order"]
+    assert [command.payload for command in page.commands] == [b"", b"", b"command"]
 
 
 @pytest.mark.parametrize("payload", [b"o", b"o1-0 0-0", b"ox-0 0-0 {}", b"o1-0  {}"])

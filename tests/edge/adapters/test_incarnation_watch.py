@@ -24,7 +24,7 @@ from tests.edge.adapters.brokers import check_now, forget, generation
 from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
 
-CHANNEL = "live:life"
+CHANNEL = "live:incarnation"
 
 
 async def append(broker: RedisBroker, data: str, channel: str = CHANNEL) -> AppendResult:
@@ -50,13 +50,13 @@ async def top(broker: RedisBroker) -> StreamPosition:
 
 
 class Store:
-    """What persistence keeps of the beacon, and its heart."""
+    """What persistence keeps of the heartbeat, and the heartbeat itself."""
 
     def __init__(self, url: str) -> None:
         self.kept = Heartbeat(0, 0)
         self._heartbeat = RedisHeartbeat(url)
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         async with asyncio.timeout(10):
             while True:
                 try:
@@ -75,7 +75,7 @@ class Store:
 @pytest.fixture
 async def store(own_redis: RedisServer) -> AsyncIterator[Store]:
     made = Store(own_redis.url)
-    await made.beat()
+    await made.heartbeat()
     yield made
     await made.close()
 
@@ -112,7 +112,7 @@ async def test_killed_with_aof_keeps_epoch_and_offsets(
     before = [await append(brokers[0], str(number)) for number in range(5)]
     own_redis.kill()
     own_redis.start(whole=False)
-    await store.beat()
+    await store.heartbeat()
     after = await append(brokers[1], "more")
     assert after.position == StreamPosition(6, before[0].position.epoch)
 
@@ -130,7 +130,7 @@ async def test_before_anybody_compared_redis_with_the_store_nothing_runs_on_it(
             await asyncio.sleep(0.01)
         assert not brokers[0].is_ready
         assert await client.xlen(keys.log(CHANNEL)) == 1
-    await store.beat()
+    await store.heartbeat()
     await append(brokers[0], "two")
 
 
@@ -145,7 +145,7 @@ async def test_ready_means_that_calls_succeed_though_one_has_just_failed(
         await broker.start(Reconnects(), lambda payload: None)
         with pytest.raises(Unavailable, match="this incarnation of Redis may not be used yet"):
             await broker.top(CHANNEL)
-        await store.beat()
+        await store.heartbeat()
         await until(lambda: broker.is_ready)
         await broker.top(CHANNEL)
     finally:
@@ -166,30 +166,30 @@ async def test_without_persistence_hot_logs_begin_anew_after_a_while(
 
 
 @pytest.mark.parametrize("dumped", ["empty", "older"])
-async def test_back_empty_or_older_the_beacon_gives_a_new_epoch(
+async def test_back_empty_or_older_the_heartbeat_gives_a_new_epoch(
     dumped: str, own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
     first = await append(brokers[0], "one")
     older = await dump(own_redis) if dumped == "older" else []
     await append(brokers[0], "two")
-    await store.beat()  # a second later
+    await store.heartbeat()  # a second later
     for broker in brokers:
-        forget(broker)  # edges that saw nothing: the beacon alone
+        forget(broker)  # edges that saw nothing: the heartbeat alone
     await go_back(own_redis, older)
-    await store.beat()
+    await store.heartbeat()
     now = await top(brokers[1])
     assert now.epoch != first.position.epoch
     assert now.offset == 0
 
 
-async def test_a_loss_too_young_for_the_beacon_is_seen_by_the_edge_that_acknowledged_it(
+async def test_a_loss_too_young_for_the_heartbeat_is_seen_by_the_edge_that_acknowledged_it(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
     first = await append(brokers[0], "one")
     older = await dump(own_redis)
     await append(brokers[0], "two")
     await go_back(own_redis, older)
-    await store.beat()  # finds nothing amiss
+    await store.heartbeat()  # finds nothing amiss
     # The other edge publishes as soon as it may: not under the epoch that lost something.
     after = await append(brokers[1], "three")
     assert after.position.epoch != first.position.epoch
@@ -207,16 +207,16 @@ async def test_a_loss_that_was_overtaken_is_seen_too(
         # A writer of before this gate: it takes the place of what was lost.
         await client.xadd(keys.log(CHANNEL), {"i": os.urandom(16), "p": b"", "k": ""}, id="2-0")
         await client.hset(keys.meta(CHANNEL), "top", "2")
-    await store.beat()
+    await store.heartbeat()
     assert (await top(brokers[0])).epoch != first.position.epoch
 
 
 async def test_emptied_while_it_runs(own_redis: RedisServer, store: Store, brokers: list[RedisBroker]) -> None:
     first = await append(brokers[0], "one")
-    await store.beat()
+    await store.heartbeat()
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
         await client.flushall()
-    await store.beat()
+    await store.heartbeat()
     after = await append(brokers[0], "two")
     assert after.position.epoch != first.position.epoch
     await until(lambda: generation(brokers[1]) == store.kept.generation)
@@ -238,7 +238,7 @@ async def test_an_edge_that_has_not_heard_of_a_generation_yet_writes_nothing_und
     assert late.position == StreamPosition(2, after.position.epoch)
 
 
-def test_receipts_are_the_last_of_each_channel_and_are_forgotten() -> None:
+def test_acknowledged_positions_are_the_last_of_each_channel_and_are_forgotten() -> None:
     kept = AcknowledgedPositions()
     kept.turn(0.0)
     kept.note("a", "3.x", 1, b"1")
@@ -253,7 +253,7 @@ def test_receipts_are_the_last_of_each_channel_and_are_forgotten() -> None:
     assert kept.of_generation(3) == []
 
 
-def test_receipts_have_a_bound(monkeypatch: Any) -> None:
+def test_acknowledged_positions_have_a_bound(monkeypatch: Any) -> None:
     monkeypatch.setattr(acknowledged, "MAX_CHANNELS", 3)
     kept = AcknowledgedPositions()
     for number in range(10):
@@ -270,7 +270,7 @@ async def test_a_log_that_outlived_its_meta_begins_anew(brokers: list[RedisBroke
     assert after.position.epoch != first.position.epoch
 
 
-async def test_receipts_are_kept_while_redis_is_away(
+async def test_acknowledged_positions_are_kept_while_redis_is_away(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acknowledged, "KEPT_S", 0.05)
@@ -280,17 +280,17 @@ async def test_receipts_are_kept_while_redis_is_away(
     own_redis.kill()
     await asyncio.sleep(0.5)  # many turns, if it turned
     await go_back(own_redis, older)
-    await store.beat()
+    await store.heartbeat()
     assert (await append(brokers[1], "three")).position.epoch != first.position.epoch
 
 
 async def test_a_redis_that_comes_back_full_can_still_be_read(own_redis: RedisServer, store: Store) -> None:
-    """Out of memory refuses writes; what says that a life is whole is let through."""
+    """Out of memory refuses writes; what says that an incarnation is whole is let through."""
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
         await client.config_set("maxmemory", 1)
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             await client.set("any", "thing")
-        await store.beat()
+        await store.heartbeat()
         broker = RedisBroker(own_redis.url)
         await broker.start(Reconnects(), lambda payload: None)
         try:

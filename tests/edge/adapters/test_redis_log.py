@@ -37,14 +37,14 @@ async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5
     return batch.offsets[0]
 
 
-async def lives(client: redis.asyncio.Redis) -> tuple[int, int]:
+async def ttls_s(client: redis.asyncio.Redis) -> tuple[int, int]:
     """Seconds left of log and meta."""
     return await client.ttl(keys.log(CHANNEL)), await client.ttl(keys.meta(CHANNEL))
 
 
-async def test_a_log_lives_for_its_time_and_a_sixteenth_at_most(client: redis.asyncio.Redis) -> None:
+async def test_a_log_is_kept_for_its_time_and_a_sixteenth_at_most(client: redis.asyncio.Redis) -> None:
     await publish(client)
-    log, meta = await lives(client)
+    log, meta = await ttls_s(client)
     assert TTL_S <= log <= TTL_S + 100
     assert META_TTL_S <= meta <= META_TTL_S + 100
 
@@ -54,26 +54,26 @@ async def test_a_log_that_has_used_up_the_sixteenth_is_renewed(client: redis.asy
     await client.expire(keys.log(CHANNEL), 7)
     await publish(client)
     await publish(client, now_s=NOW_S + 99)
-    assert (await lives(client))[0] == 7  # within the sixteenth nothing is written
+    assert (await ttls_s(client))[0] == 7  # within the sixteenth nothing is written
     for moved in (100, -60):  # time has passed; or the clock went back
         await publish(client, now_s=NOW_S + moved)
-        assert (await lives(client))[0] >= TTL_S
+        assert (await ttls_s(client))[0] >= TTL_S
         await client.expire(keys.log(CHANNEL), 7)
 
 
 async def test_another_time_to_live_counts_at_once(client: redis.asyncio.Redis) -> None:
     await publish(client, ttl_s=60)
     await publish(client, ttl_s=86_400)
-    assert (await lives(client))[0] >= 86_400
+    assert (await ttls_s(client))[0] >= 86_400
     await publish(client, ttl_s=5)  # a sixteenth of it is nothing: renewed every time
-    assert (await lives(client))[0] in (4, 5)
+    assert (await ttls_s(client))[0] in (4, 5)
 
 
-async def test_a_log_that_went_with_its_meta_has_a_life_again(client: redis.asyncio.Redis) -> None:
+async def test_a_log_that_went_with_its_meta_is_kept_again(client: redis.asyncio.Redis) -> None:
     await publish(client)
     await client.delete(keys.log(CHANNEL), keys.meta(CHANNEL))
     await publish(client)
-    assert min(await lives(client)) > 0
+    assert min(await ttls_s(client)) > 0
 
 
 async def test_no_more_is_kept_than_asked_for(client: redis.asyncio.Redis) -> None:

@@ -125,7 +125,7 @@ async def test_an_unsubscribed_channel_is_not_heard(
     assert await publish(own_redis, "a", "x") == [0]
 
 
-async def test_a_listener_that_fails_costs_a_connection_and_not_the_hearing(own_redis: RedisServer) -> None:
+async def test_a_listener_that_fails_costs_a_connection_and_not_the_subscription(own_redis: RedisServer) -> None:
     listener = Heard()
 
     def fails_once(channel: bytes, payload: bytes) -> None:

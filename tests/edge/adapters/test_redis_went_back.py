@@ -34,7 +34,7 @@ async def persistence_comes_back(server: RedisServer, kept: Heartbeat) -> Store:
     """A process that remembers nothing but what the store has."""
     made = Store(server.url)
     made.kept = kept
-    await made.beat()
+    await made.heartbeat()
     return made
 
 
@@ -89,7 +89,7 @@ async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(
     broker = brokers[0]
     stop_watching(broker)  # it says no farewell
     await go_back(own_redis, older)
-    await store.beat()
+    await store.heartbeat()
     given = await append_some(brokers[1:], 1)
     assert given != lost
 
@@ -105,7 +105,7 @@ async def test_whole_and_vouched_for_the_epoch_stays(
     await asyncio.sleep(1.0)
     own_redis.start(whole=False)
     if persistence == "running":
-        await store.beat()
+        await store.heartbeat()
     else:
         again = await persistence_comes_back(own_redis, kept)
         await again.close()
@@ -165,20 +165,20 @@ async def synced(client: redis.asyncio.Redis) -> None:
 
 
 @pytest.mark.parametrize("way", ["DEBUG RELOAD", "REPLICAOF"])
-@pytest.mark.parametrize("persistence", ["away", "beats"])
+@pytest.mark.parametrize("persistence", ["away", "running"])
 async def test_a_redis_that_becomes_a_copy_while_it_runs_acknowledges_no_place_twice(
     way: str, persistence: str, own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
     before = await append_some(brokers)
     lost = await become_a_copy(own_redis, way, brokers)
-    if persistence == "beats":
-        await store.beat()
+    if persistence == "running":
+        await store.heartbeat()
     given = await append_some(brokers)
     assert len({*before, *lost, *given}) == 3 * COUNT
     generations = {position.epoch.split(".")[0] for position in given}
     assert len(generations) == 1, "told twice"
-    await store.beat()
-    await store.beat()
+    await store.heartbeat()
+    await store.heartbeat()
     assert (await top(brokers[0])).epoch.split(".")[0] in generations, "told twice"
 
 
@@ -235,22 +235,22 @@ async def test_an_edge_that_ends_in_order_is_not_missed(
 ) -> None:
     before = await append_some(brokers)
     await brokers.pop().close()
-    await store.beat()
+    await store.heartbeat()
     await asyncio.sleep(1.0)  # longer than Redis may put off writing its file
     own_redis.kill()
     own_redis.start(whole=False)
-    await store.beat()
+    await store.heartbeat()
     assert (await append_some(brokers))[0].epoch == before[0].epoch
 
 
-@pytest.mark.parametrize("persistence", ["beats", "starts anew"])
+@pytest.mark.parametrize("persistence", ["running", "starts anew"])
 async def test_a_first_replica_changes_the_replication_id_and_no_epoch(
     persistence: str, own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
     """The server was nobody's copy: all that watch it say so."""
     before = await append_some(brokers)
     await asyncio.sleep(2 * redis_life.EVERY_S)
-    await store.beat()
+    await store.heartbeat()
     replica = RedisServer()
     replica.start(whole=False)
     try:
@@ -263,13 +263,13 @@ async def test_a_first_replica_changes_the_replication_id_and_no_epoch(
             await other.replicaof("127.0.0.1", str(own_redis.port))
             await synced(other)
             assert (await ours.info("replication"))["master_replid"] != replid
-        beating = store if persistence == "beats" else await persistence_comes_back(own_redis, store.kept)
+        writer = store if persistence == "running" else await persistence_comes_back(own_redis, store.kept)
         for _ in range(3):
-            await beating.beat()
+            await writer.heartbeat()
         await asyncio.sleep(2 * redis_life.EVERY_S)
         assert {position.epoch for position in await append_some(brokers)} == {before[0].epoch}
-        if beating is not store:
-            await beating.close()
+        if writer is not store:
+            await writer.close()
     finally:
         replica.close()
 
@@ -280,10 +280,10 @@ async def test_under_another_replication_id_an_edge_that_died_is_missed(
     """What it acknowledged last may be what the copy lacks."""
     monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
     before = await append_some(brokers)
-    await store.beat()
+    await store.heartbeat()
     stop_watching(brokers[0])  # it says no farewell
     await become_a_copy(own_redis, "REPLICAOF", [])
-    await store.beat()
+    await store.heartbeat()
     await asyncio.sleep(2 * redis_life.EVERY_S)
     assert (await append_some(brokers[1:], 1))[0].epoch != before[0].epoch
 
@@ -299,7 +299,7 @@ async def test_a_copy_that_still_has_removed_history_is_an_older_one(
     await asyncio.sleep(2 * redis_life.EVERY_S)
     await go_back(own_redis, older)
     await asyncio.sleep(2 * redis_life.EVERY_S)  # until both have looked at all of it
-    await store.beat()
+    await store.heartbeat()
     await until(lambda: all(broker.is_ready for broker in brokers))
     page = await brokers[1].read(CHANNEL, since_offset=0, limit=100, reverse=False, stored=False, max_bytes=1 << 20)
     assert page is None or not page.publications

@@ -1,4 +1,4 @@
-"""An edge that hears nothing finds out, and is not ready until it hears again."""
+"""An edge whose pub/sub has stalled finds out, and is not ready until messages arrive again."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ def test_a_gap_whose_log_can_not_be_read_for_an_hour_is_closed_afterwards() -> N
         client = await connected(cluster, node)
         await client.call(subscribe={"channel": CHANNEL, "recoverable": True})
         broker = cluster.bus.brokers[0]
-        broker.deaf = True
+        broker.stalled = True
         publish(cluster)
-        broker.deaf = False
+        broker.stalled = False
         publish(cluster)  # the second is heard
         cluster.bus.down = True
         await asyncio.sleep(AN_HOUR_S)

@@ -133,7 +133,7 @@ def test_joins_reach_who_wants_them_and_come_behind_the_reply_of_who_is_new() ->
     channel = made()
     wanting = live(channel, "ann"), catching_up(channel, "bob", answered=True)
     waiting = joining(channel, "cid"), catching_up(channel, "dan", answered=False)
-    deaf = [
+    without_joins = [
         live(channel, "eve", joins=False),
         joining(channel, "fay", joins=False),
         catching_up(channel, "gil", answered=True, joins=False),
@@ -142,10 +142,10 @@ def test_joins_reach_who_wants_them_and_come_behind_the_reply_of_who_is_new() ->
     channel.announce_joins(pushes)
     assert [member.frames for member in wanting] == [[JSON.encode_joins(pushes)]] * 2
     assert [member.frames for member in waiting] == [[]] * 2
-    for member in (*waiting, deaf[1]):
+    for member in (*waiting, without_joins[1]):
         channel.go_live(member.subscription)
     assert [member.frames for member in waiting] == [[JSON.encode(push) for push in pushes]] * 2
-    assert [member.frames for member in deaf] == [[]] * 3
+    assert [member.frames for member in without_joins] == [[]] * 3
     assert channel.deliveries == 2
 
 
@@ -153,11 +153,11 @@ def test_a_leave_reaches_everybody_who_wants_it_but_the_one_who_left() -> None:
     channel = made()
     gone = live(channel, "gone")
     members = [live(channel, "ann"), catching_up(channel, "bob", answered=True), joining(channel, "cid")]
-    deaf = live(channel, "dan", joins=False)
+    without_joins = live(channel, "dan", joins=False)
     channel.announce_leave(left("gone"))
     channel.go_live(members[2].subscription)
     assert [member.frames for member in members] == [[JSON.encode(left("gone"))]] * 3
-    assert gone.frames == deaf.frames == []
+    assert gone.frames == without_joins.frames == []
 
 
 def test_a_push_is_encoded_once_for_each_encoder() -> None:

@@ -95,7 +95,7 @@ async def test_a_repair_asked_for_while_an_older_view_still_ends_is_not_forgotte
         return await read(*arguments, **options)
 
     broker.read = slow  # type: ignore[method-assign]
-    broker.deaf = True
+    broker.stalled = True
     await alice.call(publish={"channel": "a", "data": 1})
     hub.reconnected()  # the first view's repair begins, and hangs
     await settle()

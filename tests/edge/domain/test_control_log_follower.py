@@ -1,4 +1,4 @@
-"""How an edge follows the orders to all edges: heard or read, each once, in order."""
+"""How an edge follows the control log: from pub/sub or read, each once, in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.edge import settle
 
 
 class MemoryLog:
-    """Orders numbered 1, 2, 3 …; pages of two."""
+    """Control commands numbered 1, 2, 3 …; pages of two."""
 
     def __init__(self) -> None:
         self.kept: list[ControlCommand] = []
@@ -140,7 +140,7 @@ async def test_a_gap_in_what_is_kept_is_told(edge: Edge, log: MemoryLog) -> None
     assert (edge.done, edge.missed) == ([1, 4], [4])
 
 
-async def test_after_redis_lost_orders_the_next_one_is_carried_out_and_none_again(edge: Edge, log: MemoryLog) -> None:
+async def test_after_redis_lost_commands_the_next_one_is_carried_out_and_none_again(edge: Edge, log: MemoryLog) -> None:
     for _ in range(4):
         edge.follower.on_command(log.command())
     del log.kept[2:]

@@ -163,12 +163,12 @@ async def test_an_edge_that_is_behind_and_cannot_ask_redis_says_so_instead_of_te
     """F08: a client comes from an edge that hears Redis to one that does not."""
     cluster = Cluster(default=FORCED)
     (alice, epoch), (bob, _) = [await subscribed(cluster) for _ in range(2)]
-    deaf = bob.session.node
-    assert isinstance(deaf.broker, MemoryBroker)
-    deaf.broker.deaf = True
+    stalled = bob.session.node
+    assert isinstance(stalled.broker, MemoryBroker)
+    stalled.broker.stalled = True
     await alice.call(publish={"channel": "a", "data": 1})
     cluster.bus.down = True
-    carol = await connected(cluster, deaf, "carol")
+    carol = await connected(cluster, stalled, "carol")
     recover = {"channel": "a", "recover": True, "offset": 1, "epoch": epoch}
     command = await carol.post(subscribe=recover)
     async with asyncio.timeout(5):

@@ -255,7 +255,7 @@ async def test_11_4_a_log_that_is_cut_or_begins_anew_amid_pages_is_told(fault: s
         log.entries = log.entries[-3:]
     else:
         assert isinstance(node.broker, MemoryBroker)
-        node.broker.deaf = fault != "epoch"
+        node.broker.stalled = fault != "epoch"
         cluster.bus.reset("a", epoch)
         for number in range(100):
             cluster.bus.append("a", Publication(data=b"0"), "", str(number), 1_000)
@@ -329,7 +329,7 @@ async def test_a_client_from_an_edge_that_is_ahead_recovers_on_one_that_is_behin
     await bob.call(subscribe={"channel": "a"})
     broker = behind.broker
     assert isinstance(broker, MemoryBroker)
-    broker.deaf = True
+    broker.stalled = True
     for number in (1, 2, 3):
         await alice.call(publish={"channel": "a", "data": number})
     moved = await connected(cluster, behind)
@@ -375,13 +375,13 @@ async def test_11_3_a_gap_is_repaired_from_the_log_without_the_client_noticing()
     broker = two.broker
     assert isinstance(broker, MemoryBroker)
     await alice.call(publish={"channel": "a", "data": 1})
-    broker.deaf = True
+    broker.stalled = True
     await alice.call(publish={"channel": "a", "data": 2})
     await alice.call(publish={"channel": "a", "data": 3})
-    broker.deaf = False
+    broker.stalled = False
     await alice.call(publish={"channel": "a", "data": 4})
     assert [pub["data"] for pub in bob.publications("a")] == [1, 2, 3, 4]
-    broker.deaf = True
+    broker.stalled = True
     await alice.call(publish={"channel": "a", "data": 5})
     two.hub.check_tops()
     await settle()
@@ -434,13 +434,13 @@ async def test_6_between_reply_and_live_nothing_is_lost_or_doubled() -> None:
             elif action < 0.9:
                 broker = rng.choice(nodes).broker
                 assert isinstance(broker, MemoryBroker)
-                broker.deaf = not broker.deaf
+                broker.stalled = not broker.stalled
             for _ in range(rng.randint(0, 6)):
                 await asyncio.sleep(0)
         await settle()
         for node in nodes:
             assert isinstance(node.broker, MemoryBroker)
-            node.broker.deaf = False
+            node.broker.stalled = False
             node.hub.reconnected()
         await settle()
         await settle()

@@ -115,14 +115,14 @@ class Cluster:
 
         A message that can't be decoded is logged and dropped.
         """
-        if not self._take(payload, math.inf):
+        if not self._receive(payload, math.inf):
             logger.error("too many control operations at once; a question is dropped")
 
     def _on_command(self, command: ControlCommand) -> bool:
         asked_at = (command.id[0] + 1) / 1000  # Unix seconds; the id is rounded down to a millisecond
-        return self._take(command.payload, self._node.clock.monotonic_at(asked_at))
+        return self._receive(command.payload, self._node.clock.monotonic_at(asked_at))
 
-    def _take(self, payload: bytes, before: float) -> bool:
+    def _receive(self, payload: bytes, before: float) -> bool:
         """Start what a message asks for, in a task of its own.
 
         `before`: the operation is for connections that were opened before this time (monotonic seconds).
@@ -132,7 +132,7 @@ class Cluster:
         try:
             message = self._decoder.decode(payload)
             if message.to:
-                self._take_answer(message)
+                self._receive_answer(message)
                 return True
             operation = msgspec.json.decode(message.args, type=OPERATIONS[message.op])
         except (msgspec.MsgspecError, KeyError) as error:
@@ -160,7 +160,7 @@ class Cluster:
         for session in ended:
             session.disconnect(EndReason.INSUFFICIENT_STATE)
 
-    def _take_answer(self, message: _Message) -> None:
+    def _receive_answer(self, message: _Message) -> None:
         survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
         if survey is not None:
             survey.by_sender[message.sender] = message
@@ -179,7 +179,7 @@ class Cluster:
             self._running -= 1
         try:
             if question.sender == self._node.edge_id:
-                self._take_answer(answer)
+                self._receive_answer(answer)
             else:
                 await self._bus.publish_control(msgspec.json.encode(answer))
         except (Unavailable, Busy):

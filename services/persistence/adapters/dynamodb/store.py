@@ -160,7 +160,7 @@ class DynamoDbLogStore:
             await removal.finish(self._chains, begun, self._clock)
 
     async def heartbeat(self) -> Heartbeat:
-        async with self._operation("beacon"):
+        async with self._operation("heartbeat"):
             return await self._read_heartbeat()
 
     async def _read_heartbeat(self) -> Heartbeat:
@@ -180,7 +180,7 @@ class DynamoDbLogStore:
         )
 
     async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
-        async with self._operation("keep_beacon"):
+        async with self._operation("keep_heartbeat"):
             for name in ("counter", "generation"):
                 value = getattr(heartbeat, name)
                 if value > getattr(self._kept, name):
@@ -189,7 +189,7 @@ class DynamoDbLogStore:
 
     async def keep_orderly_end(self, heartbeat: Heartbeat, known: Known) -> None:
         await self.keep_heartbeat(heartbeat)
-        async with self._operation("keep_ending"):
+        async with self._operation("keep_orderly_end"):
             with contextlib.suppress(ConditionFailed):  # another replica has counted on
                 await self._db.call(
                     "update_item",
@@ -205,7 +205,7 @@ class DynamoDbLogStore:
                 )
 
     async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
-        async with self._operation("take_ending"):
+        async with self._operation("pop_orderly_end"):
             answer = await self._db.call(
                 "update_item",
                 TableName=self._table,
@@ -220,7 +220,7 @@ class DynamoDbLogStore:
         return Known(*map(int, words[1:]))
 
     async def begin_new_epochs(self, seen: Heartbeat) -> None:
-        async with self._operation("begin_anew"):
+        async with self._operation("begin_new_epochs"):
             with contextlib.suppress(ConditionFailed):  # another replica did it
                 await self._db.call(
                     "update_item",

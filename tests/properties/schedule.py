@@ -24,7 +24,7 @@ _FORCED = {"force_recovery": {"value": True}, "force_positioning": {"value": Tru
 _QUIET_S = 10.0  # longer than every pause of the code
 
 
-class Life:
+class Schedule:
     """Two edges, one channel, some clients: random steps, and what must hold of them at the end."""
 
     def __init__(self, kinds: Sequence[str], options: dict[str, Any], lags: Sequence[int]) -> None:
@@ -61,9 +61,9 @@ class Life:
     async def miss(self, edge: int, lost: int, then: int, pause: int) -> None:
         """Some are lost on the way to one edge, and others come behind them."""
         broker = self.edges[edge].broker
-        was_deaf, broker.deaf = broker.deaf, True
+        was_stalled, broker.stalled = broker.stalled, True
         await self.publish(lost)
-        broker.deaf = was_deaf
+        broker.stalled = was_stalled
         await ticks(pause)
         await self.publish(then)
 
@@ -78,11 +78,11 @@ class Life:
             await self.come(client, client % 2, from_start)
         await ticks(30)
 
-    async def deafen(self, edge: int) -> None:
-        self.edges[edge].broker.deaf = True
+    async def stall_pubsub(self, edge: int) -> None:
+        self.edges[edge].broker.stalled = True
 
-    async def hear(self, edge: int, reconnected: bool) -> None:
-        self.edges[edge].broker.deaf = False
+    async def resume_pubsub(self, edge: int, reconnected: bool) -> None:
+        self.edges[edge].broker.stalled = False
         if reconnected:
             self.edges[edge].wire.reconnected()
 
@@ -199,7 +199,7 @@ class Life:
         """All parts work again: whoever is subscribed is at the top, whoever is not comes back; and it goes on."""
         self.bus.down = False
         for one in self.edges:
-            one.broker.deaf = False
+            one.broker.stalled = False
             one.wire.let_go((), lose=False)
         for client in range(len(self.kinds)):
             await self.read_again(client)
@@ -231,7 +231,7 @@ class Life:
         await self._quiet()
         self._all_are_at_the_top()
         newest = self.truth[self.bus.log(CHANNEL).epoch][-1]
-        assert all(follower.last == newest for follower in self.followers if follower.plain), "a deaf subscriber"
+        assert all(follower.last == newest for follower in self.followers if follower.plain), "one got nothing"
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, f"never ends: {left}"
 

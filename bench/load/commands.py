@@ -84,11 +84,11 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reset: bool = False
 
 
-Order = Connect | Churn | Publish | Burst | Lockstep | Close | Look
+Command = Connect | Churn | Publish | Burst | Lockstep | Close | Look
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """The state of a process after an order, or what went wrong with it."""
+    """The state of a process after an command, or what went wrong with it."""
 
     trouble: str = ""
     sent: int = 0
@@ -102,7 +102,7 @@ class Report(msgspec.Struct, kw_only=True):
     joins: int = 0
     bytes_received: int = 0
     cpu_s: float = 0.0  # of the process, all its life
-    took_s: float = 0.0  # the order
+    took_s: float = 0.0  # the command
     positions: dict[str, tuple[int, str]] = {}
     connect_us: dict[int, int] = {}
     ack_us: dict[int, int] = {}
