@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 
-from services.persistence.adapters.redis.clock import RedisClock
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
@@ -31,6 +30,7 @@ from services.shared.process.lifecycle import until_stopped
 from services.shared.process.variables import read_checked_env
 from services.shared.process.waiting import once_store_answers
 from services.shared.redis.client import redis_client
+from services.shared.redis.clock import RedisClock
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.startup.grpc_server import GRACE_S, serve_grpc
 from services.shared.startup.service import run_service

@@ -12,7 +12,6 @@ import redis.asyncio
 
 from services.persistence.__main__ import _open_store
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
-from services.persistence.adapters.redis.clock import RedisClock
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
@@ -22,6 +21,7 @@ from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from services.shared.hotlog.keys import pair
+from services.shared.redis.clock import RedisClock
 from services.shared.redis.pipeline import RedisPipeline
 from tests.persistence.test_crashes import CHANNEL, Replica
 from tests.support.dynamodb import settings_of

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,6 +41,7 @@ from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.incarnation.gate import IncarnationGate
 from services.shared.process.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
+from services.shared.redis.clock import RedisClock
 from services.shared.redis.pipeline import NotSent, RedisPipeline
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class RedisBroker:
         self._gate = IncarnationGate()
         self._acknowledged = AcknowledgedPositions()
         self._on_time = on_time
-        self._unix_less_monotonic_s = time.time() - time.monotonic()
+        self._clock = RedisClock()
         self._incarnation = IncarnationWatch(
             url,
             self._gate,
@@ -301,7 +301,7 @@ class RedisBroker:
         groups = list(appends.items())
         parts = [groups[start : start + _CHANNELS_PER_CALL] for start in range(0, len(groups), _CHANNELS_PER_CALL)]
         fresh_epoch = hotlog.new_epoch(incarnation.generation)
-        now_s = int(time.monotonic() + self._unix_less_monotonic_s)
+        now_s = int(self._clock())
         calls = [
             hot.append_call(
                 [
@@ -378,7 +378,7 @@ class RedisBroker:
                 work.future.set_result(AppendResult(StreamPosition(abs(offset), epoch), offset < 0))
 
     def _time(self, unix_s: float) -> None:
-        self._unix_less_monotonic_s = unix_s - time.monotonic()
+        self._clock.sync(unix_s)
         self._on_time(unix_s)
 
     def _connected(self, again: bool) -> None:

@@ -22,6 +22,7 @@ from services.edge.domain.session.timers import GRANULE_S, Wheel
 from services.edge.domain.session.turns import Turns
 from services.edge.domain.settings import Settings
 from services.shared.namespaces import Namespaces
+from services.shared.redis.clock import RedisClock
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -36,7 +37,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._offset: float | None = None  # Unix time minus monotonic time, seconds; None: Redis' time is unknown
+        self._redis = RedisClock()
 
     def monotonic(self) -> float:
         """Return monotonic seconds, for deadlines."""
@@ -44,7 +45,7 @@ class Clock:
 
     def wall(self) -> float:
         """Return Unix seconds, for tokens and the times of publications."""
-        return time.time() if self._offset is None else time.monotonic() + self._offset
+        return self._redis()
 
     def monotonic_at(self, unix_s: float) -> float:
         """Convert a time of the wall clock (Unix seconds) to monotonic seconds."""
@@ -52,7 +53,7 @@ class Clock:
 
     def sync(self, unix_s: float) -> None:
         """Set the wall clock to the time that Redis has now, in Unix seconds."""
-        self._offset = unix_s - time.monotonic()
+        self._redis.sync(unix_s)
 
 
 @dataclass(slots=True)
