@@ -35,6 +35,7 @@ from google.protobuf.message import DecodeError
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
+from services.shared.process.single_flight import SingleFlight
 from thalamus.common.v1 import common_pb2
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Comparison:
 
     def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes) -> None:
         self._hot, self._store, self._sizes = hot, store, sizes
-        self._verifying: dict[str, asyncio.Task[None]] = {}
+        self._verifying = SingleFlight[None]()
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
         """Compare these channels; return those that failed, with the reason."""
@@ -110,17 +111,7 @@ class Comparison:
 
         All callers share one comparison, which goes on when they give up.
         """
-        task = self._verifying.get(channel)
-        if task is None:
-            task = self._verifying[channel] = asyncio.create_task(self._verify(channel), name=f"verify {channel}")
-            task.add_done_callback(lambda done: self._verified(channel, done))
-        await asyncio.shield(task)
-
-    def _verified(self, channel: str, done: asyncio.Task[None]) -> None:
-        """Forget the shared comparison of a channel, which has ended."""
-        self._verifying.pop(channel, None)
-        if not done.cancelled():
-            done.exception()  # asyncio logs an exception that nobody fetched: here callers have it, or none waits
+        await self._verifying.do(channel, lambda: self._verify(channel), name=f"verify {channel}")
 
     async def _verify(self, channel: str) -> None:
         """Compare and repair until Redis has what the store has, at most 4 times.

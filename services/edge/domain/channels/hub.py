@@ -51,6 +51,7 @@ from services.edge.domain.settings import Settings
 from services.edge.domain.timings import DELIVERY_SECONDS
 from services.shared.errors import Busy, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
+from services.shared.process.single_flight import SingleFlight
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Hub:
         self._now = now
         self._wall = wall
         self._channels: dict[str, Channel] = {}
-        self._opening: dict[str, asyncio.Task[Channel]] = {}
+        self._opening = SingleFlight[Channel]()
         self._early: dict[str, list[tuple[str, Publication]]] = {}  # arrived while the channel was being opened
         self._unused: dict[str, float] = {}  # channel → since when it has no subscribers, monotonic seconds
         self._repairs: dict[str, asyncio.Task[None]] = {}  # channel → its running repair
@@ -117,11 +118,7 @@ class Hub:
             if name in self._unused:
                 self._unused[name] = self._now()  # the caller has the whole linger time to join
             return channel
-        task = self._opening.get(name)
-        if task is None:
-            task = asyncio.create_task(self._open(name, namespace), name=f"open {name}")
-            self._opening[name] = task
-        return await asyncio.shield(task)
+        return await self._opening.do(name, lambda: self._open(name, namespace), name=f"open {name}")
 
     async def _open(self, name: str, namespace: Namespace) -> Channel:
         self._early[name] = []
@@ -136,8 +133,6 @@ class Hub:
             self._early.pop(name, None)
             self._spawn(self._unsubscribe_if_closed(name))
             raise
-        finally:
-            self._opening.pop(name, None)
         channel = Channel(name, namespace, log, join_buffer_size=self._settings.join_buffer_size)
         self._channels[name] = channel
         self._unused[name] = self._now()  # until the first subscription joins

@@ -47,6 +47,7 @@ from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 from services.shared.process.backoff import Backoff
+from services.shared.process.single_flight import SingleFlight
 
 _TURN_S = 2.5  # longest wait for a read slot, seconds
 PAGE_BYTES = 65_536  # publications of one page for a client that catches up; one publication may be larger
@@ -87,7 +88,7 @@ class LogReader:
         self._store = store
         self._settings = settings
         self._pages = PageCache()
-        self._running: dict[tuple[object, ...], asyncio.Task[HistoryPage | None]] = {}
+        self._running = SingleFlight[HistoryPage | None]()
         self._recoveries: dict[str, _Recovery] = {}  # channel → its newest shared read
         self.reads = 0  # gaps, recoveries and pages read since the start
         self._waiting = 0  # reads that wait for a slot or are under way
@@ -317,17 +318,11 @@ class LogReader:
     async def _once(
         self, key: tuple[object, ...], namespace: Namespace, read: Callable[[], Awaitable[HistoryPage | None]]
     ) -> HistoryPage | None:
-        task = self._running.get(key)
-        if task is None:
+        async def run() -> HistoryPage | None:
             self.reads += 1
+            return await self._in_turn(namespace, read)
 
-            async def run() -> HistoryPage | None:
-                return await self._in_turn(namespace, read)
-
-            task = asyncio.create_task(run())
-            self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)
+        return await self._running.do(key, run)
 
     async def _in_turn(self, namespace: Namespace, read: Callable[[], Awaitable[Page]]) -> Page:
         """Run a read once there is a slot for it.
