@@ -41,11 +41,11 @@ class Site:
 
     def publish(self, *numbers: int, lost: bool = False) -> None:
         """Into the log; `lost`: pub/sub does not bring it here."""
-        self.broker.deaf = lost
+        self.broker.stalled = lost
         for number in numbers:
             publication = Publication(b"%d" % number, time_ms=int(self.cluster.clock.unix * 1_000))
             self.cluster.bus.append(CHANNEL, publication, "", "", 1_000)
-        self.broker.deaf = False
+        self.broker.stalled = False
 
     async def subscriber(self, user: str = "ann", **request: Any) -> Client:
         client = await connected(self.cluster, self.node, user)
