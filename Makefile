@@ -12,7 +12,7 @@ UNIT := $(addprefix tests/,auth contract edge persistence presence properties sh
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm vendor check lint fmt fmt-check types imports proto proto-check lock clean
+.PHONY: help setup run test test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm vendor check lint fmt fmt-check types imports proto proto-check dashboards lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ proto-check: $(VENV)/.dev ## tell whether `make proto` would change anything
 
 vendor: ## fetch the SDK of the console page from npm, in the version that web/vendor.sh names
 	web/vendor.sh
+
+dashboards: $(VENV)/.dev ## write the JSON of the Grafana dashboards from deploy/grafana/*.py
+	$(BIN)/python -m deploy.grafana.build
 
 lock: ## pin all dependencies with hashes; needs uv (`pipx install uv`), ARGS=--upgrade for the newest
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pipx install uv'; exit 1; }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import EDGE, Board, Row, lines, median, p99
+from deploy.grafana.board import board
+from deploy.grafana.panels import EDGE, Row, lines, median, p99
 
-DELIVERY = Board(
+DELIVERY = board(
     "thalamus-delivery",
     "Thalamus: delivery",
     (

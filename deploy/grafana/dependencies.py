@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import EDGE, Board, Row, lines, median, number, p99
+from deploy.grafana.board import board
+from deploy.grafana.panels import EDGE, Row, lines, median, number, p99
 
 _GRPC = "thalamus_(auth|presence|persistence)_grpc"
 
-DEPENDENCIES = Board(
+DEPENDENCIES = board(
     "thalamus-dependencies",
     "Thalamus: dependencies",
     (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import EDGE, Board, Row, lines, number, p99
+from deploy.grafana.board import board
+from deploy.grafana.panels import EDGE, Row, lines, number, p99
 
-OVERVIEW = Board(
+OVERVIEW = board(
     "thalamus-overview",
     "Thalamus: overview",
     (
