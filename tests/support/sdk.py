@@ -22,6 +22,7 @@ _LIMIT_S = 180.0
 _OLD = "0.5.0"
 
 SDKS = {"js": "javascript", f"python-{_OLD}": "python_old", "python-newest": "python_newest"}
+CLIENTS = [*((sdk, "json") for sdk in SDKS), ("js", "protobuf"), ("python-newest", "protobuf")]
 SCENARIOS = (
     "chat",
     "presence",
@@ -80,10 +81,12 @@ async def run_scenario(
     fill: Callable[[str, int], Awaitable[object]] | None = None,
     *,
     limit_s: float = _LIMIT_S,
+    encoding: str = "json",
 ) -> tuple[int | None, str]:
     """Exit code and stderr of one scenario; 0: it held. It asks for tokens and publications, to cut and to heal."""
+    environment = {**os.environ, "SDK_ENCODING": encoding}
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from services.edge.domain import replies as r
 from services.edge.domain.connections import Pings
-from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
+from services.edge.protocols.centrifugal.codec import Codec
 
 NO_PINGS = Pings(0, 0)
 
@@ -22,10 +22,12 @@ class Answer(NamedTuple):
 Reply = Answer | r.Push
 
 
-def encoded(codec: CentrifugalJson, reply: Reply) -> bytes:
+def encoded(codec: Codec, reply: Reply) -> bytes:
     """The frame of a reply or push."""
     if not isinstance(reply, Answer):
-        return codec.encode(reply)
+        frame = codec.encode(reply)
+        assert frame is not None
+        return frame
     if isinstance(reply.result, r.ConnectResult):
         return codec.connected(reply.id, reply.result, reply.pings)
     return codec.answer(reply.id, reply.result)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 import pytest
+from centrifuge.protocol import client_pb2 as official
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 from services.edge.domain.connections import Choice, HandshakeInfo
-from services.edge.protocols.centrifugal.protobuf_refusal import ProtobufRefusal
+from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 from services.edge.protocols.registry import Registry
 from tests.edge.transport.support import PATH
 from tests.support.edge import Cluster, TestConnection
-from tests.support.served_edge import ServedEdge, protocols_of
-from tests.support.wire_client import WireClient
+from tests.support.served_edge import ServedEdge, connect_command, protocols_of
 
 JSON, PROTOBUF = "json", "protobuf"
 
@@ -21,7 +24,11 @@ def chosen(offers: list[str], query: dict[str, str]) -> tuple[str | None, str]:
     """The subprotocol that is selected, and what the connection speaks."""
     choice = protocols_of(Cluster().edge()).choose(HandshakeInfo(peer="", path=PATH, query=query, offers=offers))
     assert choice is not None
-    return choice.subprotocol, PROTOBUF if choice.open is ProtobufRefusal else JSON
+    return choice.subprotocol, PROTOBUF if isinstance(encoder_of(choice), CentrifugalProtobuf) else JSON
+
+
+def encoder_of(choice: Choice) -> object:
+    return choice.open(TestConnection()).encoder  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +37,7 @@ def chosen(offers: list[str], query: dict[str, str]) -> tuple[str | None, str]:
         ([], None),
         ([""], None),
         (["centrifuge-json"], "centrifuge-json"),
-        (["centrifuge-protobuf", "centrifuge-json"], "centrifuge-json"),
+        (["centrifuge-json", "centrifuge-protobuf"], "centrifuge-json"),
         (["graphql-ws", "CENTRIFUGE-JSON"], None),
     ],
 )
@@ -52,6 +59,7 @@ def test_1_a_query_that_does_not_ask_for_protobuf_is_ignored(query: dict[str, st
     [
         (["centrifuge-protobuf"], {}, "centrifuge-protobuf"),
         (["x", "centrifuge-protobuf"], {"cf_protocol": "protobuf"}, "centrifuge-protobuf"),
+        (["centrifuge-protobuf", "centrifuge-json"], {}, "centrifuge-protobuf"),
         ([], {"format": "protobuf"}, None),
         ([], {"cf_protocol": "protobuf"}, None),
     ],
@@ -62,33 +70,31 @@ def test_1_who_asks_for_protobuf_gets_it_selected(
     assert chosen(offers, query) == (selected, PROTOBUF)
 
 
-@pytest.mark.parametrize("speaks", [True, False])
 @pytest.mark.parametrize("subprotocols", [["centrifuge-protobuf"], []])
-async def test_1_who_speaks_protobuf_only_is_closed_for_good_with_a_reason_that_names_it(
-    subprotocols: list[str], speaks: bool
-) -> None:
+async def test_1_protobuf_is_spoken_in_binary_frames(subprotocols: list[str]) -> None:
     query = "" if subprotocols else "?format=protobuf"
     async with ServedEdge(Cluster()) as edge:
-        url = f"ws://127.0.0.1:{edge.port}{PATH}"
-        async with WireClient(url + query, subprotocols=subprotocols) as client:
-            assert client.subprotocol == (subprotocols[0] if subprotocols else None)
-            if speaks:
-                await client.socket.send(b"\x02\x08\x01")
-            code, reason = await client.expect_close()
-            assert code == 3506  # of those after which SDKs stay disconnected
-            assert "Protobuf" in reason
-        assert not edge.node.sessions  # it had no session
+        url = f"ws://127.0.0.1:{edge.port}{PATH}{query}"
+        async with connect(url, subprotocols=list(map(Subprotocol, subprotocols)) or None, proxy=None) as socket:
+            assert socket.subprotocol == (subprotocols[0] if subprotocols else None)
+            command = official.Command(id=1, connect=official.ConnectRequest(**connect_command("alice")["connect"]))
+            body = command.SerializeToString()
+            await socket.send(bytes((len(body) & 0x7F | 0x80, len(body) >> 7)) + body)
+            answer = await asyncio.wait_for(socket.recv(), 5)
+            assert isinstance(answer, bytes)
+            assert answer[0] == len(answer) - 1
+            reply = official.Reply.FromString(answer[1:])
+            assert (reply.id, len(reply.connect.client) > 0) == (1, True)
 
 
 def test_all_connections_of_an_encoding_share_its_encoder() -> None:
     protocols = protocols_of(Cluster().edge())
     encoders = set()
-    for offers in ([], ["centrifuge-json"]):
+    for offers in ([], ["centrifuge-json"], ["centrifuge-protobuf"], ["centrifuge-protobuf"]):
         choice = protocols.choose(HandshakeInfo(peer="", path=PATH, query={}, offers=offers))
         assert choice is not None
-        handler = choice.open(TestConnection())
-        encoders.add(handler.encoder)  # type: ignore[attr-defined]
-    assert len(encoders) == 1  # a channel encodes once per encoder
+        encoders.add(encoder_of(choice))
+    assert len(encoders) == 2  # a channel encodes once per encoder
 
 
 class Entry:

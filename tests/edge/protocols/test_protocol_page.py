@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.edge.domain.settings import Settings
-from services.edge.protocols.centrifugal.json_codec import MAX_COMMANDS
+from services.edge.protocols.centrifugal.codec import MAX_COMMANDS
 from services.shared.errors import ErrorCode, UnsubscribeCode
 from services.shared.json_text import MAX_NESTING
 from services.shared.namespaces import load_namespaces

@@ -2,8 +2,16 @@
 // argv: the scenario. stdin: first line the addresses as JSON, then answers to what is asked on stdout.
 import assert from 'node:assert/strict';
 import readline from 'node:readline';
-import { Centrifuge } from 'centrifuge';
+import { Centrifuge as Json } from 'centrifuge';
+import { Centrifuge as Protobuf } from 'centrifuge/build/protobuf';
 import WebSocket from 'ws';
+
+// SDK_ENCODING=protobuf: the clients speak Protobuf, in which data is bytes, here a JSON text.
+const PROTOBUF = process.env.SDK_ENCODING === 'protobuf';
+const Centrifuge = PROTOBUF ? Protobuf : Json;
+const payload = (value) => (PROTOBUF ? new TextEncoder().encode(JSON.stringify(value)) : value);
+const valueOf = (data) => (PROTOBUF ? JSON.parse(new TextDecoder().decode(data)) : data);
+const told = (pub) => valueOf(pub.data);
 
 const LIMIT_MS = 15_000;
 const BACK_WITHIN_MS = 60_000; // after a long time away: an SDK waits up to 20 s between two attempts
@@ -111,11 +119,11 @@ const scenarios = {
       const [bob] = await user('edge2', 'bob');
       const [sub] = await subscribe(alice, channel);
       const [, events] = await subscribe(bob, channel);
-      for (const n of range(0, 50)) await sub.publish({ n, text: 'größe \u2028 😀' });
+      for (const n of range(0, 50)) await sub.publish(payload({ n, text: 'größe \u2028 😀' }));
       await events.wait('publication', 50);
       const got = events.publications();
-      assert.deepEqual(got.map((pub) => pub.data.n), range(0, 50));
-      assert.equal(got[0].data.text, 'größe \u2028 😀');
+      assert.deepEqual(got.map((pub) => told(pub).n), range(0, 50));
+      assert.equal(told(got[0]).text, 'größe \u2028 😀');
       assert.equal(got[0].info.user, 'alice');
       if (!channel.startsWith('tick:')) {
         assert.deepEqual(got.map((pub) => pub.offset), range(got[0].offset, got[0].offset + 50));
@@ -149,13 +157,13 @@ const scenarios = {
       const [bob] = await user('edge2', 'bob');
       const [sub] = await subscribe(alice, channel);
       const [reader] = await subscribe(bob, channel);
-      for (const n of range(0, 25)) await sub.publish({ n });
+      for (const n of range(0, 25)) await sub.publish(payload({ n }));
       for (const reverse of [false, true]) {
         const found = [];
         let since;
         for (;;) {
           const page = await reader.history({ limit: 10, since, reverse });
-          found.push(...page.publications.map((pub) => pub.data.n));
+          found.push(...page.publications.map((pub) => told(pub).n));
           if (page.publications.length < 10) break;
           since = { offset: page.publications.at(-1).offset, epoch: page.epoch };
         }
@@ -172,18 +180,18 @@ const scenarios = {
       const [bob] = await user('proxied2', 'bob');
       const [sub] = await subscribe(alice, channel);
       const [, events] = await subscribe(bob, channel, { recoverable: true });
-      await sub.publish({ n: 0 });
+      await sub.publish(payload({ n: 0 }));
       await events.wait('publication');
       await ask({ do: 'cut' });
       await events.wait('subscribing');
-      for (const n of range(1, 51)) await sub.publish({ n });
+      for (const n of range(1, 51)) await sub.publish(payload({ n }));
       await ask({ do: 'heal' });
       const subscribed = await events.wait('subscribed');
       assert.equal(subscribed.wasRecovering, true);
       assert.equal(subscribed.recovered, true);
-      await sub.publish({ n: 51 });
+      await sub.publish(payload({ n: 51 }));
       while (events.publications().length < 52) await events.wait('publication');
-      assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, 52));
+      assert.deepEqual(events.publications().map((pub) => told(pub).n), range(0, 52));
       alice.disconnect();
       bob.disconnect();
     }
@@ -195,15 +203,15 @@ const scenarios = {
       const [bob] = await user('edge2', 'bob');
       const [sub] = await subscribe(alice, channel);
       const [own, events] = await subscribe(bob, channel);
-      await sub.publish({ n: 0 });
+      await sub.publish(payload({ n: 0 }));
       await events.wait('publication');
       own.unsubscribe();
-      for (const n of range(1, 4)) await sub.publish({ n });
+      for (const n of range(1, 4)) await sub.publish(payload({ n }));
       own.subscribe();
       assert.equal((await events.wait('subscribed')).recovered, true);
-      await sub.publish({ n: 4 });
+      await sub.publish(payload({ n: 4 }));
       await events.wait('publication', 4);
-      assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, 5));
+      assert.deepEqual(events.publications().map((pub) => told(pub).n), range(0, 5));
       alice.disconnect();
       bob.disconnect();
     }
@@ -215,16 +223,16 @@ const scenarios = {
     const [bob] = await user('edge2', 'bob');
     const [sub] = await subscribe(alice, channel);
     const [own, events] = await subscribe(bob, channel);
-    await sub.publish({ n: 0 });
+    await sub.publish(payload({ n: 0 }));
     await events.wait('publication');
     own.unsubscribe();
     await ask({ do: 'fill', channel, count: 1200 });
     own.subscribe();
     const subscribed = await events.wait('subscribed');
     assert.deepEqual([subscribed.wasRecovering, subscribed.recovered], [true, false]);
-    await sub.publish({ n: 1201 });
+    await sub.publish(payload({ n: 1201 }));
     await events.wait('publication');
-    assert.deepEqual(events.publications().map((pub) => pub.data.n), [0, 1201]);
+    assert.deepEqual(events.publications().map((pub) => told(pub).n), [0, 1201]);
   },
 
   async comes_and_goes() {
@@ -255,7 +263,7 @@ const scenarios = {
 
   async not_served() {
     const [alice] = await user('edge1', 'alice');
-    await assert.rejects(alice.rpc('method', { my: 'data' }), (error) => error.code === 108);
+    await assert.rejects(alice.rpc('method', payload({ my: 'data' })), (error) => error.code === 108);
     await subscribe(alice, ch('chat:after'));
   },
 
@@ -266,16 +274,16 @@ const scenarios = {
     const [bob] = await user('proxied2', 'bob');
     const [sub] = await subscribe(alice, channel);
     const [, events] = await subscribe(bob, channel, { recoverable: true });
-    await sub.publish({ n: 0 });
+    await sub.publish(payload({ n: 0 }));
     await events.wait('publication');
     await ask({ do: 'cut' });
     await events.wait('subscribing');
     await ask({ do: 'fill', channel, count });
     await ask({ do: 'heal' });
     await events.wait('subscribed', 1, BACK_WITHIN_MS);
-    await sub.publish({ n: count + 1 });
+    await sub.publish(payload({ n: count + 1 }));
     await events.wait('publication', count + 1, 60_000 + 5 * count);
-    assert.deepEqual(events.publications().map((pub) => pub.data.n), range(0, count + 2));
+    assert.deepEqual(events.publications().map((pub) => told(pub).n), range(0, count + 2));
     const subscribed = events.seen.filter(([name]) => name === 'subscribed').map(([, ctx]) => ctx);
     assert(subscribed.slice(1).every((ctx) => ctx.recovered));
     assert(config.cuts ? subscribed.length > 2 : subscribed.length === 2);
@@ -312,16 +320,16 @@ const scenarios = {
     const [sub, events] = await subscribe(alice, ch('$secret'), { getToken });
     const [bob] = await user('edge2', 'bob');
     const [other, others] = await subscribe(bob, ch('$secret'), { token: await token('bob', 300, { channel: ch('$secret') }) });
-    await sub.publish({ n: 1 });
-    assert.deepEqual((await others.wait('publication')).info.chanInfo, { role: 'x' });
+    await sub.publish(payload({ n: 1 }));
+    assert.deepEqual(valueOf((await others.wait('publication')).info.chanInfo), { role: 'x' });
     const limit = Date.now() + LIMIT_MS;
     while (asked < 2) {
       assert(Date.now() < limit, 'the token was never refreshed');
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    await other.publish({ n: 2 });
+    await other.publish(payload({ n: 2 }));
     while (events.publications().length < 2) await events.wait('publication');
-    assert.deepEqual(events.publications().map((pub) => pub.data.n), [1, 2]);
+    assert.deepEqual(events.publications().map((pub) => told(pub).n), [1, 2]);
     assert.equal(events.seen.filter(([name]) => name === 'unsubscribed').length, 0);
   },
 
@@ -331,9 +339,9 @@ const scenarios = {
     assert.equal((await events.wait('subscribed')).channel, ch('chat:server'));
     const [alice] = await user('edge1', 'alice');
     const [sub] = await subscribe(alice, ch('chat:server'));
-    await sub.publish({ n: 1 });
+    await sub.publish(payload({ n: 1 }));
     const got = await events.wait('publication');
-    assert.deepEqual([got.channel, got.data], [ch('chat:server'), { n: 1 }]);
+    assert.deepEqual([got.channel, told(got)], [ch('chat:server'), { n: 1 }]);
   },
 
   async wrong_token() {

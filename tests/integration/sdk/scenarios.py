@@ -1,7 +1,8 @@
 """The SDK scenarios with centrifuge-python, any version; run by test_sdk.py in a process of its own.
 
 argv: the scenario. stdin: first line the addresses as JSON; then answers to what is asked on stdout, a JSON object per
-line: {"do": "token", "claims": …}, {"do": "cut"}, {"do": "heal"}. Exit 0: the scenario held.
+line: {"do": "token", "claims": …}, {"do": "cut"}, {"do": "heal"}. Exit 0: the scenario held. SDK_ENCODING=protobuf: the
+clients speak Protobuf.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,7 +25,23 @@ from centrifuge import (
 )
 
 LIMIT_S = 15.0
+PROTOBUF = os.environ.get("SDK_ENCODING") == "protobuf"
 BACK_WITHIN_S = 60.0  # after a long time away: an SDK waits up to 20 s between two attempts
+
+
+def payload(value: Any) -> Any:
+    """What the SDK takes as data: in Protobuf bytes, here a JSON text."""
+    return json.dumps(value).encode() if PROTOBUF else value
+
+
+def told(pub: Any) -> Any:
+    """The data of a publication."""
+    return value_of(pub.data)
+
+
+def value_of(data: Any) -> Any:
+    """The value of a payload that the SDK gives."""
+    return json.loads(data) if PROTOBUF else data
 
 
 class Harness:
@@ -43,7 +61,8 @@ class Harness:
         return str(await self.ask(do="token", user=user, ttl_s=ttl_s, claims=claims))
 
     def client(self, edge: str, events: Events | None = None, **options: Any) -> Client:
-        client = Client(self.config[edge], events=events or Events(), min_reconnect_delay=0.05, **options)
+        options |= {"events": events or Events(), "min_reconnect_delay": 0.05, "use_protobuf": PROTOBUF}
+        client = Client(self.config[edge], **options)
         self.clients.append(client)
         return client
 
@@ -115,11 +134,11 @@ async def chat(h: Harness) -> None:
         sub, _ = await subscribe(alice, channel)
         _, events = await subscribe(bob, channel)
         for number in range(50):
-            await sub.publish({"n": number, "text": "größe \u2028 😀"})
+            await sub.publish(payload({"n": number, "text": "größe \u2028 😀"}))
         await events.wait("on_publication", 50)
         got = events.publications()
-        assert [pub.data["n"] for pub in got] == list(range(50)), got
-        assert got[0].data["text"] == "größe \u2028 😀"
+        assert [told(pub)["n"] for pub in got] == list(range(50)), got
+        assert told(got[0])["text"] == "größe \u2028 😀"
         assert got[0].info.user == "alice"
         if not channel.startswith("tick:"):
             first = got[0].offset
@@ -155,12 +174,12 @@ async def history(h: Harness) -> None:
         sub, _ = await subscribe(alice, channel)
         reader, _ = await subscribe(bob, channel)
         for number in range(25):
-            await sub.publish({"n": number})
+            await sub.publish(payload({"n": number}))
         forwards: list[int] = []
         since = None
         while True:
             page = await reader.history(limit=10, since=since)
-            forwards += [pub.data["n"] for pub in page.publications]
+            forwards += [told(pub)["n"] for pub in page.publications]
             if len(page.publications) < 10:
                 break
             since = StreamPosition(offset=page.publications[-1].offset, epoch=page.epoch)
@@ -169,7 +188,7 @@ async def history(h: Harness) -> None:
         since = None
         while True:
             page = await reader.history(limit=10, since=since, reverse=True)
-            backwards += [pub.data["n"] for pub in page.publications]
+            backwards += [told(pub)["n"] for pub in page.publications]
             if len(page.publications) < 10:
                 break
             since = StreamPosition(offset=page.publications[-1].offset, epoch=page.epoch)
@@ -184,21 +203,21 @@ async def recovery(h: Harness) -> None:
         alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
         sub, _ = await subscribe(alice, channel)
         _, events = await subscribe(bob, channel, recoverable=True)
-        await sub.publish({"n": 0})
+        await sub.publish(payload({"n": 0}))
         await events.wait("on_publication")
         await h.ask(do="cut")
         await events.wait("on_subscribing")
         for number in range(1, 51):
-            await sub.publish({"n": number})
+            await sub.publish(payload({"n": number}))
         await h.ask(do="heal")
         subscribed = await events.wait("on_subscribed")
         assert subscribed.was_recovering, subscribed
         assert subscribed.recovered, subscribed
-        await sub.publish({"n": 51})
+        await sub.publish(payload({"n": 51}))
         async with asyncio.timeout(LIMIT_S):
             while len(events.publications()) < 52:
                 await events.wait("on_publication")
-        assert [pub.data["n"] for pub in events.publications()] == list(range(52))
+        assert [told(pub)["n"] for pub in events.publications()] == list(range(52))
         await alice.disconnect()
         await bob.disconnect()
 
@@ -209,17 +228,17 @@ async def resubscribed(h: Harness) -> None:
         alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
         sub, _ = await subscribe(alice, channel)
         own, events = await subscribe(bob, channel)
-        await sub.publish({"n": 0})
+        await sub.publish(payload({"n": 0}))
         await events.wait("on_publication")
         await own.unsubscribe()
         for number in range(1, 4):
-            await sub.publish({"n": number})
+            await sub.publish(payload({"n": number}))
         await own.subscribe()
         subscribed = await events.wait("on_subscribed")
         assert subscribed.recovered, subscribed
-        await sub.publish({"n": 4})
+        await sub.publish(payload({"n": 4}))
         await events.wait("on_publication", 4)
-        assert [pub.data["n"] for pub in events.publications()] == list(range(5))
+        assert [told(pub)["n"] for pub in events.publications()] == list(range(5))
         await alice.disconnect()
         await bob.disconnect()
 
@@ -230,16 +249,16 @@ async def too_old(h: Harness) -> None:
     alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
     sub, _ = await subscribe(alice, channel)
     own, events = await subscribe(bob, channel)
-    await sub.publish({"n": 0})
+    await sub.publish(payload({"n": 0}))
     await events.wait("on_publication")
     await own.unsubscribe()
     await h.ask(do="fill", channel=channel, count=1_200)
     await own.subscribe()
     subscribed = await events.wait("on_subscribed")
     assert (subscribed.was_recovering, subscribed.recovered) == (True, False), subscribed
-    await sub.publish({"n": 1_201})
+    await sub.publish(payload({"n": 1_201}))
     await events.wait("on_publication")
-    assert [pub.data["n"] for pub in events.publications()] == [0, 1_201]
+    assert [told(pub)["n"] for pub in events.publications()] == [0, 1_201]
 
 
 async def comes_and_goes(h: Harness) -> None:
@@ -272,7 +291,7 @@ async def not_served(h: Harness) -> None:
     alice = await h.user("edge1", "alice")
     code = 0
     try:
-        await alice.rpc("method", {"my": "data"})
+        await alice.rpc("method", payload({"my": "data"}))
     except ReplyError as error:
         code = error.code
     assert code == 108
@@ -285,16 +304,16 @@ async def many_missed(h: Harness) -> None:
     alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
     sub, _ = await subscribe(alice, channel)
     _, events = await subscribe(bob, channel, recoverable=True)
-    await sub.publish({"n": 0})
+    await sub.publish(payload({"n": 0}))
     await events.wait("on_publication")
     await h.ask(do="cut")
     await events.wait("on_subscribing")
     await h.ask(do="fill", channel=channel, count=count)
     await h.ask(do="heal")
     await events.wait("on_subscribed", limit_s=BACK_WITHIN_S)
-    await sub.publish({"n": count + 1})
+    await sub.publish(payload({"n": count + 1}))
     await events.wait("on_publication", count + 1, limit_s=60 + count / 200)
-    assert [pub.data["n"] for pub in events.publications()] == list(range(count + 2))
+    assert [told(pub)["n"] for pub in events.publications()] == list(range(count + 2))
     again = [ctx.recovered for name, ctx in events.seen if name == "on_subscribed"][1:]
     assert all(again), again
     assert (len(again) > 1) == bool(h.config["cuts"]), again
@@ -336,16 +355,16 @@ async def subscription_token(h: Harness) -> None:
     sub, events = await subscribe(alice, h.channel("$secret"), get_token=get_token)
     bob = await h.user("edge2", "bob")
     other, others = await subscribe(bob, h.channel("$secret"), token=await h.token("bob", channel=h.channel("$secret")))
-    await sub.publish({"n": 1})
+    await sub.publish(payload({"n": 1}))
     got = await others.wait("on_publication")
-    assert got.pub.info.chan_info == {"role": "x"}, got
+    assert value_of(got.pub.info.chan_info) == {"role": "x"}, got
     if h.config["version"] != "0.5.0":  # 0.5.0 forgets the channel in sub_refresh; wire tests cover that
         async with asyncio.timeout(LIMIT_S):
             while asked < 2:
                 await asyncio.sleep(0.05)
-    await other.publish({"n": 2})
+    await other.publish(payload({"n": 2}))
     async with asyncio.timeout(LIMIT_S):
-        while [pub.data["n"] for pub in events.publications()] != [1, 2]:
+        while [told(pub)["n"] for pub in events.publications()] != [1, 2]:
             await events.wait("on_publication")
     assert "on_unsubscribed" not in [name for name, _ in events.seen]
 
@@ -359,9 +378,9 @@ async def server_side(h: Harness) -> None:
     assert subscribed.channel == h.channel("chat:server")
     alice = await h.user("edge1", "alice")
     sub, _ = await subscribe(alice, h.channel("chat:server"))
-    await sub.publish({"n": 1})
+    await sub.publish(payload({"n": 1}))
     got = await events.wait("on_publication")
-    assert (got.channel, got.pub.data) == (h.channel("chat:server"), {"n": 1})
+    assert (got.channel, told(got.pub)) == (h.channel("chat:server"), {"n": 1})
 
 
 async def wrong_token(h: Harness) -> None:

@@ -1,4 +1,4 @@
-"""The tests of centrifuge-python itself, from its source distribution, against an edge; over JSON."""
+"""The tests of centrifuge-python itself, from its source distribution, against an edge; over JSON and Protobuf."""
 
 from __future__ import annotations
 
@@ -45,14 +45,13 @@ def suite() -> Path:
 
 
 def adapted(text: str, address: str, secret: str) -> str:
-    """A module of the suite, told where the edge is, what signs its tokens, and that only JSON is served.
+    """A module of the suite, told where the edge is and what signs its tokens.
 
     `subscribe()` returns before the server has answered. Where two clients meet, the suite relies on the answer to the
     first one's subscribe coming before the second one has connected. On a busy machine it may come later, so these
     wait for it.
     """
     text = text.replace("localhost:8000", address)
-    text = text.replace("(False, True)", "(False,)")  # of `use_protobuf`
     text = text.replace('hmac_secret = "secret"', f'hmac_secret = "{secret}"')
     return _OF_TWO.sub(r"\g<0>\n\g<indent>await \g<sub>.ready()", text)
 

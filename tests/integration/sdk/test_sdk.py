@@ -7,14 +7,14 @@ import secrets
 import pytest
 
 from tests.support.filling import fill
-from tests.support.sdk import SCENARIOS, SDKS, run_scenario
+from tests.support.sdk import CLIENTS, SCENARIOS, SDKS, run_scenario
 from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("sdk", SDKS)
-async def test_sdk(sdk: str, scenario: str, request: pytest.FixtureRequest, stack: Stack) -> None:
+@pytest.mark.parametrize(("sdk", "encoding"), CLIENTS)
+async def test_sdk(sdk: str, encoding: str, scenario: str, request: pytest.FixtureRequest, stack: Stack) -> None:
     command: list[str] = request.getfixturevalue(SDKS[sdk])
     edge1, edge2 = stack.ws_urls[:2]
     host, port = edge2.removeprefix("ws://").split("/")[0].split(":")
@@ -33,5 +33,5 @@ async def test_sdk(sdk: str, scenario: str, request: pytest.FixtureRequest, stac
         async def publish(channel: str, count: int) -> None:
             await fill(stack, channel, count, first=1)
 
-        code, errors = await run_scenario([*command, scenario], addresses, token, proxy, publish)
+        code, errors = await run_scenario([*command, scenario], addresses, token, proxy, publish, encoding=encoding)
     assert code == 0, errors

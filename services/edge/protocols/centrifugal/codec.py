@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from services.edge.domain.commands import Command
+from services.edge.domain.commands import Command, SubscriptionKind
 from services.edge.domain.connections import Encoder, Pings
 from services.edge.domain.replies import ConnectResult, Result
+
+MAX_COMMANDS = 1_000  # in one message
+REJECT_UNRECOVERED = 2  # bit of `flag` in subscribe
+KINDS = {0: SubscriptionKind.STREAM, 4: SubscriptionKind.SHARED_POLL}  # by `type` in subscribe
 
 
 class Pong:

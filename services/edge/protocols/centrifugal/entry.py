@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from services.edge.domain.connections import Choice, Connection, HandshakeInfo
@@ -10,11 +11,9 @@ from services.edge.protocols.centrifugal.close_codes import CloseCode
 from services.edge.protocols.centrifugal.codec import Codec
 from services.edge.protocols.centrifugal.connection import CentrifugalConnection
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
-from services.edge.protocols.centrifugal.protobuf_refusal import ProtobufRefusal
+from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 
-_PROTOBUF = "protobuf"
-_PROTOBUF_OFFER = "centrifuge-protobuf"
-_PROTOBUF_PARAMETERS = ("format", "cf_protocol")
+_ENCODING_PARAMETERS = ("format", "cf_protocol")
 
 
 class Centrifugal:
@@ -30,29 +29,22 @@ class Centrifugal:
     def __init__(self, host: Host, path: str) -> None:
         self._host = host
         self._path = path
-        self._default: Codec = CentrifugalJson(host.text_frame)
-        self._by_subprotocol: dict[str, Codec] = {"centrifuge-json": self._default}
+        self._json: Codec = CentrifugalJson(host.text_frame)
+        self._protobuf: Codec = CentrifugalProtobuf(host.binary_frame)
+        self._by_subprotocol: dict[str, Codec] = {"centrifuge-json": self._json, "centrifuge-protobuf": self._protobuf}
 
     def serves(self, path: str) -> bool:
         """Return whether it is the path of the endpoint."""
         return path == self._path
 
     def choose(self, info: HandshakeInfo) -> Choice:
-        """Choose the encoding of a new connection.
-
-        No connection is refused here, because a browser does not show the answer to a refused upgrade. A client that
-        asks for Protobuf gets it selected. Then `ProtobufRefusal` closes the connection with a reason.
-        """
-        websocket_ping = info.query.get("cf_ws_frame_ping_pong") == "true"
+        """Choose the encoding of a new connection: by subprotocol, else by the query, else JSON."""
         for offer in info.offers:
-            codec = self._by_subprotocol.get(offer)
-            if codec is not None:
-                return Choice(partial(self._open, codec=codec, websocket_ping=websocket_ping), offer)
-        if _PROTOBUF_OFFER in info.offers:
-            return Choice(ProtobufRefusal, _PROTOBUF_OFFER)
-        if any(info.query.get(name) == _PROTOBUF for name in _PROTOBUF_PARAMETERS):
-            return Choice(ProtobufRefusal)
-        return Choice(partial(self._open, codec=self._default, websocket_ping=websocket_ping))
+            if offer in self._by_subprotocol:
+                return Choice(self._opener(self._by_subprotocol[offer], info), offer)
+        wants_protobuf = any(info.query.get(name) == "protobuf" for name in _ENCODING_PARAMETERS)
+        return Choice(self._opener(self._protobuf if wants_protobuf else self._json, info))
 
-    def _open(self, connection: Connection, *, codec: Codec, websocket_ping: bool) -> CentrifugalConnection:
-        return CentrifugalConnection(self._host, connection, codec, websocket_ping=websocket_ping)
+    def _opener(self, codec: Codec, info: HandshakeInfo) -> Callable[[Connection], CentrifugalConnection]:
+        websocket_ping = info.query.get("cf_ws_frame_ping_pong") == "true"
+        return partial(CentrifugalConnection, self._host, codec=codec, websocket_ping=websocket_ping)

@@ -13,10 +13,8 @@ from services.edge.domain import replies as r
 from services.edge.domain.commands import Command, Malformed
 from services.edge.domain.connections import Pings
 from services.edge.protocols.centrifugal import json_commands, json_replies
-from services.edge.protocols.centrifugal.codec import PONG, Pong
+from services.edge.protocols.centrifugal.codec import MAX_COMMANDS, PONG, Pong
 from services.shared.json_text import is_utf8, nests_too_deep, unreadable_number
-
-MAX_COMMANDS = 1_000  # in one message
 
 
 class CentrifugalJson:

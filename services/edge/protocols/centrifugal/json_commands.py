@@ -13,7 +13,7 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.model import StreamPosition
-from services.edge.protocols.centrifugal.codec import PONG, Pong
+from services.edge.protocols.centrifugal.codec import KINDS, PONG, REJECT_UNRECOVERED, Pong
 from services.shared.json_text import JsonText
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -22,8 +22,6 @@ _I32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _I64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _ABSENT: Final = msgspec.Raw()
 _Any = dict[str, msgspec.Raw]
-_REJECT_UNRECOVERED = 2  # bit of `flag` in subscribe
-_KINDS = {0: c.SubscriptionKind.STREAM, 4: c.SubscriptionKind.SHARED_POLL}  # by `type` in subscribe
 
 
 def _u64(value: int | None) -> int:
@@ -86,8 +84,8 @@ class _Subscribe(_Part):
             join_leave=self.join_leave or False,
             delta=self.delta or "",
             has_tags_filter=bool(tags_filter),
-            rejects_gap=bool((self.flag or 0) & _REJECT_UNRECOVERED),
-            kind=_KINDS.get(self.type or 0, c.SubscriptionKind.OTHER),
+            rejects_gap=bool((self.flag or 0) & REJECT_UNRECOVERED),
+            kind=KINDS.get(self.type or 0, c.SubscriptionKind.OTHER),
         )
 
 
