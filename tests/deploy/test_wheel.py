@@ -20,6 +20,7 @@ from services.shared.version import VERSION
 from tests.deploy.tools import ROOT
 from tests.support.stack import clean_environment
 
+pytestmark = pytest.mark.slow
 _READY_WITHIN_S = 60.0
 
 
