@@ -1,0 +1,106 @@
+"""`python -m tests.faults.update COMMIT`: a rolling update from another commit to this code, and the way back.
+
+One stack, real processes, SQLite, a Redis of its own. It starts with the code of COMMIT. Under the load of the fault
+scenarios each process is stopped in order and started with this code, one at a time: auth, presence, persistence, the
+edges. Then all of them go back to COMMIT in the same way. So old and new processes of every service serve together.
+
+Nothing may be lost, come twice or come out of order, and no gap may be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tests.faults.scenario import Scale, Scenario, World, run_scenario, say
+
+_ROOT = Path(__file__).resolve().parents[2]
+_EDGES = 3
+_PROCESSES = ("auth", "presence", "persistence", *(f"edge-{number + 1}" for number in range(_EDGES)))
+_BASE_S = 6.0  # nothing happens before
+_BETWEEN_S = 1.5  # old and new serve together for this long, at least
+_READY_S = 30.0
+
+
+def unpack(commit: str, folder: Path) -> None:
+    """Write the tree of a commit to a folder."""
+    packed = subprocess.run(["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def import_paths(checkout: Path) -> str:
+    return os.pathsep.join([str(checkout), str(checkout / "proto" / "gen")])
+
+
+async def _replace(world: World, name: str, paths: str) -> None:
+    """Stop a process as Swarm would, and start it with the code at those paths."""
+    child = world.stack.supervisor.children[name]
+    child.spec = replace(child.spec, environment={**child.spec.environment, "PYTHONPATH": paths})
+    await world.do(world.stack.terminate, name)
+    await world.do(world.stack.start, name, _READY_S)
+    await asyncio.sleep(_BETWEEN_S)
+
+
+def update_from(commit: str, checkout: Path) -> Scenario:
+    """The scenario of an update from the code in `checkout`, and back."""
+    old, new = import_paths(checkout), import_paths(_ROOT)
+
+    async def trouble(world: World) -> None:
+        await world.until(_BASE_S)
+        for what, paths in (("update", new), ("rollback", old)):
+            async with world.fault(what):
+                for name in _PROCESSES:
+                    await _replace(world, name, paths)
+            world.remarks.append(f"{what} done after {world.run.now():.0f} s")
+
+    def prepare(_: Any) -> dict[str, Any]:
+        return {"environment_of": {name: {"PYTHONPATH": old} for name in _PROCESSES}}
+
+    return Scenario(
+        id=f"update-{commit}",
+        title=f"rolling update from {commit} to this code, and back",
+        trouble=trouble,
+        duration_s=75,
+        edges=_EDGES,
+        prepare=prepare,
+    )
+
+
+@click.command()
+@click.argument("commit")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(1, 2), show_default=True)
+@click.option("--scale", type=float, default=0.1, show_default=True, help="Share of 1,000 subscribers.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep histories and logs in this folder.")
+def main(commit: str, seeds: tuple[int, ...], scale: float, keep: Path | None) -> None:
+    """Update from COMMIT to this code and back, once for each seed; exit code 1 if anything was lost."""
+    passed = True
+    with tempfile.TemporaryDirectory() as scratch:
+        checkout = Path(scratch) / "checkout"
+        unpack(commit, checkout)
+        folder = keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            result = run_scenario(update_from(commit, checkout), seed, Scale(scale), folder)
+            verdict = result.outcome.verdict
+            passed = passed and result.passed
+            say(
+                f"{commit} seed {seed}: {'ok' if result.passed else 'FAILED'} in {result.took_s:.0f} s; "
+                f"{verdict.acked} acked, {verdict.delivered} delivered, {verdict.recoveries} recovered, "
+                f"{verdict.told} told {dict(verdict.counts) or ''} {'; '.join((*result.broken, *result.remarks))}"
+            )
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
