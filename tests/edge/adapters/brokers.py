@@ -8,7 +8,6 @@ from typing import Any
 
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.broker import RedisBroker
-from services.shared.redis.pipeline import RedisPipeline
 
 
 def generation(broker: RedisBroker) -> int:
@@ -40,8 +39,3 @@ def queue_of(broker: RedisBroker) -> Any:
 def lose_subscriptions(broker: RedisBroker) -> None:
     """Unsubscribe from everything, as if Redis, or something between, had forgotten it."""
     broker._subscriber._send("UNSUBSCRIBE", ())
-
-
-def pipeline_of(broker: RedisBroker) -> RedisPipeline:
-    """The connection on which the edge appends."""
-    return broker._pipeline

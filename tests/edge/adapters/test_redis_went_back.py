@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import redis.asyncio
 
 from services.edge.adapters.redis import incarnation as redis_life
 from services.edge.adapters.redis.broker import RedisBroker
-from services.edge.domain.model import Publication, StreamPosition
+from services.edge.domain.model import StreamPosition
 from services.persistence.adapters.redis import heartbeat as redis_beacon
 from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import Call
 from services.shared.incarnation.calls import parse_incarnation
-from tests.edge.adapters.brokers import forget, generation, pipeline_of, stop_watching
+from tests.edge.adapters.brokers import forget, generation, stop_watching
 from tests.edge.adapters.test_incarnation_watch import CHANNEL, Store, append, brokers, dump, go_back, store, top
 from tests.edge.adapters.test_self_check import Reconnects, until
 from tests.support.redis import RedisServer
@@ -77,50 +75,6 @@ async def test_an_older_copy_is_noticed_though_the_kept_heartbeat_is_older_still
         for broker in after:
             await broker.close()
     await again.close()
-
-
-async def test_a_redis_that_goes_back_between_two_batches_under_way_gives_no_place_twice(
-    own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker = brokers[0]
-    before = [(await append(broker, str(number))).position for number in range(COUNT)]
-    older = await dump(own_redis)
-    pipeline = pipeline_of(broker)
-    run = pipeline.run
-    executed, release = asyncio.Event(), asyncio.Event()
-
-    async def held(calls: Sequence[Call], *, timeout_s: float) -> list[Any]:
-        """Keep the answer to the first batch until the second has been sent: both know the same number of writes."""
-        monkeypatch.setattr(pipeline, "run", run)
-        answers = await run(calls, timeout_s=timeout_s)
-        executed.set()
-        await release.wait()
-        return answers
-
-    async def behind(calls: Sequence[Call], *, timeout_s: float) -> list[Any]:
-        answers = await run(calls, timeout_s=timeout_s)
-        release.set()
-        await asyncio.sleep(0.01)  # the answer to the first batch is taken first, as on one connection
-        return answers
-
-    monkeypatch.setattr(pipeline, "run", held)
-    first = asyncio.ensure_future(append(broker, "first"))
-    await executed.wait()
-    async with redis.asyncio.Redis.from_url(own_redis.url) as client, client.pipeline() as restored:
-        restored.flushall()  # the same run has older data from now on
-        for name, value in older:
-            restored.restore(name, 0, value)
-        await restored.execute()
-    monkeypatch.setattr(pipeline, "run", behind)
-    publication = Publication(b"second", id=b"second".ljust(16))
-    second = broker.append(CHANNEL, publication, key_user="u", key="second", history_size=100, history_ttl_s=60)
-    given = (await first).position
-    with pytest.raises(Unavailable):
-        await second
-    monkeypatch.setattr(pipeline, "run", run)
-    later = (await append(broker, "later")).position
-    assert later not in (*before, given)
-    assert later.epoch != given.epoch
 
 
 async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(

@@ -8,8 +8,6 @@ each has an answer within 2.8 s.
 may have been executed, and nothing would recognise a repeat. For 0.25 s after a failure, commands fail at once.
 **Fencing.** Appends and reads bring the highest number of writes to `hot` logs that this edge has seen. A Redis that
 has fewer does nothing, and the incarnation is checked at once. Results count only while the incarnation is the same.
-Batches under way at the same time bring the same number. So each answer to an append must also have a higher one than
-the answer before; otherwise Redis went back between them, the append is refused, and the check begins a new generation.
 **Example.** On a busy edge 300 clients publish to 100 channels within 15 ms: one batch, two script calls.
 **Trade-off.** Publishing takes up to 15 ms longer on a busy edge. See docs/decisions/0005, 0010 and 0020.
 """
@@ -104,7 +102,6 @@ class RedisBroker:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed_at = _NEVER
-        self._wrote = (0, 0)  # generation, and number of writes after this edge's last append in it
         self._self_check = PubSubSelfCheck(
             lambda channel, payload: self._do(None, publish=(channel, payload)),
             self._subscriber.drop,
@@ -351,16 +348,6 @@ class RedisBroker:
             return
         if any(isinstance(appended, hot.HotAppended) for appended in answer.batches):
             self._gate.saw(Known(incarnation.generation, answer.writes))
-        if any(isinstance(one, hot.HotAppended) and max(one.offsets) > 0 for one in answer.batches):
-            generation, writes = self._wrote
-            if generation == incarnation.generation and answer.writes <= writes:
-                # Redis went back while both were under way: it has counted fewer writes than this edge made.
-                self._gate.saw(Known(generation, writes + 1))
-                self._incarnation.check_now()
-                for group in groups:
-                    _fail(group, Unavailable("Redis went back"))
-                return
-            self._wrote = (incarnation.generation, answer.writes)
         for group, appended in zip(groups, answer.batches, strict=True):
             if isinstance(appended, hot.HotAppended):
                 self._settle_group(group, *appended)
