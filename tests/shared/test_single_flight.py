@@ -114,3 +114,18 @@ async def test_what_the_work_starts_does_not_find_it_under_way_after_its_end() -
     await flights.do("a", work)
     await asyncio.gather(*started)
     assert found == [False]
+
+
+async def test_a_task_that_is_cancelled_before_it_begins_is_forgotten() -> None:
+    flights = SingleFlight[int]()
+
+    async def work() -> int:
+        return 1
+
+    caller = asyncio.create_task(flights.do("a", work, name="the work"))
+    await asyncio.sleep(0)  # the caller has created the task, which has not begun
+    (task,) = (one for one in asyncio.all_tasks() if one.get_name() == "the work")
+    task.cancel()
+    await asyncio.wait([caller])
+    assert "a" not in flights
+    assert await flights.do("a", work) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -31,7 +32,7 @@ class SingleFlight(Generic[Result]):
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = asyncio.create_task(self._run(key, work), name=name or None)
-            task.add_done_callback(_fetch_exception)
+            task.add_done_callback(functools.partial(self._ended, key))
         return await asyncio.shield(task)
 
     async def _run(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
@@ -41,8 +42,12 @@ class SingleFlight(Generic[Result]):
             # Not in a callback: what the work started before its end must not find it under way any more.
             del self._running[key]
 
+    def _ended(self, key: Hashable, done: asyncio.Task[Result]) -> None:
+        """Forget a task that was cancelled before it began, and fetch the exception of any other.
 
-def _fetch_exception(done: asyncio.Task[Any]) -> None:
-    """Fetch the exception: asyncio logs one that nobody fetched, as when all callers gave up."""
-    if not done.cancelled():
-        done.exception()
+        asyncio logs an exception that nobody fetched, as when all callers gave up.
+        """
+        if self._running.get(key) is done:
+            del self._running[key]
+        if not done.cancelled():
+            done.exception()
