@@ -219,6 +219,7 @@ def test_4_an_empty_command_is_a_pong() -> None:
     assert isinstance(again, Pong)
     assert isinstance(command, c.Command)
     assert CODEC.decode(CODEC.ping_frame, binary=True) == [pong]  # the answer looks like the ping
+    assert CODEC.decode(b"\x02\x08\x00", binary=True) == [pong]  # an encoder that writes an id of 0
 
 
 def _rpc() -> Any:

@@ -16,6 +16,7 @@ from services.edge.domain.model import StreamPosition
 from services.edge.protocols.centrifugal.codec import KINDS, PONG, REJECT_UNRECOVERED, Pong
 from thalamus.client.v1 import client_pb2 as pb
 
+_EMPTY = pb.Command()
 _LONGEST_VARINT = 5  # bytes of a length: far above the limit of a message
 
 
@@ -63,6 +64,8 @@ def command(part: bytes) -> c.Command | Pong:
             if not found.id and name != "send":
                 raise ValueError("no id")
             return c.Command(found.id, request(getattr(found, name)))
+    if found == _EMPTY:  # it may have an id, which is 0
+        return PONG
     raise ValueError("no known request")
 
 
