@@ -214,7 +214,7 @@ def test_3_a_command_means_the_same_in_both_encodings(commands: list[dict[str, A
 
 
 def test_4_an_empty_command_is_a_pong() -> None:
-    pong, command, again = CODEC.decode(b"\x00" + delimited(_rpc()) + b"\x00", binary=True)
+    pong, command, again = CODEC.decode(b"\x00" + delimited(_SOUND) + b"\x00", binary=True)
     assert isinstance(pong, Pong)
     assert isinstance(again, Pong)
     assert isinstance(command, c.Command)
@@ -222,8 +222,7 @@ def test_4_an_empty_command_is_a_pong() -> None:
     assert CODEC.decode(b"\x02\x08\x00", binary=True) == [pong]  # an encoder that writes an id of 0
 
 
-def _rpc() -> Any:
-    return official.Command(id=1, rpc=official.RPCRequest(method="a"))
+_SOUND = official.Command(id=1, rpc=official.RPCRequest(method="a"))
 
 
 @pytest.mark.parametrize(
@@ -231,6 +230,7 @@ def _rpc() -> Any:
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"\x05\x08\x01", id="cut off"),
+        pytest.param(bytes((len(delimited(_SOUND)[1:]) + 1,)) + delimited(_SOUND)[1:], id="the last byte is missing"),
         pytest.param(b"\xff" * 11, id="a length without end"),
         pytest.param(b"\x80", id="half a length"),
         pytest.param(b"\x02\xff\xff", id="no Protobuf"),
@@ -241,7 +241,7 @@ def _rpc() -> Any:
     ],
 )
 def test_18_what_is_no_command_ends_malformed(payload: bytes) -> None:
-    good = delimited(_rpc())
+    good = delimited(_SOUND)
     for before in (b"", good):
         found = CODEC.decode(before + payload, binary=True)
         if before and not payload:
