@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 from services.edge.domain import commands as c
 from services.edge.domain.access.tokens import ConnectionClaims
@@ -247,7 +246,3 @@ class Session(CommandRunner):
         """Open the session, because the connect command has succeeded; pings begin."""
         self.state = State.OPEN
         self.deadlines.begin(claims.expires_at if claims else None)
-
-    def statistics(self) -> dict[str, Any]:
-        """Return figures of this session."""
-        return {"client": self.client, "user": self.user, "name": self.name, "channels": len(self.subscriptions)}
