@@ -76,12 +76,7 @@ async def test_nobody_reads_what_is_not_stored_and_it_is_acknowledged_once_it_is
     site: Site, process: Process
 ) -> None:
     await process.append("first")
-    may_write = asyncio.Event()
-
-    async def wait(_: Sequence[Row]) -> None:
-        await may_write.wait()
-
-    process.store.before_write = wait
+    may_write = process.store.hold_writes()
     (second,) = begin(process.log, [request("second")])
     await until(lambda: len(process.store.writes) == 2)
     assert await site.readable() == [(1, "first")]
@@ -187,12 +182,7 @@ async def test_a_store_that_is_away_is_told_to_the_whole_batch(process: Process)
 async def test_what_arrives_during_a_write_is_the_next_batch(process: Process) -> None:
     for channel in ("chat:a", "chat:b"):
         await process.append("first", channel=channel)
-    may_write = asyncio.Event()
-
-    async def wait(_: Sequence[Row]) -> None:
-        await may_write.wait()
-
-    process.store.before_write = wait
+    may_write = process.store.hold_writes()
     outcomes = begin(process.log, [request("second")])
     await until(lambda: len(process.store.writes) == 3)
     for number in range(5):

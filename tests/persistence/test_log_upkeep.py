@@ -102,12 +102,7 @@ async def test_a_sweep_takes_no_more_channels_than_it_may(site: Site, process: P
 async def test_a_sweep_leaves_to_the_batch_under_way_what_is_of_its_channel(site: Site) -> None:
     process = site.process(apart=True)
     await process.append("first")
-    may_write = asyncio.Event()
-
-    async def wait(_: Sequence[Row]) -> None:
-        await may_write.wait()
-
-    process.store.before_write = wait
+    may_write = process.store.hold_writes()
     (second,) = begin(process.log, [request("second")])
     await until(lambda: len(process.store.writes) == 2)
     assert await process.log.sweep(0.0, 100) == 0  # at once, though the write has not ended
@@ -191,12 +186,7 @@ async def test_a_removal_that_can_not_be_gone_on_with_holds_up_no_other_and_is_t
 
 async def test_draining_waits_for_what_is_being_written(process: Process) -> None:
     await process.append("first")
-    may_write = asyncio.Event()
-
-    async def wait(_: Sequence[Row]) -> None:
-        await may_write.wait()
-
-    process.store.before_write = wait
+    may_write = process.store.hold_writes()
     outcomes = begin(process.log, [request(f"{number}") for number in range(3)])
     draining = asyncio.create_task(process.log.drain(5.0))
     await asyncio.sleep(0.05)
@@ -210,12 +200,7 @@ async def test_draining_ends_after_its_time_and_says_that_something_is_left(
     process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     await process.append("first")
-    may_write = asyncio.Event()
-
-    async def wait(_: Sequence[Row]) -> None:
-        await may_write.wait()
-
-    process.store.before_write = wait
+    may_write = process.store.hold_writes()
     begin(process.log, [request("second")])
     await process.log.drain(0.05)
     assert "unfinished" in caplog.text

@@ -47,6 +47,16 @@ class Store:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
+    def hold_writes(self) -> asyncio.Event:
+        """Let writes wait until the returned event is set."""
+        may_write = asyncio.Event()
+
+        async def wait(_: Sequence[Row]) -> None:
+            await may_write.wait()
+
+        self.before_write = wait
+        return may_write
+
     async def write(self, rows: Sequence[Row]) -> Mapping[str, Written | Unavailable]:
         self.writes.append([(row.channel, row.offset) for row in rows])
         if self.before_write is not None:
