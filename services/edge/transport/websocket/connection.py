@@ -1,11 +1,7 @@
 """One WebSocket connection: reads the client's frames, writes ours, and closes.
 
-**Purpose.** One client must not hold up the others, and the last frame for it must arrive. What messages mean is up to
-the handler; this class knows frames and TCP only.
-
-**Turns.** Of what one read brought, 32 frames or 64 KiB are handled. The rest stays in `_waiting`, reading is paused,
-and the next turn comes after the other callbacks of the event loop. The handler may pause reading itself; messages of
-the present turn still reach it. A read that is exactly one ASCII text frame, as most are, is delivered without a turn.
+**Purpose.** The last frame for a client must arrive, and TCP must end in time. What messages mean is up to the handler;
+this class knows frames and TCP only. `turns.py` reads the frames, `outbox.py` writes ours.
 
 **Closing.** The state only goes forward: open, dropping, closing, finishing, lost. Once it is not open, what the client
 sends is discarded, and `ending.Ending` ends TCP in time.
@@ -18,8 +14,7 @@ sends is discarded, and `ending.Ending` ends TCP in time.
 The client protocol, which is the handler, has the codes and texts of close frames: it is asked for them where this
 class decides the end. Only violations of RFC 6455 have codes of their own.
 
-**Example.** A client sends 40,000 tiny frames. They take 1,250 turns; all other connections are served in between.
-**Trade-off.** A client that sends many frames at once is served more slowly. See docs/decisions/0001 and 0011.
+See docs/decisions/0001 and 0011.
 """
 
 from __future__ import annotations
@@ -33,10 +28,9 @@ from services.edge.domain.connections import MessageHandler
 from services.edge.domain.ends import End, EndReason
 from services.edge.transport.delivery import taken_and_under_way
 from services.edge.transport.ending import Ending
-from services.edge.transport.metrics import TransportCounters
-from services.edge.transport.options import TransportOptions
-from services.edge.transport.outbox import SMALL_REPLY_BYTES, Flusher, Outbox
-from services.edge.transport.websocket.fragments import Fragments, close_code, invalid_text
+from services.edge.transport.outbox import SMALL_REPLY_BYTES
+from services.edge.transport.websocket import turns
+from services.edge.transport.websocket.fragments import Fragments, close_code
 from services.edge.transport.websocket.frame_reader import (
     BINARY,
     CONTINUATION,
@@ -45,75 +39,42 @@ from services.edge.transport.websocket.frame_reader import (
     FIN_CLOSE,
     FIN_PING,
     FIN_PONG,
-    FIN_TEXT,
     PROTOCOL_ERROR,
     Violation,
-    read_frames,
-    read_text,
 )
 from services.edge.transport.websocket.frames import PING_FRAME, close_answer, close_frame, pong_frame
+from services.edge.transport.websocket.turns import OPEN, TurnReader
 
 logger = logging.getLogger(__name__)
 
-_FRAMES_PER_TURN = 32  # frames handled before other connections get a turn
-_BYTES_PER_TURN = 65_536  # bytes of frames after which no further frame is handled in the turn
 _INTERNAL_ERROR = 1011
 
-# States, in their order.
-_OPEN = 0
+# States, in their order; the first is `OPEN`.
 _DROPPING = 1  # nothing is read any more, and TCP is reset soon
 _CLOSING = 2  # the last frame is queued; nothing is read or queued any more
 _FINISHING = 3  # the last frame is written, and our side of TCP is closed
 _LOST = 4
 
 
-class Port(Protocol):
+class Port(turns.Port, Protocol):
     """What a connection uses of the public port that it belongs to."""
-
-    loop: asyncio.AbstractEventLoop
-    options: TransportOptions
-    counters: TransportCounters
-    flusher: Flusher
 
     def websocket_lost(self, connection: WebSocketConnection) -> None:
         """Stop counting a connection that has ended."""
 
 
-class WebSocketConnection(Outbox, asyncio.Protocol):
+class WebSocketConnection(TurnReader):
     """Protocol of one connection after its handshake; a `Connection` for the domain."""
 
-    __slots__ = (
-        "_at",
-        "_clean",
-        "_control_frames",
-        "_control_since",
-        "_ending",
-        "_fragments",
-        "_handler",
-        "_held_by_handler",
-        "_max_message_bytes",
-        "_missing",
-        "_peer",
-        "_port",
-        "_state",
-        "_turn_is_due",
-        "_waiting",
-    )
+    __slots__ = ("_clean", "_control_frames", "_control_since", "_ending", "_handler", "_peer")
+
+    _port: Port
 
     def __init__(self, port: Port, transport: asyncio.Transport, peer: str, *, max_message_bytes: int) -> None:
-        super().__init__(transport, port.flusher)
-        self._port = port
+        super().__init__(port, transport, max_message_bytes)
         self._peer = peer
-        self._max_message_bytes = max_message_bytes
-        self._waiting: bytes | bytearray | None = None  # received; not handled from `_at` on
-        self._at = 0
-        self._missing = 0  # bytes that are missing for the next frame, at least; 0: it may be complete
-        self._turn_is_due = False  # `_next_turn` is scheduled
-        self._held_by_handler = False  # the handler has paused reading
         self._handler: MessageHandler | None = None
-        self._state = _OPEN
         self._clean = False
-        self._fragments: Fragments | None = None
         self._ending: Ending | None = None
         self._control_since = 0.0
         self._control_frames = 0
@@ -136,12 +97,12 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def send(self, frame: bytes) -> None:
         """Queue a frame that the client did not ask for: a push."""
-        if self._state == _OPEN:
+        if self._state == OPEN:
             self.put(frame)
 
     def send_reply(self, frame: bytes) -> None:
         """Queue a reply; `outbox` says which replies count towards the bound."""
-        if self._state == _OPEN:
+        if self._state == OPEN:
             if self._paused or len(frame) > SMALL_REPLY_BYTES:
                 self.put_reply(frame)
             else:
@@ -169,55 +130,15 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def drop_after(self, delay_s: float) -> None:
         """Read nothing more, and reset TCP after `delay_s` seconds."""
-        if self._state == _OPEN:
+        if self._state == OPEN:
             self._state = _DROPPING
             self._begin_end().within(delay_s)
-
-    def pause_reading(self) -> None:
-        """Read nothing from the client until `resume_reading`."""
-        if self._state == _OPEN:
-            self._held_by_handler = True
-            self._pause_transport()
-
-    def resume_reading(self) -> None:
-        """Read from the client again."""
-        if self._state == _OPEN and self._held_by_handler:
-            self._held_by_handler = False
-            self._read_on()
 
     def send_websocket_ping(self) -> None:
         """Queue a WebSocket ping."""
         self.send(PING_FRAME)
 
     # Called by asyncio.
-
-    def data_received(self, data: bytes) -> None:
-        """Handle frames of the client, or keep the bytes for a later turn."""
-        self._port.counters.bytes_received += len(data)
-        if self._state != _OPEN:
-            if self._ending is not None:
-                self._ending.discard(len(data))
-            return
-        waiting = self._waiting
-        if waiting is None:
-            if self._held_by_handler:
-                self._waiting, self._at, self._missing = data, 0, 0
-                return
-            if self._fragments is None:
-                text = read_text(data, self._max_message_bytes)
-                if text is not None and text.isascii():
-                    self._deliver(text, binary=False)
-                    return
-            self._take_turn(data, 0)
-            return
-        if type(waiting) is bytes:
-            waiting, self._at = bytearray(waiting[self._at :]), 0
-            self._waiting = waiting
-        waiting += data
-        self._missing = max(0, self._missing - len(data))
-        if not (self._missing or self._turn_is_due or self._held_by_handler):
-            self._waiting = None
-            self._take_turn(waiting, self._at)
 
     def eof_received(self) -> None:
         """The client has closed its side; asyncio closes ours once all is written."""
@@ -250,7 +171,7 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
 
     def replies_taken(self) -> None:
         """Tell the handler that the client's next command need not wait any more."""
-        if self._handler is not None and self._state == _OPEN:
+        if self._handler is not None and self._state == OPEN:
             self._guarded(self._handler.replies_taken)
 
     def outbox_empty(self) -> None:
@@ -260,64 +181,11 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.write_eof()
 
-    def _take_turn(self, data: bytes | bytearray, start: int) -> None:
-        """Handle the frames of one turn, from `start` on, and keep the rest."""
-        found, at, missing, wrong = read_frames(data, start, self._max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN)
-        try:
-            for first, payload in found:
-                if first == FIN_TEXT and self._fragments is None:
-                    if not payload.isascii():
-                        _check_text(payload)
-                    self._deliver(payload, binary=False)
-                else:
-                    self._handle_frame(first, payload)
-                if self._state != _OPEN:
-                    return
-            if wrong is not None:
-                raise wrong
-        except Violation as violation:
-            self.close(violation.code, violation.reason)
-            return
-        if missing:
-            self._waiting, self._at, self._missing = bytearray(data[at:]), 0, missing
-        elif at < len(data):
-            self._waiting, self._at, self._missing = data, at, 0
-            if not self._held_by_handler:
-                self._arrange_turn()
-
-    def _arrange_turn(self) -> None:
-        """Schedule the next turn, and read nothing until then."""
-        self._turn_is_due = True
-        self._pause_transport()
-        self._port.loop.call_soon(self._next_turn)
-
-    def _next_turn(self) -> None:
-        self._turn_is_due = False
-        if self._state == _OPEN and not self._held_by_handler:
-            waiting, self._waiting = self._waiting, None
-            if waiting is not None:
-                self._take_turn(waiting, self._at)
-            if self._state == _OPEN and not (self._turn_is_due or self._held_by_handler):
-                self._resume_transport()
-
-    def _read_on(self) -> None:
-        if self._turn_is_due:
-            return
-        if self._waiting is not None and not self._missing:
-            self._arrange_turn()
-        else:
-            self._resume_transport()
-
-    def _pause_transport(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def _resume_transport(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+    def _discard(self, size: int) -> None:
+        if self._ending is not None:
+            self._ending.discard(size)
 
     def _handle_frame(self, first: int, payload: bytes) -> None:
-        """Handle a frame of any kind; raises `Violation`."""
         if first == FIN_PING:
             self._handle_control(pong=False)
             self.send(pong_frame(payload))
@@ -325,9 +193,6 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
             self._handle_control(pong=True)
         elif first == FIN_CLOSE:
             self._handle_close(payload)
-        elif self._fragments is None and first == FIN_TEXT:
-            _check_text(payload)
-            self._deliver(payload, binary=False)
         elif self._fragments is None and first == FIN_BINARY:
             self._deliver(payload, binary=True)
         else:
@@ -423,10 +288,3 @@ class WebSocketConnection(Outbox, asyncio.Protocol):
                 handler.closed(clean=self._clean)
             except Exception:
                 logger.exception("handler failed at the end of a connection")
-
-
-def _check_text(payload: bytes) -> None:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        raise invalid_text() from None

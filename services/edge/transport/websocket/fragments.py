@@ -1,4 +1,4 @@
-"""Messages in several frames, and codes of close frames. RFC 6455, 5.4 and 5.5.1."""
+"""Messages in several frames, their text, and codes of close frames. RFC 6455, 5.4 and 5.5.1."""
 
 from __future__ import annotations
 
@@ -39,12 +39,19 @@ class Fragments:
             try:
                 self._decoder.decode(payload, final=last)
             except UnicodeDecodeError:
-                raise invalid_text() from None
+                raise _invalid_text() from None
         return b"".join(self._chunks) if last else None
 
 
-def invalid_text() -> Violation:
-    """Return the violation of a text that is not valid UTF-8."""
+def check_text(payload: bytes) -> None:
+    """Raise `Violation` if the text is not valid UTF-8."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise _invalid_text() from None
+
+
+def _invalid_text() -> Violation:
     return Violation(INVALID_TEXT, "invalid UTF-8")
 
 
@@ -59,8 +66,5 @@ def close_code(payload: bytes) -> int:
     code = int.from_bytes(payload[:2], "big")
     if len(payload) < 2 or not (code in _CODES or 3000 <= code <= 4999):
         raise Violation(PROTOCOL_ERROR, "close code not allowed")
-    try:
-        payload[2:].decode()
-    except UnicodeDecodeError:
-        raise invalid_text() from None
+    check_text(payload[2:])
     return code
