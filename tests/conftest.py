@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-pytest_plugins = ("tests.support.dynamodb", "tests.support.redis", "tests.support.sdk", "tests.support.stack")
+pytest_plugins = (
+    "tests.support.dynamodb",
+    "tests.support.encodings",
+    "tests.support.redis",
+    "tests.support.sdk",
+    "tests.support.stack",
+)
 
 # Hypothesis has a profile of its own for CI, in which every run plays the same examples. Ours are new each time, there
 # too; a failure prints the line that repeats it.

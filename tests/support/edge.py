@@ -1,4 +1,4 @@
-"""An edge without sockets: real rules and the real JSON protocol, ports in memory, time in the test's hands."""
+"""An edge without sockets: real rules and the real protocol, ports in memory, time in the test's hands."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from services.edge.domain.session.node import Clock, Node
 from services.edge.domain.session.rpc import RpcMethods
 from services.edge.domain.settings import Settings
 from services.edge.protocols.base import Host
+from services.edge.protocols.centrifugal.codec import Codec
 from services.edge.protocols.centrifugal.connection import CentrifugalConnection
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
+from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 from services.shared.namespaces import Mode, Namespace, Namespaces, Permission
+from tests.support import protobuf_by_hand as by_hand
 from tests.support.memory import MemoryBroker, MemoryBus, MemoryPresence, MemoryStore
 
 SECRET = b"a secret of at least thirty-two bytes"
@@ -36,7 +39,11 @@ OPEN = Namespace(
     presence_read=SUBSCRIBERS,
 )
 
-_JSON = CentrifugalJson(frame=bytes)  # frames are bare payloads
+JSON, PROTOBUF = "json", "protobuf"
+_CODECS: dict[str, Codec] = {  # frames are bare payloads
+    JSON: CentrifugalJson(frame=bytes),
+    PROTOBUF: CentrifugalProtobuf(frame=bytes),
+}
 
 
 class ManualClock(Clock):
@@ -162,15 +169,29 @@ class TestConnection:
 
 
 class Client:
-    """One client of an edge: frames in as text, replies and pushes out as JSON values."""
+    """One client of an edge: frames in as text, replies and pushes out as JSON values.
 
-    def __init__(self, cluster: Cluster, node: Node, *, client_id: str = "", websocket_ping: bool = False) -> None:
+    A client that speaks Protobuf says and hears the same: what it sends and gets is converted by hand.
+    """
+
+    default_encoding = JSON
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        node: Node,
+        *,
+        client_id: str = "",
+        websocket_ping: bool = False,
+        encoding: str = "",
+    ) -> None:
         self.cluster = cluster
+        self.encoding = encoding or self.default_encoding
         self.connection = TestConnection()
         self.protocol = CentrifugalConnection(
             Host(node, bytes, bytes, lambda: client_id or f"client-{len(node.sessions) + 1}-{node.edge_id}"),
             self.connection,
-            _JSON,
+            _CODECS[self.encoding],
             websocket_ping=websocket_ping,
         )
         session = self.protocol.session
@@ -178,11 +199,26 @@ class Client:
         self.session = session  # the protocol forgets it at the end
         self.protocol.opened()
         self._next_id = 0
+        self._texts: list[bytes] = []
+        self._lines: list[dict[str, Any]] = []
+        self._read = 0  # frames that are in `_texts`
+
+    @property
+    def texts(self) -> list[bytes]:
+        """Everything received, in order, each as one JSON text."""
+        for frame in self.connection.frames[self._read :]:
+            if self.encoding == JSON:
+                self._texts += frame.split(b"\n")
+            else:
+                self._texts += map(by_hand.line_of, by_hand.parts(frame))
+        self._read = len(self.connection.frames)
+        return self._texts
 
     @property
     def lines(self) -> list[dict[str, Any]]:
         """Everything received, in order; pings are {}."""
-        return [json.loads(line) for frame in self.connection.frames for line in frame.split(b"\n")]
+        self._lines += map(json.loads, self.texts[len(self._lines) :])
+        return list(self._lines)
 
     @property
     def pushes(self) -> list[dict[str, Any]]:
@@ -195,10 +231,23 @@ class Client:
     def publications(self, channel: str) -> list[Any]:
         return [push["pub"] for push in self.pushes if push.get("channel") == channel and "pub" in push]
 
+    def send(self, frame: str | bytes, *, binary: bool = False) -> None:
+        """Send a frame without waiting for what comes of it.
+
+        Bytes are sent as they are. Text has JSON commands, one per line; a Protobuf client sends the same in Protobuf.
+        """
+        if isinstance(frame, bytes):
+            payload = frame
+        elif self.encoding == JSON:
+            payload = frame.encode()
+        else:
+            payload = b"".join(map(by_hand.command_of, frame.split("\n")))
+        self.protocol.message(payload, binary=binary or self.encoding == PROTOBUF)
+
     async def raw(self, *frames: str | bytes, binary: bool = False) -> None:
-        """Frames exactly as given."""
+        """Send frames, and wait for what comes of them."""
         for frame in frames:
-            self.protocol.message(frame if isinstance(frame, bytes) else frame.encode(), binary=binary)
+            self.send(frame, binary=binary)
         await settle()
 
     async def post(self, **request: Any) -> int:

@@ -12,7 +12,7 @@ from services.edge.protocols.centrifugal.codec import MAX_COMMANDS
 from services.shared.errors import ErrorCode, UnsubscribeCode
 from services.shared.json_text import MAX_NESTING
 from services.shared.namespaces import load_namespaces
-from tests.support.edge import Client, Cluster
+from tests.support.edge import PROTOBUF, Client, Cluster
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def canonical(line: dict[str, Any]) -> str:
     return json.dumps(line, sort_keys=True)
 
 
-async def test_19_the_transcript_is_what_an_edge_says() -> None:
+async def test_19_the_transcript_is_what_an_edge_says(encoding: str) -> None:
     namespaces = load_namespaces(ROOT / "config" / "channels.toml")
     cluster = Cluster(default=namespaces.default)
     node = cluster.edge()
@@ -58,6 +58,8 @@ async def test_19_the_transcript_is_what_an_edge_says() -> None:
         if kind == ">":
             if any(expected.values()):
                 await check()
+            if encoding == PROTOBUF and text == steps()[-2][2]:
+                break  # the message that is not a command, and the close: a JSON text of the wrong type
             line = text.replace(EPOCH, "epoch1")
             for user in ("alice", "bob"):
                 token = cluster.token(user, ttl_s=None, info={"name": user.title()})

@@ -192,7 +192,7 @@ async def test_a_client_that_sends_faster_than_it_is_served_is_not_read() -> Non
     cluster = Cluster()
     client = await connected(cluster, cluster.edge(commands_per_s=0))
     frame = "\n".join(f'{{"id":{number},"subscribe":{{"channel":"c{number}"}}}}' for number in range(2, 90))
-    client.protocol.message(frame.encode(), binary=False)
+    client.send(frame)
     assert client.connection.paused
     for _ in range(200):
         await client.raw()
@@ -201,13 +201,21 @@ async def test_a_client_that_sends_faster_than_it_is_served_is_not_read() -> Non
 
 
 MALFORMED = {
+    "B22-unknown-command": '{"id":2,"nope":{}}',
+    "B22-no-command": '{"id":2}',
+    "B24-id-0": '{"id":0,"rpc":{}}',
+    "B24-id-absent": '{"rpc":{}}',
+    "B25-channel-absent": '{"id":2,"subscribe":{}}',
+    "B25-channel-empty": '{"id":2,"publish":{"channel":"","data":1}}',
+    "B25-channel-null": '{"id":2,"publish":{"channel":null,"data":1}}',
+    "18-ping-request": '{"id":2,"ping":{}}',
+}
+NOT_JSON = {
     "B22-not-json": "nonsense",
     "B22-empty-frame": "",
     "B22-empty-line": '{"id":2,"rpc":{}}\n\n{"id":3,"rpc":{}}',
     "B22-array": "[]",
     "B22-number": "1",
-    "B22-unknown-command": '{"id":2,"nope":{}}',
-    "B22-no-command": '{"id":2}',
     "B23-id-as-string": '{"id":"2","rpc":{}}',
     "B23-id-float": '{"id":2.5,"rpc":{}}',
     "B23-channel-number": '{"id":2,"subscribe":{"channel":1}}',
@@ -221,19 +229,20 @@ MALFORMED = {
     "B23-lone-surrogate": '{"id":2,"publish":{"channel":"a","data":"\\ud800"}}',
     "B23-lone-surrogate-in-channel": '{"id":2,"subscribe":{"channel":"\\udc00"}}',
     "B23-nesting": '{"id":2,"publish":{"channel":"a","data":' + "[" * 30_000 + "]" * 30_000 + "}}",
-    "B24-id-0": '{"id":0,"rpc":{}}',
-    "B24-id-absent": '{"rpc":{}}',
     "B24-id-negative": '{"id":-1,"rpc":{}}',
     "B24-id-over-u32": '{"id":4294967296,"rpc":{}}',
-    "B25-channel-absent": '{"id":2,"subscribe":{}}',
-    "B25-channel-empty": '{"id":2,"publish":{"channel":"","data":1}}',
-    "B25-channel-null": '{"id":2,"publish":{"channel":null,"data":1}}',
-    "18-ping-request": '{"id":2,"ping":{}}',
     "18-trailing-garbage": '{"id":2,"rpc":{}} x',
 }
+_JSON_ONLY = pytest.mark.json_only("its syntax or its types are wrong; Protobuf has others: test_protobuf_wire.py")
 
 
-@pytest.mark.parametrize("frame", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *(pytest.param(frame, id=row) for row, frame in MALFORMED.items()),
+        *(pytest.param(frame, id=row, marks=_JSON_ONLY) for row, frame in NOT_JSON.items()),
+    ],
+)
 async def test_18_malformed_input_closes_3501_and_harms_nobody_else(frame: str) -> None:
     cluster = Cluster()
     node = cluster.edge()
@@ -246,6 +255,7 @@ async def test_18_malformed_input_closes_3501_and_harms_nobody_else(frame: str) 
     assert [pub["data"] for pub in other.publications("a")] == [1]
 
 
+@pytest.mark.json_only("a JSON text in a binary frame")
 async def test_18_bad_utf_8_in_a_binary_frame_closes_3501() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
@@ -253,6 +263,7 @@ async def test_18_bad_utf_8_in_a_binary_frame_closes_3501() -> None:
     assert client.closed == (3501, "bad request")
 
 
+@pytest.mark.json_only("a JSON text in a binary frame")
 async def test_1_json_commands_are_taken_from_binary_frames_too() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
@@ -260,17 +271,19 @@ async def test_1_json_commands_are_taken_from_binary_frames_too() -> None:
     assert client.lines[-1]["error"]["code"] == 108
 
 
+_OF_JSON_TEXTS = pytest.mark.json_only("blanks, newlines, null and duplicates are of JSON texts")
+
+
 @pytest.mark.parametrize(
     "frame",
     [
-        ' {"id":2,"rpc":{}} ',
-        '{"id":2,"rpc":{}}\n',
-        '{"id":2,"rpc":{},"unknown":[1]}',
-        '{"id":2,"rpc":{"method":null,"x":1},"connect":null}',
-        '{"id":1,"id":2,"rpc":{}}',
-        '{"id":2,"rpc":{},"sub_refresh":{"channel":"a"}}',
+        pytest.param(' {"id":2,"rpc":{}} ', id="blanks", marks=_OF_JSON_TEXTS),
+        pytest.param('{"id":2,"rpc":{}}\n', id="newline", marks=_OF_JSON_TEXTS),
+        pytest.param('{"id":2,"rpc":{},"unknown":[1]}', id="unknown-member"),
+        pytest.param('{"id":2,"rpc":{"method":null,"x":1},"connect":null}', id="null-is-absent", marks=_OF_JSON_TEXTS),
+        pytest.param('{"id":1,"id":2,"rpc":{}}', id="last-duplicate-wins", marks=_OF_JSON_TEXTS),
+        pytest.param('{"id":2,"rpc":{},"sub_refresh":{"channel":"a"}}', id="first-request-taken"),
     ],
-    ids=["blanks", "newline", "unknown-member", "null-is-absent", "last-duplicate-wins", "first-request-taken"],
 )
 async def test_3_what_is_odd_but_allowed_is_served(frame: str) -> None:
     cluster = Cluster()
@@ -280,6 +293,7 @@ async def test_3_what_is_odd_but_allowed_is_served(frame: str) -> None:
     assert client.lines[-1] == {"id": 2, "error": {"code": 108, "message": "not available"}}
 
 
+@pytest.mark.json_only("the end of lines")
 async def test_2_commands_may_be_separated_by_carriage_return_and_newline() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())

@@ -55,7 +55,7 @@ async def test_5_4_any_json_value_is_data_and_is_carried_byte_for_byte(data: str
     cluster = Cluster()
     client = await subscribed(cluster)
     await client.raw('{"id":77,"publish":{"channel":"a","data":' + data + "}}")
-    assert f'"data":{data}'.encode() in client.connection.frames[-1] + client.connection.frames[-2]
+    assert f'"data":{data}'.encode() in client.texts[-1] + client.texts[-2]
 
 
 async def test_5_4_absent_data_is_107() -> None:

@@ -307,7 +307,7 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing_behind() ->
     cluster = Cluster()
     node = cluster.edge()
     alice = await connected(cluster, node)
-    alice.protocol.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
+    alice.send('{"id":9,"subscribe":{"channel":"a"}}')
     await asyncio.sleep(0)
     alice.protocol.closed(clean=False)
     await settle()
@@ -324,7 +324,7 @@ async def test_a_channel_that_is_opened_again_and_not_joined_is_closed_like_any_
     await alice.call(subscribe={"channel": "a"})
     await alice.call(unsubscribe={"channel": "a"})
     await cluster.advance(0.5)
-    alice.protocol.message(b'{"id":9,"subscribe":{"channel":"a"}}', binary=False)
+    alice.send('{"id":9,"subscribe":{"channel":"a"}}')
     alice.protocol.closed(clean=True)  # before the subscribe could join
     await node.hub.open("a", OPEN)
     await cluster.advance(2.5)

@@ -175,9 +175,7 @@ async def test_11_4_pages_come_at_the_pace_that_the_client_takes_and_nothing_is_
     cluster, publisher, epoch = await filled(100, recovery_limit=10, ring_size=1)
     client = await connected(cluster, cluster.nodes[0], "bob")
     client.connection.replies_wait = True
-    client.protocol.message(
-        b'{"id":7,"subscribe":{"channel":"a","recover":true,"epoch":"' + epoch.encode() + b'"}}', binary=False
-    )
+    client.send(f'{{"id":7,"subscribe":{{"channel":"a","recover":true,"epoch":"{epoch}"}}}}')
     client.connection.replies_wait = False
     client.session.replies_taken()
     client.connection.replies_wait = True  # the reply is more than it takes at once
@@ -212,7 +210,7 @@ async def test_11_4_a_subscription_that_ends_amid_pages_leaves_nothing(end: str)
     assert before < 90
     assert len(node.hub.channels["a"]) == 2
     if end == "unsubscribe":
-        client.protocol.message(b'{"id":9,"unsubscribe":{"channel":"a"}}', binary=False)
+        client.send('{"id":9,"unsubscribe":{"channel":"a"}}')
         client.connection.replies_wait = False
         client.session.replies_taken()
     elif end == "closed":
@@ -241,11 +239,11 @@ async def test_11_4_a_log_that_is_cut_or_begins_anew_amid_pages_is_told(fault: s
     if server_side:
         claims = {"sub": "bob", "subs": {"a": {}}}
         line = {"id": 1, "connect": {"token": cluster.token("bob", subs=claims["subs"]), "subs": {"a": wish}}}
-        client.protocol.message(json.dumps(line).encode(), binary=False)
+        client.send(json.dumps(line))
     else:
         client = await connected(cluster, node, "bob")
         line = {"id": 9, "subscribe": {"channel": "a", **wish}}
-        client.protocol.message(json.dumps(line).encode(), binary=False)
+        client.send(json.dumps(line))
     while not any("subscribe" in one or "subs" in one.get("connect", {}) for one in client.lines):
         await asyncio.sleep(0)
     client.connection.replies_wait = True
@@ -278,7 +276,7 @@ async def test_11_4_a_drop_amid_pages_resumes_at_the_last_received() -> None:
     while offset < 300:
         client = await connected(cluster, cluster.nodes[0], f"bob{drops}")
         wish = {"channel": "a", "recover": True, "offset": offset, "epoch": epoch}
-        client.protocol.message(json.dumps({"id": 9, "subscribe": wish}).encode(), binary=False)
+        client.send(json.dumps({"id": 9, "subscribe": wish}))
         for _ in range(40 + 7 * drops):
             await asyncio.sleep(0)
         (result,) = [line["subscribe"] for line in client.lines if "subscribe" in line]
@@ -301,7 +299,7 @@ async def test_many_who_catch_up_in_one_channel_share_what_is_read() -> None:
     before = broker.reads
     for number, client in enumerate(clients):
         wish = {"channel": "a", "recover": True, "offset": number % 3, "epoch": epoch}
-        client.protocol.message(json.dumps({"id": 2, "subscribe": wish}).encode(), binary=False)
+        client.send(json.dumps({"id": 2, "subscribe": wish}))
     for _ in range(100):
         await settle()
     for number, client in enumerate(clients):
@@ -355,7 +353,7 @@ async def test_a_thousand_clients_of_one_channel_coming_back_cost_one_read() -> 
     broker.read = slow  # type: ignore[assignment]
     line = '{"id":2,"subscribe":{"channel":"a","recover":true,"offset":10,"epoch":"' + epoch + '"}}'
     for client in clients:
-        client.protocol.message(line.encode(), binary=False)
+        client.send(line)
     for _ in range(20):
         await settle()
     assert all(
@@ -420,16 +418,13 @@ async def test_6_between_reply_and_live_nothing_is_lost_or_doubled() -> None:
             action = rng.random()
             if action < 0.6:
                 sent += 1
-                publisher.protocol.message(
-                    f'{{"id":{sent + 10},"publish":{{"channel":"a","data":{sent}}}}}'.encode(), binary=False
-                )
+                publisher.send(f'{{"id":{sent + 10},"publish":{{"channel":"a","data":{sent}}}}}')
             elif action < 0.8:
                 start = rng.randint(0, max(0, cluster.bus.log("a").top))
                 client = await connected(cluster, rng.choice(nodes), f"u{len(clients)}")
                 clients.append((client, start))
-                client.protocol.message(
-                    f'{{"id":2,"subscribe":{{"channel":"a","recover":true,"offset":{start},"epoch":"{epoch}"}}}}'.encode(),
-                    binary=False,
+                client.send(
+                    f'{{"id":2,"subscribe":{{"channel":"a","recover":true,"offset":{start},"epoch":"{epoch}"}}}}'
                 )
             elif action < 0.9:
                 broker = rng.choice(nodes).broker
