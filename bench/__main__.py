@@ -14,6 +14,7 @@ from bench.report.results import Results, Round, machine, today, versions
 from bench.report.table import markdown
 from bench.run import CENTRIFUGO, FULL_TARGETS, QUICK_TARGETS, keep, measure, wanted
 from bench.scenarios.catalogue import SCENARIOS
+from verify.progress import steps
 
 _BUILD = Path("build") / "bench"
 _PLOTS = "plots"
@@ -60,11 +61,13 @@ def main(
         plan = list(wanted(scenarios, chosen, rounds or (_ROUNDS_FULL if full else _ROUNDS_QUICK)))
         if add and raw.exists():
             keep(results, msgspec.json.decode(raw.read_bytes(), type=Results), plan)
-        for number, scenario, target in plan:
-            found = asyncio.run(measure(number, scenario, target, full=full, binary=binary))
-            click.echo(_line(found), err=True)
-            results.rounds.append(found)
-            _write(raw, results)
+        with steps(len(plan)) as progress:
+            for number, scenario, target in plan:
+                progress.begin(f"{number} {scenario.name}, {target}")
+                found = asyncio.run(measure(number, scenario, target, full=full, binary=binary))
+                results.rounds.append(found)
+                _write(raw, results)
+                progress.end(_line(found))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(markdown(results, draw(results, out.parent / _PLOTS)))
     click.echo(f"{out}, {raw}", err=True)

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from bench.cost import LOADS, Cost
+from verify.progress import steps
 
 _HERE = Path(__file__).resolve().parent
 _ENDS_WITHIN_S = 120
@@ -66,12 +67,13 @@ def main(commits: Sequence[str], names: Sequence[str], rounds: int, seconds: flo
         try:
             for commit, checkout in checkouts.items():
                 _git("worktree", "add", "--detach", checkout, commit)
-            for _ in range(rounds):
-                for commit, checkout in checkouts.items():
-                    for name in names:
-                        found = _measure(checkout, name, seconds).total()
-                        costs.setdefault((commit, name), []).append(found)
-                        click.echo(f"{commit} {name} {found:.2f}", err=True)
+            turns = [(commit, name) for _ in range(rounds) for commit in checkouts for name in names]
+            with steps(len(turns)) as progress:
+                for commit, name in turns:
+                    progress.begin(f"{commit} {name}")
+                    found = _measure(checkouts[commit], name, seconds).total()
+                    costs.setdefault((commit, name), []).append(found)
+                    progress.end(f"{commit} {name} {found:.2f}")
         finally:
             for checkout in checkouts.values():
                 remove = ["git", "worktree", "remove", "--force", str(checkout)]

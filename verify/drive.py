@@ -13,12 +13,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
+from rich.console import Console
 
 from verify import events as e
 from verify.context import Run
 from verify.events import Recorder
 from verify.plan import Plan, PublisherPlan
-from verify.progress import Progress
+from verify.progress import RunProgress
 from verify.publisher import Publisher
 from verify.subscriber import Subscriber
 from verify.target import ApiError, Target, call_api
@@ -54,7 +55,7 @@ async def drive(
     slow: Sequence[str] = (),
     padding: int = 0,
     settle_s: float = SETTLE_S,
-    say: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> None:
     """Run a plan and write its history to `path`.
 
@@ -68,14 +69,14 @@ async def drive(
         slow: Names of subscribers that read 1 KiB/s on their first connection.
         padding: Bytes to add to each publication.
         settle_s: Longest time for clients to catch up at the end, seconds.
-        say: Called with the progress, every 5 s.
+        console: Where progress is shown; None: nowhere.
 
     Raises:
         Unreachable: no client could connect and subscribe at the start.
     """
     with path.open("wb") as file:
         recorder = Recorder(file)
-        progress = Progress(say, recorder)
+        progress = RunProgress(console, recorder)
         run = Run(f"{plan.seed}-{os.urandom(3).hex()}", target, recorder, random.Random(plan.seed))
         run.note(e.Started(at=0.0, seed=plan.seed, what=what, stored=list(stored)))
         subscribers = [Subscriber(one, run, slow=one.name in slow) for one in plan.subscribers]

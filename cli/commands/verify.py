@@ -98,6 +98,7 @@ def _run(path: Path, **options: Any) -> str:
     from verify.drive import Unreachable as NobodyGotIn
     from verify.drive import drive
     from verify.plan import Load, make_plan
+    from verify.progress import stderr
 
     if options["stored"] + options["hot"] == 0:
         raise WrongUsage("--stored and --hot: at least one channel")
@@ -119,7 +120,7 @@ def _run(path: Path, **options: Any) -> str:
     what = f"{load.rate_per_s:g} publications/s"
     remark(f"seed {seed}: {load.duration_s:g} s, then until everything has settled")
     try:
-        asyncio.run(drive(plan, target, path, what=what, stored=stored, say=remark))
+        asyncio.run(drive(plan, target, path, what=what, stored=stored, console=stderr()))
     except NobodyGotIn as error:
         raise Unreachable(str(error)) from error
     return ", ".join(target.websockets)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.support.stack import Stack, clean_environment
+from tests.support.terminal import run_on_terminal
 
 
 def verify(stack: Stack | None, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -86,3 +87,13 @@ def test_what_is_no_history_or_no_stack_is_one_line(tmp_path: Path) -> None:
     assert "--stored and --hot" in done.stderr
     done = verify(None, "--url", "http://127.0.0.1:9", "--api-key", "x", code=3)
     assert done.stderr.count("\n") == 1
+
+
+def test_progress_on_a_terminal_leaves_stdout_to_the_result(stack: Stack) -> None:
+    command = [sys.executable, "-m", "cli.main", "verify", "--seconds", "2", "--clients", "4", "--json"]
+    environment = clean_environment() | {"THALAMUS_DATA": str(stack.data)}
+    done = run_on_terminal(command, environment=environment, ends_within_s=150)
+    assert done.code == 0, done
+    assert json.loads(done.stdout)["passed"] is True
+    assert "publishing: " in done.stderr
+    assert "\x1b[2K" in done.stderr

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from tests.faults.scenario import Result, Scale, run_scenario, say
+from tests.faults.scenario import Result, Scale, run_scenario
 from tests.faults.scenarios import BY_NAME, SCENARIOS, possible
 from tests.faults.table import table, with_rest
 from tests.support.faults import enter_namespaces
+from verify.progress import steps
 
 
 @click.command()
@@ -29,21 +30,19 @@ def main(only: tuple[str, ...], seeds: tuple[int, ...], scale: float, out: Path 
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        for scenario in chosen:
-            why = possible(scenario)
-            if why:
-                skipped.append((scenario.id, why))
-                say(f"{scenario.id} left out: {why}")
-                continue
-            for seed in seeds:
+        plan = [(scenario, seed) for scenario in chosen for seed in seeds]
+        with steps(len(plan)) as progress:
+            for scenario, seed in plan:
+                progress.begin(f"{scenario.id} seed {seed}")
+                why = possible(scenario)
+                if why:
+                    if (scenario.id, why) not in skipped:
+                        skipped.append((scenario.id, why))
+                    progress.end(f"{scenario.id} seed {seed} left out: {why}")
+                    continue
                 result = run_scenario(scenario, seed, Scale(scale), folder)
                 results.append(result)
-                verdict = result.outcome.verdict
-                say(
-                    f"{scenario.id} seed {seed}: {'ok' if result.passed else 'FAILED'} in {result.took_s:.0f} s; "
-                    f"{verdict.acked} acked, {verdict.delivered} delivered, {verdict.recoveries} recovered, "
-                    f"{verdict.told} told {dict(verdict.counts) or ''} {'; '.join((*result.broken, *result.remarks))}"
-                )
+                progress.end(result.line())
                 if out is not None:
                     out.write_text(with_rest(table(results, skipped, Scale(scale)), before))
     page = table(results, skipped, Scale(scale))

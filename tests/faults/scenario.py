@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -98,6 +97,15 @@ class Result:
     @property
     def passed(self) -> bool:
         return self.outcome.verdict.passed and not self.broken
+
+    def line(self) -> str:
+        """The result in one line."""
+        verdict = self.outcome.verdict
+        return (
+            f"{self.scenario.id} seed {self.seed}: {'ok' if self.passed else 'FAILED'} in {self.took_s:.0f} s; "
+            f"{verdict.acked} acked, {verdict.delivered} delivered, {verdict.recoveries} recovered, "
+            f"{verdict.told} told {dict(verdict.counts) or ''} {'; '.join((*self.broken, *self.remarks))}"
+        ).rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +221,3 @@ def hot_streams(path: Path) -> int:
         if isinstance(event, e.Finished):
             return sum(channel.startswith(HOT) for _, channel in event.subscribers)
     return 0
-
-
-def say(text: str) -> None:
-    """To whoever watches."""
-    print(text, file=sys.stderr, flush=True)

@@ -22,7 +22,8 @@ from typing import Any
 
 import click
 
-from tests.faults.scenario import Scale, Scenario, World, run_scenario, say
+from tests.faults.scenario import Scale, Scenario, World, run_scenario
+from verify.progress import steps
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EDGES = 3
@@ -90,15 +91,12 @@ def main(commit: str, seeds: tuple[int, ...], scale: float, keep: Path | None) -
         unpack(commit, checkout)
         folder = keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        for seed in seeds:
-            result = run_scenario(update_from(commit, checkout), seed, Scale(scale), folder)
-            verdict = result.outcome.verdict
-            passed = passed and result.passed
-            say(
-                f"{commit} seed {seed}: {'ok' if result.passed else 'FAILED'} in {result.took_s:.0f} s; "
-                f"{verdict.acked} acked, {verdict.delivered} delivered, {verdict.recoveries} recovered, "
-                f"{verdict.told} told {dict(verdict.counts) or ''} {'; '.join((*result.broken, *result.remarks))}"
-            )
+        with steps(len(seeds)) as progress:
+            for seed in seeds:
+                progress.begin(f"update from {commit}, seed {seed}")
+                result = run_scenario(update_from(commit, checkout), seed, Scale(scale), folder)
+                passed = passed and result.passed
+                progress.end(result.line())
     sys.exit(0 if passed else 1)
 
 
