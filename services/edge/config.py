@@ -9,10 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.edge.domain.access.algorithms import ALGORITHMS, DEFAULT_ALGORITHMS
 from services.edge.domain.settings import Settings
 from services.edge.transport.options import TransportOptions
 from services.shared.hotlog.hotlog import META_TTL_S
-from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number
+from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number, shown
 from services.shared.startup.config import ServiceConfig
 
 _AUTO = "auto"
@@ -36,6 +37,7 @@ class EdgeConfig(ServiceConfig):
 
     hs256_secret_file: Path | None = field_env("AUTH_HS256_SECRET_FILE", None)
     hs256_previous_secret_file: Path | None = field_env("AUTH_HS256_PREVIOUS_SECRET_FILE", None)
+    token_algorithms: tuple[str, ...] = tuple(sorted(DEFAULT_ALGORITHMS))
     token_audience: str = ""
     token_issuer: str = ""
     token_leeway_s: float = number(0.0, 0)
@@ -47,6 +49,12 @@ class EdgeConfig(ServiceConfig):
     domain: Settings = group(Settings)
 
     def __post_init__(self) -> None:
+        if unknown := set(self.token_algorithms) - ALGORITHMS:
+            raise ConfigError(
+                f"EDGE_TOKEN_ALGORITHMS: {shown(', '.join(sorted(unknown)))} is none of {', '.join(sorted(ALGORITHMS))}"
+            )
+        if not self.token_algorithms:
+            raise ConfigError("EDGE_TOKEN_ALGORITHMS must name at least one algorithm")
         if 0 < self.domain.ping_interval_s <= self.domain.pong_timeout_s:
             raise ConfigError("EDGE_PONG_TIMEOUT_S must be shorter than EDGE_PING_INTERVAL_S")
         if self.workers != _AUTO and self.workers not in map(str, range(1, _MOST_WORKERS + 1)):

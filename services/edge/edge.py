@@ -16,6 +16,7 @@ from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.api.app import create_app
 from services.edge.api.context import ApiContext
 from services.edge.config import EdgeConfig
+from services.edge.domain.access.algorithms import HMAC_BYTES, prepared_secret
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.control.cluster import Cluster
@@ -31,7 +32,7 @@ from services.edge.transport.websocket.frames import binary_frame, text_frame
 from services.shared.namespaces import load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
-from services.shared.process.config import read_secret_file
+from services.shared.process.config import ConfigError, read_secret_file
 from services.shared.process.internal_http import start_internal_http
 from services.shared.process.lifecycle import until_stopped
 from services.shared.process.secrets import read_service_tokens
@@ -39,7 +40,6 @@ from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger("services.edge")
 
-_SHORT_SECRET_BYTES = 32  # a shorter HS256 secret causes a warning
 _NOT_BEFORE_LEEWAY_S = 10.0  # seconds that `nbf` may be ahead: the clocks of token issuers differ
 _FINISH_S = 2.0  # for work of the node that is still running at the end, seconds
 
@@ -51,8 +51,8 @@ class Edge:
         self.config = config
         self._shares_port = shares_port
         self.edge_id = str(uuid.uuid4())
-        self.keyring = KeyRing()
-        self.has_secret = _read_secret(config, self.keyring)
+        self.keyring = KeyRing(frozenset(config.token_algorithms))
+        self.has_secret = read_secrets(config, self.keyring)
         namespaces = load_namespaces(config.channels_file)
         token = read_service_tokens(config.service_token_file).current
         self.auth_replicas, self.presence_replicas, self.persistence_replicas = (
@@ -170,15 +170,26 @@ class Edge:
             await replicas.close()
 
 
-def _read_secret(config: EdgeConfig, keyring: KeyRing) -> bool:
+def read_secrets(config: EdgeConfig, keyring: KeyRing) -> bool:
+    """Give the key ring the secrets of the settings; return whether there are any."""
     if config.hs256_secret_file is None:
         return False
-    secret = read_secret_file(config.hs256_secret_file, "AUTH_HS256_SECRET_FILE")
-    if len(secret) < _SHORT_SECRET_BYTES:
-        logger.warning("AUTH_HS256_SECRET_FILE holds a short secret: 32 bytes or more can't be guessed")
-    previous = config.hs256_previous_secret_file
-    older = [read_secret_file(previous, "AUTH_HS256_PREVIOUS_SECRET_FILE")] if previous is not None else []
-    keyring.set_hs256(secret, *older)
+    files = {"AUTH_HS256_SECRET_FILE": config.hs256_secret_file}
+    if config.hs256_previous_secret_file is not None:
+        files["AUTH_HS256_PREVIOUS_SECRET_FILE"] = config.hs256_previous_secret_file
+    secrets = []
+    for variable, path in files.items():
+        secret = read_secret_file(path, variable)
+        for algorithm, least in HMAC_BYTES.items():
+            if algorithm in config.token_algorithms and len(secret) < least:
+                if algorithm != "HS256":
+                    raise ConfigError(f"{variable}: {algorithm} (EDGE_TOKEN_ALGORITHMS) needs at least {least} bytes")
+                logger.warning("%s holds a short secret: %d bytes or more can't be guessed", variable, least)
+        try:
+            secrets.append(prepared_secret(secret))
+        except ValueError as error:
+            raise ConfigError(f"{variable}: {path} is no secret: {error}") from None
+    keyring.set_secrets(*secrets)
     return True
 
 

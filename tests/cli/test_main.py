@@ -178,7 +178,7 @@ def test_a_token_of_a_secret_file_is_good_where_issuer_and_audience_are_demanded
     secret = "s" * 32
     (tmp_path / "secret").write_text(f"{secret}\n")
     keyring = KeyRing()
-    keyring.set_hs256(secret.encode())
+    keyring.set_secrets(secret.encode())
     edge = TokenVerifier(keyring, audience="edges", issuer="https://us")
 
     def token(*options: str) -> str:

@@ -41,6 +41,8 @@ def shown(variable: str, default: Any) -> str:
         return "cores"
     if default is None or default in ("", ()):
         return "–"
+    if isinstance(default, tuple):
+        return ", ".join(default)
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)

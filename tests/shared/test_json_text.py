@@ -38,7 +38,7 @@ def test_B23_a_broken_text_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize("claim", ["info", "data", "b64info", "b64data"])
 def test_payloads_of_tokens_are_checked_too(claim: str) -> None:
     keyring = KeyRing()
-    keyring.set_hs256(SECRET)
+    keyring.set_secrets(SECRET)
     verifier = TokenVerifier(keyring)
 
     def verified(text: bytes) -> SubscriptionClaims:

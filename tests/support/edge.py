@@ -73,7 +73,7 @@ class Cluster:
         self.clock = ManualClock()
         self.namespaces = Namespaces(default, {name: replace(one, name=name) for name, one in named.items()})
         self.keyring = KeyRing()
-        self.keyring.set_hs256(SECRET)
+        self.keyring.set_secrets(SECRET)
         self.nodes: list[Node] = []
         self.rpc = RpcMethods()
 

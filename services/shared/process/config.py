@@ -131,13 +131,13 @@ def _parse_in_range(text: str, kind: Any, field: dataclasses.Field[Any], variabl
     if "range" in field.metadata:
         at_least, at_most = field.metadata["range"]
         if value < at_least:
-            raise ConfigError(f"{variable} must be at least {at_least}, not {_shown(text)}")
+            raise ConfigError(f"{variable} must be at least {at_least}, not {shown(text)}")
         if value > at_most:
-            raise ConfigError(f"{variable} must be at most {at_most}, not {_shown(text)}")
+            raise ConfigError(f"{variable} must be at most {at_most}, not {shown(text)}")
     return value
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return a wrong value for a message, cut if it is long."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
@@ -152,20 +152,20 @@ def _parse(text: str, kind: Any, variable: str) -> Any:
     if kind is bool:
         word = text.strip().lower()
         if word not in _TRUE | _FALSE:
-            raise ConfigError(f"{variable} must be true or false, not {_shown(text)}")
+            raise ConfigError(f"{variable} must be true or false, not {shown(text)}")
         return word in _TRUE
     if kind is int:
         try:
             return int(text)
         except ValueError:
-            raise ConfigError(f"{variable} must be a whole number, not {_shown(text)}") from None
+            raise ConfigError(f"{variable} must be a whole number, not {shown(text)}") from None
     if kind is float:
         try:
             real = float(text)
         except ValueError:
             real = math.nan
         if not math.isfinite(real):
-            raise ConfigError(f"{variable} must be a number, not {_shown(text)}")
+            raise ConfigError(f"{variable} must be a number, not {shown(text)}")
         return real
     if kind is Path:
         if not text:

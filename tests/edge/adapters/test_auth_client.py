@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
 
 from services.edge.adapters.auth_client import AuthClient
 from services.edge.domain.access.keyring import KeyRing
@@ -73,7 +74,7 @@ async def client(auth: Auth, keyring: KeyRing) -> AsyncIterator[AuthClient]:
 
 
 def believes(keyring: KeyRing) -> bool:
-    return keyring.verifies("EdDSA", "ed", TEXT, KEY.sign(TEXT))
+    return any(OKPAlgorithm().verify(TEXT, key, KEY.sign(TEXT)) for key in keyring.keys("EdDSA", "ed"))
 
 
 async def test_a_key_of_a_later_version_costs_neither_the_other_keys_nor_what_follows(

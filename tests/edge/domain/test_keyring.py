@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from services.edge.domain.access.keyring import KeyRing
 
 TEXT = b"header.body"
+_BY_NAME = jwt.algorithms.get_default_algorithms()
 ED, OTHER_ED, RSA = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), generate_private_key(65_537, 2_048)
 OLD, NEW = b"the secret of before, 32 bytes at least", b"the secret of today, 32 bytes at least"
 
@@ -40,6 +41,11 @@ def ring_of(*keys: object) -> KeyRing:
     return ring
 
 
+def verifies(ring: KeyRing, algorithm: str, kid: object, text: bytes, signature: bytes) -> bool:
+    """Whether a key that the ring has for them made the signature, as PyJWT checks it."""
+    return any(_BY_NAME[algorithm].verify(text, key, signature) for key in ring.keys(algorithm, kid))
+
+
 def mac(secret: bytes) -> bytes:
     return hmac.digest(secret, TEXT, "sha256")
 
@@ -53,39 +59,39 @@ BY_ED, BY_RSA = ED.sign(TEXT), RSA.sign(TEXT, PKCS1v15(), SHA256())
 def test_a_new_ring_trusts_nothing() -> None:
     ring = KeyRing()
     assert ring.is_empty
-    assert not ring.verifies("HS256", None, TEXT, mac(b""))
-    assert not ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert not verifies(ring, "HS256", None, TEXT, mac(b""))
+    assert not verifies(ring, "EdDSA", "ed", TEXT, BY_ED)
     assert ring.api_key_id("") is None
     assert json.loads(ring.jwks) == {"keys": []}
 
 
 def test_the_secret_and_those_before_it_are_accepted() -> None:
     ring = KeyRing()
-    ring.set_hs256(NEW, OLD)
+    ring.set_secrets(NEW, OLD)
     assert not ring.is_empty
-    assert ring.verifies("HS256", None, TEXT, mac(NEW))
-    assert ring.verifies("HS256", None, TEXT, mac(OLD))
-    assert not ring.verifies("HS256", None, TEXT, mac(b"another secret"))
-    assert not ring.verifies("HS256", None, TEXT + b"x", mac(NEW))
-    assert not ring.verifies("HS256", None, TEXT, mac(NEW)[:-1])
-    assert not ring.verifies("HS256", None, TEXT, b"")
+    assert verifies(ring, "HS256", None, TEXT, mac(NEW))
+    assert verifies(ring, "HS256", None, TEXT, mac(OLD))
+    assert not verifies(ring, "HS256", None, TEXT, mac(b"another secret"))
+    assert not verifies(ring, "HS256", None, TEXT + b"x", mac(NEW))
+    assert not verifies(ring, "HS256", None, TEXT, mac(NEW)[:-1])
+    assert not verifies(ring, "HS256", None, TEXT, b"")
 
 
 def test_a_key_id_is_of_no_importance_to_hs256() -> None:
     ring = KeyRing()
-    ring.set_hs256(NEW)
+    ring.set_secrets(NEW)
     for kid in (None, "ed", "", 5):
-        assert ring.verifies("HS256", kid, TEXT, mac(NEW))
+        assert verifies(ring, "HS256", kid, TEXT, mac(NEW))
 
 
 def test_a_secret_that_is_replaced_or_taken_away_is_trusted_no_longer() -> None:
     ring = KeyRing()
-    ring.set_hs256(OLD)
-    ring.set_hs256(NEW)
-    assert not ring.verifies("HS256", None, TEXT, mac(OLD))
-    ring.set_hs256(None, OLD)  # without a secret, those before it count for nothing
-    assert not ring.verifies("HS256", None, TEXT, mac(NEW))
-    assert not ring.verifies("HS256", None, TEXT, mac(OLD))
+    ring.set_secrets(OLD)
+    ring.set_secrets(NEW)
+    assert not verifies(ring, "HS256", None, TEXT, mac(OLD))
+    ring.set_secrets(None, OLD)  # without a secret, those before it count for nothing
+    assert not verifies(ring, "HS256", None, TEXT, mac(NEW))
+    assert not verifies(ring, "HS256", None, TEXT, mac(OLD))
     assert ring.is_empty
 
 
@@ -94,39 +100,39 @@ def test_a_secret_that_is_replaced_or_taken_away_is_trusted_no_longer() -> None:
 
 def test_a_signature_counts_only_under_the_id_of_its_key() -> None:
     ring = ring_of(of_ed("ed"), of_ed("other", OTHER_ED), of_rsa())
-    assert ring.verifies("EdDSA", "ed", TEXT, BY_ED)
-    assert ring.verifies("RS256", "rsa", TEXT, BY_RSA)
-    assert not ring.verifies("EdDSA", "other", TEXT, BY_ED)
-    assert not ring.verifies("EdDSA", "unknown", TEXT, BY_ED)
+    assert verifies(ring, "EdDSA", "ed", TEXT, BY_ED)
+    assert verifies(ring, "RS256", "rsa", TEXT, BY_RSA)
+    assert not verifies(ring, "EdDSA", "other", TEXT, BY_ED)
+    assert not verifies(ring, "EdDSA", "unknown", TEXT, BY_ED)
 
 
 @pytest.mark.parametrize("kid", [None, 5, ["ed"], {"ed": 1}, True])
 def test_a_key_id_that_is_no_text_is_no_key(kid: object) -> None:
-    assert not ring_of(of_ed()).verifies("EdDSA", kid, TEXT, BY_ED)
+    assert not verifies(ring_of(of_ed()), "EdDSA", kid, TEXT, BY_ED)
 
 
 def test_a_key_serves_only_its_own_algorithm() -> None:
     ring = ring_of(of_ed("ed"), of_rsa("rsa"))
-    assert not ring.verifies("RS256", "ed", TEXT, BY_ED)
-    assert not ring.verifies("EdDSA", "rsa", TEXT, BY_RSA)
+    assert not verifies(ring, "RS256", "ed", TEXT, BY_ED)
+    assert not verifies(ring, "EdDSA", "rsa", TEXT, BY_RSA)
     for algorithm in ("none", "", "RS512", "ES256", "HS512"):
-        assert not ring.verifies(algorithm, "rsa", TEXT, BY_RSA), algorithm
+        assert not verifies(ring, algorithm, "rsa", TEXT, BY_RSA), algorithm
 
 
 def test_a_signature_of_other_text_or_of_wrong_size_is_refused() -> None:
     ring = ring_of(of_ed(), of_rsa())
     for algorithm, kid, signature in (("EdDSA", "ed", BY_ED), ("RS256", "rsa", BY_RSA)):
-        assert not ring.verifies(algorithm, kid, TEXT + b"x", signature)
-        assert not ring.verifies(algorithm, kid, TEXT, signature[:-1])
-        assert not ring.verifies(algorithm, kid, TEXT, b"")
+        assert not verifies(ring, algorithm, kid, TEXT + b"x", signature)
+        assert not verifies(ring, algorithm, kid, TEXT, signature[:-1])
+        assert not verifies(ring, algorithm, kid, TEXT, b"")
 
 
 def test_a_new_key_set_replaces_the_one_before_as_a_whole() -> None:
     ring = ring_of(of_ed("ed"), of_rsa())
     ring.set_jwks(key_set(of_ed("other", OTHER_ED)))
-    assert not ring.verifies("EdDSA", "ed", TEXT, BY_ED)
-    assert not ring.verifies("RS256", "rsa", TEXT, BY_RSA)
-    assert ring.verifies("EdDSA", "other", TEXT, OTHER_ED.sign(TEXT))
+    assert not verifies(ring, "EdDSA", "ed", TEXT, BY_ED)
+    assert not verifies(ring, "RS256", "rsa", TEXT, BY_RSA)
+    assert verifies(ring, "EdDSA", "other", TEXT, OTHER_ED.sign(TEXT))
     ring.set_jwks(key_set())
     assert ring.is_empty
 
@@ -146,7 +152,7 @@ UNUSABLE = {
     "a private key": {**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ED)), "kid": "ed", "alg": "EdDSA"},
     "a secret": {"kty": "oct", "k": "c2VjcmV0", "kid": "ed"},
     "a secret that says EdDSA": {"kty": "oct", "k": "c2VjcmV0", "kid": "ed", "alg": "EdDSA"},
-    "an algorithm of RSA that is not served": {**of_rsa("ed"), "alg": "RS512"},
+    "an algorithm of RSA that is not served": {**of_rsa("ed"), "alg": "PS512"},
     "an unknown algorithm": {**of_ed(), "alg": "new"},
     "no algorithm at all": {**of_ed(), "alg": "none"},
     "a kind of a later version": {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA", "kid": "ed"},
@@ -163,9 +169,9 @@ UNUSABLE = {
 @pytest.mark.parametrize("entry", UNUSABLE.values(), ids=list(UNUSABLE))
 def test_a_key_that_cannot_be_used_is_left_out_and_the_others_are_taken(entry: object) -> None:
     ring = ring_of(of_rsa(), entry, of_ed("other", OTHER_ED))
-    assert not ring.verifies("EdDSA", "ed", TEXT, BY_ED)
-    assert ring.verifies("RS256", "rsa", TEXT, BY_RSA)
-    assert ring.verifies("EdDSA", "other", TEXT, OTHER_ED.sign(TEXT))
+    assert not verifies(ring, "EdDSA", "ed", TEXT, BY_ED)
+    assert verifies(ring, "RS256", "rsa", TEXT, BY_RSA)
+    assert verifies(ring, "EdDSA", "other", TEXT, OTHER_ED.sign(TEXT))
 
 
 def test_a_ring_of_keys_that_cannot_be_used_is_empty() -> None:
@@ -177,7 +183,7 @@ def test_what_is_no_key_set_changes_nothing(jwks: bytes) -> None:
     ring = ring_of(of_ed())
     with pytest.raises(ValueError):  # noqa: PT011
         ring.set_jwks(jwks)
-    assert ring.verifies("EdDSA", "ed", TEXT, BY_ED)
+    assert verifies(ring, "EdDSA", "ed", TEXT, BY_ED)
     assert ring.jwks == key_set(of_ed())
 
 
@@ -186,7 +192,20 @@ def test_a_key_that_is_left_out_is_named_in_the_log(caplog: pytest.LogCaptureFix
         ring_of(UNUSABLE["a kind of a later version"], of_ed())
     (record,) = caplog.records
     assert record.__dict__["kid"] == "ed"
-    assert "AKP" in record.__dict__["error"]
+    assert record.__dict__["kty"] == "AKP"
+
+
+def test_the_log_has_nothing_of_a_secret_that_was_published(caplog: pytest.LogCaptureFixture) -> None:
+    private = jwt.algorithms.OKPAlgorithm.to_jwk(ED)
+    ring_of(
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "a", "alg": "new"},
+        {"k": "c2VjcmV0"},
+        {**json.loads(private), "crv": "x"},
+    )
+    assert len(caplog.records) == 3
+    for record in caplog.records:
+        assert "c2VjcmV0" not in str(record.__dict__)
+        assert json.loads(private)["d"] not in str(record.__dict__)
 
 
 # API keys.

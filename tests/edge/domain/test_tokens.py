@@ -27,7 +27,7 @@ ED, RSA = Ed25519PrivateKey.generate(), generate_private_key(65_537, 2_048)
 
 def ring() -> KeyRing:
     made = KeyRing()
-    made.set_hs256(SECRET)
+    made.set_secrets(SECRET)
     keys = [
         {**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ED.public_key())), "kid": "ed", "alg": "EdDSA"},
         {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key())), "kid": "rsa", "alg": "RS256"},
@@ -260,9 +260,9 @@ def test_subs_win_over_channels_and_carry_their_options() -> None:
 
 def test_an_earlier_secret_may_be_accepted_too_and_no_secret_accepts_none() -> None:
     keys = KeyRing()
-    keys.set_hs256(b"new secret of at least thirty-two bytes", SECRET)
+    keys.set_secrets(b"new secret of at least thirty-two bytes", SECRET)
     assert TokenVerifier(keys).connection(token(), NOW)
-    keys.set_hs256(None)
+    keys.set_secrets(None)
     with pytest.raises(TokenInvalid):
         TokenVerifier(keys).connection(token(), NOW)
 
@@ -289,20 +289,10 @@ def test_a_token_with_another_character_is_refused(index: int, letter: int) -> N
     good = token(info={"name": "Ann"})
     index %= len(good)
     bad = good[:index] + chr(letter) + good[index + 1 :]
-    if _meaning(bad) == _meaning(good):
-        return  # the last character of base64 may carry unused bits
+    if bad == good:
+        return
     with pytest.raises(TokenInvalid):
         VERIFIER.connection(bad, NOW)
-
-
-def _meaning(text: str) -> list[bytes | str]:
-    parts: list[bytes | str] = []
-    for part in text.split("."):
-        try:
-            parts.append(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-        except ValueError:
-            parts.append(part)
-    return parts
 
 
 def test_reasons_beyond_those_that_are_limited_one_by_one_share_a_limit(

@@ -1,68 +1,80 @@
 """Keys that verify tokens, and digests of API keys.
 
-Public keys and API keys come from the auth service; secrets for HS256 come from the edge's settings.
+Own keys are the public keys of the auth service and the secrets of the edge's settings. Each external issuer has keys
+of its own: they verify only tokens that name this issuer (`iss`), and such tokens are verified by no other keys.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-import json
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt import PyJWK
-from jwt.exceptions import PyJWTError
-
-logger = logging.getLogger(__name__)
-
-HMAC_ALGORITHMS = frozenset({"HS256"})
-_KINDS: dict[str, type[Any]] = {"EdDSA": Ed25519PublicKey, "RS256": RSAPublicKey}
-ALGORITHMS = HMAC_ALGORITHMS | frozenset(_KINDS)
+from services.edge.domain.access.algorithms import DEFAULT_ALGORITHMS, HMAC_BYTES, prepared_secret
+from services.edge.domain.access.key_set import Keys, read_key_set
 
 
 class KeyRing:
     """The keys that this edge trusts at the moment. No I/O.
 
-    The client of the auth service and the wiring of the edge change them; `TokenVerifier` and the HTTP API read them.
+    The client of the auth service, that of external issuers, and the wiring of the edge change them; `TokenVerifier`
+    and the HTTP API read them.
     """
 
-    def __init__(self) -> None:
-        self._secrets: tuple[bytes, ...] = ()
-        self._public: dict[tuple[str, str], Any] = {}
+    def __init__(self, algorithms: Set[str] = DEFAULT_ALGORITHMS) -> None:
+        """Create a key ring without keys; tokens of other algorithms than these are refused."""
+        self.algorithms = algorithms
+        self.jwks = b'{"keys":[]}'  # of auth
+        self._secrets: Mapping[str, tuple[bytes, ...]] = {}
+        self._public: Keys = {}
+        self._issuers: dict[str, tuple[bytes, Keys]] = {}
         self._api_keys: dict[bytes, str] = {}
-        self.jwks = b'{"keys":[]}'
 
-    def set_hs256(self, secret: bytes | None, *previous: bytes) -> None:
-        """Accept HS256 tokens signed with `secret` or with one of the `previous` secrets.
+    def set_secrets(self, secret: bytes | None, *previous: bytes) -> None:
+        """Accept HMAC tokens signed with `secret` or with one of the `previous` secrets.
 
-        None: accept no HS256 tokens.
+        A secret serves the algorithms that it is long enough for, and HS256 in any case. None: accept no such tokens.
+
+        Raises:
+            ValueError: one of them is no secret.
         """
-        self._secrets = () if secret is None else (secret, *previous)
+        secrets = () if secret is None else tuple(map(prepared_secret, (secret, *previous)))
+        self._secrets = {
+            name: tuple(each for each in secrets if name == "HS256" or len(each) >= least)
+            for name, least in HMAC_BYTES.items()
+            if name in self.algorithms
+        }
 
     def set_jwks(self, jwks: bytes) -> None:
-        """Replace all public keys by those of a JWK Set (JSON).
-
-        Keys of an unknown kind, broken keys, and keys without a key id are left out.
+        """Replace all public keys of auth by those of a JWK Set (JSON); see `read_key_set`.
 
         Raises:
             ValueError: it is not a JWK Set; the keys stay as they are.
         """
-        found = json.loads(jwks)
-        entries = found.get("keys") if isinstance(found, dict) else None
-        if not isinstance(entries, list):
-            raise ValueError("not a JWK Set")
-        public: dict[tuple[str, str], Any] = {}
-        for entry in entries:
-            key = _read(entry)
-            kind = _KINDS.get(key.algorithm_name) if key is not None else None
-            if kind is not None and isinstance(key.key, kind) and isinstance(key.key_id, str) and key.key_id:
-                public[(key.algorithm_name, key.key_id)] = key.key
-        self._public = public
-        self.jwks = jwks
+        if jwks != self.jwks:
+            self._public = read_key_set(jwks, self.algorithms)
+            self.jwks = jwks
+
+    def trust_issuer(self, issuer: str) -> None:
+        """Keep tokens of this external issuer from being verified by own keys; it has no keys yet."""
+        self._issuers.setdefault(issuer, (b"", {}))
+
+    def set_issuer_keys(self, issuer: str, jwks: bytes) -> int:
+        """Replace all keys of an external issuer by those of a JWK Set; return their number.
+
+        Raises:
+            ValueError: it is not a JWK Set; the keys stay as they are.
+        """
+        known, keys = self._issuers.get(issuer, (b"", {}))
+        if jwks != known:
+            keys = read_key_set(jwks, self.algorithms)
+            self._issuers[issuer] = (jwks, keys)
+        return len(keys)
+
+    @property
+    def issuers(self) -> Set[str]:
+        """The external issuers that are trusted."""
+        return self._issuers.keys()
 
     def set_api_keys(self, digests: Iterable[tuple[bytes, str]]) -> None:
         """Replace all API keys. Each item is the SHA-256 digest and the id of a key."""
@@ -78,45 +90,22 @@ class KeyRing:
     @property
     def is_empty(self) -> bool:
         """Whether there is no key that could verify a token."""
-        return not self._secrets and not self._public
+        return not any(self._secrets.values()) and not self._public and not self.has_issuer_keys
 
-    def verifies(self, algorithm: str, kid: object, signed: bytes, signature: bytes) -> bool:
-        """Return whether a key of this algorithm made the signature.
+    @property
+    def has_issuer_keys(self) -> bool:
+        """Whether there is a key of an external issuer."""
+        return any(keys for _, keys in self._issuers.values())
 
-        For public keys it must be the key with the id `kid`. For HS256, which has no key ids, every secret is tried.
+    def keys(self, algorithm: str, kid: object, issuer: str | None = None) -> Sequence[Any]:
+        """Return the keys that may verify a token with these claims of its header, and this `iss`.
+
+        A public key is found by its id. Secrets have no ids, so each is tried.
         """
-        if algorithm in HMAC_ALGORITHMS:
-            return any(
-                hmac.compare_digest(hmac.digest(secret, signed, "sha256"), signature) for secret in self._secrets
-            )
+        external = self._issuers.get(issuer) if issuer else None
+        if algorithm in HMAC_BYTES:
+            return self._secrets.get(algorithm, ()) if external is None else ()
         if not isinstance(kid, str):
-            return False
-        key = self._public.get((algorithm, kid))
-        return key is not None and _verified(key, signed, signature)
-
-
-def _read(entry: Any) -> Any:
-    """Return an entry of a JWK Set as a `PyJWK`; None, and a line in the log, if it can't be read."""
-    if not isinstance(entry, dict):
-        entry = {}
-    try:
-        return PyJWK.from_dict(entry)
-    except (PyJWTError, NotImplementedError) as error:  # the second one: the algorithm "none"
-        kid = str(entry.get("kid"))[:80]
-        logger.warning("a key of the JWK Set can't be used", extra={"kid": kid, "error": str(error)[:200]})
-        return None
-
-
-def _verified(key: Any, signed: bytes, signature: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    try:
-        if isinstance(key, Ed25519PublicKey):
-            key.verify(signature, signed)
-        else:
-            key.verify(signature, signed, PKCS1v15(), SHA256())
-    except InvalidSignature:
-        return False
-    return True
+            return ()
+        key = (self._public if external is None else external[1]).get((algorithm, kid))
+        return () if key is None else (key,)

@@ -1,6 +1,8 @@
 """Verifies connection and subscription tokens and reads their claims.
 
-Source: wire protocol, 9.
+PyJWT reads the syntax and checks the signature. The order: syntax, header, signature, audience and issuer, kind, time.
+The claim `iss` chooses among the keys of external issuers, so there it is read before the signature is checked; it is
+believed only afterwards. Source: wire protocol, 9.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from jwt.exceptions import PyJWTError
+from jwt.utils import base64url_decode
 
-from services.edge.domain.access.keyring import ALGORITHMS, KeyRing
+from services.edge.domain.access.algorithms import ALGORITHMS, read_header, read_payload
+from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.token_log import refused
 from services.shared.json_text import InvalidJson, checked_json
 
 _MAX_TOKEN_BYTES = 8_192
+_SYNTAX = "it is not three parts of base64url, or its header is not JSON"
 _HEADERS_KEPT = 64  # decoded headers in the cache; tokens of one issuer and key have the same header
 
 
@@ -135,13 +141,13 @@ class _Payload(msgspec.Struct):
     override: dict[str, Any] | None = None
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _Issuer(msgspec.Struct):
+    iss: str | None = None
+
+
+class _Header(NamedTuple):
     alg: str
-    kid: Any = None
-    crit: Any = None
-    jku: Any = None
-    x5u: Any = None
-    jwk: Any = None
+    kid: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,7 @@ class _Times:
 
 
 _DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
-_HEADERS = msgspec.json.Decoder(_Header)
+_ISSUERS = msgspec.json.Decoder(_Issuer)
 _PAYLOADS = msgspec.json.Decoder(_Payload)
 
 
@@ -175,7 +181,7 @@ class TokenVerifier:
         Args:
             keyring: Keys that are trusted.
             audience: Required `aud` of tokens; empty: any.
-            issuer: Required `iss` of tokens; empty: any.
+            issuer: Required `iss` of tokens that are not of an external issuer; empty: any.
             leeway_s: Seconds by which `exp` may be past and `nbf` in the future.
             not_before_leeway_s: Seconds by which `nbf` may be in the future, if that is more than `leeway_s`.
         """
@@ -234,16 +240,21 @@ class TokenVerifier:
         """Check syntax, signature, audience and issuer, in this order; return the payload."""
         if len(token) > _MAX_TOKEN_BYTES or not token.isascii():
             raise TokenInvalid("it is over 8 KiB, or not ASCII")
+        if "=" in token:  # PyJWT takes padding; RFC 7515, 2, does not
+            raise TokenInvalid(_SYNTAX)
+        keyring = self._keyring
         parts = token.split(".")
         if len(parts) != 3:
-            raise TokenInvalid("it has not three parts")
+            raise TokenInvalid(_SYNTAX)
         try:
             header = _header(parts[0])
-            signature = _base64(parts[2])
-            body = _base64(parts[1])
-        except (ValueError, msgspec.MsgspecError, RecursionError):
-            raise TokenInvalid("its parts are not base64url, or its header is not JSON") from None
-        if not self._keyring.verifies(header.alg, header.kid, token[: -len(parts[2]) - 1].encode(), signature):
+            if header.alg not in keyring.algorithms:
+                raise TokenInvalid("its `alg` is not in EDGE_TOKEN_ALGORITHMS")
+            issuer = _claimed_issuer(parts[1]) if keyring.issuers else None
+            body = read_payload(token, header.alg, keyring.keys(header.alg, header.kid, issuer))
+        except (PyJWTError, ValueError, msgspec.MsgspecError, RecursionError):
+            raise TokenInvalid(_SYNTAX) from None
+        if body is None:
             raise TokenInvalid("its signature is of none of our keys")
         try:
             payload = _PAYLOADS.decode(body)
@@ -254,8 +265,10 @@ class TokenVerifier:
         audience = [payload.aud] if isinstance(payload.aud, str) else payload.aud or []
         if self._audience and self._audience not in audience:
             raise TokenInvalid("`aud` is not EDGE_TOKEN_AUDIENCE")
-        if self._issuer and payload.iss != self._issuer:
-            raise TokenInvalid("`iss` is not EDGE_TOKEN_ISSUER")
+        if keyring.issuers and payload.iss != issuer:
+            raise TokenInvalid("`iss` can be read in two ways")
+        if self._issuer and payload.iss != self._issuer and payload.iss not in keyring.issuers:
+            raise TokenInvalid("`iss` is neither EDGE_TOKEN_ISSUER nor in EDGE_JWKS_URLS")
         return payload
 
     def _times(self, payload: _Payload, now: float) -> _Times:
@@ -308,20 +321,20 @@ def _seconds(claim: str, value: float | str | None) -> float | None:
 
 
 @functools.lru_cache(maxsize=_HEADERS_KEPT)
-def _header(text: str) -> _Header:
-    """Decode a header and check that it is allowed. Rejected headers are not cached."""
-    header = _HEADERS.decode(_base64(text))
-    if header.alg not in ALGORITHMS or any(
-        value is not None for value in (header.crit, header.jku, header.x5u, header.jwk)
-    ):
-        raise TokenInvalid("its header has another `alg` than HS256, EdDSA and RS256, or `crit`, `jku`, `x5u`, `jwk`")
-    return header
+def _header(segment: str) -> _Header:
+    """Read a header and check that it is allowed. Rejected headers are not cached."""
+    header = read_header(segment)
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise TokenInvalid("its header has no `alg` of those that EDGE_TOKEN_ALGORITHMS may list")
+    if any(header.get(name) is not None for name in ("crit", "jku", "x5u", "jwk")):
+        raise TokenInvalid("its header has `crit`, `jku`, `x5u` or `jwk`")
+    return _Header(algorithm, header.get("kid"))
 
 
-def _base64(text: str) -> bytes:
-    if "=" in text or "+" in text or "/" in text:
-        raise ValueError("not base64url")
-    return base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
+def _claimed_issuer(segment: str) -> str | None:
+    """Return the claim `iss` of a payload whose signature was not checked yet."""
+    return _ISSUERS.decode(base64url_decode(segment)).iss
 
 
 def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
