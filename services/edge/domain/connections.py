@@ -157,8 +157,8 @@ class Encoder(Protocol):
     """One encoding of one client protocol, for pushes.
 
     It holds no state of a connection. All connections with this encoding have the same object: a push to a channel is
-    encoded once for each encoder, and all subscribers get the same bytes. No method may raise: the other subscribers
-    of the channel would miss the push.
+    encoded once for each encoder, and all subscribers get the same bytes. No method should raise: if one does, its
+    subscribers miss the push (`channels/encoding.py`).
     """
 
     @property

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
+from prometheus_client import REGISTRY
+
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
@@ -23,10 +26,14 @@ class Member:
     joins: bool = True
     encoder: CentrifugalJson = JSON
     connection: TestConnection = field(default_factory=TestConnection)
+    told: list[Subscription] = field(default_factory=list)  # gap notifications
 
     def __post_init__(self) -> None:
         info = ClientInfo(self.name, self.name)
         self.subscription = Subscription(cast(Any, self), "room", info, wants_joins=self.joins)
+
+    def insufficient_state(self, subscription: Subscription) -> None:
+        self.told.append(subscription)
 
     @property
     def frames(self) -> list[bytes]:
@@ -239,3 +246,56 @@ def test_who_catches_up_and_joins_again_has_frames_held_for_it() -> None:
     assert member.frames == []
     channel.go_live(member.subscription)
     assert member.frames == [frame_of(one)]
+
+
+class Failing(CentrifugalJson):
+    """An encoder with a fault."""
+
+    def encode(self, message: Any) -> bytes:
+        raise ValueError("no words")
+
+    def encode_joins(self, pushes: Any) -> bytes:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("first", ["failing", "sound"])
+def test_an_encoder_that_fails_costs_only_its_own_subscribers(first: str) -> None:
+    channel, failing = made(), Failing(frame=bytes)
+    encoders = [failing, JSON] if first == "failing" else [JSON, failing]
+    members = [live(channel, f"live{number}", encoder=one) for number, one in enumerate(encoders)]
+    waiting = [joining(channel, f"joining{number}", encoder=one) for number, one in enumerate(encoders)]
+    late = [catching_up(channel, f"late{number}", answered=True, encoder=one) for number, one in enumerate(encoders)]
+    before = failures()
+    pushed = [published(1, 1), published(2, 2, but="nobody"), published(3)]
+    channel.fan_out(pushed)
+    channel.announce_joins([joined("eve")])
+    channel.announce_leave(left("eve"))
+    for member in members:
+        if member.encoder is JSON:
+            assert member.frames[:3] == list(map(frame_of, pushed))
+            assert len(member.frames) == 5
+        else:
+            assert member.frames == []
+    for member in waiting:
+        assert member.subscription.broken == (member.encoder is failing), "it must not begin behind a hole"
+        assert len(member.subscription.held) == (0 if member.encoder is failing else 5)
+    assert [len(member.frames) for member in late] == [0 if one is failing else 3 for one in encoders]
+    assert failures() > before
+
+
+def test_who_follows_the_log_is_told_of_the_gap_that_a_failing_encoder_leaves() -> None:
+    channel, failing = made(), Failing(frame=bytes)
+    positioned, other = live(channel, "ann", encoder=failing), live(channel, "bob", encoder=failing)
+    sound = live(channel, "cid")
+    positioned.subscription.positioned = True
+    channel.fan_out([published(1)])
+    assert not positioned.told
+    channel.fan_out([published(1, 1), published(2, 2)])
+    assert positioned.told == [positioned.subscription]
+    assert other.told == sound.told == []
+    assert channel.subscriptions == [other.subscription, sound.subscription]
+    assert len(sound.frames) == 3
+
+
+def failures() -> float:
+    return REGISTRY.get_sample_value("thalamus_edge_encoder_failures_total") or 0.0

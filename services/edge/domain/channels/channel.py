@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.edge.domain.channels.channel_log import ChannelLog
+from services.edge.domain.channels.encoding import encoded, encoded_joins, note_failure
 from services.edge.domain.connections import Connection, Encoder
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.replies import JoinPush, LeavePush, PublicationPush, Push
@@ -148,7 +149,11 @@ class Channel:
                 self._send_some(push, lambda s, but=publication.exclude_client: s.info.client != but)  # type: ignore[misc]
                 continue
             for encoder, group in self._live.items():
-                frame = encoder.encode(push)
+                try:
+                    frame = encoder.encode(push)
+                except Exception as error:
+                    self._failed(encoder, push, error)
+                    continue
                 if frame is None:
                     continue
                 for send in list(group.values()):  # a copy: a full outbox ends its session, which changes `group`
@@ -161,13 +166,13 @@ class Channel:
         """Send joins to the subscribers that want them: all in one frame for live ones."""
         for encoder, group in self._live.items():
             sends = [send for subscription, send in group.items() if subscription.wants_joins]
-            if sends and (frame := encoder.encode_joins(pushes)) is not None:
+            if sends and (frame := encoded_joins(encoder, pushes)) is not None:
                 for send in sends:
                     send(frame)
                 self.deliveries += len(sends) * len(pushes)
         for subscription in list(self._catching_up):
             if subscription.live and subscription.wants_joins:
-                _send(subscription, subscription.session.encoder.encode_joins(pushes))
+                _send(subscription, encoded_joins(subscription.session.encoder, pushes))
         waiting = [one for one in (*self._joining, *self._catching_up) if one.wants_joins and not one.live]
         if waiting:
             for push in pushes:
@@ -191,14 +196,14 @@ class Channel:
             if not chosen(subscription):
                 continue
             if subscription.live:
-                _send(subscription, subscription.session.encoder.encode(push))
+                _send(subscription, encoded(subscription.session.encoder, push))
             else:
                 self._hold(push, (subscription,))
 
     def _send_some(self, push: Push, chosen: Callable[[Subscription], bool]) -> None:
         for encoder, group in self._live.items():
             sends = [send for subscription, send in group.items() if chosen(subscription)]
-            if sends and (frame := encoder.encode(push)) is not None:
+            if sends and (frame := self._encoded(encoder, push)) is not None:
                 for send in sends:
                     send(frame)
                 self.deliveries += len(sends)
@@ -214,10 +219,36 @@ class Channel:
             elif not subscription.broken:
                 encoder = subscription.session.encoder
                 if encoder not in frames:
-                    frames[encoder] = encoder.encode(push)
+                    frames[encoder] = self._encoded(encoder, push)
                 frame = frames[encoder]
                 if frame is not None:
                     subscription.held.append(frame)
+
+    def _encoded(self, encoder: Encoder, push: Push) -> bytes | None:
+        """Return the push as a frame; if the encoder fails, None, as `_failed` says."""
+        try:
+            return encoder.encode(push)
+        except Exception as error:
+            self._failed(encoder, push, error)
+            return None
+
+    def _failed(self, encoder: Encoder, push: Push, error: Exception) -> None:
+        """Let only the subscribers of an encoder that failed miss the push.
+
+        Those that follow the log get a gap notification for a publication of the log, as their next one would hide it.
+        """
+        note_failure(encoder, error)
+        if not (isinstance(push, PublicationPush) and push.publication.offset):
+            return
+        self._live = self._live.copy()  # the caller may go through it
+        for subscription in list(self._live.get(encoder, ())):
+            if subscription.positioned or subscription.recoverable:
+                self.leave(subscription)
+                subscription.session.insufficient_state(subscription)
+        for subscription in self._joining:
+            if subscription.session.encoder is encoder:
+                subscription.broken = True
+                subscription.held.clear()
 
 
 def _send(subscription: Subscription, frame: bytes | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from services.edge.domain import commands as c
 from services.edge.domain.access.tokens import ConnectionClaims
 from services.edge.domain.channels.channel import Subscription
+from services.edge.domain.channels.encoding import encoded
 from services.edge.domain.connections import Connection, Encoder, SessionProtocol
 from services.edge.domain.ends import End, EndReason
 from services.edge.domain.model import ClientInfo, Publication
@@ -110,7 +111,7 @@ class Session(CommandRunner):
 
     def push(self, push: Push) -> None:
         """Queue a push, if the session is open: no push precedes the connect reply."""
-        if self.state is State.OPEN and (frame := self.encoder.encode(push)) is not None:
+        if self.state is State.OPEN and (frame := encoded(self.encoder, push)) is not None:
             self.connection.send(frame)
 
     def push_publication(self, channel: str, publication: Publication) -> None:
