@@ -41,6 +41,7 @@ class EdgeConfig(ServiceConfig):
     token_audience: str = ""
     token_issuer: str = ""
     token_leeway_s: float = number(0.0, 0)
+    token_in_query: bool = False  # whether a handshake may bring its token as `?token=`
 
     history_meta_ttl_s: int = number(META_TTL_S, 1)
     max_batch_delay_s: float = number(0.015, 0)

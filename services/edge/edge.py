@@ -20,6 +20,7 @@ from services.edge.domain.access.algorithms import HMAC_BYTES, prepared_secret
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.control.cluster import Cluster
+from services.edge.domain.handshake import HandshakeAuthenticator
 from services.edge.domain.session.drain import drain
 from services.edge.domain.session.node import Node
 from services.edge.metrics import NodeCollector
@@ -96,13 +97,23 @@ class Edge:
                 node=self.node,
                 cluster=self.cluster,
                 accounts=self.auth,
+                tickets=self.broker.tickets,
                 keyring=self.keyring,
                 web_dir=config.web_dir,
+                websocket_path=config.websocket_path,
                 origin_allowed=lambda origin: origins.allows(origin, ""),
+                origin_named=lambda origin: origins.names(origin, ""),
             )
         )
         http = HttpHandover(app, options, self.protocols.serves)
-        self.server = EdgeServer(options, self.protocols, http)
+        authenticator = HandshakeAuthenticator(
+            self.node.verifier,
+            self.broker.tickets,
+            self.node.clock.wall,
+            takes_query_tokens=config.token_in_query,
+            is_own_page=origins.names,
+        )
+        self.server = EdgeServer(options, self.protocols, http, authenticator)
 
     def _on_time(self, unix_s: float) -> None:
         self.node.clock.sync(unix_s)

@@ -12,6 +12,7 @@ import jwt
 
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
+from services.edge.domain.connections import Identity
 from services.edge.domain.session.node import Clock, Node
 from services.edge.domain.session.rpc import RpcMethods
 from services.edge.domain.settings import Settings
@@ -184,6 +185,7 @@ class Client:
         client_id: str = "",
         websocket_ping: bool = False,
         encoding: str = "",
+        identity: Identity | None = None,
     ) -> None:
         self.cluster = cluster
         self.encoding = encoding or self.default_encoding
@@ -193,6 +195,7 @@ class Client:
             self.connection,
             _CODECS[self.encoding],
             websocket_ping=websocket_ping,
+            identity=identity,
         )
         session = self.protocol.session
         assert session is not None

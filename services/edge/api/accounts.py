@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 
 from services.edge.api.bodies import answer, come_again, decode, plain_error, read_body
 from services.edge.api.context import ApiContext
+from services.edge.api.cookies import clear_session_cookie, set_session_cookie
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, SignedIn
 from services.edge.domain.control.operations import Revoke
@@ -22,16 +23,18 @@ from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _MAX_BODY_BYTES = 8_192
 _CHALLENGE = 'Bearer realm="accounts"'  # not Basic, for which browsers would open their own password dialog
 
 
 class Registration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new user. The password may have at most 1,024 bytes in UTF-8."""
+    """A new user. The password may have at most 1,024 bytes in UTF-8. `cookie`: see `Login`."""
 
     username: Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9._-]{3,64}$")]
     password: Annotated[str, msgspec.Meta(min_length=8, max_length=1_024)]
+    cookie: bool = False
 
 
 class Credentials(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -41,14 +44,28 @@ class Credentials(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     password: Annotated[str, msgspec.Meta(max_length=1_024)]
 
 
+class Login(Credentials, kw_only=True, forbid_unknown_fields=True):
+    """Name and password of a user.
+    `cookie`: the access token is set as a cookie too, for WebSocket handshakes of web pages.
+    """
+
+    cookie: bool = False
+
+
 class RefreshToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The refresh token of the last answer. Each can be used once."""
 
     refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 
-SCHEMAS = (Registration, Credentials, RefreshToken, SignedIn, Nothing)
-_NO_STORE = {"Cache-Control": "no-store"}
+class Refresh(RefreshToken, kw_only=True, forbid_unknown_fields=True):
+    """The refresh token of the last answer. Each can be used once. `cookie`: see `Login`."""
+
+    cookie: bool = False
+
+
+SCHEMAS = (Registration, Credentials, Login, RefreshToken, Refresh, SignedIn, Nothing)
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
@@ -60,17 +77,21 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
     async def register(request: Request) -> Response:
         """Create a user with a password, and sign in."""
-        body = decode(await read_body(request, _MAX_BODY_BYTES), Registration)
-        return await _pair(lambda: accounts.register(body.username, body.password, _peer(request)))
+        body = await sign_in_body(request, Registration)
+        return await signed_in(
+            request, lambda: accounts.register(body.username, body.password, peer_of(request)), cookie=body.cookie
+        )
 
     async def login(request: Request) -> Response:
         """Sign in with a password."""
-        body = decode(await read_body(request, _MAX_BODY_BYTES), Credentials)
-        return await _pair(lambda: accounts.login(body.username, body.password, _peer(request)))
+        body = await sign_in_body(request, Login)
+        return await signed_in(
+            request, lambda: accounts.login(body.username, body.password, peer_of(request)), cookie=body.cookie
+        )
 
     async def refresh(request: Request) -> Response:
         """Exchange a refresh token for new tokens; a second use of one ends its session."""
-        body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
+        body = await sign_in_body(request, Refresh)
 
         async def trade() -> TokenPair:
             try:
@@ -80,11 +101,11 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
                     await _close_or_log(context, error.ended)
                 raise
 
-        return await _pair(trade)
+        return await signed_in(request, trade, cookie=body.cookie)
 
     async def logout(request: Request) -> Response:
         """End the session of a refresh token, and close its connections."""
-        body = decode(await read_body(request, _MAX_BODY_BYTES), RefreshToken)
+        body = await sign_in_body(request, RefreshToken)
 
         async def end() -> dict[str, Any]:
             ended = await accounts.logout(body.refresh_token)
@@ -92,7 +113,29 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
                 await _close(context, ended)
             return {}
 
-        return await _answered(end)
+        response = await reply(end)
+        clear_session_cookie(request, response, context.websocket_path)
+        return response
+
+    async def signed_in(request: Request, sign_in: Callable[[], Awaitable[TokenPair]], *, cookie: bool) -> Response:
+        pairs: list[TokenPair] = []
+
+        async def run() -> dict[str, Any]:
+            pair = await sign_in()
+            pairs.append(pair)
+            return {
+                "access_token": pair.access_token,
+                "expires_in_s": pair.expires_in_s,
+                "refresh_token": pair.refresh_token,
+                "user": pair.user,
+                "username": pair.username,
+            }
+
+        response = await reply(run)
+        if cookie and pairs:
+            token, max_age_s = pairs[0].access_token, pairs[0].expires_in_s
+            set_session_cookie(request, response, token, max_age_s, context.websocket_path)
+        return response
 
     async def jwks() -> Response:
         """Return the public keys that verify our tokens, as a JWK Set."""
@@ -100,8 +143,8 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
     for name, endpoint, kind, result, refusals in (
         ("register", register, Registration, SignedIn, [409]),
-        ("login", login, Credentials, SignedIn, [401]),
-        ("refresh", refresh, RefreshToken, SignedIn, [401]),
+        ("login", login, Login, SignedIn, [401]),
+        ("refresh", refresh, Refresh, SignedIn, [401]),
         ("logout", logout, RefreshToken, Nothing, []),
     ):
         app.add_api_route(
@@ -147,25 +190,17 @@ async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
         logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
 
 
-def _peer(request: Request) -> str:
+def peer_of(request: Request) -> str:
+    """Return the address of the client, for limits; empty if it is not known."""
     return request.client.host if request.client else ""
 
 
-async def _pair(call: Callable[[], Awaitable[TokenPair]]) -> Response:
-    async def run() -> dict[str, Any]:
-        pair = await call()
-        return {
-            "access_token": pair.access_token,
-            "expires_in_s": pair.expires_in_s,
-            "refresh_token": pair.refresh_token,
-            "user": pair.user,
-            "username": pair.username,
-        }
-
-    return await _answered(run)
+async def sign_in_body(request: Request, kind: type[T]) -> T:
+    """Return the body of a request, of 8 KiB at most; raises as `read_body` and `decode` do."""
+    return decode(await read_body(request, _MAX_BODY_BYTES), kind)
 
 
-async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
+async def reply(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
     """Return the response with the result of `call`, or with its error."""
     try:
         response = answer(await call())
@@ -177,5 +212,5 @@ async def _answered(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
             response.headers["Retry-After"] = str(error.retry_after_s)
     except ThalamusError as error:
         response = come_again(error)
-    response.headers.update(_NO_STORE)
+    response.headers.update(NO_STORE)
     return response

@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from services.edge.api import accounts
+from services.edge.api import accounts, tickets
 from services.edge.api.bodies import (
     BodyRefused,
     answer,
@@ -63,12 +63,13 @@ def create_app(context: ApiContext) -> FastAPI:
         static_url="/docs-assets",
         redirect_slashes=False,  # a redirect would lead wherever the client's Host header says
     )
-    schemas = Schemas([*(kind for kind, _ in CALLS.values()), *RESULTS.values(), *accounts.SCHEMAS])
+    schemas = Schemas([*(kind for kind, _ in CALLS.values()), *RESULTS.values(), *accounts.SCHEMAS, *tickets.SCHEMAS])
     _add_server_api(app, context, schemas)
     accounts.add_routes(app, context, schemas)
+    tickets.add_routes(app, context, schemas)
     describe(app, schemas.components)
     _add_console(app, context)
-    app.add_middleware(AccountsCors, allowed=context.origin_allowed)
+    app.add_middleware(AccountsCors, allowed=context.origin_allowed, named=context.origin_named)
     app.add_middleware(HeadAsGet)
 
     @app.exception_handler(BodyRefused)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.control.cluster import Cluster
-from services.edge.domain.ports import Accounts
+from services.edge.domain.ports import Accounts, Tickets
 from services.edge.domain.session.node import Node
 
 
@@ -19,6 +19,9 @@ class ApiContext:
     node: Node
     cluster: Cluster
     accounts: Accounts
+    tickets: Tickets
     keyring: KeyRing
     web_dir: Path
+    websocket_path: str
     origin_allowed: Callable[[str], bool]
+    origin_named: Callable[[str], bool]  # allowed by its name, and not because every origin is

@@ -16,25 +16,37 @@ _refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 
 
 class AccountsCors:
-    """Middleware that applies CORS to requests for `/auth/*`, and to no others."""
+    """Middleware that applies CORS to requests for `/auth` and `/auth/*`, and to no others.
 
-    def __init__(self, app: ASGIApp, allowed: Callable[[str], bool]) -> None:
+    Pages of origins that are listed by name may let the browser keep the cookie of a response.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Callable[[str], bool], named: Callable[[str], bool]) -> None:
         self._app = app
-        self._cors = _Cors(app, allowed)
+        self._named = named
+        self._cors = _Cors(app, allowed, takes_cookies=False)
+        self._cors_with_cookies = _Cors(app, named, takes_cookies=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        mine = scope["type"] == "http" and scope["path"].startswith("/auth/")
-        if mine:
-            self._cors.tell_refused(Headers(scope=scope))
-        await (self._cors if mine else self._app)(scope, receive, send)
+        if scope["type"] != "http" or not (scope["path"] == "/auth" or scope["path"].startswith("/auth/")):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        self._cors.tell_refused(headers)
+        cors = self._cors_with_cookies if self._named(headers.get("origin", "")) else self._cors
+        await cors(scope, receive, send)
 
 
 class _Cors(CORSMiddleware):
     """CORS middleware that uses the same origin rules as WebSocket connections."""
 
-    def __init__(self, app: ASGIApp, allowed: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, allowed: Callable[[str], bool], *, takes_cookies: bool) -> None:
         super().__init__(
-            app, allow_methods=["GET", "POST"], allow_headers=["Content-Type", "Authorization"], max_age=600
+            app,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "Authorization"],
+            allow_credentials=takes_cookies,
+            max_age=600,
         )
         self._allowed = allowed
 

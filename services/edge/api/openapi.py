@@ -42,6 +42,7 @@ _SCHEMES = {
         "name": "Authorization",
         "description": "`apikey <key>`, as clients of Centrifugo's server API send it",
     },
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "a connection token"},
 }
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 _CHALLENGE = {"WWW-Authenticate": {"description": "how to show who you are", "schema": {"type": "string"}}}
@@ -110,6 +111,14 @@ class Schemas:
             413: self.refused("The body is larger than 8 KiB."),
             429: self.refused("Too many attempts.", _RETRY_AFTER),
             503: self.refused("The service behind it does not answer, or has too much to do.", _RETRY_AFTER),
+        }
+
+    def of_tickets(self, kind: type[msgspec.Struct]) -> dict[int | str, dict[str, Any]]:
+        """Return every status of the ticket endpoint."""
+        return {
+            200: self.answered(kind, fails=False),
+            401: self.refused("There is no token, or it is not valid.", _CHALLENGE),
+            503: self.refused("Redis does not answer.", _RETRY_AFTER),
         }
 
 

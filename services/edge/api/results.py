@@ -146,6 +146,22 @@ class SignedIn(_Result):
     username: str
 
 
+class Ticket(_Result):
+    """A ticket for one WebSocket handshake: `?ticket=` in its address."""
+
+    ticket: str
+    expires_in_s: Count
+
+
+class SessionTicket(_Result):
+    """A ticket of a signed-in user for one WebSocket handshake: `?session=` in its address."""
+
+    session: str
+    expires_in_s: Count
+    user: str
+    username: str
+
+
 RESULTS: dict[str, type[_Result]] = {
     "publish": Published,
     "broadcast": Broadcasted,

@@ -46,6 +46,7 @@ class Connect(Request):
     subs: dict[str, Subscribe] = {}
     name: str = ""
     version: str = ""
+    headers: dict[str, str] = {}  # what a client would send as HTTP headers, if it could set them
 
 
 class Unsubscribe(Request):

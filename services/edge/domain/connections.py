@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from services.edge.domain.access.tokens import ConnectionClaims
 from services.edge.domain.ends import End
 from services.edge.domain.replies import JoinPush, Push, Result
 
@@ -113,15 +114,67 @@ class MessageHandler(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is, by a verified token of its handshake.
+
+    `is_explicit`: the client has shown it itself; if not, the browser has added a cookie.
+    """
+
+    claims: ConnectionClaims
+    token: str = field(repr=False)
+    is_explicit: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandshakeInfo:
-    """What a client says in its WebSocket handshake."""
+    """What a client says in its WebSocket handshake.
+
+    What may hold a token is not in the text of the object, so it is not logged.
+    """
 
     peer: str  # address of the client, not that of a trusted proxy
     path: str  # of the URL, without the query
-    query: Mapping[str, str] = field(repr=False)  # may hold a token, so never logged; first value of repeated names
-    offers: Sequence[str] = ()  # subprotocols, the preferred one first
+    query: Mapping[str, str] = field(repr=False)  # first value of repeated names
+    offers: Sequence[str] = field(default=(), repr=False)  # subprotocols, the preferred one first
     origin: str | None = None
+    host: str = ""  # that the client asks for; may have a port
+    authorization: Sequence[str] = field(default=(), repr=False)  # values of the header
+    cookies: Sequence[str] = field(default=(), repr=False)  # values of the header, each with any number of cookies
+    identity: Identity | None = None  # set once the authenticator has read the rest; None: the handshake does not say
+
+
+class HandshakeRejected(Exception):
+    """A credential of a handshake is not accepted. The text is for the client, and never says more than it must.
+
+    `conflict`: there are two that differ.
+    """
+
+    def __init__(self, text: str, *, conflict: bool = False) -> None:
+        self.conflict = conflict
+        super().__init__(text)
+
+
+class Authenticator(Protocol):
+    """Reads who a client is from its WebSocket handshake."""
+
+    def must_wait(self, info: HandshakeInfo) -> bool:
+        """Return whether `identify_later` must be called in place of `identify`."""
+
+    def identify(self, info: HandshakeInfo) -> Identity | None:
+        """Return who the client is; None: the handshake does not say.
+
+        Raises:
+            HandshakeRejected: a credential is not accepted.
+        """
+
+    async def identify_later(self, info: HandshakeInfo) -> Identity | None:
+        """Do as `identify`, for a credential that has to be looked up.
+
+        Raises:
+            HandshakeRejected: a credential is not accepted.
+            Unavailable: it could not be looked up.
+        """
 
 
 class Choice(NamedTuple):

@@ -1,7 +1,8 @@
 """Interfaces between the edge's domain and its adapters.
 
-Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog` and `Accounts`. The domain implements the
-listeners, which the adapters call. `connections.py` has the interfaces of transport and client protocols.
+Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog`, `Tickets` and `Accounts`. The domain
+implements the listeners, which the adapters call. `connections.py` has the interfaces of transport and client
+protocols.
 """
 
 from __future__ import annotations
@@ -204,6 +205,19 @@ class ControlListener(Protocol):
 
     def poll(self) -> None:
         """Note that pub/sub was (re)connected: control commands may have been missed."""
+
+
+class Tickets(Protocol):
+    """Tickets of the whole cluster: each stands for a token, is good once, and for a short time.
+
+    Every call raises `Unavailable` within 3 s if Redis does not answer.
+    """
+
+    async def put(self, ticket: str, token: str, ttl_s: int) -> None:
+        """Keep the token for a ticket, for `ttl_s` seconds."""
+
+    async def take(self, ticket: str) -> str | None:
+        """Use up a ticket and return its token; None if it is unknown, used or too old."""
 
 
 class TokenPair(NamedTuple):

@@ -30,7 +30,7 @@ import abc
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from services.edge.domain.connections import Choice, Connection, Encoder, HandshakeInfo, Pings
+from services.edge.domain.connections import Choice, Connection, Encoder, HandshakeInfo, Identity, Pings
 from services.edge.domain.ends import End
 from services.edge.domain.replies import Result
 from services.edge.domain.session.node import Node
@@ -66,17 +66,20 @@ class ProtocolEntry(Protocol):
 class ClientProtocol(abc.ABC):
     """One connection of a client protocol: `MessageHandler` and `SessionProtocol` in one.
 
-    Subclasses implement the abstract methods, and override whatever else they need to do differently.
+    Subclasses implement the abstract methods, and override whatever else they need to do differently. `identity` is
+    that of the handshake (`HandshakeInfo`): with it the connect command needs no token.
     """
 
     __slots__ = ("connection", "encoder", "pings", "session")
 
-    def __init__(self, host: Host, connection: Connection, encoder: Encoder, pings: Pings) -> None:
+    def __init__(
+        self, host: Host, connection: Connection, encoder: Encoder, pings: Pings, identity: Identity | None = None
+    ) -> None:
         self.connection = connection
         self.encoder = encoder
         self.pings = pings
         # None after the end: without a reference cycle memory is freed at once and not by the garbage collector.
-        self.session: Session | None = Session(host.node, connection, self, host.new_client_id())
+        self.session: Session | None = Session(host.node, connection, self, host.new_client_id(), identity)
 
     # From the transport.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
-from services.edge.domain.connections import ClientProtocols
+from services.edge.domain.connections import Authenticator, ClientProtocols, HandshakeInfo, HandshakeRejected
 from services.edge.transport.admission import Admission
 from services.edge.transport.ending import LINGER_S, Discard
 from services.edge.transport.http.connection import Caller
@@ -19,7 +20,8 @@ from services.edge.transport.outbox import Flusher
 from services.edge.transport.proxies import TrustedProxies, canonical
 from services.edge.transport.proxy_protocol import ProxyHeader
 from services.edge.transport.websocket.connection import WebSocketConnection
-from services.edge.transport.websocket.handshake import open_handshake
+from services.edge.transport.websocket.handshake import accept_handshake, read_handshake, refusal_of
+from services.shared.errors import ThalamusError
 from services.shared.process.config import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -38,8 +40,10 @@ class Listener:
         protocols: ClientProtocols,
         http: HttpHandover | None,
         loop: asyncio.AbstractEventLoop,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.options = options
+        self.authenticator = authenticator  # None: credentials of handshakes are not read
         self.protocols = protocols
         self.http = http
         self.loop = loop
@@ -105,7 +109,17 @@ class HeadProtocol(asyncio.Protocol):
     Then a `WebSocketConnection` or an `HttpConnection` takes over the transport, or the request is refused.
     """
 
-    __slots__ = ("_client", "_discard", "_peer", "_port", "_preamble", "_reader", "_timer", "_transport")
+    __slots__ = (
+        "_client",
+        "_discard",
+        "_identifying",
+        "_peer",
+        "_port",
+        "_preamble",
+        "_reader",
+        "_timer",
+        "_transport",
+    )
 
     def __init__(self, port: Listener) -> None:
         self._port = port
@@ -116,6 +130,7 @@ class HeadProtocol(asyncio.Protocol):
         self._preamble: ProxyHeader | None = None  # the PROXY header that must come before the head
         self._peer = ""  # address of the other side: the client, or a proxy
         self._client = ""  # address of the client; "" while it is not known
+        self._identifying: asyncio.Task[None] | None = None  # a credential of the handshake is being looked up
 
     # Called by asyncio.
 
@@ -163,6 +178,8 @@ class HeadProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting a connection that was not handed over."""
+        if self._identifying is not None:
+            self._identifying.cancel()
         self._let_go()
         self._port.admission.leave(self._client)
 
@@ -199,9 +216,48 @@ class HeadProtocol(asyncio.Protocol):
 
     def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
         port = self._port
-        handshake = open_handshake(head, self._client, port.protocols, port.origins)
+        info = read_handshake(head, self._client, port.origins)
         if reader.rest():
             raise Refused(400, "pipelined", "bytes follow the handshake before its answer")
+        authenticator = port.authenticator
+        if authenticator is None:
+            self._open_websocket(head, info, transport)
+        elif authenticator.must_wait(info):
+            self._reader = None
+            transport.pause_reading()
+            self._identifying = port.loop.create_task(self._identify_later(authenticator, head, info, transport))
+        else:
+            try:
+                identity = authenticator.identify(info)
+            except HandshakeRejected as error:
+                raise refusal_of(error) from None
+            self._open_websocket(head, info if identity is None else replace(info, identity=identity), transport)
+
+    async def _identify_later(
+        self, authenticator: Authenticator, head: Head, info: HandshakeInfo, transport: asyncio.Transport
+    ) -> None:
+        """Look up a credential, then open the WebSocket or refuse it. The timeout of the handshake goes on."""
+        try:
+            try:
+                identity = await authenticator.identify_later(info)
+            except HandshakeRejected as error:
+                raise refusal_of(error) from None
+            except ThalamusError as error:
+                raise Refused(503, "credentials_unavailable", headers=("Retry-After: 1",)) from error
+            except Exception as error:
+                logger.exception("a credential could not be looked up")
+                raise Refused(500, "handler") from error
+            if not transport.is_closing():
+                self._open_websocket(head, replace(info, identity=identity), transport)
+                transport.resume_reading()
+        except Refused as refused:
+            if not transport.is_closing():
+                self._refuse(refused)
+                transport.resume_reading()  # what it still sends is discarded
+
+    def _open_websocket(self, head: Head, info: HandshakeInfo, transport: asyncio.Transport) -> None:
+        port = self._port
+        handshake = accept_handshake(head, info, port.protocols)
         choice = handshake.choice
         most = min(choice.max_message_bytes or port.options.max_message_bytes, port.options.max_message_bytes)
         connection = WebSocketConnection(port, transport, self._client, max_message_bytes=most)

@@ -63,13 +63,23 @@ class OriginRules:
             return self._allow_no_origin
         if (opaque := _opaque(origin)) is not None:
             return opaque in self._opaque
+        return self._matches(origin, host, any_page=self._any)
+
+    def names(self, origin: str, host: str) -> bool:
+        """Whether it is the origin of the request's own host, or one that the list names.
+
+        `*` names nobody, and `null` and `file://` name many pages.
+        """
+        return _opaque(origin) is None and self._matches(origin, host, any_page=False)
+
+    def _matches(self, origin: str, host: str, *, any_page: bool) -> bool:
         match = _ORIGIN.fullmatch(origin.lower())
         if match is None:
             return False
         scheme, name = match[1], match[2]
         port = match[3] or _DEFAULT_PORTS.get(scheme, "")
         return (
-            self._any
+            any_page
             or (scheme, name, port) in self._exact
             or (scheme, name, _ANY_PORT) in self._exact
             or (scheme in ("http", "https") and (name, port) == _split_host(host, _DEFAULT_PORTS[scheme]))

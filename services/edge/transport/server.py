@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 
-from services.edge.domain.connections import ClientProtocols
+from services.edge.domain.connections import Authenticator, ClientProtocols
 from services.edge.domain.ends import EndReason
 from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.listener import Listener
@@ -23,25 +23,35 @@ _STEP_S = 0.02  # how often `close` checks whether all connections have ended, s
 
 
 def build_websocket_server(
-    options: TransportOptions, protocols: ClientProtocols, http: HttpHandover | None = None
+    options: TransportOptions,
+    protocols: ClientProtocols,
+    http: HttpHandover | None = None,
+    authenticator: Authenticator | None = None,
 ) -> Listener:
     """Return the protocol factory of the public port, for the running event loop.
 
-    Without `http` all paths except those of WebSocket are answered with 404.
+    Without `http` all paths except those of WebSocket are answered with 404. Without `authenticator` credentials of
+    handshakes are not read.
 
     Raises:
         ConfigError: an option is wrong.
     """
-    return Listener(options, protocols, http, asyncio.get_running_loop())
+    return Listener(options, protocols, http, asyncio.get_running_loop(), authenticator)
 
 
 class EdgeServer:
     """Listens on the public port, and closes its connections in order."""
 
-    def __init__(self, options: TransportOptions, protocols: ClientProtocols, http: HttpHandover | None = None) -> None:
+    def __init__(
+        self,
+        options: TransportOptions,
+        protocols: ClientProtocols,
+        http: HttpHandover | None = None,
+        authenticator: Authenticator | None = None,
+    ) -> None:
         self._options = options
         self._http = http
-        self._entrance = build_websocket_server(options, protocols, http)
+        self._entrance = build_websocket_server(options, protocols, http, authenticator)
         self._listener: asyncio.Server | None = None
         self.port = 0
 

@@ -131,6 +131,11 @@ def key(channel: str, user: str, idempotency_key: str) -> str:
     return f"{_prefix}{{{channel}}}:key:{len(user)}:{user}:{idempotency_key}"
 
 
+def ticket(digest: str) -> str:
+    """Encrypted token of a ticket; see services/edge/adapters/redis/tickets.py."""
+    return f"{_prefix}{{{digest}}}:ticket"
+
+
 def pair(user: str, idempotency_key: str) -> str:
     """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"

@@ -57,7 +57,15 @@ def context(node: Node) -> ApiContext:
     """As far as the methods of these tests look into it."""
     nothing = cast(Any, None)
     return ApiContext(
-        node=node, cluster=nothing, accounts=nothing, keyring=nothing, web_dir=Path(), origin_allowed=lambda _: False
+        node=node,
+        cluster=nothing,
+        accounts=nothing,
+        tickets=nothing,
+        keyring=nothing,
+        web_dir=Path(),
+        websocket_path="/connection/websocket",
+        origin_allowed=lambda _: False,
+        origin_named=lambda _: False,
     )
 
 

@@ -46,7 +46,9 @@ async def _ok(_: Request) -> Response:
 async def test_an_origin_may_sign_in_exactly_where_it_may_connect(listed: tuple[str, ...], expected: set[str]) -> None:
     rules = OriginRules(listed)
     app = Starlette(routes=[Route(path, _ok, methods=["GET", "POST"]) for path in ("/auth/login", "/api/info")])
-    app.add_middleware(AccountsCors, allowed=lambda origin: rules.allows(origin, ""))
+    app.add_middleware(
+        AccountsCors, allowed=lambda origin: rules.allows(origin, ""), named=lambda origin: rules.names(origin, "")
+    )
     assert {origin for origin in ORIGINS if rules.allows(origin, "edge.internal")} == expected
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge.internal") as http:
         for origin in ORIGINS:
@@ -57,7 +59,9 @@ async def test_an_origin_may_sign_in_exactly_where_it_may_connect(listed: tuple[
             ):
                 found = answer.headers.get("access-control-allow-origin")
                 assert found == (origin if origin in expected else None)
-                assert "access-control-allow-credentials" not in answer.headers
+                may_keep_cookies = rules.names(origin, "")  # by its name, and not because of "*"
+                assert may_keep_cookies <= (origin in expected)
+                assert ("access-control-allow-credentials" in answer.headers) is may_keep_cookies
             elsewhere = await http.post("/api/info", headers={"Origin": origin})
             assert "access-control-allow-origin" not in elsewhere.headers
 
@@ -65,7 +69,9 @@ async def test_an_origin_may_sign_in_exactly_where_it_may_connect(listed: tuple[
 async def test_an_answer_that_depends_on_the_origin_says_so_to_caches() -> None:
     rules = OriginRules(["https://example.com"])
     app = Starlette(routes=[Route("/auth/jwks", _ok)])
-    app.add_middleware(AccountsCors, allowed=lambda origin: rules.allows(origin, ""))
+    app.add_middleware(
+        AccountsCors, allowed=lambda origin: rules.allows(origin, ""), named=lambda origin: rules.names(origin, "")
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge.internal") as http:
         allowed = await http.get("/auth/jwks", headers={"Origin": "https://example.com"})
     assert "origin" in allowed.headers["vary"].lower()

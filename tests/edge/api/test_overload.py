@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -56,9 +56,12 @@ def http_of(cluster: Cluster, accounts: Any = None, everywhere: Any = None) -> h
         node=node,
         cluster=everywhere,
         accounts=accounts,
+        tickets=cast(Any, None),
         keyring=keyring,
         web_dir=Path("web"),
+        websocket_path="/connection/websocket",
         origin_allowed=lambda _: False,
+        origin_named=lambda _: False,
     )
     transport = httpx.ASGITransport(create_app(context))
     return httpx.AsyncClient(transport=transport, base_url="http://edge.internal", headers={"X-API-Key": KEY})

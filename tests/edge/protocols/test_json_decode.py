@@ -66,6 +66,7 @@ EVERY_MEMBER: dict[str, tuple[dict[str, Any], c.Request]] = {
             subs={"a": c.Subscribe(recover=True, offset=7, epoch="e"), "b": c.Subscribe()},
             name="js",
             version="1",
+            headers={"x": "y"},
         ),
     ),
     "5.2-subscribe": (

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.edge.domain.connections import Choice, Connection, HandshakeInfo
+from services.edge.domain.connections import Authenticator, Choice, Connection, HandshakeInfo
 from services.edge.domain.ends import End, EndReason
 from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.listener import Listener
@@ -173,6 +173,7 @@ class Served:
         echo: bool = True,
         handler: Any = None,
         choose: Choose = json_if_offered,
+        authenticator: Authenticator | None = None,
         **options: Any,
     ) -> Served:
         transport = TransportOptions(**options)
@@ -184,7 +185,7 @@ class Served:
 
         protocols = OneProtocol(new_handler, choose)
         http = None if app is None else HttpHandover(app, transport, protocols.serves)
-        server = EdgeServer(transport, protocols, http)
+        server = EdgeServer(transport, protocols, http, authenticator)
         await server.start("127.0.0.1", 0)
         return cls(server, handlers, http)
 

@@ -20,7 +20,7 @@ from services.edge.transport.http.head import HeadReader
 from services.edge.transport.http.refusal import Refused
 from services.edge.transport.origins import OriginRules
 from services.edge.transport.websocket import handshake
-from services.edge.transport.websocket.handshake import Handshake, open_handshake
+from services.edge.transport.websocket.handshake import Handshake, accept_handshake, read_handshake
 from services.shared.process.log_limit import RateLimitedLog
 from tests.edge.transport.support import CONT, KEY, LIMIT_S, PATH, TEXT, OneProtocol, Raw, Serve, frame, head
 
@@ -351,7 +351,7 @@ def outcome(data: bytes) -> Handshake | Refused:
     try:
         head = HeadReader().feed(data)
         assert head is not None
-        return open_handshake(head, "192.0.2.1", _PROTOCOLS, OriginRules())
+        return accept_handshake(head, read_handshake(head, "192.0.2.1", OriginRules()), _PROTOCOLS)
     except Refused as refused:
         return refused
 

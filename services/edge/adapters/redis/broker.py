@@ -28,6 +28,7 @@ from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.incarnation import IncarnationWatch
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
+from services.edge.adapters.redis.tickets import RedisTickets
 from services.edge.adapters.redis.work import Append, Other, give_up_unkeyed, settle
 from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
 from services.edge.domain.ports import ChannelListener, ControlListener
@@ -88,6 +89,7 @@ class RedisBroker:
         )
         self._pipeline = RedisPipeline(url, gate=self._gate)
         self.control_log = RedisControlLog(self._pipeline)
+        self.tickets = RedisTickets(self._pipeline)
         self._subscriber = RedisSubscriber(
             url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.check_now
         )

@@ -14,7 +14,8 @@ token. A client that only reads slowly must not be taken for one that is gone.
    * If at least 16 KiB are under way to the client, the ping is behind them. The session waits as long as the client
      takes some of these bytes within each timeout, and one more timeout once the ping must have arrived.
    * While the socket is not read (`is_paused`), the pong may lie behind what is not read.
-5. A connection ends (`EXPIRED`) `expired_close_delay_s` after its expiry. An expired subscription ends with 2501,
+5. A connection ends (`EXPIRED`) `expired_close_delay_s` after its expiry, or at its expiry if its token came in the
+   handshake: then the client was not told to refresh it. An expired subscription ends with 2501,
    `expired_sub_close_delay_s` after its expiry; a server-side one ends the connection (`SUBSCRIPTION_EXPIRED`). The
    delay leaves time for a refresh. The expiry is Unix time by the clock of Redis.
 
@@ -81,12 +82,12 @@ class Deadlines:
         self.wheel_slot = -1
         session.node.wheel.schedule(self)
 
-    def begin(self, expires_at: float | None) -> None:
+    def begin(self, expires_at: float | None, *, can_refresh: bool = True) -> None:
         """Start the pings and set the expiry; called when the session opens."""
         node = self._node
         if self._pings.interval_s > 0:
             self._ping_at = node.clock.monotonic() + self._pings.interval_s * node.rng.uniform(0.5, 1.0)
-        self.set_expiry(expires_at)
+        self.set_expiry(expires_at, can_refresh=can_refresh)
 
     def end(self) -> None:
         """Cancel all deadlines."""
@@ -100,10 +101,11 @@ class Deadlines:
         self.end()
         self._session = None
 
-    def set_expiry(self, expires_at: float | None) -> int:
+    def set_expiry(self, expires_at: float | None, *, can_refresh: bool = True) -> int:
         """Set when the connection expires (Unix seconds; None: never).
 
-        Return the `ttl` for the client, see `ttl`. In insecure mode nothing expires.
+        A client that was not told of it, so that it can't refresh, gets no delay (rule 5). Return the `ttl` for the
+        client, see `ttl`. In insecure mode nothing expires.
         """
         node = self._node
         if node.settings.insecure:
@@ -113,7 +115,9 @@ class Deadlines:
             self._close_at = NEVER
         else:
             left_s = max(0.0, expires_at - node.clock.wall())
-            self._close_at = node.clock.monotonic() + left_s + node.settings.expired_close_delay_s
+            self._close_at = node.clock.monotonic() + left_s
+            if can_refresh:
+                self._close_at += node.settings.expired_close_delay_s
         self.reschedule()
         return self.ttl(expires_at)
 

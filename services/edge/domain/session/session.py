@@ -9,7 +9,7 @@ from services.edge.domain import commands as c
 from services.edge.domain.access.tokens import ConnectionClaims
 from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.channels.encoding import encoded
-from services.edge.domain.connections import Connection, Encoder, SessionProtocol
+from services.edge.domain.connections import Connection, Encoder, Identity, SessionProtocol
 from services.edge.domain.ends import End, EndReason
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.replies import ErrorResult, PublicationPush, Push, Result, UnsubscribePush
@@ -36,6 +36,7 @@ class Session(CommandRunner):
         "conn_info",
         "deadlines",
         "encoder",
+        "identity",
         "name",
         "opened_at",
         "protocol",
@@ -46,12 +47,20 @@ class Session(CommandRunner):
         "user",
     )
 
-    def __init__(self, node: Node, connection: Connection, protocol: SessionProtocol, client: str) -> None:
+    def __init__(
+        self,
+        node: Node,
+        connection: Connection,
+        protocol: SessionProtocol,
+        client: str,
+        identity: Identity | None = None,
+    ) -> None:
         self.opened_at = now = node.clock.monotonic()
         super().__init__(node, connection, now)
         self.protocol = protocol
         self.encoder: Encoder = protocol.encoder
         self.client = client
+        self.identity = identity  # what the handshake says, until the connect command has been executed
         self.user = ""
         self.conn_info = b""
         self.name = ""
@@ -243,7 +252,10 @@ class Session(CommandRunner):
         """Note that the connect command has arrived."""
         self.state = State.CONNECTING
 
-    def opened(self, claims: ConnectionClaims | None) -> None:
-        """Open the session, because the connect command has succeeded; pings begin."""
+    def opened(self, claims: ConnectionClaims | None, *, can_refresh: bool) -> None:
+        """Open the session, because the connect command has succeeded; pings begin.
+
+        `can_refresh`: the client is told when it expires, and gets time to send a new token.
+        """
         self.state = State.OPEN
-        self.deadlines.begin(claims.expires_at if claims else None)
+        self.deadlines.begin(claims.expires_at if claims else None, can_refresh=can_refresh)

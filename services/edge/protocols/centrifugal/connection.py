@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.edge.domain.commands import Command
-from services.edge.domain.connections import Connection, Pings
+from services.edge.domain.connections import Connection, Identity, Pings
 from services.edge.domain.ends import End, EndReason
 from services.edge.domain.replies import ConnectResult, Result
 from services.edge.domain.session.session import Session
@@ -19,13 +19,22 @@ class CentrifugalConnection(ClientProtocol):
 
     Args:
         websocket_ping: The client wants WebSocket pings instead of those of the protocol.
+        identity: Who the client is, by its handshake.
     """
 
     __slots__ = ("_codec", "_websocket_ping")
 
-    def __init__(self, host: Host, connection: Connection, codec: Codec, *, websocket_ping: bool = False) -> None:
+    def __init__(
+        self,
+        host: Host,
+        connection: Connection,
+        codec: Codec,
+        *,
+        websocket_ping: bool = False,
+        identity: Identity | None = None,
+    ) -> None:
         settings = host.node.settings
-        super().__init__(host, connection, codec, Pings(settings.ping_interval_s, settings.pong_timeout_s))
+        super().__init__(host, connection, codec, Pings(settings.ping_interval_s, settings.pong_timeout_s), identity)
         self._codec = codec
         self._websocket_ping = websocket_ping
 

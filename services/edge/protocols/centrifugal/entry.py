@@ -47,4 +47,10 @@ class Centrifugal:
 
     def _opener(self, codec: Codec, info: HandshakeInfo) -> Callable[[Connection], CentrifugalConnection]:
         websocket_ping = info.query.get("cf_ws_frame_ping_pong") == "true"
-        return partial(CentrifugalConnection, self._host, codec=codec, websocket_ping=websocket_ping)
+        return partial(
+            CentrifugalConnection,
+            self._host,
+            codec=codec,
+            websocket_ping=websocket_ping,
+            identity=info.identity,
+        )

@@ -108,6 +108,7 @@ class _Connect(_Part):
             subs=subs,
             name=self.name or "",
             version=self.version or "",
+            headers={name: value for name, value in (self.headers or {}).items() if value is not None},
         )
 
 

@@ -88,7 +88,14 @@ def _subscribe(part: pb.SubscribeRequest) -> c.Subscribe:
 
 def _connect(part: pb.ConnectRequest) -> c.Connect:
     subs = {channel: _subscribe(sub) for channel, sub in part.subs.items()}
-    return c.Connect(token=part.token, data=part.data, subs=subs, name=part.name, version=part.version)
+    return c.Connect(
+        token=part.token,
+        data=part.data,
+        subs=subs,
+        name=part.name,
+        version=part.version,
+        headers=dict(part.headers),
+    )
 
 
 def _publish(part: pb.PublishRequest) -> c.Publish:

@@ -1,4 +1,4 @@
-"""The WebSocket handshake: checks a request, makes the response. RFC 6455, 4.2."""
+"""The WebSocket handshake: reads a request, makes the response. RFC 6455, 4.2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from services.edge.domain.connections import Choice, ClientProtocols, HandshakeInfo
+from services.edge.domain.connections import Choice, ClientProtocols, HandshakeInfo, HandshakeRejected
 from services.edge.transport.http.head import TOKEN, Head
 from services.edge.transport.http.refusal import Refused
 from services.edge.transport.origins import OriginRules
@@ -39,22 +39,46 @@ class Handshake:
     choice: Choice
 
 
-def open_handshake(head: Head, peer: str, protocols: ClientProtocols, origins: OriginRules) -> Handshake:
-    """Check a request for a WebSocket endpoint, and choose the client protocol.
+def read_handshake(head: Head, peer: str, origins: OriginRules) -> HandshakeInfo:
+    """Check a request for a WebSocket endpoint, and return what it says.
 
     Raises:
         Refused: 405 for another method than GET, 505 for HTTP/1.0, 426 if it asks for no WebSocket or another version
-            of it, 400 if it is malformed or no client protocol takes it, 403 if its origin is not allowed.
+            of it, 400 if it is malformed, 403 if its origin is not allowed.
     """
     _check_upgrade(head)
     origin = _check_origin(head, origins)
-    query = _parse_query(head.query)
-    offers = head.tokens("sec-websocket-protocol")
-    choice = protocols.choose(HandshakeInfo(peer=peer, path=head.path, query=query, offers=offers, origin=origin))
+    return HandshakeInfo(
+        peer=peer,
+        path=head.path,
+        query=_parse_query(head.query),
+        offers=head.tokens("sec-websocket-protocol"),
+        origin=origin,
+        host=head.host,
+        authorization=head.all("authorization"),
+        cookies=head.all("cookie"),
+    )
+
+
+def accept_handshake(head: Head, info: HandshakeInfo, protocols: ClientProtocols) -> Handshake:
+    """Choose the client protocol, and make the response.
+
+    Raises:
+        Refused: 400 if no client protocol takes the request.
+    """
+    choice = protocols.choose(info)
     if choice is None:
         raise Refused(400, "protocol", "no client protocol of this server takes the request")
     chosen = b"" if choice.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % choice.subprotocol.encode()
-    return Handshake(_RESPONSE % (_accept(head.all("sec-websocket-key")), chosen), choice)
+    return Handshake(_RESPONSE % (_accept(head.all("sec-websocket-key")[0]), chosen), choice)
+
+
+def refusal_of(error: HandshakeRejected) -> Refused:
+    """Return the response to a bad credential: 400 for two that differ, else 401. RFC 6750, 3."""
+    if error.conflict:
+        return Refused(400, "credentials", str(error))
+    challenge = f'WWW-Authenticate: Bearer realm="connection", error="invalid_token", error_description="{error}"'
+    return Refused(401, "credentials", str(error), (challenge,))
 
 
 def _check_upgrade(head: Head) -> None:
@@ -74,13 +98,17 @@ def _check_upgrade(head: Head) -> None:
         raise Refused(426, "websocket_version", headers=("Upgrade: websocket", "Sec-WebSocket-Version: 13"))
     if not all(map(_TOKENS.fullmatch, (*head.all("upgrade"), *head.all("connection")))):
         raise _malformed()
+    _check_key(head.all("sec-websocket-key"))
 
 
-def _accept(keys: Sequence[str]) -> bytes:
-    """Return the value of Sec-WebSocket-Accept for the key. RFC 6455, 4.2.2."""
+def _check_key(keys: Sequence[str]) -> None:
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
         raise _malformed()
-    return b64encode(hashlib.sha1(keys[0].encode() + _GUID, usedforsecurity=False).digest())
+
+
+def _accept(key: str) -> bytes:
+    """Return the value of Sec-WebSocket-Accept for the key. RFC 6455, 4.2.2."""
+    return b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
 
 
 def _malformed() -> Refused:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
 from services.edge.domain.access.permissions import find_namespace
+from services.edge.domain.access.token_log import refused
 from services.edge.domain.access.tokens import ConnectionClaims, Override, ServerSub, TokenExpired, TokenInvalid
 from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES
 from services.edge.domain.ends import Disconnect, EndReason
+from services.edge.domain.handshake import bearer_token
 from services.edge.domain.replies import ConnectResult, SubscribeResult
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
@@ -31,7 +33,8 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     Sends the reply itself, because pushes of the server-side subscriptions must follow it.
     """
     session.begin_connecting()
-    claims = _identify(session, request)
+    token = _explicit_token(request)
+    claims = _identify(session, token)
     wanted = _server_side(session, request, claims)
     session.user = claims.user if claims else ""
     session.conn_info = claims.info if claims else b""
@@ -47,15 +50,16 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
         for _, subscription, _ in made:
             session.end_silently(subscription)
         return
-    session.opened(claims)
+    session.opened(claims, can_refresh=bool(token))
     settings = session.node.settings
+    expires_at = session.deadlines.expires_at if token else None  # SDKs that can't refresh would end if they knew it
     session.answer(
         command_id,
         ConnectResult(
             client=session.client,
             version=f"{settings.server_name} {settings.version}",
-            expires=session.deadlines.expires_at is not None,
-            ttl=session.deadlines.ttl(session.deadlines.expires_at),
+            expires=expires_at is not None,
+            ttl=session.deadlines.ttl(expires_at),
             subs={subscription.channel: result for _, subscription, result in made},
         ),
     )
@@ -63,23 +67,58 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
         begin(session, channel, subscription)
 
 
-def _identify(session: Session, request: c.Connect) -> ConnectionClaims | None:
-    """Verify the token and return its claims; None: anonymous without a token."""
+def _explicit_token(request: c.Connect) -> str:
+    """Return the token of the command; empty if there is none.
+
+    It stands in `token`, or in `Authorization` of the headers, for clients that set headers only.
+
+    Raises:
+        Disconnect: both are there and differ.
+    """
+    tokens = {
+        token
+        for name, value in request.headers.items()
+        if name.lower() == "authorization" and (token := bearer_token(value))
+    }
+    if request.token:
+        tokens.add(request.token)
+    if len(tokens) > 1:
+        raise Disconnect(EndReason.BAD_REQUEST)
+    return next(iter(tokens), "")
+
+
+def _identify(session: Session, token: str) -> ConnectionClaims | None:
+    """Verify the token and return its claims; None: anonymous without a token.
+
+    Without a token the identity of the handshake counts. A token beside an explicit credential of the handshake must be
+    of the same user.
+    """
     settings = session.node.settings
-    if not request.token:
+    identity, session.identity = session.identity, None
+    if not token:
+        if identity is not None:
+            return _checked(session, identity.claims)
         if settings.allow_anonymous or settings.insecure:
             return None
         raise Disconnect(EndReason.BAD_REQUEST)
-    now = session.node.clock.wall()
     try:
-        claims = session.node.verifier.connection(request.token, now)
+        claims = session.node.verifier.connection(token, session.node.clock.wall())
     except TokenExpired:
         raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
     except TokenInvalid:
         raise Disconnect(EndReason.INVALID_TOKEN) from None
+    if identity is not None and identity.is_explicit and identity.claims.user != claims.user:
+        refused("connection", "it is for another user than that of the handshake")
+        raise Disconnect(EndReason.BAD_REQUEST)
+    return _checked(session, claims)
+
+
+def _checked(session: Session, claims: ConnectionClaims) -> ConnectionClaims:
+    """Return the claims, if they are good now."""
+    settings = session.node.settings
     if not claims.user and settings.disallow_anonymous_tokens:
         raise Disconnect(EndReason.PERMISSION_DENIED)
-    if claims.expires_at is not None and claims.expires_at <= now and not settings.insecure:
+    if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall() and not settings.insecure:
         raise ThalamusError(code=ErrorCode.EXPIRED)
     return claims
 

@@ -1,0 +1,60 @@
+"""The cookie that carries a connection token, for the WebSocket handshakes of web pages.
+
+No script reads it (HttpOnly), no other site makes the browser send it (SameSite=Strict), and the browser sends it with
+handshakes only (Path). `services/edge/domain/handshake.py` says when it counts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from fastapi import Request, Response
+
+from services.edge.domain.handshake import COOKIE
+
+_PATH = "/connection"
+
+
+def set_session_cookie(request: Request, response: Response, token: str, max_age_s: int, websocket_path: str) -> None:
+    """Set the cookie, for as long as the token is good."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=max_age_s,
+        path=_path(websocket_path),
+        secure=not _is_plain_loopback(request),
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def clear_session_cookie(request: Request, response: Response, websocket_path: str) -> None:
+    """Remove the cookie."""
+    response.delete_cookie(
+        COOKIE,
+        path=_path(websocket_path),
+        secure=not _is_plain_loopback(request),
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def _path(websocket_path: str) -> str:
+    """Return `/connection`, or the endpoint itself if it lies elsewhere."""
+    return _PATH if websocket_path.startswith(f"{_PATH}/") else websocket_path
+
+
+def _is_plain_loopback(request: Request) -> bool:
+    """Return whether the browser reaches the edge on its own machine over http.
+
+    A proxy that ends TLS makes it look like http too, but then Host is not a loopback name.
+    """
+    host = request.url.hostname or ""
+    if request.url.scheme != "http":
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,165 @@
+"""Who a client is, by its WebSocket handshake.
+
+**Purpose.** A client may show its token in the handshake. Then a bad one is refused before the upgrade, and the connect
+command needs none.
+
+**Rules.**
+
+1. Explicit credentials are `Authorization: Bearer <token>`, the subprotocol `bearer.<token>` or a bare JWT as a
+   subprotocol, `?ticket=` or `?session=` (a ticket), and `?token=` if a setting allows it. Other schemes of
+   `Authorization` are left to a proxy in front.
+2. An explicit credential that is bad is refused. Two that differ are refused, too: nobody can tell which one is meant.
+3. The cookie counts only if there is no explicit credential and the page is of the edge's own host or of an origin that
+   is listed by name: any other page could make the browser send it. A bad or expired cookie counts as none, because a
+   browser that is refused sees no reason and would reconnect for ever.
+4. A ticket stands for a token. It is good once and for 30 s, on any edge. The token behind it is verified as any other.
+
+**Example.** A page signs in at `/auth/login` with `"cookie": true` and opens a WebSocket. The handshake brings the
+cookie and the page's origin. An hour later the cookie has expired: the handshake succeeds without an identity, and the
+connect command brings a token, or is refused.
+
+**Trade-offs.** A token in the URL may end in logs of proxies, so it is off by default, and a ticket is good once. An
+SDK that keeps one address would use a ticket again when it reconnects: tickets are for clients that build their address
+for each connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from services.edge.domain.access.token_log import refused
+from services.edge.domain.access.tokens import TokenExpired, TokenInvalid, TokenVerifier
+from services.edge.domain.connections import HandshakeInfo, HandshakeRejected, Identity
+from services.edge.domain.ports import Tickets
+
+COOKIE = "thalamus_session"
+TICKET_TTL_S = 30
+_TICKET_FIELDS = ("ticket", "session")  # of the query; the second is the older name
+_TOKEN_FIELD = "token"
+_BEARER_OFFER = "bearer."
+_MOST_TICKET_CHARACTERS = 128
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")  # a JSON object in base64url begins with eyJ
+
+
+class HandshakeAuthenticator:
+    """The `Authenticator` of the transport; see the module.
+
+    Args:
+        verifier: Verifies the tokens.
+        tickets: Where tickets are kept.
+        wall: The clock, in Unix seconds.
+        takes_query_tokens: Whether `?token=` is accepted.
+        is_own_page: Whether pages of this origin may use the cookie, for a request with this Host.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        tickets: Tickets,
+        wall: Callable[[], float],
+        *,
+        takes_query_tokens: bool,
+        is_own_page: Callable[[str, str], bool],
+    ) -> None:
+        self._verifier = verifier
+        self._tickets = tickets
+        self._wall = wall
+        self._takes_query_tokens = takes_query_tokens
+        self._is_own_page = is_own_page
+
+    def must_wait(self, info: HandshakeInfo) -> bool:
+        """Return whether `identify_later` must be called in place of `identify`: there is a ticket."""
+        return any(name in info.query for name in _TICKET_FIELDS)
+
+    def identify(self, info: HandshakeInfo) -> Identity | None:
+        """Return who the client is; None: the handshake does not say.
+
+        Raises:
+            HandshakeRejected: an explicit credential is bad, or two differ.
+        """
+        return self._identify(info, self._explicit_tokens(info))
+
+    async def identify_later(self, info: HandshakeInfo) -> Identity | None:
+        """Use up the ticket of the query, then do as `identify` does.
+
+        Raises:
+            HandshakeRejected: as `identify`, or the ticket is unknown, used or too old.
+            Unavailable: Redis did not answer. The ticket may be used up.
+        """
+        tokens = self._explicit_tokens(info)
+        tickets = {info.query[name] for name in _TICKET_FIELDS if name in info.query}
+        if len(tickets) > 1:
+            raise _rejected("it has two tickets", conflict=True)
+        (ticket,) = tickets
+        token = await self._tickets.take(ticket) if 0 < len(ticket) <= _MOST_TICKET_CHARACTERS else None
+        if token is None:
+            raise _rejected("the ticket is unknown, used, or too old")
+        return self._identify(info, [*tokens, token])
+
+    def _identify(self, info: HandshakeInfo, tokens: list[str]) -> Identity | None:
+        if not tokens:
+            return self._by_cookie(info) if info.cookies else None
+        if len(set(tokens)) > 1:
+            raise _rejected("it has two tokens that differ", conflict=True)
+        try:
+            claims = self._verifier.connection(tokens[0], self._wall())
+        except TokenExpired:
+            raise HandshakeRejected("the token has expired") from None
+        except TokenInvalid:
+            raise HandshakeRejected("the token is not valid") from None
+        if claims.expires_at is not None and claims.expires_at <= self._wall():
+            raise HandshakeRejected("the token has expired")
+        return Identity(claims, tokens[0])
+
+    def _by_cookie(self, info: HandshakeInfo) -> Identity | None:
+        token = _cookie(info.cookies)
+        if not token or info.origin is None or not self._is_own_page(info.origin, info.host):
+            return None
+        try:
+            claims = self._verifier.connection(token, self._wall())
+        except (TokenExpired, TokenInvalid):
+            return None
+        if claims.expires_at is not None and claims.expires_at <= self._wall():
+            return None
+        return Identity(claims, token, is_explicit=False)
+
+    def _explicit_tokens(self, info: HandshakeInfo) -> list[str]:
+        """Return the tokens of the handshake, but for cookie and ticket."""
+        tokens = []
+        for value in info.authorization:
+            if (token := bearer_token(value)) is not None:
+                tokens.append(token)
+        for offer in info.offers:
+            if offer[: len(_BEARER_OFFER)].lower() == _BEARER_OFFER:
+                tokens.append(offer[len(_BEARER_OFFER) :])
+            elif _JWT.fullmatch(offer):
+                tokens.append(offer)
+        if _TOKEN_FIELD in info.query:
+            if not self._takes_query_tokens:
+                raise _rejected("a token in the query is accepted only with EDGE_TOKEN_IN_QUERY=true")
+            tokens.append(info.query[_TOKEN_FIELD])
+        return tokens
+
+
+def bearer_token(authorization: str) -> str | None:
+    """Return the token of an `Authorization` header; None if it has another scheme."""
+    scheme, _, token = authorization.strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _cookie(headers: Iterable[str]) -> str:
+    """Return the value of our cookie; empty if there is none. RFC 6265, 4.2."""
+    for header in headers:
+        for pair in header.split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == COOKIE:
+                return value.strip().strip('"')
+    return ""
+
+
+def _rejected(reason: str, *, conflict: bool = False) -> HandshakeRejected:
+    """Log the reason and return the exception with a text for the client."""
+    refused("handshake", reason)
+    text = "there are two credentials that differ" if conflict else "the credential is not valid"
+    return HandshakeRejected(text, conflict=conflict)
