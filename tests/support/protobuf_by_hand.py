@@ -9,6 +9,7 @@ type, a field given twice, a zero that is written out, or a varint that is longe
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -246,7 +247,10 @@ def _of_json(field: Field, text: bytes) -> Any:
 
 
 def as_json(name: str, message: Message) -> bytes:
-    """The JSON text of a message, with payloads inside and with what JSON always has."""
+    """The JSON text of a message, with payloads inside and with what JSON always has.
+
+    A payload that is no JSON text becomes a string, its base64.
+    """
     return msgspec.json.encode(_as_json(name, message))
 
 
@@ -267,8 +271,16 @@ def _json_value(field: Field, value: Any) -> Any:
     if field.many == "[":
         return [_json_value(field._replace(many=""), one) for one in value]
     if field.kind == "raw":
-        return msgspec.Raw(value)
+        return msgspec.Raw(value) if _is_json(value) else base64.b64encode(value).decode()
     return _as_json(field.kind, value) if is_message(field.kind) else value
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        json.loads(payload.decode())
+    except ValueError:
+        return False
+    return True
 
 
 def command_of(line: bytes | str) -> bytes:

@@ -1,4 +1,7 @@
-"""A client that speaks the JSON protocol by hand: exact frames out, every line that comes back checked and kept."""
+"""A client that speaks the protocol by hand: exact frames out, every reply that comes back checked and kept.
+
+In Protobuf it says and hears the same: it converts JSON lines by `protobuf_by_hand`, which is strict.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from typing import Any, Self, TypeVar
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
+
+from tests.support import protobuf_by_hand as by_hand
 
 JsonObject = dict[str, Any]
 T = TypeVar("T")
@@ -35,6 +40,7 @@ class WireClient:
         url: Such as `ws://127.0.0.1:8001/connection/websocket`.
         auto_pong: Answer the server's pings.
         headers, origin, subprotocols: Of the upgrade.
+        protobuf: Speak Protobuf, and offer it where `subprotocols` is empty.
     """
 
     def __init__(
@@ -46,13 +52,15 @@ class WireClient:
         headers: Mapping[str, str] | None = None,
         origin: str | None = None,
         subprotocols: Sequence[str] = (),
+        protobuf: bool = False,
     ) -> None:
         self.url = url
         self.auto_pong = auto_pong
         self.deadline_s = deadline_s
         self._headers = dict(headers or {})
         self._origin = origin
-        self._subprotocols = subprotocols
+        self._protobuf = protobuf
+        self._subprotocols = subprotocols or ("centrifuge-protobuf",) * protobuf
         self._ids = itertools.count(1)
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -103,6 +111,11 @@ class WireClient:
         """What the server selected."""
         return self.socket.subprotocol
 
+    @property
+    def broken(self) -> str:
+        """What of the server's broke the framing; "" if nothing did."""
+        return self._broken
+
     # What comes.
 
     async def _read(self, socket: ClientConnection) -> None:
@@ -116,15 +129,16 @@ class WireClient:
                     pings = 0
                 self._tell()
                 if pings and self.auto_pong:
-                    await socket.send("\n".join(["{}"] * pings))
+                    await socket.send(bytes(pings) if self._protobuf else "\n".join(["{}"] * pings))
         self._tell()
 
     def _take(self, frame: str | bytes) -> int:
         """Keep the lines of a frame; returns how many of them are pings."""
-        if isinstance(frame, bytes):
-            raise ValueError("JSON in a binary frame")
+        if isinstance(frame, bytes) != self._protobuf:
+            raise ValueError("a frame of the wrong kind")
+        texts = map(by_hand.line_of, by_hand.parts(frame)) if isinstance(frame, bytes) else frame.split("\n")
         pings = 0
-        for text in frame.split("\n"):
+        for text in texts:
             line = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < _LONGEST_INT else digits)
             if not isinstance(line, dict):
                 raise ValueError("not an object")
@@ -232,9 +246,12 @@ class WireClient:
     # What goes.
 
     async def send(self, *commands: JsonObject | str) -> None:
-        """One text frame; objects are written as JSON, texts as they are, one line each."""
+        """One frame; objects are written as JSON, texts as they are, one line each; in Protobuf both are converted."""
         texts = [one if isinstance(one, str) else json.dumps(one, separators=(",", ":")) for one in commands]
-        await self.send_frame("\n".join(texts))
+        if self._protobuf:
+            await self.send_frame(b"".join(map(by_hand.command_of, texts)))
+        else:
+            await self.send_frame("\n".join(texts))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """One frame exactly as given: text or binary."""
