@@ -1,6 +1,7 @@
 // The SDK scenarios with centrifuge-js; run by test_sdk.py. Same contract as scenarios.py:
 // argv: the scenario. stdin: first line the addresses as JSON, then answers to what is asked on stdout.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import readline from 'node:readline';
 import { Centrifuge as Json } from 'centrifuge';
 import { Centrifuge as Protobuf } from 'centrifuge/build/protobuf';
@@ -265,6 +266,35 @@ const scenarios = {
     const [alice] = await user('edge1', 'alice');
     await assert.rejects(alice.rpc('method', payload({ my: 'data' })), (error) => error.code === 108);
     await subscribe(alice, ch('chat:after'));
+  },
+
+  async binary() {
+    const channel = ch('bytes:sdk');
+    const sent = [Uint8Array.from(range(0, 256)), Uint8Array.of(0), Uint8Array.of(255, 254), randomBytes(20_000)];
+    const [alice] = await user('edge1', 'alice');
+    if (!PROTOBUF) {
+      const refused = alice.newSubscription(channel);
+      const told108 = new Events(refused, SUB_EVENTS);
+      refused.subscribe();
+      assert.equal((await told108.wait('unsubscribed')).code, 108);
+      return;
+    }
+    const [bob] = await user('proxied2', 'bob');
+    const [sub] = await subscribe(alice, channel);
+    const [reader, events] = await subscribe(bob, channel, { recoverable: true });
+    await sub.publish(sent[0]);
+    await events.wait('publication');
+    await ask({ do: 'cut' });
+    await events.wait('subscribing');
+    for (const data of sent.slice(1)) await sub.publish(data);
+    await ask({ do: 'heal' });
+    assert.equal((await events.wait('subscribed')).recovered, true);
+    while (events.publications().length < sent.length) await events.wait('publication');
+    const bytes = (pubs) => pubs.map((pub) => Buffer.from(pub.data).toString('hex'));
+    const expected = bytes(sent.map((data) => ({ data })));
+    assert.deepEqual(bytes(events.publications()), expected);
+    assert.deepEqual(bytes((await reader.history({ limit: 10 })).publications), expected);
+    await assert.rejects(sub.publish(new Uint8Array()), (error) => error.code === 107);
   },
 
   async many_missed() {

@@ -298,6 +298,39 @@ async def not_served(h: Harness) -> None:
     await subscribe(alice, h.channel("chat:after"))
 
 
+async def binary(h: Harness) -> None:
+    """Bytes that are no text arrive as they were: live, from history, and after a cut; JSON clients are refused."""
+    channel = h.channel("bytes:sdk")
+    sent = [bytes(range(256)), b"\x00", b"\xff\xfe", b"{", os.urandom(20_000)]
+    alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
+    if not PROTOBUF:
+        events = SubEvents()
+        await alice.new_subscription(channel, events=events).subscribe()
+        assert (await events.wait("on_unsubscribed")).code == 108
+        return
+    sub, _ = await subscribe(alice, channel)
+    reader, events = await subscribe(bob, channel, recoverable=True)
+    await sub.publish(sent[0])
+    await events.wait("on_publication")
+    await h.ask(do="cut")
+    await events.wait("on_subscribing")
+    for data in sent[1:]:
+        await sub.publish(data)
+    await h.ask(do="heal")
+    assert (await events.wait("on_subscribed")).recovered
+    async with asyncio.timeout(LIMIT_S):
+        while len(events.publications()) < len(sent):
+            await events.wait("on_publication")
+    assert [pub.data for pub in events.publications()] == sent
+    assert [pub.data for pub in (await reader.history(limit=10)).publications] == sent
+    code = 0
+    try:
+        await sub.publish(b"")
+    except ReplyError as error:
+        code = error.code
+    assert code == 107
+
+
 async def many_missed(h: Harness) -> None:
     """Thousands missed, far more than a reply carries: all of them in order, then what is live."""
     count, channel = int(h.config["missed"]), h.channel("chat:many")
