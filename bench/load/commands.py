@@ -11,6 +11,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str
     secret: str  # of HS256 tokens
     urls: list[str]  # of the nodes
+    tokens: list[str] = []  # taken in turns instead of tokens of the secret
 
 
 class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -48,9 +48,9 @@ async def open_client(
     channel = channel_of(channels, number)
     url = urlsplit(where.urls[number // len(channels) % len(where.urls)])
     dialect = DIALECTS[where.dialect]
-    joining = Joining(
-        token=sign_token(where.secret, f"user-{number}"), channel=channel, join_leave=join_leave, position=position
-    )
+    tokens = where.tokens
+    token = tokens[number % len(tokens)] if tokens else sign_token(where.secret, f"user-{number}")
+    joining = Joining(token=token, channel=channel, join_leave=join_leave, position=position)
     request = upgrade_request(url.netloc, dialect.path(url.path, joining))
     frame = dialect.publish(channel, payload_of(payload_bytes))
     async with asyncio.timeout(_OPENS_WITHIN_S):

@@ -6,17 +6,21 @@ The public port (`TransportOptions`) and the domain (`Settings`) declare their o
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from services.edge.domain.access.algorithms import ALGORITHMS, DEFAULT_ALGORITHMS
 from services.edge.domain.settings import Settings
 from services.edge.transport.options import TransportOptions
+from services.shared.addresses import is_loopback
 from services.shared.hotlog.hotlog import META_TTL_S
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number, shown
 from services.shared.startup.config import ServiceConfig
 
 _AUTO = "auto"
+_ISSUER_AND_URL = re.compile(r"(.+?)=(https?://.+)")  # the first `=` before an address: addresses may have more
 _MOST_WORKERS = 256
 
 
@@ -38,6 +42,7 @@ class EdgeConfig(ServiceConfig):
     hs256_secret_file: Path | None = field_env("AUTH_HS256_SECRET_FILE", None)
     hs256_previous_secret_file: Path | None = field_env("AUTH_HS256_PREVIOUS_SECRET_FILE", None)
     token_algorithms: tuple[str, ...] = tuple(sorted(DEFAULT_ALGORITHMS))
+    jwks_urls: tuple[str, ...] = ()  # as `issuers` reads them
     token_audience: str = ""
     token_issuer: str = ""
     token_leeway_s: float = number(0.0, 0)
@@ -56,6 +61,7 @@ class EdgeConfig(ServiceConfig):
             )
         if not self.token_algorithms:
             raise ConfigError("EDGE_TOKEN_ALGORITHMS must name at least one algorithm")
+        self.issuers()
         if 0 < self.domain.ping_interval_s <= self.domain.pong_timeout_s:
             raise ConfigError("EDGE_PONG_TIMEOUT_S must be shorter than EDGE_PING_INTERVAL_S")
         if self.workers != _AUTO and self.workers not in map(str, range(1, _MOST_WORKERS + 1)):
@@ -65,12 +71,48 @@ class EdgeConfig(ServiceConfig):
                 f"EDGE_INTERNAL_PORT={self.internal_port} leaves no port for {self.worker_count()} workers"
             )
 
+    def issuers(self) -> dict[str, str]:
+        """Return the addresses of the key sets of external issuers, by issuer.
+
+        Raises:
+            ConfigError: an entry is not `issuer=url`, has an address that must not be used, or an issuer that another
+                entry has.
+        """
+        found: dict[str, str] = {}
+        for place, entry in enumerate(self.jwks_urls, 1):
+            pair = _ISSUER_AND_URL.fullmatch(entry)
+            if pair is None:  # it may hold a password, so it is not shown
+                raise ConfigError(f"EDGE_JWKS_URLS: entry {place} is not issuer=https://…")
+            issuer, url = pair.groups()
+            if issuer in found:
+                raise ConfigError(f"EDGE_JWKS_URLS has two addresses for the issuer {shown(issuer)}")
+            if why := _why_not_fetched(url):
+                raise ConfigError(f"EDGE_JWKS_URLS: the address of {shown(issuer)} {why}")
+            found[issuer] = url
+        return found
+
     def worker_count(self) -> int:
         """Return the number of edge processes.
 
         `auto` is one per core, less one core for Redis and the other services, and at least one.
         """
         return max(_cores() - 1, 1) if self.workers == _AUTO else int(self.workers)
+
+
+def _why_not_fetched(url: str) -> str:
+    """Return why keys must not be fetched from an address; empty if they may."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # raises if it is no port
+    except ValueError:
+        host = None
+    if not host:
+        return "has no host, or a port that is none"
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        return "must have no user, password or fragment"
+    if parts.scheme == "http" and not is_loopback(host):
+        return "must begin with https:// (http:// is for this machine alone)"
+    return ""
 
 
 def _cores() -> int:

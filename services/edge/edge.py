@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
 
@@ -39,6 +40,9 @@ from services.shared.process.lifecycle import until_stopped
 from services.shared.process.secrets import read_service_tokens
 from services.shared.rpc.replicas import Replicas
 
+if TYPE_CHECKING:
+    from services.edge.adapters.issuer_keys import IssuerKeys
+
 logger = logging.getLogger("services.edge")
 
 _NOT_BEFORE_LEEWAY_S = 10.0  # seconds that `nbf` may be ahead: the clocks of token issuers differ
@@ -54,6 +58,7 @@ class Edge:
         self.edge_id = str(uuid.uuid4())
         self.keyring = KeyRing(frozenset(config.token_algorithms))
         self.has_secret = read_secrets(config, self.keyring)
+        self.issuer_keys = _issuer_keys(config, self.keyring)
         namespaces = load_namespaces(config.channels_file)
         token = read_service_tokens(config.service_token_file).current
         self.auth_replicas, self.presence_replicas, self.persistence_replicas = (
@@ -122,7 +127,7 @@ class Edge:
         """Return the readiness checks: Redis works, tokens can be verified, not draining."""
         return {
             "redis": self.broker.is_ready,
-            "keys": self.auth.is_ready or self.has_secret,
+            "keys": self.auth.is_ready or self.has_secret or self.keyring.has_issuer_keys,
             "accepting": not self.draining,
         }
 
@@ -145,6 +150,8 @@ class Edge:
         for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
             await replicas.start()
         await self.auth.start()
+        if self.issuer_keys is not None:
+            await self.issuer_keys.start()
         await self.presence.start()
         await self.store.start()
         await self.broker.start(self.node.hub, self.cluster.on_control, self.cluster.control_log)
@@ -175,6 +182,8 @@ class Edge:
         await self.node.close(_FINISH_S)
         await self.presence.close()
         await self.store.close()
+        if self.issuer_keys is not None:
+            await self.issuer_keys.close()
         await self.auth.close()
         await self.broker.close()
         for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
@@ -202,6 +211,18 @@ def read_secrets(config: EdgeConfig, keyring: KeyRing) -> bool:
             raise ConfigError(f"{variable}: {path} is no secret: {error}") from None
     keyring.set_secrets(*secrets)
     return True
+
+
+def _issuer_keys(config: EdgeConfig, keyring: KeyRing) -> IssuerKeys | None:
+    """Return what fetches the keys of external issuers; None without such issuers."""
+    issuers = config.issuers()
+    if not issuers:
+        return None
+    from services.edge.adapters.issuer_keys import IssuerKeys  # the HTTP client takes time and memory
+
+    if not config.token_audience:
+        logger.warning("EDGE_TOKEN_AUDIENCE is not set: every token of the issuers in EDGE_JWKS_URLS is accepted")
+    return IssuerKeys(issuers, keyring)
 
 
 async def serve(config: EdgeConfig, stopping: asyncio.Event, *, shares_port: bool) -> None:

@@ -1,6 +1,6 @@
-"""Prometheus collector of the domain's counters.
+"""Prometheus collector of the domain's counters, and metrics of the keys of external issuers.
 
-Adapters and transport have metrics of their own.
+Other adapters and transport have metrics of their own.
 """
 
 from __future__ import annotations
@@ -8,11 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from prometheus_client import Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.edge.domain.session.node import Node
 from services.shared.errors import ErrorCode
+
+# Of what fetches the keys of external issuers; here, so that they are exported without such issuers too.
+ISSUER_KEYS = Gauge("thalamus_edge_issuer_keys", "Keys that are known of an external issuer.", ["issuer"])
+ISSUER_FETCHED = Gauge(
+    "thalamus_edge_issuer_keys_fetched_timestamp_seconds",
+    "When the keys of an external issuer were last fetched, in Unix seconds; 0: never.",
+    ["issuer"],
+)
+ISSUER_FAILURES = Counter(
+    "thalamus_edge_issuer_fetch_failures", "Fetches of an external issuer's keys that failed.", ["issuer"]
+)
 
 
 class NodeCollector(Collector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from typing import Any
 
@@ -17,6 +18,14 @@ def with_port(host: str, port: int) -> str:
 def without_brackets(host: str) -> str:
     """Return `[::1]` as `::1`, and any other host unchanged."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host of an address is this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    try:
+        return ipaddress.ip_address(without_brackets(host)).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def listening(host: str, port: int, *, backlog: int = 100, reuse_port: bool = False) -> dict[str, Any]:

@@ -41,6 +41,7 @@ EMPTY = {
 LABELS = {
     *("job", "instance", "le", "kind", "code", "by", "reason", "outcome", "method", "status", "op", "how", "check"),
     "service",  # of ours
+    "issuer",  # of tokens; those that a setting names
     *("log", "rule"),  # of publications: which log they wait for; which rule is against them
     *("durability", "db", "role", "__name__"),
 }

@@ -70,3 +70,49 @@ def test_a_public_key_in_place_of_the_secret_is_refused_without_its_content(tmp_
     with pytest.raises(ConfigError, match=r"AUTH_HS256_SECRET_FILE.*is no secret") as caught:
         ring_of(config_of(AUTH_HS256_SECRET_FILE=secret_file(tmp_path, pem)))
     assert not any(line.decode() in str(caught.value) for line in pem.splitlines())
+
+
+ISSUERS = {
+    "a=https://a.example/keys": {"a": "https://a.example/keys"},
+    "https://a.example/realms/x=https://a.example/keys?p=a&v=1": {
+        "https://a.example/realms/x": "https://a.example/keys?p=a&v=1"
+    },
+    "x=y=https://a.example/": {"x=y": "https://a.example/"},
+    "a=http://127.0.0.1:8080/keys, b=http://[::1]/keys,c=http://localhost/": {
+        "a": "http://127.0.0.1:8080/keys",
+        "b": "http://[::1]/keys",
+        "c": "http://localhost/",
+    },
+    "": {},
+}
+
+
+@pytest.mark.parametrize(("value", "issuers"), ISSUERS.items(), ids=[str(number) for number in range(len(ISSUERS))])
+def test_issuers_are_read(value: str, issuers: dict[str, str]) -> None:
+    assert config_of(EDGE_JWKS_URLS=value).issuers() == issuers
+
+
+WRONG = {
+    "no address": "a",
+    "no issuer": "=https://a.example/keys",
+    "no scheme": "a=a.example/keys",
+    "plain http": "a=http://a.example/keys",
+    "nearly this machine": "a=http://localhost.example/keys",
+    "this machine in other numbers": "a=http://2130706433/keys",
+    "a file": "a=file:///etc/keys",
+    "a password": "a=https://me:secret@a.example/keys",
+    "a password and a bad port": "a=https://me:secret@a.example:99999/keys",
+    "a password and another scheme": "a=ftp://me:secret@a.example/keys",
+    "a user": "a=http://127.0.0.1@a.example/keys",
+    "a fragment": "a=https://a.example/keys#x",
+    "a port that is none": "a=https://a.example:99999/keys",
+    "no host": "a=https:///keys",
+    "twice": "a=https://a.example/keys,a=https://b.example/keys",
+}
+
+
+@pytest.mark.parametrize("value", WRONG.values(), ids=list(WRONG))
+def test_an_address_that_is_not_safe_or_none_is_refused_by_name(value: str) -> None:
+    with pytest.raises(ConfigError, match="EDGE_JWKS_URLS") as caught:
+        config_of(EDGE_JWKS_URLS=value)
+    assert "secret" not in str(caught.value)

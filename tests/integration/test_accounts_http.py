@@ -159,6 +159,7 @@ async def test_the_api_page_and_its_assets_come_from_here(http: httpx.AsyncClien
     for method in (methods + " presence_stats channels info batch").split():
         assert f"/api/{method}" in paths
     assert {"/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/jwks"} <= set(paths)
+    assert "/auth/.well-known/jwks.json" in paths
 
 
 async def test_the_console_page_is_served_under_a_strict_policy(http: httpx.AsyncClient) -> None:
@@ -169,8 +170,13 @@ async def test_the_console_page_is_served_under_a_strict_policy(http: httpx.Asyn
 
 
 async def test_the_public_keys_are_public_and_only_public(http: httpx.AsyncClient) -> None:
-    keys = (await http.get("/auth/jwks")).json()["keys"]
+    answer = await http.get("/auth/jwks")
+    keys = answer.json()["keys"]
     assert keys
+    where_others_look = await http.get("/auth/.well-known/jwks.json")
+    assert where_others_look.content == answer.content
+    for name in ("cache-control", "content-type"):
+        assert where_others_look.headers[name] == answer.headers[name]
     assert all("d" not in key and key["kid"] and key["alg"] in ("EdDSA", "RS256") for key in keys)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.stack import Stack
 
-READABLE = ["/", "/docs", "/openapi.json", "/auth/jwks", "/docs-assets/swagger-ui.css"]
+READABLE = ["/", "/docs", "/openapi.json", "/auth/jwks", "/auth/.well-known/jwks.json", "/docs-assets/swagger-ui.css"]
 
 
 @pytest.fixture

@@ -157,14 +157,19 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             openapi_extra={"requestBody": schemas.request(kind, EXAMPLES_OF_ACCOUNTS.get(name))},
             responses=schemas.of_accounts(result, *refusals),
         )
-    app.add_api_route(
-        "/auth/jwks",
-        jwks,
-        methods=["GET"],
-        tags=["accounts"],
-        summary="Public keys as a JWK Set.",
-        responses={200: JWK_SET},
-    )
+    for path, summary in (
+        ("/auth/jwks", "Public keys as a JWK Set."),
+        ("/auth/.well-known/jwks.json", "The same, at the path where other software looks for it."),
+    ):
+        app.add_api_route(
+            path,
+            jwks,
+            methods=["GET"],
+            name=path.removeprefix("/auth/"),
+            tags=["accounts"],
+            summary=summary,
+            responses={200: JWK_SET},
+        )
 
 
 async def _close(context: ApiContext, ended: EndedSession) -> None:

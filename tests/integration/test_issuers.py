@@ -1,0 +1,71 @@
+"""Tokens of an external issuer at a running edge, which starts while the issuer is down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import httpx
+import jwt
+import pytest
+
+from tests.edge.domain.test_token_algorithms import PRIVATE, jwk_of, key_set
+from tests.support.faults import free_port
+from tests.support.issuer import Issuer, answer
+from tests.support.stack import Stack
+from tests.support.wire_client import WireClient
+
+NAME = "https://login.example.com"
+PORT = free_port()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    environment = {"EDGE_JWKS_URLS": f"{NAME}=http://127.0.0.1:{PORT}/keys", "EDGE_TOKEN_AUDIENCE": "chat"}
+    with Stack(edges=1, environment=environment) as running:
+        yield running
+
+
+@asynccontextmanager
+async def issuer() -> AsyncIterator[Issuer]:
+    made = Issuer(answer(key_set(*map(jwk_of, PRIVATE))), port=PORT)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def token(algorithm: str, issuer: str = NAME, audience: str = "chat") -> str:
+    body = {"sub": "ann", "iss": issuer, "aud": audience, "exp": int(time.time()) + 600}
+    return jwt.encode(body, PRIVATE[algorithm], algorithm=algorithm, headers={"kid": algorithm})
+
+
+async def metrics(stack: Stack) -> str:
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"{stack.internal_urls['edge-1']}/metrics")).text
+
+
+async def refused(stack: Stack, text: str) -> tuple[int, str]:
+    async with WireClient(stack.ws_urls[0]) as client:
+        await client.post(connect={"token": text})
+        return await client.expect_close()
+
+
+async def test_an_edge_without_the_keys_is_ready_and_refuses_until_the_issuer_is_there(stack: Stack) -> None:
+    async with httpx.AsyncClient() as http:
+        ready = await http.get(f"{stack.internal_urls['edge-1']}/readyz")
+    assert (ready.status_code, json.loads(ready.text)["failing"]) == (200, [])
+    assert await refused(stack, token("EdDSA")) == (3500, "invalid token")
+    assert f'thalamus_edge_issuer_keys_fetched_timestamp_seconds{{issuer="{NAME}"}} 0.0' in await metrics(stack)
+    async with issuer():
+        deadline = time.monotonic() + 90  # pauses between attempts grow to a minute
+        while f'thalamus_edge_issuer_keys{{issuer="{NAME}"}} {len(PRIVATE)}.0' not in await metrics(stack):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    for algorithm in PRIVATE:  # and goes on with what it knows, now that the issuer is down again
+        async with WireClient(stack.ws_urls[0]) as client:
+            assert (await client.connect(token(algorithm)))["expires"] is True
+        assert await refused(stack, token(algorithm, issuer="https://others.example.com")) == (3500, "invalid token")
+        assert await refused(stack, token(algorithm, audience="another app")) == (3500, "invalid token")
