@@ -1,4 +1,4 @@
-"""What a session's deadlines leave behind."""
+"""The deadlines of a session: expiry, pongs that may be late, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -113,3 +113,73 @@ async def test_who_has_sent_nothing_is_stale_and_whose_connect_is_carried_out_is
     await cluster.advance(8.0)
     assert waiting.closed is None
     assert [line["id"] for line in waiting.lines if "connect" in line] == [1]
+
+
+# A pong that may be late (rule 4).
+
+
+async def run_until_ping(cluster: Cluster, client: Client) -> None:
+    while client.lines[-1] != {}:
+        await cluster.advance(0.1)
+
+
+async def test_a_ping_behind_much_that_moves_may_be_answered_late() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(), claims={"exp": 2_000_000_000})
+    await run_until_ping(cluster, client)
+    left = 600_000
+    for _ in range(30):  # at 20 kB/s
+        client.connection.taken_and_under_way = (600_000 - left, left)
+        await cluster.advance(1.0)
+        left -= 20_000
+        assert client.closed is None
+    client.connection.taken_and_under_way = (600_000, 0)
+    await cluster.advance(5.0)
+    await client.raw("{}")
+    assert client.closed is None
+
+
+async def test_once_the_late_ping_has_arrived_the_pong_has_the_usual_time() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await run_until_ping(cluster, client)
+    client.connection.taken_and_under_way = (0, 100_000)
+    await cluster.advance(9.0)
+    client.connection.taken_and_under_way = (150_000, 50_000)  # a steady stream: there is always something under way
+    await cluster.advance(8.0)
+    assert client.closed is None
+    for taken in range(200_000, 400_000, 10_000):
+        client.connection.taken_and_under_way = (taken, 50_000)
+        await cluster.advance(1.0)
+    assert client.closed == (3012, "no pong")
+
+
+async def test_a_client_that_takes_nothing_of_what_waits_for_it_is_given_up() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    await run_until_ping(cluster, client)
+    client.connection.taken_and_under_way = (0, 600_000)
+    client.connection.replies_wait = True
+    await cluster.advance(18.0)
+    assert client.closed == (3012, "no pong")
+
+
+async def test_a_pong_that_waits_behind_what_we_do_not_read_is_not_missed_while_replies_are_taken() -> None:
+    """Several rooms recovered in one frame at 20 kB/s: the ping arrives with the first, and we read after the last."""
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge(), claims={"exp": 2_000_000_000})
+    await run_until_ping(cluster, client)
+    client.connection.replies_wait = True  # and so it stays: each reply is followed by the next
+    await client.post(subscribe={"channel": "a"})
+    assert client.connection.paused
+    taken = 0
+    for second in range(120):
+        if second % 30 == 0:
+            end = taken + 600_000
+        client.connection.taken_and_under_way = (taken, max(end - taken, 1_000))
+        await cluster.advance(1.0)
+        taken += 20_000
+        assert client.closed is None, second
+    for _ in range(30):  # it takes nothing more
+        await cluster.advance(1.0)
+    assert client.closed == (3012, "no pong")
