@@ -57,6 +57,13 @@ class DataFormat(enum.StrEnum):
     BINARY = "binary"  # any bytes; not for clients of the JSON protocol
 
 
+class Delta(enum.StrEnum):
+    """Which format of deltas clients may ask for: publications as patches of the one before."""
+
+    OFF = "off"
+    FOSSIL = "fossil"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
     """Options of the channels `name:…`; the name "" is for channels without a colon."""
@@ -79,6 +86,7 @@ class Namespace:
     publish_rate: float = 0.0
     channel_regex: str = ""
     data_format: DataFormat = DataFormat.JSON
+    delta: Delta = Delta.OFF
     time_in_tags: bool = False  # adds the time as a tag too: SDKs pass tags on but drop `time`
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -89,17 +89,16 @@ Found = list[Publication] | None
 
 def pages_go_past_what_was_delivered(patch: pytest.MonkeyPatch) -> None:
     """What a page has beyond the view is pushed, and comes again live."""
-    original = Session.push_publication
+    original = Session.push_recovered
 
-    def mutant(self: Session, channel: str, publication: Publication) -> None:
-        original(self, channel, publication)
-        view = self.node.hub.channels.get(channel)
-        if view is not None and view.log is not None and publication.offset == view.log.delivered:
-            for one in self.node.broker.bus.log(channel).entries:  # type: ignore[attr-defined]
-                if one.offset > publication.offset:
-                    original(self, channel, one)
+    def mutant(self: Session, subscription: Subscription, publications: Sequence[Publication]) -> None:
+        original(self, subscription, publications)
+        view = self.node.hub.channels.get(subscription.channel)
+        if view is not None and view.log is not None and publications[-1].offset == view.log.delivered:
+            log = self.node.broker.bus.log(view.name)  # type: ignore[attr-defined]
+            original(self, subscription, [one for one in log.entries if one.offset > publications[-1].offset])
 
-    patch.setattr(Session, "push_publication", mutant)
+    patch.setattr(Session, "push_recovered", mutant)
 
 
 def live_is_heard_behind_the_first_page(patch: pytest.MonkeyPatch) -> None:
@@ -121,8 +120,7 @@ def pages_come_while_the_client_hears_live(patch: pytest.MonkeyPatch) -> None:
         original(self, publications)
         for one in list(self._catching_up):
             if one.live:
-                for publication in publications:
-                    one.session.push_publication(self.name, publication)  # type: ignore[attr-defined]
+                one.session.push_recovered(one, publications)  # type: ignore[attr-defined]
 
     patch.setattr(Channel, "fan_out", mutant)
 

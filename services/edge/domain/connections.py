@@ -218,6 +218,10 @@ class Encoder(Protocol):
     def carries_bytes(self) -> bool:
         """Whether publications may have data of any bytes; otherwise it must be a JSON text."""
 
+    @property
+    def delta(self) -> DeltaEncoders | None:
+        """The encoders of the same protocol for subscriptions with delta; None: it has no deltas."""
+
     def encode(self, push: Push) -> bytes | None:
         """Return the push as a frame, ready to be written to the socket.
 
@@ -226,6 +230,17 @@ class Encoder(Protocol):
 
     def encode_joins(self, pushes: Sequence[JoinPush]) -> bytes | None:
         """Return one frame with all the pushes in the given order, or None as in `encode`."""
+
+
+class DeltaEncoders(NamedTuple):
+    """The two encoders for subscriptions with delta.
+
+    Both write publications so that the client keeps their data as the base of the next patch. `full` writes the whole
+    data. `patch` writes a patch of `PublicationPush.previous`, if there is one and it is shorter.
+    """
+
+    full: Encoder
+    patch: Encoder
 
 
 class Pings(NamedTuple):

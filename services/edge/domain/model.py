@@ -44,7 +44,8 @@ class Publication(msgspec.Struct, gc=False):
     """One message of a channel.
 
     `offset` is 0 until the log has numbered the message, and stays 0 if it is not kept in a log. `exclude_client` is
-    the id of a client that the message is not pushed to. `time_ms` is Unix time in milliseconds.
+    the id of a client that the message is not pushed to. `time_ms` is Unix time in milliseconds. `patch` is what
+    encoders with deltas keep here: a base, and the patch that makes `data` of it; neither is part of the message.
     """
 
     data: bytes
@@ -54,6 +55,7 @@ class Publication(msgspec.Struct, gc=False):
     exclude_client: str = ""
     time_ms: int = 0
     offset: int = 0
+    patch: tuple[bytes, bytes] | None = None
 
     @property
     def size(self) -> int:

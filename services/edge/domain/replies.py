@@ -27,6 +27,7 @@ class SubscribeResult(msgspec.Struct, gc=False):
     positioned: bool = False
     data: bytes = b""
     was_recovering: bool = False
+    delta: bool = False  # the publications of the subscription, these included, may be patches
 
 
 class ConnectResult(msgspec.Struct, gc=False):
@@ -108,6 +109,7 @@ class PublicationPush(msgspec.Struct, gc=False):
     channel: str
     publication: Publication
     epoch: str = ""  # sent only with offset 1 (wire protocol, 6)
+    previous: bytes | None = None  # data of the publication before it, for subscriptions with delta that have it
 
 
 class JoinPush(msgspec.Struct, gc=False):

@@ -10,6 +10,7 @@ none of them. A protocol needs nothing but this module, the commands (`domain/co
 * `ClientProtocol`: one object per connection. It decodes messages and feeds the commands to its session; it writes
   replies, pings and the close. What it must remember of its client (an id, an order of acknowledgements) is kept here.
 * `Encoder`: writes pushes, which many connections get at once. One object per encoding, without state.
+  A protocol with deltas has two more of them (`Encoder.delta`).
 
 **Rules.**
 

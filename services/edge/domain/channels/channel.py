@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.channels.encoding import encoded, encoded_joins, note_failure
-from services.edge.domain.connections import Connection, Encoder
+from services.edge.domain.connections import Connection, DeltaEncoders, Encoder
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.replies import JoinPush, LeavePush, PublicationPush, Push
 from services.shared.namespaces import Namespace
@@ -31,6 +31,8 @@ class Subscription:
     session: Subscriber
     channel: str
     info: ClientInfo
+    delta: DeltaEncoders | None = None  # the client has asked for deltas, and the namespace allows them
+    encoder: Encoder = field(init=False)  # of its pushes at the moment: one of `delta`, or the session's
     server_side: bool = False
     granted: bool = False  # permitted by a token or by the server, not by a rule of the namespace
     recoverable: bool = False
@@ -43,6 +45,9 @@ class Subscription:
     held: list[bytes] = field(default_factory=list)  # frames to send behind the reply
     caught_up_to: int = 0  # last offset sent, while the subscription catches up
     broken: bool = False  # the join has failed: `held` was full, or the log was started again
+
+    def __post_init__(self) -> None:
+        self.encoder = self.session.encoder if self.delta is None else self.delta.full
 
 
 class Channel:
@@ -66,6 +71,7 @@ class Channel:
         self._joining: dict[Subscription, None] = {}  # a dict as an ordered set
         self._catching_up: dict[Subscription, None] = {}  # these read the log themselves
         self._live: dict[Encoder, dict[Subscription, Callable[[bytes], None]]] = {}  # value: `Connection.send`
+        self._previous: bytes | None = None  # see `DeltaChannel`
         self.deliveries = 0  # pushes sent to live subscribers
 
     def __len__(self) -> int:
@@ -105,7 +111,7 @@ class Channel:
         repeated.
         """
         del self._catching_up[subscription]
-        self._live.setdefault(subscription.session.encoder, {})[subscription] = subscription.session.connection.send
+        self._live.setdefault(subscription.encoder, {})[subscription] = subscription.session.connection.send
 
     def go_live(self, subscription: Subscription) -> None:
         """Send the held frames; called once the subscribe reply is queued.
@@ -123,15 +129,15 @@ class Channel:
         subscription.live = True
         if not catches_up:
             del self._joining[subscription]
-            self._live.setdefault(subscription.session.encoder, {})[subscription] = send
+            self._live.setdefault(subscription.encoder, {})[subscription] = send
 
     def leave(self, subscription: Subscription) -> None:
         """Remove a subscription: no more frames of this channel are sent to it."""
         self._joining.pop(subscription, None)
         self._catching_up.pop(subscription, None)
-        group = self._live.get(subscription.session.encoder)
+        group = self._live.get(subscription.encoder)
         if group is not None and group.pop(subscription, None) is not None and not group:
-            del self._live[subscription.session.encoder]
+            del self._live[subscription.encoder]
         subscription.held.clear()
 
     def fan_out(self, publications: Iterable[Publication]) -> None:
@@ -142,7 +148,7 @@ class Channel:
         """
         epoch = self.log.epoch if self.log else ""
         for publication in publications:
-            push = PublicationPush(self.name, publication, epoch if publication.offset == 1 else "")
+            push = PublicationPush(self.name, publication, epoch if publication.offset == 1 else "", self._previous)
             if self._catching_up and not publication.offset:
                 self._send_past_the_log(push, lambda s, but=publication.exclude_client: s.info.client != but)  # type: ignore[misc]
             if publication.exclude_client:
@@ -172,7 +178,7 @@ class Channel:
                 self.deliveries += len(sends) * len(pushes)
         for subscription in list(self._catching_up):
             if subscription.live and subscription.wants_joins:
-                _send(subscription, encoded_joins(subscription.session.encoder, pushes))
+                _send(subscription, encoded_joins(subscription.encoder, pushes))
         waiting = [one for one in (*self._joining, *self._catching_up) if one.wants_joins and not one.live]
         if waiting:
             for push in pushes:
@@ -196,7 +202,7 @@ class Channel:
             if not chosen(subscription):
                 continue
             if subscription.live:
-                _send(subscription, encoded(subscription.session.encoder, push))
+                _send(subscription, encoded(subscription.encoder, push))
             else:
                 self._hold(push, (subscription,))
 
@@ -217,7 +223,7 @@ class Channel:
                 subscription.broken = True
                 subscription.held.clear()
             elif not subscription.broken:
-                encoder = subscription.session.encoder
+                encoder = subscription.encoder
                 if encoder not in frames:
                     frames[encoder] = self._encoded(encoder, push)
                 frame = frames[encoder]
@@ -246,7 +252,7 @@ class Channel:
                 self.leave(subscription)
                 subscription.session.insufficient_state(subscription)
         for subscription in self._joining:
-            if subscription.session.encoder is encoder:
+            if subscription.encoder is encoder:
                 subscription.broken = True
                 subscription.held.clear()
 

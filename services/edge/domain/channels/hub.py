@@ -42,6 +42,7 @@ from typing import Any
 
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.channel_log import ChannelLog, Need
+from services.edge.domain.channels.delta_channel import DeltaChannel
 from services.edge.domain.channels.log_reader import LogReader, read_backoff
 from services.edge.domain.channels.time_tag import tag_times
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
@@ -50,7 +51,7 @@ from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import DELIVERY_SECONDS
 from services.shared.errors import Busy, ThalamusError, Unavailable
-from services.shared.namespaces import Durability, Namespace
+from services.shared.namespaces import Delta, Durability, Namespace
 from services.shared.process.single_flight import SingleFlight
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,8 @@ class Hub:
             self._early.pop(name, None)
             self._spawn(self._unsubscribe_if_closed(name))
             raise
-        channel = Channel(name, namespace, log, join_buffer_size=self._settings.join_buffer_size)
+        kind = Channel if namespace.delta is Delta.OFF else DeltaChannel
+        channel = kind(name, namespace, log, join_buffer_size=self._settings.join_buffer_size)
         self._channels[name] = channel
         self._unused[name] = self._now()  # until the first subscription joins
         for epoch, publication in self._early.pop(name):

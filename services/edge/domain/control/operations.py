@@ -227,8 +227,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
                 operation.channel, result.recoverable, result.epoch, result.offset, result.positioned, result.data
             )
         )
-        for publication in result.publications:
-            session.push_publication(operation.channel, publication)
+        session.push_recovered(subscription, result.publications)
         begin(session, channel, subscription)
         session.deadlines.reschedule()
         count += 1

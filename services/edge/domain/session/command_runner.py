@@ -141,7 +141,7 @@ class CommandRunner:
     async def until_replies_taken(self) -> None:
         """Wait until at most 64 KiB of replies are queued, or the session is over.
 
-        To be used by everything that sends a client more than one reply's worth: send a part (`push_publication`,
+        To be used by everything that sends a client more than one reply's worth: send a part (`push_recovered`,
         `answer`), await this, check `is_over`, and go on. So memory holds one part per client, and a client that reads
         its replies slowly is not closed as one that does not keep up with the messages of others.
         """

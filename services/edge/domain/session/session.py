@@ -123,10 +123,18 @@ class Session(CommandRunner):
         if self.state is State.OPEN and (frame := encoded(self.encoder, push)) is not None:
             self.connection.send(frame)
 
-    def push_publication(self, channel: str, publication: Publication) -> None:
-        """Queue a recovered publication; it counts as a reply, as the client asked for it."""
-        if self.state is State.OPEN:
-            frame = self.encoder.encode(PublicationPush(channel, publication))
+    def push_recovered(self, subscription: Subscription, publications: Iterable[Publication]) -> None:
+        """Queue recovered publications; they count as replies, as the client asked for them.
+
+        With delta the first of them is full, and each later one may be a patch of the one before.
+        """
+        encoder = self.encoder if subscription.delta is None else subscription.delta.patch
+        previous = None
+        for publication in publications:
+            if self.state is not State.OPEN:
+                return
+            frame = encoder.encode(PublicationPush(subscription.channel, publication, previous=previous))
+            previous = publication.data
             if frame is not None:
                 self.connection.send_reply(frame)
 

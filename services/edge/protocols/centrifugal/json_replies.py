@@ -16,6 +16,7 @@ import msgspec
 from services.edge.domain import replies as r
 from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication
+from services.edge.protocols.centrifugal.deltas import text_patch_of, with_previous
 
 _text: Callable[[object], bytes] = msgspec.json.Encoder().encode  # its output has no raw newlines
 
@@ -26,6 +27,12 @@ def publication_push(push: r.PublicationPush) -> bytes:
     A function of its own, because it is the most frequent: it is called once per publication.
     """
     return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), _publication(push.publication, push.epoch))
+
+
+def delta_push(push: r.PublicationPush, previous: bytes | None) -> bytes:
+    """Encode a publication push to subscriptions with delta: a patch of `previous`, or full."""
+    publication = _delta_publication(push.publication, previous, push.epoch)
+    return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), publication)
 
 
 def answer(command_id: int, result: r.Result) -> bytes:
@@ -94,25 +101,39 @@ def _publication(publication: Publication, epoch: str = "") -> bytes:
     return b'{"data":%b%b%b%b%b}' % (publication.data.replace(b"\n", b"") or b"null", info, offset, tags, time)
 
 
+def _delta_publication(publication: Publication, previous: bytes | None, epoch: str = "") -> bytes:
+    """Encode a publication whose data is a JSON string: of its JSON text, or of a patch."""
+    patch = text_patch_of(publication, previous)
+    data = _text((patch or publication.data or b"null").decode(errors="replace"))
+    text = _publication(msgspec.structs.replace(publication, data=data), epoch)
+    return text[:-1] + b',"delta":true}' if patch else text
+
+
 def _publications(publications: list[Publication]) -> bytes:
     return b"[%b]" % b",".join(map(_publication, publications))
+
+
+def _delta_publications(publications: list[Publication]) -> bytes:
+    return b"[%b]" % b",".join([_delta_publication(*one) for one in with_previous(publications)])
 
 
 # Results of commands, as a member of the reply: `"name":{…}`.
 
 
 def _subscribe_result(result: r.SubscribeResult) -> bytes:
+    publications = _delta_publications if result.delta else _publications
     return _members(
         expires=result.expires,
         ttl=result.ttl,
         recoverable=result.recoverable,
         epoch=result.epoch,
-        publications=_publications(result.publications) if result.publications else b"",
+        publications=publications(result.publications) if result.publications else b"",
         recovered=result.recovered,
         offset=result.offset,
         positioned=result.positioned,
         data=_optional(result.data),
         was_recovering=result.was_recovering,
+        delta=result.delta,
     )
 
 

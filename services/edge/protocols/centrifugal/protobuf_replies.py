@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from services.edge.domain import replies as r
 from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication
+from services.edge.protocols.centrifugal.deltas import patch_of, with_previous
 from thalamus.client.v1 import client_pb2 as pb
 
 
@@ -41,6 +42,14 @@ def push(reply: r.Push) -> bytes:
     """Encode any push."""
     message = pb.Reply()
     _PUSHES[type(reply)](message.push, reply)
+    return delimited(message)
+
+
+def delta_push(push: r.PublicationPush, previous: bytes | None) -> bytes:
+    """Encode a publication push to subscriptions with delta: a patch of `previous`, or full."""
+    message = pb.Reply()
+    _publication_push(message.push, push)
+    _set_patch(message.push.pub, push.publication, previous)
     return delimited(message)
 
 
@@ -79,6 +88,12 @@ def _set_publication(part: pb.Publication, publication: Publication, epoch: str 
         part.epoch = epoch
 
 
+def _set_patch(part: pb.Publication, publication: Publication, previous: bytes | None) -> None:
+    """Replace the data of an encoded publication by a patch of `previous`, if there is one."""
+    if patch := patch_of(publication, previous):
+        part.data, part.delta = patch, True
+
+
 def _add_publications(parts: Any, publications: Iterable[Publication]) -> None:
     for publication in publications:
         _set_publication(parts.add(), publication)
@@ -94,6 +109,10 @@ def _set_subscribe(part: pb.SubscribeResult, result: r.SubscribeResult) -> None:
     part.recovered, part.was_recovering = result.recovered, result.was_recovering
     part.data = result.data
     _add_publications(part.publications, result.publications)
+    if result.delta:
+        part.delta = True
+        for added, (publication, previous) in zip(part.publications, with_previous(result.publications), strict=True):
+            _set_patch(added, publication, previous)
     part.SetInParent()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.ends import EndReason
 from services.edge.domain.model import Publication
 from services.edge.domain.session import command_runner
@@ -94,7 +95,7 @@ async def test_what_is_sent_in_parts_waits_for_the_client_and_ends_with_it() -> 
     session = client.session
     await asyncio.wait_for(session.until_replies_taken(), 1)
     client.connection.replies_wait = True
-    session.push_publication("a", Publication(b"1"))
+    session.push_recovered(Subscription(session, "a", session.info()), [Publication(b"1")])
     parts = [asyncio.create_task(session.until_replies_taken()) for _ in range(2)]
     await settle()
     assert not any(part.done() for part in parts)

@@ -12,6 +12,7 @@ from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.ends import EndReason
 from services.edge.domain.model import Publication
 from services.edge.domain.replies import ErrorResult, RpcResult, UnsubscribePush
+from services.edge.domain.session.session import Session
 from services.shared.errors import Unavailable, UnsubscribeCode
 from services.shared.namespaces import Durability, Mode, Namespace, Namespaces
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
@@ -31,6 +32,10 @@ def ends(client: Client) -> list[dict[str, Any]]:
     return [push["unsubscribe"] for push in client.pushes if "unsubscribe" in push]
 
 
+def push_recovered(session: Session) -> None:
+    session.push_recovered(Subscription(session, CHANNEL, session.info()), [Publication(b"1")])
+
+
 # What reaches the client.
 
 
@@ -39,15 +44,15 @@ async def test_no_push_comes_before_the_reply_to_connect() -> None:
     client = Client(cluster, cluster.edge())
     session = client.session
     session.push(PUSH)
-    session.push_publication(CHANNEL, Publication(b"1"))
+    push_recovered(session)
     session.begin_connecting()
     session.push(PUSH)
-    session.push_publication(CHANNEL, Publication(b"1"))
+    push_recovered(session)
     assert (session.is_connecting, session.is_open, session.is_over, session.is_closed) == (True, False, False, False)
     assert client.lines == []
     session.opened(None, can_refresh=True)
     session.push(PUSH)
-    session.push_publication(CHANNEL, Publication(b"1"))
+    push_recovered(session)
     assert (session.is_connecting, session.is_open, session.is_over, session.is_closed) == (False, True, False, False)
     assert [set(line["push"]) for line in client.lines] == [{"channel", "unsubscribe"}, {"channel", "pub"}]
 
@@ -59,7 +64,7 @@ async def test_a_recovered_publication_counts_as_a_reply_and_a_push_does_not() -
     client.connection.send_reply = counted.append  # type: ignore[method-assign, assignment]
     client.session.push(PUSH)
     assert not counted
-    client.session.push_publication(CHANNEL, Publication(b"1"))
+    push_recovered(client.session)
     client.session.answer(7, RpcResult())
     assert len(counted) == 2
 
@@ -80,7 +85,7 @@ async def test_what_the_protocol_has_no_words_for_is_not_sent() -> None:
 
     client.session.encoder = Silent()  # type: ignore[assignment]
     client.session.push(PUSH)
-    client.session.push_publication(CHANNEL, Publication(b"1"))
+    push_recovered(client.session)
     client.session.protocol = Silent()  # type: ignore[assignment]
     client.session.answer(7, RpcResult())
     assert len(client.connection.frames) == before
@@ -95,7 +100,7 @@ async def test_behind_the_end_nothing_is_sent_and_nothing_is_taken() -> None:
     client.connection.closed = None  # so that a frame would be seen
     before = len(client.connection.frames)
     session.push(PUSH)
-    session.push_publication(CHANNEL, Publication(b"1"))
+    push_recovered(session)
     session.answer(7, RpcResult())
     session.refuse_connect(7, ErrorResult(100, "x"))
     session.take([c.Command(8, c.Publish(channel=CHANNEL, data=b"1"))] * 2)

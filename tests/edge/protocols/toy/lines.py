@@ -50,6 +50,7 @@ class Pushes:
     """`Encoder`: there are words for publications and for the end of a subscription, and for nothing else."""
 
     carries_bytes = False  # the data of a publication is a JSON string
+    delta = None
 
     def __init__(self, host: Host) -> None:
         self._frame = host.text_frame

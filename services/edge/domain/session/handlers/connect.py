@@ -18,7 +18,7 @@ from services.edge.domain.channels.log_reader import PAGE_BYTES
 from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.handshake import bearer_token
 from services.edge.domain.replies import ConnectResult, SubscribeResult
-from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
+from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish, require_known_delta
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     Sends the reply itself, because pushes of the server-side subscriptions must follow it.
     """
     session.begin_connecting()
+    for position in request.subs.values():
+        require_known_delta(position)
     token = _explicit_token(request)
     claims = _identify(session, token)
     wanted = _server_side(session, request, claims)

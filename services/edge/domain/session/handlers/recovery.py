@@ -142,8 +142,7 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             return
         page = log.since(subscription.caught_up_to, node.clock.wall())
         if page is not None:  # the ring has all the rest; there is no wait between here and `receive_live`
-            for publication in page:
-                session.push_publication(channel.name, publication)
+            session.push_recovered(subscription, page)
             channel.receive_live(subscription)
             return
         try:
@@ -158,11 +157,11 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
         if page is None:
             session.insufficient_state(subscription)
             return
-        for publication in page:
-            if publication.offset > log.delivered:
-                break  # not delivered on this edge yet: it comes from the ring or by the fan-out
-            session.push_publication(channel.name, publication)
-            subscription.caught_up_to = publication.offset
+        # What this edge has not delivered yet comes from the ring or by the fan-out.
+        page = [one for one in page if one.offset <= log.delivered]
+        session.push_recovered(subscription, page)
+        if page:
+            subscription.caught_up_to = page[-1].offset
 
 
 async def _wait_for_turn(session: Session) -> None:

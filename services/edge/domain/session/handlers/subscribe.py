@@ -16,12 +16,11 @@ from services.edge.domain.replies import SubscribeResult, UnsubscribeResult
 from services.edge.domain.session.handlers.common import admit_new, require_format, required_channel
 from services.edge.domain.session.handlers.recovery import catch_up, recover
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
-from services.shared.namespaces import Durability, Mode, Namespace
+from services.shared.namespaces import Delta, Durability, Mode, Namespace
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
-_DELTA_TYPES = ("", "fossil")
 _OPEN_ATTEMPTS = 3
 _CATCH_UP_S = 2.0  # longest wait until this edge is level with the log, for a client that is ahead, seconds
 _MANY = 100  # publications in a reply that are written in a fraction of a millisecond; from here on it waits its turn
@@ -56,6 +55,12 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
         session.deadlines.reschedule()
 
 
+def require_known_delta(request: c.Subscribe) -> None:
+    """Raise `Disconnect` (`BAD_REQUEST`) if the client asks for a format of deltas that nobody knows."""
+    if request.delta not in ("", Delta.FOSSIL):
+        raise Disconnect(EndReason.BAD_REQUEST)
+
+
 async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> UnsubscribeResult:
     """Execute an unsubscribe command. Wire protocol, 5.3.
 
@@ -76,8 +81,7 @@ def _check(session: Session, request: c.Subscribe) -> Wanted:
     channel = request.channel
     settings = session.node.settings
     required_channel(channel)
-    if request.delta not in _DELTA_TYPES:
-        raise Disconnect(EndReason.BAD_REQUEST)
+    require_known_delta(request)
     if len(channel.encode("utf-8", "surrogatepass")) > settings.channel_max_bytes:
         raise ThalamusError("channel name too long", ErrorCode.BAD_REQUEST)
     if channel in session.subscriptions:
@@ -182,6 +186,7 @@ def _subscription(session: Session, wanted: Wanted) -> Subscription:
         session=session,
         channel=wanted.channel,
         info=session.info(wanted.info),
+        delta=session.encoder.delta if request.delta and namespace.delta is not Delta.OFF else None,
         server_side=wanted.server_side,
         granted=wanted.granted,
         recoverable=recoverable,
@@ -238,6 +243,7 @@ async def _result(session: Session, wanted: Wanted, channel: Channel, subscripti
         positioned=subscription.positioned,
         data=wanted.data,
         was_recovering=request.recover,
+        delta=subscription.delta is not None,
     )
     if channel.log is None or not subscription.positioned:
         return result
