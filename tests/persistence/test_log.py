@@ -352,6 +352,25 @@ async def test_an_offset_that_the_store_has_already_is_given_to_nobody_else(site
     assert (await process.append("again", key="foreign", user="bob")).offset == 2
 
 
+async def test_a_key_whose_offset_is_taken_is_forgotten_though_its_entry_is_gone_from_redis(
+    site: Site, process: Process
+) -> None:
+    """Otherwise the repeat after the conflict would find the key, and be acknowledged with what somebody else wrote."""
+    await process.append("first")
+
+    async def taken_and_deleted(rows: Sequence[Row]) -> None:
+        process.store.before_write = None
+        taken = Row(CHANNEL, rows[0].offset, os.urandom(16), b"foreign" + bytes(STAMP_BYTES), pair("bob", "foreign"))
+        await site.store.write([taken])
+        await site.client.delete(keys.log(CHANNEL))
+
+    process.store.before_write = taken_and_deleted
+    outcome = await process.append("second", key="k")
+    assert (outcome.offset, outcome.repeated_key) == (3, False)
+    assert await site.stored() == [(1, "first"), (2, "foreign"), (3, "second")]
+    assert (await process.append("again", key="k")).offset == 3
+
+
 async def test_a_conflict_that_can_not_be_resolved_is_unknown(site: Site, process: Process) -> None:
     await process.append("first")
     process.store.answers[CHANNEL] = Written(1, True)

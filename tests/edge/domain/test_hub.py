@@ -12,6 +12,7 @@ import pytest
 
 from services.edge.domain.model import ClientInfo, HistoryPage, Publication
 from services.edge.domain.session.node import Node
+from services.edge.domain.timings import DELIVERY_SECONDS
 from services.shared.errors import Unavailable
 from services.shared.namespaces import Durability, Mode, Namespace
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
@@ -171,6 +172,76 @@ async def test_joining_a_channel_that_was_closed_meanwhile_is_refused() -> None:
     assert gaps(client) == [2500]
 
 
+async def test_a_channel_opens_without_a_repair_where_pubsub_was_not_reconnected_meanwhile() -> None:
+    site = Site()
+    site.publish(1)
+    await site.hub.open(CHANNEL, site.namespace)
+    await settle()
+    assert site.broker.reads == 0
+
+
+async def test_what_comes_while_a_channel_is_opened_is_bounded() -> None:
+    site = Site(join_buffer_size=2)
+    go, subscribe = asyncio.Event(), site.broker.subscribe
+
+    async def held(channel: str) -> None:
+        await subscribe(channel)
+        await go.wait()
+
+    site.broker.subscribe = held  # type: ignore[method-assign]
+    opening = asyncio.create_task(site.hub.open(CHANNEL, PLAIN))
+    await settle()
+    for number in (1, 2, 3):
+        site.hub.publication(CHANNEL, "", Publication(b"%d" % number))
+    received = site.hub.publications_received
+    go.set()
+    await opening
+    assert site.hub.publications_received - received == 2, "the third was dropped"
+
+
+async def test_a_channel_that_failed_to_open_keeps_nothing_of_what_comes_afterwards() -> None:
+    site = Site()
+    site.cluster.bus.down = True
+    with pytest.raises(Unavailable):
+        await site.hub.open(CHANNEL, site.namespace)
+    site.cluster.bus.down = False
+    site.hub.publication(CHANNEL, "epoch1", Publication(b"7", offset=7))
+    channel = await site.hub.open(CHANNEL, site.namespace)
+    assert channel.log is not None
+    assert channel.log.delivered == 0
+
+
+@pytest.mark.parametrize(
+    ("durability", "options", "kept"),
+    [
+        (Durability.HOT, {"history_size": 2}, 2),
+        (Durability.HOT, {"history_size": 100}, 4),
+        (Durability.STORED, {"history_size": 2}, 4),
+    ],
+    ids=["hot-small", "hot-large", "stored"],
+)
+async def test_the_ring_of_a_hot_log_is_no_larger_than_the_log(
+    durability: Durability, options: dict[str, Any], kept: int
+) -> None:
+    site = Site(replace_namespace(FORCED, durability=durability, **options), ring_size=4)
+    await site.subscriber()
+    site.publish(*range(1, 9))
+    log = site.hub.channels[CHANNEL].log
+    assert log is not None
+    assert [log.since(8 - count, site.cluster.clock.unix) is not None for count in (kept, kept + 1)] == [True, False]
+
+
+@pytest.mark.parametrize(("durability", "kept"), [(Durability.HOT, False), (Durability.STORED, True)])
+async def test_the_ring_of_a_hot_log_is_no_older_than_the_log(durability: Durability, kept: bool) -> None:
+    site = Site(replace_namespace(FORCED, durability=durability, history_ttl_s=10))
+    await site.subscriber()
+    site.publish(1)
+    log = site.hub.channels[CHANNEL].log
+    assert log is not None
+    assert log.since(0, site.cluster.clock.unix + 9) is not None
+    assert (log.since(0, site.cluster.clock.unix + 11) is not None) == kept
+
+
 # Rules 2 to 4: repairs.
 
 
@@ -314,6 +385,92 @@ async def test_catching_up_repairs_at_once_and_says_if_it_can_not(namespace: Nam
         await site.hub.catch_up(site.hub.channels[CHANNEL], 0.01)
 
 
+async def reopened_during_a_repair(site: Site) -> tuple[Client, asyncio.Event]:
+    """A client of a channel that was closed, and opened again, while a repair of the closed one still reads."""
+    first = await site.subscriber()
+    site.publish(1, lost=True)
+    go = site.hold_reads()
+    site.hub.reconnected()
+    await settle()
+    await first.call(unsubscribe={"channel": CHANNEL})
+    await site.cluster.advance(2.0)
+    assert len(site.hub) == 0
+    return await site.subscriber("bob"), go
+
+
+async def test_rule_3_a_repair_asked_for_while_one_of_the_closed_channel_runs_begins_after_it() -> None:
+    site = Site(channel_linger_s=1.0)
+    client, go = await reopened_during_a_repair(site)
+    site.publish(2, lost=True)
+    site.hub.reconnected()
+    await settle()
+    assert got(client) == []
+    go.set()
+    await settle()
+    assert got(client) == [2]
+
+
+async def test_rule_3_nobody_asked_nothing_is_repaired_after_that_of_a_closed_channel() -> None:
+    site = Site(channel_linger_s=1.0)
+    client, go = await reopened_during_a_repair(site)
+    reads = site.broker.reads
+    go.set()
+    await settle()
+    assert (site.broker.reads - reads, got(client), gaps(client)) == (1, [], [])
+
+
+async def test_catching_up_waits_for_the_repair_of_the_channel_that_is_open_now() -> None:
+    site = Site(channel_linger_s=1.0)
+    client, go = await reopened_during_a_repair(site)
+    site.publish(2, lost=True)
+    catching_up = asyncio.create_task(site.hub.catch_up(site.hub.channels[CHANNEL], 1.0))
+    await settle()
+    assert not catching_up.done()
+    go.set()
+    await catching_up
+    assert got(client) == [2]
+
+
+async def test_a_comparison_leaves_a_channel_alone_that_was_opened_again_meanwhile() -> None:
+    site = Site(channel_linger_s=1.0)
+    client = await site.subscriber()
+    go, tops = asyncio.Event(), site.broker.tops
+
+    async def held(channels: Any) -> Any:
+        found = await tops(channels)
+        await go.wait()
+        return found
+
+    site.broker.tops = held  # type: ignore[method-assign]
+    site.hub.check_tops()
+    await settle()
+    await client.call(unsubscribe={"channel": CHANNEL})
+    await site.cluster.advance(2.0)
+    await client.call(subscribe={"channel": CHANNEL})
+    site.publish(1)
+    reads = site.broker.reads
+    go.set()
+    await settle()
+    assert (site.broker.reads, got(client)) == (reads, [1])
+
+
+@both
+async def test_a_comparison_asks_for_what_is_readable_of_each_log(namespace: Namespace) -> None:
+    site = Site(namespace)
+    await site.subscriber()
+    asked: list[Any] = []
+    tops = site.broker.tops
+
+    async def noted(channels: Any) -> Any:
+        asked.extend(channels)
+        return await tops(channels)
+
+    site.broker.tops = noted  # type: ignore[method-assign]
+    site.hub.check_tops()
+    await settle()
+    assert asked == [(CHANNEL, namespace is STORED)]
+
+
 # Rules 5 and 6: what can't be repaired is told.
 
 
@@ -394,6 +551,24 @@ async def test_rule_6_a_hot_log_that_went_back_gets_another_epoch_first(namespac
     assert (site.log.epoch != epoch) == new
 
 
+async def test_rule_6_a_hot_log_with_a_hole_keeps_its_epoch() -> None:
+    site = Site()
+    client = await site.subscriber()
+    epoch = site.log.epoch
+    await lose(site, "a hole")
+    assert (gaps(client), site.log.epoch) == ([2500], epoch)
+
+
+async def test_rule_6_a_log_that_has_begun_anew_keeps_its_new_epoch() -> None:
+    site = Site()
+    client = await site.subscriber()
+    site.publish(1, 2)
+    site.log.epoch, site.log.entries, site.log.top = "another", [], 0
+    site.hub.reconnected()
+    await settle()
+    assert (gaps(client), site.log.epoch) == ([2500], "another")
+
+
 async def test_rule_6_a_log_that_can_not_be_asked_is_told_as_a_gap_all_the_same() -> None:
     site = Site()
     client = await site.subscriber()
@@ -435,6 +610,73 @@ async def test_rule_7_a_channel_that_is_joined_again_stays() -> None:
     await site.cluster.advance(5.0)
     site.publish(1)
     assert got(client) == [1]
+
+
+async def test_rule_7_a_channel_that_nobody_joined_is_closed_too() -> None:
+    site = Site(channel_linger_s=1.0)
+    await site.hub.open(CHANNEL, site.namespace)
+    await site.cluster.advance(0.8)
+    assert len(site.hub) == 1
+    await site.cluster.advance(0.4)
+    assert (len(site.hub), site.broker.subscribed) == (0, set())
+
+
+async def test_rule_7_one_of_two_who_leaves_closes_no_channel() -> None:
+    site = Site(channel_linger_s=1.0)
+    first, second = await site.subscriber(), await site.subscriber("bob")
+    await first.call(unsubscribe={"channel": CHANNEL})
+    await site.cluster.advance(2.0)
+    site.publish(1)
+    assert (got(second), len(site.hub)) == ([1], 1)
+
+
+async def test_rule_7_opening_a_channel_with_subscribers_begins_no_linger_time() -> None:
+    site = Site(channel_linger_s=1.0)
+    client = await site.subscriber()
+    await site.hub.open(CHANNEL, site.namespace)
+    await site.cluster.advance(2.0)
+    site.publish(1)
+    assert got(client) == [1]
+
+
+@pytest.mark.parametrize("again", ["opened", "opening"])
+async def test_rule_7_a_channel_that_is_opened_again_keeps_its_subscription(again: str) -> None:
+    site = Site(channel_linger_s=1.0)
+    await site.hub.open(CHANNEL, site.namespace)
+    site.cluster.clock.now += 1.0
+    site.hub.close_unused(site.cluster.clock.now)  # the unsubscribe is only begun
+    assert len(site.hub) == 0
+    if again == "opening":
+        go, top = asyncio.Event(), site.node.reader.top
+
+        async def held(*arguments: Any) -> Any:
+            await go.wait()
+            return await top(*arguments)
+
+        site.node.reader.top = held  # type: ignore[method-assign, assignment]
+        opening = asyncio.create_task(site.hub.open(CHANNEL, site.namespace))
+        await settle()
+        go.set()
+        await opening
+    else:
+        site.hub.channels[CHANNEL] = await site.hub.open(CHANNEL, site.namespace)
+    await settle()
+    assert site.broker.subscribed == {CHANNEL}
+
+
+async def test_deliveries_are_those_of_open_and_of_closed_channels() -> None:
+    site = Site(channel_linger_s=1.0)
+    client, other = await site.subscriber(), await site.subscriber("bob")
+    site.publish(1, 2)
+    assert site.hub.deliveries == 4
+    for one in (client, other):
+        await one.call(unsubscribe={"channel": CHANNEL})
+    await site.cluster.advance(2.0)
+    await client.call(subscribe={"channel": CHANNEL})
+    site.publish(3)
+    assert site.hub.deliveries == 5
+    site.hub.was_reset(CHANNEL, "another")
+    assert (len(site.hub), site.hub.deliveries) == (0, 5)
 
 
 async def test_a_repair_of_a_channel_that_is_closed_meanwhile_hands_out_nothing() -> None:
@@ -483,6 +725,41 @@ async def test_times_are_tags_where_the_namespace_says_so() -> None:
     site.publish(1)
     (publication,) = client.publications(CHANNEL)
     assert publication["tags"] == {"time": f"{int(site.cluster.clock.unix * 1_000)}"}
+
+
+async def test_tags_for_times_are_made_only_where_the_namespace_says_so() -> None:
+    site = Site()
+    client = await site.subscriber()
+    site.publish(1)
+    assert "tags" not in client.publications(CHANNEL)[0]
+
+
+async def test_a_publication_with_an_offset_in_a_channel_without_a_log_is_handed_out() -> None:
+    site = Site(PLAIN)
+    client = await site.subscriber()
+    site.hub.publication(CHANNEL, "epoch", Publication(b"1", offset=5))
+    assert got(client) == [1]
+
+
+async def test_joins_and_leaves_are_told_to_those_who_asked() -> None:
+    site = Site()
+    client = await site.subscriber(join_leave=True)
+    site.hub.joined(CHANNEL, [ClientInfo("bob", "c8"), ClientInfo("bob", "c9")])
+    site.hub.left(CHANNEL, ClientInfo("bob", "c9"))
+    told = [(kind, push[kind]["info"]["client"]) for push in client.pushes for kind in push if kind != "channel"]
+    assert told[1:] == [("join", "c8"), ("join", "c9"), ("leave", "c9")]
+
+
+async def test_how_long_a_publication_took_is_measured_where_it_says_when_it_was_made() -> None:
+    site = Site()
+    await site.subscriber()
+    unix_ms = int(site.cluster.clock.unix * 1_000)
+    total, count = DELIVERY_SECONDS.total, DELIVERY_SECONDS.cumulative()[-1][1]
+    site.hub.publication(CHANNEL, "", Publication(b"1", time_ms=unix_ms - 2_000))
+    site.hub.publication(CHANNEL, "", Publication(b"2", time_ms=unix_ms + 9_000))  # the clocks of two edges differ
+    site.hub.publication(CHANNEL, "", Publication(b"3"))
+    assert DELIVERY_SECONDS.total - total == pytest.approx(2.0)
+    assert DELIVERY_SECONDS.cumulative()[-1][1] - count == 2
 
 
 async def test_joins_and_leaves_of_channels_that_are_not_open_are_nobodys() -> None:
