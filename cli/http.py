@@ -6,10 +6,10 @@ import http.client
 import urllib.parse
 from collections.abc import Mapping
 
-_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
 
-class NoAnswer(Exception):
+class NoResponse(Exception):
     """The server did not answer. The text says why."""
 
 
@@ -21,7 +21,7 @@ def request(
     Each step (connect, send, receive) may take `timeout_s` seconds.
 
     Raises:
-        NoAnswer: refused, broken off, not HTTP, or not in time.
+        NoResponse: refused, broken off, not HTTP, or not in time.
     """
     parts = urllib.parse.urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -29,11 +29,11 @@ def request(
         connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
         try:
             connection.request(method, parts.path or "/", body=body, headers=dict(headers or {}))
-            answer = connection.getresponse()
-            return answer.status, answer.read(_MAX_ANSWER_BYTES)
+            response = connection.getresponse()
+            return response.status, response.read(_MAX_RESPONSE_BYTES)
         finally:
             connection.close()
     except TimeoutError as error:
-        raise NoAnswer(f"no answer within {timeout_s:g} s") from error
+        raise NoResponse(f"no response within {timeout_s:g} s") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoAnswer(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+        raise NoResponse(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cli.errors import Refused, Unreachable
-from cli.http import NoAnswer, request
+from cli.http import NoResponse, request
 from cli.output import printable
 from cli.realtime.messages import ClientInfo, Publication
 
@@ -42,7 +42,7 @@ class _Error(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _Response(msgspec.Struct, frozen=True):
     result: msgspec.Raw = msgspec.Raw(b"")
     error: _Error | None = None
 
@@ -69,16 +69,16 @@ class ServerApi:
                 headers=self._headers,
                 timeout_s=_TIMEOUT_S,
             )
-        except NoAnswer as error:
+        except NoResponse as error:
             where = urllib.parse.urlsplit(self._url).netloc
             raise Unreachable(f"{where} can't be reached: {error}; is `thalamus dev` running?") from error
         try:
-            answer = msgspec.json.decode(text, type=_Answer)
-            if answer.error is None and status == 200:
-                return msgspec.json.decode(bytes(answer.result), type=kind)
+            response = msgspec.json.decode(text, type=_Response)
+            if response.error is None and status == 200:
+                return msgspec.json.decode(bytes(response.result), type=kind)
         except msgspec.MsgspecError as error:
             raise Refused(f"{self._url} answers {status} with something that is not of our API") from error
-        if answer.error is None:
+        if response.error is None:
             raise Refused(f"{self._url} answers {status}")
-        code = f" ({answer.error.code})" if answer.error.code else ""
-        raise Refused(f"{method} refused: {printable(answer.error.message)}{code}")
+        code = f" ({response.error.code})" if response.error.code else ""
+        raise Refused(f"{method} refused: {printable(response.error.message)}{code}")

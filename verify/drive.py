@@ -183,7 +183,7 @@ async def _present(
 ) -> None:
     """Ask every edge for presence until it is right, or the time is over.
 
-    The last answer of each edge is recorded.
+    The last response of each edge is recorded.
     """
     for url in run.target.https:
         deadline = run.now() + PRESENCE_S
@@ -192,8 +192,8 @@ async def _present(
             members = [one for one in everyone if channel in one.channels]
             expected = sorted(one.client_id for one in members if not getattr(one, "given_up", 0))
             try:
-                answer = await call_api(client, url, run.target.api_key, "presence", channel=channel)
-                roster = sorted(answer.get("presence", {}))
+                response = await call_api(client, url, run.target.api_key, "presence", channel=channel)
+                roster = sorted(response.get("presence", {}))
             except ApiError as error:
                 if any(code in str(error) for code in _NOT_AVAILABLE):
                     return  # the channel keeps no presence

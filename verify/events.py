@@ -52,7 +52,7 @@ class Acked(_Event, frozen=True):
 class Failed(_Event, frozen=True):
     """An attempt without a known outcome, which is repeated.
 
-    `code` of the error reply; 0: no answer at all.
+    `code` of the error reply; 0: no response at all.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Delivered(_Event, frozen=True):
 class Handshake(_Event, frozen=True):
     """A client asked for a WebSocket.
 
-    `status` is 0 if there was no answer. `retry_after`: the answer said when to come again.
+    `status` is 0 if there was no response. `retry_after`: the response said when to come again.
     """
 
     client: str

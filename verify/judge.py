@@ -155,7 +155,7 @@ def _acked(event: e.Acked, facts: _Facts, verdict: Verdict) -> None:
 
 
 def _subscribed(event: e.Subscribed, stream: _Stream, verdict: Verdict, *, gap_allowed: bool) -> None:
-    """Check the answer to a subscribe: a recovery must be real, a gap allowed."""
+    """Check the response to a subscribe: a recovery must be real, a gap allowed."""
     who = f"{event.client} in {event.channel}"
     if event.recovered:
         verdict.recoveries += 1

@@ -16,7 +16,7 @@ from verify.socket import Closed, CommandError, Socket, open_socket
 GIVE_UP_S = 100.0  # longest time to repeat one publication, seconds; a key is remembered for 300 s
 _LATE_S = 2.0  # a publication that is later than this is left out, seconds: the rate is a rate
 _UNKNOWN = 100  # error code that leaves the outcome unknown
-_ANSWER_S = 5.0  # longest wait for a reply, seconds
+_REPLY_S = 5.0  # longest wait for a reply, seconds
 
 
 class Publisher:
@@ -64,9 +64,7 @@ class Publisher:
             try:
                 socket = await self._connected()
                 sent, asked = run.now(), True
-                result = await socket.call(
-                    _ANSWER_S, publish={"channel": channel, "data": data, "idempotency_key": id_}
-                )
+                result = await socket.call(_REPLY_S, publish={"channel": channel, "data": data, "idempotency_key": id_})
             except CommandError as error:
                 if asked and not failures and error.code != _UNKNOWN:  # after a failed attempt it may have been done
                     run.note(e.Refused(at=run.now(), id=id_, code=error.code))

@@ -44,12 +44,12 @@ class Closed(Exception):
 class NotOpened(Closed):
     """No WebSocket connection was made.
 
-    `status` of the answer, 0 if there was none. `retry_after`: it said when to come again.
+    `status` of the response, 0 if there was none. `retry_after`: it said when to come again.
     """
 
     def __init__(self, status: int = 0, retry_after: bool = False) -> None:
         super().__init__(0)
-        self.args = (f"HTTP status {status}" if status else "no answer",)
+        self.args = (f"HTTP status {status}" if status else "no response",)
         self.status, self.retry_after = status, retry_after
 
 
@@ -113,8 +113,8 @@ class Socket(asyncio.Protocol):
             return
         failure = self._ws.handshake_exc
         if isinstance(failure, InvalidStatus):
-            answer = failure.response
-            self.opened.set_exception(NotOpened(answer.status_code, "Retry-After" in answer.headers))
+            response = failure.response
+            self.opened.set_exception(NotOpened(response.status_code, "Retry-After" in response.headers))
         elif failure is not None:
             self.opened.set_exception(NotOpened())
         else:

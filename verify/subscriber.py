@@ -108,7 +108,7 @@ class Subscriber:
                 step = f"subscribe to {channel}"
                 await self._subscribe(socket, channel)
         except (Closed, CommandError, TimeoutError) as error:
-            self.refusal = f"{step}: {str(error) or 'no answer'}"
+            self.refusal = f"{step}: {str(error) or 'no response'}"
             self._socket = None
             if socket is not None:
                 self._planned = True
@@ -142,7 +142,7 @@ class Subscriber:
         )
 
     def _subscribed(self, channel: str, since: tuple[int, str] | None, result: dict[str, Any]) -> None:
-        """Record the answer to a subscribe, and the publications that it recovered."""
+        """Record the response to a subscribe, and the publications that it recovered."""
         one, run = self._followed[channel], self._run
         recovered = bool(result.get("recovered"))
         one.epoch, one.subscribed, one.ever = result.get("epoch", ""), True, True

@@ -32,14 +32,14 @@ async def call_api(client: httpx.AsyncClient, url: str, api_key: str, method: st
     """Return the result of one call of the server API.
 
     Raises:
-        ApiError: no answer, or an error.
+        ApiError: no response, or an error.
     """
     try:
-        answer = await client.post(f"{url}/api/{method}", json=body, headers={"X-API-Key": api_key}, timeout=API_S)
-        found = answer.json()
+        response = await client.post(f"{url}/api/{method}", json=body, headers={"X-API-Key": api_key}, timeout=API_S)
+        found = response.json()
     except (httpx.HTTPError, ValueError) as error:
         raise ApiError(f"{method}: {error!r}") from error
     if "result" not in found:
-        raise ApiError(f"{method}: {answer.status_code} {found.get('error')}")
+        raise ApiError(f"{method}: {response.status_code} {found.get('error')}")
     result = found["result"]
     return result if isinstance(result, dict) else {}

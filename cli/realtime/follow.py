@@ -131,7 +131,7 @@ class Follower:
                 raise Refused(f"{self._url} refuses the connection: HTTP {status}") from error
             raise self._unreachable(f"HTTP {status}") from error
         except (OSError, TimeoutError, InvalidHandshake) as error:
-            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
+            reason = getattr(error, "strerror", None) or str(error) or "no reply in time"
             raise self._unreachable(reason) from error
 
     def _unreachable(self, reason: str) -> Exception:
@@ -163,11 +163,11 @@ class Follower:
                 continue
             heard = now()
             try:
-                events, answer = self._wire.receive(frame if isinstance(frame, str) else frame.decode())
+                events, reply = self._wire.receive(frame if isinstance(frame, str) else frame.decode())
             except (ProtocolBroken, UnicodeDecodeError) as error:
                 raise Refused(f"{self._url} does not speak our protocol: {error}") from error
-            if answer:
-                await websocket.send(answer)
+            if reply:
+                await websocket.send(reply)
             for event in events:
                 self._show(event)
                 await self._react(event, heard)

@@ -238,7 +238,7 @@ class WireClient:
             return self._subscribed(channel, reply.subscribe)
         if name == "refresh" and reply.refresh is not None:
             return [Refreshed(_expiry(reply.refresh))]
-        raise ProtocolBroken(f"an answer to nothing we asked (id {reply.id})")
+        raise ProtocolBroken(f"a reply to nothing we asked (id {reply.id})")
 
     def _subscribed(self, channel: str, result: SubscribeResult) -> Iterable[Event]:
         since = self.channels.get(channel) if result.was_recovering else None

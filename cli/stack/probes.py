@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from cli.http import NoAnswer, request
+from cli.http import NoResponse, request
 
 _TIMEOUT_S = 1.0
 Probe = Callable[[], Awaitable[str]]
@@ -18,7 +18,7 @@ def http_ready(url: str) -> Probe:
     async def probe() -> str:
         try:
             status, body = await asyncio.to_thread(request, "GET", url, timeout_s=_TIMEOUT_S)
-        except NoAnswer as error:
+        except NoResponse as error:
             return f"{url}: {error}"
         return "" if status == 200 else f"{url} says {_failing(body) or status}"
 
@@ -42,13 +42,13 @@ def redis_ready(port: int) -> Probe:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 try:
                     writer.write(b"PING\r\n")
-                    answer = await reader.readline()
+                    reply = await reader.readline()
                 finally:
                     writer.close()
         except TimeoutError:
-            return f"port {port}: no answer within {_TIMEOUT_S:g} s"
+            return f"port {port}: no reply within {_TIMEOUT_S:g} s"
         except (OSError, ValueError) as error:
             return f"port {port}: {getattr(error, 'strerror', None) or error}"
-        return "" if answer.startswith(b"+PONG") else f"port {port} says {answer.decode(errors='replace').strip()!r}"
+        return "" if reply.startswith(b"+PONG") else f"port {port} says {reply.decode(errors='replace').strip()!r}"
 
     return probe

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import CommandError, Refused
-from cli.http import NoAnswer, request
+from cli.http import NoResponse, request
 from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
 from cli.stack import aof
 from cli.stack.last_ports import LastPorts
@@ -170,7 +170,7 @@ def _accepted(url: str, key: str) -> bool:
             headers={"X-API-Key": key, "Content-Type": "application/json"},
             timeout_s=_API_TIMEOUT_S,
         )
-    except NoAnswer as error:
+    except NoResponse as error:
         raise CommandError(f"{url}: {error}") from error
     if status not in (200, 401):
         raise Refused(f"{url} answers {status}: {body[:200].decode('utf-8', 'replace')}")

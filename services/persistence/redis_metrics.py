@@ -20,7 +20,7 @@ from services.shared.errors import CONNECTION_LOST
 logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0  # seconds between queries
-TIMEOUT_S = 2.0  # longest wait for an answer, seconds
+TIMEOUT_S = 2.0  # longest wait for a reply, seconds
 _SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication", "keyspace")
 # Field of INFO → name and help.
 _GAUGES = {
@@ -50,7 +50,7 @@ _COUNTERS = {
 
 
 class RedisMetrics(Collector):
-    """Collector of the last answer to INFO.
+    """Collector of the last reply to INFO.
 
     If Redis did not answer, `thalamus_redis_up` is 0 and the other metrics are missing.
     """

@@ -42,24 +42,24 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
 
         The next batches are taken meanwhile.
         """
-        answers = ResponseStream()
-        receiving = asyncio.create_task(self._receive(request_iterator, answers))
+        responses = ResponseStream()
+        receiving = asyncio.create_task(self._receive(request_iterator, responses))
         try:
-            while (answer := await answers.next()) is not None:
-                yield answer
+            while (response := await responses.next()) is not None:
+                yield response
             await receiving
         finally:
             await end_task(receiving)
 
-    async def _receive(self, batches: AsyncIterator[pb.AppendBatch], answers: ResponseStream) -> None:
+    async def _receive(self, batches: AsyncIterator[pb.AppendBatch], responses: ResponseStream) -> None:
         """Hand batches to the log until the client ends its side of the stream."""
         try:
             async for batch in batches:
                 if len(batch.items) > _MAX_ITEMS:
                     raise ThalamusError("too many items in a batch", ErrorCode.BAD_REQUEST)
-                self._append(batch, answers.expect(len(batch.items)))
+                self._append(batch, responses.expect(len(batch.items)))
         finally:
-            answers.end()
+            responses.end()
 
     def _append(self, batch: pb.AppendBatch, on_outcome: OutcomeCallback) -> None:
         """Hand one batch to the log; answer invalid items without affecting the others."""

@@ -6,7 +6,7 @@ be told. It does not need to know who the caller is or which protocol the caller
 **Tree.**
 
     Exception
-    ├── ThalamusError          an answer with an ErrorCode; the connection stays open
+    ├── ThalamusError          an error reply with an ErrorCode; the connection stays open
     │   ├── Unavailable        a dependency did not answer; the outcome is unknown
     │   │   ├── NotSent        nothing reached Redis, so nothing was done (shared/redis)
     │   │   ├── CallRefused    DynamoDB refuses; repeating does not help (shared/dynamodb)
@@ -17,8 +17,8 @@ be told. It does not need to know who the caller is or which protocol the caller
     │   └── TooLarge           more than the store's log can hold at one place (persistence)
     └── ConfigError            a wrong setting; ends the process with exit code 2 (shared/process/config)
 
-**Rules.** An exception is translated once, where the answer is written: `shared/rpc/interceptor.py` makes a gRPC
-status of it, the session of an edge an error reply, `edge/api` an HTTP answer. `Unavailable` means "maybe
+**Rules.** An exception is translated once, where the response is written: `shared/rpc/interceptor.py` makes a gRPC
+status of it, the session of an edge an error reply, `edge/api` an HTTP response. `Unavailable` means "maybe
 done": repeat it only under the same idempotency key. `Busy` means "not done": a repeat is always safe.
 
 **Example.** `Busy("too many publications wait")` is error 111 with `retry_after_ms` in a WebSocket reply, HTTP 503 with

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from cli.http import NoAnswer, request
+from cli.http import NoResponse, request
 from cli.stack.ports import Port, choose_ports
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb, values_of
@@ -71,7 +71,7 @@ class Auth:
         url = f"http://127.0.0.1:{self._internal_port}/readyz"
         try:
             return (await asyncio.to_thread(request, "GET", url, timeout_s=1.0))[0]
-        except NoAnswer:
+        except NoResponse:
             return 0
 
     async def until_readiness(self, status: int) -> None:

@@ -1,7 +1,7 @@
 """`AccountStore` on DynamoDB. See `docs/storage-accounts.md`.
 
 There is one table; a change is one conditional write or one transaction. A request may be carried out twice, or late,
-after its answer was lost. So each write recognises what it wrote before.
+after its response was lost. So each write recognises what it wrote before.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class DynamoDbAccounts:
         """Return an item by a strongly consistent read; None if it does not exist."""
         if not all(1 <= len(part.encode()) <= _MAX_KEY_BYTES for part in key):
             return None
-        answer = await self._db.call("get_item", TableName=self._table, Key=_item(key), ConsistentRead=True)
-        return values_of(answer["Item"]) if "Item" in answer else None
+        response = await self._db.call("get_item", TableName=self._table, Key=_item(key), ConsistentRead=True)
+        return values_of(response["Item"]) if "Item" in response else None
 
     async def _all(self, partition: str) -> list[dict[str, Any]]:
         query = self._db.query(
@@ -171,7 +171,7 @@ class DynamoDbAccounts:
     async def _update(self, key: Key, update: str, values: Mapping[str, Any], *, when: str) -> dict[str, Any] | None:
         """Update an item and return it as it is afterwards; None if `when` does not hold."""
         try:
-            answer = await self._db.call(
+            response = await self._db.call(
                 "update_item",
                 TableName=self._table,
                 Key=_item(key),
@@ -182,7 +182,7 @@ class DynamoDbAccounts:
             )
         except ConditionFailed:
             return None
-        return values_of(answer["Attributes"])
+        return values_of(response["Attributes"])
 
     def _new(self, key: Key, values: Mapping[str, Any], *, mark: str) -> dict[str, Any]:
         """Return a put that fails if another item is there.

@@ -33,8 +33,8 @@ class RedisLimits:
     async def current(self, name: str) -> tuple[int, int]:
         key = keys.name(f"auth:limit:{name}")
         try:
-            answers = await self._redis.execute([("GET", key), ("TTL", key)], timeout_s=_TIMEOUT_S)
-            count, ttl_s = map(raise_for_error, answers)
+            replies = await self._redis.execute([("GET", key), ("TTL", key)], timeout_s=_TIMEOUT_S)
+            count, ttl_s = map(raise_for_error, replies)
             return int(count or 0), max(0, int(ttl_s))
         except Unavailable:
             count, ends = self._local.get(name, (0, 0.0))
@@ -44,10 +44,10 @@ class RedisLimits:
     async def _add(self, name: str, change: int, window_s: int) -> int:
         key = keys.name(f"auth:limit:{name}")
         try:
-            answers = await self._redis.execute(
+            replies = await self._redis.execute(
                 [("MULTI",), ("INCRBY", key, change), ("EXPIRE", key, window_s, "NX"), ("EXEC",)], timeout_s=_TIMEOUT_S
             )
-            return int(raise_for_error(raise_for_error(answers[-1])[0]))
+            return int(raise_for_error(raise_for_error(replies[-1])[0]))
         except Unavailable:
             return self._add_here(name, change, window_s)
 

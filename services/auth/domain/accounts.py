@@ -9,12 +9,12 @@ honest client.
 * A session is a family of refresh tokens. Each token but the first is derived from the token before it.
 * The first use of a token stores a random seed for it. The text of the successor is an HMAC of the old token under that
   seed. So a repeated use gives the same successor, whichever step failed before.
-* A token is marked as used up as the last step, when only the answer is left to send. If that mark fails the answer is
-  given all the same.
+* A token is marked as used up as the last step, when only the response is left to send. If that mark fails, the
+  response is given all the same.
 * Using a token that is used up ends the family: two parties may have it, and nobody can tell which one is honest. So
   does using a token whose successor was used already.
 * A family that ended stays ended: a token added to it later is revoked from the start.
-* The trade may take 1.5 s and the mark 0.5 s, together less than edges wait for the answer.
+* The trade may take 1.5 s and the mark 0.5 s, together less than edges wait for the response.
 
 **Example.**
 
@@ -22,7 +22,7 @@ honest client.
     the store fails before "used up", and the client shows R1 again           → the same R2
     a thief shows R1 later         → R1 is used up: the family ends, R2 is refused, open connections are closed
 
-**Trade-offs.** If the answer is lost between auth and the client, the client has only a token that is used up. Trying
+**Trade-offs.** If the response is lost between auth and the client, the client has only a token that is used up. Trying
 it ends the session, and the client has to log in again. A few seconds in which a used token is still good would avoid
 that, but a thief would have them too. Access tokens of an ended session stay good until they expire.
 

@@ -26,7 +26,7 @@ READ_DEADLINE_S = 2.5  # deadline of every other call, seconds
 _OVERHEAD_BYTES = 64  # assumed size of the other fields of an append
 _UINT32 = (1 << 32) - 1
 _LONGEST_WAIT_S = 0.005  # longest linger of a batch on a busy edge, seconds
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 class PersistenceClient:
@@ -38,7 +38,7 @@ class PersistenceClient:
             replicas,
             open=lambda channel: PersistenceServiceStub(channel).Append,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda answer: (answer.taken, [(result.item, _outcome(result)) for result in answer.results]),
+            unpack=lambda response: (response.taken, [(result.item, _outcome(result)) for result in response.results]),
             size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
             deadline_s=APPEND_DEADLINE_S,
             linger=Linger(_LONGEST_WAIT_S),
@@ -73,8 +73,8 @@ class PersistenceClient:
         async def call(replica: grpc.aio.Channel) -> pb.OpenResponse:
             return await PersistenceServiceStub(replica).Open(request, timeout=READ_DEADLINE_S)
 
-        answer = await self._call(call)
-        return StreamPosition(answer.top.offset, answer.top.epoch)
+        response = await self._call(call)
+        return StreamPosition(response.top.offset, response.top.epoch)
 
     async def has_begun(self, channel: str) -> bool:
         request = pb.OpenRequest(channel=channel, only_known=True)
@@ -111,7 +111,7 @@ class PersistenceClient:
 
         await self._call(call)
 
-    async def _call(self, make: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+    async def _call(self, make: Callable[[grpc.aio.Channel], Awaitable[Response]]) -> Response:
         try:
             return await self._replicas.call(make, READ_DEADLINE_S)
         except grpc.aio.AioRpcError as error:

@@ -15,8 +15,8 @@ sends batches of dirty keys over a stream; an empty batch is the heartbeat of th
    newer one.
 3. Members live under a generation of the lease. A lease that ran out is never renewed: the next generation begins, and
    all members and leaves are sent again. What only the old generation has is removed by presence.
-4. A batch with an unknown outcome (the stream broke, no answer came in time, presence could not reach Redis) may still
-   be executed later. So it ends the generation, too: a late change under an old generation has no effect.
+4. A batch with an unknown outcome (the stream broke, no response came in time, presence could not reach Redis) may
+   still be executed later. So it ends the generation, too: a late change under an old generation has no effect.
 5. Redis names the roster that it holds. If the name has changed, Redis lost the roster. Entries that were on the old
    one are then sent as `known`, so that no second join is published.
 6. More than 100,000 unconfirmed leaves are dropped, and a new generation begins: presence removes them with the lease.
@@ -51,7 +51,7 @@ from thalamus.presence.v1.presence_pb2_grpc import PresenceServiceStub
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 0.9  # longest wait for the confirmation of a change, and for an answer, seconds
+RESPONSE_S = 0.9  # longest wait for the confirmation of a change, and for a response, seconds
 BATCH_S = 2.5  # deadline of a batch, seconds
 HEARTBEAT_S = 4.0  # longest pause between batches, seconds, unless presence says another
 MAX_LEAVES = 100_000  # unconfirmed leaves; beyond, they are dropped and a new generation begins
@@ -154,7 +154,7 @@ class PresenceClient:
             return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
-        answered, _ = await asyncio.wait([future], timeout=ANSWER_S)  # cheaper than a timeout scope for each caller
+        answered, _ = await asyncio.wait([future], timeout=RESPONSE_S)  # cheaper than a timeout scope for each caller
         return bool(answered)
 
     async def members(self, channel: str) -> Sequence[ClientInfo]:
@@ -162,19 +162,19 @@ class PresenceClient:
         request = pb.MembersRequest(channel=channel)
 
         async def call(replica: grpc.aio.Channel) -> list[ClientInfo]:
-            pages = PresenceServiceStub(replica).Members(request, timeout=ANSWER_S)
+            pages = PresenceServiceStub(replica).Members(request, timeout=RESPONSE_S)
             return [codec.decode_info(member) async for page in pages for member in page.members]
 
-        return await self._replicas.call(call, ANSWER_S)
+        return await self._replicas.call(call, RESPONSE_S)
 
     async def stats(self, channel: str) -> PresenceStats:
         self._check()
         request = pb.StatsRequest(channels=[channel])
 
         async def call(replica: grpc.aio.Channel) -> pb.StatsResponse:
-            return await PresenceServiceStub(replica).Stats(request, timeout=ANSWER_S)
+            return await PresenceServiceStub(replica).Stats(request, timeout=RESPONSE_S)
 
-        found = (await self._replicas.call(call, ANSWER_S)).channels[0]
+        found = (await self._replicas.call(call, RESPONSE_S)).channels[0]
         return PresenceStats(found.num_clients, found.num_users)
 
     def _check(self) -> None:
@@ -272,17 +272,17 @@ class PresenceClient:
         lease = pb.Lease(edge=self._edge_id, generation=generation, held=self._held, roster=self._roster)
         async with asyncio.timeout(BATCH_S):
             await call.write(pb.ChangeBatch(lease=lease, changes=changes))
-            answer = await call.read()
-        if not isinstance(answer, pb.ChangeResults):
+            response = await call.read()
+        if not isinstance(response, pb.ChangeResults):
             raise Unavailable("presence ended the stream")
-        self._heartbeat_s = answer.heartbeat_s or HEARTBEAT_S
-        self._roster = answer.roster or self._roster
-        if answer.lease_lost:
+        self._heartbeat_s = response.heartbeat_s or HEARTBEAT_S
+        self._roster = response.roster or self._roster
+        if response.lease_lost:
             logger.warning("the lease ran out; all members are entered again", extra={"members": len(self._wanted)})
             _LOST.inc()
             self._begin_generation()
             return
-        if any(status != common_pb2.ITEM_STATUS_OK for status in answer.statuses):
+        if any(status != common_pb2.ITEM_STATUS_OK for status in response.statuses):
             raise Unavailable("presence could not reach Redis")
         if generation != self._generation:  # a new generation has begun: everything is sent again
             return
@@ -292,7 +292,7 @@ class PresenceClient:
             if self._leaving.get(key) is leaving and leaving is not None:
                 del self._leaving[key]
             if wanted is not None:
-                wanted.roster = answer.roster
+                wanted.roster = response.roster
             if self._wanted.get(key) is wanted:
                 self._settle(key)  # otherwise it has changed since, and is dirty again
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from services.edge.api.bodies import answer, come_again, decode, plain_error, read_body
+from services.edge.api.bodies import come_again, decode, plain_error, read_body, result_response
 from services.edge.api.context import ApiContext
 from services.edge.api.cookies import clear_session_cookie, set_session_cookie
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
@@ -53,7 +53,7 @@ class Login(Credentials, kw_only=True, forbid_unknown_fields=True):
 
 
 class RefreshToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The refresh token of the last answer. Each can be used once."""
+    """The refresh token of the last response. Each can be used once."""
 
     refresh_token: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
@@ -208,7 +208,7 @@ async def sign_in_body(request: Request, kind: type[T]) -> T:
 async def reply(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
     """Return the response with the result of `call`, or with its error."""
     try:
-        response = answer(await call())
+        response = result_response(await call())
     except AccountRefused as error:
         response = plain_error(error.status, str(error), ErrorCode(error.code))
         if error.status == HTTPStatus.UNAUTHORIZED:

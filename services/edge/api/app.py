@@ -18,13 +18,13 @@ from starlette.exceptions import HTTPException
 from services.edge.api import accounts, tickets
 from services.edge.api.bodies import (
     BodyRefused,
-    answer,
     come_again,
     decode,
-    error_answer,
+    error_response,
     plain_error,
     read_body,
     refusal,
+    result_response,
     unauthorized,
     unforeseen,
 )
@@ -112,13 +112,13 @@ def _endpoint(
         body = decode(await read_body(request), kind)
         started = time.perf_counter()
         try:
-            return answer(await method(context, body))
+            return result_response(await method(context, body))
         except Busy as error:
             return come_again(error)
         except ThalamusError as error:
             return refusal(error)
         except Exception as error:
-            return error_answer(unforeseen(error))
+            return error_response(unforeseen(error))
         finally:
             seconds.observe(time.perf_counter() - started)
 

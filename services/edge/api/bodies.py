@@ -60,7 +60,7 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise BodyRefused(400, f"bad request: {error}") from error
 
 
-def answer(result: Any) -> Response:
+def result_response(result: Any) -> Response:
     """Return a response with status 200 and `{"result": …}`."""
     return Response(_ENCODER.encode({"result": result}), media_type="application/json")
 
@@ -89,7 +89,7 @@ def unforeseen(error: Exception) -> dict[str, Any]:
 
 def refusal(error: ThalamusError, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return the response of an error; the server API answers errors with 200."""
-    return error_answer(error_body(error), status, headers)
+    return error_response(error_body(error), status, headers)
 
 
 def come_again(error: ThalamusError) -> Response:
@@ -97,14 +97,14 @@ def come_again(error: ThalamusError) -> Response:
     return refusal(error, 503, {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
 
 
-def error_answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def error_response(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a response with `{"error": …}`."""
     return Response(_ENCODER.encode({"error": body}), status, media_type="application/json", headers=headers)
 
 
 def plain_error(status: int, message: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> Response:
     """Return the response of an error in the request itself."""
-    return error_answer({"code": int(code), "message": message}, status)
+    return error_response({"code": int(code), "message": message}, status)
 
 
 def unauthorized(message: str, challenge: str) -> Response:

@@ -116,7 +116,7 @@ async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]
 
 
 async def _each(calls: Sequence[Callable[[], Awaitable[dict[str, Any]]]], *, at_once: int) -> list[dict[str, Any]]:
-    """Return the answers of all calls, in order; a call that fails becomes an `error`."""
+    """Return the responses of all calls, in order; a call that fails becomes an `error`."""
 
     async def one(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         try:

@@ -78,7 +78,7 @@ class Connection(Protocol):
     def send_websocket_ping(self) -> None:
         """Send a WebSocket ping frame.
 
-        The answer arrives as `MessageHandler.control`.
+        The reply arrives as `MessageHandler.control`.
         """
 
 
@@ -180,7 +180,7 @@ class Authenticator(Protocol):
 class Choice(NamedTuple):
     """The client protocol of a new connection.
 
-    `open` makes the handler of the connection. `subprotocol` is selected in the answer to the handshake; None: none.
+    `open` makes the handler of the connection. `subprotocol` is selected in the response to the handshake; None: none.
     Messages of the client have at most `max_message_bytes`, if that is less than the transport's own limit; 0: that.
     """
 
@@ -246,7 +246,7 @@ class DeltaEncoders(NamedTuple):
 class Pings(NamedTuple):
     """How a client protocol notices that a client is gone.
 
-    A ping is due every `interval_s` seconds, and its answer `timeout_s` seconds later. 0: no pings; no answer is
+    A ping is due every `interval_s` seconds, and its reply `timeout_s` seconds later. 0: no pings; no reply is
     expected.
     """
 
@@ -266,13 +266,13 @@ class SessionProtocol(Protocol):
 
     @property
     def pings(self) -> Pings:
-        """When pings and their answers are due."""
+        """When pings and their replies are due."""
 
-    def encode_answer(self, command_id: int, result: Result) -> bytes | None:
+    def encode_reply(self, command_id: int, result: Result) -> bytes | None:
         """Return the reply to a command as a frame; None: the protocol has no reply to it."""
 
     def ping(self) -> None:
-        """Send a ping. The protocol calls `Session.pong` when the answer arrives."""
+        """Send a ping. The protocol calls `Session.pong` when the reply arrives."""
 
     def end(self, end: End) -> int:
         """Close the connection; return the close code, for metrics."""

@@ -64,7 +64,7 @@ class Broker(Protocol):
         """Add to the log of a `hot` channel and publish, atomically.
 
         If `key_user` has used the idempotency key `key` before, nothing is added, and the position of that first
-        publication is returned. Without a key ("") the append is never repeated: if the answer is lost, it raises
+        publication is returned. Without a key ("") the append is never repeated: if the reply is lost, it raises
         `Unavailable`.
         """
 
@@ -171,7 +171,7 @@ class Presence(Protocol):
 
 
 class ControlBus(Protocol):
-    """Sends questions and their answers to all connected edges, this one included."""
+    """Sends questions and their replies to all connected edges, this one included."""
 
     async def publish_control(self, payload: bytes) -> int:
         """Publish to all edges; return how many received it.
@@ -238,7 +238,7 @@ class EndedSession(NamedTuple):
 
 
 class AccountRefused(Exception):
-    """Auth refused a request. `status` is the HTTP status of the answer.
+    """Auth refused a request. `status` is the HTTP status of the response.
 
     `ended`: the session of the refused request, if auth has ended it.
     """

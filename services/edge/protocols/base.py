@@ -19,7 +19,7 @@ none of them. A protocol needs nothing but this module, the commands (`domain/co
 2. Each command has an id, which its reply carries. A protocol without ids on the wire counts them itself.
 3. Domain and transport say why a connection ends. `close_code` says it in the protocol's codes.
 4. The domain says when a ping is due (`ping`), by the protocol's own `pings`. The protocol tells the session of the
-   answer by `Session.pong`.
+   reply by `Session.pong`.
 5. What the protocol has no words for is `None` in place of a frame, and nothing is sent.
 
 Worked example: `tests/edge/protocols/toy`. Decision: docs/decisions/0029-a-protocol-is-one-folder.md.
@@ -112,7 +112,7 @@ class ClientProtocol(abc.ABC):
     # From the session.
 
     @abc.abstractmethod
-    def encode_answer(self, command_id: int, result: Result) -> bytes | None:
+    def encode_reply(self, command_id: int, result: Result) -> bytes | None:
         """Return the reply to a command as a frame; None: the protocol has no reply to it."""
 
     @abc.abstractmethod

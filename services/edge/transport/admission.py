@@ -29,7 +29,7 @@ class Admission:
         self._dropped_over = max_connections + max(16, max_connections // 16)
 
     def enter(self) -> bool:
-        """Count a new connection; return False if it must be dropped without an answer.
+        """Count a new connection; return False if it must be dropped without a response.
 
         Every call must be followed by one call of `leave`.
         """

@@ -218,7 +218,7 @@ class HeadProtocol(asyncio.Protocol):
         port = self._port
         info = read_handshake(head, self._client, port.origins)
         if reader.rest():
-            raise Refused(400, "pipelined", "bytes follow the handshake before its answer")
+            raise Refused(400, "pipelined", "bytes follow the handshake before its response")
         authenticator = port.authenticator
         if authenticator is None:
             self._open_websocket(head, info, transport)
@@ -291,7 +291,7 @@ class HeadProtocol(asyncio.Protocol):
         self.abort()
 
     def abort(self) -> None:
-        """End the connection without an answer."""
+        """End the connection without a response."""
         self._reader = None
         if self._transport is not None:
             self._transport.abort()

@@ -107,7 +107,7 @@ class EdgeServer:
     def stop_accepting(self) -> None:
         """Answer new connections with 503 from now on; open ones stay.
 
-        The port stays open, so that load balancers get an answer.
+        The port stays open, so that load balancers get a response.
         """
         self._entrance.admission.draining = True
         if self._http is not None:

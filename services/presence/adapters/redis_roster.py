@@ -80,11 +80,11 @@ class RedisRoster:
         index = _index(lease)
         await self._commands("index", [("SADD", index, *entering)] if entering else [])
         runs = _runs(changes)
-        answers = await self._run("change", [self._call(lease, run) for run in runs])
+        replies = await self._run("change", [self._call(lease, run) for run in runs])
         changes = [change for run in runs for change in run]
         results: list[Any] = []
-        for run, answer in zip(runs, answers, strict=True):
-            results += raise_for_error(answer) if isinstance(run[0], Enter) else [raise_for_error(answer)]
+        for run, reply in zip(runs, replies, strict=True):
+            results += raise_for_error(reply) if isinstance(run[0], Enter) else [raise_for_error(reply)]
         over: list[str] = []
         replaced: list[Command] = []
         waits: list[str | bytes | int] = []
@@ -128,10 +128,10 @@ class RedisRoster:
         return list(zip(counts[::2], counts[1::2], strict=True))
 
     async def due(self, limit: int) -> Due:
-        answers = await self._run(
+        replies = await self._run(
             "due", [Call(_EXPIRED, self._lease_keys, [self._most_ms]), Call(_DUE, [self._due, self._clock], [limit])]
         )
-        expired, members = map(raise_for_error, answers)
+        expired, members = map(raise_for_error, replies)
         leases = [entry.decode().rsplit(" ", 1) for entry in expired]
         return Due([Lease(edge, int(generation)) for edge, generation in leases], members)
 
@@ -210,7 +210,7 @@ class RedisRoster:
             return []
         started = time.perf_counter()
         try:
-            return [raise_for_error(answer) for answer in await self._redis.execute(commands, timeout_s=TIMEOUT_S)]
+            return [raise_for_error(reply) for reply in await self._redis.execute(commands, timeout_s=TIMEOUT_S)]
         finally:
             REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 

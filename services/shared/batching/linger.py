@@ -15,7 +15,7 @@ pause leaves at once.
 15 ms (many = 0.67). Batches then start at least 7.5 ms apart. At 50 items/s, less than one in 15 ms, nothing waits.
 
 **Trade-offs.** The rate is that of the recent past, which the waits themselves lower. A caller that sends each item
-only after the last answer waits while its rate is high, then does not wait for a while, and so on.
+only after the last reply waits while its rate is high, then does not wait for a while, and so on.
 
 Decision: docs/decisions/0010, with the measured cost per publication.
 """

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 DEADLINE_S = 2.5  # longest call with its retries, seconds
 _CONNECT_TIMEOUT_S = 1.0  # longest wait for a connection, seconds
-_READ_TIMEOUT_S = 2.0  # longest wait for data of an answer, seconds
+_READ_TIMEOUT_S = 2.0  # longest wait for data of a response, seconds
 _BATCH_WRITE = 25  # most requests of one BatchWriteItem
 _CHECK_S = 1.0  # seconds between looks for credentials
 _LOG_S = 60.0  # seconds between two log lines of the same refusal
@@ -71,10 +71,10 @@ class CallRefused(Unavailable):
     """
 
 
-class _ForeignAnswerError(BotoCoreError):
+class _ForeignResponseError(BotoCoreError):
     """Something between us and DynamoDB answered in its place."""
 
-    fmt = "the answer is not DynamoDB's"
+    fmt = "the response is not DynamoDB's"
 
 
 class TableMissing(Unavailable):
@@ -88,7 +88,7 @@ class TableExists(Exception):
 class ConditionFailed(Exception):
     """The condition of a write did not hold.
 
-    That may be the result of a retry after an earlier try was carried out and its answer lost.
+    That may be the result of a retry after an earlier try was carried out and its response lost.
 
     `item`: what is there, if the call asked for it (ReturnValuesOnConditionCheckFailure).
     """
@@ -171,20 +171,20 @@ class DynamoDb:
             left: Sequence[dict[str, Any]] = requests[start : start + _BATCH_WRITE]
             backoff = retry_backoff()
             while left:
-                answer = await self.call("batch_write_item", RequestItems={table: list(left)})
-                left = answer.get("UnprocessedItems", {}).get(table, [])
+                response = await self.call("batch_write_item", RequestItems={table: list(left)})
+                left = response.get("UnprocessedItems", {}).get(table, [])
                 if left:
                     await self._pause("batch_write_item", "unprocessed", backoff)
 
     async def query(self, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
         """Yield the items of a query, page after page, as long as the caller reads."""
         while True:
-            answer = await self.call("query", **arguments)
-            for item in answer.get("Items", []):
+            response = await self.call("query", **arguments)
+            for item in response.get("Items", []):
                 yield item
-            if "LastEvaluatedKey" not in answer:
+            if "LastEvaluatedKey" not in response:
                 return
-            arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+            arguments["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     async def _tries(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Try a call until it succeeds or fails for good."""
@@ -198,7 +198,7 @@ class DynamoDb:
                     raise self._refused(op, error) from error
             except _UNASKED as error:
                 raise CallRefused(f"DynamoDB can't be asked: {error}") from error
-            except BotoCoreError as error:  # no connection, no answer, or an unreadable one
+            except BotoCoreError as error:  # no connection, no response, or an unreadable one
                 reason = type(error).__name__
             await self._pause(op, reason, backoff)
 
@@ -235,16 +235,16 @@ class DynamoDb:
         """Try a call once; called in a thread."""
         started = time.perf_counter()
         try:
-            answer: dict[str, Any] = getattr(self._client, op)(**arguments)
+            response: dict[str, Any] = getattr(self._client, op)(**arguments)
         except (NoCredentialsError, PartialCredentialsError):
             self._look_for_credentials()
             raise
         finally:
             _SECONDS.labels(op).observe(time.perf_counter() - started)
-        # botocore takes an unreadable body for an empty answer; a proxy may have written it.
-        if "x-amzn-requestid" not in answer["ResponseMetadata"]["HTTPHeaders"]:
-            raise _ForeignAnswerError
-        return answer
+        # botocore takes an unreadable body for an empty response; a proxy may have written it.
+        if "x-amzn-requestid" not in response["ResponseMetadata"]["HTTPHeaders"]:
+            raise _ForeignResponseError
+        return response
 
     def _look_for_credentials(self) -> None:
         """Create the client again, at most once a second.

@@ -107,8 +107,8 @@ async def _let_expire(db: DynamoDb, table: str) -> None:
 
     Checked every time: the process that created the table may have died before this.
     """
-    answer = await db.call("describe_time_to_live", TableName=table)
-    if answer["TimeToLiveDescription"].get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+    response = await db.call("describe_time_to_live", TableName=table)
+    if response["TimeToLiveDescription"].get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
         expiry = {"AttributeName": EXPIRY, "Enabled": True}
         await db.call("update_time_to_live", TableName=table, TimeToLiveSpecification=expiry)
 

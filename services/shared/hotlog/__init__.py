@@ -7,7 +7,7 @@ Where things are:
 
 * `keys.py`: names of all keys and pub/sub channels, and the first bytes of pub/sub messages.
 * `scripts.py`: loads the scripts, and runs several in one round trip.
-* `hotlog.py`, `hot.py`: builds a call of each script, and decodes its answer. `hot.py` has the append to `hot` logs.
+* `hotlog.py`, `hot.py`: builds a call of each script, and decodes its reply. `hot.py` has the append to `hot` logs.
 * `*.lua`: the scripts. The comment at the head of each says what it does, and has its keys, arguments and result.
 
 The keys of a channel C, with the prefix `t` (docs/architecture.md has the others):

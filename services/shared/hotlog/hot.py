@@ -1,4 +1,4 @@
-"""Append to the logs of `hot` channels: the call, and decoding of its answer."""
+"""Append to the logs of `hot` channels: the call, and decoding of its reply."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class HotAppended(NamedTuple):
     offsets: list[int]
 
 
-class HotAnswer(NamedTuple):
-    """Answer to an append.
+class HotReply(NamedTuple):
+    """Reply to an append.
 
     `writes`: number of writes to `hot` logs that Redis has counted. `batches`: outcome of each batch; None: its log is
     of a later generation, and nothing was done.
@@ -74,8 +74,8 @@ def append_call(
     return Call(APPEND_HOT, names, arguments)
 
 
-def appended(result: Any) -> HotAnswer | None:
-    """Decode the answer of `append_call`.
+def appended(result: Any) -> HotReply | None:
+    """Decode the reply of `append_call`.
 
     None: Redis has gone back, and nothing was done.
 
@@ -83,7 +83,7 @@ def appended(result: Any) -> HotAnswer | None:
         Unavailable: Redis refused the call.
     """
     found = raise_for_error(result)
-    return HotAnswer(found[0], [_appended(one) for one in found[1:]]) if found else None
+    return HotReply(found[0], [_appended(one) for one in found[1:]]) if found else None
 
 
 def _appended(one: Any) -> HotAppended | Unavailable | None:

@@ -1,4 +1,4 @@
-"""Calls of the scripts of the hot log, and decoding of their answers."""
+"""Calls of the scripts of the hot log, and decoding of their replies."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
 
 
 def appended(result: Any) -> Appended | None:
-    """Decode the answer of `append_call`.
+    """Decode the reply of `append_call`.
 
     None: the channel must be compared with the store first, and nothing was done.
     """
@@ -233,14 +233,14 @@ def hot_top_call(channel: str, generation: int, meta_ttl_s: int = META_TTL_S, *,
 def stored_top_call(channel: str, incarnation: str, *, writes: int = 0) -> Call:
     """Return the call for epoch and readable top of a `stored` channel.
 
-    It has an answer only if the channel was compared with the store in this incarnation.
+    It has a reply only if the channel was compared with the store in this incarnation.
     """
     names = [keys.log(channel), keys.meta(channel), keys.observed()]
     return Call(TOP, names, ["stored", incarnation, 0, "", writes])
 
 
 def top(result: Any) -> tuple[int, str] | None:
-    """Decode the answer of `hot_top_call` or `stored_top_call` as (offset, epoch).
+    """Decode the reply of `hot_top_call` or `stored_top_call` as (offset, epoch).
 
     None: a `stored` channel must be compared first, a `hot` log is of a later generation, or Redis has fewer writes
     than the caller has seen.
@@ -278,7 +278,7 @@ def read_call(
 
 
 def page(result: Any) -> Page | None:
-    """Decode the answer of `read_call`.
+    """Decode the reply of `read_call`.
 
     None: there is no such log, or Redis has fewer writes than the caller has seen.
     """
@@ -309,7 +309,7 @@ def unstored_call(channel: str, limit: int) -> Call:
 
 
 def unstored(result: Any) -> Unstored | None:
-    """Decode the answer of `unstored_call`; None: Redis has no meta of the channel."""
+    """Decode the reply of `unstored_call`; None: Redis has no meta of the channel."""
     found = raise_for_error(result)
     if not found:
         return None

@@ -52,7 +52,7 @@ def name(rest: str) -> str:
 
 
 def control() -> str:
-    """Pub/sub channel of questions to every edge, their answers, and control commands."""
+    """Pub/sub channel of questions to every edge, their replies, and control commands."""
     return f"{_prefix}control"
 
 

@@ -59,7 +59,7 @@ class Known(NamedTuple):
 
 
 class HeartbeatReply(NamedTuple):
-    """Answer to a heartbeat.
+    """Reply to a heartbeat.
 
     `incarnation`: None while edges must say first what they know of this run.
     `was_kept`: "<store> <counter>", which that store is known to have kept.
@@ -110,7 +110,7 @@ def heartbeat_call(
 
 
 def heartbeat_result(result: Any) -> HeartbeatReply | ForeignStore:
-    """Decode the answer of `heartbeat_call`."""
+    """Decode the reply of `heartbeat_call`."""
     found = raise_for_error(result)
     if len(found) == 2:
         return ForeignStore(found[0].decode(), int(found[1]))
@@ -129,7 +129,7 @@ def orderly_end_call(counter: int, known: Known) -> Call:
 
 
 def orderly_end_result(result: Any, generation: int) -> tuple[int, Known] | None:
-    """Decode the answer of `orderly_end_call` as counter and all that Redis has.
+    """Decode the reply of `orderly_end_call` as counter and all that Redis has.
 
     None: nothing was done.
     """
@@ -138,7 +138,7 @@ def orderly_end_result(result: Any, generation: int) -> tuple[int, Known] | None
 
 
 class CheckReply(NamedTuple):
-    """Answer to the check of an edge.
+    """Reply to the check of an edge.
 
     `missing`: this run, which is in use, had less than the edge knows, and `incarnation` is a new one. `was_kept` as in
     `HeartbeatReply`.
@@ -166,7 +166,7 @@ def check_call(edge: str, known: Known, run_id: str, was_kept: str) -> Call:
 
 
 def check_result(result: Any) -> CheckReply:
-    """Decode the answer of `check_call`."""
+    """Decode the reply of `check_call`."""
     run_id, at_ms, said, writes, was_kept, missing = raise_for_error(result)
     return CheckReply(
         run_id.decode(), int(at_ms), parse_incarnation(said), int(writes), was_kept.decode(), bool(missing)

@@ -24,12 +24,12 @@ ASK = ("INFO", "server", "replication")  # first command of a connection
 
 
 def is_replica(info: bytes) -> bool:
-    """Whether this answer to INFO is of a replica, which takes no writes."""
+    """Whether this reply to INFO is of a replica, which takes no writes."""
     return _REPLICA.search(info) is not None
 
 
 def run_id_of(info: bytes) -> str:
-    """Return the run id from an answer to INFO; every start of the server changes it.
+    """Return the run id from a reply to INFO; every start of the server changes it.
 
     Raises:
         redis.ConnectionError: it has none.
@@ -44,7 +44,7 @@ def refuse_cluster(info: bytes) -> None:
     """Refuse a server in cluster mode.
 
     Raises:
-        ConfigError: this answer to INFO is of such a server.
+        ConfigError: this reply to INFO is of such a server.
     """
     if _CLUSTER.search(info) is not None:
         raise ConfigError("REDIS_URL: this Redis runs in cluster mode, which is not supported: use one without it")

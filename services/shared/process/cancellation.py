@@ -26,7 +26,7 @@ async def end_task(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end. An error that it ends with is logged.
 
     Cancels it repeatedly until it has ended: `asyncio.wait_for` of Python 3.11, which redis-py uses, loses a
-    cancellation that arrives at the same moment as the answer.
+    cancellation that arrives at the same moment as the response.
     """
     while not task.done():
         task.cancel()

@@ -150,7 +150,7 @@ def client_metrics(service: str) -> ClientMetrics:
         ),
         repeated=Counter(
             f"thalamus_{service}_grpc_client_repeated_items_total",
-            "Items sent again because the stream broke before their answer.",
+            "Items sent again because the stream broke before their response.",
             ["method"],
         ),
     )

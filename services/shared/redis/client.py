@@ -22,7 +22,7 @@ from services.shared.redis.address import Tls, parse_redis_url
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 1.0  # longest wait for a connection, seconds
-CALL_TIMEOUT_S = 2.5  # longest wait for an answer, or for a free connection of the pool, seconds
+CALL_TIMEOUT_S = 2.5  # longest wait for a reply, or for a free connection of the pool, seconds
 MAX_CONNECTIONS = 64  # of one pool
 _OLDEST = (7, 0)  # version of Redis
 
@@ -45,7 +45,7 @@ def redis_client(url: str, **options: Any) -> redis.asyncio.Redis:
     """Create a client for a `redis://`, `rediss://` or `unix://` address.
 
     `options` are those of the connection pool. The library retries nothing: only callers know whether a command may be
-    repeated. Connecting takes 1 s at most, an answer 2.5 s, and waiting for one of 64 connections 2.5 s.
+    repeated. Connecting takes 1 s at most, a reply 2.5 s, and waiting for one of 64 connections 2.5 s.
 
     Raises:
         ConfigError: `url` is not such an address.
@@ -110,7 +110,7 @@ async def check_server(client: redis.asyncio.Redis) -> ServerInfo:
 
 
 def _server_info(said: dict[str, Any]) -> ServerInfo:
-    """Pick what we need from an answer to INFO.
+    """Pick what we need from a reply to INFO.
 
     Valkey has a `redis_version` for compatibility, 7.2 or later, beside its own name and version.
 

@@ -1,4 +1,4 @@
-"""Clock of the Redis server, as a process knows it between two answers of Redis.
+"""Clock of the Redis server, as a process knows it between two replies of Redis.
 
 Edges and persistence take the time from Redis, so that all of them have the same one: for the times of publications,
 for the lifetimes of tokens, and for the age of idempotency keys, which expire in Redis.
@@ -13,8 +13,8 @@ from collections.abc import Callable
 class RedisClock:
     """Unix time of Redis, in seconds.
 
-    Between two answers of Redis it goes on by the monotonic clock, so it does not jump when the clock of this host is
-    set. Before the first answer it is the clock of this host.
+    Between two replies of Redis it goes on by the monotonic clock, so it does not jump when the clock of this host is
+    set. Before the first reply it is the clock of this host.
     """
 
     __slots__ = ("_monotonic", "_offset_s", "_wall")

@@ -1,6 +1,6 @@
 """Redis connection for many callers: sent at once, answered in order.
 
-Purpose. Callers share one connection without waiting for each other's answers. hiredis packs and parses.
+Purpose. Callers share one connection without waiting for each other's replies. hiredis packs and parses.
 
 Rules.
 
@@ -10,10 +10,10 @@ Rules.
 * A connection is given up when its server can't serve us: a refusal such as READONLY, a replica (asked once a second
   while the connection is used), or a run that no longer fits the gate. Nothing more is sent on it; what is under way is
   answered, for 2.5 s at most. The next call connects again.
-* A call that gets no answer in time closes the connection only if nothing at all was received since it began. Otherwise
-  others are being answered, and its own answer will be dropped.
+* A call that gets no reply in time closes the connection only if nothing at all was received since it began. Otherwise
+  others are being answered, and its own reply will be dropped.
 
-Example. Callers A and B send 3 and 2 commands. All five are under way at once, and the first three answers are those of
+Example. Callers A and B send 3 and 2 commands. All five are under way at once, and the first three replies are those of
 A. If the connection breaks after the fourth, A has its result, and B gets `Unavailable`, though one of its commands
 ran.
 
@@ -78,7 +78,7 @@ class RedisPipeline:
 
         Raises:
             NotSent: there is no connection.
-            Unavailable: no answer in time; which calls ran is unknown.
+            Unavailable: no reply in time; which calls ran is unknown.
         """
         return await self._within(timeout_s, self._run(calls))
 
@@ -87,7 +87,7 @@ class RedisPipeline:
         return await self._within(timeout_s, self._send(commands))
 
     async def aclose(self) -> None:
-        """Close the connection; callers that wait for an answer get `Unavailable`."""
+        """Close the connection; callers that wait for a reply get `Unavailable`."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -103,7 +103,7 @@ class RedisPipeline:
                 return await sending
         except TimeoutError as error:
             if self._connection is not None and self._connection.received_at < started:
-                self._connection.abort()  # else others are served, and this answer will be dropped
+                self._connection.abort()  # else others are served, and this reply will be dropped
             raise Unavailable(f"Redis does not answer: nothing in {timeout_s:g} s") from error
         except (exceptions.ConnectionError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
@@ -171,14 +171,14 @@ class RedisPipeline:
 
 
 class _Asked:
-    """Commands that were sent together, with the answers so far."""
+    """Commands that were sent together, with the replies so far."""
 
-    __slots__ = ("answers", "future", "left")
+    __slots__ = ("future", "left", "replies")
 
     def __init__(self, left: int, future: asyncio.Future[list[Any]]) -> None:
         self.left = left
         self.future = future
-        self.answers: list[Any] = []
+        self.replies: list[Any] = []
 
 
 class _Connection(asyncio.Protocol):
@@ -201,7 +201,7 @@ class _Connection(asyncio.Protocol):
         self.is_lost = False
 
     def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Send commands now; the future gets their answers, in order."""
+        """Send commands now; the future gets their replies, in order."""
         data = b"".join([hiredis.pack_command(words) for words in commands])  # type: ignore[arg-type]  # its stub says one word
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.is_lost or self._transport is None:
@@ -227,7 +227,7 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _check_role(self, asked: asyncio.Future[list[Any]]) -> None:
-        """Take the answer about the role of the server."""
+        """Take the reply about the role of the server."""
         if asked.cancelled() or asked.exception() is not None:
             return
         (said,) = asked.result()
@@ -257,22 +257,22 @@ class _Connection(asyncio.Protocol):
         commands: list[Command] = [self._address.auth] if self._address.auth else []
         if self._address.db:
             commands.append(("SELECT", self._address.db))
-        for answer in await self.ask(commands):
-            _check(answer)
+        for reply in await self.ask(commands):
+            _check(reply)
 
     async def send_command(self, *words: str) -> None:
-        """Send one command; `read_response` returns its answer."""
+        """Send one command; `read_response` returns its reply."""
         self._said = self.ask([words])
 
     async def read_response(self) -> Any:
-        """Return the answer to the command sent last.
+        """Return the reply to the command sent last.
 
         Raises:
             redis.ConnectionError: the server refused it.
         """
         assert self._said is not None
-        (answer,) = await self._said
-        return _check(answer)
+        (reply,) = await self._said
+        return _check(reply)
 
     # asyncio.Protocol.
 
@@ -285,14 +285,14 @@ class _Connection(asyncio.Protocol):
         reader, asked = self._reader, self._asked
         try:
             reader.feed(data)
-            while (answer := reader.gets()) is not False:
-                first = asked[0]  # every answer was asked for: there is no pub/sub here
-                first.answers.append(answer)
+            while (reply := reader.gets()) is not False:
+                first = asked[0]  # every reply was asked for: there is no pub/sub here
+                first.replies.append(reply)
                 first.left -= 1
                 if not first.left:
                     asked.popleft()
                     if not first.future.done():
-                        first.future.set_result(first.answers)
+                        first.future.set_result(first.replies)
         except (hiredis.HiredisError, IndexError):
             self.abort()
         if self.refusals and not asked:
@@ -302,7 +302,7 @@ class _Connection(asyncio.Protocol):
         self._lost(exc)
 
     def _lost(self, why: Exception | None) -> None:
-        """Fail everything that waits for an answer."""
+        """Fail everything that waits for a reply."""
         self.is_lost = True
         while self._asked:
             future = self._asked.popleft().future
@@ -318,12 +318,12 @@ def _refusal(of_no_use: list[str], text: str) -> exceptions.RedisError:
     return exceptions.NoScriptError(text) if text.startswith("NOSCRIPT") else exceptions.ResponseError(text)
 
 
-def _check(answer: Any) -> Any:
-    """Return the answer to one of the first commands.
+def _check(reply: Any) -> Any:
+    """Return the reply to one of the first commands.
 
     Raises:
         redis.ConnectionError: the server refused it, so the connection can't be used.
     """
-    if isinstance(answer, exceptions.RedisError):
-        raise exceptions.ConnectionError(f"refused: {answer}") from answer
-    return answer
+    if isinstance(reply, exceptions.RedisError):
+        raise exceptions.ConnectionError(f"refused: {reply}") from reply
+    return reply

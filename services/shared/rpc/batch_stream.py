@@ -152,7 +152,7 @@ class BatchStream(Generic[Item, Result]):
             max_waiting=max_waiting,
             counts_taken=True,
             deadline_s=deadline_s,
-            late=lambda: self._unavailable("no answer in time"),
+            late=lambda: self._unavailable("no response in time"),
             linger=linger or Linger(0.0),
         )
         self._streams: dict[str, _Stream[Item, Result]] = {}
@@ -185,8 +185,8 @@ class BatchStream(Generic[Item, Result]):
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Queue one item and return the future of its result.
 
-        The future has a result within `deadline_s`. If it raises `Unavailable`, there was no answer and the outcome is
-        unknown.
+        The future has a result within `deadline_s`. If it raises `Unavailable`, there was no response, and the
+        outcome is unknown.
 
         Raises:
             Busy: too many items wait already; nothing was done.
@@ -244,7 +244,7 @@ class BatchStream(Generic[Item, Result]):
         stream.taken = max(stream.taken, taken)
         for number, result in results:
             if number not in stream.in_flight:
-                raise _BrokenStream("an answer that fits no item")
+                raise _BrokenStream("a response that fits no item")
             waiting, batch = stream.in_flight.pop(number)
             stream.fruitful = True
             if not waiting.future.done():
@@ -340,10 +340,10 @@ class BatchStream(Generic[Item, Result]):
             self._queue.wake()
             async with asyncio.timeout(None) as stream.silence:
                 while not (stream.retired and not stream.in_flight):
-                    answer = await call.read()
-                    if answer is grpc.aio.EOF:
+                    response = await call.read()
+                    if response is grpc.aio.EOF:
                         return
-                    self._answered(stream, *self._unpack(answer))
+                    self._answered(stream, *self._unpack(response))
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise

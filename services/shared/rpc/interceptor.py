@@ -15,7 +15,7 @@ calls, whether the request can be parsed, which status an exception becomes, and
       Busy                 RESOURCE_EXHAUSTED     nothing was done
       other ThalamusError  INVALID_ARGUMENT       unless its code is INTERNAL, which is treated as unexpected
 
-* A call is one observation of the time metric. Of a stream of batches every answer is one, measured from the latest
+* A call is one observation of the time metric. Of a stream of batches every response is one, measured from the latest
   batch received before it.
 * A stream of batches sends its initial metadata at once: the client then knows that somebody is there before it sends a
   batch.
@@ -95,9 +95,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         if not self._identified(handler_call_details):
             return _handler_like(handler, _refuse, _refuse_stream, None)  # the request is not parsed
         if handler.request_streaming:
-            unary, stream = self._one_answer(handler.stream_unary, method), self._batch_stream(handler, method)
+            unary, stream = self._one_response(handler.stream_unary, method), self._batch_stream(handler, method)
         else:
-            unary, stream = self._one_answer(handler.unary_unary, method), self._many_answers(handler, method)
+            unary, stream = self._one_response(handler.unary_unary, method), self._many_responses(handler, method)
         return _handler_like(handler, unary, stream, parse)
 
     def _identified(self, details: grpc.HandlerCallDetails) -> bool:
@@ -111,7 +111,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 return sum(hmac.compare_digest(given, expected) for expected in self._expected) > 0
         return False
 
-    def _one_answer(self, behaviour: Any, method: str) -> Any:
+    def _one_response(self, behaviour: Any, method: str) -> Any:
         """Wrap a method with one answer: one observation."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
@@ -128,8 +128,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _many_answers(self, handler: Any, method: str) -> Any:
-        """Wrap a method with one request and a stream of answers: one observation in all."""
+    def _many_responses(self, handler: Any, method: str) -> Any:
+        """Wrap a method with one request and a stream of responses: one observation in all."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -137,8 +137,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             try:
                 if request is UNREADABLE:
                     raise _unreadable()
-                async for answer in handler.unary_stream(request, context):
-                    yield answer
+                async for response in handler.unary_stream(request, context):
+                    yield response
             except Exception as error:
                 await self._abort(context, method, error)
             finally:
@@ -147,7 +147,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _batch_stream(self, handler: Any, method: str) -> Any:
-        """Wrap a stream of batches: each answer is one observation."""
+        """Wrap a stream of batches: each response is one observation."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
@@ -158,9 +158,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 return
             self._batches.add(batches)
             try:
-                async for answer in handler.stream_stream(batches, context):
+                async for response in handler.stream_stream(batches, context):
                     seconds.observe(time.perf_counter() - batches.received_at)
-                    yield answer
+                    yield response
             except Exception as error:
                 await self._abort(context, method, error)
             finally:

@@ -49,7 +49,7 @@ _CLOSE_GRACE_S = 3.0  # time for calls on a channel that is closed, seconds
 _OPTIONS = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.max_send_message_length", 4 * 1024 * 1024),
-    # Ping after 3 s, wait 2 s for the answer: a frozen or unplugged peer is noticed within 5 s.
+    # Ping after 3 s, wait 2 s for the response: a frozen or unplugged peer is noticed within 5 s.
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -156,7 +156,7 @@ class Replicas:
         The call is sent with a deadline of `timeout_s` seconds.
 
         Raises:
-            Unavailable: no answer in time, or the connection broke; the outcome is unknown.
+            Unavailable: no response in time, or the connection broke; the outcome is unknown.
             grpc.aio.AioRpcError: the service answered with any other status.
         """
         channel = self._pick().with_timeout(timeout_s)
@@ -194,7 +194,7 @@ class Replicas:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look up the addresses now. Without an answer in 2 s the known ones stay."""
+        """Look up the addresses now. Without a response in 2 s the known ones stay."""
         # A lookup that hangs blocks a thread: wait for it instead of starting another every 2 s.
         if self._lookup is None or self._lookup.done():
             self._lookup = asyncio.create_task(self._resolve_quietly())

@@ -10,7 +10,7 @@ from services.shared.process.secrets import ServiceTokens
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from services.shared.startup.config import GrpcServiceConfig
 
-GRACE_S = 3.0  # seconds for calls that run when a service stops; an edge waits no longer for an answer
+GRACE_S = 3.0  # seconds for calls that run when a service stops; an edge waits no longer for a response
 
 
 async def serve_grpc(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.edge.api import requests as r
-from services.edge.api.bodies import answer
+from services.edge.api.bodies import result_response
 from services.edge.api.context import ApiContext
 from services.edge.api.methods import batch, broadcast
 from services.edge.domain.model import AppendResult, HistoryPage
@@ -71,7 +71,7 @@ def context(node: Node) -> ApiContext:
 
 def told(result: dict[str, Any]) -> Any:
     """The result as it goes over the wire."""
-    return json.loads(bytes(answer(result).body))["result"]
+    return json.loads(bytes(result_response(result).body))["result"]
 
 
 def raw(value: object) -> msgspec.Raw:

@@ -30,4 +30,4 @@ def encoded(codec: Codec, reply: Reply) -> bytes:
         return frame
     if isinstance(reply.result, r.ConnectResult):
         return codec.connected(reply.id, reply.result, reply.pings)
-    return codec.answer(reply.id, reply.result)
+    return codec.reply(reply.id, reply.result)

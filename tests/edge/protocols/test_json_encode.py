@@ -203,7 +203,7 @@ def test_4_a_ping_is_the_empty_reply() -> None:
 def test_frames_are_made_by_what_the_codec_was_given() -> None:
     codec = CentrifugalJson(lambda payload: b"<" + payload + b">")
     assert codec.ping_frame == b"<{}>"
-    assert codec.answer(1, r.UnsubscribeResult()) == b'<{"id":1,"unsubscribe":{}}>'
+    assert codec.reply(1, r.UnsubscribeResult()) == b'<{"id":1,"unsubscribe":{}}>'
     assert codec.encode(r.PublicationPush("a", BARE)) == b'<{"push":{"channel":"a","pub":{"data":0}}}>'
 
 

@@ -210,7 +210,7 @@ def test_3_every_member_sent_is_in_the_schema_with_its_type_but_for_our_extensio
 
 
 def test_2_several_replies_share_a_frame_between_newlines() -> None:
-    one = CODEC.answer(1, r.UnsubscribeResult())
+    one = CODEC.reply(1, r.UnsubscribeResult())
     two = CODEC.encode(r.PublicationPush("a", Publication(data=b'{\n"a":\n1}')))
     assert _JsonCodec.decode_replies((one + b"\n" + two + b"\n" + CODEC.ping_frame).decode()) == [
         {"id": 1, "unsubscribe": {}},

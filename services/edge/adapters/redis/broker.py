@@ -3,7 +3,7 @@
 **Batching.** (`services/shared/batching`) The commands of one tick of the event loop, or of the time until the next
 batch may leave, go as one batch of up to 512: first PUBLISH, then scripts, which append to up to 64 channels each. A
 busy edge lingers for up to 15 ms between batches. Four may be in flight, 20,000 commands may wait (then `Busy`), and
-each has an answer within 2.8 s.
+each has a reply within 2.8 s.
 **Repeats.** A batch that fails early is sent again once, but without PUBLISH and appends without idempotency key: those
 may have been executed, and nothing would recognise a repeat. For 0.25 s after a failure, commands fail at once.
 **Fencing.** Appends and reads bring the highest number of writes to `hot` logs that this edge has seen. A Redis that
@@ -99,7 +99,7 @@ class RedisBroker:
             max_items=_MAX_BATCH,
             max_waiting=MAX_WAITING,
             deadline_s=DEADLINE_S,
-            late=_no_answer,
+            late=_no_reply,
             linger=Linger(max_batch_delay_s),
         )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,7 +137,7 @@ class RedisBroker:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
         await self._self_check.close()
-        self._queue.close(_no_answer)
+        self._queue.close(_no_reply)
         await self._subscriber.close()
         await self._incarnation.close()
         await self._pipeline.aclose()
@@ -227,8 +227,8 @@ class RedisBroker:
 
     async def remove_history(self, channel: str) -> None:
         generation = self._gate.generation
-        (answer,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
-        self._gate.saw(Known(generation, int(raise_for_error(answer))))
+        (reply,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
+        self._gate.saw(Known(generation, int(raise_for_error(reply))))
 
     async def _do(self, call: Callable[[Incarnation], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
         work = Other(call, publish, asyncio.get_running_loop().create_future())
@@ -338,19 +338,19 @@ class RedisBroker:
 
     def _settle_appends(self, incarnation: Incarnation, groups: list[list[Append]], result: Any) -> None:
         try:
-            answer = hot.appended(result)
+            reply = hot.appended(result)
         except Unavailable as error:
             for group in groups:
                 _fail(group, error)
             return
-        if answer is None:
+        if reply is None:
             self._incarnation.check_now()
             for group in groups:
                 _fail(group, Unavailable("Redis went back"))
             return
-        if any(isinstance(appended, hot.HotAppended) for appended in answer.batches):
-            self._gate.saw(Known(incarnation.generation, answer.writes))
-        for group, appended in zip(groups, answer.batches, strict=True):
+        if any(isinstance(appended, hot.HotAppended) for appended in reply.batches):
+            self._gate.saw(Known(incarnation.generation, reply.writes))
+        for group, appended in zip(groups, reply.batches, strict=True):
             if isinstance(appended, hot.HotAppended):
                 self._settle_group(group, *appended)
             elif appended is None:
@@ -384,7 +384,7 @@ class RedisBroker:
             self._dispatcher.message(channel, payload)
 
 
-def _no_answer() -> Unavailable:
+def _no_reply() -> Unavailable:
     return Unavailable("Redis did not answer in time")
 
 

@@ -31,11 +31,11 @@ class RedisControlLog:
 
     async def append(self, payload: bytes) -> int:
         call = Call(_APPEND, [keys.control_log()], [keys.control(), payload, _KEPT, KEPT_MS])
-        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        return int(raise_for_error(answer))
+        (reply,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
+        return int(raise_for_error(reply))
 
     async def read(self, after: ControlCommandId) -> ControlLogPage:
-        answers = await self._redis.execute(
+        replies = await self._redis.execute(
             [
                 (
                     "XREVRANGE",
@@ -49,7 +49,7 @@ class RedisControlLog:
             ],
             timeout_s=TIMEOUT_S,
         )
-        newest, found = map(raise_for_error, answers)
+        newest, found = map(raise_for_error, replies)
         commands = [_kept(command_id, fields) for command_id, fields in found]
         return ControlLogPage(commands, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
 

@@ -180,8 +180,8 @@ class IncarnationWatch:
             self._gate.incarnation.run_id if self._gate.incarnation else "",
             self._was_kept,
         )
-        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        found = calls.check_result(answer)
+        (reply,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
+        found = calls.check_result(reply)
         self._was_kept = found.was_kept
         return found
 

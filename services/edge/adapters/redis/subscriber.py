@@ -186,15 +186,15 @@ class RedisSubscriber:
             OSError: the server refuses the login, or is a replica.
         """
         commands = [self._address.auth] if self._address.auth else []
-        answers = [await self._answer(connection, command) for command in (*commands, ASK)]
-        if is_replica(answers[-1]):
+        replies = [await self._ask(connection, command) for command in (*commands, ASK)]
+        if is_replica(replies[-1]):
             raise OSError("this server is a replica")
         try:
-            return run_id_of(answers[-1])
+            return run_id_of(replies[-1])
         except exceptions.ConnectionError as error:
             raise OSError(str(error)) from error
 
-    async def _answer(self, connection: _Connection, command: Sequence[str]) -> Any:
+    async def _ask(self, connection: _Connection, command: Sequence[str]) -> Any:
         said: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         connection.on_reply = said.set_result
         connection.write(command)

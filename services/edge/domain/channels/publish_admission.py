@@ -22,7 +22,7 @@ to 5 are named as in the metric of refused publications.
    large publications leave room for others. If nothing waits, a publication of any size is accepted.
 2. Below 16 waiting publications, rules 3 to 5 do not apply. For a client with none waiting, only those in flight count,
    not the queues of other clients.
-3. `silent`: refused if no answer has come for as long as a publication may wait.
+3. `silent`: refused if no reply has come for as long as a publication may wait.
 4. `own_queue`: refused if the client has N ≥ 8 waiting and N × latency is more than a publication may wait; under
    strain, more than a quarter of that. An overload fills deep queues, a burst does not.
 5. `wait`: refused if the expected wait is above `EDGE_MAX_PUBLISH_WAIT_S`. The shorter wait of a burst counts until the

@@ -202,7 +202,7 @@ def _seconds_of(durability: Durability) -> Buckets:
 
 
 class _Waiting:
-    """One publication that waits for its log: the callback of the log's answer."""
+    """One publication that waits for its log: the callback of the log's reply."""
 
     __slots__ = ("_backlog", "_began", "_publisher", "_seconds", "_settle", "_size")
 

@@ -1,4 +1,4 @@
-"""Executes an operation on every edge and collects the answers.
+"""Executes an operation on every edge and collects the replies.
 
 Questions (channels, info) go to the edges that are connected at that moment. Control commands (disconnect, unsubscribe
 and so on) are also kept in the control log, so that an edge that missed one executes it later. The module `command_log`
@@ -25,14 +25,14 @@ from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_S = 1.5  # longest wait for the answers of all edges, seconds
+_REPLY_S = 1.5  # longest wait for the replies of all edges, seconds
 _MAX_RUNNING = 1_000  # operations that this edge waits for, and as many that it executes
 
 
 class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Message of the control channel and of the control log.
 
-    A request has `op`, the name of the operation, and `args`. An answer has `to`, the id of the edge that asked, and
+    A request has `op`, the name of the operation, and `args`. A reply has `to`, the id of the edge that asked, and
     `result` or `error`.
     """
 
@@ -77,11 +77,11 @@ class Cluster:
         Raises:
             Unavailable: Redis did not accept it, no edge is connected, or an edge did not answer in time. Some edges
                 may have executed it nevertheless.
-            Busy: too many operations wait for answers; nothing was done.
+            Busy: too many operations wait for replies; nothing was done.
             ThalamusError: an edge refused it.
         """
         if len(self._surveys) >= _MAX_RUNNING:
-            raise Busy("too many operations wait for answers")
+            raise Busy("too many operations wait for replies")
         survey = _Survey()
         question = _Message(
             id=os.urandom(12).hex(),
@@ -95,7 +95,7 @@ class Cluster:
             survey.expected = await send(msgspec.json.encode(question))
             survey.check()
             if survey.expected:
-                async with asyncio.timeout(_ANSWER_S):
+                async with asyncio.timeout(_REPLY_S):
                     await survey.done.wait()
         except TimeoutError:
             raise Unavailable("an edge did not answer") from None
@@ -103,15 +103,15 @@ class Cluster:
             del self._surveys[question.id]
         if not survey.expected:
             raise Unavailable("no edge receives the control channel")
-        for answer in survey.by_sender.values():
-            if answer.error == ErrorCode.TOO_MANY_REQUESTS:
+        for reply in survey.by_sender.values():
+            if reply.error == ErrorCode.TOO_MANY_REQUESTS:
                 raise Unavailable("an edge had too much to do; others may have executed it")
-            if answer.error:
-                raise ThalamusError(code=ErrorCode(answer.error))
-        return [msgspec.json.decode(answer.result) for answer in survey.by_sender.values()]
+            if reply.error:
+                raise ThalamusError(code=ErrorCode(reply.error))
+        return [msgspec.json.decode(reply.result) for reply in survey.by_sender.values()]
 
     def on_control(self, payload: bytes) -> None:
-        """Take a question or an answer from the control channel.
+        """Take a question or a reply from the control channel.
 
         A message that can't be decoded is logged and dropped.
         """
@@ -132,7 +132,7 @@ class Cluster:
         try:
             message = self._decoder.decode(payload)
             if message.to:
-                self._receive_answer(message)
+                self._receive_reply(message)
                 return True
             operation = msgspec.json.decode(message.args, type=OPERATIONS[message.op])
         except (msgspec.MsgspecError, KeyError) as error:
@@ -141,7 +141,7 @@ class Cluster:
         if self._running >= _MAX_RUNNING:
             return False
         self._running += 1
-        self._node.spawn(self._answer(message, operation, before))
+        self._node.spawn(self._reply(message, operation, before))
         return True
 
     def _on_missed(self, command: ControlCommand) -> None:
@@ -160,27 +160,27 @@ class Cluster:
         for session in ended:
             session.disconnect(EndReason.INSUFFICIENT_STATE)
 
-    def _receive_answer(self, message: _Message) -> None:
+    def _receive_reply(self, message: _Message) -> None:
         survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
         if survey is not None:
             survey.by_sender[message.sender] = message
             survey.check()
 
-    async def _answer(self, question: _Message, operation: Operation, before: float) -> None:
-        answer = _Message(id=question.id, sender=self._node.edge_id, to=question.sender)
+    async def _reply(self, question: _Message, operation: Operation, before: float) -> None:
+        reply = _Message(id=question.id, sender=self._node.edge_id, to=question.sender)
         try:
-            answer.result = msgspec.Raw(msgspec.json.encode(await execute(self._node, operation, before)))
+            reply.result = msgspec.Raw(msgspec.json.encode(await execute(self._node, operation, before)))
         except ThalamusError as error:
-            answer.error = int(error.code)
+            reply.error = int(error.code)
         except Exception:
             logger.exception("control operation failed", extra={"op": question.op})
-            answer.error = int(ErrorCode.INTERNAL)
+            reply.error = int(ErrorCode.INTERNAL)
         finally:
             self._running -= 1
         try:
             if question.sender == self._node.edge_id:
-                self._receive_answer(answer)
+                self._receive_reply(reply)
             else:
-                await self._bus.publish_control(msgspec.json.encode(answer))
+                await self._bus.publish_control(msgspec.json.encode(reply))
         except (Unavailable, Busy):
-            logger.warning("an answer to the cluster was lost", extra={"op": question.op})
+            logger.warning("a reply to the cluster was lost", extra={"op": question.op})

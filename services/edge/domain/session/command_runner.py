@@ -14,7 +14,7 @@ in order, its replies must not fill the memory of the edge, and other clients mu
    in, so the context variables that a command sets (a span of a trace) are its own.
 4. The socket is also not read while more than `max_pending_commands` commands wait, until half of them are done.
    Publications are counted only during a rest (rule 5), because admission bounds them.
-5. Each command but connect, unsubscribe and send takes a token (`commands_per_s`). Without a token the answer is error
+5. Each command but connect, unsubscribe and send takes a token (`commands_per_s`). Without a token the reply is error
    111; 3 s of refusals without a pause end the connection (`flood_close_s`). After 32 refused commands the client's
    next ones rest for 50 ms.
 6. A publication that admission refuses is answered on arrival with error 111. It takes a token, too, unless the
@@ -119,7 +119,7 @@ class CommandRunner:
         self._waiters: list[asyncio.Future[None]] | None = None  # of `until_replies_taken`
         self._bucket = TokenBucket(node.settings.commands_per_s, node.settings.commands_burst, now)
 
-    def answer(self, command_id: int, result: Result) -> None:
+    def reply(self, command_id: int, result: Result) -> None:
         """Queue the reply to a command."""
         raise NotImplementedError
 
@@ -142,7 +142,7 @@ class CommandRunner:
         """Wait until at most 64 KiB of replies are queued, or the session is over.
 
         To be used by everything that sends a client more than one reply's worth: send a part (`push_recovered`,
-        `answer`), await this, check `is_over`, and go on. So memory holds one part per client, and a client that reads
+        `reply`), await this, check `is_over`, and go on. So memory holds one part per client, and a client that reads
         its replies slowly is not closed as one that does not keep up with the messages of others.
         """
         while self.connection.replies_wait and self.state not in OVER:
@@ -186,7 +186,7 @@ class CommandRunner:
                 self.disconnect(end.reason)
                 return
             except ThalamusError as error:
-                self.answer(command.id, self._error(error))
+                self.reply(command.id, self._error(error))
                 self._refused += 1
                 if self._refused >= _REFUSED_PER_REST:
                     self._rest(_REST_S)
@@ -298,7 +298,7 @@ class CommandRunner:
             return
         except ThalamusError as over:
             error = over
-        self.answer(command.id, self._error(error))
+        self.reply(command.id, self._error(error))
         self._turned_away += 1
 
     async def _run(self, command: c.Command) -> None:
@@ -307,7 +307,7 @@ class CommandRunner:
                 return  # the session ended before this command began
             result = await handle(cast("Session", self), command)
             if result is not None:
-                self.answer(command.id, result)
+                self.reply(command.id, result)
         except Exception as error:
             self._failed(command, error)
         finally:
@@ -324,7 +324,7 @@ class CommandRunner:
     def _publish(self, command: c.Command, request: c.Publish) -> None:
         """Check a publication and hand it to the log, without a task.
 
-        `_published` is called with the log's answer.
+        `_published` is called with the log's reply.
         """
         try:
             session: Session = self  # type: ignore[assignment]  # a cast costs a call for every publication
@@ -338,7 +338,7 @@ class CommandRunner:
         if isinstance(outcome, ThalamusError):
             self._failed(command, outcome)
         else:
-            self.answer(command.id, PublishResult(outcome.position.offset, outcome.position.epoch))
+            self.reply(command.id, PublishResult(outcome.position.offset, outcome.position.epoch))
         if self._queue.commands or self._paused or self.connection.replies_wait:
             self._pump()
 
@@ -352,7 +352,7 @@ class CommandRunner:
         if type(command.request) is c.Connect:
             self.refuse_connect(command.id, self._error(error))
         else:
-            self.answer(command.id, self._error(error))
+            self.reply(command.id, self._error(error))
 
     def _error(self, error: ThalamusError) -> ErrorResult:
         counts = self.node.counters.errors

@@ -20,7 +20,7 @@ class RpcMethods:
         self._methods[name] = method
 
     async def call(self, name: str, user: str, client: str, data: bytes) -> bytes:
-        """Call a method and return its answer.
+        """Call a method and return its reply.
 
         Raises:
             ThalamusError: 108 if this server has no methods at all, 104 if it has none of this name.

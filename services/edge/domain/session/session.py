@@ -86,7 +86,7 @@ class Session(CommandRunner):
         self._pump()
 
     def pong(self) -> bool:
-        """Take the answer to a ping; return False if no ping is unanswered."""
+        """Take the reply to a ping; return False if no ping is unanswered."""
         return self.deadlines.pong()
 
     def closed(self, *, clean: bool) -> None:
@@ -110,11 +110,11 @@ class Session(CommandRunner):
 
     # To the client.
 
-    def answer(self, command_id: int, result: Result) -> None:
+    def reply(self, command_id: int, result: Result) -> None:
         """Queue the reply to a command."""
         if self.state is State.CLOSED:
             return
-        frame = self.protocol.encode_answer(command_id, result)
+        frame = self.protocol.encode_reply(command_id, result)
         if frame is not None:
             self.connection.send_reply(frame)
 
@@ -163,7 +163,7 @@ class Session(CommandRunner):
         """
         if self.state is State.CLOSED:
             return
-        self.answer(command_id, error)
+        self.reply(command_id, error)
         self.state = State.UNUSABLE
         self.deadlines.end()
         self._forget_commands()

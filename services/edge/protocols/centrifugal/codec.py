@@ -14,7 +14,7 @@ KINDS = {0: SubscriptionKind.STREAM, 4: SubscriptionKind.SHARED_POLL}  # by `typ
 
 
 class Pong:
-    """An empty command: the client's answer to a ping of the server."""
+    """An empty command: the client's reply to a ping of the server."""
 
     __slots__ = ()
 
@@ -35,7 +35,7 @@ class Codec(Encoder, Protocol):
         A part that can't be decoded becomes a `Malformed` command and ends the list.
         """
 
-    def answer(self, command_id: int, result: Result) -> bytes:
+    def reply(self, command_id: int, result: Result) -> bytes:
         """Return the reply to any command but connect as a frame."""
 
     def connected(self, command_id: int, result: ConnectResult, pings: Pings) -> bytes:

@@ -67,11 +67,11 @@ class CentrifugalConnection(ClientProtocol):
         """Return code and text of the close frame. Wire protocol, 8.2."""
         return close_code(end)
 
-    def encode_answer(self, command_id: int, result: Result) -> bytes:
+    def encode_reply(self, command_id: int, result: Result) -> bytes:
         """Return the reply to a command as a frame; that to connect announces the pings."""
         if type(result) is ConnectResult:
             return self._codec.connected(command_id, result, _NO_PINGS if self._websocket_ping else self.pings)
-        return self._codec.answer(command_id, result)
+        return self._codec.reply(command_id, result)
 
     def ping(self) -> None:
         """Send a ping, as a WebSocket ping frame if the client asked for those."""

@@ -55,9 +55,9 @@ class CentrifugalJson:
                 break
         return commands
 
-    def answer(self, command_id: int, result: r.Result) -> bytes:
+    def reply(self, command_id: int, result: r.Result) -> bytes:
         """Return a frame with the reply to a command."""
-        return self._frame(json_replies.answer(command_id, result))
+        return self._frame(json_replies.reply(command_id, result))
 
     def connected(self, command_id: int, result: r.ConnectResult, pings: Pings) -> bytes:
         """Return a frame with the reply to connect."""

@@ -35,7 +35,7 @@ def delta_push(push: r.PublicationPush, previous: bytes | None) -> bytes:
     return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), publication)
 
 
-def answer(command_id: int, result: r.Result) -> bytes:
+def reply(command_id: int, result: r.Result) -> bytes:
     """Encode the reply to any command but connect."""
     return b'{"id":%d,%b}' % (command_id, _RESULTS[type(result)](result))
 

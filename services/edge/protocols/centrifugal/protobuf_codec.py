@@ -53,9 +53,9 @@ class CentrifugalProtobuf:
             commands.append(Command(0, Malformed(reason=str(error))))
         return commands
 
-    def answer(self, command_id: int, result: r.Result) -> bytes:
+    def reply(self, command_id: int, result: r.Result) -> bytes:
         """Return a frame with the reply to a command."""
-        return self._frame(protobuf_replies.answer(command_id, result))
+        return self._frame(protobuf_replies.reply(command_id, result))
 
     def connected(self, command_id: int, result: r.ConnectResult, pings: Pings) -> bytes:
         """Return a frame with the reply to connect."""

@@ -17,7 +17,7 @@ from services.edge.protocols.centrifugal.deltas import patch_of, with_previous
 from thalamus.client.v1 import client_pb2 as pb
 
 
-def answer(command_id: int, result: r.Result) -> bytes:
+def reply(command_id: int, result: r.Result) -> bytes:
     """Encode the reply to any command but connect."""
     message = pb.Reply(id=command_id)
     _RESULTS[type(result)](message, result)

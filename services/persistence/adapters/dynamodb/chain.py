@@ -55,10 +55,10 @@ class Chains:
 
     async def channel(self, channel: str) -> Channel | None:
         """Return the channel's item; None: nobody has opened the channel. One request."""
-        answer = await self.db.call("get_item", TableName=self.table, Key=channel_key(channel), ConsistentRead=True)
-        if "Item" not in answer:
+        response = await self.db.call("get_item", TableName=self.table, Key=channel_key(channel), ConsistentRead=True)
+        if "Item" not in response:
             return None
-        values = values_of(answer["Item"])
+        values = values_of(response["Item"])
         return Channel(values["epoch"], *(int(values.get(name, 0)) for name in ("bucket", "removed", "cleared")))
 
     async def raise_number(self, channel: str, name: str, value: int) -> None:
@@ -85,7 +85,7 @@ class Chains:
         for candidate in (bucket, bucket - 1):
             if candidate < 0:
                 return 0
-            answer = await self.db.call(
+            response = await self.db.call(
                 "query",
                 TableName=self.table,
                 KeyConditionExpression="p = :p",
@@ -95,7 +95,7 @@ class Chains:
                 Limit=1,
                 ConsistentRead=True,
             )
-            for item in answer["Items"]:
+            for item in response["Items"]:
                 values = values_of(item)
                 return int(values["s"] + values["n"]) - 1
         raise Unavailable(f"the log of {channel} has no end: items of buckets {bucket - 1} and {bucket} are missing")

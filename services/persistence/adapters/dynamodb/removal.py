@@ -48,7 +48,7 @@ async def hide(chains: Chains, channel: str, upto: int, now: float) -> None:
 
 async def begun(chains: Chains, now: float) -> list[Removal]:
     """Return the oldest removals that are not finished. One request."""
-    answer = await chains.db.call(
+    response = await chains.db.call(
         "query",
         TableName=chains.table,
         KeyConditionExpression="p = :p",
@@ -56,7 +56,7 @@ async def begun(chains: Chains, now: float) -> list[Removal]:
         ConsistentRead=True,
         Limit=_BEGUN_AT_ONCE,
     )
-    return [_from_note(values_of(item), now) for item in answer["Items"]]
+    return [_from_note(values_of(item), now) for item in response["Items"]]
 
 
 def _from_note(note: dict[str, Any], now: float) -> Removal:

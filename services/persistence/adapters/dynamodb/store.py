@@ -18,7 +18,7 @@ Rules. docs/storage.md describes the items.
 * Emptied items stay for 7 days, so that nobody with an old top gets their place.
 
 Example. Replicas A and B believe that the top is 7. A puts an item with 8 and 9. The put of B at 8 is refused, and its
-answer has the item of A. The ids differ: B reports a conflict, Redis is advanced to 9, and B's publication gets 10.
+response has the item of A. The ids differ: B reports a conflict, Redis is advanced to 9, and B's publication gets 10.
 
 Trade-offs. No channel waits for another, and one that is throttled is throttled alone (`apart`); in return every
 channel costs requests of its own. A read may bring up to 99 publications too many at either end. See
@@ -166,11 +166,11 @@ class DynamoDbLogStore:
     async def _read_heartbeat(self) -> Heartbeat:
         """Return the heartbeat; called within an operation."""
         try:
-            answer = await self._db.call("get_item", TableName=self._table, Key=HEARTBEAT_KEY, ConsistentRead=True)
+            response = await self._db.call("get_item", TableName=self._table, Key=HEARTBEAT_KEY, ConsistentRead=True)
         except Unavailable:
             self._writer.forget()  # the table may come back as another one
             raise
-        values = values_of(answer.get("Item", {}))
+        values = values_of(response.get("Item", {}))
         if "store" not in values:
             self._writer.forget()
             values = await self._name()
@@ -206,7 +206,7 @@ class DynamoDbLogStore:
 
     async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
         async with self._operation("pop_orderly_end"):
-            answer = await self._db.call(
+            response = await self._db.call(
                 "update_item",
                 TableName=self._table,
                 Key=HEARTBEAT_KEY,
@@ -214,7 +214,7 @@ class DynamoDbLogStore:
                 ExpressionAttributeNames={"#ending": "ending"},
                 ReturnValues="ALL_OLD",
             )
-        words = str(values_of(answer.get("Attributes", {})).get("ending", "")).split(" ")
+        words = str(values_of(response.get("Attributes", {})).get("ending", "")).split(" ")
         if len(words) != 4 or int(words[0]) != heartbeat.counter:
             return None
         return Known(*map(int, words[1:]))
@@ -283,7 +283,7 @@ class DynamoDbLogStore:
     async def _make(self, channel: str) -> None:
         """Put the item of a new channel, unless somebody did."""
         numbers = {name: {"N": "0"} for name in ("bucket", "removed", "cleared")}
-        with contextlib.suppress(ConditionFailed):  # another replica was first, or our own answer was lost
+        with contextlib.suppress(ConditionFailed):  # another replica was first, or our own response was lost
             await self._db.call(
                 "put_item",
                 TableName=self._table,
@@ -293,7 +293,7 @@ class DynamoDbLogStore:
 
     async def _name(self) -> dict[str, Any]:
         """Give a new table its name; return the heartbeat item."""
-        answer = await self._db.call(
+        response = await self._db.call(
             "update_item",
             TableName=self._table,
             Key=HEARTBEAT_KEY,
@@ -302,7 +302,7 @@ class DynamoDbLogStore:
             ExpressionAttributeValues={":store": {"S": new_epoch()}},
             ReturnValues="ALL_NEW",
         )
-        return values_of(answer["Attributes"])
+        return values_of(response["Attributes"])
 
     async def _keep(self, name: str, value: int) -> None:
         """Raise a number of the heartbeat item, unless it is as high already."""

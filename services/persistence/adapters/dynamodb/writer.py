@@ -104,7 +104,7 @@ class ChainWriter:
                 top = mine[-1].offset
             elif any(there.id != row.publication_id for there, row in zip(theirs.rows, left, strict=False)):
                 return Written(top, True)
-            else:  # the same rows in other portions, or our own put whose answer was lost
+            else:  # the same rows in other portions, or our own put whose response was lost
                 top = theirs.last
         return Written(top, False)
 

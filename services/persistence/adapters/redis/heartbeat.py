@@ -80,7 +80,7 @@ class RedisHeartbeat:
         """Count up in Redis, compared with what the store has and with the highest known.
 
         Raises:
-            Unavailable: no answer, or the server changed meanwhile.
+            Unavailable: no reply, or the server changed meanwhile.
             OtherStoreFound: Redis was used with another store, which may be in use; nothing was done.
             ConfigError: the server is too old, refuses the password, or is in use with another store.
         """
@@ -104,13 +104,13 @@ class RedisHeartbeat:
         None if edges are still there, or if this is not the Redis that was judged: then nothing was done.
 
         Raises:
-            Unavailable: no answer.
+            Unavailable: no reply.
         """
         known = self._known
         if known.generation != counted.generation:
             return None
-        (answer,) = await self._redis.run([incarnation.orderly_end_call(counted.counter, known)], timeout_s=TIMEOUT_S)
-        left = incarnation.orderly_end_result(answer, known.generation)
+        (reply,) = await self._redis.run([incarnation.orderly_end_call(counted.counter, known)], timeout_s=TIMEOUT_S)
+        left = incarnation.orderly_end_result(reply, known.generation)
         return (counted._replace(counter=left[0]), left[1]) if left else None
 
     async def _count_and_compare(self, kept: Heartbeat, highest: Heartbeat) -> HeartbeatResult:
@@ -152,8 +152,8 @@ class RedisHeartbeat:
             replaces=replaces,
             waits=self._clock() - self._waits_since < WAITS_S,
         )
-        (answer,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
-        return incarnation.heartbeat_result(answer)
+        (reply,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
+        return incarnation.heartbeat_result(reply)
 
     async def _check(self) -> None:
         """Check that the server can be used, and remember its run id."""

@@ -50,7 +50,7 @@ class Neighbours:
         Raises:
             OtherStoreFound: there is one, and it is not known yet whether it is in use.
             ConfigError: it is in use, and has counted more than ours or was there before us.
-            Unavailable: no answer.
+            Unavailable: no reply.
         """
         now = self._clock()
         if not self._may_check or (self._settled and now < self._next):
@@ -90,19 +90,19 @@ class Neighbours:
                     for db in databases:
                         for words in (("SELECT", db), ("GET", keys.store()), ("GET", keys.heartbeat())):
                             pipeline.execute_command(*words)
-                    answers = await pipeline.execute(raise_on_error=False)
+                    replies = await pipeline.execute(raise_on_error=False)
         except exceptions.NoPermissionError:
             return self._stop_checking()
         except (exceptions.RedisError, *CONNECTION_LOST) as error:
             raise Unavailable(f"Redis does not answer: {error}") from error
         named = []
-        for db, *answer in zip(databases, answers[::3], answers[1::3], answers[2::3], strict=True):
-            for part in answer:
+        for db, *reply in zip(databases, replies[::3], replies[1::3], replies[2::3], strict=True):
+            for part in reply:
                 if isinstance(part, exceptions.NoPermissionError):
                     return self._stop_checking()
                 if isinstance(part, exceptions.RedisError) and not str(part).startswith("WRONGTYPE"):
                     raise Unavailable(f"Redis does not answer: {part}") from part
-            _, name, count = answer
+            _, name, count = reply
             if isinstance(name, bytes) and (count is None or (isinstance(count, bytes) and count.isdigit())):
                 named.append((db, name.decode(errors="replace"), int(count or 0)))
         return named

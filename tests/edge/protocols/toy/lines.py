@@ -85,7 +85,7 @@ class ToyConnection(ClientProtocol):
                 commands.append(c.Command(next(self._ids), _request(line)))
         self.session.take(commands)
 
-    def encode_answer(self, command_id: int, result: r.Result) -> bytes:
+    def encode_reply(self, command_id: int, result: r.Result) -> bytes:
         words = f"ERR {result.code} {result.message}" if isinstance(result, r.ErrorResult) else "OK"
         return self._frame(words.encode())
 

@@ -82,7 +82,7 @@ def _who(session: Session) -> str:
 def require(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> None:
     """Raise `ThalamusError` (103) if the rule does not permit this client.
 
-    The answer does not depend on whether the channel exists.
+    The reply does not depend on whether the channel exists.
     """
     if not is_allowed(session, namespace, channel, rule):
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)

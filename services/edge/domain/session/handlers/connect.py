@@ -55,7 +55,7 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     session.opened(claims, can_refresh=bool(token))
     settings = session.node.settings
     expires_at = session.deadlines.expires_at if token else None  # SDKs that can't refresh would end if they knew it
-    session.answer(
+    session.reply(
         command_id,
         ConnectResult(
             client=session.client,

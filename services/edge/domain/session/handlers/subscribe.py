@@ -49,7 +49,7 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
     """
     wanted = _check(session, request)
     channel, subscription, result = await establish(session, wanted)
-    session.answer(command_id, result)
+    session.reply(command_id, result)
     begin(session, channel, subscription)
     if subscription.expires_at is not None:
         session.deadlines.reschedule()
