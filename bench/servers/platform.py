@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -27,6 +28,11 @@ _PORTS = [
 _START_S = 60.0
 
 
+async def _never_ending(name: str, seconds: float) -> None:
+    """The pause before a restart: what died stays dead, and the round fails."""
+    await asyncio.Event().wait()
+
+
 @asynccontextmanager
 async def platform(*, edges: int = 2, environment: Mapping[str, str] | None = None) -> AsyncIterator[Target]:
     """With the namespaces and settings that are shipped, on free ports, with data of its own."""
@@ -45,11 +51,13 @@ async def platform(*, edges: int = 2, environment: Mapping[str, str] | None = No
             **(environment or {}),
         },
         edges=edges,
-        restart=False,
         start_timeout_s=_START_S,
     )
     try:
-        async with running_stack(settings, on_line=_ignore_line, on_event=_ignore_event) as (supervisor, plan):
+        async with running_stack(settings, on_line=_ignore_line, on_event=_ignore_event, pause=_never_ending) as (
+            supervisor,
+            plan,
+        ):
             yield Target(
                 name=NAME,
                 where=Where(

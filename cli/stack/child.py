@@ -10,9 +10,12 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from services.shared.process.children import Guard, restart_backoff
+
+# Waits before a restart; called with the name of the process and the pause, seconds.
+Pause: TypeAlias = Callable[[str, float], Coroutine[Any, Any, None]]
 
 _MAX_LINE_BYTES = 64 * 1024
 _TAIL_LINES = 20  # last lines kept for error messages
@@ -37,6 +40,11 @@ class ChildSpec:
     probe: Callable[[], Awaitable[str]]  # returns "" when ready, else what it waits for
 
 
+async def sleep(name: str, seconds: float) -> None:
+    """Wait for so many seconds."""
+    await asyncio.sleep(seconds)
+
+
 class Child:
     """A process and its restarts.
 
@@ -50,16 +58,14 @@ class Child:
         guard: Guard,
         on_line: Callable[[str, bytes], None],
         on_start: Callable[[Child], None],
-        on_death: Callable[[Child, int, float | None], None],
-        restart: bool = True,
-        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+        on_death: Callable[[Child, int, float], None],
+        pause: Pause = sleep,
     ) -> None:
         """Take the parts; starts nothing yet.
 
-        `on_death` is called with the exit code and the seconds until the restart; None: there will be none.
+        `on_death` is called with the exit code and the seconds until the restart.
         """
         self.spec = spec
-        self.restart = restart
         self.deaths = 0
         self.last_code: int | None = None
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)  # last lines of the process that runs now
@@ -71,10 +77,8 @@ class Child:
         self._on_start = on_start
         self._on_death = on_death
         self._backoff = restart_backoff()
-        self._sleep = sleep
+        self._pause = pause
         self._process: asyncio.subprocess.Process | None = None
-        self._wanted = asyncio.Event()
-        self._wanted.set()
         self._stopping = asyncio.Event()
         self._partial = b""
 
@@ -91,7 +95,6 @@ class Child:
         """Keep the process running until `stop`."""
         clock = asyncio.get_running_loop().time
         while not self._stopping.is_set():
-            self._wanted.clear()
             started = clock()
             code = await self._live()
             self.deaths += 1
@@ -99,13 +102,9 @@ class Child:
             self.last_words = tuple(self.tail)
             if self._stopping.is_set():
                 return
-            delay_s = self._backoff.next_s(clock() - started) if self.restart else None
+            delay_s = self._backoff.next_s(clock() - started)
             self._on_death(self, code, delay_s)
-            await self._pause(delay_s)
-
-    def start_again(self) -> None:
-        """Start the process now if it died and is not restarted, or not yet."""
-        self._wanted.set()
+            await self._wait(delay_s)
 
     def stop(self) -> None:
         """Send SIGTERM and do not restart the process. Wait for `ended` afterwards."""
@@ -187,14 +186,12 @@ class Child:
             self.tail.append(line.decode("utf-8", "replace"))
             self._on_line(self.name, line)
 
-    async def _pause(self, delay_s: float | None) -> None:
-        """Wait for the time of the restart, for `start_again` or for `stop`."""
+    async def _wait(self, delay_s: float) -> None:
+        """Wait for the end of the pause, or for `stop`."""
         waits: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._wanted.wait()),
+            asyncio.ensure_future(self._pause(self.name, delay_s)),
             asyncio.ensure_future(self._stopping.wait()),
         ]
-        if delay_s is not None:
-            waits.append(asyncio.ensure_future(self._sleep(delay_s)))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -16,6 +16,7 @@ from cli.errors import CommandError, Refused
 from cli.http import NoResponse, request
 from cli.running import API_KEY_FILE, RunningStack, forget_running, write_running
 from cli.stack import aof
+from cli.stack.child import Pause, sleep
 from cli.stack.last_ports import LastPorts
 from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
@@ -39,7 +40,6 @@ class StackSettings:
     edges: int = 1
     any_free_port: bool = False  # for ports that no variable names
     repair: bool = False  # repair Redis' append-only file before it starts
-    restart: bool = True
     start_timeout_s: float = 30.0
 
 
@@ -50,6 +50,7 @@ async def running_stack(
     on_line: Callable[[str, bytes], None],
     on_event: Callable[[str, str, str], None],
     on_supervisor: Callable[[Supervisor], None] = lambda _: None,
+    pause: Pause = sleep,
 ) -> AsyncIterator[tuple[Supervisor, StackPlan]]:
     """Context manager that runs a stack: inside, all of it is ready.
 
@@ -88,7 +89,7 @@ async def running_stack(
                 on_line=on_line,
                 on_event=on_event,
                 on_change=lambda: _write_running(data, describe(plan, supervisor), on_event),
-                restart=settings.restart,
+                pause=pause,
             ) as supervisor:
                 on_supervisor(supervisor)
                 try:

@@ -28,11 +28,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from cli.stack.child import Child, ChildSpec, Stage
+from cli.stack.child import Child, ChildSpec, Pause, Stage, sleep
 from services.shared.process.children import Guard, describe_exit
 
 _PROBE_EVERY_S = 0.05  # pause between two probes, seconds
@@ -63,10 +63,9 @@ class Supervisor:
         on_line: Callable[[str, bytes], None],
         on_event: Callable[[str, str, str], None],
         on_change: Callable[[], None] = lambda: None,
-        restart: bool = True,
         guard: Guard | None = None,
         stop_times_s: Mapping[Stage, float] = STOP_TIMES_S,
-        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+        pause: Pause = sleep,
     ) -> None:
         """Take the processes; starts nothing yet.
 
@@ -88,8 +87,7 @@ class Supervisor:
                 on_line=on_line,
                 on_start=self._child_started,
                 on_death=self._child_died,
-                restart=restart,
-                sleep=sleep,
+                pause=pause,
             )
             for spec in specs
         }
@@ -129,14 +127,6 @@ class Supervisor:
                 self._group.create_task(child.run(), name=child.name)
             await self._all_ready(children, deadline, timeout_s)
         self._started = True
-
-    async def wait_ready(self, name: str, timeout_s: float) -> None:
-        """Return once the child is ready.
-
-        Raises:
-            StartFailed: it is not ready in time.
-        """
-        await self._ready(self.children[name], asyncio.get_running_loop().time() + timeout_s, timeout_s)
 
     async def _all_ready(self, children: Sequence[Child], deadline: float, timeout_s: float) -> None:
         waits = [asyncio.ensure_future(self._ready(child, deadline, timeout_s)) for child in children]
@@ -185,9 +175,8 @@ class Supervisor:
                 return
             await asyncio.sleep(_PROBE_EVERY_S)
 
-    def _child_died(self, child: Child, code: int, delay_s: float | None) -> None:
-        then = "is left so" if delay_s is None else f"is started again in {delay_s:g} s"
-        self._on_event("ERROR", child.name, f"{describe_exit(code)} and {then}")
+    def _child_died(self, child: Child, code: int, delay_s: float) -> None:
+        self._on_event("ERROR", child.name, f"{describe_exit(code)} and is started again in {delay_s:g} s")
         self._on_change()
 
     async def stop(self) -> None:

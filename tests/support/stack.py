@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import secrets
 import shutil
@@ -35,6 +36,7 @@ _ANY_PORT = dict.fromkeys(
 )
 _START_S = 60.0
 _DIES_WITHIN_S = 10.0
+_PROBE_EVERY_S = 0.05
 _SHOWN_LINES = 40
 T = TypeVar("T")
 
@@ -93,9 +95,10 @@ class Stack:
             },
             environment_of=environment_of or {},
             edges=edges,
-            restart=restart,
             start_timeout_s=_START_S,
         )
+        self._restart = restart
+        self._wanted: dict[str, asyncio.Event] = {}  # of each process: set to start it now
         self._lines: dict[str, list[str]] = {}
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop: asyncio.AbstractEventLoop
@@ -133,7 +136,10 @@ class Stack:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        async with running_stack(self._settings, on_line=self._line, on_event=self._event) as (supervisor, plan):
+        async with running_stack(self._settings, on_line=self._line, on_event=self._event, pause=self._pause) as (
+            supervisor,
+            plan,
+        ):
             self.supervisor, self.plan = supervisor, plan
             self._started.set_result(None)
             await self._stop.wait()
@@ -200,8 +206,7 @@ class Stack:
 
     def start(self, name: str, timeout_s: float = 20.0) -> None:
         """Start what died, if nobody did yet, and wait until it is ready."""
-        if self.supervisor.children[name].pid is None:
-            self._loop.call_soon_threadsafe(self.supervisor.children[name].start_again)
+        self._loop.call_soon_threadsafe(self._start_now, name)
         self.wait_ready(name, timeout_s)
 
     def restart(self, name: str, timeout_s: float = 20.0) -> None:
@@ -211,7 +216,27 @@ class Stack:
 
     def wait_ready(self, name: str, timeout_s: float = 20.0) -> None:
         """Wait until /readyz says so (Redis: PING)."""
-        self._call(self.supervisor.wait_ready(name, timeout_s), timeout_s + 5)
+        self._call(self._ready(name, timeout_s), timeout_s + 5)
+
+    async def _pause(self, name: str, seconds: float) -> None:
+        """Wait before a restart: until `start`, and no longer than `seconds` with `restart`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds if self._restart else None):
+                await self._wanted.setdefault(name, asyncio.Event()).wait()
+        self._wanted.pop(name, None)
+
+    def _start_now(self, name: str) -> None:
+        if self.supervisor.children[name].ended.is_set():
+            self._wanted.setdefault(name, asyncio.Event()).set()
+
+    async def _ready(self, name: str, timeout_s: float) -> None:
+        child, waits_for = self.supervisor.children[name], "its process"
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (waits_for := await child.spec.probe()) or child.pid is None:
+                    await asyncio.sleep(_PROBE_EVERY_S)
+        except TimeoutError:
+            raise AssertionError(f"{name} is not ready after {timeout_s:g} s: {waits_for}") from None
 
     def _signal_and_wait(self, name: str, number: signal.Signals) -> None:
         child: Child = self.supervisor.children[name]

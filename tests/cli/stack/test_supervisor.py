@@ -38,7 +38,7 @@ class Seen:
     directory: Path
     lines: list[tuple[str, str]] = field(default_factory=list)
     events: list[tuple[str, str, str]] = field(default_factory=list)
-    sleeps: list[float] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
 
     def spec(self, name: str, stage: Stage = Stage.SERVICE, script: str = CHILD) -> ChildSpec:
         up = self.directory / name
@@ -56,18 +56,17 @@ class Seen:
 
         return probe
 
-    async def sleep(self, seconds: float) -> None:
+    async def pause(self, name: str, seconds: float) -> None:
         """The wait before a restart: noted, not spent."""
-        self.sleeps.append(seconds)
+        self.pauses.append(seconds)
 
-    def supervisor(self, *specs: ChildSpec, restart: bool = True, stop_s: float = 5.0) -> Supervisor:
+    def supervisor(self, *specs: ChildSpec, stop_s: float = 5.0) -> Supervisor:
         return Supervisor(
             specs,
             on_line=lambda name, line: self.lines.append((name, line.decode())),
             on_event=lambda *event: self.events.append(event),
-            restart=restart,
             stop_times_s=dict.fromkeys(Stage, stop_s),
-            sleep=self.sleep,
+            pause=self.pause,
         )
 
 
@@ -114,7 +113,7 @@ async def test_a_child_that_dies_is_started_again_loudly(seen: Seen) -> None:
         await until(lambda: ("INFO", "auth", "is ready again") in seen.events)
         assert supervisor.pids()["auth"] != first
     assert seen.events[0] == ("ERROR", "auth", "was killed by SIGKILL and is started again in 0.25 s")
-    assert seen.sleeps == [0.25]
+    assert seen.pauses == [0.25]
 
 
 async def test_each_quick_death_doubles_the_wait(seen: Seen) -> None:
@@ -124,17 +123,7 @@ async def test_each_quick_death_doubles_the_wait(seen: Seen) -> None:
             os.kill(supervisor.pids()["auth"], signal.SIGKILL)
             await until(lambda deaths=deaths: supervisor.children["auth"].deaths == deaths)  # type: ignore[misc]
             await until(lambda: "auth" in supervisor.pids())
-    assert seen.sleeps == [0.25, 0.5, 1.0]
-
-
-async def test_without_restarts_a_dead_child_waits_to_be_started(seen: Seen) -> None:
-    async with seen.supervisor(seen.spec("auth"), restart=False) as supervisor:
-        await supervisor.start(10)
-        os.kill(supervisor.pids()["auth"], signal.SIGKILL)
-        await until(lambda: not supervisor.pids())
-        assert seen.events == [("ERROR", "auth", "was killed by SIGKILL and is left so")]
-        supervisor.children["auth"].start_again()
-        await until(lambda: "auth" in supervisor.pids())
+    assert seen.pauses == [0.25, 0.5, 1.0]
 
 
 async def test_a_child_that_ignores_sigterm_is_killed(seen: Seen) -> None:
