@@ -75,7 +75,7 @@ class _Side:
     async def turn(self) -> float:
         """µs of CPU for each delivery, or each publish with its deliveries."""
         load = self._load
-        await self._fleet.look(reset=True)
+        await self._fleet.counters(reset=True)
         before = usage(self._target.pids())
         seen = await self._fleet.lockstep(batch=load.batch, batches=load.batches, members=load.members)
         return (

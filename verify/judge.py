@@ -17,7 +17,7 @@ FALSE_RECOVERY = "false recovery"  # "recovered" across epochs, or from another 
 NOT_STORED = "not stored"
 STORED_TWICE = "stored twice"
 PRESENCE = "presence not converged"
-GAP = "gap told"  # a gap notification: a fault only where continuity is promised
+GAP = "gap notification"  # a fault only where continuity is promised
 NO_TRAFFIC = "no traffic"
 UNFINISHED = "unfinished"  # the history itself is incomplete
 

@@ -110,7 +110,7 @@ class _Meter:
             self.figures.settled_after_heal.append(max(0.0, self._last_late - self._healed_at))
         return self.figures
 
-    def take(self, event: e.Event) -> None:
+    def add(self, event: e.Event) -> None:
         match event:
             case e.Publishing():
                 self._begun[event.id] = event.at
@@ -139,5 +139,5 @@ def measure(history: Iterable[e.Event], *, harmed_edge: str = "") -> Figures:
     """
     meter = _Meter(harmed_edge)
     for event in history:
-        meter.take(event)
+        meter.add(event)
     return meter.end()

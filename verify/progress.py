@@ -53,7 +53,7 @@ class RunProgress:
         counts = self._recorder.counts
         return (
             f"{self._stage}: {counts['Acked']} of {counts['Publishing']} publications acknowledged, "
-            f"{counts['Delivered']} deliveries, {counts['Offline']} cuts, {counts['Told']} gaps told"
+            f"{counts['Delivered']} deliveries, {counts['Offline']} cuts, {counts['Told']} gap notifications"
         )
 
 

@@ -27,7 +27,7 @@ def report(verdict: Verdict, figures: Figures, summary: Summary, *, where: str) 
         *(f"| {kind} | {count} |" for kind, count in sorted(verdict.counts.items()) if kind not in KINDS),
         "",
         f"Refused by name: {summary.refused}. Outcome unknown at the end: {summary.unknown}. "
-        f"Gaps told in all: {verdict.told}.",
+        f"Gap notifications in all: {verdict.told}.",
         "",
         "| time | count | p50 | p99 | most |",
         "|---|---|---|---|---|",

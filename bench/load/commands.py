@@ -79,13 +79,13 @@ class Close(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     abruptly: bool = False
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class ReadCounters(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Report what was counted; `reset`: and count from zero afterwards, with the histograms in the report."""
 
     reset: bool = False
 
 
-Command = Connect | Churn | Publish | Burst | Lockstep | Close | Look
+Command = Connect | Churn | Publish | Burst | Lockstep | Close | ReadCounters
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -102,7 +102,7 @@ class Report(msgspec.Struct, kw_only=True):
     delivered: int = 0
     joins: int = 0
     bytes_received: int = 0
-    cpu_s: float = 0.0  # of the process, all its life
+    cpu_s: float = 0.0  # of the process since its start
     took_s: float = 0.0  # the command
     positions: dict[str, tuple[int, str]] = {}
     connect_us: dict[int, int] = {}

@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from bench.load.clock import clock_from
-from bench.load.commands import Burst, Churn, Close, Command, Connect, Lockstep, Look, Publish, Report, Where
+from bench.load.commands import Burst, Churn, Close, Command, Connect, Lockstep, Publish, ReadCounters, Report, Where
 from bench.load.dialects import PAYLOAD_BYTES
 from bench.load.histogram import Histogram
 
@@ -85,7 +85,7 @@ class Fleet:
         Raises:
             LoadFailed: not all of them could.
         """
-        return await self._give(
+        return await self._send(
             [
                 Connect(
                     where=where,
@@ -140,7 +140,7 @@ class Fleet:
         """Send on schedule; returns when the last one is sent."""
         start = self._clock() + _START_IN_US
         each = per_s / self._count
-        return await self._give(
+        return await self._send(
             [
                 Publish(start=start + number * 1_000_000 / per_s, per_s=each, seconds=seconds)
                 for number in range(self._count)
@@ -149,32 +149,32 @@ class Fleet:
 
     async def burst(self, window: int, seconds: float) -> Report:
         """The first process sends as fast as it goes, all receive."""
-        others: list[Command] = [Look()] * (self._count - 1)
-        return await self._give([Burst(window=window, seconds=seconds), *others])
+        others: list[Command] = [ReadCounters()] * (self._count - 1)
+        return await self._send([Burst(window=window, seconds=seconds), *others])
 
     async def lockstep(self, *, batch: int, batches: int, members: int) -> Report:
         """The first process sends, and has all clients that are to receive."""
-        return await self._give([Lockstep(batch=batch, batches=batches, members=members)])
+        return await self._send([Lockstep(batch=batch, batches=batches, members=members)])
 
     async def close(self, *, abruptly: bool = False) -> Report:
         """End all connections."""
-        return await self._give([Close(abruptly=abruptly)] * self._count)
+        return await self._send([Close(abruptly=abruptly)] * self._count)
 
-    async def look(self, *, reset: bool = False) -> Report:
+    async def counters(self, *, reset: bool = False) -> Report:
         """What was counted so far."""
-        return await self._give([Look(reset=reset)] * self._count)
+        return await self._send([ReadCounters(reset=reset)] * self._count)
 
     async def settled(self, sent: int, *, members: int, within_s: float) -> bool:
         """Wait until so many publications are answered, and delivered if not refused; whether they are."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
-            seen = await self.look()
+            seen = await self.counters()
             if seen.delivered + seen.refused * members >= sent * members and seen.acked + seen.refused >= sent:
                 return True
             await asyncio.sleep(_LOOK_EVERY_S)
         return False
 
-    async def _give(self, commands: Sequence[Command]) -> Report:
+    async def _send(self, commands: Sequence[Command]) -> Report:
         whole = await self._ask_all(commands)
         if whole.trouble:
             raise LoadFailed(f"{whole.failed} of the load generator's clients failed; the first one: {whole.trouble}")

@@ -13,7 +13,7 @@ import uvloop
 from bench.load.churn import churn
 from bench.load.client import Client, Tally
 from bench.load.clock import clock_from
-from bench.load.commands import Burst, Churn, Close, Command, Connect, Lockstep, Look, Publish, Report
+from bench.load.commands import Burst, Churn, Close, Command, Connect, Lockstep, Publish, ReadCounters, Report
 from bench.load.histogram import Histogram
 from bench.load.opening import channel_of, open_client
 
@@ -58,13 +58,14 @@ class Worker:
                 await self._lockstep(command)
             case Close():
                 self._close(command)
-            case Look():
+            case ReadCounters():
                 pass
         report = self._report(
-            with_histograms=isinstance(command, Connect | Churn) or (isinstance(command, Look) and command.reset)
+            with_histograms=isinstance(command, Connect | Churn)
+            or (isinstance(command, ReadCounters) and command.reset)
         )
         report.took_s = time.perf_counter() - started
-        if isinstance(command, Look) and command.reset:
+        if isinstance(command, ReadCounters) and command.reset:
             self._tally.reset()
             self._sent = 0
         return report

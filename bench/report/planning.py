@@ -25,17 +25,17 @@ class Costs:
     """µs of CPU and memory, as measured."""
 
     publish_us: float  # of edges, whoever hears it
-    heard_us: float  # of edges, for each edge that hears it
+    receive_us: float  # of edges, for each edge that receives it
     delivery_us: float  # of edges
     redis_publish_us: float
-    redis_heard_us: float  # for each edge that hears it
+    redis_receive_us: float  # for each edge that receives it
     connect_us: float  # of all processes
     connection_us: float  # of edges, each second
     edge_mib: float  # without clients
     connection_kib: float
-    channel_kib: float  # on each edge that hears it
+    channel_kib: float  # on each edge that receives it
     redis_mib: float
-    redis_channel_kib: float  # for each edge that hears it
+    redis_channel_kib: float  # for each edge that receives it
     kept_bytes: float
 
 
@@ -45,7 +45,7 @@ class Plan:
 
     sockets: int
     edges: int
-    heard: float  # edges that hear a channel, on average
+    spread: float  # edges that receive a channel, on average
     edge_cores: float
     edge_mib: float  # each
     back_cores: float
@@ -61,25 +61,25 @@ class Plan:
 def costs(curves: Curves) -> Costs | None:
     """From the medians; None: not everything was measured."""
     members = _line(curves, "members", "edges_us_per_publish", at_least=4)
-    heard = _line(curves, "edges, chat", "edges_us_per_publish")
+    receiving = _line(curves, "edges, chat", "edges_us_per_publish")
     redis = _line(curves, "edges, chat", "redis_us_per_publish")
     one = {figure: found[0.0].median for name, figure in _ALONE if (found := curves.spreads(name, figure))}
-    if members is None or heard is None or redis is None or len(one) < len(_ALONE):
+    if members is None or receiving is None or redis is None or len(one) < len(_ALONE):
         return None
-    heard_us = max(0.0, heard[1])
+    receive_us = max(0.0, receiving[1])
     return Costs(
-        publish_us=max(0.0, members[0] - 2 * heard_us),  # members were on two edges
-        heard_us=heard_us,
+        publish_us=max(0.0, members[0] - 2 * receive_us),  # members were on two edges
+        receive_us=receive_us,
         delivery_us=members[1],
         redis_publish_us=redis[0],
-        redis_heard_us=max(0.0, redis[1]),
+        redis_receive_us=max(0.0, redis[1]),
         connect_us=one["cpu_us_per_connect"],
         connection_us=one["cpu_us_per_connection_s"],
         edge_mib=one["edge_rss_kib"] / 1024,
         connection_kib=one["kib_per_connection"],
         channel_kib=max(0.0, one["kib_per_connection_and_channel"] - one["kib_per_connection"]),
         redis_mib=one["redis_rss_kib"] / 1024,
-        redis_channel_kib=max(0.0, one["redis_kib_per_channel_heard"]),
+        redis_channel_kib=max(0.0, one["redis_kib_per_channel_received"]),
         kept_bytes=max(0.0, one["redis_bytes_per_kept"]),
     )
 
@@ -91,7 +91,7 @@ _ALONE = (
     ("connections", "redis_rss_kib"),
     ("connections", "kib_per_connection"),
     ("channels of their own", "kib_per_connection_and_channel"),
-    ("channels of their own", "redis_kib_per_channel_heard"),
+    ("channels of their own", "redis_kib_per_channel_received"),
     ("kept publications", "redis_bytes_per_kept"),
 )
 
@@ -122,17 +122,19 @@ def plan(sockets: int, cost: Costs) -> Plan:
 def _with(sockets: int, edges: int, cost: Costs) -> Plan:
     channels = sockets / MEMBERS
     publishes = channels / EVERY_S
-    heard = receiving_edges(edges, MEMBERS)
-    each = cost.publish_us + cost.heard_us * heard + cost.delivery_us * MEMBERS
+    receiving = receiving_edges(edges, MEMBERS)
+    each = cost.publish_us + cost.receive_us * receiving + cost.delivery_us * MEMBERS
     return Plan(
         sockets=sockets,
         edges=edges,
-        heard=heard,
+        spread=receiving,
         edge_cores=(publishes * each + sockets * cost.connection_us) / 1e6,
-        edge_mib=cost.edge_mib + (sockets * cost.connection_kib + channels * heard * cost.channel_kib) / edges / 1024,
+        edge_mib=cost.edge_mib
+        + (sockets * cost.connection_kib + channels * receiving * cost.channel_kib) / edges / 1024,
         back_cores=sockets * cost.connect_us / 1e6 / BACK_WITHIN_S,
-        redis_cores=publishes * (cost.redis_publish_us + cost.redis_heard_us * heard) / 1e6,
-        redis_mib=cost.redis_mib + channels * (KEPT * cost.kept_bytes / 1024 + heard * cost.redis_channel_kib) / 1024,
+        redis_cores=publishes * (cost.redis_publish_us + cost.redis_receive_us * receiving) / 1e6,
+        redis_mib=cost.redis_mib
+        + channels * (KEPT * cost.kept_bytes / 1024 + receiving * cost.redis_channel_kib) / 1024,
     )
 
 
@@ -141,17 +143,17 @@ def planning(cost: Costs) -> Iterator[str]:
     yield "| measured cost | |"
     yield "|---|---|"
     yield f"| a publication, on the edge that takes it | {cost.publish_us:,.0f} µs |"
-    yield f"| … on each edge that hears it | {cost.heard_us:,.1f} µs |"
+    yield f"| … on each edge that receives it | {cost.receive_us:,.1f} µs |"
     yield f"| … for each member that gets it | {cost.delivery_us:,.2f} µs |"
-    redis = f"{cost.redis_publish_us:,.0f} µs + {cost.redis_heard_us:,.1f} µs for each edge that hears it"
+    redis = f"{cost.redis_publish_us:,.0f} µs + {cost.redis_receive_us:,.1f} µs for each edge that receives it"
     yield f"| … in Redis | {redis} |"
     yield f"| a connect with token and subscription, everything | {cost.connect_us:,.0f} µs |"
     yield f"| an open connection, each second (pings) | {cost.connection_us:,.2f} µs |"
     yield f"| memory of an edge without clients | {cost.edge_mib:,.0f} MiB |"
     yield f"| … of a connection with a subscription | {cost.connection_kib:,.1f} KiB |"
-    yield f"| … of a channel, on each edge that hears it | {cost.channel_kib:,.1f} KiB |"
+    yield f"| … of a channel, on each edge that receives it | {cost.channel_kib:,.1f} KiB |"
     yield f"| memory of Redis without channels | {cost.redis_mib:,.0f} MiB |"
-    yield f"| … of a channel, for each edge that hears it | {cost.redis_channel_kib:,.2f} KiB |"
+    yield f"| … of a channel, for each edge that receives it | {cost.redis_channel_kib:,.2f} KiB |"
     yield f"| … of a kept publication of 128 bytes | {cost.kept_bytes:,.0f} bytes |"
     yield ""
     plans = [plan(sockets, cost) for sockets in SOCKETS]
@@ -161,7 +163,7 @@ def planning(cost: Costs) -> Iterator[str]:
         ("publications/s", [f"{each.publishes:,.0f}" for each in plans]),
         ("deliveries/s", [f"{each.publishes * MEMBERS:,.0f}" for each in plans]),
         ("**edges**", [f"**{each.edges}**" for each in plans]),
-        ("edges that hear a channel", [f"{each.heard:.1f}" for each in plans]),
+        ("edges that receive a channel", [f"{each.spread:.1f}" for each in plans]),
         ("CPU of all edges, cores", [f"{each.edge_cores:.2f}" for each in plans]),
         (f"CPU to have all back in {BACK_WITHIN_S:.0f} s, cores", [f"{each.back_cores:.2f}" for each in plans]),
         ("memory of each edge, MiB", [f"{each.edge_mib:,.0f}" for each in plans]),
@@ -185,10 +187,11 @@ def _written_out(found: Plan, cost: Costs) -> Iterator[str]:
     yield f"channels         {n:,} / {MEMBERS} = {channels:,}"
     yield f"publications/s   {channels:,} / {EVERY_S:g} s = {found.publishes:,.0f}"
     yield f"edges, sockets   {n:,} / {PER_EDGE:,} = {-(-n // PER_EDGE)}, so E = {found.edges}"
-    yield f"edges that hear  E × (1 − (1 − 1/E)^{MEMBERS}) = {found.heard:.1f}"
+    yield f"receiving edges  E × (1 − (1 − 1/E)^{MEMBERS}) = {found.spread:.1f}"
     yield (
-        f"CPU of edges     {found.publishes:,.0f} × ({cost.publish_us:.0f} + {cost.heard_us:.1f} × {found.heard:.1f} + "
-        f"{cost.delivery_us:.2f} × {MEMBERS}) µs + {n:,} × {cost.connection_us:.2f} µs = {found.edge_cores:.2f} cores"
+        f"CPU of edges     {found.publishes:,.0f} × ({cost.publish_us:.0f} + {cost.receive_us:.1f} × "
+        f"{found.spread:.1f} + {cost.delivery_us:.2f} × {MEMBERS}) µs + {n:,} × {cost.connection_us:.2f} µs "
+        f"= {found.edge_cores:.2f} cores"
     )
     yield f"                 {found.edge_cores:.2f} / {found.edges} edges ≤ {BUSY:g} of a core"
     yield (
@@ -197,14 +200,14 @@ def _written_out(found: Plan, cost: Costs) -> Iterator[str]:
     )
     yield (
         f"memory of each   {cost.edge_mib:.0f} MiB + ({n:,} × {cost.connection_kib:.1f} + {channels:,} × "
-        f"{found.heard:.1f} × {cost.channel_kib:.1f}) KiB / {found.edges} = {found.edge_mib:,.0f} MiB ≤ {EDGE_MIB:.0f}"
+        f"{found.spread:.1f} × {cost.channel_kib:.1f}) KiB / {found.edges} = {found.edge_mib:,.0f} MiB ≤ {EDGE_MIB:.0f}"
     )
     yield (
-        f"CPU of Redis     {found.publishes:,.0f} × ({cost.redis_publish_us:.0f} + {cost.redis_heard_us:.1f} × "
-        f"{found.heard:.1f}) µs = {found.redis_cores:.2f} cores ≤ {REDIS_BUSY:g} of the one it has"
+        f"CPU of Redis     {found.publishes:,.0f} × ({cost.redis_publish_us:.0f} + {cost.redis_receive_us:.1f} × "
+        f"{found.spread:.1f}) µs = {found.redis_cores:.2f} cores ≤ {REDIS_BUSY:g} of the one it has"
     )
     yield (
         f"memory of Redis  {cost.redis_mib:.0f} MiB + {channels:,} × ({KEPT} × {cost.kept_bytes:.0f} bytes + "
-        f"{found.heard:.1f} × {cost.redis_channel_kib:.2f} KiB) = {found.redis_mib:,.0f} MiB"
+        f"{found.spread:.1f} × {cost.redis_channel_kib:.2f} KiB) = {found.redis_mib:,.0f} MiB"
     )
     yield "```"

@@ -24,7 +24,7 @@ async def connect_storm(fleet: Fleet, target: Target, *, clients: int) -> Figure
     """All come at once, with a token each, and subscribe to one of 250 channels."""
     channels = [f"live:storm-{number}" for number in range(_CHANNELS)]
     await _warm(fleet, target)
-    before, loaded = usage(target.pids()), await fleet.look(reset=True)
+    before, loaded = usage(target.pids()), await fleet.counters(reset=True)
     report = await fleet.connect(clients, target.where, channels, at_a_time=_AT_A_TIME)
     after = usage(target.pids())
     await fleet.close()
@@ -47,7 +47,7 @@ async def idle(fleet: Fleet, target: Target, *, clients: int, seconds: float) ->
     before = usage(target.pids())
     await asyncio.sleep(seconds)
     after = usage(target.pids())
-    lost = (await fleet.look()).lost
+    lost = (await fleet.counters()).lost
     await fleet.close()
     return {
         "rss_kib_per_connection": _grown(empty, before, nodes_only=True) / clients,
@@ -61,7 +61,7 @@ async def idle(fleet: Fleet, target: Target, *, clients: int, seconds: float) ->
 async def presence(fleet: Fleet, target: Target, *, clients: int) -> Figures:
     """All join one channel, and each is told of every join after its own."""
     await _warm(fleet, target)
-    await fleet.look(reset=True)
+    await fleet.counters(reset=True)
     before = usage(target.pids())
     report = await fleet.connect(clients, target.where, ["chat:presence"], at_a_time=_AT_A_TIME, join_leave=True)
     seen = await _quiet(fleet)
@@ -70,7 +70,7 @@ async def presence(fleet: Fleet, target: Target, *, clients: int) -> Figures:
     return {
         "cpu_us_per_join": after.cpu_since(before) * 1e6 / clients,
         "joins_seen_per_client": seen / clients,
-        "bytes_per_client": (await fleet.look()).bytes_received / clients,
+        "bytes_per_client": (await fleet.counters()).bytes_received / clients,
         "took_s": report.took_s,
     }
 
@@ -79,7 +79,7 @@ async def _quiet(fleet: Fleet) -> int:
     """Wait until no more joins come; how many came."""
     deadline = time.monotonic() + _QUIET_WITHIN_S
     seen = -1
-    while (now := (await fleet.look()).joins) != seen and time.monotonic() < deadline:
+    while (now := (await fleet.counters()).joins) != seen and time.monotonic() < deadline:
         seen = now
         await asyncio.sleep(_QUIET_S)
     return now

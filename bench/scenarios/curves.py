@@ -226,7 +226,7 @@ async def _channels(target: Target, fleet: Fleet) -> Figures:
         of_redis.append(((step + 1.0) * _MEMORY_STEP, _rss(now, _REDIS)))
     return {
         "kib_per_connection_and_channel": fitted(points).slope,
-        "redis_kib_per_channel_heard": fitted(of_redis).slope,
+        "redis_kib_per_channel_received": fitted(of_redis).slope,
     }
 
 

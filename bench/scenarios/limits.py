@@ -30,11 +30,11 @@ async def burst(fleet: Fleet, target: Target, *, clients: int, channel: str, sec
     await connect(fleet, target, clients, [channel])
     await fleet.burst(_WINDOW, _WARM_S)
     await _all_arrived(fleet, clients)
-    loaded, before, started = await fleet.look(reset=True), usage(target.pids()), time.monotonic()
+    loaded, before, started = await fleet.counters(reset=True), usage(target.pids()), time.monotonic()
     await fleet.burst(_WINDOW, seconds)
     await _all_arrived(fleet, clients)
     took_s = time.monotonic() - started
-    after, seen = usage(target.pids()), await fleet.look(reset=True)
+    after, seen = usage(target.pids()), await fleet.counters(reset=True)
     await fleet.close()
     return rates(seen, before, after, clients) | {
         "deliveries_per_s": seen.delivered / took_s,
@@ -60,7 +60,7 @@ async def publish_burst(
 
 
 async def _all_arrived(fleet: Fleet, members: int) -> None:
-    sent = (await fleet.look()).sent
+    sent = (await fleet.counters()).sent
     await fleet.settled(sent, members=members, within_s=_ARRIVES_WITHIN_S)
 
 
@@ -88,7 +88,7 @@ async def highest_rate(
 
 async def _step(fleet: Fleet, target: Target, members: int, per_s: float, seconds: float) -> Figures | None:
     """The figures of a rate; None: it is too high."""
-    loaded, before = await fleet.look(reset=True), usage(target.pids())
+    loaded, before = await fleet.counters(reset=True), usage(target.pids())
     seen = await publish(fleet, members, per_s, seconds)
     if not _in_time(seen, members):
         return None

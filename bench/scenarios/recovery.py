@@ -31,7 +31,7 @@ async def recovery_storm(fleet: Fleet, target: Target, *, clients: int, missed: 
         await publishers.close()
     await asyncio.sleep(_FORGOTTEN_S)
 
-    await fleet.look(reset=True)
+    await fleet.counters(reset=True)
     before, counted, started = usage(target.pids()), await scrape(target.internal), time.monotonic()
     await fleet.connect(clients, target.where, channels, at_a_time=_AT_A_TIME, positions=positions)
     await _all_delivered(fleet, clients * missed)
@@ -56,7 +56,7 @@ async def recovery_storm(fleet: Fleet, target: Target, *, clients: int, missed: 
 
 async def _all_delivered(fleet: Fleet, wanted: int) -> None:
     deadline = time.monotonic() + _WITHIN_S
-    while (seen := (await fleet.look()).delivered) < wanted:
+    while (seen := (await fleet.counters()).delivered) < wanted:
         if time.monotonic() > deadline:
             raise LoadFailed(f"{seen} of {wanted} missed publications came within {_WITHIN_S:g} s")
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -120,7 +120,7 @@ async def soak(
     """So many windows of so many seconds; `say` is told of each."""
     before = await _warm(target, residents)
     await residents.connect(CLIENTS, target.where, CHANNELS)
-    await residents.look(reset=True)
+    await residents.counters(reset=True)
     seconds = windows * window_s
     async with asyncio.TaskGroup() as group:
         churning = group.create_task(
@@ -136,7 +136,7 @@ async def soak(
         )
         found, minutes = await _windows(target, residents, windows, window_s, per_s, say)
         visited = await churning
-    lost = (await residents.look()).lost
+    lost = (await residents.counters()).lost
     await residents.close()
     held = await at_rest(target, within_s=_EMPTY_WITHIN_S)
     await asyncio.sleep(_SETTLES_S)
@@ -180,7 +180,7 @@ async def _windows(
         await fleet.publish(per_s, window_s)
         if number == count:
             await _all_arrived(fleet, found)
-        seen = await fleet.look(reset=True)
+        seen = await fleet.counters(reset=True)
         found.append(_window(seen, loop.time() - began, await vitals(target)))
         say(found[-1])
         acks.merge(Histogram(seen.ack_us))
@@ -195,7 +195,7 @@ async def _all_arrived(fleet: Fleet, before: Sequence[Window]) -> None:
     """What of one window comes in the next is counted there; the last one waits for all."""
     deadline = time.monotonic() + _ARRIVES_WITHIN_S
     while time.monotonic() < deadline:
-        seen = await fleet.look()
+        seen = await fleet.counters()
         sent = seen.sent + sum(each.sent for each in before)
         refused = seen.refused + sum(each.refused for each in before)
         acked = seen.acked + sum(each.acked for each in before)

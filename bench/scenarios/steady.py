@@ -45,7 +45,7 @@ async def steady(
 
 async def window(fleet: Fleet, target: Target, *, members: int, per_s: float, seconds: float) -> Figures:
     """What so many seconds of publications to channels of so many members cost, until all has arrived."""
-    loaded, before = await fleet.look(reset=True), usage(target.pids())
+    loaded, before = await fleet.counters(reset=True), usage(target.pids())
     seen = await publish(fleet, members, per_s, seconds)
     return rates(seen, before, usage(target.pids()), members) | {"load_cpu_s": seen.cpu_s - loaded.cpu_s}
 
@@ -58,7 +58,7 @@ async def publish(fleet: Fleet, members: int, per_s: float, seconds: float) -> R
     """
     sent = (await fleet.publish(per_s, seconds)).sent
     await fleet.settled(sent, members=members, within_s=_ARRIVES_WITHIN_S)
-    seen = await fleet.look(reset=True)
+    seen = await fleet.counters(reset=True)
     if seen.lost or not seen.delivered:
         raise LoadFailed(f"{seen.lost} connections were lost; {seen.delivered} of {sent * members} deliveries came")
     return seen

@@ -88,7 +88,7 @@ async def _follow(
     if new_token is not None:
         wire.token = await new_token()
     show = _show_json if as_json else _show
-    follower = Follower(address, wire, show=show, tell=remark, new_token=new_token)
+    follower = Follower(address, wire, show=show, remark=remark, new_token=new_token)
     main = asyncio.ensure_future(follower.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
     with contextlib.suppress(asyncio.CancelledError):

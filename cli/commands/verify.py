@@ -52,7 +52,9 @@ _TOKEN_TTL_S = 86_400
 @click.option("--hot-namespace", default="live", show_default=True, help="Where the latter are.")
 @click.option("--seed", type=int, help="Of a run to repeat [a new one, printed].")
 @click.option(
-    "--allow-hot-gaps", is_flag=True, help="A told gap of a hot channel is no failure: Redis may come back empty."
+    "--allow-hot-gaps",
+    is_flag=True,
+    help="A gap notification in a hot channel is no failure: Redis may come back empty.",
 )
 @click.option("--history", type=click.Path(path_type=Path), help="Keep the recorded history in this file.")
 @click.option("--judge", "judged", type=click.Path(path_type=Path, exists=True), help="Judge a kept one, run nothing.")

@@ -61,7 +61,7 @@ class Follower:
         wire: WireClient,
         *,
         show: Callable[[Event], None],
-        tell: Callable[[str], None],
+        remark: Callable[[str], None],
         new_token: Callable[[], Awaitable[str]] | None,
         rng: random.Random | None = None,
     ) -> None:
@@ -71,14 +71,14 @@ class Follower:
             url: WebSocket address.
             wire: The protocol state: channels and positions.
             show: Called with every event.
-            tell: Called with lines about the connection.
+            remark: Called with lines about the connection.
             new_token: Returns a fresh token; None: the token was given and can't be renewed.
             rng: For the jitter of pauses.
         """
         self._url = url
         self._wire = wire
         self._show = show
-        self._tell = tell
+        self._remark = remark
         self._new_token = new_token
         self._rng = rng or random.Random()
         self._ever_connected = False
@@ -102,7 +102,7 @@ class Follower:
                 delay_s = self._reconnect.next_s()
                 if lost.at_once and not failed_before:
                     delay_s = 0.0
-                self._tell(f"connection lost: {lost}; next attempt in {delay_s:.1f} s")
+                self._remark(f"connection lost: {lost}; next attempt in {delay_s:.1f} s")
                 await asyncio.sleep(delay_s)
 
     async def _connection(self) -> None:
@@ -183,7 +183,7 @@ class Follower:
                 try:
                     await websocket.send(self._wire.refresh(await self._new_token()))
                 except CommandError as error:
-                    self._tell(f"no new token: {error}; next attempt in {_REFRESH_AGAIN_S:g} s")
+                    self._remark(f"no new token: {error}; next attempt in {_REFRESH_AGAIN_S:g} s")
                     self._due[_REFRESH] = now + _REFRESH_AGAIN_S
 
     async def _react(self, event: Event, now: float) -> None:
@@ -233,4 +233,4 @@ class Follower:
         self._resubscribe.pop(channel, None)
         if not self._wire.channels:
             raise Refused(reason)
-        self._tell(reason)
+        self._remark(reason)

@@ -96,7 +96,7 @@ DELIVERY = board(
                     (f"thalamus_edge_outbox_bytes{{{EDGE}}}", "{{instance}}"),
                 ),
                 lines(
-                    "Publications refused for want of room",
+                    "Publications refused because of overload",
                     "pubps",
                     (
                         f"rate(thalamus_edge_publishes_refused_total{{{EDGE}}}RATE)",
@@ -138,7 +138,7 @@ DELIVERY = board(
                     (f"rate(thalamus_edge_pubsub_stalled_total{{{EDGE}}}RATE)", "{{instance}}"),
                 ),
                 lines(
-                    "What a crash left, finished",
+                    "Publications completed after a crash",
                     "ops",
                     ("rate(thalamus_persistence_swept_totalRATE)", "swept, {{instance}}"),
                     ("rate(thalamus_persistence_conflicts_totalRATE)", "Redis behind the store, {{instance}}"),

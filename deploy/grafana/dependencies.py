@@ -61,7 +61,7 @@ DEPENDENCIES = board(
             "Calls between services",
             (
                 lines(
-                    "Answers to edges within (p99)",
+                    "Response time for edges (p99)",
                     "s",
                     (p99("thalamus_edge_grpc_client_seconds", "method", where=EDGE), "{{method}}"),
                 ),

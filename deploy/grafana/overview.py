@@ -51,7 +51,9 @@ OVERVIEW = board(
                     help="Of each edge, added: a user or channel at two edges counts twice.",
                 ),
                 lines(
-                    "Let in", "cps", (f"sum by (kind) (rate(thalamus_edge_accepted_total{{{EDGE}}}RATE))", "{{kind}}")
+                    "Accepted connections",
+                    "cps",
+                    (f"sum by (kind) (rate(thalamus_edge_accepted_total{{{EDGE}}}RATE))", "{{kind}}"),
                 ),
                 lines(
                     "Connections refused",
@@ -111,7 +113,7 @@ OVERVIEW = board(
                     ("haproxy_process_max_connections", "{{instance}}: at most"),
                 ),
                 lines(
-                    "Answers at the public port",
+                    "Responses at the public port",
                     "reqps",
                     ('sum by (code) (rate(haproxy_frontend_http_responses_total{proxy="public"}RATE))', "{{code}}"),
                 ),

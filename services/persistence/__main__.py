@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("services.persistence")
 
 _MAX_BATCH = 1_024  # publications in one write to the store; those behind it wait until it is done
-_MAINTENANCE_S = 1.0  # seconds between heartbeats, and between searches for what a crash left unfinished
+_MAINTENANCE_S = 1.0  # seconds between heartbeats, and between searches for publications that a crash left incomplete
 _SQLITE_ITEM_BYTES = 1 << 28  # far below the 1 GB that a row of SQLite may have
 
 

@@ -42,7 +42,7 @@ _OK = {
     "rdb_last_bgsave_status": ("rdb_last_save_ok", "Whether the last snapshot succeeded."),
 }
 _COUNTERS = {
-    "evicted_keys": ("evicted_keys", "Keys that it gave up for want of memory."),
+    "evicted_keys": ("evicted_keys", "Keys that it evicted because its memory was full."),
     "expired_keys": ("expired_keys", "Keys whose time was over."),
     "total_commands_processed": ("commands", "Commands that it ran."),
     "rejected_connections": ("rejected_connections", "Connections refused for being too many."),

@@ -24,7 +24,7 @@ SIGNING_KEY = SigningKey("kid1", "EdDSA", b"pem", NOW)
 
 
 class Unsteady(DynamoDb):
-    """Counts what it sends, and loses the next answer of the operation in `lose`, which is carried out."""
+    """Counts what it sends, and loses the next answer of the operation in `lose`, which is executed."""
 
     lose = ""
 

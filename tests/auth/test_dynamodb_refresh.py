@@ -27,7 +27,7 @@ REQUESTS = 6  # of a trade, the last of which uses the token up
 
 
 class Failing(DynamoDb):
-    """Fails the request with a number, which may be carried out, or never answers it."""
+    """Fails the request with a number, which may be executed, or never answers it."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

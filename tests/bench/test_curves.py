@@ -19,10 +19,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 ORIGIN = Origin(command="python -m bench.curves", date="2026-01-01", machine={"cores": "2"}, versions={"Python": "3"})
 CHEAP = Costs(
     publish_us=0,
-    heard_us=0,
+    receive_us=0,
     delivery_us=0,
     redis_publish_us=0,
-    redis_heard_us=0,
+    redis_receive_us=0,
     connect_us=0,
     connection_us=0,
     edge_mib=0,
@@ -45,7 +45,7 @@ def traffic(curve: str, x: float, edges_us: float, redis_us: float = 0.0) -> Poi
 
 
 def measured() -> list[Point]:
-    """A publication takes 100 µs, 20 for each edge that hears it, 3 for each member; in Redis 40 and 5."""
+    """A publication takes 100 µs, 20 for each edge that receives it, 3 for each member; in Redis 40 and 5."""
     return [
         *(traffic("members", members, 100 + 2 * 20 + 3 * members) for members in (1, 4, 16, 64)),
         *(traffic("edges, chat", edges, 100 + 20 * edges + 3 * 6, 40 + 5 * edges) for edges in (1, 2, 3)),
@@ -63,7 +63,7 @@ def measured() -> list[Point]:
         Point(
             curve="channels of their own",
             x=0,
-            figures={"kib_per_connection_and_channel": 6.0, "redis_kib_per_channel_heard": 0.5},
+            figures={"kib_per_connection_and_channel": 6.0, "redis_kib_per_channel_received": 0.5},
         ),
         Point(curve="kept publications", x=0, figures={"redis_bytes_per_kept": 400.0}),
     ]
@@ -72,8 +72,8 @@ def measured() -> list[Point]:
 def test_costs_are_taken_apart_again() -> None:
     found = costs(Curves(points=measured()))
     assert found is not None
-    assert (found.publish_us, found.heard_us, found.delivery_us) == pytest.approx((100, 20, 3))
-    assert (found.redis_publish_us, found.redis_heard_us) == pytest.approx((40, 5))
+    assert (found.publish_us, found.receive_us, found.delivery_us) == pytest.approx((100, 20, 3))
+    assert (found.redis_publish_us, found.redis_receive_us) == pytest.approx((40, 5))
     assert (found.connection_kib, found.channel_kib) == (4, 2)
 
 
@@ -118,7 +118,7 @@ def test_edges_are_as_many_as_the_scarcest_thing_wants(cost: Costs, edges: int) 
 
 
 def test_redis_is_counted_by_publications_by_who_hears_them_and_by_what_is_kept() -> None:
-    found = plan(100_000, but(redis_publish_us=100, redis_heard_us=10, redis_mib=8, kept_bytes=400))
+    found = plan(100_000, but(redis_publish_us=100, redis_receive_us=10, redis_mib=8, kept_bytes=400))
     assert found.redis_cores == pytest.approx(500 * (100 + 10 * receiving_edges(10, 20)) / 1e6)
     assert found.redis_mib == pytest.approx(8 + 5_000 * 100 * 400 / 2**20)
 
@@ -128,9 +128,9 @@ def test_the_arithmetic_that_is_shown_is_the_plans() -> None:
     assert found is not None
     page = "\n".join(planning(found))
     assert f"| sockets | {' | '.join(f'{each:,}' for each in SOCKETS)} |" in page
-    heard = receiving_edges(10, 20)
-    cores = 500 * (100 + 20 * heard + 3 * 20) / 1e6 + 100_000 * 2 / 1e6
-    assert f"500 × (100 + 20.0 × {heard:.1f} + 3.00 × 20) µs + 100,000 × 2.00 µs = {cores:.2f} cores" in page
+    receiving = receiving_edges(10, 20)
+    cores = 500 * (100 + 20 * receiving + 3 * 20) / 1e6 + 100_000 * 2 / 1e6
+    assert f"500 × (100 + 20.0 × {receiving:.1f} + 3.00 × 20) µs + 100,000 × 2.00 µs = {cores:.2f} cores" in page
 
 
 def test_a_redis_that_is_asked_for_more_than_it_has_is_marked() -> None:

@@ -65,7 +65,7 @@ async def test_payloads_are_as_long_as_asked_for() -> None:
         async with running_peer(FLOOR, nodes=1) as target, Fleet(1) as fleet:
             await fleet.connect(2, target.where, ["live:bytes"], payload_bytes=payload_bytes)
             await fleet.lockstep(batch=10, batches=1, members=2)
-            received.append((await fleet.look()).bytes_received)
+            received.append((await fleet.counters()).bytes_received)
     assert 0 <= received[1] - received[0] - 20 * (8_192 - 64) < 20 * 16  # a longer frame has a longer head
 
 

@@ -30,7 +30,7 @@ ALL_WELL = "fills once something has failed"
 EMPTY = {
     "Edges behind the balancer": NO_BALANCER,
     "Connections at the balancer": NO_BALANCER,
-    "Answers at the public port": NO_BALANCER,
+    "Responses at the public port": NO_BALANCER,
     "DynamoDB: calls": NO_DYNAMODB,
     "DynamoDB: repetitions": NO_DYNAMODB,
     "DynamoDB: calls within (p99)": NO_DYNAMODB,

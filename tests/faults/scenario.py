@@ -69,7 +69,7 @@ class Scenario:
     title: str
     trouble: Callable[[World], Awaitable[None]]
     duration_s: float = 30.0
-    hot_gaps: bool = False  # a told gap of `hot` channels is allowed
+    hot_gaps: bool = False  # gap notifications in `hot` channels are allowed
     edges: int = 3
     restart: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -210,9 +210,9 @@ def within(outcome: Outcome, figure: str, share: float, limit_s: float) -> list[
 
 
 def told_once(outcome: Outcome, streams: int) -> list[str]:
-    """At most one told gap per subscriber and `hot` channel."""
+    """At most one gap notification per subscriber and `hot` channel."""
     told = outcome.verdict.told
-    return [] if told <= streams else [f"{told} gaps told to {streams} subscriptions"]
+    return [] if told <= streams else [f"{told} gap notifications to {streams} subscriptions"]
 
 
 def hot_streams(path: Path) -> int:

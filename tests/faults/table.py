@@ -13,7 +13,7 @@ from verify.measure import percentile
 from verify.report import seconds
 
 _HEAD = (
-    "| id | fault | seeds | lost | twice | other | gaps told | delivery p50 | delivery p99 | catch-up p99 |"
+    "| id | fault | seeds | lost | twice | other | gap notifications | delivery p50 | delivery p99 | catch-up p99 |"
     " first ack after heal | back p99 | |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )

@@ -56,7 +56,7 @@ async def store(faults: DynamoDbFaults) -> AsyncIterator[DynamoDbLogStore]:
 
 @pytest.fixture
 async def log(redis_pipeline: RedisPipeline, store: DynamoDbLogStore) -> AsyncIterator[Log]:
-    hot = RedisHotLog(redis_pipeline, lambda: "life")
+    hot = RedisHotLog(redis_pipeline, lambda: "incarnation")
     made = Log(hot, store, max_unstored=100, max_waiting=1_000, max_batch=64, max_item_bytes=MAX_ITEM_BYTES)
     running = asyncio.create_task(made.run())
     yield made

@@ -74,7 +74,7 @@ def store_of(db: DynamoDb, settings: DynamoDbSettings, bucket_offsets: int = 250
 
 
 class Dying(DynamoDb):
-    """Of a process that dies at a request, before or after it was carried out."""
+    """Of a process that dies at a request, before or after it was executed."""
 
     def __init__(self, settings: DynamoDbSettings, at: int, carried_out: bool) -> None:
         super().__init__(settings)
@@ -125,7 +125,7 @@ def test_items_take_all_rows_in_order_within_their_limits(seed: int) -> None:
     wanted = [row.offset for row in left]
     taken: list[int] = []
     while left:
-        part = items.take(left, 250)
+        part = items.first_item(left, 250)
         left = left[len(part) :]
         taken += [row.offset for row in part]
         attributes = items.to_attributes("p", items.packed(part, NOW))

@@ -14,7 +14,7 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import KEY_TTL_S, Batch, Item
 from services.shared.redis.pipeline import RedisPipeline
 
-CHANNEL, EPOCH, LIFE = "chat:kept", "epoch", "life"
+CHANNEL, EPOCH, INCARNATION = "chat:kept", "epoch", "incarnation"
 TTL_S = 1_600
 LONGEST_S = TTL_S + TTL_S // 16 + 60
 
@@ -23,7 +23,7 @@ class Kept:
     """A channel in Redis whose publications are stored as soon as they are numbered."""
 
     def __init__(self, pipeline: RedisPipeline, client: redis.asyncio.Redis) -> None:
-        self._hot = RedisHotLog(pipeline, lambda: LIFE)
+        self._hot = RedisHotLog(pipeline, lambda: INCARNATION)
         self._client = client
 
     async def begin(self) -> None:
@@ -37,7 +37,7 @@ class Kept:
         return appended.offsets[0]
 
     async def commit(self, upto: int, size: int = 5) -> None:
-        assert await self._hot.commit([(CHANNEL, EPOCH, upto, size)], LIFE) == [upto]
+        assert await self._hot.commit([(CHANNEL, EPOCH, upto, size)], INCARNATION) == [upto]
 
     async def ttl_s(self) -> int:
         return int(await self._client.ttl(keys.log(CHANNEL)))

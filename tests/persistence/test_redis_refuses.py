@@ -23,7 +23,7 @@ class Written:
     """A channel in Redis, and what its subscribers hear."""
 
     def __init__(self, pipeline: RedisPipeline, heard: redis.asyncio.client.PubSub) -> None:
-        self.incarnation = "life"
+        self.incarnation = "incarnation"
         self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
         self._heard = heard
 
@@ -35,7 +35,7 @@ class Written:
         return appended.offsets[0]
 
     async def commit(self, upto: int) -> int | Exception:
-        (readable,) = await self.hot.commit([(CHANNEL, EPOCH, upto, 5)], "life")
+        (readable,) = await self.hot.commit([(CHANNEL, EPOCH, upto, 5)], "incarnation")
         return readable
 
     async def heard(self) -> list[int]:

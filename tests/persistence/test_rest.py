@@ -29,7 +29,7 @@ class Persistence:
     """One process; `log` appends, stores, sweeps."""
 
     def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore) -> None:
-        self.hot = RedisHotLog(pipeline, lambda: "life")
+        self.hot = RedisHotLog(pipeline, lambda: "incarnation")
         self.log = Log(self.hot, store, max_unstored=1_000, max_waiting=10_000, max_batch=256)
         self.running = asyncio.create_task(self.log.run())
 

@@ -53,7 +53,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteLogStore]:
 
 
 def replica(conn: RedisPipeline, store: Any) -> tuple[Log, RedisHotLog, asyncio.Task[None]]:
-    hot = RedisHotLog(conn, lambda: "life")
+    hot = RedisHotLog(conn, lambda: "incarnation")
     log = Log(hot, store, max_unstored=100, max_waiting=1_000, max_batch=64)
     return log, hot, asyncio.create_task(log.run())
 

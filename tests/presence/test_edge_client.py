@@ -31,7 +31,7 @@ CHANNEL = "chat:room"
 
 
 class LateRoster(RedisRoster):
-    """Some changes are carried out only long after whoever asked for them gave up, as by a Redis that was stopped."""
+    """Some changes are executed only long after whoever asked for them gave up, as by a Redis that was stopped."""
 
     def __init__(self, redis: RedisPipeline) -> None:
         super().__init__(redis)

@@ -45,7 +45,7 @@ class Follower:
             self._refused(line["error"]["code"])
         elif "pub" in line.get("push", {}):
             assert self.subscribed, "a publication outside of a subscription"
-            self._take(line["push"]["pub"])
+            self._record(line["push"]["pub"])
             if self.offset <= self.top:
                 self._count("a page behind the reply")
         elif "unsubscribe" in line.get("push", {}):
@@ -86,7 +86,7 @@ class Follower:
         self.known, self.offset, self.epoch = True, result.get("offset", 0), result["epoch"]
         assert self.offset <= len(self.truth[self.epoch]), "a position beyond the log"
         for publication in missed:
-            self._take(publication)
+            self._record(publication)
 
     def _refused(self, code: int) -> None:
         assert code in (100, 112), code
@@ -96,7 +96,7 @@ class Follower:
         self.asked, self.asking = None, False
         self._count(f"error {code}")
 
-    def _take(self, publication: dict[str, Any]) -> None:
+    def _record(self, publication: dict[str, Any]) -> None:
         number = publication["data"]
         if self.plain:
             assert number > self.last, f"{number} behind {self.last}"

@@ -119,7 +119,7 @@ async def test_no_order_is_missed_and_none_hits_who_came_after_it(world: World, 
     found = await until(lambda: all(client.closed for client in ordered))
     missed = [client.session.client for client in ordered if not client.closed]
     assert found, f"seed {seed}: {missed} were not disconnected ({told})"
-    await asyncio.sleep(0.5)  # whatever is carried out a second time is by now
+    await asyncio.sleep(0.5)  # whatever is executed a second time is by now
     thrown = [client.session.client for clients in world.here.values() for client in clients if client.closed]
     assert not thrown, f"seed {seed}: {thrown} came after the command that disconnected them ({told})"
     assert told["done"], f"seed {seed}: no command was answered"

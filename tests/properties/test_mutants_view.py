@@ -283,7 +283,7 @@ def a_join_that_failed_is_answered_as_made(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_connecting, "_establish_all", mutant)
 
 
-OF_A_LIFE: list[Mutant] = [
+OF_AN_INCARNATION: list[Mutant] = [
     a_jump_is_delivered_at_once,
     an_older_offset_is_delivered_again,
     the_ring_answers_with_a_part,
@@ -314,7 +314,7 @@ def test_a_mutant_of_the_view_is_found(mutant: Mutant, monkeypatch: pytest.Monke
         check()
 
 
-@pytest.mark.parametrize("mutant", OF_A_LIFE, ids=[mutant.__name__ for mutant in OF_A_LIFE])
+@pytest.mark.parametrize("mutant", OF_AN_INCARNATION, ids=[mutant.__name__ for mutant in OF_AN_INCARNATION])
 def test_a_mutant_of_joins_and_recovery_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(max_examples=_LIVES, **_SETTINGS)
     @given(options_of_a_schedule, lags, steps_of_a_schedule, ends)

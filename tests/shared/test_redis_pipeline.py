@@ -83,7 +83,7 @@ async def test_only_what_was_never_sent_is_called_so(
 
     async def once(commands: Sequence[Command]) -> list[Any]:
         answers = await send(commands)
-        own_redis.kill()  # it has carried out one script, and asks for the other
+        own_redis.kill()  # it has executed one script, and asks for the other
         monkeypatch.setattr(own, "_send", send)
         while (connection := own._connection) is not None and not connection.is_lost:  # noqa: SLF001
             await asyncio.sleep(0.005)

@@ -135,7 +135,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SqliteLogStore:
 async def test_the_store_has_the_very_bytes_that_redis_has(
     redis_conn: Any, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
-    hot_log = RedisHotLog(redis_pipeline, lambda: "life")
+    hot_log = RedisHotLog(redis_pipeline, lambda: "incarnation")
     async with running(Log(hot_log, store, max_unstored=100, max_waiting=100, max_batch=10)) as log:
         before = await now_ms(redis_conn)
         assert all(isinstance(one, AppendedPosition) for one in await write(log, range(5)))

@@ -29,12 +29,12 @@ _KEPT = {name.lower() for name in _JSON}
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Of all requests, from 0 to 1; `unprocessed` of the BatchWriteItems that are carried out."""
+    """Of all requests, from 0 to 1; `unprocessed` of the BatchWriteItems that are executed."""
 
-    throttled: float = 0.0  # 400, not carried out
-    failed: float = 0.0  # 500, not carried out
-    lost: float = 0.0  # carried out, then the connection ends without an answer
-    unprocessed: float = 0.0  # 200, but a part was not carried out
+    throttled: float = 0.0  # 400, not executed
+    failed: float = 0.0  # 500, not executed
+    lost: float = 0.0  # executed, then the connection ends without an answer
+    unprocessed: float = 0.0  # 200, but a part was not executed
 
 
 class DynamoDbFaults:

@@ -147,13 +147,13 @@ class SlowReader:
                     data = b""
                 self.read_bytes += len(data)
                 self._buffer += data
-                self._take()
+                self._handle()
                 if not data:
                     self.closed = self.closed or (1006, "")
                 await asyncio.sleep(step_s)
         raise AssertionError(f"closed {self.closed} after {self.read_bytes} bytes")
 
-    def _take(self) -> None:
+    def _handle(self) -> None:
         buffer = self._buffer
         while len(buffer) >= 2:
             size, at = buffer[1], 2

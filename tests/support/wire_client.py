@@ -123,7 +123,7 @@ class WireClient:
             async for frame in socket:
                 self.frames.append(frame)
                 try:
-                    pings = self._take(frame)
+                    pings = self._handle(frame)
                 except ValueError as error:
                     self._broken = f"{error}: {frame[:200]!r}"
                     pings = 0
@@ -132,7 +132,7 @@ class WireClient:
                     await socket.send(bytes(pings) if self._protobuf else "\n".join(["{}"] * pings))
         self._tell()
 
-    def _take(self, frame: str | bytes) -> int:
+    def _handle(self, frame: str | bytes) -> int:
         """Keep the lines of a frame; returns how many of them are pings."""
         if isinstance(frame, bytes) != self._protobuf:
             raise ValueError("a frame of the wrong kind")

@@ -68,7 +68,7 @@ def nothing_is_missed(
     beside: Beside | None = None,
     **load: object,
 ) -> Checked:
-    """Clients chat while `work` is done; nothing may be lost, twice, out of order, and no gap told.
+    """Clients chat while `work` is done; nothing may be lost, twice, out of order, and no gap notification may come.
 
     `work` may block. `beside` runs from then on and is awaited. `load` overrides `Load`. The figures are kept.
     """

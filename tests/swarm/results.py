@@ -22,7 +22,7 @@ _WHAT = {
 }
 _TIMES = ("delivery_p50_ms", "delivery_p99_ms", "ack_p99_ms", "catch_up_p99_ms", "back_p99_ms")
 _HEAD = (
-    "| what | clients | seeds | acked | delivered | recoveries | lost, twice, out of order | gaps told |"
+    "| what | clients | seeds | acked | delivered | recoveries | lost, twice, out of order | gap notifications |"
     " delivery p50 | delivery p99 | ack p99 | catch-up p99 | back p99 |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
@@ -42,7 +42,12 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             f"{of_one[0]['clients']:,}",
             ", ".join(str(row["seed"]) for row in of_one),
             *(f"{sum(row[count] for row in of_one):,}" for count in ("acked", "delivered", "recoveries")),
-            str(sum(sum(count for kind, count in row["findings"].items() if kind != "gap told") for row in of_one)),
+            str(
+                sum(
+                    sum(count for kind, count in row["findings"].items() if kind != "gap notification")
+                    for row in of_one
+                )
+            ),
             str(sum(row["told"] for row in of_one)),
             *("–" if math.isnan(time) else f"{time:,.0f} ms" for time in times),
         ]

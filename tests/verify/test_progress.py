@@ -39,7 +39,7 @@ async def main():
 
 asyncio.run(main())
 """
-_COUNTED = "publishing: 1 of 1 publications acknowledged, 0 deliveries, 0 cuts, 0 gaps told"
+_COUNTED = "publishing: 1 of 1 publications acknowledged, 0 deliveries, 0 cuts, 0 gap notifications"
 
 
 def on_a_pipe(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,7 @@ def test_a_terminal_gets_a_bar_and_stdout_stays_a_pipe() -> None:
 
 def test_a_pipe_gets_a_plain_line_of_a_run_now_and_then() -> None:
     lines = on_a_pipe(_ONE_RUN).stderr.splitlines()
-    assert lines[0] == "publishing: 0 of 0 publications acknowledged, 0 deliveries, 0 cuts, 0 gaps told"
+    assert lines[0] == "publishing: 0 of 0 publications acknowledged, 0 deliveries, 0 cuts, 0 gap notifications"
     assert len(lines) > 1
     assert set(lines[1:]) == {_COUNTED}
 

@@ -56,9 +56,9 @@ class Member(asyncio.Protocol):
             opcode, payload = self._buffer[0] & 0x0F, self._buffer[start : start + size]
             self._buffer = self._buffer[start + size :]
             if opcode == 1:
-                self._take(_decode(payload))
+                self._handle(_decode(payload))
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if message.sub:
             self._channel = message.sub
             _members.setdefault(message.sub, []).append(self._transport)

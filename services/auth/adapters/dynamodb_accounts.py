@@ -1,6 +1,6 @@
 """`AccountStore` on DynamoDB. See `docs/storage-accounts.md`.
 
-There is one table; a change is one conditional write or one transaction. A request may be carried out twice, or late,
+There is one table; a change is one conditional write or one transaction. A request may be executed twice, or late,
 after its response was lost. So each write recognises what it wrote before.
 """
 

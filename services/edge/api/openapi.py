@@ -80,7 +80,7 @@ class Schemas:
         """Return the description of status 200: `result`, or `error` too if `fails`."""
         result = _only("result", self._of[kind])
         return _described(
-            "`result`; or `error`, where the call could not be carried out" if fails else "`result`",
+            "`result`; or `error`, where the call could not be executed" if fails else "`result`",
             {"oneOf": [result, _only("error", self._of[Error])]} if fails else result,
         )
 

@@ -17,7 +17,7 @@ class _Result(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Nothing(_Result):
-    """An empty object: the call was carried out."""
+    """An empty object: the call was executed."""
 
 
 class Published(_Result):

@@ -13,7 +13,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from services.edge.api.accounts import NO_STORE, Credentials, peer_of, reply, sign_in_body
-from services.edge.api.bodies import answer, come_again, unauthorized
+from services.edge.api.bodies import come_again, result_response, unauthorized
 from services.edge.api.context import ApiContext
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, Schemas
 from services.edge.api.results import SessionTicket, Ticket
@@ -48,7 +48,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         except ThalamusError as error:
             response = come_again(error)
         else:
-            response = answer({"ticket": made, "expires_in_s": TICKET_TTL_S})
+            response = result_response({"ticket": made, "expires_in_s": TICKET_TTL_S})
         response.headers.update(NO_STORE)
         return response
 

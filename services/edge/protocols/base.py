@@ -14,7 +14,7 @@ none of them. A protocol needs nothing but this module, the commands (`domain/co
 
 **Rules.**
 
-1. `Session.take` queues commands; the domain executes them in order. The first one must be `Connect`. A protocol
+1. `Session.submit` queues commands; the domain executes them in order. The first one must be `Connect`. A protocol
    without such a message makes it itself, in `opened`.
 2. Each command has an id, which its reply carries. A protocol without ids on the wire counts them itself.
 3. Domain and transport say why a connection ends. `close_code` says it in the protocol's codes.
@@ -89,7 +89,7 @@ class ClientProtocol(abc.ABC):
 
     @abc.abstractmethod
     def message(self, payload: bytes, *, binary: bool) -> None:
-        """Decode a message and give its commands to `session.take`."""
+        """Decode a message and give its commands to `session.submit`."""
 
     def control(self, *, pong: bool) -> None:  # noqa: B027  # most protocols have nothing to do here
         """Take a WebSocket ping or pong. Override this if the protocol's pings are WebSocket pings."""

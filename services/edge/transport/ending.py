@@ -51,7 +51,7 @@ class Discard:
         if not transport.is_closing():
             transport.resume_reading()
 
-    def take(self, size: int) -> None:
+    def count(self, size: int) -> None:
         """Count `size` bytes that were received; stops reading beyond the bound."""
         self._left -= size
         if self._left < 0 and not self._transport.is_closing():
@@ -103,7 +103,7 @@ class Ending:
 
     def discard(self, size: int) -> None:
         """Count `size` received bytes that nobody reads."""
-        self._discard.take(size)
+        self._discard.count(size)
 
     def within(self, delay_s: float) -> None:
         """Reset the connection after `delay_s` seconds, whatever has arrived."""

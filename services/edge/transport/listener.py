@@ -155,7 +155,7 @@ class HeadProtocol(asyncio.Protocol):
         reader = self._reader
         if reader is None:
             if self._discard is not None:
-                self._discard.take(len(data))
+                self._discard.count(len(data))
             return
         try:
             if self._preamble is not None:
@@ -212,7 +212,7 @@ class HeadProtocol(asyncio.Protocol):
             self._reader = None
             port.http_opened()
             caller = Caller(self._peer, self._client, port.http_client, port.counters.refuse, port.http_lost)
-            port.http.take(transport, head, reader.rest(), caller)
+            port.http.adopt(transport, head, reader.rest(), caller)
 
     def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
         port = self._port

@@ -88,7 +88,7 @@ class TableExists(Exception):
 class ConditionFailed(Exception):
     """The condition of a write did not hold.
 
-    That may be the result of a retry after an earlier try was carried out and its response lost.
+    That may be the result of a retry after an earlier try was executed and its response lost.
 
     `item`: what is there, if the call asked for it (ReturnValuesOnConditionCheckFailure).
     """
@@ -143,7 +143,7 @@ class DynamoDb:
     async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Make one call, and retry it while the failure is temporary.
 
-        A write may be carried out more than once, or although the call failed: make it idempotent or conditional.
+        A write may be executed more than once, or although the call failed: make it idempotent or conditional.
 
         Raises:
             ConditionFailed: its condition does not hold.
@@ -165,7 +165,7 @@ class DynamoDb:
         Requests that DynamoDB returns as unprocessed are sent again.
 
         Raises:
-            Unavailable: some requests may not have been carried out.
+            Unavailable: some requests may not have been executed.
         """
         for start in range(0, len(requests), _BATCH_WRITE):
             left: Sequence[dict[str, Any]] = requests[start : start + _BATCH_WRITE]

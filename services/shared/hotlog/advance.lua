@@ -6,7 +6,7 @@
 --   publication (Unix ms), then per key to remember: position, ttl_s.
 -- Returns 0 if Redis had all of it already, else 1.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time')
-local epoch, top, life, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local epoch, top, incarnation, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local stored = known[1] == epoch and tonumber(known[2])
 local ahead = stored and stored >= top
 local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 0) + 1), '+')
@@ -29,15 +29,15 @@ for index = 3 + forget, #KEYS do
   redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])
 end
 if whole then
-  redis.call('HSET', KEYS[2], 'life', life)
+  redis.call('HSET', KEYS[2], 'life', incarnation)
   return 0
 end
 redis.call('DEL', KEYS[1])
 if ahead then
   -- Of what was numbered and not stored, something is not there: none of it was acknowledged.
-  redis.call('HSET', KEYS[2], 'life', life, 'top', known[2])
+  redis.call('HSET', KEYS[2], 'life', incarnation, 'top', known[2])
 else
-  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', life,
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', incarnation,
     'time', string.format('%d', math.max(tonumber(ARGV[5]), tonumber(known[4]) or 0)))
 end
 return 1

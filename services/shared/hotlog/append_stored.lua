@@ -42,8 +42,8 @@ if top > before then
   redis.call('HSET', meta, 'top', string.format('%d', top), 'time', time)
   -- From the last publish on it lives for its time, and not shorter than keys that lead into it; up to a sixteenth and a
   -- minute longer: renewing is rare.
-  local lives = math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))
-  local longest, left = lives + math.floor(lives / 16) + 60, redis.call('TTL', log)
-  if left < lives or left > longest then redis.call('EXPIRE', log, longest) end
+  local ttl = math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))
+  local longest, left = ttl + math.floor(ttl / 16) + 60, redis.call('TTL', log)
+  if left < ttl or left > longest then redis.call('EXPIRE', log, longest) end
 end
 return results

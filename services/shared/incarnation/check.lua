@@ -10,8 +10,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
-local life = redis.call('GET', KEYS[1])
-local of_run, generation = string.match(life or '', '^(%S+) (%d+) ')
+local incarnation = redis.call('GET', KEYS[1])
+local of_run, generation = string.match(incarnation or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0
 local found = redis.call('HMGET', KEYS[2], 'writes', 'newest', 'kept', 'stretch')
 local writes, newest, kept = tonumber(found[1]) or 0, tonumber(found[2]) or 0, found[3] or ''
@@ -33,12 +33,12 @@ end
 if of_run ~= run_id and not (ARGV[5] == run_id and not of_run) then
   -- A run that nobody has judged. Nothing is changed in it but what is said: it may still be filled from a copy.
   say(run_id)
-  return {run_id, now, life or '', writes, more and ARGV[6] or kept, 0}
+  return {run_id, now, incarnation or '', writes, more and ARGV[6] or kept, 0}
 end
 if missing then
   generation = math.max(generation, known_generation) + 1
-  life = run_id .. ' ' .. string.format('%d 0', generation)
-  redis.call('SET', KEYS[1], life)
+  incarnation = run_id .. ' ' .. string.format('%d 0', generation)
+  redis.call('SET', KEYS[1], incarnation)
 else
   -- It goes on under another replication id, and may have become the copy of another server: persistence asks who knows.
   local of_stretch, its_replid = string.match(found[4] or '', '^(%S+) (%S+)$')
@@ -50,4 +50,4 @@ if more then
 end
 redis.call('HSET', KEYS[2], 'newest', string.format('%d', now))
 redis.call('HSET', KEYS[3], ARGV[1], string.format('%d', now))
-return {run_id, now, life or '', writes, kept, missing and 1 or 0}
+return {run_id, now, incarnation or '', writes, kept, missing and 1 or 0}

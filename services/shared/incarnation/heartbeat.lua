@@ -18,8 +18,8 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 local stretch = run_id .. ' ' .. replid
 local count = redis.call('INCR', KEYS[1])
-local life = redis.call('GET', KEYS[2])
-local of_run, generation = string.match(life or '', '^(%S+) (%d+) ')
+local incarnation = redis.call('GET', KEYS[2])
+local of_run, generation = string.match(incarnation or '', '^(%S+) (%d+) ')
 generation = tonumber(generation) or 0
 if ARGV[4] ~= '' and store ~= ARGV[4] then redis.call('SET', KEYS[3], ARGV[4]) end
 
@@ -65,7 +65,7 @@ local function say(what)
   end
   if restored then redis.call('HSET', KEYS[4], 'restored', ARGV[11]) end
   if keeps ~= (found[3] or '') then redis.call('HSET', KEYS[4], 'kept', keeps) end
-  if what ~= life then
+  if what ~= incarnation then
     redis.call('SET', KEYS[2], what)
     redis.call('DEL', KEYS[6])
   end
@@ -90,7 +90,7 @@ for index = 1, #all, 2 do
     absent = true
   end
 end
-if same then return say(life) end
+if same then return say(incarnation) end
 if watched and not absent then
   -- Started anew with all that anybody knows of. Edges of earlier versions may say so within the pause.
   return say(run_id .. ' ' .. string.format('%d %d', generation, now + tonumber(ARGV[9])))

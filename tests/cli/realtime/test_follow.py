@@ -59,7 +59,7 @@ class Seen:
 
     def follower(self, url: str, wire: WireClient, new_token: Callable[[], Awaitable[str]] | None = None) -> Follower:
         return Follower(
-            url, wire, show=self.events.append, tell=self.told.append, new_token=new_token, rng=random.Random(1)
+            url, wire, show=self.events.append, remark=self.told.append, new_token=new_token, rng=random.Random(1)
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -52,7 +52,7 @@ async def test_what_is_told_is_what_is_kept(control_log: RedisControlLog, redis_
     assert [command.payload for command in published] == [b'{"op":"one two"}', b"\x00\xff\n"]
 
 
-async def test_what_is_older_than_a_minute_goes_with_the_next_order(
+async def test_what_is_older_than_a_minute_goes_with_the_next_command(
     control_log: RedisControlLog, redis_conn: redis.asyncio.Redis
 ) -> None:
     now_s, _ = await redis_conn.time()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 import redis.asyncio
 
-from services.edge.adapters.redis import incarnation as redis_life
+from services.edge.adapters.redis import incarnation as redis_incarnation
 from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.model import StreamPosition
-from services.persistence.adapters.redis import heartbeat as redis_beacon
+from services.persistence.adapters.redis import heartbeat as redis_heartbeat
 from services.persistence.domain.ports import Heartbeat
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
@@ -46,7 +46,7 @@ async def test_an_older_copy_is_noticed_though_the_kept_heartbeat_is_older_still
     brokers: list[RedisBroker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
+    monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
     kept = store.kept
     before = await append_some(brokers)
     older = await dump(own_redis)
@@ -57,7 +57,7 @@ async def test_an_older_copy_is_noticed_though_the_kept_heartbeat_is_older_still
     if edges == "quiet":
         for broker in brokers:
             forget(broker)
-        await asyncio.sleep(2 * redis_life.EVERY_S)
+        await asyncio.sleep(2 * redis_incarnation.EVERY_S)
     await go_back(own_redis, older)
     after = brokers
     if edges in ("dead", "started anew"):
@@ -81,8 +81,8 @@ async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other edge and persistence find everything that they know of: it is the dead one that would know better."""
-    monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
-    monkeypatch.setattr(redis_life, "EVERY_S", 60.0)  # the other one does not look again before the end
+    monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
+    monkeypatch.setattr(redis_incarnation, "EVERY_S", 60.0)  # the other one does not look again before the end
     await asyncio.sleep(0.6)
     older = await dump(own_redis)
     lost = await append_some(brokers[:1], 1)
@@ -118,7 +118,7 @@ async def test_a_new_process_alone_can_not_tell(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything was down: nobody has seen what was acknowledged last."""
-    monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
+    monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
     before = await append_some(brokers)
     for broker in brokers:
         await broker.close()
@@ -206,7 +206,7 @@ async def test_an_idle_edge_notices_within_a_look(
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
         await client.save()
         await append_some(brokers[:1], 1)
-        await asyncio.sleep(2 * redis_life.EVERY_S)  # the other edge has seen it, too
+        await asyncio.sleep(2 * redis_incarnation.EVERY_S)  # the other edge has seen it, too
         await brokers.pop(0).close()
         await client.execute_command("DEBUG", "RELOAD", "NOSAVE")  # type: ignore[no-untyped-call]
     await until(lambda: {generation(broker) for broker in brokers} == {before + 1})
@@ -216,7 +216,7 @@ async def test_a_server_that_became_a_copy_while_nobody_watched_is_not_trusted(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is the same, and whoever knew better is gone; the server itself says that it has been somebody's copy."""
-    monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
+    monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
     before = await append_some(brokers)
     lost = await become_a_copy(own_redis, "REPLICAOF", brokers)
     for broker in brokers:
@@ -249,7 +249,7 @@ async def test_a_first_replica_changes_the_replication_id_and_no_epoch(
 ) -> None:
     """The server was nobody's copy: all that watch it say so."""
     before = await append_some(brokers)
-    await asyncio.sleep(2 * redis_life.EVERY_S)
+    await asyncio.sleep(2 * redis_incarnation.EVERY_S)
     await store.heartbeat()
     replica = RedisServer()
     replica.start(whole=False)
@@ -266,7 +266,7 @@ async def test_a_first_replica_changes_the_replication_id_and_no_epoch(
         writer = store if persistence == "running" else await persistence_comes_back(own_redis, store.kept)
         for _ in range(3):
             await writer.heartbeat()
-        await asyncio.sleep(2 * redis_life.EVERY_S)
+        await asyncio.sleep(2 * redis_incarnation.EVERY_S)
         assert {position.epoch for position in await append_some(brokers)} == {before[0].epoch}
         if writer is not store:
             await writer.close()
@@ -278,13 +278,13 @@ async def test_under_another_replication_id_an_edge_that_died_is_missed(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it acknowledged last may be what the copy lacks."""
-    monkeypatch.setattr(redis_beacon, "WAITS_S", 0.5)
+    monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
     before = await append_some(brokers)
     await store.heartbeat()
     stop_watching(brokers[0])  # it says no farewell
     await become_a_copy(own_redis, "REPLICAOF", [])
     await store.heartbeat()
-    await asyncio.sleep(2 * redis_life.EVERY_S)
+    await asyncio.sleep(2 * redis_incarnation.EVERY_S)
     assert (await append_some(brokers[1:], 1))[0].epoch != before[0].epoch
 
 
@@ -293,12 +293,12 @@ async def test_a_copy_that_still_has_removed_history_is_an_older_one(
 ) -> None:
     """Nothing else was written since."""
     before = await append_some(brokers)
-    await asyncio.sleep(2 * redis_life.EVERY_S)
+    await asyncio.sleep(2 * redis_incarnation.EVERY_S)
     older = await dump(own_redis)
     await brokers[0].remove_history(CHANNEL)
-    await asyncio.sleep(2 * redis_life.EVERY_S)
+    await asyncio.sleep(2 * redis_incarnation.EVERY_S)
     await go_back(own_redis, older)
-    await asyncio.sleep(2 * redis_life.EVERY_S)  # until both have looked at all of it
+    await asyncio.sleep(2 * redis_incarnation.EVERY_S)  # until both have looked at all of it
     await store.heartbeat()
     await until(lambda: all(broker.is_ready for broker in brokers))
     page = await brokers[1].read(CHANNEL, since_offset=0, limit=100, reverse=False, stored=False, max_bytes=1 << 20)

@@ -39,7 +39,7 @@ class MemoryLog:
 
 
 class Edge:
-    """What one edge carried out."""
+    """What one edge executed."""
 
     def __init__(self, log: MemoryLog, check_s: float = 60) -> None:
         self.done: list[int] = []
@@ -68,7 +68,7 @@ async def edge(log: MemoryLog) -> AsyncIterator[Edge]:
     await end_task(running)
 
 
-async def test_what_is_heard_in_order_is_carried_out_at_once_without_a_read(edge: Edge, log: MemoryLog) -> None:
+async def test_what_is_heard_in_order_is_executed_at_once_without_a_read(edge: Edge, log: MemoryLog) -> None:
     for _ in range(3):
         edge.follower.on_command(log.command())
     assert edge.done == [1, 2, 3]
@@ -76,7 +76,7 @@ async def test_what_is_heard_in_order_is_carried_out_at_once_without_a_read(edge
     assert log.reads == 0
 
 
-async def test_what_is_heard_twice_or_late_is_carried_out_once(edge: Edge, log: MemoryLog) -> None:
+async def test_what_comes_twice_or_late_is_executed_once(edge: Edge, log: MemoryLog) -> None:
     one, two = log.command(), log.command()
     for command in (one, two, one, two):
         edge.follower.on_command(command)
@@ -84,7 +84,7 @@ async def test_what_is_heard_twice_or_late_is_carried_out_once(edge: Edge, log: 
     assert edge.done == [1, 2]
 
 
-async def test_what_was_not_heard_is_read_before_what_was(edge: Edge, log: MemoryLog) -> None:
+async def test_what_did_not_come_is_read_before_what_did(edge: Edge, log: MemoryLog) -> None:
     for _ in range(4):
         log.command()
     edge.follower.on_command(log.command())
@@ -140,7 +140,7 @@ async def test_a_gap_in_what_is_kept_is_told(edge: Edge, log: MemoryLog) -> None
     assert (edge.done, edge.missed) == ([1, 4], [4])
 
 
-async def test_after_redis_lost_commands_the_next_one_is_carried_out_and_none_again(edge: Edge, log: MemoryLog) -> None:
+async def test_after_redis_lost_commands_the_next_one_is_executed_and_none_again(edge: Edge, log: MemoryLog) -> None:
     for _ in range(4):
         edge.follower.on_command(log.command())
     del log.kept[2:]

@@ -25,7 +25,7 @@ def ours(sent: bytes) -> Request | None:
             return None
         body, rest, taken = BodyReader(head), bytearray(reader.rest()), b""
         while not body.is_whole and rest:
-            taken += body.take(rest)
+            taken += body.read(rest)
     except Refused:
         return None
     if not body.is_whole:

@@ -402,7 +402,7 @@ def test_one_look_at_tiny_chunks_takes_a_few_of_them() -> None:
     head = HeadReader().feed(post("/", "Transfer-Encoding: chunked"))
     assert head is not None
     waiting, bodies = bytearray(b"1\r\na\r\n" * 40_000), BodyReader(head)
-    found = bodies.take(waiting)
+    found = bodies.read(waiting)
     assert 0 < len(found) < 400
     assert len(found) * 6 + len(waiting) == pytest.approx(240_000, abs=6)
 
@@ -421,9 +421,9 @@ def test_a_body_in_chunks_is_the_same_however_it_is_cut() -> None:
             waiting += sent[:step]
             sent = sent[step:]
             if not bodies.is_whole:
-                found += bodies.take(waiting)
+                found += bodies.read(waiting)
         while waiting and not bodies.is_whole:
-            found += bodies.take(waiting)
+            found += bodies.read(waiting)
         assert (found, bytes(waiting), bodies.is_whole) == (body, b"next", True), SEED
 
 
@@ -435,5 +435,5 @@ def test_any_bytes_are_chunks_or_refused() -> None:
         data = bytearray(rng.choices(b"0123af;\r\n\r\n:x\xff", k=rng.randrange(60)))
         size, bodies = len(data), BodyReader(head)
         with contextlib.suppress(Refused):
-            assert len(bodies.take(data)) <= size
+            assert len(bodies.read(data)) <= size
             assert bodies.is_whole or not data

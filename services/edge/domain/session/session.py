@@ -74,8 +74,8 @@ class Session(CommandRunner):
 
     # From the client protocol.
 
-    def take(self, commands: Iterable[c.Command]) -> None:
-        """Take the commands of one message: queue them, and run those that may run now."""
+    def submit(self, commands: Iterable[c.Command]) -> None:
+        """Accept the commands of one message: queue them, and run those that may run now."""
         if self.state in OVER:
             return
         for command in commands:

@@ -66,5 +66,5 @@ class Wheel:
                     try:
                         timed.deadline_passed(now)
                     except Exception:
-                        logger.exception("a deadline could not be carried out")  # the others go on
+                        logger.exception("a deadline could not be executed")  # the others go on
                 self.schedule(timed)

@@ -45,18 +45,18 @@ class CentrifugalConnection(ClientProtocol):
             return
         found = self._codec.decode(payload, binary=binary)
         if PONG in found:
-            self._take_with_pongs(session, found)
+            self._submit_with_pongs(session, found)
         else:
-            session.take(found)  # type: ignore[arg-type]  # a cast costs a call for every message
+            session.submit(found)  # type: ignore[arg-type]  # a cast costs a call for every message
 
-    def _take_with_pongs(self, session: Session, found: list[Command | Pong]) -> None:
+    def _submit_with_pongs(self, session: Session, found: list[Command | Pong]) -> None:
         """Take the pongs, which do not wait behind slow commands, then the commands."""
         commands = [one for one in found if isinstance(one, Command)]
         for _ in range(len(found) - len(commands)):
             if not session.pong():
                 session.disconnect(EndReason.BAD_REQUEST)
                 return
-        session.take(commands)
+        session.submit(commands)
 
     def control(self, *, pong: bool) -> None:
         """Take a WebSocket pong; unsolicited ones are allowed (RFC 6455, 5.5.3)."""

@@ -29,7 +29,7 @@ class BodyReader:
         self._trailer_bytes = 0
         self.is_whole = not self._chunked and not self._left
 
-    def take(self, data: bytearray) -> bytes:
+    def read(self, data: bytearray) -> bytes:
         """Remove the bytes of this body from the front of `data`, and return its content.
 
         A call reads at most 192 lines of a chunked body. Call again for the rest.
@@ -38,14 +38,14 @@ class BodyReader:
             Refused: 400 if a chunk is malformed, 431 if the trailers are too long.
         """
         if self._chunked:
-            return self._take_chunks(data)
+            return self._read_chunks(data)
         part = bytes(memoryview(data)[: self._left])
         del data[: len(part)]
         self._left -= len(part)
         self.is_whole = not self._left
         return part
 
-    def _take_chunks(self, data: bytearray) -> bytes:
+    def _read_chunks(self, data: bytearray) -> bytes:
         body = bytearray()
         start, size, lines = 0, len(data), 0
         while start < size and not self.is_whole and lines < _LINES_PER_TURN:
@@ -61,12 +61,12 @@ class BodyReader:
                 if len(self._line) > MAX_LINE_BYTES:
                     raise _malformed()
                 if found >= 0:
-                    self._take_line()
+                    self._read_line()
             start = end
         del data[:start]
         return bytes(body)
 
-    def _take_line(self) -> None:
+    def _read_line(self) -> None:
         line = self._line.decode("latin-1")
         self._line.clear()
         if not line.endswith("\r\n"):

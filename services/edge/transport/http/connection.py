@@ -241,7 +241,7 @@ class HttpConnection(asyncio.Protocol):
             self._handover.loop.call_soon(self._next_turn)
 
     def _read_body(self, body: BodyReader) -> None:
-        part = body.take(self._waiting)
+        part = body.read(self._waiting)
         if body.is_whole:
             self._body = None
         if self._exchange is not None:

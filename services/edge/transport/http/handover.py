@@ -45,7 +45,7 @@ class HttpHandover:
         self.headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         self._date_timer = self.loop.call_later(_DATE_EVERY_S, self.start)
 
-    def take(self, transport: asyncio.Transport, head: Head, rest: bytes, caller: Caller) -> None:
+    def adopt(self, transport: asyncio.Transport, head: Head, rest: bytes, caller: Caller) -> None:
         """Serve a connection, of which one head and the bytes behind it were read."""
         connection = HttpConnection(self, transport, caller)
         self.connections.add(connection)

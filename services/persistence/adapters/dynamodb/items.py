@@ -77,7 +77,7 @@ class BatchItem:
         return self.first + len(self.rows) - 1
 
 
-def take(rows: Sequence[Row], bucket_offsets: int) -> Sequence[Row]:
+def first_item(rows: Sequence[Row], bucket_offsets: int) -> Sequence[Row]:
     """Return as many of the first rows as one item can hold, at least one.
 
     An item has offsets of one bucket only, at most 100 rows, and at most 300 KB unless a single row is larger.

@@ -322,7 +322,7 @@ class DynamoDbLogStore:
         """Context of an operation: measures it, and ends it at the deadline.
 
         Raises:
-            Unavailable: the deadline has passed; a request that is under way may still be carried out.
+            Unavailable: the deadline has passed; a request that is under way may still be executed.
         """
         with STORE_SECONDS.labels(name).time():
             try:

@@ -14,10 +14,10 @@ from services.persistence.adapters.dynamodb.chain import Chains
 from services.persistence.adapters.dynamodb.items import (
     MAX_ROW_BYTES,
     BatchItem,
+    first_item,
     from_attributes,
     packed,
     row_bytes,
-    take,
     to_attributes,
 )
 from services.persistence.domain.ports import Row, Written
@@ -98,7 +98,7 @@ class ChainWriter:
         if first <= top and await self._conflicts(channel, rows[: top + 1 - first]):
             return Written(top, True)
         while left := rows[max(0, top + 1 - first) :]:
-            mine = take(left, self._chains.bucket_offsets)
+            mine = first_item(left, self._chains.bucket_offsets)
             theirs = await self._put(channel, mine)
             if theirs is None:
                 top = mine[-1].offset

@@ -65,7 +65,7 @@ async def test_a_recovered_publication_counts_as_a_reply_and_a_push_does_not() -
     client.session.push(PUSH)
     assert not counted
     push_recovered(client.session)
-    client.session.answer(7, RpcResult())
+    client.session.reply(7, RpcResult())
     assert len(counted) == 2
 
 
@@ -87,7 +87,7 @@ async def test_what_the_protocol_has_no_words_for_is_not_sent() -> None:
     client.session.push(PUSH)
     push_recovered(client.session)
     client.session.protocol = Silent()  # type: ignore[assignment]
-    client.session.answer(7, RpcResult())
+    client.session.reply(7, RpcResult())
     assert len(client.connection.frames) == before
 
 
@@ -101,9 +101,9 @@ async def test_behind_the_end_nothing_is_sent_and_nothing_is_taken() -> None:
     before = len(client.connection.frames)
     session.push(PUSH)
     push_recovered(session)
-    session.answer(7, RpcResult())
+    session.reply(7, RpcResult())
     session.refuse_connect(7, ErrorResult(100, "x"))
-    session.take([c.Command(8, c.Publish(channel=CHANNEL, data=b"1"))] * 2)
+    session.submit([c.Command(8, c.Publish(channel=CHANNEL, data=b"1"))] * 2)
     await settle()
     assert len(client.connection.frames) == before
     assert (session.is_closed, client.connection.dropped_after) == (True, None)
@@ -114,7 +114,7 @@ async def test_behind_the_end_nothing_is_sent_and_nothing_is_taken() -> None:
 async def test_a_message_that_ends_the_session_is_taken_no_further() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
-    client.session.take([c.Command(0, c.Malformed(reason="x")), c.Command(9, c.Rpc())])
+    client.session.submit([c.Command(0, c.Malformed(reason="x")), c.Command(9, c.Rpc())])
     await settle()
     assert client.closed == (3501, "bad request")
     assert "rpc" not in client.session.node.counters.commands
@@ -146,7 +146,7 @@ async def test_a_refused_connect_is_answered_and_the_client_has_time_to_close() 
     assert (session.is_open, session.is_over, session.is_closed) == (False, True, False)
     assert not node.clients
     assert not node.users
-    session.take([c.Command(2, c.Connect(token=cluster.token("alice")))])
+    session.submit([c.Command(2, c.Connect(token=cluster.token("alice")))])
     await cluster.advance(60)
     assert len(client.lines) == 1
     assert client.closed is None, "its deadlines have ended"
@@ -211,8 +211,8 @@ async def test_commands_that_wait_are_dropped_at_the_end(ended_here: bool) -> No
     node = cluster.edge()
     client = await connected(cluster, node)
     await client.post(rpc={"method": "x"})
-    client.session.take([c.Command(number, c.Rpc()) for number in (7, 8)])
-    client.session.take([c.Command(9, c.Publish(channel=CHANNEL, data=b"1"))])
+    client.session.submit([c.Command(number, c.Rpc()) for number in (7, 8)])
+    client.session.submit([c.Command(9, c.Publish(channel=CHANNEL, data=b"1"))])
     assert node.publisher.admission.redis.waiting == 1
     if ended_here:
         client.session.disconnect(EndReason.SLOW)

@@ -83,7 +83,7 @@ class ToyConnection(ClientProtocol):
                 self.session.pong()
             else:
                 commands.append(c.Command(next(self._ids), _request(line)))
-        self.session.take(commands)
+        self.session.submit(commands)
 
     def encode_reply(self, command_id: int, result: r.Result) -> bytes:
         words = f"ERR {result.code} {result.message}" if isinstance(result, r.ErrorResult) else "OK"

@@ -187,7 +187,7 @@ class Position(_message.Message):
     offset: _builtins.int
     """number of a publication, from 1; 0: before the first."""
     epoch: _builtins.str
-    """life of the log that counts it; 1 to 64 bytes of ASCII."""
+    """incarnation of the log that counts it; 1 to 64 bytes of ASCII."""
     def __init__(
         self,
         *,
