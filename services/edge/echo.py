@@ -11,7 +11,7 @@ import dataclasses
 import logging
 
 from services.edge.domain.connections import Choice, Connection, HandshakeInfo
-from services.edge.domain.ends import End, EndReason
+from services.edge.domain.ends import ClientEnd, End, EndReason
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.edge.transport.websocket.frames import binary_frame, text_frame
@@ -52,7 +52,7 @@ class Echo:
         """Read from the client again."""
         self._connection.resume_reading()
 
-    def closed(self, *, clean: bool) -> None:
+    def closed(self, how: ClientEnd) -> None:
         """Do nothing: there is nothing to release."""
 
 

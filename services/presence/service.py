@@ -12,8 +12,8 @@ presence or Redis, at any moment. The roster must become right again without any
 * An entry belongs to one edge and one generation. A change that arrives late under an older generation replaces and
   removes nothing.
 * The sweeper removes the members of generations that ended, and publishes one leave each (domain/sweeper.py).
-* A member that leaves without a clean end stays for its grace. If the same user enters meanwhile, the new client takes
-  the member's place, and neither a leave nor a join is published.
+* A member that leaves without a clean end stays for its grace, or for a shorter one that the edge names. If the same
+  user enters meanwhile, the new client takes the member's place, and neither a leave nor a join is published.
 * Redis names the roster that it holds. A new name means that Redis lost its data: edges enter their members as known,
   so that no second join is published.
 * Times are those of presence's own clock in Redis, which never goes back.
@@ -139,7 +139,8 @@ def _checked(change: pb.Change) -> Change:
     match change.WhichOneof("what"):
         case "leave":
             lost_info = info.SerializeToString() if change.leave.known else b""
-            return Leave(change.channel, info.client, change.leave.clean, lost_info)
+            check_number("at_most_s", change.leave.at_most_s, 0, MAX_PRESENCE_GRACE_S)
+            return Leave(change.channel, info.client, change.leave.clean, lost_info, change.leave.at_most_s)
         case "enter":
             check_number("grace_s", change.enter.grace_s, 0, MAX_PRESENCE_GRACE_S)
             enter, announced = change.enter, info.SerializeToString()

@@ -110,7 +110,7 @@ async def enter(client: PresenceClient, name: str, user: str = "ann", owner: obj
 
 
 async def leave(client: PresenceClient, name: str, owner: object = None) -> bool:
-    client.leave(CHANNEL, name, owner=owner, clean=True)
+    client.leave(CHANNEL, name, owner=owner, stays_s=0.0)
     return await client.written(CHANNEL, name)
 
 
@@ -239,7 +239,7 @@ async def test_what_is_carried_out_late_changes_nothing(
     for _ in range(40):
         name = rng.choice(names)
         if name in there:
-            client.leave(CHANNEL, name, owner=None, clean=True)
+            client.leave(CHANNEL, name, owner=None, stays_s=0.0)
         else:
             client.enter(CHANNEL, ClientInfo("ann", name), owner=None, announce=True, grace_s=0.0)
         there ^= {name}

@@ -71,6 +71,9 @@ WRONG = {
     "endless-grace": entering(grace_s=float("inf")),
     "grace-is-no-number": entering(grace_s=float("nan")),
     "neither-enters-nor-leaves": pb.Change(channel="chat:room", info=common_pb2.ClientInfo(client="c1")),
+    "leaves-in-the-past": pb.Change(
+        channel="room", info=common_pb2.ClientInfo(client="c1"), leave=pb.Leave(at_most_s=-1.0)
+    ),
     "leaves-no-channel": pb.Change(info=common_pb2.ClientInfo(client="c1"), leave=pb.Leave(clean=True)),
 }
 

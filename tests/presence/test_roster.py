@@ -30,8 +30,8 @@ def entering(client: str, user: str, *, channel: str = CHANNEL, grace_s: float =
     return Enter(channel, client, user, info, announce, grace_s)
 
 
-def leaving(client: str, *, clean: bool = True, channel: str = CHANNEL) -> Leave:
-    return Leave(channel, client, clean)
+def leaving(client: str, *, clean: bool = True, channel: str = CHANNEL, at_most_s: float = 0.0) -> Leave:
+    return Leave(channel, client, clean, at_most_s=at_most_s)
 
 
 class Ear:
@@ -144,6 +144,32 @@ async def test_after_a_broken_connection_the_entry_stays_for_its_grace_and_leave
     assert await roster.stats([CHANNEL]) == [(0, 0)]
 
 
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_grace_ends_when_the_shorter_of_both_has_passed(
+    seed: int, redis_conn: redis.asyncio.Redis, roster: RedisRoster, ear: Ear
+) -> None:
+    """The namespace's and the edge's; the repeat of a leave begins no other one."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for number in range(40):
+        name = f"c{number}"
+        grace_s, at_most_s = rng.choice((0.0, 1.0, rng.uniform(1, 3_600))), rng.choice((0.0, 2.0, rng.uniform(1, 9)))
+        await roster.change(EDGE, [entering(name, name, grace_s=grace_s)])
+        before = await redis_conn.time()
+        for _ in range(rng.randint(1, 3)):
+            await roster.change(EDGE, [leaving(name, clean=False, at_most_s=at_most_s)])
+        after = await redis_conn.time()
+        expected_ms = int(1_000 * grace_s) if not at_most_s else min(int(1_000 * grace_s), int(1_000 * at_most_s))
+        due = await redis_conn.zscore("t:presence:due", f"{CHANNEL}\n{name}")
+        if expected_ms == 0:
+            assert due is None
+            assert name not in await members(roster)
+        else:
+            assert due is not None
+            assert before[0] * 1_000 + before[1] // 1_000 - 1 <= due - expected_ms
+            assert due - expected_ms <= after[0] * 1_000 + after[1] // 1_000 + 1
+
+
 async def test_the_users_next_client_takes_the_place_unseen(roster: RedisRoster, ear: Ear) -> None:
     await roster.change(EDGE, [entering("c1", "ann", grace_s=5.0), entering("c2", "bob")])
     await roster.change(EDGE, [leaving("c1", clean=False), entering("c3", "ann")])
@@ -235,8 +261,8 @@ async def test_random_schedules_agree_with_a_model(
             client = rng.choice(sorted(model))
             if client in gone:
                 continue
-            clean = rng.random() < 0.5
-            await roster.change(model[client][1], [leaving(client, clean=clean)])
+            clean, at_most_s = rng.random() < 0.5, rng.choice((0.0, 20.0))
+            await roster.change(model[client][1], [leaving(client, clean=clean, at_most_s=at_most_s)])
             if clean:
                 del model[client]
                 events.append(f"-{client}")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from services.edge.domain.ends import ClientEnd
 from services.edge.domain.model import Publication
 from services.shared.namespaces import Mode
 from tests.properties.follower import Follower
@@ -141,7 +142,7 @@ class Schedule:
         copy.copy(follower).read(connection.connection.frames[self._read[client] :])
         follower.ended(None)
         self.connections[client] = None
-        connection.protocol.closed(clean=False)
+        connection.protocol.closed(ClientEnd.LOST)
 
     async def stall(self, client: int) -> None:
         """It takes no more of what it asked for: pages wait, and its commands."""
@@ -309,7 +310,7 @@ class Schedule:
             follower.read(frames[upto:])
             follower.ended(connection.closed[0] if connection.closed else None)
             self.connections[client] = None
-            connection.protocol.closed(clean=False)
+            connection.protocol.closed(ClientEnd.LOST)
 
     async def _quiet(self) -> None:
         """Until nothing is left to do, however long it waits."""

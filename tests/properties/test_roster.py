@@ -13,7 +13,7 @@ import pytest
 
 from services.edge.domain.control import operations
 from services.edge.domain.control.operations import execute
-from services.edge.domain.ends import EndReason
+from services.edge.domain.ends import ClientEnd, EndReason
 from services.shared.errors import ThalamusError
 from services.shared.namespaces import Mode
 from tests.properties.manual_loop import ticks
@@ -100,7 +100,7 @@ class Delayed:
             if rng.random() < 0.5:
                 gone.session.disconnect(EndReason.DISCONNECTED, 3000, "gone")
                 await self.delay()
-            gone.protocol.closed(clean=rng.random() < 0.5)
+            gone.protocol.closed(rng.choice(list(ClientEnd)))
             self.clients[at] = await self.connect(user)
         await self.delay()
 

@@ -13,6 +13,7 @@ import jwt
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.connections import Identity
+from services.edge.domain.ends import ClientEnd
 from services.edge.domain.session.node import Clock, Node
 from services.edge.domain.session.rpc import RpcMethods
 from services.edge.domain.settings import Settings
@@ -279,9 +280,9 @@ class Client:
         code: int = reply["error"]["code"]
         return code
 
-    async def hang_up(self, *, clean: bool = True) -> None:
+    async def hang_up(self, how: ClientEnd = ClientEnd.CLOSED) -> None:
         """The client goes away."""
-        self.protocol.closed(clean=clean)
+        self.protocol.closed(how)
         await settle()
 
 

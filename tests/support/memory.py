@@ -199,7 +199,7 @@ class MemoryPresence:
     def __init__(self, bus: MemoryBus) -> None:
         self.bus = bus
         self.members_of: dict[str, dict[str, ClientInfo]] = {}
-        self.left_clean: list[tuple[str, str, bool]] = []
+        self.left: list[tuple[str, str, float]] = []  # channel, client, and how long it stays at most, seconds
         self.down = False
         self._announced: set[tuple[str, str]] = set()
         self._owners: dict[tuple[str, str], object] = {}
@@ -215,11 +215,11 @@ class MemoryPresence:
             self._announced.add((channel, info.client))
             self.bus.joined(channel, info)
 
-    def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
+    def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
         if self._owners.get((channel, client)) is not owner:
             return
         del self._owners[channel, client]
-        self.left_clean.append((channel, client, clean))
+        self.left.append((channel, client, stays_s))
         if self.down:
             return
         info = self.members_of.get(channel, {}).pop(client, None)

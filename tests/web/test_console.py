@@ -78,6 +78,16 @@ def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, sta
 
 @pytest.mark.usefixtures("playwright")
 @pytest.mark.slow
+def test_a_reload_is_not_seen_and_a_closed_tab_has_left_within_3_s(
+    node: str, chromium: str, stack: Stack, tmp_path: Path
+) -> None:
+    command = [node, str(_HERE / "leaving.mjs"), stack.http_urls[0], str(tmp_path / "profile"), chromium]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("playwright")
+@pytest.mark.slow
 def test_the_console_at_its_limits(node: str, chromium: str, tmp_path: Path) -> None:
     """Too long a text, a refused room, a wrong token, many messages, a small screen."""
     _SHOTS.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class _Entry:
     announce: bool
     grace_s: float
     roster: str  # name of the roster that it was confirmed on last; "": none yet
-    clean: bool = False  # whether its leave is clean: the client ended it, so no grace period follows
+    stays_s: float = 0.0  # how long it stays after its leave, or for its grace if that is less; 0: not at all
 
 
 _BROKEN = (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
@@ -131,14 +132,14 @@ class PresenceClient:
         _MEMBERS.set(len(self._wanted))
         self._change(key)
 
-    def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
+    def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
         key = (channel, client)
         entry = self._wanted.get(key)
         if entry is None or entry.owner is not owner:
             return
         del self._wanted[key]
         _MEMBERS.set(len(self._wanted))
-        entry.clean = clean
+        entry.stays_s = stays_s
         self._leaving[key] = entry
         if len(self._leaving) > MAX_LEAVES:
             self._forget_leaves()
@@ -305,6 +306,9 @@ class PresenceClient:
         if key in self._wanted:
             enter = pb.Enter(announce=entry.announce, grace_s=entry.grace_s, known=lost)
             return pb.Change(channel=channel, info=codec.encode_info(entry.info), enter=enter)
-        leave = pb.Leave(clean=entry.clean, known=lost and entry.announce)
+        stays_s = entry.stays_s
+        leave = pb.Leave(
+            clean=stays_s == 0, known=lost and entry.announce, at_most_s=stays_s if math.isfinite(stays_s) else 0
+        )
         info = codec.encode_info(entry.info) if leave.known else common_pb2.ClientInfo(client=client)
         return pb.Change(channel=channel, info=info, leave=leave)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from services.edge.domain.access.tokens import ConnectionClaims
-from services.edge.domain.ends import End
+from services.edge.domain.ends import ClientEnd, End
 from services.edge.domain.replies import JoinPush, Push, Result
 
 
@@ -107,11 +107,8 @@ class MessageHandler(Protocol):
         123 bytes.
         """
 
-    def closed(self, *, clean: bool) -> None:
-        """Note that the connection is over. Called exactly once, and last.
-
-        `clean`: a close frame of the client arrived.
-        """
+    def closed(self, how: ClientEnd) -> None:
+        """Note that the connection is over. Called exactly once, and last."""
 
 
 @dataclass(frozen=True, slots=True)

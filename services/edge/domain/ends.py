@@ -1,4 +1,4 @@
-"""Why a connection ends: reasons of domain and transport, without codes of a client protocol."""
+"""How a connection ends, by either side, without codes of a client protocol."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ class EndReason(enum.Enum):
     CHANNEL_LIMIT = enum.auto()  # too many server-side subscriptions
     PERMISSION_DENIED = enum.auto()  # clients without a user may not connect
     NOT_AVAILABLE = enum.auto()  # the client asks for what this server does not do
+
+
+class ClientEnd(enum.Enum):
+    """How the client's side of a connection ended."""
+
+    CLOSED = enum.auto()  # on purpose: a close frame with 1000, or without a code as browsers' `close()` sends it
+    GOING_AWAY = enum.auto()  # 1001: the page is left or loaded again; nobody knows yet whether it comes back
+    LOST = enum.auto()  # no close frame, or one with another code
 
 
 class End(NamedTuple):

@@ -147,14 +147,13 @@ class Presence(Protocol):
         """Put the client on the roster of the channel, or replace its entry.
 
         The entry then belongs to `owner`. `announce`: join and leave are published. `grace_s`: seconds that the entry
-        stays after a leave that is not clean.
+        stays after a broken connection.
         """
 
-    def leave(self, channel: str, client: str, *, owner: object, clean: bool) -> None:
+    def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
         """Take the client off the roster, if its entry belongs to `owner`.
 
-        `clean`: the client unsubscribed or closed the connection itself, or the server ended the subscription. If not,
-        the entry stays for its grace.
+        The entry stays for `stays_s`, or for its grace if that is less; 0: it goes at once.
         """
 
     async def written(self, channel: str, client: str) -> bool:

@@ -32,7 +32,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from services.edge.domain.connections import Choice, Connection, Encoder, HandshakeInfo, Identity, Pings
-from services.edge.domain.ends import End
+from services.edge.domain.ends import ClientEnd, End
 from services.edge.domain.replies import Result
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.session import Session
@@ -103,11 +103,11 @@ class ClientProtocol(abc.ABC):
     def close_code(self, end: End) -> tuple[int, str]:
         """Return code and text of the close frame for this end; the text has at most 123 bytes."""
 
-    def closed(self, *, clean: bool) -> None:
+    def closed(self, how: ClientEnd) -> None:
         """End the session, because the connection is over."""
         session, self.session = self.session, None
         if session is not None:
-            session.closed(clean=clean)
+            session.closed(how)
 
     # From the session.
 

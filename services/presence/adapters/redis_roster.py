@@ -179,7 +179,7 @@ class RedisRoster:
         for member in members:
             channel, client = member.decode().rsplit("\n", 1)
             names = [*_names(channel), self._clock]
-            calls.append(Call(_LEAVE, names, [client, how, lease.edge, lease.generation, keys.pub(channel), ""]))
+            calls.append(Call(_LEAVE, names, [client, how, lease.edge, lease.generation, keys.pub(channel), "", ""]))
         results = [raise_for_error(one) for one in await self._run(how, calls)]
         LEAVES.labels(how).inc(sum(removed for removed, _, _ in results))
         return results
@@ -193,7 +193,8 @@ class RedisRoster:
             if isinstance(one, Leave):
                 how = "clean" if one.clean else "unclean"
                 leaving: list[str | bytes | int] = [one.client, how, lease.edge, lease.generation, pub, one.lost_info]
-                return Call(_LEAVE, [*names, self._clock], leaving)
+                most_ms = int(one.at_most_s * 1000) if one.at_most_s else ""
+                return Call(_LEAVE, [*names, self._clock], [*leaving, most_ms])
             known = "1" if one.known else ""
             arguments += (one.client, int(one.announce), int(one.grace_s * 1000), one.user, one.info, known)
         return Call(_ENTER, names, arguments)

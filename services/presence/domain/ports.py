@@ -39,12 +39,16 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Remove a member: at once if `clean`, else after its grace."""
+    """Remove a member: at once if `clean`, else after its grace.
+
+    `at_most_s`: the grace ends after so many seconds at the latest; 0: no such bound.
+    """
 
     channel: str
     client: str
     clean: bool
     lost_info: bytes = b""  # if it was on a roster that Redis lost: its ClientInfo, for the leave
+    at_most_s: float = 0.0
 
 
 Change = Enter | Leave

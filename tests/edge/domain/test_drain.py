@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -30,12 +31,12 @@ async def test_presence_hears_of_it_before_the_client_does() -> None:
     cluster, gate = Cluster(), asyncio.Event()
 
     async def slow(channel: str, client: str) -> bool:
-        return not cluster.presence.left_clean or await gate.wait()
+        return not cluster.presence.left or await gate.wait()
 
     cluster.presence.written = slow  # type: ignore[method-assign]
     async with drained(cluster) as client:
         assert client.closed is None
-        assert cluster.presence.left_clean == [(CHANNEL, client.session.client, False)]
+        assert cluster.presence.left == [(CHANNEL, client.session.client, math.inf)]
         gate.set()
         await settle()
         assert client.closed == (3001, "shutdown")
@@ -46,7 +47,7 @@ async def test_a_presence_that_does_not_answer_keeps_nobody(monkeypatch: pytest.
     cluster = Cluster()
 
     async def never(channel: str, client: str) -> bool:
-        if cluster.presence.left_clean:
+        if cluster.presence.left:
             await asyncio.sleep(60)
         return False
 

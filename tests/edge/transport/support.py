@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.edge.domain.connections import Authenticator, Choice, Connection, HandshakeInfo
-from services.edge.domain.ends import End, EndReason
+from services.edge.domain.ends import ClientEnd, End, EndReason
 from services.edge.transport.http.handover import HttpHandover
 from services.edge.transport.listener import Listener
 from services.edge.transport.options import TransportOptions
@@ -81,7 +81,7 @@ class Recorder:
         self.opens = 0
         self.pings = self.pongs = 0
         self.taken = 0  # calls of `replies_taken`
-        self.ended: list[bool] = []  # `clean` of each call of `closed`
+        self.ended: list[ClientEnd] = []  # one for each call of `closed`
         self.end = asyncio.Event()
         self.heard = asyncio.Event()
 
@@ -107,8 +107,8 @@ class Recorder:
         self.taken += 1
         self.heard.set()
 
-    def closed(self, *, clean: bool) -> None:
-        self.ended.append(clean)
+    def closed(self, how: ClientEnd) -> None:
+        self.ended.append(how)
         self.end.set()
 
 

@@ -11,7 +11,7 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from services.edge.domain.ends import End
+from services.edge.domain.ends import ClientEnd, End
 from services.edge.transport.metrics import TransportCounters
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.outbox import Flusher
@@ -86,7 +86,7 @@ class Recording:
 
     def replies_taken(self) -> None: ...
 
-    def closed(self, *, clean: bool) -> None: ...
+    def closed(self, how: ClientEnd) -> None: ...
 
 
 class Made:

@@ -7,6 +7,7 @@ import collections
 
 import pytest
 
+from services.edge.domain.ends import ClientEnd
 from services.edge.transport.outbox import HIGH_WATER_BYTES
 from services.edge.transport.websocket.frames import text_frame
 from tests.edge.transport.support import CLOSE, LIMIT_S, TEXT, Raw, Recorder, Serve, Served, close_payload, frame
@@ -124,7 +125,7 @@ async def test_f16_a_slow_client_that_reads_on_learns_why_it_was_closed(serve: S
     assert await client.rest() == b""
     client.writer.close()
     await asyncio.wait_for(served.handlers[0].end.wait(), LIMIT_S)
-    assert served.handlers[0].ended == [False]
+    assert served.handlers[0].ended == [ClientEnd.LOST]
 
 
 async def test_f16_a_slow_client_that_never_reads_is_dropped_in_time(serve: Serve) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from services.edge.domain.ends import ClientEnd
 from services.edge.transport.options import TransportOptions
 from services.edge.transport.server import EdgeServer
 from services.shared.process.config import ConfigError
@@ -62,7 +63,7 @@ async def test_closing_does_not_wait_long_for_clients_that_do_not_answer(serve: 
     served = await serve(close_timeout_s=0.05)
     client = await served.raw()
     await asyncio.wait_for(served.server.close(), LIMIT_S)
-    assert served.handlers[0].ended == [False]
+    assert served.handlers[0].ended == [ClientEnd.LOST]
     client.writer.close()
 
 

@@ -9,6 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from services.edge.domain.ends import ClientEnd
 from services.edge.transport.websocket.frames import text_frame
 from tests.edge.transport.support import (
     BINARY,
@@ -123,7 +124,7 @@ async def test_a_broken_rule_closes_with_its_code_and_nothing_more_is_read(
     client.writer.close()
     await asyncio.wait_for(served.handlers[0].end.wait(), LIMIT_S)
     assert served.handlers[0].messages == [(b"before", False)]
-    assert served.handlers[0].ended == [False]
+    assert served.handlers[0].ended == [ClientEnd.LOST]
     assert served.server.counters.closes == {(str(code), "server"): 1}
 
 
@@ -250,7 +251,7 @@ async def test_the_client_closes_and_is_answered_alike(serve: Serve, payload: by
     client.writer.close()
     handler = await end_of(served)
     assert handler.messages == [(b"last", False)]
-    assert handler.ended == [True]
+    assert len(handler.ended) == 1
 
 
 async def test_a_client_may_close_in_the_middle_of_a_message(serve: Serve) -> None:
@@ -262,7 +263,7 @@ async def test_a_client_may_close_in_the_middle_of_a_message(serve: Serve) -> No
     client.writer.close()
     handler = await end_of(served)
     assert handler.messages == []
-    assert handler.ended == [True]
+    assert handler.ended == [ClientEnd.CLOSED]
 
 
 async def test_the_server_closes_after_what_is_queued_and_waits_for_the_answer(serve: Serve) -> None:
@@ -280,7 +281,7 @@ async def test_the_server_closes_after_what_is_queued_and_waits_for_the_answer(s
     client.writer.close()
     handler = await end_of(served)
     assert handler.messages == []
-    assert handler.ended == [False]  # the server began it
+    assert handler.ended == [ClientEnd.LOST]  # the server began it
     connection.send(text_frame(b"late"))
     connection.close(3001, "late")
     connection.pause_reading()
@@ -293,7 +294,7 @@ async def test_a_close_frame_that_is_never_answered_ends_in_time(serve: Serve) -
     client = await served.raw()
     served.handlers[0].connection.close(3001, "shutdown")
     assert await client.closed() == (3001, b"shutdown")
-    assert (await end_of(served)).ended == [False]
+    assert (await end_of(served)).ended == [ClientEnd.LOST]
     client.writer.close()
 
 
@@ -312,12 +313,22 @@ async def test_the_handler_learns_of_a_clean_end_before_tcp_has_ended(serve: Ser
     served = await serve(close_timeout_s=60.0)
     client = await served.raw()
     client.write(frame(TEXT, b"last") + frame(CLOSE))
-    assert (await end_of(served)).ended == [True]
+    assert (await end_of(served)).ended == [ClientEnd.CLOSED]
     assert served.server.counters.websockets == 1
     client.writer.transport.abort()
     while served.server.counters.websockets:
         await asyncio.sleep(0)
-    assert served.handlers[0].ended == [True]
+    assert served.handlers[0].ended == [ClientEnd.CLOSED]
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1002, 1008, 1011, 1014, 3000, 3999, 4000, 4999])
+async def test_the_code_of_a_clients_close_frame_says_how_it_ended(serve: Serve, code: int | None) -> None:
+    served = await serve()
+    client = await served.raw()
+    client.write(frame(CLOSE, b"" if code is None else code.to_bytes(2) + b"bye"))
+    on_purpose = {None: ClientEnd.CLOSED, 1000: ClientEnd.CLOSED, 1001: ClientEnd.GOING_AWAY}
+    assert (await end_of(served)).ended == [on_purpose.get(code, ClientEnd.LOST)]
+    client.writer.close()
 
 
 async def test_a_close_is_answered_also_while_reading_is_paused(serve: Serve) -> None:
@@ -344,7 +355,7 @@ async def test_a_client_that_vanishes_is_not_clean(serve: Serve, reset: bool) ->
         client.writer.transport.abort()
     else:
         client.writer.close()
-    assert (await end_of(served)).ended == [False]
+    assert (await end_of(served)).ended == [ClientEnd.LOST]
     assert served.server.counters.closes == {("1006", "nobody"): 1}
 
 

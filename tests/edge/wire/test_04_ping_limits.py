@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from services.edge.domain.ends import EndReason
+from services.edge.domain.control.operations import NO_CODE, Disconnect, execute
+from services.edge.domain.ends import ClientEnd, EndReason
 from services.edge.domain.model import ClientInfo
 from services.shared.namespaces import Mode
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
@@ -121,22 +124,42 @@ async def test_15_joins_that_come_together_are_one_frame_for_each_who_asked() ->
     assert [push["join"]["info"]["client"] for push in asking.pushes[-2:]] == ["c1", "c2"]
 
 
-@pytest.mark.parametrize("clean", [True, False])
-async def test_15_a_disconnect_leaves_and_says_whether_it_was_clean(clean: bool) -> None:
+@pytest.mark.parametrize(
+    ("how", "stays_s"), [(ClientEnd.CLOSED, 0.0), (ClientEnd.GOING_AWAY, 2.0), (ClientEnd.LOST, math.inf)]
+)
+async def test_15_how_a_client_ends_says_how_long_it_stays_in_presence(how: ClientEnd, stays_s: float) -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
     await client.call(subscribe={"channel": "a"})
-    await client.hang_up(clean=clean)
-    assert cluster.presence.left_clean == [("a", client.session.client, clean)]
+    await client.hang_up(how)
+    assert cluster.presence.left == [("a", client.session.client, stays_s)]
 
 
-async def test_15_a_close_by_the_server_is_no_clean_end_though_the_client_answers_it() -> None:
+@pytest.mark.parametrize("reason", [reason for reason in EndReason if reason is not EndReason.DISCONNECTED])
+@pytest.mark.parametrize("how", ClientEnd)
+async def test_15_whom_the_server_closes_may_come_back_whatever_the_client_answers(
+    reason: EndReason, how: ClientEnd
+) -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
     await client.call(subscribe={"channel": "a"})
-    client.session.disconnect(EndReason.SHUTDOWN)
-    await client.hang_up(clean=True)
-    assert cluster.presence.left_clean == [("a", client.session.client, False)]
+    client.session.disconnect(reason)
+    assert cluster.presence.left == []
+    await client.hang_up(how)
+    assert cluster.presence.left == [("a", client.session.client, math.inf)]
+
+
+@pytest.mark.parametrize("how", ClientEnd)
+@pytest.mark.parametrize("code", [NO_CODE, 3000, 4999])
+async def test_15_whom_a_backend_removes_has_left_before_the_client_answers(how: ClientEnd, code: int) -> None:
+    cluster = Cluster()
+    client = await connected(cluster, node := cluster.edge())
+    for channel in ("a", "b"):
+        await client.call(subscribe={"channel": channel})
+    await execute(node, Disconnect(user="alice", code=code))
+    assert cluster.presence.left == [(channel, client.session.client, 0.0) for channel in ("a", "b")]
+    await client.hang_up(how)
+    assert len(cluster.presence.left) == 2
 
 
 async def test_B30_over_50_commands_a_second_after_a_burst_of_300_is_111_with_a_hint() -> None:

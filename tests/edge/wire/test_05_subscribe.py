@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from services.edge.domain.ends import ClientEnd
 from services.shared.namespaces import Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 
@@ -309,7 +310,7 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing_behind() ->
     alice = await connected(cluster, node)
     alice.send('{"id":9,"subscribe":{"channel":"a"}}')
     await asyncio.sleep(0)
-    alice.protocol.closed(clean=False)
+    alice.protocol.closed(ClientEnd.LOST)
     await settle()
     assert cluster.presence.members_of.get("a", {}) == {}
     await cluster.advance(2.0)
@@ -325,7 +326,7 @@ async def test_a_channel_that_is_opened_again_and_not_joined_is_closed_like_any_
     await alice.call(unsubscribe={"channel": "a"})
     await cluster.advance(0.5)
     alice.send('{"id":9,"subscribe":{"channel":"a"}}')
-    alice.protocol.closed(clean=True)  # before the subscribe could join
+    alice.protocol.closed(ClientEnd.CLOSED)  # before the subscribe could join
     await node.hub.open("a", OPEN)
     await cluster.advance(2.5)
     assert node.hub.channels == {}

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from services.edge.domain.ends import ClientEnd
 from services.edge.domain.model import Publication
 from services.shared.namespaces import Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
@@ -214,7 +215,7 @@ async def test_11_4_a_subscription_that_ends_amid_pages_leaves_nothing(end: str)
         client.connection.replies_wait = False
         client.session.replies_taken()
     elif end == "closed":
-        client.protocol.closed(clean=True)
+        client.protocol.closed(ClientEnd.CLOSED)
     else:
         client.session.end_subscription(client.session.subscriptions["a"], 2000)
     await settle()
@@ -286,7 +287,7 @@ async def test_11_4_a_drop_amid_pages_resumes_at_the_last_received() -> None:
         assert got
         offset = got[-1]
         drops += 1
-        client.protocol.closed(clean=False)
+        client.protocol.closed(ClientEnd.LOST)
     assert drops > 1
 
 

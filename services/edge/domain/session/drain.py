@@ -7,6 +7,7 @@ The times are spread so that the other edges do not get all clients at once.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from services.edge.domain.ends import EndReason
@@ -50,7 +51,7 @@ async def _send_away(session: Session) -> None:
     node = session.node
     leaving = [one for one in session.subscriptions.values() if one.presence]
     for subscription in leaving:
-        session.leave_roster(subscription, clean=False)
+        session.leave_roster(subscription, math.inf)
     if leaving:  # what is not done within `_ROSTER_S` goes on in the background, or the lease runs out
         waiting = [node.spawn(_presence_written(session, one.channel)) for one in leaving]
         await asyncio.wait(waiting, timeout=_ROSTER_S)

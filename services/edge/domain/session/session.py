@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 
 from services.edge.domain import commands as c
@@ -10,7 +11,7 @@ from services.edge.domain.access.tokens import ConnectionClaims
 from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.channels.encoding import encoded
 from services.edge.domain.connections import Connection, Encoder, Identity, SessionProtocol
-from services.edge.domain.ends import End, EndReason
+from services.edge.domain.ends import ClientEnd, End, EndReason
 from services.edge.domain.model import ClientInfo, Publication
 from services.edge.domain.replies import ErrorResult, PublicationPush, Push, Result, UnsubscribePush
 from services.edge.domain.session.command_runner import OVER, CommandRunner, State
@@ -20,6 +21,11 @@ from services.edge.domain.token_bucket import TokenBucket
 from services.shared.errors import ErrorCode, ThalamusError, UnsubscribeCode
 
 logger = logging.getLogger(__name__)
+
+# How long an entry stays on rosters, by how the client's connection ended; seconds, at most the namespace's grace. A
+# page that is loaded again is back within 2 s and takes its own place. A tab that was closed has left within 3 s:
+# presence looks twice a second.
+_STAYS_S = {ClientEnd.CLOSED: 0.0, ClientEnd.GOING_AWAY: 2.0, ClientEnd.LOST: math.inf}
 
 
 class Session(CommandRunner):
@@ -89,8 +95,9 @@ class Session(CommandRunner):
         """Take the reply to a ping; return False if no ping is unanswered."""
         return self.deadlines.pong()
 
-    def closed(self, *, clean: bool) -> None:
+    def closed(self, how: ClientEnd) -> None:
         """Clean up, because the connection is over; called once."""
+        stays_s = math.inf if self._ended_here else _STAYS_S[how]
         self.state = State.CLOSED
         self.deadlines.release()
         self._forget_commands()
@@ -98,15 +105,16 @@ class Session(CommandRunner):
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.drop(subscription)
-            self.leave_roster(subscription, clean=clean and not self._ended_here)
+            self.leave_roster(subscription, stays_s)
 
-    def leave_roster(self, subscription: Subscription, *, clean: bool) -> None:
+    def leave_roster(self, subscription: Subscription, stays_s: float = 0.0) -> None:
         """Take the client off the channel's roster, if this subscription put it there.
 
-        An entry of a newer subscription to the same channel stays.
+        The entry stays for `stays_s`, or for the namespace's grace if that is less. An entry of a newer subscription to
+        the same channel stays.
         """
         if subscription.presence:
-            self.node.presence.leave(subscription.channel, self.client, owner=subscription, clean=clean)
+            self.node.presence.leave(subscription.channel, self.client, owner=subscription, stays_s=stays_s)
 
     # To the client.
 
@@ -141,6 +149,8 @@ class Session(CommandRunner):
     def disconnect(self, reason: EndReason, code: int = 0, text: str = "") -> None:
         """Close the connection for this reason; `closed` is called later.
 
+        Who is removed (`EndReason.DISCONNECTED`) leaves the rosters now, and all others as after a broken connection.
+
         `code` and `text`: what a backend asked for (see `End`).
         """
         if self.state is State.CLOSED:
@@ -152,6 +162,8 @@ class Session(CommandRunner):
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)  # no more pushes; `closed` takes the client off the rosters
+            if reason is EndReason.DISCONNECTED:
+                self.leave_roster(subscription)  # `closed` waits for the client's answer
         code = self.protocol.end(End(reason, code, text))
         counts = self.node.counters.closes
         counts[code] = counts.get(code, 0) + 1
@@ -222,12 +234,12 @@ class Session(CommandRunner):
         if not reason:
             reason = UnsubscribeCode(code).reason if code in set(UnsubscribeCode) else UnsubscribeCode.SERVER.reason
         self.push(UnsubscribePush(subscription.channel, code, reason))
-        self.leave_roster(subscription, clean=True)
+        self.leave_roster(subscription)
 
     def end_silently(self, subscription: Subscription) -> None:
         """Undo a subscription that the client has not been told of."""
         self.drop(subscription)
-        self.leave_roster(subscription, clean=True)
+        self.leave_roster(subscription)
 
     # State.
 

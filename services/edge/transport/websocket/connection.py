@@ -25,12 +25,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from services.edge.domain.connections import MessageHandler
-from services.edge.domain.ends import End, EndReason
+from services.edge.domain.ends import ClientEnd, End, EndReason
 from services.edge.transport.delivery import taken_and_under_way
 from services.edge.transport.ending import Ending
 from services.edge.transport.outbox import SMALL_REPLY_BYTES
 from services.edge.transport.websocket import turns
-from services.edge.transport.websocket.fragments import Fragments, close_code
+from services.edge.transport.websocket.fragments import NO_CODE, Fragments, close_code
 from services.edge.transport.websocket.frame_reader import (
     BINARY,
     CONTINUATION,
@@ -48,6 +48,8 @@ from services.edge.transport.websocket.turns import OPEN, TurnReader
 logger = logging.getLogger(__name__)
 
 _INTERNAL_ERROR = 1011
+# By the code of the client's close frame; with every other one it counts as lost. Most SDKs send none.
+_CLIENT_ENDS = {1000: ClientEnd.CLOSED, NO_CODE: ClientEnd.CLOSED, 1001: ClientEnd.GOING_AWAY}
 
 # States, in their order; the first is `OPEN`.
 _DROPPING = 1  # nothing is read any more, and TCP is reset soon
@@ -66,7 +68,7 @@ class Port(turns.Port, Protocol):
 class WebSocketConnection(TurnReader):
     """Protocol of one connection after its handshake; a `Connection` for the domain."""
 
-    __slots__ = ("_clean", "_control_frames", "_control_since", "_ending", "_handler", "_peer")
+    __slots__ = ("_client_end", "_control_frames", "_control_since", "_ending", "_handler", "_peer")
 
     _port: Port
 
@@ -74,7 +76,7 @@ class WebSocketConnection(TurnReader):
         super().__init__(port, transport, max_message_bytes)
         self._peer = peer
         self._handler: MessageHandler | None = None
-        self._clean = False
+        self._client_end = ClientEnd.LOST
         self._ending: Ending | None = None
         self._control_since = 0.0
         self._control_frames = 0
@@ -233,7 +235,7 @@ class WebSocketConnection(TurnReader):
     def _handle_close(self, payload: bytes) -> None:
         """Answer a close frame of the client, which may come in the middle of a message."""
         code = close_code(payload)
-        self._clean = True
+        self._client_end = _CLIENT_ENDS.get(code, ClientEnd.LOST)
         self._port.counters.closed_by_client(code)
         self._end_with(close_answer(payload))
         self._notify_closed()  # now, so that others see the leave before TCP has ended
@@ -285,6 +287,6 @@ class WebSocketConnection(TurnReader):
         handler, self._handler = self._handler, None
         if handler is not None:
             try:
-                handler.closed(clean=self._clean)
+                handler.closed(self._client_end)
             except Exception:
                 logger.exception("handler failed at the end of a connection")

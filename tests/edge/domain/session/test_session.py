@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
 
 from services.edge.domain import commands as c
 from services.edge.domain.channels.channel import Subscription
-from services.edge.domain.ends import EndReason
+from services.edge.domain.ends import ClientEnd, EndReason
 from services.edge.domain.model import Publication
 from services.edge.domain.replies import ErrorResult, RpcResult, UnsubscribePush
 from services.edge.domain.session.session import Session
@@ -156,11 +157,17 @@ async def test_a_refused_connect_is_answered_and_the_client_has_time_to_close() 
 
 
 @pytest.mark.parametrize(
-    ("ended_here", "clean", "left_clean"),
-    [(False, True, True), (False, False, False), (True, True, False), (True, False, False)],
-    ids=["client-clean", "client-lost", "server-clean", "server-lost"],
+    ("ended_here", "how", "stays_s"),
+    [
+        (False, ClientEnd.CLOSED, 0.0),
+        (False, ClientEnd.GOING_AWAY, 2.0),
+        (False, ClientEnd.LOST, math.inf),
+        (True, ClientEnd.CLOSED, math.inf),
+        (True, ClientEnd.LOST, math.inf),
+    ],
+    ids=["client-closed", "client-away", "client-lost", "server-closed", "server-lost"],
 )
-async def test_the_end_takes_the_client_off_everything(ended_here: bool, clean: bool, left_clean: bool) -> None:
+async def test_the_end_takes_the_client_off_everything(ended_here: bool, how: ClientEnd, stays_s: float) -> None:
     cluster = Cluster(quiet=replace_namespace(OPEN, presence=False))
     node = cluster.edge()
     client = await connected(cluster, node)
@@ -170,11 +177,11 @@ async def test_the_end_takes_the_client_off_everything(ended_here: bool, clean: 
     if ended_here:
         session.disconnect(EndReason.SLOW)
         assert not any(len(channel) for channel in node.hub.channels.values()), "no more pushes"
-        assert not cluster.presence.left_clean, "the rosters wait for the end of the connection"
+        assert not cluster.presence.left, "the rosters wait for the end of the connection"
         assert not node.clients
         assert session in node.sessions
-    await client.hang_up(clean=clean)
-    assert sorted(cluster.presence.left_clean) == [(channel, session.client, left_clean) for channel in ("a", "b")]
+    await client.hang_up(how)
+    assert sorted(cluster.presence.left) == [(channel, session.client, stays_s) for channel in ("a", "b")]
     assert not any(len(channel) for channel in node.hub.channels.values())
     assert (node.sessions, node.clients, node.users, session.subscriptions) == (set(), {}, {}, {})
     assert session.is_over
@@ -263,7 +270,7 @@ async def test_the_end_of_a_subscription_is_told_and_leaves_channel_and_roster(
     assert ends(client) == [{"code": code, "reason": told}]
     assert not client.session.subscriptions
     assert not len(client.session.node.hub.channels[CHANNEL])
-    assert cluster.presence.left_clean == [(CHANNEL, client.session.client, True)]
+    assert cluster.presence.left == [(CHANNEL, client.session.client, 0.0)]
     client.session.end_subscription(subscription, code, reason)
     assert len(ends(client)) == 1
 
@@ -276,7 +283,7 @@ async def test_the_end_of_an_older_subscription_leaves_the_newer_one_alone() -> 
     new = client.session.subscriptions[CHANNEL]
     client.session.end_subscription(old, 2500)
     client.session.drop(old)
-    client.session.leave_roster(old, clean=True)
+    client.session.leave_roster(old)
     assert ends(client) == []
     assert client.session.subscriptions == {CHANNEL: new}
     assert set(cluster.presence.members_of[CHANNEL]) == {client.session.client}
@@ -292,7 +299,7 @@ async def test_a_subscription_that_nobody_was_told_of_ends_in_silence() -> None:
     assert len(client.lines) == before
     assert not client.session.subscriptions
     assert not len(client.session.node.hub.channels[CHANNEL])
-    assert cluster.presence.left_clean == [(CHANNEL, client.session.client, True)]
+    assert cluster.presence.left == [(CHANNEL, client.session.client, 0.0)]
 
 
 async def test_who_was_not_put_on_the_roster_is_not_taken_off() -> None:
@@ -300,7 +307,7 @@ async def test_who_was_not_put_on_the_roster_is_not_taken_off() -> None:
     client, _ = await subscriber(cluster)
     await client.call(unsubscribe={"channel": CHANNEL})
     await client.hang_up()
-    assert not cluster.presence.left_clean
+    assert not cluster.presence.left
 
 
 # Gaps that can't be repaired.

@@ -155,19 +155,25 @@ class Leave(_message.Message):
 
     CLEAN_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
+    AT_MOST_S_FIELD_NUMBER: _builtins.int
     clean: _builtins.bool
     """false: the connection broke; the entry stays for its grace."""
     known: _builtins.bool
     """the member was on a roster that Redis lost, and its join was published: its leave is published from `info`."""
+    at_most_s: _builtins.float
+    """unless it is clean, the entry stays for at most so many seconds of its grace; 0: for all of it, as services of an
+    earlier version understand it in any case.
+    """
     def __init__(
         self,
         *,
         clean: _builtins.bool = ...,
         known: _builtins.bool = ...,
+        at_most_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "known", b"known"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most_s", b"at_most_s", "clean", b"clean", "known", b"known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,7 +70,7 @@ async def unsubscribe(session: Session, request: c.Unsubscribe, _: int) -> Unsub
     subscription = session.subscriptions.get(request.channel)
     if subscription is not None:
         session.drop(subscription)
-        session.leave_roster(subscription, clean=True)
+        session.leave_roster(subscription)
         if subscription.presence:
             await session.node.presence.written(request.channel, session.client)
     return UnsubscribeResult()
@@ -282,7 +282,7 @@ async def _enter(session: Session, wanted: Wanted, subscription: Subscription) -
     """
     override = wanted.override.presence
     wants = wanted.namespace.presence if override is None else override
-    if not wants or session.subscriptions.get(wanted.channel) is not subscription:
+    if not wants or session.is_closed or session.subscriptions.get(wanted.channel) is not subscription:
         return
     subscription.presence = True
     session.node.presence.enter(

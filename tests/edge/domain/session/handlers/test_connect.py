@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.edge.domain.ends import EndReason
+from services.edge.domain.ends import ClientEnd, EndReason
 from services.edge.domain.model import Publication
 from services.shared.namespaces import DataFormat, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
@@ -60,7 +60,7 @@ async def test_a_connection_lost_right_behind_connect_leaves_nothing() -> None:
         client.protocol.message(json.dumps({"id": 1, "connect": {"token": token}}).encode(), binary=False)
         for _ in range(turns):
             await asyncio.sleep(0)
-        client.protocol.closed(clean=False)
+        client.protocol.closed(ClientEnd.LOST)
         await settle()
         assert not client.session.subscriptions, turns
         for channel in node.hub.channels.values():

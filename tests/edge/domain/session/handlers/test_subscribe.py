@@ -468,7 +468,7 @@ async def test_unsubscribe_is_answered_once_presence_knows() -> None:
     cluster.presence.written = written  # type: ignore[method-assign, assignment]
     assert await client.call(unsubscribe={"channel": "a"}) == {}
     assert asked == [("a", client.session.client)]
-    assert cluster.presence.left_clean == [("a", client.session.client, True)]
+    assert cluster.presence.left == [("a", client.session.client, 0.0)]
     assert not len(client.session.node.hub.channels["a"])
     assert await client.call(unsubscribe={"channel": "a"}) == {}
     assert len(asked) == 1
