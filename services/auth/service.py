@@ -14,6 +14,7 @@ from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Refus
 from services.shared.checks import MAX_USER_BYTES, check_channel, check_text
 from services.shared.errors import ThalamusError
 from services.shared.json_text import checked_json
+from services.shared.rpc.interceptor import FOR_USERS
 from services.shared.rpc.server import Refused
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
@@ -144,18 +145,18 @@ def _refusals_as_statuses() -> Any:
     try:
         yield
     except TooMany as error:
-        trailers = (("retry-after-s", str(error.retry_after_s)),)
+        trailers = (FOR_USERS, ("retry-after-s", str(error.retry_after_s)))
         raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), trailers) from error
     except Denied as error:
         ended = error.ended
         names = () if ended is None else (("ended-user", ended.user_id), ("ended-session", ended.family))
-        raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error), names) from error
+        raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error), (FOR_USERS, *names)) from error
     except Refusal as error:
         statuses = {
             Invalid: grpc.StatusCode.INVALID_ARGUMENT,
             Taken: grpc.StatusCode.ALREADY_EXISTS,
         }
-        raise Refused(statuses[type(error)], str(error)) from error
+        raise Refused(statuses[type(error)], str(error), (FOR_USERS,)) from error
 
 
 def _pair(pair: Pair) -> pb.TokenPair:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import re
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 
@@ -15,7 +20,8 @@ from tests.support.stack import Stack
 from tests.support.wire_client import WireClient
 
 INTERNAL = re.compile(
-    r"\d+\.\d+\.\d+\.\d+|:\d{4,5}\b|[A-Z][a-z]+Service|[A-Z]+_[A-Z]+|redis|sqlite|grpc|store", re.IGNORECASE
+    r"\d+\.\d+\.\d+\.\d+|:\d{4,5}\b|[A-Z][a-z]+Service|[A-Z]+_[A-Z]+|redis|sqlite|grpc|store|internal:|auth.internal|StatusCode|ipv4",
+    re.IGNORECASE,
 )
 FAILED = {"error": {"code": 100, "message": "internal server error"}}
 SIGNING_IN = {"username": "ann", "password": "correct horse battery"}
@@ -95,3 +101,87 @@ async def test_whatever_is_away_the_public_hears_nothing_of_how_we_are_built(sta
         ):
             heard.append(str(await client.error(**command)))
     assert [text for text in heard if INTERNAL.search(text)] == []
+
+
+class Impostor(grpc.GenericRpcHandler):
+    """Refuses every method with every status in turn, and says what nobody outside should read."""
+
+    def __init__(self) -> None:
+        self._statuses = itertools.cycle(status for status in grpc.StatusCode if status is not grpc.StatusCode.OK)
+        self.said: set[str] = set()
+
+    def service(self, call: grpc.HandlerCallDetails) -> Any:
+        async def refuse(_: Any, context: Any) -> None:
+            status = next(self._statuses)
+            self.said.add(status.name)
+            await context.abort(status, f"{status}: ipv4:10.0.0.7:9001 {call.method} (auth.internal)")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+async def test_whoever_answers_in_a_services_place_the_public_hears_nothing_of_it() -> None:
+    """Garbage, an HTTP server, a port where nobody answers, and a gRPC server that refuses in every way."""
+
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(random.Random(1).randbytes(400))
+        await writer.drain()
+        writer.close()
+
+    async def http_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nServer: auth.internal:9001\r\nContent-Length: 2\r\n\r\nno")
+        await writer.drain()
+        writer.close()
+
+    impostor = Impostor()
+    grpc_server = grpc.aio.server()
+    grpc_server.add_generic_rpc_handlers((impostor,))
+    ports = [grpc_server.add_insecure_port("127.0.0.1:0")]
+    await grpc_server.start()
+    listeners = [await asyncio.start_server(answer, "127.0.0.1", 0) for answer in (garbage, http_server)]
+    silent = socket.create_server(("127.0.0.1", 0))
+    ports += [listener.sockets[0].getsockname()[1] for listener in listeners] + [silent.getsockname()[1]]
+    calls: dict[str, list[Any]] = {
+        "auth": [
+            ("/auth/register", SIGNING_IN),
+            ("/auth/login", SIGNING_IN),
+            ("/auth/refresh", {"refresh_token": "x"}),
+            ("/auth/logout", {"refresh_token": "x"}),
+        ],
+        "presence": [{"presence": {"channel": "room"}}, {"presence_stats": {"channel": "room"}}],
+        "persistence": [
+            {"subscribe": {"channel": "chat:room"}},
+            {"history": {"channel": "room", "limit": 1}},
+            {"publish": {"channel": "chat:room", "data": 1}},
+        ],
+    }
+    environment_of = {
+        f"edge-{number}": {f"EDGE_{service.upper()}_ADDR": f"127.0.0.1:{port}" for service in calls}
+        for number, port in enumerate(ports, start=1)
+    }
+    heard = []
+    try:
+        running = await asyncio.to_thread(Stack(edges=len(ports), environment_of=environment_of).__enter__)
+        try:
+            for http_url, ws_url in zip(running.http_urls, running.ws_urls, strict=True):
+                async with (
+                    httpx.AsyncClient(base_url=http_url, timeout=10) as http,
+                    WireClient(ws_url) as client,
+                ):
+                    await client.connect(running.token("ann"))
+                    await client.subscribe("room")
+                    for _ in range(len(grpc.StatusCode) if http_url == running.http_urls[0] else 1):
+                        for path, body in calls["auth"]:
+                            answer = await http.post(path, json=body)
+                            assert answer.status_code >= 400, answer.text
+                            heard.append(f"{answer.text} {answer.headers}")
+                    for command in (*calls["presence"], *calls["persistence"]):
+                        heard.append(str(await client.reply(await client.post(**command), 6.0)))
+        finally:
+            await asyncio.to_thread(running.__exit__, None, None, None)
+    finally:
+        await grpc_server.stop(0)
+        for listener in listeners:
+            listener.close()
+        silent.close()
+    assert len(impostor.said) == len(grpc.StatusCode) - 1
+    assert [text for text in heard if INTERNAL.search(text.replace("no-store", ""))] == []

@@ -14,7 +14,7 @@ from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
 from services.shared.errors import Busy, ErrorCode, Unavailable
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task, is_being_cancelled
-from services.shared.rpc.interceptor import NO_SERVICE
+from services.shared.rpc.interceptor import FOR_USERS, NO_SERVICE
 from services.shared.rpc.replicas import Replicas
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -66,7 +66,8 @@ class AuthClient:
         backoff = Backoff(*_PAUSE_S)
         while True:
             try:
-                stream = AuthServiceStub(self._replicas.any()).Watch(pb.WatchRequest())
+                channel = self._replicas.any()
+                stream = AuthServiceStub(channel).Watch(pb.WatchRequest())
                 try:
                     while True:
                         async with asyncio.timeout(SILENCE_S):
@@ -75,6 +76,9 @@ class AuthClient:
                             break
                         self._use_keys(trust)
                         backoff.reset()
+                except TimeoutError:
+                    channel.breaker.failed()
+                    raise
                 finally:
                     stream.cancel()
             except (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.CancelledError) as error:
@@ -144,4 +148,6 @@ def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Busy | Unavailable
     ended = None
     if "ended-session" in trailers:
         ended = EndedSession(str(trailers["ended-user"]), str(trailers["ended-session"]))
-    return AccountRefused(*known, error.details() or "", int(trailers.get("retry-after-s", 0)), ended)
+    # gRPC itself, and whatever else listens there, words its errors for operators: with addresses.
+    text = error.details() if trailers.get(FOR_USERS[0]) == FOR_USERS[1] else None
+    return AccountRefused(*known, text or known[1].message, int(trailers.get("retry-after-s", 0)), ended)

@@ -228,14 +228,17 @@ class PresenceClient:
 
     async def _run(self) -> None:
         """Send batches over one stream until it breaks: changes, or a heartbeat."""
-        call = PresenceServiceStub(self._replicas.any()).Change()
+        channel = self._replicas.any()
+        call = PresenceServiceStub(channel).Change()
         try:
             while True:
                 batch = self._next_batch()
                 self._in_flight = frozenset(batch)
                 try:
                     await self._send(call, batch)
-                except BaseException:
+                except BaseException as error:
+                    if isinstance(error, TimeoutError):
+                        channel.breaker.failed()
                     if batch:
                         self._begin_generation()  # the batch may still be executed, after those of the next stream
                     raise

@@ -15,7 +15,9 @@ batch (group commit). Batches grow with the load by themselves; with nothing in 
 * Every item has a deadline (`deadline_s`). After it the caller gets `Unavailable`, and the outcome is unknown.
 * A stream with batches in flight that says nothing counts as broken: after half the deadline if another replica is
   connected, which could still answer in time, else after the whole deadline.
-* If the last attempt to connect failed for every replica, `submit` raises `Unavailable` at once (circuit breaker).
+* A replica on whose stream nothing came in time is not used until it answers a probe (`breaker`, which single calls
+  share). If no replica can be used, or the last attempt to connect failed for every one, `submit` raises `Unavailable`
+  at once.
 * `max_waiting` items may wait, sent or not; beyond that `submit` raises `Busy`.
 * If the repeat of an item is refused with `Busy`, its caller gets `Unavailable`: the first one may have been done.
 
@@ -45,6 +47,7 @@ from services.shared.errors import Busy, Unavailable
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.metrics import client_metrics
+from services.shared.rpc.channel import IdentifiedChannel
 from services.shared.rpc.replicas import Replicas
 
 logger = logging.getLogger(__name__)
@@ -88,8 +91,9 @@ class _Batch:
 class _Stream(Generic[Item, Result]):
     """The stream to one replica, with the batches in flight on it, oldest first."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, channel: IdentifiedChannel) -> None:
         self.address = address
+        self.channel = channel
         self.state = _State.TRYING
         self.retired = False  # the address is gone: await the results in flight, send nothing new
         self.batches: deque[_Batch] = deque()  # batches that lack a result
@@ -199,8 +203,10 @@ class BatchStream(Generic[Item, Result]):
         return future
 
     def _is_down(self) -> bool:
-        """Whether the last attempt to connect failed for every replica (circuit breaker)."""
-        return self._started and all(stream.state is _State.FAILED for stream in self._streams.values())
+        """Whether no replica can be reached at the moment."""
+        return self._started and all(
+            stream.state is _State.FAILED or stream.channel.breaker.is_open for stream in self._streams.values()
+        )
 
     # Sending.
 
@@ -289,26 +295,29 @@ class BatchStream(Generic[Item, Result]):
                 stream.task.cancel()
         for address, channel in self._replicas.channels.items():
             if address not in self._streams:
-                stream = _Stream[Item, Result](address)
+                stream = _Stream[Item, Result](address, channel)
                 self._streams[address] = stream
-                stream.task = self._loop.create_task(self._keep(stream, channel))
+                stream.task = self._loop.create_task(self._keep(stream))
 
-    async def _keep(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+    async def _keep(self, stream: _Stream[Item, Result]) -> None:
         """Keep a stream to one address open until the address is gone."""
         try:
-            await self._reconnect(stream, channel)
+            await self._reconnect(stream)
         finally:
             self._retired.discard(stream)
 
-    async def _reconnect(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+    async def _reconnect(self, stream: _Stream[Item, Result]) -> None:
         backoff = Backoff(*_PAUSE_S)
         while not stream.retired:
             stream.fruitful = False
+            await stream.channel.breaker.wait_closed()
             try:
-                await self._run(stream, channel)
+                await self._run(stream)
                 why = "ended by the server"
             except (grpc.aio.AioRpcError, TimeoutError, _BrokenStream, asyncio.InvalidStateError) as error:
                 why = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error) or "silent"
+                if isinstance(error, TimeoutError):
+                    stream.channel.breaker.failed()
             except Exception as error:  # a fault in `open` or `unpack`: logged as an error, then tried again
                 logger.exception("stream failed", extra={"address": stream.address})
                 why = repr(error)
@@ -319,16 +328,16 @@ class BatchStream(Generic[Item, Result]):
             # Also if the stream could be opened: a server that fails every batch must not be asked without a pause.
             await asyncio.sleep(backoff.next_s())
 
-    async def _run(self, stream: _Stream[Item, Result], channel: grpc.aio.Channel) -> None:
+    async def _run(self, stream: _Stream[Item, Result]) -> None:
         """Open the stream and use it until it ends.
 
         Returns when the server ends it; raises when it breaks.
         """
-        method = self._open(channel)
+        method = self._open(stream.channel)
         stream.outgoing = asyncio.Queue()
         stream.sent = stream.taken = 0
         call = method(_requests(stream.outgoing))
-        self._method = getattr(channel, "method", self._method)
+        self._method = stream.channel.method
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await call.initial_metadata()  # the server sends it as soon as it accepts the stream

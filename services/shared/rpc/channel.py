@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from services.shared.process.metrics import short_method
+from services.shared.rpc.breaker import Breaker
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -17,15 +18,18 @@ class IdentifiedChannel(grpc.aio.Channel):
     Interceptors would do the same, but an intercepted stream of grpc.aio costs a task and a queue in each direction.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, metadata: Metadata, breaker: Breaker, timeout_s: float | None = None
+    ) -> None:
         self._channel: Any = channel
+        self.breaker = breaker  # of the replica that this is a connection to
         self._metadata = metadata
         self._timeout_s = timeout_s
         self.method = "none"  # metric label of the method that was called last
 
     def with_timeout(self, timeout_s: float) -> IdentifiedChannel:
         """Return the same connection with this deadline for every call, in seconds."""
-        return IdentifiedChannel(self._channel, self._metadata, timeout_s)
+        return IdentifiedChannel(self._channel, self._metadata, self.breaker, timeout_s)
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self._identified(method, self._channel.unary_unary(method, *args, **kwargs))

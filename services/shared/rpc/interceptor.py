@@ -49,6 +49,7 @@ from services.shared.rpc.input import DETAIL, UNREADABLE, checked, tolerant
 logger = logging.getLogger(__name__)
 
 NO_SERVICE = "the caller is no service of this deployment"
+FOR_USERS = ("text", "for-users")  # trailer of a refusal whose text an edge may pass on to its client
 
 _HEALTH = "/grpc.health.v1.Health/"
 

@@ -12,6 +12,7 @@ with a connection of its own.
   for: there is never a second one at the same time.
 * A single call (`call`, `any`) goes to the connected replicas in turn, else to one that may still connect. If none is
   left it fails at once with `Unavailable`.
+* A replica that did not answer a call in time gets none until it answers a probe (`breaker`).
 * Nothing is repeated here. UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED become `Unavailable`: the outcome is unknown.
 * Keepalive pings notice a frozen or unplugged peer within 5 s.
 
@@ -27,6 +28,7 @@ See docs/architecture.md, "gRPC is batched".
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import socket
@@ -35,11 +37,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.shared.addresses import with_port, without_brackets
 from services.shared.errors import Unavailable
+from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.config import ConfigError
 from services.shared.process.metrics import client_metrics
+from services.shared.rpc.breaker import PROBE_S, Breaker
 from services.shared.rpc.channel import IdentifiedChannel
 
 logger = logging.getLogger(__name__)
@@ -111,7 +116,7 @@ class Replicas:
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
-    def channels(self) -> Mapping[str, grpc.aio.Channel]:
+    def channels(self) -> Mapping[str, IdentifiedChannel]:
         """Channels by address, as they are now."""
         return self._channels
 
@@ -136,17 +141,19 @@ class Replicas:
             task.cancel()
         channels = list(self._channels.values())
         self._channels.clear()
-        await asyncio.gather(*self._closing, *(channel.close() for channel in channels), return_exceptions=True)
+        await asyncio.gather(*self._closing, *(_close(channel, None) for channel in channels), return_exceptions=True)
 
     def is_ready(self) -> bool:
         """Whether at least one replica is connected."""
-        return any(channel.get_state() is _State.READY for channel in self._channels.values())
+        return any(
+            channel.get_state() is _State.READY and not channel.breaker.is_open for channel in self._channels.values()
+        )
 
-    def any(self) -> grpc.aio.Channel:
+    def any(self) -> IdentifiedChannel:
         """Return the next connected channel in turn, else one that may still connect.
 
         Raises:
-            Unavailable: there is none. The name resolves to nothing, or no address accepts connections.
+            Unavailable: there is none. The name resolves to nothing, or no address accepts connections or answers.
         """
         return self._pick()
 
@@ -165,8 +172,11 @@ class Replicas:
             async with asyncio.timeout(timeout_s):
                 return await make(channel)
         except TimeoutError as error:
+            channel.breaker.failed()
             raise self._unavailable(channel, "DEADLINE_EXCEEDED") from error
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                channel.breaker.failed()
             if error.code() in _UNKNOWN_OUTCOME:
                 raise self._unavailable(channel, error.code().name) from error
             self._metrics.failures.labels(channel.method, error.code().name).inc()
@@ -179,7 +189,11 @@ class Replicas:
         return Unavailable(f"{channel.method} at {self.target}: {status}")
 
     def _pick(self) -> IdentifiedChannel:
-        states = [(channel, channel.get_state(try_to_connect=True)) for channel in self._channels.values()]
+        states = [
+            (channel, channel.get_state(try_to_connect=True))
+            for channel in self._channels.values()
+            if not channel.breaker.is_open
+        ]
         usable = [channel for channel, state in states if state is _State.READY] or [
             channel for channel, state in states if state in (_State.IDLE, _State.CONNECTING)
         ]
@@ -217,16 +231,40 @@ class Replicas:
         if not gone and not new:
             return
         for address in gone:
-            task = asyncio.create_task(self._channels.pop(address).close(_CLOSE_GRACE_S))
+            task = asyncio.create_task(_close(self._channels.pop(address), _CLOSE_GRACE_S))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         for address in new:
-            channel = IdentifiedChannel(grpc.aio.insecure_channel(address, options=_OPTIONS), self._metadata)
+            connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            breaker = Breaker(address, functools.partial(_answers, connection))
+            channel = IdentifiedChannel(connection, self._metadata, breaker)
             channel.get_state(try_to_connect=True)
             self._channels[address] = channel
         logger.info("replicas", extra={"target": self.target, "addresses": sorted(self._channels)})
         for listener in self._listeners:
             listener()
+
+
+async def _close(channel: IdentifiedChannel, grace_s: float | None) -> None:
+    await channel.breaker.end()
+    await channel.close(grace_s)
+
+
+async def _answers(connection: grpc.aio.Channel) -> bool:
+    """Return whether the replica answers a health check, whatever it says."""
+    check = health_pb2_grpc.HealthStub(connection).Check
+    try:
+        async with asyncio.timeout(PROBE_S):
+            await check(health_pb2.HealthCheckRequest(), timeout=PROBE_S, wait_for_ready=True)
+    except TimeoutError:
+        return False
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        return False  # grpc.aio also raises this for a call that ended by itself
+    except grpc.aio.AioRpcError as error:
+        return error.code() not in _UNKNOWN_OUTCOME
+    return True
 
 
 async def _resolve(host: str, port: int) -> set[str]:
