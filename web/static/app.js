@@ -182,11 +182,12 @@ async function loadMembers(room) {
   showPeople();
 }
 
-function membership(channel, info, joined) {
+async function membership(channel, info, joined) {
   const room = rooms.get(channel);
   if (!room) return;
   if (joined) room.members.set(info.client, info);
-  else room.members.delete(info.client);
+  // Nobody was told of its join: it had taken the place of an earlier client of its user, who is not here any more.
+  else if (!room.members.delete(info.client)) await loadMembers(room);
   // A tab more or less of somebody who is here is no news, and nobody is told of their own coming and going.
   const mine = info.client === client.id || (info.user && info.user === session.user);
   if (!mine && !room.hasOther(info)) view.note(room, `${nameOf(info)} ${joined ? 'joined' : 'left'}`, 'event');
