@@ -19,7 +19,7 @@ from services.edge.domain.control.operations import Refresh, Subscribe, Unsubscr
 from services.edge.domain.model import Publication
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
-from services.shared.namespaces import Mode
+from services.shared.namespaces import Delta, Mode
 from tests.edge.protocols.answers import Reply, encoded
 from tests.edge.protocols.test_json_sdk import REPLIES
 from tests.support import protobuf_by_hand as by_hand
@@ -35,7 +35,6 @@ MAP = "of map subscriptions, which are not served"
 POLL = "of shared-poll subscriptions, which are not served"
 HTTP = "of transports over HTTP and one-way transports, which are not served"
 DICTIONARY = "of compression by dictionaries, which is not served"
-DELTA = "delta is not served"
 
 ABSENT = {
     ("Reply", "ping"): "the request closes the connection",
@@ -73,8 +72,6 @@ ABSENT = {
 
 NOT_SENT = {
     ("ConnectResult", "data"): "of connect hooks, which are not served",
-    ("SubscribeResult", "delta"): DELTA,
-    ("Publication", "delta"): DELTA,
     ("Push", "message"): "nothing sends messages",
     ("Message", "data"): "nothing sends messages",
     ("Push", "disconnect"): "the close frame says it",
@@ -172,7 +169,7 @@ async def conversation() -> list[by_hand.Message]:
     """Every reply and push that an edge sends in one conversation, read by hand."""
     cluster = Cluster(
         default=replace_namespace(
-            OPEN, recovery=Mode.FORCE, join_leave=Mode.FORCE, time_in_tags=True, publish_rate=30.0
+            OPEN, recovery=Mode.FORCE, join_leave=Mode.FORCE, time_in_tags=True, publish_rate=30.0, delta=Delta.FOSSIL
         )
     )
     node = cluster.edge()
@@ -201,6 +198,9 @@ async def conversation() -> list[by_hand.Message]:
     await carol.call(connect={"token": token("alice", subs=subs), "subs": {"a": position}})
     await dave.call(connect={"token": token("dave")})
     await dave.call(subscribe={"channel": "a", **position})
+    await dave.call(subscribe={"channel": "d", "delta": "fossil"})
+    for _ in range(2):
+        await dave.call(publish={"channel": "d", "data": "long enough for a patch " * 10})
     await bob.call(presence={"channel": "$b"})
     await bob.call(presence_stats={"channel": "$b"})
     await bob.call(history={"channel": "a", "limit": 10})

@@ -20,7 +20,6 @@ CODEC = CentrifugalProtobuf(bytes)
 
 NOT_USED = {
     ("ConnectRequest", "data"): "kept with the command; no hook reads it",
-    ("ConnectRequest", "headers"): "ignored: no hook reads it",
     ("SubscribeRequest", "data"): "ignored: no hook reads it",
     ("PublishRequest", "key"): MAP,
     ("PublishRequest", "removed"): MAP,
@@ -35,6 +34,7 @@ TAKEN: dict[Place, tuple[Any, str, Any]] = {
     ("ConnectRequest", "subs"): ({"a": {"offset": 5}}, "subs", {"a": c.Subscribe(offset=5)}),
     ("ConnectRequest", "name"): ("n", "name", "n"),
     ("ConnectRequest", "version"): ("v", "version", "v"),
+    ("ConnectRequest", "headers"): ({"a": "b"}, "headers", {"a": "b"}),
     ("ConnectRequest", "data"): (b"1", "data", b"1"),
     ("SubscribeRequest", "channel"): ("a", "channel", "a"),
     ("SubscribeRequest", "token"): ("t", "token", "t"),
