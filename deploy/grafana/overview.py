@@ -43,6 +43,11 @@ OVERVIEW = board(
                 lines("Connections", "short", (f"sum by (kind) (thalamus_edge_connections{{{EDGE}}})", "{{kind}}")),
                 lines("Clients of each edge", "short", (f"thalamus_edge_sessions{{{EDGE}}}", "{{instance}}")),
                 lines(
+                    "Clients by protocol",
+                    "short",
+                    (f"sum by (protocol) (thalamus_edge_protocol_sessions{{{EDGE}}})", "{{protocol}}"),
+                ),
+                lines(
                     "Users, channels, subscriptions",
                     "short",
                     (f"sum(thalamus_edge_users{{{EDGE}}})", "users"),

@@ -5,6 +5,7 @@ Other adapters and transport have metrics of their own.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,12 +38,20 @@ class NodeCollector(Collector):
         """Create a collector; `close_codes` are those with a label of their own."""
         self._node = node
         self._close_codes = close_codes
+        self._protocols: set[str] = set()  # those that were ever spoken: their numbers go back to 0
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of one scrape."""
         node = self._node
         hub = node.hub
         yield _gauge("sessions", "Sessions that are connected or connecting.", len(node.clients))
+        yield _labelled(
+            "protocol_sessions",
+            "The same, by protocol and encoding.",
+            "protocol",
+            self._by_protocol(),
+            GaugeMetricFamily,
+        )
         yield _gauge("users", "Distinct users of these sessions.", len(node.users))
         yield _gauge("channels", "Channels that this edge is subscribed to.", len(hub))
         yield _gauge(
@@ -88,6 +97,12 @@ class NodeCollector(Collector):
             _by_known_code(counters.closes, self._close_codes),
         )
         yield _labelled("recoveries", "Recoveries by outcome.", "outcome", counters.recoveries)
+
+    def _by_protocol(self) -> dict[str, int]:
+        """Count the sessions by what their clients speak."""
+        found = collections.Counter(session.encoder.name for session in self._node.clients.values())
+        self._protocols.update(found)
+        return {name: found[name] for name in sorted(self._protocols)}
 
 
 def _by_known_code(closes: dict[int, int], known: frozenset[int]) -> dict[str, int]:

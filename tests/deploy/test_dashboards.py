@@ -42,6 +42,7 @@ LABELS = {
     *("job", "instance", "le", "kind", "code", "by", "reason", "outcome", "method", "status", "op", "how", "check"),
     "service",  # of ours
     "issuer",  # of tokens; those that a setting names
+    "protocol",  # that clients speak, with its encoding
     *("log", "rule"),  # of publications: which log they wait for; which rule is against them
     *("durability", "db", "role", "__name__"),
 }
@@ -93,7 +94,7 @@ async def _one_of_everything(stack: Stack, until: float) -> None:
             async with WireClient(stack.ws_urls[0]) as writer:
                 await writer.connect(stack.token("writer"))
                 offset, epoch = await _chat(stack, writer)
-            async with WireClient(stack.ws_urls[1]) as late:
+            async with WireClient(stack.ws_urls[1], protobuf=True) as late:
                 await late.connect(stack.token("late"))
                 await late.subscribe("chat:room", recover=True, offset=offset - 1, epoch=epoch)
             async with httpx.AsyncClient() as stranger:

@@ -26,7 +26,7 @@ from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
 from services.shared.process.metrics import RenamedCounter
 from services.shared.redis.pipeline import RedisPipeline
-from tests.support.edge import OPEN, Client, Cluster
+from tests.support.edge import JSON, OPEN, PROTOBUF, Client, Cluster
 from tests.support.log import append, begin
 
 PUBLICATION = Request("chat:room", Item(b"i" * 16, b"p", "", "key"), 10, 60)
@@ -121,6 +121,25 @@ def test_the_codes_with_which_backends_end_connections_are_one_label() -> None:
     ]
     assert {sample.labels["code"]: sample.value for sample in closes.samples} == {"3008": 2, "other": 4}
     assert transport.closes == {("3008", "server"): 1, ("other", "server"): 2, ("1009", "server"): 1}
+
+
+async def test_sessions_are_counted_by_what_their_clients_speak() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    collector = NodeCollector(node, frozenset())
+
+    def counted() -> dict[str, float]:
+        (family,) = [one for one in collector.collect() if one.name == "thalamus_edge_protocol_sessions"]
+        return {sample.labels["protocol"]: sample.value for sample in family.samples}
+
+    assert counted() == {}
+    clients = [Client(cluster, node, client_id=str(n), encoding=PROTOBUF if n else JSON) for n in range(3)]
+    for client in clients:
+        await client.call(connect={"token": cluster.token("alice")})
+    assert counted() == {"centrifugal-json": 1, "centrifugal-protobuf": 2}
+    for client in clients[1:]:
+        await client.hang_up()
+    assert counted() == {"centrifugal-json": 1, "centrifugal-protobuf": 0}
 
 
 async def test_a_stalled_pub_sub_is_counted_under_the_new_and_the_old_name() -> None:

@@ -212,6 +212,10 @@ class Encoder(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """Name of the protocol and its encoding, for metrics."""
+
+    @property
     def carries_bytes(self) -> bool:
         """Whether publications may have data of any bytes; otherwise it must be a JSON text."""
 

@@ -25,6 +25,7 @@ class CentrifugalJson:
         max_commands: Largest number of commands in one message; the next one becomes `Malformed`.
     """
 
+    name = "centrifugal-json"
     carries_bytes = False  # data is part of a JSON text
 
     def __init__(self, frame: Callable[[bytes], bytes], *, max_commands: int = MAX_COMMANDS) -> None:
@@ -83,6 +84,7 @@ class _Deltas:
     def __init__(self, codec: CentrifugalJson, frame: Callable[[bytes], bytes], *, patches: bool) -> None:
         self._frame = frame
         self._patches = patches
+        self.name = codec.name
         self._other = codec.encode  # of pushes without data, which are the same for all subscriptions
         self.encode_joins = codec.encode_joins
 

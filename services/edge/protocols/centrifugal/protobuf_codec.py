@@ -24,6 +24,7 @@ class CentrifugalProtobuf:
         max_commands: Largest number of commands in one message; the next one becomes `Malformed`.
     """
 
+    name = "centrifugal-protobuf"
     carries_bytes = True
 
     def __init__(self, frame: Callable[[bytes], bytes], *, max_commands: int = MAX_COMMANDS) -> None:
@@ -79,6 +80,7 @@ class _Deltas:
     def __init__(self, codec: CentrifugalProtobuf, frame: Callable[[bytes], bytes], *, patches: bool) -> None:
         self._frame = frame
         self._patches = patches
+        self.name = codec.name
         self._other = codec.encode  # of pushes without data, which are the same for all subscriptions
         self.encode_joins = codec.encode_joins
 

@@ -49,6 +49,7 @@ class Toy:
 class Pushes:
     """`Encoder`: there are words for publications and for the end of a subscription, and for nothing else."""
 
+    name = "toy"
     carries_bytes = False  # the data of a publication is a JSON string
     delta = None
 
