@@ -1,7 +1,5 @@
 """The properties of views, joins and recovery can fail: each mutant of the code is found within so many schedules."""
 
-# ruff: noqa: SLF001  # mutants change what is inside
-
 from __future__ import annotations
 
 import asyncio
@@ -176,7 +174,7 @@ def a_part_of_what_was_missed_is_recovered(patch: pytest.MonkeyPatch) -> None:
     async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: StreamPosition) -> Found:
         found: Found = await original(session, channel, one, request, top)
         if found is None and request.epoch in ("", top.epoch) and request.offset <= top.offset:
-            return list(channel.log._ring) if channel.log else []
+            return list(channel.log._ring) if channel.log else []  # noqa: SLF001
         return found
 
     patch.setattr(_joining, "recover", mutant)
@@ -201,7 +199,7 @@ def a_trimmed_read_is_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_position_is_read_after_an_await(patch: pytest.MonkeyPatch) -> None:
-    original = _joining._result
+    original = _joining._result  # noqa: SLF001
 
     async def mutant(session: Session, wanted: Any, channel: Channel, subscription: Subscription) -> Any:
         await asyncio.sleep(0)
@@ -243,7 +241,7 @@ def nothing_is_held(patch: pytest.MonkeyPatch) -> None:
 
 
 def too_much_held_is_cut(patch: pytest.MonkeyPatch) -> None:
-    original = Channel._hold
+    original = Channel._hold  # noqa: SLF001
 
     def mutant(self: Channel, push: Push, subscriptions: Sequence[Subscription]) -> None:
         subscriptions = list(subscriptions)

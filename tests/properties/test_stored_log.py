@@ -3,8 +3,6 @@
 And mutants of the code, each of which some schedule must find.
 """
 
-# ruff: noqa: SLF001  # mutants change what is inside
-
 from __future__ import annotations
 
 import asyncio
@@ -81,7 +79,7 @@ def test_whatever_crashes_or_goes_back_nothing_acknowledged_is_lost_or_twice(pla
 
 
 def commit_before_the_store(patch: pytest.MonkeyPatch) -> None:
-    original = Log._store_and_commit
+    original = Log._store_and_commit  # noqa: SLF001
 
     async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any, incarnation: str) -> Any:
         for channel, (epoch, _, places) in numbered.items():
@@ -114,11 +112,11 @@ def the_sweep_does_nothing(patch: pytest.MonkeyPatch) -> None:
         return False
 
     patch.setattr(Comparison, "finish", nothing)
-    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))
+    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))  # noqa: SLF001
 
 
 def only_its_own_rows_are_stored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))
+    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))  # noqa: SLF001
 
 
 def _only_own_rows(original: Any) -> Any:

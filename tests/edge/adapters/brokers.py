@@ -1,7 +1,5 @@
 """What tests do to an edge's connection to Redis that nobody can do to it from outside."""
 
-# ruff: noqa: SLF001
-
 from __future__ import annotations
 
 from typing import Any
@@ -12,30 +10,30 @@ from services.edge.adapters.redis.broker import RedisBroker
 
 def generation(broker: RedisBroker) -> int:
     """The generation of `hot` logs that the edge uses."""
-    return broker._gate.generation
+    return broker._gate.generation  # noqa: SLF001
 
 
 def forget(broker: RedisBroker) -> None:
     """Let the edge forget what it acknowledged, as if that had been long ago."""
-    broker._acknowledged = broker._incarnation._acknowledged = AcknowledgedPositions()
+    broker._acknowledged = broker._incarnation._acknowledged = AcknowledgedPositions()  # noqa: SLF001
 
 
 def stop_watching(broker: RedisBroker) -> None:
     """End the watch of Redis without a farewell, as a killed edge does."""
-    assert broker._incarnation._task is not None
-    broker._incarnation._task.cancel()
+    assert broker._incarnation._task is not None  # noqa: SLF001
+    broker._incarnation._task.cancel()  # noqa: SLF001
 
 
 def check_now(broker: RedisBroker) -> None:
     """Let the edge look at Redis now, as when it finds that writes are missing."""
-    broker._incarnation.check_now()
+    broker._incarnation.check_now()  # noqa: SLF001
 
 
 def queue_of(broker: RedisBroker) -> Any:
     """What collects publications into batches, to replace its pause."""
-    return broker._queue
+    return broker._queue  # noqa: SLF001
 
 
 def lose_subscriptions(broker: RedisBroker) -> None:
     """Unsubscribe from everything, as if Redis, or something between, had forgotten it."""
-    broker._subscriber._send("UNSUBSCRIBE", ())
+    broker._subscriber._send("UNSUBSCRIBE", ())  # noqa: SLF001

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,14 +16,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.edge.domain import commands as c
-from services.edge.domain.session import handlers
+from services.edge.domain.replies import Result
+from services.edge.domain.session import command_runner, handlers
 from services.edge.domain.session.first_step import run_until_it_waits
 from services.edge.domain.session.handlers.subscribe import subscribe
 from services.edge.domain.session.session import Session
 from services.shared.namespaces import Durability, Namespace
 from tests.support.edge import SIGNED_IN, Client, Cluster, connected, settle
 
-HANDLERS: dict[Any, Any] = handlers._HANDLERS  # noqa: SLF001  # to put a handler of our own in
+Handler = Callable[[Session, c.Subscribe, int], Awaitable[None]]
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 NEWS = Namespace(name="", durability=Durability.NONE, subscribe=SIGNED_IN)
 
@@ -178,6 +180,18 @@ def slow_subscribes(cluster: Cluster) -> asyncio.Event:
     return gate
 
 
+def handle_subscribes_by(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a handler of our own in the place of that of subscribe commands."""
+
+    async def handle(session: Session, command: c.Command) -> Result | None:
+        if isinstance(command.request, c.Subscribe):
+            await handler(session, command.request, command.id)
+            return None
+        return await handlers.handle(session, command)
+
+    monkeypatch.setattr(command_runner, "handle", handle)
+
+
 def message(client: Client, *channels: str) -> None:
     """Subscribe commands of one message, as the transport hands it over."""
     commands = [{"id": number, "subscribe": {"channel": name}} for number, name in enumerate(channels, 10)]
@@ -195,7 +209,7 @@ async def test_commands_see_no_context_variables_of_others(monkeypatch: pytest.M
         if request.channel.startswith("reset"):
             WHO.reset(token)  # else it stays set, for the rest of this command only
 
-    monkeypatch.setitem(HANDLERS, c.Subscribe, marked)
+    handle_subscribes_by(marked, monkeypatch)
     cluster = Cluster(default=NEWS)
     node = cluster.edge()
     ann, bob = await connected(cluster, node, "ann"), await connected(cluster, node, "bob")
@@ -236,7 +250,7 @@ async def test_a_span_around_a_command_is_the_parent_of_all_in_it_and_of_nothing
             with tracer.start_as_current_span("after"):
                 await asyncio.sleep(0)
 
-    monkeypatch.setitem(HANDLERS, c.Subscribe, traced)
+    handle_subscribes_by(traced, monkeypatch)
     cluster = Cluster(default=NEWS)
     node = cluster.edge()
     ann, bob = await connected(cluster, node, "ann"), await connected(cluster, node, "bob")
