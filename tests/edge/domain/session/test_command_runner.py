@@ -35,6 +35,23 @@ async def test_no_command_runs_and_nothing_is_read_while_replies_wait() -> None:
     assert not client.connection.paused
 
 
+async def test_while_the_reply_to_the_last_command_waits_nothing_is_read_either() -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+    send = client.connection.send_reply
+
+    def take(frame: bytes) -> None:
+        send(frame)
+        client.connection.replies_wait = True
+
+    client.connection.send_reply = take  # type: ignore[method-assign]
+    await client.post(rpc={"method": "x"})
+    assert client.connection.paused
+    client.connection.replies_wait = False
+    client.session.replies_taken()
+    assert not client.connection.paused
+
+
 async def test_a_reply_that_waits_holds_the_next_command_of_the_same_frame() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
@@ -260,6 +277,9 @@ async def test_rule_3_a_client_has_32_commands_in_a_turn(count: int, at_once: in
     before = len(client.lines)
     message(client, *[{"publish": {"channel": "a"}}] * count)
     assert len(client.lines) - before == at_once
+    for _ in range(3):
+        await settle()
+    assert len(client.lines) - before == count, "the rest has its turn"
 
 
 # Rule 4: a client that sends more than is done is not read.
@@ -455,6 +475,7 @@ async def test_rule_6_it_takes_none_that_the_commands_in_the_queue_need() -> Non
     await settle()
     assert errors(site.client) == [111] * 2, "the commands that waited had their tokens"
     assert replies(site.client)[2:] == [200, 201, 100, 101, 102]
+    assert await site.client.error(rpc={"method": "quick"}) == 111, "the first of the two had the last token"
 
 
 async def test_rule_6_who_is_refused_for_three_seconds_is_closed() -> None:
@@ -467,7 +488,8 @@ async def test_rule_6_who_is_refused_for_three_seconds_is_closed() -> None:
     assert len(errors(site.client)) == 2, "what follows in the message is not taken"
 
 
-async def test_rule_6_the_socket_is_not_read_for_50_ms_for_every_32_of_them() -> None:
+@pytest.mark.parametrize(("count", "pause_s"), [(32, 0.05), (96, 0.15)])
+async def test_rule_6_the_socket_is_not_read_for_50_ms_for_every_32_of_them(count: int, pause_s: float) -> None:
     site = await Overloaded.begin(commands_per_s=0)
     loop = asyncio.get_running_loop()
     later: list[tuple[float, Any]] = []
@@ -475,13 +497,14 @@ async def test_rule_6_the_socket_is_not_read_for_50_ms_for_every_32_of_them() ->
     try:
         site.publish(31)
         assert not site.client.connection.paused
-        site.publish(65, first=200)
+        site.publish(count - 31, first=200)
         assert site.client.connection.paused
         site.publish(40, first=300)
+        assert site.client.connection.paused
     finally:
         del loop.call_later
     ((delay_s, read_again),) = later
-    assert delay_s == pytest.approx(0.05 * 96 / 32)
+    assert delay_s == pytest.approx(pause_s)
     read_again()
     assert not site.client.connection.paused
     site.publish(31, first=400)
