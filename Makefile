@@ -25,8 +25,8 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
 	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations=20 $(ARGS)
 
-test-full: $(VENV)/.dev ## run every test, with 50,000 missed messages and 60,000 random commands where `make test` has 3,000 and 1,000
-	MISSED=50000 FUZZED=20000 $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --timeout 1800 $(ARGS)
+test-full: $(VENV)/.dev ## run every test, with more missed messages, more random commands, and all of the Autobahn suite
+	MISSED=50000 FUZZED=20000 AUTOBAHN=all $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --timeout 1800 $(ARGS)
 
 coverage: $(VENV)/.dev ## run the tests of single services, and fail where they reach under 90 % of a domain's branches
 	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --cov --cov-report=json --cov-report=html $(UNIT) --durations=20 $(ARGS)

@@ -83,12 +83,14 @@ def main() -> None:
     parser.add_argument("--max-message-bytes", type=int, default=defaults.max_message_bytes)
     parser.add_argument("--max-fragments", type=int, default=defaults.max_fragments)
     parser.add_argument("--max-outbox-bytes", type=int, default=defaults.max_outbox_bytes)
+    parser.add_argument("--compression", action="store_true", help="permessage-deflate with clients that offer it")
     arguments = parser.parse_args()
     options = dataclasses.replace(
         defaults,
         max_message_bytes=arguments.max_message_bytes,
         max_fragments=arguments.max_fragments,
         max_outbox_bytes=arguments.max_outbox_bytes,
+        compression=arguments.compression,
     )
 
     async def serve(stop: asyncio.Event) -> None:

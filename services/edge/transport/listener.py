@@ -19,7 +19,9 @@ from services.edge.transport.origins import OriginRules
 from services.edge.transport.outbox import Flusher
 from services.edge.transport.proxies import TrustedProxies, canonical
 from services.edge.transport.proxy_protocol import ProxyHeader
+from services.edge.transport.websocket.compressed_connection import CompressedConnection
 from services.edge.transport.websocket.connection import WebSocketConnection
+from services.edge.transport.websocket.extensions import Compression
 from services.edge.transport.websocket.handshake import accept_handshake, read_handshake, refusal_of
 from services.shared.errors import ThalamusError
 from services.shared.process.config import ConfigError
@@ -60,6 +62,7 @@ class Listener:
             max_total_bytes=options.max_outbox_total_bytes,
             max_interval_s=options.max_write_delay_s,
         )
+        self.compression = Compression(options.compression_min_bytes, self.counters) if options.compression else None
         self.heads: set[HeadProtocol] = set()
         self.websockets: set[WebSocketConnection] = set()
 
@@ -71,12 +74,14 @@ class Listener:
         """Count a WebSocket connection whose handshake is done."""
         self.websockets.add(connection)
         self.counters.websockets += 1
+        self.counters.compressed_websockets += connection.compresses
         self.counters.accepted_websockets += 1
 
     def websocket_lost(self, connection: WebSocketConnection) -> None:
         """Stop counting a WebSocket connection that has ended."""
         self.websockets.discard(connection)
         self.counters.websockets -= 1
+        self.counters.compressed_websockets -= connection.compresses
         self.admission.leave(connection.peer)
 
     def http_opened(self) -> None:
@@ -257,10 +262,15 @@ class HeadProtocol(asyncio.Protocol):
 
     def _open_websocket(self, head: Head, info: HandshakeInfo, transport: asyncio.Transport) -> None:
         port = self._port
-        handshake = accept_handshake(head, info, port.protocols)
+        handshake = accept_handshake(head, info, port.protocols, port.compression)
         choice = handshake.choice
         most = min(choice.max_message_bytes or port.options.max_message_bytes, port.options.max_message_bytes)
-        connection = WebSocketConnection(port, transport, self._client, max_message_bytes=most)
+        compressor = handshake.compressor
+        connection = (
+            WebSocketConnection(port, transport, self._client, max_message_bytes=most)
+            if compressor is None
+            else CompressedConnection(port, transport, self._client, max_message_bytes=most, compressor=compressor)
+        )
         try:
             handler = choice.open(connection)
         except Exception as error:

@@ -20,6 +20,7 @@ class TransportCounters:
 
     close_codes: frozenset[int] = frozenset()
     websockets: int = 0  # open WebSocket connections
+    compressed_websockets: int = 0  # those of them that compress
     https: int = 0  # open HTTP connections
     accepted_websockets: int = 0
     accepted_https: int = 0
@@ -30,6 +31,8 @@ class TransportCounters:
     frames_sent: int = 0
     writes: int = 0
     bytes_sent: int = 0
+    frames_compressed: int = 0
+    compression_saved_bytes: int = 0
 
     def refuse(self, reason: str) -> None:
         """Count a connection or a request that was refused."""
@@ -69,6 +72,11 @@ class TransportCollector(Collector):
         connections.add_metric(["websocket"], now.websockets)
         connections.add_metric(["http"], now.https)
         yield connections
+        yield GaugeMetricFamily(
+            "thalamus_edge_compressed_connections",
+            "WebSocket connections with permessage-deflate.",
+            value=now.compressed_websockets,
+        )
         accepted = CounterMetricFamily("thalamus_edge_accepted", "Connections accepted, by kind.", labels=["kind"])
         accepted.add_metric(["websocket"], now.accepted_websockets)
         accepted.add_metric(["http"], now.accepted_https)
@@ -91,6 +99,12 @@ class TransportCollector(Collector):
             ("frames_sent", "WebSocket frames written.", now.frames_sent),
             ("writes", "Writes that carried them.", now.writes),
             ("sent_bytes", "Bytes of these writes.", now.bytes_sent),
+            ("frames_compressed", "Frames that were compressed, each once for all clients.", now.frames_compressed),
+            (
+                "compression_saved_bytes",
+                "Bytes that clients were not sent because their frames were compressed.",
+                now.compression_saved_bytes,
+            ),
         ):
             yield CounterMetricFamily(f"thalamus_edge_{name}", text, value=value)
         yield GaugeMetricFamily(

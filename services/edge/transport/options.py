@@ -40,5 +40,8 @@ class TransportOptions:
 
     max_write_delay_s: float = number(0.025, 0)  # longest wait of frames for the next round of writing, see `outbox.py`
 
+    compression: bool = False  # permessage-deflate with clients that offer it, see `deflate.py`
+    compression_min_bytes: int = number(256, 1)  # shorter frames are sent as they are
+
     http_request_timeout_s: float = fixed(60.0)  # from a complete head to the end of the response
     http_keep_alive_s: int = fixed(5)  # how long an idle HTTP connection stays open

@@ -9,6 +9,7 @@ from typing import Any
 
 from services.edge.domain.settings import Settings
 from services.edge.protocols.centrifugal.codec import MAX_COMMANDS
+from services.edge.transport.options import TransportOptions
 from services.shared.errors import ErrorCode, UnsubscribeCode
 from services.shared.json_text import MAX_NESTING
 from services.shared.namespaces import load_namespaces
@@ -89,6 +90,7 @@ def test_8_the_codes_of_the_page_are_those_of_the_code() -> None:
 def test_17_the_limits_of_the_page_are_those_of_the_code() -> None:
     settings = Settings()
     for row in (
+        f"under {TransportOptions().compression_min_bytes} bytes (`EDGE_COMPRESSION_MIN_BYTES`)",
         f"| commands in a message | {MAX_COMMANDS:,} |",
         f"counted from the command | {MAX_NESTING} |",
         f"| commands | {settings.commands_per_s:.0f} per second, {settings.commands_burst} at once;",

@@ -227,10 +227,10 @@ class Served:
             received = await client.rest()
         return (int(received.split(b" ", 2)[1]) if received else 0), received
 
-    async def raw(self, *, receive_buffer: int = 0) -> Raw:
-        """A client past its handshake."""
+    async def raw(self, *headers: str, receive_buffer: int = 0) -> Raw:
+        """A client past its handshake, which has these headers besides."""
         client = await Raw(self.port, receive_buffer=receive_buffer).__aenter__()
-        client.write(head())
+        client.write(head(*headers))
         assert (await client.head()).startswith(b"HTTP/1.1 101 ")
         return client
 
@@ -274,14 +274,19 @@ class Raw:
             return b""
 
     async def frame(self) -> tuple[int, bytes]:
-        """Opcode and payload of the next frame, which must be whole and unmasked."""
+        """Opcode and payload of the next frame, which must be whole, unmasked and not compressed."""
+        first, payload = await self.any_frame()
+        assert first & 0xF0 == 0x80
+        return first & 0x0F, payload
+
+    async def any_frame(self) -> tuple[int, bytes]:
+        """First byte and payload of the next frame, which must be unmasked."""
         async with asyncio.timeout(LIMIT_S):
             first, size = await self.reader.readexactly(2)
-            assert first & 0xF0 == 0x80
             assert size < 0x80
             if size >= 126:
                 size = int.from_bytes(await self.reader.readexactly(2 if size == 126 else 8), "big")
-            return first & 0x0F, await self.reader.readexactly(size)
+            return first, await self.reader.readexactly(size)
 
     async def closed(self) -> tuple[int, bytes]:
         """Code and reason of the close frame, which must be the next and last thing to come."""

@@ -351,7 +351,7 @@ def outcome(data: bytes) -> Handshake | Refused:
     try:
         head = HeadReader().feed(data)
         assert head is not None
-        return accept_handshake(head, read_handshake(head, "192.0.2.1", OriginRules()), _PROTOCOLS)
+        return accept_handshake(head, read_handshake(head, "192.0.2.1", OriginRules()), _PROTOCOLS, None)
     except Refused as refused:
         return refused
 

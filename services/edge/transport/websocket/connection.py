@@ -33,12 +33,14 @@ from services.edge.transport.websocket import turns
 from services.edge.transport.websocket.fragments import NO_CODE, Fragments, close_code
 from services.edge.transport.websocket.frame_reader import (
     BINARY,
+    COMPRESSED,
     CONTINUATION,
     FIN,
     FIN_BINARY,
     FIN_CLOSE,
     FIN_PING,
     FIN_PONG,
+    OPCODE,
     PROTOCOL_ERROR,
     Violation,
 )
@@ -70,6 +72,7 @@ class WebSocketConnection(TurnReader):
 
     __slots__ = ("_client_end", "_control_frames", "_control_since", "_ending", "_handler", "_peer")
 
+    compresses = False  # frames; see `compressed_connection.py`
     _port: Port
 
     def __init__(self, port: Port, transport: asyncio.Transport, peer: str, *, max_message_bytes: int) -> None:
@@ -201,7 +204,7 @@ class WebSocketConnection(TurnReader):
             self._handle_fragment(first, payload)
 
     def _handle_fragment(self, first: int, payload: bytes) -> None:
-        opcode = first & ~FIN
+        opcode = first & OPCODE
         if (opcode == CONTINUATION) == (self._fragments is None):
             raise Violation(
                 PROTOCOL_ERROR, "nothing to continue" if opcode == CONTINUATION else "message not continued"
@@ -209,7 +212,10 @@ class WebSocketConnection(TurnReader):
         if self._fragments is None:
             options = self._port.options
             self._fragments = Fragments(
-                binary=opcode == BINARY, max_bytes=self._max_message_bytes, max_fragments=options.max_fragments
+                binary=opcode == BINARY,
+                compressed=bool(first & COMPRESSED),
+                max_bytes=self._max_message_bytes,
+                max_fragments=options.max_fragments,
             )
         fragments = self._fragments
         message = fragments.add(payload, last=first >= FIN)

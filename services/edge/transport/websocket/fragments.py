@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import codecs
 
-from services.edge.transport.websocket.frame_reader import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG, Violation
+from services.edge.transport.websocket.deflate import inflate, longest_compressed
+from services.edge.transport.websocket.frame_reader import INVALID_DATA, PROTOCOL_ERROR, TOO_BIG, Violation
 
 NO_CODE = 1005  # stands for a close frame without a code; never sent
 _CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
 
 
 class Fragments:
-    """An incomplete message: the fragments so far. Text is checked as it arrives."""
+    """An incomplete message: the fragments so far.
 
-    __slots__ = ("_chunks", "_decoder", "_max_bytes", "_max_fragments", "_size", "binary")
+    Text is checked as it arrives. A compressed message is inflated and checked once it is whole.
+    """
 
-    def __init__(self, *, binary: bool, max_bytes: int, max_fragments: int) -> None:
+    __slots__ = ("_chunks", "_compressed", "_decoder", "_max_bytes", "_max_fragments", "_max_size", "_size", "binary")
+
+    def __init__(self, *, binary: bool, compressed: bool, max_bytes: int, max_fragments: int) -> None:
         self.binary = binary
+        self._compressed = compressed
         self._max_bytes = max_bytes
+        self._max_size = longest_compressed(max_bytes) if compressed else max_bytes
         self._max_fragments = max_fragments
         self._chunks: list[bytes] = []
         self._size = 0
-        self._decoder = None if binary else codecs.getincrementaldecoder("utf-8")()
+        self._decoder = None if binary or compressed else codecs.getincrementaldecoder("utf-8")()
 
     def add(self, payload: bytes, *, last: bool) -> bytes | None:
         """Add a fragment; return the whole message if it is the last one, else None.
 
         Raises:
-            Violation: 1009 if the message is too long or has too many fragments, 1007 if its text is not valid UTF-8.
+            Violation: 1009 if the message is too long or has too many fragments, 1007 if its text is not valid UTF-8 or
+                if it can't be inflated.
         """
         self._chunks.append(payload)
         self._size += len(payload)
-        if self._size > self._max_bytes:
+        if self._size > self._max_size:
             raise Violation(TOO_BIG, "message too big")
         if len(self._chunks) > self._max_fragments:
             raise Violation(TOO_BIG, "too many fragments")
@@ -40,7 +47,14 @@ class Fragments:
                 self._decoder.decode(payload, final=last)
             except UnicodeDecodeError:
                 raise _invalid_text() from None
-        return b"".join(self._chunks) if last else None
+        if not last:
+            return None
+        message = b"".join(self._chunks)
+        if self._compressed:
+            message = inflate(message, self._max_bytes)
+            if not self.binary:
+                check_text(message)
+        return message
 
 
 def check_text(payload: bytes) -> None:
@@ -52,7 +66,7 @@ def check_text(payload: bytes) -> None:
 
 
 def _invalid_text() -> Violation:
-    return Violation(INVALID_TEXT, "invalid UTF-8")
+    return Violation(INVALID_DATA, "invalid UTF-8")
 
 
 def close_code(payload: bytes) -> int:

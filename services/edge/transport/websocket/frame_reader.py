@@ -10,12 +10,16 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FIN_TEXT, FIN_BINARY = FIN | TEXT, FIN | BINARY
 FIN_CLOSE, FIN_PING, FIN_PONG = FIN | CLOSE, FIN | PING, FIN | PONG
 
-PROTOCOL_ERROR, INVALID_TEXT, TOO_BIG = 1002, 1007, 1009
+OPCODE = 0x0F  # bits of the first byte
+COMPRESSED = 0x40  # RSV1 in the first frame of a message: RFC 7692, 6
+
+PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
 
 _CONTROL = 0x8
 _KNOWN = frozenset(
     (CONTINUATION, TEXT, BINARY, FIN | CONTINUATION, FIN_TEXT, FIN_BINARY, FIN_CLOSE, FIN_PING, FIN_PONG)
 )
+_KNOWN_COMPRESSED = frozenset(COMPRESSED | first for first in (TEXT, BINARY, FIN_TEXT, FIN_BINARY))
 _LONGEST_CONTROL = 125
 _2_BYTES, _8_BYTES = 126, 127  # values of the 7-bit length: the real length follows in so many bytes
 
@@ -50,11 +54,17 @@ def read_text(data: bytes | bytearray, max_bytes: int) -> bytes | None:
 
 
 def read_frames(
-    data: bytes | bytearray, start: int, max_bytes: int, most_frames: int, most_bytes: int
+    data: bytes | bytearray,
+    start: int,
+    max_bytes: int,
+    most_frames: int,
+    most_bytes: int,
+    max_compressed_bytes: int = 0,
 ) -> tuple[list[tuple[int, bytes]], int, int, Violation | None]:
     """Read complete frames from `start` on, which is the beginning of a frame.
 
-    Reads at most `most_frames` frames, and begins no further frame after `most_bytes` bytes.
+    Reads at most `most_frames` frames, and begins no further frame after `most_bytes` bytes. A payload has at most
+    `max_bytes`, the first of a compressed message `max_compressed_bytes`; 0: no compression was agreed on.
 
     Returns:
         A tuple of four. 1: first byte and payload of each frame. 2: where the next frame begins. 3: how many bytes of
@@ -68,12 +78,9 @@ def read_frames(
             return found, at, 0, None
         first = data[at]
         length = data[at + 1] - 0x80
-        if first not in _KNOWN or length < 0:
-            reason = (
-                "a frame that is not masked"
-                if first in _KNOWN
-                else "unknown opcode, reserved bits or a control frame cut"
-            )
+        known = first in _KNOWN or (max_compressed_bytes and first in _KNOWN_COMPRESSED)
+        if not known or length < 0:
+            reason = "a frame that is not masked" if known else "unknown opcode, reserved bits or a control frame cut"
             return found, at, 0, Violation(PROTOCOL_ERROR, reason)
         body = at + 6
         if length > _LONGEST_CONTROL:
@@ -89,7 +96,7 @@ def read_frames(
                 shortest, length = 65_536, int.from_bytes(data[at + 2 : at + 10], "big")
             if length < shortest or length >> 63:
                 return found, at, 0, Violation(PROTOCOL_ERROR, "length not in its shortest form")
-        if length > max_bytes:
+        if length > max_bytes and (not first & COMPRESSED or length > max_compressed_bytes):
             return found, at, 0, Violation(TOO_BIG, "message too big")
         end = body + length
         if end > size:

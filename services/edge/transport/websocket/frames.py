@@ -5,6 +5,7 @@ from __future__ import annotations
 PING_FRAME = b"\x89\x00"
 MAX_REASON_BYTES = 123
 
+_COMPRESSED = 0x40  # RSV1, RFC 7692, 6
 _TEXT = 0x81
 _BINARY = 0x82
 _CLOSE = 0x88
@@ -19,6 +20,17 @@ def text_frame(payload: bytes) -> bytes:
 def binary_frame(payload: bytes) -> bytes:
     """Return the frame of one binary message."""
     return _frame(_BINARY, payload)
+
+
+def compressed_frame(first: int, payload: bytes) -> bytes:
+    """Return the frame of one compressed message; `first` is the first byte that it has uncompressed."""
+    return _frame(first | _COMPRESSED, payload)
+
+
+def payload_start(frame: bytes) -> int:
+    """Return where the payload of a frame of ours begins."""
+    size = frame[1]
+    return 2 if size < 126 else 4 if size == 126 else 10
 
 
 def close_frame(code: int, reason: str) -> bytes:

@@ -14,6 +14,8 @@ from services.edge.domain.connections import Choice, ClientProtocols, HandshakeI
 from services.edge.transport.http.head import TOKEN, Head
 from services.edge.transport.http.refusal import Refused
 from services.edge.transport.origins import OriginRules
+from services.edge.transport.websocket.deflate import FrameCompressor
+from services.edge.transport.websocket.extensions import Compression
 from services.shared.process.log_limit import RateLimitedLog
 
 _MAX_QUERY_FIELDS = 64
@@ -37,6 +39,7 @@ class Handshake:
 
     response: bytes
     choice: Choice
+    compressor: FrameCompressor | None = None  # None: no compression was agreed on
 
 
 def read_handshake(head: Head, peer: str, origins: OriginRules) -> HandshakeInfo:
@@ -60,8 +63,10 @@ def read_handshake(head: Head, peer: str, origins: OriginRules) -> HandshakeInfo
     )
 
 
-def accept_handshake(head: Head, info: HandshakeInfo, protocols: ClientProtocols) -> Handshake:
-    """Choose the client protocol, and make the response.
+def accept_handshake(
+    head: Head, info: HandshakeInfo, protocols: ClientProtocols, compression: Compression | None
+) -> Handshake:
+    """Choose the client protocol, and compression if that is not None; make the response.
 
     Raises:
         Refused: 400 if no client protocol takes the request.
@@ -70,7 +75,11 @@ def accept_handshake(head: Head, info: HandshakeInfo, protocols: ClientProtocols
     if choice is None:
         raise Refused(400, "protocol", "no client protocol of this server takes the request")
     chosen = b"" if choice.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % choice.subprotocol.encode()
-    return Handshake(_RESPONSE % (_accept(head.all("sec-websocket-key")[0]), chosen), choice)
+    compressor = None
+    if compression is not None and (agreed := compression.choose(head.all("sec-websocket-extensions"))) is not None:
+        chosen += b"Sec-WebSocket-Extensions: %b\r\n" % agreed[0].encode()
+        compressor = agreed[1]
+    return Handshake(_RESPONSE % (_accept(head.all("sec-websocket-key")[0]), chosen), choice, compressor)
 
 
 def refusal_of(error: HandshakeRejected) -> Refused:

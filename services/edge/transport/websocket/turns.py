@@ -21,7 +21,6 @@ from services.edge.transport.websocket.frame_reader import FIN_TEXT, Violation, 
 
 OPEN = 0  # the first of a connection's states (`connection.py`); in all others nothing is read any more
 
-_FRAMES_PER_TURN = 32  # frames handled before other connections get a turn
 _BYTES_PER_TURN = 65_536  # bytes of frames after which no further frame is handled in the turn
 
 
@@ -50,6 +49,8 @@ class TurnReader(Outbox, asyncio.Protocol):
     )
 
     _port: Port
+    _frames_per_turn = 32  # frames handled before other connections get a turn
+    _max_compressed_bytes = 0  # longest payload of a compressed frame; 0: no compression
 
     def __init__(self, port: Port, transport: asyncio.Transport, max_message_bytes: int) -> None:
         super().__init__(transport, port.flusher)
@@ -115,7 +116,9 @@ class TurnReader(Outbox, asyncio.Protocol):
 
     def _take_turn(self, data: bytes | bytearray, start: int) -> None:
         """Handle the frames of one turn, from `start` on, and keep the rest."""
-        found, at, missing, wrong = read_frames(data, start, self._max_message_bytes, _FRAMES_PER_TURN, _BYTES_PER_TURN)
+        found, at, missing, wrong = read_frames(
+            data, start, self._max_message_bytes, self._frames_per_turn, _BYTES_PER_TURN, self._max_compressed_bytes
+        )
         try:
             for first, payload in found:
                 if first == FIN_TEXT and self._fragments is None:
