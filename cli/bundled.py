@@ -1,4 +1,6 @@
-"""Finds the files that the command line needs beside its code: the console page, namespaces, a template.
+"""Finds the files that the command line needs beside its code.
+
+They are the console page, the namespaces and the template of Redis users.
 
 In a checkout they are where the repository has them. A wheel has copies of them in `cli/files`; the list is in
 `pyproject.toml`, `tool.hatch.build.targets.wheel.force-include`.
@@ -13,11 +15,11 @@ _IN_A_WHEEL = Path(__file__).resolve().parent / "files"
 
 
 def bundled(path: str) -> Path:
-    """Return where a file or folder of the repository is, such as `config/channels.toml`."""
+    """Return the place of a file or folder of the repository: `config/channels.toml`."""
     return (_IN_A_WHEEL if _IN_A_WHEEL.is_dir() else ROOT) / path
 
 
 def present_or_bundled(path: str) -> Path:
-    """Return the file of that path in the current directory, or the bundled one if there is none."""
+    """Return the file in the current directory, or the bundled one if there is none."""
     here = Path(path)
     return here if here.is_file() else bundled(path)

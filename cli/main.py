@@ -54,7 +54,7 @@ class _LateGroup(click.Group):
 @click.group(cls=_LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, message="thalamus %(version)s")
 def thalamus() -> None:
-    """Thalamus: realtime channels with presence, history and recovery that a team runs itself.
+    """Realtime channels with presence, history and recovery, run by yourself.
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 nobody answered.
     """

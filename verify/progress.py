@@ -1,4 +1,4 @@
-"""Shows on stderr how far a run is: a live line on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run on stderr: live on a terminal, else as plain lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _LIVE_EVERY_S = 0.25  # pause between two changes of the live line, seconds
 
 
 def stderr() -> Console:
-    """Return a console on stderr. What colors are forced does not make a terminal of a pipe."""
+    """Return a console on stderr.
+
+    What colors are forced does not make a terminal of a pipe.
+    """
     return Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False)
 
 
@@ -76,7 +79,10 @@ class Steps:
 
 @contextmanager
 def steps(total: int, console: Console | None = None) -> Iterator[Steps]:
-    """Show a bar for so many steps meanwhile, on a terminal; elsewhere only the lines of results."""
+    """Show a bar for so many steps meanwhile, on a terminal.
+
+    Elsewhere only the lines of results.
+    """
     shown = console or stderr()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # stdout stays as it is: it may be a pipe to a program.

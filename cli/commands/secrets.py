@@ -41,7 +41,10 @@ _host = click.option(
 
 @click.group("secrets")
 def command() -> None:
-    """Make and rotate the secret files of a deployment (`make up` gives them to Swarm)."""
+    """Make and rotate the secret files of a deployment.
+
+    `make up` gives them to Swarm.
+    """
 
 
 @command.command("init")

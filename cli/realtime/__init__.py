@@ -1,4 +1,6 @@
-"""The client of `thalamus subscribe`: messages, the protocol without I/O, and the connections (by `websockets`).
+"""The client of `thalamus subscribe`.
+
+It has messages, the protocol without I/O, and connections by `websockets`.
 
 It is not centrifuge-python. That SDK parses payloads and drops the times of publications, so their text could not be
 shown as it was published; it can't recover from a given position without asking for it again and again if that is

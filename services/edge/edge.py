@@ -1,4 +1,7 @@
-"""One edge: wires domain, adapters, client protocols and transport; runs and drains it."""
+"""One edge: wires domain, adapters, client protocols and transport.
+
+Runs and drains it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prometheus collector of the domain's counters, and metrics of the keys of external issuers.
+"""Metrics of the domain's counters and of the keys of external issuers.
 
 Other adapters and transport have metrics of their own.
 """

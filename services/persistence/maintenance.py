@@ -110,7 +110,7 @@ class Maintenance:
             return
         try:
             async with asyncio.timeout(_EDGES_LEAVE_S):
-                while (left := await self._heartbeat.leave(self._counted)) is None:
+                while (left := await self._heartbeat.close_run(self._counted)) is None:
                     await asyncio.sleep(_EDGES_CHECK_S)
             await self._store.keep_orderly_end(*left)
         except TimeoutError:

@@ -125,7 +125,7 @@ class PresenceServicer(rpc.PresenceServiceServicer):
 
 
 def _checked(change: pb.Change) -> Change:
-    """Check a change, because its texts reach other clients, and return it for the roster.
+    """Check a change and return it for the roster; its texts reach other clients.
 
     Raises:
         ThalamusError: a part of it is not allowed.

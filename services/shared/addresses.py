@@ -21,7 +21,7 @@ def without_brackets(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host of an address is this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    """Return whether a host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
     try:
         return ipaddress.ip_address(without_brackets(host)).is_loopback
     except ValueError:

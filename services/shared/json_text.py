@@ -55,7 +55,7 @@ class InvalidJson(ThalamusError):
 
 
 class JsonText(bytes):
-    """A JSON text that has passed all checks of this module, so every client can read it.
+    """A JSON text that every client can read: it passed the checks of this module.
 
     Made by decoders that check a whole message before they hand out a part of it, so that nobody parses the part again.
     Code that needs a JSON text checks whatever is not of this type. A part or a copy of it is plain bytes again.

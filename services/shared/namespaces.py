@@ -58,7 +58,7 @@ class DataFormat(enum.StrEnum):
 
 
 class Delta(enum.StrEnum):
-    """Which format of deltas clients may ask for: publications as patches of the one before."""
+    """Format of the deltas that clients may ask for, patches of the last publication."""
 
     OFF = "off"
     FOSSIL = "fossil"

@@ -88,7 +88,10 @@ class AuthClient:
             await asyncio.sleep(backoff.next_s())
 
     def _use_keys(self, trust: pb.Trust) -> None:
-        """Replace the keys in the key ring; public keys that can't be read leave those known before."""
+        """Replace the keys in the key ring.
+
+        Public keys that can't be read leave those known before.
+        """
         self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
         try:
             self._keyring.set_jwks(trust.jwks)

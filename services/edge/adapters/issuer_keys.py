@@ -123,7 +123,9 @@ async def _fetch(url: str) -> bytes:
 
 
 def _new_client(url: str) -> httpx.AsyncClient:
-    """Return a client for one request. To load the authorities of TLS takes too long for the event loop.
+    """Return a client for one request.
+
+    To load the authorities of TLS takes too long for the event loop.
 
     A proxy of the environment is for addresses outside; `http:` is for this machine alone.
     """

@@ -30,7 +30,10 @@ _CHALLENGE = 'Bearer realm="accounts"'  # not Basic, for which browsers would op
 
 
 class Registration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new user. The password may have at most 1,024 bytes in UTF-8. `cookie`: see `Login`."""
+    """A new user. The password may have at most 1,024 bytes in UTF-8.
+
+    `cookie`: see `Login`.
+    """
 
     username: Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9._-]{3,64}$")]
     password: Annotated[str, msgspec.Meta(min_length=8, max_length=1_024)]
@@ -59,7 +62,10 @@ class RefreshToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Refresh(RefreshToken, kw_only=True, forbid_unknown_fields=True):
-    """The refresh token of the last answer. Each can be used once. `cookie`: see `Login`."""
+    """The refresh token of the last answer.
+
+    Each can be used once. `cookie`: see `Login`.
+    """
 
     cookie: bool = False
 
@@ -201,7 +207,10 @@ def peer_of(request: Request) -> str:
 
 
 async def sign_in_body(request: Request, kind: type[T]) -> T:
-    """Return the body of a request, of 8 KiB at most; raises as `read_body` and `decode` do."""
+    """Return the body of a request, of 8 KiB at most.
+
+    Raises as `read_body` and `decode` do.
+    """
     return decode(await read_body(request, _MAX_BODY_BYTES), kind)
 
 

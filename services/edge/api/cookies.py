@@ -1,4 +1,4 @@
-"""The cookie that carries a connection token, for the WebSocket handshakes of web pages.
+"""The cookie with a connection token, for WebSocket handshakes of web pages.
 
 No script reads it (HttpOnly), no other site makes the browser send it (SameSite=Strict), and the browser sends it with
 handshakes only (Path). `services/edge/domain/handshake.py` says when it counts.

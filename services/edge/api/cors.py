@@ -16,7 +16,7 @@ _refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 
 
 class AccountsCors:
-    """Middleware that applies CORS to requests for `/auth` and `/auth/*`, and to no others.
+    """Middleware that applies CORS only to requests for `/auth` and `/auth/*`.
 
     Pages of origins that are listed by name may let the browser keep the cookie of a response.
     """

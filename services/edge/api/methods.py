@@ -67,7 +67,10 @@ def _json(raw: msgspec.Raw, encoded: str, name: str) -> bytes | None:
 
 
 def _naming(member: str, error: InvalidJson) -> InvalidJson:
-    """Return the error with the name of the member of the request; "": its name is plain."""
+    """Return the error with the name of the member of the request.
+
+    "": its name is plain.
+    """
     return InvalidJson(f"{member}: {error}") if member else error
 
 
@@ -116,7 +119,10 @@ async def broadcast(context: ApiContext, request: r.Broadcast) -> dict[str, Any]
 
 
 async def _each(calls: Sequence[Callable[[], Awaitable[dict[str, Any]]]], *, at_once: int) -> list[dict[str, Any]]:
-    """Return the responses of all calls, in order; a call that fails becomes an `error`."""
+    """Return the responses of all calls, in order.
+
+    A call that fails becomes an `error`.
+    """
 
     async def one(call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         try:

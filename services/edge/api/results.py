@@ -154,7 +154,7 @@ class Ticket(_Result):
 
 
 class SessionTicket(_Result):
-    """A ticket of a signed-in user for one WebSocket handshake: `?session=` in its address."""
+    """A ticket of a signed-in user for one WebSocket handshake (`?session=`)."""
 
     session: str
     expires_in_s: Count

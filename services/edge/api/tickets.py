@@ -1,4 +1,6 @@
-"""The HTTP endpoints of tickets: sign in over HTTP first, then open the WebSocket with a ticket in its address.
+"""The HTTP endpoints of tickets.
+
+A page signs in over HTTP first, then opens the WebSocket with a ticket in its address.
 
 A ticket stands for a token, is good once, and for 30 s. It is for clients that can't set headers and build their
 address for each connection.

@@ -95,7 +95,7 @@ class MessageHandler(Protocol):
         """Take one whole WebSocket message. The transport has checked that text is UTF-8."""
 
     def control(self, *, pong: bool) -> None:
-        """Note a WebSocket pong of the client, or a ping, which the transport has answered."""
+        """Note a WebSocket pong, or a ping that the transport has answered."""
 
     def replies_taken(self) -> None:
         """Note that `Connection.replies_wait` has become false."""
@@ -142,7 +142,9 @@ class HandshakeInfo:
 
 
 class HandshakeRejected(Exception):
-    """A credential of a handshake is not accepted. The text is for the client, and never says more than it must.
+    """A credential of a handshake is not accepted.
+
+    The text is for the client, and never says more than it must.
 
     `conflict`: there are two that differ.
     """
@@ -194,7 +196,10 @@ class ClientProtocols(Protocol):
         """Close codes of all protocols: those that have a label of their own in metrics."""
 
     def serves(self, path: str) -> bool:
-        """Return whether the path is a WebSocket endpoint. Other paths are for the HTTP application."""
+        """Return whether the path is a WebSocket endpoint.
+
+        Other paths are for the HTTP application.
+        """
 
     def choose(self, info: HandshakeInfo) -> Choice | None:
         """Choose the protocol of a connection to a path that is served.
@@ -217,11 +222,17 @@ class Encoder(Protocol):
 
     @property
     def carries_bytes(self) -> bool:
-        """Whether publications may have data of any bytes; otherwise it must be a JSON text."""
+        """Whether publications may have data of any bytes.
+
+        Otherwise it must be a JSON text.
+        """
 
     @property
     def delta(self) -> DeltaEncoders | None:
-        """The encoders of the same protocol for subscriptions with delta; None: it has no deltas."""
+        """The encoders of the same protocol for subscriptions with delta.
+
+        None: it has no deltas.
+        """
 
     def encode(self, push: Push) -> bytes | None:
         """Return the push as a frame, ready to be written to the socket.

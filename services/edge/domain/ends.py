@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 
 class EndReason(enum.Enum):
-    """Why the server ends a connection. Each client protocol has its own code and text for it."""
+    """Why the server ends a connection.
+
+    Each client protocol has its own code and text for it.
+    """
 
     SHUTDOWN = enum.auto()  # this edge stops; the client may connect to another one
     SERVER_ERROR = enum.auto()  # a fault of the server

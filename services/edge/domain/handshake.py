@@ -69,7 +69,7 @@ class HandshakeAuthenticator:
         self._is_own_page = is_own_page
 
     def must_wait(self, info: HandshakeInfo) -> bool:
-        """Return whether `identify_later` must be called in place of `identify`: there is a ticket."""
+        """Return whether there is a ticket: then call `identify_later`, not `identify`."""
         return any(name in info.query for name in _TICKET_FIELDS)
 
     def identify(self, info: HandshakeInfo) -> Identity | None:

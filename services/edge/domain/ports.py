@@ -207,7 +207,9 @@ class ControlListener(Protocol):
 
 
 class Tickets(Protocol):
-    """Tickets of the whole cluster: each stands for a token, is good once, and for a short time.
+    """Tickets of the whole cluster.
+
+    Each stands for a token, is good once, and for a short time.
 
     Every call raises `Unavailable` within 3 s if Redis does not answer.
     """

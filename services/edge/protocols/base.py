@@ -1,4 +1,4 @@
-"""What a client protocol implements: one object per protocol, and one per connection.
+"""Base classes of a client protocol: one object for it, one per connection.
 
 **Purpose.** A client protocol is one folder beside this module and one line in `registry`. Transport and domain know
 none of them. A protocol needs nothing but this module, the commands (`domain/commands.py`), the replies
@@ -65,7 +65,7 @@ class ProtocolEntry(Protocol):
 
 
 class ClientProtocol(abc.ABC):
-    """One connection of a client protocol: `MessageHandler` and `SessionProtocol` in one.
+    """One connection of a client protocol: `MessageHandler` and `SessionProtocol`.
 
     Subclasses implement the abstract methods, and override whatever else they need to do differently. `identity` is
     that of the handshake (`HandshakeInfo`): with it the connect command needs no token.
@@ -92,7 +92,10 @@ class ClientProtocol(abc.ABC):
         """Decode a message and give its commands to `session.submit`."""
 
     def control(self, *, pong: bool) -> None:  # noqa: B027  # most protocols have nothing to do here
-        """Take a WebSocket ping or pong. Override this if the protocol's pings are WebSocket pings."""
+        """Take a WebSocket ping or pong.
+
+        Override this if the protocol's pings are WebSocket pings.
+        """
 
     def replies_taken(self) -> None:
         """Let the session go on."""
@@ -101,7 +104,10 @@ class ClientProtocol(abc.ABC):
 
     @abc.abstractmethod
     def close_code(self, end: End) -> tuple[int, str]:
-        """Return code and text of the close frame for this end; the text has at most 123 bytes."""
+        """Return code and text of the close frame for this end.
+
+        The text has at most 123 bytes.
+        """
 
     def closed(self, how: ClientEnd) -> None:
         """End the session, because the connection is over."""
@@ -120,11 +126,17 @@ class ClientProtocol(abc.ABC):
         """Send a ping."""
 
     def end(self, end: End) -> int:
-        """Close the connection; return the close code. Override this to say something before the close frame."""
+        """Close the connection; return the close code.
+
+        Override this to say something before the close frame.
+        """
         code, text = self.close_code(end)
         self.connection.close(code, text)
         return code
 
     def connect_refused(self, delay_s: float) -> None:
-        """End the connection behind an error reply to connect: here the client closes it, or TCP is dropped."""
+        """End the connection behind an error reply to connect.
+
+        Here the client closes it, or TCP is dropped.
+        """
         self.connection.drop_after(delay_s)

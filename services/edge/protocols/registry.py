@@ -8,13 +8,16 @@ from services.edge.protocols.centrifugal.entry import Centrifugal
 
 
 class Registry:
-    """The client protocols that an edge serves: the `ClientProtocols` of the transport."""
+    """The client protocols that an edge serves; implements `ClientProtocols`."""
 
     def __init__(self) -> None:
         self._entries: list[ProtocolEntry] = []
 
     def add(self, entry: ProtocolEntry) -> None:
-        """Serve one more protocol. Of several that take a connection, the one added first gets it."""
+        """Serve one more protocol.
+
+        Of several that take a connection, the one added first gets it.
+        """
         self._entries.append(entry)
 
     @property

@@ -241,7 +241,10 @@ class HeadProtocol(asyncio.Protocol):
     async def _identify_later(
         self, authenticator: Authenticator, head: Head, info: HandshakeInfo, transport: asyncio.Transport
     ) -> None:
-        """Look up a credential, then open the WebSocket or refuse it. The timeout of the handshake goes on."""
+        """Look up a credential, then open the WebSocket or refuse it.
+
+        The timeout of the handshake goes on.
+        """
         try:
             try:
                 identity = await authenticator.identify_later(info)

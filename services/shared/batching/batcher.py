@@ -142,7 +142,9 @@ class Batcher(Generic[Item]):
         return batch
 
     def put_back(self, items: Iterable[Item]) -> int:
-        """Put taken items back to the front, in order; return how many somebody still waits for.
+        """Put taken items back to the front, in order.
+
+        Return how many somebody still waits for.
 
         The others are dropped.
         """
@@ -152,7 +154,10 @@ class Batcher(Generic[Item]):
         return len(again)
 
     def close(self, error: Callable[[], Exception]) -> None:
-        """Give everyone without a result an error, taken or not. Nothing may be put in any more."""
+        """Give everyone without a result an error, taken or not.
+
+        Nothing may be put in any more.
+        """
         for timer in (self._due, self._expiry):
             if timer is not None:
                 timer.cancel()

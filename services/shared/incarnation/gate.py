@@ -83,7 +83,7 @@ class RunTracker:
         self.run_id = await _run_of(connection)
 
     def still_accepts(self, run_id: str) -> bool:
-        """Whether the last connection was made to this run, so that others to it may be used."""
+        """Whether the last connection was made to this run of Redis."""
         return run_id == self.run_id
 
 

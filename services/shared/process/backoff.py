@@ -1,4 +1,4 @@
-"""Pauses between attempts that fail: they grow, have a limit, and are reset by a success.
+"""Growing pauses between attempts that fail, with a limit; a success resets them.
 
 `verify` has its own, because the delivery checker knows no code of the server.
 """

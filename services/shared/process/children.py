@@ -14,7 +14,7 @@ _GUARD = Path(__file__).with_name("guard.py")
 
 
 def restart_backoff() -> Backoff:
-    """Delays before the next start of a process that ended: 250 ms, doubling up to 10 s.
+    """Delays before a process that ended is started again: 250 ms, doubling to 10 s.
 
     Without jitter: the processes of one host are few. A run of 30 s counts as a success.
     """

@@ -48,12 +48,15 @@ def number(default: float, at_least: float, at_most: float = MOST, *, env: str |
 
 
 def fixed(default: Any) -> Any:
-    """Return a dataclass field that is not read from the environment; code and tests may pass another value."""
+    """Return a dataclass field that is not read from the environment.
+
+    Code and tests may pass another value.
+    """
     return dataclasses.field(default=default, metadata={"fixed": True})
 
 
 def group(cls: type[Any]) -> Any:
-    """Return a dataclass field whose value is `cls`, a dataclass of settings with a default for each."""
+    """Return a dataclass field whose value is `cls`, a dataclass of settings."""
     return dataclasses.field(default_factory=cls)
 
 

@@ -49,7 +49,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], service: str, *, has_p
 
 
 async def until_stopped(stopping: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
-    """Wait until `stopping` is set or one of the tasks ends, and raise what it ended with."""
+    """Wait until `stopping` is set or a task ends, and raise what that ended with."""
     stopped = asyncio.create_task(stopping.wait())
     try:
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -25,7 +25,9 @@ class SingleFlight(Generic[Result]):
         return key in self._running
 
     async def do(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, Result]], *, name: str = "") -> Result:
-        """Return the result of the work that is under way for `key`; start `work` if there is none.
+        """Return the result of the work that is under way for `key`.
+
+        Start `work` if there is none.
 
         All callers get the same result, or the same exception. `name` is that of a new task.
         """
@@ -43,7 +45,7 @@ class SingleFlight(Generic[Result]):
             del self._running[key]
 
     def _ended(self, key: Hashable, done: asyncio.Task[Result]) -> None:
-        """Forget a task that was cancelled before it began, and fetch the exception of any other.
+        """Forget a task cancelled before it began; fetch the exception of any other.
 
         asyncio logs an exception that nobody fetched, as when all callers gave up.
         """

@@ -130,7 +130,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _many_responses(self, handler: Any, method: str) -> Any:
-        """Wrap a method with one request and a stream of responses: one observation in all."""
+        """Wrap a method with a request and a stream of responses: one observation."""
         seconds = self._metrics.seconds.labels(short_method(method))
 
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:

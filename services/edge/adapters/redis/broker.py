@@ -26,10 +26,10 @@ from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.incarnation import IncarnationWatch
+from services.edge.adapters.redis.queued import Append, OtherCommand, give_up_unkeyed, settle
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.edge.adapters.redis.tickets import RedisTickets
-from services.edge.adapters.redis.work import Append, Other, give_up_unkeyed, settle
 from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
 from services.edge.domain.ports import ChannelListener, ControlListener
 from services.shared.batching.batcher import Batcher
@@ -94,7 +94,7 @@ class RedisBroker:
             url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.check_now
         )
         self._dispatcher: PubSubDispatcher | None = None
-        self._queue = Batcher[Append | Other](
+        self._queue = Batcher[Append | OtherCommand](
             self._flush,
             max_items=_MAX_BATCH,
             max_waiting=MAX_WAITING,
@@ -231,11 +231,11 @@ class RedisBroker:
         self._gate.saw(Known(generation, int(raise_for_error(reply))))
 
     async def _do(self, call: Callable[[Incarnation], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
-        work = Other(call, publish, asyncio.get_running_loop().create_future())
+        work = OtherCommand(call, publish, asyncio.get_running_loop().create_future())
         self._submit(work)
         return await work.future
 
-    def _submit(self, work: Append | Other) -> None:
+    def _submit(self, work: Append | OtherCommand) -> None:
         if asyncio.get_running_loop().time() - self._failed_at < _BREAK_S:
             raise Unavailable("Redis does not answer")
         self._queue.put(work)
@@ -250,7 +250,7 @@ class RedisBroker:
         self._tasks.discard(task)
         self._queue.wake()
 
-    async def _round_trip(self, batch: list[Append | Other]) -> None:
+    async def _round_trip(self, batch: list[Append | OtherCommand]) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         _ITEMS.observe(len(batch))
@@ -279,10 +279,10 @@ class RedisBroker:
         finally:
             _SECONDS.observe(loop.time() - started)
 
-    async def _send(self, batch: list[Append | Other]) -> None:
+    async def _send(self, batch: list[Append | OtherCommand]) -> None:
         appends: dict[tuple[str, int, int], list[Append]] = {}
-        others: list[Other] = []
-        publishes: list[Other] = []
+        others: list[OtherCommand] = []
+        publishes: list[OtherCommand] = []
         for work in batch:
             if work.future.done():
                 continue
@@ -325,7 +325,7 @@ class RedisBroker:
         for work, result in zip(others, results[len(parts) :], strict=True):
             settle(work.future, result)
 
-    async def _send_publishes(self, publishes: list[Other]) -> None:
+    async def _send_publishes(self, publishes: list[OtherCommand]) -> None:
         commands = [("PUBLISH", *work.publish) for work in publishes if work.publish is not None]
         try:
             results = await self._pipeline.execute(commands, timeout_s=DEADLINE_S)

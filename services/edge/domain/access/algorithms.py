@@ -1,4 +1,4 @@
-"""Algorithms of signatures, and the check of a token's syntax and signature by PyJWT.
+"""Signature algorithms; checks syntax and signature of a token by PyJWT.
 
 PyJWT prepares a key for every token: it looks whether a secret is a PEM, DER or JWK text, which takes longer than the
 signature itself. Here keys are prepared once, when they are taken into the key ring, and the algorithm objects that are
@@ -79,7 +79,9 @@ def read_header(segment: str) -> dict[str, Any]:
 
 
 def read_payload(token: str, algorithm: str, keys: Iterable[Any]) -> bytes | None:
-    """Return the payload of a token that one of the keys signed with the algorithm; None: none of them did.
+    """Return the payload of a token that one of the keys signed with the algorithm.
+
+    None: none of them did.
 
     Raises:
         PyJWTError: it is not a token.

@@ -25,7 +25,7 @@ Keys = Mapping[tuple[str, str], Any]
 
 
 def read_key_set(jwks: bytes, algorithms: Collection[str]) -> Keys:
-    """Return the keys of a JWK Set (JSON) for these algorithms, by algorithm and key id.
+    """Return the keys of a JWK Set for these algorithms, by algorithm and key id.
 
     Keys of an unknown kind, private and broken keys, and keys without a key id are left out.
 

@@ -22,7 +22,10 @@ class KeyRing:
     """
 
     def __init__(self, algorithms: Set[str] = DEFAULT_ALGORITHMS) -> None:
-        """Create a key ring without keys; tokens of other algorithms than these are refused."""
+        """Create a key ring without keys.
+
+        Tokens of other algorithms than these are refused.
+        """
         self.algorithms = algorithms
         self.jwks = b'{"keys":[]}'  # of auth
         self._secrets: Mapping[str, tuple[bytes, ...]] = {}
@@ -46,7 +49,7 @@ class KeyRing:
         }
 
     def set_jwks(self, jwks: bytes) -> None:
-        """Replace all public keys of auth by those of a JWK Set (JSON); see `read_key_set`.
+        """Replace all public keys of auth by those of a JWK Set; see `read_key_set`.
 
         Raises:
             ValueError: it is not a JWK Set; the keys stay as they are.
@@ -56,11 +59,16 @@ class KeyRing:
             self.jwks = jwks
 
     def trust_issuer(self, issuer: str) -> None:
-        """Keep tokens of this external issuer from being verified by own keys; it has no keys yet."""
+        """Keep tokens of this external issuer from being verified by own keys.
+
+        It has no keys yet.
+        """
         self._issuers.setdefault(issuer, (b"", {}))
 
     def set_issuer_keys(self, issuer: str, jwks: bytes) -> int:
-        """Replace all keys of an external issuer by those of a JWK Set; return their number.
+        """Replace all keys of an external issuer by those of a JWK Set.
+
+        Return their number.
 
         Raises:
             ValueError: it is not a JWK Set; the keys stay as they are.
@@ -98,7 +106,7 @@ class KeyRing:
         return any(keys for _, keys in self._issuers.values())
 
     def keys(self, algorithm: str, kid: object, issuer: str | None = None) -> Sequence[Any]:
-        """Return the keys that may verify a token with these claims of its header, and this `iss`.
+        """Return the keys that may verify a token with this header and this `iss`.
 
         A public key is found by its id. Secrets have no ids, so each is tried.
         """

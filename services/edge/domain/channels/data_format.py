@@ -41,7 +41,7 @@ def checked_data(data: bytes | None, namespace: Namespace) -> bytes:
 
 
 def can_use(namespace: Namespace, *, carries_bytes: bool) -> bool:
-    """Whether clients of a protocol may publish to, subscribe to and read channels of the namespace.
+    """Whether clients of a protocol can carry the data of the namespace.
 
     `carries_bytes`: the protocol carries data of any bytes.
     """

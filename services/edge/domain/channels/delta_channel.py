@@ -1,4 +1,4 @@
-"""A channel whose publications reach subscribers with delta as patches of the one before.
+"""A channel that sends subscribers with delta patches of the last publication.
 
 **Purpose.** Of a publication that resembles the one before, a subscriber needs only what changed. A patch is made once
 per publication, and all subscribers get the same bytes. Channels without delta do none of this: they are `Channel`.
@@ -50,14 +50,17 @@ class DeltaChannel(Channel):
         self._missed: set[Encoder] = set()  # encoders that failed to encode the present publication
 
     def join(self, subscription: Subscription) -> None:
-        """Add a subscription; with delta, it gets everything in full until it is live and has a publication."""
+        """Add a subscription.
+
+        With delta, it gets everything in full until it is live and has a publication.
+        """
         if subscription.delta is not None:
             subscription.encoder = subscription.delta.full
             self._encoders[subscription.delta] = None
         super().join(subscription)
 
     def fan_out(self, publications: Iterable[Publication]) -> None:
-        """Send the publications to all subscribers, as patches where they have the one before."""
+        """Send publications to all subscribers, as patches to those who have the last one."""
         for publication in publications:
             super().fan_out((publication,))
             self._previous = publication.data
@@ -69,7 +72,7 @@ class DeltaChannel(Channel):
         super()._failed(encoder, push, error)
 
     def _regroup(self, excluded: str) -> None:
-        """Let the patch groups have those subscriptions that were sent `_previous`, and no others."""
+        """Set the patch groups to the subscriptions that were sent `_previous`."""
         for encoders in self._encoders:
             if self._missed or excluded:
                 self._back_to_full(encoders, excluded)
@@ -80,7 +83,10 @@ class DeltaChannel(Channel):
         self._missed.clear()
 
     def _back_to_full(self, encoders: DeltaEncoders, excluded: str) -> None:
-        """Sort the subscriptions of one encoding anew, after a publication that not all of them were sent."""
+        """Sort the subscriptions of one encoding into those who get patches and others.
+
+        Called after a publication that not all of them were sent.
+        """
         old = {encoder: self._live.pop(encoder, {}) for encoder in encoders}
         for encoder, group in old.items():
             for subscription, send in group.items():

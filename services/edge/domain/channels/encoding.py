@@ -1,4 +1,6 @@
-"""Encodes pushes that go to many clients; an encoder that fails costs only its own connections.
+"""Encodes pushes that go to many clients.
+
+An encoder that fails costs only its own connections.
 
 An encoder must not raise (`Encoder`). If one does nevertheless, the push is not sent to its connections, the failure is
 counted and, at most once in 10 s, logged, and all others get the push.

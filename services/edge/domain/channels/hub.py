@@ -226,7 +226,7 @@ class Hub:
         if ready:
             self._fan_out(view, ready)
         if need is not Need.NOTHING:
-            self._act(view, need)
+            self._repair_or_resync(view, need)
 
     def _fan_out(self, view: Channel, publications: Sequence[Publication]) -> None:
         view.fan_out(publications)
@@ -289,7 +289,7 @@ class Hub:
             if view.log is not None and self._channels.get(view.name) is view and top != view.log.position:
                 self._repair(view)
 
-    def _act(self, view: Channel, need: Need) -> None:
+    def _repair_or_resync(self, view: Channel, need: Need) -> None:
         if need is Need.RESYNC:
             self._resync(view)
         else:

@@ -132,7 +132,9 @@ class Session(CommandRunner):
             self.connection.send(frame)
 
     def push_recovered(self, subscription: Subscription, publications: Iterable[Publication]) -> None:
-        """Queue recovered publications; they count as replies, as the client asked for them.
+        """Queue recovered publications.
+
+        They count as replies, as the client asked for them.
 
         With delta the first of them is full, and each later one may be a patch of the one before.
         """

@@ -23,11 +23,14 @@ PONG: Final = Pong()
 
 
 class Codec(Encoder, Protocol):
-    """Codec of one encoding. It holds no state of a connection, so one object serves all of them."""
+    """Codec of one encoding.
+
+    It holds no state of a connection, so one object serves all of them.
+    """
 
     @property
     def ping_frame(self) -> bytes:
-        """Frame of a ping in the protocol, as opposed to a WebSocket ping frame: an empty reply."""
+        """Frame of a ping of the protocol, an empty reply; not a WebSocket ping frame."""
 
     def decode(self, payload: bytes, *, binary: bool) -> list[Command | Pong]:
         """Return the commands of a message in the order sent, and `PONG` for each pong.
@@ -39,4 +42,7 @@ class Codec(Encoder, Protocol):
         """Return the reply to any command but connect as a frame."""
 
     def connected(self, command_id: int, result: ConnectResult, pings: Pings) -> bytes:
-        """Return the reply to connect as a frame. It announces the pings; 0: the client gets none in the protocol."""
+        """Return the reply to connect as a frame.
+
+        It announces the pings; 0: the client gets none in the protocol.
+        """

@@ -1,4 +1,7 @@
-"""One connection of the Centrifugal protocol, in any of its encodings. Wire protocol, 1 to 4."""
+"""One connection of the Centrifugal protocol, in any of its encodings.
+
+Wire protocol, 1 to 4.
+"""
 
 from __future__ import annotations
 

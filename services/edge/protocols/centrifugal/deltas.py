@@ -1,4 +1,4 @@
-"""Which publications are sent as patches, to subscriptions with delta, in any encoding.
+"""Chooses which publications are sent as patches to subscriptions with delta.
 
 A patch is shorter than the data, and kept with its publication: all encodings, and all clients that recover it from the
 ring, share it. So it is bounded like the ring, whose publications it makes at most twice as large.
@@ -14,7 +14,10 @@ from services.shared.json_text import is_utf8
 
 
 def patch_of(publication: Publication, previous: bytes | None) -> bytes:
-    """Return the patch that makes the data of `previous`; empty: the data must be sent in full."""
+    """Return the patch that makes the data of `previous`.
+
+    Empty: the data must be sent in full.
+    """
     if not previous:
         return b""
     known = publication.patch
@@ -28,13 +31,19 @@ def patch_of(publication: Publication, previous: bytes | None) -> bytes:
 
 
 def text_patch_of(publication: Publication, previous: bytes | None) -> bytes:
-    """Return the patch as `patch_of`, for clients that get data as text: empty also if it or its base is no UTF-8."""
+    """Return the patch as `patch_of`, for clients that get data as text.
+
+    It is empty also if the data or its base is no UTF-8.
+    """
     patch = patch_of(publication, previous)
     return patch if patch and previous and is_utf8(patch) and is_utf8(previous) else b""
 
 
 def with_previous(publications: Iterable[Publication]) -> Iterator[tuple[Publication, bytes | None]]:
-    """Return the publications of one list, each with the data of the one before it; the first has None."""
+    """Return the publications of one list, each with the data of the one before it.
+
+    The first has None.
+    """
     previous = None
     for publication in publications:
         yield publication, previous

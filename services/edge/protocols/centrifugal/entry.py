@@ -1,4 +1,7 @@
-"""The Centrifugal protocol in the registry: which handshakes it takes. Wire protocol, 1."""
+"""The Centrifugal protocol in the registry: which handshakes it takes.
+
+Wire protocol, 1.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class Centrifugal:
         return path == self._path
 
     def choose(self, info: HandshakeInfo) -> Choice:
-        """Choose the encoding of a new connection: by subprotocol, else by the query, else JSON."""
+        """Choose the encoding of a connection: by subprotocol, else by query, else JSON."""
         for offer in info.offers:
             if offer in self._by_subprotocol:
                 return Choice(self._opener(self._by_subprotocol[offer], info), offer)

@@ -1,4 +1,4 @@
-"""Patches in the format of Fossil's deltas: a payload as the changes to the one before.
+"""Makes patches between two payloads, in the format of Fossil's deltas.
 
 **Purpose.** A subscriber that has the previous publication of a channel needs only what changed.
 
@@ -46,11 +46,11 @@ def create(base: bytes, result: bytes) -> bytes:
     """Return a patch that makes `result` of `base`; it may be longer than `result`."""
     patch = [_number(len(result)), b"\n"]
     common = min(len(base), len(result))
-    prefix = _border(result, _length_forwards(base, 0, result, 0, common))
+    prefix = _character_start(result, _length_forwards(base, 0, result, 0, common))
     if prefix < _SHORTEST:
         prefix = 0
     suffix = _length_backwards(base, len(base), result, len(result), common - prefix)
-    end = _next_border(result, len(result) - suffix)
+    end = _next_character(result, len(result) - suffix)
     if len(result) - end < _SHORTEST:
         end = len(result)
     if prefix:
@@ -79,10 +79,10 @@ def _middle(patch: list[bytes], base: bytes, result: bytes, start: int, end: int
         if found < 0:
             at += _PIECE
             continue
-        begin = _next_border(result, at - _length_backwards(base, found, result, at, min(found, at - start)))
+        begin = _next_character(result, at - _length_backwards(base, found, result, at, min(found, at - start)))
         source = found - (at - begin)
         length = _length_forwards(base, source, result, begin, min(len(base) - source, end - begin))
-        length = _border(result, begin + length) - begin
+        length = _character_start(result, begin + length) - begin
         if length < _SHORTEST:
             at += _PIECE
             continue
@@ -143,16 +143,22 @@ def _length_backwards(one: bytes, at: int, other: bytes, other_at: int, most: in
     return low
 
 
-def _border(text: bytes, at: int) -> int:
-    """Return the last position up to `at` that is not inside a UTF-8 character; `at` itself if this is no UTF-8."""
+def _character_start(text: bytes, at: int) -> int:
+    """Return the last position up to `at` that is not inside a UTF-8 character.
+
+    `at` itself if this is no UTF-8.
+    """
     for position in range(at, max(at - _LONGEST_CHARACTER, 0), -1):
         if position == len(text) or text[position] >> 6 != _CONTINUATION:
             return position
     return at if at >= _LONGEST_CHARACTER else 0
 
 
-def _next_border(text: bytes, at: int) -> int:
-    """Return the first position from `at` on that is not inside a UTF-8 character; `at` itself if this is no UTF-8."""
+def _next_character(text: bytes, at: int) -> int:
+    """Return the first position from `at` on that is not inside a UTF-8 character.
+
+    `at` itself if this is no UTF-8.
+    """
     for position in range(at, min(at + _LONGEST_CHARACTER, len(text))):
         if text[position] >> 6 != _CONTINUATION:
             return position

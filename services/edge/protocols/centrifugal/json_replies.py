@@ -30,7 +30,7 @@ def publication_push(push: r.PublicationPush) -> bytes:
 
 
 def delta_push(push: r.PublicationPush, previous: bytes | None) -> bytes:
-    """Encode a publication push to subscriptions with delta: a patch of `previous`, or full."""
+    """Encode a push to subscriptions with delta: a patch of `previous`, or full."""
     publication = _delta_publication(push.publication, previous, push.epoch)
     return b'{"push":{"channel":%b,"pub":%b}}' % (_text(push.channel), publication)
 
@@ -102,7 +102,7 @@ def _publication(publication: Publication, epoch: str = "") -> bytes:
 
 
 def _delta_publication(publication: Publication, previous: bytes | None, epoch: str = "") -> bytes:
-    """Encode a publication whose data is a JSON string: of its JSON text, or of a patch."""
+    """Encode a publication with its data, or a patch, as a JSON string."""
     patch = text_patch_of(publication, previous)
     data = _text((patch or publication.data or b"null").decode(errors="replace"))
     text = _publication(msgspec.structs.replace(publication, data=data), epoch)

@@ -1,4 +1,6 @@
-"""Encodes replies and pushes of the Centrifugal protocol in Protobuf, each preceded by its length.
+"""Encodes replies and pushes of the Centrifugal protocol in Protobuf.
+
+Each is preceded by its length.
 
 The messages are those of `proto/thalamus/client/v1/client.proto`; docs/protocol.md says what they mean.
 """
@@ -46,7 +48,7 @@ def push(reply: r.Push) -> bytes:
 
 
 def delta_push(push: r.PublicationPush, previous: bytes | None) -> bytes:
-    """Encode a publication push to subscriptions with delta: a patch of `previous`, or full."""
+    """Encode a push to subscriptions with delta: a patch of `previous`, or full."""
     message = pb.Reply()
     _publication_push(message.push, push)
     _set_patch(message.push.pub, push.publication, previous)
@@ -89,7 +91,7 @@ def _set_publication(part: pb.Publication, publication: Publication, epoch: str 
 
 
 def _set_patch(part: pb.Publication, publication: Publication, previous: bytes | None) -> None:
-    """Replace the data of an encoded publication by a patch of `previous`, if there is one."""
+    """Replace the data of an encoded publication by a patch, if there is one."""
     if patch := patch_of(publication, previous):
         part.data, part.delta = patch, True
 

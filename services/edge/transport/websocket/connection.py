@@ -267,7 +267,10 @@ class WebSocketConnection(TurnReader):
         self.end(EndReason.SERVER_ERROR)
 
     def _close_code(self, reason: EndReason) -> tuple[int, str]:
-        """Return code and text of the client protocol; those of RFC 6455 if there is no handler, or if it fails."""
+        """Return code and text of the client protocol.
+
+        Those of RFC 6455 if there is no handler, or if it fails.
+        """
         if self._handler is not None:
             try:
                 return self._handler.close_code(End(reason))

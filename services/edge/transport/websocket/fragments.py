@@ -1,4 +1,7 @@
-"""Messages in several frames, their text, and codes of close frames. RFC 6455, 5.4 and 5.5.1."""
+"""Messages in several frames, their text, and codes of close frames.
+
+RFC 6455, 5.4 and 5.5.1.
+"""
 
 from __future__ import annotations
 

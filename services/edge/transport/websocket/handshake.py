@@ -83,7 +83,10 @@ def accept_handshake(
 
 
 def refusal_of(error: HandshakeRejected) -> Refused:
-    """Return the response to a bad credential: 400 for two that differ, else 401. RFC 6750, 3."""
+    """Return the response to a bad credential: 400 for two that differ, else 401.
+
+    RFC 6750, 3.
+    """
     if error.conflict:
         return Refused(400, "credentials", str(error))
     challenge = f'WWW-Authenticate: Bearer realm="connection", error="invalid_token", error_description="{error}"'

@@ -98,7 +98,7 @@ class RedisHeartbeat:
         """Take over the note of the last orderly stop: all that Redis had, without edges."""
         self._known = known
 
-    async def leave(self, counted: Heartbeat) -> tuple[Heartbeat, Known] | None:
+    async def close_run(self, counted: Heartbeat) -> tuple[Heartbeat, Known] | None:
         """Close this run of Redis in order; return what the store should keep.
 
         None if edges are still there, or if this is not the Redis that was judged: then nothing was done.

@@ -35,7 +35,7 @@ def namespace_of(session: Session, channel: str) -> Namespace:
 
 
 def require_format(session: Session, namespace: Namespace) -> None:
-    """Raise `ThalamusError` (108) if the protocol of the client can't carry the data of the namespace."""
+    """Raise error 108 if the client's protocol can't carry data of the namespace."""
     if not can_use(namespace, carries_bytes=session.encoder.carries_bytes):
         raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
 

@@ -56,7 +56,7 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
 
 
 def require_known_delta(request: c.Subscribe) -> None:
-    """Raise `Disconnect` (`BAD_REQUEST`) if the client asks for a format of deltas that nobody knows."""
+    """Raise `Disconnect` (`BAD_REQUEST`) if the format of deltas is unknown."""
     if request.delta not in ("", Delta.FOSSIL):
         raise Disconnect(EndReason.BAD_REQUEST)
 

@@ -1,4 +1,4 @@
-"""Commands that wait for a round trip to Redis, and how their futures are settled."""
+"""Commands that are queued for a round trip to Redis, and their futures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Append(msgspec.Struct):
     future: asyncio.Future[AppendResult]
 
 
-class Other(msgspec.Struct):
+class OtherCommand(msgspec.Struct):
     """Any other command: a script call, or a PUBLISH.
 
     `call` makes the script call for the present incarnation of Redis; it is None for a PUBLISH.
@@ -41,7 +41,7 @@ class Other(msgspec.Struct):
     future: asyncio.Future[Any]
 
 
-def give_up_unkeyed(batch: list[Append | Other], error: Unavailable) -> None:
+def give_up_unkeyed(batch: list[Append | OtherCommand], error: Unavailable) -> None:
     """Fail the appends without an idempotency key, whose outcome is unknown.
 
     They must not be repeated: Redis could not recognise the repeat.
