@@ -1,4 +1,4 @@
-"""gRPC client of auth for the command line: tokens for users and API keys."""
+"""gRPC client of auth for the command line: tokens for users, API keys and signing keys."""
 
 from __future__ import annotations
 
@@ -62,6 +62,18 @@ class AuthRpc:
     def revoke_key(self, key_id: str) -> None:
         """Revoke an API key."""
         self._call(self._stub.RevokeApiKey, pb.RevokeApiKeyRequest(id=key_id))
+
+    def rotate_signing_key(self) -> pb.SigningKey:
+        """Make a signing key and return it."""
+        return self._call(self._stub.RotateSigningKey, pb.RotateSigningKeyRequest())
+
+    def list_signing_keys(self) -> list[pb.SigningKey]:
+        """Return all signing keys, oldest first."""
+        return list(self._call(self._stub.ListSigningKeys, pb.ListSigningKeysRequest()).keys)
+
+    def retire_signing_key(self, kid: str, *, force: bool) -> None:
+        """Remove a signing key; `force`: also the one that signs at present."""
+        self._call(self._stub.RetireSigningKey, pb.RetireSigningKeyRequest(kid=kid, force=force))
 
     def _call(self, method: Callable[..., Result], request: Any) -> Result:
         try:

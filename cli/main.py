@@ -18,6 +18,7 @@ _COMMANDS = {
     "dev": "Start the whole platform on this machine and follow its logs.",
     "token": "Mint a token for a user.",
     "api-key": "Create, list and revoke the keys of backends.",
+    "keys": "Rotate, list and retire the keys that sign tokens.",
     "publish": "Publish to a channel.",
     "subscribe": "Follow channels until Ctrl-C.",
     "history": "Read what a channel kept.",

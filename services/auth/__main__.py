@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from services.auth.adapters.redis_limits import RedisLimits
@@ -16,6 +17,7 @@ from services.auth.domain.accounts import Accounts, Policy, load_signer
 from services.auth.domain.passwords import Passwords
 from services.auth.domain.ports import AccountStore
 from services.auth.domain.signing import Signer
+from services.auth.domain.signing_keys import SigningKeys
 from services.auth.service import AuthServicer, TrustFeed
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
@@ -51,7 +53,8 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
         open_things.callback(passwords.close)
         internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
         open_things.push_async_callback(internal.close)
-        asking = asyncio.create_task(once_store_answers(lambda: _first_known(prepare, store, config.signing_algorithm)))
+        load = partial(load_signer, store, config.signing_algorithm, config.key_overlap_s)
+        asking = asyncio.create_task(once_store_answers(lambda: _first_known(prepare, store, load)))
         await until_stopped(stopping, asking)
         if not asking.done():
             await end_task(asking)
@@ -61,11 +64,18 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
         accounts = Accounts(store, RedisLimits(client), passwords, signer, _policy(config))
         feed = TrustFeed()
         feed.set(trust)
-        servicer = AuthServicer(accounts, feed)
+        signing_keys = SigningKeys(
+            store,
+            accounts.changed,
+            algorithm=config.signing_algorithm,
+            overlap_s=config.key_overlap_s,
+            access_ttl_s=config.access_ttl_s,
+        )
+        servicer = AuthServicer(accounts, feed, signing_keys)
         server = await serve_grpc(
             "auth", config, tokens, lambda grpc: rpc.add_AuthServiceServicer_to_server(servicer, grpc)
         )
-        following = asyncio.create_task(follow(store, accounts, feed, config.signing_algorithm, checks, remake))
+        following = asyncio.create_task(follow(store, accounts, feed, load, checks, remake))
         checking = asyncio.create_task(_check_redis(address))
         open_things.push_async_callback(end_task, checking)
         open_things.push_async_callback(end_task, following)
@@ -76,6 +86,7 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
 
 
 Remake = Callable[[Unavailable], Awaitable[None]]
+LoadSigner = Callable[[], Awaitable[Signer]]  # reads the keys in the store
 
 
 class ClosableStore(AccountStore, Protocol):
@@ -141,7 +152,7 @@ async def _check_redis(address: str) -> None:
 
 
 async def _first_known(
-    prepare: Callable[[], Awaitable[None]], store: AccountStore, algorithm: str
+    prepare: Callable[[], Awaitable[None]], store: AccountStore, load: LoadSigner
 ) -> tuple[Signer, pb.Trust]:
     """Prepare the store and read what it holds.
 
@@ -150,12 +161,12 @@ async def _first_known(
         Unavailable: the store does not answer.
     """
     await prepare()
-    return await _known(store, algorithm)
+    return await _known(store, load)
 
 
-async def _known(store: AccountStore, algorithm: str) -> tuple[Signer, pb.Trust]:
+async def _known(store: AccountStore, load: LoadSigner) -> tuple[Signer, pb.Trust]:
     """Read the signer and the trust state of edges from the store."""
-    signer = await load_signer(store, algorithm)
+    signer = await load()
     keys = [pb.ApiKeyDigest(sha256=row.sha256, id=row.id) for row in await store.api_keys()]
     return signer, pb.Trust(jwks=signer.jwks, api_keys=keys)
 
@@ -164,7 +175,7 @@ async def follow(
     store: AccountStore,
     accounts: Accounts,
     feed: TrustFeed,
-    algorithm: str,
+    load: LoadSigner,
     checks: dict[str, bool],
     remake: Remake,
 ) -> None:
@@ -183,7 +194,7 @@ async def follow(
             if accounts.changed.is_set() or current != version:
                 accounts.changed.clear()
                 version = current
-                accounts.signer, trust = await _known(store, algorithm)
+                accounts.signer, trust = await _known(store, load)
                 feed.set(trust)
             await store.check_writable()  # last: a replica that can't write still tells edges of the keys
             _say_whether_it_answers(checks, None)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.auth.domain.signing import KEY_OVERLAP_S
 from services.shared.process.config import HIGHEST_PORT, ConfigError, number
 from services.shared.startup.config import GrpcServiceConfig
 
@@ -20,6 +21,7 @@ class AuthConfig(GrpcServiceConfig):
     access_ttl_s: int = number(600, 1)
     refresh_ttl_s: int = number(30 * 86_400, 1)
     signing_algorithm: str = "EdDSA"
+    key_overlap_s: int = number(KEY_OVERLAP_S, 1, 7 * 86_400)  # from the making of a key to its first signature
     issuer: str = ""
     audience: str = ""
     argon2_memory_kib: int = number(19_456, 19_456, 1 << 22)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 import msgspec
 
 from services.auth.domain.accounts import Accounts, Denied, Invalid, Pair, Refusal, Taken, TooMany
+from services.auth.domain.signing_keys import KeyInfo, KeyState, SigningKeys
 from services.shared.checks import MAX_USER_BYTES, check_channel, check_text
 from services.shared.errors import ThalamusError
 from services.shared.json_text import checked_json
@@ -25,6 +27,11 @@ _MAX_REFRESH_TOKEN_BYTES = 2_048
 _MAX_PEER_BYTES = 255
 _MAX_KEY_ID_BYTES = 64
 _MAX_TOKEN_BYTES = 8_192  # edges accept no longer token
+_STATES = {
+    KeyState.WAITING: pb.SIGNING_KEY_STATE_WAITING,
+    KeyState.SIGNING: pb.SIGNING_KEY_STATE_SIGNING,
+    KeyState.VERIFYING: pb.SIGNING_KEY_STATE_VERIFYING,
+}
 
 
 class TrustFeed:
@@ -54,9 +61,10 @@ class TrustFeed:
 class AuthServicer(rpc.AuthServiceServicer):
     """The servicer. One per process."""
 
-    def __init__(self, accounts: Accounts, feed: TrustFeed) -> None:
+    def __init__(self, accounts: Accounts, feed: TrustFeed, signing_keys: SigningKeys) -> None:
         self._accounts = accounts
         self._feed = feed
+        self._signing_keys = signing_keys
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.Trust]:
         """Send the whole trust state: at once, after every change, and every 10 s."""
@@ -117,6 +125,31 @@ class AuthServicer(rpc.AuthServiceServicer):
         if not await self._accounts.revoke_api_key(request.id):
             raise Refused(grpc.StatusCode.NOT_FOUND, "there is no such key")
         return pb.RevokeApiKeyResponse()
+
+    async def RotateSigningKey(self, request: pb.RotateSigningKeyRequest, context: Any) -> pb.SigningKey:
+        with _refusals_as_statuses():
+            return _signing_key(await self._signing_keys.rotate())
+
+    async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Any) -> pb.ListSigningKeysResponse:
+        return pb.ListSigningKeysResponse(keys=map(_signing_key, await self._signing_keys.all()))
+
+    async def RetireSigningKey(self, request: pb.RetireSigningKeyRequest, context: Any) -> pb.RetireSigningKeyResponse:
+        check_text("kid", request.kid, _MAX_KEY_ID_BYTES, least=1)
+        with _refusals_as_statuses():
+            if not await self._signing_keys.retire(request.kid, force=request.force):
+                raise Refused(grpc.StatusCode.NOT_FOUND, "there is no such key")
+        return pb.RetireSigningKeyResponse()
+
+
+def _signing_key(info: KeyInfo) -> pb.SigningKey:
+    return pb.SigningKey(
+        kid=info.key.kid,
+        algorithm=info.key.algorithm,
+        state=_STATES[info.state],
+        created_at=int(info.key.created_at),
+        signs_from=math.ceil(info.signs_from),
+        logins_until=math.ceil(info.logins_until or 0),
+    )
 
 
 def _check_name_and_peer(request: pb.RegisterRequest | pb.LoginRequest) -> None:

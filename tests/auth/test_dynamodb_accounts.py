@@ -209,6 +209,7 @@ async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: Dy
         ("remove_api_key", {"get_item": 1, "transact_write_items": 1}),
         ("signing_keys", {"query": 1}),
         ("add_signing_key", {"transact_write_items": 1}),
+        ("remove_signing_key", {"get_item": 1, "transact_write_items": 1}),
         ("version", {"get_item": 1}),
     ],
 )
@@ -221,6 +222,7 @@ async def test_a_call_makes_as_many_requests_as_the_documentation_says(
         await store.add_refresh(digest, token_of("family"))
     await spend(store, b"used")
     await store.add_api_key(ApiKeyRow("id2", "backend", b"digest 2", NOW))
+    await store.add_signing_key(SigningKey("kid2", "EdDSA", b"pem 2", NOW))
     calls = {
         "add_user": lambda: store.add_user(ANN),
         "find_user": lambda: store.find_user("bob"),
@@ -235,6 +237,7 @@ async def test_a_call_makes_as_many_requests_as_the_documentation_says(
         "remove_api_key": lambda: store.remove_api_key("id2"),
         "signing_keys": store.signing_keys,
         "add_signing_key": lambda: store.add_signing_key(SIGNING_KEY),
+        "remove_signing_key": lambda: store.remove_signing_key("kid2"),
         "version": store.version,
     }
     table.db.sent.clear()
@@ -265,6 +268,7 @@ async def test_every_call_raises_unavailable_while_dynamodb_is_away() -> None:
         store.api_keys(),
         store.remove_api_key("id1"),
         store.signing_keys(),
+        store.remove_signing_key("kid"),
         store.version(),
     ):
         with pytest.raises(Unavailable):

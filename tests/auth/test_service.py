@@ -245,6 +245,8 @@ WRONG = {
     "key-no-name": ("CreateApiKey", pb.CreateApiKeyRequest()),
     "key-long-name": ("CreateApiKey", pb.CreateApiKeyRequest(name="n" * 65)),
     "revoke-nothing": ("RevokeApiKey", pb.RevokeApiKeyRequest()),
+    "retire-nothing": ("RetireSigningKey", pb.RetireSigningKeyRequest()),
+    "retire-long": ("RetireSigningKey", pb.RetireSigningKeyRequest(kid="k" * 65)),
     "revoke-long": ("RevokeApiKey", pb.RevokeApiKeyRequest(id="i" * 65)),
 }
 
@@ -274,7 +276,7 @@ async def test_B36_nothing_secret_is_logged_even_when_everything_is(
 
 async def test_a_change_that_comes_while_the_last_is_being_sent_is_not_missed() -> None:
     feed = TrustFeed()
-    watching = AuthServicer(None, feed).Watch(pb.WatchRequest(), None)  # type: ignore[arg-type]  # not asked here
+    watching = AuthServicer(None, feed, None).Watch(pb.WatchRequest(), None)  # type: ignore[arg-type]  # not asked here
     assert (await anext(watching)).jwks == b""
     feed.set(pb.Trust(jwks=b"newer"))  # the generator waits for gRPC to have sent the first
     async with asyncio.timeout(1):
@@ -314,7 +316,9 @@ async def test_a_change_that_could_not_be_read_at_once_is_told_later(
     passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
     accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, await load_signer(store, "EdDSA"), POLICY)
     feed, checks = TrustFeed(), {"store": True}
-    following = asyncio.create_task(follow(store, accounts, feed, "EdDSA", checks, nothing_helps))
+    following = asyncio.create_task(
+        follow(store, accounts, feed, partial(load_signer, store, "EdDSA"), checks, nothing_helps)
+    )
     await until(lambda: feed.trust.jwks, 3)
     store.failures = 1
     row, _ = await accounts.create_api_key("backend")
@@ -335,7 +339,14 @@ async def test_tables_that_are_gone_are_made_anew_and_edges_get_other_keys(
     accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, await load_signer(store, "EdDSA"), POLICY)
     feed, checks = TrustFeed(), {"store": True}
     following = asyncio.create_task(
-        follow(store, accounts, feed, "EdDSA", checks, lambda error: tables.remake(db, settings, error))
+        follow(
+            store,
+            accounts,
+            feed,
+            partial(load_signer, store, "EdDSA"),
+            checks,
+            lambda error: tables.remake(db, settings, error),
+        )
     )
     await until(lambda: feed.trust.jwks, 3)
     before = feed.trust.jwks

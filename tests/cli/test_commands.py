@@ -162,6 +162,22 @@ def test_api_keys_are_made_used_listed_and_revoked(cli: Cli, channel: str) -> No
     assert refused.stderr.startswith("thalamus: auth says: ")
 
 
+def test_signing_keys_are_rotated_listed_and_retired(cli: Cli) -> None:
+    signing = json.loads(cli.run("keys", "list", "--json").stdout.splitlines()[0])
+    rotated = cli.run("keys", "rotate")
+    kid = rotated.stdout.strip()
+    assert rotated.stderr.startswith("it signs from 20")
+    listed = cli.run("keys", "list").stdout
+    assert f"{signing['kid']}  EdDSA  made " in listed
+    (line,) = [line for line in listed.splitlines() if line.startswith(kid)]
+    assert "  waiting  signs from " in line
+    assert cli.run("keys", "retire", kid).stdout == f"retired {kid}\n"
+    assert kid not in cli.run("keys", "list").stdout
+    refused = cli.run("keys", "retire", signing["kid"], code=1)
+    assert refused.stderr.startswith("thalamus: auth says: this key signs at present")
+    assert cli.run("keys", "retire", kid, code=1).stderr == "thalamus: auth says: there is no such key\n"
+
+
 def test_refusals_are_one_line_and_code_1(cli: Cli) -> None:
     wrong_key = cli.run("publish", "chat:x", "1", "--api-key", "wrong", code=1)
     assert wrong_key.stderr == "thalamus: publish refused: the API key is missing or wrong (101)\n"

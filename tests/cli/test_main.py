@@ -35,7 +35,7 @@ def test_version_and_help_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert "api-key" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["dev", "token", "api-key", "publish", "subscribe", "history", "presence"])
+@pytest.mark.parametrize("name", ["dev", "token", "api-key", "keys", "publish", "subscribe", "history", "presence"])
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
     assert f"Usage: thalamus {name}" in capsys.readouterr().out

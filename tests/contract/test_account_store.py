@@ -226,6 +226,18 @@ class AccountStoreContract:
         assert await other.signing_keys() == [older, newer]
         assert await store.signing_keys() == [older, newer]
 
+    async def test_a_signing_key_that_is_removed_is_gone_for_both(
+        self, store: AccountStore, other: AccountStore
+    ) -> None:
+        kept, removed = (SigningKey(kid, "EdDSA", b"pem", NOW) for kid in ("kept", "removed"))
+        await store.add_signing_key(kept)
+        await store.add_signing_key(removed)
+        for unknown in ("unknown", "", "x" * 5_000):
+            assert not await store.remove_signing_key(unknown)
+        assert await other.remove_signing_key("removed")
+        assert not await store.remove_signing_key("removed")
+        assert await store.signing_keys() == await other.signing_keys() == [kept]
+
     async def test_the_version_changes_with_every_change_of_keys_by_another(
         self, store: AccountStore, other: AccountStore
     ) -> None:
@@ -233,6 +245,7 @@ class AccountStoreContract:
             lambda: other.add_api_key(ApiKeyRow("id", "backend", b"digest", NOW)),
             lambda: other.remove_api_key("id"),
             lambda: other.add_signing_key(SigningKey("kid", "EdDSA", b"pem", NOW)),
+            lambda: other.remove_signing_key("kid"),
         ]
         for change in changes:
             before = await store.version()

@@ -127,7 +127,9 @@ class DynamoDbAccounts:
 
         If several callers remove it at the same time, each may get True.
         """
-        key = (_API_KEYS, key_id)
+        return await self._remove_key((_API_KEYS, key_id))
+
+    async def _remove_key(self, key: Key) -> bool:
         if await self._get(key) is None:
             return False
         await self._change_keys({"Delete": {"TableName": self._table, "Key": _item(key)}})
@@ -143,6 +145,10 @@ class DynamoDbAccounts:
     async def add_signing_key(self, key: SigningKey) -> None:
         row = {"algorithm": key.algorithm, "pem": key.pem, "created_at": _number(key.created_at)}
         await self._change_keys(self._new((_SIGNING_KEYS, key.kid), row, mark="pem"))
+
+    async def remove_signing_key(self, kid: str) -> bool:
+        """Remove a signing key; False if it does not exist. As for API keys, several callers may get True."""
+        return await self._remove_key((_SIGNING_KEYS, kid))
 
     async def version(self) -> int:
         found = await self._get(_VERSION)

@@ -163,6 +163,10 @@ class SqliteAccounts:
         row = (key.kid, key.algorithm, key.pem, key.created_at)
         await self._run(lambda connection: connection.execute("INSERT INTO signing_keys VALUES (?, ?, ?, ?)", row))
 
+    async def remove_signing_key(self, kid: str) -> bool:
+        query = "DELETE FROM signing_keys WHERE kid = ?"
+        return bool(await self._run(lambda connection: connection.execute(query, (kid,)).rowcount))
+
     async def version(self) -> int:
         return await self._run(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
 

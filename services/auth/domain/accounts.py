@@ -45,7 +45,7 @@ from typing import Any
 
 from services.auth.domain.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_BYTES, Passwords
 from services.auth.domain.ports import AccountStore, ApiKeyRow, EndedSession, Limits, NameTaken, Refresh, User
-from services.auth.domain.signing import Signer, new_signing_key
+from services.auth.domain.signing import KEY_OVERLAP_S, Signer, new_signing_key
 from services.auth.metrics import LOGINS, REFRESHES, REGISTRATIONS, TOKENS
 from services.shared.errors import Busy, Unavailable
 
@@ -132,7 +132,7 @@ class Accounts:
         self._store, self._limits, self._passwords, self._policy = store, limits, passwords, policy
         self.signer = signer
         self._now = now
-        self.changed = asyncio.Event()  # set when API keys changed; the watching task clears it
+        self.changed = asyncio.Event()  # set when keys changed; the watching task clears it
 
     async def register(self, username: str, password: str, peer: str) -> Pair:
         """Create a user and begin a session.
@@ -251,7 +251,7 @@ class Accounts:
         if channels:
             claims["channels"] = channels
         TOKENS.labels("subscription" if channel else "connection").inc()
-        return self.signer.sign(self._addressed(claims))
+        return self.signer.sign(self._addressed(claims), self._now())
 
     async def create_api_key(self, name: str) -> tuple[ApiKeyRow, str]:
         """Create an API key. Its text is returned here and stored nowhere.
@@ -310,7 +310,9 @@ class Accounts:
             "exp": now + self._policy.access_ttl_s,
         }
         TOKENS.labels("access").inc()
-        return Pair(self.signer.sign(self._addressed(claims)), self._policy.access_ttl_s, refresh_token, user)
+        return Pair(
+            self.signer.sign(self._addressed(claims), self._now()), self._policy.access_ttl_s, refresh_token, user
+        )
 
     def _addressed(self, claims: dict[str, Any]) -> dict[str, Any]:
         if self._policy.issuer:
@@ -320,13 +322,13 @@ class Accounts:
         return claims
 
 
-async def load_signer(store: AccountStore, algorithm: str) -> Signer:
+async def load_signer(store: AccountStore, algorithm: str, overlap_s: float = KEY_OVERLAP_S) -> Signer:
     """Return a signer with the keys in the store; create a key if none fits."""
     keys = await store.signing_keys()
     if not any(key.algorithm == algorithm for key in keys):
-        await store.add_signing_key(new_signing_key(algorithm))
+        await store.add_signing_key(new_signing_key(algorithm, time.time()))
         keys = await store.signing_keys()
-    return Signer(keys, algorithm)
+    return Signer(keys, algorithm, overlap_s)
 
 
 def _check_password(password: str) -> None:

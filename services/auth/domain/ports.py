@@ -41,7 +41,7 @@ class ApiKeyRow:
 class SigningKey:
     """A private key in PEM.
 
-    The newest key of the configured algorithm signs; the public parts of all keys are published.
+    One of them signs, see `Signer`; the public parts of all keys are published.
     """
 
     kid: str
@@ -101,6 +101,9 @@ class AccountStore(Protocol):
     async def signing_keys(self) -> list[SigningKey]: ...
 
     async def add_signing_key(self, key: SigningKey) -> None: ...
+
+    async def remove_signing_key(self, kid: str) -> bool:
+        """Remove a key; False if it does not exist."""
 
     async def version(self) -> int:
         """Return a number that changes when keys may have changed, by any process."""

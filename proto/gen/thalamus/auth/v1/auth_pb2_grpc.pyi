@@ -53,6 +53,11 @@ class AuthServiceStub:
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeApiKeyRequest, _auth_pb2.RevokeApiKeyResponse]
     """NOT_FOUND: no such key."""
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.SigningKey]
+    """Makes a signing key. Edges are told at once; it signs from `signs_from` on. INVALID_ARGUMENT: too many keys."""
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSigningKeysRequest, _auth_pb2.ListSigningKeysResponse]
+    RetireSigningKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RetireSigningKeyRequest, _auth_pb2.RetireSigningKeyResponse]
+    """Removes a signing key: its tokens are refused from then on. NOT_FOUND; INVALID_ARGUMENT: it signs at present."""
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
@@ -79,6 +84,11 @@ class AuthServiceAsyncStub(AuthServiceStub):
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeApiKeyRequest, _auth_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """NOT_FOUND: no such key."""
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.SigningKey]  # type: ignore[assignment]
+    """Makes a signing key. Edges are told at once; it signs from `signs_from` on. INVALID_ARGUMENT: too many keys."""
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSigningKeysRequest, _auth_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    RetireSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RetireSigningKeyRequest, _auth_pb2.RetireSigningKeyResponse]  # type: ignore[assignment]
+    """Removes a signing key: its tokens are refused from then on. NOT_FOUND; INVALID_ARGUMENT: it signs at present."""
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who may: users, tokens and keys. Edges verify tokens themselves with what Watch tells them."""
@@ -156,5 +166,28 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.RevokeApiKeyResponse, _abc.Awaitable[_auth_pb2.RevokeApiKeyResponse]]:
         """NOT_FOUND: no such key."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _auth_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.SigningKey, _abc.Awaitable[_auth_pb2.SigningKey]]:
+        """Makes a signing key. Edges are told at once; it signs from `signs_from` on. INVALID_ARGUMENT: too many keys."""
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _auth_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListSigningKeysResponse, _abc.Awaitable[_auth_pb2.ListSigningKeysResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RetireSigningKey(
+        self,
+        request: _auth_pb2.RetireSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.RetireSigningKeyResponse, _abc.Awaitable[_auth_pb2.RetireSigningKeyResponse]]:
+        """Removes a signing key: its tokens are refused from then on. NOT_FOUND; INVALID_ARGUMENT: it signs at present."""
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
