@@ -81,7 +81,7 @@ async def test_what_the_protocol_has_no_words_for_is_not_sent() -> None:
         def encode(self, _: object) -> bytes | None:
             return None
 
-        def encode_answer(self, *_: object) -> bytes | None:
+        def encode_reply(self, *_: object) -> bytes | None:
             return None
 
     client.session.encoder = Silent()  # type: ignore[assignment]
