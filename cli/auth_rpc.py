@@ -11,6 +11,8 @@ import grpc
 
 from cli.errors import Refused, Unreachable
 from services.shared.process.config import read_secret_file
+from services.shared.process.secrets import TlsFiles
+from services.shared.rpc.tls import ServiceIdentity, channel_credentials
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
 
@@ -25,14 +27,21 @@ class AuthRpc:
     All calls raise Unreachable if auth does not answer, and Refused if it refuses.
     """
 
-    def __init__(self, address: str, service_token_file: Path | None) -> None:
+    def __init__(self, address: str, service_token_file: Path | None, tls: TlsFiles | None = None) -> None:
+        """Take the address, and the service token or the certificates of auth, with which it may call itself."""
         self._address = address
+        self._tls = tls
         self._token_file = service_token_file
         self._metadata: list[tuple[str, str]] = []
-        if service_token_file is not None:
+        if service_token_file is not None and tls is None:
             token = read_secret_file(service_token_file, "SERVICE_TOKEN_FILE").decode("latin-1")
             self._metadata.append(("authorization", f"Bearer {token}"))
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        options = [("grpc.enable_http_proxy", 0), ("grpc.ssl_target_name_override", "auth")]
+        self._channel = (
+            grpc.insecure_channel(address, options=options[:1])
+            if tls is None
+            else grpc.secure_channel(address, channel_credentials(ServiceIdentity(tls).current()), options=options)
+        )
         self._stub = AuthServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -83,6 +92,8 @@ class AuthRpc:
             if code in _UNANSWERED:
                 raise Unreachable(f"auth at {self._address} does not answer; is `thalamus dev` running?") from error
             if code is grpc.StatusCode.UNAUTHENTICATED:
+                if self._tls is not None:
+                    raise Refused(f"auth at {self._address} takes no calls with {self._tls.chain}") from error
                 which = self._token_file or "none was given; see --service-token-file"
                 raise Refused(f"auth at {self._address} does not accept the service token ({which})") from error
             raise Refused(f"auth says: {details or code.name.lower().replace('_', ' ')}") from error

@@ -24,7 +24,7 @@ _COMMANDS = {
     "history": "Read what a channel kept.",
     "presence": "Show who is in a channel.",
     "secrets": "Make and rotate the secret files of a deployment.",
-    "certs": "Make a certificate for development.",
+    "certs": "Make a certificate for development, or those of services.",
     "store": "Make the tables of DynamoDB; set a restored log right.",
     "verify": "Check that a stack delivers what it acknowledges.",
 }

@@ -5,6 +5,7 @@ Where an option is not given, the running stack of `thalamus dev` is found by it
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ import click
 from cli.errors import WrongUsage
 from cli.realtime.messages import Position
 from cli.running import API_KEY_FILE, RunningStack, find_running
+from services.shared.process.config import read_env
+from services.shared.process.secrets import TlsFiles
+from services.shared.startup.config import GrpcServiceConfig, ServiceTls
 
 DEFAULT_DATA = Path("data")
 _DEFAULT_URL = "http://127.0.0.1:8001"
 _DEFAULT_AUTH = "127.0.0.1:9001"
+_AUTH_TLS_PORT = 9011
 _WEBSOCKET_PATH = "/connection/websocket"
 _WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -103,18 +108,33 @@ def auth_options(command: Command) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class AuthAddress:
-    """Address of auth, and the file with the service token that it expects."""
+    """Address of auth, and the file with the service token, or those with the certificates, that it expects."""
 
     address: str
     service_token_file: Path | None
+    tls: TlsFiles | None = None
 
 
 def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthAddress:
-    """Return the address of auth: from the options, the running stack or defaults."""
+    """Return the address of auth: from the options, the running stack or defaults.
+
+    Over mTLS where the environment says so, as in the container of auth, or where the running stack does.
+
+    Raises:
+        ConfigError: the environment says so, and does not name the certificates.
+    """
     stack = find_running(data)
     if service_token_file is None and stack is not None:
         service_token_file = Path(stack.service_token_file)
-    return AuthAddress(auth or (stack.auth if stack else _DEFAULT_AUTH), service_token_file)
+    config = read_env(GrpcServiceConfig, os.environ, "AUTH_")
+    if config.tls in (ServiceTls.USE, ServiceTls.REQUIRE):
+        return AuthAddress(auth or f"127.0.0.1:{config.grpc_tls_port or _AUTH_TLS_PORT}", None, config.tls_files())
+    files = stack.service_tls_files if stack else []
+    return AuthAddress(
+        auth or (stack.auth if stack else _DEFAULT_AUTH),
+        service_token_file,
+        TlsFiles(*map(Path, files)) if files else None,
+    )
 
 
 def find_url(data: Path, url: str | None) -> str:

@@ -25,7 +25,8 @@ class EdgeAddress(msgspec.Struct, frozen=True, kw_only=True):
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     """A running stack as its supervisor described it.
 
-    `internal` has the URL of each service's internal port.
+    `internal` has the URL of each service's internal port. `service_tls_files`: CA, certificate and key with which auth
+    is called; empty: without TLS.
     """
 
     pid: int
@@ -35,6 +36,7 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     service_token_file: str
     internal: dict[str, str]
     pids: dict[str, int]
+    service_tls_files: list[str] = []
 
 
 def write_running(data: Path, stack: RunningStack) -> None:

@@ -67,4 +67,4 @@ def revoke(key_id: str, data: Path, auth: str | None, service_token_file: Path |
 
 def _auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthRpc:
     found = find_auth(data, auth, service_token_file)
-    return AuthRpc(found.address, found.service_token_file)
+    return AuthRpc(found.address, found.service_token_file, found.tls)

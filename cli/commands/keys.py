@@ -97,4 +97,4 @@ def _time(unix_s: int) -> str:
 
 def _auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthRpc:
     found = find_auth(data, auth, service_token_file)
-    return AuthRpc(found.address, found.service_token_file)
+    return AuthRpc(found.address, found.service_token_file, found.tls)

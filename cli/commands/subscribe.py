@@ -73,7 +73,7 @@ def _minter(auth: AuthAddress, user: str) -> Callable[[], Awaitable[str]]:
     def mint() -> str:
         from cli.auth_rpc import AuthRpc  # slow to import
 
-        with AuthRpc(auth.address, auth.service_token_file) as service:
+        with AuthRpc(auth.address, auth.service_token_file, auth.tls) as service:
             return service.mint(user, ttl_s=_TTL_S)
 
     return lambda: asyncio.to_thread(mint)

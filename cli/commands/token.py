@@ -62,7 +62,7 @@ def command(
         from cli.auth_rpc import AuthRpc  # slow to import
 
         found = find_auth(data, auth, service_token_file)
-        with AuthRpc(found.address, found.service_token_file) as service:
+        with AuthRpc(found.address, found.service_token_file, found.tls) as service:
             token = service.mint(user, channel=channel, ttl_s=ttl_s, info=info_json)
     if as_json:
         say_json({"token": token, "user": user, "channel": channel, "ttl_s": ttl_s})

@@ -165,5 +165,5 @@ def _tokens(
         }
     from cli.auth_rpc import AuthRpc
 
-    with AuthRpc(auth.address, auth.service_token_file) as service:
+    with AuthRpc(auth.address, auth.service_token_file, auth.tls) as service:
         return {user: service.mint(f"verify-{user}", ttl_s=_TOKEN_TTL_S) for user in users}

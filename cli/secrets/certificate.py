@@ -29,7 +29,7 @@ def make_certificate(hosts: list[str], *, now: datetime.datetime | None = None) 
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + datetime.timedelta(days=_DAYS))
-        .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([alternative(host) for host in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
@@ -39,7 +39,8 @@ def make_certificate(hosts: list[str], *, now: datetime.datetime | None = None) 
     )
 
 
-def _alternative(host: str) -> x509.GeneralName:
+def alternative(host: str) -> x509.GeneralName:
+    """Return a name or an address for the list of a certificate."""
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

@@ -27,6 +27,13 @@ _DECIDED = {
     "EDGE_AUTH_ADDR": _BY_PORT.format(service="auth", variable="AUTH_GRPC_PORT"),
     "EDGE_PRESENCE_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_PORT"),
     "EDGE_PERSISTENCE_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_PORT"),
+    "EDGE_AUTH_TLS_ADDR": _BY_PORT.format(service="auth", variable="AUTH_GRPC_TLS_PORT"),
+    "EDGE_PRESENCE_TLS_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_TLS_PORT"),
+    "EDGE_PERSISTENCE_TLS_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_TLS_PORT"),
+    **dict.fromkeys(
+        ("SERVICE_TLS_CA_FILE", "SERVICE_TLS_CERT_FILE", "SERVICE_TLS_KEY_FILE"),
+        "it makes certificates of its own where SERVICE_TLS is not off",
+    ),
 }
 _OF_A_DEPLOYMENT = {"EDGE_REPLICAS": "EDGES", "EDGE_WORKERS": "EDGES"}
 

@@ -39,15 +39,31 @@ class StackPlan:
     edges: int
     ports: Mapping[tuple[str, str], int]  # (owner, variable) → port
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
+    certificates: Path | None = None  # folder with those of `thalamus certs --services`; None: services use no TLS
 
     def redis_url(self) -> str:
         return f"redis://{_LOOPBACK}:{self.ports['redis', 'REDIS_PORT']}/0"
 
     def auth_address(self) -> str:
-        return self._grpc_address("auth")
+        """Return where the command line calls auth: over TLS where edges do."""
+        return self._grpc_address("auth", "GRPC_TLS_PORT" if self._calls_over_tls() else "GRPC_PORT")
 
-    def _grpc_address(self, service: str) -> str:
-        return self._reached(f"{service.upper()}_HOST", self.ports[service, f"{service.upper()}_GRPC_PORT"])
+    def auth_tls_files(self) -> list[str]:
+        """Return the files with which auth may be called over TLS; empty: without."""
+        return list(self._tls_files("auth").values()) if self._calls_over_tls() else []
+
+    def _calls_over_tls(self) -> bool:
+        return self.environment.get("SERVICE_TLS") in ("use", "require")
+
+    def _tls_files(self, service: str) -> dict[str, str]:
+        """Return the settings that name the certificates of a service."""
+        if self.certificates is None:
+            return {}
+        names = {"CA": "service_ca", "CERT": f"service_cert_{service}", "KEY": f"service_key_{service}"}
+        return {f"SERVICE_TLS_{kind}_FILE": str(self.certificates / name) for kind, name in names.items()}
+
+    def _grpc_address(self, service: str, port: str = "GRPC_PORT") -> str:
+        return self._reached(f"{service.upper()}_HOST", self.ports[service, f"{service.upper()}_{port}"])
 
     def _reached(self, host_variable: str, port: int) -> str:
         """Return where this machine reaches a server that listens on that variable's host."""
@@ -99,17 +115,17 @@ class StackPlan:
         )
 
     def _service(self, name: str) -> ChildSpec:
-        upper = name.upper()
-        own = {
-            variable: str(self.ports[name, variable]) for variable in (f"{upper}_GRPC_PORT", f"{upper}_INTERNAL_PORT")
-        }
+        own = {variable: str(port) for (owner, variable), port in self.ports.items() if owner == name}
         if name in ("auth", "persistence"):
-            own[f"{upper}_DB"] = self.environment.get(f"{upper}_DB") or str(self.data / f"{name}.sqlite3")
+            variable = f"{name.upper()}_DB"
+            own[variable] = self.environment.get(variable) or str(self.data / f"{name}.sqlite3")
         return self._python(name, name, Stage.SERVICE, own)
 
     def _edge(self, name: str) -> ChildSpec:
         own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
         own |= {f"EDGE_{service.upper()}_ADDR": self._grpc_address(service) for service in _SERVICES}
+        if self.certificates is not None:
+            own |= {f"EDGE_{one.upper()}_TLS_ADDR": self._grpc_address(one, "GRPC_TLS_PORT") for one in _SERVICES}
         # Pages under development are served from other ports of this machine.
         listed = self.environment.get("EDGE_ALLOWED_ORIGINS", "").strip().strip(",")
         own["EDGE_ALLOWED_ORIGINS"] = ",".join((*([listed] if listed else []), *_LOOPBACK_ORIGINS))
@@ -123,6 +139,7 @@ class StackPlan:
             "REDIS_URL": self.redis_url(),
             "SERVICE_TOKEN_FILE": str(self.service_token_file),
             "CHANNELS_FILE": str(self.channels_file),
+            **self._tls_files(package),
             "PYTHONPATH": os.pathsep.join(_import_paths(self.environment.get("PYTHONPATH"))),
             **own,
             **self.environment_of.get(name, {}),

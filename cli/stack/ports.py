@@ -18,6 +18,7 @@ _HIGHEST = 65_535
 FREE_RANGE = (10_000, 32_000)
 _ATTEMPTS = 200  # random ports to try
 _LOOPBACK = "127.0.0.1"
+_TLS_DEFAULTS = {"AUTH_GRPC_TLS_PORT": 9011, "PRESENCE_GRPC_TLS_PORT": 9012, "PERSISTENCE_GRPC_TLS_PORT": 9013}
 _DEFAULTS = {
     "REDIS_PORT": 0,  # not 6379: another Redis may use it
     "AUTH_GRPC_PORT": 9001,
@@ -54,7 +55,8 @@ def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool =
     Raises:
         ConfigError: a variable is not a port number.
     """
-    numbers = {name: _number(environment, name, 0 if any_free else default) for name, default in _DEFAULTS.items()}
+    defaults = _DEFAULTS if environment.get("SERVICE_TLS", "off") == "off" else _DEFAULTS | _TLS_DEFAULTS
+    numbers = {name: _number(environment, name, 0 if any_free else default) for name, default in defaults.items()}
     ports = []
     for variable, number in numbers.items():
         service = variable.split("_")[0]

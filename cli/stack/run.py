@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.errors import CommandError, Refused
 from cli.http import NoResponse, request
@@ -22,7 +23,11 @@ from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
 from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
 from cli.stack.supervisor import StartFailed, Supervisor
+from services.shared.process.secrets import TlsFiles
 from services.shared.redis.binary import find_redis_server
+
+if TYPE_CHECKING:
+    from cli.auth_rpc import AuthRpc
 
 _API_TIMEOUT_S = 3.0
 _KEY_VALID_WITHIN_S = 5.0  # longest wait until edges accept a new API key, seconds
@@ -82,6 +87,7 @@ async def running_stack(
             edges=settings.edges,
             environment_of=settings.environment_of,
             ports=ports,
+            certificates=_certificates(settings.environment, data),
         )
         try:
             async with Supervisor(
@@ -103,6 +109,25 @@ async def running_stack(
             forget_running(data)
 
 
+def _certificates(environment: Mapping[str, str], data: Path) -> Path | None:
+    """Return the folder with the certificates of services, made where missing; None if SERVICE_TLS is off."""
+    if environment.get("SERVICE_TLS", "off") == "off":
+        return None
+    from cli.secrets.services import ServiceCertificates
+
+    folder = data / "certificates"
+    ServiceCertificates(folder).make()
+    return folder
+
+
+def _auth(plan: StackPlan) -> AuthRpc:
+    """Return the client of auth; gRPC is slow to import, and this runs while the services start."""
+    from cli.auth_rpc import AuthRpc
+
+    files = plan.auth_tls_files()
+    return AuthRpc(plan.auth_address(), plan.service_token_file, TlsFiles(*map(Path, files)) if files else None)
+
+
 def _write_running(data: Path, stack: RunningStack, on_event: Callable[[str, str, str], None]) -> None:
     try:
         write_running(data, stack)
@@ -119,6 +144,7 @@ def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:
         auth=plan.auth_address(),
         redis=plan.redis_url(),
         service_token_file=str(plan.service_token_file),
+        service_tls_files=plan.auth_tls_files(),
         internal=plan.internal_urls(),
         pids=supervisor.pids(),
     )
@@ -126,9 +152,7 @@ def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:
 
 def mint(plan: StackPlan, user: str, ttl_s: int) -> str:
     """Return a connection token of the running stack. Blocks."""
-    from cli.auth_rpc import AuthRpc  # gRPC is slow to import; this runs while the services start
-
-    with AuthRpc(plan.auth_address(), plan.service_token_file) as auth:
+    with _auth(plan) as auth:
         return auth.mint(user, ttl_s=ttl_s)
 
 
@@ -138,8 +162,6 @@ async def api_key(plan: StackPlan) -> str:
     Raises:
         CommandError: auth makes none, or the edge does not accept it.
     """
-    from cli.auth_rpc import AuthRpc
-
     path = plan.data / API_KEY_FILE
     url = f"{plan.edge_addresses()[0].http}/api/info"
     if path.is_file():
@@ -148,7 +170,7 @@ async def api_key(plan: StackPlan) -> str:
             return kept
 
     def create() -> str:
-        with AuthRpc(plan.auth_address(), plan.service_token_file) as auth:
+        with _auth(plan) as auth:
             return auth.create_key("dev").key
 
     key = await asyncio.to_thread(create)

@@ -16,6 +16,7 @@ class AuthConfig(GrpcServiceConfig):
     """The settings. `docs/configuration.md` explains each."""
 
     grpc_port: int = number(9001, 0, HIGHEST_PORT)
+    grpc_tls_port: int = number(9011, 0, HIGHEST_PORT)
     store: str = "sqlite"
     db: Path = Path("data/auth.sqlite3")
     access_ttl_s: int = number(600, 1)

@@ -17,7 +17,7 @@ from services.edge.transport.options import TransportOptions
 from services.shared.addresses import is_loopback
 from services.shared.hotlog.hotlog import META_TTL_S
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number, shown
-from services.shared.startup.config import ServiceConfig
+from services.shared.startup.config import ServiceConfig, ServiceTls
 
 _AUTO = "auto"
 _ISSUER_AND_URL = re.compile(r"(.+?)=(https?://.+)")  # the first `=` before an address: addresses may have more
@@ -35,6 +35,9 @@ class EdgeConfig(ServiceConfig):
     auth_addr: str = "127.0.0.1:9001"
     presence_addr: str = "127.0.0.1:9002"
     persistence_addr: str = "127.0.0.1:9003"
+    auth_tls_addr: str = "127.0.0.1:9011"  # these three are used instead where edges call over mTLS
+    presence_tls_addr: str = "127.0.0.1:9012"
+    persistence_tls_addr: str = "127.0.0.1:9013"
     web_dir: Path = Path("web")
     websocket_path: str = "/connection/websocket"  # of the Centrifugal protocol
     drain_grace_s: float = number(25.0, 0)
@@ -90,6 +93,23 @@ class EdgeConfig(ServiceConfig):
                 raise ConfigError(f"EDGE_JWKS_URLS: the address of {shown(issuer)} {why}")
             found[issuer] = url
         return found
+
+    def addresses(self) -> dict[str, str]:
+        """Return host:port of the services by name, for calls over mTLS if that is how edges call."""
+        if self.calls_over_tls:
+            addresses = (self.auth_tls_addr, self.presence_tls_addr, self.persistence_tls_addr)
+        else:
+            addresses = (self.auth_addr, self.presence_addr, self.persistence_addr)
+        return dict(zip(("auth", "presence", "persistence"), addresses, strict=True))
+
+    @property
+    def calls_over_tls(self) -> bool:
+        """Whether the edge calls other services over mTLS.
+
+        Raises:
+            ConfigError: as for `tls`.
+        """
+        return self.tls in (ServiceTls.USE, ServiceTls.REQUIRE)
 
     def worker_count(self) -> int:
         """Return the number of edge processes.

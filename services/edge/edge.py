@@ -63,10 +63,9 @@ class Edge:
         self.has_secret = read_secrets(config, self.keyring)
         self.issuer_keys = _issuer_keys(config, self.keyring)
         namespaces = load_namespaces(config.channels_file)
-        token = read_service_tokens(config.service_token_file).current
+        called = services_called(config)
         self.auth_replicas, self.presence_replicas, self.persistence_replicas = (
-            Replicas(target, service_token=token, service="edge")
-            for target in (config.auth_addr, config.presence_addr, config.persistence_addr)
+            called[name] for name in ("auth", "presence", "persistence")
         )
         self.broker = RedisBroker(
             config.redis_address(),
@@ -191,6 +190,26 @@ class Edge:
         await self.broker.close()
         for replicas in (self.auth_replicas, self.presence_replicas, self.persistence_replicas):
             await replicas.close()
+
+
+def services_called(config: EdgeConfig) -> dict[str, Replicas]:
+    """Return the services that an edge calls, by name; no connection is made yet.
+
+    Raises:
+        ConfigError: the service token, the certificates or an address can't be used.
+    """
+    token = read_service_tokens(config.service_token_file).current
+    identity = config.identity()  # read and checked also where it is not used yet
+    return {
+        name: Replicas(
+            target,
+            service_token=token,
+            service="edge",
+            identity=identity if config.calls_over_tls else None,
+            server_name=name,
+        )
+        for name, target in config.addresses().items()
+    }
 
 
 def read_secrets(config: EdgeConfig, keyring: KeyRing) -> bool:

@@ -14,6 +14,7 @@ class PersistenceConfig(GrpcServiceConfig):
     """Settings; `docs/configuration.md` explains each."""
 
     grpc_port: int = number(9003, 0, HIGHEST_PORT)
+    grpc_tls_port: int = number(9013, 0, HIGHEST_PORT)
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     store: str = "sqlite"
     db: Path = Path("data/persistence.sqlite3")

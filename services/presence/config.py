@@ -13,4 +13,5 @@ class PresenceConfig(GrpcServiceConfig):
     """The settings. `docs/configuration.md` explains each."""
 
     grpc_port: int = number(9002, 0, HIGHEST_PORT)
+    grpc_tls_port: int = number(9012, 0, HIGHEST_PORT)
     lease_ttl_s: float = number(12.0, 1)

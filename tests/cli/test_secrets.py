@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import ssl
 import stat
@@ -13,6 +14,7 @@ from cryptography import x509
 
 from cli.commands import certs, secrets
 from cli.errors import WrongUsage
+from cli.secrets.services import ServiceCertificates
 
 TEMPLATE = Path("deploy/redis/users.acl.template")
 
@@ -152,3 +154,84 @@ def test_a_certificate_serves_its_hosts_and_is_not_replaced_by_accident(tmp_path
     assert out.read_bytes() == before
     assert CliRunner().invoke(certs.command, [*arguments, "--force"]).exit_code == 0
     assert out.read_bytes() != before
+
+
+SERVICES = ("edge", "auth", "presence", "persistence")
+
+
+def certificates(folder: Path) -> dict[str, x509.Certificate]:
+    names = ("service_ca", *(f"service_cert_{service}" for service in SERVICES))
+    return {name: x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in names}
+
+
+def make_services(folder: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(certs.command, ["--services", "--out", str(folder), *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_certificates_of_services_have_their_names_and_a_common_ca_and_only_their_owner_reads_them(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "secrets"
+    output = make_services(folder, "--host", "auth.internal", "--days", "30")
+    assert "PRIVATE" not in output
+    found = certificates(folder)
+    ca = found.pop("service_ca")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    for name, certificate in found.items():
+        service = name.rpartition("_")[2]
+        certificate.verify_directly_issued_by(ca)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        dns = names.get_values_for_type(x509.DNSName)
+        assert dns == [service, f"tasks.{service}", "localhost", "auth.internal"], "the names of no other service"
+        assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+        assert certificate.not_valid_after_utc - certificate.not_valid_before_utc <= datetime.timedelta(days=31)
+
+
+def test_a_second_call_changes_nothing_and_a_renewal_all_but_the_ca(tmp_path: Path) -> None:
+    make_services(tmp_path)
+    first = contents(tmp_path)
+    assert "all there" in make_services(tmp_path)
+    assert contents(tmp_path) == first
+    make_services(tmp_path, "--renew")
+    changed = {name for name, value in contents(tmp_path).items() if value != first[name]}
+    assert changed == first.keys() - {"service_ca", "service_ca_key"}
+    (tmp_path / "service_key_auth").unlink()
+    assert make_services(tmp_path).splitlines()[0].endswith("made service_cert_auth, service_key_auth")
+
+
+def test_certificates_do_not_outlive_their_ca_and_an_expired_ca_makes_none(tmp_path: Path) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    ServiceCertificates(tmp_path, now=now - datetime.timedelta(days=3_600)).make()
+    make_services(tmp_path, "--renew")
+    found = certificates(tmp_path)
+    ca = found.pop("service_ca")
+    assert {one.not_valid_after_utc for one in found.values()} == {ca.not_valid_after_utc}
+    with pytest.raises(WrongUsage, match="has expired"):
+        ServiceCertificates(tmp_path, now=now + datetime.timedelta(days=60)).make(renew=True)
+
+
+@pytest.mark.parametrize(
+    ("remove", "arguments", "says"),
+    [
+        ("service_ca_key", ["--renew"], "bring it back"),
+        ("", ["--force"], "not with --force"),
+        ("", ["--host", "a b*é"], "a b"),
+    ],
+)
+def test_what_cannot_be_made_is_told_and_nothing_is_replaced(
+    tmp_path: Path, remove: str, arguments: list[str], says: str
+) -> None:
+    make_services(tmp_path)
+    if remove:
+        (tmp_path / remove).unlink()
+    first = contents(tmp_path)
+    if "--host" in arguments:
+        arguments = [*arguments, "--renew"]
+    with pytest.raises(WrongUsage, match=says):
+        make_services(tmp_path, *arguments)
+    assert contents(tmp_path) == first

@@ -26,7 +26,7 @@ CONFIGS: dict[str, tuple[type[Any], ...]] = {
     "persistence": (PersistenceConfig, DynamoDbSettings),
 }
 # Decided by the image or by what the stack is: where a service listens, its files, one edge a container.
-FIXED = {"HOST", "PORT", "INTERNAL_HOST", "INTERNAL_PORT", "GRPC_PORT", "WORKERS", "WEB_DIR", "DB"}
+FIXED = {"HOST", "PORT", "INTERNAL_HOST", "INTERNAL_PORT", "GRPC_PORT", "GRPC_TLS_PORT", "WORKERS", "WEB_DIR", "DB"}
 HEAD = """\
 # Settings of {service}: a name alone takes the value that it has where `make up` or `docker stack deploy` runs, and the
 # default where it has none. NAME=value sets it here. docs/configuration.md explains each.
@@ -65,6 +65,8 @@ def test_what_the_stack_sets_can_be_changed_or_is_decided_by_it(service: str) ->
     """No setting is one that the stack file fixes without need."""
     decided = {
         *("REDIS_URL", "REDIS_PASSWORD_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TOKEN_PREVIOUS_FILE", "CHANNELS_FILE"),
+        *("SERVICE_TLS_CA_FILE", "SERVICE_TLS_CERT_FILE", "SERVICE_TLS_KEY_FILE"),
+        *("EDGE_AUTH_TLS_ADDR", "EDGE_PRESENCE_TLS_ADDR", "EDGE_PERSISTENCE_TLS_ADDR"),
         *("EDGE_AUTH_ADDR", "EDGE_PRESENCE_ADDR", "EDGE_PERSISTENCE_ADDR", "AUTH_STORE", "PERSISTENCE_STORE"),
         *("AUTH_HS256_SECRET_FILE", "AUTH_HS256_PREVIOUS_SECRET_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
     }

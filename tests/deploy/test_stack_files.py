@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 from cli.secrets.files import SecretFiles
+from cli.secrets.services import SERVICES, ServiceCertificates
 from tests.deploy.tools import ROOT, load
 
 DEV = load(ROOT / "dev-stack.yml")
 PROD = load(ROOT / "prod-stack.yml")
 PORTS = load(ROOT / "dev-ports.yml")
+MTLS = load(ROOT / "mtls-stack.yml")
 
 
 def secrets_of(service: str) -> dict[str, str]:
@@ -56,3 +58,16 @@ def test_what_asks_for_no_password_has_a_port_of_the_node_in_development_alone()
     }
     assert shown == {"balancer", "grafana"}
     assert PORTS["services"].keys() == {"prometheus"}
+
+
+def test_each_service_is_given_its_own_certificate_and_nobody_the_key_of_the_ca(tmp_path: Path) -> None:
+    made = set(ServiceCertificates(tmp_path).make())
+    assert made - {"service_ca_key"} == MTLS["secrets"].keys()
+    assert MTLS["services"].keys() == set(SERVICES)
+    for service in SERVICES:
+        given = {one.get("target", one["source"]): one["source"] for one in MTLS["services"][service]["secrets"]}
+        names = {"service_cert": f"service_cert_{service}", "service_key": f"service_key_{service}"}
+        assert given == {"service_ca": "service_ca", **names}
+        environment = DEV["services"][service]["environment"]
+        for kind, target in (("CA", "service_ca"), ("CERT", "service_cert"), ("KEY", "service_key")):
+            assert environment[f"SERVICE_TLS_{kind}_FILE"] == f"/run/secrets/{target}"

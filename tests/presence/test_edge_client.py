@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import pytest
 import redis.asyncio
@@ -22,7 +23,8 @@ from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.rpc.replicas import Replicas
-from services.shared.rpc.server import GrpcServer, start_grpc_server
+from services.shared.rpc.server import GrpcServer, TlsPort, start_grpc_server
+from tests.support.certificates import Folder
 from thalamus.common.v1 import common_pb2
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
@@ -102,6 +104,46 @@ async def client(presence: Presence) -> AsyncIterator[PresenceClient]:
     yield made
     await made.close()
     await replicas.close()
+
+
+async def test_new_certificates_cost_neither_a_generation_of_the_lease_nor_an_answer(
+    redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis, tmp_path: Path
+) -> None:
+    """The stream goes on over the new connection between two batches."""
+    folder = Folder(tmp_path)
+    servicer = PresenceServicer(LateRoster(redis_pipeline), LEASE_S)
+    server = await start_grpc_server(
+        lambda made: rpc.add_PresenceServiceServicer_to_server(servicer, made),
+        host="127.0.0.1",
+        port=0,
+        service_token=None,
+        service="presence",
+        tls=TlsPort(folder.identity("presence"), 0, alone=True),
+    )
+    replicas = Replicas(
+        f"127.0.0.1:{server.tls_port}",
+        service="edge",
+        service_token=None,
+        identity=folder.identity("edge"),
+        server_name="presence",
+    )
+    await replicas.start()
+    client = PresenceClient(replicas, "edge-x")
+    await client.start()
+    assert await enter(client, "c0")
+    for number in range(1, 4):
+        before = dict(replicas.channels)
+        folder.renew()
+        await replicas.refresh()
+        assert dict(replicas.channels) != before
+        assert await enter(client, f"c{number}")
+        assert len(await client.members(CHANNEL)) == number + 1
+    await asyncio.sleep(3.2)  # the old connections have ended
+    assert await enter(client, "last")
+    assert await redis_conn.hget("t:presence:generations", "edge-x") == b"1"
+    await client.close()
+    await replicas.close()
+    await server.stop(0.0)
 
 
 async def enter(client: PresenceClient, name: str, user: str = "ann", owner: object = None) -> bool:

@@ -12,7 +12,8 @@ from services.shared.batching.linger import Linger
 from services.shared.errors import Busy
 from services.shared.rpc.batch_stream import BatchStream
 from services.shared.rpc.replicas import Replicas
-from services.shared.rpc.server import GrpcServer, start_grpc_server
+from services.shared.rpc.server import GrpcServer, TlsPort, start_grpc_server
+from services.shared.rpc.tls import ServiceIdentity
 from thalamus.common.v1.common_pb2 import ItemStatus, Position
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import (
@@ -91,17 +92,25 @@ class ScriptedServer:
     """One replica, on a port of its own that it keeps over `stop` and `start`."""
 
     def __init__(
-        self, service_token: bytes | None = None, previous_token: bytes | None = None, host: str = "127.0.0.1"
+        self,
+        service_token: bytes | None = None,
+        previous_token: bytes | None = None,
+        host: str = "127.0.0.1",
+        *,
+        identity: ServiceIdentity | None = None,
+        alone: bool = True,
     ) -> None:
         self._host = host
         self.log = ScriptedLog()
         self._token, self._previous_token = service_token, previous_token
+        self._identity, self._alone = identity, alone
         self._server: GrpcServer | None = None
         self.port = 0
+        self.tls_port = 0
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.tls_port or self.port}"
 
     async def start(self) -> None:
         self._server = await start_grpc_server(
@@ -111,8 +120,9 @@ class ScriptedServer:
             service_token=self._token,
             previous_service_token=self._previous_token,
             service="persistence",
+            tls=None if self._identity is None else TlsPort(self._identity, self.tls_port, self._alone),
         )
-        self.port = self._server.port
+        self.port, self.tls_port = self._server.port, self._server.tls_port
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """With no grace all calls break at once, as when the process is killed."""
@@ -124,10 +134,19 @@ class ScriptedServer:
 class Rig:
     """Servers, and the client side of them under test."""
 
-    def __init__(self, *servers: ScriptedServer, service_token: bytes | None = None) -> None:
+    def __init__(
+        self, *servers: ScriptedServer, service_token: bytes | None = None, identity: ServiceIdentity | None = None
+    ) -> None:
         self.servers = list(servers)
         self.addresses: set[str] = {server.address for server in servers}
-        self.replicas = Replicas("log:9003", service_token=service_token, service="test", resolve=self._resolve)
+        self.replicas = Replicas(
+            "log:9003",
+            service_token=service_token,
+            service="test",
+            resolve=self._resolve,
+            identity=identity,
+            server_name="persistence",
+        )
         self.stream: BatchStream[pb.AppendItem, pb.AppendResult] | None = None
 
     async def _resolve(self, host: str, port: int) -> set[str]:

@@ -28,9 +28,13 @@ from cli.stack.run import StackSettings, api_key, running_stack
 from cli.stack.supervisor import Supervisor
 
 _OURS = ("AUTH_", "PRESENCE_", "PERSISTENCE_", "EDGE_", "REDIS_", "THALAMUS_")
-_OURS_WHOLE = ("CHANNELS_FILE", "SERVICE_TOKEN_FILE", "LOG_LEVEL", "EDGES")
+_OURS_WHOLE = ("CHANNELS_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TLS", "LOG_LEVEL", "EDGES")
 _ANY_PORT = dict.fromkeys(
-    [f"{service}_{kind}_PORT" for service in ("AUTH", "PRESENCE", "PERSISTENCE") for kind in ("GRPC", "INTERNAL")]
+    [
+        f"{service}_{kind}_PORT"
+        for service in ("AUTH", "PRESENCE", "PERSISTENCE")
+        for kind in ("GRPC", "GRPC_TLS", "INTERNAL")
+    ]
     + ["EDGE_PORT", "EDGE_INTERNAL_PORT", "REDIS_PORT"],
     "0",
 )

@@ -105,6 +105,7 @@ class PresenceClient:
         """Open the stream and keep the lease, in the background."""
         _PENDING.set_function(lambda: len(self._dirty))
         _CONNECTED.set_function(lambda: self._connected)
+        self._replicas.on_change(self._wake_up.set)
         self._task = asyncio.create_task(self._keep())
 
     async def close(self, timeout_s: float = 1.0) -> None:
@@ -214,6 +215,7 @@ class PresenceClient:
         while True:
             try:
                 await self._run()
+                continue
             except (*_BROKEN, asyncio.CancelledError) as error:
                 if is_being_cancelled():
                     raise
@@ -221,17 +223,19 @@ class PresenceClient:
                     logger.warning("presence does not answer", extra={"error": repr(error)[:200]})
                 if self._connected:
                     backoff.reset()
-            finally:
                 self._connected = False
                 self._tried = True
             await asyncio.sleep(backoff.next_s())
 
     async def _run(self) -> None:
-        """Send batches over one stream until it breaks: changes, or a heartbeat."""
+        """Send batches over one stream until it breaks: changes, or a heartbeat.
+
+        Returns between two batches when the replica is gone, or when its connection is made anew.
+        """
         channel = self._replicas.any()
         call = PresenceServiceStub(channel).Change()
         try:
-            while True:
+            while channel in self._replicas.channels.values():
                 batch = self._next_batch()
                 self._in_flight = frozenset(batch)
                 try:
@@ -245,7 +249,7 @@ class PresenceClient:
                 finally:
                     self._in_flight = frozenset()
                 self._connected = self._tried = True
-                if not self._dirty:
+                if not self._dirty and channel in self._replicas.channels.values():
                     self._wake_up.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._heartbeat_s):

@@ -1,4 +1,4 @@
-"""Secrets that all services read from files: Redis password and service token."""
+"""Secrets that all services read from files: Redis password, service token, certificates."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ class ServiceTokens(NamedTuple):
 
     current: bytes | None
     previous: bytes | None
+
+
+class TlsFiles(NamedTuple):
+    """Where the certificates are by which services recognise one another over mTLS; all PEM.
+
+    `chain` is the certificate of this service, `key` its private key, `ca` who may have signed those of the others.
+    """
+
+    ca: Path
+    chain: Path
+    key: Path
 
 
 def read_service_tokens(current_file: Path | None, previous_file: Path | None = None) -> ServiceTokens:

@@ -287,13 +287,14 @@ class BatchStream(Generic[Item, Result]):
         """Open streams to new addresses, and retire streams to addresses that are gone."""
         if self._closed:
             return
-        for address in set(self._streams) - set(self._replicas.channels):
+        channels = self._replicas.channels
+        for address in [one for one, stream in self._streams.items() if channels.get(one) is not stream.channel]:
             stream = self._streams.pop(address)
             stream.retired = True
             self._retired.add(stream)
             if stream.task is not None and not stream.in_flight:
                 stream.task.cancel()
-        for address, channel in self._replicas.channels.items():
+        for address, channel in channels.items():
             if address not in self._streams:
                 stream = _Stream[Item, Result](address, channel)
                 self._streams[address] = stream

@@ -7,6 +7,7 @@ calls, whether the request can be parsed, which status an exception becomes, and
 
 * Every call but health checks must carry the service token (`authorization: Bearer …`), or the previous token during a
   rotation. Without a configured token every caller is trusted. An unauthenticated request is not even parsed.
+* Over mTLS the name in the caller's certificate must be one of `callers` instead (`tls`). A token is not asked for.
 * Exceptions become statuses as follows. Anything else is logged with its traceback, and the caller learns only
   "internal error".
 
@@ -37,7 +38,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, NoReturn
 
 import grpc
@@ -45,6 +46,7 @@ import grpc
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.process.metrics import server_metrics, short_method
 from services.shared.rpc.input import DETAIL, UNREADABLE, checked, tolerant
+from services.shared.rpc.tls import names_of_caller
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +68,20 @@ class Refused(Exception):
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of a server but health checks. See the module."""
 
-    def __init__(self, service: str, service_token: bytes | None, previous_token: bytes | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        service_token: bytes | None,
+        previous_token: bytes | None = None,
+        *,
+        callers: Collection[str] | None = None,
+    ) -> None:
         """Accept calls with one of these tokens. If `service_token` is None, accept all.
 
-        `previous_token` is the token before, accepted while the token is rotated.
+        `previous_token` is the token before, accepted while the token is rotated. With `callers` the names in the
+        certificate of the caller count instead.
         """
+        self._callers = None if callers is None else frozenset(callers)
         tokens = [] if service_token is None else [service_token] + ([previous_token] if previous_token else [])
         self._expected = [b"Bearer " + token for token in tokens]
         self._metrics = server_metrics(service)
@@ -99,6 +110,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             unary, stream = self._one_response(handler.stream_unary, method), self._batch_stream(handler, method)
         else:
             unary, stream = self._one_response(handler.unary_unary, method), self._many_responses(handler, method)
+        if self._callers is not None:
+            unary, stream = _named(unary, self._callers), _named_stream(stream, self._callers)
         return _handler_like(handler, unary, stream, parse)
 
     def _identified(self, details: grpc.HandlerCallDetails) -> bool:
@@ -257,6 +270,29 @@ def _handler_like(handler: Any, unary: Any, stream: Any, parse: Callable[[bytes]
         request_deserializer=parse,
         response_serializer=handler.response_serializer,
     )
+
+
+def _named(behaviour: Any, callers: frozenset[str]) -> Any:
+    """Wrap a method with one answer so that only these callers may use it."""
+
+    async def call(request: Any, context: Any) -> Any:
+        if callers.isdisjoint(names_of_caller(context.auth_context())):
+            await _refuse(request, context)
+        return await behaviour(request, context)
+
+    return call
+
+
+def _named_stream(behaviour: Any, callers: frozenset[str]) -> Any:
+    """Wrap a method with a stream of answers likewise."""
+
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        if callers.isdisjoint(names_of_caller(context.auth_context())):
+            await _refuse(request, context)
+        async for answer in behaviour(request, context):
+            yield answer
+
+    return call
 
 
 async def _refuse(_: Any, context: Any) -> None:

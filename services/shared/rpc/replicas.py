@@ -13,6 +13,8 @@ with a connection of its own.
 * A single call (`call`, `any`) goes to the connected replicas in turn, else to one that may still connect. If none is
   left it fails at once with `Unavailable`.
 * A replica that did not answer a call in time gets none until it answers a probe (`breaker`).
+* With an `identity` connections use mTLS: the replica must show a certificate with the name of its service. When the
+  files of the identity have changed, each address gets a new channel, and the old one is closed as if it were gone.
 * Nothing is repeated here. UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED become `Unavailable`: the outcome is unknown.
 * Keepalive pings notice a frozen or unplugged peer within 5 s.
 
@@ -46,6 +48,7 @@ from services.shared.process.config import ConfigError
 from services.shared.process.metrics import client_metrics
 from services.shared.rpc.breaker import PROBE_S, Breaker
 from services.shared.rpc.channel import IdentifiedChannel
+from services.shared.rpc.tls import ServiceIdentity, channel_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ class Replicas:
         service_token: bytes | None,
         service: str,
         resolve: Callable[[str, int], Awaitable[set[str]]] | None = None,
+        identity: ServiceIdentity | None = None,
+        server_name: str = "",
     ) -> None:
         """Take the address; makes no connection yet.
 
@@ -91,6 +96,8 @@ class Replicas:
             service_token: Sent with every call; None: calls carry no token.
             service: Name of the calling service, for metric names.
             resolve: Returns the addresses of a host and port; None: the system's resolver.
+            identity: Certificates of the caller, for mTLS. Then no token is sent. None: no TLS.
+            server_name: Name of the called service in its certificate, with an `identity`.
 
         Raises:
             ConfigError: the target is not "host:port", or the token is not ASCII.
@@ -103,8 +110,13 @@ class Replicas:
         self.target = target
         self.service = service
         self._host, self._port = without_brackets(host), int(port)
+        self._identity = identity
+        self._server_name = server_name
+        self._certificates = None if identity is None else identity.current()
         self._metadata = (
-            () if service_token is None else (("authorization", f"Bearer {service_token.decode('ascii')}"),)
+            ()
+            if service_token is None or identity is not None
+            else (("authorization", f"Bearer {service_token.decode('ascii')}"),)
         )
         self._metrics = client_metrics(service)
         self._channels: dict[str, IdentifiedChannel] = {}
@@ -213,8 +225,8 @@ class Replicas:
         if self._lookup is None or self._lookup.done():
             self._lookup = asyncio.create_task(self._resolve_quietly())
         done, _ = await asyncio.wait({self._lookup}, timeout=RESOLVE_S)
-        if done and (addresses := self._lookup.result()):
-            self._set(addresses)
+        found = self._lookup.result() if done else set()
+        self._set(found or set(self._channels))
 
     async def _resolve_quietly(self) -> set[str]:
         try:
@@ -227,7 +239,9 @@ class Replicas:
         for channel in self._channels.values():
             channel.get_state(try_to_connect=True)  # an idle channel does not reconnect by itself
         gone = set(self._channels) - addresses
-        new = sorted(addresses - set(self._channels))
+        if self._identity is not None and self._certificates is not (renewed := self._identity.current()):
+            self._certificates, gone = renewed, set(self._channels)
+        new = sorted(addresses - (set(self._channels) - gone))
         if not gone and not new:
             return
         for address in gone:
@@ -235,7 +249,7 @@ class Replicas:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         for address in new:
-            connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            connection = self._connect(address)
             breaker = Breaker(address, functools.partial(_answers, connection))
             channel = IdentifiedChannel(connection, self._metadata, breaker)
             channel.get_state(try_to_connect=True)
@@ -243,6 +257,13 @@ class Replicas:
         logger.info("replicas", extra={"target": self.target, "addresses": sorted(self._channels)})
         for listener in self._listeners:
             listener()
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        if self._certificates is None:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        # The address is one that a name had at this moment; the certificate has the name of the service.
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", self._server_name))
+        return grpc.aio.secure_channel(address, channel_credentials(self._certificates), options=options)
 
 
 async def _close(channel: IdentifiedChannel, grace_s: float | None) -> None:

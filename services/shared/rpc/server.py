@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -15,8 +16,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from services.shared.addresses import with_port
 from services.shared.process.config import ConfigError
 from services.shared.rpc.interceptor import Refused, ServiceInterceptor
+from services.shared.rpc.tls import ServiceIdentity
 
-__all__ = ["GrpcServer", "Refused", "start_grpc_server"]
+__all__ = ["GrpcServer", "Refused", "TlsPort", "start_grpc_server"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,46 @@ _OPTIONS = (
 )
 
 
-class GrpcServer:
-    """A running gRPC server."""
+class TlsPort(NamedTuple):
+    """A port for callers that show a certificate. `alone`: there is no port for others."""
 
-    def __init__(
-        self, server: grpc.aio.Server, interceptor: ServiceInterceptor, health_servicer: health.aio.HealthServicer
-    ) -> None:
-        self._server = server
-        self._interceptor = interceptor
+    identity: ServiceIdentity
+    port: int
+    alone: bool
+
+
+class GrpcServer:
+    """A running gRPC server, on one port or two: one for callers with a token, one for those with a certificate."""
+
+    def __init__(self, health_servicer: health.aio.HealthServicer) -> None:
         self._health = health_servicer
-        self.port = 0
+        self._servers: list[tuple[grpc.aio.Server, ServiceInterceptor]] = []
+        self.port = 0  # 0: none
+        self.tls_port = 0
+
+    async def start(
+        self,
+        add: Callable[[grpc.aio.Server], None],
+        interceptor: ServiceInterceptor,
+        address: str,
+        variable: str,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> int:
+        """Serve on one more address; return the port.
+
+        Raises:
+            ConfigError: the port, which `variable` names, is taken or not allowed.
+        """
+        server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        add(server)
+        try:
+            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"{variable}: {address} can't be used; is it taken?") from error
+        await server.start()
+        self._servers.append((server, interceptor))
+        return port
 
     async def stop(self, grace_s: float) -> None:
         """Stop gracefully: finish calls and streams, then cancel what remains.
@@ -54,9 +86,10 @@ class GrpcServer:
         answered. What still runs after `grace_s` seconds is cancelled.
         """
         await self._health.enter_graceful_shutdown()
-        stopped = asyncio.ensure_future(self._server.stop(grace_s))
-        self._interceptor.end_streams()
-        await stopped
+        stopped = [asyncio.ensure_future(server.stop(grace_s)) for server, _ in self._servers]
+        for _, interceptor in self._servers:
+            interceptor.end_streams()
+        await asyncio.gather(*stopped)
 
 
 async def start_grpc_server(
@@ -67,27 +100,36 @@ async def start_grpc_server(
     service_token: bytes | None,
     service: str,
     previous_service_token: bytes | None = None,
+    tls: TlsPort | None = None,
 ) -> GrpcServer:
     """Start a server with the servicers that `add` registers; port 0 takes any free.
 
     With a `service_token` every call but health checks must carry it (`authorization: Bearer …`), or the previous one.
+    With `tls` there is another port, or that one alone: there the name in the certificate of the caller counts, and no
+    token. It is the name of the service itself, or `edge`.
 
     Raises:
-        ConfigError: the port is taken or not allowed.
+        ConfigError: a port is taken or not allowed.
     """
-    if service_token is None:
-        logger.warning("SERVICE_TOKEN_FILE is not set: whoever reaches the gRPC port is trusted")
-    interceptor = ServiceInterceptor(service, service_token, previous_service_token)
-    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
     health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    add(server)
-    running = GrpcServer(server, interceptor, health_servicer)
-    address = with_port(host, port)
-    try:
-        running.port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigError(f"{service.upper()}_GRPC_PORT: {address} can't be used; is it taken?") from error
     await health_servicer.set(f"thalamus.{service}", health_pb2.HealthCheckResponse.SERVING)
-    await server.start()
+    running = GrpcServer(health_servicer)
+    try:
+        if tls is None or not tls.alone:
+            if service_token is None:
+                logger.warning("SERVICE_TOKEN_FILE is not set: whoever reaches the gRPC port is trusted")
+            interceptor = ServiceInterceptor(service, service_token, previous_service_token)
+            running.port = await running.start(add, interceptor, with_port(host, port), f"{service.upper()}_GRPC_PORT")
+        if tls is not None:
+            interceptor = ServiceInterceptor(service, None, callers=("edge", service))
+            running.tls_port = await running.start(
+                add,
+                interceptor,
+                with_port(host, tls.port),
+                f"{service.upper()}_GRPC_TLS_PORT",
+                tls.identity.server_credentials(),
+            )
+    except BaseException:
+        await running.stop(0.0)
+        raise
     return running

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import grpc
 
 from services.shared.process.secrets import ServiceTokens
-from services.shared.rpc.server import GrpcServer, start_grpc_server
-from services.shared.startup.config import GrpcServiceConfig
+from services.shared.rpc.server import GrpcServer, TlsPort, start_grpc_server
+from services.shared.startup.config import GrpcServiceConfig, ServiceTls
 
 GRACE_S = 3.0  # seconds for calls that run when a service stops; an edge waits no longer for a response
 
@@ -19,8 +19,9 @@ async def serve_grpc(
     """Start the server of the service `name` with the servicers that `add` registers.
 
     Raises:
-        ConfigError: the port is taken or not allowed.
+        ConfigError: a port is taken or not allowed, or the certificates can't be used.
     """
+    identity = config.identity()
     return await start_grpc_server(
         add,
         host=config.host,
@@ -28,4 +29,5 @@ async def serve_grpc(
         service_token=tokens.current,
         previous_service_token=tokens.previous,
         service=name,
+        tls=None if identity is None else TlsPort(identity, config.grpc_tls_port, config.tls is ServiceTls.REQUIRE),
     )
