@@ -85,13 +85,15 @@ class AuthServicer(rpc.AuthServiceServicer):
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, context: Any) -> pb.TokenPair:
         check_text("refresh token", request.refresh_token, _MAX_REFRESH_TOKEN_BYTES, least=1)
-        with _refusals_as_statuses():
+        with _refusals_as_statuses(self._accounts.access_ttl_s):
             return _pair(await self._accounts.refresh(request.refresh_token))
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
         check_text("refresh token", request.refresh_token, _MAX_REFRESH_TOKEN_BYTES, least=1)
         ended = await self._accounts.logout(request.refresh_token)
-        return pb.LogoutResponse() if ended is None else pb.LogoutResponse(user=ended.user_id, session=ended.family)
+        if ended is None:
+            return pb.LogoutResponse()
+        return pb.LogoutResponse(user=ended.user_id, session=ended.family, access_ttl_s=self._accounts.access_ttl_s)
 
     async def MintToken(self, request: pb.MintTokenRequest, context: Any) -> pb.MintTokenResponse:
         check_text("user", request.user, MAX_USER_BYTES)
@@ -173,8 +175,11 @@ def _info_claim(text: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def _refusals_as_statuses() -> Any:
-    """Context manager that raises refusals of `Accounts` as gRPC statuses."""
+def _refusals_as_statuses(access_ttl_s: int = 0) -> Any:
+    """Context manager that raises refusals of `Accounts` as gRPC statuses.
+
+    `access_ttl_s`: how long access tokens are good, for refusals that name an ended session.
+    """
     try:
         yield
     except TooMany as error:
@@ -182,7 +187,15 @@ def _refusals_as_statuses() -> Any:
         raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), trailers) from error
     except Denied as error:
         ended = error.ended
-        names = () if ended is None else (("ended-user", ended.user_id), ("ended-session", ended.family))
+        names = (
+            ()
+            if ended is None
+            else (
+                ("ended-user", ended.user_id),
+                ("ended-session", ended.family),
+                ("access-ttl-s", str(access_ttl_s)),
+            )
+        )
         raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error), (FOR_USERS, *names)) from error
     except Refusal as error:
         statuses = {

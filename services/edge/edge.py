@@ -22,8 +22,10 @@ from services.edge.api.context import ApiContext
 from services.edge.config import EdgeConfig
 from services.edge.domain.access.algorithms import HMAC_BYTES, prepared_secret
 from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.revocations import Revocations
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.control.cluster import Cluster
+from services.edge.domain.control.revoker import Revoker
 from services.edge.domain.handshake import HandshakeAuthenticator
 from services.edge.domain.session.drain import drain
 from services.edge.domain.session.node import Node
@@ -60,6 +62,7 @@ class Edge:
         self._shares_port = shares_port
         self.edge_id = str(uuid.uuid4())
         self.keyring = KeyRing(frozenset(config.token_algorithms))
+        self.revocations = Revocations()
         self.has_secret = read_secrets(config, self.keyring)
         self.issuer_keys = _issuer_keys(config, self.keyring)
         namespaces = load_namespaces(config.channels_file)
@@ -91,9 +94,13 @@ class Edge:
                 issuer=config.token_issuer,
                 leeway_s=config.token_leeway_s,
                 not_before_leeway_s=_NOT_BEFORE_LEEWAY_S,
+                revocations=self.revocations,
             ),
+            revocations=self.revocations,
         )
         self.cluster = Cluster(self.node, self.broker, self.broker.control_log)
+        self.revoker = Revoker(self.node, self.cluster, self.broker.revocation_log)
+        self.broker.revocation_log.follow(self.revoker)
         self.draining = False
         host = Host(self.node, text_frame, binary_frame, lambda: str(uuid.uuid4()))
         self.protocols = served_protocols(host, websocket_path=config.websocket_path)
@@ -103,6 +110,7 @@ class Edge:
             ApiContext(
                 node=self.node,
                 cluster=self.cluster,
+                revoker=self.revoker,
                 accounts=self.auth,
                 tickets=self.broker.tickets,
                 keyring=self.keyring,
@@ -168,6 +176,7 @@ class Edge:
             group.create_task(self.node.run())
             group.create_task(collector.collect())
             group.create_task(self.cluster.control_log.run())
+            group.create_task(self.revoker.run())
 
     async def stop(self) -> None:
         """Drain the edge, then close everything.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -70,8 +71,8 @@ async def join(exits: AsyncExitStack, stack: Stack, edge: int, user: str, *chann
 
 
 METHODS = [
-    *("publish", "broadcast", "subscribe", "unsubscribe", "disconnect", "refresh", "history", "history_remove"),
-    *("presence", "presence_stats", "channels", "info", "batch"),
+    *("publish", "broadcast", "subscribe", "unsubscribe", "disconnect", "revoke", "refresh"),
+    *("history", "history_remove", "presence", "presence_stats", "channels", "info", "batch"),
 ]
 
 
@@ -234,6 +235,8 @@ async def test_errors_come_with_200(apis: list[Api]) -> None:
     assert await api.error("disconnect", user="") == 107
     assert await api.error("disconnect", user="x", disconnect={"code": 1000, "reason": "x"}) == 107
     assert await api.error("disconnect", user="x", disconnect={"code": 4000, "reason": "{}"}) == 107
+    for wrong in ({}, {"user": "a", "token": "b"}, {"user": "x" * 256}, {"user": "a", "ttl_s": 0}):
+        assert await api.error("revoke", **wrong) == 107
 
 
 async def test_broadcast_answers_for_each_channel(apis: list[Api], channel: str) -> None:
@@ -250,6 +253,26 @@ async def test_disconnect_asked_of_edge_1_closes_a_client_of_edge_2(
     stays = await join(exits, stack, 1, "somebody-else")
     await apis[0].call("disconnect", user="to-disconnect", disconnect={"code": 4501, "reason": "moved out"})
     assert await gone.expect_close() == (4501, "moved out")
+    await stays.subscribe("chat:still")
+
+
+@pytest.mark.parametrize("kind", ["user", "session", "token"])
+async def test_revoke_asked_of_edge_1_ends_the_client_of_edge_2_and_its_token(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack, kind: str
+) -> None:
+    name = f"revoked-{secrets.token_hex(4)}"
+    claims: dict[str, Any] = {"session": {"sid": name}, "token": {"jti": name}}.get(kind, {})
+    user = name if kind == "user" else "somebody"
+    gone = await join(exits, stack, 1, user, **claims)
+    stays = await join(exits, stack, 1, "somebody-else")
+    await apis[0].call("revoke", **{kind: name}, ttl_s=60)
+    assert await gone.expect_close() == (3503, "force disconnect")
+    for edge in (0, 1):
+        refused = await exits.enter_async_context(WireClient(stack.ws_urls[edge]))
+        await refused.post(connect={"token": stack.token(user, **claims)})
+        assert await refused.expect_close() == (3500, "invalid token")
+    again = await exits.enter_async_context(WireClient(stack.ws_urls[0]))
+    await again.connect(stack.token(user, iat=int(time.time()) + 2))
     await stays.subscribe("chat:still")
 
 

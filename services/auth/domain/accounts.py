@@ -24,7 +24,8 @@ honest client.
 
 **Trade-offs.** If the response is lost between auth and the client, the client has only a token that is used up. Trying
 it ends the session, and the client has to log in again. A few seconds in which a used token is still good would avoid
-that, but a thief would have them too. Access tokens of an ended session stay good until they expire.
+that, but a thief would have them too. Access tokens of an ended session are refused by the edges, which
+revoke them.
 
 See docs/storage-accounts.md; how sessions are ended on edges: docs/decisions/0009.
 """
@@ -133,6 +134,11 @@ class Accounts:
         self.signer = signer
         self._now = now
         self.changed = asyncio.Event()  # set when keys changed; the watching task clears it
+
+    @property
+    def access_ttl_s(self) -> int:
+        """Lifetime of access tokens in seconds."""
+        return self._policy.access_ttl_s
 
     async def register(self, username: str, password: str, peer: str) -> Pair:
         """Create a user and begin a session.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ACCESS_TTL_S = 86_400  # of tokens of an auth that does not say, seconds
 CALL_S = 2.8  # deadline of a call, seconds
 SILENCE_S = 30.0  # without a message for so long the stream is given up, seconds; auth sends one every 10 s
 _PAUSE_S = (0.1, 2.0)  # first and longest pause before the stream is opened again, seconds
@@ -124,7 +125,7 @@ class AuthClient:
             ended = await self._replicas.call(call, CALL_S)
         except grpc.aio.AioRpcError as error:
             raise _refused(error) from error
-        return EndedSession(ended.user, ended.session) if ended.session else None
+        return EndedSession(ended.user, ended.session, ended.access_ttl_s or _ACCESS_TTL_S) if ended.session else None
 
     async def _pair(self, ask: Callable[[AuthServiceAsyncStub], Awaitable[pb.TokenPair]]) -> TokenPair:
         async def call(channel: grpc.aio.Channel) -> pb.TokenPair:
@@ -150,7 +151,11 @@ def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Busy | Unavailable
         return Busy("auth has too much to do")  # a limit of auth's queues or of gRPC, not of the user
     ended = None
     if "ended-session" in trailers:
-        ended = EndedSession(str(trailers["ended-user"]), str(trailers["ended-session"]))
+        ended = EndedSession(
+            str(trailers["ended-user"]),
+            str(trailers["ended-session"]),
+            int(trailers.get("access-ttl-s", 0)) or _ACCESS_TTL_S,
+        )
     # gRPC itself, and whatever else listens there, words its errors for operators: with addresses.
     text = error.details() if trailers.get(FOR_USERS[0]) == FOR_USERS[1] else None
     return AccountRefused(*known, text or known[1].message, int(trailers.get("retry-after-s", 0)), ended)

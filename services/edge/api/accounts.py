@@ -18,9 +18,9 @@ from services.edge.api.context import ApiContext
 from services.edge.api.cookies import clear_session_cookie, set_session_cookie
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, SignedIn
-from services.edge.domain.control.operations import Revoke
+from services.edge.domain.access.revocations import RevokedKind
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
-from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.errors import ErrorCode, ThalamusError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -179,21 +179,18 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
 
 async def _close(context: ApiContext, ended: EndedSession) -> None:
-    """Close the connections of an ended session, on every edge.
+    """Close the connections of an ended session, and refuse its tokens, on every edge.
 
     Raises:
         Unavailable: perhaps not every edge did; the session has ended in any case.
     """
-    try:
-        await context.cluster.everywhere(Revoke(user=ended.user, session=ended.session))
-    except Busy as error:  # it would say that nothing was done
-        raise Unavailable(str(error)) from error
+    await context.revoker.revoke(RevokedKind.SESSION, ended.session, ended.access_ttl_s, user=ended.user)
 
 
 async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
     """Close the connections of an ended session; log a failure instead of raising it.
 
-    The caller is refused in any case. The next use of the token appends the control command again.
+    The caller is refused in any case. The next use of the token revokes it again.
     """
     try:
         await _close(context, ended)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.control.cluster import Cluster
+from services.edge.domain.control.revoker import Revoker
 from services.edge.domain.ports import Accounts, Tickets
 from services.edge.domain.session.node import Node
 
@@ -18,6 +19,7 @@ class ApiContext:
 
     node: Node
     cluster: Cluster
+    revoker: Revoker
     accounts: Accounts
     tickets: Tickets
     keyring: KeyRing

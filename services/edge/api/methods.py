@@ -18,6 +18,7 @@ from services.edge.api import requests as r
 from services.edge.api.bodies import BodyRefused, decode, error_body, unforeseen
 from services.edge.api.context import ApiContext
 from services.edge.domain.access.permissions import find_namespace
+from services.edge.domain.access.revocations import RevokedKind
 from services.edge.domain.control import operations as ops
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
@@ -28,6 +29,8 @@ _MAX_BROADCAST = 10_000  # channels of a broadcast, commands of a batch
 _AT_ONCE = 256  # of these at the same time
 _MAX_OFFSET = 2**64 - 1
 _OVERRIDES = frozenset({"presence", "join_leave", "force_push_join_leave", "force_recovery", "force_positioning"})
+_MAX_REVOKED_BYTES = 255
+_MAX_REVOKED_S = 315_360_000  # 10 years
 _CLOSE_CODES = range(3000, 5000)
 
 
@@ -195,6 +198,26 @@ async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, An
     return {}
 
 
+async def revoke(context: ApiContext, request: r.Revoke) -> dict[str, Any]:
+    """Refuse the tokens of a user, a session or a token from now on, and close their connections."""
+    named = [
+        (kind, name)
+        for kind, name in (
+            (RevokedKind.USER, request.user),
+            (RevokedKind.SESSION, request.session),
+            (RevokedKind.TOKEN, request.token),
+        )
+        if name
+    ]
+    if len(named) != 1:
+        raise ThalamusError("one of user, session and token", ErrorCode.BAD_REQUEST)
+    ((kind, name),) = named
+    if len(name.encode()) > _MAX_REVOKED_BYTES or not 0 < request.ttl_s <= _MAX_REVOKED_S:
+        raise ThalamusError("the name must have at most 255 bytes, ttl_s be 1 to 315360000", ErrorCode.BAD_REQUEST)
+    await context.revoker.revoke(kind, name, int(request.ttl_s))
+    return {}
+
+
 def _is_json(text: str) -> bool:
     try:
         msgspec.json.decode(text.encode())
@@ -315,6 +338,7 @@ METHODS: dict[str, tuple[type[msgspec.Struct], Method]] = {
     "subscribe": (r.Subscribe, subscribe),
     "unsubscribe": (r.Unsubscribe, unsubscribe),
     "disconnect": (r.Disconnect, disconnect),
+    "revoke": (r.Revoke, revoke),
     "refresh": (r.Refresh, refresh),
     "history": (r.History, history),
     "history_remove": (r.ChannelOnly, history_remove),

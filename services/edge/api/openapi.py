@@ -23,6 +23,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "subscribe": {"user": "alice", "channel": _CHANNEL},
     "unsubscribe": {"user": "alice", "channel": _CHANNEL},
     "disconnect": {"user": "alice"},
+    "revoke": {"user": "alice", "ttl_s": 600},
     "refresh": {"user": "alice", "expire_at": 0},
     "history": {"channel": _CHANNEL, "limit": 10, "reverse": True},
     "history_remove": {"channel": _CHANNEL},
@@ -32,7 +33,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "info": {},
     "batch": {"commands": [{"publish": {"channel": _CHANNEL, "data": 1}}, {"presence_stats": {"channel": _CHANNEL}}]},
 }
-EXAMPLES_OF_ACCOUNTS: dict[str, dict[str, Any]] = {"register": _LOGGED_IN, "login": _LOGGED_IN}
+EXAMPLES_OF_ACCOUNTS: dict[str, dict[str, Any]] = {
+    "register": _LOGGED_IN,
+    "login": _LOGGED_IN,
+    "session": _LOGGED_IN,
+}
 SECURITY: list[dict[str, list[str]]] = [{"apiKey": []}, {"apiKeyInAuthorization": []}]
 _SCHEMES = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -127,6 +127,21 @@ class Disconnect(_Request):
     disconnect: DisconnectReason | None = None
 
 
+class Revoke(_Request):
+    """What is revoked: one of a user, a sign-in session, and a token.
+    `user`: tokens issued until now, and those without `iat`. `session`: the claim `sid`. `token`: the claim `jti`.
+    `ttl_s`: how long such tokens could be good, seconds; 30 days by default, 10 years at most.
+    """
+
+    user: str = ""
+    session: str = ""
+    token: str = ""
+    ttl_s: _Whole = 2_592_000
+
+    def __post_init__(self) -> None:
+        self.ttl_s = _whole("ttl_s", self.ttl_s)
+
+
 class Refresh(_Request):
     """The connections whose expiry is set.
     These are all connections of `user`, or only that of `client`. `expired`: close them now. `expire_at`: the new

@@ -168,6 +168,7 @@ RESULTS: dict[str, type[_Result]] = {
     "subscribe": Nothing,
     "unsubscribe": Nothing,
     "disconnect": Nothing,
+    "revoke": Nothing,
     "refresh": Nothing,
     "history": HistoryPage,
     "history_remove": Nothing,

@@ -81,7 +81,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         name="auth_session",
         tags=["accounts"],
         summary=(session.__doc__ or "").strip(),
-        openapi_extra={"requestBody": schemas.request(Credentials, EXAMPLES_OF_ACCOUNTS["login"])},
+        openapi_extra={"requestBody": schemas.request(Credentials, EXAMPLES_OF_ACCOUNTS["session"])},
         responses=schemas.of_accounts(SessionTicket, HTTPStatus.UNAUTHORIZED),
     )
 

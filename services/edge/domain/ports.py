@@ -1,15 +1,16 @@
 """Interfaces between the edge's domain and its adapters.
 
-Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog`, `Tickets` and `Accounts`. The domain
-implements the listeners, which the adapters call. `connections.py` has the interfaces of transport and client
-protocols.
+Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog`, `RevocationLog`, `Tickets` and
+`Accounts`. The domain implements the listeners, which the adapters call. `connections.py` has the interfaces of
+transport and client protocols.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from services.edge.domain.access.revocations import Revocation
 from services.edge.domain.model import (
     AppendResult,
     ClientInfo,
@@ -221,6 +222,33 @@ class Tickets(Protocol):
         """Use up a ticket and return its token; None if it is unknown, used or too old."""
 
 
+class RevocationListener(Protocol):
+    """Receives the entries of the list of revocations. The methods are called on the event loop; they never raise."""
+
+    def take(self, entries: Iterable[Revocation]) -> None:
+        """Take entries; some may be known already."""
+
+    def lost(self) -> None:
+        """Note that entries were lost; then all that are left are taken again."""
+
+
+class RevocationLog(Protocol):
+    """The list of revocations, which all edges share.
+
+    Every call raises `Unavailable` within 3 s if Redis does not answer.
+    """
+
+    async def append(self, entry: Revocation) -> None:
+        """Append an entry.
+
+        Raises:
+            Unavailable: the outcome is unknown: it may be in the list.
+        """
+
+    async def poll(self) -> None:
+        """Read what is new, and give it to the listener."""
+
+
 class TokenPair(NamedTuple):
     """Tokens of a sign-in. `expires_in_s` is the lifetime of the access token."""
 
@@ -232,10 +260,14 @@ class TokenPair(NamedTuple):
 
 
 class EndedSession(NamedTuple):
-    """A sign-in session that has ended. `session` is the claim `sid` of its tokens."""
+    """A sign-in session that has ended.
+
+    `session` is the claim `sid` of its tokens. `access_ttl_s` is how long they could be good from now on, seconds.
+    """
 
     user: str
     session: str
+    access_ttl_s: int
 
 
 class AccountRefused(Exception):

@@ -136,6 +136,11 @@ def ticket(digest: str) -> str:
     return f"{_prefix}{{{digest}}}:ticket"
 
 
+def revocations() -> str:
+    """Stream of revoked users, sessions and tokens; see services/edge/domain/control/revoker.py."""
+    return f"{_prefix}{{revocations}}:list"
+
+
 def pair(user: str, idempotency_key: str) -> str:
     """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"

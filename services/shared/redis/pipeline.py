@@ -6,7 +6,8 @@ Rules.
 
 * It connects when it is needed, and again after the connection broke. All who wait share one attempt.
 * Nothing is retried. `NotSent`: nothing has reached the server. `Unavailable`: the outcome is unknown.
-* A gate sees each new connection before it is used, and may refuse it (see `services/shared/incarnation`).
+* A gate sees each new connection before it is used, and may refuse it (see `services/shared/incarnation`). Then
+  `before_use` may ask it something, before anybody else does.
 * A connection is given up when its server can't serve us: a refusal such as READONLY, a replica (asked once a second
   while the connection is used), or a run that no longer fits the gate. Nothing more is sent on it; what is under way is
   answered, for 2.5 s at most. The next call connects again.
@@ -28,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -52,6 +53,8 @@ _OF_NO_USE = frozenset(
     {"READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOAUTH"}
 )
 
+Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]  # sends commands, returns their answers
+
 
 class NotSent(Unavailable):
     """Nothing of the call has reached the server, nor will it: a retry is safe."""
@@ -60,14 +63,27 @@ class NotSent(Unavailable):
 class RedisPipeline:
     """Connection to Redis for many callers; see the module."""
 
-    def __init__(self, url: str, *, gate: IncarnationGate | RunTracker | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        gate: IncarnationGate | RunTracker | None = None,
+        before_use: Callable[[Ask], Awaitable[None]] | None = None,
+    ) -> None:
         """Create it; connects when it is used.
+
+        Args:
+            url: Address of the server.
+            gate: Sees each new connection, and may refuse it.
+            before_use: Called with each new connection, to ask something before anybody else does. It raises
+                `redis.ConnectionError` if the connection must not be used.
 
         Raises:
             ConfigError: `url` is not a `redis://`, `rediss://` or `unix://` address.
         """
         self._address = parse_redis_url(url)
         self._gate = gate
+        self._before_use = before_use
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
 
@@ -164,6 +180,8 @@ class RedisPipeline:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await connect(lambda: connection, self._address)
                 await (self._gate.admit(connection) if self._gate is not None else connection.on_connect())
+                if self._before_use is not None:
+                    await self._before_use(connection.ask)
         except BaseException:
             connection.abort()
             raise

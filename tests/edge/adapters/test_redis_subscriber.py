@@ -163,3 +163,35 @@ async def test_a_server_that_says_nothing_is_asked_and_then_left(
     own_redis.resume()
     await listener.until_connections(2)
     await subscriber.close()
+
+
+async def test_after_a_reconnect_nothing_is_subscribed_before_the_caller_allows_it(
+    redis_url: str, redis_conn: redis.asyncio.Redis
+) -> None:
+    allowed, asked = asyncio.Event(), asyncio.Event()
+    heard: list[bytes] = []
+
+    async def before_restore() -> None:
+        asked.set()
+        await allowed.wait()
+
+    subscriber = RedisSubscriber(
+        redis_url,
+        on_message=lambda _, payload: heard.append(payload),
+        on_connected=lambda _: None,
+        before_restore=before_restore,
+    )
+    await subscriber.start()
+    await subscriber.subscribe("room")
+    assert not asked.is_set()  # nothing can have been missed yet
+    subscriber.drop()
+    async with asyncio.timeout(5):
+        await asked.wait()
+        assert await redis_conn.publish("room", b"early") == 0
+        allowed.set()
+        while not await redis_conn.publish("room", b"late"):
+            await asyncio.sleep(0.01)
+        while not heard:
+            await asyncio.sleep(0.01)
+    assert set(heard) == {b"late"}
+    await subscriber.close()

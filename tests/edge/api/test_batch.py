@@ -59,6 +59,7 @@ def context(node: Node) -> ApiContext:
     return ApiContext(
         node=node,
         cluster=nothing,
+        revoker=nothing,
         accounts=nothing,
         tickets=nothing,
         keyring=nothing,

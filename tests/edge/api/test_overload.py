@@ -55,6 +55,7 @@ def http_of(cluster: Cluster, accounts: Any = None, everywhere: Any = None) -> h
     context = ApiContext(
         node=node,
         cluster=everywhere,
+        revoker=cast(Any, None),
         accounts=accounts,
         tickets=cast(Any, None),
         keyring=keyring,

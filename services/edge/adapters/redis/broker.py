@@ -27,6 +27,7 @@ from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.incarnation import IncarnationWatch
 from services.edge.adapters.redis.queued import Append, OtherCommand, give_up_unkeyed, settle
+from services.edge.adapters.redis.revocations import RedisRevocationLog
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.edge.adapters.redis.tickets import RedisTickets
@@ -87,11 +88,16 @@ class RedisBroker:
             on_time=self._time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
         )
-        self._pipeline = RedisPipeline(url, gate=self._gate)
+        self._pipeline = RedisPipeline(url, gate=self._gate, before_use=lambda ask: self.revocation_log.read(ask))
         self.control_log = RedisControlLog(self._pipeline)
         self.tickets = RedisTickets(self._pipeline)
+        self.revocation_log = RedisRevocationLog(self._pipeline)
         self._subscriber = RedisSubscriber(
-            url, on_message=self._message, on_connected=self._connected, on_lost=self._incarnation.check_now
+            url,
+            on_message=self._message,
+            on_connected=self._connected,
+            on_lost=self._incarnation.check_now,
+            before_restore=self.revocation_log.poll,
         )
         self._dispatcher: PubSubDispatcher | None = None
         self._queue = Batcher[Append | OtherCommand](
@@ -144,8 +150,13 @@ class RedisBroker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pub/sub works and this edge may use the present incarnation of Redis."""
-        return self._subscriber.connected and self._gate.is_open and not self._self_check.stalled
+        """Whether pub/sub works, and this edge may use the present incarnation of Redis and knows who is revoked."""
+        return (
+            self._subscriber.connected
+            and self._gate.is_open
+            and self.revocation_log.is_read
+            and not self._self_check.stalled
+        )
 
     # `Broker`, see domain/ports.py.
 
@@ -378,6 +389,13 @@ class RedisBroker:
         self._failed_at = _NEVER  # a failure of the last incarnation says nothing about this one
         self._connected(True)
         on_incarnation()
+        task = asyncio.get_running_loop().create_task(self._read_revocations())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read_revocations(self) -> None:
+        with contextlib.suppress(Unavailable):  # else it is read with the next connection
+            await self.revocation_log.poll()
 
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._dispatcher is not None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -62,6 +62,7 @@ class RedisSubscriber:
         on_message: Callable[[bytes, bytes], None],
         on_connected: Callable[[bool], None],
         on_lost: Callable[[], None] = lambda: None,
+        before_restore: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Make the subscriber; `start` connects it.
 
@@ -69,11 +70,13 @@ class RedisSubscriber:
             on_message: Called with channel and payload of each message.
             on_connected: Called when all subscriptions are confirmed; with True from the second connection on.
             on_lost: Called after every connection and every failed attempt.
+            before_restore: Awaited before channels are subscribed again. If it raises, the connection is given up.
         """
         self._address = parse_redis_url(url)
         self._on_message = on_message
         self._on_connected = on_connected
         self._on_lost = on_lost
+        self._before_restore = before_restore
         self._wanted: set[str] = set()
         self._waiting: dict[bytes, asyncio.Future[None]] = {}
         self._connection: _Connection | None = None
@@ -151,7 +154,7 @@ class RedisSubscriber:
             started = loop.time()
             try:
                 await self._run()
-            except (OSError, TimeoutError, hiredis.HiredisError, EOFError) as error:
+            except (OSError, TimeoutError, hiredis.HiredisError, EOFError, Unavailable) as error:
                 logger.warning("Redis pub/sub connection ended", extra={"error": repr(error)})
             finally:
                 self._lost()
@@ -163,6 +166,8 @@ class RedisSubscriber:
             connection = await connect(_Connection, self._address)
         try:
             self.run_id = await self._log_in(connection)
+            if self._before_restore is not None and self._connections:
+                await self._before_restore()
             connection.on_reply = self._dispatch
             self._connection = connection
             wanted = sorted(self._wanted)

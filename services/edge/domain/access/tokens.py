@@ -23,6 +23,7 @@ from jwt.utils import base64url_decode
 
 from services.edge.domain.access.algorithms import ALGORITHMS, read_header, read_payload
 from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.access.revocations import Revocations
 from services.edge.domain.access.token_log import refused
 from services.shared.json_text import InvalidJson, checked_json
 
@@ -81,7 +82,7 @@ class ConnectionClaims:
     """Claims of a connection token.
 
     `expires_at` is when the connection expires, in Unix seconds; None: never. `session` is the claim `sid`, the id of
-    the sign-in; empty if there is none.
+    the sign-in, and `token` the claim `jti`; empty if there is none. `issued_at` is in Unix seconds.
     """
 
     user: str
@@ -90,6 +91,8 @@ class ConnectionClaims:
     channels: dict[str, ServerSub] = field(default_factory=dict)
     meta: bytes = b""
     session: str = ""
+    token: str = ""
+    issued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ class _Sub(msgspec.Struct):
 class _Payload(msgspec.Struct):
     sub: str | int | None = None
     sid: Any = None
+    jti: Any = None
+    iat: Any = None
     exp: float | str | None = None
     expire_at: float | str | None = None
     nbf: float | str | None = None
@@ -175,6 +180,7 @@ class TokenVerifier:
         issuer: str = "",
         leeway_s: float = 0.0,
         not_before_leeway_s: float = 0.0,
+        revocations: Revocations | None = None,
     ) -> None:
         """Create a verifier.
 
@@ -184,11 +190,13 @@ class TokenVerifier:
             issuer: Required `iss` of tokens that are not of an external issuer; empty: any.
             leeway_s: Seconds by which `exp` may be past and `nbf` in the future.
             not_before_leeway_s: Seconds by which `nbf` may be in the future, if that is more than `leeway_s`.
+            revocations: Tokens that are refused.
         """
         self._keyring = keyring
         self._audience = audience
         self._issuer = issuer
         self._leeway_s = leeway_s
+        self._revocations = revocations if revocations is not None else Revocations()
         self._not_before_leeway_s = max(leeway_s, not_before_leeway_s)
 
     def connection(self, token: str, now: float) -> ConnectionClaims:
@@ -203,6 +211,8 @@ class TokenVerifier:
             if payload.channel is not None:
                 raise TokenInvalid("it has `channel`: it is a subscription token")
             times = self._times(payload, now)
+            session, token_id, issued_at = _revocable(payload)
+            self._check_revoked(_user(payload), session, token_id, issued_at)
             subs = payload.subs or {}
             channels = {
                 name: ServerSub(_json(sub.info, sub.b64info), _json(sub.data, sub.b64data), _override(sub.override))
@@ -216,7 +226,9 @@ class TokenVerifier:
                 expires_at=self._expiry(times, now),
                 channels=channels,
                 meta=_json(payload.meta, None),
-                session=payload.sid if isinstance(payload.sid, str) else "",
+                session=session,
+                token=token_id,
+                issued_at=issued_at,
             )
 
     def subscription(self, token: str, now: float) -> SubscriptionClaims:
@@ -226,6 +238,7 @@ class TokenVerifier:
             if not payload.channel:
                 raise TokenInvalid("it has no `channel`: it is a connection token")
             times = self._times(payload, now)
+            self._check_revoked(_user(payload), *_revocable(payload))
             return SubscriptionClaims(
                 user=_user(payload),
                 channel=payload.channel,
@@ -271,6 +284,10 @@ class TokenVerifier:
             raise TokenInvalid("`iss` is neither EDGE_TOKEN_ISSUER nor in EDGE_JWKS_URLS")
         return payload
 
+    def _check_revoked(self, user: str, session: str, token: str, issued_at: float | None) -> None:
+        if self._revocations.covers(user=user, session=session, token=token, issued_at=issued_at):
+            raise TokenInvalid("it is revoked")
+
     def _times(self, payload: _Payload, now: float) -> _Times:
         times = _Times(
             exp=_seconds("exp", payload.exp),
@@ -307,6 +324,16 @@ def _logged(kind: str) -> Iterator[None]:
 def _user(payload: _Payload) -> str:
     """Return the claim `sub`. Some libraries write a number: its digits are the id."""
     return str(payload.sub) if isinstance(payload.sub, int) else payload.sub or ""
+
+
+def _revocable(payload: _Payload) -> tuple[str, str, float | None]:
+    """Return session, id and time of issue of a token; of a wrong type counts as absent, as nobody else reads them."""
+    issued_at = payload.iat if isinstance(payload.iat, int | float) and not isinstance(payload.iat, bool) else None
+    return (
+        payload.sid if isinstance(payload.sid, str) else "",
+        payload.jti if isinstance(payload.jti, str) else "",
+        issued_at,
+    )
 
 
 def _seconds(claim: str, value: float | str | None) -> float | None:

@@ -14,6 +14,7 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.access.permissions import find_namespace
+from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.edge.domain.access.tokens import Override
 from services.edge.domain.channels.data_format import can_use
 from services.edge.domain.ends import EndReason
@@ -43,9 +44,17 @@ class Disconnect(Target):
 
 
 class Revoke(Target):
-    """Closes the connections whose tokens come from this sign-in session."""
+    """Closes the connections of a user, a sign-in session or a token, and refuses its tokens from now on.
+
+    `kind`, `id`, `at` and `until` are those of `Revocation`. Edges of before knew only `user` and `session`, and closed
+    the connections of that session.
+    """
 
     session: str
+    kind: str = ""
+    id: str = ""
+    at: float = 0.0
+    until: float = 0.0
 
 
 class Unsubscribe(Target):
@@ -162,16 +171,36 @@ def _disconnect(node: Node, operation: Disconnect, before: float) -> dict[str, A
 
 
 def _revoke(node: Node, operation: Revoke) -> dict[str, Any]:
-    """Close the connections of a sign-in session, however late they were opened.
+    entry = Revocation(
+        kind=RevokedKind(operation.kind) if operation.kind else RevokedKind.SESSION,
+        id=operation.id or operation.session,
+        at=operation.at,
+        until=operation.until,
+    )
+    if entry.until > node.clock.wall():
+        node.revocations.add(entry)
+    return {"clients": end_revoked(node, entry)}
 
-    A session id is never used again after its end, so no later sign-in is hit.
+
+def end_revoked(node: Node, entry: Revocation) -> int:
+    """Close the connections that a revocation covers; return how many.
+
+    The id of a session or a token is never used again, so it does not matter when the connections were opened. Those of
+    a user stay if their token was issued later.
     """
-    count = 0
-    for session in _sessions(node, operation, math.inf):
-        if session.token_session == operation.session:
-            session.disconnect(EndReason.DISCONNECTED)
-            count += 1
-    return {"clients": count}
+    if entry.kind is RevokedKind.USER:
+        ended = [
+            session
+            for session in node.users.get(entry.id, {}).values()
+            if session.token_issued_at is None or session.token_issued_at <= entry.at
+        ]
+    elif entry.kind is RevokedKind.SESSION:
+        ended = [session for session in node.clients.values() if session.token_session == entry.id]
+    else:
+        ended = [session for session in node.clients.values() if session.token_id == entry.id]
+    for session in ended:
+        session.disconnect(EndReason.DISCONNECTED)
+    return len(ended)
 
 
 async def _unsubscribe(node: Node, operation: Unsubscribe, before: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from services.edge.domain.access.revocations import Revocations
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.channels.hub import Hub
 from services.edge.domain.channels.log_reader import LogReader
@@ -80,6 +81,7 @@ class Node:
         store: Store,
         presence: Presence,
         verifier: TokenVerifier,
+        revocations: Revocations | None = None,
         rpc: RpcMethods | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -90,6 +92,7 @@ class Node:
         self.namespaces = namespaces
         self.presence = presence
         self.verifier = verifier
+        self.revocations = revocations if revocations is not None else Revocations()  # those of the verifier
         self.rpc = rpc or RpcMethods()
         self.clock = clock or Clock()
         self.rng = rng or random.Random()

@@ -49,6 +49,8 @@ class Session(CommandRunner):
         "publish_buckets",
         "subscriptions",
         "token_channels",
+        "token_id",
+        "token_issued_at",
         "token_session",
         "user",
     )
@@ -73,6 +75,8 @@ class Session(CommandRunner):
         self.subscriptions: dict[str, Subscription] = {}
         self.token_channels: frozenset[str] = frozenset()
         self.token_session = ""  # the claim `sid` of the token: id of the sign-in that it comes from
+        self.token_id = ""  # the claim `jti`
+        self.token_issued_at: float | None = None  # the claim `iat`, Unix seconds
         self.publish_buckets: dict[str, TokenBucket] | None = None  # by namespace, for its `publish_rate`
         self._ended_here = False  # this side closed the connection first; a close frame of the client only answers
         self.deadlines = Deadlines(self, now)
@@ -269,6 +273,10 @@ class Session(CommandRunner):
     def is_paused(self) -> bool:
         """Whether the socket is not read at the moment; see `CommandRunner`."""
         return self._paused
+
+    def shows(self, claims: ConnectionClaims) -> None:
+        """Note the claims by which the token that the client has shown can be revoked."""
+        self.token_session, self.token_id, self.token_issued_at = claims.session, claims.token, claims.issued_at
 
     def begin_connecting(self) -> None:
         """Note that the connect command has arrived."""

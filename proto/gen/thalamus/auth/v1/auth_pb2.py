@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bthalamus/auth/v1/auth.proto\x12\x10thalamus.auth.v1\"\x0e\n\x0cWatchRequest\"G\n\x05Trust\x12\x0c\n\x04jwks\x18\x01 \x01(\x0c\x12\x30\n\x08\x61pi_keys\x18\x02 \x03(\x0b\x32\x1e.thalamus.auth.v1.ApiKeyDigest\"*\n\x0c\x41piKeyDigest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\"C\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"@\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"n\n\tTokenPair\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x02 \x01(\r\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08username\x18\x05 \x01(\t\".\n\x15RefreshSessionRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"&\n\rLogoutRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"/\n\x0eLogoutResponse\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\"`\n\x10MintTokenRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\r\x12\x0c\n\x04info\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hannels\x18\x05 \x03(\t\"\"\n\x11MintTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"#\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x14\x43reateApiKeyResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListApiKeysRequest\"=\n\x13ListApiKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.thalamus.auth.v1.ApiKey\"6\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"\x19\n\x17RotateSigningKeyRequest\"\x9c\x01\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.thalamus.auth.v1.SigningKeyState\x12\x12\n\ncreated_at\x18\x04 \x01(\x03\x12\x12\n\nsigns_from\x18\x05 \x01(\x03\x12\x14\n\x0clogins_until\x18\x06 \x01(\x03\"\x18\n\x16ListSigningKeysRequest\"E\n\x17ListSigningKeysResponse\x12*\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.thalamus.auth.v1.SigningKey\"5\n\x17RetireSigningKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1a\n\x18RetireSigningKeyResponse*\x93\x01\n\x0fSigningKeyState\x12!\n\x1dSIGNING_KEY_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SIGNING_KEY_STATE_WAITING\x10\x01\x12\x1d\n\x19SIGNING_KEY_STATE_SIGNING\x10\x02\x12\x1f\n\x1bSIGNING_KEY_STATE_VERIFYING\x10\x03\x32\xa8\x08\n\x0b\x41uthService\x12\x42\n\x05Watch\x12\x1e.thalamus.auth.v1.WatchRequest\x1a\x17.thalamus.auth.v1.Trust0\x01\x12J\n\x08Register\x12!.thalamus.auth.v1.RegisterRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12\x44\n\x05Login\x12\x1e.thalamus.auth.v1.LoginRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12V\n\x0eRefreshSession\x12\'.thalamus.auth.v1.RefreshSessionRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12K\n\x06Logout\x12\x1f.thalamus.auth.v1.LogoutRequest\x1a .thalamus.auth.v1.LogoutResponse\x12T\n\tMintToken\x12\".thalamus.auth.v1.MintTokenRequest\x1a#.thalamus.auth.v1.MintTokenResponse\x12]\n\x0c\x43reateApiKey\x12%.thalamus.auth.v1.CreateApiKeyRequest\x1a&.thalamus.auth.v1.CreateApiKeyResponse\x12Z\n\x0bListApiKeys\x12$.thalamus.auth.v1.ListApiKeysRequest\x1a%.thalamus.auth.v1.ListApiKeysResponse\x12]\n\x0cRevokeApiKey\x12%.thalamus.auth.v1.RevokeApiKeyRequest\x1a&.thalamus.auth.v1.RevokeApiKeyResponse\x12[\n\x10RotateSigningKey\x12).thalamus.auth.v1.RotateSigningKeyRequest\x1a\x1c.thalamus.auth.v1.SigningKey\x12\x66\n\x0fListSigningKeys\x12(.thalamus.auth.v1.ListSigningKeysRequest\x1a).thalamus.auth.v1.ListSigningKeysResponse\x12i\n\x10RetireSigningKey\x12).thalamus.auth.v1.RetireSigningKeyRequest\x1a*.thalamus.auth.v1.RetireSigningKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bthalamus/auth/v1/auth.proto\x12\x10thalamus.auth.v1\"\x0e\n\x0cWatchRequest\"G\n\x05Trust\x12\x0c\n\x04jwks\x18\x01 \x01(\x0c\x12\x30\n\x08\x61pi_keys\x18\x02 \x03(\x0b\x32\x1e.thalamus.auth.v1.ApiKeyDigest\"*\n\x0c\x41piKeyDigest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\"C\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"@\n\x0cLoginRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"n\n\tTokenPair\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x02 \x01(\r\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x10\n\x08username\x18\x05 \x01(\t\".\n\x15RefreshSessionRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"&\n\rLogoutRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"E\n\x0eLogoutResponse\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65ss_ttl_s\x18\x03 \x01(\r\"`\n\x10MintTokenRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\r\x12\x0c\n\x04info\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hannels\x18\x05 \x03(\t\"\"\n\x11MintTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\"#\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x14\x43reateApiKeyResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x14\n\x12ListApiKeysRequest\"=\n\x13ListApiKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.thalamus.auth.v1.ApiKey\"6\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncreated_at\x18\x03 \x01(\x03\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"\x19\n\x17RotateSigningKeyRequest\"\x9c\x01\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.thalamus.auth.v1.SigningKeyState\x12\x12\n\ncreated_at\x18\x04 \x01(\x03\x12\x12\n\nsigns_from\x18\x05 \x01(\x03\x12\x14\n\x0clogins_until\x18\x06 \x01(\x03\"\x18\n\x16ListSigningKeysRequest\"E\n\x17ListSigningKeysResponse\x12*\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.thalamus.auth.v1.SigningKey\"5\n\x17RetireSigningKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1a\n\x18RetireSigningKeyResponse*\x93\x01\n\x0fSigningKeyState\x12!\n\x1dSIGNING_KEY_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SIGNING_KEY_STATE_WAITING\x10\x01\x12\x1d\n\x19SIGNING_KEY_STATE_SIGNING\x10\x02\x12\x1f\n\x1bSIGNING_KEY_STATE_VERIFYING\x10\x03\x32\xa8\x08\n\x0b\x41uthService\x12\x42\n\x05Watch\x12\x1e.thalamus.auth.v1.WatchRequest\x1a\x17.thalamus.auth.v1.Trust0\x01\x12J\n\x08Register\x12!.thalamus.auth.v1.RegisterRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12\x44\n\x05Login\x12\x1e.thalamus.auth.v1.LoginRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12V\n\x0eRefreshSession\x12\'.thalamus.auth.v1.RefreshSessionRequest\x1a\x1b.thalamus.auth.v1.TokenPair\x12K\n\x06Logout\x12\x1f.thalamus.auth.v1.LogoutRequest\x1a .thalamus.auth.v1.LogoutResponse\x12T\n\tMintToken\x12\".thalamus.auth.v1.MintTokenRequest\x1a#.thalamus.auth.v1.MintTokenResponse\x12]\n\x0c\x43reateApiKey\x12%.thalamus.auth.v1.CreateApiKeyRequest\x1a&.thalamus.auth.v1.CreateApiKeyResponse\x12Z\n\x0bListApiKeys\x12$.thalamus.auth.v1.ListApiKeysRequest\x1a%.thalamus.auth.v1.ListApiKeysResponse\x12]\n\x0cRevokeApiKey\x12%.thalamus.auth.v1.RevokeApiKeyRequest\x1a&.thalamus.auth.v1.RevokeApiKeyResponse\x12[\n\x10RotateSigningKey\x12).thalamus.auth.v1.RotateSigningKeyRequest\x1a\x1c.thalamus.auth.v1.SigningKey\x12\x66\n\x0fListSigningKeys\x12(.thalamus.auth.v1.ListSigningKeysRequest\x1a).thalamus.auth.v1.ListSigningKeysResponse\x12i\n\x10RetireSigningKey\x12).thalamus.auth.v1.RetireSigningKeyRequest\x1a*.thalamus.auth.v1.RetireSigningKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'thalamus.auth.v1.auth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNINGKEYSTATE']._serialized_start=1353
-  _globals['_SIGNINGKEYSTATE']._serialized_end=1500
+  _globals['_SIGNINGKEYSTATE']._serialized_start=1375
+  _globals['_SIGNINGKEYSTATE']._serialized_end=1522
   _globals['_WATCHREQUEST']._serialized_start=49
   _globals['_WATCHREQUEST']._serialized_end=63
   _globals['_TRUST']._serialized_start=65
@@ -50,37 +50,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGOUTREQUEST']._serialized_start=477
   _globals['_LOGOUTREQUEST']._serialized_end=515
   _globals['_LOGOUTRESPONSE']._serialized_start=517
-  _globals['_LOGOUTRESPONSE']._serialized_end=564
-  _globals['_MINTTOKENREQUEST']._serialized_start=566
-  _globals['_MINTTOKENREQUEST']._serialized_end=662
-  _globals['_MINTTOKENRESPONSE']._serialized_start=664
-  _globals['_MINTTOKENRESPONSE']._serialized_end=698
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=700
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=735
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=737
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=784
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=786
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=806
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=808
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=869
-  _globals['_APIKEY']._serialized_start=871
-  _globals['_APIKEY']._serialized_end=925
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=927
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=960
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=962
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=984
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=986
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1011
-  _globals['_SIGNINGKEY']._serialized_start=1014
-  _globals['_SIGNINGKEY']._serialized_end=1170
-  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1172
-  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1196
-  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1198
-  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1267
-  _globals['_RETIRESIGNINGKEYREQUEST']._serialized_start=1269
-  _globals['_RETIRESIGNINGKEYREQUEST']._serialized_end=1322
-  _globals['_RETIRESIGNINGKEYRESPONSE']._serialized_start=1324
-  _globals['_RETIRESIGNINGKEYRESPONSE']._serialized_end=1350
-  _globals['_AUTHSERVICE']._serialized_start=1503
-  _globals['_AUTHSERVICE']._serialized_end=2567
+  _globals['_LOGOUTRESPONSE']._serialized_end=586
+  _globals['_MINTTOKENREQUEST']._serialized_start=588
+  _globals['_MINTTOKENREQUEST']._serialized_end=684
+  _globals['_MINTTOKENRESPONSE']._serialized_start=686
+  _globals['_MINTTOKENRESPONSE']._serialized_end=720
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=722
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=757
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=759
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=806
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=808
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=828
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=830
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=891
+  _globals['_APIKEY']._serialized_start=893
+  _globals['_APIKEY']._serialized_end=947
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=949
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=982
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=984
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1006
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1008
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1033
+  _globals['_SIGNINGKEY']._serialized_start=1036
+  _globals['_SIGNINGKEY']._serialized_end=1192
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1194
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1218
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1220
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1289
+  _globals['_RETIRESIGNINGKEYREQUEST']._serialized_start=1291
+  _globals['_RETIRESIGNINGKEYREQUEST']._serialized_end=1344
+  _globals['_RETIRESIGNINGKEYRESPONSE']._serialized_start=1346
+  _globals['_RETIRESIGNINGKEYRESPONSE']._serialized_end=1372
+  _globals['_AUTHSERVICE']._serialized_start=1525
+  _globals['_AUTHSERVICE']._serialized_end=2589
 # @@protoc_insertion_point(module_scope)

@@ -237,19 +237,23 @@ class LogoutResponse(_message.Message):
 
     USER_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    ACCESS_TTL_S_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """id of the user whose session ended; empty: the token belongs to none."""
     session: _builtins.str
     """the `sid` of the session's access tokens."""
+    access_ttl_s: _builtins.int
+    """how long an access token may be good from now on, seconds; 0: an auth of before, which does not say."""
     def __init__(
         self,
         *,
         user: _builtins.str = ...,
         session: _builtins.str = ...,
+        access_ttl_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_ttl_s", b"access_ttl_s", "session", b"session", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

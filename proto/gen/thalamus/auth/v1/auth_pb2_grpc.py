@@ -125,7 +125,7 @@ class AuthServiceServicer:
 
     def RefreshSession(self, request, context):
         """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
-        has ended, the trailers `ended-user` and `ended-session` say which.
+        has ended, the trailers `ended-user`, `ended-session` and `access-ttl-s` say which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

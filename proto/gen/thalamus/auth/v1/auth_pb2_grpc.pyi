@@ -43,7 +43,7 @@ class AuthServiceStub:
     """Checks a password. UNAUTHENTICATED says the same for an unknown user and a wrong password; RESOURCE_EXHAUSTED."""
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RefreshSessionRequest, _auth_pb2.TokenPair]
     """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
-    has ended, the trailers `ended-user` and `ended-session` say which.
+    has ended, the trailers `ended-user`, `ended-session` and `access-ttl-s` say which.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
     """Ends a session: its refresh tokens are worth nothing afterwards."""
@@ -74,7 +74,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Checks a password. UNAUTHENTICATED says the same for an unknown user and a wrong password; RESOURCE_EXHAUSTED."""
     RefreshSession: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshSessionRequest, _auth_pb2.TokenPair]  # type: ignore[assignment]
     """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
-    has ended, the trailers `ended-user` and `ended-session` say which.
+    has ended, the trailers `ended-user`, `ended-session` and `access-ttl-s` say which.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends a session: its refresh tokens are worth nothing afterwards."""
@@ -126,7 +126,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.TokenPair, _abc.Awaitable[_auth_pb2.TokenPair]]:
         """Trades a refresh token for a new pair; a used one ends the whole family. UNAUTHENTICATED; where it is of a session that
-        has ended, the trailers `ended-user` and `ended-session` say which.
+        has ended, the trailers `ended-user`, `ended-session` and `access-ttl-s` say which.
         """
 
     @_abc_1.abstractmethod

@@ -40,7 +40,8 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     wanted = _server_side(session, request, claims)
     session.user = claims.user if claims else ""
     session.conn_info = claims.info if claims else b""
-    session.token_session = claims.session if claims else ""
+    if claims:
+        session.shows(claims)
     session.name = request.name[:16]
     limit = session.node.settings.connections_per_user
     if limit and session.user and len(session.node.users.get(session.user, ())) >= limit:

@@ -36,7 +36,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
     if frozenset(claims.channels) != session.token_channels:
         raise Disconnect(EndReason.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
     session.conn_info = claims.info
-    session.token_session = claims.session
+    session.shows(claims)
     ttl = session.deadlines.set_expiry(claims.expires_at)
     return RefreshResult(expires=session.deadlines.expires_at is not None, ttl=ttl)
 

@@ -1,0 +1,103 @@
+"""The list of revocations on Redis: a stream that every edge reads from where it is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis import exceptions
+
+from services.edge.domain.access.revocations import Revocation
+from services.edge.domain.ports import RevocationListener
+from services.shared.errors import Unavailable
+from services.shared.hotlog import keys
+from services.shared.hotlog.scripts import Call, Command, load, raise_for_error
+from services.shared.process.log_limit import RateLimitedLog
+from services.shared.redis.pipeline import Ask, RedisPipeline
+
+_TIMEOUT_S = 2.8  # longest wait for Redis, seconds
+_PAGE = 2_000  # entries that are read at once
+_APPEND = load(Path(__file__).parent / "append_revocation.lua")
+_START = (0, 0)
+_unreadable = RateLimitedLog(logging.getLogger(__name__), logging.ERROR)
+_DECODER = msgspec.json.Decoder(Revocation)
+
+
+class RedisRevocationLog:
+    """Implements `RevocationLog`, see domain/ports.py."""
+
+    def __init__(self, redis: RedisPipeline) -> None:
+        self._redis = redis
+        self._position = _START  # of the last entry that was read
+        self._appended = _START  # of the last entry that was appended here
+        self._listener: RevocationListener | None = None
+        self.is_read = True  # whether the whole list was read once; nobody waits for it without a listener
+
+    def follow(self, listener: RevocationListener) -> None:
+        """Give all entries to the listener, from the first one on."""
+        self._listener = listener
+        self.is_read = False
+
+    async def append(self, entry: Revocation) -> None:
+        call = Call(_APPEND, [keys.revocations()], [msgspec.json.encode(entry), math.ceil(entry.until)])
+        (answer,) = await self._redis.run([call], timeout_s=_TIMEOUT_S)
+        self._appended = max(self._appended, _id(raise_for_error(answer)))
+
+    async def poll(self) -> None:
+        try:
+            await self.read(lambda commands: self._redis.execute(commands, timeout_s=_TIMEOUT_S))
+        except exceptions.ConnectionError as error:
+            raise Unavailable(str(error)) from error
+
+    async def read(self, ask: Ask) -> None:
+        """Give the listener what is new.
+
+        Raises:
+            redis.ConnectionError: the list could not be read.
+        """
+        if self._listener is None:
+            return
+        while True:
+            known = self._appended  # what is appended while the answer is under way may be missing in it
+            newest, found = map(_checked, await ask(_commands(self._position)))
+            if (_id(newest[0][0]) if newest else _START) < max(self._position, known):
+                self._listener.lost()
+                self._position = self._appended = _START
+                continue
+            self._listener.take(entry for _, fields in found if (entry := _readable(fields[1])) is not None)
+            if found:
+                self._position = _id(found[-1][0])
+            if len(found) < _PAGE:
+                self.is_read = True
+                return
+
+
+def _commands(after: tuple[int, int]) -> list[Command]:
+    name = keys.revocations()
+    return [
+        ("XREVRANGE", name, "+", "-", "COUNT", 1),  # the newest; read before the page, so never ahead
+        ("XRANGE", name, f"({after[0]}-{after[1]}", "+", "COUNT", _PAGE),
+    ]
+
+
+def _readable(text: bytes) -> Revocation | None:
+    """Return an entry; None if it can't be read: perhaps a newer edge wrote it."""
+    try:
+        return _DECODER.decode(text)
+    except msgspec.MsgspecError as error:
+        _unreadable("unreadable revocation", error=repr(error))
+        return None
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, exceptions.RedisError):
+        raise exceptions.ConnectionError(f"refused: {answer}") from answer
+    return answer
+
+
+def _id(text: bytes) -> tuple[int, int]:
+    ms, _, number = text.partition(b"-")
+    return int(ms), int(number)

@@ -1,0 +1,110 @@
+"""Revokes users, sign-in sessions and tokens, on every edge.
+
+**Purpose.** A revocation must close the connections that are open, and refuse tokens that would be good for hours. An
+edge that was cut off must know it before it serves anybody anything new.
+
+**Rules.**
+
+1. An entry is appended to a list in Redis first. Then a control command carries it to all edges, which close
+   connections at once. If the command fails, the entry counts nevertheless.
+2. Each edge keeps the whole list in memory: a connect asks nobody.
+3. The list is read, from where this edge is, before a new connection to Redis is used for anything else, and every 2 s.
+   So an edge that was cut off has it before anything new of Redis reaches its clients.
+4. If Redis has lost entries, the edges append again what they know.
+
+**Example.** A user is revoked while an edge is cut off from Redis. Its clients go on chatting among themselves with
+nothing: every publish fails. The edge connects again, reads the list on the new connection, and closes the user's
+connections with 3503; only then are channels read.
+
+**Trade-offs.** Memory for each entry on each edge, so the list is bounded. Entries are lost if Redis loses them and all
+edges are restarted before one of them has appended them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from services.edge.domain.access.revocations import MAX_REVOCATIONS, Revocation, RevokedKind
+from services.edge.domain.control.cluster import Cluster
+from services.edge.domain.control.operations import Revoke, end_revoked
+from services.edge.domain.ports import RevocationLog
+from services.edge.domain.session.node import Node
+from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 2.0  # interval of reading the list, seconds
+_RESTORE_S = 2.0  # longest wait, at random, before lost entries are appended again, seconds
+
+
+class Revoker:
+    """Makes revocations, and takes those of other edges: the `RevocationListener` of the list."""
+
+    def __init__(self, node: Node, cluster: Cluster, log: RevocationLog, *, poll_s: float = POLL_S) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._log = log
+        self._poll_s = poll_s
+        self._lost: dict[tuple[RevokedKind, str], Revocation] = {}
+
+    async def revoke(self, kind: RevokedKind, name: str, ttl_s: float, *, user: str = "") -> None:
+        """Revoke on every edge. Returns once all connected edges have closed the connections.
+
+        Args:
+            kind: What is revoked.
+            name: Id of the user, the session or the token.
+            ttl_s: How long tokens of it could be good, seconds.
+            user: The user of a session, if it is known.
+
+        Raises:
+            Unavailable: perhaps not every edge did. The revocation may be in the list: then all edges have it soon.
+            ThalamusError: 106, the list is full; nothing was done.
+        """
+        if len(self._node.revocations) >= MAX_REVOCATIONS:
+            raise ThalamusError("too many revocations are kept", ErrorCode.LIMIT_EXCEEDED)
+        now = self._node.clock.wall()
+        entry = Revocation(kind=kind, id=name, at=now, until=now + ttl_s)
+        await self._log.append(entry)
+        is_user = kind is RevokedKind.USER
+        command = Revoke(
+            user=name if is_user else user,
+            session=name if kind is RevokedKind.SESSION else "",
+            kind=kind.value,
+            id=name,
+            at=entry.at,
+            until=entry.until,
+        )
+        try:
+            await self._cluster.everywhere(command)
+        except Busy as error:  # it would say that nothing was done
+            raise Unavailable(str(error)) from error
+
+    def take(self, entries: Iterable[Revocation]) -> None:
+        """Take entries of the list: refuse their tokens from now on, and close their connections."""
+        for entry in entries:
+            self._lost.pop((entry.kind, entry.id), None)
+            if entry.until > self._node.clock.wall() and self._node.revocations.add(entry):
+                end_revoked(self._node, entry)
+
+    def lost(self) -> None:
+        """Note that Redis has lost entries; what it still has is taken after this."""
+        logger.warning("Redis has lost revocations: those that this edge knows are written again")
+        self._lost = {(entry.kind, entry.id): entry for entry in self._node.revocations}
+
+    async def run(self) -> None:
+        """Read the list every 2 s, until cancelled."""
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await self._log.poll()
+                if self._lost:
+                    await asyncio.sleep(self._node.rng.uniform(0, _RESTORE_S))
+                    await self._log.poll()  # another edge may have appended them meanwhile
+                    for entry in list(self._lost.values()):
+                        await self._log.append(entry)
+                        self._lost.pop((entry.kind, entry.id), None)
+            except Unavailable:
+                continue  # the next connection reads it before anything else
+            self._node.revocations.forget_expired(self._node.clock.wall())

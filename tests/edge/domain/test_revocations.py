@@ -1,0 +1,105 @@
+"""Which tokens the list of revocations covers."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from services.edge.domain.access.revocations import Revocation, Revocations, RevokedKind
+from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
+from tests.support.edge import Client, Cluster
+
+NOW = 1_800_000_000.0
+NAMES = ("a", "b", "")
+
+
+def entry(kind: RevokedKind, name: str, *, at: float = NOW, until: float = NOW + 60) -> Revocation:
+    return Revocation(kind=kind, id=name, at=at, until=until)
+
+
+def test_random_lists_cover_what_the_rules_say() -> None:
+    """The rules written a second time: any entry that names the session or the token, or the user and a later time."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    outcomes = set()
+    for _ in range(500):
+        entries = [
+            entry(rng.choice(list(RevokedKind)), rng.choice(NAMES[:2]), at=NOW + rng.randrange(5))
+            for _ in range(rng.randrange(4))
+        ]
+        revocations = Revocations()
+        for one in entries:
+            revocations.add(one)
+        user, session, token = (rng.choice(NAMES) for _ in range(3))
+        issued_at = rng.choice([None, NOW + rng.randrange(6)])
+        wanted = any(
+            (one.kind is RevokedKind.SESSION and one.id == session)
+            or (one.kind is RevokedKind.TOKEN and one.id == token)
+            or (one.kind is RevokedKind.USER and one.id == user and (issued_at is None or issued_at <= one.at))
+            for one in entries
+        )
+        assert revocations.covers(user=user, session=session, token=token, issued_at=issued_at) is wanted
+        outcomes.add(wanted)
+    assert outcomes == {True, False}
+
+
+def test_of_two_entries_for_one_thing_the_later_times_hold() -> None:
+    revocations = Revocations()
+    assert revocations.add(entry(RevokedKind.USER, "a", at=NOW, until=NOW + 100))
+    assert not revocations.add(entry(RevokedKind.USER, "a", at=NOW - 5, until=NOW + 50))
+    assert revocations.add(entry(RevokedKind.USER, "a", at=NOW + 9, until=NOW + 10))
+    assert list(revocations) == [entry(RevokedKind.USER, "a", at=NOW + 9, until=NOW + 100)]
+
+
+def test_an_entry_is_kept_until_its_time_is_over() -> None:
+    revocations = Revocations()
+    revocations.add(entry(RevokedKind.TOKEN, "a", until=NOW + 10))
+    revocations.add(entry(RevokedKind.SESSION, "b", until=NOW + 20))
+    revocations.forget_expired(NOW + 9.9)
+    assert len(revocations) == 2
+    revocations.forget_expired(NOW + 10)
+    assert [one.id for one in revocations] == ["b"]
+
+
+@pytest.mark.parametrize("kind", RevokedKind)
+def test_revoked_tokens_of_both_kinds_are_invalid(kind: RevokedKind) -> None:
+    cluster = Cluster()
+    revocations = Revocations()
+    verifier = TokenVerifier(cluster.keyring, revocations=revocations)
+    claims: dict[str, Any] = {"sid": "s1", "jti": "t1", "iat": NOW}
+    connection = cluster.token("alice", **claims)
+    subscription = cluster.token("alice", channel="room", **claims)
+    verifier.connection(connection, NOW)
+    revocations.add(entry(kind, {"user": "alice", "session": "s1", "token": "t1"}[kind.value]))
+    for verify, token in ((verifier.connection, connection), (verifier.subscription, subscription)):
+        with pytest.raises(TokenInvalid):
+            verify(token, NOW)
+    other = cluster.token("bob", sid="s2", jti="t2", iat=NOW)
+    assert verifier.connection(other, NOW).user == "bob"
+
+
+def test_a_user_who_is_revoked_may_sign_in_again() -> None:
+    cluster = Cluster()
+    revocations = Revocations()
+    verifier = TokenVerifier(cluster.keyring, revocations=revocations)
+    revocations.add(entry(RevokedKind.USER, "alice"))
+    for claims in ({}, {"iat": NOW}, {"iat": NOW - 100}, {"iat": "soon"}):
+        with pytest.raises(TokenInvalid):
+            verifier.connection(cluster.token("alice", **claims), NOW)
+    assert verifier.connection(cluster.token("alice", iat=NOW + 1), NOW).user == "alice"
+
+
+async def test_a_revoked_token_is_refused_like_a_stranger_s() -> None:
+    cluster = Cluster()
+    node = cluster.edge()
+    node.verifier = TokenVerifier(cluster.keyring, revocations=node.revocations)
+    node.revocations.add(entry(RevokedKind.TOKEN, "t1"))
+    ends = set()
+    for token in (cluster.token("alice", jti="t1"), "garbage"):
+        client = Client(cluster, node)
+        await client.post(connect={"token": token})
+        ends.add(client.closed)
+    assert ends == {(3500, "invalid token")}
