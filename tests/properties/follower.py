@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from centrifuge.fossil import apply_delta
+
 
 @dataclass
 class Follower:
@@ -26,6 +28,9 @@ class Follower:
     last: int = 0
     top: int = 0  # of the log when it asked to recover
     seen: dict[str, int] = field(default_factory=dict)  # for the test: what happened, how often
+    wants_delta: bool = False
+    delta: bool = False  # negotiated
+    base: bytes | None = None  # of the next patch: the last publication of this subscription
 
     def read(self, frames: Sequence[bytes]) -> None:
         """What the edge sent, in order."""
@@ -71,6 +76,8 @@ class Follower:
     def _began(self, result: dict[str, Any]) -> None:
         assert not self.subscribed, "subscribed twice"
         asked, self.asked, self.asking, self.subscribed = self.asked, None, False, True
+        self.delta, self.base = result.get("delta", False), None
+        assert self.delta == self.wants_delta
         if self.plain:
             return
         missed = result.get("publications", [])
@@ -97,7 +104,7 @@ class Follower:
         self._count(f"error {code}")
 
     def _record(self, publication: dict[str, Any]) -> None:
-        number = publication["data"]
+        number = self._value(publication)
         if self.plain:
             assert number > self.last, f"{number} behind {self.last}"
             self.last = number
@@ -105,6 +112,19 @@ class Follower:
         assert publication["offset"] == self.offset + 1, f"{publication['offset']} behind {self.offset}"
         self.offset += 1
         assert self.truth[self.epoch][self.offset - 1] == number, "not what the log has at this offset"
+
+    def _value(self, publication: dict[str, Any]) -> int:
+        data, is_patch = publication["data"], publication.get("delta", False)
+        if self.delta:
+            assert isinstance(data, str), "data is no string"
+            if is_patch:
+                assert self.base is not None, "a patch without a base"
+                self._count("a patch")
+            self.base = apply_delta(self.base, data.encode()) if is_patch else data.encode()
+            data = json.loads(self.base)
+        else:
+            assert not is_patch, "a patch without delta"
+        return data if isinstance(data, int) else int(data["number"])
 
     def _count(self, what: str) -> None:
         self.seen[what] = self.seen.get(what, 0) + 1

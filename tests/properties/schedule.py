@@ -11,13 +11,14 @@ from typing import Any
 
 from services.edge.domain.ends import ClientEnd
 from services.edge.domain.model import Publication
-from services.shared.namespaces import Mode
+from services.shared.namespaces import Delta, Mode
 from tests.properties.follower import Follower
 from tests.properties.lagging_edge import Edge
 from tests.properties.manual_loop import ManualLoop, ticks
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, replace_namespace
 
 CHANNEL = "a"
+WITH_DELTA = "delta "  # before the kind of a client: it asks for deltas
 LEFT_A_GAP = "a gap was heard of, and left until the tick"
 NOT_COMPARED = "pub/sub was made anew, and a view is behind until the tick"
 NAMESPACE = replace_namespace(OPEN, recovery=Mode.ALLOW, positioning=Mode.ALLOW, history=SIGNED_IN)
@@ -29,9 +30,14 @@ class Schedule:
     """Two edges, one channel, some clients: random steps, and what must hold of them at the end."""
 
     def __init__(self, kinds: Sequence[str], options: dict[str, Any], lags: Sequence[int]) -> None:
-        self.kinds = kinds
+        self.kinds = [kind.removeprefix(WITH_DELTA) for kind in kinds]
         edge_options = dict(options)
-        namespace = replace_namespace(NAMESPACE, history_size=edge_options.pop("history_size"))
+        self.delta = any(kind.startswith(WITH_DELTA) for kind in kinds)
+        namespace = replace_namespace(
+            NAMESPACE,
+            history_size=edge_options.pop("history_size"),
+            delta=Delta.FOSSIL if self.delta else Delta.OFF,
+        )
         self.history_size: int = namespace.history_size
         self.most_recovered: int = max(options["recovery_limit"], options["recovery_total"])
         self.cluster = Cluster(default=namespace)
@@ -46,7 +52,15 @@ class Schedule:
         self.cluster.presence.written = late  # type: ignore[method-assign]
         self.truth: dict[str, list[int]] = {self.bus.log(CHANNEL).epoch: []}
         self.seen: dict[str, int] = {}
-        self.followers = [Follower(self.truth, plain=kind == "plain", seen=self.seen) for kind in self.kinds]
+        self.followers = [
+            Follower(
+                self.truth,
+                plain=kind.removeprefix(WITH_DELTA) == "plain",
+                seen=self.seen,
+                wants_delta=kind.startswith(WITH_DELTA),
+            )
+            for kind in kinds
+        ]
         self.connections: list[Client | None] = [None for _ in self.kinds]
         self._read = [0 for _ in self.kinds]  # frames that each has read of its connection
         self._clients = itertools.count(1)
@@ -99,7 +113,7 @@ class Schedule:
         name = epochs[-1 - epoch % min(2, len(epochs))]
         if self.truth[name]:
             at = len(self.truth[name]) - offset % len(self.truth[name])
-            again = Publication(data=str(self.truth[name][at - 1]).encode(), offset=at)
+            again = Publication(data=self._payload(self.truth[name][at - 1]), offset=at)
             self.edges[edge].wire.publication(CHANNEL, name, again)
 
     async def come(self, client: int, edge: int, from_start: bool) -> None:
@@ -113,6 +127,8 @@ class Schedule:
             follower.asked = (follower.offset, follower.epoch)
             follower.top = self.bus.log(CHANNEL).top
             request |= {"recover": True, "offset": follower.offset, "epoch": follower.epoch}
+        if follower.wants_delta:
+            request["delta"] = "fossil"
         if self.kinds[client] == "rejecting":
             request["flag"] = 2
         follower.asking = True
@@ -275,9 +291,15 @@ class Schedule:
     def _count(self, what: str) -> None:
         self.seen[what] = self.seen.get(what, 0) + 1
 
+    def _payload(self, number: int) -> bytes:
+        if not self.delta:
+            return str(number).encode()
+        value = {"number": number, "text": "größe 漢字 😀 " * 4 + "漠é"[number % 2], "more": [number] * (number % 3)}
+        return json.dumps(value, ensure_ascii=False).encode()
+
     def _append(self) -> None:
         number = next(self._numbers)
-        publication = Publication(data=str(number).encode())
+        publication = Publication(data=self._payload(number))
         epoch = self.bus.log(CHANNEL).epoch
         self.truth[epoch].append(number)
         self.bus.append(CHANNEL, publication, "", str(number), self.history_size)

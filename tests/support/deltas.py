@@ -17,6 +17,8 @@ from thalamus.client.v1 import client_pb2 as pb
 
 _WORDS = ("price", "größe", "漢字", "😀🎈", "\u2028", "x" * 30, "line\nbreak", '"quoted"', "\\", "é", "e\u0301")
 
+_ALIKE = "éèêëüöß漢漠漡😀😁😂"  # characters whose first bytes are the same
+
 
 def edited(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """A JSON object with one to four changes: members new, gone, changed or moved."""
@@ -42,7 +44,8 @@ def json_text(value: object, rng: random.Random) -> bytes:
 
 
 def _scalar(rng: random.Random) -> object:
-    return rng.choice([rng.randrange(10**6), rng.choice(_WORDS) * rng.randint(1, 6), None, [rng.random()] * 3])
+    alike = "".join(rng.choices(_ALIKE, k=rng.randint(1, 30)))
+    return rng.choice([rng.randrange(10**6), rng.choice(_WORDS) * rng.randint(1, 6), alike, None, [rng.random()] * 3])
 
 
 def payloads(seed: int, count: int) -> Iterator[tuple[bytes, bytes]]:

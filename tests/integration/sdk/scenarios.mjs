@@ -297,6 +297,43 @@ const scenarios = {
     await assert.rejects(sub.publish(new Uint8Array()), (error) => error.code === 107);
   },
 
+  async deltas() {
+    const channel = ch('states:sdk');
+    const value = (n) => ({ n, text: 'größe 漢字 😀 ', filler: 'a'.repeat(500) });
+    const [alice] = await user('edge1', 'alice');
+    const [bob] = await user('proxied2', 'bob');
+    const [sub, plain] = await subscribe(alice, channel);
+    const [own, events] = await subscribe(bob, channel, { delta: 'fossil' });
+    const publish = async (...numbers) => { for (const n of numbers) await sub.publish(payload(value(n))); };
+    const check = async (count, full) => {
+      while (events.publications().length < count) await events.wait('publication');
+      assert.deepEqual(events.publications().map(told), range(0, count).map(value));
+      const stats = own.deltaStats();
+      assert.deepEqual([stats.numFullPayloads, stats.numDeltaPayloads], [full, count - full]);
+      assert(stats.bytesReceived < stats.bytesDecoded);
+      events.read = events.seen.length; // what came until now is no answer to what is asked next
+    };
+    await publish(...range(0, 10));
+    await check(10, 1);
+    await ask({ do: 'cut' });
+    await events.wait('subscribing');
+    await publish(...range(10, 15));
+    await ask({ do: 'heal' });
+    assert.equal((await events.wait('subscribed')).recovered, true);
+    await publish(15, 16);
+    await check(17, 3);
+    own.unsubscribe();
+    await publish(17, 18);
+    own.subscribe();
+    assert.equal((await events.wait('subscribed')).recovered, true);
+    await publish(19);
+    await check(20, 5);
+    while (plain.publications().length < 20) await plain.wait('publication');
+    assert.deepEqual(plain.publications().map(told), range(0, 20).map(value));
+    const { publications } = await own.history({ limit: 20 });
+    assert.deepEqual(publications.map(told), range(0, 20).map(value));
+  },
+
   async many_missed() {
     const count = Number(config.missed);
     const channel = ch('chat:many');

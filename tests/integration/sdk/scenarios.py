@@ -19,6 +19,7 @@ from centrifuge import (
     CentrifugeError,
     Client,
     ClientEventHandler,
+    DeltaType,
     ReplyError,
     StreamPosition,
     SubscriptionEventHandler,
@@ -329,6 +330,52 @@ async def binary(h: Harness) -> None:
     except ReplyError as error:
         code = error.code
     assert code == 107
+
+
+async def deltas(h: Harness) -> None:
+    """Only what changed is sent to who asks for it: live, over a cut, and after a resubscribe; others get it whole."""
+    channel = h.channel("states:sdk")
+    alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
+    sub, plain = await subscribe(alice, channel)
+    own, events = await subscribe(bob, channel, delta=DeltaType.FOSSIL)
+
+    def value(number: int) -> dict[str, Any]:
+        return {"n": number, "text": "größe 漢字 😀 ", "filler": "a" * 500}
+
+    async def publish(*numbers: int) -> None:
+        for number in numbers:
+            await sub.publish(payload(value(number)))
+
+    async def check(count: int, full: int) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while len(events.publications()) < count:
+                await events.wait("on_publication")
+        assert [told(pub) for pub in events.publications()] == [value(number) for number in range(count)]
+        assert [pub.delta for pub in events.publications()].count(False) == full
+        while not events.log.empty():
+            events.log.get_nowait()  # what came until now is no answer to what is asked next
+
+    await publish(*range(10))
+    await check(10, 1)
+    await h.ask(do="cut")
+    await events.wait("on_subscribing")
+    await publish(*range(10, 15))
+    await h.ask(do="heal")
+    assert (await events.wait("on_subscribed")).recovered
+    await publish(15, 16)
+    await check(17, 3)
+    await own.unsubscribe()
+    await publish(17, 18)
+    await own.subscribe()
+    assert (await events.wait("on_subscribed")).recovered
+    await publish(19)
+    await check(20, 5)
+    async with asyncio.timeout(LIMIT_S):
+        while len(plain.publications()) < 20:
+            await plain.wait("on_publication")
+    assert [told(pub) for pub in plain.publications()] == [value(number) for number in range(20)]
+    found = (await own.history(limit=20)).publications
+    assert [told(pub) for pub in found] == [value(number) for number in range(20)]
 
 
 async def many_missed(h: Harness) -> None:
