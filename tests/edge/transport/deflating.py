@@ -21,11 +21,16 @@ def deflated(message: bytes, *, level: int = 6, bits: int = 15, memory: int = 8)
 
 
 def inflated(payload: bytes, *, bits: int = 15) -> bytes:
-    """The message of a compressed payload, if it needs nothing that came before it."""
+    """The message of a compressed payload, if it needs nothing that came before it and no larger window.
+
+    It is taken in small pieces, because zlib sees no window that is too small while it may look into its output.
+    """
     reader = zlib.decompressobj(-bits)
-    message = reader.decompress(payload + LEFT_OUT)
-    assert not reader.unconsumed_tail
-    return message
+    message, rest = b"", payload + LEFT_OUT
+    while rest:
+        message += reader.decompress(rest, 128)
+        rest = reader.unconsumed_tail
+    return message + reader.flush()
 
 
 def deflated_anyhow(message: bytes, chance: random.Random) -> bytes:

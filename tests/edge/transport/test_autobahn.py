@@ -68,7 +68,7 @@ async def test_all_cases_are_ok_but_for_a_few_that_are_listed(echo_url: str) -> 
 @pytest.mark.parametrize("group", _GROUPS)
 async def test_all_cases_of_compression_are_ok(echo_url: str, group: str) -> None:
     await run(echo_url, cases=["1.1.1"])  # loads the case files
-    take_texts_as_python_2_does()
+    take_messages_as_python_2_does()
     everything = os.environ.get("AUTOBAHN") == "all"
     ran, found = await run(echo_url, cases=[f"{group}.{number}" for number in (range(1, 19) if everything else _SHORT)])
     assert ran == (18 if everything else len(_SHORT))
@@ -89,14 +89,17 @@ async def run(url: str, **which: Any) -> tuple[int, dict[str, str]]:
     }
 
 
-def take_texts_as_python_2_does() -> None:
-    """Give the cases of compression bytes: from kosoku they get a `str` where a text came uncompressed."""
+def take_messages_as_python_2_does() -> None:
+    """Give the cases of compression bytes: from kosoku they get a `str` where a message came uncompressed."""
     cases: Any = sys.modules["case12_x_x"]
 
     def taking(on_message: Callable[[Any, bytes, bool], None]) -> Callable[[Any, bytes | str, bool], None]:
-        return lambda case, message, binary: on_message(
-            case, message.encode() if isinstance(message, str) else message, binary
-        )
+        def take(case: Any, message: bytes | str, binary: bool) -> None:
+            if isinstance(message, str):
+                message = message.encode("latin-1" if binary else "utf-8")
+            on_message(case, message, binary)
+
+        return take
 
     for case in (*cases.Case12_X_X, *cases.Case13_X_X):
         case.onMessage = taking(case.onMessage)
