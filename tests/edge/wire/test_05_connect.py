@@ -184,7 +184,7 @@ async def test_9_an_expiring_token_is_told_and_closes_3005_after_ttl_and_grace()
     cluster = Cluster()
     client = Client(cluster, cluster.edge(ping_interval_s=0.0))
     result = await client.call(connect={"token": cluster.token("alice", ttl_s=60)})
-    assert (result["expires"], result["ttl"]) == (True, 60)
+    assert (result["expires"], result["ttl"]) == (True, 54)  # a tenth before the end
     await cluster.advance(84.5)
     assert client.closed is None
     await cluster.advance(1.0)
@@ -196,7 +196,7 @@ async def test_9_expire_at_is_the_expiry_instead_of_exp_and_zero_is_never() -> N
     node = cluster.edge()
     later = Client(cluster, node)
     result = await later.call(connect={"token": cluster.token("a", expire_at=cluster.clock.unix + 100)})
-    assert result["ttl"] == 100
+    assert result["ttl"] == 90
     never = Client(cluster, node)
     result = await never.call(connect={"token": cluster.token("a", expire_at=0)})
     assert "expires" not in result

@@ -195,7 +195,7 @@ class TokenVerifier:
         self._keyring = keyring
         self._audience = audience
         self._issuer = issuer
-        self._leeway_s = leeway_s
+        self.leeway_s = leeway_s
         self._revocations = revocations if revocations is not None else Revocations()
         self._not_before_leeway_s = max(leeway_s, not_before_leeway_s)
 
@@ -294,7 +294,7 @@ class TokenVerifier:
             expire_at=_seconds("expire_at", payload.expire_at),
             nbf=_seconds("nbf", payload.nbf),
         )
-        if times.exp is not None and times.exp + self._leeway_s <= now:
+        if times.exp is not None and times.exp + self.leeway_s <= now:
             raise TokenExpired("`exp` is past")
         if times.nbf is not None and times.nbf - self._not_before_leeway_s > now:
             raise TokenExpired("`nbf` is ahead: do the clocks agree?")
@@ -308,7 +308,7 @@ class TokenVerifier:
         if times.expire_at is not None:
             return times.expire_at or None
         if times.exp is not None and times.exp <= now:
-            return times.exp + self._leeway_s
+            return times.exp + self.leeway_s
         return times.exp
 
 

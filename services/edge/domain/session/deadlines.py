@@ -15,7 +15,8 @@ token. A client that only reads slowly must not be taken for one that is gone.
      takes some of these bytes within each timeout, and one more timeout once the ping must have arrived.
    * While the socket is not read (`is_paused`), the pong may lie behind what is not read.
 5. A connection ends (`EXPIRED`) `expired_close_delay_s` after its expiry, or at its expiry if its token came in the
-   handshake: then the client was not told to refresh it. An expired subscription ends with 2501,
+   handshake: then the client was not told to refresh it. Meanwhile commands that need a rule of the namespace are
+   refused (109); subscribe is not, because SDKs would repeat it for ever. An expired subscription ends with 2501,
    `expired_sub_close_delay_s` after its expiry; a server-side one ends the connection (`SUBSCRIPTION_EXPIRED`). The
    delay leaves time for a refresh. The expiry is Unix time by the clock of Redis.
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
 _FAR_BEHIND_BYTES = 16_384  # bytes under way to the client, from which on a ping may be far behind
+_REFRESH_BEFORE_S = 30.0  # how long before an expiry a client is told to refresh, at most, seconds
 _CONNECTING_S = 1.0  # interval of looking at a session whose connect command is being executed, seconds
 
 
@@ -122,10 +124,21 @@ class Deadlines:
         return self.ttl(expires_at)
 
     def ttl(self, expires_at: float | None) -> int:
-        """Return the whole seconds left, from 1 to 365 days; 0 if it never expires."""
+        """Return in how many whole seconds to refresh, from 1 to 365 days; 0 if it never expires.
+
+        SDKs refresh at that moment. So it is 30 s before the expiry, or a tenth of the time left if that is less: what
+        they send meanwhile is still accepted.
+        """
         if expires_at is None:
             return 0
-        return max(1, min(int(expires_at - self._node.clock.wall()), MAX_TTL_S))
+        left_s = expires_at - self._node.clock.wall()
+        return max(1, min(int(left_s - min(_REFRESH_BEFORE_S, left_s / 10)), MAX_TTL_S))
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the token has expired, by more than the leeway; the connection stays open for the delay of rule 5."""
+        expires_at = self.expires_at
+        return expires_at is not None and self._node.clock.wall() > expires_at + self._node.verifier.leeway_s
 
     def pong(self) -> bool:
         """Note a pong; return False if there was no ping to answer."""

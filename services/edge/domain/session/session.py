@@ -194,6 +194,23 @@ class Session(CommandRunner):
         """Return this client as other clients see it."""
         return ClientInfo(self.user, self.client, self.conn_info, chan_info)
 
+    def replace_info(self, conn_info: bytes) -> None:
+        """Show other clients this `info` from now on: in publications and in presence; nobody is told."""
+        if conn_info == self.conn_info:
+            return
+        self.conn_info = conn_info
+        for subscription in self.subscriptions.values():
+            subscription.info = self.info(subscription.info.chan_info)
+            namespace = self.node.namespaces.find(subscription.channel)
+            if subscription.presence and namespace is not None:
+                self.node.presence.enter(
+                    subscription.channel,
+                    subscription.info,
+                    owner=subscription,
+                    announce=subscription.announces,
+                    grace_s=namespace.presence_grace_s,
+                )
+
     def drop(self, subscription: Subscription) -> None:
         """Remove a subscription from the session and its channel, but not from the roster."""
         if self.subscriptions.get(subscription.channel) is subscription:

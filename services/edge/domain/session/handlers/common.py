@@ -80,9 +80,16 @@ def _who(session: Session) -> str:
 
 
 def require(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> None:
-    """Raise `ThalamusError` (103) if the rule does not permit this client.
+    """Raise `ThalamusError` if the rule does not permit this client (103), or its token has expired (109).
 
     The reply does not depend on whether the channel exists.
     """
+    require_token(session)
     if not is_allowed(session, namespace, channel, rule):
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
+
+
+def require_token(session: Session) -> None:
+    """Raise `ThalamusError` (109) if the token of the connection has expired and was not refreshed."""
+    if session.deadlines.has_expired:
+        raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED)

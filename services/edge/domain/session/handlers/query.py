@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from services.edge.domain import commands as c
 from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import HistoryResult, PresenceResult, PresenceStatsResult, RpcResult
-from services.edge.domain.session.handlers.common import admit_new, namespace_of, require, require_format
+from services.edge.domain.session.handlers.common import (
+    admit_new,
+    namespace_of,
+    require,
+    require_format,
+    require_token,
+)
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Durability
 
@@ -56,6 +62,7 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
 
 async def rpc(session: Session, request: c.Rpc, _: int) -> RpcResult:
     """Call an RPC method that is registered on this edge. Wire protocol, 5.7."""
+    require_token(session)
     return RpcResult(await session.node.rpc.call(request.method, session.user, session.client, request.data))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult:
     """Take a new connection token of the same user. Wire protocol, 5.8.
 
-    Return the new expiry. It affects this connection only.
+    Return the new expiry. A new `info` is what publications and the roster show from now on.
     """
     if not request.token:
         raise Disconnect(EndReason.BAD_REQUEST)
@@ -35,7 +35,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
         raise Disconnect(EndReason.EXPIRED)
     if frozenset(claims.channels) != session.token_channels:
         raise Disconnect(EndReason.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
-    session.conn_info = claims.info
+    session.replace_info(claims.info)
     session.shows(claims)
     ttl = session.deadlines.set_expiry(claims.expires_at)
     return RefreshResult(expires=session.deadlines.expires_at is not None, ttl=ttl)
