@@ -136,7 +136,7 @@ class Model:
 async def append(models: Sequence[Model], generation: int, wanted: Sequence[tuple[int, Sequence[str]]]) -> None:
     """To several channels, and maybe to one of them more than once, in one call."""
     batches = [models[index].batch(names) for index, names in wanted]
-    call = hot.append_call(batches, fresh_epoch=hotlog.new_epoch(generation), now_s=int(time.time()))
+    call = hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(generation), now_s=int(time.time()))
     answer = hot.appended(await models[0].call(call))
     assert answer is not None
     for (index, _), batch, appended in zip(wanted, batches, answer.batches, strict=True):

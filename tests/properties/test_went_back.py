@@ -19,6 +19,7 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.edge.adapters.redis.own_appends import OwnAppends
 from services.shared.hotlog import hot, hotlog, keys, scripts
 from services.shared.hotlog.scripts import Call, Script
 from services.shared.incarnation import calls
@@ -60,13 +61,16 @@ class Edge:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.name = world, f"edge{number}"
         self.gate = IncarnationGate()
+        self.appends = OwnAppends()
 
     async def look(self) -> None:
         used = self.gate.incarnation.run_id if self.gate.incarnation else ""
-        look = calls.check_result(await self.world.call(calls.check_call(self.name, self.gate.known, used, "")))
+        call = calls.check_call(self.name, self.gate.known, used, "", appends=self.appends.highest)
+        look = calls.check_result(await self.world.call(call))
         if look.incarnation is None or look.incarnation.run_id != look.run_id:
             self.gate.close()
         else:
+            self.appends.use(look.incarnation.token, look.appends)
             self.gate.open(look.incarnation, Known(look.incarnation.generation, look.writes, look.at_ms))
 
     async def publish(self, channel: str) -> None:
@@ -75,14 +79,17 @@ class Edge:
             return
         call = hot.append_call(
             [hot.HotBatch(channel, 100, 3_600, [(str(next(self.world.numbers)).encode(), "")])],
+            edge=self.name,
             fresh_epoch=hotlog.new_epoch(incarnation.generation),
             now_s=self.world.now_s,
             writes=self.gate.writes,
+            number=self.appends.highest,
         )
         answer = hot.appended(await self.world.call(call))
         if answer is None or answer.batches == [None]:
             await self.look()
             return
+        assert self.appends.is_new(answer.number), "nothing else was under way"
         (appended,) = answer.batches
         assert isinstance(appended, hot.HotAppended)
         self.gate.saw(Known(int(appended.epoch.split(".")[0]), answer.writes))

@@ -48,6 +48,7 @@ async def now_ms(client: Any) -> int:
 async def append(client: Any, count: int = 1, *, generation: int = 1) -> None:
     call = hot.append_call(
         [hot.HotBatch(HOT, 1_000, 600, [(payload(number), "") for number in range(count)])],
+        edge="edge",
         fresh_epoch=hotlog.new_epoch(generation),
         now_s=int(time.time()),
     )

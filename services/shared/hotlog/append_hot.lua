@@ -1,16 +1,23 @@
 -- Numbers publications of `hot` channels with their time, keeps them and publishes them.
 --
--- KEYS: observed, then per channel its meta, its log, and the idempotency keys of those of its items that have one, in
---   order.
+-- KEYS: observed, appends of this edge, then per channel its meta, its log, and the idempotency keys of those of its
+--   items that have one, in order.
 -- ARGV: epoch for a new log (<generation>.<random>), key_ttl_s, meta_ttl_s, Unix seconds, number of writes that the
---   edge has seen, then per channel: pub/sub channel, history_size, history_ttl_s, number of items, number of items
---   with a key, and per item: publication, and '1' if it has a key, else ''.
--- Returns {number of writes, per channel {epoch, per item its offset, negative if an earlier publish with the key has
---   it}}. A channel has {} if its log is of a later generation, and an error if a command failed. Instead of all that
---   {} if this Redis has fewer writes than the edge has seen; then nothing was done.
+--   edge has seen, highest number that it knows of its own calls, then per channel: pub/sub channel, history_size,
+--   history_ttl_s, number of items, number of items with a key, and per item: publication, and '1' if it has a key,
+--   else ''.
+-- Returns {number of writes, number of this call among those of the edge, per channel {epoch, per item its offset,
+--   negative if an earlier publish with the key has it}}. A channel has {} if its log is of a later generation, and an
+--   error if a command failed. Instead of all that {} if this Redis has counted fewer writes, or fewer calls of the
+--   edge, than the edge has seen; then nothing was done.
 local fresh, key_ttl, meta_ttl, now = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local writes = tonumber(redis.call('HGET', KEYS[1], 'writes')) or 0
 if writes < tonumber(ARGV[5]) then return {} end
+local number = redis.call('HINCRBY', KEYS[2], 'n', 1)
+if number <= tonumber(ARGV[6]) then
+  redis.call('HINCRBY', KEYS[2], 'n', -1)
+  return {}
+end
 local generation = string.match(fresh, '^%d+%.')
 local wrote = false
 
@@ -70,7 +77,7 @@ local function append(first_key, first, items)
   return results
 end
 
-local results, next_key, next_argument = {writes}, 2, 6
+local results, next_key, next_argument = {writes, number}, 3, 7
 while next_argument <= #ARGV do
   local items, keyed = tonumber(ARGV[next_argument + 3]), tonumber(ARGV[next_argument + 4])
   local _, found = pcall(append, next_key, next_argument, items)  -- a channel that fails fails alone

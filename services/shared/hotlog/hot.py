@@ -35,16 +35,25 @@ class HotAppended(NamedTuple):
 class HotReply(NamedTuple):
     """Reply to an append.
 
-    `writes`: number of writes to `hot` logs that Redis has counted. `batches`: outcome of each batch; None: its log is
+    `writes`: number of writes to `hot` logs that Redis has counted. `number`: of this call among those of the edge; two
+    calls have the same one only if Redis went back between them. `batches`: outcome of each batch; None: its log is
     of a later generation, and nothing was done.
     """
 
     writes: int
+    number: int
     batches: list[HotAppended | Unavailable | None]
 
 
 def append_call(
-    batches: Sequence[HotBatch], *, fresh_epoch: str, now_s: int, writes: int = 0, meta_ttl_s: int = META_TTL_S
+    batches: Sequence[HotBatch],
+    *,
+    edge: str,
+    fresh_epoch: str,
+    now_s: int,
+    writes: int = 0,
+    number: int = 0,
+    meta_ttl_s: int = META_TTL_S,
 ) -> Call:
     """Return the call that appends publications of several channels.
 
@@ -52,13 +61,15 @@ def append_call(
 
     Args:
         batches: One per channel and history settings.
+        edge: Name of the edge, which no other process ever has.
         fresh_epoch: Epoch of logs that begin with this call; never the same in two calls for one channel.
         now_s: Unix seconds.
         writes: Number of writes to `hot` logs that the edge has seen; a Redis that has less refuses.
+        number: Highest number of a call of this edge that it was told of; a Redis that has counted fewer refuses.
         meta_ttl_s: How long a channel's meta is kept after its last publication, seconds.
     """
-    names = [keys.observed()]
-    arguments: list[str | bytes | int] = [fresh_epoch, KEY_TTL_S, meta_ttl_s, now_s, writes]
+    names = [keys.observed(), keys.appends(edge)]
+    arguments: list[str | bytes | int] = [fresh_epoch, KEY_TTL_S, meta_ttl_s, now_s, writes, number]
     for channel, history_size, history_ttl_s, items in batches:
         names += (keys.meta(channel), keys.log(channel))
         others = len(names)
@@ -83,7 +94,7 @@ def appended(result: Any) -> HotReply | None:
         Unavailable: Redis refused the call.
     """
     found = raise_for_error(result)
-    return HotReply(found[0], [_appended(one) for one in found[1:]]) if found else None
+    return HotReply(found[0], found[1], [_appended(one) for one in found[2:]]) if found else None
 
 
 def _appended(one: Any) -> HotAppended | Unavailable | None:

@@ -95,6 +95,14 @@ def observers() -> str:
     return f"{_prefix}observers"
 
 
+def appends(edge: str) -> str:
+    """Hash of one field, `n`: how many append calls of this edge were executed.
+
+    No channel is named so: a name has at least one letter. Edges may use it by every ACL that lets them use logs.
+    """
+    return f"{_prefix}{{}}:appends:{edge}"
+
+
 def said() -> str:
     """Hash: edge → `<run id> <what it knows of that run> …`, until the run is judged.
 

@@ -140,8 +140,8 @@ def orderly_end_result(result: Any, generation: int) -> tuple[int, Known] | None
 class CheckReply(NamedTuple):
     """Reply to the check of an edge.
 
-    `missing`: this run, which is in use, had less than the edge knows, and `incarnation` is a new one. `was_kept` as in
-    `HeartbeatReply`.
+    `missing`: this run, which is in use, had less than the edge knows, and `incarnation` is a new one. `appends`: how
+    many append calls of this edge Redis has counted. `was_kept` as in `HeartbeatReply`.
     """
 
     run_id: str
@@ -150,9 +150,10 @@ class CheckReply(NamedTuple):
     writes: int
     was_kept: str
     missing: bool
+    appends: int
 
 
-def check_call(edge: str, known: Known, run_id: str, was_kept: str) -> Call:
+def check_call(edge: str, known: Known, run_id: str, was_kept: str, *, appends: int = 0) -> Call:
     """Return the call that compares Redis with what this edge knows.
 
     Args:
@@ -160,16 +161,17 @@ def check_call(edge: str, known: Known, run_id: str, was_kept: str) -> Call:
         known: What it saw with its last check.
         run_id: Of the run that it uses; "": none.
         was_kept: As the last check returned it.
+        appends: Highest number of its append calls that it was told of, in the generation of `known`.
     """
-    names = [keys.incarnation(), keys.observed(), keys.observers(), keys.said()]
-    return Call(CHECK, names, [edge, *known, run_id, was_kept])
+    names = [keys.incarnation(), keys.observed(), keys.observers(), keys.said(), keys.appends(edge)]
+    return Call(CHECK, names, [edge, *known, run_id, was_kept, appends])
 
 
 def check_result(result: Any) -> CheckReply:
     """Decode the reply of `check_call`."""
-    run_id, at_ms, said, writes, was_kept, missing = raise_for_error(result)
+    run_id, at_ms, said, writes, was_kept, missing, appends = raise_for_error(result)
     return CheckReply(
-        run_id.decode(), int(at_ms), parse_incarnation(said), int(writes), was_kept.decode(), bool(missing)
+        run_id.decode(), int(at_ms), parse_incarnation(said), int(writes), was_kept.decode(), bool(missing), appends
     )
 
 

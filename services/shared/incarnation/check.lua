@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- An edge compares this Redis with what it knows of it, and says so.
 --
--- KEYS: life (the incarnation), observed, observers, said.
+-- KEYS: life (the incarnation), observed, observers, said, appends of this edge.
 -- ARGV: name of the edge; generation, number of writes and ms of its last check (0: none); run id that it uses, or '';
---   what it heard that the store had kept.
+--   what it heard that the store had kept; highest number that an append of this edge is known to have.
 -- Returns {run id, ms, incarnation, number of writes, what the store had kept, 1 if a generation began since something
---   is missing}.
+--   is missing, number of appends of this edge}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
@@ -16,7 +16,9 @@ generation = tonumber(generation) or 0
 local found = redis.call('HMGET', KEYS[2], 'writes', 'newest', 'kept', 'stretch')
 local writes, newest, kept = tonumber(found[1]) or 0, tonumber(found[2]) or 0, found[3] or ''
 local known_generation, known_writes, known_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local missing = known_generation > generation or (known_generation == generation and known_writes > writes)
+local appends = tonumber(redis.call('HGET', KEYS[5], 'n')) or 0
+local missing = known_generation > generation
+  or (known_generation == generation and (known_writes > writes or tonumber(ARGV[7]) > appends))
 
 -- What the store had kept must not go back either: whoever lives carries it over.
 local store, count = string.match(ARGV[6], '^(%S+) (%d+)$')
@@ -33,7 +35,7 @@ end
 if of_run ~= run_id and not (ARGV[5] == run_id and not of_run) then
   -- A run that nobody has judged. Nothing is changed in it but what is said: it may still be filled from a copy.
   say(run_id)
-  return {run_id, now, incarnation or '', writes, more and ARGV[6] or kept, 0}
+  return {run_id, now, incarnation or '', writes, more and ARGV[6] or kept, 0, appends}
 end
 if missing then
   generation = math.max(generation, known_generation) + 1
@@ -50,4 +52,8 @@ if more then
 end
 redis.call('HSET', KEYS[2], 'newest', string.format('%d', now))
 redis.call('HSET', KEYS[3], ARGV[1], string.format('%d', now))
-return {run_id, now, incarnation or '', writes, kept, missing and 1 or 0}
+if redis.call('EXPIRE', KEYS[5], 86400) == 0 then  -- of an edge that is gone, it goes after a day
+  redis.call('HSET', KEYS[5], 'n', 0)
+  redis.call('EXPIRE', KEYS[5], 86400)
+end
+return {run_id, now, incarnation or '', writes, kept, missing and 1 or 0, appends}

@@ -25,6 +25,7 @@ async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5, now_s: int = NOW_S) -> int:
     call = hot.append_call(
         [hot.HotBatch(CHANNEL, size, ttl_s, [(b"{}", "")])],
+        edge="edge",
         fresh_epoch=hotlog.new_epoch(1),
         now_s=now_s,
         meta_ttl_s=META_TTL_S,
@@ -91,7 +92,9 @@ async def test_a_channel_that_fails_fails_alone(client: redis.asyncio.Redis) -> 
             hot.HotBatch(name, 5, TTL_S, [(b"{}", keys.key(name, "u", "k")), (b"{}", "")])
             for name in (others[0], broken, others[1])
         ]
-        (answer,) = await run(client, [hot.append_call(batches, fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)])
+        (answer,) = await run(
+            client, [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)]
+        )
         appended = hot.appended(answer)
         assert appended is not None
         first, failed, last = appended.batches
@@ -107,12 +110,15 @@ async def test_a_call_counts_as_a_write_where_it_wrote(client: redis.asyncio.Red
     batches = [hot.HotBatch(name, 5, TTL_S, [(b"{}", keys.key(name, "u", "k"))]) for name in ("live:one", "live:two")]
     writes = []
     for _ in range(2):
-        (answer,) = await run(client, [hot.append_call(batches, fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)])
+        (answer,) = await run(
+            client, [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)]
+        )
         appended = hot.appended(answer)
         assert appended is not None
         writes.append(appended.writes)
     assert writes == [1, 1]  # the second one found all of it there
     (answer,) = await run(
-        client, [hot.append_call(batches, fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S, writes=writes[0] + 1)]
+        client,
+        [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S, writes=writes[0] + 1)],
     )
     assert hot.appended(answer) is None  # this Redis has gone back

@@ -8,8 +8,9 @@ each has a reply within 2.8 s.
 may have been executed, and nothing would recognise a repeat. For 0.25 s after a failure, commands fail at once.
 **Fencing.** Appends and reads bring the highest number of writes to `hot` logs that this edge has seen. A Redis that
 has fewer does nothing, and the incarnation is checked at once. Results count only while the incarnation is the same.
+Redis numbers the append calls of this edge; one number twice means that it went back between two (`own_appends`).
 **Example.** On a busy edge 300 clients publish to 100 channels within 15 ms: one batch, two script calls.
-**Trade-off.** Publishing takes up to 15 ms longer on a busy edge. See docs/decisions/0005, 0010 and 0020.
+**Trade-off.** Publishing takes up to 15 ms longer on a busy edge. See docs/decisions/0005, 0010, 0020 and 0039.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.incarnation import IncarnationWatch
-from services.edge.adapters.redis.queued import Append, OtherCommand, give_up_unkeyed, settle
+from services.edge.adapters.redis.own_appends import OwnAppends
+from services.edge.adapters.redis.queued import Append, OtherCommand, fail, give_up_unkeyed, settle
 from services.edge.adapters.redis.revocations import RedisRevocationLog
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
@@ -78,12 +80,14 @@ class RedisBroker:
         self._meta_ttl_s = meta_ttl_s
         self._gate = IncarnationGate()
         self._acknowledged = AcknowledgedPositions()
+        self._appends = OwnAppends()
         self._on_time = on_time
         self._clock = RedisClock()
         self._incarnation = IncarnationWatch(
             url,
             self._gate,
             self._acknowledged,
+            self._appends,
             on_change=lambda: self._began(on_incarnation),
             on_time=self._time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
@@ -318,9 +322,11 @@ class RedisBroker:
                     hot.HotBatch(channel, size, ttl_s, [(work.publication, work.key) for work in group])
                     for (channel, size, ttl_s), group in part
                 ],
+                edge=self._incarnation.name,
                 fresh_epoch=fresh_epoch,
                 now_s=now_s,
                 writes=self._gate.writes,
+                number=self._appends.highest,
                 meta_ttl_s=self._meta_ttl_s,
             )
             for part in parts
@@ -328,11 +334,15 @@ class RedisBroker:
         calls += [work.call(incarnation) for work in others if work.call is not None]
         if not calls:
             return
-        results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
-        if self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token:
-            raise Unavailable("another incarnation of Redis began meanwhile")
-        for part, result in zip(parts, results, strict=False):
-            self._settle_appends(incarnation, [group for _, group in part], result)
+        self._appends.began()
+        try:
+            results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
+            if self._gate.token != incarnation.token:
+                raise Unavailable("another incarnation of Redis began meanwhile")
+            for part, result in zip(parts, results, strict=False):
+                self._settle_appends(incarnation, [group for _, group in part], result)
+        finally:
+            self._appends.ended()
         for work, result in zip(others, results[len(parts) :], strict=True):
             settle(work.future, result)
 
@@ -352,12 +362,18 @@ class RedisBroker:
             reply = hot.appended(result)
         except Unavailable as error:
             for group in groups:
-                _fail(group, error)
+                fail(group, error)
             return
         if reply is None:
             self._incarnation.check_now()
             for group in groups:
-                _fail(group, Unavailable("Redis went back"))
+                fail(group, Unavailable("Redis went back"))
+            return
+        if self._gate.token != incarnation.token or not self._appends.is_new(reply.number):
+            if self._gate.is_open:
+                self._incarnation.went_back(incarnation.token)
+            for group in groups:
+                fail(group, Unavailable("Redis went back"))
             return
         if any(isinstance(appended, hot.HotAppended) for appended in reply.batches):
             self._gate.saw(Known(incarnation.generation, reply.writes))
@@ -366,9 +382,9 @@ class RedisBroker:
                 self._settle_group(group, *appended)
             elif appended is None:
                 self._incarnation.check_now()
-                _fail(group, Unavailable("the log is of a later generation"))
+                fail(group, Unavailable("the log is of a later generation"))
             else:
-                _fail(group, appended)
+                fail(group, appended)
 
     def _settle_group(self, group: list[Append], epoch: str, offsets: list[int]) -> None:
         for work, offset in zip(group, offsets, strict=True):
@@ -404,8 +420,3 @@ class RedisBroker:
 
 def _no_reply() -> Unavailable:
     return Unavailable("Redis did not answer in time")
-
-
-def _fail(group: list[Append], error: Unavailable) -> None:
-    for work in group:
-        settle(work.future, error)

@@ -10,8 +10,9 @@ connections of the edge go through.
 
 1. Look every 0.5 s, at once after `check_now`, and every 0.1 s while the gate is closed or Redis does not answer. A
    look runs `check.lua`, which compares the number of writes to `hot` logs with the highest that this edge has seen
-   (data-loss fence). If Redis has fewer, the script begins a new generation in a run that has a verdict; in a run
-   without one, it leaves a note for persistence.
+   (data-loss fence), and the number of its own appends with what it was told of them (`own_appends`). If Redis has
+   fewer, the script begins a new generation in a run that has a verdict; in a run without one, it leaves a note for
+   persistence.
 2. When the run id changes, the gate closes until the new run has a verdict. After 6 s without one, the edge begins a
    new generation itself. This is always correct: clients learn that they may have missed something.
 3. Before a new incarnation is used, its logs must hold the acknowledged positions of the last 10 to 20 s, with the same
@@ -41,8 +42,10 @@ from typing import Any
 
 from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.redis.acknowledged import AcknowledgedPosition, AcknowledgedPositions
+from services.edge.adapters.redis.own_appends import OwnAppends
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog.scripts import Command
 from services.shared.incarnation import calls
 from services.shared.incarnation.calls import CheckReply, Incarnation, Known
 from services.shared.incarnation.gate import IncarnationGate, RunTracker
@@ -70,6 +73,7 @@ class IncarnationWatch:
         url: str,
         gate: IncarnationGate,
         acknowledged: AcknowledgedPositions,
+        appends: OwnAppends,
         *,
         on_change: Callable[[], None],
         on_time: Callable[[float], None],
@@ -86,13 +90,15 @@ class IncarnationWatch:
         self._redis = RedisPipeline(url, gate=self._watch)
         self._gate, self._acknowledged, self._on_change, self._on_time = gate, acknowledged, on_change, on_time
         self._on_run = on_run
+        self._appends = appends
         self._task: asyncio.Task[None] | None = None
-        self._name = os.urandom(6).hex()  # name of this edge in `t:observers`
+        self.name = os.urandom(6).hex()  # name of this edge in Redis
         self._was_kept = ""  # heartbeat count that the store had kept, as Redis said at the last look
         self._run_id = ""  # run id at the last look
         self._said = ""  # last logged reason why Redis could not be asked
         self._since = 0.0  # when `_run_id` was first seen, by the loop's clock
         self._checked = ""  # token of the incarnation that has all acknowledged positions
+        self._went_back = ""  # token of the incarnation that gave one number to two appends
 
     async def start(self) -> None:
         """Start to look, in the background."""
@@ -112,12 +118,19 @@ class IncarnationWatch:
         if self._task is not None:
             await end_task(self._task)
         with contextlib.suppress(Unavailable):  # an edge that ends in order must not be missed after the next restart
-            await self._redis.execute([("HDEL", keys.observers(), self._name)], timeout_s=_FAREWELL_S)
+            farewell: list[Command] = [("HDEL", keys.observers(), self.name), ("DEL", keys.appends(self.name))]
+            await self._redis.execute(farewell, timeout_s=_FAREWELL_S)
         await self._redis.aclose()
 
     def check_now(self) -> None:
         """Look now, because a log is of a later generation or Redis lacks writes."""
         self._gate.refused.set()
+
+    def went_back(self, token: str) -> None:
+        """Use this incarnation no more, because it lost an append of this edge; a new generation begins at once."""
+        self._went_back = token
+        self._gate.close()
+        self.check_now()
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -159,12 +172,17 @@ class IncarnationWatch:
             incarnation = await self._renew(
                 run_id, max(self._gate.last_generation, incarnation.generation if incarnation else 0), True
             )
-        elif incarnation.token != self._checked and not await self._holds(incarnation):
+        elif incarnation.token == self._went_back or (
+            incarnation.token != self._checked and not await self._holds(incarnation)
+        ):
             logger.error("Redis lost what this edge has seen: `hot` logs start over")
             incarnation = await self._renew(run_id, incarnation.generation, False)
         self._checked = incarnation.token
+        if incarnation.token == self._went_back:  # found out during this look
+            return
         if not 0 < incarnation.open_at_ms - found.at_ms <= calls.PAUSE_MS:  # more means that the clock of Redis was set
             changed = self._gate.incarnation is None or self._gate.incarnation.token != incarnation.token
+            self._appends.use(incarnation.token, found.appends)
             self._gate.open(incarnation, Known(incarnation.generation, found.writes, found.at_ms))
             if changed:
                 self._on_change()
@@ -175,10 +193,11 @@ class IncarnationWatch:
         It returns the run id, too: the connection may be new, and lead to another run.
         """
         call = calls.check_call(
-            self._name,
+            self.name,
             self._gate.known,
             self._gate.incarnation.run_id if self._gate.incarnation else "",
             self._was_kept,
+            appends=self._appends.highest,
         )
         (reply,) = await self._redis.run([call], timeout_s=TIMEOUT_S)
         found = calls.check_result(reply)

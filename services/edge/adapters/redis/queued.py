@@ -51,6 +51,12 @@ def give_up_unkeyed(batch: list[Append | OtherCommand], error: Unavailable) -> N
             settle(work.future, Unavailable(str(error)))
 
 
+def fail(group: list[Append], error: Unavailable) -> None:
+    """Fail the appends that have no result yet."""
+    for work in group:
+        settle(work.future, error)
+
+
 def settle(future: asyncio.Future[Any], result: Any) -> None:
     """Set the result or the exception of a future, unless it is done already.
 
