@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from services.edge.domain.connections import Choice, HandshakeInfo
+from collections.abc import Callable
+from functools import partial
+
+from services.edge.domain.connections import Choice, Connection, HandshakeInfo, MessageHandler
+from services.edge.domain.ends import ClientEnd
+from services.edge.domain.session.node import Node
 from services.edge.protocols.base import Host, ProtocolEntry
 from services.edge.protocols.centrifugal.entry import Centrifugal
 
@@ -10,7 +15,8 @@ from services.edge.protocols.centrifugal.entry import Centrifugal
 class Registry:
     """The client protocols that an edge serves; implements `ClientProtocols`."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self._entries: list[ProtocolEntry] = []
 
     def add(self, entry: ProtocolEntry) -> None:
@@ -33,8 +39,17 @@ class Registry:
         """Return the choice of the first protocol that takes the connection."""
         for entry in self._entries:
             if entry.serves(info.path) and (choice := entry.choose(info)) is not None:
-                return choice
+                return choice._replace(open=partial(self._open, choice.open))
         return None
+
+    def _open(self, open_protocol: Callable[[Connection], MessageHandler], connection: Connection) -> MessageHandler:
+        """Make the object of a connection; if that fails, end the session that it may have made already."""
+        try:
+            return open_protocol(connection)
+        except BaseException:
+            for session in [one for one in self._node.sessions if one.connection is connection]:
+                session.closed(ClientEnd.LOST)
+            raise
 
 
 def served_protocols(host: Host, *, websocket_path: str) -> Registry:
@@ -44,6 +59,6 @@ def served_protocols(host: Host, *, websocket_path: str) -> Registry:
         host: The edge.
         websocket_path: Path of the Centrifugal protocol.
     """
-    registry = Registry()
+    registry = Registry(host.node)
     registry.add(Centrifugal(host, websocket_path))
     return registry

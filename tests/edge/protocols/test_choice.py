@@ -113,7 +113,7 @@ class Entry:
 
 
 def test_the_registry_asks_the_protocols_of_a_path_in_their_order() -> None:
-    registry = Registry()
+    registry = Registry(Cluster().edge())
     registry.add(Entry("a", "/one", close_codes=(4000,)))
     registry.add(Entry("b", "/one", "/two", close_codes=(4000, 4001)))
     assert registry.close_codes == {4000, 4001}

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.edge.domain.connections import Pings
+from services.edge.domain.connections import Connection, Pings
 from services.edge.domain.control.operations import Disconnect, execute
+from services.edge.domain.ends import End
 from services.edge.domain.session.drain import drain
 from services.edge.metrics import NodeCollector
+from services.edge.protocols.base import Host
 from services.edge.transport.options import TransportOptions
 from tests.edge.protocols.toy import lines
-from tests.edge.protocols.toy.lines import Toy
+from tests.edge.protocols.toy.lines import Toy, ToyConnection
 from tests.edge.transport.support import CLOSE, LIMIT_S, PATH, TEXT, Raw, close_payload, frame, head
 from tests.support.edge import Cluster
 from tests.support.served_edge import ServedEdge
@@ -229,6 +231,67 @@ async def test_the_end_has_the_codes_of_the_protocol(cluster: Cluster, edge: Ser
         "other": 1,
         "3001": 1,
     }
+
+
+class NeverMade(ToyConnection):
+    """Fails once its session is there."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        raise ValueError("no luck")
+
+
+class NeverEnds(ToyConnection):
+    """Fails when its connection is to end."""
+
+    def end(self, end: End) -> int:
+        raise ValueError("no words")
+
+    def connect_refused(self, delay_s: float) -> None:
+        raise ValueError("no words")
+
+
+def faulty(kind: type[ToyConnection]) -> Callable[[Host], Toy]:
+    class Faulty(Toy):
+        def _open(self, connection: Connection) -> ToyConnection:
+            return kind(self._host, connection, self._pushes, self._pings)
+
+    return Faulty
+
+
+async def test_a_connection_that_can_not_be_made_leaves_no_session(cluster: Cluster, redis_url: str) -> None:
+    async with ServedEdge(cluster, redis_url=redis_url, more=[faulty(NeverMade)]) as edge, json_client(edge) as other:
+        await other.connect(cluster.token("alice", ttl_s=None))
+        for _ in range(3):
+            with pytest.raises(InvalidStatus, match="500"):
+                await toy(edge)
+        assert len(edge.node.sessions) == 1
+        await other.subscribe(next(NEWS))
+
+
+async def test_a_protocol_that_fails_to_end_its_connection_holds_up_nobody(cluster: Cluster, redis_url: str) -> None:
+    token = cluster.token("bob", ttl_s=None)
+    async with (
+        ServedEdge(cluster, redis_url=redis_url, more=[faulty(NeverEnds)], error_drop_delay_s=0.2) as edge,
+        json_client(edge) as other,
+        toy(edge) as refused,
+        toy(edge) as one,
+        toy(edge) as two,
+    ):
+        expired = cluster.token("bob", ttl_s=None, exp=1)
+        assert (await ToyClient(refused).call(f"CONNECT {expired}")).startswith("ERR 109")
+        with pytest.raises(ConnectionClosed):
+            await ToyClient(refused).line()
+        for socket in (one, two):
+            assert await ToyClient(socket).call(f"CONNECT {token}") == "OK"
+        await other.connect(cluster.token("alice", ttl_s=None))
+        await drain(edge.node, 0.5)
+        assert (await other.expect_close())[0] == 3001
+        for socket in (one, two):
+            with pytest.raises(ConnectionClosed) as closed:
+                await ToyClient(socket).line()
+            assert closed.value.rcvd is None, "TCP ended without a close frame"
+        await until(lambda: not edge.node.sessions)
 
 
 def test_it_imports_only_the_public_seam() -> None:

@@ -170,7 +170,11 @@ class Session(CommandRunner):
             self.node.hub.leave(subscription)  # no more pushes; `closed` takes the client off the rosters
             if reason is EndReason.DISCONNECTED:
                 self.leave_roster(subscription)  # `closed` waits for the client's answer
-        code = self.protocol.end(End(reason, code, text))
+        try:
+            code = self.protocol.end(End(reason, code, text))
+        except Exception:
+            self._drop_connection(0.0)
+            return
         counts = self.node.counters.closes
         counts[code] = counts.get(code, 0) + 1
 
@@ -186,7 +190,18 @@ class Session(CommandRunner):
         self.deadlines.end()
         self._forget_commands()
         self.node.remove(self)
-        self.protocol.connect_refused(self.node.settings.error_drop_delay_s)
+        delay_s = self.node.settings.error_drop_delay_s
+        try:
+            self.protocol.connect_refused(delay_s)
+        except Exception:
+            self._drop_connection(delay_s)
+
+    def _drop_connection(self, delay_s: float) -> None:
+        """End TCP without a close frame: the client protocol has failed to end its connection."""
+        logger.exception(  # noqa: LOG004  # called in `except`
+            "a client protocol failed to end a connection", extra={"protocol": type(self.protocol).__name__}
+        )
+        self.connection.drop_after(delay_s)
 
     # Subscriptions.
 
