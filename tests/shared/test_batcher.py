@@ -157,6 +157,46 @@ def test_more_than_the_bound_is_busy(counts_taken: bool) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("counts_taken", [False, True])
+def test_who_gave_up_does_not_make_it_full(counts_taken: bool) -> None:
+    async def test() -> None:
+        batcher = make(max_waiting=3, counts_taken=counts_taken)
+        put(batcher, 0)
+        await asyncio.sleep(DEADLINE_S / 2)
+        _, given_up = put(batcher, 1, 2)
+        with pytest.raises(Busy):
+            put(batcher, 3)
+        await asyncio.sleep(DEADLINE_S / 2)  # 0 is late
+        await ticks(2)
+        put(batcher, 4)
+        given_up.future.cancel()  # not the oldest one
+        await ticks(2)
+        put(batcher, 5)
+        with pytest.raises(Busy):
+            put(batcher, 6)
+        assert numbers(batcher.take()) == [1, 4, 5]
+
+    run(test)
+
+
+def test_a_long_queue_of_those_who_gave_up_is_looked_through_now_and_then() -> None:
+    async def test() -> None:
+        batcher = make(max_waiting=2_000)
+        for item in put(batcher, *range(2_000))[1:]:
+            item.future.cancel()
+        refused = 0
+        while True:
+            try:
+                put(batcher, 2_000)
+                break
+            except Busy:
+                refused += 1
+        assert refused < 2_000 / 16
+        assert len(batcher) == 2
+
+    run(test)
+
+
 def test_a_batch_is_due_once_for_all_that_arrives_in_one_iteration() -> None:
     async def test() -> None:
         due: list[list[int]] = []
@@ -305,8 +345,11 @@ class Schedule:
             rng.choice(self.items[-10:]).future.cancel()
 
     def put(self) -> None:
-        open_items = sum(not item.future.done() for item in self.items)
-        waiting = open_items if self.counts_taken else len(self.batcher)
+        waiting = sum(
+            not item.future.done()
+            for item in self.items
+            if self.counts_taken or item.number > self.newest or item.number in self.put_back
+        )
         item = Item(len(self.items), self.rng.randint(1, 40))
         try:
             self.batcher.put(item)

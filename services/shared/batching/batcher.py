@@ -12,7 +12,8 @@ way, or within a short wait, therefore leave together. Each caller waits for the
 * Whoever has no result after `deadline_s` gets the error `late`, whether the item was taken or not.
 * An item whose future is done, because its caller gave up or it was late, is left out of every later batch.
 * Full is when `max_waiting` items wait: `put` raises `Busy`, and nothing was done. Items that were taken count only
-  with `counts_taken`.
+  with `counts_taken`. Items that are done do not count, except in the middle of a long queue: it is looked through
+  after as many refusals as a 32nd of its length.
 * Items of a batch that failed can be put back: to the front, in their order, with their deadlines unchanged.
 
 **Example.** `max_items` is 3 and there is room for one batch. Items a to e arrive in one iteration: a, b and c leave as
@@ -35,6 +36,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from services.shared.batching.linger import Linger
 from services.shared.errors import Busy
 
+_LOOKED_AT = 32  # items that are looked at for each refusal, on average
 _SHORTEST_WAIT_S = 0.001  # resolution of the loop's timers, seconds: a shorter linger is skipped
 
 
@@ -84,6 +86,7 @@ class Batcher(Generic[Item]):
         self._untaken: deque[Item] = deque()
         self._deadlines: deque[tuple[float, asyncio.Future[Any]]] = deque()  # earliest first; done ones go later
         self._without_result = 0  # counted only with `counts_taken`
+        self._refused = 0  # since all items were looked at
         self._due: asyncio.Handle | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -98,6 +101,8 @@ class Batcher(Generic[Item]):
             Busy: too many wait already; nothing was done.
         """
         waiting = self._without_result if self._counts_taken else len(self._untaken)
+        if waiting >= self._max_waiting and not self._counts_taken:
+            waiting = self._still_waiting()
         if waiting >= self._max_waiting:
             raise Busy(f"{waiting} wait already")
         future, deadlines = item.future, self._deadlines
@@ -166,6 +171,20 @@ class Batcher(Generic[Item]):
                 future.set_exception(error())
         self._deadlines.clear()
         self._untaken.clear()
+
+    def _still_waiting(self) -> int:
+        """Drop items that are done, if it is worth looking; return how many are left.
+
+        Those that came first are late first, so nearly all of them are at the front.
+        """
+        untaken = self._untaken
+        while untaken and untaken[0].future.done():
+            untaken.popleft()
+        self._refused += 1
+        if len(untaken) >= self._max_waiting and self._refused * _LOOKED_AT >= len(untaken):
+            self._refused = 0
+            self._untaken = deque(item for item in untaken if not item.future.done())
+        return len(self._untaken)
 
     def _is_due(self) -> None:
         self._due = None
