@@ -39,8 +39,8 @@ async def rig(server: ScriptedServer) -> AsyncIterator[Rig]:
     await made.close()
 
 
-async def call_open(replicas: Replicas, timeout_s: float = 2.0) -> pb.OpenResponse:
-    return await replicas.call(lambda channel: Stub(channel).Open(pb.OpenRequest(channel="chat:1")), timeout_s)
+async def call_open(replicas: Replicas, timeout_s: float = 2.0, name: str = "chat:1") -> pb.OpenResponse:
+    return await replicas.call(lambda channel: Stub(channel).Open(pb.OpenRequest(channel=name)), timeout_s)
 
 
 async def test_a_call_with_the_token_is_served(rig: Rig) -> None:
@@ -85,6 +85,18 @@ async def test_b33_a_message_over_four_mebibytes_is_refused(server: ScriptedServ
                 pb.OpenRequest(channel="x" * (4 << 20)), metadata=(("authorization", f"Bearer {TOKEN.decode()}"),)
             )
     assert refused.value.code() is Status.RESOURCE_EXHAUSTED
+
+
+async def test_a_message_that_is_too_large_is_no_overload(rig: Rig) -> None:
+    """It never succeeds, however often it is repeated; gRPC has one status for both."""
+    for size in (4 << 20, 5 << 20):
+        with pytest.raises(ThalamusError, match="too large") as refused:
+            await call_open(rig.replicas, 5.0, "x" * size)
+        assert refused.value.code is ErrorCode.LIMIT_EXCEEDED
+        assert not refused.value.code.temporary
+    rig.servers[0].log.failure = Busy("too much")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call_open(rig.replicas)
 
 
 async def test_b33_reflection_is_off(server: ScriptedServer) -> None:

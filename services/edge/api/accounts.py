@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from services.edge.api.bodies import come_again, decode, plain_error, read_body, result_response
+from services.edge.api.bodies import come_again, decode, plain_error, read_body, refusal, result_response
 from services.edge.api.context import ApiContext
 from services.edge.api.cookies import clear_session_cookie, set_session_cookie
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
@@ -222,6 +222,7 @@ async def reply(call: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
         if error.retry_after_s:
             response.headers["Retry-After"] = str(error.retry_after_s)
     except ThalamusError as error:
-        response = come_again(error)
+        too_large = error.code is ErrorCode.LIMIT_EXCEEDED
+        response = refusal(error, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) if too_large else come_again(error)
     response.headers.update(NO_STORE)
     return response

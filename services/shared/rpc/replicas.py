@@ -42,7 +42,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.shared.addresses import with_port, without_brackets
-from services.shared.errors import Unavailable
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.process.cancellation import is_being_cancelled
 from services.shared.process.config import ConfigError
 from services.shared.process.metrics import client_metrics
@@ -72,6 +72,7 @@ _OPTIONS = (
 _UNKNOWN_OUTCOME = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )
+_TOO_LARGE = "message larger than max"  # in gRPC's own text; the status is that of an overload, too
 _State = grpc.ChannelConnectivity
 T = TypeVar("T")
 
@@ -176,6 +177,7 @@ class Replicas:
 
         Raises:
             Unavailable: no response in time, or the connection broke; the outcome is unknown.
+            ThalamusError: 106, if request or response is larger than a message may be; a repeat does not help.
             grpc.aio.AioRpcError: the service answered with any other status.
         """
         channel = self._pick().with_timeout(timeout_s)
@@ -192,6 +194,10 @@ class Replicas:
             if error.code() in _UNKNOWN_OUTCOME:
                 raise self._unavailable(channel, error.code().name) from error
             self._metrics.failures.labels(channel.method, error.code().name).inc()
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or ""):
+                raise ThalamusError(
+                    f"{channel.method} at {self.target}: the message is too large", ErrorCode.LIMIT_EXCEEDED
+                ) from error
             raise
         finally:
             self._metrics.seconds.labels(channel.method).observe(time.perf_counter() - began)

@@ -14,6 +14,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from services.edge.adapters.auth_client import AuthClient
 from services.edge.domain.access.keyring import KeyRing
+from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from tests.support.grpc import until
@@ -75,6 +76,12 @@ async def client(auth: Auth, keyring: KeyRing) -> AsyncIterator[AuthClient]:
 
 def believes(keyring: KeyRing) -> bool:
     return any(OKPAlgorithm().verify(TEXT, key, KEY.sign(TEXT)) for key in keyring.keys("EdDSA", "ed"))
+
+
+async def test_a_request_that_is_too_large_is_not_told_to_come_again(client: AuthClient) -> None:
+    with pytest.raises(ThalamusError) as refused:
+        await client.login("x" * (4 << 20), "password", "192.0.2.1")
+    assert refused.value.code is ErrorCode.LIMIT_EXCEEDED
 
 
 async def test_a_key_of_a_later_version_costs_neither_the_other_keys_nor_what_follows(
