@@ -250,6 +250,24 @@ async def test_data_above_the_limit_of_the_namespace_is_refused_with_106(rig: Ri
     await rig.publish(HOT, b"1" * 100)
 
 
+@pytest.mark.parametrize("durability", [HOT, STORED, NONE])
+async def test_tags_count_with_the_data_and_there_are_at_most_32(rig: Rig, durability: Namespace) -> None:
+    many = {str(number): "" for number in range(10, 43)}
+    for data, tags in (
+        (b"1" * 98, {"a": "bc"}),
+        (b"1" * 98, {"\N{GREEK SMALL LETTER ALPHA}": "b"}),  # bytes, not characters
+        (b"1", {"a": "b" * 99}),
+        (b"1", many),
+    ):
+        refused = await rig.refusal(durability, data, tags=tags)
+        assert refused.code == ErrorCode.LIMIT_EXCEEDED, tags
+        assert "tags" in str(refused)
+    assert rig.nothing_was_done
+    many.popitem()
+    await rig.publish(durability, b"1" * 36, tags=many)
+    await rig.publish(durability, b"1" * 97, tags={"\N{GREEK SMALL LETTER ALPHA}": "b"})
+
+
 async def test_what_is_refused_never_settles(rig: Rig) -> None:
     with pytest.raises(ThalamusError):
         rig.begin(HOT, None)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from services.edge.domain.channels.publisher import MAX_TAGS
 from services.edge.domain.settings import Settings
 from services.edge.protocols.centrifugal.codec import MAX_COMMANDS
 from services.edge.transport.options import TransportOptions
@@ -91,6 +92,7 @@ def test_17_the_limits_of_the_page_are_those_of_the_code() -> None:
     settings = Settings()
     for row in (
         f"under {TransportOptions().compression_min_bytes} bytes (`EDGE_COMPRESSION_MIN_BYTES`)",
+        f"(namespace), {MAX_TAGS} tags | error 106 |",
         f"| commands in a message | {MAX_COMMANDS:,} |",
         f"counted from the command | {MAX_NESTING} |",
         f"| commands | {settings.commands_per_s:.0f} per second, {settings.commands_burst} at once;",

@@ -22,6 +22,7 @@ from services.shared.process.metrics import Buckets
 logger = logging.getLogger(__name__)
 
 _HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
+MAX_TAGS = 32  # of a publication: every subscriber gets them all
 _NO_POSITION = AppendResult(StreamPosition(0, ""), False)
 
 Outcome = AppendResult | ThalamusError
@@ -120,7 +121,7 @@ class Publisher:
 
         Raises:
             ThalamusError: 107 for data that is not what the namespace takes (see `data_format`) or a key that is not
-                allowed, 106 for too much data.
+                allowed, 106 for too much data, or too many or too long tags.
             Unavailable: the log does not answer at the moment.
             Busy: overload; nothing was done.
         """
@@ -128,6 +129,8 @@ class Publisher:
         size = len(data)
         if size > namespace.max_data_bytes:
             raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
+        if tags:
+            size += _checked_tags(tags, namespace.max_data_bytes - size)
         if key and len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         publication = Publication(data, info, tags or {}, self._ids.next(), exclude_client, time_ms)
@@ -169,6 +172,18 @@ class Publisher:
     async def _announce(self, channel: str, publication: Publication) -> AppendResult:
         await self._broker.publish(channel, publication)
         return _NO_POSITION
+
+
+def _checked_tags(tags: dict[str, str], most: int) -> int:
+    """Return the bytes of the tags.
+
+    Raises:
+        ThalamusError: 106, if there are too many, or they have more than `most` bytes.
+    """
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for tag in tags.items() for text in tag)
+    if len(tags) > MAX_TAGS or size > most:
+        raise ThalamusError("too many tags, or data and tags too large", ErrorCode.LIMIT_EXCEEDED)
+    return size
 
 
 class _RandomIds:
