@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from cli.errors import Refused, Unreachable
+from cli.errors import Refused, Unreachable, WrongUsage
 from cli.options import json_option
 from cli.output import say, say_json
+from cli.sqlite_restore import put_in_place, refuse_other_log
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
@@ -47,22 +48,29 @@ def init(as_json: bool) -> None:
 
 @command.command("restore")
 @click.option("--db", type=click.Path(path_type=Path), help="SQLite file  [default: PERSISTENCE_DB]")
+@click.option("--from", "copy", type=click.Path(path_type=Path), help="SQLite copy to put in its place first")
 @json_option
-def restore(db: Path | None, as_json: bool) -> None:
+def restore(db: Path | None, copy: Path | None, as_json: bool) -> None:
     """Give every channel of a restored log a new epoch.
 
     Otherwise a client could be told that it has recovered what the backup lacks. Run it once the backup is in place,
-    before persistence starts. Reads PERSISTENCE_STORE; for DynamoDB what `init` reads.
+    before persistence starts. With `--from` it puts a copy of an SQLite file in place, too, and removes the write-ahead
+    log of the old file. Reads PERSISTENCE_STORE; for DynamoDB what `init` reads.
     """
     config = read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_")
     logging.getLogger("services").addHandler(logging.NullHandler())  # a failure is told once, in one line
     if config.store == "dynamodb" and db is None:
+        if copy is not None:
+            raise WrongUsage("--from is for SQLite; DynamoDB restores into a new table")
         settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
         what, mark = settings.log_table, asyncio.run(_restored_table(settings))
     else:
         path = db or config.db
+        if copy is not None:
+            put_in_place(copy, path)
         if not path.exists():
             raise Refused(f"{path}: there is no such file")
+        refuse_other_log(path)
         what, mark = str(path), asyncio.run(_restored_file(path))
     if as_json:
         say_json({"store": what, "restored": mark})
