@@ -156,7 +156,7 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
     if unknown:
         raise ThalamusError(f"unknown override {min(unknown)}", ErrorCode.BAD_REQUEST)
     since = _since(request.recover_since)
-    await context.cluster.everywhere(
+    answers = await context.cluster.everywhere(
         ops.Subscribe(
             user=_user(request.user),
             client=request.client,
@@ -168,7 +168,10 @@ async def subscribe(context: ApiContext, request: r.Subscribe) -> dict[str, Any]
             override={name: value.value for name, value in request.override.items()},
         )
     )
-    return {}
+    refused = sum(answer.get("refused", 0) for answer in answers)  # absent: an edge of an earlier version
+    if refused and not any(answer["clients"] for answer in answers):
+        raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
+    return {"refused_clients": refused} if refused else {}
 
 
 async def unsubscribe(context: ApiContext, request: r.Unsubscribe) -> dict[str, Any]:

@@ -20,6 +20,14 @@ class Nothing(_Result):
     """An empty object: the call was executed."""
 
 
+class Subscribed(_Result):
+    """The clients are subscribed, but for `refused_clients` of them.
+    Those speak JSON, and the channel has binary data. Absent: none. If all were refused, it is error 108.
+    """
+
+    refused_clients: Count | msgspec.UnsetType = msgspec.UNSET
+
+
 class Published(_Result):
     """Position of the publication in the log.
     Both members are absent if the channel has no log, or if the publication was not to be kept.
@@ -165,7 +173,7 @@ class SessionTicket(_Result):
 RESULTS: dict[str, type[_Result]] = {
     "publish": Published,
     "broadcast": Broadcasted,
-    "subscribe": Nothing,
+    "subscribe": Subscribed,
     "unsubscribe": Nothing,
     "disconnect": Nothing,
     "revoke": Nothing,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import assume, example, given, seed, settings
 from hypothesis import strategies as st
 
 from services.edge.api import requests as r
-from services.edge.api.methods import batch, broadcast, history, publish
-from services.edge.domain.control.operations import Subscribe, execute
+from services.edge.api.methods import batch, broadcast, history, publish, subscribe
+from services.edge.domain.control.operations import Operation, execute
 from services.edge.domain.session.node import Node
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.errors import ErrorCode, ThalamusError
@@ -22,7 +23,7 @@ from services.shared.json_text import InvalidJson, JsonText
 from services.shared.namespaces import DataFormat, Durability, Mode, Namespace
 from tests.edge.api.test_batch import context
 from tests.edge.protocols.corpus import BROKEN, SOUND
-from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, connected, replace_namespace, settle
+from tests.support.edge import OPEN, PROTOBUF, SIGNED_IN, Client, Cluster, connected, replace_namespace, settle
 
 JSON = replace_namespace(OPEN, publish=SIGNED_IN, history=SIGNED_IN, max_data_bytes=1 << 20)
 OBJECT = replace_namespace(JSON, data_format=DataFormat.OBJECT)
@@ -120,14 +121,42 @@ async def test_a_json_client_is_refused_where_data_is_bytes(durability: Durabili
     assert "raw:a" not in node.hub.channels
 
 
-async def test_the_server_api_subscribes_no_json_client_where_data_is_bytes() -> None:
+class Everywhere:
+    """Edges that answer as those of a cluster do."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = nodes
+
+    async def everywhere(self, operation: Operation) -> list[dict[str, Any]]:
+        return [json.loads(json.dumps(await execute(node, operation))) for node in self.nodes]
+
+
+@pytest.mark.parametrize("carry_bytes", [(), (0,), (1,), (0, 1), (2,), (0, 1, 2)], ids=str)
+async def test_the_server_api_tells_how_many_clients_it_could_not_subscribe_where_data_is_bytes(
+    carry_bytes: tuple[int, ...],
+) -> None:
+    """Two clients of the user on one edge, one on another, and a third edge without any."""
     cluster = Cluster(raw=BINARY)
-    node = cluster.edge()
-    client = await connected(cluster, node)
-    with pytest.raises(ThalamusError) as refusal:
-        await execute(node, Subscribe(user="alice", channel="raw:a"))
-    assert refusal.value.code is ErrorCode.NOT_AVAILABLE
-    assert not client.session.subscriptions
+    nodes = [cluster.edge() for _ in range(3)]
+    clients = [
+        Client(cluster, node, encoding=PROTOBUF if number in carry_bytes else "json")
+        for number, node in enumerate((nodes[0], nodes[0], nodes[1]))
+    ]
+    for client in clients:
+        await client.call(connect={"token": cluster.token("alice")})
+    api = replace(context(nodes[2]), cluster=cast(Any, Everywhere(*nodes)))
+    for _ in range(2):  # the second one finds the subscriptions
+        if carry_bytes:
+            refused = len(clients) - len(carry_bytes)
+            done = await subscribe(api, r.Subscribe(user="alice", channel="raw:a"))
+            assert done == ({"refused_clients": refused} if refused else {})
+        else:
+            with pytest.raises(ThalamusError) as refusal:
+                await subscribe(api, r.Subscribe(user="alice", channel="raw:a"))
+            assert refusal.value.code is ErrorCode.NOT_AVAILABLE
+        for number, client in enumerate(clients):
+            assert bool(client.session.subscriptions) == (number in carry_bytes)
+    assert await subscribe(api, r.Subscribe(user="nobody", channel="raw:a")) == {}
 
 
 async def test_a_client_whose_protocol_carries_bytes_may_do_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from services.edge.domain.session.command_runner import State
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.session import Session
-from services.shared.errors import ErrorCode, ThalamusError, UnsubscribeCode
+from services.shared.errors import ThalamusError, UnsubscribeCode
 
 NO_CODE = 3503  # of `Disconnect`, on the control channel and in the server API: no code of the backend's own
 
@@ -214,16 +214,15 @@ async def _unsubscribe(node: Node, operation: Unsubscribe, before: float) -> dic
 
 
 async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[str, Any]:
-    """Subscribe the clients.
-
-    Raises:
-        ThalamusError: 108 if the protocol of some can't carry the channel's data; the others are subscribed.
-    """
+    """Subscribe the clients; those whose protocol can't carry the channel's data are counted as `refused`."""
     namespace = find_namespace(node.namespaces, operation.channel, node.settings.channel_max_bytes)
     since = operation.recover_since
     count = refused = 0
     for session in _sessions(node, operation, before):
-        if session.state is not State.OPEN or operation.channel in session.subscriptions:
+        if session.state is not State.OPEN:
+            continue
+        if operation.channel in session.subscriptions:
+            count += 1
             continue
         if not can_use(namespace, carries_bytes=session.encoder.carries_bytes):
             refused += 1
@@ -260,9 +259,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
         begin(session, channel, subscription)
         session.deadlines.reschedule()
         count += 1
-    if refused:
-        raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
-    return {"clients": count}
+    return {"clients": count, "refused": refused}
 
 
 def _refresh(node: Node, operation: Refresh, before: float) -> dict[str, Any]:
