@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +32,9 @@ from tests.support.grpc import Rig, ScriptedLog, ScriptedServer, Status, Stub, p
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import add_PersistenceServiceServicer_to_server
 
+Ready = grpc.ChannelConnectivity.READY
 CALL_S = 2.0
+CLOSED_S = 3.5  # a connection that is replaced has 3 s for what runs on it
 
 
 @pytest.fixture
@@ -237,6 +240,120 @@ async def test_settings_that_are_neighbours_understand_one_another_in_any_order_
         await server.stop(0.0)
 
 
+class Platform:
+    """Two replicas of a service and two edges, which are replaced one at a time, as a rolling update does."""
+
+    def __init__(self, folder: Folder, mode: ServiceTls) -> None:
+        self._folder = folder
+        self.modes = dict.fromkeys(("server-0", "server-1", "edge-0", "edge-1"), mode)
+        self._servers: list[ScriptedServer] = []
+        self._edges: dict[str, Rig] = {}
+        self.done = dict.fromkeys(("edge-0", "edge-1"), 0)
+        self.repeated = 0
+        self._loads: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        for _ in range(2):  # the ports stay, also those that are not listened on
+            server = ScriptedServer(b"token", identity=self._folder.identity("persistence"), alone=False)
+            await server.start()
+            self._servers.append(server)
+        self._addresses = [(f"127.0.0.1:{one.port}", f"127.0.0.1:{one.tls_port}") for one in self._servers]
+        self._ports = [(one.port, one.tls_port) for one in self._servers]
+        for number in range(2):
+            await self._replace_server(number)
+            await self._replace_edge(f"edge-{number}")
+
+    async def to(self, name: str, mode: ServiceTls) -> None:
+        self.modes[name] = mode
+        kind, number = name.split("-")
+        if kind == "server":
+            await self._replace_server(int(number))
+        else:
+            await self._replace_edge(name)
+
+    async def _replace_server(self, number: int) -> None:
+        """As a service does: what runs ends, what comes goes to the other one."""
+        await self._servers[number].stop(3.0)
+        mode = self.modes[f"server-{number}"]
+        identity = None if mode is ServiceTls.OFF else self._folder.identity("persistence")
+        new = ScriptedServer(b"token", identity=identity, alone=mode is ServiceTls.REQUIRE)
+        new.port, new.tls_port = self._ports[number]
+        await new.start()
+        self._servers[number] = new
+        for edge in self._edges.values():
+            states = edge.replicas.channels
+            await until(lambda states=states: any(one.get_state(True) is Ready for one in states.values()))
+        await asyncio.sleep(1.0)  # the pause of a rolling update, in which edges connect to the new one
+
+    async def _replace_edge(self, name: str) -> None:
+        await self._end(name)
+        over_tls = self.modes[name] in (ServiceTls.USE, ServiceTls.REQUIRE)
+        identity = self._folder.identity("edge") if over_tls else None
+        edge = Rig(identity=identity, service_token=b"token")
+        edge.addresses = {pair[over_tls] for pair in self._addresses}
+        stream = await edge.open_stream()
+        await until(lambda: stream.connected)
+        self._edges[name] = edge
+        self._loads[name] = asyncio.create_task(self._load(name, edge, stream))
+
+    async def _load(self, name: str, edge: Rig, stream: Any) -> None:
+        while True:
+            key = f"{name} {self.done[name]}"
+            assert (await stream.submit(pb.AppendItem(key=key))).position.epoch == key
+            try:
+                assert await call(edge) == 7
+            except Unavailable:  # it was on its way to a replica that ended; that costs a single call without TLS, too
+                self.repeated += 1
+                assert await call(edge) == 7
+            self.done[name] += 1
+            await asyncio.sleep(0.005)
+
+    async def _end(self, name: str) -> None:
+        if name in self._loads:
+            load = self._loads.pop(name)
+            if load.done():
+                load.result()  # raises what a call of this edge got
+            load.cancel()
+            await asyncio.wait([load])
+            await self._edges.pop(name).close()
+
+    async def moves_on(self) -> None:
+        """Both edges are served, and no call of theirs has failed."""
+        before = dict(self.done)
+        async with asyncio.timeout(5):
+            while any(self.done[name] < count + 5 for name, count in before.items()):
+                for load in self._loads.values():
+                    if load.done():
+                        load.result()
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        for name in list(self._loads):
+            await self._end(name)
+        for server in self._servers:
+            await server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+async def test_from_the_token_to_mtls_and_back_every_edge_is_served_in_whatever_order_replicas_are_replaced(
+    folder: Folder, seed: int
+) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    platform = Platform(folder, ServiceTls.OFF)
+    await platform.start()
+    steps = list(ServiceTls)
+    for mode in steps[1:] + steps[-2::-1]:
+        names = list(platform.modes)
+        rng.shuffle(names)
+        for name in names:
+            await platform.to(name, mode)
+            await platform.moves_on()
+    assert platform.repeated <= 2 * 2 * 6, "one call of each edge for each replica that ended, at most"
+    await platform.close()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -293,6 +410,9 @@ async def test_renewed_under_load_no_call_fails_and_both_sides_show_the_new_one(
         assert dict(rig.replicas.channels) != channels
         await until(lambda before=before: done > before + 20)
         assert await asyncio.to_thread(presented, server, folder) == serial(folder.files("persistence"))
+    await asyncio.sleep(CLOSED_S)  # the old connections have ended: nothing may still use them
+    before = done
+    await until(lambda: done > before + 20)
     stopping = True
     await asyncio.wait_for(working, 5)
     assert len(server.log.keys) >= done
