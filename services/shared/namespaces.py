@@ -57,6 +57,13 @@ class DataFormat(enum.StrEnum):
     BINARY = "binary"  # any bytes; not for clients of the JSON protocol
 
 
+class CommandToken(enum.StrEnum):
+    """Whether commands need a token of their own."""
+
+    OFF = "off"
+    REQUIRED = "required"
+
+
 class Delta(enum.StrEnum):
     """Format of the deltas that clients may ask for, patches of the last publication."""
 
@@ -87,6 +94,7 @@ class Namespace:
     channel_regex: str = ""
     data_format: DataFormat = DataFormat.JSON
     delta: Delta = Delta.OFF
+    command_token: CommandToken = CommandToken.OFF
     time_in_tags: bool = False  # adds the time as a tag too: SDKs pass tags on but drop `time`
 
 

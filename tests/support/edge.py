@@ -267,8 +267,8 @@ class Client:
         return found[0]
 
     async def call(self, **request: Any) -> Any:
-        """The result of one command."""
-        (name,) = request
+        """The result of one command; `token` beside it is no part of the request."""
+        (name,) = request.keys() - {"token"}
         reply = await self.reply(**request)
         assert set(reply) == {"id", name}, reply
         return reply[name]

@@ -26,6 +26,7 @@ Command
 13 rpc RpcRequest
 14 refresh RefreshRequest
 15 sub_refresh SubRefreshRequest
+1000 token str ours
 
 Reply
 1 id u32

@@ -14,7 +14,12 @@ from services.edge.domain.model import StreamPosition
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """Base class of all requests."""
+    """Base class of all requests.
+
+    `command_token` is a token beside the request, for namespaces that require one; extension of this server.
+    """
+
+    command_token: str = ""
 
 
 class SubscriptionKind(enum.Enum):

@@ -11,6 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from services.edge.domain.access.command_tokens import CommandTokens
 from services.edge.domain.access.revocations import Revocations
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.channels.hub import Hub
@@ -96,6 +97,7 @@ class Node:
         self.rpc = rpc or RpcMethods()
         self.clock = clock or Clock()
         self.rng = rng or random.Random()
+        self.command_tokens = CommandTokens(verifier, self.revocations, self.clock.wall)
         self.reader = LogReader(broker, store, settings)
         self.new_channels = NewChannels(self.reader, settings.new_channels_per_minute, self.clock.monotonic)
         self.publisher = Publisher(broker, store, namespaces, settings, self.clock.monotonic)

@@ -208,6 +208,7 @@ class _SubRefresh(_Part):
 
 class _Command(_Part):
     id: _U32 | None = None
+    token: str | None = None
     connect: _Connect | None = None
     subscribe: _Subscribe | None = None
     unsubscribe: _Unsubscribe | None = None
@@ -224,7 +225,7 @@ class _Command(_Part):
 
 _COMMAND = msgspec.json.Decoder(_Command)
 _MEMBERS = msgspec.json.Decoder(_Any)
-_KNOWN = frozenset(_Command.__struct_fields__)
+_KNOWN = frozenset(_Command.__struct_fields__) - {"token"}
 
 
 def command(line: bytes) -> c.Command | Pong:
@@ -262,4 +263,7 @@ def command(line: bytes) -> c.Command | Pong:
         return PONG
     if not command_id and type(part) is not _Send:
         raise msgspec.ValidationError("no id")
-    return c.Command(command_id, part.request())
+    request = part.request()
+    if found.token:
+        request.command_token = found.token
+    return c.Command(command_id, request)

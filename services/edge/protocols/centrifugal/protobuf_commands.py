@@ -63,7 +63,10 @@ def command(part: bytes) -> c.Command | Pong:
         if found.HasField(name):  # the first one in the order of the protocol's table; the others are ignored
             if not found.id and name != "send":
                 raise ValueError("no id")
-            return c.Command(found.id, request(getattr(found, name)))
+            made = request(getattr(found, name))
+            if found.token:
+                made.command_token = found.token
+            return c.Command(found.id, made)
     if found == _EMPTY:  # it may have an id, which is 0
         return PONG
     raise ValueError("no known request")

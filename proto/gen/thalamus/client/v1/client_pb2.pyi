@@ -47,8 +47,11 @@ class Command(_message.Message):
     RPC_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
     SUB_REFRESH_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """chosen by the client, and repeated in the reply; 0 only for `send` and pongs"""
+    token: _builtins.str
+    """Extension of this server: a connection token for this command, where the namespace requires one."""
     @_builtins.property
     def connect(self) -> Global___ConnectRequest: ...
     @_builtins.property
@@ -89,10 +92,11 @@ class Command(_message.Message):
         rpc: Global___RpcRequest | None = ...,
         refresh: Global___RefreshRequest | None = ...,
         sub_refresh: Global___SubRefreshRequest | None = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connect", b"connect", "history", b"history", "ping", b"ping", "presence", b"presence", "presence_stats", b"presence_stats", "publish", b"publish", "refresh", b"refresh", "rpc", b"rpc", "send", b"send", "sub_refresh", b"sub_refresh", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connect", b"connect", "history", b"history", "id", b"id", "ping", b"ping", "presence", b"presence", "presence_stats", b"presence_stats", "publish", b"publish", "refresh", b"refresh", "rpc", b"rpc", "send", b"send", "sub_refresh", b"sub_refresh", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connect", b"connect", "history", b"history", "id", b"id", "ping", b"ping", "presence", b"presence", "presence_stats", b"presence_stats", "publish", b"publish", "refresh", b"refresh", "rpc", b"rpc", "send", b"send", "sub_refresh", b"sub_refresh", "subscribe", b"subscribe", "token", b"token", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,7 @@ from services.edge.domain.access.permissions import Actor, allows, find_namespac
 from services.edge.domain.channels.data_format import can_use
 from services.edge.domain.ends import Disconnect, EndReason
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.namespaces import Namespace, Permission
+from services.shared.namespaces import CommandToken, Namespace, Permission
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -79,17 +79,30 @@ def _who(session: Session) -> str:
     return f"u{session.user}" if session.user else f"a{session.connection.peer}"
 
 
-def require(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> None:
+def require(
+    session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission], command_token: str
+) -> None:
     """Raise `ThalamusError` if the rule does not permit this client (103), or its token has expired (109).
 
-    The reply does not depend on whether the channel exists.
+    The same holds for the token of the command, where the namespace requires one. The reply does not depend on whether
+    the channel exists.
     """
-    require_token(session)
+    require_token(session, namespace, command_token)
     if not is_allowed(session, namespace, channel, rule):
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
 
 
-def require_token(session: Session) -> None:
-    """Raise `ThalamusError` (109) if the token of the connection has expired and was not refreshed."""
+def require_token(session: Session, namespace: Namespace | None, command_token: str) -> None:
+    """Check the token of the connection, and that of the command where the namespace requires one.
+
+    Raises:
+        ThalamusError: 109 if one of them has expired; 103 if that of the command is missing or wrong.
+    """
     if session.deadlines.has_expired:
         raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED)
+    if (
+        namespace is not None
+        and namespace.command_token is CommandToken.REQUIRED
+        and not session.node.settings.insecure
+    ):
+        session.node.command_tokens.require(command_token, session.user)

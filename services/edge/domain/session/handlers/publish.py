@@ -58,7 +58,7 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
     """
     namespace = namespace_of(session, request.channel)
     require_format(session, namespace)
-    require(session, namespace, request.channel, namespace.publish)
+    require(session, namespace, request.channel, namespace.publish, request.command_token)
     await admit_new(session, namespace, request.channel)
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     begin_publish(session, request, lambda outcome: None if future.done() else future.set_result(outcome))
@@ -83,7 +83,7 @@ def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcom
         raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
     if request.data is None:
         raise ThalamusError("no data", ErrorCode.BAD_REQUEST)
-    require(session, namespace, request.channel, namespace.publish)
+    require(session, namespace, request.channel, namespace.publish, request.command_token)
     _limit(session, namespace)
     subscription = session.subscriptions.get(request.channel)
     session.node.publisher.begin(

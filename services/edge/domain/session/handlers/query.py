@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 async def presence(session: Session, request: c.Presence, _: int) -> PresenceResult:
     """Return the clients in the channel. Wire protocol, 5.5."""
-    _check_presence(session, request.channel)
+    _check_presence(session, request)
     return PresenceResult(list(await session.node.presence.members(request.channel)))
 
 
 async def presence_stats(session: Session, request: c.PresenceStats, _: int) -> PresenceStatsResult:
     """Return the numbers of clients and users in the channel. Wire protocol, 5.5."""
-    _check_presence(session, request.channel)
+    _check_presence(session, request)
     stats = await session.node.presence.stats(request.channel)
     return PresenceStatsResult(stats.num_clients, stats.num_users)
 
 
-def _check_presence(session: Session, channel: str) -> None:
-    namespace = namespace_of(session, channel)
+def _check_presence(session: Session, request: c.Presence | c.PresenceStats) -> None:
+    namespace = namespace_of(session, request.channel)
     if not namespace.presence:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
-    require(session, namespace, channel, namespace.presence_read)
+    require(session, namespace, request.channel, namespace.presence_read, request.command_token)
 
 
 async def history(session: Session, request: c.History, _: int) -> HistoryResult:
@@ -47,7 +47,7 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
     if namespace.durability is Durability.NONE or not namespace.history_size:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
     require_format(session, namespace)
-    require(session, namespace, request.channel, namespace.history)
+    require(session, namespace, request.channel, namespace.history, request.command_token)
     await admit_new(session, namespace, request.channel)
     most = session.node.settings.history_limit
     page = await session.node.reader.history(
@@ -61,8 +61,11 @@ async def history(session: Session, request: c.History, _: int) -> HistoryResult
 
 
 async def rpc(session: Session, request: c.Rpc, _: int) -> RpcResult:
-    """Call an RPC method that is registered on this edge. Wire protocol, 5.7."""
-    require_token(session)
+    """Call an RPC method that is registered on this edge. Wire protocol, 5.7.
+
+    A method has no namespace: whether the command needs a token is up to the default namespace.
+    """
+    require_token(session, session.node.namespaces.default, request.command_token)
     return RpcResult(await session.node.rpc.call(request.method, session.user, session.client, request.data))
 
 
