@@ -1,4 +1,4 @@
-"""gRPC client of auth for the command line: tokens for users, API keys and signing keys."""
+"""gRPC client of auth for the command line: users' tokens, API and signing keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AuthRpc:
     """
 
     def __init__(self, address: str, service_token_file: Path | None, tls: TlsFiles | None = None) -> None:
-        """Take the address, and the service token or the certificates of auth, with which it may call itself."""
+        """Read the service token, or take the certificates of auth, which may call itself."""
         self._address = address
         self._tls = tls
         self._token_file = service_token_file

@@ -108,7 +108,7 @@ def auth_options(command: Command) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class AuthAddress:
-    """Address of auth, and the file with the service token, or those with the certificates, that it expects."""
+    """Address of auth, and the files with what it expects: a token, or certificates."""
 
     address: str
     service_token_file: Path | None

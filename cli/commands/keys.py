@@ -62,7 +62,10 @@ def list_(data: Path, auth: str | None, service_token_file: Path | None, as_json
 @auth_options
 @json_option
 def retire(kid: str, force: bool, data: Path, auth: str | None, service_token_file: Path | None, as_json: bool) -> None:
-    """Remove a key: its tokens are refused within 5 s. Open connections stay until their tokens expire."""
+    """Remove a key: its tokens are refused within 5 s.
+
+    Open connections stay until their tokens expire.
+    """
     with _auth(data, auth, service_token_file) as service:
         service.retire_signing_key(kid, force=force)
     if as_json:

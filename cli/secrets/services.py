@@ -41,7 +41,7 @@ class ServiceCertificates:
         self._now = now or datetime.datetime.now(datetime.UTC)
 
     def make(self, *, days: int = DAYS, hosts: tuple[str, ...] = (), renew: bool = False) -> list[str]:
-        """Make what is missing, with `renew` also new certificates and keys in place of those that are there.
+        """Make the certificates and keys that are missing, or all of them with `renew`.
 
         The CA stays in any case. Returns the names of the files made.
 

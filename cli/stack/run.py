@@ -110,7 +110,10 @@ async def running_stack(
 
 
 def _certificates(environment: Mapping[str, str], data: Path) -> Path | None:
-    """Return the folder with the certificates of services, made where missing; None if SERVICE_TLS is off."""
+    """Return the folder with the certificates of services; None if SERVICE_TLS is off.
+
+    Makes the certificates that are missing.
+    """
     if environment.get("SERVICE_TLS", "off") == "off":
         return None
     from cli.secrets.services import ServiceCertificates
@@ -121,7 +124,10 @@ def _certificates(environment: Mapping[str, str], data: Path) -> Path | None:
 
 
 def _auth(plan: StackPlan) -> AuthRpc:
-    """Return the client of auth; gRPC is slow to import, and this runs while the services start."""
+    """Return the client of auth.
+
+    It is imported here, because gRPC is slow to import and this runs while the services start.
+    """
     from cli.auth_rpc import AuthRpc
 
     files = plan.auth_tls_files()

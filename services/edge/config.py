@@ -95,7 +95,7 @@ class EdgeConfig(ServiceConfig):
         return found
 
     def addresses(self) -> dict[str, str]:
-        """Return host:port of the services by name, for calls over mTLS if that is how edges call."""
+        """Return host:port of the services by name; their mTLS ports if edges use mTLS."""
         if self.calls_over_tls:
             addresses = (self.auth_tls_addr, self.presence_tls_addr, self.persistence_tls_addr)
         else:

@@ -147,7 +147,10 @@ class DynamoDbAccounts:
         await self._change_keys(self._new((_SIGNING_KEYS, key.kid), row, mark="pem"))
 
     async def remove_signing_key(self, kid: str) -> bool:
-        """Remove a signing key; False if it does not exist. As for API keys, several callers may get True."""
+        """Remove a signing key; False if it does not exist.
+
+        As for API keys, several callers may get True.
+        """
         return await self._remove_key((_SIGNING_KEYS, kid))
 
     async def version(self) -> int:

@@ -64,7 +64,7 @@ class Signer:
         return next(key for key in self._keys if key.algorithm == self._algorithm)
 
     def sign(self, claims: dict[str, Any], now: float | None = None) -> str:
-        """Return a JWT with these claims, signed with the key of this time; None: the present."""
+        """Return a JWT of these claims, signed with the key of `now`; None: the present."""
         key = self.key_at(time.time() if now is None else now)
         return jwt.encode(
             claims,

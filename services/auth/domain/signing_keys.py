@@ -50,7 +50,7 @@ class KeyInfo:
 
 
 class SigningKeys:
-    """The rules of rotation. All state is in the store; `changed` is set after every change."""
+    """The rules of rotation. All state is in the store; changes set `changed`."""
 
     def __init__(
         self,

@@ -202,7 +202,7 @@ async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, An
 
 
 async def revoke(context: ApiContext, request: r.Revoke) -> dict[str, Any]:
-    """Refuse the tokens of a user, a session or a token from now on, and close their connections."""
+    """Revoke a user, a session or a token, and close their connections."""
     named = [
         (kind, name)
         for kind, name in (

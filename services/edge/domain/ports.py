@@ -223,7 +223,10 @@ class Tickets(Protocol):
 
 
 class RevocationListener(Protocol):
-    """Receives the entries of the list of revocations. The methods are called on the event loop; they never raise."""
+    """Receives the entries of the list of revocations.
+
+    The methods are called on the event loop; they never raise.
+    """
 
     def take(self, entries: Iterable[Revocation]) -> None:
         """Take entries; some may be known already."""

@@ -145,7 +145,7 @@ def ticket(digest: str) -> str:
 
 
 def revocations() -> str:
-    """Stream of revoked users, sessions and tokens; see services/edge/domain/control/revoker.py."""
+    """Stream of revocations; see services/edge/domain/control/revoker.py."""
     return f"{_prefix}{{revocations}}:list"
 
 

@@ -1,4 +1,4 @@
-"""Secrets that all services read from files: Redis password, service token, certificates."""
+"""Secrets that services read from files: Redis password, service token, keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServiceTokens(NamedTuple):
 
 
 class TlsFiles(NamedTuple):
-    """Where the certificates are by which services recognise one another over mTLS; all PEM.
+    """Paths of the PEM files by which services recognise one another over mTLS.
 
     `chain` is the certificate of this service, `key` its private key, `ca` who may have signed those of the others.
     """

@@ -1,4 +1,4 @@
-"""Circuit breaker of one replica: while the replica says nothing, calls to it fail at once.
+"""Circuit breaker of one replica: while it is silent, calls to it fail at once.
 
 **Purpose.** A process that hangs keeps its connections, and the kernel even accepts new ones for it. Every call would
 wait for its whole deadline, and what waits piles up.
@@ -34,7 +34,7 @@ from services.shared.process.cancellation import end_task
 
 logger = logging.getLogger(__name__)
 
-PROBE_S = 1.0  # longest wait for the answer to a probe, seconds
+PROBE_S = 1.0  # longest wait for the response to a probe, seconds
 _PAUSE_S = (0.05, 0.5)  # pause between two probes, seconds: the first one, and the longest after doubling
 
 
@@ -42,7 +42,7 @@ class Breaker:
     """Says whether a replica may be used; asks it while it may not. See the module."""
 
     def __init__(self, address: str, probe: Callable[[], Awaitable[bool]]) -> None:
-        """Begin closed. `probe` asks the replica, within `PROBE_S`, and returns whether it answered."""
+        """Begin closed. `probe` returns, within `PROBE_S`, whether the replica answered."""
         self._address = address
         self._probe = probe
         self._closed = asyncio.Event()

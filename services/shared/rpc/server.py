@@ -39,7 +39,7 @@ _OPTIONS = (
 
 
 class TlsPort(NamedTuple):
-    """A port for callers that show a certificate. `alone`: there is no port for others."""
+    """A port for callers with a certificate. `alone`: there is no port for others."""
 
     identity: ServiceIdentity
     port: int
@@ -47,7 +47,7 @@ class TlsPort(NamedTuple):
 
 
 class GrpcServer:
-    """A running gRPC server, on one port or two: one for callers with a token, one for those with a certificate."""
+    """A running gRPC server, with a port for tokens, a port for certificates, or both."""
 
     def __init__(self, health_servicer: health.aio.HealthServicer) -> None:
         self._health = health_servicer

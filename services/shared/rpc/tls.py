@@ -1,4 +1,4 @@
-"""Certificates by which services know one another (mTLS), read again when their files change.
+"""Certificates by which services know one another (mTLS), read again on a change.
 
 **Purpose.** With a service token whoever reads one packet, or one file, is every service. With certificates nobody
 reads along, each service has a secret of its own, and the name in its certificate says what it may call.
@@ -85,7 +85,7 @@ class ServiceIdentity:
             return self._current
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Return credentials of a server that follow the files. Clients must show a certificate."""
+        """Return credentials of a server, which follow the files; clients need their own."""
         used = self._current
 
         def changed() -> Any:

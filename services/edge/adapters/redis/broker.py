@@ -154,7 +154,10 @@ class RedisBroker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pub/sub works, and this edge may use the present incarnation of Redis and knows who is revoked."""
+        """Whether this edge may serve clients.
+
+        Pub/sub works, the present incarnation of Redis may be used, and the list of revocations has been read.
+        """
         return (
             self._subscriber.connected
             and self._gate.is_open

@@ -1,4 +1,7 @@
-"""The list of revocations on Redis: a stream that every edge reads from where it is."""
+"""The list of revocations on Redis: a stream that every edge reads to its end.
+
+An edge remembers its position, and reads only what was appended after it.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ class RedisRevocationLog:
 
     async def append(self, entry: Revocation) -> None:
         call = Call(_APPEND, [keys.revocations()], [msgspec.json.encode(entry), math.ceil(entry.until)])
-        (answer,) = await self._redis.run([call], timeout_s=_TIMEOUT_S)
-        self._appended = max(self._appended, _id(raise_for_error(answer)))
+        (reply,) = await self._redis.run([call], timeout_s=_TIMEOUT_S)
+        self._appended = max(self._appended, _id(raise_for_error(reply)))
 
     async def poll(self) -> None:
         try:
@@ -61,7 +64,7 @@ class RedisRevocationLog:
         if self._listener is None:
             return
         while True:
-            known = self._appended  # what is appended while the answer is under way may be missing in it
+            known = self._appended  # what is appended while the reply is under way may be missing in it
             newest, found = map(_checked, await ask(_commands(self._position)))
             if (_id(newest[0][0]) if newest else _START) < max(self._position, known):
                 self._listener.lost()
@@ -92,10 +95,10 @@ def _readable(text: bytes) -> Revocation | None:
         return None
 
 
-def _checked(answer: Any) -> Any:
-    if isinstance(answer, exceptions.RedisError):
-        raise exceptions.ConnectionError(f"refused: {answer}") from answer
-    return answer
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, exceptions.RedisError):
+        raise exceptions.ConnectionError(f"refused: {reply}") from reply
+    return reply
 
 
 def _id(text: bytes) -> tuple[int, int]:

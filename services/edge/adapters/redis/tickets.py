@@ -1,4 +1,4 @@
-"""Tickets on Redis: a ticket is shown once in place of a token.
+"""Tickets on Redis: a client shows a ticket once, in place of a token.
 
 Redis has a digest of the ticket and the token encrypted with a key that is made from the ticket. So nobody who reads
 Redis, or a copy of its data, gets a token.
@@ -29,12 +29,12 @@ class RedisTickets:
 
     async def put(self, ticket: str, token: str, ttl_s: int) -> None:
         sealed = ChaCha20Poly1305(_key(ticket)).encrypt(_NONCE, token.encode(), None)
-        (answer,) = await self._redis.execute([("SET", _name(ticket), sealed, "EX", ttl_s)], timeout_s=_TIMEOUT_S)
-        raise_for_error(answer)
+        (reply,) = await self._redis.execute([("SET", _name(ticket), sealed, "EX", ttl_s)], timeout_s=_TIMEOUT_S)
+        raise_for_error(reply)
 
     async def take(self, ticket: str) -> str | None:
-        (answer,) = await self._redis.run([Call(_TAKE, [_name(ticket)], [])], timeout_s=_TIMEOUT_S)
-        sealed = raise_for_error(answer)
+        (reply,) = await self._redis.run([Call(_TAKE, [_name(ticket)], [])], timeout_s=_TIMEOUT_S)
+        sealed = raise_for_error(reply)
         if sealed is None:
             return None
         try:

@@ -1,10 +1,12 @@
-"""Revoked users, sign-in sessions and tokens: which tokens are refused although they are signed and not expired.
+"""Revoked users, sign-in sessions and tokens, kept in memory.
+
+They say which tokens are refused although they are signed and have not expired.
 
 **Rules.** A token is revoked if its id (`jti`) or its sign-in session (`sid`) is, or if its user is and the token was
 issued (`iat`) at the time of the revocation or before. A token without `iat` counts as issued before. So a user who is
 revoked may sign in again and gets good tokens.
 
-An entry is kept until its time is over: after it no token that it covers could be good. There are 100,000 at most.
+An entry is kept until no token that it covers could be good. There are 100,000 at most.
 `domain/control/revoker.py` has how an entry reaches every edge.
 """
 
@@ -27,7 +29,10 @@ class RevokedKind(enum.Enum):
 
 
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the list. Times are Unix seconds: when it was made, and until when it is kept."""
+    """An entry of the list.
+
+    It was made at `at` and is kept until `until`; both are Unix seconds.
+    """
 
     kind: RevokedKind
     id: str
@@ -65,7 +70,7 @@ class Revocations:
         return True
 
     def covers(self, *, user: str, session: str, token: str, issued_at: float | None) -> bool:
-        """Return whether a token with these claims is revoked; empty: it has no such claim."""
+        """Return whether a token with these claims is revoked; an absent claim is empty."""
         by_kind = self._by_kind
         if session and session in by_kind[RevokedKind.SESSION]:
             return True

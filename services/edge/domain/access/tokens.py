@@ -327,7 +327,10 @@ def _user(payload: _Payload) -> str:
 
 
 def _revocable(payload: _Payload) -> tuple[str, str, float | None]:
-    """Return session, id and time of issue of a token; of a wrong type counts as absent, as nobody else reads them."""
+    """Return session, id and time of issue of a token: by these it may be revoked.
+
+    A claim of a wrong type counts as absent, because nobody else reads it.
+    """
     issued_at = payload.iat if isinstance(payload.iat, int | float) and not isinstance(payload.iat, bool) else None
     return (
         payload.sid if isinstance(payload.sid, str) else "",

@@ -44,10 +44,10 @@ class Disconnect(Target):
 
 
 class Revoke(Target):
-    """Closes the connections of a user, a sign-in session or a token, and refuses its tokens from now on.
+    """Revokes a user, a sign-in session or a token, and closes their connections.
 
-    `kind`, `id`, `at` and `until` are those of `Revocation`. Edges of before knew only `user` and `session`, and closed
-    the connections of that session.
+    `kind`, `id`, `at` and `until` are those of `Revocation`. Older edges know only `user` and `session`, and
+    only close the connections of that session.
     """
 
     session: str

@@ -1,7 +1,7 @@
 """Revokes users, sign-in sessions and tokens, on every edge.
 
 **Purpose.** A revocation must close the connections that are open, and refuse tokens that would be good for hours. An
-edge that was cut off must know it before it serves anybody anything new.
+edge that was cut off must know of it before it delivers anything new.
 
 **Rules.**
 
@@ -12,9 +12,9 @@ edge that was cut off must know it before it serves anybody anything new.
    So an edge that was cut off has it before anything new of Redis reaches its clients.
 4. If Redis has lost entries, the edges append again what they know.
 
-**Example.** A user is revoked while an edge is cut off from Redis. Its clients go on chatting among themselves with
-nothing: every publish fails. The edge connects again, reads the list on the new connection, and closes the user's
-connections with 3503; only then are channels read.
+**Example.** A user is revoked while an edge is cut off from Redis. The user's connections there stay open, but every
+publish fails. When the edge connects again, it reads the list before anything else and closes these connections with
+3503. Only then does it read channels.
 
 **Trade-offs.** Memory for each entry on each edge, so the list is bounded. Entries are lost if Redis loses them and all
 edges are restarted before one of them has appended them again.
@@ -40,7 +40,7 @@ _RESTORE_S = 2.0  # longest wait, at random, before lost entries are appended ag
 
 
 class Revoker:
-    """Makes revocations, and takes those of other edges: the `RevocationListener` of the list."""
+    """Makes revocations, and takes those of other edges: a `RevocationListener`."""
 
     def __init__(self, node: Node, cluster: Cluster, log: RevocationLog, *, poll_s: float = POLL_S) -> None:
         self._node = node
@@ -50,7 +50,7 @@ class Revoker:
         self._lost: dict[tuple[RevokedKind, str], Revocation] = {}
 
     async def revoke(self, kind: RevokedKind, name: str, ttl_s: float, *, user: str = "") -> None:
-        """Revoke on every edge. Returns once all connected edges have closed the connections.
+        """Revoke on every edge; return once connected edges have closed the connections.
 
         Args:
             kind: What is revoked.
@@ -82,7 +82,7 @@ class Revoker:
             raise Unavailable(str(error)) from error
 
     def take(self, entries: Iterable[Revocation]) -> None:
-        """Take entries of the list: refuse their tokens from now on, and close their connections."""
+        """Refuse the tokens of these entries from now on, and close their connections."""
         for entry in entries:
             self._lost.pop((entry.kind, entry.id), None)
             if entry.until > self._node.clock.wall() and self._node.revocations.add(entry):

@@ -124,10 +124,10 @@ class Deadlines:
         return self.ttl(expires_at)
 
     def ttl(self, expires_at: float | None) -> int:
-        """Return in how many whole seconds to refresh, from 1 to 365 days; 0 if it never expires.
+        """Return seconds until the client should refresh; 0 if the token never expires.
 
-        SDKs refresh at that moment. So it is 30 s before the expiry, or a tenth of the time left if that is less: what
-        they send meanwhile is still accepted.
+        A whole number, at least 1 and at most 365 days. SDKs refresh at that moment. So it is 30 s before the expiry,
+        or a tenth of the time left if that is less: what they send meanwhile is still accepted.
         """
         if expires_at is None:
             return 0
@@ -136,7 +136,10 @@ class Deadlines:
 
     @property
     def has_expired(self) -> bool:
-        """Whether the token has expired, by more than the leeway; the connection stays open for the delay of rule 5."""
+        """Whether the token has expired, by more than the leeway.
+
+        The connection stays open for the delay of rule 5.
+        """
         expires_at = self.expires_at
         return expires_at is not None and self._node.clock.wall() > expires_at + self._node.verifier.leeway_s
 

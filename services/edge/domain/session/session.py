@@ -210,7 +210,7 @@ class Session(CommandRunner):
         return ClientInfo(self.user, self.client, self.conn_info, chan_info)
 
     def replace_info(self, conn_info: bytes) -> None:
-        """Show other clients this `info` from now on: in publications and in presence; nobody is told."""
+        """Replace the `info` that others see in publications and presence; nobody is told."""
         if conn_info == self.conn_info:
             return
         self.conn_info = conn_info

@@ -18,7 +18,7 @@ class CompressedConnection(WebSocketConnection):
     __slots__ = ("_compressor", "_max_compressed_bytes")
 
     compresses = True
-    # Four frames that inflate to the longest message are a turn of work.
+    # Fewer than without compression: each frame may inflate to the longest message.
     _frames_per_turn = 4
 
     def __init__(
@@ -35,7 +35,7 @@ class CompressedConnection(WebSocketConnection):
         self._max_compressed_bytes = longest_compressed(max_message_bytes)
 
     def send(self, frame: bytes) -> None:
-        """Queue a frame that the client did not ask for, compressed; what is queued is what counts."""
+        """Queue a push, compressed. Bounds of the outbox count the compressed bytes."""
         if self._state == OPEN:
             self.put(self._compressor.push(frame))
 

@@ -44,7 +44,7 @@ from services.edge.transport.websocket.frame_reader import (
     PROTOCOL_ERROR,
     Violation,
 )
-from services.edge.transport.websocket.frames import PING_FRAME, close_answer, close_frame, pong_frame
+from services.edge.transport.websocket.frames import PING_FRAME, close_frame, close_reply, pong_frame
 from services.edge.transport.websocket.turns import OPEN, TurnReader
 
 logger = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ class WebSocketConnection(TurnReader):
         code = close_code(payload)
         self._client_end = _CLIENT_ENDS.get(code, ClientEnd.LOST)
         self._port.counters.closed_by_client(code)
-        self._end_with(close_answer(payload))
+        self._end_with(close_reply(payload))
         self._notify_closed()  # now, so that others see the leave before TCP has ended
 
     def _deliver(self, payload: bytes, *, binary: bool) -> None:

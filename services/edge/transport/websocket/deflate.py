@@ -1,7 +1,7 @@
-"""Compresses and inflates single messages: permessage-deflate without context takeover. RFC 7692, 7.2.
+"""Compresses and inflates single messages, by permessage-deflate. RFC 7692, 7.2.
 
 **Purpose.** Compression must cost no memory for each connection, and little CPU for each delivery. So each message
-stands alone: neither side refers to earlier messages, and no state of zlib outlives a call.
+stands alone (no context takeover): neither side refers to earlier messages, and no state of zlib outlives a call.
 
 **Compress once.** Because nothing depends on the connection, a compressed frame is the same bytes for all. A push is
 sent to all subscribers one after another, so a `FrameCompressor` remembers the last push and what became of it.
@@ -35,7 +35,7 @@ _MOST_ENDS = 16  # blocks of a message that are marked as the last one; each one
 
 
 def longest_compressed(max_bytes: int) -> int:
-    """Return the most that zlib makes of so many bytes, whatever its settings: its `deflateBound`."""
+    """Return the most bytes that zlib makes of `max_bytes`: its `deflateBound`."""
     return max_bytes + ((max_bytes + 7) >> 3) + ((max_bytes + 63) >> 6) + 11
 
 
@@ -86,7 +86,7 @@ class FrameCompressor:
         self._last_push = self._last_made = b""
 
     def push(self, frame: bytes) -> bytes:
-        """Return what is sent in place of a push; the same object as last time if it is the same push."""
+        """Return the frame to send for a push; compressed once if pushed again and again."""
         if len(frame) < self._min_bytes:
             return frame
         if frame is not self._last_push:
@@ -96,7 +96,7 @@ class FrameCompressor:
         return made
 
     def reply(self, frame: bytes) -> bytes:
-        """Return what is sent in place of a frame for one client."""
+        """Return the frame to send for a reply, which goes to one client."""
         if len(frame) < self._min_bytes:
             return frame
         made = self._compress(frame)
@@ -104,7 +104,10 @@ class FrameCompressor:
         return made
 
     def _compress(self, frame: bytes) -> bytes:
-        """Return the frame compressed, or as it is if that is not longer or if it is a control frame."""
+        """Return the frame compressed.
+
+        A control frame, or one that gets no smaller, is returned as it is.
+        """
         first = frame[0]
         if first not in (FIN_TEXT, FIN_BINARY):
             return frame

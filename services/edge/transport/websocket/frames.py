@@ -23,7 +23,10 @@ def binary_frame(payload: bytes) -> bytes:
 
 
 def compressed_frame(first: int, payload: bytes) -> bytes:
-    """Return the frame of one compressed message; `first` is the first byte that it has uncompressed."""
+    """Return the frame of one compressed message.
+
+    `first` is the first byte of the frame with the message uncompressed.
+    """
     return _frame(first | _COMPRESSED, payload)
 
 
@@ -47,13 +50,13 @@ def close_frame(code: int, reason: str) -> bytes:
     return _frame(_CLOSE, code.to_bytes(2, "big") + text)
 
 
-def close_answer(payload: bytes) -> bytes:
-    """Return the answer to a close frame; it has the same payload."""
+def close_reply(payload: bytes) -> bytes:
+    """Return the reply to a close frame; it has the same payload."""
     return _frame(_CLOSE, payload)
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """Return the answer to a ping; it has the same payload."""
+    """Return the reply to a ping; it has the same payload."""
     return _frame(_PONG, payload)
 
 

@@ -66,7 +66,7 @@ def read_handshake(head: Head, peer: str, origins: OriginRules) -> HandshakeInfo
 def accept_handshake(
     head: Head, info: HandshakeInfo, protocols: ClientProtocols, compression: Compression | None
 ) -> Handshake:
-    """Choose the client protocol, and compression if that is not None; make the response.
+    """Choose the client protocol and, if allowed, compression; make the response.
 
     Raises:
         Refused: 400 if no client protocol takes the request.

@@ -101,7 +101,7 @@ class TurnReader(Outbox, asyncio.Protocol):
                 if text is not None and text.isascii():
                     self._deliver(text, binary=False)
                     return
-            self._take_turn(data, 0)
+            self._handle_turn(data, 0)
             return
         if type(waiting) is bytes:
             waiting, self._at = bytearray(waiting[self._at :]), 0
@@ -110,11 +110,11 @@ class TurnReader(Outbox, asyncio.Protocol):
         self._missing = max(0, self._missing - len(data))
         if not (self._missing or self._turn_is_due or self._held_by_handler):
             self._waiting = None
-            self._take_turn(waiting, self._at)
+            self._handle_turn(waiting, self._at)
 
     # Turns.
 
-    def _take_turn(self, data: bytes | bytearray, start: int) -> None:
+    def _handle_turn(self, data: bytes | bytearray, start: int) -> None:
         """Handle the frames of one turn, from `start` on, and keep the rest."""
         found, at, missing, wrong = read_frames(
             data, start, self._max_message_bytes, self._frames_per_turn, _BYTES_PER_TURN, self._max_compressed_bytes
@@ -152,7 +152,7 @@ class TurnReader(Outbox, asyncio.Protocol):
         if self._state == OPEN and not self._held_by_handler:
             waiting, self._waiting = self._waiting, None
             if waiting is not None:
-                self._take_turn(waiting, self._at)
+                self._handle_turn(waiting, self._at)
             if self._state == OPEN and not (self._turn_is_due or self._held_by_handler):
                 self._resume_transport()
 

@@ -82,7 +82,7 @@ def _who(session: Session) -> str:
 def require(
     session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission], command_token: str
 ) -> None:
-    """Raise `ThalamusError` if the rule does not permit this client (103), or its token has expired (109).
+    """Raise `ThalamusError` if the client is not permitted (103) or has expired (109).
 
     The same holds for the token of the command, where the namespace requires one. The reply does not depend on whether
     the channel exists.
