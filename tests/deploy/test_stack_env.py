@@ -74,10 +74,11 @@ def test_what_the_stack_sets_can_be_changed_or_is_decided_by_it(service: str) ->
         assert name in decided or re.fullmatch(r"\$\{\w+:?-[^}]*\}", str(value)), name
 
 
-def rendered(**environment: str) -> dict[str, Any]:
-    """The stack as Docker's own client reads it; needs no engine."""
+def rendered(*more: str, **environment: str) -> dict[str, Any]:
+    """The stack, with `more` files, as Docker's own client reads it; needs no engine."""
+    files = [part for name in ("dev-stack.yml", *more) for part in ("--compose-file", name)]
     done = subprocess.run(
-        [command("docker"), "stack", "config", "--compose-file", "dev-stack.yml"],
+        [command("docker"), "stack", "config", *files],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment},
         capture_output=True,
@@ -97,6 +98,16 @@ def test_a_setting_of_the_shell_reaches_the_service_and_others_keep_their_defaul
     assert "EDGE_PERSONAL_CHANNEL" not in stack["edge"]["environment"]
     assert "EDGE_ALLOW_ANONYMOUS" not in stack["auth"]["environment"]
     assert stack["persistence"]["environment"]["PERSISTENCE_MAX_WAITING"] == "7"
+
+
+def test_certificates_come_beside_the_other_secrets_of_a_service(tmp_path: Path) -> None:
+    (tmp_path / ".made-by-make-secrets.env").touch()
+    stack = rendered("mtls-stack.yml", SECRETS=str(tmp_path), SERVICE_TLS="accept")
+    for service in CONFIGS:
+        found = {one.get("target", one["source"]) for one in stack[service]["secrets"]}
+        before = {one.get("target", one["source"]) for one in DEV["services"][service]["secrets"]}
+        assert found == before | {"service_ca", "service_cert", "service_key"}
+        assert stack[service]["environment"]["SERVICE_TLS"] == "accept"
 
 
 def test_a_deployment_without_secrets_says_so_before_anything_is_made(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import grpc
 import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
@@ -33,6 +34,7 @@ from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import add_PersistenceServiceServicer_to_server
 
 Ready = grpc.ChannelConnectivity.READY
+EXPIRES = "thalamus_service_certificate_expires_timestamp_seconds"
 CALL_S = 2.0
 CLOSED_S = 3.5  # a connection that is replaced has 3 s for what runs on it
 
@@ -469,6 +471,18 @@ async def test_the_ca_is_replaced_in_three_steps_without_a_call_that_fails(
         await rig.replicas.refresh()
         for _ in range(5):
             assert await call(rig) == 7
+
+
+def test_when_the_certificate_expires_is_a_metric_and_near_the_end_a_warning(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for days, warns in ((30, False), (13, True)):
+        folder.renew(days=days)
+        caplog.clear()
+        folder.identity("edge")
+        expires = x509.load_pem_x509_certificate(folder.files("edge").chain.read_bytes()).not_valid_after_utc
+        assert REGISTRY.get_sample_value(EXPIRES) == expires.timestamp()
+        assert ("expires soon" in caplog.text) == warns
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
+from prometheus_client import Gauge
 
 from services.shared.process.config import ConfigError
 from services.shared.process.secrets import TlsFiles
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WARN_BEFORE = timedelta(days=14)
+_EXPIRES = Gauge(
+    "thalamus_service_certificate_expires_timestamp_seconds",
+    "When the certificate of this service expires, in Unix seconds; 0: services use no mTLS.",
+)
 
 
 class Certificates(NamedTuple):
@@ -169,5 +174,6 @@ def _check(files: TlsFiles, found: Certificates) -> None:
     left = own.not_valid_after_utc - datetime.now(UTC)
     if left <= timedelta(0):
         raise ConfigError(f"SERVICE_TLS_CERT_FILE: {files.chain} expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M}Z")
+    _EXPIRES.set(own.not_valid_after_utc.timestamp())
     if left <= _WARN_BEFORE:
         logger.warning("the certificate of this service expires soon", extra={"expires": str(own.not_valid_after_utc)})
