@@ -9,7 +9,7 @@ import json
 import struct
 import time
 
-_TEXT, _PONG, _CLOSE = 0x1, 0xA, 0x8
+_TEXT, _BINARY, _PONG, _CLOSE = 0x1, 0x2, 0xA, 0x8
 _FIN, _MASKED = 0x80, 0x80
 _ZERO_MASK = bytes(4)  # masked by the letter of RFC 6455, 5.3: servers unmask as ever, we need not
 _LONGEST_SHORT = 125
@@ -19,6 +19,11 @@ _TOKEN_TTL_S = 24 * 3600
 def text_frame(payload: bytes) -> bytes:
     """A text message."""
     return _frame(_TEXT, payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """A binary message."""
+    return _frame(_BINARY, payload)
 
 
 def pong_frame(payload: bytes) -> bytes:

@@ -34,16 +34,23 @@ async def _never_ending(name: str, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def platform(*, edges: int = 2, environment: Mapping[str, str] | None = None) -> AsyncIterator[Target]:
-    """With the namespaces and settings that are shipped, on free ports, with data of its own."""
+async def platform(
+    *, edges: int = 2, environment: Mapping[str, str] | None = None, channels: str = ""
+) -> AsyncIterator[Target]:
+    """With the namespaces and settings that are shipped, on free ports, with data of its own.
+
+    `channels`: more namespaces, in TOML.
+    """
     data = Path(tempfile.mkdtemp(prefix="thalamus-bench-"))
     secret = secrets.token_urlsafe(32)
     secret_file = data / "hs256.secret"
     secret_file.write_text(secret)
+    channels_file = data / "channels.toml"
+    channels_file.write_text((ROOT / "config" / "channels.toml").read_text() + channels)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     settings = StackSettings(
         data=data,
-        channels_file=ROOT / "config" / "channels.toml",
+        channels_file=channels_file,
         environment={
             **inherited,
             **dict.fromkeys(_PORTS, "0"),
