@@ -1,7 +1,8 @@
 """`python -m bench.connects`: what a connect costs an edge, by the algorithm that signed its token.
 
 A connect is a TCP connection, the WebSocket handshake, the connect command and one subscription. All algorithms take
-turns on one edge. With `--commit`, repeated, several commits take turns as well, each with a platform of its own.
+turns on one edge. With `--commit`, repeated, several commits take turns as well, each with a platform of its own. This
+`bench` must fit the `cli` of those commits.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _measure_checkout(checkout: Path, algorithms: Sequence[str], clients: int, t
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(checkout)},
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
     ).stdout
     return msgspec.json.decode(said, type=dict[str, list[float]])
 

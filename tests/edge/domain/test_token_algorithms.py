@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 import socket
+import string
 import time
 import warnings
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jwk import PyJWK
 
+from services.edge.domain.access import algorithms
 from services.edge.domain.access.algorithms import ALGORITHMS, DEFAULT_ALGORITHMS
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenExpired, TokenInvalid, TokenVerifier
@@ -329,6 +331,39 @@ def test_B15_eight_kib_of_nonsense_take_less_than_5_ms(text: str) -> None:
             assert user_of(keys, text) == ""
             took.append(time.thread_time() - started)
     assert min(took) < 0.005  # the best of several: other work of the machine is not ours
+
+
+def test_B15_a_token_is_written_in_one_way_alone() -> None:
+    """Unused bits of the last character, the alphabet of plain base64, padding, and blanks inside."""
+    keys = ring()
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    text = next(made for number in range(100) if {"-", "_"} <= set((made := token("HS256", n=number)).split(".")[2]))
+    assert user_of(keys, text) == "ann"
+    last = letters.index(text[-1])
+    assert last % 4 == 0, "a signature of 32 bytes leaves two bits unused"
+    for other in (
+        *(text[:-1] + letters[last + bits] for bits in (1, 2, 3)),
+        text.replace("-", "+"),
+        text.replace("_", "/"),
+        text + "=",
+        text[:-5] + "\n" + text[-5:],
+        text[:-5] + " " + text[-5:],
+    ):
+        assert user_of(keys, other) == "", other
+
+
+def test_pyjwt_still_calls_the_decoder_that_replaces_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later PyJWT that does not would be slower, and nothing else would show it."""
+    seen: list[str] = []
+    decode = algorithms._Reader._decode_base64url_segment  # noqa: SLF001
+
+    def counted(segment: bytes, name: str) -> bytes:
+        seen.append(name)
+        return decode(segment, name)
+
+    monkeypatch.setattr(algorithms._Reader, "_decode_base64url_segment", staticmethod(counted))  # noqa: SLF001
+    assert user_of(ring(), token("HS256")) == "ann"
+    assert {"payload", "crypto"} <= set(seen)
 
 
 def test_no_mutation_of_a_token_is_believed() -> None:
