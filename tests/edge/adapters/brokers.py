@@ -15,7 +15,8 @@ def generation(broker: RedisBroker) -> int:
 
 def forget(broker: RedisBroker) -> None:
     """Let the edge forget what it acknowledged, as if that had been long ago."""
-    broker._acknowledged = broker._incarnation._acknowledged = AcknowledgedPositions()  # noqa: SLF001
+    empty = AcknowledgedPositions()
+    broker._acknowledged = broker._incarnation._acknowledged = broker._sender._acknowledged = empty  # noqa: SLF001
 
 
 def stop_watching(broker: RedisBroker) -> None:

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from services.edge.adapters.redis.broker import _CHANNELS_PER_CALL, RedisBroker
+from services.edge.adapters.redis.batch_sender import CHANNELS_PER_CALL
+from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.channels.publisher import _RandomIds
 from services.edge.domain.model import Publication
 from services.shared.batching.linger import Linger
@@ -59,7 +60,7 @@ def test_no_two_publications_have_one_id() -> None:
 async def test_more_channels_than_fit_into_one_call_are_all_answered(redis_url: str) -> None:
     broker = RedisBroker(redis_url)
     await broker.start(Listener(), lambda payload: None)
-    names = [f"live:{number}" for number in range(3 * _CHANNELS_PER_CALL // 2)]
+    names = [f"live:{number}" for number in range(3 * CHANNELS_PER_CALL // 2)]
     for offset in (1, 2):
         appends = [
             broker.append(name, Publication(b"{}"), key_user="", key="", history_size=10, history_ttl_s=60)

@@ -24,11 +24,12 @@ from typing import Any
 from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.redis import self_check
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
+from services.edge.adapters.redis.batch_sender import DEADLINE_S, BatchSender
 from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.incarnation import IncarnationWatch
 from services.edge.adapters.redis.own_appends import OwnAppends
-from services.edge.adapters.redis.queued import Append, OtherCommand, fail, give_up_unkeyed, settle
+from services.edge.adapters.redis.queued import Append, OtherCommand, give_up_unkeyed
 from services.edge.adapters.redis.revocations import RedisRevocationLog
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
 from services.edge.adapters.redis.subscriber import RedisSubscriber
@@ -38,20 +39,19 @@ from services.edge.domain.ports import ChannelListener, ControlListener
 from services.shared.batching.batcher import Batcher
 from services.shared.batching.linger import Linger
 from services.shared.errors import Unavailable
-from services.shared.hotlog import hot, hotlog, keys
+from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.incarnation.gate import IncarnationGate
+from services.shared.process.cancellation import end_task
 from services.shared.process.metrics import BATCH_BUCKETS, SECONDS_BUCKETS, QuickHistogram
 from services.shared.redis.clock import RedisClock
 from services.shared.redis.pipeline import NotSent, RedisPipeline
 
 logger = logging.getLogger(__name__)
 
-DEADLINE_S = 2.8  # longest wait for Redis, seconds
 MAX_WAITING = 20_000  # commands in the queue
 _MAX_BATCH = 512  # commands in a batch
-_CHANNELS_PER_CALL = 64  # per append script: with a publication or two each, it blocks Redis for under a millisecond
 _IN_FLIGHT = 4  # batches at the same time
 MAX_BATCH_DELAY_S = 0.015  # longest linger of a busy edge between two batches, seconds
 _BREAK_S = 0.25  # how long commands fail at once after a batch has failed, seconds
@@ -80,19 +80,28 @@ class RedisBroker:
         self._meta_ttl_s = meta_ttl_s
         self._gate = IncarnationGate()
         self._acknowledged = AcknowledgedPositions()
-        self._appends = OwnAppends()
         self._on_time = on_time
         self._clock = RedisClock()
+        appends = OwnAppends()
         self._incarnation = IncarnationWatch(
             url,
             self._gate,
             self._acknowledged,
-            self._appends,
+            appends,
             on_change=lambda: self._began(on_incarnation),
             on_time=self._time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
         )
         self._pipeline = RedisPipeline(url, gate=self._gate, before_use=lambda ask: self.revocation_log.read(ask))
+        self._sender = BatchSender(
+            self._pipeline,
+            self._gate,
+            self._incarnation,
+            appends,
+            self._acknowledged,
+            self._clock,
+            meta_ttl_s=meta_ttl_s,
+        )
         self.control_log = RedisControlLog(self._pipeline)
         self.tickets = RedisTickets(self._pipeline)
         self.revocation_log = RedisRevocationLog(self._pipeline)
@@ -112,7 +121,8 @@ class RedisBroker:
             late=_no_reply,
             linger=Linger(max_batch_delay_s),
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # batches in flight
+        self._reading: asyncio.Task[None] | None = None  # the list of revocations, of a new incarnation
         self._failed_at = _NEVER
         self._self_check = PubSubSelfCheck(
             lambda channel, payload: self._do(None, publish=(channel, payload)),
@@ -146,6 +156,8 @@ class RedisBroker:
         """Wait up to 1 s for commands in flight, then close."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+        if self._reading is not None:
+            await end_task(self._reading)
         await self._self_check.close()
         self._queue.close(_no_reply)
         await self._subscriber.close()
@@ -274,7 +286,7 @@ class RedisBroker:
         _ITEMS.observe(len(batch))
         try:
             try:
-                await self._send(batch)
+                await self._sender.send(batch)
             except Unavailable as error:
                 if loop.time() - started > DEADLINE_S / 2:
                     raise
@@ -282,7 +294,7 @@ class RedisBroker:
                 if not isinstance(error, NotSent):
                     give_up_unkeyed(batch, error)
                 await asyncio.sleep(0.05)
-                await self._send(batch)
+                await self._sender.send(batch)
             self._failed_at = _NEVER  # although another batch may have failed just now
         except Unavailable as error:
             self._failed_at = loop.time()
@@ -297,105 +309,6 @@ class RedisBroker:
         finally:
             _SECONDS.observe(loop.time() - started)
 
-    async def _send(self, batch: list[Append | OtherCommand]) -> None:
-        appends: dict[tuple[str, int, int], list[Append]] = {}
-        others: list[OtherCommand] = []
-        publishes: list[OtherCommand] = []
-        for work in batch:
-            if work.future.done():
-                continue
-            if isinstance(work, Append):
-                appends.setdefault((work.channel, work.history_size, work.history_ttl_s), []).append(work)
-            elif work.publish is not None:
-                publishes.append(work)
-            else:
-                others.append(work)
-        incarnation = self._gate.incarnation
-        if incarnation is None:
-            raise NotSent("this incarnation of Redis may not be used yet")
-        if publishes:
-            await self._send_publishes(publishes)
-        groups = list(appends.items())
-        parts = [groups[start : start + _CHANNELS_PER_CALL] for start in range(0, len(groups), _CHANNELS_PER_CALL)]
-        fresh_epoch = hotlog.new_epoch(incarnation.generation)
-        now_s = int(self._clock())
-        calls = [
-            hot.append_call(
-                [
-                    hot.HotBatch(channel, size, ttl_s, [(work.publication, work.key) for work in group])
-                    for (channel, size, ttl_s), group in part
-                ],
-                edge=self._incarnation.name,
-                fresh_epoch=fresh_epoch,
-                now_s=now_s,
-                writes=self._gate.writes,
-                number=self._appends.highest,
-                meta_ttl_s=self._meta_ttl_s,
-            )
-            for part in parts
-        ]
-        calls += [work.call(incarnation) for work in others if work.call is not None]
-        if not calls:
-            return
-        self._appends.began()
-        try:
-            results = await self._pipeline.run(calls, timeout_s=DEADLINE_S)
-            if self._gate.token != incarnation.token:
-                raise Unavailable("another incarnation of Redis began meanwhile")
-            for part, result in zip(parts, results, strict=False):
-                self._settle_appends(incarnation, [group for _, group in part], result)
-        finally:
-            self._appends.ended()
-        for work, result in zip(others, results[len(parts) :], strict=True):
-            settle(work.future, result)
-
-    async def _send_publishes(self, publishes: list[OtherCommand]) -> None:
-        commands = [("PUBLISH", *work.publish) for work in publishes if work.publish is not None]
-        try:
-            results = await self._pipeline.execute(commands, timeout_s=DEADLINE_S)
-        except Unavailable as error:
-            for work in publishes:  # not repeated: subscribers may have got it, and could not recognise a second one
-                settle(work.future, Unavailable(str(error)))
-            return
-        for work, result in zip(publishes, results, strict=True):
-            settle(work.future, result)
-
-    def _settle_appends(self, incarnation: Incarnation, groups: list[list[Append]], result: Any) -> None:
-        try:
-            reply = hot.appended(result)
-        except Unavailable as error:
-            for group in groups:
-                fail(group, error)
-            return
-        if reply is None:
-            self._incarnation.check_now()
-            for group in groups:
-                fail(group, Unavailable("Redis went back"))
-            return
-        if self._gate.token != incarnation.token or not self._appends.is_new(reply.number):
-            if self._gate.is_open:
-                self._incarnation.went_back(incarnation.token)
-            for group in groups:
-                fail(group, Unavailable("Redis went back"))
-            return
-        if any(isinstance(appended, hot.HotAppended) for appended in reply.batches):
-            self._gate.saw(Known(incarnation.generation, reply.writes))
-        for group, appended in zip(groups, reply.batches, strict=True):
-            if isinstance(appended, hot.HotAppended):
-                self._settle_group(group, *appended)
-            elif appended is None:
-                self._incarnation.check_now()
-                fail(group, Unavailable("the log is of a later generation"))
-            else:
-                fail(group, appended)
-
-    def _settle_group(self, group: list[Append], epoch: str, offsets: list[int]) -> None:
-        for work, offset in zip(group, offsets, strict=True):
-            if offset > 0:
-                self._acknowledged.note(work.channel, epoch, offset, work.publication_id)
-            if not work.future.done():
-                work.future.set_result(AppendResult(StreamPosition(abs(offset), epoch), offset < 0))
-
     def _time(self, unix_s: float) -> None:
         self._clock.sync(unix_s)
         self._on_time(unix_s)
@@ -408,9 +321,7 @@ class RedisBroker:
         self._failed_at = _NEVER  # a failure of the last incarnation says nothing about this one
         self._connected(True)
         on_incarnation()
-        task = asyncio.get_running_loop().create_task(self._read_revocations())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._reading = asyncio.get_running_loop().create_task(self._read_revocations())
 
     async def _read_revocations(self) -> None:
         with contextlib.suppress(Unavailable):  # else it is read with the next connection
