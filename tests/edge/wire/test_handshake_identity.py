@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.edge.domain.connections import Identity
 from tests.support.edge import Client, Cluster
 
@@ -36,6 +39,29 @@ async def test_a_token_that_expires_between_handshake_and_connect_is_109() -> No
     client = Client(cluster, cluster.edge(), identity=identity(cluster, "alice", ttl_s=3))
     await cluster.advance(4)
     assert (await client.reply(connect={}))["error"]["code"] in (109, 110)
+
+
+@pytest.mark.parametrize("kind", list(RevokedKind), ids=lambda kind: kind.value)
+async def test_a_token_that_is_revoked_between_handshake_and_connect_closes_3500(kind: RevokedKind) -> None:
+    cluster = Cluster()
+    edge = cluster.edge()
+    token = cluster.token("alice", sid="alice", jti="alice", iat=cluster.clock.wall() - 1)
+    claims = edge.verifier.connection(token, cluster.clock.wall())
+    client = Client(cluster, edge, identity=Identity(claims, token))
+    now = cluster.clock.wall()
+    edge.revocations.add(Revocation(kind=kind, id="alice", at=now, until=now + 60))
+    await client.post(connect={})
+    assert client.closed == (3500, "invalid token")
+
+
+async def test_a_cookie_that_is_revoked_between_handshake_and_connect_counts_as_none() -> None:
+    cluster = Cluster()
+    edge = cluster.edge()
+    client = Client(cluster, edge, identity=identity(cluster, "alice", is_explicit=False))
+    now = cluster.clock.wall()
+    edge.revocations.add(Revocation(kind=RevokedKind.USER, id="alice", at=now, until=now + 60))
+    await client.post(connect={})
+    assert client.closed == (3501, "bad request")
 
 
 async def test_a_token_of_the_command_must_be_of_the_user_of_an_explicit_credential() -> None:

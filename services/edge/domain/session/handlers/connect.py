@@ -99,6 +99,11 @@ def _identify(session: Session, token: str) -> ConnectionClaims | None:
     settings = session.node.settings
     identity, session.identity = session.identity, None
     if not token:
+        if identity is not None and _is_revoked(session, identity.claims):  # since the handshake
+            if identity.is_explicit:
+                refused("connection", "it is revoked")
+                raise Disconnect(EndReason.INVALID_TOKEN)
+            identity = None
         if identity is not None:
             return _checked(session, identity.claims)
         if settings.allow_anonymous or settings.insecure:
@@ -114,6 +119,12 @@ def _identify(session: Session, token: str) -> ConnectionClaims | None:
         refused("connection", "it is for another user than that of the handshake")
         raise Disconnect(EndReason.BAD_REQUEST)
     return _checked(session, claims)
+
+
+def _is_revoked(session: Session, claims: ConnectionClaims) -> bool:
+    return session.node.revocations.covers(
+        user=claims.user, session=claims.session, token=claims.token, issued_at=claims.issued_at
+    )
 
 
 def _checked(session: Session, claims: ConnectionClaims) -> ConnectionClaims:
