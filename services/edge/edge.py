@@ -117,7 +117,7 @@ class Edge:
                 web_dir=config.web_dir,
                 websocket_path=config.websocket_path,
                 origin_allowed=lambda origin: origins.allows(origin, ""),
-                origin_named=lambda origin: origins.names(origin, ""),
+                is_own_page=origins.names,
             )
         )
         http = HttpHandover(app, options, self.protocols.serves)

@@ -123,6 +123,7 @@ async def test_answers_that_have_something_in_them_are_as_described(stack: Stack
         await check("/auth/register", user, 409)
         await check("/auth/login", user | {"password": "another one"}, 401)
         await check("/auth/login", user | {"password": "x" * 1_025}, 400)
+        await check("/auth/login", user | {"cookie": True}, 403, Origin="https://elsewhere.example")
         await check("/auth/login", b'{"username":"' + b"x" * 8_192 + b'"}', 413)
         newer = (await check("/auth/refresh", {"refresh_token": pair["refresh_token"]}))["result"]
         await check("/auth/refresh", {"refresh_token": pair["refresh_token"]}, 401)

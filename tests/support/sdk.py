@@ -79,11 +79,15 @@ async def run_scenario(
     token: Callable[[str, float, dict[str, object]], str],
     proxy: TcpProxy,
     fill: Callable[[str, int], Awaitable[object]] | None = None,
+    ticket: Callable[[str], Awaitable[str]] | None = None,
     *,
     limit_s: float = _LIMIT_S,
     encoding: str = "json",
 ) -> tuple[int | None, str]:
-    """Exit code and stderr of one scenario; 0: it held. It asks for tokens and publications, to cut and to heal."""
+    """Exit code and stderr of one scenario; 0: it held.
+
+    It asks for tokens, tickets for a token and publications, to cut and to heal.
+    """
     environment = {**os.environ, "SDK_ENCODING": encoding}
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -104,6 +108,9 @@ async def run_scenario(
                 elif question["do"] == "fill":
                     assert fill is not None, "this scenario needs one who publishes much"
                     await fill(question["channel"], question["count"])
+                elif question["do"] == "ticket":
+                    assert ticket is not None, "this scenario needs tickets"
+                    answer = await ticket(question["token"])
                 else:
                     proxy.heal()
                 process.stdin.write(json.dumps(answer).encode() + b"\n")

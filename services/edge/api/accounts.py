@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 
 from services.edge.api.bodies import come_again, decode, plain_error, read_body, refusal, result_response
 from services.edge.api.context import ApiContext
-from services.edge.api.cookies import clear_session_cookie, set_session_cookie
+from services.edge.api.cookies import clear_session_cookie, may_change_cookie, set_session_cookie
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, SignedIn
 from services.edge.domain.access.revocations import RevokedKind
@@ -120,10 +120,14 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             return {}
 
         response = await reply(end)
-        clear_session_cookie(request, response, context.websocket_path)
+        if may_change_cookie(request, context.is_own_page):
+            clear_session_cookie(request, response, context.websocket_path)
         return response
 
     async def signed_in(request: Request, sign_in: Callable[[], Awaitable[TokenPair]], *, cookie: bool) -> Response:
+        if cookie and not may_change_cookie(request, context.is_own_page):
+            text = "pages of this origin may not have the cookie: EDGE_ALLOWED_ORIGINS lists those that may by name"
+            return plain_error(HTTPStatus.FORBIDDEN, text, ErrorCode.PERMISSION_DENIED)
         pairs: list[TokenPair] = []
 
         async def run() -> dict[str, Any]:
@@ -148,9 +152,9 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         return Response(context.keyring.jwks, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
     for name, endpoint, kind, result, refusals in (
-        ("register", register, Registration, SignedIn, [409]),
-        ("login", login, Login, SignedIn, [401]),
-        ("refresh", refresh, Refresh, SignedIn, [401]),
+        ("register", register, Registration, SignedIn, [403, 409]),
+        ("login", login, Login, SignedIn, [401, 403]),
+        ("refresh", refresh, Refresh, SignedIn, [401, 403]),
         ("logout", logout, RefreshToken, Nothing, []),
     ):
         app.add_api_route(

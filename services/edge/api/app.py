@@ -69,7 +69,9 @@ def create_app(context: ApiContext) -> FastAPI:
     tickets.add_routes(app, context, schemas)
     describe(app, schemas.components)
     _add_console(app, context)
-    app.add_middleware(AccountsCors, allowed=context.origin_allowed, named=context.origin_named)
+    app.add_middleware(
+        AccountsCors, allowed=context.origin_allowed, named=lambda origin: context.is_own_page(origin, "")
+    )
     app.add_middleware(HeadAsGet)
 
     @app.exception_handler(BodyRefused)

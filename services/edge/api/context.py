@@ -26,4 +26,4 @@ class ApiContext:
     web_dir: Path
     websocket_path: str
     origin_allowed: Callable[[str], bool]
-    origin_named: Callable[[str], bool]  # allowed by its name, and not because every origin is
+    is_own_page: Callable[[str, str], bool]  # whether pages of this origin may use the cookie, at this Host

@@ -2,17 +2,30 @@
 
 No script reads it (HttpOnly), no other site makes the browser send it (SameSite=Strict), and the browser sends it with
 handshakes only (Path). `services/edge/domain/handshake.py` says when it counts.
+
+Only pages for which it counts may set or remove it. Any page can make a browser send a form here: it would sign the
+user in as somebody else, whose channels the user then writes to.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 from fastapi import Request, Response
 
 from services.edge.domain.handshake import COOKIE
 
 _PATH = "/connection"
+
+
+def may_change_cookie(request: Request, is_own_page: Callable[[str, str], bool]) -> bool:
+    """Return whether the request is of a page that may use the cookie, or of no page.
+
+    Browsers send Origin with every POST.
+    """
+    host = request.headers.get("host", "")
+    return all(is_own_page(origin, host) for origin in request.headers.getlist("origin"))
 
 
 def set_session_cookie(request: Request, response: Response, token: str, max_age_s: int, websocket_path: str) -> None:

@@ -104,9 +104,10 @@ class Schemas:
         }
 
     def of_accounts(self, kind: type[msgspec.Struct], *others: int) -> dict[int | str, dict[str, Any]]:
-        """Return every status of an accounts endpoint; 401 and 409 only if in `others`."""
+        """Return every status of an accounts endpoint; 401, 403 and 409 only if in `others`."""
         more = {
             401: self.refused("The name and the password, or the refresh token, are not known together.", _CHALLENGE),
+            403: self.refused("A page of this origin may not have the cookie."),
             409: self.refused("That name is taken."),
         }
         return {

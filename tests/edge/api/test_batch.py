@@ -66,7 +66,7 @@ def context(node: Node) -> ApiContext:
         web_dir=Path(),
         websocket_path="/connection/websocket",
         origin_allowed=lambda _: False,
-        origin_named=lambda _: False,
+        is_own_page=lambda _origin, _host: False,
     )
 
 

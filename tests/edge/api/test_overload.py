@@ -62,7 +62,7 @@ def http_of(cluster: Cluster, accounts: Any = None, everywhere: Any = None) -> h
         web_dir=Path("web"),
         websocket_path="/connection/websocket",
         origin_allowed=lambda _: False,
-        origin_named=lambda _: False,
+        is_own_page=lambda _origin, _host: False,
     )
     transport = httpx.ASGITransport(create_app(context))
     return httpx.AsyncClient(transport=transport, base_url="http://edge.internal", headers={"X-API-Key": KEY})
