@@ -165,8 +165,8 @@ async def test_a_bad_answer_changes_nothing_and_is_counted_and_logged(
 
 
 async def test_an_answer_that_trickles_is_given_up(issuer: Issuer) -> None:
-    issuer.portion, issuer.pause_s = 1, 0.05
-    async with edge(issuer.url, within_s=0.3) as keyring:
+    issuer.portion, issuer.pause_s = 1, 0.1
+    async with edge(issuer.url, within_s=2.0) as keyring:
         await after_failures(1)
         assert not keyring.has_issuer_keys
         issuer.portion, issuer.pause_s = 1 << 20, 0.0
