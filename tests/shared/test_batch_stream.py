@@ -161,7 +161,7 @@ async def test_a_stream_on_which_anything_comes_is_not_silent(make_rig: MakeRig)
     while not late.done():
         await submit(stream, "other")
         await asyncio.sleep(0.02)
-    with pytest.raises(Unavailable, match="no answer in time"):
+    with pytest.raises(Unavailable, match="no response in time"):
         await late
     for number in range(15):
         await submit(stream, number)
@@ -238,14 +238,14 @@ async def test_a_server_that_stops_gracefully_answers_what_it_has_and_ends_the_s
     assert await submit(stream, "next") == "next"
 
 
-async def test_no_answer_is_unavailable_at_the_deadline_and_the_silent_stream_is_torn_down(make_rig: MakeRig) -> None:
+async def test_no_response_is_unavailable_at_the_deadline_and_the_silent_stream_is_torn_down(make_rig: MakeRig) -> None:
     rig = await make_rig(1)
     stream = await rig.open_stream(deadline_s=0.4)
     log = rig.servers[0].log
     await submit(stream, "connected")
     log.go.clear()
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="no answer in time"):
+    with pytest.raises(Unavailable, match="no response in time"):
         await submit(stream, "lost")
     assert 0.35 < time.monotonic() - began < 0.8
     await until(lambda: log.cancelled == 1)

@@ -58,5 +58,5 @@ async def test_where_nobody_answers_that_is_the_reason(tmp_path: Path, monkeypat
     monkeypatch.setattr(drive, "SETTLE_S", 0.5)
     plan = make_plan(Load(clients=1, channels=("chat:verify-1",)))
     target = Target(("ws://127.0.0.1:1/",), ("http://127.0.0.1:1",), "key", lambda user: user)
-    with pytest.raises(drive.Unreachable, match=r"; WebSocket handshake: no answer$"):
+    with pytest.raises(drive.Unreachable, match=r"; WebSocket handshake: no response$"):
         await drive.drive(plan, target, tmp_path / "history", what="test", stored=())
