@@ -20,7 +20,7 @@ _TABLES = {"channels", "log"}  # of a store, since its first version
 
 
 def refuse_other_log(path: Path) -> None:
-    """Refuse a store with a write-ahead log: it may belong to the file that was here before.
+    """Refuse a store with a write-ahead log, which may be that of an earlier file.
 
     Raises:
         Refused: there is one. A service that ended in order leaves none.
@@ -34,7 +34,7 @@ def refuse_other_log(path: Path) -> None:
 
 
 def put_in_place(copy: Path, path: Path) -> None:
-    """Replace the store by the copy, in one step, without the files that belonged to the old one.
+    """Replace the store, and the files beside it, by the copy in one step.
 
     A write-ahead log beside the copy is part of it.
 
@@ -87,7 +87,7 @@ def _copy(copy: Path, fresh: Path) -> None:
 
 
 def _refuse_in_use(path: Path) -> None:
-    """Refuse a store that another process has open. One that is damaged may be replaced."""
+    """Refuse a store that another process has open; a damaged one may be replaced."""
     if not path.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""Detects that the files of an open SQLite database were deleted or replaced.
+"""Files of an open SQLite database: whether they were replaced, or are locked.
 
 SQLite goes on writing into such files, and everything it writes is gone after a restart.
 """
@@ -23,7 +23,7 @@ _AGAIN_S = 0.02  # pause between two attempts, seconds
 
 
 def once_unlocked(work: Callable[[], T], within_s: float) -> T:
-    """Call `work`, and repeat it while another process holds the lock.
+    """Call `work`, and call it again while another process holds the lock.
 
     Repeats for `within_s` seconds at most. SQLite waits for nearly all locks by itself, but not when a file is switched
     to a write-ahead log for the first time.
@@ -48,17 +48,17 @@ class FileWatch:
         self._path = path
         self._is_gone = False
 
-    def check(self, is_the_same: bool) -> None:
-        """Continue only while the files are those that were opened.
+    def check(self, is_same: bool) -> None:
+        """Refuse work if the files are not those that were opened.
 
         Raises:
             Unavailable: they were deleted or replaced.
         """
-        if not is_the_same and not self._is_gone:
+        if not is_same and not self._is_gone:
             logger.critical("a database was deleted or replaced while in use", extra={"path": str(self._path)})
-        elif is_the_same and self._is_gone:
+        elif is_same and self._is_gone:
             logger.warning("a database that was gone is back", extra={"path": str(self._path)})
-        self._is_gone = not is_the_same
+        self._is_gone = not is_same
         if self._is_gone:
             raise Unavailable("its files were deleted or replaced: bring them back, or start the service anew")
 
@@ -69,10 +69,10 @@ def identity(path: Path) -> Identity:
     None stands for a file that does not exist. Only meaningful for a database in use: the write-ahead log exists once a
     connection has read anything.
     """
-    return tuple(_of(name) for name in (path, f"{path}-wal"))
+    return tuple(_device_and_inode(name) for name in (path, f"{path}-wal"))
 
 
-def _of(path: Path | str) -> tuple[int, int] | None:
+def _device_and_inode(path: Path | str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
     except OSError:

@@ -264,7 +264,7 @@ def a_reset_is_a_change_of_name(patch: pytest.MonkeyPatch) -> None:
         if view.log is not None:
             view.log.epoch, view.log.delivered = log.epoch, log.top
 
-    patch.setattr(Hub, "_resync", mutant)
+    patch.setattr(Hub, "_notify_gap", mutant)
 
 
 def the_tick_compares_nothing(patch: pytest.MonkeyPatch) -> None:

@@ -37,18 +37,18 @@ def encode(publication: Publication, *, timed: bool = True) -> bytes:
     if publication.info is None:
         return made.SerializeToString()
     info = publication.info
-    return made.SerializeToString() + (_small_publisher(info) if info.is_small else _publisher(info))
+    return made.SerializeToString() + (_cached_info_field(info) if info.is_small else _info_field(info))
 
 
-def _publisher(info: ClientInfo) -> bytes:
-    """Return the bytes of the field `info` alone.
+def _info_field(info: ClientInfo) -> bytes:
+    """Return the encoded field `info`, which is appended to a publication.
 
     Protobuf messages that are concatenated are one message with the fields of both.
     """
     return pb.Publication(info=encode_info(info)).SerializeToString()
 
 
-_small_publisher = functools.lru_cache(maxsize=4_096)(_publisher)  # most publishers publish more than once
+_cached_info_field = functools.lru_cache(maxsize=4_096)(_info_field)  # most publishers publish more than once
 
 
 def decode(payload: bytes, offset: int) -> Publication:

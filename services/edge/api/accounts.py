@@ -49,6 +49,7 @@ class Credentials(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class Login(Credentials, kw_only=True, forbid_unknown_fields=True):
     """Name and password of a user.
+
     `cookie`: the access token is set as a cookie too, for WebSocket handshakes of web pages.
     """
 
@@ -62,7 +63,7 @@ class RefreshToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Refresh(RefreshToken, kw_only=True, forbid_unknown_fields=True):
-    """The refresh token of the last answer.
+    """The refresh token of the last response.
 
     Each can be used once. `cookie`: see `Login`.
     """
@@ -84,14 +85,14 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
     async def register(request: Request) -> Response:
         """Create a user with a password, and sign in."""
         body = await sign_in_body(request, Registration)
-        return await signed_in(
+        return await respond_with_tokens(
             request, lambda: accounts.register(body.username, body.password, peer_of(request)), cookie=body.cookie
         )
 
     async def login(request: Request) -> Response:
         """Sign in with a password."""
         body = await sign_in_body(request, Login)
-        return await signed_in(
+        return await respond_with_tokens(
             request, lambda: accounts.login(body.username, body.password, peer_of(request)), cookie=body.cookie
         )
 
@@ -99,15 +100,15 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         """Exchange a refresh token for new tokens; a second use of one ends its session."""
         body = await sign_in_body(request, Refresh)
 
-        async def trade() -> TokenPair:
+        async def exchange() -> TokenPair:
             try:
                 return await accounts.refresh(body.refresh_token)
             except AccountRefused as error:
                 if error.ended is not None:
-                    await _close_or_log(context, error.ended)
+                    await _revoke_session_or_log(context, error.ended)
                 raise
 
-        return await signed_in(request, trade, cookie=body.cookie)
+        return await respond_with_tokens(request, exchange, cookie=body.cookie)
 
     async def logout(request: Request) -> Response:
         """End the session of a refresh token, and close its connections."""
@@ -116,7 +117,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         async def end() -> dict[str, Any]:
             ended = await accounts.logout(body.refresh_token)
             if ended is not None:
-                await _close(context, ended)
+                await _revoke_session(context, ended)
             return {}
 
         response = await reply(end)
@@ -124,10 +125,13 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             clear_session_cookie(request, response, context.websocket_path)
         return response
 
-    async def signed_in(request: Request, sign_in: Callable[[], Awaitable[TokenPair]], *, cookie: bool) -> Response:
+    async def respond_with_tokens(
+        request: Request, sign_in: Callable[[], Awaitable[TokenPair]], *, cookie: bool
+    ) -> Response:
         if cookie and not may_change_cookie(request, context.is_own_page):
             text = "pages of this origin may not have the cookie: EDGE_ALLOWED_ORIGINS lists those that may by name"
             return plain_error(HTTPStatus.FORBIDDEN, text, ErrorCode.PERMISSION_DENIED)
+        """Return the response with the tokens of `sign_in`, or its error; set the cookie."""
         pairs: list[TokenPair] = []
 
         async def run() -> dict[str, Any]:
@@ -182,22 +186,22 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         )
 
 
-async def _close(context: ApiContext, ended: EndedSession) -> None:
-    """Close the connections of an ended session, and refuse its tokens, on every edge.
+async def _revoke_session(context: ApiContext, ended: EndedSession) -> None:
+    """Revoke an ended session: close its connections, and refuse its tokens.
 
     Raises:
-        Unavailable: perhaps not every edge did; the session has ended in any case.
+        Unavailable: perhaps not every edge knows yet; the session has ended in any case.
     """
     await context.revoker.revoke(RevokedKind.SESSION, ended.session, ended.access_ttl_s, user=ended.user)
 
 
-async def _close_or_log(context: ApiContext, ended: EndedSession) -> None:
-    """Close the connections of an ended session; log a failure instead of raising it.
+async def _revoke_session_or_log(context: ApiContext, ended: EndedSession) -> None:
+    """Revoke an ended session; log a failure instead of raising it.
 
     The caller is refused in any case. The next use of the token revokes it again.
     """
     try:
-        await _close(context, ended)
+        await _revoke_session(context, ended)
     except ThalamusError as error:
         logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
 

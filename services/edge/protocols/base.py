@@ -98,7 +98,7 @@ class ClientProtocol(abc.ABC):
         """
 
     def replies_taken(self) -> None:
-        """Let the session go on."""
+        """Note that the client has read its replies: the session goes on."""
         if self.session is not None:
             self.session.replies_taken()
 
@@ -135,8 +135,8 @@ class ClientProtocol(abc.ABC):
         return code
 
     def connect_refused(self, delay_s: float) -> None:
-        """End the connection behind an error reply to connect.
+        """End the connection after an error reply to connect.
 
-        Here the client closes it, or TCP is dropped.
+        Here the client has `delay_s` to close it; then TCP is dropped.
         """
         self.connection.drop_after(delay_s)

@@ -43,7 +43,7 @@ class Registry:
         return None
 
     def _open(self, open_protocol: Callable[[Connection], MessageHandler], connection: Connection) -> MessageHandler:
-        """Make the object of a connection; if that fails, end the session that it may have made already."""
+        """Make the object of a connection; if that fails, end the session it made."""
         try:
             return open_protocol(connection)
         except BaseException:

@@ -145,11 +145,11 @@ class HeadProtocol(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         port = self._port
         port.heads.add(self)
-        self._peer_is(canonical(str(address[0])) if isinstance(address, tuple) else "")
+        self._set_peer(canonical(str(address[0])) if isinstance(address, tuple) else "")
         if port.options.proxy_protocol and self._peer in port.proxies:
             self._preamble = ProxyHeader()
         if port.admission.enter():
-            self._timer = port.loop.call_later(port.options.handshake_timeout_s, self._too_late)
+            self._timer = port.loop.call_later(port.options.handshake_timeout_s, self._on_timeout)
         else:
             port.counters.refuse("max_connections")
             self._reader = None
@@ -167,14 +167,14 @@ class HeadProtocol(asyncio.Protocol):
                 rest = self._preamble.feed(data)
                 if rest is None:
                     return
-                self._peer_is(self._preamble.source or self._peer)
+                self._set_peer(self._preamble.source or self._peer)
                 self._preamble = None
                 data = rest
             head = reader.feed(data)
             if head is not None:
-                self._client_is(self._port.proxies.client_of(self._peer, head.all("x-forwarded-for")))
+                self._set_client(self._port.proxies.client_of(self._peer, head.all("x-forwarded-for")))
                 self._port.admission.check(self._client)
-                self._enter(head, reader)
+                self._hand_over(head, reader)
         except Refused as refused:
             self._refuse(refused)
 
@@ -185,41 +185,48 @@ class HeadProtocol(asyncio.Protocol):
         """Stop counting a connection that was not handed over."""
         if self._identifying is not None:
             self._identifying.cancel()
-        self._let_go()
+        self._finish()
         self._port.admission.leave(self._client)
 
     # Address of the client.
 
-    def _peer_is(self, address: str) -> None:
+    def _set_peer(self, address: str) -> None:
         """Note the peer's address.
 
         If it is not a trusted proxy's, it is the client's, too. Otherwise the client is known after the head.
         """
         self._peer = address
         if address not in self._port.proxies:
-            self._client_is(address)
+            self._set_client(address)
 
-    def _client_is(self, address: str) -> None:
+    def _set_client(self, address: str) -> None:
+        """Note the client's address, and count the connection under it."""
         self._port.admission.move(self._client, address)
         self._client = address
 
     # After the head.
 
-    def _enter(self, head: Head, reader: HeadReader) -> None:
+    def _hand_over(self, head: Head, reader: HeadReader) -> None:
+        """Give the connection to WebSocket or HTTP, by the path of the head.
+
+        Raises:
+            Refused: neither takes it.
+        """
         port, transport = self._port, self._transport
         assert transport is not None
         if port.protocols.serves(head.path):
-            self._enter_websocket(head, reader, transport)
+            self._hand_over_websocket(head, reader, transport)
         elif port.http is None:
             raise Refused(404, "not_found")
         else:
-            self._let_go()
+            self._finish()
             self._reader = None
             port.http_opened()
             caller = Caller(self._peer, self._client, port.http_client, port.counters.refuse, port.http_lost)
             port.http.adopt(transport, head, reader.rest(), caller)
 
-    def _enter_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
+    def _hand_over_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
+        """Check the handshake and its credential, then open the WebSocket."""
         port = self._port
         info = read_handshake(head, self._client, port.origins)
         if reader.rest():
@@ -279,7 +286,7 @@ class HeadProtocol(asyncio.Protocol):
         except Exception as error:
             logger.exception("no handler for a connection")
             raise Refused(500, "handler") from error
-        self._let_go()
+        self._finish()
         self._reader = None
         transport.write(handshake.response)
         transport.set_protocol(connection)
@@ -299,7 +306,7 @@ class HeadProtocol(asyncio.Protocol):
         transport.write(refused.response())
         transport.write_eof()
 
-    def _too_late(self) -> None:
+    def _on_timeout(self) -> None:
         self._port.counters.refuse("timeout")
         self.abort()
 
@@ -309,7 +316,8 @@ class HeadProtocol(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _let_go(self) -> None:
+    def _finish(self) -> None:
+        """Stop the timeout of the head, and forget this stage of the connection."""
         self._port.heads.discard(self)
         if self._timer is not None:
             self._timer.cancel()

@@ -211,7 +211,7 @@ class BatchStream(Generic[Item, Result]):
     # Sending.
 
     def _flush(self) -> None:
-        while self._queue and (stream := self._idlest()) is not None:
+        while self._queue and (stream := self._least_busy()) is not None:
             items = self._queue.take()
             if not items:
                 return
@@ -233,7 +233,8 @@ class BatchStream(Generic[Item, Result]):
             self._watch(stream)
             self._metrics.batch_items.labels(self._method).observe(len(items))
 
-    def _idlest(self) -> _Stream[Item, Result] | None:
+    def _least_busy(self) -> _Stream[Item, Result] | None:
+        """Return the stream that gets the next batch; None if all have enough to do."""
         room = [
             stream
             for stream in self._streams.values()
@@ -243,7 +244,7 @@ class BatchStream(Generic[Item, Result]):
 
     # Waiting.
 
-    def _answered(
+    def _on_response(
         self, stream: _Stream[Item, Result], taken: int, results: Sequence[tuple[int, Result | Exception]]
     ) -> None:
         now = stream.received_at = self._loop.time()
@@ -298,10 +299,10 @@ class BatchStream(Generic[Item, Result]):
             if address not in self._streams:
                 stream = _Stream[Item, Result](address, channel)
                 self._streams[address] = stream
-                stream.task = self._loop.create_task(self._keep(stream))
+                stream.task = self._loop.create_task(self._keep_open(stream))
 
-    async def _keep(self, stream: _Stream[Item, Result]) -> None:
-        """Keep a stream to one address open until the address is gone."""
+    async def _keep_open(self, stream: _Stream[Item, Result]) -> None:
+        """Keep the stream of a replica open until its address is gone."""
         try:
             await self._reconnect(stream)
         finally:
@@ -322,7 +323,7 @@ class BatchStream(Generic[Item, Result]):
             except Exception as error:  # a fault in `open` or `unpack`: logged as an error, then tried again
                 logger.exception("stream failed", extra={"address": stream.address})
                 why = repr(error)
-            self._lost(stream, why)
+            self._on_lost(stream, why)
             if stream.fruitful:
                 backoff.reset()
                 continue
@@ -353,7 +354,7 @@ class BatchStream(Generic[Item, Result]):
                     response = await call.read()
                     if response is grpc.aio.EOF:
                         return
-                    self._answered(stream, *self._unpack(response))
+                    self._on_response(stream, *self._unpack(response))
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -363,8 +364,8 @@ class BatchStream(Generic[Item, Result]):
             stream.outgoing.put_nowait(None)
             call.cancel()
 
-    def _lost(self, stream: _Stream[Item, Result], why: str) -> None:
-        """Put the unanswered items back to the front of the queue, and note the state."""
+    def _on_lost(self, stream: _Stream[Item, Result], why: str) -> None:
+        """Put the items without a result back to the front of the queue; note the state."""
         unanswered = [waiting for waiting, _ in stream.in_flight.values()]
         for waiting in unanswered:
             waiting.is_repeat = True

@@ -88,8 +88,8 @@ class RedisBroker:
             self._gate,
             self._acknowledged,
             appends,
-            on_change=lambda: self._began(on_incarnation),
-            on_time=self._time,
+            on_change=lambda: self._on_new_incarnation(on_incarnation),
+            on_time=self._on_redis_time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
         )
         self._pipeline = RedisPipeline(url, gate=self._gate, before_use=lambda ask: self.revocation_log.read(ask))
@@ -125,7 +125,7 @@ class RedisBroker:
         self._reading: asyncio.Task[None] | None = None  # the list of revocations, of a new incarnation
         self._failed_at = _NEVER
         self._self_check = PubSubSelfCheck(
-            lambda channel, payload: self._do(None, publish=(channel, payload)),
+            lambda channel, payload: self._run_command(None, publish=(channel, payload)),
             self._subscriber.drop,
             is_open=lambda: self._subscriber.has_connection,
             every_s=self_check_s,
@@ -186,10 +186,10 @@ class RedisBroker:
         await self._subscriber.unsubscribe(keys.pub(channel))
 
     async def publish(self, channel: str, publication: Publication) -> None:
-        await self._do(None, publish=(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication)))
+        await self._run_command(None, publish=(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication)))
 
     async def publish_control(self, payload: bytes) -> int:
-        return int(await self._do(None, publish=(keys.control(), payload)))
+        return int(await self._run_command(None, publish=(keys.control(), payload)))
 
     def append(
         self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
@@ -209,7 +209,7 @@ class RedisBroker:
         return future
 
     async def top(self, channel: str) -> StreamPosition:
-        found = hotlog.top(await self._do(self._top_call(channel, False)))
+        found = hotlog.top(await self._run_command(self._top_call(channel, False)))
         if found is None:
             self._incarnation.check_now()
             raise Unavailable("the log is of a later generation, or Redis went back")
@@ -217,11 +217,11 @@ class RedisBroker:
 
     async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[StreamPosition | None]:
         calls = [self._top_call(name, stored) for name, stored in channels]
-        found = [hotlog.top(result) for result in await asyncio.gather(*map(self._do, calls))]
+        found = [hotlog.top(result) for result in await asyncio.gather(*map(self._run_command, calls))]
         return [None if top is None else StreamPosition(*top) for top in found]
 
     async def stored_top(self, channel: str) -> StreamPosition | None:
-        found = hotlog.top(await self._do(self._top_call(channel, True)))
+        found = hotlog.top(await self._run_command(self._top_call(channel, True)))
         return None if found is None else StreamPosition(*found)
 
     def _top_call(self, channel: str, stored: bool) -> Callable[[Incarnation], Call]:
@@ -246,21 +246,24 @@ class RedisBroker:
                 writes=self._gate.writes,
             )
 
-        page = hotlog.page(await self._do(call))
+        page = hotlog.page(await self._run_command(call))
         if page is None:
             return None
         publications = [codec.decode(payload, offset) for offset, payload in page.entries]
         return HistoryPage(publications, StreamPosition(page.top, page.epoch))
 
     async def reset(self, channel: str, epoch: str) -> None:
-        await self._do(lambda incarnation: hotlog.reset_call(channel, epoch, incarnation.generation))
+        await self._run_command(lambda incarnation: hotlog.reset_call(channel, epoch, incarnation.generation))
 
     async def remove_history(self, channel: str) -> None:
         generation = self._gate.generation
         (reply,) = await self._pipeline.run([hotlog.clear_call(channel)], timeout_s=DEADLINE_S)
         self._gate.saw(Known(generation, int(raise_for_error(reply))))
 
-    async def _do(self, call: Callable[[Incarnation], Call] | None, *, publish: tuple[str, bytes] | None = None) -> Any:
+    async def _run_command(
+        self, call: Callable[[Incarnation], Call] | None, *, publish: tuple[str, bytes] | None = None
+    ) -> Any:
+        """Queue a script call or a PUBLISH for the next batch; return its reply."""
         work = OtherCommand(call, publish, asyncio.get_running_loop().create_future())
         self._submit(work)
         return await work.future
@@ -309,7 +312,7 @@ class RedisBroker:
         finally:
             _SECONDS.observe(loop.time() - started)
 
-    def _time(self, unix_s: float) -> None:
+    def _on_redis_time(self, unix_s: float) -> None:
         self._clock.sync(unix_s)
         self._on_time(unix_s)
 
@@ -317,7 +320,8 @@ class RedisBroker:
         if self._dispatcher is not None:
             self._dispatcher.connected(again)
 
-    def _began(self, on_incarnation: Callable[[], None]) -> None:
+    def _on_new_incarnation(self, on_incarnation: Callable[[], None]) -> None:
+        """Go on with an incarnation of Redis that was just found to be whole."""
         self._failed_at = _NEVER  # a failure of the last incarnation says nothing about this one
         self._connected(True)
         on_incarnation()

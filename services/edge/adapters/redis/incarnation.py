@@ -127,7 +127,10 @@ class IncarnationWatch:
         self._gate.refused.set()
 
     def went_back(self, token: str) -> None:
-        """Use this incarnation no more, because it lost an append of this edge; a new generation begins at once."""
+        """Stop using this incarnation, because it lost an append of this edge.
+
+        A new generation begins at once.
+        """
         self._went_back = token
         self._gate.close()
         self.check_now()

@@ -90,7 +90,7 @@ class RedisSubscriber:
     async def start(self) -> None:
         """Connect in the background, and again after each loss."""
         self._down_since = asyncio.get_running_loop().time()
-        self._task = asyncio.create_task(self._keep())
+        self._task = asyncio.create_task(self._keep_connected())
 
     async def close(self) -> None:
         """Close the connection, and fail the subscribes that wait."""
@@ -147,7 +147,8 @@ class RedisSubscriber:
         if self._connection is not None:
             self._connection.write((command, *arguments))
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
+        """Connect again and again, until cancelled."""
         backoff = Backoff(*_PAUSE_S, healthy_after_s=_PAUSE_S[1])
         loop = asyncio.get_running_loop()
         while True:

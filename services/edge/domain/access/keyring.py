@@ -59,9 +59,9 @@ class KeyRing:
             self.jwks = jwks
 
     def trust_issuer(self, issuer: str) -> None:
-        """Keep tokens of this external issuer from being verified by own keys.
+        """Add an external issuer that has no keys yet.
 
-        It has no keys yet.
+        From now on own keys verify no token that names it.
         """
         self._issuers.setdefault(issuer, (b"", {}))
 

@@ -226,7 +226,7 @@ class Hub:
         if ready:
             self._fan_out(view, ready)
         if need is not Need.NOTHING:
-            self._repair_or_resync(view, need)
+            self._repair_or_notify_gap(view, need)
 
     def _fan_out(self, view: Channel, publications: Sequence[Publication]) -> None:
         view.fan_out(publications)
@@ -248,7 +248,7 @@ class Hub:
     def was_reset(self, channel: str, epoch: str) -> None:
         view = self._channels.get(channel)
         if view is not None and view.log is not None and view.log.epoch != epoch:
-            self._resync(view)
+            self._notify_gap(view)
 
     def reconnected(self) -> None:
         self._reconnects += 1
@@ -289,9 +289,9 @@ class Hub:
             if view.log is not None and self._channels.get(view.name) is view and top != view.log.position:
                 self._repair(view)
 
-    def _repair_or_resync(self, view: Channel, need: Need) -> None:
+    def _repair_or_notify_gap(self, view: Channel, need: Need) -> None:
         if need is Need.RESYNC:
-            self._resync(view)
+            self._notify_gap(view)
         else:
             self.gaps += 1
             self._repair(view)
@@ -338,13 +338,13 @@ class Hub:
                     return
                 if page is None:  # a hole, too much, another epoch, or the log is behind
                     await self._reset_if_behind(view)
-                    self._resync(view)
+                    self._notify_gap(view)
                     return
                 ready, need = view.log.repaired(page.top.epoch, page.publications)
                 if ready:
                     self._fan_out(view, ready)
                 if need is Need.RESYNC:
-                    self._resync(view)
+                    self._notify_gap(view)
                     return
                 if (
                     need is Need.NOTHING
@@ -377,7 +377,7 @@ class Hub:
         except ThalamusError as error:
             logger.warning("a log could not be compared", extra={"channel": view.name, "error": str(error)})
 
-    def _resync(self, view: Channel) -> None:
+    def _notify_gap(self, view: Channel) -> None:
         """Close the channel here and send each subscriber a gap notification (rule 5)."""
         if self._channels.get(view.name) is not view:
             return

@@ -214,7 +214,10 @@ async def _unsubscribe(node: Node, operation: Unsubscribe, before: float) -> dic
 
 
 async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[str, Any]:
-    """Subscribe the clients; those whose protocol can't carry the channel's data are counted as `refused`."""
+    """Subscribe the clients.
+
+    Those whose protocol can't carry the channel's data are counted as `refused`.
+    """
     namespace = find_namespace(node.namespaces, operation.channel, node.settings.channel_max_bytes)
     since = operation.recover_since
     count = refused = 0

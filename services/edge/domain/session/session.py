@@ -197,7 +197,7 @@ class Session(CommandRunner):
             self._drop_connection(delay_s)
 
     def _drop_connection(self, delay_s: float) -> None:
-        """End TCP without a close frame: the client protocol has failed to end its connection."""
+        """End TCP without a close frame, because the client protocol failed to end it."""
         logger.exception(  # noqa: LOG004  # called in `except`
             "a client protocol failed to end a connection", extra={"protocol": type(self.protocol).__name__}
         )

@@ -72,9 +72,9 @@ class HttpConnection(asyncio.Protocol):
         "_exchange",
         "_handover",
         "_head",
-        "_last_moments",
         "_paused",
         "_server",
+        "_slow_end",
         "_timer",
         "_transport",
         "_turn_is_due",
@@ -96,13 +96,13 @@ class HttpConnection(asyncio.Protocol):
         self._paused = False  # reading is paused
         self._turn_is_due = False  # `_next_turn` is scheduled, to go on with a chunked body
         self._ending = False  # nothing more is read
-        self._last_moments: Ending | None = None  # ends the connection if the client may still send
+        self._slow_end: Ending | None = None  # ends the connection if the client may still send
         self._eof = False  # the client has closed its side
 
     def begin(self, head: Head, rest: bytes) -> None:
         """Start with the first request, whose head was read, and the bytes behind it."""
         self._waiting += rest
-        self._guarded(lambda: self._start(head))
+        self._run_step(lambda: self._start(head))
         self._next()
 
     # Called by asyncio.
@@ -111,9 +111,9 @@ class HttpConnection(asyncio.Protocol):
         """Read bytes of the present request or the next ones, or discard them at the end."""
         if not self._ending:
             self._waiting += data
-            self._guarded(self._read)
-        elif self._last_moments is not None:
-            self._last_moments.discard(len(data))
+            self._run_step(self._read)
+        elif self._slow_end is not None:
+            self._slow_end.discard(len(data))
 
     def eof_received(self) -> bool:
         """Note that the client has closed its side; return whether to keep ours open.
@@ -137,15 +137,15 @@ class HttpConnection(asyncio.Protocol):
             self._writable.set()
             self._writable = None
         if not self._ending:
-            self._guarded(self._read)
+            self._run_step(self._read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything, and tell the application and the owner."""
         self._ending = True
         self._set_timer(None)
-        if self._last_moments is not None:
-            self._last_moments.cancel()
-            self._last_moments = None
+        if self._slow_end is not None:
+            self._slow_end.cancel()
+            self._slow_end = None
         self._waiting.clear()
         self._lose_exchange()
         self._head = self._body = None
@@ -201,8 +201,8 @@ class HttpConnection(asyncio.Protocol):
 
     # Reading.
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """Run a step of reading, answer a violation, then pause or resume reading."""
+    def _run_step(self, step: Callable[[], None]) -> None:
+        """Run a step of reading, refuse a violation, then pause or resume reading."""
         try:
             step()
         except Refused as refused:
@@ -211,7 +211,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         if not self._ending:
-            self._guarded(self._read)
+            self._run_step(self._read)
 
     def _next_turn(self) -> None:
         self._turn_is_due = False
@@ -373,8 +373,8 @@ class HttpConnection(asyncio.Protocol):
         options = self._handover.options
         self._set_timer(options.http_request_timeout_s)  # the end in any case, however slowly the client reads
         if not self._transport.is_closing():
-            self._last_moments = Ending(self._handover.loop, self._transport, self._delivery, resets=False)
-            self._last_moments.once_delivered(options.close_timeout_s)
+            self._slow_end = Ending(self._handover.loop, self._transport, self._delivery, resets=False)
+            self._slow_end.once_delivered(options.close_timeout_s)
             self._transport.write_eof()
 
     def _delivery(self) -> tuple[int, int]:

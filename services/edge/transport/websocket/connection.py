@@ -87,7 +87,7 @@ class WebSocketConnection(TurnReader):
     def open(self, handler: MessageHandler) -> None:
         """Set the handler of messages, and tell it that the handshake is answered."""
         self._handler = handler
-        self._guarded(handler.opened)
+        self._call_handler(handler.opened)
 
     def end(self, reason: EndReason) -> None:
         """Close the connection for a reason that the server has."""
@@ -177,7 +177,7 @@ class WebSocketConnection(TurnReader):
     def replies_taken(self) -> None:
         """Tell the handler that the client's next command need not wait any more."""
         if self._handler is not None and self._state == OPEN:
-            self._guarded(self._handler.replies_taken)
+            self._call_handler(self._handler.replies_taken)
 
     def outbox_empty(self) -> None:
         """Close our side of TCP: the last frame is written."""
@@ -255,7 +255,7 @@ class WebSocketConnection(TurnReader):
         except Exception:
             self._handler_failed()
 
-    def _guarded(self, callback: Callable[[], None]) -> None:
+    def _call_handler(self, callback: Callable[[], None]) -> None:
         """Call the handler; if that fails, only this connection ends."""
         try:
             callback()

@@ -93,7 +93,7 @@ def require(
 
 
 def require_token(session: Session, namespace: Namespace | None, command_token: str) -> None:
-    """Check the token of the connection, and that of the command where the namespace requires one.
+    """Check the token of the connection, and that of the command if it must have one.
 
     Raises:
         ThalamusError: 109 if one of them has expired; 103 if that of the command is missing or wrong.
