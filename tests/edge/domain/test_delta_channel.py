@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -106,6 +107,38 @@ def test_who_left_and_who_joins_again_are_in_no_old_group() -> None:
     channel.go_live(subscription)
     channel.fan_out([data(4), data(5)])
     assert member.patches() == [False, True, False, True]
+
+
+def test_data_is_kept_only_for_those_who_get_patches() -> None:
+    channel = made()
+    Member("plain").comes(channel, delta=False)
+    first = data(1)
+    before = references(first)
+    channel.fan_out([first])
+    assert references(first) == before
+    subscription = Member("ann").comes(channel)
+    channel.fan_out([data(2), first])
+    assert references(first) == before + 1
+    channel.leave(subscription)
+    channel.fan_out([second := data(3)])
+    assert references(first) == references(second) == before
+
+
+def references(publication: Publication) -> int:
+    return sys.getrefcount(publication.data)
+
+
+def test_a_publication_of_the_log_keeps_no_base_that_is_not_in_the_log() -> None:
+    """Otherwise a ring of short publications would hold a long one, which was published past the log, for each."""
+    channel = made()
+    member = Member("ann")
+    member.comes(channel)
+    logged = [Publication(data(number).data, offset=number) for number in range(1, 5)]
+    channel.fan_out(logged[:2])
+    channel.fan_out([past := data(9), *logged[2:]])
+    assert member.patches() == [False, True, True, True, True]
+    bases = [one.patch and one.patch[0] for one in (*logged, past)]
+    assert bases == [None, logged[0].data, None, logged[2].data, None]
 
 
 def test_what_is_held_is_full_and_so_is_the_first_one_behind_it() -> None:

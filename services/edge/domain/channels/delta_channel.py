@@ -23,6 +23,10 @@ sent, not what the log has.
 **Example.** Ann is subscribed with delta; bob joins. Publication 7 comes: it is held for bob, full. Bob's reply is
 queued, then 7, and he is live. 8 comes: ann gets a patch of 7, bob gets 8 in full. 9 comes: both get the same patch.
 
+**Memory.** The base is kept only while somebody is in a patch group. A patch keeps its base alive, so it stays with a
+publication only if the base is the one before it in the log, which the ring has too. So a ring holds at most twice the
+bytes that it counts, and one publication more.
+
 **Trade-off.** Two or three publications more than necessary are full for a new subscriber. In return no state of a
 client has to be compared with that of the channel.
 
@@ -48,6 +52,7 @@ class DeltaChannel(Channel):
         super().__init__(name, namespace, log, join_buffer_size=join_buffer_size)
         self._encoders: dict[DeltaEncoders, None] = {}  # those of subscriptions that joined: one for each encoding
         self._missed: set[Encoder] = set()  # encoders that failed to encode the present publication
+        self._offset = 0  # of the last publication; 0: it is in no log
 
     def join(self, subscription: Subscription) -> None:
         """Add a subscription.
@@ -63,8 +68,12 @@ class DeltaChannel(Channel):
         """Send publications to all subscribers, as patches to those who have the last one."""
         for publication in publications:
             super().fan_out((publication,))
-            self._previous = publication.data
             self._regroup(publication.exclude_client)
+            has_base = any(encoders.patch in self._live for encoders in self._encoders)
+            self._previous = publication.data if has_base else None
+            if publication.offset != self._offset + 1:
+                publication.patch = None
+            self._offset = publication.offset
 
     def _failed(self, encoder: Encoder, push: Push, error: Exception) -> None:
         if isinstance(push, PublicationPush):
@@ -72,7 +81,7 @@ class DeltaChannel(Channel):
         super()._failed(encoder, push, error)
 
     def _regroup(self, excluded: str) -> None:
-        """Set the patch groups to the subscriptions that were sent `_previous`."""
+        """Set the patch groups to the subscriptions that were sent the present publication."""
         for encoders in self._encoders:
             if self._missed or excluded:
                 self._back_to_full(encoders, excluded)
