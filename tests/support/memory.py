@@ -238,3 +238,16 @@ class MemoryPresence:
     async def stats(self, channel: str) -> PresenceStats:
         found = await self.members(channel)
         return PresenceStats(len(found), len({info.user for info in found}))
+
+
+class MemoryTickets:
+    """`Tickets` without time: each is good once."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+
+    async def put(self, ticket: str, token: str, ttl_s: int) -> None:
+        self.kept[ticket] = token
+
+    async def take(self, ticket: str) -> str | None:
+        return self.kept.pop(ticket, None)

@@ -14,6 +14,7 @@ import jwt
 
 from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.access.tokens import TokenVerifier
+from services.edge.domain.connections import Authenticator
 from services.edge.domain.session.node import Node
 from services.edge.domain.settings import Settings
 from services.edge.protocols.base import Host, ProtocolEntry
@@ -41,6 +42,7 @@ class ServedEdge:
     """`async with ServedEdge(cluster) as edge`; the clock is the real one.
 
     Logs and pub/sub are in memory, or in a Redis. `more` makes client protocols that are served besides.
+    `authenticator` makes what reads credentials of handshakes; None: nothing does.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ServedEdge:
         send_buffer: int = 0,
         more: Sequence[Callable[[Host], ProtocolEntry]] = (),
         redis_url: str = "",
+        authenticator: Callable[[Node], Authenticator] | None = None,
         **settings: Any,
     ) -> None:
         self._memory = MemoryBroker(cluster.bus)
@@ -67,7 +70,11 @@ class ServedEdge:
         self._memory.listener = self.node.hub
         self._send_buffer = send_buffer
         self.protocols = protocols_of(self.node, *more)
-        self.server = EdgeServer(options or TransportOptions(), self.protocols)
+        self.server = EdgeServer(
+            options or TransportOptions(),
+            self.protocols,
+            authenticator=None if authenticator is None else authenticator(self.node),
+        )
         self._running: asyncio.Task[None] | None = None
 
     def _on_time(self, unix_s: float) -> None:

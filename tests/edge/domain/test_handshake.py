@@ -11,24 +11,12 @@ from services.edge.domain.connections import HandshakeInfo, HandshakeRejected, I
 from services.edge.domain.handshake import HandshakeAuthenticator
 from services.edge.transport.origins import OriginRules
 from tests.support.edge import Cluster
+from tests.support.memory import MemoryTickets
 
 HOST = "rt.example.com"
 LISTED = "https://app.example.com"
 EVERY_OTHER = "https://elsewhere.example"
 ROUNDS = 400
-
-
-class MemoryTickets:
-    """`Tickets` without time: each is good once."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-
-    async def put(self, ticket: str, token: str, ttl_s: int) -> None:
-        self.kept[ticket] = token
-
-    async def take(self, ticket: str) -> str | None:
-        return self.kept.pop(ticket, None)
 
 
 def authenticator(

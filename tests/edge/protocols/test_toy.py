@@ -14,10 +14,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.edge.domain.connections import Connection, Pings
+from services.edge.domain.connections import Connection, Identity, Pings
 from services.edge.domain.control.operations import Disconnect, execute
 from services.edge.domain.ends import End
+from services.edge.domain.handshake import HandshakeAuthenticator
 from services.edge.domain.session.drain import drain
+from services.edge.domain.session.node import Node
 from services.edge.metrics import NodeCollector
 from services.edge.protocols.base import Host
 from services.edge.transport.options import TransportOptions
@@ -25,6 +27,7 @@ from tests.edge.protocols.toy import lines
 from tests.edge.protocols.toy.lines import Toy, ToyConnection
 from tests.edge.transport.support import CLOSE, LIMIT_S, PATH, TEXT, Raw, close_payload, frame, head
 from tests.support.edge import Cluster
+from tests.support.memory import MemoryTickets
 from tests.support.served_edge import ServedEdge
 from tests.support.wire_client import WireClient
 
@@ -160,6 +163,36 @@ async def test_errors_limits_and_misuse_have_the_words_of_the_protocol(cluster: 
         assert await ToyClient(socket).end() == (["BYE stale"], 4000, "stale")
 
 
+async def test_the_token_of_the_handshake_counts_if_connect_has_none(cluster: Cluster, redis_url: str) -> None:
+    channel = next(NEWS)
+
+    def authenticator(node: Node) -> HandshakeAuthenticator:
+        return HandshakeAuthenticator(
+            node.verifier,
+            MemoryTickets(),
+            node.clock.wall,
+            takes_query_tokens=False,
+            is_own_page=lambda origin, host: False,
+        )
+
+    async with ServedEdge(cluster, redis_url=redis_url, more=[Toy], authenticator=authenticator) as edge:
+        edge.hear_joins(channel)
+        bearer = {"Authorization": f"Bearer {cluster.token('bob', ttl_s=None)}"}
+        async with toy(edge, additional_headers=bearer) as socket:
+            client = ToyClient(socket)
+            assert await client.call("CONNECT") == "OK"
+            assert await client.call(f"SUB {channel}") == "OK"
+            (subscription,) = edge.node.hub.channels[channel].subscriptions
+            assert subscription.info.user == "bob"
+        async with toy(edge) as socket:  # no token at all
+            await socket.send("CONNECT")
+            assert (await ToyClient(socket).end())[1] == 4000
+        with pytest.raises(InvalidStatus) as refused:
+            async with toy(edge, additional_headers={"Authorization": "Bearer x.y.z"}):
+                pass
+        assert refused.value.response.status_code == 401
+
+
 async def test_its_pings_are_its_own(cluster: Cluster, edge: ServedEdge) -> None:
     async with toy(edge) as socket, json_client(edge) as other:
         client = ToyClient(socket)
@@ -253,8 +286,8 @@ class NeverEnds(ToyConnection):
 
 def faulty(kind: type[ToyConnection]) -> Callable[[Host], Toy]:
     class Faulty(Toy):
-        def _open(self, connection: Connection) -> ToyConnection:
-            return kind(self._host, connection, self._pushes, self._pings)
+        def _open(self, connection: Connection, identity: Identity | None) -> ToyConnection:
+            return kind(self._host, connection, self._pushes, self._pings, identity)
 
     return Faulty
 

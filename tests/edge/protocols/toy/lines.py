@@ -1,7 +1,7 @@
 """A toy client protocol, lines of text over WebSocket: the worked example of how to add one.
 
 client              server
-CONNECT token       OK
+CONNECT token       OK               without a token if the handshake has one
 SUB news            OK
 PUB news hello      OK               or an error: ERR 103 permission denied
                     MSG news 1 hello
@@ -12,12 +12,13 @@ PONG                PING
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain import replies as r
-from services.edge.domain.connections import Choice, Connection, HandshakeInfo, Pings
+from services.edge.domain.connections import Choice, Connection, HandshakeInfo, Identity, Pings
 from services.edge.domain.ends import End, EndReason
 from services.edge.protocols.base import ClientProtocol, Host
 
@@ -40,10 +41,10 @@ class Toy:
         return path == "/toy"
 
     def choose(self, info: HandshakeInfo) -> Choice:
-        return Choice(self._open, max_message_bytes=1_000)
+        return Choice(partial(self._open, identity=info.identity), max_message_bytes=1_000)
 
-    def _open(self, connection: Connection) -> ToyConnection:
-        return ToyConnection(self._host, connection, self._pushes, self._pings)
+    def _open(self, connection: Connection, identity: Identity | None) -> ToyConnection:
+        return ToyConnection(self._host, connection, self._pushes, self._pings, identity)
 
 
 class Pushes:
@@ -70,8 +71,10 @@ class Pushes:
 class ToyConnection(ClientProtocol):
     """One client. Commands have no ids on the wire; replies come in the order of the commands."""
 
-    def __init__(self, host: Host, connection: Connection, pushes: Pushes, pings: Pings) -> None:
-        super().__init__(host, connection, pushes, pings)
+    def __init__(
+        self, host: Host, connection: Connection, pushes: Pushes, pings: Pings, identity: Identity | None
+    ) -> None:
+        super().__init__(host, connection, pushes, pings, identity)
         self._frame = host.text_frame
         self._ids = itertools.count(1)
 
@@ -104,8 +107,8 @@ class ToyConnection(ClientProtocol):
 
 def _request(line: str) -> c.Request:
     match line.split(" ", 2):
-        case ["CONNECT", token]:
-            return c.Connect(token=token)
+        case ["CONNECT", *token]:
+            return c.Connect(token="".join(token))
         case ["SUB", channel]:
             return c.Subscribe(channel=channel, join_leave=True)
         case ["PUB", channel, text]:
