@@ -15,6 +15,7 @@ PAGES = [
 ]
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 TESTING = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 ROWS = set(re.findall(r"^\| ([BF]\d\d) \|", RELIABILITY, re.MULTILINE))
 
 
@@ -66,8 +67,8 @@ def section(page: str, heading: str) -> str:
     return re.split(r"^## ", page.split(f"## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def test_every_test_that_the_page_on_testing_names_exists() -> None:
-    named = set(re.findall(r"(tests/[\w./-]*\w)(?:::(\w+))?", TESTING))
+def test_every_test_that_the_pages_on_testing_and_security_name_exists() -> None:
+    named = set(re.findall(r"(tests/[\w./-]*\w)(?:::(\w+))?", TESTING + SECURITY))
     assert len(named) > 60
     missing = []
     for name, test in sorted(named):
