@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from services.edge.domain import commands as c
 from services.edge.domain import replies as r
 from services.edge.domain.model import Publication
-from services.edge.protocols.centrifugal.codec import Pong
+from services.edge.protocols.centrifugal.codec import MAX_ENTRIES, Pong
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 from tests.edge.protocols.answers import Answer, Reply, encoded
@@ -258,6 +258,19 @@ def test_one_message_holds_a_bounded_number_of_commands() -> None:
     assert len(pongs) == 3
     assert isinstance(last, c.Command)
     assert isinstance(last.request, c.Malformed)
+
+
+@pytest.mark.parametrize("name", ["subs", "headers"])
+def test_5_1_connect_holds_a_bounded_number_of_entries(name: str) -> None:
+    """Nobody who has shown no token yet keeps the edge busy with tens of thousands of them."""
+    for count, fits in ((MAX_ENTRIES, True), (MAX_ENTRIES + 1, False)):
+        entries: dict[str, Any] = {f"a{number}": {"offset": 1} if name == "subs" else "b" for number in range(count)}
+        connect = {"id": 1, "connect": {name: entries}}
+        (one,) = CODEC.decode(message_of(connect), binary=True)
+        (other,) = JSON.decode(json.dumps(connect).encode(), binary=False)
+        for found in (one, other):
+            assert isinstance(found, c.Command)
+            assert isinstance(found.request, c.Connect if fits else c.Malformed)
 
 
 def test_any_bytes_become_commands_or_end_malformed() -> None:

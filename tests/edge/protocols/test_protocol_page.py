@@ -9,7 +9,7 @@ from typing import Any
 
 from services.edge.domain.channels.publisher import MAX_TAGS
 from services.edge.domain.settings import Settings
-from services.edge.protocols.centrifugal.codec import MAX_COMMANDS
+from services.edge.protocols.centrifugal.codec import MAX_COMMANDS, MAX_ENTRIES
 from services.edge.transport.options import TransportOptions
 from services.shared.errors import ErrorCode, UnsubscribeCode
 from services.shared.json_text import MAX_NESTING
@@ -94,6 +94,7 @@ def test_17_the_limits_of_the_page_are_those_of_the_code() -> None:
         f"under {TransportOptions().compression_min_bytes} bytes (`EDGE_COMPRESSION_MIN_BYTES`)",
         f"(namespace), {MAX_TAGS} tags | error 106 |",
         f"| commands in a message | {MAX_COMMANDS:,} |",
+        f"| entries of `subs` and of `headers` in connect | {MAX_ENTRIES:,} each |",
         f"counted from the command | {MAX_NESTING} |",
         f"| commands | {settings.commands_per_s:.0f} per second, {settings.commands_burst} at once;",
         f"| subscriptions of a connection | {settings.channels_per_client} |",

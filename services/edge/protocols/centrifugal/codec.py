@@ -9,6 +9,7 @@ from services.edge.domain.connections import Encoder, Pings
 from services.edge.domain.replies import ConnectResult, Result
 
 MAX_COMMANDS = 1_000  # in one message
+MAX_ENTRIES = 1_000  # of `subs` and of `headers` in connect, each; a real position has about 60 bytes
 REJECT_UNRECOVERED = 2  # bit of `flag` in subscribe
 KINDS = {0: SubscriptionKind.STREAM, 4: SubscriptionKind.SHARED_POLL}  # by `type` in subscribe
 

@@ -13,13 +13,14 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.model import StreamPosition
-from services.edge.protocols.centrifugal.codec import KINDS, PONG, REJECT_UNRECOVERED, Pong
+from services.edge.protocols.centrifugal.codec import KINDS, MAX_ENTRIES, PONG, REJECT_UNRECOVERED, Pong
 from services.shared.json_text import JsonText
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _U64 = Annotated[int, msgspec.Meta(ge=0)]  # Meta allows no bound above 2**63, so `_u64` checks the upper one
 _I32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _I64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_FEW = msgspec.Meta(max_length=MAX_ENTRIES)
 _ABSENT: Final = msgspec.Raw()
 _Any = dict[str, msgspec.Raw]
 
@@ -92,10 +93,10 @@ class _Subscribe(_Part):
 class _Connect(_Part):
     token: str | None = None
     data: msgspec.Raw = _ABSENT
-    subs: dict[str, _Subscribe | None] | None = None
+    subs: Annotated[dict[str, _Subscribe | None], _FEW] | None = None
     name: str | None = None
     version: str | None = None
-    headers: dict[str, str | None] | None = None
+    headers: Annotated[dict[str, str | None], _FEW] | None = None
     flag: _I64 | None = None
     dictionary: str | None = msgspec.field(default=None, name="dict")
     profile: str | None = None

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from services.edge.domain import commands as c
 from services.edge.domain.model import StreamPosition
-from services.edge.protocols.centrifugal.codec import KINDS, PONG, REJECT_UNRECOVERED, Pong
+from services.edge.protocols.centrifugal.codec import KINDS, MAX_ENTRIES, PONG, REJECT_UNRECOVERED, Pong
 from thalamus.client.v1 import client_pb2 as pb
 
 _EMPTY = pb.Command()
@@ -51,7 +51,7 @@ def command(part: bytes) -> c.Command | Pong:
     """Decode one command.
 
     Raises:
-        ValueError: not a command, no known request, or no id although the request has a reply.
+        ValueError: not a command, no known request, no id although the request has a reply, or too many entries.
     """
     if not part:
         return PONG
@@ -90,6 +90,8 @@ def _subscribe(part: pb.SubscribeRequest) -> c.Subscribe:
 
 
 def _connect(part: pb.ConnectRequest) -> c.Connect:
+    if len(part.subs) > MAX_ENTRIES or len(part.headers) > MAX_ENTRIES:
+        raise ValueError("too many entries")
     subs = {channel: _subscribe(sub) for channel, sub in part.subs.items()}
     return c.Connect(
         token=part.token,
