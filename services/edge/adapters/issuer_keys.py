@@ -78,7 +78,7 @@ class IssuerKeys:
                 async with asyncio.timeout(self._within_s):
                     jwks = await _fetch(url)
                 count = self._keyring.set_issuer_keys(issuer, jwks)
-            except (BadAnswer, ValueError, TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            except Exception as error:  # whatever an issuer answers, it is asked again
                 ISSUER_FAILURES.labels(issuer).inc()
                 failed(
                     "the keys of an issuer can't be fetched; those known go on",
@@ -106,7 +106,7 @@ async def _fetch(url: str) -> bytes:
     client = await asyncio.to_thread(_new_client, url)
     async with client, client.stream("GET", url) as response:
         if response.is_redirect:
-            raise BadAnswer(f"it redirects to {response.headers['location'][:100]!r}, which is not followed")
+            raise BadAnswer(f"it redirects to {response.headers.get('location', '')[:100]!r}, which is not followed")
         if response.status_code != httpx.codes.OK:
             raise BadAnswer(f"status {response.status_code}")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()

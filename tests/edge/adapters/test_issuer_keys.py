@@ -142,6 +142,8 @@ BAD = {
     "redirect elsewhere": answer(b"", "Location: http://127.0.0.1:1/keys", status="302 Found"),
     "redirect to plain http": answer(b"", "Location: http://example.com/keys", status="301 Moved Permanently"),
     "redirect to itself": answer(b"", "Location: /keys", status="307 Temporary Redirect"),
+    "redirect to nowhere": answer(b"", status="302 Found"),
+    "not modified": answer(b"", status="304 Not Modified"),
     "endless headers": b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 200_000,
 }
 

@@ -161,6 +161,7 @@ UNUSABLE = {
     "a number that is too short": {**of_ed(), "x": "AAAA"},
     "text that is no number": {**of_ed(), "x": "@@"},
     "a modulus of nothing": {**of_rsa("ed"), "n": ""},
+    "an algorithm that is no text": {**of_ed(), "alg": ["EdDSA"]},
     "not an object": "ed",
     "null": None,
 }

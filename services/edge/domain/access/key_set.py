@@ -56,8 +56,8 @@ def _read(entry: Any) -> PyJWK | None:
     try:
         key = PyJWK.from_dict(entry)
         key.Algorithm.prepare_key(key.key)  # checks that the curve is that of the algorithm
-    except (PyJWTError, NotImplementedError, KeyError, AttributeError) as error:
-        # Of PyJWT: NotImplementedError for the algorithm "none", the last two for members that are missing or no text.
+    except (PyJWTError, NotImplementedError, KeyError, AttributeError, TypeError, ValueError) as error:
+        # Of PyJWT: NotImplementedError for the algorithm "none", the others for members that are missing or no text.
         # Its messages are not logged: they have all members of the key, a private one's too.
         named = {name: str(entry.get(name))[:80] for name in ("kid", "kty", "alg", "crv")}
         logger.warning("a key of the JWK Set can't be used", extra={**named, "error": type(error).__name__})
