@@ -232,7 +232,7 @@ class RevocationListener(Protocol):
         """Take entries; some may be known already."""
 
     def lost(self) -> None:
-        """Note that entries were lost; then all that are left are taken again."""
+        """Note that entries may be lost; then all that are left are taken again."""
 
 
 class RevocationLog(Protocol):

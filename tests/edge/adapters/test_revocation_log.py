@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +16,9 @@ from redis import exceptions
 from services.edge.adapters.redis import revocations
 from services.edge.adapters.redis.revocations import RedisRevocationLog
 from services.edge.domain.access.revocations import Revocation, RevokedKind
-from services.shared.errors import Unavailable
+from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
+from services.edge.domain.control import revoker
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog import keys
 from services.shared.redis.pipeline import Ask, RedisPipeline
 from tests.support.edge import Client, Cluster
@@ -235,3 +239,78 @@ async def test_a_redis_that_lost_the_list_gets_it_back_from_the_edges(
             client = Client(tokens, late.node)
             await client.post(connect={"token": tokens.token("u", ttl_s=None, jti="j1")})
             assert client.closed == (3500, "invalid token")
+
+
+async def test_edges_share_the_work_of_writing_a_lost_list_again(
+    redis_url: str, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them knows all of it: otherwise Redis would get the list from each."""
+    monkeypatch.setattr(revoker, "_RESTORE_S", 0.0)
+    tokens, count = Cluster(), 1_500
+    async with AsyncExitStack() as running:
+        edges = [await running.enter_async_context(LiveEdge(tokens, redis_url)) for _ in range(3)]
+        await edges[0].revoker.revoke(RevokedKind.TOKEN, "first", 600)
+        for edge in edges:
+            await edge.broker.revocation_log.poll()
+            for number in range(count - 1):
+                edge.node.revocations.add(entry(f"n{number}"))
+        await redis_conn.delete(keys.revocations())
+        await asyncio.gather(*(edge.broker.revocation_log.read_again() for edge in edges))
+        async with asyncio.timeout(20):
+            while len(await kept(redis_conn)) < count:
+                await asyncio.sleep(0.05)
+        assert await redis_conn.xlen(keys.revocations()) < count * 2
+
+
+async def kept(redis_conn: redis.asyncio.Redis) -> set[str]:
+    entries: Any = await redis_conn.xrange(keys.revocations())
+    return {msgspec.json.decode(fields[b"entry"])["id"] for _, fields in entries}
+
+
+async def test_a_full_list_keeps_no_connection_open(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revoker, "MAX_REVOCATIONS", 1)
+    tokens = Cluster()
+    async with LiveEdge(tokens, redis_url) as one, LiveEdge(tokens, redis_url) as two:
+        clients = [await edge.client("u", sid="s1") for edge in (one, two)]
+        await one.revoker.revoke(RevokedKind.TOKEN, "other", 600)
+        with pytest.raises(ThalamusError) as refused:
+            await one.revoker.revoke(RevokedKind.SESSION, "s1", 600, user="u")
+        assert refused.value.code is ErrorCode.LIMIT_EXCEEDED
+        assert [client.closed for client in clients] == [(3503, "force disconnect")] * 2
+        assert [len(edge.node.revocations) for edge in (one, two)] == [1, 1]
+
+
+async def test_a_token_is_not_good_again_when_the_time_of_its_revocation_is_over(redis_url: str) -> None:
+    """It may be used for the leeway longer than it says, and the clock of its issuer may be ahead."""
+    tokens, leeway_s, clocks_s = Cluster(), 30.0, 5.0
+    async with LiveEdge(tokens, redis_url) as edge:
+        verifier = TokenVerifier(tokens.keyring, leeway_s=leeway_s, revocations=edge.node.revocations)
+        edge.node.verifier = verifier
+        await edge.revoker.revoke(RevokedKind.SESSION, "s1", 600)
+        expires_at = edge.node.clock.wall() + 600 + clocks_s
+        token = tokens.token("u", ttl_s=None, sid="s1", exp=expires_at)
+        edge.node.revocations.forget_expired(expires_at + leeway_s - 1)
+        with pytest.raises(TokenInvalid):
+            verifier.connection(token, expires_at + leeway_s - 1)
+
+
+async def test_a_list_that_was_lost_and_begun_anew_at_once_is_written_again() -> None:
+    """Its newest entry is newer than what the edges have read: only the new incarnation tells that it was lost."""
+    server = RedisServer()
+    server.start()
+    try:
+        tokens = Cluster()
+        async with LiveEdge(tokens, server.url) as one, redis.asyncio.Redis.from_url(server.url) as conn:
+            writer = await one.client("writer")
+            await answered(writer, publish={"channel": "room", "data": 1})
+            await one.revoker.revoke(RevokedKind.TOKEN, "j1", 600)
+            await one.broker.revocation_log.poll()
+            async with conn.pipeline(transaction=True) as commands:
+                commands.flushall()
+                commands.xadd(keys.revocations(), {"entry": msgspec.json.encode(entry("j2")), "until": "9000000000"})
+                await commands.execute()
+            async with asyncio.timeout(8):
+                while not {"j1", "j2"} <= await kept(conn):
+                    await asyncio.sleep(0.05)
+    finally:
+        server.kill()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from services.edge.domain.access.revocations import Revocation, Revocations, RevokedKind
 from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
+from services.edge.domain.control.operations import Revoke
+from services.edge.domain.control.revoker import Revoker
 from tests.support.edge import Client, Cluster
 
 NOW = 1_800_000_000.0
@@ -103,3 +105,30 @@ async def test_a_revoked_token_is_refused_like_a_stranger_s() -> None:
         await client.post(connect={"token": token})
         ends.add(client.closed)
     assert ends == {(3500, "invalid token")}
+
+
+class Recorded:
+    """Stands for the list and for the cluster: keeps the commands."""
+
+    def __init__(self) -> None:
+        self.commands: list[Revoke] = []
+
+    async def append(self, entry: Revocation) -> None:
+        return None
+
+    async def everywhere(self, operation: Revoke) -> None:
+        self.commands.append(operation)
+
+
+@pytest.mark.parametrize("kind", [RevokedKind.SESSION, RevokedKind.TOKEN])
+async def test_edges_of_before_close_no_anonymous_connections(kind: RevokedKind) -> None:
+    """They close the connections of `user` whose token has the `sid` `session`; most anonymous ones have neither."""
+    cluster, recorded = Cluster(), Recorded()
+    node = cluster.edge(allow_anonymous=True)
+    anonymous = Client(cluster, node)
+    await anonymous.call(connect={})
+    await Revoker(node, cast(Any, recorded), cast(Any, recorded)).revoke(kind, "x", 600)
+    (command,) = recorded.commands
+    of_user = node.users.get(command.user, {}).values()
+    assert anonymous.session in of_user
+    assert [session for session in of_user if session.token_session == command.session] == []

@@ -329,7 +329,7 @@ class RedisBroker:
 
     async def _read_revocations(self) -> None:
         with contextlib.suppress(Unavailable):  # else it is read with the next connection
-            await self.revocation_log.poll()
+            await self.revocation_log.read_again()
 
     def _message(self, channel: bytes, payload: bytes) -> None:
         if self._dispatcher is not None:

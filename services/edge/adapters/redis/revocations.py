@@ -55,8 +55,20 @@ class RedisRevocationLog:
         except exceptions.ConnectionError as error:
             raise Unavailable(str(error)) from error
 
+    async def read_again(self) -> None:
+        """Give the listener all entries once more, because Redis may have lost some.
+
+        A list that was lost and begun anew looks like one that has grown: its newest entry is newer.
+
+        Raises:
+            Unavailable: the list could not be read. Whoever reads it next begins at its first entry.
+        """
+        if self._listener is not None:
+            self._begin_again(self._listener)
+            await self.poll()
+
     async def read(self, ask: Ask) -> None:
-        """Give the listener what is new.
+        """Give the listener what is new. Several may read at once: what one had too late is read again.
 
         Raises:
             redis.ConnectionError: the list could not be read.
@@ -64,11 +76,12 @@ class RedisRevocationLog:
         if self._listener is None:
             return
         while True:
-            known = self._appended  # what is appended while the reply is under way may be missing in it
-            newest, found = map(_checked, await ask(_commands(self._position)))
-            if (_id(newest[0][0]) if newest else _START) < max(self._position, known):
-                self._listener.lost()
-                self._position = self._appended = _START
+            after, known = self._position, self._appended  # may change while the reply is under way
+            newest, found = map(_checked, await ask(_commands(after)))
+            if self._position != after:
+                continue
+            if (_id(newest[0][0]) if newest else _START) < max(after, known):
+                self._begin_again(self._listener)
                 continue
             self._listener.take(entry for _, fields in found if (entry := _readable(fields[1])) is not None)
             if found:
@@ -76,6 +89,10 @@ class RedisRevocationLog:
             if len(found) < _PAGE:
                 self.is_read = True
                 return
+
+    def _begin_again(self, listener: RevocationListener) -> None:
+        listener.lost()
+        self._position = self._appended = _START
 
 
 def _commands(after: tuple[int, int]) -> list[Command]:

@@ -10,7 +10,11 @@ edge that was cut off must know of it before it delivers anything new.
 2. Each edge keeps the whole list in memory: a connect asks nobody.
 3. The list is read, from where this edge is, before a new connection to Redis is used for anything else, and every 2 s.
    So an edge that was cut off has it before anything new of Redis reaches its clients.
-4. If Redis has lost entries, the edges append again what they know.
+4. An entry is kept a minute and the leeway of tokens longer than its tokens could be good, by the clock of Redis: the
+   clock of who signs them may be ahead.
+5. Of each new incarnation of Redis the whole list is read: it may have lost entries. The edges append again what it has
+   lost, in random order, and leave out what others have appended meanwhile.
+6. If the list is full, the connections are closed nevertheless.
 
 **Example.** A user is revoked while an edge is cut off from Redis. The user's connections there stay open, but every
 publish fails. When the edge connects again, it reads the list before anything else and closes these connections with
@@ -37,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 2.0  # interval of reading the list, seconds
 _RESTORE_S = 2.0  # longest wait, at random, before lost entries are appended again, seconds
+_RESTORE_AT_ONCE = 50  # lost entries that are appended before the list is read again
+_CLOCKS_S = 60.0  # by which clocks of issuers may be ahead, seconds
 
 
 class Revoker:
@@ -60,17 +66,18 @@ class Revoker:
 
         Raises:
             Unavailable: perhaps not every edge did. The revocation may be in the list: then all edges have it soon.
-            ThalamusError: 106, the list is full; nothing was done.
+            ThalamusError: 106, the list is full: the connections are closed, but the tokens stay good.
         """
-        if len(self._node.revocations) >= MAX_REVOCATIONS:
-            raise ThalamusError("too many revocations are kept", ErrorCode.LIMIT_EXCEEDED)
         now = self._node.clock.wall()
-        entry = Revocation(kind=kind, id=name, at=now, until=now + ttl_s)
-        await self._log.append(entry)
+        kept_s = ttl_s + self._node.verifier.leeway_s + _CLOCKS_S
+        is_full = len(self._node.revocations) >= MAX_REVOCATIONS
+        entry = Revocation(kind=kind, id=name, at=now, until=now if is_full else now + kept_s)
+        if not is_full:
+            await self._log.append(entry)
         is_user = kind is RevokedKind.USER
         command = Revoke(
             user=name if is_user else user,
-            session=name if kind is RevokedKind.SESSION else "",
+            session="" if is_user else name,  # edges of before would take an empty one for connections without `sid`
             kind=kind.value,
             id=name,
             at=entry.at,
@@ -80,6 +87,8 @@ class Revoker:
             await self._cluster.everywhere(command)
         except Busy as error:  # it would say that nothing was done
             raise Unavailable(str(error)) from error
+        if is_full:
+            raise ThalamusError("too many revocations are kept", ErrorCode.LIMIT_EXCEEDED)
 
     def take(self, entries: Iterable[Revocation]) -> None:
         """Refuse the tokens of these entries from now on, and close their connections."""
@@ -89,8 +98,7 @@ class Revoker:
                 end_revoked(self._node, entry)
 
     def lost(self) -> None:
-        """Note that Redis has lost entries; what it still has is taken after this."""
-        logger.warning("Redis has lost revocations: those that this edge knows are written again")
+        """Note that Redis may have lost entries; what it still has is taken after this."""
         self._lost = {(entry.kind, entry.id): entry for entry in self._node.revocations}
 
     async def run(self) -> None:
@@ -101,10 +109,26 @@ class Revoker:
                 await self._log.poll()
                 if self._lost:
                     await asyncio.sleep(self._node.rng.uniform(0, _RESTORE_S))
-                    await self._log.poll()  # another edge may have appended them meanwhile
-                    for entry in list(self._lost.values()):
-                        await self._log.append(entry)
-                        self._lost.pop((entry.kind, entry.id), None)
+                    await self._restore()
             except Unavailable:
                 continue  # the next connection reads it before anything else
             self._node.revocations.forget_expired(self._node.clock.wall())
+
+    async def _restore(self) -> None:
+        """Append what Redis has lost, but for what other edges append meanwhile.
+
+        Raises:
+            Unavailable: Redis did not take all of it.
+        """
+        await self._log.poll()
+        names = list(self._lost)
+        if names:
+            logger.warning("Redis has lost revocations: those that this edge knows are written again")
+        self._node.rng.shuffle(names)
+        for number, name in enumerate(names):
+            if number % _RESTORE_AT_ONCE == 0 and number:
+                await self._log.poll()  # takes what others have appended out of `_lost`
+            entry = self._lost.get(name)
+            if entry is not None and entry.until > self._node.clock.wall():
+                await self._log.append(entry)
+            self._lost.pop(name, None)
