@@ -20,7 +20,7 @@ from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, SignedIn
 from services.edge.domain.access.revocations import RevokedKind
 from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -128,10 +128,10 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
     async def respond_with_tokens(
         request: Request, sign_in: Callable[[], Awaitable[TokenPair]], *, cookie: bool
     ) -> Response:
+        """Return the response with the tokens of `sign_in`, or its error; set the cookie."""
         if cookie and not may_change_cookie(request, context.is_own_page):
             text = "pages of this origin may not have the cookie: EDGE_ALLOWED_ORIGINS lists those that may by name"
             return plain_error(HTTPStatus.FORBIDDEN, text, ErrorCode.PERMISSION_DENIED)
-        """Return the response with the tokens of `sign_in`, or its error; set the cookie."""
         pairs: list[TokenPair] = []
 
         async def run() -> dict[str, Any]:
@@ -190,9 +190,14 @@ async def _revoke_session(context: ApiContext, ended: EndedSession) -> None:
     """Revoke an ended session: close its connections, and refuse its tokens.
 
     Raises:
-        Unavailable: perhaps not every edge knows yet; the session has ended in any case.
+        Unavailable: perhaps not every edge knows yet, or the list is full; the session has ended in any case.
     """
-    await context.revoker.revoke(RevokedKind.SESSION, ended.session, ended.access_ttl_s, user=ended.user)
+    try:
+        await context.revoker.revoke(RevokedKind.SESSION, ended.session, ended.access_ttl_s, user=ended.user)
+    except ThalamusError as error:
+        if error.code is not ErrorCode.LIMIT_EXCEEDED:  # which would say that the request is too large
+            raise
+        raise Unavailable("the list is full: tokens of the session stay good until they expire") from error
 
 
 async def _revoke_session_or_log(context: ApiContext, ended: EndedSession) -> None:
