@@ -1,1 +1,1 @@
-"""Measures the platform beside other servers: same scenario, same machine, in alternation. See README.md."""
+"""Measures the platform beside other servers, in alternation. See README.md."""

@@ -1,4 +1,7 @@
-"""`python -m bench`: measure, write raw results, the table and the plots; `make help` has the usual ways."""
+"""`python -m bench`: measures, and writes raw results, the table and the plots.
+
+`make help` has the usual ways.
+"""
 
 from __future__ import annotations
 

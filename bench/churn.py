@@ -1,4 +1,7 @@
-"""`python -m bench.churn`: a million clients connect, subscribe and go, in chunks; exit code 1 if anything grew."""
+"""`python -m bench.churn`: a million clients connect, subscribe and go, in chunks.
+
+The exit code is 1 if anything grew.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def main(connects: int, of_one: int, at_a_time: int, kind: str | None, done: int
 
 
 async def _run(results: ChurnResults, connects: int, of_one: int, at_a_time: int) -> None:
-    """Add chunks until so many connects are in the results, which are written after each."""
+    """Add chunks until the results have so many connects; write them after each chunk."""
     came = sum(each.visitors for each in results.chunks())
     async with platform(edges=2) as target, Fleet(2) as fleet:
         run = await begin(target, fleet, kind=results.kind)

@@ -1,4 +1,4 @@
-"""`python -m bench.compression`: what permessage-deflate costs and saves; a Markdown table.
+"""`python -m bench.compression`: what permessage-deflate costs and saves.
 
 One edge with `EDGE_COMPRESSION`, and two groups of clients on it: one offers compression, the other does not. Each
 round publishes to one group and then to the other, so that what disturbs the machine disturbs both.
@@ -28,7 +28,10 @@ _WORDS = ["the", "order", "room", "changed", "by", "alice", "now", "open", "for"
 
 
 class _Client(asyncio.Protocol):
-    """Counts the frames and bytes that come; it inflates nothing, which would cost the machine more than the edge."""
+    """Counts the frames and bytes that come.
+
+    It inflates nothing: that would cost the machine more than the edge.
+    """
 
     def __init__(self, *, compresses: bool) -> None:
         self.compresses = compresses
@@ -115,7 +118,7 @@ class _Figures:
 async def _round(
     target: Target, clients: Sequence[_Client], channel: str, data: Sequence[object], figures: _Figures
 ) -> None:
-    """Publish all of it, and note CPU for each publication and bytes for each delivery."""
+    """Publish the data; note CPU for each publication and bytes for each delivery."""
     was = [(client.frames, client.bytes) for client in clients]
     before = usage(target.pids())
     for each in data:
@@ -180,7 +183,10 @@ async def measure(sizes: Sequence[int], subscribers: int, publications: int, rou
 @click.option("--publications", default=50, show_default=True, help="In a round.")
 @click.option("--rounds", default=5, show_default=True)
 def main(sizes: str, subscribers: int, publications: int, rounds: int) -> None:
-    """CPU of all processes for a publication and a delivery, bytes of a delivery, RSS of a connection."""
+    """Print CPU of a publication and a delivery, and bytes of a delivery.
+
+    CPU is that of all processes. RSS of the edge at the end is printed, too.
+    """
     click.echo(asyncio.run(measure(list(map(int, sizes.split(","))), subscribers, publications, rounds)))
 
 

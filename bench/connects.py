@@ -1,4 +1,4 @@
-"""`python -m bench.connects`: what a connect costs an edge, by the algorithm that signed its token.
+"""`python -m bench.connects`: what a connect costs, by the algorithm of its token.
 
 A connect is a TCP connection, the WebSocket handshake, the connect command and one subscription. All algorithms take
 turns on one edge. With `--commit`, repeated, several commits take turns as well, each with a platform of its own. This
@@ -80,7 +80,10 @@ async def _turn(fleet: Fleet, target: Target, where: Where, clients: int) -> flo
 
 
 async def _first(fleet: Fleet, where: Where) -> None:
-    """Connect once, so that nothing that is loaded late is counted; the edge may not have the issuer's keys yet."""
+    """Connect once, so that nothing that is loaded late is counted.
+
+    Repeats it while the edge does not have the issuer's keys yet.
+    """
     deadline = time.monotonic() + _KEYS_WITHIN_S
     while True:
         try:
@@ -95,7 +98,7 @@ async def _first(fleet: Fleet, where: Where) -> None:
 
 
 def _tokens(algorithm: str, target: Target, key: EllipticCurvePrivateKey) -> list[str]:
-    """Return tokens of this algorithm; none: the clients sign with the secret themselves."""
+    """Return tokens of this algorithm; none if clients sign them with the secret."""
     if algorithm == "HS256":
         return []
     if algorithm == "EdDSA":
@@ -170,7 +173,7 @@ def in_turns(
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Return a Markdown table: medians with the span of all turns, and the ratio to the first row."""
+    """Return a Markdown table: medians, spans of all turns, ratios to the first row."""
     names = list(next(iter(found.values())))
     first = next(iter(found.values()))
     lines = ["| | " + " | ".join(f"{name}, µs" for name in names) + " |", "|---|" + "---:|" * len(names)]

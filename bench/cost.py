@@ -1,4 +1,6 @@
-"""`python -m bench.cost`: what a publish or a delivery costs each process, in user code and the kernel; flame graphs.
+"""`python -m bench.cost`: what a publish or a delivery costs each process.
+
+It tells user code from the kernel, and can draw flame graphs.
 
 Run as a file from another checkout (`python …/bench/cost.py`), it measures that checkout: see `bench/steps.py`.
 """
@@ -29,7 +31,7 @@ _SAMPLES_PER_S = 250
 
 
 class Load(msgspec.Struct, frozen=True):
-    """So many clients, spread over the channels; `each` is what the cost is divided by."""
+    """Clients spread over channels; `each` is what the cost is divided by."""
 
     channels: list[str]
     per_s: float
@@ -66,7 +68,10 @@ def _used(pids: Mapping[str, int]) -> dict[str, tuple[float, float]]:
 
 
 async def cost(load: Load, *, edges: int, seconds: float, flame: tuple[str, Path] | None = None) -> Cost:
-    """Measure a running load; `flame`: the process that is sampled meanwhile, and where the picture goes."""
+    """Measure a running load.
+
+    `flame` is the process that is sampled meanwhile, and the file of the picture.
+    """
     members = load.clients // len(load.channels)
     async with platform(edges=edges) as target, Fleet(2) as fleet:
         await connect(fleet, target, load.clients, load.channels)

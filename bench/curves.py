@@ -1,4 +1,4 @@
-"""`make bench-curves`: how cost grows with subscribers, channels, publications, members, bytes and edges."""
+"""`make bench-curves`: how cost grows with subscribers, channels, edges and more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m bench.deltas`: what deltas cost and save, beside the other encodings; a Markdown table.
+"""`python -m bench.deltas`: what deltas cost and save, as a Markdown table.
 
 One platform, and for each of JSON, JSON with deltas, Protobuf and Protobuf with deltas two channels: one with a single
 subscriber, one with many. Each round publishes to all of them in turn, so that what disturbs the machine disturbs all.
@@ -46,7 +46,7 @@ class Group:
 
 
 def states(size: int, rng: random.Random) -> Iterator[dict[str, object]]:
-    """States of something, of about so many bytes each, of which a few values change from one to the next."""
+    """Yield states of about `size` bytes; a few values change from one to the next."""
     rows: list[dict[str, object]] = []
     while not rows or len(json.dumps(rows, separators=(",", ":"))) < size - 20:
         rows.append(
@@ -96,7 +96,10 @@ async def _silence(target: Target) -> float:
 
 
 async def _round(target: Target, publisher: CountingClient, group: Group, data: list[str], silence: float) -> None:
-    """Publish all of it; note CPU for each publication, beyond that of silence, and bytes for each delivery."""
+    """Publish the data; note CPU of each publication and bytes of each delivery.
+
+    CPU is that beyond silence.
+    """
     was = [(client.messages, client.bytes) for client in group.clients]
     before = usage(target.pids())
     for text in data:

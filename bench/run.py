@@ -1,4 +1,7 @@
-"""Runs scenarios against targets, in alternation, each with servers and load processes of its own."""
+"""Runs scenarios against targets, in alternation.
+
+Each run has servers and load processes of its own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _LOAD_PROCESSES = 2
 
 
 def wanted(names: Sequence[str], targets: Sequence[str], rounds: int) -> Iterator[tuple[int, Scenario, str]]:
-    """What to measure, in order: round by round, scenario by scenario, target beside target."""
+    """Yield what to measure, in order: by round, then by scenario, then by target."""
     for number in range(1, rounds + 1):
         for scenario in SCENARIOS:
             if names and scenario.name not in names:
@@ -33,7 +36,7 @@ def wanted(names: Sequence[str], targets: Sequence[str], rounds: int) -> Iterato
 
 
 def keep(results: Results, earlier: Results, plan: Sequence[tuple[int, Scenario, str]]) -> None:
-    """Put before these results what was measured earlier of other scenarios and targets."""
+    """Put earlier results of other scenarios and targets before these."""
     anew = {(scenario.name, target) for _, scenario, target in plan}
     results.rounds += [each for each in earlier.rounds if (each.scenario, each.target) not in anew]
     results.command = f"{earlier.command}`, `{results.command}"
@@ -41,7 +44,10 @@ def keep(results: Results, earlier: Results, plan: Sequence[tuple[int, Scenario,
 
 
 async def measure(number: int, scenario: Scenario, name: str, *, full: bool, binary: Path | None) -> Round:
-    """One round of one scenario against one target; what keeps it from having figures is told in it."""
+    """Measure one round of one scenario against one target.
+
+    If it has no figures, it says why.
+    """
     try:
         async with _target(name, binary) as target, Fleet(_LOAD_PROCESSES) as fleet:
             figures = await scenario.run(fleet, target, full)

@@ -1,4 +1,6 @@
-"""`make bench-smoke`: has the platform become slower? CPU per delivery and per publish, beside a floor in the same run.
+"""`make bench-smoke`: has the platform become slower?
+
+It measures CPU per delivery and per publish, beside a floor in the same run.
 
 The floor is a server that does as little as one can, driven by the same load in turns of about a second; what the
 machine or its other users do to one, they do to the other. The median of the turns' ratios is held against
@@ -39,7 +41,10 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Load:
-    """What both are given, in lockstep: on a schedule, a busy machine would have them work in larger portions."""
+    """The load of both, in lockstep.
+
+    On a schedule, a busy machine would have them work in larger portions.
+    """
 
     name: str
     clients: int

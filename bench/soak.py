@@ -1,4 +1,7 @@
-"""`make bench-soak`: minutes of steady traffic while clients come and go; exit code 1 if anything grew."""
+"""`make bench-soak`: minutes of traffic while clients come and go.
+
+The exit code is 1 if anything grew.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`python -m bench.steps COMMIT …`: what each of several commits costs, measured in alternation; a Markdown table."""
+"""`python -m bench.steps COMMIT …`: what each commit costs, as a Markdown table.
+
+The commits are measured in alternation.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def table(commits: Sequence[str], subjects: Sequence[str], costs: dict[tuple[str
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seconds", default=6.0, show_default=True)
 def main(commits: Sequence[str], names: Sequence[str], rounds: int, seconds: float) -> None:
-    """All server CPU per delivery (fan-out) and per publish (chat, durable) at each commit, oldest first."""
+    """Print server CPU per delivery and per publish at each commit, oldest first."""
     costs: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         checkouts = {commit: Path(folder) / commit for commit in commits}

@@ -1,1 +1,4 @@
-"""The load generator: processes of raw sockets, which know no server's code and must never be the bottleneck."""
+"""The load generator: processes with raw sockets; it must never be the bottleneck.
+
+It knows no server's code.
+"""

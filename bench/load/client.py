@@ -1,4 +1,4 @@
-"""One client: opens as its dialect says, then counts what comes, a chunk at a time.
+"""One client: opens as its dialect says, then counts what comes, chunk by chunk.
 
 No SDK and no WebSocket library: they decode every message, and the load generator shares the machine with the server.
 Besides, every server that is compared gets the same client. See docs/decisions/0031.
@@ -54,7 +54,7 @@ class Tally:
 
 
 class Client(asyncio.Protocol):
-    """An open, subscribed connection. It is its connection's protocol once `Opening` has handed it over."""
+    """The protocol of an open, subscribed connection, which `Opening` has handed over."""
 
     __slots__ = ("_closing", "_dialect", "_ended", "_frame", "_rest", "_tally", "_transport", "_unanswered")
 
@@ -146,7 +146,10 @@ class Client(asyncio.Protocol):
 
 
 class Opening(asyncio.Protocol):
-    """The way there: upgrade, whatever the dialect's steps are, and `opened` has a client and the last answer."""
+    """Opens a connection: the upgrade, then the steps of the dialect.
+
+    At the end `opened` has a client and the last reply.
+    """
 
     def __init__(self, request: bytes, steps: list[Step], dialect: Dialect, frame: bytes, tally: Tally) -> None:
         self.opened: asyncio.Future[tuple[Client, list[bytes]]] = asyncio.get_running_loop().create_future()

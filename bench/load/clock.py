@@ -1,4 +1,4 @@
-"""Time as it travels in messages: ten digits, in every message as long as in any other."""
+"""Time as it travels in messages: always ten digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ FIRST = 1_000_000_000  # for 54 minutes from then on: ten digits, and below 2³�
 
 
 def clock_from(base_ns: int) -> Callable[[], int]:
-    """A clock in µs that shows `FIRST` at `base_ns` of the machine's monotonic clock, in every process alike."""
+    """Return a clock in µs, the same in every process of this machine.
+
+    It shows `FIRST` at `base_ns` of the machine's monotonic clock.
+    """
     monotonic_ns = time.monotonic_ns
     offset = FIRST * 1_000 - base_ns
 

@@ -32,7 +32,9 @@ class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Churn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Clients `first` to `first + count - 1` come, subscribe, stay, and go, so many at a time at most.
+    """Clients `first` to `first + count - 1` come, subscribe, stay, and go.
+
+    At most `at_a_time` are there at the same time.
 
     Every other one ends properly and waits until the server has closed; the rest go with a reset.
     """
@@ -48,7 +50,7 @@ class Churn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Publish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Send on schedule, whatever comes back: publication i is due at `start + i / per_s`."""
+    """Send on schedule, whatever comes back: number i is due at `start + i / per_s`."""
 
     start: float  # µs of the clock; a fraction keeps the schedules of several processes apart
     per_s: float
@@ -56,14 +58,17 @@ class Publish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Burst(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Send as fast as it goes: at most `window` publications that not all clients of this process have."""
+    """Send as fast as possible.
+
+    At most `window` publications are under way, which not all clients of this process have.
+    """
 
     window: int
     seconds: float
 
 
 class Lockstep(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Send so many at once, wait until all are answered and everyone has them, and so on.
+    """Send a portion, wait until it is acknowledged and everyone has it, and go on.
 
     However busy the machine is, the server is given the same work in the same portions.
     """
@@ -80,7 +85,10 @@ class Close(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ReadCounters(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Report what was counted; `reset`: and count from zero afterwards, with the histograms in the report."""
+    """Report what was counted.
+
+    With `reset` the report has the histograms, and counting starts from zero afterwards.
+    """
 
     reset: bool = False
 

@@ -1,4 +1,4 @@
-"""A client that counts the messages and bytes that come, and looks into none of them.
+"""A client that counts the messages and bytes that come, without decoding them.
 
 Several kinds of clients in one run (encodings, deltas, compression) cost the machine the same with it.
 """
@@ -51,7 +51,7 @@ class CountingClient(asyncio.Protocol):
             self._heard.set_result(None)
 
     async def until(self, messages: int) -> None:
-        """Wait until so many messages have come since the beginning; the answer to the handshake is one."""
+        """Wait for so many messages in all; the response to the handshake counts as one."""
         if self.messages < messages:
             self._wanted, self._heard = messages, asyncio.get_running_loop().create_future()
             await asyncio.wait_for(self._heard, _WITHIN_S)

@@ -1,4 +1,7 @@
-"""What clients of each server say and look for, as bytes. A payload carries its intended send time."""
+"""What clients of each server say and look for, as bytes.
+
+A payload carries its intended send time.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ _PING_HEAD = re.compile(rb"\x89([\x00-\x1f])")  # the low byte of a length may b
 
 
 def frame_pong(chunk: bytes) -> tuple[bytes, bytes]:
-    """The answer to WebSocket's own pings, which any server may send; and the chunk without them."""
+    """Return the pongs for the WebSocket pings in a chunk, and the chunk without them."""
     answer = b""
     while (found := _PING_HEAD.search(chunk)) and len(chunk) >= (end := found.end() + found[1][0]):
         answer += pong_frame(chunk[found.end() : end])

@@ -113,7 +113,7 @@ class Fleet:
         per_s: float = 0.0,
         stays_s: float = 0.0,
     ) -> Report:
-        """Have clients come and go, numbered from `beginning`; the report counts those that could not."""
+        """Have clients come and go, from number `beginning` on; count those that failed."""
         return await self._ask_all(
             [
                 Churn(
@@ -165,7 +165,7 @@ class Fleet:
         return await self._send([ReadCounters(reset=reset)] * self._count)
 
     async def settled(self, sent: int, *, members: int, within_s: float) -> bool:
-        """Wait until so many publications are answered, and delivered if not refused; whether they are."""
+        """Wait until all publications have replies and deliveries; return whether they do."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             seen = await self.counters()

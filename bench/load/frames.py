@@ -1,4 +1,7 @@
-"""The client's side of WebSocket, made by hand: a handshake, and frames whose mask is zero, so that they are plain."""
+"""The client's side of WebSocket, by hand: handshake, and frames with a zero mask.
+
+With this mask the payload is readable as it is.
+"""
 
 from __future__ import annotations
 

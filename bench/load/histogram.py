@@ -1,4 +1,4 @@
-"""Latencies, counted exactly by the microsecond and folded to 0.4 % when they travel or are kept."""
+"""Latencies, counted by the microsecond; rounded to 0.4 % when sent or kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Histogram:
         return self.counts.total()
 
     def percentile(self, fraction: float) -> int:
-        """The smallest value that at least `fraction` of all values do not exceed; 0 where there are none."""
+        """Return the smallest value that `fraction` of all do not exceed; 0 if empty."""
         wanted = fraction * self.total()
         values = sorted(self.counts)
         for value, so_far in zip(values, accumulate(self.counts[value] for value in values), strict=True):

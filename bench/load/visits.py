@@ -1,4 +1,4 @@
-"""Visitors that are no client of the protocol: HTTP, whole or broken off, and handshakes that are refused."""
+"""Visitors that don't speak the protocol: HTTP, broken requests, bad handshakes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _ENDS_BY_RESET = ("mid-body", "pipelined")
 
 
 async def visit(kind: str, where: Where, number: int, source: str) -> None:
-    """Come, do as the kind does, and go: every other one of those that break off with a reset.
+    """Connect, do as the kind does, and go; half of those that break off send a reset.
 
     Raises:
         OSError: the server did not answer as it must.

@@ -1,4 +1,4 @@
-"""A process of the load generator: commands come as lines on stdin, each is answered with a line on stdout."""
+"""A process of the load generator: commands are lines on stdin, replies on stdout."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is measured at the servers: CPU and memory from /proc, counters from /metrics, and statistics of rounds."""
+"""What is measured at the servers: CPU, memory, metrics; and statistics of rounds."""

@@ -1,4 +1,4 @@
-"""Whether anything grows: what is measured again and again, held against stated bounds."""
+"""Whether anything grows: repeated measurements, compared with bounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 def memory(
     seen: Seen, *, at_most: Mapping[str, float], otherwise: float, per: str, scale: float = 1.0
 ) -> list[Finding]:
-    """The slope of each process's RSS over the second half: in the first one, caches and histories fill.
+    """Compare the slope of each process's RSS over the second half with bounds.
+
+    In the first half caches and histories fill.
 
     Args:
         seen: In order.
@@ -77,7 +79,10 @@ def nothing_held(held: Mapping[str, int]) -> list[Finding]:
 
 
 def steady(what: str, p99_ms: Sequence[float]) -> list[Finding]:
-    """Latencies of the second half, held against those of the first: medians, for a machine has its moments."""
+    """Compare the median latency of the second half with that of the first.
+
+    Medians, because a busy machine is slow now and then.
+    """
     if len(p99_ms) < 2:
         return []
     early, late = p99_ms[: len(p99_ms) // 2], p99_ms[len(p99_ms) // 2 :]

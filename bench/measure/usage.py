@@ -11,7 +11,7 @@ from bench.measure.proc import cpu_s, family, pss_kib, rss_kib
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU so far and memory now, by the names of processes; what they started counts as theirs."""
+    """CPU so far and memory now, by process name; children count as their parents."""
 
     at_s: float
     cpu: Mapping[str, float]

@@ -19,7 +19,10 @@ _POLL_S = 0.5
 
 
 class Vitals(msgspec.Struct, frozen=True, kw_only=True):
-    """One process at one moment, without what it started: the fork that rewrites Redis's log shares its memory."""
+    """One process at one moment, without its children.
+
+    The child that rewrites Redis' log would count twice, because it shares memory.
+    """
 
     cpu_s: float
     rss_kib: int

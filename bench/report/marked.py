@@ -1,4 +1,7 @@
-"""Parts of a page that a tool writes, between lines that name them; what stands around them is people's."""
+"""Parts of a page that a tool writes, between lines that name them.
+
+People write the rest of the page.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterable
 
 
 def with_part(page: str, name: str, lines: Iterable[str]) -> str:
-    """The page with this between its marks; without marks it is put at the end, with them."""
+    """Return the page with these lines between its marks; without marks at its end."""
     begin, end = f"<!-- {name}: written by python -m bench.curves -->", f"<!-- end of {name} -->"
     part = "\n".join([begin, "", *lines, end])
     before, found, rest = page.partition(begin)

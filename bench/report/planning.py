@@ -1,4 +1,7 @@
-"""From measured costs to how many edges, and how much Redis, a number of sockets takes; the arithmetic is shown."""
+"""How many edges, and how much Redis, so many sockets take, by measured costs.
+
+The page shows the arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,7 @@ def receiving_edges(edges: int, members: int) -> float:
 
 
 def plan(sockets: int, cost: Costs) -> Plan:
-    """With the fewest edges that suffice for sockets, CPU, memory, and the return of all."""
+    """Plan the fewest edges that suffice for sockets, CPU, memory and a return of all."""
     edges = -(-sockets // PER_EDGE)
     while True:
         found = _with(sockets, edges, cost)

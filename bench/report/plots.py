@@ -1,4 +1,7 @@
-"""A bar for every target: the first figure of each scenario, with its spread. Needs matplotlib."""
+"""Draws the first figure of each scenario: a bar with its spread for every target.
+
+Needs matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ _DPI = 110
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Write PNG files into the folder, made where it is missing; scenario → its file, relative to the parent."""
+    """Write PNG files into the folder, which is made if missing.
+
+    Returns: scenario → its file, relative to the parent of the folder.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -68,7 +68,10 @@ class Results(msgspec.Struct, kw_only=True):
         return spread(list(values.values())) if values else None
 
     def ratio(self, scenario: str, target: str, other: str, figure: str) -> float | None:
-        """The median of the rounds' ratios: what changes on a machine from round to round changes both."""
+        """Return the median of the ratios of all rounds.
+
+        What changes on a machine from round to round changes both targets.
+        """
         ours, theirs = self.values(scenario, target, figure), self.values(scenario, other, figure)
         ratios = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
         return spread(ratios).median if ratios else None

@@ -1,4 +1,4 @@
-"""All scenarios, each in two sizes, with the figures that are shown and the goals they are held against."""
+"""All scenarios in two sizes, with the figures that are shown and their goals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DURABLE = [f"chat:durable-{number}" for number in range(250)]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure of ours is to be at most, or at least, so much: of a peer's where one is named."""
+    """A bound for a figure of ours: a number, or a multiple of a peer's figure."""
 
     at_most: bool
     bound: float

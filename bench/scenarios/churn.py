@@ -1,4 +1,4 @@
-"""Clients that connect, subscribe and go at once, many thousands at a time, and what is left when all have gone."""
+"""Clients that connect, subscribe and go at once; and what is left after them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def begin(target: Target, fleet: Fleet, *, kind: str = "") -> Run:
 
 
 async def chunk(target: Target, fleet: Fleet, *, first: int, count: int, at_a_time: int, kind: str = "") -> Chunk:
-    """Clients from number `first` on come and go, and all have gone. `kind`: see `Churn`."""
+    """Have clients from number `first` on come and go. `kind`: see `Churn`."""
     before = await vitals(target)
     seen = await fleet.churn(count, target.where, CHANNELS, at_a_time=at_a_time, beginning=first, kind=kind)
     held = await at_rest(target, within_s=_EMPTY_WITHIN_S)

@@ -38,7 +38,7 @@ async def connect_storm(fleet: Fleet, target: Target, *, clients: int) -> Figure
 
 
 async def idle(fleet: Fleet, target: Target, *, clients: int, seconds: float) -> Figures:
-    """All are there and nothing is said: memory by connection, and CPU in percent of one core."""
+    """Measure idle clients: memory per connection, and CPU in percent of one core."""
     channels = [f"live:idle-{number}" for number in range(_CHANNELS)]
     await _warm(fleet, target)
     empty = usage(target.pids())
@@ -86,7 +86,7 @@ async def _quiet(fleet: Fleet) -> int:
 
 
 async def _warm(fleet: Fleet, target: Target) -> None:
-    """Have every node do all of it once, so that what is loaded late is not counted by connection."""
+    """Have every node do all of it once, so that nothing loaded late is counted."""
     await fleet.connect(_WARM_CLIENTS, target.where, ["live:warm"])
     await fleet.close()
     await asyncio.sleep(_QUIET_S)

@@ -158,7 +158,10 @@ def _by_platform(curves: Sequence[Curve]) -> Iterator[tuple[int, list[tuple[Curv
 
 
 async def _traffic(target: Target, name: str, shape: Shape, seconds: float) -> Figures:
-    """CPU for each publication and each delivery, over what the platform uses with the same clients in silence."""
+    """Measure CPU of each publication and delivery, beyond that of silence.
+
+    In silence the same clients are connected.
+    """
     channels = [f"live:{name.replace(', ', '-')}-{number}" for number in range(shape.channels)]
     async with Fleet(_LOAD_PROCESSES) as fleet:
         await fleet.connect(shape.channels * shape.members, target.where, channels, payload_bytes=shape.payload_bytes)
@@ -179,7 +182,10 @@ async def _traffic(target: Target, name: str, shape: Shape, seconds: float) -> F
 
 
 def beyond_silence(silent: Usage, before: Usage, after: Usage, prefix: str) -> float:
-    """µs of CPU from `before` to `after`, without what silence takes, such as from `silent` to `before`."""
+    """Return µs of CPU from `before` to `after`, beyond that of silence.
+
+    The time from `silent` to `before` shows what silence takes.
+    """
     names = [name for name in after.cpu if name.startswith(prefix)]
     quiet = sum(before.cpu[name] - silent.cpu[name] for name in names) / (before.at_s - silent.at_s)
     busy = sum(after.cpu[name] - before.cpu[name] for name in names)
@@ -187,7 +193,10 @@ def beyond_silence(silent: Usage, before: Usage, after: Usage, prefix: str) -> f
 
 
 async def _connections(target: Target, fleet: Fleet) -> Figures:
-    """What a connection takes: to come, to stay, and of memory, with 250 channels for all."""
+    """Measure what a connection takes: CPU to come and to stay, and memory.
+
+    All share 250 channels.
+    """
     shared = [f"live:shared-{number}" for number in range(_MEMORY_CHANNELS)]
     empty = await _warmed(target, fleet)
     points = [(0.0, _rss(empty, _EDGE))]

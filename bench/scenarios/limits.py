@@ -1,4 +1,4 @@
-"""As fast as it goes: how much is delivered, and at which rate publications are still acknowledged in time."""
+"""Limits: how much is delivered, and the highest rate acknowledged in time."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ async def _all_arrived(fleet: Fleet, members: int) -> None:
 async def highest_rate(
     fleet: Fleet, target: Target, *, clients: int, channels: Sequence[str], step_s: float
 ) -> Figures:
-    """Raise the rate until acknowledgements or deliveries take more than 100 ms (p99), then close in on the limit."""
+    """Find the highest rate at which replies and deliveries take 100 ms at most (p99).
+
+    The rate is raised until they take longer; then it closes in on the limit.
+    """
     members = clients // len(channels)
     await connect(fleet, target, clients, channels)
     best: Figures = {"acked_per_s": 0.0}

@@ -19,7 +19,7 @@ _LOOK_EVERY_S = 0.05
 
 
 async def recovery_storm(fleet: Fleet, target: Target, *, clients: int, missed: int) -> Figures:
-    """So many clients of 50 channels return after so many messages each; until the last one has them all."""
+    """Measure the time in which all clients of 50 channels recover what they missed."""
     channels = [f"live:back-{number}" for number in range(_CHANNELS)]
     report = await fleet.connect(clients, target.where, channels, at_a_time=_AT_A_TIME)
     positions = report.positions

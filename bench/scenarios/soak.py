@@ -1,4 +1,4 @@
-"""Steady traffic while clients come and go, and a look at every process again and again."""
+"""Steady traffic while clients come and go; every process is measured repeatedly."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def _windows(
 
 
 async def _all_arrived(fleet: Fleet, before: Sequence[Window]) -> None:
-    """What of one window comes in the next is counted there; the last one waits for all."""
+    """Wait until the last window has all: a late delivery counts in the next window."""
     deadline = time.monotonic() + _ARRIVES_WITHIN_S
     while time.monotonic() < deadline:
         seen = await fleet.counters()

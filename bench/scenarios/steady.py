@@ -1,4 +1,4 @@
-"""Fan-out and chat on schedule: what a delivery and a publish cost, and how long they take."""
+"""Fan-out and chat on schedule: cost and latency of a delivery and a publish."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def steady(
     seconds: float,
     warm_s: float = _WARM_S,
 ) -> Figures:
-    """So many publications per second, spread over all clients, each to its client's channel."""
+    """Measure publications on schedule; each client publishes to its own channel."""
     await connect(fleet, target, clients, channels)
     members = clients // len(channels)
     await publish(fleet, members, per_s, warm_s)
@@ -44,14 +44,14 @@ async def steady(
 
 
 async def window(fleet: Fleet, target: Target, *, members: int, per_s: float, seconds: float) -> Figures:
-    """What so many seconds of publications to channels of so many members cost, until all has arrived."""
+    """Measure what some seconds of publications cost, until all have arrived."""
     loaded, before = await fleet.counters(reset=True), usage(target.pids())
     seen = await publish(fleet, members, per_s, seconds)
     return rates(seen, before, usage(target.pids()), members) | {"load_cpu_s": seen.cpu_s - loaded.cpu_s}
 
 
 async def publish(fleet: Fleet, members: int, per_s: float, seconds: float) -> Report:
-    """Send, and wait until all has arrived; what has not by then is missing in the report.
+    """Send, and wait until all has arrived; the report counts what is missing.
 
     Raises:
         LoadFailed: nothing came, or connections broke.

@@ -24,7 +24,10 @@ _NODES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One of them. `install` makes what it needs, once; `command` runs a node, `settings` are its own variables."""
+    """A server to compare with.
+
+    `install` makes what it needs, once. `command` runs a node, `settings` are its own variables.
+    """
 
     name: str
     dialect: str

@@ -1,4 +1,4 @@
-"""The platform as `thalamus dev` runs it: Redis with its log on disk, auth, presence, persistence and edges."""
+"""The platform as `thalamus dev` runs it, with the log of Redis on disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def _never_ending(name: str, seconds: float) -> None:
 async def platform(
     *, edges: int = 2, environment: Mapping[str, str] | None = None, channels: str = ""
 ) -> AsyncIterator[Target]:
-    """With the namespaces and settings that are shipped, on free ports, with data of its own.
+    """Run the platform as it is shipped, on free ports, with data of its own.
 
     `channels`: more namespaces, in TOML.
     """

@@ -32,7 +32,7 @@ def free_port() -> int:
 async def process(
     command: Sequence[str], *, port: int, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[int]:
-    """Run a server until the end of the block, from when it listens on the port; its pid."""
+    """Run a server until the end of the block; yield its pid once it listens."""
     with tempfile.TemporaryFile() as said:
         running = await asyncio.create_subprocess_exec(
             *command,
@@ -83,7 +83,7 @@ async def _listens(port: int) -> bool:
 
 @asynccontextmanager
 async def redis(data: Path) -> AsyncIterator[tuple[int, int]]:
-    """A Redis for a peer, which keeps nothing on disk: none asks for it. Its pid and its port."""
+    """Run a Redis for a peer, which keeps nothing on disk; yield its pid and its port."""
     port = free_port()
     options = {"port": str(port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -1,4 +1,7 @@
-"""Django Channels with the pub/sub layer of channels_redis, the faster of its two, run by uvicorn on uvloop."""
+"""Django Channels on channels_redis, run by uvicorn on uvloop.
+
+The pub/sub layer is the faster of the two of channels_redis.
+"""
 
 from __future__ import annotations
 

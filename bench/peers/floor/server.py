@@ -1,4 +1,6 @@
-"""As little as a server in Python can do: ready-made frames, written to each member. What the guard compares with.
+"""As little as a server in Python can do; what the smoke test compares with.
+
+It writes ready-made frames to each member.
 
 It believes every client: one node, no tokens, no Redis, no log.
 """

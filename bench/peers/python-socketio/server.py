@@ -1,4 +1,4 @@
-"""python-socketio with its Redis manager, run by uvicorn on uvloop, WebSocket only."""
+"""python-socketio with its Redis manager, WebSocket only, on uvicorn and uvloop."""
 
 from __future__ import annotations
 
