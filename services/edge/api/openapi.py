@@ -124,6 +124,7 @@ class Schemas:
         return {
             200: self.answered(kind, fails=False),
             401: self.refused("There is no token, or it is not valid.", _CHALLENGE),
+            429: self.refused("This user has asked for too many.", _RETRY_AFTER),
             503: self.refused("Redis does not answer.", _RETRY_AFTER),
         }
 

@@ -3,35 +3,66 @@
 A page signs in over HTTP first, then opens the WebSocket with a ticket in its address.
 
 A ticket stands for a token, is good once, and for 30 s. It is for clients that can't set headers and build their
-address for each connection.
+address for each connection. A user gets 100 in 30 s from one edge: each is up to 8 KiB in Redis.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections import OrderedDict
+from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 
 from services.edge.api.accounts import NO_STORE, Credentials, peer_of, reply, sign_in_body
-from services.edge.api.bodies import come_again, result_response, unauthorized
+from services.edge.api.bodies import come_again, refusal, result_response, unauthorized
 from services.edge.api.context import ApiContext
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, Schemas
 from services.edge.api.results import SessionTicket, Ticket
 from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
 from services.edge.domain.handshake import TICKET_TTL_S, bearer_token
-from services.shared.errors import ThalamusError
+from services.edge.domain.token_bucket import TokenBucket
+from services.shared.errors import ErrorCode, ThalamusError
 
 _CHALLENGE = 'Bearer realm="connection"'
 _BAD_TOKEN = f'{_CHALLENGE}, error="invalid_token"'
 _TICKET_BYTES = 24
+TICKETS_PER_USER = 100  # in the time for which a ticket is good, on one edge; as many as connections by default
+_USERS = 100_000  # users with a token bucket; the one that took no token for the longest time is dropped first
 SCHEMAS: tuple[type[msgspec.Struct], ...] = (Ticket, SessionTicket)
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 
 
+class TicketLimit:
+    """Token bucket per user."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, who: str) -> None:
+        """Take a token.
+
+        Raises:
+            ThalamusError: 111, there is none.
+        """
+        bucket = self._buckets.pop(who, None)
+        if bucket is None:
+            if len(self._buckets) >= _USERS:
+                self._buckets.popitem(last=False)
+            bucket = TokenBucket(TICKETS_PER_USER / TICKET_TTL_S, TICKETS_PER_USER, self._now())
+        self._buckets[who] = bucket
+        if not bucket.take(self._now()):
+            wait_s = bucket.retry_after_s()
+            raise ThalamusError("too many tickets", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=wait_s)
+
+
 def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
     """Add the routes. The docstring of each endpoint is its summary in OpenAPI."""
+    limit = TicketLimit(context.node.clock.monotonic)
 
     async def ticket(request: Request) -> Response:
         """Exchange a connection token for a ticket: `?ticket=` of one WebSocket handshake."""
@@ -45,6 +76,12 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             return _refused("the token is not valid, or has expired", _BAD_TOKEN)
         if claims.expires_at is not None and claims.expires_at <= context.node.clock.wall():
             return _refused("the token is not valid, or has expired", _BAD_TOKEN)
+        try:
+            limit.take(f"user {claims.user}" if claims.user else f"address {peer_of(request)}")
+        except ThalamusError as error:
+            response = refusal(error, 429, {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
+            response.headers.update(NO_STORE)
+            return response
         try:
             made = await _new_ticket(context, token)
         except ThalamusError as error:
