@@ -124,6 +124,8 @@ async def test_curl_sees_the_status_of_each_way(ways: Stack) -> None:
         (401, f"{strict}?token={good}", []),
         (101, f"{lax}?token={good}", []),
         (401, f"{lax}?token={bad}", []),
+        (400, f"{lax}?token={good}&token={other}", []),
+        (101, f"{lax}?token={good}&token={good}&x=1&x=2", []),
         (400, f"{lax}?token={good}", [f"Authorization: Bearer {other}"]),
     ]
     at_once = asyncio.Semaphore(8)

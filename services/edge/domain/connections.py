@@ -133,6 +133,7 @@ class HandshakeInfo:
     peer: str  # address of the client, not that of a trusted proxy
     path: str  # of the URL, without the query
     query: Mapping[str, str] = field(repr=False)  # first value of repeated names
+    ambiguous: frozenset[str] = frozenset()  # names in the query with values that differ
     offers: Sequence[str] = field(default=(), repr=False)  # subprotocols, the preferred one first
     origin: str | None = None
     host: str = ""  # that the client asks for; may have a port

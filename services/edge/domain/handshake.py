@@ -126,6 +126,8 @@ class HandshakeAuthenticator:
 
     def _explicit_tokens(self, info: HandshakeInfo) -> list[str]:
         """Return the tokens of the handshake, but for cookie and ticket."""
+        if not info.ambiguous.isdisjoint((_TOKEN_FIELD, *_TICKET_FIELDS)):
+            raise _rejected("the query has two credentials that differ", conflict=True)
         tokens = []
         for value in info.authorization:
             if (token := bearer_token(value)) is not None:

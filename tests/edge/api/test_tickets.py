@@ -13,16 +13,7 @@ from services.edge.api.tickets import TICKETS_PER_USER
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.handshake import TICKET_TTL_S
 from tests.support.edge import Cluster
-
-
-class MemoryTickets:
-    """Tickets in memory, which nobody takes."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-
-    async def put(self, ticket: str, token: str, ttl_s: int) -> None:
-        self.kept[ticket] = token
+from tests.support.memory import MemoryTickets
 
 
 def http_of(cluster: Cluster, tickets: MemoryTickets) -> httpx.AsyncClient:
@@ -31,7 +22,7 @@ def http_of(cluster: Cluster, tickets: MemoryTickets) -> httpx.AsyncClient:
         cluster=cast(Any, None),
         revoker=cast(Any, None),
         accounts=cast(Any, None),
-        tickets=cast(Any, tickets),
+        tickets=tickets,
         keyring=KeyRing(),
         web_dir=Path("web"),
         websocket_path="/connection/websocket",

@@ -36,6 +36,7 @@ class Made:
     """The parts of a handshake that may hold a credential."""
 
     query: dict[str, str] = field(default_factory=dict)
+    ambiguous: frozenset[str] = frozenset()
     offers: list[str] = field(default_factory=list)
     authorization: list[str] = field(default_factory=list)
     cookies: list[str] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Made:
             peer="192.0.2.1",
             path="/connection/websocket",
             query=self.query,
+            ambiguous=self.ambiguous,
             offers=self.offers,
             origin=self.origin,
             host=HOST,
@@ -105,6 +107,14 @@ async def test_a_token_in_the_query_is_refused_unless_a_setting_allows_it() -> N
     made = Made(query={"token": cluster.token("alice")})
     assert await outcome(authenticator(cluster), made) == "401"
     assert await outcome(authenticator(cluster, takes_query_tokens=True), made) == "alice"
+
+
+@pytest.mark.parametrize("name", ["token", "ticket", "session"])
+async def test_two_values_of_one_name_in_the_query_conflict(name: str) -> None:
+    cluster = Cluster()
+    checked = authenticator(cluster, takes_query_tokens=True)
+    made = Made(query={name: cluster.token("alice")}, ambiguous=frozenset({name}))
+    assert await outcome(checked, made) == "400"
 
 
 async def test_other_schemes_of_authorization_are_no_credential_of_ours() -> None:

@@ -51,10 +51,12 @@ def read_handshake(head: Head, peer: str, origins: OriginRules) -> HandshakeInfo
     """
     _check_upgrade(head)
     origin = _check_origin(head, origins)
+    query, ambiguous = _parse_query(head.query)
     return HandshakeInfo(
         peer=peer,
         path=head.path,
-        query=_parse_query(head.query),
+        query=query,
+        ambiguous=ambiguous,
         offers=head.tokens("sec-websocket-protocol"),
         origin=origin,
         host=head.host,
@@ -146,14 +148,14 @@ def _log_refused(origin: str | None, host: str) -> None:
         _refused(text, origin=origin[:_MAX_LOGGED], host=host[:_MAX_LOGGED])
 
 
-def _parse_query(query: str) -> dict[str, str]:
+def _parse_query(query: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the first value of each name, and the names with values that differ."""
     if not query:
-        return {}
+        return {}, frozenset()
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError as error:
         raise Refused(400, "query", "the query has too many fields") from error
     found: dict[str, str] = {}
-    for name, value in pairs:
-        found.setdefault(name, value)
-    return found
+    ambiguous = frozenset(name for name, value in pairs if found.setdefault(name, value) != value)
+    return found, ambiguous
