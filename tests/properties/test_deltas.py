@@ -23,7 +23,7 @@ from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.delta_channel import DeltaChannel
 from services.edge.domain.model import Publication
 from services.edge.domain.session.session import Session
-from services.edge.protocols.centrifugal import deltas, fossil, json_replies, protobuf_replies
+from services.edge.protocols.centrifugal import deltas, fossil, json_replies
 from services.shared.namespaces import DataFormat, Delta, Durability, Mode
 from tests.properties.schedule import NAMESPACE, WITH_DELTA
 from tests.properties.test_join_and_recovery import (
@@ -283,17 +283,6 @@ def a_page_goes_on_from_the_page_before(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "push_recovered", mutant)
 
 
-def a_patch_is_kept_for_any_base(patch: pytest.MonkeyPatch) -> None:
-    original = deltas.patch_of
-
-    def mutant(publication: Publication, previous: bytes | None) -> bytes:
-        known = publication.patch
-        return known[1] if known is not None and previous else original(publication, previous)
-
-    patch.setattr(deltas, "patch_of", mutant)
-    patch.setattr(protobuf_replies, "patch_of", mutant)
-
-
 def cuts_are_anywhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fossil, "_character_start", lambda text, at: at)
     patch.setattr(fossil, "_next_character", lambda text, at: at)
@@ -306,7 +295,6 @@ OF_A_PLAY = [
     the_first_live_one_is_a_patch,
     the_first_one_behind_pages_is_a_patch,
     a_page_goes_on_from_the_page_before,
-    a_patch_is_kept_for_any_base,
     cuts_are_anywhere,
 ]
 
