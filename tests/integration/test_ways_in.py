@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -35,9 +36,18 @@ COOKIE = "thalamus_session"
 ALLOWED, FORBIDDEN, OWN = "chat.app.localhost", "evil.app.localhost", "edge.app.localhost"  # one site
 
 
+OLD_SECRET = secrets.token_urlsafe(32)  # of a set-up before this one; edges accept it beside the present one
+
+
 @pytest.fixture(scope="module")
-def ways() -> Iterator[Stack]:
-    environment = {"EDGE_ALLOWED_ORIGINS": f"http://{ALLOWED}:*", "AUTH_ATTEMPTS_PER_ADDRESS": "0"}
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    older = tmp_path_factory.mktemp("ways") / "older"
+    older.write_text(OLD_SECRET)
+    environment = {
+        "EDGE_ALLOWED_ORIGINS": f"http://{ALLOWED}:*",
+        "AUTH_ATTEMPTS_PER_ADDRESS": "0",
+        "AUTH_HS256_PREVIOUS_SECRET_FILE": str(older),
+    }
     with Stack(edges=2, environment=environment, environment_of={"edge-2": {"EDGE_TOKEN_IN_QUERY": "true"}}) as running:
         yield running
 
@@ -261,6 +271,45 @@ async def test_only_pages_that_may_use_the_cookie_set_or_clear_it(ways: Stack) -
         forbidden = await http.post("/auth/refresh", json=stale, headers={"Origin": f"http://{FORBIDDEN}"})
         assert forbidden.status_code == 403
         assert (await http.post("/auth/refresh", json=stale)).status_code == 200  # it was not used up
+
+
+async def test_tokens_of_an_older_shared_secret_come_in_as_before(ways: Stack) -> None:
+    token = jwt.encode({"sub": "alice"}, OLD_SECRET, algorithm="HS256")  # as many set-ups have them: without `exp`
+    for url, options in (
+        (ways.ws_urls[0], {"subprotocols": (token, "centrifuge-json")}),
+        (ways.ws_urls[0], {"headers": {"Authorization": f"Bearer {token}"}}),
+        (f"{ways.ws_urls[1]}?token={token}", {}),
+    ):
+        async with WireClient(url, **options) as client:
+            assert "expires" not in await client.connect()
+
+
+async def test_a_revoked_session_stays_out_and_a_revoked_user_may_refresh(ways: Stack) -> None:
+    """What docs/security.md says of ends."""
+
+    async def connects(token: str) -> bool:
+        async with WireClient(ways.ws_urls[1]) as client:
+            await client.post(connect={"token": token})
+            await client.wait_for(lambda: client.lines or client.socket.close_code, "an answer")
+            return bool(client.lines)
+
+    key = {"X-API-Key": ways.api_key}
+    async with httpx.AsyncClient(base_url=ways.http_urls[0], timeout=10) as http:
+
+        async def revoke_and_refresh(kind: str, claim: str) -> bool:
+            account = {"username": f"user-{secrets.token_hex(4)}", "password": PASSWORD}
+            pair = (await http.post("/auth/register", json=account)).json()["result"]
+            claims = jwt.decode(pair["access_token"], options={"verify_signature": False})
+            assert await connects(pair["access_token"])
+            answer = await http.post("/api/revoke", json={kind: claims[claim]}, headers=key)
+            assert answer.json() == {"result": {}}
+            assert not await connects(pair["access_token"])
+            await asyncio.sleep(1.1)  # `iat` has whole seconds
+            newer = await http.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})
+            return await connects(newer.json()["result"]["access_token"])
+
+        assert not await revoke_and_refresh("session", "sid")
+        assert await revoke_and_refresh("user", "sub")
 
 
 # The official SDKs.
