@@ -36,7 +36,7 @@ class _Client(asyncio.Protocol):
     def __init__(self, *, compresses: bool) -> None:
         self.compresses = compresses
         self.frames = self.bytes = 0
-        self.heard, self.opened = asyncio.Event(), asyncio.Event()
+        self.received, self.opened = asyncio.Event(), asyncio.Event()
         self._buffer = b""
         self._open = False
         self.transport: asyncio.Transport
@@ -67,13 +67,13 @@ class _Client(asyncio.Protocol):
             self.bytes += start + size - at
             at = start + size
         self._buffer = buffer[at:]
-        self.heard.set()
+        self.received.set()
 
     async def until(self, frames: int) -> None:
         async with asyncio.timeout(_WITHIN_S):
             while self.frames < frames:
-                self.heard.clear()
-                await self.heard.wait()
+                self.received.clear()
+                await self.received.wait()
 
     def command(self, **request: object) -> None:
         self.transport.write(text_frame(json.dumps({"id": 1, **request}).encode()))
@@ -128,10 +128,10 @@ async def _round(
         await client.until(was[number][0] + len(data) * (1 if number else 2))  # the publisher hears a reply, too
     cpu_s = usage(target.pids()).cpu_since(before)
     figures.cpu_us.append(cpu_s * 1e6 / len(data))
-    heard = clients[1:] or clients
+    received = clients[1:] or clients
     figures.bytes.append(
-        sum(client.bytes - then for client, (_, then) in zip(heard, was[-len(heard) :], strict=True))
-        / (len(data) * len(heard))
+        sum(client.bytes - then for client, (_, then) in zip(received, was[-len(received) :], strict=True))
+        / (len(data) * len(received))
     )
 
 

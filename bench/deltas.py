@@ -111,8 +111,8 @@ async def _round(target: Target, publisher: CountingClient, group: Group, data: 
     deliveries = len(data) * len(group.clients)
     after = usage(target.pids())
     group.cpu_us.append((after.cpu_since(before) - silence * (after.at_s - before.at_s)) * 1e6 / len(data))
-    heard = sum(client.bytes - then for client, (_, then) in zip(group.clients, was, strict=True))
-    group.bytes.append(heard / deliveries)
+    received = sum(client.bytes - then for client, (_, then) in zip(group.clients, was, strict=True))
+    group.bytes.append(received / deliveries)
 
 
 async def measure(sizes: list[int], subscribers: int, publications: int, rounds: int) -> str:

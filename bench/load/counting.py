@@ -22,7 +22,7 @@ class CountingClient(asyncio.Protocol):
         self.transport: asyncio.Transport
         self._buffer = b""
         self._wanted = 0
-        self._heard: asyncio.Future[None] | None = None
+        self._received: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP
         self.transport = transport
@@ -47,15 +47,15 @@ class CountingClient(asyncio.Protocol):
             self.bytes += start + size - at
             at = start + size
         self._buffer = buffer[at:]
-        if self._heard is not None and self.messages >= self._wanted and not self._heard.done():
-            self._heard.set_result(None)
+        if self._received is not None and self.messages >= self._wanted and not self._received.done():
+            self._received.set_result(None)
 
     async def until(self, messages: int) -> None:
         """Wait for so many messages in all; the response to the handshake counts as one."""
         if self.messages < messages:
-            self._wanted, self._heard = messages, asyncio.get_running_loop().create_future()
-            await asyncio.wait_for(self._heard, _WITHIN_S)
-            self._heard = None
+            self._wanted, self._received = messages, asyncio.get_running_loop().create_future()
+            await asyncio.wait_for(self._received, _WITHIN_S)
+            self._received = None
 
 
 async def opened(url: str, *, header: bytes = b"") -> CountingClient:

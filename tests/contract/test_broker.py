@@ -26,11 +26,11 @@ class Listener:
     """Keeps what it hears."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, str, Publication]] = []
+        self.received: list[tuple[str, str, Publication]] = []
         self.reconnects = 0
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
-        self.heard.append((channel, epoch, publication))
+        self.received.append((channel, epoch, publication))
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
@@ -43,10 +43,10 @@ class Listener:
 
     async def until(self, count: int) -> list[Publication]:
         deadline = time.monotonic() + 5
-        while len(self.heard) < count:
-            assert time.monotonic() < deadline, self.heard
+        while len(self.received) < count:
+            assert time.monotonic() < deadline, self.received
             await asyncio.sleep(0.005)
-        return [publication for _, _, publication in self.heard]
+        return [publication for _, _, publication in self.received]
 
 
 def publication(data: str) -> Publication:
@@ -66,16 +66,16 @@ class BrokerContract:
         await broker.subscribe(CHANNEL)
         results = [await append(broker, str(number)) for number in range(20)]
         assert [result.position.offset for result in results] == list(range(1, 21))
-        heard = await listener.until(20)
-        assert [one.offset for one in heard] == list(range(1, 21))
-        assert [one.data for one in heard] == [str(number).encode() for number in range(20)]
+        received = await listener.until(20)
+        assert [one.offset for one in received] == list(range(1, 21))
+        assert [one.data for one in received] == [str(number).encode() for number in range(20)]
         expected = publication("0")
-        assert (heard[0].info, heard[0].tags, heard[0].exclude_client) == (
+        assert (received[0].info, received[0].tags, received[0].exclude_client) == (
             expected.info,
             expected.tags,
             expected.exclude_client,
         )
-        assert {epoch for _, epoch, _ in listener.heard} == {results[0].position.epoch}
+        assert {epoch for _, epoch, _ in listener.received} == {results[0].position.epoch}
 
     async def test_many_at_once_have_each_its_offset(self, broker: Broker, listener: Listener) -> None:
         await broker.subscribe(CHANNEL)
@@ -149,8 +149,8 @@ class BrokerContract:
     ) -> None:
         await broker.subscribe(CHANNEL)
         await broker.publish(CHANNEL, publication("x"))
-        (heard,) = await listener.until(1)
-        assert (heard.offset, heard.data) == (0, b"x")
+        (received,) = await listener.until(1)
+        assert (received.offset, received.data) == (0, b"x")
 
     async def test_after_unsubscribe_nothing_is_heard(self, broker: Broker, listener: Listener) -> None:
         await broker.subscribe(CHANNEL)

@@ -44,11 +44,11 @@ def major_version(node: str) -> int:
     return int(said.removeprefix("v").split(".")[0])
 
 
-async def published_until(stack: Stack, heard: Callable[[], bool]) -> None:
+async def published_until(stack: Stack, received: Callable[[], bool]) -> None:
     """Publish in the room of the snippet, again and again, until it is told."""
     async with httpx.AsyncClient(base_url=stack.http_urls[1], headers={"X-API-Key": stack.api_key}) as http:
         deadline = time.monotonic() + LIMIT_S
-        while not heard():
+        while not received():
             assert time.monotonic() < deadline, "the program of README.md heard nothing"
             answer = await http.post("/api/publish", json={"channel": "chat:lobby", "data": {"text": "from README"}})
             assert "result" in answer.json()

@@ -73,7 +73,7 @@ async def test_whatever_is_away_the_public_hears_nothing_of_how_we_are_built(sta
         await client.subscribe("chat:room")
         for service in ("auth", "presence", "persistence", "redis"):
             stack.kill9(service)
-        heard = []
+        received = []
         calls = {
             "/auth/login": SIGNING_IN,
             "/auth/refresh": {"refresh_token": "x"},
@@ -92,15 +92,15 @@ async def test_whatever_is_away_the_public_hears_nothing_of_how_we_are_built(sta
             answer = await http.post(path, json=body)
             assert answer.status_code == (503 if path.startswith("/auth") else 200), answer.text
             assert '"code":100' in answer.text, path
-            heard.append(answer.text)
+            received.append(answer.text)
         for command in (
             {"publish": {"channel": "chat:room", "data": 1}},
             {"history": {"channel": "chat:room", "limit": 1}},
             {"presence": {"channel": "chat:room"}},
             {"subscribe": {"channel": "live:elsewhere"}},
         ):
-            heard.append(str(await client.error(**command)))
-    assert [text for text in heard if INTERNAL.search(text)] == []
+            received.append(str(await client.error(**command)))
+    assert [text for text in received if INTERNAL.search(text)] == []
 
 
 class Impostor(grpc.GenericRpcHandler):
@@ -158,7 +158,7 @@ async def test_whoever_answers_in_a_services_place_the_public_hears_nothing_of_i
         f"edge-{number}": {f"EDGE_{service.upper()}_ADDR": f"127.0.0.1:{port}" for service in calls}
         for number, port in enumerate(ports, start=1)
     }
-    heard = []
+    received = []
     try:
         running = await asyncio.to_thread(Stack(edges=len(ports), environment_of=environment_of).__enter__)
         try:
@@ -174,9 +174,9 @@ async def test_whoever_answers_in_a_services_place_the_public_hears_nothing_of_i
                             answer = await http.post(path, json=body)
                             assert answer.status_code >= 400, answer.text
                             answer.headers.pop("set-cookie", None)  # its name is one that the public reads
-                            heard.append(f"{answer.text} {answer.headers}")
+                            received.append(f"{answer.text} {answer.headers}")
                     for command in (*calls["presence"], *calls["persistence"]):
-                        heard.append(str(await client.reply(await client.post(**command), 6.0)))
+                        received.append(str(await client.reply(await client.post(**command), 6.0)))
         finally:
             await asyncio.to_thread(running.__exit__, None, None, None)
     finally:
@@ -185,4 +185,4 @@ async def test_whoever_answers_in_a_services_place_the_public_hears_nothing_of_i
             listener.close()
         silent.close()
     assert len(impostor.said) == len(grpc.StatusCode) - 1
-    assert [text for text in heard if INTERNAL.search(text.replace("no-store", ""))] == []
+    assert [text for text in received if INTERNAL.search(text.replace("no-store", ""))] == []

@@ -75,8 +75,8 @@ async def test_neither_channels_nor_commands_nor_incarnations_mix(production: St
         assert {bytes(key).split(b":")[0] async for key in first.scan_iter()} == {b"t"}
         assert {bytes(key).split(b":")[0] async for key in second.scan_iter()} == {PREFIX.encode()}
         channels: list[Any] = await first.pubsub_channels()
-        heard = {name.split(b":")[0] for name in channels}
-        assert heard == {b"t", PREFIX.encode()}
+        received = {name.split(b":")[0] for name in channels}
+        assert received == {b"t", PREFIX.encode()}
     assert keys.control() == "t:control"  # this process took no prefix from those it started
 
 

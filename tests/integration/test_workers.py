@@ -120,9 +120,9 @@ async def test_clients_are_spread_over_workers_that_are_edges_of_their_own(site:
 async def test_everybody_hears_everybody_in_one_order_across_workers(site: Site) -> None:
     clients = await site.join()
     await asyncio.gather(*(client.publish(CHANNEL, number) for number, client in enumerate(clients)))
-    heard = [await client.publications(CHANNEL, MANY) for client in clients]
-    assert all(each == heard[0] for each in heard)
-    assert sorted(each["data"] for each in heard[0]) == list(range(MANY))
+    received = [await client.publications(CHANNEL, MANY) for client in clients]
+    assert all(each == received[0] for each in received)
+    assert sorted(each["data"] for each in received[0]) == list(range(MANY))
 
 
 async def test_a_killed_worker_takes_its_own_clients_with_it_and_comes_back(site: Site) -> None:

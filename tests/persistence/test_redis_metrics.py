@@ -42,9 +42,9 @@ async def test_the_numbers_are_those_of_the_server(own_redis: RedisServer) -> No
     await other.config_set("maxmemory", "200mb")
     await other.mset({"t:a": 1, "t:b": 2})
     await other.set("t:c", 1, px=1)
-    heard = other.pubsub()
-    await heard.subscribe("t:control")
-    await heard.get_message(timeout=5)
+    received = other.pubsub()
+    await received.subscribe("t:control")
+    await received.get_message(timeout=5)
     await asyncio.sleep(0.01)  # until the key is over by the server's clock
     assert await other.get("t:c") is None
     await metrics.ask()
@@ -65,7 +65,7 @@ async def test_the_numbers_are_those_of_the_server(own_redis: RedisServer) -> No
     assert found["thalamus_redis_aof_rewrite_in_progress"] == 0
     await other.set("t:d", 1)
     assert samples(metrics) == found, "a scrape asks nothing of Redis"
-    await heard.aclose()  # type: ignore[no-untyped-call]
+    await received.aclose()  # type: ignore[no-untyped-call]
     await other.aclose()
     await client.aclose()
 

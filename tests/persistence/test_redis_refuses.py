@@ -22,10 +22,10 @@ NO_REPLICAS = ("min-replicas-to-write", "1", "0")
 class Written:
     """A channel in Redis, and what its subscribers hear."""
 
-    def __init__(self, pipeline: RedisPipeline, heard: redis.asyncio.client.PubSub) -> None:
+    def __init__(self, pipeline: RedisPipeline, received: redis.asyncio.client.PubSub) -> None:
         self.incarnation = "incarnation"
         self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
-        self._heard = heard
+        self._received = received
 
     async def number(self) -> int:
         item = Item(os.urandom(16), b"x", "u", os.urandom(8).hex())
@@ -38,19 +38,19 @@ class Written:
         (readable,) = await self.hot.commit([(CHANNEL, EPOCH, upto, 5)], "incarnation")
         return readable
 
-    async def heard(self) -> list[int]:
+    async def received(self) -> list[int]:
         found = []
-        while (message := await self._heard.get_message(timeout=0.3)) is not None:
+        while (message := await self._received.get_message(timeout=0.3)) is not None:
             found.append(int(message["data"].split(b" ")[1]))
         return found
 
 
 @pytest.fixture
 async def written(redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis) -> AsyncIterator[Written]:
-    async with redis_conn.pubsub() as heard:
-        await heard.subscribe(keys.pub(CHANNEL))
-        assert await heard.get_message(timeout=1.0)  # that it is subscribed
-        made = Written(redis_pipeline, heard)
+    async with redis_conn.pubsub() as pubsub:
+        await pubsub.subscribe(keys.pub(CHANNEL))
+        assert await pubsub.get_message(timeout=1.0)  # that it is subscribed
+        made = Written(redis_pipeline, pubsub)
         await made.hot.init(CHANNEL, ChannelState(EPOCH, 0), 0, [])
         yield made
 
@@ -66,9 +66,9 @@ async def test_what_can_not_be_read_is_not_told(
         readable = [await written.commit(offset) for _ in range(3)][-1]
     finally:
         await redis_conn.config_set(name, good)
-    assert await written.heard() == ([] if isinstance(readable, Exception) else [offset])
+    assert await written.received() == ([] if isinstance(readable, Exception) else [offset])
     assert await written.commit(offset) == offset
-    assert await written.heard() == ([offset] if isinstance(readable, Exception) else [])
+    assert await written.received() == ([offset] if isinstance(readable, Exception) else [])
 
 
 async def test_what_is_stored_becomes_readable_in_a_full_redis(

@@ -39,7 +39,7 @@ class Ear:
 
     def __init__(self, pubsub: redis.asyncio.client.PubSub) -> None:
         self._pubsub = pubsub
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.messages = 0
 
     async def listen(self, wait_s: float = 0.05) -> list[str]:
@@ -48,10 +48,10 @@ class Ear:
             self.messages += 1
             if payload[:1] == keys.JOINS:
                 joined = common_pb2.ClientInfos.FromString(payload[1:]).infos
-                self.heard += ["+" + info.client for info in joined]
+                self.received += ["+" + info.client for info in joined]
             else:
-                self.heard.append("-" + common_pb2.ClientInfo.FromString(payload[1:]).client)
-        return self.heard
+                self.received.append("-" + common_pb2.ClientInfo.FromString(payload[1:]).client)
+        return self.received
 
 
 @pytest.fixture
@@ -196,8 +196,8 @@ async def test_a_dead_edges_members_leave_once_though_many_sweep(roster: RedisRo
     await asyncio.gather(*(sweep(roster) for _ in range(4)))
     await sweep(roster)
     assert await members(roster) == {"other": "other"}
-    heard = await ear.listen()
-    assert sorted(entry for entry in heard if entry[0] == "-") == sorted(f"-c{number}" for number in range(200))
+    received = await ear.listen()
+    assert sorted(entry for entry in received if entry[0] == "-") == sorted(f"-c{number}" for number in range(200))
 
 
 async def test_a_lease_that_ran_out_is_never_renewed_and_the_next_generation_keeps_who_is_still_there(

@@ -51,7 +51,7 @@ class Wire:
     def __init__(self, hub: Any) -> None:
         self.hub = hub
         self.stopped = False
-        self.heard: dict[Channel, int] = {}  # the highest offset that each view was told of
+        self.received: dict[Channel, int] = {}  # the highest offset that each view was told of
         self._held: list[Callable[[], None]] = []
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
@@ -59,7 +59,7 @@ class Wire:
             self.hub.publication(channel, epoch, copy.copy(publication))
             view = self.hub.channels.get(channel)
             if view is not None and view.log.epoch == epoch:
-                self.heard[view] = max(self.heard.get(view, 0), publication.offset)
+                self.received[view] = max(self.received.get(view, 0), publication.offset)
 
         self._pass(deliver)
 

@@ -267,7 +267,7 @@ class Schedule:
         """Counted, for only the tick must end every gap."""
         for edge in self.edges:
             view = edge.node.hub.channels.get(CHANNEL)
-            if view is not None and view.log is not None and view.log.delivered < edge.wire.heard.get(view, 0):
+            if view is not None and view.log is not None and view.log.delivered < edge.wire.received.get(view, 0):
                 self._count(LEFT_A_GAP)
 
     def _views_are_at_the_top(self) -> None:

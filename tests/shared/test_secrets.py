@@ -67,14 +67,14 @@ async def test_the_pub_sub_connection_and_the_heartbeat_log_in_with_it(
     own_redis: RedisServer, guarded: redis.asyncio.Redis, password_file: Path
 ) -> None:
     address = redis_address(own_redis.url.replace("redis://", "redis://edge@"), password_file)
-    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    received: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
     subscriber = RedisSubscriber(
-        address, on_message=lambda channel, payload: heard.set_result(payload), on_connected=lambda again: None
+        address, on_message=lambda channel, payload: received.set_result(payload), on_connected=lambda again: None
     )
     await subscriber.start()
     await subscriber.subscribe("t:control")
     await guarded.publish("t:control", b"hello")
-    assert await asyncio.wait_for(heard, 5.0) == b"hello"
+    assert await asyncio.wait_for(received, 5.0) == b"hello"
     await subscriber.close()
     heartbeat = RedisHeartbeat(address)
     counted = (await heartbeat.count_and_compare(Heartbeat(0, 0))).counted

@@ -30,7 +30,7 @@ HOT, STORED = "live:stamped", "chat:stamped"
 LONG_AGO_MS = 1_000_000_000_000
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     offset: int
     time_ms: int
 
@@ -56,10 +56,12 @@ async def append(client: Any, count: int = 1, *, generation: int = 1) -> None:
     assert hot.appended(answer) is not None
 
 
-async def kept(client: Any, channel: str) -> list[Heard]:
+async def kept(client: Any, channel: str) -> list[Received]:
     """What the stream has, in its order."""
     entries = await client.xrange(keys.log(channel))
-    return [Heard(int(name.split(b"-")[0]), Publication.FromString(fields[b"p"]).time_ms) for name, fields in entries]
+    return [
+        Received(int(name.split(b"-")[0]), Publication.FromString(fields[b"p"]).time_ms) for name, fields in entries
+    ]
 
 
 async def test_redis_gives_the_time_and_what_is_announced_has_it_too(redis_conn: Any) -> None:
@@ -76,8 +78,8 @@ async def test_redis_gives_the_time_and_what_is_announced_has_it_too(redis_conn:
             message = await pubsub.get_message(timeout=5)
             assert message is not None
             _, offset, publication = message["data"].split(b" ", 2)
-            heard = codec.decode(publication, int(offset))
-            assert (heard.offset, heard.time_ms, heard.id) == (*one, b"0123456789abcdef")
+            received = codec.decode(publication, int(offset))
+            assert (received.offset, received.time_ms, received.id) == (*one, b"0123456789abcdef")
 
 
 async def test_it_does_not_fall_where_the_clock_steps_back_nor_where_the_log_begins_anew(
@@ -87,16 +89,16 @@ async def test_it_does_not_fall_where_the_clock_steps_back_nor_where_the_log_beg
     ahead = await now_ms(redis_conn) + 3_600_000  # as after an hour's step back
     await redis_conn.hset(keys.meta(HOT), "time", str(ahead))
     await append(redis_conn)
-    assert (await kept(redis_conn, HOT))[-1] == Heard(2, ahead)
+    assert (await kept(redis_conn, HOT))[-1] == Received(2, ahead)
     await append(redis_conn, generation=2)  # another generation begins with it
-    assert await kept(redis_conn, HOT) == [Heard(1, ahead)]
+    assert await kept(redis_conn, HOT) == [Received(1, ahead)]
     await run(redis_conn, [hotlog.hot_top_call(HOT, 3)])  # or with a look at the top
     await append(redis_conn, generation=3)
-    assert await kept(redis_conn, HOT) == [Heard(1, ahead)]
+    assert await kept(redis_conn, HOT) == [Received(1, ahead)]
     epoch = await redis_conn.hget(keys.meta(HOT), "epoch")
     await run(redis_conn, [hotlog.reset_call(HOT, epoch.decode(), 3)])
     await append(redis_conn, generation=3)
-    assert await kept(redis_conn, HOT) == [Heard(1, ahead)]
+    assert await kept(redis_conn, HOT) == [Received(1, ahead)]
 
 
 async def test_any_time_survives_its_encoding(redis_conn: Any) -> None:

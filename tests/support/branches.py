@@ -23,7 +23,7 @@ _DOMAIN = re.compile(r"^services/(\w+)/domain/")
 
 @dataclass(slots=True)
 class Reached:
-    """Branches of one domain: how many there are, how many were taken, and which were not."""
+    """Branches of one domain: how many there are, how many were taken, which were not."""
 
     branches: int = 0
     taken: int = 0
@@ -36,7 +36,11 @@ class Reached:
 
 
 def by_domain(report: Mapping[str, Any]) -> dict[str, Reached]:
-    """Service → branches of its domain, from a JSON report. Raises ValueError if no domain was measured."""
+    """Return the branches of each service's domain, from a JSON report.
+
+    Raises:
+        ValueError: no domain was measured.
+    """
     found: dict[str, Reached] = defaultdict(Reached)
     for file, measured in report["files"].items():
         if match := _DOMAIN.match(file):

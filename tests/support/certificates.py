@@ -1,4 +1,4 @@
-"""Certificates of services in a folder, as `thalamus certs --services` makes them, also wrong ones."""
+"""Certificates of services as `thalamus certs --services` makes them, and wrong ones."""
 
 from __future__ import annotations
 

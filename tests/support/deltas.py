@@ -49,7 +49,7 @@ def _scalar(rng: random.Random) -> object:
 
 
 def payloads(seed: int, count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Pairs of a payload and the one behind it: JSON texts, and in every fourth pair any bytes."""
+    """Yield pairs of a payload and the next one: JSON, in every fourth pair any bytes."""
     rng = random.Random(seed)
     value: dict[str, Any] = {}
     for number in range(count):
@@ -64,7 +64,7 @@ def payloads(seed: int, count: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 class DeltaReader:
-    """What a client makes of one channel: it applies patches, and fails where it does not have the base.
+    """Applies the patches of one channel, and fails if it does not have their base.
 
     The base of a patch is the publication before it in the same subscription, never one of an earlier subscription.
     """

@@ -30,7 +30,7 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
 
 
 class DynamoDbServer:
-    """Moto's server on a port that it keeps; like the emulators it begins empty with every start."""
+    """Moto's server on a port that it keeps; every start begins empty."""
 
     def __init__(self) -> None:
         self._port = free_port()
@@ -73,7 +73,7 @@ def dynamodb_server() -> Iterator[str]:
 
 
 def settings_of(address: str, prefix: str = "thalamus-") -> DynamoDbSettings:
-    """Settings for that server; the credentials are in the environment (`CREDENTIALS`)."""
+    """Return settings for a server; the environment has the credentials (`CREDENTIALS`)."""
     return DynamoDbSettings(endpoint=address, table_prefix=prefix)
 
 
@@ -88,14 +88,16 @@ def aws_credentials() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def dynamodb(aws_credentials: None) -> Iterator[str]:
-    """Address of a server that tests share: each makes tables with a prefix of its own."""
+    """Address of a server that tests share; each makes tables with its own prefix."""
     with dynamodb_server() as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def dynamodb_local(aws_credentials: None) -> Iterator[str]:
-    """Address of the emulator that AWS makes, in a container; of its stand-in where `deploy/base-images.sh` built one.
+    """Address of the emulator that AWS makes, in a container.
+
+    It is the stand-in where `deploy/base-images.sh` built one.
 
     Tests download no image: without it they are skipped, also with REQUIRE_ALL.
     """

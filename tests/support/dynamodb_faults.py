@@ -1,4 +1,6 @@
-"""An HTTP proxy in front of a DynamoDB that throttles, fails, loses answers and leaves work unprocessed, by a seed.
+"""An HTTP proxy in front of DynamoDB that makes faults, by a seed.
+
+It throttles requests, fails, loses responses and leaves work unprocessed.
 
 `python dynamodb_faults.py http://dynamodb:8000 8000` runs it by itself, without faults until `PUT /shares` asks for
 some; `GET /counts` tells what came and what was done to it. It needs nothing but Python.
@@ -29,7 +31,10 @@ _KEPT = {name.lower() for name in _JSON}
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Of all requests, from 0 to 1; `unprocessed` of the BatchWriteItems that are executed."""
+    """Shares of the requests that meet a fault, from 0 to 1.
+
+    `unprocessed` is a share of the BatchWriteItems that are executed.
+    """
 
     throttled: float = 0.0  # 400, not executed
     failed: float = 0.0  # 500, not executed
@@ -38,7 +43,9 @@ class Shares:
 
 
 class DynamoDbFaults:
-    """`requests` counts what came, by operation; `faults` what was done to it. All may be set at any time.
+    """The proxy: counts of requests and of faults, and the shares of faults.
+
+    `requests` counts what came, by operation; `faults` what was done to it. All may be set at any time.
 
     Requests that have the text `refused` in them are refused for good, those with `throttled` throttled; empty: none.
     Every request waits for `delay_s` first.
@@ -116,7 +123,7 @@ class DynamoDbFaults:
             return fault
 
     def _in_part(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Carry out the requests of which the seed says so: at least one, and not all of several."""
+        """Execute some of the items of a request: at least one, and not all of several."""
         request = json.loads(body)
         ((table, all_of_them),) = request["RequestItems"].items()
         with self._lock:

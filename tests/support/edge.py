@@ -1,4 +1,4 @@
-"""An edge without sockets: real rules and the real protocol, ports in memory, time in the test's hands."""
+"""An edge without sockets: real rules and protocol, memory ports, time of the test."""
 
 from __future__ import annotations
 

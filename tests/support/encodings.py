@@ -1,4 +1,4 @@
-"""Tests that run with clients of both encodings, and the marker of those that are about JSON alone."""
+"""Runs tests with clients of both encodings, except those about JSON alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.edge import JSON, PROTOBUF, Client
 
 @pytest.fixture(params=[JSON, PROTOBUF])
 def encoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The encoding of clients that a test does not give one: each test runs with either."""
+    """The encoding of clients for which a test names none; each test runs with both."""
     chosen = str(request.param)
     monkeypatch.setattr(Client, "default_encoding", chosen)
     return chosen

@@ -1,4 +1,4 @@
-"""Faults that tests switch on: each is a context manager, or has its opposite; everything is undone at the end.
+"""Faults that tests switch on, and that are undone at the end.
 
 Those of the network and of disks need a network and a mount namespace of one's own (`in_namespaces`).
 """
@@ -28,7 +28,9 @@ def in_namespaces() -> bool:
 
 
 def enter_namespaces() -> None:
-    """Begin this process anew in namespaces of its own (loopback is up), if the system lets it; else go on.
+    """Start this process again in namespaces of its own, if the system allows it.
+
+    Loopback is up there. If it is not allowed, go on.
 
     Linux; as root, or where users may make namespaces.
     """
@@ -76,7 +78,7 @@ def packet_loss(ports: list[int], share: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
-    """A file system of that size, mounted there; the mount goes with the namespace at the latest."""
+    """Mount a small file system; it goes with the namespace at the latest."""
     assert in_namespaces(), "mounts are only made in a namespace of one's own"
     path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "none", str(path)], check=True)
@@ -100,7 +102,10 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 def few_files(folder: Path, most: int) -> dict[str, str]:
-    """Environment of a Python process that may open so many files; `folder` is left with what it reads at its start."""
+    """Return the environment of a Python process that may open only so many files.
+
+    `folder` gets a file that the process reads at its start.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(
         f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))\n"
@@ -122,7 +127,10 @@ def resident_kib(pid: int) -> int:
 
 
 def shifted_clock(seconds: int) -> dict[str, str] | None:
-    """Environment of a process whose wall clock is off by that; None where libfaketime is not installed."""
+    """Return the environment of a process whose wall clock is off by `seconds`.
+
+    None if libfaketime is not installed.
+    """
     for folder in _LIBRARIES:
         library = Path(folder) / "libfaketimeMT.so.1"
         if library.exists():

@@ -1,4 +1,4 @@
-"""A real gRPC server whose log answers as a test wants, and names that resolve to what the test says."""
+"""A real gRPC server whose responses, and addresses, are what a test wants."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from thalamus.persistence.v1.persistence_pb2_grpc import (
 
 
 class ScriptedLog(PersistenceServiceServicer):
-    """Answers each item with its key as the epoch; `go` holds the answers back while it is cleared.
+    """A log whose result of each item has the item's key as the epoch.
+
+    While `go` is cleared, results are held back.
 
     Those of the items `held` come with the answer of the item "release"; meanwhile they are said to be in hand.
     """

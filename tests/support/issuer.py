@@ -16,7 +16,10 @@ def answer(body: bytes, *headers: str, status: str = "200 OK", content_type: str
 
 
 class Issuer:
-    """A login server: answers every request with `says`, in portions of `portion` bytes, each after `pause_s`."""
+    """A login server: every response is `says`, slowly if the test wants it.
+
+    It comes in portions of `portion` bytes, each after `pause_s`.
+    """
 
     def __init__(self, says: bytes, port: int = 0) -> None:
         self.says = says

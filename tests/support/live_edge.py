@@ -1,4 +1,4 @@
-"""An edge without sockets on a real Redis: rules and broker are the real ones, its clients are in memory."""
+"""An edge without sockets on a real Redis; its clients are in memory."""
 
 from __future__ import annotations
 

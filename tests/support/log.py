@@ -23,5 +23,5 @@ async def append(log: Log, requests: Sequence[Request]) -> list[Outcome]:
 
 
 def unstamped(publication: bytes) -> bytes:
-    """The publication as it was given to the log, without the time that this put behind it."""
+    """Return a publication as the log got it, without the time that the log appended."""
     return publication[:-STAMP_BYTES]

@@ -1,4 +1,4 @@
-"""The edge's ports in memory: what the real adapters promise (see tests/contract), without a network."""
+"""The edge's ports in memory; they pass the same tests/contract as real adapters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MemoryLog:
 
 
 class MemoryBus:
-    """What all edges share: logs and subscriptions. `down` makes every call fail, as a Redis that is away does."""
+    """The logs and subscriptions that all edges share; `down` makes every call fail."""
 
     def __init__(self) -> None:
         self.logs: dict[str, MemoryLog] = {}
@@ -166,7 +166,7 @@ class MemoryBroker:
 
 
 class MemoryStore:
-    """`Store`: the same logs as the bus, which is what a store that lost nothing looks like."""
+    """`Store` with the same logs as the bus, like a store that lost nothing."""
 
     def __init__(self, bus: MemoryBus) -> None:
         self.bus = bus

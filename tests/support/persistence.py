@@ -1,4 +1,4 @@
-"""Persistence processes on one Redis and one store, both real, whose steps a test holds back or makes fail."""
+"""Persistence on a real Redis and store; a test holds back its steps or fails them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def request(data: str = "", *, key: str = "", user: str = "ann", channel: str = 
 
 
 class Store:
-    """The real store. Before a write it does what the test wants; it may answer otherwise for some channels."""
+    """The real store; a test may act before a write, or replace the result of one."""
 
     def __init__(self, store: SqliteLogStore, *, apart: bool = False) -> None:
         self.real, self.apart = store, apart

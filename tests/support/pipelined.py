@@ -1,4 +1,4 @@
-"""A connection that publishes without waiting for anybody: for more load than a client a task can make."""
+"""A connection that publishes without waiting, for high load."""
 
 from __future__ import annotations
 

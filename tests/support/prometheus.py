@@ -1,4 +1,4 @@
-"""A real Prometheus over a stack of processes, with the rules of the deployment in quicker time."""
+"""A real Prometheus over a stack, with the deployment's rules in quicker time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _quicker(duration: str, factor: float) -> str:
 
 
 def quicker_rules(text: str, factor: float) -> tuple[str, int]:
-    """The rules with every duration divided by the factor, and how many of `_SECONDS` were among them.
+    """Divide all durations in rules; return the rules, and how many of `_SECONDS` they had.
 
     Numbers of samples stay as they are: the evaluation is as much quicker.
     """
@@ -84,7 +84,7 @@ class Prometheus:
 
 @contextlib.contextmanager
 def prometheus(binary: str, folder: Path, targets: Mapping[str, list[str]], *, factor: float) -> Iterator[Prometheus]:
-    """With the scrape jobs and rules of the deployment, everything `factor` times as quick.
+    """Run Prometheus with the deployment's jobs and rules, `factor` times as quick.
 
     `targets`: job → addresses; jobs of the deployment that are not among them get Prometheus' own one, which is up.
     """

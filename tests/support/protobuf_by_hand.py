@@ -1,4 +1,4 @@
-"""Protobuf read and written by hand, by `protobuf_schema.py`: no generated code and no library.
+"""Reads and writes Protobuf by `protobuf_schema.py`, without generated code.
 
 A message is a dict as the JSON encoding has it, with payloads as bytes. `of_json` and `as_json` convert texts, so a
 test may say what it sends and expects in JSON, and run over Protobuf.
@@ -57,7 +57,7 @@ def delimited(body: bytes) -> bytes:
 
 
 def write(name: str, message: Mapping[str, Any]) -> bytes:
-    """A message as Protobuf; members that the specification does not have become unknown fields."""
+    """Return a message as Protobuf; members not in the schema become unknown fields."""
     by_name = {field.name: field for field in SCHEMA[name].values()}
     out = b""
     for member, value in message.items():

@@ -1,4 +1,4 @@
-"""Random frames of Protobuf clients: commands of every kind with any field, mutations of them, and plain noise."""
+"""Random frames of Protobuf clients: commands, mutations of them, and noise."""
 
 from __future__ import annotations
 

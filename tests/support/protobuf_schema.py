@@ -1,4 +1,4 @@
-"""Messages and field numbers of the client protocol in Protobuf, as its specification states them.
+"""Messages and field numbers of the client protocol in Protobuf.
 
 Written by hand from the specification, and from nothing that the edge uses: a wrong number in `client.proto` must not
 be wrong here too. `tests/edge/protocols/test_protobuf_fields.py` compares the two.

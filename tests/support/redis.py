@@ -1,4 +1,4 @@
-"""A real Redis server for tests: one for the session, or one of its own for a test that breaks it."""
+"""A real Redis server: one for the session, or one for a test that breaks it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _START_S = 10.0
 
 
 class RedisServer:
-    """A server process with AOF in a directory of its own; `start` after `kill` comes back with its data."""
+    """A server process with AOF; `start` after `kill` comes back with its data."""
 
     def __init__(self, *options: str) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="thalamus-redis-"))
@@ -46,7 +46,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self, *, whole: bool = True) -> None:
-        """Return once it answers; fail the test after 10 s. `whole`: say that it has lost nothing."""
+        """Return once it answers, within 10 s. `whole`: also say that it has lost nothing."""
         log = (self._directory / "log").open("ab")
         settings = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
         settings += ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
@@ -93,7 +93,7 @@ class RedisServer:
 
 
 def _begin_incarnation(client: redis.Redis) -> None:
-    """Say that all is whole, as persistence does (services/shared/incarnation/calls.py)."""
+    """Say that Redis lost nothing, as persistence does (shared/incarnation/calls.py)."""
     said = client.get(keys.incarnation())
     known = parse_incarnation(said if isinstance(said, bytes) else None)
     run_id = client.info("server")["run_id"]
@@ -102,7 +102,7 @@ def _begin_incarnation(client: redis.Redis) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """One server for the whole session; leave it as healthy as it was. See `own_redis` for faults."""
+    """One server for the session; leave it healthy. For faults there is `own_redis`."""
     server = RedisServer()
     try:
         server.start()

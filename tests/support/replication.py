@@ -1,4 +1,4 @@
-"""Two Redis servers, one the replica of the other, behind an address that leads to the master."""
+"""A Redis and its replica, behind an address that leads to the master."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _LINK_S = 15.0
 
 
 class Pair:
-    """`fail_over` promotes the replica and demotes the master; connections to it stay open. Async context manager."""
+    """A master and its replica; `fail_over` swaps their roles.
+
+    Connections to the demoted master stay open. Async context manager.
+    """
 
     def __init__(self) -> None:
         self.master = RedisServer("--repl-diskless-sync-delay", "0")
@@ -68,7 +71,7 @@ class Pair:
             await old.replicaof("127.0.0.1", self.replica.port)
 
     async def clients_of_the_old(self) -> int:
-        """Connections that lead to the demoted master still, but for its own replication and who asks."""
+        """Count clients of the demoted master, except for its replication and this one."""
         async with redis.asyncio.Redis(port=self.master.port) as old:
             me = await old.client_id()
             clients = await old.client_list()

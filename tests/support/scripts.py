@@ -11,7 +11,7 @@ from services.shared.hotlog.scripts import Call, Command, run_through
 
 
 async def run(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Any]:
-    """One result per call, in order; one that the server refused is a `redis.ResponseError`."""
+    """Run calls; return their results in order, `redis.ResponseError` for a refused one."""
 
     async def send(commands: Sequence[Command]) -> list[Any]:
         async with client.pipeline(transaction=False) as pipeline:

@@ -1,4 +1,4 @@
-"""The official SDKs as processes that tests command: JavaScript's, the newest of Python's, and an old one."""
+"""The official SDKs as processes: JavaScript, the newest Python, and an old one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _missing(what: str) -> None:
 
 @pytest.fixture(scope="session")
 def javascript() -> list[str]:
-    """The command of the JavaScript SDK; its packages are installed from the lock file on first use."""
+    """Return the command of the JavaScript SDK; install its packages on first use."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
         _missing("node and npm are not installed")
@@ -65,7 +65,10 @@ def python_newest() -> list[str]:
 
 @pytest.fixture(scope="session")
 def python_old() -> list[str]:
-    """centrifuge-python 0.5.0, in a folder of its own: it wants other websockets and protobuf than we do."""
+    """Return the command of centrifuge-python 0.5.0, installed in a folder of its own.
+
+    It needs other versions of websockets and protobuf than we do.
+    """
     target = _BUILD / f"centrifuge-python-{_OLD}"
     if not (target / "centrifuge").is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]

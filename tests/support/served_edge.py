@@ -1,4 +1,4 @@
-"""An edge on a real port with its real transport and rules; presence and other services are in memory."""
+"""An edge on a real port with real transport and rules; other services in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.memory import MemoryBroker
 
 
 def protocols_of(node: Node, *more: Callable[[Host], ProtocolEntry]) -> Registry:
-    """The client protocols of an edge, and `more`; client ids are client1, client2 and so on."""
+    """Return the client protocols of an edge, and `more`; client ids are client1, …."""
     ids = itertools.count(1)
     host = Host(node, text_frame, binary_frame, lambda: f"client{next(ids)}")
     protocols = served_protocols(host, websocket_path=PATH)
@@ -81,7 +81,10 @@ class ServedEdge:
         self.node.clock.sync(unix_s)
 
     def hear_joins(self, channel: str) -> None:
-        """Let the edge hear who joins and leaves. Needed with a Redis, because presence is in memory."""
+        """Subscribe the edge to joins and leaves.
+
+        Needed with a Redis, because presence is in memory.
+        """
         self._memory.subscribed.add(channel)
 
     @property
@@ -130,7 +133,7 @@ def connect_command(user: str = "alice") -> dict[str, Any]:
 
 
 class SlowReader:
-    """Reads frames of a `Raw` client at so many bytes per second, answers pings, and keeps the lines."""
+    """Reads frames of a `Raw` client slowly, replies to pings, and keeps the lines."""
 
     def __init__(self, client: Raw, bytes_per_s: int) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""A whole stack for tests: real processes on free ports, run by the same supervisor as `thalamus dev`."""
+"""A whole stack: processes on free ports, run by the supervisor of `thalamus dev`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def share_of_ports(whole: tuple[int, int], environment: Mapping[str, str]) -> tuple[int, int]:
-    """The part of a range of ports that this process of pytest-xdist may use: no other process takes from it.
+    """Return the part of a range of ports that only this pytest-xdist process uses.
 
     A stack looks for free ports first and listens on them later. Another one could take them in between.
     """
@@ -59,7 +59,7 @@ ports.FREE_RANGE = share_of_ports(ports.FREE_RANGE, os.environ)
 
 
 def clean_environment() -> dict[str, str]:
-    """Environment for a stack of its own: nothing of a developer's settings, every port any free one."""
+    """Return an environment without a developer's settings, with any free ports."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in _OURS_WHOLE
     }
@@ -67,7 +67,7 @@ def clean_environment() -> dict[str, str]:
 
 
 class Stack:
-    """Redis, auth, presence, persistence and edges, named `redis`, `auth`, …, `edge-1`, `edge-2`.
+    """Redis, all services and edges, by name: `redis`, `auth`, …, `edge-1`, `edge-2`.
 
     A context manager; leaving it ends every process. `restart`: what dies is started again, as in `thalamus dev`.
     `environment` overrides any variable of any service, `environment_of` one of one process.
@@ -179,7 +179,7 @@ class Stack:
         return self._call(api_key(self.plan), _START_S)
 
     def token(self, user: str, *, ttl_s: float | None = 3600, **claims: object) -> str:
-        """A token (HS256) that the edges accept; `ttl_s` may lie in the past, None: no `exp`."""
+        """Return an HS256 token; `ttl_s` may be negative, None: no `exp`."""
         body: dict[str, object] = {"sub": user, **claims}
         if ttl_s is not None:
             body.setdefault("exp", time.time() + ttl_s)
@@ -223,7 +223,7 @@ class Stack:
         self._call(self._ready(name, timeout_s), timeout_s + 5)
 
     async def _pause(self, name: str, seconds: float) -> None:
-        """Wait before a restart: until `start`, and no longer than `seconds` with `restart`."""
+        """Wait before a restart: until `start`, or for `seconds` with `restart`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds if self._restart else None):
                 await self._wanted.setdefault(name, asyncio.Event()).wait()
@@ -254,7 +254,7 @@ class Stack:
     # What was said.
 
     def lines(self, name: str) -> list[str]:
-        """All that a process logged, over all its restarts; `---` lines are the supervisor's."""
+        """Return all that a process logged; `---` lines are the supervisor's."""
         return list(self._lines.get(name, ()))
 
     def logs(self, last: int = _SHOWN_LINES) -> str:
@@ -269,7 +269,7 @@ class Stack:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Two edges for the whole session: leave it as healthy as it was. For faults make a `Stack` of your own."""
+    """Two edges for the session; leave them healthy. For faults make your own `Stack`."""
     with Stack() as running:
         yield running
 

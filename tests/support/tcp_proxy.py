@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that delays, stalls, resets and cuts off."""
+"""A TCP proxy that delays, stalls, resets and cuts off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _END_S = 3.0
 
 
 class TcpProxy:
-    """Carries bytes both ways. What is switched on holds for present and new connections until switched off.
+    """Carries bytes both ways, with the faults that are switched on.
+
+    They hold for present and new connections until switched off.
 
     `delay_s`: each chunk arrives so much later, in either direction, in order. `cut_after`: a connection ends with a
     reset once the server has sent so many bytes over it. With `tls` clients speak TLS, and the server does not.
@@ -113,7 +115,7 @@ class TcpProxy:
             self._tasks.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, limited: bool) -> None:
-        """One direction: a reader that stamps what comes, a writer that waits for its time."""
+        """Carry one direction: a reader stamps what comes, a writer waits for its time."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUED)
 
@@ -148,7 +150,10 @@ class TcpProxy:
 
 
 class BackgroundProxy:
-    """A `TcpProxy` on a thread of its own, for tests that have no loop or share it with the clients."""
+    """A `TcpProxy` on a thread of its own.
+
+    For tests that have no loop, or share it with the clients.
+    """
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._loop = asyncio.new_event_loop()

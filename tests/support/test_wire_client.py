@@ -77,17 +77,17 @@ async def test_pushes_are_collected_per_channel_and_taken_in_order() -> None:
 
 @pytest.mark.parametrize("auto_pong", [True, False])
 async def test_pings_are_counted_and_answered_only_where_asked(auto_pong: bool) -> None:
-    heard: asyncio.Queue[str] = asyncio.Queue(10)
+    received: asyncio.Queue[str] = asyncio.Queue(10)
 
     async def script(socket: ServerConnection) -> None:
         await socket.send("{}")
         async for frame in frames(socket):
-            await heard.put(frame)
+            await received.put(frame)
 
     async with talking_to(script, auto_pong=auto_pong) as client:
         await client.wait_for(lambda: True if client.pings else None, "ping")
         await client.send("last")
-        assert await asyncio.wait_for(heard.get(), 5) == ("{}" if auto_pong else "last")
+        assert await asyncio.wait_for(received.get(), 5) == ("{}" if auto_pong else "last")
 
 
 async def test_a_close_is_told_with_code_and_reason_and_fails_what_waits() -> None:

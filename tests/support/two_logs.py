@@ -1,4 +1,4 @@
-"""A reader of logs, and the two logs that it reads, in memory: Redis may have less than the store."""
+"""A reader of logs, and two logs in memory; Redis may have less than the store."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Logs:
         self.recovering = self.view(7)  # what `missed` recovers for
 
     def fill(self, top: int, *, redis_from: int = 1, store_from: int = 1, size: int = 1, epoch: str = EPOCH) -> None:
-        """Publications up to `top` everywhere, in Redis and in the store from these offsets on."""
+        """Fill both logs up to `top`, from these offsets on."""
         for bus, first in ((self.redis, redis_from), (self.disk, store_from)):
             entries = [Publication(b"x" * size, offset=one, time_ms=NOW_MS) for one in range(first, top + 1)]
             bus.logs[CHANNEL] = MemoryLog(epoch, entries, top)

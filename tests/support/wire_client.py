@@ -1,4 +1,4 @@
-"""A client that speaks the protocol by hand: exact frames out, every reply that comes back checked and kept.
+"""A client by hand: sends exact frames, checks and keeps every reply.
 
 In Protobuf it says and hears the same: it converts JSON lines by `protobuf_by_hand`, which is strict.
 """
@@ -27,7 +27,10 @@ _LONGEST_INT = 4_000  # Python itself reads no integer of more than 4,300 digits
 
 
 class WireError(AssertionError):
-    """The server did not do what the test waited for, or broke the protocol; the text tells what came instead."""
+    """The server broke the protocol, or did not do what the test waited for.
+
+    The text says what came instead.
+    """
 
 
 class WireClient:
@@ -189,7 +192,10 @@ class WireClient:
         return await self.wait_for(lambda: replies.popleft() if replies else None, f"reply {command_id}", deadline_s)
 
     async def push(self, channel: str = "", kind: str = "", deadline_s: float | None = None) -> JsonObject:
-        """The next push of a channel not yet taken; with `kind` (`pub`, `join` …) what comes before is skipped."""
+        """Return the next push of a channel that was not taken yet.
+
+        With `kind` (`pub`, `join` …) what comes before it is skipped.
+        """
         waiting = self._pushes[channel]
 
         def take() -> JsonObject | None:
@@ -221,7 +227,7 @@ class WireClient:
         await self.wait_for(lambda: True if self.pings > seen else None, "ping", deadline_s)
 
     async def expect_close(self, deadline_s: float | None = None) -> tuple[int, str]:
-        """Code and reason once the server has closed; 1006 where it ended TCP without a close frame."""
+        """Wait for the close; return code and reason, 1006 if there was no close frame."""
         reader = self._reader
         if reader is None:
             raise WireError("not connected: use `async with`")
@@ -246,7 +252,10 @@ class WireClient:
     # What goes.
 
     async def send(self, *commands: JsonObject | str) -> None:
-        """One frame; objects are written as JSON, texts as they are, one line each; in Protobuf both are converted."""
+        """Send one frame: objects as JSON, texts as they are, one line each.
+
+        In Protobuf both are converted.
+        """
         texts = [one if isinstance(one, str) else json.dumps(one, separators=(",", ":")) for one in commands]
         if self._protobuf:
             await self.send_frame(b"".join(map(by_hand.command_of, texts)))

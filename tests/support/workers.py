@@ -1,4 +1,4 @@
-"""An edge with EDGE_WORKERS as a process of its own, and what the system knows of its workers."""
+"""An edge with EDGE_WORKERS as a process, and what the system says of its workers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 class LoneEdge:
-    """`python -m services.edge` without Redis and the other services; leaving kills it."""
+    """`python -m services.edge` without other services or Redis; leaving kills it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(

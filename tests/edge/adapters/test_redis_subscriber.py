@@ -14,7 +14,7 @@ from services.shared.errors import Unavailable
 from tests.support.redis import RedisServer
 
 
-class Heard:
+class Received:
     def __init__(self) -> None:
         self.messages: list[tuple[bytes, bytes]] = []
         self.connections: list[bool] = []
@@ -42,8 +42,8 @@ class Heard:
 
 
 @pytest.fixture
-async def heard(own_redis: RedisServer) -> AsyncIterator[tuple[Heard, RedisSubscriber]]:
-    listener = Heard()
+async def received(own_redis: RedisServer) -> AsyncIterator[tuple[Received, RedisSubscriber]]:
+    listener = Received()
     subscriber = RedisSubscriber(own_redis.url, on_message=listener.message, on_connected=listener.connected)
     await subscriber.start()
     yield listener, subscriber
@@ -56,9 +56,9 @@ async def publish(server: RedisServer, channel: str, *payloads: str) -> list[int
 
 
 async def test_after_subscribe_everything_is_heard_in_order(
-    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+    own_redis: RedisServer, received: tuple[Received, RedisSubscriber]
 ) -> None:
-    listener, subscriber = heard
+    listener, subscriber = received
     await subscriber.subscribe("a")
     assert await publish(own_redis, "a", *map(str, range(200))) == [1] * 200
     await listener.until(200)
@@ -66,9 +66,9 @@ async def test_after_subscribe_everything_is_heard_in_order(
 
 
 async def test_a_killed_connection_comes_back_with_all_its_subscriptions_and_says_so(
-    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+    own_redis: RedisServer, received: tuple[Received, RedisSubscriber]
 ) -> None:
-    listener, subscriber = heard
+    listener, subscriber = received
     for number in range(1_200):
         await subscriber.subscribe(f"c{number}")
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
@@ -80,9 +80,9 @@ async def test_a_killed_connection_comes_back_with_all_its_subscriptions_and_say
 
 
 async def test_a_subscribe_that_was_given_up_is_asked_anew(
-    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+    own_redis: RedisServer, received: tuple[Received, RedisSubscriber]
 ) -> None:
-    listener, subscriber = heard
+    listener, subscriber = received
     await listener.until_connections(1)
     own_redis.pause()
     with pytest.raises(Unavailable):
@@ -100,9 +100,9 @@ async def test_a_subscribe_that_was_given_up_is_asked_anew(
 
 
 async def test_a_server_that_is_silent_is_left_and_asked_anew(
-    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+    own_redis: RedisServer, received: tuple[Received, RedisSubscriber]
 ) -> None:
-    listener, subscriber = heard
+    listener, subscriber = received
     await subscriber.subscribe("a")
     own_redis.pause()
     try:
@@ -116,9 +116,9 @@ async def test_a_server_that_is_silent_is_left_and_asked_anew(
 
 
 async def test_an_unsubscribed_channel_is_not_heard(
-    own_redis: RedisServer, heard: tuple[Heard, RedisSubscriber]
+    own_redis: RedisServer, received: tuple[Received, RedisSubscriber]
 ) -> None:
-    _, subscriber = heard
+    _, subscriber = received
     await subscriber.subscribe("a")
     await subscriber.unsubscribe("a")
     await subscriber.subscribe("b")
@@ -126,7 +126,7 @@ async def test_an_unsubscribed_channel_is_not_heard(
 
 
 async def test_a_listener_that_fails_costs_a_connection_and_not_the_subscription(own_redis: RedisServer) -> None:
-    listener = Heard()
+    listener = Received()
 
     def fails_once(channel: bytes, payload: bytes) -> None:
         if payload == b"bad":
@@ -149,7 +149,7 @@ async def test_a_server_that_says_nothing_is_asked_and_then_left(
 ) -> None:
     monkeypatch.setattr(redis_subscriber, "PING_S", 0.1)
     monkeypatch.setattr(redis_subscriber, "SILENCE_S", 0.4)
-    listener, lost = Heard(), asyncio.Event()
+    listener, lost = Received(), asyncio.Event()
     subscriber = RedisSubscriber(
         own_redis.url, on_message=listener.message, on_connected=listener.connected, on_lost=lost.set
     )
@@ -169,7 +169,7 @@ async def test_after_a_reconnect_nothing_is_subscribed_before_the_caller_allows_
     redis_url: str, redis_conn: redis.asyncio.Redis
 ) -> None:
     allowed, asked = asyncio.Event(), asyncio.Event()
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     async def before_restore() -> None:
         asked.set()
@@ -177,7 +177,7 @@ async def test_after_a_reconnect_nothing_is_subscribed_before_the_caller_allows_
 
     subscriber = RedisSubscriber(
         redis_url,
-        on_message=lambda _, payload: heard.append(payload),
+        on_message=lambda _, payload: received.append(payload),
         on_connected=lambda _: None,
         before_restore=before_restore,
     )
@@ -191,7 +191,7 @@ async def test_after_a_reconnect_nothing_is_subscribed_before_the_caller_allows_
         allowed.set()
         while not await redis_conn.publish("room", b"late"):
             await asyncio.sleep(0.01)
-        while not heard:
+        while not received:
             await asyncio.sleep(0.01)
-    assert set(heard) == {b"late"}
+    assert set(received) == {b"late"}
     await subscriber.close()

@@ -77,10 +77,10 @@ class Listener:
     """A subscriber of every channel, at pub/sub."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, str, Publication]] = []
+        self.received: list[tuple[str, str, Publication]] = []
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
-        self.heard.append((channel, epoch, publication))
+        self.received.append((channel, epoch, publication))
 
 
 class Rig:
@@ -110,7 +110,9 @@ class Rig:
 
     @property
     def nothing_was_done(self) -> bool:
-        return not (self.broker.log.asked or self.store.log.asked or self.listener.heard or self.waiting != (0, 0, 0))
+        return not (
+            self.broker.log.asked or self.store.log.asked or self.listener.received or self.waiting != (0, 0, 0)
+        )
 
     @property
     def waiting(self) -> tuple[int, int, int]:
@@ -140,14 +142,14 @@ async def test_a_stored_publication_goes_to_the_store_alone_which_publishes_it(r
     result = await rig.publish(STORED)
     assert (result.position.offset, result.position.epoch) == (1, rig.disk.log("stored:a").epoch)
     assert not rig.redis.logs
-    assert not rig.listener.heard
+    assert not rig.listener.received
     assert rig.publisher.published == 1
 
 
 async def test_a_publication_without_a_log_is_published_and_has_no_position(rig: Rig) -> None:
     result = await rig.publish(NONE)
     assert (result.position.offset, result.position.epoch, result.repeated_key) == (0, "", False)
-    assert [(channel, epoch, one.data) for channel, epoch, one in rig.listener.heard] == [("none:a", "", b"1")]
+    assert [(channel, epoch, one.data) for channel, epoch, one in rig.listener.received] == [("none:a", "", b"1")]
     assert not rig.redis.logs
     assert not rig.disk.logs
     assert rig.publisher.published == 1
@@ -157,12 +159,12 @@ async def test_a_publication_without_a_log_is_published_and_has_no_position(rig:
 async def test_what_is_not_to_be_kept_is_published_past_the_log(rig: Rig, namespace: Namespace) -> None:
     result = await rig.publish(namespace, keep=False, key="k", key_user="ann")
     assert result.position.offset == 0
-    assert [one.offset for _, _, one in rig.listener.heard] == [0]
+    assert [one.offset for _, _, one in rig.listener.received] == [0]
     assert not rig.redis.logs
     assert not rig.disk.logs
     again = await rig.publish(namespace, keep=False, key="k", key_user="ann")  # no log, no key
     assert not again.repeated_key
-    assert len(rig.listener.heard) == 2
+    assert len(rig.listener.received) == 2
 
 
 async def test_the_log_gets_all_that_belongs_to_the_publication(rig: Rig) -> None:

@@ -83,7 +83,7 @@ class Recorder:
         self.taken = 0  # calls of `replies_taken`
         self.ended: list[ClientEnd] = []  # one for each call of `closed`
         self.end = asyncio.Event()
-        self.heard = asyncio.Event()
+        self.has_received = asyncio.Event()
 
     def opened(self) -> None:
         assert not self.messages
@@ -91,21 +91,21 @@ class Recorder:
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         self.messages.append((payload, binary))
-        self.heard.set()
+        self.has_received.set()
         if self.echo:
             self.connection.send(binary_frame(payload) if binary else text_frame(payload))
 
     def control(self, *, pong: bool) -> None:
         self.pongs += pong
         self.pings += not pong
-        self.heard.set()
+        self.has_received.set()
 
     def close_code(self, end: End) -> tuple[int, str]:
         return CODES[end.reason]
 
     def replies_taken(self) -> None:
         self.taken += 1
-        self.heard.set()
+        self.has_received.set()
 
     def closed(self, how: ClientEnd) -> None:
         self.ended.append(how)

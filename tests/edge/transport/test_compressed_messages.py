@@ -56,7 +56,7 @@ def some_message(chance: random.Random, most: int = LIMIT) -> bytes:
 
 def some_stream(chance: random.Random) -> tuple[bytes, list[Event], list[Event]]:
     """What a client sends, what the handler must hear, and the pongs, in order."""
-    data, heard, said = b"", list[Event](), list[Event]()
+    data, received, said = b"", list[Event](), list[Event]()
     for _ in range(chance.randint(1, 12)):
         message = some_message(chance)
         opcode = chance.choice((TEXT, BINARY))
@@ -69,20 +69,20 @@ def some_stream(chance: random.Random) -> tuple[bytes, list[Event], list[Event]]
                 data += frame(PING, b"?")
                 said.append((PONG, b"?"))
             data += part
-        heard.append((opcode, message))
-    return data, heard, said
+        received.append((opcode, message))
+    return data, received, said
 
 
 @pytest.mark.parametrize("seed", range(25))
 async def test_messages_are_those_that_were_sent_however_they_are_made_and_cut(seed: int) -> None:
     chance = random.Random(f"compressed {seed}")
     for _ in range(12):
-        data, heard, said = some_stream(chance)
+        data, received, said = some_stream(chance)
         made = Compressed()
         for piece in pieces(data, chance.choice((1, 2, 20)), chance):
             await made.feed(piece)
         await made.settle()
-        assert made.handler.heard == heard
+        assert made.handler.received == received
         assert made.said() == said
 
 
@@ -90,7 +90,7 @@ async def test_messages_are_those_that_were_sent_however_they_are_made_and_cut(s
 async def test_broken_ones_end_the_connection_by_a_legal_code_or_are_messages(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What comes before the break is heard, no text is anything but UTF-8, nothing is longer than allowed."""
+    """What comes before the break is received, no text is anything but UTF-8, nothing is longer than allowed."""
     chance = random.Random(f"broken {seed}")
     codes: list[int] = []
     for _ in range(60):
@@ -109,7 +109,7 @@ async def test_broken_ones_end_the_connection_by_a_legal_code_or_are_messages(
         made = Compressed()
         await made.feed(bytes(data))
         await made.settle()
-        for opcode, *rest in made.handler.heard:
+        for opcode, *rest in made.handler.received:
             if opcode in (TEXT, BINARY):
                 assert len(rest[0]) <= LIMIT
             if opcode == TEXT:
@@ -174,7 +174,7 @@ async def test_a_connection_keeps_no_state_of_zlib() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for made in many:
             await made.feed(data)
-            made.handler.heard.clear()
+            made.handler.received.clear()
             made.connection.send(push)
             await made.settle()
             made.transport.written = b""
@@ -191,10 +191,10 @@ async def test_others_get_their_turn_between_messages_that_inflate_to_much() -> 
     turns = []
     made.connection.data_received(data)
     while not made.transport.reading:
-        turns.append(len(made.handler.heard))
+        turns.append(len(made.handler.received))
         await asyncio.sleep(0)
     assert turns == [4, 8, 12, 16]
-    assert len(made.handler.heard) == 20
+    assert len(made.handler.received) == 20
 
 
 @pytest.mark.parametrize("bits", WINDOW_BITS)

@@ -84,7 +84,7 @@ async def test_while_a_ticket_is_looked_up_nothing_is_read_and_then_all_of_it(se
         assert not served.handlers
         authenticator.release.set()
         assert (await client.head()).startswith(b"HTTP/1.1 101")
-        await served.handlers[0].heard.wait()
+        await served.handlers[0].has_received.wait()
     assert served.handlers[0].messages == [(b"hello", False)]
     assert served.handlers[0].info.identity == authenticator.later
 

@@ -70,16 +70,16 @@ class Recording:
     """Keeps what it hears."""
 
     def __init__(self) -> None:
-        self.heard: list[Event] = []
+        self.received: list[Event] = []
 
     def message(self, payload: bytes, *, binary: bool) -> None:
-        self.heard.append((BINARY if binary else TEXT, payload))
+        self.received.append((BINARY if binary else TEXT, payload))
 
     def opened(self) -> None: ...
 
     def control(self, *, pong: bool) -> None:
         if pong:
-            self.heard.append((PONG,))
+            self.received.append((PONG,))
 
     def close_code(self, end: End) -> tuple[int, str]:
         return CODES[end.reason]
@@ -132,9 +132,9 @@ def frames_of(data: bytes) -> list[Event]:
 
 
 def by_reference(data: bytes) -> tuple[list[Event], list[Event]]:
-    """What `websockets` makes of it, with messages put together and text checked; heard and said."""
+    """What `websockets` makes of it, with messages put together and text checked; received and said."""
     core = ServerProtocol(state=OPEN, max_size=(LIMIT + 125, LIMIT))
-    heard: list[Event] = []
+    received: list[Event] = []
     pongs: list[Event] = []
     parts: list[bytes] = []
     opcode, size = 0, 0
@@ -147,21 +147,21 @@ def by_reference(data: bytes) -> tuple[list[Event], list[Event]]:
             parts.append(bytes(event.data))
             size += len(event.data)
             if size > LIMIT:
-                return heard, [*pongs, (CLOSE, 1009)]
+                return received, [*pongs, (CLOSE, 1009)]
             if opcode == TEXT and not is_prefix_of_text(b"".join(parts), whole=event.fin):
-                return heard, [*pongs, (CLOSE, 1007)]
+                return received, [*pongs, (CLOSE, 1007)]
             if event.fin:
-                heard.append((int(opcode), b"".join(parts)))
+                received.append((int(opcode), b"".join(parts)))
         elif event.opcode == PONG:
-            heard.append((PONG,))
+            received.append((PONG,))
         elif event.opcode == PING:
             pongs.append((PONG, bytes(event.data)))
         else:
             code = core.close_rcvd.code if core.close_rcvd is not None else 1005
-            return heard, [*pongs, (CLOSE, code) if event.data else (CLOSE, b"")]
+            return received, [*pongs, (CLOSE, code) if event.data else (CLOSE, b"")]
     if core.close_sent is not None:
-        return heard, [*pongs, (CLOSE, core.close_sent.code)]
-    return heard, pongs
+        return received, [*pongs, (CLOSE, core.close_sent.code)]
+    return received, pongs
 
 
 def is_prefix_of_text(data: bytes, *, whole: bool) -> bool:
@@ -237,7 +237,7 @@ async def test_a_connection_hears_and_says_what_an_independent_reader_does(seed:
         for chunk in cut(rng, data):
             await made.feed(chunk)
         await made.settle()
-        assert (made.handler.heard, made.said()) == by_reference(data), f"seed {seed}, case {case}"
+        assert (made.handler.received, made.said()) == by_reference(data), f"seed {seed}, case {case}"
 
 
 @pytest.mark.parametrize("size", [0, 5, 125, 126, 65_535])
@@ -297,12 +297,12 @@ async def test_what_one_read_brings_is_handled_a_few_frames_at_a_time_and_nothin
     made = Made()
     made.connection.data_received(b"".join(frame(TEXT, b"%d" % number) for number in range(1_000)))
     turns = 0
-    while len(made.handler.heard) < 1_000:
-        assert len(made.handler.heard) == 32 * (turns + 1)
+    while len(made.handler.received) < 1_000:
+        assert len(made.handler.received) == 32 * (turns + 1)
         assert not made.transport.reading
         turns += 1
         await asyncio.sleep(0)
-    assert made.handler.heard == [(TEXT, b"%d" % number) for number in range(1_000)]
+    assert made.handler.received == [(TEXT, b"%d" % number) for number in range(1_000)]
     await asyncio.sleep(0)
     assert made.transport.reading
 
@@ -310,38 +310,38 @@ async def test_what_one_read_brings_is_handled_a_few_frames_at_a_time_and_nothin
 async def test_long_messages_take_a_turn_each() -> None:
     made = Made(most=65_536)
     made.connection.data_received(b"".join(frame(BINARY, bytes(60_000)) for _ in range(4)))
-    assert len(made.handler.heard) == 2
+    assert len(made.handler.received) == 2
     await asyncio.sleep(0)
-    assert len(made.handler.heard) == 4
+    assert len(made.handler.received) == 4
 
 
 async def test_nothing_is_handled_while_the_handler_wants_nothing_and_all_of_it_later() -> None:
     made = Made()
-    heard = made.handler.heard
+    received = made.handler.received
     last = frame(TEXT, b"x")
     made.connection.data_received(b"".join(frame(TEXT, b"%d" % number) for number in range(100)) + last[:3])
     made.connection.pause_reading()
     for _ in range(10):
         await asyncio.sleep(0)
-    assert len(heard) == 32
+    assert len(received) == 32
     made.connection.resume_reading()
     for _ in range(10):
         await asyncio.sleep(0)
-    assert len(heard) == 100
+    assert len(received) == 100
     assert made.transport.reading
     made.connection.pause_reading()
     assert not made.transport.reading
     made.connection.resume_reading()
     assert made.transport.reading
     made.connection.data_received(last[3:])
-    assert heard[-1] == (TEXT, b"x")
+    assert received[-1] == (TEXT, b"x")
 
 
 async def test_the_rest_of_a_read_is_forgotten_once_a_close_frame_is_on_its_way() -> None:
     made = Made()
     made.connection.data_received(frame(TEXT, b"a") * 40 + frame(TEXT, b"\xff") + frame(TEXT, b"b") * 40)
     await made.settle()
-    assert made.handler.heard == [(TEXT, b"a")] * 40
+    assert made.handler.received == [(TEXT, b"a")] * 40
     assert made.said() == [(CLOSE, 1007)]
     assert made.connection._waiting is None  # noqa: SLF001  # memory that a peer can fill shows nowhere else
 

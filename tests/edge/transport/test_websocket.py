@@ -156,9 +156,9 @@ async def test_pings_are_answered_and_pongs_passed_on(serve: Serve) -> None:
     handler = served.handlers[0]
     handler.connection.send_websocket_ping()
     assert await client.frame() == (PING, b"")
-    handler.heard.clear()
+    handler.has_received.clear()
     client.write(frame(PONG))
-    await asyncio.wait_for(handler.heard.wait(), LIMIT_S)
+    await asyncio.wait_for(handler.has_received.wait(), LIMIT_S)
     assert (handler.pings, handler.pongs) == (2, 2)
     client.writer.close()
 
