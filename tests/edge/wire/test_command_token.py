@@ -9,8 +9,8 @@ import pytest
 from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.session.node import Node
-from services.shared.namespaces import CommandToken
-from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
+from services.shared.namespaces import CommandToken, Namespace
+from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, connected, replace_namespace
 
 STRICT = replace_namespace(OPEN, command_token=CommandToken.REQUIRED)
 COMMANDS: list[dict[str, Any]] = [
@@ -22,14 +22,14 @@ COMMANDS: list[dict[str, Any]] = [
 ]
 
 
-async def ready() -> tuple[Cluster, Node, Client]:
-    cluster = Cluster(default=STRICT)
+async def ready(namespace: Namespace = STRICT, **settings: Any) -> tuple[Cluster, Node, Client]:
+    cluster = Cluster(default=namespace)
 
     async def echo(user: str, client: str, data: bytes) -> bytes:
         return data
 
     cluster.rpc.register("echo", echo)
-    node = cluster.edge(ping_interval_s=0.0)
+    node = cluster.edge(ping_interval_s=0.0, **settings)
     node.verifier = TokenVerifier(cluster.keyring, revocations=node.revocations)
     client = await connected(cluster, node, claims={"ttl_s": 10_000})
     await client.call(subscribe={"channel": "room"})  # has a token of its own, inside
@@ -72,6 +72,22 @@ async def test_a_remembered_token_that_is_revoked_is_refused() -> None:
     await client.call(publish={"channel": "room", "data": 1}, token=token)
     node.revocations.add(Revocation(kind=RevokedKind.TOKEN, id="t1", at=0.0, until=9e9))
     assert (await client.reply(publish={"channel": "room", "data": 1}, token=token))["error"]["code"] == 103
+
+
+async def test_a_remembered_token_is_refused_once_its_key_is_not_trusted_any_more() -> None:
+    cluster, _, client = await ready()
+    token = cluster.token("alice", ttl_s=None)
+    await client.call(publish={"channel": "room", "data": 1}, token=token)
+    cluster.keyring.set_secrets(b"another secret of thirty-two bytes")
+    assert (await client.reply(publish={"channel": "room", "data": 1}, token=token))["error"]["code"] == 103
+
+
+async def test_a_refused_publish_begins_no_channel() -> None:
+    cluster, node, client = await ready(replace_namespace(STRICT, publish=SIGNED_IN), new_channels_per_minute=2)
+    for number in range(10):
+        assert await client.error(publish={"channel": f"new{number}", "data": 1}) == 103
+    await client.call(publish={"channel": "new", "data": 1}, token=cluster.token("alice"))
+    assert not node.new_channels.has_seen("new0")
 
 
 async def test_where_it_is_off_a_token_beside_a_command_is_not_looked_at() -> None:

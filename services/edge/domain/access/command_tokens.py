@@ -1,7 +1,7 @@
 """Tokens of single commands: a namespace may require one beside every command.
 
-A verified token is remembered by its digest, until it expires or is revoked, so that a client that sends the same token
-with each command pays for one signature.
+A verified token is remembered by its digest, until it expires, is revoked, or keys are replaced, so that a client that
+sends the same token with each command pays for one signature.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class CommandTokens:
         self._revocations = revocations
         self._wall = wall
         self._known: OrderedDict[bytes, ConnectionClaims] = OrderedDict()
+        self._key_changes = verifier.key_changes  # when they were verified
 
     def require(self, token: str, user: str) -> None:
         """Check that it is a good connection token of the user.
@@ -43,6 +44,9 @@ class CommandTokens:
     def _claims(self, token: str) -> ConnectionClaims:
         if not token:
             raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
+        if self._key_changes != self._verifier.key_changes:
+            self._key_changes = self._verifier.key_changes
+            self._known.clear()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._known.get(digest)
         if known is not None:

@@ -28,6 +28,7 @@ class KeyRing:
         """
         self.algorithms = algorithms
         self.jwks = b'{"keys":[]}'  # of auth
+        self.changes = 0  # how often keys were replaced: then a token that was verified may not be good any more
         self._secrets: Mapping[str, tuple[bytes, ...]] = {}
         self._public: Keys = {}
         self._issuers: dict[str, tuple[bytes, Keys]] = {}
@@ -47,6 +48,7 @@ class KeyRing:
             for name, least in HMAC_BYTES.items()
             if name in self.algorithms
         }
+        self.changes += 1
 
     def set_jwks(self, jwks: bytes) -> None:
         """Replace all public keys of auth by those of a JWK Set; see `read_key_set`.
@@ -57,6 +59,7 @@ class KeyRing:
         if jwks != self.jwks:
             self._public = read_key_set(jwks, self.algorithms)
             self.jwks = jwks
+            self.changes += 1
 
     def trust_issuer(self, issuer: str) -> None:
         """Add an external issuer that has no keys yet.
@@ -77,6 +80,7 @@ class KeyRing:
         if jwks != known:
             keys = read_key_set(jwks, self.algorithms)
             self._issuers[issuer] = (jwks, keys)
+            self.changes += 1
         return len(keys)
 
     @property

@@ -199,6 +199,11 @@ class TokenVerifier:
         self._revocations = revocations if revocations is not None else Revocations()
         self._not_before_leeway_s = max(leeway_s, not_before_leeway_s)
 
+    @property
+    def key_changes(self) -> int:
+        """How often keys were replaced: what was verified before may not be good any more."""
+        return self._keyring.changes
+
     def connection(self, token: str, now: float) -> ConnectionClaims:
         """Return the claims of a connection token. `now` is in Unix seconds.
 

@@ -12,7 +12,6 @@ from services.edge.domain.ends import Disconnect
 from services.edge.domain.replies import PublishResult
 from services.edge.domain.session.handlers.common import (
     admit_new,
-    is_allowed,
     namespace_of,
     require,
     require_format,
@@ -38,12 +37,11 @@ def try_admit_channel(session: Session, request: c.Publish) -> bool:
     try:
         namespace = namespace_of(session, request.channel)
         require_format(session, namespace)
+        require(session, namespace, request.channel, namespace.publish, request.command_token)
     except (ThalamusError, Disconnect):
         return True  # `begin_publish` refuses it
     if namespace.durability is Durability.NONE:
         return True
-    if not is_allowed(session, namespace, request.channel, namespace.publish):
-        return True  # `begin_publish` refuses it
     return try_admit_new(session, namespace, request.channel)
 
 
