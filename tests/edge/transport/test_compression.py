@@ -191,11 +191,14 @@ async def test_a_message_at_the_limit_may_be_longer_compressed(serve: Serve) -> 
     worst = max((deflated(noise, level=level, memory=memory) for level in (0, 1, 6) for memory in (1, 8)), key=len)
     assert len(worst) > 65_536
     client.write(frame(BINARY, worst, rsv=RSV1))
-    client.write(frame(BINARY, worst[:60_000], fin=False, rsv=RSV1) + frame(CONT, worst[60_000:]))
+    for first in (60_000, 1, 0):
+        client.write(frame(BINARY, worst[:first], fin=False, rsv=RSV1) + frame(CONT, worst[first:]))
     async with asyncio.timeout(LIMIT_S):
-        while len(served.handlers[0].messages) < 2:
+        while len(served.handlers[0].messages) < 4:
             await asyncio.sleep(0.005)
-    assert served.handlers[0].messages == [(noise, True)] * 2
+    assert served.handlers[0].messages == [(noise, True)] * 4
+    client.write(frame(BINARY, b"", fin=False) + frame(CONT, noise + b"a"))  # not compressed
+    assert (await client.closed())[0] == 1009
     client.writer.close()
 
 

@@ -64,7 +64,7 @@ def read_frames(
     """Read complete frames from `start` on, which is the beginning of a frame.
 
     Reads at most `most_frames` frames, and begins no further frame after `most_bytes` bytes. A payload has at most
-    `max_bytes`, the first of a compressed message `max_compressed_bytes`; 0: no compression was agreed on.
+    `max_bytes`, one that may be of a compressed message `max_compressed_bytes`; 0: no compression was agreed on.
 
     Returns:
         A tuple of four. 1: first byte and payload of each frame. 2: where the next frame begins. 3: how many bytes of
@@ -96,7 +96,7 @@ def read_frames(
                 shortest, length = 65_536, int.from_bytes(data[at + 2 : at + 10], "big")
             if length < shortest or length >> 63:
                 return found, at, 0, Violation(PROTOCOL_ERROR, "length not in its shortest form")
-        if length > max_bytes and (not first & COMPRESSED or length > max_compressed_bytes):
+        if length > max_bytes and (length > max_compressed_bytes or (first & OPCODE and not first & COMPRESSED)):
             return found, at, 0, Violation(TOO_BIG, "message too big")
         end = body + length
         if end > size:
