@@ -49,7 +49,11 @@ async def subscribe(session: Session, request: c.Subscribe, command_id: int) -> 
     """
     wanted = _check(session, request)
     channel, subscription, result = await establish(session, wanted)
-    session.reply(command_id, result)
+    try:
+        session.reply(command_id, result)
+    except BaseException:
+        session.end_silently(subscription)
+        raise
     begin(session, channel, subscription)
     if subscription.expires_at is not None:
         session.deadlines.reschedule()

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from services.edge.domain.model import Publication
+from services.edge.domain.replies import SubscribeResult
 from services.edge.domain.session.node import Node
+from services.edge.protocols.centrifugal import json_replies, protobuf_replies
 from services.shared.errors import Unavailable
 from services.shared.namespaces import DataFormat, Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
@@ -422,6 +424,21 @@ async def test_a_subscription_that_ends_while_it_is_made_leaves_nothing(at: str,
     assert not any(cluster.presence.members_of.values())
     found = [line["error"]["code"] for line in client.lines if "error" in line]
     assert found == ([] if how == "closed" else [100])
+
+
+async def test_a_subscription_whose_reply_can_not_be_encoded_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client may ask again: it is not "already subscribed" without knowing."""
+    cluster = Cluster(default=FORCED)
+    node = cluster.edge()
+    client = await connected(cluster, node)
+    with monkeypatch.context() as patch:
+        patch.setitem(json_replies._RESULTS, SubscribeResult, lambda result: 1 / 0)  # noqa: SLF001
+        patch.setitem(protobuf_replies._RESULTS, SubscribeResult, lambda message, result: 1 / 0)  # noqa: SLF001
+        assert await subscribe(client, channel="a") == 100
+    assert not client.session.subscriptions
+    assert not any(len(channel) for channel in node.hub.channels.values())
+    assert not any(cluster.presence.members_of.values())
+    assert isinstance(await subscribe(client, channel="a"), dict)
 
 
 async def test_a_buffer_that_ran_over_while_the_subscription_was_made_fails_it() -> None:
