@@ -106,6 +106,12 @@ def test_a_request_is_the_one_of_its_number(name: str) -> None:
     assert (command.id, command.request) == (2**32 - 1, KINDS[name]())
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_the_token_beside_a_request_is_read(name: str) -> None:
+    command = decoded(write("Command", {"id": 1, "token": "t", name: {}}))
+    assert command.request == KINDS[name](command_token="t")
+
+
 @pytest.mark.parametrize(("place", "row"), TAKEN.items(), ids=map(".".join, TAKEN))
 def test_a_field_of_a_request_is_heard(place: Place, row: tuple[Any, str, Any]) -> None:
     message, name = place
@@ -136,7 +142,7 @@ def test_a_field_that_is_not_used_changes_nothing(place: Place) -> None:
 def test_every_field_of_a_request_has_a_row() -> None:
     inner = {place for place in everywhere("Command") if place[0] not in {*REQUESTS, "Command"}}
     assert {message for message, _ in inner} == {"FilterNode", "StreamPosition"}
-    fields = everywhere("Command") - inner - {("Command", name) for name in ("id", *KINDS)}
+    fields = everywhere("Command") - inner - {("Command", name) for name in ("id", "token", *KINDS)}
     assert fields == TAKEN.keys() | NOT_USED.keys()
 
 

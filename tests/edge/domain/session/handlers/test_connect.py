@@ -225,7 +225,7 @@ async def test_the_token_says_who_the_client_is() -> None:
 
 @pytest.mark.parametrize(
     ("claims", "insecure", "told"),
-    [({"ttl_s": 60}, False, (True, 60)), ({"ttl_s": None}, False, None), ({"ttl_s": 60}, True, None)],
+    [({"ttl_s": 60}, False, (True, 54)), ({"ttl_s": None}, False, None), ({"ttl_s": 60}, True, None)],
     ids=["expires", "never", "insecure"],
 )
 async def test_the_reply_says_when_the_connection_expires(

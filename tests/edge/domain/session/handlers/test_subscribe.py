@@ -134,7 +134,7 @@ async def test_what_a_token_says_of_the_subscription_holds() -> None:
     client = await connected(cluster, cluster.edge(ping_interval_s=0.0, expired_sub_close_delay_s=5.0))
     token = cluster.token("alice", channel="a", info={"r": 1}, data={"d": 2}, ttl_s=60)
     result = await client.call(subscribe={"channel": "a", "token": token})
-    assert (result["data"], result["expires"], result["ttl"]) == ({"d": 2}, True, 60)
+    assert (result["data"], result["expires"], result["ttl"]) == ({"d": 2}, True, 54)
     assert cluster.presence.members_of["a"][client.session.client].chan_info == b'{"r":1}'
     await cluster.advance(64)
     assert client.pushes == []
