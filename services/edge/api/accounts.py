@@ -130,7 +130,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
     ) -> Response:
         """Return the response with the tokens of `sign_in`, or its error; set the cookie."""
         if cookie and not may_change_cookie(request, context.is_own_page):
-            text = "pages of this origin may not have the cookie: EDGE_ALLOWED_ORIGINS lists those that may by name"
+            text = "only https pages of this host, and of origins that EDGE_ALLOWED_ORIGINS names, may have the cookie"
             return plain_error(HTTPStatus.FORBIDDEN, text, ErrorCode.PERMISSION_DENIED)
         pairs: list[TokenPair] = []
 

@@ -9,9 +9,9 @@ command needs none.
    subprotocol, `?ticket=` or `?session=` (a ticket), and `?token=` if a setting allows it. Other schemes of
    `Authorization` are left to a proxy in front.
 2. An explicit credential that is bad is refused. Two that differ are refused, too: nobody can tell which one is meant.
-3. The cookie counts only if there is no explicit credential and the page is of the edge's own host or of an origin that
-   is listed by name: any other page could make the browser send it. A bad or expired cookie counts as none, because a
-   browser that is refused sees no reason and would reconnect for ever.
+3. The cookie counts only if there is no explicit credential and the page is of the edge's own host (over https, or on
+   this machine) or of an origin that is listed by name: any other page could make the browser send it. A bad or expired
+   cookie counts as none, because a browser that is refused sees no reason and would reconnect for ever.
 4. A ticket stands for a token. It is good once and for 30 s, on any edge. The token behind it is verified as any other.
 
 **Example.** A page signs in at `/auth/login` with `"cookie": true` and opens a WebSocket. The handshake brings the

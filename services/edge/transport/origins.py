@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from services.shared.addresses import is_loopback
 from services.shared.process.config import ConfigError
 
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
@@ -68,11 +69,13 @@ class OriginRules:
     def names(self, origin: str, host: str) -> bool:
         """Whether it is the origin of the request's own host, or one that the list names.
 
-        `*` names nobody, and `null` and `file://` name many pages.
+        `*` names nobody, and `null` and `file://` name many pages. A page of the own host over http is named only on
+        this machine: elsewhere anybody on the way may have written it, and not all browsers keep a cookie of https from
+        it.
         """
-        return _opaque(origin) is None and self._matches(origin, host, any_page=False)
+        return _opaque(origin) is None and self._matches(origin, host, any_page=False, needs_tls=True)
 
-    def _matches(self, origin: str, host: str, *, any_page: bool) -> bool:
+    def _matches(self, origin: str, host: str, *, any_page: bool, needs_tls: bool = False) -> bool:
         match = _ORIGIN.fullmatch(origin.lower())
         if match is None:
             return False
@@ -82,7 +85,10 @@ class OriginRules:
             any_page
             or (scheme, name, port) in self._exact
             or (scheme, name, _ANY_PORT) in self._exact
-            or (scheme in ("http", "https") and (name, port) == _split_host(host, _DEFAULT_PORTS[scheme]))
+            or (
+                (scheme == "https" or (scheme == "http" and (not needs_tls or _is_this_machine(name))))
+                and (name, port) == _split_host(host, _DEFAULT_PORTS[scheme])
+            )
             or any(s == scheme and p in (port, _ANY_PORT) and r.fullmatch(name) for s, r, p in self._wildcards)
         )
 
@@ -92,6 +98,11 @@ def _opaque(origin: str) -> str | None:
     plain = origin.lower()
     plain = "file://" if plain == "file:///" else plain
     return plain if plain in _OPAQUE else None
+
+
+def _is_this_machine(host: str) -> bool:
+    """Return whether browsers take the host for their own machine."""
+    return is_loopback(host) or host.endswith(".localhost")
 
 
 def _ascii(pattern: str) -> str:

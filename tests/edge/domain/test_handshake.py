@@ -130,6 +130,7 @@ async def test_other_schemes_of_authorization_are_no_credential_of_ours() -> Non
     [
         pytest.param(LISTED, "alice", id="listed"),
         pytest.param(f"https://{HOST}", "alice", id="own-host"),
+        pytest.param(f"http://{HOST}", "nobody", id="own-host-without-tls"),  # anybody on the way may have written it
         pytest.param(EVERY_OTHER, "nobody", id="allowed-by-star-only"),
         pytest.param("null", "nobody", id="null"),
         pytest.param("https://app.example.com.evil.example", "nobody", id="suffix-twin"),

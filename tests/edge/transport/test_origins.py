@@ -125,3 +125,25 @@ def test_origins_of_every_kind_can_be_listed(entry: str, sent: list[str], others
 def test_a_name_that_browsers_send_otherwise_is_refused_by_name(entry: str) -> None:
     with pytest.raises(ConfigError, match=r"EDGE_ALLOWED_ORIGINS: "):
         OriginRules([entry])
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "named"),
+    [
+        ("https://edge.example.com", HOST, True),
+        ("http://edge.example.com", HOST, False),
+        ("http://192.0.2.1:8001", "192.0.2.1:8001", False),
+        ("http://localhost:8001", "localhost:8001", True),
+        ("http://app.localhost:8001", "app.localhost:8001", True),
+        ("http://127.0.0.1:8001", "127.0.0.1:8001", True),
+        ("http://[::1]:8001", "[::1]:8001", True),
+        ("http://localhost.example.com", "localhost.example.com", False),
+        ("http://dev.example.org:3000", HOST, True),  # listed
+    ],
+)
+def test_B01_a_page_of_the_own_host_may_use_the_cookie_only_over_tls_or_on_this_machine(
+    origin: str, host: str, named: bool
+) -> None:
+    rules = OriginRules([*LIST, "*"])
+    assert rules.allows(origin, host)
+    assert rules.names(origin, host) == named
