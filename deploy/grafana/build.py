@@ -1,4 +1,4 @@
-"""Writes dashboards/*.json from overview.py, delivery.py and dependencies.py: `make dashboards`."""
+"""`make dashboards`: writes dashboards/*.json from the modules of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From publish to subscriber: how quick, how much, what waits, what went missing and was repaired."""
+"""From publish to subscriber: how quick, how much, what waits, what was repaired."""
 
 from __future__ import annotations
 

@@ -27,14 +27,17 @@ class Row:
 
 
 def number(title: str, unit: str, query: str, help: str = "") -> Panel:
-    """Return a panel with the present value, large; `unit` as Grafana names it, `help` is shown on hovering."""
+    """Return a panel with the present value, large.
+
+    `unit` is as Grafana names it; `help` is shown on hovering.
+    """
     reduced = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
     panel = stat.Panel().span(4).height(4).reduce_options(reduced)
     return _described(panel, title, unit, help).with_target(_target(0, query, title).instant())
 
 
 def lines(title: str, unit: str, *queries: tuple[str, str], help: str = "") -> Panel:
-    """Return a diagram of values over time; `queries`: PromQL and what its series are called."""
+    """Return a diagram of values over time; `queries`: PromQL and name of its series."""
     legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
     panel = timeseries.Panel().span(8).height(8).legend(legend.show_legend(True)).tooltip(tooltip)
@@ -44,7 +47,10 @@ def lines(title: str, unit: str, *queries: tuple[str, str], help: str = "") -> P
 
 
 def p99(metric: str, *labels: str, where: str = "") -> str:
-    """The 99th percentile of a histogram, one series for each value of the labels; `where`: matchers."""
+    """Return the 99th percentile of a histogram, a series for each label value.
+
+    `where`: matchers.
+    """
     return _quantile("0.99", metric, labels, where)
 
 

@@ -1,4 +1,4 @@
-"""Certificates of services as `thalamus certs --services` makes them, and wrong ones."""
+"""Certificates of services, made as `thalamus certs` does, and wrong ones."""
 
 from __future__ import annotations
 

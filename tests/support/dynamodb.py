@@ -73,7 +73,7 @@ def dynamodb_server() -> Iterator[str]:
 
 
 def settings_of(address: str, prefix: str = "thalamus-") -> DynamoDbSettings:
-    """Return settings for a server; the environment has the credentials (`CREDENTIALS`)."""
+    """Return settings for a server, whose credentials are in the environment."""
     return DynamoDbSettings(endpoint=address, table_prefix=prefix)
 
 

@@ -1,4 +1,4 @@
-"""An edge without sockets: real rules and protocol, memory ports, time of the test."""
+"""An edge without sockets: real rules and protocol; ports and time are the test's."""
 
 from __future__ import annotations
 

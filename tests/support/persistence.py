@@ -1,4 +1,4 @@
-"""Persistence on a real Redis and store; a test holds back its steps or fails them."""
+"""Persistence on a real Redis and store; a test holds back steps or fails them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def _quicker(duration: str, factor: float) -> str:
 
 
 def quicker_rules(text: str, factor: float) -> tuple[str, int]:
-    """Divide all durations in rules; return the rules, and how many of `_SECONDS` they had.
+    """Divide all durations in rules; return the rules and the number of `_SECONDS`.
 
     Numbers of samples stay as they are: the evaluation is as much quicker.
     """

@@ -11,7 +11,7 @@ from services.shared.hotlog.scripts import Call, Command, run_through
 
 
 async def run(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Any]:
-    """Run calls; return their results in order, `redis.ResponseError` for a refused one."""
+    """Run calls; return their results in order, `redis.ResponseError` if refused."""
 
     async def send(commands: Sequence[Command]) -> list[Any]:
         async with client.pipeline(transaction=False) as pipeline:

@@ -104,7 +104,7 @@ class Schemas:
         }
 
     def of_accounts(self, kind: type[msgspec.Struct], *others: int) -> dict[int | str, dict[str, Any]]:
-        """Return every status of an accounts endpoint; 401, 403 and 409 only if in `others`."""
+        """Return all statuses of an accounts endpoint; 401, 403, 409 only if in `others`."""
         more = {
             401: self.refused("The name and the password, or the refresh token, are not known together.", _CHALLENGE),
             403: self.refused("A page of this origin may not have the cookie."),

@@ -68,7 +68,9 @@ class RedisRevocationLog:
             await self.poll()
 
     async def read(self, ask: Ask) -> None:
-        """Give the listener what is new. Several may read at once: what one had too late is read again.
+        """Give the listener what is new.
+
+        Several may read at once: what one had too late is read again.
 
         Raises:
             redis.ConnectionError: the list could not be read.

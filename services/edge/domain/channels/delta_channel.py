@@ -81,7 +81,7 @@ class DeltaChannel(Channel):
         super()._failed(encoder, push, error)
 
     def _regroup(self, excluded: str) -> None:
-        """Set the patch groups to the subscriptions that were sent the present publication."""
+        """Set the patch groups to the subscriptions that got the present publication."""
         for encoders in self._encoders:
             if self._missed or excluded:
                 self._back_to_full(encoders, excluded)
