@@ -16,7 +16,7 @@ from services.edge.transport.origins import OriginRules
 from services.shared.errors import ErrorCode, ThalamusError
 from tests.support.edge import Cluster
 
-OWN = "http://edge.internal"
+OWN = "https://edge.internal"
 NAMED = "https://app.example.com"
 
 
