@@ -66,9 +66,9 @@ def http_of(accounts: Accounts, listed: tuple[str, ...] = ()) -> httpx.AsyncClie
 
 async def test_signing_out_with_a_full_list_of_revocations_is_no_fault_of_the_request() -> None:
     async with http_of(Accounts()) as http:
-        answer = await http.post("/auth/logout", json={"refresh_token": "refresh"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, 100)
-    assert answer.headers["retry-after"] == "1"
+        response = await http.post("/auth/logout", json={"refresh_token": "refresh"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, 100)
+    assert response.headers["retry-after"] == "1"
 
 
 BODIES: dict[str, dict[str, str]] = {
@@ -84,6 +84,7 @@ BODIES: dict[str, dict[str, str]] = {
     [
         ((), None, 200),  # no browser
         ((), OWN, 200),
+        ((), OWN.replace("https", "http"), 403),
         ((NAMED,), NAMED, 200),
         ((), NAMED, 403),
         (("*",), NAMED, 403),
@@ -91,7 +92,7 @@ BODIES: dict[str, dict[str, str]] = {
         (("null",), "null", 403),
         ((), "", 403),
     ],
-    ids=["no-browser", "own", "named", "foreign", "any", "null", "null-listed", "empty"],
+    ids=["no-browser", "own", "own-http", "named", "foreign", "any", "null", "null-listed", "empty"],
 )
 async def test_a_page_gets_the_cookie_only_if_it_may_use_it(
     method: str, listed: tuple[str, ...], origin: str | None, status: int
@@ -101,9 +102,9 @@ async def test_a_page_gets_the_cookie_only_if_it_may_use_it(
     accounts = Accounts()
     headers = {} if origin is None else {"Origin": origin}
     async with http_of(accounts, listed) as http:
-        answer = await http.post(f"/auth/{method}", json={**BODIES[method], "cookie": True}, headers=headers)
-        assert answer.status_code == status
-        assert ("set-cookie" in answer.headers) is (status == 200)
+        response = await http.post(f"/auth/{method}", json={**BODIES[method], "cookie": True}, headers=headers)
+        assert response.status_code == status
+        assert ("set-cookie" in response.headers) is (status == 200)
         assert accounts.sign_ins == (status == 200)
         plain = await http.post(f"/auth/{method}", json=BODIES[method], headers=headers)
         assert plain.status_code == 200
