@@ -63,9 +63,9 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """What an expression gives now; fails where it is no PromQL."""
-        answer = self._http.get("/api/v1/query", params={"query": expression}).json()
-        assert answer["status"] == "success", f"{answer}: {expression}"
-        found: list[dict[str, Any]] = answer["data"]["result"]
+        response = self._http.get("/api/v1/query", params={"query": expression}).json()
+        assert response["status"] == "success", f"{response}: {expression}"
+        found: list[dict[str, Any]] = response["data"]["result"]
         return found
 
     def is_ready(self) -> bool:
@@ -112,8 +112,8 @@ async def _users(http: httpx.AsyncClient) -> None:
 
 async def _backend(http: httpx.AsyncClient, key: str) -> None:
     for method, body in (("publish", {"channel": "news", "data": 1}), ("presence", {"channel": "news"}), ("info", {})):
-        answer = await http.post(f"/api/{method}", json=body, headers={"X-API-Key": key})
-        assert answer.status_code == 200
+        response = await http.post(f"/api/{method}", json=body, headers={"X-API-Key": key})
+        assert response.status_code == 200
 
 
 async def _chat(stack: Stack, writer: WireClient) -> tuple[int, str]:

@@ -32,10 +32,10 @@ async def http(shop: Stack) -> AsyncIterator[httpx.AsyncClient]:
 
 async def register(http: httpx.AsyncClient) -> tuple[str, dict[str, str]]:
     name = f"user-{secrets.token_hex(4)}"
-    answer = await http.post("/auth/register", json={"username": name, "password": PASSWORD})
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["cache-control"] == "no-store"
-    pair: dict[str, str] = answer.json()["result"]
+    response = await http.post("/auth/register", json={"username": name, "password": PASSWORD})
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    pair: dict[str, str] = response.json()["result"]
     return name, pair
 
 
@@ -52,8 +52,8 @@ async def test_registering_signs_in_and_the_token_connects(http: httpx.AsyncClie
 
 async def test_logging_in_needs_the_password_and_the_name_without_its_case(http: httpx.AsyncClient) -> None:
     name, pair = await register(http)
-    answer = await http.post("/auth/login", json={"username": name.upper(), "password": PASSWORD})
-    assert answer.json()["result"]["user"] == pair["user"]
+    response = await http.post("/auth/login", json={"username": name.upper(), "password": PASSWORD})
+    assert response.json()["result"]["user"] == pair["user"]
     wrong = await http.post("/auth/login", json={"username": name, "password": "something else"})
     unknown = await http.post("/auth/login", json={"username": "nobody-at-all", "password": "something else"})
     assert wrong.status_code == unknown.status_code == 401
@@ -67,15 +67,15 @@ async def test_logging_in_needs_the_password_and_the_name_without_its_case(http:
 async def test_names_and_passwords_that_are_not_allowed(
     http: httpx.AsyncClient, username: str, password: str, status: int
 ) -> None:
-    answer = await http.post("/auth/register", json={"username": username, "password": password})
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"]
+    response = await http.post("/auth/register", json={"username": username, "password": password})
+    assert response.status_code == status
+    assert response.json()["error"]["message"]
 
 
 async def test_a_name_is_taken_whatever_its_case(http: httpx.AsyncClient) -> None:
     name, _ = await register(http)
-    answer = await http.post("/auth/register", json={"username": name.upper(), "password": PASSWORD})
-    assert answer.status_code == 409
+    response = await http.post("/auth/register", json={"username": name.upper(), "password": PASSWORD})
+    assert response.status_code == 409
 
 
 async def test_B16_a_refresh_token_is_good_once_and_its_reuse_ends_the_session(http: httpx.AsyncClient) -> None:
@@ -121,10 +121,10 @@ async def test_B18_a_login_flood_on_an_account_is_429_with_a_hint(http: httpx.As
     name, _ = await register(http)
     statuses = []
     for _ in range(12):
-        answer = await http.post("/auth/login", json={"username": name, "password": "guess guess"})
-        statuses.append(answer.status_code)
+        response = await http.post("/auth/login", json={"username": name, "password": "guess guess"})
+        statuses.append(response.status_code)
     assert statuses == [401] * 10 + [429] * 2
-    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert 1 <= int(response.headers["retry-after"]) <= 60
     assert (await http.post("/auth/login", json={"username": name, "password": PASSWORD})).status_code == 429
 
 
@@ -145,8 +145,8 @@ async def test_cors_is_for_allowed_origins_and_accounts_only(
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     preflight = await http.options("/auth/login", headers=headers)
     assert (preflight.headers.get("access-control-allow-origin") == origin) is allowed
-    answer = await http.post("/auth/refresh", json={"refresh_token": "x"}, headers={"Origin": origin})
-    assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+    response = await http.post("/auth/refresh", json={"refresh_token": "x"}, headers={"Origin": origin})
+    assert (response.headers.get("access-control-allow-origin") == origin) is allowed
     elsewhere = await http.post("/api/info", json={}, headers={"Origin": origin})
     assert "access-control-allow-origin" not in elsewhere.headers
 
@@ -167,20 +167,20 @@ async def test_the_api_page_and_its_assets_come_from_here(http: httpx.AsyncClien
 
 
 async def test_the_console_page_is_served_under_a_strict_policy(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/")
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    for link in re.findall(r'(?:href|src)="(/[^"]+)"', answer.text):
+    response = await http.get("/")
+    assert "default-src 'self'" in response.headers["content-security-policy"]
+    for link in re.findall(r'(?:href|src)="(/[^"]+)"', response.text):
         assert (await http.get(link)).status_code == 200, link
 
 
 async def test_the_public_keys_are_public_and_only_public(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/auth/jwks")
-    keys = answer.json()["keys"]
+    response = await http.get("/auth/jwks")
+    keys = response.json()["keys"]
     assert keys
     where_others_look = await http.get("/auth/.well-known/jwks.json")
-    assert where_others_look.content == answer.content
+    assert where_others_look.content == response.content
     for name in ("cache-control", "content-type"):
-        assert where_others_look.headers[name] == answer.headers[name]
+        assert where_others_look.headers[name] == response.headers[name]
     assert all("d" not in key and key["kid"] and key["alg"] in ("EdDSA", "RS256") for key in keys)
 
 
@@ -216,9 +216,9 @@ async def test_B36_no_secret_is_in_any_log(http: httpx.AsyncClient, shop: Stack)
     ids=["empty", "not-json", "array", "numbers", "bad-utf-8", "surrogates", "deep"],
 )
 async def test_bodies_that_say_nothing_are_400(http: httpx.AsyncClient, path: str, body: bytes) -> None:
-    answer = await http.post(f"/auth/{path}", content=body)
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["message"]
+    response = await http.post(f"/auth/{path}", content=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["register", "login", "refresh", "logout"])
@@ -228,6 +228,6 @@ async def test_a_body_over_8_kib_is_413(http: httpx.AsyncClient, path: str) -> N
 
 async def test_names_with_quotes_and_nulls_are_nobody(http: httpx.AsyncClient) -> None:
     for name in ("' OR 1=1 --", "a\x00b", "x" * 4_000, "%", "ann\n"):
-        answer = await http.post("/auth/login", json={"username": name, "password": PASSWORD})
-        assert answer.status_code == 401, answer.text
+        response = await http.post("/auth/login", json={"username": name, "password": PASSWORD})
+        assert response.status_code == 401, response.text
     assert (await http.post("/auth/refresh", json={"refresh_token": "' OR 1=1 --\x00"})).status_code == 401

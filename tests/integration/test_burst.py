@@ -28,14 +28,14 @@ def fresh_stack() -> Iterator[Stack]:
 
 
 async def test_a_thousand_clients_publish_five_times_at_once_and_all_of_it_is_acknowledged(fresh_stack: Stack) -> None:
-    answers: Counter[int] = Counter()
+    replies: Counter[int] = Counter()
     answered = asyncio.Event()
     sockets: list[tuple[Socket, str]] = []
     some = asyncio.Semaphore(OPENING_AT_ONCE)
 
-    def reply(answer: dict[str, dict[str, int]]) -> None:
-        answers[answer.get("error", {}).get("code", 0)] += 1
-        if answers.total() == CLIENTS * EACH:
+    def on_reply(reply: dict[str, dict[str, int]]) -> None:
+        replies[reply.get("error", {}).get("code", 0)] += 1
+        if replies.total() == CLIENTS * EACH:
             answered.set()
 
     async def client(number: int) -> None:
@@ -45,7 +45,7 @@ async def test_a_thousand_clients_publish_five_times_at_once_and_all_of_it_is_ac
             await socket.call(30.0, connect={"token": fresh_stack.token(f"burst{number}")})
             channel = f"burst-{number % CHANNELS}"
             await socket.call(30.0, subscribe={"channel": channel})
-            socket.on_other_reply = reply
+            socket.on_other_reply = on_reply
             sockets.append((socket, channel))
 
     await asyncio.gather(*map(client, range(CLIENTS)))
@@ -66,5 +66,5 @@ async def test_a_thousand_clients_publish_five_times_at_once_and_all_of_it_is_ac
     took_s = time.monotonic() - began
     for socket, _ in sockets:
         socket.close()
-    print(f"{CLIENTS} x {EACH}: answers by error code {dict(answers)}, the last after {took_s:.2f} s")
-    assert answers == {0: CLIENTS * EACH}
+    print(f"{CLIENTS} x {EACH}: replies by error code {dict(replies)}, the last after {took_s:.2f} s")
+    assert replies == {0: CLIENTS * EACH}

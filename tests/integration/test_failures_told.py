@@ -52,9 +52,9 @@ async def test_accounts_that_are_locked_make_auth_not_ready_and_users_hear_nothi
         connection = sqlite3.connect(file, isolation_level=None)
         connection.execute("BEGIN EXCLUSIVE")
         try:
-            answer = await http.post("/auth/login", json=SIGNING_IN)
-            assert (answer.status_code, answer.json()) == (503, FAILED)
-            assert answer.headers["Retry-After"] == "1"
+            response = await http.post("/auth/login", json=SIGNING_IN)
+            assert (response.status_code, response.json()) == (503, FAILED)
+            assert response.headers["Retry-After"] == "1"
             await until_readiness(stack, "auth", 503, 8)
         finally:
             connection.execute("ROLLBACK")
@@ -89,10 +89,10 @@ async def test_whatever_is_away_the_public_hears_nothing_of_how_we_are_built(sta
             "/api/broadcast": {"channels": ["chat:room", "live:room"], "data": 1},
         }
         for path, body in calls.items():
-            answer = await http.post(path, json=body)
-            assert answer.status_code == (503 if path.startswith("/auth") else 200), answer.text
-            assert '"code":100' in answer.text, path
-            received.append(answer.text)
+            response = await http.post(path, json=body)
+            assert response.status_code == (503 if path.startswith("/auth") else 200), response.text
+            assert '"code":100' in response.text, path
+            received.append(response.text)
         for command in (
             {"publish": {"channel": "chat:room", "data": 1}},
             {"history": {"channel": "chat:room", "limit": 1}},
@@ -137,7 +137,7 @@ async def test_whoever_answers_in_a_services_place_the_public_hears_nothing_of_i
     grpc_server.add_generic_rpc_handlers((impostor,))
     ports = [grpc_server.add_insecure_port("127.0.0.1:0")]
     await grpc_server.start()
-    listeners = [await asyncio.start_server(answer, "127.0.0.1", 0) for answer in (garbage, http_server)]
+    listeners = [await asyncio.start_server(response, "127.0.0.1", 0) for response in (garbage, http_server)]
     silent = socket.create_server(("127.0.0.1", 0))
     ports += [listener.sockets[0].getsockname()[1] for listener in listeners] + [silent.getsockname()[1]]
     calls: dict[str, list[Any]] = {
@@ -171,10 +171,10 @@ async def test_whoever_answers_in_a_services_place_the_public_hears_nothing_of_i
                     await client.subscribe("room")
                     for _ in range(len(grpc.StatusCode) if http_url == running.http_urls[0] else 1):
                         for path, body in calls["auth"]:
-                            answer = await http.post(path, json=body)
-                            assert answer.status_code >= 400, answer.text
-                            answer.headers.pop("set-cookie", None)  # its name is one that the public reads
-                            received.append(f"{answer.text} {answer.headers}")
+                            response = await http.post(path, json=body)
+                            assert response.status_code >= 400, response.text
+                            response.headers.pop("set-cookie", None)  # its name is one that the public reads
+                            received.append(f"{response.text} {response.headers}")
                     for command in (*calls["presence"], *calls["persistence"]):
                         received.append(str(await client.reply(await client.post(**command), 6.0)))
         finally:

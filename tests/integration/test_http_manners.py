@@ -43,9 +43,9 @@ async def test_head_answers_as_get_without_the_body(http: httpx.AsyncClient, pat
 )
 async def test_405_names_the_methods(http: httpx.AsyncClient, method: str, path: str, expected: str) -> None:
     async with http:
-        answer = await http.request(method, path)
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == expected
+        response = await http.request(method, path)
+    assert response.status_code == 405
+    assert response.headers["allow"] == expected
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ async def test_401_says_how_to_show_who_one_is(
     http: httpx.AsyncClient, path: str, body: dict[str, str], scheme: str
 ) -> None:
     async with http:
-        answer = await http.post(path, json=body)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].split(" ")[0] == scheme
+        response = await http.post(path, json=body)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].split(" ")[0] == scheme
 
 
 @pytest.mark.parametrize("path", ["/api/publish/", "/auth/login/", "/docs/", "/static", "/docs-assets"])
 async def test_nobody_is_sent_where_its_host_header_says(http: httpx.AsyncClient, path: str) -> None:
     async with http:
         for method in ("GET", "POST"):
-            answer = await http.request(method, path, headers={"Host": "evil.example"})
-            assert answer.status_code in (404, 405)
-            assert "location" not in answer.headers
+            response = await http.request(method, path, headers={"Host": "evil.example"})
+            assert response.status_code in (404, 405)
+            assert "location" not in response.headers

@@ -43,10 +43,10 @@ async def test_every_example_works_as_it_is_prefilled(stack: Stack) -> None:
         found = _examples(document)
         assert len(found) == len(EXAMPLES | EXAMPLES_OF_ACCOUNTS)
         for path, example in found.items():
-            answer = await http.post(path, json=example)
-            assert answer.status_code == 200, (path, answer.text)
-            assert set(answer.json()) == {"result"}, (path, answer.text)
-            assert '"error"' not in answer.text, (path, answer.text)
+            response = await http.post(path, json=example)
+            assert response.status_code == 200, (path, response.text)
+            assert set(response.json()) == {"result"}, (path, response.text)
+            assert '"error"' not in response.text, (path, response.text)
 
 
 @pytest.mark.slow
@@ -91,13 +91,15 @@ async def test_answers_that_have_something_in_them_are_as_described(stack: Stack
 
         async def check(path: str, body: Any, status: int = 200, **headers: str) -> Any:
             content = body if isinstance(body, bytes) else json.dumps(body)
-            answer = await http.post(path, content=content, headers=headers)
-            assert answer.status_code == status, answer.text
+            response = await http.post(path, content=content, headers=headers)
+            assert response.status_code == status, response.text
             described = document["paths"][path]["post"]["responses"][str(status)]
             schema = described["content"]["application/json"]["schema"] | {"components": document["components"]}
-            jsonschema_rs.validator_for(schema).validate(answer.json())
-            assert set(described.get("headers", {})) <= {name.title().replace("Www", "WWW") for name in answer.headers}
-            return answer.json()
+            jsonschema_rs.validator_for(schema).validate(response.json())
+            assert set(described.get("headers", {})) <= {
+                name.title().replace("Www", "WWW") for name in response.headers
+            }
+            return response.json()
 
         await client.connect(stack.token("ann", info={"name": "Ann"}))
         await client.subscribe("chat:full")

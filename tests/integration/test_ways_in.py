@@ -144,10 +144,10 @@ async def test_curl_sees_the_status_of_each_way(ways: Stack) -> None:
         async with at_once:
             return await curl(url, *headers)
 
-    answers = await asyncio.gather(*(ask(url, headers) for _, url, headers in cases))
-    answers += [await curl(f"{url}?ticket={ticket}") for url in (lax, strict)]
+    responses = await asyncio.gather(*(ask(url, headers) for _, url, headers in cases))
+    responses += [await curl(f"{url}?ticket={ticket}") for url in (lax, strict)]
     cases += [(101, lax, []), (401, strict, [])]
-    for number, ((status, _, headers), answer) in enumerate(zip(cases, answers, strict=True)):
+    for number, ((status, _, headers), answer) in enumerate(zip(cases, responses, strict=True)):
         assert answer.status == status, (number, headers, answer)
         whole = f"{answer.headers} {answer.body}"
         assert not any(secret in whole for secret in (good, other, late, bad, ticket)), whole

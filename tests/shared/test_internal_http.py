@@ -33,22 +33,22 @@ async def get(server: InternalHttp, path: str, method: str = "GET") -> httpx.Res
 
 
 async def test_ready_while_every_check_holds(server: InternalHttp) -> None:
-    answer = await get(server, "/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"ready": True, "failing": [], "degraded": []})
+    response = await get(server, "/readyz")
+    assert (response.status_code, response.json()) == (200, {"ready": True, "failing": [], "degraded": []})
 
 
 async def test_not_ready_names_what_fails(server: InternalHttp, checks: dict[str, bool]) -> None:
     checks["redis"] = False
-    answer = await get(server, "/readyz")
-    assert (answer.status_code, answer.json()) == (503, {"ready": False, "failing": ["redis"], "degraded": []})
+    response = await get(server, "/readyz")
+    assert (response.status_code, response.json()) == (503, {"ready": False, "failing": ["redis"], "degraded": []})
 
 
 async def test_a_service_that_cannot_be_reached_degrades(checks: dict[str, bool]) -> None:
     server = await start_internal_http(
         "127.0.0.1", 0, ready=lambda: checks, reachable=lambda: {"auth": True, "presence": False}
     )
-    answer = await get(server, "/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"ready": True, "failing": [], "degraded": ["presence"]})
+    response = await get(server, "/readyz")
+    assert (response.status_code, response.json()) == (200, {"ready": True, "failing": [], "degraded": ["presence"]})
     text = (await get(server, "/metrics")).text
     assert 'thalamus_service_reachable{service="presence"} 0.0' in text
     assert 'thalamus_service_reachable{service="auth"} 1.0' in text
@@ -74,20 +74,20 @@ async def test_tasks_of_the_loop_are_counted(server: InternalHttp) -> None:
 
 
 async def test_metrics_are_prometheus_text(server: InternalHttp) -> None:
-    answer = await get(server, "/metrics?x=1")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert "python_info" in answer.text
+    response = await get(server, "/metrics?x=1")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert "python_info" in response.text
 
 
 async def test_metrics_are_neither_compressed_nor_filtered(server: InternalHttp) -> None:
     async with httpx.AsyncClient(
         headers={"Accept": "application/openmetrics-text", "Accept-Encoding": "gzip"}
     ) as client:
-        answer = await client.get(f"http://127.0.0.1:{server.port}/metrics?name[]=other")
-    assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert "content-encoding" not in answer.headers
-    assert "python_info" in answer.text
+        response = await client.get(f"http://127.0.0.1:{server.port}/metrics?name[]=other")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert "content-encoding" not in response.headers
+    assert "python_info" in response.text
 
 
 async def test_anything_else_is_not_found_and_only_reading_is_allowed(server: InternalHttp) -> None:
@@ -114,10 +114,10 @@ async def test_the_first_request_is_answered_also_after_a_half_close(server: Int
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request_ * 2)
     writer.write_eof()
-    answer = await asyncio.wait_for(reader.read(), 2)
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert b"\r\nconnection: close\r\n" in answer.lower()
+    response = await asyncio.wait_for(reader.read(), 2)
+    assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nconnection: close\r\n" in response.lower()
     writer.close()
 
 

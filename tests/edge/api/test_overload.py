@@ -85,9 +85,9 @@ async def test_a_client_is_told_111_and_when_to_come_again() -> None:
 
 async def test_a_backend_is_told_503_and_when_to_come_again() -> None:
     async with http_of(full_cluster()) as http:
-        answer = await http.post("/api/publish", json={"channel": "a", "data": 1})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert answer.json()["error"]["code"] == 111
+        response = await http.post("/api/publish", json={"channel": "a", "data": 1})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["error"]["code"] == 111
         some = await http.post("/api/broadcast", json={"channels": ["a", "b"], "data": 1})
         assert [one["error"]["code"] for one in some.json()["result"]["responses"]] == [111, 111]
 
@@ -98,12 +98,12 @@ async def test_more_control_commands_than_may_run_are_503_and_none_is_sent(monke
     node = cluster.edge()
     nothing: Any = None
     async with http_of(cluster, everywhere=control.Cluster(node, nothing, nothing)) as http:
-        answer = await http.post("/api/disconnect", json={"user": "u"})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert answer.json()["error"]["code"] == 111
+        response = await http.post("/api/disconnect", json={"user": "u"})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["error"]["code"] == 111
         await node.publisher.publish("a", ANYONE, b"1", time_ms=1)
-        answer = await http.post("/api/history_remove", json={"channel": "a"})  # the history is gone nevertheless
-        assert answer.json()["error"]["code"] == 100
+        response = await http.post("/api/history_remove", json={"channel": "a"})  # the history is gone nevertheless
+        assert response.json()["error"]["code"] == 100
 
 
 async def test_a_full_queue_for_redis_refuses_before_anything_is_done(
@@ -157,9 +157,9 @@ async def test_a_sign_in_that_auth_has_no_time_for_is_503_and_when_to_come_again
         with pytest.raises(Busy):
             await client.login("ann", "correct horse", "")
         async with http_of(Cluster(default=ANYONE), accounts=client) as http:
-            answer = await http.post("/auth/login", json={"username": "ann", "password": "correct horse"})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert json.loads(answer.content)["error"]["code"] == 111
+            response = await http.post("/auth/login", json={"username": "ann", "password": "correct horse"})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert json.loads(response.content)["error"]["code"] == 111
     finally:
         await replicas.close()
         await server.stop(0)

@@ -14,9 +14,9 @@ async def answers(serve: Serve, headers: list[str], *, compression: bool = True)
     served = await serve(compression=compression)
     async with Raw(served.port) as client:
         client.write(head(*headers))
-        answer = await client.head()
-    assert answer.startswith(b"HTTP/1.1 101 ")
-    return [line.removeprefix(HEADER).decode() for line in answer.split(b"\r\n") if line.startswith(HEADER)]
+        response = await client.head()
+    assert response.startswith(b"HTTP/1.1 101 ")
+    return [line.removeprefix(HEADER).decode() for line in response.split(b"\r\n") if line.startswith(HEADER)]
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,10 @@ async def test_a_bad_credential_is_refused_before_the_upgrade(
     served = await serve(authenticator=ByHeader())
     async with Raw(served.port) as client:
         client.write(head(f"Authorization: {value}"))
-        answer = await client.head()
-    assert answer.startswith(b"HTTP/1.1 " + status)
-    assert challenge in answer
-    assert (b"WWW-Authenticate" in answer) == bool(challenge)
+        response = await client.head()
+    assert response.startswith(b"HTTP/1.1 " + status)
+    assert challenge in response
+    assert (b"WWW-Authenticate" in response) == bool(challenge)
     assert served.refused == {"credentials": 1}
     assert not served.handlers
 
@@ -105,9 +105,9 @@ async def test_a_ticket_that_can_not_be_used_is_refused(
     served = await serve(authenticator=authenticator)
     async with Raw(served.port) as client:
         client.write(with_ticket())
-        answer = await client.head()
-        assert answer.startswith(b"HTTP/1.1 " + status)
-        assert (b"Retry-After: 1" in answer) == (status == b"503")
+        response = await client.head()
+        assert response.startswith(b"HTTP/1.1 " + status)
+        assert (b"Retry-After: 1" in response) == (status == b"503")
     assert not served.handlers
     assert ("a credential could not be looked up" in caplog.text) == (status == b"500")
 
