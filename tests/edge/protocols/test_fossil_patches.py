@@ -10,7 +10,11 @@ from centrifuge.fossil import apply_delta
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.edge.domain.model import Publication
+from services.edge.domain.replies import PublicationPush
 from services.edge.protocols.centrifugal import fossil
+from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
+from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 from tests.support.deltas import payloads
 
 _BASE = b'{"n": 0, "pad": "' + b"y" * 80 + b'"}'
@@ -112,3 +116,24 @@ def test_patches_of_texts_are_texts_and_give_the_result(head: str, old: str, new
 def test_patches_of_any_bytes_give_the_result(one: bytes, other: bytes, start: int, end: int) -> None:
     base, result = one + other, other[:start] + one[start:end] + other
     assert apply_delta(base, fossil.create(base, result)) == result
+
+
+@pytest.mark.parametrize("codec", [CentrifugalJson(bytes), CentrifugalProtobuf(bytes)], ids=["json", "protobuf"])
+def test_what_is_sent_as_a_patch_is_never_longer_than_the_whole(codec: CentrifugalJson | CentrifugalProtobuf) -> None:
+    """Beside the patch, the publication has to say that it is one."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    patches = 0
+    for _ in range(4_000):
+        base, data = [
+            b'{"id":%d,"text":"%b"}' % (chance.randrange(1_000), b"x\\n" * size)
+            for size in (chance.randrange(20), chance.randrange(20))
+        ]
+        full = codec.delta.full.encode(PublicationPush("a", Publication(data), previous=base))
+        sent = codec.delta.patch.encode(PublicationPush("a", Publication(data), previous=base))
+        assert full is not None
+        assert sent is not None
+        assert sent == full or len(sent) < len(full), (base, data)
+        patches += sent != full
+    assert patches > 400
