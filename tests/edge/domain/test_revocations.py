@@ -9,8 +9,9 @@ import pytest
 
 from services.edge.domain.access.revocations import Revocation, Revocations, RevokedKind
 from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
-from services.edge.domain.control.operations import Revoke
+from services.edge.domain.control.operations import Revoke, execute
 from services.edge.domain.control.revoker import Revoker
+from services.edge.domain.session.session import Session
 from tests.support.edge import Client, Cluster
 
 NOW = 1_800_000_000.0
@@ -132,3 +133,36 @@ async def test_edges_of_before_close_no_anonymous_connections(kind: RevokedKind)
     of_user = node.users.get(command.user, {}).values()
     assert anonymous.session in of_user
     assert [session for session in of_user if session.token_session == command.session] == []
+
+
+class Counted(dict[str, Session]):
+    """Counts how often all connections are looked through."""
+
+    times = 0
+
+    def values(self) -> Any:
+        self.times += 1
+        return super().values()
+
+
+async def test_many_revocations_are_one_look_at_the_connections_and_a_sign_out_is_none() -> None:
+    """Each look takes milliseconds with many clients, and an edge that was cut off reads thousands of entries."""
+    cluster, recorded = Cluster(), Recorded()
+    node = cluster.edge()
+    node.clients = clients = Counted()
+    revoker = Revoker(node, cast(Any, recorded), cast(Any, recorded))
+    made = {}
+    for user in ("by-user", "by-session", "by-token", "stays", "out"):
+        made[user] = Client(cluster, node, client_id=user)
+        claims: dict[str, Any] = {"sid": f"s-{user}", "jti": f"j-{user}", "iat": 1}
+        await made[user].call(connect={"token": cluster.token(user, **claims)})
+    now = node.clock.wall()
+    many = [entry(kind, f"x{number}", at=now, until=now + 60) for number in range(100) for kind in RevokedKind]
+    some = ((RevokedKind.USER, "by-user"), (RevokedKind.SESSION, "s-by-session"), (RevokedKind.TOKEN, "j-by-token"))
+    revoker.take([*many, *(entry(kind, name, at=now, until=now + 60) for kind, name in some)])
+    assert clients.times == 1
+    assert [user for user, client in made.items() if client.closed is None] == ["stays", "out"]
+    await revoker.revoke(RevokedKind.SESSION, "s-out", 600, user="out")
+    await execute(node, recorded.commands[0])
+    assert [user for user, client in made.items() if client.closed is None] == ["stays"]
+    assert clients.times == 1

@@ -14,7 +14,7 @@ import msgspec
 
 from services.edge.domain import commands as c
 from services.edge.domain.access.permissions import find_namespace
-from services.edge.domain.access.revocations import Revocation, RevokedKind
+from services.edge.domain.access.revocations import Revocation, Revocations, RevokedKind
 from services.edge.domain.access.tokens import Override
 from services.edge.domain.channels.data_format import can_use
 from services.edge.domain.ends import EndReason
@@ -179,25 +179,30 @@ def _revoke(node: Node, operation: Revoke) -> dict[str, Any]:
     )
     if entry.until > node.clock.wall():
         node.revocations.add(entry)
-    return {"clients": end_revoked(node, entry)}
+    return {"clients": end_revoked(node, [entry], user=operation.user)}
 
 
-def end_revoked(node: Node, entry: Revocation) -> int:
-    """Close the connections that a revocation covers; return how many.
+def end_revoked(node: Node, entries: Iterable[Revocation], *, user: str = "") -> int:
+    """Close the connections that revocations cover; return how many.
 
     The id of a session or a token is never used again, so it does not matter when the connections were opened. Those of
     a user stay if their token was issued later.
+
+    `user`: only this user has such connections; empty: anybody may. All connections are looked through once.
     """
-    if entry.kind is RevokedKind.USER:
-        ended = [
-            session
-            for session in node.users.get(entry.id, {}).values()
-            if session.token_issued_at is None or session.token_issued_at <= entry.at
-        ]
-    elif entry.kind is RevokedKind.SESSION:
-        ended = [session for session in node.clients.values() if session.token_session == entry.id]
-    else:
-        ended = [session for session in node.clients.values() if session.token_id == entry.id]
+    revoked = Revocations()
+    for entry in entries:
+        revoked.add(entry)
+    ended = [
+        session
+        for session in (node.users.get(user, {}) if user else node.clients).values()
+        if revoked.covers(
+            user=session.user,
+            session=session.token_session,
+            token=session.token_id,
+            issued_at=session.token_issued_at,
+        )
+    ]
     for session in ended:
         session.disconnect(EndReason.DISCONNECTED)
     return len(ended)

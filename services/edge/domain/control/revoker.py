@@ -71,7 +71,7 @@ class Revoker:
         now = self._node.clock.wall()
         kept_s = ttl_s + self._node.verifier.leeway_s + _CLOCKS_S
         is_full = len(self._node.revocations) >= MAX_REVOCATIONS
-        entry = Revocation(kind=kind, id=name, at=now, until=now if is_full else now + kept_s)
+        entry = Revocation(kind=kind, id=name, at=now, until=0.0 if is_full else now + kept_s)
         if not is_full:
             await self._log.append(entry)
         is_user = kind is RevokedKind.USER
@@ -92,10 +92,13 @@ class Revoker:
 
     def take(self, entries: Iterable[Revocation]) -> None:
         """Refuse the tokens of these entries from now on, and close their connections."""
+        new = []
         for entry in entries:
             self._lost.pop((entry.kind, entry.id), None)
             if entry.until > self._node.clock.wall() and self._node.revocations.add(entry):
-                end_revoked(self._node, entry)
+                new.append(entry)
+        if new:
+            end_revoked(self._node, new)
 
     def lost(self) -> None:
         """Note that Redis may have lost entries; what it still has is taken after this."""
