@@ -95,6 +95,19 @@ async def test_an_entry_that_can_not_be_read_is_skipped_and_told(
     assert "unreadable revocation" in caplog.text
 
 
+async def test_an_entry_without_a_time_does_not_stop_the_list(
+    redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis
+) -> None:
+    """Each append looks at the oldest entries: one that made it fail would make all fail."""
+    log, taken = followed(redis_pipeline)
+    await redis_conn.xadd(keys.revocations(), {"entry": "?"})
+    await redis_conn.xadd(keys.revocations(), {"entry": "?", "until": "soon"})
+    await log.append(entry("after"))
+    await log.poll()
+    assert taken.names == ["after"]
+    assert await redis_conn.xlen(keys.revocations()) == 1
+
+
 async def test_a_list_that_went_back_is_told_and_read_again(
     redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis
 ) -> None:
