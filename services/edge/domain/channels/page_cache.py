@@ -15,6 +15,7 @@ Key = tuple[str, str, int]  # channel, epoch, offset before the first publicatio
 class PageCache:
     """Least-recently-used cache of pages, bounded in bytes.
 
+    Patches that encoders keep with its publications are not counted; they are shorter than the data.
     A publication never changes its position in a log. So a page stays correct until a history is removed.
     """
 
