@@ -147,7 +147,7 @@ async def test_hurry_kills_without_waiting(seen: Seen) -> None:
 async def test_a_suspended_child_is_stopped_too(seen: Seen) -> None:
     async with seen.supervisor(seen.spec("auth")) as supervisor:
         await supervisor.start(10)
-        await until(lambda: ("auth", "up") in seen.lines)  # else it may stop between the text and the end of its line
+        await until(lambda: ("auth", "up auth") in seen.lines)  # the whole line, with its end
         supervisor.children["auth"].send(signal.SIGSTOP)
     assert ("auth", "stopping auth") in seen.lines
 
