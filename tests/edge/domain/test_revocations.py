@@ -84,6 +84,21 @@ def test_revoked_tokens_of_both_kinds_are_invalid(kind: RevokedKind) -> None:
     assert verifier.connection(other, NOW).user == "bob"
 
 
+@pytest.mark.parametrize(("claim", "kind"), [("sid", RevokedKind.SESSION), ("jti", RevokedKind.TOKEN)])
+def test_an_id_that_is_a_number_is_revoked_by_its_digits(claim: str, kind: RevokedKind) -> None:
+    """Some issuers write numbers. Otherwise a revocation would be accepted, and change nothing."""
+    cluster = Cluster()
+    revocations = Revocations()
+    verifier = TokenVerifier(cluster.keyring, revocations=revocations)
+    ids: dict[str, Any] = {claim: 5}
+    revocations.add(entry(kind, "5"))
+    with pytest.raises(TokenInvalid):
+        verifier.connection(cluster.token("alice", **ids), NOW)
+    for other in (6, True, 5.5, [5]):
+        ids[claim] = other
+        verifier.connection(cluster.token("alice", **ids), NOW)
+
+
 def test_a_user_who_is_revoked_may_sign_in_again() -> None:
     cluster = Cluster()
     revocations = Revocations()

@@ -331,17 +331,20 @@ def _user(payload: _Payload) -> str:
     return str(payload.sub) if isinstance(payload.sub, int) else payload.sub or ""
 
 
+def _id(value: object) -> str:
+    """Return an id as text; a number is its digits, as for `sub`. Empty for what is neither."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else ""
+
+
 def _revocable(payload: _Payload) -> tuple[str, str, float | None]:
     """Return session, id and time of issue of a token: by these it may be revoked.
 
     A claim of a wrong type counts as absent, because nobody else reads it.
     """
     issued_at = payload.iat if isinstance(payload.iat, int | float) and not isinstance(payload.iat, bool) else None
-    return (
-        payload.sid if isinstance(payload.sid, str) else "",
-        payload.jti if isinstance(payload.jti, str) else "",
-        issued_at,
-    )
+    return _id(payload.sid), _id(payload.jti), issued_at
 
 
 def _seconds(claim: str, value: float | str | None) -> float | None:
