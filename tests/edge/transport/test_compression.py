@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tracemalloc
 import zlib
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-from services.edge.transport.websocket.frames import text_frame
+from services.edge.transport.metrics import TransportCounters
+from services.edge.transport.websocket.deflate import FrameCompressor
+from services.edge.transport.websocket.frames import payload_start, text_frame
 from tests.edge.transport.deflating import LEFT_OUT, OFFER, RSV1, deflated, inflated
 from tests.edge.transport.support import BINARY, CONT, LIMIT_S, PING, PONG, TEXT, Raw, Serve, Served, frame
 
@@ -110,6 +113,28 @@ async def test_a_push_is_compressed_once_for_all_and_all_get_the_same_bytes(serv
     assert 20 * per_frame < counters.compression_saved_bytes <= 21 * per_frame
     for client in (*clients, small, plain):
         client.writer.close()
+
+
+def test_what_was_held_for_clients_that_join_is_compressed_once_too() -> None:
+    """Each of them gets all that was held, and then it is the next one's turn."""
+    counters = TransportCounters(frozenset())
+    compressor = FrameCompressor(15, 1, counters)
+    held = [text_frame(b"%d" % number * 1_000) for number in range(30)]
+    made = [[compressor.push(push) for push in held] for _ in range(20)]
+    assert counters.frames_compressed == 30
+    assert all(one == made[0] for one in made)
+    assert [inflated(frame[payload_start(frame) :]) for frame in made[0]] == [b"%d" % n * 1_000 for n in range(30)]
+
+
+def test_pushes_that_are_kept_compressed_take_a_bounded_memory() -> None:
+    compressor = FrameCompressor(15, 1, TransportCounters(frozenset()))
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            compressor.push(text_frame(os.urandom(30_000).hex().encode()))
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_control_frames_are_never_compressed(serve: Serve) -> None:

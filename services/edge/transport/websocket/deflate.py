@@ -4,7 +4,8 @@
 stands alone (no context takeover): neither side refers to earlier messages, and no state of zlib outlives a call.
 
 **Compress once.** Because nothing depends on the connection, a compressed frame is the same bytes for all. A push is
-sent to all subscribers one after another, so a `FrameCompressor` remembers the last push and what became of it.
+sent to all subscribers one after another, so a `FrameCompressor` remembers the last push and what became of it. Those
+who join get all pushes that were held for them, and then it is the next one's turn: so it remembers those before, too.
 Connections share compressors: there is one for each of three window sizes, as clients may ask for a small window.
 
 **Inflate within a bound.** zlib is told how many bytes it may write, one more than the longest message has: a message
@@ -31,6 +32,7 @@ _INFLATE_BITS = -15  # any window that a client may use; negative: without a hea
 _WINDOW_BYTES = 32_768
 _LEFT_OUT = b"\x00\x00\xff\xff"  # end of the empty block behind each message, which its sender leaves out
 _BEHIND = _LEFT_OUT + b"\x03\x00"  # … and an empty block that is marked as the last one
+_KEPT_BYTES = 1_048_576  # of the pushes that a compressor remembers, before and after; one push may be longer
 _MOST_ENDS = 16  # blocks of a message that are marked as the last one; each one costs a new state of zlib
 
 
@@ -77,22 +79,36 @@ class FrameCompressor:
         counters: Counts what is compressed.
     """
 
-    __slots__ = ("_counters", "_last_made", "_last_push", "_min_bytes", "_window_bits")
+    __slots__ = ("_counters", "_kept", "_kept_bytes", "_last_made", "_last_push", "_min_bytes", "_window_bits")
 
     def __init__(self, window_bits: int, min_bytes: int, counters: TransportCounters) -> None:
         self._window_bits = window_bits
         self._min_bytes = min_bytes
         self._counters = counters
         self._last_push = self._last_made = b""
+        self._kept: dict[int, tuple[bytes, bytes]] = {}  # id of a push → the push and what became of it; oldest first
+        self._kept_bytes = 0
 
     def push(self, frame: bytes) -> bytes:
         """Return the frame to send for a push; compressed once if pushed again and again."""
         if len(frame) < self._min_bytes:
             return frame
         if frame is not self._last_push:
-            self._last_push, self._last_made = frame, self._compress(frame)
+            self._last_push, self._last_made = frame, self._kept_or_made(frame)
         made = self._last_made
         self._counters.compression_saved_bytes += len(frame) - len(made)
+        return made
+
+    def _kept_or_made(self, push: bytes) -> bytes:
+        """Return what became of a push before the last one, or compress it."""
+        if (kept := self._kept.get(id(push))) is not None:  # the same push: one that is kept is not freed
+            return kept[1]
+        made = self._compress(push)
+        self._kept[id(push)] = push, made
+        self._kept_bytes += len(push) + len(made)
+        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+            oldest, was_made = self._kept.pop(next(iter(self._kept)))
+            self._kept_bytes -= len(oldest) + len(was_made)
         return made
 
     def reply(self, frame: bytes) -> bytes:
