@@ -22,8 +22,11 @@ WITHIN_S = 30.0  # a bound on the test, not a promise: what it took is printed
 
 @pytest.fixture
 def fresh_stack() -> Iterator[Stack]:
-    """Two edges of this test's own, with all defaults."""
-    with Stack(edges=2) as running:
+    """Two edges of this test's own.
+
+    All defaults but one: everything shares a few cores here, so a publication may be expected to wait for longer.
+    """
+    with Stack(edges=2, environment={"EDGE_MAX_PUBLISH_WAIT_S": "5"}) as running:
         yield running
 
 

@@ -98,9 +98,13 @@ async def test_no_login_and_no_connect_is_refused_while_keys_rotate_and_retired_
     deadline = time.monotonic() + 60
     while True:  # the second replica may not be there yet
         try:
-            await log_in(stack, 1, name, "register")
+            first = await log_in(stack, 1, name, "register")
             break
         except AssertionError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    for edge in (0, 1):
+        while not await connects(stack, edge, first):  # nor may the edge have heard of its keys
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
     (before,) = await thalamus(stack, "list")

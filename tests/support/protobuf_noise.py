@@ -18,7 +18,8 @@ _INTEGERS = {
 }
 _TEXTS = ("", "a", "\x00", "ж😀", "null", "x" * 300, "\u2028", "fossil", "eq", "and")
 _PAYLOADS = (b"", b"1", b"null", b'{"a":[1,2]}', b"\x00\xff", b"{", b"1e999", b"[" * 200, b'"\\ud800"', b"x" * 40_000)
-_REQUESTS = [field.name for field in SCHEMA["Command"].values() if field.name != "id"]
+_TOKEN = next(field for field in SCHEMA["Command"].values() if field.name == "token")
+_REQUESTS = [field.name for field in SCHEMA["Command"].values() if field.name not in ("id", "token")]
 
 
 class Noise:
@@ -52,6 +53,8 @@ class Noise:
         if chance.random() < 0.01:
             return b""
         body = b"" if chance.random() < 0.01 else tagged(1, VARINT, varint(chance.randint(1, 2**32 - 1)))
+        if chance.random() < 0.05:
+            body += tagged(_TOKEN.number, BYTES, chance.choice(self._tokens).encode())
         name = chance.choice(_REQUESTS)
         if name in ("connect", "ping", "send", "refresh", "sub_refresh") and chance.random() < 0.9:
             name = chance.choice(("subscribe", "publish", "history", "unsubscribe"))  # those end the connection

@@ -332,7 +332,7 @@ def _user(payload: _Payload) -> str:
 
 
 def _id(value: object) -> str:
-    """Return an id as text; a number is its digits, as for `sub`. Empty for what is neither."""
+    """Return an id as text: a number is its digits, as for `sub`; else empty."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else ""
