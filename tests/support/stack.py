@@ -29,12 +29,10 @@ from cli.stack.supervisor import Supervisor
 
 _OURS = ("AUTH_", "PRESENCE_", "PERSISTENCE_", "EDGE_", "REDIS_", "THALAMUS_")
 _OURS_WHOLE = ("CHANNELS_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TLS", "LOG_LEVEL", "EDGES")
+_SERVICES = ("AUTH", "PRESENCE", "PERSISTENCE")
+_ANY_TLS_PORT = dict.fromkeys([f"{service}_GRPC_TLS_PORT" for service in _SERVICES], "0")
 _ANY_PORT = dict.fromkeys(
-    [
-        f"{service}_{kind}_PORT"
-        for service in ("AUTH", "PRESENCE", "PERSISTENCE")
-        for kind in ("GRPC", "GRPC_TLS", "INTERNAL")
-    ]
+    [f"{service}_{kind}_PORT" for service in _SERVICES for kind in ("GRPC", "INTERNAL")]
     + ["EDGE_PORT", "EDGE_INTERNAL_PORT", "REDIS_PORT"],
     "0",
 )
@@ -94,6 +92,7 @@ class Stack:
             channels_file=channels_file or ROOT / "config" / "channels.toml",
             environment={
                 **clean_environment(),
+                **(_ANY_TLS_PORT if "SERVICE_TLS" in (environment or {}) else {}),
                 "AUTH_HS256_SECRET_FILE": str(secret_file),
                 **(environment or {}),
             },
