@@ -14,6 +14,7 @@ from services.edge.domain.commands import Command, Malformed
 from services.edge.domain.connections import DeltaEncoders, Pings
 from services.edge.protocols.centrifugal import json_commands, json_replies
 from services.edge.protocols.centrifugal.codec import MAX_COMMANDS, PONG, Pong
+from services.edge.protocols.centrifugal.delta_encoder import DeltaEncoder
 from services.shared.json_text import is_utf8, nests_too_deep, unreadable_number
 
 
@@ -32,7 +33,10 @@ class CentrifugalJson:
         self._frame = frame
         self._max_commands = max_commands
         self._ping_frame = frame(b"{}")
-        self.delta = DeltaEncoders(_Deltas(self, frame, patches=False), _Deltas(self, frame, patches=True))
+        self.delta = DeltaEncoders(
+            DeltaEncoder(self, frame, json_replies.delta_push, patches=False),
+            DeltaEncoder(self, frame, json_replies.delta_push, patches=True),
+        )
 
     @property
     def ping_frame(self) -> bytes:
@@ -73,25 +77,6 @@ class CentrifugalJson:
     def encode_joins(self, pushes: Sequence[r.JoinPush]) -> bytes:
         """Return one frame with all the pushes, one per line."""
         return self._frame(b"\n".join(map(json_replies.push, pushes)))
-
-
-class _Deltas:
-    """`Encoder` for subscriptions with delta."""
-
-    carries_bytes = False
-    delta = None
-
-    def __init__(self, codec: CentrifugalJson, frame: Callable[[bytes], bytes], *, patches: bool) -> None:
-        self._frame = frame
-        self._patches = patches
-        self.name = codec.name
-        self._other = codec.encode  # of pushes without data, which are the same for all subscriptions
-        self.encode_joins = codec.encode_joins
-
-    def encode(self, push: r.Push) -> bytes:
-        if not isinstance(push, r.PublicationPush):
-            return self._other(push)
-        return self._frame(json_replies.delta_push(push, push.previous if self._patches else None))
 
 
 def _malformed(reason: str) -> Command:

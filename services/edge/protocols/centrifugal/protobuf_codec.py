@@ -12,6 +12,7 @@ from services.edge.domain.commands import Command, Malformed
 from services.edge.domain.connections import DeltaEncoders, Pings
 from services.edge.protocols.centrifugal import protobuf_commands, protobuf_replies
 from services.edge.protocols.centrifugal.codec import MAX_COMMANDS, PONG, Pong
+from services.edge.protocols.centrifugal.delta_encoder import DeltaEncoder
 
 _EMPTY = b"\x00"  # an empty command or reply: its length
 
@@ -31,7 +32,10 @@ class CentrifugalProtobuf:
         self._frame = frame
         self._max_commands = max_commands
         self._ping_frame = frame(_EMPTY)
-        self.delta = DeltaEncoders(_Deltas(self, frame, patches=False), _Deltas(self, frame, patches=True))
+        self.delta = DeltaEncoders(
+            DeltaEncoder(self, frame, protobuf_replies.delta_push, patches=False),
+            DeltaEncoder(self, frame, protobuf_replies.delta_push, patches=True),
+        )
 
     @property
     def ping_frame(self) -> bytes:
@@ -69,22 +73,3 @@ class CentrifugalProtobuf:
     def encode_joins(self, pushes: Sequence[r.JoinPush]) -> bytes:
         """Return one frame with all the pushes, one after the other."""
         return self._frame(b"".join(map(protobuf_replies.push, pushes)))
-
-
-class _Deltas:
-    """`Encoder` for subscriptions with delta."""
-
-    carries_bytes = True
-    delta = None
-
-    def __init__(self, codec: CentrifugalProtobuf, frame: Callable[[bytes], bytes], *, patches: bool) -> None:
-        self._frame = frame
-        self._patches = patches
-        self.name = codec.name
-        self._other = codec.encode  # of pushes without data, which are the same for all subscriptions
-        self.encode_joins = codec.encode_joins
-
-    def encode(self, push: r.Push) -> bytes:
-        if not isinstance(push, r.PublicationPush):
-            return self._other(push)
-        return self._frame(protobuf_replies.delta_push(push, push.previous if self._patches else None))
