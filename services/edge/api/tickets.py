@@ -74,7 +74,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             claims = context.node.verifier.connection(token, context.node.clock.wall())
         except (TokenExpired, TokenInvalid):
             return _refused("the token is not valid, or has expired", _BAD_TOKEN)
-        if claims.expires_at is not None and claims.expires_at <= context.node.clock.wall():
+        if claims.has_expired(context.node.clock.wall()):
             return _refused("the token is not valid, or has expired", _BAD_TOKEN)
         try:
             limit.take(f"user {claims.user}" if claims.user else f"address {peer_of(request)}")

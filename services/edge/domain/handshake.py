@@ -108,7 +108,7 @@ class HandshakeAuthenticator:
             raise HandshakeRejected("the token has expired") from None
         except TokenInvalid:
             raise HandshakeRejected("the token is not valid") from None
-        if claims.expires_at is not None and claims.expires_at <= self._wall():
+        if claims.has_expired(self._wall()):
             raise HandshakeRejected("the token has expired")
         return Identity(claims, tokens[0])
 
@@ -120,7 +120,7 @@ class HandshakeAuthenticator:
             claims = self._verifier.connection(token, self._wall())
         except (TokenExpired, TokenInvalid):
             return None
-        if claims.expires_at is not None and claims.expires_at <= self._wall():
+        if claims.has_expired(self._wall()):
             return None
         return Identity(claims, token, is_explicit=False)
 

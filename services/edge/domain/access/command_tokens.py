@@ -35,7 +35,7 @@ class CommandTokens:
             ThalamusError: 109 if it has expired; 103 if it is missing, wrong, revoked or of another user.
         """
         claims = self._claims(token)
-        if claims.expires_at is not None and claims.expires_at <= self._wall():
+        if claims.has_expired(self._wall()):
             raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED)
         if claims.user != user:
             refused("command", "it is for another user")

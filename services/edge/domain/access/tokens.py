@@ -77,8 +77,19 @@ class ServerSub:
     override: Override = field(default_factory=Override)
 
 
+class _Expiring:
+    """Base of the claims of both kinds of tokens."""
+
+    __slots__ = ()
+    expires_at: float | None
+
+    def has_expired(self, now: float) -> bool:
+        """Return whether the connection or subscription has expired at `now`, in Unix seconds."""
+        return self.expires_at is not None and self.expires_at <= now
+
+
 @dataclass(frozen=True, slots=True)
-class ConnectionClaims:
+class ConnectionClaims(_Expiring):
     """Claims of a connection token.
 
     `expires_at` is when the connection expires, in Unix seconds; None: never. `session` is the claim `sid`, the id of
@@ -96,7 +107,7 @@ class ConnectionClaims:
 
 
 @dataclass(frozen=True, slots=True)
-class SubscriptionClaims:
+class SubscriptionClaims(_Expiring):
     """Claims of a subscription token.
 
     `client` is empty unless the token is for one connection only. `expires_at` is when the subscription expires, in

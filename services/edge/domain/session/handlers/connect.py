@@ -132,7 +132,7 @@ def _checked(session: Session, claims: ConnectionClaims) -> ConnectionClaims:
     settings = session.node.settings
     if not claims.user and settings.disallow_anonymous_tokens:
         raise Disconnect(EndReason.PERMISSION_DENIED)
-    if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall() and not settings.insecure:
+    if claims.has_expired(session.node.clock.wall()) and not settings.insecure:
         raise ThalamusError(code=ErrorCode.EXPIRED)
     return claims
 

@@ -31,7 +31,7 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
     if claims.user != session.user:
         refused("connection", "it is for another user")
         raise Disconnect(EndReason.INVALID_TOKEN)
-    if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
+    if claims.has_expired(session.node.clock.wall()):
         raise Disconnect(EndReason.EXPIRED)
     if frozenset(claims.channels) != session.token_channels:
         raise Disconnect(EndReason.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
@@ -66,7 +66,7 @@ async def sub_refresh(session: Session, request: c.SubRefresh, _: int) -> SubRef
     subscription = session.subscriptions.get(channel)
     if subscription is None:
         raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
-    if claims.expires_at is not None and claims.expires_at <= session.node.clock.wall():
+    if claims.has_expired(session.node.clock.wall()):
         raise ThalamusError(code=ErrorCode.EXPIRED)
     subscription.expires_at = claims.expires_at
     session.deadlines.reschedule()

@@ -126,7 +126,7 @@ def _token(session: Session, request: c.Subscribe) -> SubscriptionClaims:
     if claims.channel != request.channel or claims.user != session.user or claims.client not in ("", session.client):
         refused("subscription", "it is for another channel, user or connection")
         raise Disconnect(EndReason.INVALID_TOKEN)
-    if claims.expires_at is not None and claims.expires_at <= now:
+    if claims.has_expired(now):
         raise ThalamusError(code=ErrorCode.EXPIRED)
     return claims
 
