@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.edge.domain.access.claims import SubscriptionClaims
 from services.edge.domain.access.keyring import KeyRing
-from services.edge.domain.access.tokens import SubscriptionClaims, TokenInvalid, TokenVerifier
+from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
 from services.shared.json_text import MAX_NESTING, InvalidJson, checked_json, nests_too_deep
 from tests.edge.protocols.corpus import BROKEN, SOUND, strict
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from services.edge.domain.access.tokens import ConnectionClaims
+from services.edge.domain.access.claims import ConnectionClaims
 from services.edge.domain.ends import ClientEnd, End
 from services.edge.domain.replies import JoinPush, Push, Result
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.edge.domain.access.tokens import ConnectionClaims
+from services.edge.domain.access.claims import ConnectionClaims
 from services.edge.domain.connections import HandshakeInfo, HandshakeRejected, Identity
 from services.shared.errors import Unavailable
 from tests.edge.transport.support import TEXT, Raw, Serve, frame, head

@@ -10,9 +10,10 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 
+from services.edge.domain.access.claims import ConnectionClaims
 from services.edge.domain.access.revocations import Revocations
 from services.edge.domain.access.token_log import refused
-from services.edge.domain.access.tokens import ConnectionClaims, TokenExpired, TokenInvalid, TokenVerifier
+from services.edge.domain.access.tokens import TokenExpired, TokenInvalid, TokenVerifier
 from services.shared.errors import ErrorCode, ThalamusError
 
 _MOST = 4_096  # remembered tokens of an edge

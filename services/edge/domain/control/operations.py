@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from services.edge.domain import commands as c
+from services.edge.domain.access.claims import Override
 from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.access.revocations import Revocation, Revocations, RevokedKind
-from services.edge.domain.access.tokens import Override
 from services.edge.domain.channels.data_format import can_use
 from services.edge.domain.ends import EndReason
 from services.edge.domain.replies import RefreshPush, SubscribePush

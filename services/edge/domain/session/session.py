@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from services.edge.domain import commands as c
-from services.edge.domain.access.tokens import ConnectionClaims
+from services.edge.domain.access.claims import ConnectionClaims
 from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.channels.encoding import encoded
 from services.edge.domain.connections import Connection, Encoder, Identity, SessionProtocol

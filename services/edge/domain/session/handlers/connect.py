@@ -9,9 +9,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
+from services.edge.domain.access.claims import ConnectionClaims, Override, ServerSub
 from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.access.token_log import refused
-from services.edge.domain.access.tokens import ConnectionClaims, Override, ServerSub, TokenExpired, TokenInvalid
+from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
 from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES

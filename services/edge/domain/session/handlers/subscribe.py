@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
+from services.edge.domain.access.claims import Override, SubscriptionClaims
 from services.edge.domain.access.permissions import Actor, allows, find_namespace, may_subscribe
 from services.edge.domain.access.token_log import refused
-from services.edge.domain.access.tokens import Override, SubscriptionClaims, TokenExpired, TokenInvalid
+from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.log_reader import PAGE_BYTES
 from services.edge.domain.ends import Disconnect, EndReason
