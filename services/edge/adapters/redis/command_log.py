@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from services.edge.adapters.redis.stream_ids import parse_stream_id, stream_id_text
 from services.edge.domain.model import ControlCommand, ControlCommandId, ControlLogPage
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, load, raise_for_error
@@ -45,13 +46,13 @@ class RedisControlLog:
                     "COUNT",
                     1,
                 ),  # the newest; read before the page, so never ahead
-                ("XRANGE", keys.control_log(), f"({_text(after)}", "+", "COUNT", _PAGE),
+                ("XRANGE", keys.control_log(), f"({stream_id_text(after)}", "+", "COUNT", _PAGE),
             ],
             timeout_s=TIMEOUT_S,
         )
         newest, found = map(raise_for_error, replies)
         commands = [_kept(command_id, fields) for command_id, fields in found]
-        return ControlLogPage(commands, _id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
+        return ControlLogPage(commands, parse_stream_id(newest[0][0]) if newest else (0, 0), len(found) < _PAGE)
 
 
 def parse_command(payload: bytes) -> ControlCommand:
@@ -69,17 +70,8 @@ def _kept(command_id: Any, fields: Any) -> ControlCommand:
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         return _command(command_id, named[b"previous"], named[b"order"])
     except (KeyError, ValueError):
-        return ControlCommand(_id(command_id), (0, 0), b"")
+        return ControlCommand(parse_stream_id(command_id), (0, 0), b"")
 
 
 def _command(command_id: Any, previous: Any, payload: Any) -> ControlCommand:
-    return ControlCommand(_id(command_id), _id(previous), bytes(payload))
-
-
-def _id(text: bytes) -> ControlCommandId:
-    ms, _, number = text.partition(b"-")
-    return int(ms), int(number)
-
-
-def _text(command_id: ControlCommandId) -> str:
-    return f"{command_id[0]}-{command_id[1]}"
+    return ControlCommand(parse_stream_id(command_id), parse_stream_id(previous), bytes(payload))

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from redis import exceptions
 
+from services.edge.adapters.redis.stream_ids import StreamId, parse_stream_id, stream_id_text
 from services.edge.domain.access.revocations import Revocation
 from services.edge.domain.ports import RevocationListener
 from services.shared.errors import Unavailable
@@ -47,7 +48,7 @@ class RedisRevocationLog:
     async def append(self, entry: Revocation) -> None:
         call = Call(_APPEND, [keys.revocations()], [msgspec.json.encode(entry), math.ceil(entry.until)])
         (reply,) = await self._redis.run([call], timeout_s=_TIMEOUT_S)
-        self._appended = max(self._appended, _id(raise_for_error(reply)))
+        self._appended = max(self._appended, parse_stream_id(raise_for_error(reply)))
 
     async def poll(self) -> None:
         try:
@@ -82,12 +83,12 @@ class RedisRevocationLog:
             newest, found = map(_checked, await ask(_commands(after)))
             if self._position != after:
                 continue
-            if (_id(newest[0][0]) if newest else _START) < max(after, known):
+            if (parse_stream_id(newest[0][0]) if newest else _START) < max(after, known):
                 self._begin_again(self._listener)
                 continue
             self._listener.take(entry for _, fields in found if (entry := _readable(fields[1])) is not None)
             if found:
-                self._position = _id(found[-1][0])
+                self._position = parse_stream_id(found[-1][0])
             if len(found) < _PAGE:
                 self.is_read = True
                 return
@@ -97,11 +98,11 @@ class RedisRevocationLog:
         self._position = self._appended = _START
 
 
-def _commands(after: tuple[int, int]) -> list[Command]:
+def _commands(after: StreamId) -> list[Command]:
     name = keys.revocations()
     return [
         ("XREVRANGE", name, "+", "-", "COUNT", 1),  # the newest; read before the page, so never ahead
-        ("XRANGE", name, f"({after[0]}-{after[1]}", "+", "COUNT", _PAGE),
+        ("XRANGE", name, f"({stream_id_text(after)}", "+", "COUNT", _PAGE),
     ]
 
 
@@ -118,8 +119,3 @@ def _checked(reply: Any) -> Any:
     if isinstance(reply, exceptions.RedisError):
         raise exceptions.ConnectionError(f"refused: {reply}") from reply
     return reply
-
-
-def _id(text: bytes) -> tuple[int, int]:
-    ms, _, number = text.partition(b"-")
-    return int(ms), int(number)

@@ -38,7 +38,7 @@ class _Expiring:
     expires_at: float | None
 
     def has_expired(self, now: float) -> bool:
-        """Return whether the connection or subscription has expired at `now`, in Unix seconds."""
+        """Return whether its time is over at `now`, in Unix seconds."""
         return self.expires_at is not None and self.expires_at <= now
 
 

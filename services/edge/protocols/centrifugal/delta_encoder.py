@@ -11,7 +11,9 @@ WriteDelta = Callable[[PublicationPush, bytes | None], bytes]  # push and base (
 
 
 class DeltaEncoder:
-    """Encodes publications for subscriptions with delta; other pushes are those of the plain encoder.
+    """Encodes publications for subscriptions with delta.
+
+    Other pushes are those of the plain encoder.
 
     Args:
         plain: Encoder of the same encoding without delta.
