@@ -75,10 +75,30 @@ class AuthServiceStub:
                 request_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.NoteApiKeyUses = channel.unary_unary(
+                '/thalamus.auth.v1.AuthService/NoteApiKeyUses',
+                request_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.NoteApiKeyUsesRequest.SerializeToString,
+                response_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.NoteApiKeyUsesResponse.FromString,
+                _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/thalamus.auth.v1.AuthService/RevokeApiKey',
                 request_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
+        self.GiveGrants = channel.unary_unary(
+                '/thalamus.auth.v1.AuthService/GiveGrants',
+                request_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.GiveGrantsRequest.SerializeToString,
+                response_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.GiveGrantsResponse.FromString,
+                _registered_method=True)
+        self.TakeGrants = channel.unary_unary(
+                '/thalamus.auth.v1.AuthService/TakeGrants',
+                request_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.TakeGrantsRequest.SerializeToString,
+                response_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.TakeGrantsResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/thalamus.auth.v1.AuthService/ListGrants',
+                request_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
         self.RotateSigningKey = channel.unary_unary(
                 '/thalamus.auth.v1.AuthService/RotateSigningKey',
@@ -110,7 +130,7 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Register(self, request, context):
-        """Makes a user with a password. ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers).
+        """Makes a user with a password. PERMISSION_DENIED: registration is closed, or the invite is not good; ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,8 +177,37 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NoteApiKeyUses(self, request, context):
+        """Notes when keys were last used. Unknown keys are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeApiKey(self, request, context):
         """NOT_FOUND: no such key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GiveGrants(self, request, context):
+        """Gives a user grants: those that are there already get the new expiry. INVALID_ARGUMENT: a value that is not allowed, or
+        more grants than a user may have. Edges are not told: whoever calls does that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeGrants(self, request, context):
+        """Takes grants from a user; what is not there is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """Returns the grants of a user that have not expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,10 +276,30 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysRequest.FromString,
                     response_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysResponse.SerializeToString,
             ),
+            'NoteApiKeyUses': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteApiKeyUses,
+                    request_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.NoteApiKeyUsesRequest.FromString,
+                    response_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.NoteApiKeyUsesResponse.SerializeToString,
+            ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
                     request_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'GiveGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveGrants,
+                    request_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.GiveGrantsRequest.FromString,
+                    response_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.GiveGrantsResponse.SerializeToString,
+            ),
+            'TakeGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeGrants,
+                    request_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.TakeGrantsRequest.FromString,
+                    response_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.TakeGrantsResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListGrantsRequest.FromString,
+                    response_serializer=thalamus_dot_auth_dot_v1_dot_auth__pb2.ListGrantsResponse.SerializeToString,
             ),
             'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateSigningKey,
@@ -476,6 +545,33 @@ class AuthService:
             _registered_method=True)
 
     @staticmethod
+    def NoteApiKeyUses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.auth.v1.AuthService/NoteApiKeyUses',
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.NoteApiKeyUsesRequest.SerializeToString,
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.NoteApiKeyUsesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevokeApiKey(request,
             target,
             options=(),
@@ -492,6 +588,87 @@ class AuthService:
             '/thalamus.auth.v1.AuthService/RevokeApiKey',
             thalamus_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyRequest.SerializeToString,
             thalamus_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.auth.v1.AuthService/GiveGrants',
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.GiveGrantsRequest.SerializeToString,
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.GiveGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.auth.v1.AuthService/TakeGrants',
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.TakeGrantsRequest.SerializeToString,
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.TakeGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.auth.v1.AuthService/ListGrants',
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.ListGrantsRequest.SerializeToString,
+            thalamus_dot_auth_dot_v1_dot_auth__pb2.ListGrantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,7 +38,7 @@ class AuthServiceStub:
     and every 10 s as a sign of life. Each message is the whole state, not a difference.
     """
     Register: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RegisterRequest, _auth_pb2.TokenPair]
-    """Makes a user with a password. ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers)."""
+    """Makes a user with a password. PERMISSION_DENIED: registration is closed, or the invite is not good; ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers)."""
     Login: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.TokenPair]
     """Checks a password. UNAUTHENTICATED says the same for an unknown user and a wrong password; RESOURCE_EXHAUSTED."""
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RefreshSessionRequest, _auth_pb2.TokenPair]
@@ -51,8 +51,18 @@ class AuthServiceStub:
     """Mints a connection or subscription token for a user that a backend vouches for."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateApiKeyRequest, _auth_pb2.CreateApiKeyResponse]
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]
+    NoteApiKeyUses: _grpc.UnaryUnaryMultiCallable[_auth_pb2.NoteApiKeyUsesRequest, _auth_pb2.NoteApiKeyUsesResponse]
+    """Notes when keys were last used. Unknown keys are left out."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeApiKeyRequest, _auth_pb2.RevokeApiKeyResponse]
     """NOT_FOUND: no such key."""
+    GiveGrants: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GiveGrantsRequest, _auth_pb2.GiveGrantsResponse]
+    """Gives a user grants: those that are there already get the new expiry. INVALID_ARGUMENT: a value that is not allowed, or
+    more grants than a user may have. Edges are not told: whoever calls does that.
+    """
+    TakeGrants: _grpc.UnaryUnaryMultiCallable[_auth_pb2.TakeGrantsRequest, _auth_pb2.TakeGrantsResponse]
+    """Takes grants from a user; what is not there is no error."""
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListGrantsRequest, _auth_pb2.ListGrantsResponse]
+    """Returns the grants of a user that have not expired."""
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.SigningKey]
     """Makes a signing key. Edges are told at once; it signs from `signs_from` on. INVALID_ARGUMENT: too many keys."""
     ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSigningKeysRequest, _auth_pb2.ListSigningKeysResponse]
@@ -69,7 +79,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     and every 10 s as a sign of life. Each message is the whole state, not a difference.
     """
     Register: _aio.UnaryUnaryMultiCallable[_auth_pb2.RegisterRequest, _auth_pb2.TokenPair]  # type: ignore[assignment]
-    """Makes a user with a password. ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers)."""
+    """Makes a user with a password. PERMISSION_DENIED: registration is closed, or the invite is not good; ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers)."""
     Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.TokenPair]  # type: ignore[assignment]
     """Checks a password. UNAUTHENTICATED says the same for an unknown user and a wrong password; RESOURCE_EXHAUSTED."""
     RefreshSession: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshSessionRequest, _auth_pb2.TokenPair]  # type: ignore[assignment]
@@ -82,8 +92,18 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Mints a connection or subscription token for a user that a backend vouches for."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateApiKeyRequest, _auth_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]  # type: ignore[assignment]
+    NoteApiKeyUses: _aio.UnaryUnaryMultiCallable[_auth_pb2.NoteApiKeyUsesRequest, _auth_pb2.NoteApiKeyUsesResponse]  # type: ignore[assignment]
+    """Notes when keys were last used. Unknown keys are left out."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeApiKeyRequest, _auth_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """NOT_FOUND: no such key."""
+    GiveGrants: _aio.UnaryUnaryMultiCallable[_auth_pb2.GiveGrantsRequest, _auth_pb2.GiveGrantsResponse]  # type: ignore[assignment]
+    """Gives a user grants: those that are there already get the new expiry. INVALID_ARGUMENT: a value that is not allowed, or
+    more grants than a user may have. Edges are not told: whoever calls does that.
+    """
+    TakeGrants: _aio.UnaryUnaryMultiCallable[_auth_pb2.TakeGrantsRequest, _auth_pb2.TakeGrantsResponse]  # type: ignore[assignment]
+    """Takes grants from a user; what is not there is no error."""
+    ListGrants: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListGrantsRequest, _auth_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """Returns the grants of a user that have not expired."""
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.SigningKey]  # type: ignore[assignment]
     """Makes a signing key. Edges are told at once; it signs from `signs_from` on. INVALID_ARGUMENT: too many keys."""
     ListSigningKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSigningKeysRequest, _auth_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
@@ -109,7 +129,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.RegisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.TokenPair, _abc.Awaitable[_auth_pb2.TokenPair]]:
-        """Makes a user with a password. ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers)."""
+        """Makes a user with a password. PERMISSION_DENIED: registration is closed, or the invite is not good; ALREADY_EXISTS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (retry-after-s in trailers)."""
 
     @_abc_1.abstractmethod
     def Login(
@@ -160,12 +180,46 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_pb2.ListApiKeysResponse, _abc.Awaitable[_auth_pb2.ListApiKeysResponse]]: ...
 
     @_abc_1.abstractmethod
+    def NoteApiKeyUses(
+        self,
+        request: _auth_pb2.NoteApiKeyUsesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.NoteApiKeyUsesResponse, _abc.Awaitable[_auth_pb2.NoteApiKeyUsesResponse]]:
+        """Notes when keys were last used. Unknown keys are left out."""
+
+    @_abc_1.abstractmethod
     def RevokeApiKey(
         self,
         request: _auth_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.RevokeApiKeyResponse, _abc.Awaitable[_auth_pb2.RevokeApiKeyResponse]]:
         """NOT_FOUND: no such key."""
+
+    @_abc_1.abstractmethod
+    def GiveGrants(
+        self,
+        request: _auth_pb2.GiveGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.GiveGrantsResponse, _abc.Awaitable[_auth_pb2.GiveGrantsResponse]]:
+        """Gives a user grants: those that are there already get the new expiry. INVALID_ARGUMENT: a value that is not allowed, or
+        more grants than a user may have. Edges are not told: whoever calls does that.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeGrants(
+        self,
+        request: _auth_pb2.TakeGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.TakeGrantsResponse, _abc.Awaitable[_auth_pb2.TakeGrantsResponse]]:
+        """Takes grants from a user; what is not there is no error."""
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _auth_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListGrantsResponse, _abc.Awaitable[_auth_pb2.ListGrantsResponse]]:
+        """Returns the grants of a user that have not expired."""
 
     @_abc_1.abstractmethod
     def RotateSigningKey(

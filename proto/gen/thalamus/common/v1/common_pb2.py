@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fthalamus/common/v1/common.proto\x12\x12thalamus.common.v1\"\xe4\x01\n\x0bPublication\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12,\n\x04info\x18\x02 \x01(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12\x37\n\x04tags\x18\x03 \x03(\x0b\x32).thalamus.common.v1.Publication.TagsEntry\x12\n\n\x02id\x18\x04 \x01(\x0c\x12\x16\n\x0e\x65xclude_client\x18\x05 \x01(\t\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\nClientInfo\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x11\n\tconn_info\x18\x03 \x01(\x0c\x12\x11\n\tchan_info\x18\x04 \x01(\x0c\"<\n\x0b\x43lientInfos\x12-\n\x05infos\x18\x01 \x03(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\")\n\x08Position\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t*\x89\x01\n\nItemStatus\x12\x1b\n\x17ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eITEM_STATUS_OK\x10\x01\x12\x1b\n\x17ITEM_STATUS_UNAVAILABLE\x10\x02\x12\x14\n\x10ITEM_STATUS_BUSY\x10\x03\x12\x17\n\x13ITEM_STATUS_INVALID\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fthalamus/common/v1/common.proto\x12\x12thalamus.common.v1\"\xf3\x01\n\x0bPublication\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12,\n\x04info\x18\x02 \x01(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12\x37\n\x04tags\x18\x03 \x03(\x0b\x32).thalamus.common.v1.Publication.TagsEntry\x12\n\n\x02id\x18\x04 \x01(\x0c\x12\x16\n\x0e\x65xclude_client\x18\x05 \x01(\t\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\r\n\x05\x66lags\x18\x07 \x01(\r\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\nClientInfo\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x11\n\tconn_info\x18\x03 \x01(\x0c\x12\x11\n\tchan_info\x18\x04 \x01(\x0c\"<\n\x0b\x43lientInfos\x12-\n\x05infos\x18\x01 \x03(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\")\n\x08Position\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t*\xa2\x01\n\nItemStatus\x12\x1b\n\x17ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eITEM_STATUS_OK\x10\x01\x12\x1b\n\x17ITEM_STATUS_UNAVAILABLE\x10\x02\x12\x14\n\x10ITEM_STATUS_BUSY\x10\x03\x12\x17\n\x13ITEM_STATUS_INVALID\x10\x04\x12\x17\n\x13ITEM_STATUS_RECHECK\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PUBLICATION_TAGSENTRY']._loaded_options = None
   _globals['_PUBLICATION_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_ITEMSTATUS']._serialized_start=474
-  _globals['_ITEMSTATUS']._serialized_end=611
+  _globals['_ITEMSTATUS']._serialized_start=489
+  _globals['_ITEMSTATUS']._serialized_end=651
   _globals['_PUBLICATION']._serialized_start=56
-  _globals['_PUBLICATION']._serialized_end=284
-  _globals['_PUBLICATION_TAGSENTRY']._serialized_start=241
-  _globals['_PUBLICATION_TAGSENTRY']._serialized_end=284
-  _globals['_CLIENTINFO']._serialized_start=286
-  _globals['_CLIENTINFO']._serialized_end=366
-  _globals['_CLIENTINFOS']._serialized_start=368
-  _globals['_CLIENTINFOS']._serialized_end=428
-  _globals['_POSITION']._serialized_start=430
-  _globals['_POSITION']._serialized_end=471
+  _globals['_PUBLICATION']._serialized_end=299
+  _globals['_PUBLICATION_TAGSENTRY']._serialized_start=256
+  _globals['_PUBLICATION_TAGSENTRY']._serialized_end=299
+  _globals['_CLIENTINFO']._serialized_start=301
+  _globals['_CLIENTINFO']._serialized_end=381
+  _globals['_CLIENTINFOS']._serialized_start=383
+  _globals['_CLIENTINFOS']._serialized_end=443
+  _globals['_POSITION']._serialized_start=445
+  _globals['_POSITION']._serialized_end=486
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,8 @@ class _ItemStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ItemStatus
     """too much is waiting already; nothing was done."""
     ITEM_STATUS_INVALID: _ItemStatus.ValueType  # 4
     """the item itself is wrong."""
+    ITEM_STATUS_RECHECK: _ItemStatus.ValueType  # 5
+    """the guard of the item is not the membership version any more: nothing was done, decide anew."""
 
 class ItemStatus(_ItemStatus, metaclass=_ItemStatusEnumTypeWrapper):
     """Outcome of one item of a batch. `0` is success; others are the codes of the wire protocol, 8.1."""
@@ -45,6 +47,8 @@ ITEM_STATUS_BUSY: ItemStatus.ValueType  # 3
 """too much is waiting already; nothing was done."""
 ITEM_STATUS_INVALID: ItemStatus.ValueType  # 4
 """the item itself is wrong."""
+ITEM_STATUS_RECHECK: ItemStatus.ValueType  # 5
+"""the guard of the item is not the membership version any more: nothing was done, decide anew."""
 Global___ItemStatus: _TypeAlias = ItemStatus  # noqa: Y015
 
 @_typing.final
@@ -81,6 +85,7 @@ class Publication(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     EXCLUDE_CLIENT_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """the payload as the publisher sent it, byte for byte; a JSON text from JSON clients."""
     id: _builtins.bytes
@@ -91,6 +96,10 @@ class Publication(_message.Message):
     """Unix milliseconds. A log sets it by the clock of Redis when it gives the offset, never falling within a channel: it
     puts the field behind the serialized message, and of a field that is there twice the last one counts. Without a log it
     is the edge's estimate of that clock.
+    """
+    flags: _builtins.int
+    """set by persistence, from the flags of the append: 1 counts, 2 may take a right away, 4 erases something, 8 gives a
+    right.
     """
     @_builtins.property
     def info(self) -> Global___ClientInfo:
@@ -109,10 +118,11 @@ class Publication(_message.Message):
         id: _builtins.bytes = ...,
         exclude_client: _builtins.str = ...,
         time_ms: _builtins.int = ...,
+        flags: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "exclude_client", b"exclude_client", "id", b"id", "info", b"info", "tags", b"tags", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "exclude_client", b"exclude_client", "flags", b"flags", "id", b"id", "info", b"info", "tags", b"tags", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thalamus.common.v1 import common_pb2 as thalamus_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)thalamus/persistence/v1/persistence.proto\x12\x17thalamus.persistence.v1\x1a\x1fthalamus/common/v1/common.proto\"A\n\x0b\x41ppendBatch\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.thalamus.persistence.v1.AppendItem\"\x96\x01\n\nAppendItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\x16\n\x0epublication_id\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x14\n\x0chistory_size\x18\x06 \x01(\r\x12\x15\n\rhistory_ttl_s\x18\x07 \x01(\r\"V\n\rAppendResults\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.thalamus.persistence.v1.AppendResult\x12\r\n\x05taken\x18\x02 \x01(\x04\"\x92\x01\n\x0c\x41ppendResult\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.thalamus.common.v1.ItemStatus\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x14\n\x0crepeated_key\x18\x03 \x01(\x08\x12\x0c\n\x04item\x18\x04 \x01(\x04\"g\n\x0bReadRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x14\n\x0csince_offset\x18\x02 \x01(\x04\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0f\n\x07reverse\x18\x04 \x01(\x08\x12\x11\n\tmax_bytes\x18\x05 \x01(\r\"w\n\x08ReadPage\x12@\n\x0cpublications\x18\x01 \x03(\x0b\x32*.thalamus.persistence.v1.StoredPublication\x12)\n\x03top\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\"8\n\x11StoredPublication\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\"2\n\x0bOpenRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x12\n\nonly_known\x18\x02 \x01(\x08\"J\n\x0cOpenResponse\x12)\n\x03top\x18\x01 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x0f\n\x07unknown\x18\x02 \x01(\x08\"\'\n\x14RemoveHistoryRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\x17\n\x15RemoveHistoryResponse2\x88\x03\n\x12PersistenceService\x12Z\n\x06\x41ppend\x12$.thalamus.persistence.v1.AppendBatch\x1a&.thalamus.persistence.v1.AppendResults(\x01\x30\x01\x12Q\n\x04Read\x12$.thalamus.persistence.v1.ReadRequest\x1a!.thalamus.persistence.v1.ReadPage0\x01\x12S\n\x04Open\x12$.thalamus.persistence.v1.OpenRequest\x1a%.thalamus.persistence.v1.OpenResponse\x12n\n\rRemoveHistory\x12-.thalamus.persistence.v1.RemoveHistoryRequest\x1a..thalamus.persistence.v1.RemoveHistoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)thalamus/persistence/v1/persistence.proto\x12\x17thalamus.persistence.v1\x1a\x1fthalamus/common/v1/common.proto\"A\n\x0b\x41ppendBatch\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.thalamus.persistence.v1.AppendItem\"\xd9\x01\n\nAppendItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\x16\n\x0epublication_id\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x14\n\x0chistory_size\x18\x06 \x01(\r\x12\x15\n\rhistory_ttl_s\x18\x07 \x01(\r\x12\x0c\n\x04\x66\x65\x65\x64\x18\x08 \x01(\x08\x12\x33\n\x05terms\x18\t \x01(\x0b\x32$.thalamus.persistence.v1.AppendTerms\"R\n\x0b\x41ppendTerms\x12\x16\n\x0epublication_id\x18\x01 \x01(\x0c\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x12\n\x05guard\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_guard\"k\n\rAppendResults\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.thalamus.persistence.v1.AppendResult\x12\r\n\x05taken\x18\x02 \x01(\x04\x12\x13\n\x0btakes_terms\x18\x03 \x01(\x08\"\x9e\x01\n\x0c\x41ppendResult\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.thalamus.common.v1.ItemStatus\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x14\n\x0crepeated_key\x18\x03 \x01(\x08\x12\x0c\n\x04item\x18\x04 \x01(\x04\x12\n\n\x02mv\x18\x05 \x01(\x04\"w\n\x0bReadRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x14\n\x0csince_offset\x18\x02 \x01(\x04\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0f\n\x07reverse\x18\x04 \x01(\x08\x12\x11\n\tmax_bytes\x18\x05 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x06 \x01(\x08\"w\n\x08ReadPage\x12@\n\x0cpublications\x18\x01 \x03(\x0b\x32*.thalamus.persistence.v1.StoredPublication\x12)\n\x03top\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\"^\n\x11StoredPublication\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\t\n\x01n\x18\x03 \x01(\x04\x12\n\n\x02mv\x18\x04 \x01(\x04\x12\r\n\x05\x66lags\x18\x05 \x01(\r\"2\n\x0bOpenRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x12\n\nonly_known\x18\x02 \x01(\x08\"J\n\x0cOpenResponse\x12)\n\x03top\x18\x01 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x0f\n\x07unknown\x18\x02 \x01(\x08\"\'\n\x14RemoveHistoryRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\x17\n\x15RemoveHistoryResponse2\x88\x03\n\x12PersistenceService\x12Z\n\x06\x41ppend\x12$.thalamus.persistence.v1.AppendBatch\x1a&.thalamus.persistence.v1.AppendResults(\x01\x30\x01\x12Q\n\x04Read\x12$.thalamus.persistence.v1.ReadRequest\x1a!.thalamus.persistence.v1.ReadPage0\x01\x12S\n\x04Open\x12$.thalamus.persistence.v1.OpenRequest\x1a%.thalamus.persistence.v1.OpenResponse\x12n\n\rRemoveHistory\x12-.thalamus.persistence.v1.RemoveHistoryRequest\x1a..thalamus.persistence.v1.RemoveHistoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDBATCH']._serialized_start=103
   _globals['_APPENDBATCH']._serialized_end=168
   _globals['_APPENDITEM']._serialized_start=171
-  _globals['_APPENDITEM']._serialized_end=321
-  _globals['_APPENDRESULTS']._serialized_start=323
-  _globals['_APPENDRESULTS']._serialized_end=409
-  _globals['_APPENDRESULT']._serialized_start=412
-  _globals['_APPENDRESULT']._serialized_end=558
-  _globals['_READREQUEST']._serialized_start=560
-  _globals['_READREQUEST']._serialized_end=663
-  _globals['_READPAGE']._serialized_start=665
-  _globals['_READPAGE']._serialized_end=784
-  _globals['_STOREDPUBLICATION']._serialized_start=786
-  _globals['_STOREDPUBLICATION']._serialized_end=842
-  _globals['_OPENREQUEST']._serialized_start=844
-  _globals['_OPENREQUEST']._serialized_end=894
-  _globals['_OPENRESPONSE']._serialized_start=896
-  _globals['_OPENRESPONSE']._serialized_end=970
-  _globals['_REMOVEHISTORYREQUEST']._serialized_start=972
-  _globals['_REMOVEHISTORYREQUEST']._serialized_end=1011
-  _globals['_REMOVEHISTORYRESPONSE']._serialized_start=1013
-  _globals['_REMOVEHISTORYRESPONSE']._serialized_end=1036
-  _globals['_PERSISTENCESERVICE']._serialized_start=1039
-  _globals['_PERSISTENCESERVICE']._serialized_end=1431
+  _globals['_APPENDITEM']._serialized_end=388
+  _globals['_APPENDTERMS']._serialized_start=390
+  _globals['_APPENDTERMS']._serialized_end=472
+  _globals['_APPENDRESULTS']._serialized_start=474
+  _globals['_APPENDRESULTS']._serialized_end=581
+  _globals['_APPENDRESULT']._serialized_start=584
+  _globals['_APPENDRESULT']._serialized_end=742
+  _globals['_READREQUEST']._serialized_start=744
+  _globals['_READREQUEST']._serialized_end=863
+  _globals['_READPAGE']._serialized_start=865
+  _globals['_READPAGE']._serialized_end=984
+  _globals['_STOREDPUBLICATION']._serialized_start=986
+  _globals['_STOREDPUBLICATION']._serialized_end=1080
+  _globals['_OPENREQUEST']._serialized_start=1082
+  _globals['_OPENREQUEST']._serialized_end=1132
+  _globals['_OPENRESPONSE']._serialized_start=1134
+  _globals['_OPENRESPONSE']._serialized_end=1208
+  _globals['_REMOVEHISTORYREQUEST']._serialized_start=1210
+  _globals['_REMOVEHISTORYREQUEST']._serialized_end=1249
+  _globals['_REMOVEHISTORYRESPONSE']._serialized_start=1251
+  _globals['_REMOVEHISTORYRESPONSE']._serialized_end=1274
+  _globals['_PERSISTENCESERVICE']._serialized_start=1277
+  _globals['_PERSISTENCESERVICE']._serialized_end=1669
 # @@protoc_insertion_point(module_scope)

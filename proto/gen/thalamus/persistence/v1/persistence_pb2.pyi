@@ -52,12 +52,14 @@ class AppendItem(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     HISTORY_SIZE_FIELD_NUMBER: _builtins.int
     HISTORY_TTL_S_FIELD_NUMBER: _builtins.int
+    FEED_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """channel to append to, such as "chat:42"; 1 to 1,024 bytes of visible ASCII without { } * & /."""
     publication: _builtins.bytes
     """a serialized thalamus.common.v1.Publication."""
     publication_id: _builtins.bytes
-    """its `id`, 16 bytes."""
+    """its `id`, 16 bytes; empty if there are `terms`, which have it."""
     key_user: _builtins.str
     """whose key: the user, or empty for backends; see `key`."""
     key: _builtins.str
@@ -66,6 +68,12 @@ class AppendItem(_message.Message):
     """publications that the hot log keeps afterwards; from the namespace, 1 to 1,000,000."""
     history_ttl_s: _builtins.int
     """seconds that the hot log keeps them; from the namespace, 1 to ten years."""
+    feed: _builtins.bool
+    """whether the feed tells of the publication; from the namespace."""
+    @_builtins.property
+    def terms(self) -> Global___AppendTerms:
+        """only for items that need it. A replica that does not know this field refuses the item, as one without id."""
+
     def __init__(
         self,
         *,
@@ -76,14 +84,48 @@ class AppendItem(_message.Message):
         key: _builtins.str = ...,
         history_size: _builtins.int = ...,
         history_ttl_s: _builtins.int = ...,
+        feed: _builtins.bool = ...,
+        terms: Global___AppendTerms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "history_size", b"history_size", "history_ttl_s", b"history_ttl_s", "key", b"key", "key_user", b"key_user", "publication", b"publication", "publication_id", b"publication_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "feed", b"feed", "history_size", b"history_size", "history_ttl_s", b"history_ttl_s", "key", b"key", "key_user", b"key_user", "publication", b"publication", "publication_id", b"publication_id", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendItem: _TypeAlias = AppendItem  # noqa: Y015
+
+@_typing.final
+class AppendTerms(_message.Message):
+    """What the log must know of a publication that counts, that changes who may publish, or that not everybody may publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLICATION_ID_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
+    publication_id: _builtins.bytes
+    """`id` of the publication, 16 bytes."""
+    flags: _builtins.int
+    """1: it counts, 2: it may take a right away, 4: it erases something, 8: it gives a right; their sum."""
+    guard: _builtins.int
+    """membership version against which it was allowed; if the channel has another one, the item gets no offset. Absent: any."""
+    def __init__(
+        self,
+        *,
+        publication_id: _builtins.bytes = ...,
+        flags: _builtins.int = ...,
+        guard: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_guard", b"_guard", "guard", b"guard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guard", b"_guard", "flags", b"flags", "guard", b"guard", "publication_id", b"publication_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__guard: _TypeAlias = _typing.Literal["guard"]  # noqa: Y015
+    _WhichOneofArgType__guard: _TypeAlias = _typing.Literal["_guard", b"_guard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guard) -> _WhichOneofReturnType__guard | None: ...
+
+Global___AppendTerms: _TypeAlias = AppendTerms  # noqa: Y015
 
 @_typing.final
 class AppendResults(_message.Message):
@@ -93,8 +135,11 @@ class AppendResults(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     TAKEN_FIELD_NUMBER: _builtins.int
+    TAKES_TERMS_FIELD_NUMBER: _builtins.int
     taken: _builtins.int
     """items of this stream that are in hand, whether or not they have a result: its client may send as many again."""
+    takes_terms: _builtins.bool
+    """this replica knows `terms`; said once, in the first message of a stream."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendResult]:
         """of any items that had none yet."""
@@ -104,10 +149,11 @@ class AppendResults(_message.Message):
         *,
         results: _abc.Iterable[Global___AppendResult] | None = ...,
         taken: _builtins.int = ...,
+        takes_terms: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "taken", b"taken"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "taken", b"taken", "takes_terms", b"takes_terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,11 +167,14 @@ class AppendResult(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     REPEATED_KEY_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    MV_FIELD_NUMBER: _builtins.int
     status: _common_pb2.ItemStatus.ValueType
     repeated_key: _builtins.bool
     """the key was known: `position` is that of the first."""
     item: _builtins.int
     """which item: those of a stream count from 0, in the order in which they were sent."""
+    mv: _builtins.int
+    """ITEM_STATUS_RECHECK: membership version of the channel, possibly of a publication that can't be read yet."""
     @_builtins.property
     def position(self) -> _common_pb2.Position: ...
     def __init__(
@@ -135,10 +184,11 @@ class AppendResult(_message.Message):
         position: _common_pb2.Position | None = ...,
         repeated_key: _builtins.bool = ...,
         item: _builtins.int = ...,
+        mv: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "position", b"position", "repeated_key", b"repeated_key", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "mv", b"mv", "position", b"position", "repeated_key", b"repeated_key", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +203,7 @@ class ReadRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     REVERSE_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     since_offset: _builtins.int
     """publications with an offset strictly above (reverse: strictly below; 0 with reverse: from the top)."""
@@ -162,6 +213,8 @@ class ReadRequest(_message.Message):
     """newest first."""
     max_bytes: _builtins.int
     """ends behind the publication with which so many bytes are reached; 0: no such bound."""
+    counts: _builtins.bool
+    """with `n`, `mv` and `flags` of each publication."""
     def __init__(
         self,
         *,
@@ -170,10 +223,11 @@ class ReadRequest(_message.Message):
         limit: _builtins.int = ...,
         reverse: _builtins.bool = ...,
         max_bytes: _builtins.int = ...,
+        counts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "limit", b"limit", "max_bytes", b"max_bytes", "reverse", b"reverse", "since_offset", b"since_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "counts", b"counts", "limit", b"limit", "max_bytes", b"max_bytes", "reverse", b"reverse", "since_offset", b"since_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,18 +265,28 @@ class StoredPublication(_message.Message):
 
     OFFSET_FIELD_NUMBER: _builtins.int
     PUBLICATION_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    MV_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     publication: _builtins.bytes
     """a serialized thalamus.common.v1.Publication."""
+    n: _builtins.int
+    """see StoredRow; only where `counts`."""
+    mv: _builtins.int
+    flags: _builtins.int
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         publication: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        mv: _builtins.int = ...,
+        flags: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "publication", b"publication"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flags", b"flags", "mv", b"mv", "n", b"n", "offset", b"offset", "publication", b"publication"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

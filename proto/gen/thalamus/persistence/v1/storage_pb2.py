@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%thalamus/persistence/v1/storage.proto\x12\x17thalamus.persistence.v1\">\n\nStoredRows\x12\x30\n\x04rows\x18\x01 \x03(\x0b\x32\".thalamus.persistence.v1.StoredRow\"2\n\tStoredRow\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x13\n\x0bpublication\x18\x03 \x01(\x0cJ\x04\x08\x02\x10\x03\"\x1a\n\nStoredKeys\x12\x0c\n\x04keys\x18\x01 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%thalamus/persistence/v1/storage.proto\x12\x17thalamus.persistence.v1\">\n\nStoredRows\x12\x30\n\x04rows\x18\x01 \x03(\x0b\x32\".thalamus.persistence.v1.StoredRow\"X\n\tStoredRow\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x13\n\x0bpublication\x18\x03 \x01(\x0c\x12\t\n\x01n\x18\x04 \x01(\x04\x12\n\n\x02mv\x18\x05 \x01(\x04\x12\r\n\x05\x66lags\x18\x06 \x01(\rJ\x04\x08\x02\x10\x03\"\x1a\n\nStoredKeys\x12\x0c\n\x04keys\x18\x01 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREDROWS']._serialized_start=66
   _globals['_STOREDROWS']._serialized_end=128
   _globals['_STOREDROW']._serialized_start=130
-  _globals['_STOREDROW']._serialized_end=180
-  _globals['_STOREDKEYS']._serialized_start=182
-  _globals['_STOREDKEYS']._serialized_end=208
+  _globals['_STOREDROW']._serialized_end=218
+  _globals['_STOREDKEYS']._serialized_start=220
+  _globals['_STOREDKEYS']._serialized_end=246
 # @@protoc_insertion_point(module_scope)

@@ -50,19 +50,33 @@ class StoredRow(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     PUBLICATION_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    MV_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     id: _builtins.bytes
     """id of the publication, 16 bytes; stays when the history is removed."""
     publication: _builtins.bytes
     """a serialized thalamus.common.v1.Publication; empty once removed."""
+    n: _builtins.int
+    """publications up to this one that count (flag 1); stays when the history is removed, as do the next two. A row without
+    flags may lack `n` and `mv`: then they are those of the row before.
+    """
+    mv: _builtins.int
+    """membership version: offset of the last publication up to this one that may take a right away (flag 2)."""
+    flags: _builtins.int
+    """what the publication is to the log: 1 counts, 2 may take a right away, 4 erases something, 8 gives a right; their sum."""
     def __init__(
         self,
         *,
         id: _builtins.bytes = ...,
         publication: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        mv: _builtins.int = ...,
+        flags: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "publication", b"publication"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flags", b"flags", "id", b"id", "mv", b"mv", "n", b"n", "publication", b"publication"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

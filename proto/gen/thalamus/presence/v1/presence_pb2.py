@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thalamus.common.v1 import common_pb2 as thalamus_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#thalamus/presence/v1/presence.proto\x12\x14thalamus.presence.v1\x1a\x1fthalamus/common/v1/common.proto\"G\n\x05Lease\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\x0e\n\x06roster\x18\x04 \x01(\t\"h\n\x0b\x43hangeBatch\x12*\n\x05lease\x18\x01 \x01(\x0b\x32\x1b.thalamus.presence.v1.Lease\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.thalamus.presence.v1.Change\"\xab\x01\n\x06\x43hange\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12,\n\x04info\x18\x02 \x01(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12,\n\x05\x65nter\x18\x03 \x01(\x0b\x32\x1b.thalamus.presence.v1.EnterH\x00\x12,\n\x05leave\x18\x04 \x01(\x0b\x32\x1b.thalamus.presence.v1.LeaveH\x00\x42\x06\n\x04what\"9\n\x05\x45nter\x12\x10\n\x08\x61nnounce\x18\x01 \x01(\x08\x12\x0f\n\x07grace_s\x18\x02 \x01(\x02\x12\r\n\x05known\x18\x03 \x01(\x08\"8\n\x05Leave\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x11\n\tat_most_s\x18\x03 \x01(\x02\"z\n\rChangeResults\x12\x30\n\x08statuses\x18\x01 \x03(\x0e\x32\x1e.thalamus.common.v1.ItemStatus\x12\x12\n\nlease_lost\x18\x02 \x01(\x08\x12\x13\n\x0bheartbeat_s\x18\x03 \x01(\x02\x12\x0e\n\x06roster\x18\x04 \x01(\t\"!\n\x0eMembersRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\">\n\x0bMembersPage\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\" \n\x0cStatsRequest\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\"E\n\rStatsResponse\x12\x34\n\x08\x63hannels\x18\x01 \x03(\x0b\x32\".thalamus.presence.v1.ChannelStats\"6\n\x0c\x43hannelStats\x12\x13\n\x0bnum_clients\x18\x01 \x01(\r\x12\x11\n\tnum_users\x18\x02 \x01(\r2\x8f\x02\n\x0fPresenceService\x12T\n\x06\x43hange\x12!.thalamus.presence.v1.ChangeBatch\x1a#.thalamus.presence.v1.ChangeResults(\x01\x30\x01\x12T\n\x07Members\x12$.thalamus.presence.v1.MembersRequest\x1a!.thalamus.presence.v1.MembersPage0\x01\x12P\n\x05Stats\x12\".thalamus.presence.v1.StatsRequest\x1a#.thalamus.presence.v1.StatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#thalamus/presence/v1/presence.proto\x12\x14thalamus.presence.v1\x1a\x1fthalamus/common/v1/common.proto\"G\n\x05Lease\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\x0e\n\x06roster\x18\x04 \x01(\t\"h\n\x0b\x43hangeBatch\x12*\n\x05lease\x18\x01 \x01(\x0b\x32\x1b.thalamus.presence.v1.Lease\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.thalamus.presence.v1.Change\"\xbb\x01\n\x06\x43hange\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12,\n\x04info\x18\x02 \x01(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12,\n\x05\x65nter\x18\x03 \x01(\x0b\x32\x1b.thalamus.presence.v1.EnterH\x00\x12,\n\x05leave\x18\x04 \x01(\x0b\x32\x1b.thalamus.presence.v1.LeaveH\x00\x12\x0e\n\x06online\x18\x05 \x01(\x08\x42\x06\n\x04what\"\x8b\x01\n\x05\x45nter\x12\x10\n\x08\x61nnounce\x18\x01 \x01(\x08\x12\x0f\n\x07grace_s\x18\x02 \x01(\x02\x12\r\n\x05known\x18\x03 \x01(\x08\x12\x0f\n\x07updated\x18\x04 \x01(\x08\x12\x0f\n\x07\x62y_user\x18\x05 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x06 \x01(\r\x12\x0c\n\x04\x61way\x18\x07 \x01(\x08\x12\x10\n\x08since_ms\x18\x08 \x01(\x03\"Y\n\x05Leave\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x11\n\tat_most_s\x18\x03 \x01(\x02\x12\x0e\n\x06\x65vents\x18\x04 \x01(\r\x12\x0f\n\x07\x62y_user\x18\x05 \x01(\x08\"\x8b\x01\n\rChangeResults\x12\x30\n\x08statuses\x18\x01 \x03(\x0e\x32\x1e.thalamus.common.v1.ItemStatus\x12\x12\n\nlease_lost\x18\x02 \x01(\x08\x12\x13\n\x0bheartbeat_s\x18\x03 \x01(\x02\x12\x0e\n\x06roster\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\r\"!\n\x0eMembersRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\">\n\x0bMembersPage\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\" \n\x0cStatsRequest\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\"E\n\rStatsResponse\x12\x34\n\x08\x63hannels\x18\x01 \x03(\x0b\x32\".thalamus.presence.v1.ChannelStats\"6\n\x0c\x43hannelStats\x12\x13\n\x0bnum_clients\x18\x01 \x01(\r\x12\x11\n\tnum_users\x18\x02 \x01(\r\"D\n\x12ListMembersRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"V\n\x13ListMembersResponse\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\">\n\x0f\x43hannelsRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"4\n\x10\x43hannelsResponse\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x1e\n\rOnlineRequest\x12\r\n\x05users\x18\x01 \x03(\t\"A\n\x0eOnlineResponse\x12/\n\x05users\x18\x01 \x03(\x0b\x32 .thalamus.presence.v1.UserOnline\"W\n\nUserOnline\x12\x13\n\x0b\x63onnections\x18\x01 \x01(\r\x12\x0c\n\x04\x61way\x18\x02 \x01(\x08\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\x12\x14\n\x0clast_seen_ms\x18\x04 \x01(\x03\x32\xa3\x04\n\x0fPresenceService\x12T\n\x06\x43hange\x12!.thalamus.presence.v1.ChangeBatch\x1a#.thalamus.presence.v1.ChangeResults(\x01\x30\x01\x12T\n\x07Members\x12$.thalamus.presence.v1.MembersRequest\x1a!.thalamus.presence.v1.MembersPage0\x01\x12P\n\x05Stats\x12\".thalamus.presence.v1.StatsRequest\x1a#.thalamus.presence.v1.StatsResponse\x12\x62\n\x0bListMembers\x12(.thalamus.presence.v1.ListMembersRequest\x1a).thalamus.presence.v1.ListMembersResponse\x12Y\n\x08\x43hannels\x12%.thalamus.presence.v1.ChannelsRequest\x1a&.thalamus.presence.v1.ChannelsResponse\x12S\n\x06Online\x12#.thalamus.presence.v1.OnlineRequest\x1a$.thalamus.presence.v1.OnlineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEBATCH']._serialized_start=167
   _globals['_CHANGEBATCH']._serialized_end=271
   _globals['_CHANGE']._serialized_start=274
-  _globals['_CHANGE']._serialized_end=445
-  _globals['_ENTER']._serialized_start=447
-  _globals['_ENTER']._serialized_end=504
-  _globals['_LEAVE']._serialized_start=506
-  _globals['_LEAVE']._serialized_end=562
-  _globals['_CHANGERESULTS']._serialized_start=564
-  _globals['_CHANGERESULTS']._serialized_end=686
-  _globals['_MEMBERSREQUEST']._serialized_start=688
-  _globals['_MEMBERSREQUEST']._serialized_end=721
-  _globals['_MEMBERSPAGE']._serialized_start=723
-  _globals['_MEMBERSPAGE']._serialized_end=785
-  _globals['_STATSREQUEST']._serialized_start=787
-  _globals['_STATSREQUEST']._serialized_end=819
-  _globals['_STATSRESPONSE']._serialized_start=821
-  _globals['_STATSRESPONSE']._serialized_end=890
-  _globals['_CHANNELSTATS']._serialized_start=892
-  _globals['_CHANNELSTATS']._serialized_end=946
-  _globals['_PRESENCESERVICE']._serialized_start=949
-  _globals['_PRESENCESERVICE']._serialized_end=1220
+  _globals['_CHANGE']._serialized_end=461
+  _globals['_ENTER']._serialized_start=464
+  _globals['_ENTER']._serialized_end=603
+  _globals['_LEAVE']._serialized_start=605
+  _globals['_LEAVE']._serialized_end=694
+  _globals['_CHANGERESULTS']._serialized_start=697
+  _globals['_CHANGERESULTS']._serialized_end=836
+  _globals['_MEMBERSREQUEST']._serialized_start=838
+  _globals['_MEMBERSREQUEST']._serialized_end=871
+  _globals['_MEMBERSPAGE']._serialized_start=873
+  _globals['_MEMBERSPAGE']._serialized_end=935
+  _globals['_STATSREQUEST']._serialized_start=937
+  _globals['_STATSREQUEST']._serialized_end=969
+  _globals['_STATSRESPONSE']._serialized_start=971
+  _globals['_STATSRESPONSE']._serialized_end=1040
+  _globals['_CHANNELSTATS']._serialized_start=1042
+  _globals['_CHANNELSTATS']._serialized_end=1096
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=1098
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=1166
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=1168
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1254
+  _globals['_CHANNELSREQUEST']._serialized_start=1256
+  _globals['_CHANNELSREQUEST']._serialized_end=1318
+  _globals['_CHANNELSRESPONSE']._serialized_start=1320
+  _globals['_CHANNELSRESPONSE']._serialized_end=1372
+  _globals['_ONLINEREQUEST']._serialized_start=1374
+  _globals['_ONLINEREQUEST']._serialized_end=1404
+  _globals['_ONLINERESPONSE']._serialized_start=1406
+  _globals['_ONLINERESPONSE']._serialized_end=1471
+  _globals['_USERONLINE']._serialized_start=1473
+  _globals['_USERONLINE']._serialized_end=1560
+  _globals['_PRESENCESERVICE']._serialized_start=1563
+  _globals['_PRESENCESERVICE']._serialized_end=2110
 # @@protoc_insertion_point(module_scope)

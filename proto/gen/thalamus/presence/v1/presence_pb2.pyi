@@ -89,8 +89,13 @@ class Change(_message.Message):
     INFO_FIELD_NUMBER: _builtins.int
     ENTER_FIELD_NUMBER: _builtins.int
     LEAVE_FIELD_NUMBER: _builtins.int
+    ONLINE_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """channel, 1 to 1,024 bytes of visible ASCII without { } * & /."""
+    online: _builtins.bool
+    """it is about the connections of the user `info.user`, who is not empty: `channel` is empty, and the members of this
+    roster are the user's clients. Only for a service that said `version` 1 or more.
+    """
     @_builtins.property
     def info(self) -> _common_pb2.ClientInfo:
         """the member; `client` is the key of the entry."""
@@ -106,10 +111,11 @@ class Change(_message.Message):
         info: _common_pb2.ClientInfo | None = ...,
         enter: Global___Enter | None = ...,
         leave: Global___Leave | None = ...,
+        online: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["enter", b"enter", "info", b"info", "leave", b"leave", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "enter", b"enter", "info", b"info", "leave", b"leave", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "enter", b"enter", "info", b"info", "leave", b"leave", "online", b"online", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["enter", "leave"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
@@ -126,22 +132,48 @@ class Enter(_message.Message):
     ANNOUNCE_FIELD_NUMBER: _builtins.int
     GRACE_S_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    BY_USER_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
     announce: _builtins.bool
     """publish join and leave of this member on the channel's pub/sub."""
     grace_s: _builtins.float
     """seconds the entry outlives an unclean end; 0: none, at most 3,600."""
     known: _builtins.bool
     """the member was on a roster that Redis lost: it never left, and no join is published."""
+    updated: _builtins.bool
+    """the info was changed: if the member is on the roster with another info, the update is published, where joins are.
+    Services of version 0 replace the info and publish nothing.
+    """
+    by_user: _builtins.bool
+    """with `announce`: publish the join of the first client of a user, and the leave of the last one. Anonymous clients
+    are told of one by one. Services of version 0 publish joins and leaves of all.
+    """
+    events: _builtins.int
+    """which lifecycle events of this member are written, a sum. 1: join, 2: leave, 4: update, 8: occupied, 16: vacated; of a
+    user's connection 1: connect, 2: disconnect, 4: update. Services of version 0 write none.
+    """
+    away: _builtins.bool
+    """of a user's connection: its client says that its user is away."""
+    since_ms: _builtins.int
+    """of a user's connection: when it began, Unix milliseconds; 0: now."""
     def __init__(
         self,
         *,
         announce: _builtins.bool = ...,
         grace_s: _builtins.float = ...,
         known: _builtins.bool = ...,
+        updated: _builtins.bool = ...,
+        by_user: _builtins.bool = ...,
+        events: _builtins.int = ...,
+        away: _builtins.bool = ...,
+        since_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "grace_s", b"grace_s", "known", b"known"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "away", b"away", "by_user", b"by_user", "events", b"events", "grace_s", b"grace_s", "known", b"known", "since_ms", b"since_ms", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,6 +188,8 @@ class Leave(_message.Message):
     CLEAN_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     AT_MOST_S_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    BY_USER_FIELD_NUMBER: _builtins.int
     clean: _builtins.bool
     """false: the connection broke; the entry stays for its grace."""
     known: _builtins.bool
@@ -164,16 +198,22 @@ class Leave(_message.Message):
     """unless it is clean, the entry stays for at most so many seconds of its grace; 0: for all of it, as services of an
     earlier version understand it in any case.
     """
+    events: _builtins.int
+    """the member was on a roster that Redis lost: which lifecycle events are written of its leave, from `info`; see Enter."""
+    by_user: _builtins.bool
+    """with `known`: nothing is published if another client of the user is there."""
     def __init__(
         self,
         *,
         clean: _builtins.bool = ...,
         known: _builtins.bool = ...,
         at_most_s: _builtins.float = ...,
+        events: _builtins.int = ...,
+        by_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most_s", b"at_most_s", "clean", b"clean", "known", b"known"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most_s", b"at_most_s", "by_user", b"by_user", "clean", b"clean", "events", b"events", "known", b"known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,15 +227,18 @@ class ChangeResults(_message.Message):
     LEASE_LOST_FIELD_NUMBER: _builtins.int
     HEARTBEAT_S_FIELD_NUMBER: _builtins.int
     ROSTER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     lease_lost: _builtins.bool
     """the lease had run out: nothing of this batch was done. Take the next generation and enter all members again."""
     heartbeat_s: _builtins.float
     """an empty batch is due at the latest so many seconds after the last one."""
     roster: _builtins.str
     """names the roster that Redis holds; another name than before: Redis has lost everything."""
+    version: _builtins.int
+    """what the service understands. 1: changes with `online`, updates, `by_user` and lifecycle events."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.ItemStatus.ValueType]:
-        """one per change, in order."""
+        """one per change, in order. INVALID: this change is not allowed and was left out; do not send it again."""
 
     def __init__(
         self,
@@ -204,10 +247,11 @@ class ChangeResults(_message.Message):
         lease_lost: _builtins.bool = ...,
         heartbeat_s: _builtins.float = ...,
         roster: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_s", b"heartbeat_s", "lease_lost", b"lease_lost", "roster", b"roster", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_s", b"heartbeat_s", "lease_lost", b"lease_lost", "roster", b"roster", "statuses", b"statuses", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,3 +362,184 @@ class ChannelStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChannelStats: _TypeAlias = ChannelStats  # noqa: Y015
+
+@_typing.final
+class ListMembersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    limit: _builtins.int
+    """most members of the page, 1 to 1,000; 0: 1,000. A page may have fewer: it ends at 1 MiB, too."""
+    cursor: _builtins.str
+    """`cursor` of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "cursor", b"cursor", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMembersRequest: _TypeAlias = ListMembersRequest  # noqa: Y015
+
+@_typing.final
+class ListMembersResponse(_message.Message):
+    """A member that is there from the first page to the last is on exactly one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """for the next page; empty: this was the last one."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ClientInfo]: ...
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[_common_pb2.ClientInfo] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMembersResponse: _TypeAlias = ListMembersResponse  # noqa: Y015
+
+@_typing.final
+class ChannelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """not empty: nobody asks for the channels of the anonymous."""
+    limit: _builtins.int
+    """most channels of the page, 1 to 1,000; 0: 1,000. A page may have fewer, and none."""
+    cursor: _builtins.str
+    """`cursor` of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelsRequest: _TypeAlias = ChannelsRequest  # noqa: Y015
+
+@_typing.final
+class ChannelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """for the next page; empty: this was the last one."""
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        channels: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelsResponse: _TypeAlias = ChannelsResponse  # noqa: Y015
+
+@_typing.final
+class OnlineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at most 1,000, none of them empty."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OnlineRequest: _TypeAlias = OnlineRequest  # noqa: Y015
+
+@_typing.final
+class OnlineResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserOnline]:
+        """one per user asked for, in order."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[Global___UserOnline] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OnlineResponse: _TypeAlias = OnlineResponse  # noqa: Y015
+
+@_typing.final
+class UserOnline(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_MS_FIELD_NUMBER: _builtins.int
+    connections: _builtins.int
+    """how many connections the user has; 0: the user is not online."""
+    away: _builtins.bool
+    """all of the user's connections say so."""
+    since_ms: _builtins.int
+    """when the first of the connections began that followed one another without a pause, Unix milliseconds; 0: not online."""
+    last_seen_ms: _builtins.int
+    """when the last connection ended, Unix milliseconds; 0: the user is online, or was not in the last 30 days."""
+    def __init__(
+        self,
+        *,
+        connections: _builtins.int = ...,
+        away: _builtins.bool = ...,
+        since_ms: _builtins.int = ...,
+        last_seen_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away", b"away", "connections", b"connections", "last_seen_ms", b"last_seen_ms", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserOnline: _TypeAlias = UserOnline  # noqa: Y015

@@ -50,6 +50,21 @@ class PresenceServiceStub:
                 request_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.StatsRequest.SerializeToString,
                 response_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.StatsResponse.FromString,
                 _registered_method=True)
+        self.ListMembers = channel.unary_unary(
+                '/thalamus.presence.v1.PresenceService/ListMembers',
+                request_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ListMembersRequest.SerializeToString,
+                response_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ListMembersResponse.FromString,
+                _registered_method=True)
+        self.Channels = channel.unary_unary(
+                '/thalamus.presence.v1.PresenceService/Channels',
+                request_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ChannelsRequest.SerializeToString,
+                response_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ChannelsResponse.FromString,
+                _registered_method=True)
+        self.Online = channel.unary_unary(
+                '/thalamus.presence.v1.PresenceService/Online',
+                request_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.OnlineRequest.SerializeToString,
+                response_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.OnlineResponse.FromString,
+                _registered_method=True)
 
 
 class PresenceServiceServicer:
@@ -78,6 +93,27 @@ class PresenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMembers(self, request, context):
+        """Returns one page of the members of a channel, in the order of the bytes of their client ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Channels(self, request, context):
+        """Returns one page of the channels that a user is in, in the order of their names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Online(self, request, context):
+        """Says which users have connections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PresenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +131,21 @@ def add_PresenceServiceServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.StatsRequest.FromString,
                     response_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.StatsResponse.SerializeToString,
+            ),
+            'ListMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMembers,
+                    request_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ListMembersRequest.FromString,
+                    response_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ListMembersResponse.SerializeToString,
+            ),
+            'Channels': grpc.unary_unary_rpc_method_handler(
+                    servicer.Channels,
+                    request_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ChannelsRequest.FromString,
+                    response_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.ChannelsResponse.SerializeToString,
+            ),
+            'Online': grpc.unary_unary_rpc_method_handler(
+                    servicer.Online,
+                    request_deserializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.OnlineRequest.FromString,
+                    response_serializer=thalamus_dot_presence_dot_v1_dot_presence__pb2.OnlineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +230,87 @@ class PresenceService:
             '/thalamus.presence.v1.PresenceService/Stats',
             thalamus_dot_presence_dot_v1_dot_presence__pb2.StatsRequest.SerializeToString,
             thalamus_dot_presence_dot_v1_dot_presence__pb2.StatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.presence.v1.PresenceService/ListMembers',
+            thalamus_dot_presence_dot_v1_dot_presence__pb2.ListMembersRequest.SerializeToString,
+            thalamus_dot_presence_dot_v1_dot_presence__pb2.ListMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Channels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.presence.v1.PresenceService/Channels',
+            thalamus_dot_presence_dot_v1_dot_presence__pb2.ChannelsRequest.SerializeToString,
+            thalamus_dot_presence_dot_v1_dot_presence__pb2.ChannelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Online(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.presence.v1.PresenceService/Online',
+            thalamus_dot_presence_dot_v1_dot_presence__pb2.OnlineRequest.SerializeToString,
+            thalamus_dot_presence_dot_v1_dot_presence__pb2.OnlineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class PresenceServiceStub:
     """Lists the members of a channel, in pages of at most 1,000; an unknown channel is empty."""
     Stats: _grpc.UnaryUnaryMultiCallable[_presence_pb2.StatsRequest, _presence_pb2.StatsResponse]
     """Counts the members of channels without listing them."""
+    ListMembers: _grpc.UnaryUnaryMultiCallable[_presence_pb2.ListMembersRequest, _presence_pb2.ListMembersResponse]
+    """Returns one page of the members of a channel, in the order of the bytes of their client ids."""
+    Channels: _grpc.UnaryUnaryMultiCallable[_presence_pb2.ChannelsRequest, _presence_pb2.ChannelsResponse]
+    """Returns one page of the channels that a user is in, in the order of their names."""
+    Online: _grpc.UnaryUnaryMultiCallable[_presence_pb2.OnlineRequest, _presence_pb2.OnlineResponse]
+    """Says which users have connections."""
 
 @_typing.type_check_only
 class PresenceServiceAsyncStub(PresenceServiceStub):
@@ -55,6 +61,12 @@ class PresenceServiceAsyncStub(PresenceServiceStub):
     """Lists the members of a channel, in pages of at most 1,000; an unknown channel is empty."""
     Stats: _aio.UnaryUnaryMultiCallable[_presence_pb2.StatsRequest, _presence_pb2.StatsResponse]  # type: ignore[assignment]
     """Counts the members of channels without listing them."""
+    ListMembers: _aio.UnaryUnaryMultiCallable[_presence_pb2.ListMembersRequest, _presence_pb2.ListMembersResponse]  # type: ignore[assignment]
+    """Returns one page of the members of a channel, in the order of the bytes of their client ids."""
+    Channels: _aio.UnaryUnaryMultiCallable[_presence_pb2.ChannelsRequest, _presence_pb2.ChannelsResponse]  # type: ignore[assignment]
+    """Returns one page of the channels that a user is in, in the order of their names."""
+    Online: _aio.UnaryUnaryMultiCallable[_presence_pb2.OnlineRequest, _presence_pb2.OnlineResponse]  # type: ignore[assignment]
+    """Says which users have connections."""
 
 class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who is in which channel. Edges hold leases; members live as long as the lease of their edge."""
@@ -84,5 +96,29 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_presence_pb2.StatsResponse, _abc.Awaitable[_presence_pb2.StatsResponse]]:
         """Counts the members of channels without listing them."""
+
+    @_abc_1.abstractmethod
+    def ListMembers(
+        self,
+        request: _presence_pb2.ListMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_presence_pb2.ListMembersResponse, _abc.Awaitable[_presence_pb2.ListMembersResponse]]:
+        """Returns one page of the members of a channel, in the order of the bytes of their client ids."""
+
+    @_abc_1.abstractmethod
+    def Channels(
+        self,
+        request: _presence_pb2.ChannelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_presence_pb2.ChannelsResponse, _abc.Awaitable[_presence_pb2.ChannelsResponse]]:
+        """Returns one page of the channels that a user is in, in the order of their names."""
+
+    @_abc_1.abstractmethod
+    def Online(
+        self,
+        request: _presence_pb2.OnlineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_presence_pb2.OnlineResponse, _abc.Awaitable[_presence_pb2.OnlineResponse]]:
+        """Says which users have connections."""
 
 def add_PresenceServiceServicer_to_server(servicer: PresenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
