@@ -1,12 +1,15 @@
-"""IPv4 and IPv6 addresses: how to write one with a port, and how to listen on it."""
+"""IPv4 and IPv6 addresses: how to write, count and listen on one."""
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 _EVERYWHERE = "::"
+_HOST_BITS = 64  # of an IPv6 address that a customer of a provider chooses himself
 
 
 def with_port(host: str, port: int) -> str:
@@ -26,6 +29,44 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(without_brackets(host)).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def why_not_called(url: str, *, plain_http: bool = False) -> str:
+    """Return why an address must not be called over HTTP; empty if it may.
+
+    Args:
+        url: The address, of the settings.
+        plain_http: Whether `http:` may lead to other machines.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # raises if it is no port
+    except ValueError:
+        host = None
+    if not host or not url.isascii():
+        return "has no host, a port that is none, or is not ASCII"
+    if parts.scheme not in ("http", "https"):
+        return "must begin with https://"
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        return "must have no user, password or fragment"
+    if parts.scheme == "http" and not plain_http and not is_loopback(host):
+        return "must begin with https:// (http:// is for this machine alone)"
+    return ""
+
+
+@functools.lru_cache(maxsize=4_096)
+def network_of(address: str) -> str:
+    """Return what limits count an address as: an IPv6 address as its /64 network.
+
+    Every customer of a provider has at least such a network, and any address in it. IPv4 addresses, and text that is no
+    address, are returned unchanged.
+    """
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.IPv6Network((address, 128 - _HOST_BITS), strict=False))
+    except ValueError:
+        return address
 
 
 def listening(host: str, port: int, *, backlog: int = 100, reuse_port: bool = False) -> dict[str, Any]:

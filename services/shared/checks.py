@@ -15,7 +15,17 @@ MAX_CHANNEL_BYTES = 1_024
 """Longest channel name that any service takes; edges take `EDGE_CHANNEL_MAX_BYTES`, which is at most this."""
 MAX_USER_BYTES = 8_192
 """A user id comes from a token, and no token is longer."""
+MAX_KEY_BYTES = 128
+"""Longest idempotency key."""
+MAX_KEY_USER_BYTES = MAX_USER_BYTES + 2
+"""Edges write `u:` or `c:` before the id of the user or client whose key it is."""
 MAX_CLIENT_BYTES = 255
+MAX_GRANT_USER_BYTES = 255
+"""Users with a longer id have no stored grants."""
+MAX_PATTERN_BYTES = 255
+"""Longest channel, or pattern of channels, of a grant."""
+MAX_TIME_S = 253_402_300_799
+"""Latest time that requests may name, Unix seconds: the end of the year 9999. Dates have no later one."""
 
 # Visible ASCII without `*`, `&` and `/`, which the protocol reserves, and without `{` and `}`, which mark a Redis hash
 # tag. Source: wire protocol, 10.

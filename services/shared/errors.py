@@ -14,7 +14,8 @@ be told. It does not need to know who the caller is or which protocol the caller
     │   │   └── OtherStoreFound    Redis belongs to another store (persistence)
     │   ├── Busy               too much waits already; nothing was done, try again in a second
     │   ├── InvalidJson        not JSON, or not readable for every client (shared/json_text)
-    │   └── TooLarge           more than the store's log can hold at one place (persistence)
+    │   ├── TooLarge           more than the store's log can hold at one place (persistence)
+    │   └── Recheck            the membership has changed since the append was allowed (persistence)
     └── ConfigError            a wrong setting; ends the process with exit code 2 (shared/process/config)
 
 **Rules.** An exception is translated once, where the response is written: `shared/rpc/interceptor.py` makes a gRPC
@@ -37,7 +38,10 @@ import enum
 
 
 class ErrorCode(enum.IntEnum):
-    """Codes of `error` in replies. Source: wire protocol, 8.1."""
+    """Codes of `error` in replies. Source: wire protocol, 8.1.
+
+    Those from 113 on are our own. A hook may choose codes that are not here (`services/edge/domain/hooks`).
+    """
 
     INTERNAL = 100
     UNAUTHORIZED = 101
@@ -52,6 +56,11 @@ class ErrorCode(enum.IntEnum):
     EXPIRED = 110
     TOO_MANY_REQUESTS = 111
     UNRECOVERABLE_POSITION = 112
+    HOOK_UNAVAILABLE = 113  # a hook did not answer
+    HOOK_FAILED = 114  # a hook answered what can't be used
+    NOT_FOUND = 404  # in conversations, as the two below: no such message
+    CONFLICT = 409  # it was changed meanwhile, or is there already
+    GONE = 410  # it was deleted
 
     @property
     def message(self) -> str:
@@ -78,17 +87,25 @@ _ERROR_MESSAGES = {
     ErrorCode.EXPIRED: "expired",
     ErrorCode.TOO_MANY_REQUESTS: "too many requests",
     ErrorCode.UNRECOVERABLE_POSITION: "unrecoverable position",
+    ErrorCode.HOOK_UNAVAILABLE: "hook unavailable",
+    ErrorCode.HOOK_FAILED: "hook failed",
+    ErrorCode.NOT_FOUND: "not found",
+    ErrorCode.CONFLICT: "conflict",
+    ErrorCode.GONE: "gone",
 }
-_TEMPORARY = frozenset({ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS})
+_TEMPORARY = frozenset({ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS, ErrorCode.HOOK_UNAVAILABLE})
 
 
 class UnsubscribeCode(enum.IntEnum):
     """Codes with which the server ends a subscription. Source: wire protocol, 8.3.
 
-    Clients subscribe again after codes from 2500 on.
+    Clients subscribe again after codes from 2500 on. 2100 and 2103 are our own, from the range that the protocol leaves
+    free.
     """
 
     SERVER = 2000
+    NO_LONGER_MEMBER = 2100
+    PERMISSION_DENIED = 2103
     INSUFFICIENT_STATE = 2500
     EXPIRED = 2501
     STATE_INVALIDATED = 2502
@@ -101,6 +118,8 @@ class UnsubscribeCode(enum.IntEnum):
 
 _UNSUBSCRIBE_REASONS = {
     UnsubscribeCode.SERVER: "server unsubscribe",
+    UnsubscribeCode.NO_LONGER_MEMBER: "no longer a member",
+    UnsubscribeCode.PERMISSION_DENIED: "permission denied",
     UnsubscribeCode.INSUFFICIENT_STATE: "insufficient state",
     UnsubscribeCode.EXPIRED: "subscription expired",
     UnsubscribeCode.STATE_INVALIDATED: "state invalidated",

@@ -8,19 +8,20 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.shared.process.config import ConfigError
+from services.shared.process.config import ConfigError, fixed
+from services.shared.toml_file import as_bool, as_number, as_one_of, as_table, read_toml
 
 _NAME = re.compile(r"[-a-zA-Z0-9_.]{2,}")  # wire protocol, 10
 _MAX_DATA_BYTES = 1 << 20
 MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL_S = 10 * 365 * 86_400
 MAX_PRESENCE_GRACE_S = 3_600
+MAX_GROUP_MEMBERS = 10_000
 
 
 class Permission(enum.StrEnum):
@@ -29,7 +30,8 @@ class Permission(enum.StrEnum):
     ANYONE = "anyone"  # anonymous clients too
     AUTHENTICATED = "authenticated"  # has a user id
     SUBSCRIBER = "subscriber"  # is subscribed to the channel; anonymous only with `anonymous_subscriber`
-    GRANT = "grant"  # a token or the server API allows it
+    GRANT = "grant"  # a token or the server API permits it
+    MEMBER = "member"  # the conversation lets the user: only in namespaces with `conversations`
     NOBODY = "nobody"
 
 
@@ -64,11 +66,36 @@ class CommandToken(enum.StrEnum):
     REQUIRED = "required"
 
 
+class PresenceBy(enum.StrEnum):
+    """Of whom joins and leaves are told."""
+
+    CLIENT = "client"  # of each client: three tabs are three
+    USER = "user"  # of each user: the join of the first client, and the leave of the last one
+
+
 class Delta(enum.StrEnum):
     """Format of the deltas that clients may ask for, patches of the last publication."""
 
     OFF = "off"
     FOSSIL = "fossil"
+
+
+class UnknownUsers(enum.StrEnum):
+    """What becomes of a direct conversation with a user whom nobody has seen."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"  # it is begun
+
+
+class ChannelEvent(enum.StrEnum):
+    """What the feed may tell of a channel; see services/shared/feed."""
+
+    PUBLICATION = "publication"  # a publication was committed
+    JOIN = "join"  # a client came into the roster
+    UPDATE = "update"  # its presence data changed
+    LEAVE = "leave"  # it left the roster
+    OCCUPIED = "occupied"  # the roster has its first client
+    VACATED = "vacated"  # the last one left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +111,15 @@ class Namespace:
     presence: bool = False
     join_leave: Mode = Mode.OFF
     presence_grace_s: float = 10.0
+    presence_auto: bool = True  # who subscribes enters
+    presence_by: PresenceBy = PresenceBy.CLIENT
+    presence_event_rate: float = 0.0  # events per second that subscribers of a channel are told of; 0: all, at once
     subscribe: frozenset[Permission] = frozenset({Permission.GRANT})
     publish: frozenset[Permission] = frozenset({Permission.NOBODY})
     history: frozenset[Permission] = frozenset({Permission.NOBODY})
     presence_read: frozenset[Permission] = frozenset({Permission.NOBODY})
+    presence_enter: frozenset[Permission] = frozenset({Permission.SUBSCRIBER})
+    manage: frozenset[Permission] = frozenset({Permission.GRANT})
     anonymous_subscriber: bool = False
     max_data_bytes: int = 32_768
     publish_rate: float = 0.0
@@ -95,7 +127,12 @@ class Namespace:
     data_format: DataFormat = DataFormat.JSON
     delta: Delta = Delta.OFF
     command_token: CommandToken = CommandToken.OFF
+    events: frozenset[ChannelEvent] = frozenset()  # what the feed tells of
     time_in_tags: bool = False  # adds the time as a tag too: SDKs pass tags on but drop `time`
+    conversations: bool = False  # every channel is a conversation: its log says who may do what
+    group_max_members: int = 1000  # of a new group
+    unknown_users: UnknownUsers = UnknownUsers.REFUSE
+    publish_hook: bool = fixed(False)  # no option: edges set it where a hook sees the publications of clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +154,33 @@ class Namespaces:
         return self.named.get(name.removeprefix("$")) if colon else self.default
 
 
-_OPTIONS = {field.name: field.default for field in dataclasses.fields(Namespace) if field.name != "name"}
+_OPTIONS = {
+    field.name: field.default
+    for field in dataclasses.fields(Namespace)
+    if field.name != "name" and "fixed" not in field.metadata
+}
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "history_size": (1, MAX_HISTORY_SIZE),
     "history_ttl_s": (1, MAX_HISTORY_TTL_S),
     "presence_grace_s": (0, MAX_PRESENCE_GRACE_S),
+    "presence_event_rate": (0, 1_000_000),
     "max_data_bytes": (1, _MAX_DATA_BYTES),
     "publish_rate": (0, 1_000_000),
+    "group_max_members": (1, MAX_GROUP_MEMBERS),
 }
 _NEEDS_LOG = ("history_size", "history_ttl_s", "history", "recovery", "positioning")
-_NEEDS_PRESENCE = ("join_leave", "presence_grace_s", "presence_read")
+_NEEDS_PRESENCE = (
+    "join_leave",
+    "presence_grace_s",
+    "presence_read",
+    "presence_enter",
+    "presence_auto",
+    "presence_by",
+    "presence_event_rate",
+)
+_OF_CONVERSATIONS = ("group_max_members", "unknown_users")
+_BY_MEMBERSHIP = ("subscribe", "publish", "history", "presence_read")
+_MEMBERS = frozenset({Permission.MEMBER})
 
 
 def load_namespaces(path: Path) -> Namespaces:
@@ -136,16 +190,11 @@ def load_namespaces(path: Path) -> Namespaces:
         ConfigError: an entry is unknown, of the wrong type, out of bounds or without effect. The message names file,
             table and option.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"CHANNELS_FILE: can't read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    tables = read_toml(path, "CHANNELS_FILE")
     for table in tables:
         if table not in ("default", "namespaces"):
             raise ConfigError(f"{path}: unknown table {table!r}; known: default, namespaces.<name>")
-    named = _as_table(tables.get("namespaces", {}), f"{path}: [namespaces]")
+    named = as_table(tables.get("namespaces", {}), f"{path}: [namespaces]")
     for name in named:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{path}: [namespaces.{name}]: a name is two or more of a-z A-Z 0-9 - _ .")
@@ -156,53 +205,57 @@ def load_namespaces(path: Path) -> Namespaces:
 
 
 def _namespace(name: str, table: object, where: str) -> Namespace:
-    options = _as_table(table, where)
+    options = as_table(table, where)
     for option in options:
         if option not in _OPTIONS:
             raise ConfigError(f"{where} {option}: unknown option; known: {', '.join(sorted(_OPTIONS))}")
-    namespace = Namespace(name=name, **{key: _value(key, value, f"{where} {key}") for key, value in options.items()})
+    given = {key: _value(key, value, f"{where} {key}") for key, value in options.items()}
+    namespace = Namespace(name=name, **(_conversation_defaults(given) | given))
     _check_sense(namespace, options, where)
+    if namespace.conversations:
+        _check_conversations(namespace, options, where)
+    else:
+        _check_no_conversations(namespace, options, where)
     return namespace
+
+
+def _conversation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults that differ in a namespace with conversations."""
+    if not given.get("conversations"):
+        return {}
+    permits = _BY_MEMBERSHIP if given.get("presence") else _BY_MEMBERSHIP[:-1]
+    return {"time_in_tags": True, **dict.fromkeys(permits, _MEMBERS)}
 
 
 def _value(option: str, value: object, where: str) -> Any:
     """Return `value` as the type of the option's default, checked against its bounds."""
     default = _OPTIONS[option]
     if isinstance(default, enum.StrEnum):
-        return _member(type(default), value, where)
+        return as_one_of(type(default), value, where)
+    if option == "events":
+        return _events(value, where)
     if isinstance(default, frozenset):
         return _permissions(value, where)
     if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ConfigError(f"{where}: must be true or false, not {value!r}")
-        return value
+        return as_bool(value, where)
     if isinstance(default, str):
         return _regex(value, where)
-    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else (int, float)):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise ConfigError(f"{where}: must be {kind}, not {value!r}")
-    low, high = _BOUNDS[option]
-    if not low <= value <= high:
-        raise ConfigError(f"{where}: must be {low:g} to {high:,.0f}, not {value!r}")
-    return value
+    return as_number(value, where, whole=isinstance(default, int), bounds=_BOUNDS[option])
 
 
 def _permissions(value: object, where: str) -> frozenset[Permission]:
     if not isinstance(value, list) or not value:
         raise ConfigError(f'{where}: must be a list such as ["{Permission.SUBSCRIBER}"], not {value!r}')
-    if "member" in value:
-        raise ConfigError(f"{where}: member needs conversations, which this version does not have")
-    rule = frozenset(_member(Permission, each, where) for each in value)
+    rule = frozenset(as_one_of(Permission, each, where) for each in value)
     if Permission.NOBODY in rule and len(rule) > 1:
         raise ConfigError(f"{where}: nobody stands alone")
     return rule
 
 
-def _member(kind: type[enum.StrEnum], value: object, where: str) -> Any:
-    try:
-        return kind(str(value))
-    except ValueError:
-        raise ConfigError(f"{where}: must be one of {', '.join(kind)}, not {value!r}") from None
+def _events(value: object, where: str) -> frozenset[ChannelEvent]:
+    if not isinstance(value, list):
+        raise ConfigError(f'{where}: must be a list such as ["{ChannelEvent.PUBLICATION}"], not {value!r}')
+    return frozenset(as_one_of(ChannelEvent, each, where) for each in value)
 
 
 def _regex(value: object, where: str) -> str:
@@ -215,19 +268,45 @@ def _regex(value: object, where: str) -> str:
     return value
 
 
-def _as_table(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: must be a table, not {value!r}")
-    return value
-
-
 def _check_sense(namespace: Namespace, given: Mapping[str, Any], where: str) -> None:
     """Refuse options that would have no effect: whoever set them expects one."""
     if namespace.durability is Durability.NONE:
         for option in _NEEDS_LOG:
             if option in given and getattr(namespace, option) not in (Mode.OFF, {Permission.NOBODY}):
                 raise ConfigError(f'{where} {option}: needs a log; durability = "none" keeps none')
+        if ChannelEvent.PUBLICATION in namespace.events:
+            raise ConfigError(f'{where} events: publication needs a log; durability = "none" keeps none')
     if not namespace.presence:
+        if namespace.events - {ChannelEvent.PUBLICATION}:
+            raise ConfigError(f"{where} events: needs presence = true, except for publication")
         for option in _NEEDS_PRESENCE:
             if option in given and getattr(namespace, option) not in (Mode.OFF, {Permission.NOBODY}):
                 raise ConfigError(f"{where} {option}: needs presence = true")
+
+
+def _check_conversations(namespace: Namespace, given: Mapping[str, Any], where: str) -> None:
+    """Refuse options that would let in others than members, or have no effect."""
+    if not namespace.name:
+        raise ConfigError(f"{where} conversations: not in [default]; their channels have the name of a namespace")
+    if namespace.durability is not Durability.STORED:
+        raise ConfigError(f'{where} conversations: needs durability = "stored"')
+    if namespace.data_format is not DataFormat.OBJECT:
+        raise ConfigError(f'{where} conversations: needs data_format = "object"')
+    for option in _BY_MEMBERSHIP:
+        if getattr(namespace, option) not in (_MEMBERS, {Permission.NOBODY}):
+            raise ConfigError(f'{where} {option}: with conversations it is ["member"] or ["nobody"]')
+    if namespace.presence_enter not in ({Permission.SUBSCRIBER}, {Permission.NOBODY}):
+        raise ConfigError(f'{where} presence_enter: with conversations it is ["subscriber"] or ["nobody"]')
+    if Permission.MEMBER in namespace.manage:
+        raise ConfigError(f"{where} manage: there is no such command for members")
+    if "anonymous_subscriber" in given and namespace.anonymous_subscriber:
+        raise ConfigError(f"{where} anonymous_subscriber: members of conversations have a user id")
+
+
+def _check_no_conversations(namespace: Namespace, given: Mapping[str, Any], where: str) -> None:
+    for option in _OF_CONVERSATIONS:
+        if option in given:
+            raise ConfigError(f"{where} {option}: needs conversations = true")
+    for option, value in given.items():
+        if isinstance(value, list) and Permission.MEMBER in value and option != "events":
+            raise ConfigError(f"{where} {option}: member needs conversations = true")

@@ -91,11 +91,15 @@ class ConditionFailed(Exception):
     That may be the result of a retry after an earlier try was executed and its response lost.
 
     `item`: what is there, if the call asked for it (ReturnValuesOnConditionCheckFailure).
+    `parts`: the same for each part of a transaction whose condition did not hold, by its index.
     """
 
-    def __init__(self, op: str, item: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, op: str, item: Mapping[str, Any] | None = None, parts: Mapping[int, Mapping[str, Any]] | None = None
+    ) -> None:
         super().__init__(op)
         self.item = item or {}
+        self.parts = parts or {}
 
 
 def item_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,9 +263,14 @@ class DynamoDb:
     def _refused(self, op: str, error: ClientError) -> Exception:
         """Convert a failure that is not temporary; logs what is unexpected."""
         code = str(error.response.get("Error", {}).get("Code", ""))
-        reasons = [reason.get("Code") for reason in error.response.get("CancellationReasons", [])]
-        if code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in reasons:
-            return ConditionFailed(op, error.response.get("Item"))  # type: ignore[arg-type]
+        reasons = error.response.get("CancellationReasons", [])
+        parts = {
+            index: reason.get("Item", {})
+            for index, reason in enumerate(reasons)
+            if reason.get("Code") == "ConditionalCheckFailed"
+        }
+        if code == "ConditionalCheckFailedException" or parts:
+            return ConditionFailed(op, error.response.get("Item"), parts)  # type: ignore[arg-type]
         if code == "ResourceNotFoundException":
             return TableMissing(f"DynamoDB has no such table: {error}")
         if code == "ResourceInUseException":

@@ -35,6 +35,11 @@ class DynamoDbSettings:
         return f"{self.table_prefix}log"
 
     @property
+    def chat_table(self) -> str:
+        """Table of persistence: what became of conversations."""
+        return f"{self.table_prefix}chat"
+
+    @property
     def accounts_table(self) -> str:
         """Table of auth: users, sessions and keys."""
         return f"{self.table_prefix}accounts"

@@ -26,6 +26,7 @@ def definitions(settings: DynamoDbSettings) -> list[dict[str, Any]]:
     """
     return [
         _table(settings.log_table, sort_type="N"),
+        _table(settings.chat_table, sort_type="S"),
         _table(settings.accounts_table, sort_type="S"),
     ]
 
@@ -50,18 +51,19 @@ async def create(db: DynamoDb, settings: DynamoDbSettings, *, within_s: float = 
     return made
 
 
-async def prepare(db: DynamoDb, settings: DynamoDbSettings, table: str) -> None:
-    """Check a table at the start of a service.
+async def prepare(db: DynamoDb, settings: DynamoDbSettings, *of_service: str) -> None:
+    """Check the tables of a service at its start.
 
     If the settings say so, missing tables are created first.
 
     Raises:
-        ConfigError: the table is missing.
-        Unavailable: DynamoDB does not answer, or the table can't be used yet.
+        ConfigError: a table is missing.
+        Unavailable: DynamoDB does not answer, or a table can't be used yet.
     """
     if settings.create_tables:
         await create(db, settings)
-    await check(db, table)
+    for table in of_service:
+        await check(db, table)
 
 
 async def remake(db: DynamoDb, settings: DynamoDbSettings, error: Unavailable) -> None:

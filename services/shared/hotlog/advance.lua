@@ -1,16 +1,24 @@
 -- Sets a `stored` channel to the state of the store, which is ahead of Redis. What Redis numbered above its own
 -- readable top was never acknowledged, and is deleted together with its keys.
 --
--- KEYS: log, meta, then keys to forget, then keys to remember.
+-- KEYS: log, meta, then keys to forget, then keys to remember, then, if the feed may tell of the channel, its stream.
 -- ARGV: epoch, top of the store, token of the incarnation, number of keys to forget, time of the store's newest
---   publication (Unix ms), then per key to remember: position, ttl_s.
--- Returns 0 if Redis had all of it already, else 1.
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time')
+--   publication (Unix ms), entries that the stream of the feed keeps (empty: none is given), its name in gaps, then per
+--   key to remember: position, ttl_s.
+-- Returns 0 if Redis had all of it already, -2 if the feed must be told a gap and there is no stream, and nothing was
+-- done; else 1.
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time', 'counts', 'told', 'life')
 local epoch, top, incarnation, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local stored = known[1] == epoch and tonumber(known[2])
 local ahead = stored and stored >= top
 local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 0) + 1), '+')
 local whole = ahead and #unstored == tonumber(known[3]) - stored
+-- What the store has and nobody committed is never told. If Redis has lost something, all groups are told that anyway.
+local generation = '%.(%d+)$'
+local gap = known[6] and not ahead and string.match(known[7] or '', generation) == string.match(incarnation, generation)
+local stream = ARGV[6] ~= ''
+if gap and not stream then return -2 end
+local last_key = stream and #KEYS - 1 or #KEYS
 if not whole then
   -- A key must not lead to a place that somebody else will be given. Those that the store has are remembered below.
   for _, entry in ipairs(unstored) do
@@ -24,14 +32,15 @@ for index = 3, 2 + forget do
   local committed = ahead and its_epoch == epoch and tonumber(offset) > top and tonumber(offset) <= stored
   if not committed then redis.call('DEL', KEYS[index]) end
 end
-for index = 3 + forget, #KEYS do
-  local at = 6 + (index - 3 - forget) * 2
+for index = 3 + forget, last_key do
+  local at = 8 + (index - 3 - forget) * 2
   redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])
 end
 if whole then
   redis.call('HSET', KEYS[2], 'life', incarnation)
   return 0
 end
+if known[5] then redis.call('HSET', KEYS[2], 'counts', '') end  -- not known any more: verify.lua brings them
 redis.call('DEL', KEYS[1])
 if ahead then
   -- Of what was numbered and not stored, something is not there: none of it was acknowledged.
@@ -39,5 +48,10 @@ if ahead then
 else
   redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', incarnation,
     'time', string.format('%d', math.max(tonumber(ARGV[5]), tonumber(known[4]) or 0)))
+  if known[6] then redis.call('HSET', KEYS[2], 'told', ARGV[2]) end
+  if gap then
+    redis.call('XADD', KEYS[#KEYS], 'MAXLEN', '~', ARGV[6], '*', 'r', 'lost', 's', ARGV[7],
+      'n', stored and string.format('%d', top - stored) or '')
+  end
 end
 return 1

@@ -1,25 +1,25 @@
 -- Numbers publications of `hot` channels with their time, keeps them and publishes them.
 --
 -- KEYS: observed, appends of this edge, then per channel its meta, its log, and the idempotency keys of those of its
---   items that have one, in order.
+--   items that have one, in order. Then, per channel that the feed tells of, its stream of the feed.
 -- ARGV: epoch for a new log (<generation>.<random>), key_ttl_s, meta_ttl_s, Unix seconds, number of writes that the
 --   edge has seen, highest number that it knows of its own calls, then per channel: pub/sub channel, history_size,
 --   history_ttl_s, number of items, number of items with a key, and per item: publication, and '1' if it has a key,
---   else ''.
+--   else ''. Then, if the feed tells of any channel: '', entries that a stream keeps, and per such channel: its place
+--   among the channels, from 1, its name, number of items, and per item its author.
 -- Returns {number of writes, number of this call among those of the edge, per channel {epoch, per item its offset,
 --   negative if an earlier publish with the key has it}}. A channel has {} if its log is of a later generation, and an
 --   error if a command failed. Instead of all that {} if this Redis has counted fewer writes, or fewer calls of the
 --   edge, than the edge has seen; then nothing was done.
 local fresh, key_ttl, meta_ttl, now = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local writes = tonumber(redis.call('HGET', KEYS[1], 'writes')) or 0
-if writes < tonumber(ARGV[5]) then return {} end
-local number = redis.call('HINCRBY', KEYS[2], 'n', 1)
-if number <= tonumber(ARGV[6]) then
+-- Both are counted before they are compared, which saves reading them: a Redis that has lost something is rare.
+local writes, number = redis.call('HINCRBY', KEYS[1], 'writes', 1), redis.call('HINCRBY', KEYS[2], 'n', 1)
+if writes <= tonumber(ARGV[5]) or number <= tonumber(ARGV[6]) then
+  redis.call('HINCRBY', KEYS[1], 'writes', -1)
   redis.call('HINCRBY', KEYS[2], 'n', -1)
   return {}
 end
 local generation = string.match(fresh, '^%d+%.')
-local wrote = false
 
 local function append(first_key, first, items)
   local meta, log, channel = KEYS[first_key], KEYS[first_key + 1], ARGV[first]
@@ -54,7 +54,7 @@ local function append(first_key, first, items)
     if key_offset then
       results[#results + 1] = -key_offset
     else
-      top, wrote = top + 1, true
+      top = top + 1
       local publication = ARGV[index] .. stamped
       redis.call('XADD', log, 'MAXLEN', size, offset .. '-0', 'p', publication)
       redis.call('PUBLISH', channel, 'p' .. epoch .. ' ' .. offset .. ' ' .. publication)
@@ -78,11 +78,23 @@ local function append(first_key, first, items)
 end
 
 local results, next_key, next_argument = {writes, number}, 3, 7
-while next_argument <= #ARGV do
+while next_argument <= #ARGV and ARGV[next_argument] ~= '' do
   local items, keyed = tonumber(ARGV[next_argument + 3]), tonumber(ARGV[next_argument + 4])
   local _, found = pcall(append, next_key, next_argument, items)  -- a channel that fails fails alone
   results[#results + 1] = type(found) == 'table' and found or {err = found}
   next_key, next_argument = next_key + 2 + keyed, next_argument + 5 + 2 * items
 end
-if wrote then results[1] = redis.call('HINCRBY', KEYS[1], 'writes', 1) end
+-- The feed: services/shared/feed/events.py has the fields.
+local most = ARGV[next_argument + 1]
+next_argument = next_argument + 2
+while next_argument <= #ARGV do
+  local result, items = results[2 + ARGV[next_argument]], tonumber(ARGV[next_argument + 2])
+  for index = 2, #result do  -- nothing, if the channel failed
+    if result[index] > 0 then
+      redis.call('XADD', KEYS[next_key], 'MAXLEN', '~', most, '*', 'c', ARGV[next_argument + 1], 'e', result[1],
+        'o', result[index], 'a', ARGV[next_argument + 1 + index])
+    end
+  end
+  next_key, next_argument = next_key + 1, next_argument + 3 + items
+end
 return results

@@ -2,24 +2,50 @@
 --
 -- KEYS: log, meta, then one idempotency key per item.
 -- ARGV: token of the incarnation in which the channel must have been compared with the store, history_ttl_s, key_ttl_s,
---   max_unstored, then per item: publication id, publication, user and key.
--- Returns {epoch, readable top, encoded time that was appended to each new publication, per item its offset}. An offset
---   is negative if an earlier publish with the key has it, and 0 if too much is not stored yet. {} if the channel must
---   be compared with the store first; then nothing was done.
+--   max_unstored, number of items with flags or a guard, then per item: publication id, publication, user and key, then
+--   per item with flags or a guard: its place among KEYS, flags, guard (empty: none). Then, if the feed tells of the
+--   channel, per item its author, which commit.lua needs.
+-- Returns {epoch, readable top, encoded time that was appended to each new publication, counts, per item its offset}.
+--   An offset is negative if an earlier publish with the key has it, and 0 if it got none: too much is not stored yet,
+--   or the guard is not the membership version. Counts: n and mv before the first item, mv behind the last, and the
+--   places among the items (from 1) of those with a wrong guard; {} if the channel does not count. {} in place of all
+--   that if the channel must be compared with the store first; then nothing was numbered.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
+local terms = ARGV[5] ~= '0' and {}
+for at = 3 * #KEYS, 3 * (#KEYS + ARGV[5]) - 1, 3 do
+  terms[tonumber(ARGV[at])] = {tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])}
+end
+-- What is kept as of another offset was left behind by a version that does not count, so it is not known.
+local at, n, mv
+if known[7] then
+  at, n, mv = string.match(known[7], '^(%d+) (%d+) (%d+)$')
+elseif terms then
+  at, n, mv = 0, 0, 0  -- as of the very beginning
+end
+local counted = at and tonumber(at) == top
+if terms and not counted then
+  redis.call('HSET', meta, 'counts', '')  -- so that the comparison brings them
+  return {}
+end
+n, mv = tonumber(n), tonumber(mv)
 if known[5] == '1' then  -- it is not to be forgotten while this is not stored
   redis.call('PERSIST', meta)
   redis.call('HSET', meta, 'rests', 0)
 end
 local time, stamped = stamp(known[6])
-local results, before, max_unstored = {epoch, stored, stamped}, top, tonumber(ARGV[4])
+local counts = counted and {n, mv, mv} or {}
+local results, before, max_unstored = {epoch, stored, stamped, counts}, top, tonumber(ARGV[4])
+local head = 3 * (#KEYS + ARGV[5]) - 1  -- arguments in front of the authors
+local authors = #ARGV > head and head - 2  -- in front of the first one there are two keys without an item
 for index = 3, #KEYS do
   local key, offset = KEYS[index], string.format('%d', top + 1)
   local place, full, position = epoch .. ' ' .. offset, top - stored >= max_unstored, nil
-  if full then
+  local mine = terms and terms[index]
+  local refused = mine and mine[2] and mine[2] ~= mv
+  if full or refused then
     position = redis.call('GET', key)
   else
     position = redis.call('SET', key, place, 'EX', ARGV[3], 'NX', 'GET')  -- what it was, and set if it was nothing
@@ -27,19 +53,42 @@ for index = 3, #KEYS do
   local key_epoch, key_offset
   if position then key_epoch, key_offset = string.match(position, '^(%S+) (%d+)$') end
   if key_epoch == epoch then
-    results[index + 1] = -tonumber(key_offset)
-  elseif full then
-    results[index + 1] = 0
+    results[index + 2] = -tonumber(key_offset)
+  elseif full or refused then
+    results[index + 2] = 0
+    if refused then counts[#counts + 1] = index - 2 end
   else
     if position then redis.call('SET', key, place, 'EX', ARGV[3]) end  -- of a log that is gone
     top = top + 1
-    local at = 3 * index - 4
-    redis.call('XADD', log, offset .. '-0', 'i', ARGV[at], 'p', ARGV[at + 1] .. stamped, 'k', ARGV[at + 2], 'n', key)
-    results[index + 1] = top
+    local at = 3 * index - 3
+    local publication, id = ARGV[at + 1] .. stamped, offset .. '-0'
+    if counted then
+      local flags = mine and mine[1] or 0
+      if flags % 2 >= 1 then n = n + 1 end
+      if flags % 4 >= 2 then mv = top end
+      local fields = {'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key}
+      if authors then fields[9], fields[10] = 'a', ARGV[authors + index] end
+      fields[#fields + 1], fields[#fields + 2] = 'c', string.format('%d %d %d', flags, n, mv)
+      redis.call('XADD', log, id, unpack(fields))
+    elseif authors then
+      redis.call('XADD', log, id, 'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key, 'a', ARGV[authors + index])
+    else
+      redis.call('XADD', log, id, 'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key)
+    end
+    results[index + 2] = top
   end
 end
+if counted then counts[3] = mv end
 if top > before then
-  redis.call('HSET', meta, 'top', string.format('%d', top), 'time', time)
+  local last = string.format('%d', top)
+  if counted then
+    redis.call('HSET', meta, 'top', last, 'time', time, 'counts', string.format('%d %d %d', top, n, mv))
+  else
+    redis.call('HSET', meta, 'top', last, 'time', time)
+  end
+  if authors and not known[8] then  -- from here on the feed tells of the channel: see commit.lua and advance.lua
+    redis.call('HSET', meta, 'told', string.format('%d', stored))
+  end
   -- From the last publish on it lives for its time, and not shorter than keys that lead into it; up to a sixteenth and a
   -- minute longer: renewing is rare.
   local ttl = math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))

@@ -9,20 +9,22 @@ from redis import exceptions
 
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
-from services.shared.hotlog.hotlog import KEY_TTL_S, META_TTL_S
+from services.shared.hotlog.hotlog import FEED_MAX_ENTRIES, KEY_TTL_S, META_TTL_S
 from services.shared.hotlog.scripts import APPEND_HOT, Call, raise_for_error
 
 
 class HotBatch(NamedTuple):
     """Publications of one `hot` channel, in order, with its history settings.
 
-    `items` has (publication, name of its idempotency key in Redis or "").
+    `items` has (publication, name of its idempotency key in Redis or ""). `authors`: user id of each, "" for a backend,
+    if the feed tells of the channel; else empty.
     """
 
     channel: str
     history_size: int
     history_ttl_s: int
     items: Sequence[tuple[bytes, str]]
+    authors: Sequence[str] = ()
 
 
 class HotAppended(NamedTuple):
@@ -54,6 +56,7 @@ def append_call(
     writes: int = 0,
     number: int = 0,
     meta_ttl_s: int = META_TTL_S,
+    feed_max_entries: int = FEED_MAX_ENTRIES,
 ) -> Call:
     """Return the call that appends publications of several channels.
 
@@ -67,10 +70,15 @@ def append_call(
         writes: Number of writes to `hot` logs that the edge has seen; a Redis that has less refuses.
         number: Highest number of a call of this edge that it was told of; a Redis that has counted fewer refuses.
         meta_ttl_s: How long a channel's meta is kept after its last publication, seconds.
+        feed_max_entries: Entries that a stream of the feed keeps.
     """
     names = [keys.observed(), keys.appends(edge)]
     arguments: list[str | bytes | int] = [fresh_epoch, KEY_TTL_S, meta_ttl_s, now_s, writes, number]
-    for channel, history_size, history_ttl_s, items in batches:
+    told: list[tuple[int, HotBatch]] = []
+    for place, batch in enumerate(batches, 1):
+        channel, history_size, history_ttl_s, items, authors = batch
+        if authors:
+            told.append((place, batch))
         names += (keys.meta(channel), keys.log(channel))
         others = len(names)
         at = len(arguments) + 4
@@ -82,6 +90,11 @@ def append_call(
             else:
                 arguments += (publication, "")
         arguments[at] = len(names) - others
+    if told:
+        arguments += ("", feed_max_entries)
+        for place, batch in told:
+            names.append(keys.commits(keys.feed_shard(batch.channel)))
+            arguments += (place, batch.channel, len(batch.authors), *batch.authors)
     return Call(APPEND_HOT, names, arguments)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from services.shared.hotlog import keys
+from services.shared.hotlog.entries import Entry, decode_entry
 from services.shared.hotlog.scripts import (
     ADVANCE,
     APPEND_STORED,
@@ -21,7 +22,6 @@ from services.shared.hotlog.scripts import (
     REST,
     SETTLED,
     TOP,
-    TRIM,
     UNMARK,
     UNSTORED,
     VERIFY,
@@ -29,9 +29,12 @@ from services.shared.hotlog.scripts import (
     raise_for_error,
 )
 
+FEED_MAX_ENTRIES = 50_000  # entries that a stream of the feed keeps, unless the setting says otherwise
+COUNTS, CHANGES_MEMBERSHIP, ERASES, GRANTS = 1, 2, 4, 8  # flags of an item
 KEY_TTL_S = 300  # seconds for which an idempotency key counts
 REST_TTL_S = 24 * 3600  # seconds after which Redis forgets a `stored` channel without new publications
 EMPTY_TTL_S = 3600  # the same for a channel that never had a publication
+NEEDS_FEED = -2  # result of a call that must tell the feed of it, and was not given its stream
 STAMP_BYTES = 7  # length of the time that Redis appends to a publication: see stamp.lua
 META_TTL_S = 720 * 3600  # seconds for which the meta of a `hot` channel is kept: wire protocol, 11.1
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -49,12 +52,21 @@ def new_epoch(generation: int | None = None) -> str:
 
 
 class Item(NamedTuple):
-    """One publication of a `stored` channel to append; `key` is never empty."""
+    """One publication of a `stored` channel to append; `key` is never empty.
+
+    `author`: user id, "" for a backend; None: the feed does not tell of the publication.
+    `flags`: any of `COUNTS`, `CHANGES_MEMBERSHIP` (may take a right away), `ERASES` (something) and `GRANTS` (changes
+    membership or rights, and takes nothing away).
+    `guard`: membership version that the channel must have, or the item gets no offset; None: any.
+    """
 
     publication_id: bytes
     publication: bytes
     key_user: str
     key: str
+    author: str | None = None
+    flags: int = 0
+    guard: int | None = None
 
 
 class Batch(NamedTuple):
@@ -66,17 +78,32 @@ class Batch(NamedTuple):
     items: Sequence[Item]
 
 
+class Counts(NamedTuple):
+    """What a channel that counts had counted before a batch, and what the batch met.
+
+    `refused`: indexes of the items whose guard was not the membership version.
+    """
+
+    n: int
+    mv: int
+    mv_behind: int  # behind the last item
+    refused: Sequence[int]
+
+
 class Appended(NamedTuple):
     """Offsets of the publications of a batch, in order.
 
-    Negative: an earlier publish with the key has this offset. 0: it got none, since too much is not stored yet.
+    Negative: an earlier publish with the key has this offset. 0: it got none, since too much is not stored yet, or
+    because of its guard.
     `stamp`: encoded time that Redis appended to each new publication; the same bytes must be stored.
+    `counts`: None if the channel does not count.
     """
 
     epoch: str
     stored: int  # the readable top
     stamp: bytes
     offsets: list[int]
+    counts: Counts | None = None
 
 
 class Page(NamedTuple):
@@ -95,10 +122,20 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
     """
     channel, _, history_ttl_s, items = batch
     names = [keys.log(channel), keys.meta(channel)]
-    arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored]
-    for publication_id, publication, user, key in items:
+    arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored, 0]
+    terms: list[str | bytes | int] = []
+    told = False
+    for publication_id, publication, user, key, author, flags, guard in items:
         names.append(keys.key(channel, user, key))
         arguments += (publication_id, publication, keys.pair(user, key))
+        told = told or author is not None
+        if flags or guard is not None:
+            terms += (len(names), flags, "" if guard is None else guard)
+    if terms:
+        arguments[4] = len(terms) // 3
+        arguments += terms
+    if told:
+        arguments += [item.author or "" for item in items]
     return Call(APPEND_STORED, names, arguments)
 
 
@@ -108,29 +145,52 @@ def appended(result: Any) -> Appended | None:
     None: the channel must be compared with the store first, and nothing was done.
     """
     found = raise_for_error(result)
-    return Appended(found[0].decode(), found[1], found[2], found[3:]) if found else None
+    if not found:
+        return None
+    epoch, stored, stamp, counted, *offsets = found
+    counts = None
+    if counted:
+        n, mv, mv_behind, *refused = counted
+        counts = Counts(n, mv, mv_behind, [place - 1 for place in refused])
+    return Appended(epoch.decode(), stored, stamp, offsets, counts)
 
 
-def commit_call(channel: str, epoch: str, upto: int, history_size: int, incarnation: str) -> Call:
+def commit_call(
+    channel: str, epoch: str, upto: int, history_size: int, incarnation: str, *, feed_max_entries: int = 0
+) -> Call:
     """Return the call that makes entries up to `upto` readable, and publishes them.
 
+    Its result is the readable top, or -1 (see commit.lua), or `NEEDS_FEED`: call again with `feed_max_entries`.
+
     `incarnation`: the one in which they were numbered.
+    `feed_max_entries`: entries that a stream of the feed keeps; 0: the feed does not tell of the channel.
     """
     names = [keys.log(channel), keys.meta(channel)]
-    return Call(COMMIT, names, [epoch, upto, history_size, keys.pub(channel), incarnation])
+    arguments: list[str | bytes | int] = [epoch, upto, history_size, keys.pub(channel), incarnation]
+    if feed_max_entries:
+        names.append(keys.commits(keys.feed_shard(channel)))
+        arguments += (feed_max_entries, channel)
+    return Call(COMMIT, names, arguments)
 
 
-def trim_call(channel: str, upto: int) -> Call:
-    """Return the call that deletes readable entries of a `stored` channel."""
-    return Call(TRIM, [keys.log(channel), keys.meta(channel)], [upto])
-
-
-def verify_call(channel: str, epoch: str, top: int, incarnation: str, *, may_be_ahead: bool = False) -> Call:
+def verify_call(
+    channel: str,
+    epoch: str,
+    top: int,
+    incarnation: str,
+    *,
+    n: int = 0,
+    mv: int = 0,
+    erasures: int = 0,
+    may_be_ahead: bool = False,
+) -> Call:
     """Return the call that notes that the channel was compared with the store.
 
+    `n` and `mv` are those of the store at its top, `erasures` is what it has counted of the channel.
     Its result is 1: noted; 0: Redis is behind; 2: it is ahead; -1: it has no meta of the channel.
     """
-    return Call(VERIFY, [keys.meta(channel)], [epoch, top, incarnation, int(may_be_ahead)])
+    names = [keys.meta(channel), keys.log(channel)]
+    return Call(VERIFY, names, [epoch, top, incarnation, int(may_be_ahead), n, mv, erasures])
 
 
 def rest_call(channel: str) -> Call:
@@ -144,7 +204,12 @@ def rest_call(channel: str) -> Call:
 
 
 def init_call(
-    channel: str, epoch: str, top: int, time_ms: int, incarnation: str, known: Sequence[tuple[str, str, int, int]]
+    channel: str,
+    epoch: str,
+    top: int,
+    time_ms: int,
+    incarnation: str,
+    known: Sequence[tuple[str, str, int, int]],
 ) -> Call:
     """Return the call that brings meta and keys from the store.
 
@@ -177,15 +242,23 @@ def advance_call(
     *,
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
+    feed_max_entries: int = 0,
 ) -> Call:
     """Return the call that sets Redis, which is behind, to the store's state.
 
+    Its result is `NEEDS_FEED` if nothing was done: call again with `feed_max_entries`.
+
     `time_ms` is that of the newest publication; `forget` has (user, key), `remember` (user, key, offset, ttl_s).
+    `feed_max_entries`: entries that a stream of the feed keeps; 0: the feed does not tell of the channel.
     """
     names = [keys.log(channel), keys.meta(channel)]
     names += [keys.key(channel, user, key) for user, key in forget]
     names += [keys.key(channel, user, key) for user, key, _, _ in remember]
-    arguments: list[str | bytes | int] = [epoch, top, incarnation, len(forget), time_ms]
+    arguments: list[str | bytes | int] = [epoch, top, incarnation, len(forget), time_ms, "", ""]
+    if feed_max_entries:
+        shard = keys.feed_shard(channel)
+        names.append(keys.commits(shard))
+        arguments[5:] = feed_max_entries, f"feed{shard}"
     for _, _, offset, ttl_s in remember:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(ADVANCE, names, arguments)
@@ -293,13 +366,12 @@ def page(result: Any) -> Page | None:
 class Unstored(NamedTuple):
     """Entries of a `stored` channel above its readable top.
 
-    Each is (offset, id, publication, key as `keys.pair` makes it).
     `incarnation`: the one in which the channel was last compared with the store.
     """
 
     epoch: str
     stored: int
-    entries: list[tuple[int, bytes, bytes, str]]
+    entries: list[Entry]
     incarnation: str
 
 
@@ -317,6 +389,6 @@ def unstored(result: Any) -> Unstored | None:
     return Unstored(
         epoch.decode(),
         int(stored),
-        [(int(name.split(b"-")[0]), fields[1], fields[3], fields[5].decode()) for name, fields in entries],
+        [decode_entry(int(name.split(b"-")[0]), fields) for name, fields in entries],
         incarnation.decode(),
     )

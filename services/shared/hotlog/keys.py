@@ -7,7 +7,9 @@ heartbeat, `t:orders` the control log.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import zlib
 
 from services.shared.process.config import ConfigError
 
@@ -15,6 +17,7 @@ from services.shared.process.config import ConfigError
 NUMBERED = b"p"  # p<epoch> <offset> <publication>
 UNNUMBERED = b"n"  # n<publication>
 JOINS = b"J"  # J<client infos>
+UPDATES = b"U"  # U<client infos>: new infos of clients that have joined before
 LEAVE = b"l"  # l<client info>
 RESET = b"r"  # r<epoch>
 CONTROL_COMMAND = b"o"  # o<id> <id of the previous one> <control command>; only on `control()`
@@ -22,6 +25,7 @@ CONTROL_COMMAND = b"o"  # o<id> <id of the previous one> <control command>; only
 DEFAULT_PREFIX = "t"
 _USABLE_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _PUB_SUFFIX = "}:pub"
+FEED_SHARDS = 16  # streams of each kind of the feed (services/shared/feed); every reader knows the number
 _prefix = f"{DEFAULT_PREFIX}:"
 
 
@@ -144,9 +148,86 @@ def ticket(digest: str) -> str:
     return f"{_prefix}{{{digest}}}:ticket"
 
 
+def lease(edge: str) -> str:
+    """Lease of an edge; see services/edge/adapters/redis/edge_lease.py."""
+    return f"{_prefix}{{{edge}}}:lease"
+
+
+def limit(kind: str, name: str) -> str:
+    """What a limit has counted for a name: an API key, a user, an address.
+
+    The name is hashed: it may hold anything, and the key must be no other one's.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_prefix}{{{digest}}}:limit:{kind}"
+
+
+def session(digest: str) -> str:
+    """Entry of the session table; see services/edge/adapters/redis/session_table.py."""
+    return f"{_prefix}{{{digest}}}:session"
+
+
 def revocations() -> str:
     """Stream of revocations; see services/edge/domain/control/revoker.py."""
     return f"{_prefix}{{revocations}}:list"
+
+
+def feed_shard(name: str) -> int:
+    """Number of the streams of the feed that tell of this channel, or roster."""
+    return zlib.crc32(name.encode("utf-8", "surrogatepass")) % FEED_SHARDS
+
+
+def commits(shard: int) -> str:
+    """Stream of the feed: committed publications; see services/shared/feed."""
+    return f"{_prefix}feed:{{{shard}}}"
+
+
+def lifecycle(shard: int) -> str:
+    """Stream of the feed: lifecycle events; see services/shared/feed."""
+    return f"{_prefix}events:{{{shard}}}"
+
+
+def feed_group(group: str) -> str:
+    """Hash of what a group of readers of the feed has read; see services/shared/feed."""
+    return f"{_prefix}events:group:{group}"
+
+
+def feed_gaps(group: str) -> str:
+    """Stream of the gaps that a group of readers of the feed is told."""
+    return f"{_prefix}events:gaps:{group}"
+
+
+def erasures() -> str:
+    """Hash: since when the append-only file has something erased.
+
+    See services/persistence/adapters/redis/rewrites.py. No channel is named so: a name has at least one letter.
+    """
+    return f"{_prefix}{{}}:erasures"
+
+
+def chat_erasures() -> str:
+    """Sorted set of what is being erased from conversations, by time in ms.
+
+    See services/persistence/chat/erasure_marks.py. No channel's key ends so.
+    """
+    return f"{_prefix}{{chat}}:erasures"
+
+
+def chat_pending() -> str:
+    """Sorted set of conversations whose read model lacks something, by time in ms.
+
+    No channel's key ends so.
+    """
+    return f"{_prefix}{{chat}}:pending"
+
+
+def slow_mode(channel: str, user: str) -> str:
+    """Set while a user may not post again: id of the user's last message.
+
+    The name is hashed: it may hold anything.
+    """
+    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_prefix}{{{channel}}}:slow:{digest}"
 
 
 def pair(user: str, idempotency_key: str) -> str:

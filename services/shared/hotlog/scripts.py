@@ -1,6 +1,7 @@
 """Lua scripts of the hot log, run by hash, several in one round trip.
 
-A server that does not know a script gets its text, and the call is repeated.
+A server that does not know a script gets the texts of all scripts of this process, and the call is repeated. So later
+calls find theirs: one that is repeated alone runs behind those that followed it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ class Script:
     sha: str
 
 
+_TEXTS: dict[bytes, None] = {}  # of all scripts of this process; a dict as an ordered set
+
+
 def load(*paths: Path) -> Script:
     """Load a script from a file, or from several that are concatenated."""
     text = b"".join(path.read_bytes() for path in paths)
+    _TEXTS[text] = None
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 
@@ -46,7 +51,8 @@ MARK = load(_FOLDER / "mark.lua")
 SETTLED = load(_FOLDER / "settled.lua")
 UNSTORED = load(_FOLDER / "unstored.lua")
 UNMARK = load(_FOLDER / "unmark.lua")
-TRIM = load(_FOLDER / "trim.lua")
+TRIM = load(_FOLDER / "rebuild.lua", _FOLDER / "trim.lua")
+ERASE = load(_FOLDER / "rebuild.lua", _FOLDER / "erase.lua")
 REST = load(_FOLDER / "rest.lua")
 VERIFY = load(_FOLDER / "verify.lua")
 
@@ -73,7 +79,7 @@ async def run_through(send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
     results = await send([_command(call) for call in calls])
     missing = [index for index, found in enumerate(results) if isinstance(found, exceptions.NoScriptError)]
     if missing:
-        await send([("SCRIPT", "LOAD", text) for text in {calls[index].script.text for index in missing}])
+        await send([("SCRIPT", "LOAD", text) for text in _TEXTS])
         again = await send([_command(calls[index]) for index in missing])
         for index, result in zip(missing, again, strict=True):
             results[index] = result

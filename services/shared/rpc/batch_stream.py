@@ -95,6 +95,7 @@ class _Stream(Generic[Item, Result]):
         self.address = address
         self.channel = channel
         self.state = _State.TRYING
+        self.lacks_method = False  # the replica said so when it was last asked to open the stream
         self.retired = False  # the address is gone: await the results in flight, send nothing new
         self.batches: deque[_Batch] = deque()  # batches that lack a result
         self.in_flight: dict[int, tuple[_Waiting[Item, Result], _Batch]] = {}  # by the number of the item
@@ -169,6 +170,15 @@ class BatchStream(Generic[Item, Result]):
     def connected(self) -> bool:
         """Whether at least one replica is connected."""
         return any(stream.state is _State.CONNECTED for stream in self._streams.values())
+
+    @property
+    def is_served(self) -> bool:
+        """Whether no replica has answered that it does not have the method.
+
+        A replica of an older version is noticed once the stream to it was tried, and forgotten once it is gone, or has
+        the method.
+        """
+        return not any(stream.lacks_method for stream in self._streams.values())
 
     async def start(self) -> None:
         """Begin to open the streams; does not wait for them. Call `Replicas.start` first."""
@@ -313,16 +323,19 @@ class BatchStream(Generic[Item, Result]):
         while not stream.retired:
             stream.fruitful = False
             await stream.channel.breaker.wait_closed()
+            lacks_method = False
             try:
                 await self._run(stream)
                 why = "ended by the server"
             except (grpc.aio.AioRpcError, TimeoutError, _BrokenStream, asyncio.InvalidStateError) as error:
                 why = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error) or "silent"
+                lacks_method = why == grpc.StatusCode.UNIMPLEMENTED.name
                 if isinstance(error, TimeoutError):
                     stream.channel.breaker.failed()
             except Exception as error:  # a fault in `open` or `unpack`: logged as an error, then tried again
                 logger.exception("stream failed", extra={"address": stream.address})
                 why = repr(error)
+            stream.lacks_method = lacks_method
             self._on_lost(stream, why)
             if stream.fruitful:
                 backoff.reset()
@@ -347,6 +360,7 @@ class BatchStream(Generic[Item, Result]):
                 await call.read()  # raises the status
                 return
             stream.state = _State.CONNECTED
+            stream.lacks_method = False
             logger.info("stream open", extra={"method": self._method, "address": stream.address})
             self._queue.wake()
             async with asyncio.timeout(None) as stream.silence:

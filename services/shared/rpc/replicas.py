@@ -195,9 +195,9 @@ class Replicas:
                 raise self._unavailable(channel, error.code().name) from error
             self._metrics.failures.labels(channel.method, error.code().name).inc()
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or ""):
-                raise ThalamusError(
-                    f"{channel.method} at {self.target}: the message is too large", ErrorCode.LIMIT_EXCEEDED
-                ) from error
+                logger.error("a message is too large", extra={"method": channel.method, "target": self.target})
+                # not who it was for: the text reaches the public
+                raise ThalamusError("the message is too large", ErrorCode.LIMIT_EXCEEDED) from error
             raise
         finally:
             self._metrics.seconds.labels(channel.method).observe(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Settings that every service has, and those of every service with a gRPC server."""
+"""Settings of every process, of every service, and of those with gRPC or the feed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.shared.hotlog.hotlog import FEED_MAX_ENTRIES
 from services.shared.hotlog.keys import DEFAULT_PREFIX
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, number
 from services.shared.process.secrets import ServiceTokens, TlsFiles, read_service_tokens, redis_address
@@ -29,21 +30,35 @@ class ServiceTls(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceConfig:
-    """Settings of every service; `docs/configuration.md` explains each."""
+class ProcessConfig:
+    """Settings of every process; `docs/configuration.md` explains each."""
 
-    host: str = "127.0.0.1"
     internal_host: str = "127.0.0.1"
     internal_port: int = number(9100, 0, HIGHEST_PORT)
     redis_url: str = field_env("REDIS_URL", "redis://127.0.0.1:6379/0")
     redis_password_file: Path | None = field_env("REDIS_PASSWORD_FILE", None)
     redis_prefix: str = field_env("REDIS_PREFIX", DEFAULT_PREFIX)
+    log_level: str = field_env("LOG_LEVEL", "INFO")
+
+    def redis_address(self) -> str:
+        """Return the address of Redis with the password from its file.
+
+        Raises:
+            ConfigError: as `secrets.redis_address`.
+        """
+        return redis_address(self.redis_url, self.redis_password_file)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig(ProcessConfig):
+    """Settings of every service that others call or that calls others."""
+
+    host: str = "127.0.0.1"
     service_token_file: Path | None = field_env("SERVICE_TOKEN_FILE", None)
     service_tls: str = field_env("SERVICE_TLS", "off")
     service_tls_ca_file: Path | None = field_env("SERVICE_TLS_CA_FILE", None)
     service_tls_cert_file: Path | None = field_env("SERVICE_TLS_CERT_FILE", None)
     service_tls_key_file: Path | None = field_env("SERVICE_TLS_KEY_FILE", None)
-    log_level: str = field_env("LOG_LEVEL", "INFO")
 
     @property
     def tls(self) -> ServiceTls:
@@ -85,13 +100,12 @@ class ServiceConfig:
             found.append(path)
         return TlsFiles(*found)
 
-    def redis_address(self) -> str:
-        """Return the address of Redis with the password from its file.
 
-        Raises:
-            ConfigError: as `secrets.redis_address`.
-        """
-        return redis_address(self.redis_url, self.redis_password_file)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedConfig:
+    """Settings of every service that writes the feed."""
+
+    max_entries: int = number(FEED_MAX_ENTRIES, 1_000, 100_000_000, env="FEED_MAX_ENTRIES")  # of each stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from services.shared.hotlog.keys import use_prefix
 from services.shared.process.lifecycle import run
 from services.shared.process.logs import setup_logging
 from services.shared.process.variables import read_checked_env, warn_of_retired
-from services.shared.startup.config import ServiceConfig
+from services.shared.startup.config import ProcessConfig
 
-C = TypeVar("C", bound=ServiceConfig)
+C = TypeVar("C", bound=ProcessConfig)
 
 
 def run_service(

@@ -1,0 +1,94 @@
+"""The methods on conversations: one table, from which all their faces are made.
+
+Persistence executes them by name. The edge makes of the same table the `rpc` methods of clients, the calls of the
+server API (`_` in place of the dot), the routes of signed-in users and OpenAPI.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from services.shared import chat_requests as r
+
+
+class Act(enum.StrEnum):
+    """What a method does, as scopes of API keys distinguish it."""
+
+    READ = "read"
+    WRITE = "write"  # messages, reactions, pins
+    MANAGE = "manage"  # conversations and members
+
+
+class Rate(enum.StrEnum):
+    """Which limit a method counts for."""
+
+    MESSAGES = "messages"
+    REACTIONS = "reactions"
+    CONVERSATIONS = "conversations"
+    INVITES = "invites"
+
+
+class Method(NamedTuple):
+    """A method on conversations."""
+
+    name: str
+    request: type[r.ChatRequest]
+    act: Act
+    summary: str
+    rate: Rate | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something, so that a key makes its repeats harmless."""
+        return issubclass(self.request, r.Write)
+
+    @property
+    def call(self) -> str:
+        """Its name in the server API."""
+        return self.name.replace(".", "_")
+
+
+_READ, _WRITE, _MANAGE = Act.READ, Act.WRITE, Act.MANAGE
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("conversations.create", r.ConversationsCreate, _MANAGE, "Create a conversation.", Rate.CONVERSATIONS),
+        Method("conversations.get", r.OfChannel, _READ, "Return a conversation, and the caller's place in it."),
+        Method("conversations.list", r.ConversationsList, _READ, "List the caller's conversations and invitations."),
+        Method("conversations.directory", r.ConversationsDirectory, _READ, "List open conversations by name."),
+        Method("conversations.update", r.ConversationsUpdate, _MANAGE, "Change the name or settings."),
+        Method("conversations.close", r.ChangeChannel, _MANAGE, "Close a conversation: it can only be read."),
+        Method("conversations.reopen", r.ChangeChannel, _MANAGE, "Open a closed conversation again."),
+        Method("conversations.delete", r.ChangeChannel, _MANAGE, "Delete a conversation with all its messages."),
+        # Whoever may join may leave and join again, for ever: each is an event that all members get.
+        Method("conversations.join", r.ChangeChannel, _MANAGE, "Join a group, or accept an invitation.", Rate.MESSAGES),
+        Method("conversations.leave", r.ChangeChannel, _MANAGE, "Leave a conversation.", Rate.MESSAGES),
+        Method("conversations.decline", r.ChangeChannel, _MANAGE, "Decline an invitation.", Rate.MESSAGES),
+        Method("members.list", r.MembersList, _READ, "List the members of a conversation."),
+        Method("members.add", r.MembersAdd, _MANAGE, "Add a user to a group.", Rate.INVITES),
+        Method("members.invite", r.MembersInvite, _MANAGE, "Invite a user to a group.", Rate.INVITES),
+        Method("members.remove", r.OfMember, _MANAGE, "Remove a member, or take an invitation back."),
+        Method("members.role", r.MembersRole, _MANAGE, "Give a member another role."),
+        Method("members.silence", r.MembersUntil, _MANAGE, "Forbid a member to write; without `until`: no longer."),
+        Method("members.ban", r.MembersUntil, _MANAGE, "Ban a user; without `until`: for good."),
+        Method("members.unban", r.OfMember, _MANAGE, "Lift a ban."),
+        Method("messages.send", r.MessagesSend, _WRITE, "Send a message.", Rate.MESSAGES),
+        Method("messages.edit", r.MessagesEdit, _WRITE, "Replace the content of a message.", Rate.MESSAGES),
+        Method("messages.delete", r.MessagesDelete, _WRITE, "Delete a message.", Rate.MESSAGES),
+        Method("messages.purge", r.MessagesPurge, _MANAGE, "Delete all messages of a user."),
+        Method("messages.get", r.MessageOnly, _READ, "Return a message."),
+        Method("messages.list", r.MessagesList, _READ, "Return a page of messages, the newest last."),
+        Method("messages.between", r.MessagesBetween, _READ, "Return a page of messages between two users."),
+        Method("messages.versions", r.MessageOnly, _READ, "Return the versions of a message, the oldest first."),
+        Method("reactions.add", r.ReactionsChange, _WRITE, "React to a message.", Rate.REACTIONS),
+        Method("reactions.remove", r.ReactionsChange, _WRITE, "Take a reaction back.", Rate.REACTIONS),
+        Method("reactions.list", r.ReactionsList, _READ, "Return who reacted to a message."),
+        Method("pins.add", r.OfMessage, _WRITE, "Pin a message.", Rate.REACTIONS),
+        Method("pins.remove", r.OfMessage, _WRITE, "Take a pin off.", Rate.REACTIONS),
+        Method("pins.list", r.OfChannel, _READ, "Return the pinned messages."),
+        Method("me.export", r.MeExport, _READ, "Return what the caller wrote, in all conversations."),
+        Method("me.erase", r.MeErase, _MANAGE, "Delete what the caller wrote, in all conversations."),
+    )
+}
