@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
+from grpc.aio import Server
+
 from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.config import AuthConfig
-from services.auth.domain.accounts import Accounts, Policy, load_signer
+from services.auth.domain.accounts import Accounts
 from services.auth.domain.passwords import Passwords
+from services.auth.domain.policy import Policy, RegistrationMode
 from services.auth.domain.ports import AccountStore
 from services.auth.domain.signing import Signer
 from services.auth.domain.signing_keys import SigningKeys
+from services.auth.domain.tokens import load_signer
 from services.auth.service import AuthServicer, TrustFeed
+from services.auth.user_service import UserServicer
+from services.shared.checks import MAX_TIME_S
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.process.cancellation import end_task
@@ -32,9 +39,11 @@ from services.shared.startup.grpc_server import GRACE_S, serve_grpc
 from services.shared.startup.service import run_service
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1 import auth_pb2_grpc as rpc
+from thalamus.auth.v1 import users_pb2_grpc as users_rpc
 
 logger = logging.getLogger("services.auth")
 
+REREAD_S = 60.0  # longest time until the state of edges is read again, seconds: some of it ends by time
 _POLL_S = 1.0  # pause between two looks at the store, seconds: another replica may have changed the keys
 
 
@@ -53,15 +62,17 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
         open_things.callback(passwords.close)
         internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
         open_things.push_async_callback(internal.close)
+        policy = _policy(config)
         load = partial(load_signer, store, config.signing_algorithm, config.key_overlap_s)
-        asking = asyncio.create_task(once_store_answers(lambda: _first_known(prepare, store, load)))
+        read = partial(read_trust, store, load, policy)
+        asking = asyncio.create_task(once_store_answers(lambda: _first_known(prepare, read)))
         await until_stopped(stopping, asking)
         if not asking.done():
             await end_task(asking)
             return
         signer, trust = asking.result()
         checks["store"] = True
-        accounts = Accounts(store, RedisLimits(client), passwords, signer, _policy(config))
+        accounts = Accounts(store, RedisLimits(client), passwords, signer, policy)
         feed = TrustFeed()
         feed.set(trust)
         signing_keys = SigningKeys(
@@ -72,10 +83,13 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
             access_ttl_s=config.access_ttl_s,
         )
         servicer = AuthServicer(accounts, feed, signing_keys)
-        server = await serve_grpc(
-            "auth", config, tokens, lambda grpc: rpc.add_AuthServiceServicer_to_server(servicer, grpc)
-        )
-        following = asyncio.create_task(follow(store, accounts, feed, load, checks, remake))
+
+        def add(grpc: Server) -> None:
+            rpc.add_AuthServiceServicer_to_server(servicer, grpc)
+            users_rpc.add_UserServiceServicer_to_server(UserServicer(accounts), grpc)
+
+        server = await serve_grpc("auth", config, tokens, add)
+        following = asyncio.create_task(follow(store, accounts, feed, read, checks, remake))
         checking = asyncio.create_task(_check_redis(address))
         open_things.push_async_callback(end_task, checking)
         open_things.push_async_callback(end_task, following)
@@ -87,6 +101,7 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
 
 Remake = Callable[[Unavailable], Awaitable[None]]
 LoadSigner = Callable[[], Awaitable[Signer]]  # reads the keys in the store
+ReadTrust = Callable[[], Awaitable[tuple[Signer, pb.Trust]]]  # reads all that edges are told
 
 
 class ClosableStore(AccountStore, Protocol):
@@ -128,6 +143,10 @@ def _policy(config: AuthConfig) -> Policy:
         logins_per_account=config.logins_per_account,
         attempts_per_address=config.attempts_per_address,
         limit_window_s=config.limit_window_s,
+        registration=RegistrationMode(config.registration),
+        password_min_length=config.password_min_length,
+        sessions_per_user=config.sessions_per_user,
+        insert_unknown_users=config.insert_unknown_users,
     )
 
 
@@ -151,9 +170,7 @@ async def _check_redis(address: str) -> None:
     await asyncio.Event().wait()
 
 
-async def _first_known(
-    prepare: Callable[[], Awaitable[None]], store: AccountStore, load: LoadSigner
-) -> tuple[Signer, pb.Trust]:
+async def _first_known(prepare: Callable[[], Awaitable[None]], read: ReadTrust) -> tuple[Signer, pb.Trust]:
     """Prepare the store and read what it holds.
 
     Raises:
@@ -161,21 +178,41 @@ async def _first_known(
         Unavailable: the store does not answer.
     """
     await prepare()
-    return await _known(store, load)
+    return await read()
 
 
-async def _known(store: AccountStore, load: LoadSigner) -> tuple[Signer, pb.Trust]:
+async def read_trust(store: AccountStore, load: LoadSigner, policy: Policy) -> tuple[Signer, pb.Trust]:
     """Read the signer and the trust state of edges from the store."""
     signer = await load()
-    keys = [pb.ApiKeyDigest(sha256=row.sha256, id=row.id) for row in await store.api_keys()]
-    return signer, pb.Trust(jwks=signer.jwks, api_keys=keys)
+    version = await store.users.disabled_version()  # before the list, which then has every change up to it
+    disabled = await store.users.disabled(time.time())
+    rows = await store.api_keys()
+    return signer, pb.Trust(
+        jwks=signer.jwks,
+        api_keys=[pb.ApiKeyDigest(sha256=row.sha256, id=row.id) for row in rows if not row.is_limited],
+        scoped_api_keys=[
+            pb.ApiKeyDigest(
+                sha256=row.sha256,
+                id=row.id,
+                scopes=row.scopes,
+                expires_at=min(int(row.expires_at), MAX_TIME_S),  # keys of before had no bound
+            )
+            for row in rows
+            if row.is_limited
+        ],
+        has_disabled_users=True,
+        disabled_version=version,
+        disabled_users=disabled,
+        wants_users=policy.insert_unknown_users,
+        registration=policy.registration,
+    )
 
 
 async def follow(
     store: AccountStore,
     accounts: Accounts,
     feed: TrustFeed,
-    load: LoadSigner,
+    read: ReadTrust,
     checks: dict[str, bool],
     remake: Remake,
 ) -> None:
@@ -184,17 +221,18 @@ async def follow(
     Changes of this process are sent at once, those of another replica within a second. While the store does not answer,
     edges keep what they know, and tokens are signed with the keys known last.
     """
-    version = -1
+    version, read_at = -1, 0.0
+    loop = asyncio.get_running_loop()
     while True:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S):
                     await accounts.changed.wait()
             current = await store.version()
-            if accounts.changed.is_set() or current != version:
+            if accounts.changed.is_set() or current != version or loop.time() >= read_at + REREAD_S:
                 accounts.changed.clear()
-                version = current
-                accounts.signer, trust = await _known(store, load)
+                version, read_at = current, loop.time()
+                accounts.tokens.signer, trust = await read()
                 feed.set(trust)
             await store.check_writable()  # last: a replica that can't write still tells edges of the keys
             _say_whether_it_answers(checks, None)

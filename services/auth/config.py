@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.auth.domain.password_rules import LEAST_LENGTH
+from services.auth.domain.policy import RegistrationMode
 from services.auth.domain.signing import KEY_OVERLAP_S
-from services.shared.process.config import HIGHEST_PORT, ConfigError, number
+from services.shared.process.config import HIGHEST_PORT, ConfigError, number, shown
 from services.shared.startup.config import GrpcServiceConfig
 
 
@@ -31,9 +33,17 @@ class AuthConfig(GrpcServiceConfig):
     logins_per_account: int = number(10, 1)  # failed logins of one account within the window
     attempts_per_address: int = number(60, 0)  # registrations and logins of one address within the window; 0: no limit
     limit_window_s: int = number(60, 1)
+    registration: str = "closed"
+    insert_unknown_users: bool = False
+    sessions_per_user: int = number(100, 0)  # login sessions; a login beyond ends the oldest ones. 0: no limit
+    password_min_length: int = number(LEAST_LENGTH, LEAST_LENGTH, 256)  # of new passwords, characters
 
     def __post_init__(self) -> None:
         if self.store not in ("sqlite", "dynamodb"):
             raise ConfigError("AUTH_STORE must be sqlite or dynamodb")
         if self.signing_algorithm not in ("EdDSA", "RS256"):
             raise ConfigError("AUTH_SIGNING_ALGORITHM must be EdDSA or RS256")
+        if self.registration not in list(RegistrationMode):
+            raise ConfigError(
+                f"AUTH_REGISTRATION must be {', '.join(RegistrationMode)}, not {shown(self.registration)}"
+            )

@@ -6,45 +6,63 @@ after its response was lost. So each write recognises what it wrote before.
 
 from __future__ import annotations
 
-import string
-import uuid
+import asyncio
+import contextlib
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
-from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
-from services.shared.dynamodb.client import ConditionFailed, DynamoDb, item_of, values_of
+from services.auth.adapters.dynamodb_grants import DynamoDbGrants
+from services.auth.adapters.dynamodb_invites import DynamoDbInvites
+from services.auth.adapters.dynamodb_table import (
+    AccountsTable,
+    Key,
+    family_key,
+    item_at,
+    name_key,
+    number,
+    user_key,
+)
+from services.auth.adapters.dynamodb_users import DynamoDbUsers
+from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, NoInvite, Refresh, SigningKey, User
+from services.shared.dynamodb.client import ConditionFailed, DynamoDb, item_of
 from services.shared.dynamodb.tables import EXPIRY
-from services.shared.errors import Unavailable
 
 _API_KEYS = "api_keys"
+_SCOPED_API_KEYS = "scoped_api_keys"
+_API_KEY_USES = "api_key_uses"
 _SIGNING_KEYS = "signing_keys"
-_VERSION = ("version", "-")
-_MAX_KEY_BYTES = 1_024  # longest sort key; a longer one was never written, and asking for it is an error
-_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # lower case as SQLite's NOCASE does it
-
-Key = tuple[str, str]
 
 
-class DynamoDbAccounts:
+class DynamoDbAccounts(AccountsTable):
     """The store. Several processes may share the table."""
 
     def __init__(self, db: DynamoDb, table: str) -> None:
         """Take the client; makes no request."""
-        self._db, self._table = db, table
+        super().__init__(db, table)
+        self.users = DynamoDbUsers(db, table)
+        self.grants = DynamoDbGrants(db, table)
+        self.invites = DynamoDbInvites(db, table)
 
     async def close(self) -> None:
         """Finish the running requests, then close the connections."""
         await self._db.close()
 
-    async def add_user(self, user: User) -> None:
-        profile = {"user_id": user.id, "username": user.username, "password_hash": user.password_hash}
+    async def add_user(self, user: User, now: float = 0.0, invite: bytes = b"") -> None:
+        profile = {
+            "user_id": user.id,
+            "username": user.username,
+            "password_hash": user.password_hash,
+            "created_at": number(now),
+        }
         try:
             await self._transact(
-                self._new(_user(user.id), profile, mark="password_hash"),
-                self._new(_name(user.username), profile, mark="user_id"),
+                self._new(user_key(user.id), profile, mark="password_hash"),
+                self._new(name_key(user.username), profile, mark="user_id"),
+                *([self.invites.use(invite, user.id, now)] if invite else []),
             )
         except ConditionFailed:
+            if invite and not await self.invites.is_good(invite, now):  # it did not fail for the name alone
+                raise NoInvite from None
             raise NameTaken from None
 
     async def find_user(self, username: str) -> User | None:
@@ -52,10 +70,10 @@ class DynamoDbAccounts:
 
         Takes one request in both cases, so that the time taken reveals nothing.
         """
-        return _as_user(await self._get(_name(username)))
+        return _as_user(await self._get(name_key(username)))
 
     async def user_by_id(self, user_id: str) -> User | None:
-        return _as_user(await self._get(_user(user_id)))
+        return _as_user(await self._get(user_key(user_id)))
 
     async def add_refresh(self, digest: bytes, refresh: Refresh) -> bool:
         """Add a refresh token; see the interface.
@@ -65,13 +83,13 @@ class DynamoDbAccounts:
         ends = int(refresh.expires_at)
         # The family is written before its tokens and expires after them, so a token without a family counts as revoked.
         later = "attribute_not_exists(expires_at) OR expires_at < :ends"
-        await self._update(_family(refresh.family), "SET expires_at = :ends", {":ends": ends}, when=later)
+        await self._update(family_key(refresh.family), "SET expires_at = :ends", {":ends": ends}, when=later)
         token = {"user_id": refresh.user_id, "family": refresh.family, EXPIRY: ends}
         try:
             await self._db.call(
                 "put_item",
                 TableName=self._table,
-                Item=_item(_token(digest), token),
+                Item=item_at(_token(digest), token),
                 ConditionExpression="attribute_not_exists(p)",  # a write that arrives late must not undo a use
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
@@ -94,7 +112,7 @@ class DynamoDbAccounts:
             return None
         # Read after the seed was stored: a revocation before that is seen here, a later one by whoever adds the
         # successor.
-        family = await self._get(_family(found["family"]))
+        family = await self._get(family_key(found["family"]))
         used = bool(found.get("used"))
         if used:
             await self._revoke(found["family"])
@@ -112,13 +130,27 @@ class DynamoDbAccounts:
         return EndedSession(found["user_id"], found["family"])
 
     async def add_api_key(self, key: ApiKeyRow) -> None:
-        row = {"name": key.name, "sha256": key.sha256, "created_at": _number(key.created_at)}
-        await self._change_keys(self._new((_API_KEYS, key.id), row, mark="sha256"))
+        row = {"name": key.name, "sha256": key.sha256, "created_at": number(key.created_at)}
+        partition = _API_KEYS
+        if key.is_limited:  # where services of before, which would take it for a key without limits, don't look
+            partition = _SCOPED_API_KEYS
+            row |= {"scopes": " ".join(key.scopes), "expires": number(key.expires_at)}
+        await self._change_keys(self._new((partition, key.id), row, mark="sha256"))
 
     async def api_keys(self) -> list[ApiKeyRow]:
+        found = [*await self._all(_API_KEYS), *await self._all(_SCOPED_API_KEYS)]
+        uses = {row["s"]: float(row["used_at"]) for row in await self._all(_API_KEY_USES)}
         rows = [
-            ApiKeyRow(row["s"], row["name"], row["sha256"], float(row["created_at"]))
-            for row in await self._all(_API_KEYS)
+            ApiKeyRow(
+                row["s"],
+                row["name"],
+                row["sha256"],
+                float(row["created_at"]),
+                tuple(row.get("scopes", "").split()),
+                float(row.get("expires", 0)),
+                uses.get(row["s"], 0.0),
+            )
+            for row in found
         ]
         return sorted(rows, key=lambda row: row.created_at)
 
@@ -127,12 +159,36 @@ class DynamoDbAccounts:
 
         If several callers remove it at the same time, each may get True.
         """
-        return await self._remove_key((_API_KEYS, key_id))
+        use = (_API_KEY_USES, key_id)
+        return await self._remove_key((_API_KEYS, key_id), use) or await self._remove_key(
+            (_SCOPED_API_KEYS, key_id), use
+        )
 
-    async def _remove_key(self, key: Key) -> bool:
+    async def note_api_key_uses(self, uses: Mapping[str, float]) -> None:
+        await asyncio.gather(*(self._note_api_key_use(key_id, at) for key_id, at in uses.items()))
+
+    async def _note_api_key_use(self, key_id: str, at: float) -> None:
+        is_limited = await self._get((_API_KEYS, key_id)) is None
+        update = {
+            "TableName": self._table,
+            "Key": item_at((_API_KEY_USES, key_id)),
+            "UpdateExpression": "SET used_at = :at",
+            "ConditionExpression": "attribute_not_exists(used_at) OR used_at < :at",
+            "ExpressionAttributeValues": item_of({":at": number(at)}),
+        }
+        is_there = {
+            "TableName": self._table,
+            "Key": item_at((_SCOPED_API_KEYS if is_limited else _API_KEYS, key_id)),
+            "ConditionExpression": "attribute_exists(p)",
+        }
+        with contextlib.suppress(ConditionFailed):  # a later use is known, or the key was revoked meanwhile
+            await self._transact({"Update": update}, {"ConditionCheck": is_there})
+
+    async def _remove_key(self, key: Key, *more: Key) -> bool:
+        """Remove an item, and `more` with it; False if it does not exist."""
         if await self._get(key) is None:
             return False
-        await self._change_keys({"Delete": {"TableName": self._table, "Key": _item(key)}})
+        await self._change_keys(*({"Delete": {"TableName": self._table, "Key": item_at(one)}} for one in (key, *more)))
         return True
 
     async def signing_keys(self) -> list[SigningKey]:
@@ -143,7 +199,7 @@ class DynamoDbAccounts:
         return sorted(rows, key=lambda row: row.created_at)
 
     async def add_signing_key(self, key: SigningKey) -> None:
-        row = {"algorithm": key.algorithm, "pem": key.pem, "created_at": _number(key.created_at)}
+        row = {"algorithm": key.algorithm, "pem": key.pem, "created_at": number(key.created_at)}
         await self._change_keys(self._new((_SIGNING_KEYS, key.kid), row, mark="pem"))
 
     async def remove_signing_key(self, kid: str) -> bool:
@@ -154,106 +210,19 @@ class DynamoDbAccounts:
         return await self._remove_key((_SIGNING_KEYS, kid))
 
     async def version(self) -> int:
-        found = await self._get(_VERSION)
-        return int(found["changes"]) if found else 0
+        return await self._version()
 
     async def _revoke(self, family: str) -> None:
         """Revoke a family. No effect if it is gone: its tokens count as revoked."""
-        await self._update(_family(family), "SET revoked = :yes", {":yes": True}, when="attribute_exists(p)")
-
-    async def _get(self, key: Key) -> dict[str, Any] | None:
-        """Return an item by a strongly consistent read; None if it does not exist."""
-        if not all(1 <= len(part.encode()) <= _MAX_KEY_BYTES for part in key):
-            return None
-        response = await self._db.call("get_item", TableName=self._table, Key=_item(key), ConsistentRead=True)
-        return values_of(response["Item"]) if "Item" in response else None
-
-    async def _all(self, partition: str) -> list[dict[str, Any]]:
-        query = self._db.query(
-            TableName=self._table,
-            KeyConditionExpression="p = :p",
-            ExpressionAttributeValues=item_of({":p": partition}),
-            ConsistentRead=True,
-        )
-        return [values_of(item) async for item in query]
-
-    async def _update(self, key: Key, update: str, values: Mapping[str, Any], *, when: str) -> dict[str, Any] | None:
-        """Update an item and return it as it is afterwards; None if `when` does not hold."""
-        try:
-            response = await self._db.call(
-                "update_item",
-                TableName=self._table,
-                Key=_item(key),
-                UpdateExpression=update,
-                ConditionExpression=when,
-                ExpressionAttributeValues=item_of(values),
-                ReturnValues="ALL_NEW",
-            )
-        except ConditionFailed:
-            return None
-        return values_of(response["Attributes"])
-
-    def _new(self, key: Key, values: Mapping[str, Any], *, mark: str) -> dict[str, Any]:
-        """Return a put that fails if another item is there.
-
-        An item with the same `mark` was written by an earlier attempt of this call, and is replaced.
-        """
-        return {
-            "Put": {
-                "TableName": self._table,
-                "Item": _item(key, values),
-                "ConditionExpression": "attribute_not_exists(p) OR #mark = :mark",
-                "ExpressionAttributeNames": {"#mark": mark},
-                "ExpressionAttributeValues": item_of({":mark": values[mark]}),
-            }
-        }
-
-    async def _change_keys(self, write: Mapping[str, Any]) -> None:
-        """Write, and raise the version in the same transaction."""
-        raise_version = {
-            "TableName": self._table,
-            "Key": _item(_VERSION),
-            "UpdateExpression": "ADD changes :one",
-            "ExpressionAttributeValues": item_of({":one": 1}),
-        }
-        try:
-            await self._transact(write, {"Update": raise_version})
-        except ConditionFailed as error:
-            raise Unavailable("the account store has another key of that id") from error
+        await self._update(family_key(family), "SET revoked = :yes", {":yes": True}, when="attribute_exists(p)")
 
     async def check_writable(self) -> None:
         """Do nothing: nobody can lock the table, and `version` has shown that it answers."""
-
-    async def _transact(self, *writes: Mapping[str, Any]) -> None:
-        # With the token DynamoDB drops an attempt that arrives late, after somebody else changed what this one wrote.
-        await self._db.call("transact_write_items", TransactItems=list(writes), ClientRequestToken=str(uuid.uuid4()))
 
 
 def _as_user(found: Mapping[str, Any] | None) -> User | None:
     return User(found["user_id"], found["username"], found["password_hash"]) if found else None
 
 
-def _user(user_id: str) -> Key:
-    return (f"user#{user_id}", "-")
-
-
-def _name(username: str) -> Key:
-    return (f"name#{username.translate(_ASCII_LOWER)}", "-")
-
-
 def _token(digest: bytes) -> Key:
     return (f"refresh#{digest.hex()}", "-")
-
-
-def _family(family: str) -> Key:
-    return (f"family#{family}", "-")
-
-
-def _item(key: Key, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the key attributes and the values as a DynamoDB item."""
-    return item_of({"p": key[0], "s": key[1], **(values or {})})
-
-
-def _number(value: float) -> Decimal:
-    """Return a number that reads back as the same float: DynamoDB keeps 38 digits."""
-    return Decimal(repr(value))

@@ -6,12 +6,16 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
+from services.auth.adapters.sqlite_grants import SCHEMA as GRANTS
+from services.auth.adapters.sqlite_grants import SqliteGrants
+from services.auth.adapters.sqlite_invites import INVITES_SCHEMA, SqliteInvites, use_invite
+from services.auth.adapters.sqlite_users import USERS_SCHEMA, SqliteUsers, atomically
+from services.auth.domain.ports import ApiKeyRow, EndedSession, NameTaken, NoInvite, Refresh, SigningKey, User
 from services.shared.errors import Unavailable
 from services.shared.process.config import ConfigError
 from services.shared.sqlite_file import FileWatch, identity, once_unlocked
@@ -31,6 +35,11 @@ CREATE INDEX IF NOT EXISTS refresh_by_expiry ON refresh_tokens (expires_at);
 CREATE TABLE IF NOT EXISTS api_keys (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL UNIQUE, created_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS scoped_api_keys (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL UNIQUE, created_at REAL NOT NULL,
+    scopes TEXT NOT NULL, expires_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS api_key_uses (id TEXT PRIMARY KEY, used_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS signing_keys (
     kid TEXT PRIMARY KEY, algorithm TEXT NOT NULL, pem BLOB NOT NULL, created_at REAL NOT NULL
 );
@@ -51,11 +60,14 @@ class SqliteAccounts:
             ConfigError: it can't be opened or created.
         """
         self._thread = ThreadPoolExecutor(1, "accounts")
+        self.grants = SqliteGrants(self._run)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = once_unlocked(lambda: _opened(path), _BUSY_MS / 1000)
             self._path, self._opened, self._watch = path, identity(path), FileWatch(path)
+            self.users = SqliteUsers(self._run)
+            self.invites = SqliteInvites(self._run)
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"AUTH_DB: {path} can't be used: {error}") from error
 
@@ -64,14 +76,18 @@ class SqliteAccounts:
         await asyncio.to_thread(self._thread.shutdown)
         self._connection.close()
 
-    async def add_user(self, user: User) -> None:
+    async def add_user(self, user: User, now: float = 0.0, invite: bytes = b"") -> None:
         def add(connection: sqlite3.Connection) -> None:
+            if invite and not use_invite(connection, invite, now):
+                raise NoInvite
             try:
                 connection.execute("INSERT INTO users VALUES (?, ?, ?)", (user.id, user.username, user.password_hash))
             except sqlite3.IntegrityError as error:
                 raise NameTaken from error
+            query = "INSERT OR IGNORE INTO profiles (user_id, created_at) VALUES (?, ?)"
+            connection.execute(query, (user.id, now))
 
-        await self._run(add)
+        await self._run(lambda connection: atomically(connection, lambda: add(connection)))
 
     async def find_user(self, username: str) -> User | None:
         return await self._user("username = ?", username)
@@ -144,16 +160,41 @@ class SqliteAccounts:
         return await self._run(revoke)
 
     async def add_api_key(self, key: ApiKeyRow) -> None:
-        row = (key.id, key.name, key.sha256, key.created_at)
-        await self._run(lambda connection: connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?)", row))
+        row: tuple[object, ...] = (key.id, key.name, key.sha256, key.created_at)
+        query = "INSERT INTO api_keys VALUES (?, ?, ?, ?)"
+        if key.is_limited:  # where services of before, which would take it for a key without limits, don't look
+            row = (*row, " ".join(key.scopes), key.expires_at)
+            query = "INSERT INTO scoped_api_keys VALUES (?, ?, ?, ?, ?, ?)"
+        await self._run(lambda connection: connection.execute(query, row))
 
     async def api_keys(self) -> list[ApiKeyRow]:
-        query = "SELECT id, name, sha256, created_at FROM api_keys ORDER BY created_at"
-        return [ApiKeyRow(*row) for row in await self._run(lambda connection: connection.execute(query).fetchall())]
+        query = (
+            "SELECT id, name, sha256, created_at, scopes, expires_at, ifnull(used_at, 0) FROM ("
+            "SELECT id, name, sha256, created_at, '' AS scopes, 0 AS expires_at FROM api_keys"
+            " UNION ALL SELECT * FROM scoped_api_keys) LEFT JOIN api_key_uses USING (id) ORDER BY created_at"
+        )
+        rows = await self._run(lambda connection: connection.execute(query).fetchall())
+        return [
+            ApiKeyRow(key_id, name, sha256, created_at, tuple(scopes.split()), float(expires_at), float(used_at))
+            for key_id, name, sha256, created_at, scopes, expires_at, used_at in rows
+        ]
 
     async def remove_api_key(self, key_id: str) -> bool:
-        query = "DELETE FROM api_keys WHERE id = ?"
-        return bool(await self._run(lambda connection: connection.execute(query, (key_id,)).rowcount))
+        def remove(connection: sqlite3.Connection) -> int:
+            queries = ("DELETE FROM api_keys WHERE id = ?", "DELETE FROM scoped_api_keys WHERE id = ?")
+            removed = sum(connection.execute(query, (key_id,)).rowcount for query in queries)
+            connection.execute("DELETE FROM api_key_uses WHERE id = ?", (key_id,))
+            return removed
+
+        return bool(await self._run(remove))
+
+    async def note_api_key_uses(self, uses: Mapping[str, float]) -> None:
+        query = (
+            "INSERT INTO api_key_uses SELECT ?1, ?2 WHERE"  # a key that was revoked meanwhile leaves nothing
+            " EXISTS (SELECT 1 FROM api_keys WHERE id = ?1) OR EXISTS (SELECT 1 FROM scoped_api_keys WHERE id = ?1)"
+            " ON CONFLICT (id) DO UPDATE SET used_at = max(used_at, excluded.used_at)"
+        )
+        await self._run(lambda connection: connection.executemany(query, list(uses.items())))
 
     async def signing_keys(self) -> list[SigningKey]:
         query = "SELECT kid, algorithm, pem, created_at FROM signing_keys ORDER BY created_at"
@@ -189,7 +230,8 @@ class SqliteAccounts:
             done = work(self._connection)
             # If the files were replaced meanwhile, what was written is lost with the next restart.
             self._watch.check(identity(self._path) == self._opened)
-            return done
+            # A cursor ends in this thread: its end resets its statement, which may be executing again by then.
+            return None if isinstance(done, sqlite3.Cursor) else done  # type: ignore[return-value]
         except sqlite3.Error as error:
             logger.error("the account store failed", extra={"error": str(error)})
             raise Unavailable("the account store can't") from error
@@ -200,7 +242,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
+        connection.executescript(_SCHEMA + USERS_SCHEMA + GRANTS + INVITES_SCHEMA)
         if "seed" not in (row[1] for row in connection.execute("PRAGMA table_info(refresh_tokens)")):
             connection.execute("ALTER TABLE refresh_tokens ADD COLUMN seed BLOB")  # the file is of an earlier version
     except BaseException:

@@ -18,8 +18,6 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from services.auth.metrics import HASH_SECONDS
 from services.shared.errors import Busy
 
-MAX_PASSWORD_BYTES = 1_024
-MIN_PASSWORD_BYTES = 8
 _MAX_WAITING = 200  # hashes that may run or wait at the same time
 T = TypeVar("T")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from services.auth.domain.user_ports import UserStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,24 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRow:
-    """An API key. Only the SHA-256 of its text is stored."""
+    """An API key. Only the SHA-256 of its text is stored.
+
+    `scopes`: what it may do; empty: everything. Times are Unix seconds. `expires_at` 0: never. `last_used_at` 0: not
+    known.
+    """
 
     id: str
     name: str
     sha256: bytes
     created_at: float
+    scopes: tuple[str, ...] = ()
+    expires_at: float = 0.0
+    last_used_at: float = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether services that know no scopes must not see it."""
+        return bool(self.scopes or self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +72,69 @@ class EndedSession(NamedTuple):
     family: str
 
 
+class GrantRow(NamedTuple):
+    """A stored grant of a user. `expires_at` is in Unix seconds; 0: never."""
+
+    channel: str
+    operation: str
+    expires_at: float = 0.0
+
+
+class GrantStore(Protocol):
+    """Store of grants.
+
+    Every method raises `Unavailable` if the store does not answer or fails.
+    """
+
+    async def give(self, user: str, rows: Sequence[GrantRow]) -> None:
+        """Add grants, 100 at most: all of them or none.
+
+        One of the same channel and operation is replaced.
+        """
+
+    async def take(self, user: str, rows: Sequence[GrantRow]) -> None:
+        """Remove the grants of these channels and operations, 100 at most."""
+
+    async def of(self, user: str) -> list[GrantRow]:
+        """Return the grants of a user by channel and operation; some may have expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """A code that is good for one registration.
+
+    Only the SHA-256 of it is stored. `note` says for operators what it is for. Times are Unix seconds.
+    """
+
+    sha256: bytes
+    note: str
+    created_at: float
+    expires_at: float
+
+
+class InviteStore(Protocol):
+    """Store of invites that are good. `AccountStore.add_user` uses them up.
+
+    Every method raises `Unavailable` if the store does not answer or fails.
+    """
+
+    async def add(self, invite: Invite, now: float) -> None: ...
+
+    async def all(self, now: float) -> list[Invite]:
+        """Return those that are neither used nor expired, in no particular order."""
+
+    async def is_good(self, sha256: bytes, now: float) -> bool: ...
+
+    async def remove(self, sha256: bytes) -> bool:
+        """Remove an invite; False if it was used before, or removed long ago."""
+
+
 class NameTaken(Exception):
     """Another user has that name."""
+
+
+class NoInvite(Exception):
+    """The invite is unknown, used or expired."""
 
 
 class AccountStore(Protocol):
@@ -67,8 +143,21 @@ class AccountStore(Protocol):
     Every method raises `Unavailable` if the store does not answer or fails.
     """
 
-    async def add_user(self, user: User) -> None:
-        """Add a user. Raises `NameTaken`; names are compared without case."""
+    @property
+    def grants(self) -> GrantStore: ...
+
+    @property
+    def invites(self) -> InviteStore: ...
+
+    @property
+    def users(self) -> UserStore:
+        """What is known of users besides their passwords."""
+
+    async def add_user(self, user: User, now: float = 0.0, invite: bytes = b"") -> None:
+        """Add a user, created at `now`, and use up the invite with this SHA-256.
+
+        Both or none of it. Empty: there is none. Raises `NoInvite`, or `NameTaken`; names are compared without case.
+        """
 
     async def find_user(self, username: str) -> User | None: ...
 
@@ -97,6 +186,12 @@ class AccountStore(Protocol):
     async def api_keys(self) -> list[ApiKeyRow]: ...
 
     async def remove_api_key(self, key_id: str) -> bool: ...
+
+    async def note_api_key_uses(self, uses: Mapping[str, float]) -> None:
+        """Note when keys were last used, by id.
+
+        An earlier use than the one known changes nothing. It is no change of keys (`version`).
+        """
 
     async def signing_keys(self) -> list[SigningKey]: ...
 

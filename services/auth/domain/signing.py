@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from services.auth.domain.minted import new_id
 from services.auth.domain.ports import SigningKey
 
 _RSA_BITS = 2_048
@@ -34,7 +34,7 @@ def new_signing_key(algorithm: str, now: float) -> SigningKey:
         Ed25519PrivateKey.generate() if algorithm == "EdDSA" else generate_private_key(65_537, _RSA_BITS)
     )
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return SigningKey(secrets.token_urlsafe(12), algorithm, pem, now)
+    return SigningKey(new_id(12), algorithm, pem, now)
 
 
 class Signer:

@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.auth.domain.accounts import Invalid
 from services.auth.domain.ports import AccountStore, SigningKey
+from services.auth.domain.refusals import Invalid
 from services.auth.domain.signing import Signer, new_signing_key
 
 MAX_KEYS = 32  # that are published; edges read them all
