@@ -30,7 +30,7 @@ async def main(config: PresenceConfig, stopping: asyncio.Event) -> None:
     watch = RunTracker()
     address = config.redis_address()
     pipeline = RedisPipeline(address, gate=watch)
-    roster = RedisRoster(pipeline, lambda: watch.run_id)
+    roster = RedisRoster(pipeline, lambda: watch.run_id, feed_max_entries=config.feed.max_entries)
     checks = {"redis": False}
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=lambda: checks)
     servicer = PresenceServicer(roster, config.lease_ttl_s)

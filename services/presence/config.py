@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.shared.process.config import HIGHEST_PORT, number
-from services.shared.startup.config import GrpcServiceConfig
+from services.shared.process.config import HIGHEST_PORT, group, number
+from services.shared.startup.config import FeedConfig, GrpcServiceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,3 +15,4 @@ class PresenceConfig(GrpcServiceConfig):
     grpc_port: int = number(9002, 0, HIGHEST_PORT)
     grpc_tls_port: int = number(9012, 0, HIGHEST_PORT)
     lease_ttl_s: float = number(12.0, 1)
+    feed: FeedConfig = group(FeedConfig)

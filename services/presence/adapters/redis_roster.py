@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.presence.domain.ports import Change, Due, Enter, Lease, Leave, Renewal
-from services.presence.metrics import JOINS, LEAVES, REDIS_SECONDS
+from services.presence.adapters.names import all_keys, channels_key, index_key, member_of, roster_key, users_key
+from services.presence.adapters.redis_queries import RedisQueries
+from services.presence.domain.ports import Change, Due, Enter, Lease, Leave, Renewal, channel_of
+from services.presence.metrics import JOINS, LEAVES
+from services.shared import feed
 from services.shared.hotlog import keys
+from services.shared.hotlog.hotlog import FEED_MAX_ENTRIES
 from services.shared.hotlog.scripts import Call, Command, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
-TIMEOUT_S = 2.0  # longest wait for one round trip, seconds
-_PAGE = 1_000  # members per HSCAN
 _ENTER_TOGETHER = 64  # most members that enter by one script call: their joins are one frame to a client
 _LUA = Path(__file__).parent / "lua"
 _CLOCK = _LUA / "clock.lua"
-_ENTER = load(_LUA / "enter.lua")
-_LEASE, _EXPIRED, _LEAVE, _WAIT, _DUE = (
-    load(_CLOCK, _LUA / f"{name}.lua") for name in ("lease", "expired", "leave", "wait", "due")
-)
+_LEASE, _EXPIRED, _WAIT, _DUE = (load(_CLOCK, _LUA / f"{name}.lua") for name in ("lease", "expired", "wait", "due"))
+_LIFECYCLE = Path(feed.__file__).parent / "lifecycle.lua"
+_ENTER, _LEAVE = (load(_CLOCK, _LIFECYCLE, _LUA / "roster.lua", _LUA / f"{name}.lua") for name in ("enter", "leave"))
+_IN_CHANNEL = load(_LUA / "in_channel.lua")
 SWEEP_S = 0.5  # pause between sweeps, seconds
 _SWEEPS = 4  # the clock of presence advances by at most this many pauses between two sweeps
 
 
-def _names(channel: str) -> list[str]:
-    """Return the keys of a channel: roster, users, gone, gone users (one hash tag)."""
-    roster = keys.name(f"presence:{{{channel}}}")
-    return [roster, f"{roster}:users", f"{roster}:gone", f"{roster}:gone_users"]
-
-
-def _index(lease: Lease) -> str:
-    """Return the key of the set of a lease's members."""
-    return keys.name(f"presence:index:{lease.edge}:{lease.generation}")
-
-
-def _member(channel: str, client: str) -> str:
-    return f"{channel}\n{client}"
-
-
-class RedisRoster:
+class RedisRoster(RedisQueries):
     """Rosters in Redis. The object itself holds no state."""
 
     def __init__(
-        self, redis: RedisPipeline, run_id: Callable[[], str] = lambda: "", *, sweep_s: float = SWEEP_S
+        self,
+        redis: RedisPipeline,
+        run_id: Callable[[], str] = lambda: "",
+        *,
+        sweep_s: float = SWEEP_S,
+        feed_max_entries: int = FEED_MAX_ENTRIES,
     ) -> None:
         """Take the connection; makes no request.
 
@@ -54,8 +45,10 @@ class RedisRoster:
             redis: The connection.
             run_id: Returns the run id of the server that `redis` is connected to.
             sweep_s: Pause between two sweeps, seconds.
+            feed_max_entries: Entries that a stream of the feed keeps.
         """
-        self._redis = redis
+        super().__init__(redis)
+        self._feed_max_entries = feed_max_entries
         self._run_id = run_id
         parts = ("leases", "generations", "reap", "runs", "later", "clock")
         self._lease_keys = tuple(keys.name(f"presence:{part}") for part in parts)
@@ -73,59 +66,68 @@ class RedisRoster:
                 granted, name = raise_for_error(renewed)
                 return Renewal(bool(granted), name.decode())
 
-    async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
+    async def change(self, lease: Lease, changes: Sequence[Change]) -> bool:
         if not changes:
-            return
-        entering = [_member(one.channel, one.client) for one in changes if isinstance(one, Enter)]
-        index = _index(lease)
+            return True
+        entering = [member_of(one.roster, one.client) for one in changes if isinstance(one, Enter)]
+        index = index_key(lease)
         await self._commands("index", [("SADD", index, *entering)] if entering else [])
         runs = _runs(changes)
-        replies = await self._run("change", [self._call(lease, run) for run in runs])
-        changes = [change for run in runs for change in run]
-        results: list[Any] = []
-        for run, reply in zip(runs, replies, strict=True):
-            results += raise_for_error(reply) if isinstance(run[0], Enter) else [raise_for_error(reply)]
-        over: list[str] = []
-        replaced: list[Command] = []
+        replies = [raise_for_error(one) for one in await self._run("change", [self._call(lease, run) for run in runs])]
+        gone: dict[tuple[str, str], None] = {}  # index, member
+        refused: list[Change] = []
         waits: list[str | bytes | int] = []
-        for change, result in zip(changes, results, strict=True):
-            if isinstance(change, Enter):
-                grew, place, owner = result
-                JOINS.inc(grew)
-                if owner:
-                    edge, generation = owner.decode().rsplit(" ", 1)
-                    replaced.append(
-                        ("SREM", _index(Lease(edge, int(generation))), _member(change.channel, place.decode()))
-                    )
-                continue
-            removed, _, left_ms = result
-            if removed or not left_ms:
-                over.append(_member(change.channel, change.client))
-                LEAVES.labels("clean" if change.clean else "unclean").inc(removed)
+        left: list[tuple[str, str]] = []
+        for run, reply in zip(runs, replies, strict=True):
+            if isinstance(run[0], Leave):
+                removed, _, left_ms, user = reply
+                member = member_of(run[0].roster, run[0].client)
+                if removed or not left_ms:
+                    gone[index, member] = None
+                    _count_leaves("clean" if run[0].clean else "unclean", run[0].roster, removed)
+                    if user:
+                        left.append((user.decode(), run[0].roster))
+                else:
+                    waits += (member, left_ms)
+            elif not reply:
+                refused += run
             else:
-                waits += (_member(change.channel, change.client), left_ms)
+                for one, (grew, place, owner) in zip(run, reply, strict=True):
+                    gone.pop((index, member_of(one.roster, one.client)), None)
+                    if channel_of(one.roster):
+                        JOINS.inc(grew)
+                    if owner:
+                        gone[_index_of(owner), member_of(one.roster, place.decode())] = None
         if waits:
             raise_for_error((await self._run("wait", [Call(_WAIT, [self._due, self._clock], waits)]))[0])
-        await self._commands("index", [*([("SREM", index, *over)] if over else []), *replaced])
+        removals: dict[str, list[str]] = {index: await self._without_entry(lease, refused)}
+        for name, member in gone:
+            removals.setdefault(name, []).append(member)
+        await self._commands("index", [("SREM", name, *members) for name, members in removals.items() if members])
+        await self._take_off(left)
+        return not refused
 
-    async def members(self, channel: str) -> AsyncIterator[list[bytes]]:
-        cursor, seen = b"0", set[bytes]()
-        found: list[bytes]
-        while True:
-            ((cursor, found),) = await self._commands(
-                "members", [("HSCAN", _names(channel)[0], cursor, "COUNT", _PAGE)]
-            )
-            named = zip(found[::2], found[1::2], strict=True)
-            fresh = {client: entry for client, entry in named if client not in seen}
-            seen.update(fresh)
-            yield [_info(entry) for entry in fresh.values()]
-            if cursor == b"0":
-                return
+    async def _without_entry(self, lease: Lease, changes: Sequence[Change]) -> list[str]:
+        """Return those members that have no entry under a generation that is over.
 
-    async def stats(self, channels: Sequence[str]) -> list[tuple[int, int]]:
-        commands = [("HLEN", name) for channel in channels for name in _names(channel)[:2]]
-        counts = await self._commands("stats", commands)
-        return list(zip(counts[::2], counts[1::2], strict=True))
+        A member whose change was refused may still have one: the sweep finds it by the index.
+        """
+        entries = await self._commands("index", [("HGET", roster_key(one.roster), one.client) for one in changes])
+        owner = f"{lease.edge} {lease.generation} ".encode()
+        return [
+            member_of(one.roster, one.client)
+            for one, entry in zip(changes, entries, strict=True)
+            if not (entry or b"").startswith(owner)
+        ]
+
+    async def _take_off(self, left: Sequence[tuple[str, str]]) -> None:
+        """Take channels off the lists of users whose last client left them.
+
+        Each item is a user and a channel. What is not done here is done when the list is read.
+        """
+        calls = [Call(_IN_CHANNEL, [users_key(channel), channels_key(user)], [user, channel]) for user, channel in left]
+        for reply in await self._run("index", calls):
+            raise_for_error(reply)
 
     async def due(self, limit: int) -> Due:
         replies = await self._run(
@@ -136,13 +138,13 @@ class RedisRoster:
         return Due([Lease(edge, int(generation)) for edge, generation in leases], members)
 
     async def reap(self, lease: Lease, limit: int) -> int:
-        (members,) = await self._commands("reap", [("SRANDMEMBER", _index(lease), limit)])
+        (members,) = await self._commands("reap", [("SRANDMEMBER", index_key(lease), limit)])
         if not members:
             await self._commands("reap", [("SREM", self._reap, f"{lease.edge} {lease.generation}")])
             await self._forget(lease)
             return 0
         await self._remove("reap", members, lease)
-        await self._commands("reap", [("SREM", _index(lease), *members)])
+        await self._commands("reap", [("SREM", index_key(lease), *members)])
         return len(members)
 
     async def _forget(self, lease: Lease) -> None:
@@ -156,84 +158,92 @@ class RedisRoster:
     async def end_graces(self, members: Sequence[bytes]) -> None:
         results = await self._remove("due", members, Lease("", 0))
         again: list[str | bytes | int] = []
-        for member, (_, _, left_ms) in zip(members, results, strict=True):
+        done: list[bytes] = []
+        removals: list[Command] = []
+        for member, (removed, owner, left_ms, _) in zip(members, results, strict=True):
             if left_ms:
                 again += (member, left_ms)
-        done = [member for member, (_, _, left_ms) in zip(members, results, strict=True) if not left_ms]
+                continue
+            done.append(member)
+            if removed:
+                removals.append(("SREM", _index_of(owner), member))
         if again:
             raise_for_error((await self._run("wait", [Call(_WAIT, [self._due, self._clock], again)]))[0])
         if done:
-            removals: list[Command] = [("ZREM", self._due, *done)]
-            for member, (removed, owner, _) in zip(members, results, strict=True):
-                if removed:
-                    edge, generation = owner.decode().rsplit(" ", 1)
-                    removals.append(("SREM", _index(Lease(edge, int(generation))), member))
-            await self._commands("due", removals)
+            await self._commands("due", [("ZREM", self._due, *done), *removals])
 
     async def _remove(self, how: str, members: Sequence[bytes], lease: Lease) -> list[Any]:
         """Remove members by the leave script, `how` is `reap` or `due`.
 
-        Returns (removed, owner, milliseconds of grace left) of each.
+        Returns of each: removed, owner, milliseconds of grace left, the user, if no client of the user is left.
         """
-        calls = []
+        calls, rosters = [], []
         for member in members:
-            channel, client = member.decode().rsplit("\n", 1)
-            names = [*_names(channel), self._clock]
-            calls.append(Call(_LEAVE, names, [client, how, lease.edge, lease.generation, keys.pub(channel), "", ""]))
+            roster, client = member.decode().rsplit("\n", 1)
+            rosters.append(roster)
+            calls.append(Call(_LEAVE, [*all_keys(roster), self._clock], [*self._head(lease, roster), client, how]))
         results = [raise_for_error(one) for one in await self._run(how, calls)]
-        LEAVES.labels(how).inc(sum(removed for removed, _, _ in results))
+        left = []
+        for roster, (removed, _, _, user) in zip(rosters, results, strict=True):
+            _count_leaves(how, roster, removed)
+            if user:
+                left.append((user.decode(), roster))
+        await self._take_off(left)
         return results
+
+    def _head(self, lease: Lease, roster: str) -> list[str | bytes | int]:
+        """ARGV 1 to 5 of roster.lua."""
+        channel = channel_of(roster)
+        return [lease.edge, lease.generation, keys.pub(channel) if channel else "", self._feed_max_entries, channel]
 
     def _call(self, lease: Lease, run: Sequence[Change]) -> Call:
         """Return the script call for one run of changes."""
-        channel = run[0].channel
-        names, pub = _names(channel), keys.pub(channel)
-        arguments: list[str | bytes | int] = [lease.edge, lease.generation, pub]
+        roster = run[0].roster
+        names, arguments = all_keys(roster), self._head(lease, roster)
+        channels = []
         for one in run:
             if isinstance(one, Leave):
-                how = "clean" if one.clean else "unclean"
-                leaving: list[str | bytes | int] = [one.client, how, lease.edge, lease.generation, pub, one.lost_info]
                 most_ms = int(one.at_most_s * 1000) if one.at_most_s else ""
-                return Call(_LEAVE, [*names, self._clock], [*leaving, most_ms])
-            known = "1" if one.known else ""
-            arguments += (one.client, int(one.announce), int(one.grace_s * 1000), one.user, one.info, known)
-        return Call(_ENTER, names, arguments)
+                arguments += (one.client, "clean" if one.clean else "unclean", most_ms)
+                if one.lost is not None:
+                    lost = one.lost
+                    arguments += (lost.info, lost.user, int(lost.told), lost.events, int(lost.by_user))
+                return Call(_LEAVE, [*names, self._clock], arguments)
+            arguments += (one.client, _how(one), one.events, int(one.grace_s * 1000), one.user, one.info)
+            arguments += (int(one.known), int(one.updated), one.since_ms)
+            channels.append(channels_key(one.user))
+        return Call(_ENTER, [*names, self._generations, self._leases, *channels, self._clock], arguments)
 
-    async def _run(self, op: str, calls: Sequence[Call]) -> list[Any]:
-        started = time.perf_counter()
-        try:
-            return await self._redis.run(calls, timeout_s=TIMEOUT_S)
-        finally:
-            REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
 
-    async def _commands(self, op: str, commands: Sequence[Command]) -> list[Any]:
-        if not commands:
-            return []
-        started = time.perf_counter()
-        try:
-            return [raise_for_error(reply) for reply in await self._redis.execute(commands, timeout_s=TIMEOUT_S)]
-        finally:
-            REDIS_SECONDS.labels(op).observe(time.perf_counter() - started)
+def _how(enter: Enter) -> int:
+    """Return the digit `how` of an entry, see roster.lua."""
+    if not channel_of(enter.roster):
+        return 2 if enter.away else 0
+    return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[enter.announce, enter.by_user]
+
+
+def _index_of(owner: bytes) -> str:
+    edge, generation = owner.decode().rsplit(" ", 1)
+    return index_key(Lease(edge, int(generation)))
+
+
+def _count_leaves(how: str, roster: str, count: int) -> None:
+    if channel_of(roster):
+        LEAVES.labels(how).inc(count)
 
 
 def _runs(changes: Sequence[Change]) -> list[list[Change]]:
     """Group changes into runs, one script call each.
 
-    Clients that enter the same channel, without a leave of that channel in between, are one run and one join message.
-    Changes of one channel stay in order.
+    Clients that enter the same roster, without a leave in between, are one run and one join message. Changes of one
+    roster stay in order.
     """
     runs: list[list[Change]] = []
     last: dict[str, list[Change]] = {}
     for change in changes:
-        run = last.get(change.channel)
+        run = last.get(change.roster)
         if run is None or isinstance(change, Leave) or isinstance(run[0], Leave) or len(run) >= _ENTER_TOGETHER:
-            run = last[change.channel] = []
+            run = last[change.roster] = []
             runs.append(run)
         run.append(change)
     return runs
-
-
-def _info(entry: bytes) -> bytes:
-    """Return the ClientInfo of a roster entry, without the header and the user."""
-    head, rest = entry.split(b"\n", 1)
-    return rest[int(head.rsplit(b" ", 1)[1]) :]
