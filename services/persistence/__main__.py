@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import grpc
 from prometheus_client import REGISTRY
 
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
+from services.persistence.adapters.redis.rewrites import AofRewrites
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.chat.adapters.sqlite import SqliteChatStore
+from services.persistence.chat.ports import ChatStore
+from services.persistence.chat.wiring import Chat
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.log import Log
+from services.persistence.feed_metrics import FeedMetrics
 from services.persistence.maintenance import Maintenance
 from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
@@ -34,6 +41,7 @@ from services.shared.redis.clock import RedisClock
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.startup.grpc_server import GRACE_S, serve_grpc
 from services.shared.startup.service import run_service
+from thalamus.chat.v1 import chat_pb2_grpc as chat_rpc
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
 if TYPE_CHECKING:
@@ -48,13 +56,15 @@ _SQLITE_ITEM_BYTES = 1 << 28  # far below the 1 GB that a row of SQLite may have
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A store with what the process needs to know of it.
+    """The stores, with what the process needs to know of them.
 
-    `prepare` must succeed before the store is used; `remake` may help when it is gone.
-    `max_item_bytes`: the most that it keeps of one publication.
+    `conversations` is where `store` is, and is closed with it.
+    `prepare` must succeed before they are used; `remake` may help when they are gone.
+    `max_item_bytes`: the most that `store` keeps of one publication.
     """
 
     store: SqliteLogStore | DynamoDbLogStore
+    conversations: ChatStore
     prepare: Callable[[], Awaitable[None]]
     remake: Callable[[Unavailable], Awaitable[None]]
     max_item_bytes: int
@@ -69,11 +79,13 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     gate = IncarnationGate()
     address = config.redis_address()
     client = RedisPipeline(address, gate=gate)
-    hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes)
+    hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes, feed_max_entries=config.feed.max_entries)
     heartbeat = RedisHeartbeat(address, on_time=clock.sync)
     observer = redis_client(address, max_connections=1)
     redis_metrics = RedisMetrics(observer)
+    feed_metrics = FeedMetrics(observer, config.feed.max_entries)
     REGISTRY.register(redis_metrics)
+    REGISTRY.register(feed_metrics)
     log = Log(
         hot,
         store,
@@ -84,16 +96,23 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     )
     maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=_MAINTENANCE_S)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=maintenance.ready)
+    chat = Chat(log, store, opened.conversations, client, clock)
     servicer = PersistenceServicer(log)
-    server = await serve_grpc(
-        "persistence", config, tokens, lambda grpc: rpc.add_PersistenceServiceServicer_to_server(servicer, grpc)
-    )
+
+    def add(server: grpc.aio.Server) -> None:
+        rpc.add_PersistenceServiceServicer_to_server(servicer, server)
+        chat_rpc.add_ChatServiceServicer_to_server(chat.servicer, server)
+
+    server = await serve_grpc("persistence", config, tokens, add)
     tasks = [
         asyncio.create_task(log.run()),
         asyncio.create_task(_maintain(opened, maintenance)),
         asyncio.create_task(maintenance.tidy()),
         asyncio.create_task(redis_metrics.run()),
+        asyncio.create_task(feed_metrics.run()),
         asyncio.create_task(collector.collect()),
+        asyncio.create_task(chat.run()),
+        asyncio.create_task(AofRewrites(client, clock).run()),
     ]
     try:
         collector.settle()
@@ -101,6 +120,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         await until_stopped(stopping, *tasks)
         maintenance.stopping()
         await server.stop(GRACE_S)
+        await chat.drain(GRACE_S)
         await log.drain(GRACE_S)
         for task in tasks:
             await end_task(task)
@@ -117,15 +137,17 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
 
 
 def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
-    """Create the store that the settings name; makes no request to DynamoDB.
+    """Create the stores that the settings name; makes no request to DynamoDB.
 
     Raises:
         ConfigError: a setting is wrong, or a namespace accepts publications that DynamoDB can't store.
     """
     if config.store == "sqlite":
-        return _Opened(SqliteLogStore(config.db, clock=clock), _nothing, _nothing, _SQLITE_ITEM_BYTES)
+        log = SqliteLogStore(config.db, clock=clock)
+        return _Opened(log, SqliteChatStore(log.database), _nothing, _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters.dynamodb import items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
+    from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
 
@@ -133,10 +155,10 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
         items.check_sizes(load_namespaces(config.channels_file), config.channels_file)
     settings = read_checked_env(DynamoDbSettings, os.environ, "DYNAMODB_")
     db = DynamoDb(settings)
-    store = DynamoDbLogStore(db, settings.log_table, clock=clock)
     return _Opened(
-        store,
-        lambda: tables.prepare(db, settings, settings.log_table),
+        DynamoDbLogStore(db, settings.log_table, clock=clock),
+        DynamoDbChatStore(db, settings.chat_table),
+        lambda: tables.prepare(db, settings, settings.log_table, settings.chat_table),
         lambda error: tables.remake(db, settings, error),
         items.MAX_APPEND_BYTES,
     )
@@ -149,11 +171,26 @@ async def _maintain(opened: _Opened, maintenance: Maintenance) -> None:
     """Wait until the store can be used, then run the maintenance; not ready before.
 
     Raises:
-        ConfigError: DynamoDB has no such table.
+        ConfigError: DynamoDB lacks a table.
     """
     await once_store_answers(opened.prepare)
     await maintenance.run()
 
 
+def _start(arguments: list[str]) -> None:
+    """Run persistence, or with the argument `webhooks` the webhook dispatcher.
+
+    The dispatcher is a process of its own: a slow backend must not delay the log.
+    """
+    if arguments == ["webhooks"]:
+        from services.persistence.webhooks.process import run  # its HTTP client is slow to import
+
+        run()
+    elif arguments:
+        sys.exit(f"python -m services.persistence [webhooks], not {' '.join(arguments)}")
+    else:
+        run_service("persistence", PersistenceConfig, main)
+
+
 if __name__ == "__main__":
-    run_service("persistence", PersistenceConfig, main)
+    _start(sys.argv[1:])

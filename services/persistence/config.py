@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, number
-from services.shared.startup.config import GrpcServiceConfig
+from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number
+from services.shared.startup.config import FeedConfig, GrpcServiceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,7 @@ class PersistenceConfig(GrpcServiceConfig):
     db: Path = Path("data/persistence.sqlite3")
     max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
+    feed: FeedConfig = group(FeedConfig)
 
     def __post_init__(self) -> None:
         if self.store not in ("sqlite", "dynamodb"):

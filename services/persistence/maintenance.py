@@ -29,13 +29,14 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.domain.log import Log
 from services.persistence.domain.other_store import OtherStoreFound
 from services.persistence.domain.ports import Heartbeat, LogStore
-from services.persistence.metrics import INCARNATIONS, SWEPT
+from services.persistence.metrics import ERASURE_OLDEST, INCARNATIONS, SWEPT
 from services.shared.errors import Unavailable
 from services.shared.incarnation.calls import Incarnation
 from services.shared.incarnation.gate import IncarnationGate
@@ -119,13 +120,29 @@ class Maintenance:
             logger.info("it can't be noted what Redis has", extra={"error": str(error)})
 
     async def tidy(self) -> None:
-        """Finish removals of history about every 10 s, until cancelled."""
+        """Finish removals of history about every 10 s, until cancelled.
+
+        What they or erasures left in files of the store is deleted as often.
+        """
         while True:
             await asyncio.sleep(_TIDY_S * random.uniform(0.8, 1.2))
             try:
                 await self._log.tidy()
             except Unavailable as error:
                 logger.warning("removed history can't be dropped now", extra={"error": str(error)})
+            await self.scrub()
+
+    async def scrub(self) -> None:
+        """Delete what is left of erased content in files of the store, if there is any."""
+        since = self._store.unscrubbed_since
+        ERASURE_OLDEST.labels("store").set(0 if since is None else max(0.0, time.time() - since))
+        if since is None:
+            return
+        try:
+            if not await self._store.scrub():
+                logger.info("erased content can't be scrubbed from the store now: it is in use")
+        except Unavailable as error:
+            logger.warning("erased content can't be scrubbed from the store now", extra={"error": str(error)})
 
     async def _send_heartbeat(self) -> bool:
         """Send one heartbeat; return whether Redis and the store can be used.

@@ -30,3 +30,10 @@ INCARNATIONS = RenamedCounter(
     old_name="thalamus_persistence_redis_lives",
 )
 SWEPT = Counter("thalamus_persistence_swept", "Channels that a sweep had to finish.")
+ERASED = Counter("thalamus_persistence_erased", "Publications that were replaced because they were deleted.")
+REBUILT = Counter("thalamus_persistence_rebuilt_entries", "Entries of logs in Redis written again to erase others.")
+ERASURE_OLDEST = Gauge(
+    "thalamus_erasure_oldest_seconds",
+    "Age of the oldest erasure that has not reached a place yet, seconds; 0: there is none.",
+    ["target"],
+)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from services.persistence.domain.log import Log, OutcomeCallback, Request
+from services.persistence import response_stream
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import OutcomeCallback
 from services.persistence.domain.ports import MAX_BYTES
-from services.persistence.response_stream import ResponseStream
-from services.shared.checks import MAX_USER_BYTES, check_channel, check_number, check_text
+from services.shared.checks import MAX_KEY_BYTES, MAX_KEY_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.hotlog.hotlog import Item
+from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, ERASES, GRANTS, Item
 from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S
-from services.shared.process.cancellation import end_task
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
@@ -23,10 +23,8 @@ from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 _PAGE_ITEMS = 256  # publications of one page
 _PAGE_BYTES = 1 << 20  # of one page
 _MAX_LIMIT = 10_000  # publications of one read; a higher limit counts as this
-_MAX_ITEMS = 256  # items of one batch
 _MAX_OFFSET = 2**63 - 1  # largest integer of a store: no log is that long
-_MAX_KEY_BYTES = 128
-_MAX_KEY_USER_BYTES = MAX_USER_BYTES + 2  # edges write `u:` or `c:` before the id of a user or client
+_ALL_FLAGS = COUNTS | CHANGES_MEMBERSHIP | ERASES | GRANTS
 
 
 class PersistenceServicer(rpc.PersistenceServiceServicer):
@@ -42,24 +40,10 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
 
         The next batches are taken meanwhile.
         """
-        responses = ResponseStream()
-        receiving = asyncio.create_task(self._receive(request_iterator, responses))
-        try:
-            while (response := await responses.next()) is not None:
+        yield pb.AppendResults(takes_terms=True)
+        async with aclosing(response_stream.of_appends().serve(request_iterator, self._append)) as responses:
+            async for response in responses:
                 yield response
-            await receiving
-        finally:
-            await end_task(receiving)
-
-    async def _receive(self, batches: AsyncIterator[pb.AppendBatch], responses: ResponseStream) -> None:
-        """Hand batches to the log until the client ends its side of the stream."""
-        try:
-            async for batch in batches:
-                if len(batch.items) > _MAX_ITEMS:
-                    raise ThalamusError("too many items in a batch", ErrorCode.BAD_REQUEST)
-                self._append(batch, responses.expect(len(batch.items)))
-        finally:
-            responses.end()
 
     def _append(self, batch: pb.AppendBatch, on_outcome: OutcomeCallback) -> None:
         """Hand one batch to the log; answer invalid items without affecting the others."""
@@ -81,7 +65,8 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         """
         check_channel(request.channel)
         check_number("limit", request.limit, 1, 2**32)
-        found, top = await self._log.read(
+        read = self._log.read_counted if request.counts else self._log.read
+        found, top = await read(
             request.channel,
             since_offset=min(request.since_offset, _MAX_OFFSET),
             limit=min(request.limit, _MAX_LIMIT),
@@ -90,11 +75,13 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         )
         position = common_pb2.Position(offset=top.top, epoch=top.epoch)
         page, size = pb.ReadPage(top=position), 0
-        for offset, publication in found:
+        for offset, publication, *counts in found:
             if page.publications and (len(page.publications) >= _PAGE_ITEMS or size + len(publication) > _PAGE_BYTES):
                 yield page
                 page, size = pb.ReadPage(top=position), 0
-            page.publications.add(offset=offset, publication=publication)
+            one = page.publications.add(offset=offset, publication=publication)
+            if counts:
+                one.flags, one.n, one.mv = counts
             size += len(publication)
         yield page
 
@@ -121,16 +108,29 @@ def _request(item: pb.AppendItem) -> Request:
     """
     channel, key, key_user = item.channel, item.key, item.key_user  # protobuf makes a value with each read
     publication, publication_id = item.publication, item.publication_id
+    flags, guard = 0, None
+    if item.HasField("terms"):
+        if publication_id:  # a replica that does not know `terms` would take it as any other
+            raise ThalamusError("with terms the id is in them", ErrorCode.BAD_REQUEST)
+        publication_id, flags = item.terms.publication_id, item.terms.flags
+        guard = item.terms.guard if item.terms.HasField("guard") else None
+        check_number("flags", flags, 0, _ALL_FLAGS)
+        check_number("guard", guard or 0, 0, _MAX_OFFSET)
     history_size, history_ttl_s = item.history_size, item.history_ttl_s
     check_channel(channel)
-    check_text("key", key, _MAX_KEY_BYTES, least=1)
-    check_text("user of the key", key_user, _MAX_KEY_USER_BYTES)
+    check_text("key", key, MAX_KEY_BYTES, least=1)
+    check_text("user of the key", key_user, MAX_KEY_USER_BYTES)
     check_number("history_size", history_size, 1, MAX_HISTORY_SIZE)
     check_number("history_ttl_s", history_ttl_s, 1, MAX_HISTORY_TTL_S)
     if len(publication_id) != 16:
         raise ThalamusError("the id of a publication has 16 bytes", ErrorCode.BAD_REQUEST)
     try:  # a publication that nobody can parse would break every recovery of the channel
-        common_pb2.Publication.FromString(publication)
+        author = common_pb2.Publication.FromString(publication).info.user
     except DecodeError as error:
         raise ThalamusError("that is no publication", ErrorCode.BAD_REQUEST) from error
-    return Request(channel, Item(publication_id, publication, key_user, key), history_size, history_ttl_s)
+    if flags:  # behind the others: of a field that is there twice the last counts
+        publication += common_pb2.Publication(flags=flags).SerializeToString()
+    told = author if item.feed else None
+    return Request(
+        channel, Item(publication_id, publication, key_user, key, told, flags, guard), history_size, history_ttl_s
+    )

@@ -5,35 +5,42 @@ One writer thread, one transaction per batch, synced to the disk before a commit
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from services.persistence.domain.ports import MAX_BYTES, ChannelState, Heartbeat, KnownKey, Removal, Row, Written
-from services.persistence.metrics import COMMITS, STORE_SECONDS
-from services.shared.errors import Unavailable
+from services.persistence.adapters import sqlite_counts as sqlite_counts
+from services.persistence.adapters import sqlite_erasing
+from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
+from services.persistence.adapters.sqlite_page import reading
+from services.persistence.domain.ports import (
+    MAX_BYTES,
+    ChannelState,
+    CountedRow,
+    Heartbeat,
+    KnownKey,
+    Removal,
+    Row,
+    Written,
+)
+from services.persistence.metrics import COMMITS
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
 from services.shared.incarnation.calls import Known
-from services.shared.process.config import ConfigError
-from services.shared.sqlite_file import FileWatch, Identity, identity, once_unlocked
 
 logger = logging.getLogger(__name__)
 
-_BUSY_MS = 2_000  # longest wait for the lock of another process
 _KEYS_AT_ONCE = 5_000  # publications of one read for keys
 _ABOVE_ALL = (1 << 63) - 1  # largest integer of SQLite
 _OWN_KEY_S = 60.0  # age, in seconds, at which keys made by the platform are left out: nobody repeats them later
 _SKEW_S = 5.0  # largest difference of the clocks of replicas, seconds: by so much the times of a channel may fall
+_FOLLOWS_S = 10.0  # seconds after an erasure in which the read model, in the same file, loses its content, too
 _REMOVALS_AT_ONCE = 100  # removals that one call returns
 _DROPPED_AT_ONCE = 5_000  # rows deleted in one transaction, so that writes can come in between
+_CHANNELS_AT_ONCE = 1_000  # channels of one page
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS channels (
     channel TEXT PRIMARY KEY,
@@ -72,7 +79,6 @@ CREATE TABLE IF NOT EXISTS ending (
 );
 CREATE TABLE IF NOT EXISTS restored (id INTEGER PRIMARY KEY CHECK (id = 1), mark TEXT NOT NULL);
 """
-T = TypeVar("T")
 
 
 class SqliteLogStore:
@@ -86,25 +92,14 @@ class SqliteLogStore:
         Raises:
             ConfigError: the file can't be opened or created.
         """
-        self._path, self._clock = path, clock
-        self._writer = ThreadPoolExecutor(1, "store-writer")
-        self._reader = ThreadPoolExecutor(1, "store-reader")
-        self._connections: dict[str, sqlite3.Connection] = {}
-        self._opened: dict[str, Identity] = {}  # by role: the files that its connection opened
-        self._watch = FileWatch(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            once_unlocked(self._prepare, _BUSY_MS / 1000)
-            self._file = identity(path)[0]
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(f"PERSISTENCE_DB: {path} can't be used: {error}") from error
+        self._unscrubbed_since = clock() if sqlite_erasing.has_log(path) else None
+        self._erased_at = 0.0  # the last time, Unix seconds
+        self.database = SqliteDatabase(path, _SCHEMA + sqlite_counts.SCHEMA + sqlite_erasing.SCHEMA)
+        self._run, self._clock = self.database.run, clock
 
     async def close(self) -> None:
         """Finish running operations, then close the file."""
-        for executor in (self._writer, self._reader):
-            await asyncio.to_thread(executor.shutdown)
-        for connection in self._connections.values():
-            connection.close()
+        await self.database.close()
 
     async def open(self, channel: str) -> ChannelState:
         return await self._run("write", "open", lambda connection: _open(connection, channel))
@@ -114,6 +109,14 @@ class SqliteLogStore:
         return await self._run(
             "read", "has_begun", lambda connection: bool(connection.execute(query, (channel,)).fetchone()[0])
         )
+
+    async def channels(self, cursor: str) -> tuple[list[str], str]:
+        query = "SELECT channel FROM channels WHERE channel > ? ORDER BY channel LIMIT ?"
+        rows = await self._run(
+            "read", "channels", lambda connection: connection.execute(query, (cursor, _CHANNELS_AT_ONCE)).fetchall()
+        )
+        found = [str(channel) for (channel,) in rows]
+        return found, found[-1] if len(found) == _CHANNELS_AT_ONCE else ""
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         known: list[KnownKey] = []
@@ -131,15 +134,52 @@ class SqliteLogStore:
     async def read(
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
-        if reverse:
-            newest = min(since_offset - 1, upto) if since_offset else upto
-            where, bounds = "offset <= ? ORDER BY offset DESC", (newest,)
-        else:
-            where, bounds = "offset > ? AND offset <= ? ORDER BY offset", (since_offset, upto)  # type: ignore[assignment]
-        hidden = "coalesce((SELECT max(upto) FROM removals WHERE channel = ?), 0)"
-        query = f"SELECT offset, publication FROM log WHERE channel = ? AND offset > {hidden} AND {where} LIMIT ?"
-        arguments = (channel, channel, *bounds, limit)
-        return await self._run("read", "read", lambda connection: _read(connection, query, arguments, max_bytes))
+        read = reading(channel, since_offset, upto, limit, reverse, max_bytes)
+        return await self._run("read", "read", read)
+
+    async def read_counted(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> list[CountedRow]:
+        read = reading(channel, since_offset, upto, limit, reverse, max_bytes)
+        return await self._run(
+            "read", "read", lambda connection: sqlite_counts.counted(connection, channel, read(connection))
+        )
+
+    async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
+        def replace(connection: sqlite3.Connection) -> int:
+            with Transaction(connection):
+                return sqlite_erasing.replace(connection, channel, publications)
+
+        try:
+            return await self._run("write", "erase", replace)
+        finally:
+            self._note_erasure()
+
+    async def scrub(self) -> bool:
+        since, self._unscrubbed_since = self._unscrubbed_since, None
+        is_done, is_last = False, self._clock() >= self._erased_at + _FOLLOWS_S
+        try:
+            is_done = await self._run("scrub", "scrub", sqlite_erasing.truncate_log)
+        finally:
+            if not (is_done and is_last):
+                self._unscrubbed_since = since
+        return is_done
+
+    async def compact(self) -> bool:
+        """Write the file anew, without copies of erased rows; nobody writes meanwhile.
+
+        Returns False if the write-ahead log still has some, because somebody reads: a later `scrub` truncates it.
+        """
+        return await self._run("scrub", "compact", sqlite_erasing.compact)
+
+    @property
+    def unscrubbed_since(self) -> float | None:
+        return self._unscrubbed_since
+
+    def _note_erasure(self) -> None:
+        self._erased_at = self._clock()
+        if self._unscrubbed_since is None:
+            self._unscrubbed_since = self._erased_at
 
     async def begin_removal(self, channel: str, upto: int) -> None:
         note = (upto, self._clock(), channel)
@@ -167,6 +207,10 @@ class SqliteLogStore:
         bounds = (removal.channel, removal.upto, _DROPPED_AT_ONCE)
         while await self._run("write", "drop", lambda connection: connection.execute(drop, bounds).rowcount):
             pass
+        await self._run(
+            "write", "drop", lambda connection: sqlite_counts.drop(connection, removal.channel, removal.upto)
+        )
+        self._note_erasure()
         forget = "DELETE FROM removals WHERE number = ?"
         await self._run("write", "drop", lambda connection: connection.execute(forget, (removal.number,)))
 
@@ -179,14 +223,14 @@ class SqliteLogStore:
 
     async def keep_heartbeat(self, heartbeat: Heartbeat) -> None:
         def keep(connection: sqlite3.Connection) -> None:
-            with _Transaction(connection):
+            with Transaction(connection):
                 _keep_heartbeat(connection, heartbeat)
 
         await self._run("write", "keep_heartbeat", keep)
 
     async def keep_orderly_end(self, heartbeat: Heartbeat, known: Known) -> None:
         def keep(connection: sqlite3.Connection) -> None:
-            with _Transaction(connection):
+            with Transaction(connection):
                 _keep_heartbeat(connection, heartbeat)
                 connection.execute(
                     "INSERT OR REPLACE INTO ending SELECT id, count, ?2, ?3, ?4 FROM beacon WHERE count = ?1",
@@ -197,7 +241,7 @@ class SqliteLogStore:
 
     async def pop_orderly_end(self, heartbeat: Heartbeat) -> Known | None:
         def take(connection: sqlite3.Connection) -> Known | None:
-            with _Transaction(connection):
+            with Transaction(connection):
                 found = connection.execute("SELECT count, generation, writes, at_ms FROM ending").fetchone()
                 connection.execute("DELETE FROM ending")
             return Known(*found[1:]) if found and found[0] == heartbeat.counter else None
@@ -206,76 +250,13 @@ class SqliteLogStore:
 
     async def begin_new_epochs(self, seen: Heartbeat) -> None:
         def begin(connection: sqlite3.Connection) -> None:
-            with _Transaction(connection):
+            with Transaction(connection):
                 (mark,) = connection.execute("SELECT ifnull((SELECT mark FROM restored), '')").fetchone()
                 if mark == seen.restored:
                     connection.execute("INSERT OR REPLACE INTO restored VALUES (1, ?)", (new_epoch(),))
 
         await self._run("write", "begin_new_epochs", begin)
         await self.keep_heartbeat(seen)
-
-    def _prepare(self) -> None:
-        """Create the tables that are missing."""
-        with closing(self._connect()) as connection:
-            connection.executescript(_SCHEMA)
-
-    def _connect(self) -> sqlite3.Connection:
-        """Open a connection with write-ahead log and full synchronisation."""
-        connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 16000")
-        connection.execute("PRAGMA cache_size = -32768")
-        return connection
-
-    async def _run(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation in the thread of its role, "read" or "write"."""
-        executor = self._writer if role == "write" else self._reader
-        return await asyncio.get_running_loop().run_in_executor(executor, self._call, role, op, work)
-
-    def _call(self, role: str, op: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation; called in the thread of its role.
-
-        After a failure the connection is made again, since a full or broken disk may recover.
-
-        Raises:
-            Unavailable: SQLite failed, or the files were deleted or replaced.
-        """
-        started = time.perf_counter()
-        try:
-            if role not in self._connections:
-                self._watch.check(identity(self._path)[0] == self._file)
-                connection = self._connections[role] = self._connect()
-                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                self._opened[role] = identity(self._path)
-            done = work(self._connections[role])
-            # If the files were replaced meanwhile, what was written is lost at the next start.
-            self._watch.check(identity(self._path) == self._opened[role])
-            return done
-        except sqlite3.Error as error:
-            logger.error("the store failed", extra={"op": op, "error": str(error)})
-            broken = self._connections.pop(role, None)
-            if broken is not None:
-                broken.close()
-            raise Unavailable(f"the store can't: {error}") from error
-        finally:
-            STORE_SECONDS.labels(op).observe(time.perf_counter() - started)
-
-
-class _Transaction:
-    """Write transaction: BEGIN IMMEDIATE, then COMMIT, or ROLLBACK on an exception."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
 
 
 def _keep_heartbeat(connection: sqlite3.Connection, heartbeat: Heartbeat) -> None:
@@ -296,23 +277,12 @@ def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
     )
     found = connection.execute(query, (channel,)).fetchone()
     if found is None:
-        with _Transaction(connection):
+        with Transaction(connection):
             connection.execute("INSERT OR IGNORE INTO channels VALUES (?, ?, 0)", (channel, new_epoch()))
             found = connection.execute(query, (channel,)).fetchone()
-    return ChannelState(*found)
-
-
-def _read(
-    connection: sqlite3.Connection, query: str, arguments: tuple[object, ...], max_bytes: int
-) -> list[tuple[int, bytes]]:
-    """Return rows until `max_bytes` are reached, the last one included."""
-    page: list[tuple[int, bytes]] = []
-    for one in connection.execute(query, arguments):
-        page.append(one)
-        max_bytes -= len(one[1])
-        if max_bytes <= 0:
-            break
-    return page
+    epoch, top, removed = found
+    counts = sqlite_counts.at(connection, channel, top)
+    return ChannelState(epoch, top, removed, *counts, sqlite_erasing.times(connection, channel))
 
 
 def _recent_keys(
@@ -345,8 +315,9 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> d
         by_channel.setdefault(row.channel, []).append(row)
     outcome: dict[str, Written] = {}
     tops: list[tuple[int, str]] = []
+    counting: list[Row] = []
     inserts: list[tuple[str, int, bytes, str, float, bytes]] = []
-    with _Transaction(connection):
+    with Transaction(connection):
         for channel, mine in by_channel.items():
             found = connection.execute("SELECT top FROM channels WHERE channel = ?", (channel,)).fetchone()
             top = found[0] if found else 0
@@ -361,7 +332,8 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> d
             if conflict:
                 outcome[channel] = Written(top, True)
                 continue
-            for _, offset, publication_id, publication, key in new:
+            counting += mine
+            for _, offset, publication_id, publication, key, *_ in new:
                 inserts.append((channel, offset, publication_id, key, now, publication))
             if new:
                 top = new[-1].offset
@@ -369,6 +341,7 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> d
             outcome[channel] = Written(top, False)
         connection.executemany("UPDATE channels SET top = ? WHERE channel = ?", tops)
         connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", inserts)
+        sqlite_counts.put(connection, counting)
     COMMITS.inc()
     return outcome
 

@@ -7,7 +7,8 @@ a channel is compared before its first use in every incarnation of Redis.
 Rules. `stored` is the readable top in Redis, `top` the last offset of the store.
 
 * Redis has no meta of the channel: epoch, top and the idempotency keys of the last 300 s are brought from the store.
-* Same epoch, `stored` = `top`: Redis notes the incarnation in which the channel was compared. It may be used.
+* Same epoch, `stored` = `top`: Redis notes the incarnation in which the channel was compared, and if the channel counts
+  what it has counted (`n`, `mv`), from the store and the entries above its top. It may be used.
 * `stored` < `top`, and Redis has just the entries in between, with the same publication ids: a process died before the
   commit, which is made up for.
 * Otherwise Redis is behind or has another epoch: it is advanced to the store. What it had numbered beyond that goes; it
@@ -32,6 +33,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
+from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
@@ -74,8 +76,8 @@ class Comparison:
     A method raises `Unavailable` if Redis or the store does not answer, unless it says that it returns the failure.
     """
 
-    def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes) -> None:
-        self._hot, self._store, self._sizes = hot, store, sizes
+    def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes, erasures: Erasures) -> None:
+        self._hot, self._store, self._sizes, self._erasures = hot, store, sizes, erasures
         self._verifying = SingleFlight[None]()
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
@@ -167,6 +169,7 @@ class Comparison:
         if isinstance(written, Unavailable):
             raise written
         if found is not None and written is not None and not written.conflict:
+            await self._erasures.before_readable(channel, rows)
             commit = (channel, state.epoch, state.top, self._sizes.of(channel))
             (readable,) = await self._hot.commit([commit], found.incarnation)
             if not isinstance(readable, Exception) and readable >= state.top:
@@ -218,12 +221,16 @@ class Comparison:
         offsets = [offset for offset, *_ in found.entries]
         if offsets != list(range(found.stored + 1, found.stored + 1 + len(offsets))):
             return None if await self.try_to_resolve(channel, []) else True
-        rows = [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in found.entries]
+        rows = [Row(channel, *entry) for entry in found.entries]
         written = (await self._store.write(rows))[channel]
         if isinstance(written, Unavailable):
             return None
         if written.conflict:
             return None if await self.try_to_resolve(channel, []) else True
+        try:
+            await self._erasures.before_readable(channel, rows)
+        except Unavailable:
+            return None
         commit = (channel, found.epoch, written.top, self._sizes.of(channel))
         (readable,) = await self._hot.commit([commit], found.incarnation)
         # Otherwise the incarnation or the channel has changed: the next sweep looks at what is there now.
@@ -233,4 +240,4 @@ class Comparison:
 def rows_of(channel: str, found: Unstored | None, upto: int) -> list[Row]:
     """Rows of the entries that Redis has above its readable top, up to offset `upto`."""
     entries = found.entries if found else []
-    return [Row(channel, offset, pid, pub, key) for offset, pid, pub, key in entries if offset <= upto]
+    return [Row(channel, *entry) for entry in entries if entry.offset <= upto]

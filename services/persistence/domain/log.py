@@ -6,12 +6,15 @@ Rules. Publications take these steps in batches; what arrives while a batch is w
 
 1. Number: Redis marks the channel as dirty, then gives each publication the next offset. Nobody can read it yet.
 2. Store: one write takes everything from the readable top to the last offset, including what other replicas numbered.
+   What an item erases is erased now (`erasures.py`).
 3. Make readable (commit): Redis moves the readable top and publishes in the order of offsets.
 4. Acknowledge: the callback of each publication gets its stream position.
 
 * If a step fails, the outcome is `Unavailable`, which means unknown: repeat with the same key. A key has one offset.
 * A process that dies in between leaves a marked channel with unreadable entries. A later sweep of any replica finishes
   them.
+* An item with a guard gets an offset only if the guard is the membership version at that moment; else its outcome is
+  `Recheck`. A repeated key has its first position whatever the guard says.
 * Conflict: the store has another publication at an offset. Redis is advanced to the store, and numbers again.
 * A channel not yet compared with the store in this incarnation is refused, compared (`comparison.py`) and retried.
 
@@ -20,7 +23,8 @@ stored, become readable and are acknowledged. If the process dies after the writ
 commits them. Publishers who repeat with their keys get 8 and 9.
 
 Trade-offs. A busy log makes few round trips, but a publication may wait for the batch before its own. In SQLite all
-channels share a batch, and a slow one delays all; in DynamoDB each channel has its own. See docs/decisions/0002, 0008.
+channels share a batch, and a slow one delays all; in DynamoDB each channel has its own. See docs/decisions/0002, 0008,
+0049.
 """
 
 from __future__ import annotations
@@ -28,12 +32,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistorySizes, rows_of
+from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.keyed_queue import KeyedQueue
-from services.persistence.domain.ports import MAX_BYTES, ChannelState, HotLog, LogStore, Row, Written
+from services.persistence.domain.numbered import Numbered
+from services.persistence.domain.outcomes import AppendedPosition, Outcome, OutcomeCallback, Recheck, TooLarge
+from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, HotLog, LogStore, Row, Written
+from services.persistence.domain.requests import Request as Request
+from services.persistence.domain.requests import is_larger
 from services.persistence.metrics import (
     BATCH_ITEMS,
     BATCHES,
@@ -44,9 +52,8 @@ from services.persistence.metrics import (
     WAITING,
 )
 from services.shared.batching.linger import Linger
-from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
-from services.shared.hotlog.keys import pair
+from services.shared.errors import Busy, Unavailable
+from services.shared.hotlog.hotlog import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -57,40 +64,6 @@ _SWEPT_AT_ONCE = 3  # channels that a sweep finishes concurrently
 _SWEEP_FAILURES = 3  # failed channels after which a sweep ends: each may have cost seconds
 
 
-class Request(NamedTuple):
-    """One publication to append, with the history settings of its namespace."""
-
-    channel: str
-    item: Item
-    history_size: int
-    history_ttl_s: int
-
-
-class AppendedPosition(NamedTuple):
-    """Stream position; `repeated_key`: that of an earlier publish with the same key."""
-
-    offset: int
-    epoch: str
-    repeated_key: bool
-
-
-class _Numbered(NamedTuple):
-    """Offsets of a channel's requests; negative where an earlier publish has the key."""
-
-    epoch: str
-    stored: int  # the readable top
-    stamp: bytes  # encoded time that Redis appended to each new publication
-    places: list[tuple[int, int]]  # (index of the request, offset)
-
-
-class TooLarge(ThalamusError):
-    """The publication is larger than the store can keep; nothing was done."""
-
-    code = ErrorCode.BAD_REQUEST
-
-
-Outcome = AppendedPosition | ThalamusError
-OutcomeCallback = Callable[[int, Outcome], None]
 _Waiting = tuple[Request, int, OutcomeCallback]  # request, its index in the call of `append`, callback
 
 
@@ -119,7 +92,8 @@ class Log:
         self._max_item_bytes = max_item_bytes
         self._max_unstored = max_unstored
         self._sizes = HistorySizes()
-        self._comparison = Comparison(hot, store, self._sizes)
+        self.erasures = Erasures(hot, store)
+        self._comparison = Comparison(hot, store, self._sizes, self.erasures)
         self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
             _reject,
@@ -139,7 +113,7 @@ class Log:
         """
         for index, request in enumerate(requests):
             key = self._key_of(request.channel)
-            if _is_larger(request.item, self._max_item_bytes):
+            if is_larger(request.item, self._max_item_bytes):
                 on_outcome(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
             elif not self._queue.has_room(key):
                 UNSTORED_BUSY.inc()
@@ -189,11 +163,28 @@ class Log:
         )
         return found, top
 
-    async def remove_history(self, channel: str) -> None:
-        """Hide everything readable; epoch and top stay. `tidy` deletes it later."""
+    async def read_counted(
+        self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> tuple[list[CountedRow], ChannelState]:
+        """As `read`, with what the log has counted up to each publication."""
         top = await self.open(channel)
-        await self._store.begin_removal(channel, top.top)
-        await self._hot.trim(channel, top.top)
+        found = await self._store.read_counted(
+            channel, since_offset=since_offset, upto=top.top, limit=limit, reverse=reverse, max_bytes=max_bytes
+        )
+        return found, top
+
+    async def remove_history(self, channel: str, upto: int | None = None) -> None:
+        """Hide everything readable, or up to an offset. `tidy` deletes it later."""
+        top = (await self.open(channel)).top if upto is None else upto
+        await self._store.begin_removal(channel, top)
+        await self._hot.trim(channel, top)
+
+    async def erase(self, channel: str, publications: Mapping[int, bytes]) -> None:
+        """Put other publications in the place of readable ones, by offset.
+
+        See `erasures.py`. They have the same ids and flags. Afterwards nobody reads the former ones. Repeating is safe.
+        """
+        await self.erasures.erase(channel, publications)
 
     async def tidy(self) -> None:
         """Continue the removals of all replicas, including those of processes that died.
@@ -220,6 +211,7 @@ class Log:
         Raises:
             Unavailable: Redis or the store does not answer.
         """
+        await self.erasures.clean()
         marks = await self._hot.settled(age_s, limit)
         if self._store.apart:  # the running batch finishes such a channel, or the next sweep does
             marks = [mark for mark in marks if not self._queue.is_busy(mark[0])]
@@ -293,8 +285,9 @@ class Log:
         ]
         again: list[int] = []
         unverified: list[str] = []
+        doubtful: list[int] = []
         incarnation = self._hot.incarnation()
-        numbered: dict[str, _Numbered] = {}
+        numbered: dict[str, Numbered] = {}
         for batch, appended in zip(batches, await self._hot.append(batches, self._max_unstored), strict=True):
             group = groups[batch.channel]
             self._sizes.remember(batch.channel, batch.history_size)
@@ -310,28 +303,39 @@ class Log:
             if 0 in appended.offsets:
                 for index in [index for index, offset in places if not offset]:
                     outcomes[index] = Busy("too much of the channel is not stored yet")
+                if appended.counts is not None:
+                    refused = [group[place] for place in appended.counts.refused]
+                    doubtful += [index for index in refused if not isinstance(outcomes[index], Recheck)]
+                    for index in refused:
+                        outcomes[index] = Recheck(appended.counts.mv_behind)
                 places = [place for place in places if place[1]]
             if places:
-                numbered[batch.channel] = _Numbered(appended.epoch, appended.stored, appended.stamp, places)
+                numbered[batch.channel] = Numbered(
+                    appended.epoch, appended.stored, appended.stamp, places, appended.counts
+                )
         again += await self._store_and_commit(requests, numbered, outcomes, incarnation)
-        failed = await self._comparison.verify_all(unverified)
-        for channel, error in failed.items():
-            for index in groups[channel]:
-                outcomes[index] = error
+        # A Redis that went back may have lost the key, or the version: refused is what it refuses once it was compared.
+        again += doubtful
+        compared = {*unverified, *(requests[index].channel for index in doubtful)}
+        failed = await self._comparison.verify_all([*compared])
+        for index in again:
+            if requests[index].channel in failed:
+                outcomes[index] = failed[requests[index].channel]
         return [index for index in again if requests[index].channel not in failed]
 
     async def _store_and_commit(
         self,
         requests: list[Request],
-        numbered: dict[str, _Numbered],
+        numbered: dict[str, Numbered],
         outcomes: list[Outcome],
         incarnation: str,
     ) -> list[int]:
         rows, uptos = await self._rows(requests, numbered)
         written = await self._store.write(rows) if rows else {}
+        unerased = await self.erasures.before_commit(rows, written)
         again: list[int] = []
         commits: list[tuple[str, str, int, int]] = []
-        for channel, (epoch, _, _, places) in numbered.items():
+        for channel, (epoch, _, _, places, _) in numbered.items():
             result = written.get(channel, Written(uptos[channel], False))
             failure = result if isinstance(result, Unavailable) else None
             if isinstance(result, Written) and result.conflict:
@@ -342,6 +346,7 @@ class Log:
                 if failure is None:
                     again += [index for index, _ in places]
                     continue
+            failure = failure or unerased.get(channel)
             if failure is not None:
                 for index, _ in places:
                     outcomes[index] = failure
@@ -351,7 +356,7 @@ class Log:
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, incarnation), strict=True):
             channel = commit[0]
-            epoch, _, _, places = numbered[channel]
+            epoch, _, _, places, _ = numbered[channel]
             if isinstance(readable, Exception):
                 for index, _ in places:
                     outcomes[index] = Unavailable(str(readable))
@@ -367,23 +372,22 @@ class Log:
             await self._comparison.try_to_resolve(channel, [])
         return again
 
-    async def _rows(self, requests: list[Request], numbered: dict[str, _Numbered]) -> tuple[list[Row], dict[str, int]]:
+    async def _rows(self, requests: list[Request], numbered: dict[str, Numbered]) -> tuple[list[Row], dict[str, int]]:
         """Return the rows to store, also those of other replicas, and the last offsets."""
         rows: list[Row] = []
         uptos: dict[str, int] = {}
         incomplete: list[str] = []
-        for channel, (_, stored, stamp, places) in numbered.items():
+        for channel, found in numbered.items():
+            stored, places = found.stored, found.places
             upto = uptos[channel] = max([abs(offset) for _, offset in places])
             new = [place for place in places if place[1] > 0]  # ascending
             if upto > stored and (not new or new[0][1] != stored + 1 or len(new) != upto - stored):
                 incomplete.append(channel)
                 continue
-            for index, offset in new:
-                publication_id, publication, user, key = requests[index].item
-                rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key)))
+            rows += found.rows(channel, [(offset, requests[index].item) for index, offset in new])
         if incomplete:
-            for channel, found in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
-                rows += rows_of(channel, found, uptos[channel])
+            for channel, left in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
+                rows += rows_of(channel, left, uptos[channel])
         return rows, uptos
 
 
@@ -391,10 +395,3 @@ def _reject(waiting: Sequence[_Waiting]) -> None:
     UNSTORED_UNAVAILABLE.inc(len(waiting))
     for _, index, on_outcome in waiting:
         on_outcome(index, Unavailable("nobody came to write it"))
-
-
-def _is_larger(item: Item, max_bytes: int) -> bool:
-    publication, user, key = len(item.publication) + STAMP_BYTES, item.key_user, item.key
-    if publication + 4 * (len(user) + len(key)) <= max_bytes:  # UTF-8 has at most 4 bytes per character
-        return False
-    return publication + len(user.encode()) + len(key.encode()) > max_bytes

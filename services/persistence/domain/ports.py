@@ -16,11 +16,16 @@ class ChannelState(NamedTuple):
     """Epoch and last stored offset of a channel; both belong to the store.
 
     `removed`: publications up to this offset are removed, and nobody reads them.
+    `n`, `mv`: publications that count, and membership version, at `top` (see `Row`); only from the store.
+    `erasures`: how often something was erased from the channel; only from the store.
     """
 
     epoch: str
     top: int
     removed: int = 0
+    n: int = 0
+    mv: int = 0
+    erasures: int = 0
 
 
 class Heartbeat(NamedTuple):
@@ -60,13 +65,31 @@ class Removal(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One publication to store; `key` is user and key as `keys.pair` joins them."""
+    """One publication to store; `key` is user and key as `keys.pair` joins them.
+
+    `flags`: 1 counts, 2 may take a right away, 4 erases something, 8 gives a right; their sum.
+    `n`: publications up to this one that count. `mv`: offset of the last one up to this that changes membership or
+    rights. Both are 0 in a row without flags of which they are not known: then those of the row before hold.
+    """
 
     channel: str
     offset: int
     publication_id: bytes
     publication: bytes
     key: str
+    flags: int = 0
+    n: int = 0
+    mv: int = 0
+
+
+class CountedRow(NamedTuple):
+    """One stored publication with what the log has counted; see `Row`."""
+
+    offset: int
+    publication: bytes
+    flags: int
+    n: int
+    mv: int
 
 
 class Written(NamedTuple):
@@ -98,6 +121,13 @@ class LogStore(Protocol):
     async def has_begun(self, channel: str) -> bool:
         """Whether the channel was ever opened."""
 
+    async def channels(self, cursor: str) -> tuple[list[str], str]:
+        """Return some channels that were opened, and a cursor; both may be empty.
+
+        `cursor` "": from the beginning. A cursor "" in the answer: there are no more. Channels that are opened
+        meanwhile may be missing. For operators: it may read the whole store.
+        """
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         """Return the idempotency keys of the last `within_s` seconds, newest first.
 
@@ -121,10 +151,38 @@ class LogStore(Protocol):
         `max_bytes`.
         """
 
+    async def read_counted(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> list[CountedRow]:
+        """As `read`, with what the log has counted up to each publication."""
+
+    async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
+        """Put other publications in the place of stored ones, by offset.
+
+        Ids, keys, flags, `n` and `mv` stay, so a repeated write of the former rows is a success and brings nothing
+        back. What is not stored, or removed for good, is left as it is. If two calls replace the same publication, one
+        of the two stays. After `Unavailable` any number of them may be replaced.
+
+        Returns the new `ChannelState.erasures`. It is raised before anything is replaced.
+        """
+
+    async def scrub(self) -> bool:
+        """Delete what is left of erased or removed content in files of the store.
+
+        Returns whether nothing is left.
+        """
+
+    @property
+    def unscrubbed_since(self) -> float | None:
+        """Unix time in seconds since which something may be left; None: nothing is.
+
+        What was erased a few seconds ago may be left: `scrub` is to be called once more then.
+        """
+
     async def begin_removal(self, channel: str, upto: int) -> None:
         """Hide publications up to this offset; `finish_removal` deletes them later.
 
-        Epoch, top and keys that count stay.
+        Epoch, top, `n` and `mv` stay, and keys as long as they count.
         """
 
     async def removals(self) -> list[Removal]:
@@ -176,7 +234,8 @@ class HotLog(Protocol):
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
         """Mark the channels as dirty, then number the items; return one outcome per batch.
 
-        None: the channel was not compared with the store in this incarnation, and nothing was done.
+        None: the channel was not compared with the store in this incarnation, or an item has flags or a guard and it is
+        not known what the channel has counted; nothing was done.
         """
 
     async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
@@ -191,6 +250,8 @@ class HotLog(Protocol):
 
     async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
         """Have Redis note that the channel was compared, if it has what the store has.
+
+        It notes what the channel has counted, too.
 
         Returns 1: noted; 0: Redis is behind; -1: it has no meta; 2: it has more than the store, and notes nothing
         unless `may_be_ahead`. If all of the channel is stored, Redis may forget it after a time without publications.
@@ -230,7 +291,18 @@ class HotLog(Protocol):
         """
 
     async def trim(self, channel: str, upto: int) -> None:
-        """Delete readable entries up to an offset."""
+        """Delete readable entries up to an offset, with every byte of them.
+
+        If very much is not stored yet, bytes of them may be left until the next call.
+        """
+
+    async def erase(self, channel: str, publications: Mapping[int, bytes], erasures: int) -> bool:
+        """Replace publications of readable entries, by offset.
+
+        No byte of the former ones stays. Older entries may be dropped, since the store has them; the rest has no hole.
+        `erasures` is what `LogStore.erase` returned. False: bytes are left, because very much is not stored yet; call
+        again, also without publications.
+        """
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
         """Return (channel, mark) of channels that were marked dirty more than `age_s` ago."""

@@ -3,13 +3,14 @@
 An item has up to 100 publications with consecutive offsets; the next item begins at the offset after them. All items of
 a bucket, a fixed range of offsets, share a partition key. Reads are strongly consistent. See docs/storage.md.
 
-The items of the chain are only read here; `writer.py` and `removal.py` write them. Of the channel's own item, numbers
-are raised here.
+The items of the chain are only read here; `writer.py`, `removal.py` and `erasing.py` write them. Of the channel's own
+item, numbers are raised here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +19,17 @@ from services.persistence.adapters.dynamodb.items import (
     ITEM_ROWS,
     BatchItem,
     channel_key,
+    counts_of,
     from_attributes,
+    has_counts,
     keys_of,
     partition,
 )
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
+
+_SCANNED_AT_ONCE = 1_000  # items of one Scan, which ends at 1 MB anyway
+_CHANNEL = "c#"  # how the key of a channel's item begins
 
 
 class Channel(NamedTuple):
@@ -33,6 +39,8 @@ class Channel(NamedTuple):
     bucket: int  # the last bucket begun, which may have no item yet
     removed: int  # publications up to here are hidden from readers
     cleared: int  # items up to here are emptied
+    counts_from: int  # no row below this offset has flags; 0: no row at all
+    erasures: int  # how often something was erased
 
 
 class Chains:
@@ -59,7 +67,25 @@ class Chains:
         if "Item" not in response:
             return None
         values = values_of(response["Item"])
-        return Channel(values["epoch"], *(int(values.get(name, 0)) for name in ("bucket", "removed", "cleared")))
+        return Channel(values["epoch"], *(int(values.get(name, 0)) for name in Channel._fields[1:]))
+
+    async def channels(self, cursor: str) -> tuple[list[str], str]:
+        """Return the channels among the next items of the table, and where to go on.
+
+        One request, which needs the right to Scan.
+        """
+        response = await self.db.call(
+            "scan",
+            TableName=self.table,
+            Limit=_SCANNED_AT_ONCE,
+            FilterExpression="begins_with(p, :channel)",
+            ProjectionExpression="p",
+            ExpressionAttributeValues={":channel": {"S": _CHANNEL}},
+            **({"ExclusiveStartKey": json.loads(cursor)} if cursor else {}),
+        )
+        found = [item["p"]["S"].removeprefix(_CHANNEL) for item in response.get("Items", [])]
+        last = response.get("LastEvaluatedKey")
+        return found, json.dumps(last) if last else ""
 
     async def raise_number(self, channel: str, name: str, value: int) -> None:
         """Set a number of the channel's item, unless it is as high already. One request."""
@@ -74,8 +100,71 @@ class Chains:
                 ExpressionAttributeValues={":value": {"N": str(value)}},
             )
 
+    async def begin_counting(self, channel: str, offset: int) -> None:
+        """Note in the channel's item that no row below the offset has flags.
+
+        One request. It stays as it is if it names a lower offset.
+        """
+        with contextlib.suppress(ConditionFailed):
+            await self.db.call(
+                "update_item",
+                TableName=self.table,
+                Key=channel_key(channel),
+                UpdateExpression="SET counts_from = :offset",
+                ConditionExpression="attribute_not_exists(counts_from) OR counts_from > :offset",
+                ExpressionAttributeValues={":offset": {"N": str(offset)}},
+            )
+
+    async def count_erasure(self, channel: str) -> int:
+        """Raise the number of erasures in the channel's item; return it. One request.
+
+        A request that is repeated after a lost response may count twice.
+        """
+        response = await self.db.call(
+            "update_item",
+            TableName=self.table,
+            Key=channel_key(channel),
+            UpdateExpression="ADD erasures :one",
+            ExpressionAttributeValues={":one": {"N": "1"}},
+            ReturnValues="UPDATED_NEW",
+        )
+        return int(values_of(response["Attributes"])["erasures"])
+
+    async def counts(self, channel: str, known: Channel, offset: int) -> tuple[int, int]:
+        """Return `n` and `mv` as of an offset, from the rows below it.
+
+        No request if nothing below has flags; else one per 1 MiB of items down to the last that says it. That is the
+        first one, unless a version that does not count wrote what is above it.
+        """
+        if not 0 < known.counts_from <= offset:
+            return 0, 0
+        for bucket in range(self.bucket_of(offset), self.bucket_of(known.counts_from) - 1, -1):
+            low, high = self._bounds(bucket, known.counts_from - ITEM_ROWS + 1, offset)
+            async for item in self.db.query(
+                TableName=self.table,
+                KeyConditionExpression="p = :p AND s BETWEEN :low AND :high",
+                ExpressionAttributeValues={
+                    ":p": {"S": partition(channel, bucket)},
+                    ":low": {"N": str(low)},
+                    ":high": {"N": str(high)},
+                },
+                ScanIndexForward=False,
+                ConsistentRead=True,
+            ):
+                found = from_attributes(item)
+                for index in range(min(offset, found.last) - found.first, -1, -1):
+                    if has_counts(found.rows[index]):
+                        return found.rows[index].n, found.rows[index].mv
+        return 0, 0
+
     async def top(self, channel: str, bucket: int) -> int:
-        """Return the last offset of the chain; `bucket` is that of the channel's item.
+        """Return the last offset of the chain; see `end`."""
+        return (await self.end(channel, bucket))[0]
+
+    async def end(self, channel: str, bucket: int) -> tuple[int, tuple[int, int] | None]:
+        """Return the last offset of the chain, and its `n` and `mv`.
+
+        The latter are None if the last item does not say them. `bucket` is that of the channel's item.
 
         One request; two if that bucket has no item yet.
 
@@ -84,12 +173,12 @@ class Chains:
         """
         for candidate in (bucket, bucket - 1):
             if candidate < 0:
-                return 0
+                return 0, None
             response = await self.db.call(
                 "query",
                 TableName=self.table,
                 KeyConditionExpression="p = :p",
-                ProjectionExpression="s, n",
+                ProjectionExpression="s, n, counted, mv",
                 ExpressionAttributeValues={":p": {"S": partition(channel, candidate)}},
                 ScanIndexForward=False,
                 Limit=1,
@@ -97,7 +186,7 @@ class Chains:
             )
             for item in response["Items"]:
                 values = values_of(item)
-                return int(values["s"] + values["n"]) - 1
+                return int(values["s"] + values["n"]) - 1, counts_of(values)
         raise Unavailable(f"the log of {channel} has no end: items of buckets {bucket - 1} and {bucket} are missing")
 
     async def upward(self, channel: str, low: int, high: int, expected: int = 0) -> AsyncIterator[BatchItem]:

@@ -25,6 +25,7 @@ MAX_ROW_BYTES = 400 * 1024 - 4_096  # DynamoDB's limit for an item, less its key
 MAX_APPEND_BYTES = MAX_ROW_BYTES - 64  # most bytes of a publication with its key; the rest is id and framing
 MAX_DATA_BYTES = 390_000  # most bytes of data; the rest is for publisher, channel, tags and key
 _FRAME_BYTES = 8  # most bytes that the encoding adds to a row
+_COUNTS_BYTES = 22  # most bytes of flags, `n` and `mv` in a row: so the 64 above are enough
 
 HEARTBEAT_KEY = {"p": {"S": "beacon"}, "s": {"N": "0"}}
 REMOVALS = "removals"  # partition key of the notes of unfinished removals
@@ -62,7 +63,9 @@ def partition(channel: str, bucket: int) -> str:
 class BatchItem:
     """Item with publications `first` … `last`.
 
-    `dropped`: they were removed, and only their ids are left.
+    `dropped`: they were removed, and only their ids and what they count are left.
+    `counts`: `n` and `mv` of its last row that has them; None: no row has.
+    `erased`: how often publications in it were replaced.
     """
 
     first: int
@@ -70,6 +73,8 @@ class BatchItem:
     keys: Sequence[str]  # one per row; none if the rows are dropped
     at: float  # Unix seconds of the write
     dropped: bool = False
+    counts: tuple[int, int] | None = None
+    erased: int = 0
 
     @property
     def last(self) -> int:
@@ -93,18 +98,32 @@ def first_item(rows: Sequence[Row], bucket_offsets: int) -> Sequence[Row]:
 
 def row_bytes(row: Row) -> int:
     """Bytes that a row takes in an item; at most `MAX_ROW_BYTES` can be stored."""
-    return len(row.publication_id) + len(row.publication) + len(row.key.encode()) + 3 * _FRAME_BYTES
+    counts = _COUNTS_BYTES if has_counts(row) else 0
+    return len(row.publication_id) + len(row.publication) + len(row.key.encode()) + 3 * _FRAME_BYTES + counts
+
+
+def has_counts(row: Row | StoredRow) -> bool:
+    """Whether a row says what the log has counted.
+
+    If not, that of the row before holds.
+    """
+    return bool(row.n or row.mv or row.flags)
 
 
 def packed(rows: Sequence[Row], at: float) -> BatchItem:
     """Pack consecutive rows into an item; `at`: Unix seconds of the write."""
     stored = [StoredRow(id=row.publication_id, publication=row.publication) for row in rows]
-    return BatchItem(rows[0].offset, stored, [row.key for row in rows], at)
+    counts = None
+    for made, row in zip(stored, rows, strict=True):
+        if has_counts(row):
+            made.n, made.mv, made.flags = counts = row.n, row.mv, row.flags
+    return BatchItem(rows[0].offset, stored, [row.key for row in rows], at, counts=counts and counts[:2])
 
 
 def without_content(item: BatchItem) -> BatchItem:
-    """Return what a removal leaves of an item: its place, and the ids."""
-    return BatchItem(item.first, [StoredRow(id=row.id) for row in item.rows], [], item.at, dropped=True)
+    """Return what a removal leaves of an item: its place, ids, and counts."""
+    rows = [StoredRow(id=row.id, n=row.n, mv=row.mv, flags=row.flags) for row in item.rows]
+    return BatchItem(item.first, rows, [], item.at, dropped=True, counts=item.counts)
 
 
 def to_attributes(p: str, item: BatchItem, *, expires_at: int | None = None) -> dict[str, Any]:
@@ -117,22 +136,42 @@ def to_attributes(p: str, item: BatchItem, *, expires_at: int | None = None) -> 
         "s": item.first,
         "n": len(item.rows),
         "at": Decimal(f"{item.at:.3f}"),
-        "rows": StoredRows(rows=item.rows).SerializeToString(),
+        "rows": rows_attribute(item.rows),
     }
     if item.dropped:
         values["dropped"] = True
     else:
         values["keys"] = StoredKeys(keys=item.keys).SerializeToString()
+    if item.counts is not None:
+        values["counted"], values["mv"] = item.counts
     if expires_at is not None:
         values[EXPIRY] = expires_at
     return item_of(values)
+
+
+def rows_attribute(rows: Sequence[StoredRow]) -> bytes:
+    """Pack rows into the attribute `rows`."""
+    return StoredRows(rows=rows).SerializeToString()
 
 
 def from_attributes(attributes: Mapping[str, Any]) -> BatchItem:
     """Convert attributes of DynamoDB to an item."""
     values = values_of(attributes)
     rows = StoredRows.FromString(values["rows"]).rows
-    return BatchItem(int(values["s"]), rows, keys_of(values), float(values["at"]), values.get("dropped", False))
+    return BatchItem(
+        int(values["s"]),
+        rows,
+        keys_of(values),
+        float(values["at"]),
+        values.get("dropped", False),
+        counts_of(values),
+        int(values.get("erased", 0)),
+    )
+
+
+def counts_of(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """`n` and `mv` of an item, from its attributes as Python values."""
+    return (int(values["counted"]), int(values["mv"])) if "counted" in values else None
 
 
 def keys_of(values: Mapping[str, Any]) -> Sequence[str]:

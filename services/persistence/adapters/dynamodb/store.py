@@ -6,7 +6,8 @@ request per item of up to 100 publications.
 Rules. docs/storage.md describes the items.
 
 * The log of a channel is a chain of items. An item holds 1 to 100 consecutive publications under the offset of its
-  first one, and the next item begins where it ends. Items do not change, except that a removal empties them.
+  first one, and the next item begins where it ends. Items do not change, except that a removal empties them
+  and that an erasure replaces publications in them.
 * An item is put on the condition that nothing is at its place. So of two replicas that believe in the same top, one
   gets the place. The other gets the item that is there: with the same ids it goes on above it, otherwise it reports a
   conflict.
@@ -30,23 +31,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from services.persistence.adapters.dynamodb import removal as removal
+from services.persistence.adapters.dynamodb import erasing, removal
 from services.persistence.adapters.dynamodb.chain import Chains, Channel
-from services.persistence.adapters.dynamodb.items import BUCKET_OFFSETS, HEARTBEAT_KEY, channel_key
+from services.persistence.adapters.dynamodb.items import BUCKET_OFFSETS, HEARTBEAT_KEY, channel_key, has_counts
+from services.persistence.adapters.dynamodb.operation import DEADLINE_S, operation
 from services.persistence.adapters.dynamodb.writer import ChainWriter
-from services.persistence.domain.ports import MAX_BYTES, ChannelState, Heartbeat, KnownKey, Removal, Row, Written
+from services.persistence.domain.ports import (
+    MAX_BYTES,
+    ChannelState,
+    CountedRow,
+    Heartbeat,
+    KnownKey,
+    Removal,
+    Row,
+    Written,
+)
 from services.persistence.metrics import STORE_SECONDS
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import new_epoch
 from services.shared.hotlog.keys import unpair
 from services.shared.incarnation.calls import Known
+from thalamus.persistence.v1.storage_pb2 import StoredRow
 
-DEADLINE_S = 2.0  # longest operation, with all its requests: edges wait 2.8 s for a publication
 SHARED_DEADLINE_S = 8.0  # longest operation of those that go on for later callers when one gives up
 _KEYS_ITEMS = 500  # items of one request for keys; DynamoDB ends it at 1 MB
 _SKEW_S = 5.0  # largest difference of the clocks of replicas, seconds: by so much the times of a channel may fall
@@ -98,12 +109,17 @@ class DynamoDbLogStore:
             if found is None:
                 await self._make(channel)
                 found = await self._channel(channel)
-            top = await self._chains.top(channel, found.bucket)
-            return ChannelState(found.epoch + restored, top, found.removed)
+            top, counts = await self._chains.end(channel, found.bucket)
+            n, mv = counts or await self._chains.counts(channel, found, top)
+            return ChannelState(found.epoch + restored, top, found.removed, n, mv, found.erasures)
 
     async def has_begun(self, channel: str) -> bool:
         async with self._operation("has_begun"):
             return await self._chains.channel(channel) is not None
+
+    async def channels(self, cursor: str) -> tuple[list[str], str]:
+        async with self._operation("channels"):
+            return await self._chains.channels(cursor)
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         async with self._operation("recent_keys", self._shared_deadline_s):
@@ -135,17 +151,53 @@ class DynamoDbLogStore:
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
         async with self._operation("read"):
-            high = min(since_offset - 1, upto) if reverse and since_offset else upto
-            low = 1 if reverse else since_offset + 1
-            page: list[tuple[int, bytes]] = []
-            removed = -1
-            while (found := await self._chains.channel(channel)) is not None and found.removed > removed:
-                removed = found.removed
-                end = min(high, self._chains.end_of(found.bucket))
-                page, seen_dropped = await self._page(channel, max(low, removed + 1), end, limit, reverse, max_bytes)
-                if not seen_dropped:
-                    break
-            return page
+            page, _ = await self._read(channel, since_offset, upto, limit, reverse, max_bytes)
+            return [(offset, row.publication) for offset, row in page]
+
+    async def read_counted(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> list[CountedRow]:
+        async with self._operation("read"):
+            page, found = await self._read(channel, since_offset, upto, limit, reverse, max_bytes)
+            rows: list[CountedRow] = []
+            counts: tuple[int, int] | None = None
+            for offset, row in page[::-1] if reverse else page:
+                if has_counts(row):
+                    counts = row.n, row.mv
+                elif counts is None and found is not None:
+                    counts = await self._chains.counts(channel, found, offset)
+                rows.append(CountedRow(offset, row.publication, row.flags, *(counts or (0, 0))))
+            return rows[::-1] if reverse else rows
+
+    async def _read(
+        self, channel: str, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int
+    ) -> tuple[list[tuple[int, StoredRow]], Channel | None]:
+        """Return rows with their offsets, and the channel's item.
+
+        Called within an operation.
+        """
+        high = min(since_offset - 1, upto) if reverse and since_offset else upto
+        low = 1 if reverse else since_offset + 1
+        page: list[tuple[int, StoredRow]] = []
+        removed = -1
+        while (found := await self._chains.channel(channel)) is not None and found.removed > removed:
+            removed = found.removed
+            end = min(high, self._chains.end_of(found.bucket))
+            page, seen_dropped = await self._page(channel, max(low, removed + 1), end, limit, reverse, max_bytes)
+            if not seen_dropped:
+                break
+        return page, found
+
+    async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
+        async with self._operation("erase"):
+            return await erasing.replace(self._chains, channel, publications)
+
+    async def scrub(self) -> bool:
+        return True  # DynamoDB overwrites items in place; its own backups are not ours to change
+
+    @property
+    def unscrubbed_since(self) -> float | None:
+        return None
 
     async def begin_removal(self, channel: str, upto: int) -> None:
         async with self._operation("remove"):
@@ -247,22 +299,22 @@ class DynamoDbLogStore:
 
     async def _page(
         self, channel: str, low: int, high: int, limit: int, reverse: bool, max_bytes: int
-    ) -> tuple[list[tuple[int, bytes]], bool]:
-        """Return publications of low … high, and whether a removed one was met.
+    ) -> tuple[list[tuple[int, StoredRow]], bool]:
+        """Return rows of low … high, and whether a removed one was met.
 
         In that case the page ends before it.
         """
-        page: list[tuple[int, bytes]] = []
+        page: list[tuple[int, StoredRow]] = []
         chains = self._chains
         items = chains.downward(channel, high, low, limit) if reverse else chains.upward(channel, low, high, limit)
         async for item in items:
             if item.dropped:
                 return page, True
-            numbered = [(item.first + index, row.publication) for index, row in enumerate(item.rows)]
+            numbered = [*enumerate(item.rows, item.first)]
             for one in reversed(numbered) if reverse else numbered:
                 if low <= one[0] <= high:
                     page.append(one)
-                    max_bytes -= len(one[1])
+                    max_bytes -= len(one[1].publication)
                     if max_bytes <= 0:
                         return page[:limit], False
             if len(page) >= limit:
@@ -317,16 +369,6 @@ class DynamoDbLogStore:
                 ExpressionAttributeValues={":value": {"N": str(value)}},
             )
 
-    @asynccontextmanager
-    async def _operation(self, name: str, deadline_s: float | None = None) -> AsyncIterator[None]:
-        """Context of an operation: measures it, and ends it at the deadline.
-
-        Raises:
-            Unavailable: the deadline has passed; a request that is under way may still be executed.
-        """
-        with STORE_SECONDS.labels(name).time():
-            try:
-                async with asyncio.timeout(self._deadline_s if deadline_s is None else deadline_s):
-                    yield
-            except TimeoutError:
-                raise Unavailable("DynamoDB is too slow; the outcome is unknown") from None
+    def _operation(self, name: str, deadline_s: float | None = None) -> AbstractAsyncContextManager[None]:
+        """Context of an operation; see `operation`."""
+        return operation(name, self._deadline_s if deadline_s is None else deadline_s)

@@ -24,6 +24,7 @@ from services.persistence.domain.ports import Row, Written
 from services.persistence.metrics import COMMITS
 from services.shared.dynamodb.client import ConditionFailed
 from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,9 @@ class ChainWriter:
             raise Unavailable("a publication is too large for DynamoDB")
         if first > 1 and (first - 1) % chains.bucket_offsets == 0:
             await chains.raise_number(channel, "bucket", chains.bucket_of(first))
+        begins = next((row.offset for row in rows if row.flags and _begins_counting(row)), None)
+        if begins is not None:
+            await chains.begin_counting(channel, begins)
         try:
             await chains.db.call(
                 "put_item",
@@ -144,3 +148,9 @@ class ChainWriter:
         """Read the top; None: nobody has opened the channel."""
         found = await self._chains.channel(channel)
         return None if found is None else await self._chains.top(channel, found.bucket)
+
+
+def _begins_counting(row: Row) -> bool:
+    """Whether a row with flags may be the first one of its channel."""
+    counts, changes = bool(row.flags & COUNTS), bool(row.flags & CHANGES_MEMBERSHIP)
+    return row.n == counts and row.mv == (row.offset if changes else 0)

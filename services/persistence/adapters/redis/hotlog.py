@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from redis import exceptions
 
+from services.persistence.adapters.redis.rewrites import note_call
 from services.persistence.domain.ports import ChannelState, KnownKey
-from services.persistence.metrics import REDIS_SECONDS
+from services.persistence.metrics import REBUILT, REDIS_SECONDS
 from services.shared.errors import Unavailable
-from services.shared.hotlog import hotlog, keys
+from services.shared.hotlog import erasing, hotlog, keys
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
 TIMEOUT_S = 2.0  # longest round trip, seconds
 _KEYS_AT_ONCE = 2_000  # keys of one script, which takes a few milliseconds
+_MAX_TOLD = 200_000  # channels that the feed tells of and that are remembered
+_REBUILD_EVERY_S = (
+    0.05  # least time between rebuilds that keep readable entries, seconds: each blocks Redis for about 2 ms
+)
+_ERASED_AT_ONCE = 100  # publications of one script
 _UNSTORED_KEYS = 20_000  # entries not stored whose keys are looked at
 
 
@@ -24,15 +30,23 @@ class RedisHotLog:
     """The hot log in Redis; `HotLog` describes the methods."""
 
     def __init__(
-        self, client: RedisPipeline, incarnation: Callable[[], str] = lambda: "", writes: Callable[[], int] = lambda: 0
+        self,
+        client: RedisPipeline,
+        incarnation: Callable[[], str] = lambda: "",
+        writes: Callable[[], int] = lambda: 0,
+        *,
+        feed_max_entries: int = hotlog.FEED_MAX_ENTRIES,
     ) -> None:
         """Create it on a connection.
 
         `incarnation` returns the token of the present incarnation. `writes` returns how many writes of `hot` logs Redis
-        must have, unless it went back.
+        must have, unless it went back. `feed_max_entries`: entries that a stream of the feed keeps.
         """
         self._client = client
         self._incarnation, self._writes = incarnation, writes
+        self._feed_max_entries = feed_max_entries
+        self._full_rebuild_at = 0.0  # monotonic time from which a rebuild may keep readable entries
+        self._told: set[str] = set()  # channels that the feed tells of
 
     async def _run(self, op: str, calls: Sequence[Call]) -> list[object]:
         """Run scripts in one round trip; measures it under the name `op`."""
@@ -47,6 +61,7 @@ class RedisHotLog:
 
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
         incarnation = self._incarnation()
+        self._remember_told([batch.channel for batch in batches if batch.items and batch.items[0].author is not None])
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
         calls += [hotlog.append_call(batch, incarnation=incarnation, max_unstored=max_unstored) for batch in batches]
         marked, *results = await self._run("append", calls)
@@ -62,14 +77,38 @@ class RedisHotLog:
     async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
         if not channels:
             return []
-        results = await self._run("commit", [hotlog.commit_call(*channel, incarnation) for channel in channels])
+        results = await self._run("commit", [self._commit_call(channel, incarnation) for channel in channels])
+        again = [index for index, result in enumerate(results) if result == hotlog.NEEDS_FEED]
+        if again:  # others numbered them: another replica, or this one before it was started again
+            self._remember_told([channels[index][0] for index in again])
+            calls = [self._commit_call(channels[index], incarnation) for index in again]
+            for index, result in zip(again, await self._run("commit", calls), strict=True):
+                results[index] = result
         return [
             Unavailable(f"Redis refused: {result}") if isinstance(result, exceptions.RedisError) else int(result)  # type: ignore[call-overload]
             for result in results
         ]
 
+    def _commit_call(self, commit: tuple[str, str, int, int], incarnation: str) -> Call:
+        most = self._feed_max_entries if commit[0] in self._told else 0
+        return hotlog.commit_call(*commit, incarnation, feed_max_entries=most)
+
+    def _remember_told(self, channels: Sequence[str]) -> None:
+        if channels and len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        self._told.update(channels)
+
     async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
-        call = hotlog.verify_call(channel, state.epoch, state.top, self._incarnation(), may_be_ahead=may_be_ahead)
+        call = hotlog.verify_call(
+            channel,
+            state.epoch,
+            state.top,
+            self._incarnation(),
+            n=state.n,
+            mv=state.mv,
+            erasures=state.erasures,
+            may_be_ahead=may_be_ahead,
+        )
         verified, _ = await self._run("verify", [call, hotlog.rest_call(channel)])
         return int(raise_for_error(verified))
 
@@ -88,14 +127,23 @@ class RedisHotLog:
     ) -> None:
         if len(known) > _KEYS_AT_ONCE:
             (found,) = await self.unstored([channel], _UNSTORED_KEYS)
-            doubtful = {keys.unpair(key) for *_, key in found.entries} if found is not None else set()
+            doubtful = {keys.unpair(entry.key) for entry in found.entries} if found is not None else set()
             doubtful |= set(forget)  # the script drops these, and must bring them again in the same step
             again = [one for one in known if (one.user, one.key) in doubtful]
             known = [*again, *await self._remember(channel, state, known)]
-        call = hotlog.advance_call(
-            channel, state.epoch, state.top, time_ms, self._incarnation(), forget=forget, remember=known
-        )
-        raise_for_error((await self._run("advance", [call]))[0])
+        for most in (self._feed_max_entries if channel in self._told else 0, self._feed_max_entries):
+            call = hotlog.advance_call(
+                channel,
+                state.epoch,
+                state.top,
+                time_ms,
+                self._incarnation(),
+                forget=forget,
+                remember=known,
+                feed_max_entries=most,
+            )
+            if raise_for_error((await self._run("advance", [call]))[0]) != hotlog.NEEDS_FEED:
+                return
 
     async def _remember(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> Sequence[KnownKey]:
         """Bring all keys but the first 2,000, and return those.
@@ -119,7 +167,22 @@ class RedisHotLog:
         return None if found is None else ChannelState(found[1], found[0])
 
     async def trim(self, channel: str, upto: int) -> None:
-        raise_for_error((await self._run("trim", [hotlog.trim_call(channel, upto)]))[0])
+        raise_for_error((await self._run("trim", [erasing.trim_call(channel, upto), note_call()]))[0])
+
+    async def erase(self, channel: str, publications: Mapping[int, bytes], erasures: int) -> bool:
+        keep = erasing.KEPT if time.monotonic() >= self._full_rebuild_at else 0
+        if keep:
+            self._full_rebuild_at = time.monotonic() + _REBUILD_EVERY_S
+        is_clean = True
+        offsets = list(publications)
+        for start in range(0, max(1, len(offsets)), _ERASED_AT_ONCE):
+            some = {offset: publications[offset] for offset in offsets[start : start + _ERASED_AT_ONCE]}
+            call = erasing.erase_call(channel, erasures, some, keep=0 if start else keep)
+            result, _ = await self._run("erase", [call, note_call()])
+            found = erasing.erased(result)
+            is_clean = is_clean and found.is_clean
+            REBUILT.inc(found.entries)
+        return is_clean
 
     async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
         found = raise_for_error((await self._run("settled", [hotlog.settled_call(age_s, limit)]))[0])

@@ -1,0 +1,1 @@
+"""Conversations over the log: the log itself knows nothing of this package."""

@@ -1,0 +1,393 @@
+"""Conversations at their newest position: read model, then tail of the log.
+
+Purpose. A conversation is the fold of its log. `current` brings it up to the newest readable position: what the read
+model has (`ChatStore`), and behind it the rows of the log. It stays in memory, so the next time only new rows are read.
+
+Rules.
+
+* `current` asks for the readable top after it was called. So who was told of an acknowledged event finds it here.
+* Before an event is folded, the messages that it names are loaded: their document in the read model, else their row.
+* A document that is newer than the position means that another replica wrote the read model meanwhile. Then the
+  conversation is loaded anew, in place; the object stays the same.
+* The read model is written on condition that it is as it was when it was read (`write`). Who comes second loads anew.
+* Rows that are missing were removed by the deletion of the conversation, which is the next one: it applies.
+* Another epoch: the store was restored. The read model may be of a later time than the log, and is made again.
+* At most 10,000 conversations, and 500,000 members in all, are in memory; the one unused for the longest time goes.
+
+Example. The read model has position 100, the log 103: two plain messages, and at 102 a reaction to 4. The rows 101 to
+103 are read. Message 4 has no document, so its row is read, too. All is folded; 4 with its reaction, position 103.
+
+Trade-offs. A purge in a conversation with threads reads the log since that user's last one, so that reply counts are
+exact at every position. Loading and folding hold a lock of the conversation; decisions about its newest state do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TypeVar
+
+from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of, overlay_of
+from services.persistence.chat.domain import events
+from services.persistence.chat.domain.fold import Entry
+from services.persistence.chat.domain.state import Message, Phase
+from services.persistence.chat.live import Event, Found, Live, names
+from services.persistence.chat.metrics import CONVERSATIONS, VOID
+from services.persistence.chat.ports import ChatStore, TooLarge
+from services.persistence.chat.rows import entry_behind_removed, parsed_row, parsed_rows, read_single
+from services.persistence.domain.log import Log
+from services.persistence.domain.ports import LogStore
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import COUNTS
+from services.shared.process.single_flight import SingleFlight
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 5  # to fold while another replica writes the read model
+_PAGE_ROWS = 512
+_PAGE_BYTES = 4 << 20
+_WRITE_AT = 80  # changes: one transaction of the store takes 100
+_WRITE_EVERY = 1_024  # rows, while much is folded
+_MAX_CHANNELS = 10_000
+_MAX_PEOPLE = 500_000
+_PAUSE_S = 0.02
+T = TypeVar("T")
+
+
+class _Ahead(Exception):
+    """The read model is newer than the conversation in memory."""
+
+
+class Conversations:
+    """Conversations of this process; see the module.
+
+    Every method raises `Unavailable` if Redis or the store does not answer.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        rows: LogStore,
+        store: ChatStore,
+        *,
+        max_channels: int = _MAX_CHANNELS,
+        max_people: int = _MAX_PEOPLE,
+    ) -> None:
+        """Create it; `rows` is the store of the log."""
+        self._log, self._rows, self._store = log, rows, store
+        self._max_channels, self._max_people = max_channels, max_people
+        self._lives: OrderedDict[str, Live] = OrderedDict()
+        self._members: dict[str, int] = {}  # channel → members, as of when they were counted
+        self._people = 0  # their sum
+        self._loading = SingleFlight[Live]()
+
+    def cached(self, channel: str) -> Live | None:
+        """Return the conversation as it is in memory, perhaps behind; None: it is not."""
+        live = self._lives.get(channel)
+        if live is not None:
+            self._lives.move_to_end(channel)
+        return live
+
+    def forget(self, channel: str) -> None:
+        """Have a conversation read anew by who asks next."""
+        if self._lives.pop(channel, None) is not None:
+            self._people -= self._members.pop(channel, 0)
+
+    async def current(self, channel: str, *, begin: bool = False) -> Live:
+        """Return the conversation at the newest readable position, or one beyond.
+
+        A channel without a log is a conversation that was not created: phase `none`, position 0. None is begun, unless
+        `begin`.
+        """
+        live = await self._opened(channel, begin=begin)
+        if not live.epoch:
+            return live
+        top = await self._log.open(channel)
+        if live.epoch != top.epoch or live.position < top.top:
+            async with live.lock:
+                if live.epoch != top.epoch:
+                    await self._reload(live)
+                await self._reach(live, top.top)
+        return live
+
+    async def upto(self, channel: str, offset: int) -> Live:
+        """Return the conversation at a readable position, or beyond."""
+        live = await self._opened(channel, begin=True)
+        if live.position < offset:
+            async with live.lock:
+                await self._reach(live, offset)
+        return live
+
+    async def prepare(self, live: Live, event: Event) -> None:
+        """Load the messages that an event names, so that it can be decided."""
+        if all(map(live.knows, names(event))):
+            return
+        async with live.lock:
+            await self.load(live, list(names(event)))
+            live.trim()
+
+    async def messages(self, live: Live, offsets: Collection[int], *, has_lock: bool = False) -> dict[int, Found]:
+        """Return those of these messages that there are.
+
+        As of `live.position` when this returns. `has_lock`: the caller has the conversation's lock.
+        They change with the conversation: use them before the next `await`.
+        """
+        async with nullcontext() if has_lock else live.lock:
+            return await self._again(live, lambda: self._found(live, offsets))
+
+    async def messages_of(
+        self, live: Live, rows: Sequence[tuple[int, bytes]], *, has_lock: bool = False
+    ) -> Mapping[int, Found]:
+        """Return the messages among rows of the log, as `messages` does.
+
+        `rows`: (offset, publication), by offset in either direction. Those above the position are not looked at.
+        """
+        if not rows:
+            return {}
+        async with nullcontext() if has_lock else live.lock:
+            return await self._again(live, lambda: self._among(live, rows))
+
+    async def write(self, live: Live, purged: Collection[int] = ()) -> None:
+        """Bring the read model up to the conversation's position.
+
+        `purged`: messages whose documents are written again without content, if a purge took them.
+        """
+        async with live.lock:
+            await self._reach(live, live.seen)
+            for _ in range(_ATTEMPTS):
+                if purged:
+                    await self.load(live, purged)
+                    live.touch_deleted(purged)
+                if await self._write(live):
+                    live.trim()
+                    return
+                upto = live.position
+                await self._reload(live)
+                await self._reach(live, upto)
+        raise Unavailable("other replicas write the read model all the time")
+
+    async def load(self, live: Live, offsets: Collection[int]) -> None:
+        """Have messages in memory, if there are any; for who holds the lock."""
+
+        async def load() -> None:
+            live.keep(await self._fetch(live, [offset for offset in offsets if not live.knows(offset)]))
+
+        await self._again(live, load)
+
+    # Loading a conversation.
+
+    async def _opened(self, channel: str, *, begin: bool) -> Live:
+        return self.cached(channel) or await self._loading.do((channel, begin), lambda: self._load(channel, begin))
+
+    async def _load(self, channel: str, begin: bool) -> Live:
+        if not begin and not await self._log.has_begun(channel):
+            return Live(channel, "")
+        live = await self._read_model(channel)
+        live = self._lives.setdefault(channel, live)
+        self._weigh(live)
+        return live
+
+    async def _read_model(self, channel: str) -> Live:
+        """Return what the read model has, if it is of the log's epoch."""
+        epoch = (await self._log.open(channel)).epoch
+        loaded = await self._store.load(channel)
+        if loaded is None:
+            return Live(channel, epoch)
+        live = live_of(channel, loaded)
+        if live.epoch != epoch:
+            logger.warning("the read model is of another epoch and is made again", extra={"channel": channel})
+            await self._store.drop(channel)
+            return Live(channel, epoch)
+        return live
+
+    async def _reload(self, live: Live) -> None:
+        """Take what the read model has, in place."""
+        live.become(await self._read_model(live.channel))
+
+    def _weigh(self, live: Live) -> None:
+        """Count a conversation's members, and forget others if there is too much."""
+        if self._lives.get(live.channel) is not live:
+            return
+        members = len(live.state.members)
+        self._people += members - self._members.get(live.channel, 0)
+        self._members[live.channel] = members
+        while (len(self._lives) > self._max_channels or self._people > self._max_people) and len(self._lives) > 1:
+            channel, _ = self._lives.popitem(last=False)
+            self._people -= self._members.pop(channel, 0)
+        CONVERSATIONS.set(len(self._lives))
+
+    # Folding; for who holds the lock.
+
+    async def _reach(self, live: Live, offset: int) -> None:
+        """Fold the log up to a readable offset, if it is not."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                while live.position < offset:
+                    await self._fold_page(live, max(offset, live.seen))
+                return
+            except _Ahead:
+                await self._take_over(live, attempt)
+        raise Unavailable("other replicas write the read model all the time")
+
+    async def _again(self, live: Live, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what loads messages; again, if the read model turns out to be newer."""
+        upto = live.position
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await work()
+            except _Ahead:
+                await self._take_over(live, attempt)
+                await self._reach(live, upto)
+        raise Unavailable("other replicas write the read model all the time")
+
+    async def _take_over(self, live: Live, attempt: int) -> None:
+        """Load anew what another replica has written.
+
+        If that is never whole, the replica died in the midst of it; then the read model is made again.
+        """
+        if attempt == _ATTEMPTS - 2:
+            logger.warning("the read model is not whole and is made again", extra={"channel": live.channel})
+            await self._store.drop(live.channel)
+        elif attempt:
+            await asyncio.sleep(_PAUSE_S * attempt)
+        await self._reload(live)
+
+    async def _fold_page(self, live: Live, upto: int) -> None:
+        """Fold the next rows, up to an offset at most."""
+        since = live.position
+        rows = await self._rows.read_counted(
+            live.channel, since_offset=since, upto=upto, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
+        )
+        if not rows:  # they were removed
+            live.skip(upto, counts=False, mv=live.mv)
+            return
+        parsed = parsed_rows(rows)
+        await self._load_named(live, [event for event, _ in parsed.values()], since)
+        for row in rows:
+            one = parsed.get(row.offset)
+            if row.offset <= live.position:  # an own message, taken in meanwhile; something names it
+                if one is not None and (message := message_of(live, row.offset, None, one)) is not None:
+                    live.keep({row.offset: message})
+            elif one is None:
+                live.skip(row.offset, counts=True, mv=row.mv)
+            else:
+                event, entry = one
+                if row.offset > live.position + 1:
+                    entry = entry_behind_removed(live.state, live.channel, row, entry)
+                await self._fold(live, event, entry, row.mv)
+        live.trim()
+        self._weigh(live)
+        if live.position - (live.projected or 0) >= _WRITE_EVERY and not await self._write(live):
+            raise _Ahead
+
+    async def _fold(self, live: Live, event: Event | None, entry: Entry, mv: int) -> None:
+        if isinstance(event, events.Purge) and live.has_threads and live.will_apply(event, entry):
+            replies = await self._purged_replies(live, event.user, min(event.upto, entry.offset - 1), entry.offset)
+            why = live.fold(event, entry, mv, replies)
+        else:
+            why = live.fold(event, entry, mv)
+        if why is not None:
+            VOID.inc()
+        if live.changes >= _WRITE_AT and not await self._write(live):
+            raise _Ahead
+
+    async def _load_named(self, live: Live, some: Sequence[Event | None], since: int) -> None:
+        """Load what events name, if it is at `since` or below: the rest is to be folded."""
+        named = {offset for event in some for offset in names(event) if offset <= since and not live.knows(offset)}
+        live.keep(await self._fetch(live, named))
+        targets = (live.state.messages.get(event.of) for event in some if isinstance(event, events.Delete))
+        roots = {one.thread for one in targets if one is not None and one.thread is not None}
+        live.keep(await self._fetch(live, [root for root in roots if root <= since and not live.knows(root)]))
+
+    async def _purged_replies(self, live: Live, user: str, upto: int, by: int) -> Mapping[int, int]:
+        """Count the replies that a purge deletes, by root, and load the roots."""
+        replies: Counter[int] = Counter()
+        since = max((purge.upto for purge in live.purges.get(user, ())), default=0)  # below it nothing is left
+        while rows := await self._rows.read_counted(
+            live.channel, since_offset=since, upto=upto, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
+        ):
+            since = rows[-1].offset
+            parsed = {row.offset: parsed_row(row.offset, row.publication) for row in rows if not row.flags & COUNTS}
+            own = [
+                offset
+                for offset, (event, entry) in parsed.items()
+                if isinstance(event, events.Message) and event.thread is not None and entry.author == user
+            ]
+            for offset, (event, _) in parsed.items():  # another replica has folded the purge, and erases already
+                if isinstance(event, events.Erased) and event.by == by and offset not in live.uncounted:
+                    replies.update(() if event.thread is None else [event.thread])
+            found = await self._found(live, own)
+            replies.update(one.thread for one in found.values() if isinstance(one, Message) and one.thread is not None)
+        live.keep(await self._fetch(live, [root for root in replies if not live.knows(root)]))
+        return replies
+
+    # Messages; for who holds the lock.
+
+    async def _found(self, live: Live, offsets: Collection[int]) -> dict[int, Found]:
+        """Return those of these messages that there are."""
+        fetched = await self._fetch(live, [offset for offset in offsets if not live.knows(offset)])
+        found = {offset: live.state.messages.get(offset) or fetched.get(offset) for offset in offsets}
+        return {offset: message for offset, message in found.items() if message is not None}
+
+    async def _among(self, live: Live, rows: Sequence[tuple[int, bytes]]) -> dict[int, Found]:
+        """Return the messages among rows of the log."""
+        if live.state.phase is Phase.DELETED:
+            return {}
+        ends = rows[0][0], rows[-1][0]
+        overlays = self._overlays(live, await self._store.overlays_between(live.channel, min(ends), max(ends)))
+        found: dict[int, Found] = {}
+        for offset, publication in rows:
+            if live.knows(offset):
+                message = live.state.messages.get(offset)
+            elif offset <= live.position:
+                message = message_of(live, offset, overlays.get(offset), parsed_row(offset, publication))
+            else:
+                message = None
+            if message is not None:
+                found[offset] = message
+        return found
+
+    async def _fetch(self, live: Live, offsets: Collection[int]) -> dict[int, Found]:
+        """Return those of these messages that the read model or the log has."""
+        offsets = [offset for offset in offsets if offset <= live.position]
+        if not offsets or live.state.phase is Phase.DELETED:
+            return {}
+        overlays = self._overlays(live, await self._store.overlays(live.channel, offsets))
+        rows = await read_single(
+            self._rows, live.channel, [one for one in offsets if one not in overlays or not overlays[one].ends]
+        )
+        found = {offset: message_of(live, offset, overlays.get(offset), rows.get(offset)) for offset in offsets}
+        return {offset: message for offset, message in found.items() if message is not None}
+
+    def _overlays(self, live: Live, documents: Mapping[int, bytes]) -> dict[int, Overlay]:
+        overlays = {offset: overlay_of(document) for offset, document in documents.items()}
+        if any(overlay.at > live.position for overlay in overlays.values()):
+            raise _Ahead
+        return overlays
+
+    # Writing the read model; for who holds the lock.
+
+    async def _write(self, live: Live) -> bool:
+        """Write what changed; return whether the read model was as expected."""
+        if live.position == (live.projected or 0) and not live.changes:
+            return True
+        if live.is_emptied:  # documents of its messages hold content
+            await self._store.drop(live.channel)
+            live.projected = None
+        changed = live.take_changed()
+        changes = changes_of(live, changed)
+        try:
+            is_written = await self._store.apply(live.channel, live.projected, changes)
+        except TooLarge:  # readers fold it from the log, however long that takes
+            logger.exception("a conversation can't be written", extra={"channel": live.channel})
+            live.give_back(changed)
+            return True
+        except BaseException:
+            live.give_back(changed)
+            raise
+        if is_written:
+            live.projected, live.is_emptied = changes.position, False
+        return is_written

@@ -1,0 +1,320 @@
+"""A conversation in memory: its state at one position of its log.
+
+Purpose. Whoever decides about an event, or answers a question, needs the state at the newest position. `Live` has it
+and takes in what the log adds. It does no I/O: `conversations.py` reads for it, `projection.py` writes what it changed.
+
+Rules.
+
+* It is what `fold` makes of the log up to `position`; but of the messages it has only those in `state.messages`. There
+  are those that changed since the read model was written (`touched`), and some that were asked for.
+* A message of the log that has no document in the read model, and is not in memory, is as it was written. So messages
+  that nobody changes take no memory and no document.
+* A message that is void has a document that says so.
+* A purge is kept as (user, up to where, by which event). Whatever is read of that user's messages is deleted then.
+* A publication with flag 1 alone is a message that counts, which applies: its guard was the membership version when it
+  got its offset. It is not parsed, only counted.
+
+Example. Position 9, and the row of 10 is a reaction to 4. Message 4 is loaded, 10 is folded: 4 is in memory with the
+reaction, and in `touched`. After the next write of the read model it is in neither.
+
+Trade-offs. Folding needs the messages that an event names, which must be loaded before: see `names`. The list of void
+events is short (64): who asks what became of an event asks soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from services.persistence.chat.domain import events
+from services.persistence.chat.domain.fold import Entry, apply_event, deleted
+from services.persistence.chat.domain.rules import BY_ONESELF, Why, decide
+from services.persistence.chat.domain.state import Conversation, Deleted, Message, Phase
+
+Event = events.Known | events.Custom
+Found = Message | Deleted
+
+_VOID_KEPT = 64  # void events of which it is known why
+_PURGES_KEPT = 32  # of one user; the oldest two become one then
+_LOADED_KEPT = 64  # messages in memory that the read model has, too
+
+
+_NO_REPLIES: Mapping[int, int] = {}
+
+
+class _Unkept(dict[str, deque[int]]):
+    """In place of `Conversation.written`, which would grow with the log."""
+
+    def setdefault(self, key: str, default: deque[int] | None = None) -> deque[int]:
+        return _NOTHING
+
+
+_NOTHING: deque[int] = deque(maxlen=0)
+
+
+class Purge(NamedTuple):
+    """Messages of a user up to `upto` are deleted by the event at `by`."""
+
+    upto: int
+    by: int
+
+
+class Changed(NamedTuple):
+    """What the read model does not have yet; see `Live.take_changed`."""
+
+    touched: dict[int, Found]
+    void_messages: dict[int, Why]
+    people: set[str]
+    purged: set[str]  # of them only that is new
+    gone: set[str]
+
+
+class Live:
+    """State of a conversation at one position; see the module."""
+
+    __slots__ = (
+        "_gone",
+        "_people",
+        "_purged",
+        "_touched",
+        "_void_messages",
+        "changed_at",
+        "channel",
+        "epoch",
+        "has_threads",
+        "is_emptied",
+        "lock",
+        "mv",
+        "pins",
+        "position",
+        "projected",
+        "purges",
+        "seen",
+        "state",
+        "uncounted",
+        "void",
+    )
+
+    def __init__(self, channel: str, epoch: str, state: Conversation | None = None) -> None:
+        """Create it at the beginning of the log, unless a state is given."""
+        self.channel, self.epoch = channel, epoch
+        self.state = Conversation() if state is None else state
+        self.state.written = _Unkept()
+        self.position = 0  # the log up to here is in `state`
+        self.changed_at = 0  # the newest entry folded here that changed more than that there is one more message
+        self.seen = 0  # highest offset that is known to be readable
+        self.mv = 0  # membership version at `position`
+        self.projected: int | None = None  # position of the read model; None: it has nothing
+        self.purges: dict[str, list[Purge]] = {}
+        self.pins: dict[int, None] = {}  # pinned messages in the order of their pins; some may be purged since
+        self.has_threads = False  # whether any message was ever in a thread
+        self.is_emptied = False  # deleted, and the read model does not know yet
+        self.uncounted: dict[int, int] = {}  # erased replies that no root counts → what erased them, still to come
+        self.void: dict[int, Why] = {}  # offset → why; the newest 64 void events
+        self.lock = asyncio.Lock()  # held by who loads messages, folds or writes the read model
+        self._touched: dict[int, None] = {}
+        self._void_messages: dict[int, Why] = {}
+        self._people: set[str] = set()
+        self._purged: set[str] = set()
+        self._gone: set[str] = set()
+
+    def become(self, other: Live) -> None:
+        """Take the state of another one of the same channel."""
+        seen = max(self.seen, other.seen) if self.epoch == other.epoch else other.seen
+        changed_at = max(self.changed_at, other.position)
+        for name in self.__slots__:
+            if name not in ("channel", "lock"):
+                setattr(self, name, getattr(other, name))
+        self.seen, self.changed_at = seen, changed_at
+
+    # What it was asked.
+
+    def deleted_by(self, author: str, offset: int) -> int | None:
+        """Offset of the purge that took a message of this author; None if none did."""
+        for purge in self.purges.get(author, ()):
+            if offset <= purge.upto:
+                return purge.by
+        return None
+
+    def knows(self, offset: int) -> bool:
+        """Whether it is known without loading what became of a message."""
+        return offset in self.state.messages or offset in self._void_messages
+
+    def keep(self, loaded: Mapping[int, Found]) -> None:
+        """Have messages in memory, as they are at `position`."""
+        for offset, message in loaded.items():
+            self.state.messages.setdefault(offset, message)
+
+    def trim(self) -> None:
+        """Forget messages that the read model or the log has; the newest 64 stay."""
+        spare = [offset for offset in self.state.messages if offset not in self._touched]
+        for offset in spare[: max(0, len(spare) - _LOADED_KEPT)]:
+            del self.state.messages[offset]
+
+    # What the log adds.
+
+    def skip(self, offset: int, *, counts: bool, mv: int) -> None:
+        """Take in a publication that changes nothing but the counts: a plain message."""
+        self.state.n += counts
+        self.position, self.mv = offset, mv
+
+    def acked(self, offset: int, *, counts: bool) -> None:
+        """Take in an own plain message that is stored, if it is the next one."""
+        if offset == self.position + 1:
+            self.position = offset
+            self.state.n += counts
+        self.seen = max(self.seen, offset)
+
+    def will_apply(self, event: Event, entry: Entry) -> bool:
+        """Whether the next entry applies; what it names must be in memory."""
+        return decide(self.state, event, entry.author, entry.time_ms, entry.offset) is None
+
+    def fold(
+        self, event: Event | None, entry: Entry, mv: int, purged_replies: Mapping[int, int] = _NO_REPLIES
+    ) -> Why | None:
+        """Take in the next entry of the log; return why it is void.
+
+        What it names must be in memory. `purged_replies`, for a purge: root of a thread → replies that are deleted;
+        the roots must be in memory.
+        """
+        state = self.state
+        owner = state.owner()
+        users = {*state.members, *state.invited} if isinstance(event, events.Lifecycle) else set()
+        root = self._root_of(event)
+        why = apply_event(state, event, entry)
+        self.position, self.mv = entry.offset, mv
+        if why is Why.DELETED and self._was_there(event, entry.offset):
+            return None
+        if why is not None:
+            self._note_void(event, entry.offset, why)
+            return why
+        if isinstance(event, events.Erased) and event.by < entry.offset:  # an edit that came behind the delete
+            self._note_void(event, entry.offset, Why.DELETED)
+        if not isinstance(event, events.Message) or event.thread is not None:
+            self.changed_at = entry.offset
+        match event:
+            case events.Message(thread=int()) | events.Delete():
+                if isinstance(event, events.Message):
+                    self.has_threads = True
+                else:
+                    self._touched[event.of] = None
+                    self.pins.pop(event.of, None)
+                if root is not None:
+                    self._touched[root] = None
+            case events.Edit() | events.Reaction():
+                self._touched[event.of] = None
+            case events.Pin():
+                self._touched[event.of] = None
+                self.pins.pop(event.of, None)
+                if event.op == "add":
+                    self.pins[event.of] = None
+            case events.Purge():
+                self._purge(event, entry.offset, purged_replies)
+            case events.Membership():
+                user = entry.author if event.op in BY_ONESELF else event.user
+                self._people |= {user, *(one for one in (owner, state.owner()) if one)}
+            case events.Lifecycle():
+                self._lifecycle(users)
+            case events.Erased(was="void"):
+                why = next((one for one in Why if one.value == event.why), Why.MALFORMED)
+                self._note_void(None, entry.offset, why)
+                return why
+            case events.Erased(was="message", thread=int()) if event.by > entry.offset:
+                self.uncounted[entry.offset] = event.by
+        if self.uncounted and isinstance(event, (events.Delete, events.Purge, events.Lifecycle)):
+            self.uncounted = {offset: by for offset, by in self.uncounted.items() if by > entry.offset}
+        return None
+
+    def _was_there(self, event: Event | None, offset: int) -> bool:
+        """Whether a message that is erased already was deleted behind the event."""
+        if not isinstance(event, (events.Edit, events.Reaction, events.Pin)):
+            return False
+        found = self.state.messages.get(event.of)
+        return isinstance(found, Deleted) and found.by > offset
+
+    def _root_of(self, event: Event | None) -> int | None:
+        """Root of the thread that the event adds to, or takes from."""
+        if isinstance(event, events.Message):
+            return event.thread
+        if isinstance(event, events.Delete):
+            found = self.state.messages.get(event.of)
+            return None if found is None else found.thread
+        return None
+
+    def _note_void(self, event: Event | None, offset: int, why: Why) -> None:
+        self.void[offset] = why
+        if len(self.void) > _VOID_KEPT:
+            del self.void[next(iter(self.void))]
+        if isinstance(event, events.Message):
+            self._void_messages[offset] = why
+
+    def _purge(self, event: events.Purge, by: int, replies: Mapping[int, int]) -> None:
+        upto = min(event.upto, by - 1)
+        kept = self.purges.setdefault(event.user, [])
+        if not kept or upto > kept[-1].upto:
+            kept.append(Purge(upto, by))
+            self._purged.add(event.user)
+        if len(kept) > _PURGES_KEPT:  # so long ago that its messages are erased, and say themselves by what
+            del kept[0]  # what it had falls to the next one
+        messages = self.state.messages
+        for offset, message in messages.items():
+            if offset <= upto and isinstance(message, Message) and message.author == event.user:
+                messages[offset] = deleted(message, by)
+        for root, count in replies.items():
+            messages[root].replies -= count
+            self._touched[root] = None
+
+    def _lifecycle(self, users: set[str]) -> None:
+        if self.state.phase is Phase.DELETED:
+            self._touched.clear()
+            self._void_messages.clear()
+            self._people.clear()
+            self._purged.clear()
+            self.purges.clear()
+            self.pins.clear()
+            self._gone, self.is_emptied = users, True
+        else:
+            self._people |= self.state.members.keys()
+
+    # What the read model is to be told.
+
+    @property
+    def changes(self) -> int:
+        """How many documents of messages and people are to be written."""
+        users = len(self._people) + len(self._purged) + len(self._gone)
+        return len(self._touched) + len(self._void_messages) + users
+
+    def take_changed(self) -> Changed:
+        """Return what changed since this was called last."""
+        messages = self.state.messages
+        touched = {offset: messages[offset] for offset in self._touched}
+        changed = Changed(touched, self._void_messages, self._people, self._purged, self._gone)
+        self._touched, self._void_messages = {}, {}
+        self._people, self._purged, self._gone = set(), set(), set()
+        return changed
+
+    def touch_deleted(self, offsets: Iterable[int]) -> None:
+        """Have the documents of messages written that are deleted and had one."""
+        for offset in offsets:
+            found = self.state.messages.get(offset)
+            if isinstance(found, Deleted) and found.about:
+                self._touched[offset] = None
+
+    def give_back(self, changed: Changed) -> None:
+        """Take back what could not be written."""
+        self._touched = dict.fromkeys(changed.touched) | self._touched
+        self._void_messages = changed.void_messages | self._void_messages
+        self._people |= changed.people
+        self._purged |= changed.purged
+        self._gone |= changed.gone
+
+
+def names(event: Event | None) -> Iterator[int]:
+    """Offsets of messages that must be in memory before the event is decided."""
+    match event:
+        case events.Message(thread=int() as root):
+            yield root
+        case events.Edit() | events.Delete() | events.Reaction() | events.Pin():
+            yield event.of

@@ -1,0 +1,14 @@
+"""Prometheus metrics of conversations."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+RECHECKS = Counter(
+    "thalamus_chat_rechecks", "Events that were decided again, because membership or rights had changed meanwhile."
+)
+VOID = Counter("thalamus_chat_void", "Events of conversations that were folded and changed nothing.")
+CONVERSATIONS = Gauge("thalamus_chat_conversations", "Conversations in memory.")
+PROJECTION_LAG = Gauge(
+    "thalamus_chat_projection_lag_seconds", "Age of the oldest change that the read model does not have yet, seconds."
+)
