@@ -9,15 +9,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from services.edge.domain.access.algorithms import ALGORITHMS, DEFAULT_ALGORITHMS
 from services.edge.domain.settings import Settings
 from services.edge.transport.options import TransportOptions
-from services.shared.addresses import is_loopback
+from services.shared.addresses import why_not_called
 from services.shared.hotlog.hotlog import META_TTL_S
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number, shown
-from services.shared.startup.config import ServiceConfig, ServiceTls
+from services.shared.startup.config import FeedConfig, ServiceConfig, ServiceTls
 
 _AUTO = "auto"
 _ISSUER_AND_URL = re.compile(r"(.+?)=(https?://.+)")  # the first `=` before an address: addresses may have more
@@ -32,6 +31,7 @@ class EdgeConfig(ServiceConfig):
     port: int = number(8001, 0, HIGHEST_PORT)
     workers: str = "1"  # processes on the public port, see `workers.py`; `auto`: see `worker_count`
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
+    hooks_file: Path | None = field_env("HOOKS_FILE", None)  # None: see `make_hooks`
     auth_addr: str = "127.0.0.1:9001"
     presence_addr: str = "127.0.0.1:9002"
     persistence_addr: str = "127.0.0.1:9003"
@@ -54,6 +54,7 @@ class EdgeConfig(ServiceConfig):
     history_meta_ttl_s: int = number(META_TTL_S, 1)
     max_batch_delay_s: float = number(0.015, 0)
 
+    feed: FeedConfig = group(FeedConfig)
     transport: TransportOptions = group(TransportOptions)
     domain: Settings = group(Settings)
 
@@ -89,7 +90,7 @@ class EdgeConfig(ServiceConfig):
             issuer, url = pair.groups()
             if issuer in found:
                 raise ConfigError(f"EDGE_JWKS_URLS has two addresses for the issuer {shown(issuer)}")
-            if why := _why_not_fetched(url):
+            if why := why_not_called(url):
                 raise ConfigError(f"EDGE_JWKS_URLS: the address of {shown(issuer)} {why}")
             found[issuer] = url
         return found
@@ -117,22 +118,6 @@ class EdgeConfig(ServiceConfig):
         `auto` is one per core, less one core for Redis and the other services, and at least one.
         """
         return max(_cores() - 1, 1) if self.workers == _AUTO else int(self.workers)
-
-
-def _why_not_fetched(url: str) -> str:
-    """Return why keys must not be fetched from an address; empty if they may."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # raises if it is no port
-    except ValueError:
-        host = None
-    if not host:
-        return "has no host, or a port that is none"
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        return "must have no user, password or fragment"
-    if parts.scheme == "http" and not is_loopback(host):
-        return "must begin with https:// (http:// is for this machine alone)"
-    return ""
 
 
 def _cores() -> int:

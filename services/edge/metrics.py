@@ -96,7 +96,14 @@ class NodeCollector(Collector):
             "code",
             _by_known_code(counters.closes, self._close_codes),
         )
+        yield _labelled("limit_refusals", "Refusals because of a limit.", "limit", counters.limited.by_limit)
         yield _labelled("recoveries", "Recoveries by outcome.", "outcome", counters.recoveries)
+        yield _labelled("resumes", "Connects with a token that has just expired.", "outcome", node.resume.outcomes)
+        yield _labelled("profile_cache", "Profiles asked for, by outcome.", "outcome", node.profiles.outcomes)
+        yield _gauge("profiles_cached", "Profiles that this edge holds.", len(node.profiles))
+        newcomers = {"told": node.newcomers.told, "dropped": node.newcomers.dropped}
+        yield _labelled("seen_users", "Users that auth may not know, told to it or not.", "outcome", newcomers)
+        yield _gauge("resumable", "Entries of this edge in the session table.", len(node.resume))
 
     def _by_protocol(self) -> dict[str, int]:
         """Count the sessions by what their clients speak."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 import grpc
 
+from services.edge.adapters.account_refusals import ACCESS_TTL_S, refused
+from services.edge.domain.access.api_keys import ApiKey
 from services.edge.domain.access.keyring import KeyRing
-from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
-from services.shared.errors import Busy, ErrorCode, Unavailable
+from services.edge.domain.ports import Caller, EndedSession, TokenPair
+from services.shared.api_scopes import ADMIN, Scopes
+from services.shared.errors import Busy, Unavailable
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task, is_being_cancelled
-from services.shared.rpc.interceptor import FOR_USERS, NO_SERVICE
 from services.shared.rpc.replicas import Replicas
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -24,16 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ACCESS_TTL_S = 86_400  # of tokens of an auth that does not say, seconds
 CALL_S = 2.8  # deadline of a call, seconds
+USES_EVERY_S = 60.0  # interval of telling auth which API keys were used, seconds
 SILENCE_S = 30.0  # without a message for so long the stream is given up, seconds; auth sends one every 10 s
 _PAUSE_S = (0.1, 2.0)  # first and longest pause before the stream is opened again, seconds
-_HTTP = {
-    grpc.StatusCode.INVALID_ARGUMENT: (400, ErrorCode.BAD_REQUEST),
-    grpc.StatusCode.ALREADY_EXISTS: (409, ErrorCode.BAD_REQUEST),
-    grpc.StatusCode.UNAUTHENTICATED: (401, ErrorCode.UNAUTHORIZED),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (429, ErrorCode.TOO_MANY_REQUESTS),  # with a time; otherwise `Busy`
-}
 
 
 class AuthClient:
@@ -42,25 +39,53 @@ class AuthClient:
     While auth is unreachable, the last known keys stay in use.
     """
 
-    def __init__(self, replicas: Replicas, keyring: KeyRing) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        keyring: KeyRing,
+        on_disabled: Callable[[Collection[bytes] | None, int], None] | None = None,
+        on_wants_users: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Take what is kept current.
+
+        `on_disabled` is called with the digests of all disabled users, None: as before, and the version of
+        that list.
+        `on_wants_users` is called with whether auth wants to be told of users that it may not know.
+        """
+        self._on_wants_users = on_wants_users
         self._replicas = replicas
         self._keyring = keyring
-        self._task: asyncio.Task[None] | None = None
+        self._on_disabled = on_disabled
+        self._tasks: list[asyncio.Task[None]] = []
         self._has_keys = False
+        self._registration = ""
+        self._heard = asyncio.Event()
 
     async def start(self) -> None:
-        """Start to watch token keys and API keys, in the background."""
-        self._task = asyncio.create_task(self._watch())
+        """Start to watch the keys, and to tell their use, in the background."""
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tell_uses())]
 
     async def close(self) -> None:
-        """Stop watching."""
-        if self._task is not None:
-            await end_task(self._task)
+        """Stop watching; tell what was used since auth was told last."""
+        for task in self._tasks:
+            await end_task(task)
+        if self._tasks:
+            await self._tell_uses_once()
 
     @property
     def is_ready(self) -> bool:
         """Whether keys were received at least once: tokens and API keys can be checked."""
         return self._has_keys
+
+    async def wait_until_heard(self, timeout_s: float) -> bool:
+        """Wait until auth has said who is refused and which keys are good.
+
+        False: it did not within `timeout_s` seconds.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
+        return self._heard.is_set()
 
     async def _watch(self) -> None:
         """Read the stream of keys for ever; open it again when it ends or is silent."""
@@ -93,7 +118,17 @@ class AuthClient:
 
         Public keys that can't be read leave those known before.
         """
-        self._keyring.set_api_keys((key.sha256, key.id) for key in trust.api_keys)
+        if self._on_disabled is not None:
+            self._on_disabled(trust.disabled_users if trust.has_disabled_users else None, trust.disabled_version)
+        self._registration = trust.registration or self._registration  # a replica of before does not say
+        if self._on_wants_users is not None:
+            self._on_wants_users(trust.wants_users)
+        self._keyring.api_keys.replace(
+            (key.sha256, ApiKey(key.id, _scopes(key, is_limited=is_limited), float(key.expires_at)))
+            for is_limited, keys in ((False, trust.api_keys), (True, trust.scoped_api_keys))
+            for key in keys
+        )
+        self._heard.set()
         try:
             self._keyring.set_jwks(trust.jwks)
         except ValueError:
@@ -101,18 +136,48 @@ class AuthClient:
             return
         self._has_keys = True
 
+    async def _tell_uses(self) -> None:
+        """Tell auth once a minute which API keys were used, until cancelled."""
+        while True:
+            await asyncio.sleep(USES_EVERY_S)
+            await self._tell_uses_once()
+
+    async def _tell_uses_once(self) -> None:
+        keys = self._keyring.api_keys
+        uses = keys.take_uses()
+        if not uses:
+            return
+        request = pb.NoteApiKeyUsesRequest(last_used_at={key: int(at) for key, at in uses.items()})
+
+        async def call(channel: grpc.aio.Channel) -> pb.NoteApiKeyUsesResponse:
+            return await AuthServiceStub(channel).NoteApiKeyUses(request, timeout=CALL_S)
+
+        try:
+            await self._replicas.call(call, CALL_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:  # an auth of before keeps no uses
+                keys.put_back(uses)
+        except (Unavailable, Busy):
+            keys.put_back(uses)
+
     # `Accounts`, see domain/ports.py.
 
-    async def register(self, username: str, password: str, peer: str) -> TokenPair:
-        request = pb.RegisterRequest(username=username, password=password, peer=peer)
+    @property
+    def registration(self) -> str:
+        return self._registration
+
+    async def register(self, username: str, password: str, client: Caller, invite: str = "") -> TokenPair:
+        request = pb.RegisterRequest(
+            username=username, password=password, peer=client.peer, user_agent=client.user_agent, invite=invite
+        )
         return await self._pair(lambda stub: stub.Register(request, timeout=CALL_S))
 
-    async def login(self, username: str, password: str, peer: str) -> TokenPair:
-        request = pb.LoginRequest(username=username, password=password, peer=peer)
+    async def login(self, username: str, password: str, client: Caller) -> TokenPair:
+        request = pb.LoginRequest(username=username, password=password, peer=client.peer, user_agent=client.user_agent)
         return await self._pair(lambda stub: stub.Login(request, timeout=CALL_S))
 
-    async def refresh(self, refresh_token: str) -> TokenPair:
-        request = pb.RefreshSessionRequest(refresh_token=refresh_token)
+    async def refresh(self, refresh_token: str, client: Caller) -> TokenPair:
+        request = pb.RefreshSessionRequest(refresh_token=refresh_token, peer=client.peer, user_agent=client.user_agent)
         return await self._pair(lambda stub: stub.RefreshSession(request, timeout=CALL_S))
 
     async def logout(self, refresh_token: str) -> EndedSession | None:
@@ -124,8 +189,8 @@ class AuthClient:
         try:
             ended = await self._replicas.call(call, CALL_S)
         except grpc.aio.AioRpcError as error:
-            raise _refused(error) from error
-        return EndedSession(ended.user, ended.session, ended.access_ttl_s or _ACCESS_TTL_S) if ended.session else None
+            raise refused(error) from error
+        return EndedSession(ended.user, ended.session, ended.access_ttl_s or ACCESS_TTL_S) if ended.session else None
 
     async def _pair(self, ask: Callable[[AuthServiceAsyncStub], Awaitable[pb.TokenPair]]) -> TokenPair:
         async def call(channel: grpc.aio.Channel) -> pb.TokenPair:
@@ -134,28 +199,22 @@ class AuthClient:
         try:
             pair = await self._replicas.call(call, CALL_S)
         except grpc.aio.AioRpcError as error:
-            raise _refused(error) from error
-        return TokenPair(pair.access_token, pair.expires_in_s, pair.refresh_token, pair.user, pair.username)
-
-
-def _refused(error: grpc.aio.AioRpcError) -> AccountRefused | Busy | Unavailable:
-    """Return the error to raise for a failed call."""
-    known = _HTTP.get(error.code())
-    if error.details() == NO_SERVICE:  # auth refused this edge, not the user
-        logger.error("auth does not know this edge: SERVICE_TOKEN_FILE is another one there")
-        known = None
-    if known is None:
-        return Unavailable(f"auth failed: {error.code().name}")
-    trailers = dict(error.trailing_metadata() or ())
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "retry-after-s" not in trailers:
-        return Busy("auth has too much to do")  # a limit of auth's queues or of gRPC, not of the user
-    ended = None
-    if "ended-session" in trailers:
-        ended = EndedSession(
-            str(trailers["ended-user"]),
-            str(trailers["ended-session"]),
-            int(trailers.get("access-ttl-s", 0)) or _ACCESS_TTL_S,
+            raise refused(error) from error
+        return TokenPair(
+            pair.access_token,
+            pair.expires_in_s,
+            pair.refresh_token,
+            pair.user,
+            pair.username,
+            tuple(pair.ended_sessions),
         )
-    # gRPC itself, and whatever else listens there, words its errors for operators: with addresses.
-    text = error.details() if trailers.get(FOR_USERS[0]) == FOR_USERS[1] else None
-    return AccountRefused(*known, text or known[1].message, int(trailers.get("retry-after-s", 0)), ended)
+
+
+def _scopes(key: pb.ApiKeyDigest, *, is_limited: bool) -> Scopes:
+    """Return what a key may do: everything if it has no scopes.
+
+    But one that is limited by something that this version can't read may do nothing.
+    """
+    if is_limited and not key.scopes and not key.expires_at:
+        return Scopes(())
+    return Scopes(key.scopes or (ADMIN,))

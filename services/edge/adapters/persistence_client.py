@@ -53,7 +53,15 @@ class PersistenceClient:
         await self._appends.close()
 
     def append(
-        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
     ) -> asyncio.Future[AppendResult]:
         return self._appends.submit(
             pb.AppendItem(
@@ -64,6 +72,7 @@ class PersistenceClient:
                 key=key,
                 history_size=history_size,
                 history_ttl_s=history_ttl_s,
+                feed=feed,
             )
         )
 

@@ -20,6 +20,11 @@ sends batches of dirty keys over a stream; an empty batch is the heartbeat of th
 5. Redis names the roster that it holds. If the name has changed, Redis lost the roster. Entries that were on the old
    one are then sent as `known`, so that no second join is published.
 6. More than 100,000 unconfirmed leaves are dropped, and a new generation begins: presence removes them with the lease.
+7. A presence of an earlier version refuses batches with connections of users. So a stream's first batch has none: its
+   answer says the version. They wait while presence is older, and are sent under a new generation when it is newer
+   again, with all others: the older one did not write all that the newer one writes of a member.
+8. Nobody waits for connections of users. So a batch of nothing else waits for more of them, 0.2 s at most: when many
+   clients come, one batch has many.
 
 **Example.** While presence is down, a client joins, leaves and joins again. When presence is back, one entry is sent.
 
@@ -33,16 +38,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import grpc
 from prometheus_client import Counter, Gauge
 
-from services.edge.adapters import publication_codec as codec
-from services.edge.domain.model import ClientInfo, PresenceStats
+from services.edge.adapters.presence_entries import Entry, enter_of, leave_of
+from services.edge.adapters.presence_queries import RESPONSE_S, PresenceQueries
+from services.edge.domain.model import ClientInfo
 from services.shared.errors import Unavailable
+from services.shared.namespaces import ChannelEvent
 from services.shared.process.backoff import Backoff
 from services.shared.process.cancellation import end_task, is_being_cancelled
 from services.shared.rpc.replicas import Replicas
@@ -52,13 +57,22 @@ from thalamus.presence.v1.presence_pb2_grpc import PresenceServiceStub
 
 logger = logging.getLogger(__name__)
 
-RESPONSE_S = 0.9  # longest wait for the confirmation of a change, and for a response, seconds
 BATCH_S = 2.5  # deadline of a batch, seconds
 HEARTBEAT_S = 4.0  # longest pause between batches, seconds, unless presence says another
 MAX_LEAVES = 100_000  # unconfirmed leaves; beyond, they are dropped and a new generation begins
 _MAX_BATCH = 256  # changes per batch, as the service allows
 _MAX_BATCH_BYTES = 262_144  # of the members in a batch, unless one alone is larger: joins reach clients in such frames
+_LINGER_S = 0.2  # how long a batch that has only connections of users waits for more, seconds
 _PAUSE_S = (0.05, 1.0)  # first and longest pause before the stream is opened again, seconds
+_EVENTS = {  # see Enter in presence.proto
+    ChannelEvent.JOIN: 1,
+    ChannelEvent.LEAVE: 2,
+    ChannelEvent.UPDATE: 4,
+    ChannelEvent.OCCUPIED: 8,
+    ChannelEvent.VACATED: 16,
+}
+_ACTIVE, _AWAY = (b'{"state":"%s"}' % state for state in (b"active", b"away"))  # lifecycle events tell it
+_CONNECTIONS = "/"  # before a user, in place of a channel, which has no such character: the connections of the user
 _Key = tuple[str, str]  # channel, client
 _MEMBERS = Gauge("thalamus_edge_presence_members", "Members that this edge has, or wants to have, on rosters.")
 _PENDING = Gauge("thalamus_edge_presence_pending", "Changes not yet sent to presence.")
@@ -66,40 +80,31 @@ _CONNECTED = Gauge("thalamus_edge_presence_connected", "Whether presence answers
 _LOST = Counter("thalamus_edge_presence_leases_lost", "Leases that ran out; all members were entered again.")
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One member, as this edge wants it or wanted it before its leave."""
-
-    info: ClientInfo
-    owner: object
-    announce: bool
-    grace_s: float
-    roster: str  # name of the roster that it was confirmed on last; "": none yet
-    stays_s: float = 0.0  # how long it stays after its leave, or for its grace if that is less; 0: not at all
-
-
+_DONE = {common_pb2.ITEM_STATUS_OK, common_pb2.ITEM_STATUS_INVALID}  # of changes that need not be sent again
 _BROKEN = (Unavailable, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 
-class PresenceClient:
+class PresenceClient(PresenceQueries):
     """The members of this edge; keeps presence up to date in the background."""
 
     def __init__(self, replicas: Replicas, edge_id: str) -> None:
-        self._replicas = replicas
+        super().__init__(replicas)
         self._edge_id = edge_id
         self._heartbeat_s = HEARTBEAT_S
         self._roster = ""  # name of the roster that Redis holds
         self._generation = 1
         self._held = False  # presence has granted the lease of this generation
-        self._wanted: dict[_Key, _Entry] = {}
-        self._leaving: dict[_Key, _Entry] = {}
+        self._wanted: dict[_Key, Entry] = {}
+        self._leaving: dict[_Key, Entry] = {}
         self._dirty: dict[_Key, None] = {}
+        self._held_back: dict[_Key, None] = {}  # dirty, and not for the presence at this stream's end
         self._in_flight: frozenset[_Key] = frozenset()
         self._waiting: dict[_Key, list[asyncio.Future[None]]] = {}
         self._wake_up = asyncio.Event()
+        self._hurry = asyncio.Event()  # some of what is dirty is not to wait
         self._task: asyncio.Task[None] | None = None
-        self._connected = False
-        self._tried = False
+        self._version = -1  # of the presence that the last stream led to; -1: it has not answered
+        self._takes_connections = False  # the presence at this stream's end takes connections of users
 
     async def start(self) -> None:
         """Open the stream and keep the lease, in the background."""
@@ -113,6 +118,7 @@ class PresenceClient:
 
         The lease of this edge runs out by itself.
         """
+        self._hurry.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while (self._dirty or self._in_flight) and self._connected:
@@ -126,15 +132,50 @@ class PresenceClient:
 
     # `Presence`, see domain/ports.py.
 
-    def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
-        key = (channel, info.client)
-        before = self._leaving.pop(key, None) or self._wanted.get(key)
-        self._wanted[key] = _Entry(info, owner, announce, grace_s, before.roster if before else "")
+    def enter(
+        self,
+        channel: str,
+        info: ClientInfo,
+        *,
+        owner: object,
+        announce: bool,
+        grace_s: float,
+        by_user: bool = False,
+        events: Collection[ChannelEvent] = (),
+        updated: bool = False,
+    ) -> None:
+        written = sum(bit for event, bit in _EVENTS.items() if event in events)
+        entry = Entry(info, owner, announce, grace_s, "", by_user=by_user, events=written, updated=updated)
+        self._want((channel, info.client), entry)
+
+    def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
+        self._take_off((channel, client), owner, stays_s)
+
+    def online(
+        self, user: str, client: str, *, since_ms: int, away: bool = False, grace_s: float = 0.0, events: bool = False
+    ) -> None:
+        if user:
+            written = sum(_EVENTS.values()) if events else 0
+            info = ClientInfo(user, client, chan_info=_AWAY if away else _ACTIVE)
+            entry = Entry(info, None, False, grace_s, "", events=written, away=away, since_ms=since_ms, updated=events)
+            self._want((_CONNECTIONS + user, client), entry)
+
+    def offline(self, user: str, client: str, *, stays_s: float) -> None:
+        self._take_off((_CONNECTIONS + user, client), None, stays_s)
+
+    def _want(self, key: _Key, entry: Entry) -> None:
+        left = self._leaving.pop(key, None)
+        before = left or self._wanted.get(key)
+        if before is not None:
+            entry.roster = before.roster
+            # Who comes back before its leave was sent has never left: what is new is an update.
+            entry.updated = entry.updated or before.updated or left is not None
+            entry.announce = entry.announce or before.announce  # whose join was told, its leave is
+        self._wanted[key] = entry
         _MEMBERS.set(len(self._wanted))
         self._change(key)
 
-    def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
-        key = (channel, client)
+    def _take_off(self, key: _Key, owner: object, stays_s: float) -> None:
         entry = self._wanted.get(key)
         if entry is None or entry.owner is not owner:
             return
@@ -159,35 +200,13 @@ class PresenceClient:
         answered, _ = await asyncio.wait([future], timeout=RESPONSE_S)  # cheaper than a timeout scope for each caller
         return bool(answered)
 
-    async def members(self, channel: str) -> Sequence[ClientInfo]:
-        self._check()
-        request = pb.MembersRequest(channel=channel)
-
-        async def call(replica: grpc.aio.Channel) -> list[ClientInfo]:
-            pages = PresenceServiceStub(replica).Members(request, timeout=RESPONSE_S)
-            return [codec.decode_info(member) async for page in pages for member in page.members]
-
-        return await self._replicas.call(call, RESPONSE_S)
-
-    async def stats(self, channel: str) -> PresenceStats:
-        self._check()
-        request = pb.StatsRequest(channels=[channel])
-
-        async def call(replica: grpc.aio.Channel) -> pb.StatsResponse:
-            return await PresenceServiceStub(replica).Stats(request, timeout=RESPONSE_S)
-
-        found = (await self._replicas.call(call, RESPONSE_S)).channels[0]
-        return PresenceStats(found.num_clients, found.num_users)
-
-    def _check(self) -> None:
-        if self._tried and not self._connected:
-            raise Unavailable("presence does not answer")
-
     # Reconciliation.
 
     def _change(self, key: _Key) -> None:
         self._dirty[key] = None
         self._wake_up.set()
+        if not key[0].startswith(_CONNECTIONS):
+            self._hurry.set()
 
     def _settle(self, key: _Key) -> None:
         for future in self._waiting.pop(key, ()):
@@ -201,8 +220,13 @@ class PresenceClient:
         """
         self._generation += 1
         self._held = False
-        self._dirty = dict.fromkeys((*self._leaving, *self._wanted))
+        # Whether a leave of a lost roster is told depends on who is there: the others come first.
+        lost = {key: None for key, entry in self._leaving.items() if self._is_lost(entry)}
+        others = [key for key in self._leaving if key not in lost]
+        self._dirty = dict.fromkeys((*others, *self._wanted, *lost))
+        self._held_back.clear()
         self._wake_up.set()
+        self._hurry.set()
 
     def _forget_leaves(self) -> None:
         """Drop unconfirmed leaves: presence removes these members when their lease ends."""
@@ -233,6 +257,7 @@ class PresenceClient:
         Returns between two batches when the replica is gone, or when its connection is made anew.
         """
         channel = self._replicas.any()
+        self._takes_connections = False
         call = PresenceServiceStub(channel).Change()
         try:
             while channel in self._replicas.channels.values():
@@ -251,9 +276,9 @@ class PresenceClient:
                 self._connected = self._tried = True
                 if not self._dirty and channel in self._replicas.channels.values():
                     self._wake_up.clear()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._heartbeat_s):
-                            await self._wake_up.wait()
+                    await _until(self._wake_up, self._heartbeat_s)
+                if self._dirty and not self._hurry.is_set():
+                    await _until(self._hurry, _LINGER_S)
         finally:
             call.cancel()
 
@@ -261,6 +286,10 @@ class PresenceClient:
         """Take the oldest dirty keys, as many as fit into one batch."""
         batch: list[_Key] = []
         size = 0
+        if not self._takes_connections:
+            for key in [key for key in self._dirty if key[0].startswith(_CONNECTIONS)]:
+                del self._dirty[key]
+                self._held_back[key] = None
         for key in self._dirty:
             entry = self._wanted.get(key) or self._leaving.get(key)
             if entry is not None:
@@ -271,6 +300,8 @@ class PresenceClient:
             batch.append(key)
         for key in batch:
             del self._dirty[key]
+        if not self._dirty:
+            self._hurry.clear()
         return batch
 
     async def _send(self, call: grpc.aio.StreamStreamCall[pb.ChangeBatch, pb.ChangeResults], batch: list[_Key]) -> None:
@@ -285,37 +316,55 @@ class PresenceClient:
             raise Unavailable("presence ended the stream")
         self._heartbeat_s = response.heartbeat_s or HEARTBEAT_S
         self._roster = response.roster or self._roster
+        newer = 0 <= self._version < response.version
         if response.lease_lost:
             logger.warning("the lease ran out; all members are entered again", extra={"members": len(self._wanted)})
             _LOST.inc()
+            self._note(response.version)
             self._begin_generation()
             return
-        if any(status != common_pb2.ITEM_STATUS_OK for status in response.statuses):
+        if not _DONE.issuperset(response.statuses):
             raise Unavailable("presence could not reach Redis")
+        self._note(response.version)
         if generation != self._generation:  # a new generation has begun: everything is sent again
             return
         self._held = True
+        if newer:
+            self._begin_generation()
+            return
         for key in batch:
             wanted, leaving = sent[key]
             if self._leaving.get(key) is leaving and leaving is not None:
                 del self._leaving[key]
             if wanted is not None:
-                wanted.roster = response.roster
+                wanted.roster, wanted.updated = response.roster, False
             if self._wanted.get(key) is wanted:
                 self._settle(key)  # otherwise it has changed since, and is dirty again
 
+    def _note(self, version: int) -> None:
+        """Note the version of the presence at this stream's end, and send what it takes."""
+        self._version = version
+        if version >= 1:
+            self._takes_connections = True
+            self._dirty.update(self._held_back)
+            self._held_back.clear()
+
+    def _is_lost(self, entry: Entry) -> bool:
+        """Return whether Redis lost the roster that had the entry, and told no leave."""
+        return entry.roster not in ("", self._roster)
+
     def _message(self, key: _Key) -> pb.Change | None:
-        channel, client = key
+        channel, _ = key
         entry = self._wanted.get(key) or self._leaving.get(key)
         if entry is None:
             return None
-        lost = entry.roster not in ("", self._roster)  # Redis lost the roster that had it; no leave was published
-        if key in self._wanted:
-            enter = pb.Enter(announce=entry.announce, grace_s=entry.grace_s, known=lost)
-            return pb.Change(channel=channel, info=codec.encode_info(entry.info), enter=enter)
-        stays_s = entry.stays_s
-        leave = pb.Leave(
-            clean=stays_s == 0, known=lost and entry.announce, at_most_s=stays_s if math.isfinite(stays_s) else 0
-        )
-        info = codec.encode_info(entry.info) if leave.known else common_pb2.ClientInfo(client=client)
-        return pb.Change(channel=channel, info=info, leave=leave)
+        lost = self._is_lost(entry)
+        channel = "" if channel.startswith(_CONNECTIONS) else channel
+        return enter_of(channel, entry, lost=lost) if key in self._wanted else leave_of(channel, entry, lost=lost)
+
+
+async def _until(event: asyncio.Event, at_most_s: float) -> None:
+    """Wait until the event is set, or for `at_most_s`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()

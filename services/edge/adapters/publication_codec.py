@@ -66,4 +66,6 @@ def decode(payload: bytes, offset: int) -> Publication:
         found.exclude_client,
         found.time_ms,
         offset,
+        None,
+        found.flags,
     )

@@ -13,30 +13,36 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from services.edge.api.bodies import come_again, decode, plain_error, read_body, refusal, result_response
+from services.edge.api.bodies import NO_STORE, come_again, decode, plain_error, read_body, refusal, result_response
 from services.edge.api.context import ApiContext
 from services.edge.api.cookies import clear_session_cookie, may_change_cookie, set_session_cookie
 from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
-from services.edge.api.results import Nothing, SignedIn
+from services.edge.api.results import Nothing, Registrations, SignedIn
+from services.edge.api.texts import text_of
+from services.edge.api.users import end_sessions
 from services.edge.domain.access.revocations import RevokedKind
-from services.edge.domain.ports import AccountRefused, EndedSession, TokenPair
+from services.edge.domain.ports import AccountRefused, Caller, EndedSession, TokenPair
+from services.edge.domain.user_ports import EndedSessions
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+from services.shared.text_rules import USERNAME
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_BODY_BYTES = 8_192
+_USER_AGENT = 256  # characters of a user agent that are passed on
 _CHALLENGE = 'Bearer realm="accounts"'  # not Basic, for which browsers would open their own password dialog
 
 
 class Registration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A new user. The password may have at most 1,024 bytes in UTF-8.
 
-    `cookie`: see `Login`.
+    `invite`: the code of an invite, where registration asks for one. `cookie`: see `Login`.
     """
 
-    username: Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9._-]{3,64}$")]
+    username: Annotated[str, text_of(USERNAME)]
     password: Annotated[str, msgspec.Meta(min_length=8, max_length=1_024)]
+    invite: Annotated[str, msgspec.Meta(max_length=64)] = ""
     cookie: bool = False
 
 
@@ -71,8 +77,7 @@ class Refresh(RefreshToken, kw_only=True, forbid_unknown_fields=True):
     cookie: bool = False
 
 
-SCHEMAS = (Registration, Credentials, Login, RefreshToken, Refresh, SignedIn, Nothing)
-NO_STORE = {"Cache-Control": "no-store"}
+SCHEMAS = (Registration, Credentials, Login, RefreshToken, Refresh, SignedIn, Registrations, Nothing)
 
 
 def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
@@ -85,15 +90,17 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
     async def register(request: Request) -> Response:
         """Create a user with a password, and sign in."""
         body = await sign_in_body(request, Registration)
-        return await respond_with_tokens(
-            request, lambda: accounts.register(body.username, body.password, peer_of(request)), cookie=body.cookie
-        )
+
+        def sign_up() -> Awaitable[TokenPair]:
+            return accounts.register(body.username, body.password, caller_of(request), body.invite)
+
+        return await respond_with_tokens(request, sign_up, cookie=body.cookie)
 
     async def login(request: Request) -> Response:
         """Sign in with a password."""
         body = await sign_in_body(request, Login)
         return await respond_with_tokens(
-            request, lambda: accounts.login(body.username, body.password, peer_of(request)), cookie=body.cookie
+            request, lambda: accounts.login(body.username, body.password, caller_of(request)), cookie=body.cookie
         )
 
     async def refresh(request: Request) -> Response:
@@ -102,7 +109,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
         async def exchange() -> TokenPair:
             try:
-                return await accounts.refresh(body.refresh_token)
+                return await accounts.refresh(body.refresh_token, caller_of(request))
             except AccountRefused as error:
                 if error.ended is not None:
                     await _revoke_session_or_log(context, error.ended)
@@ -136,6 +143,7 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
 
         async def run() -> dict[str, Any]:
             pair = await sign_in()
+            await end_surplus(context, pair)
             pairs.append(pair)
             return {
                 "access_token": pair.access_token,
@@ -149,6 +157,13 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
         if cookie and pairs:
             token, max_age_s = pairs[0].access_token, pairs[0].expires_in_s
             set_session_cookie(request, response, token, max_age_s, context.websocket_path)
+        return response
+
+    async def registration() -> Response:
+        """Return who may make an account, for pages that offer it."""
+        known = accounts.registration
+        response = result_response({"registration": known}) if known else come_again(Unavailable("auth did not say"))
+        response.headers.update(NO_STORE)
         return response
 
     async def jwks() -> Response:
@@ -171,6 +186,15 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             openapi_extra={"requestBody": schemas.request(kind, EXAMPLES_OF_ACCOUNTS.get(name))},
             responses=schemas.of_accounts(result, *refusals),
         )
+    app.add_api_route(
+        "/auth/registration",
+        registration,
+        methods=["GET"],
+        name="auth_registration",
+        tags=["accounts"],
+        summary=(registration.__doc__ or "").strip(),
+        responses=schemas.of_what_auth_says(Registrations),
+    )
     for path, summary in (
         ("/auth/jwks", "Public keys as a JWK Set."),
         ("/auth/.well-known/jwks.json", "The same, at the path where other software looks for it."),
@@ -184,6 +208,17 @@ def add_routes(app: FastAPI, context: ApiContext, schemas: Schemas) -> None:
             summary=summary,
             responses={200: JWK_SET},
         )
+
+
+async def end_surplus(context: ApiContext, pair: TokenPair) -> None:
+    """Close the connections of sessions that a sign-in has ended.
+
+    They have ended in any case; what fails is logged, and their access tokens may be good until they expire.
+    """
+    try:
+        await end_sessions(context, pair.user, EndedSessions(pair.ended, pair.expires_in_s))
+    except ThalamusError as error:
+        _log_unclosed(error)
 
 
 async def _revoke_session(context: ApiContext, ended: EndedSession) -> None:
@@ -208,12 +243,21 @@ async def _revoke_session_or_log(context: ApiContext, ended: EndedSession) -> No
     try:
         await _revoke_session(context, ended)
     except ThalamusError as error:
-        logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
+        _log_unclosed(error)
+
+
+def _log_unclosed(error: ThalamusError) -> None:
+    logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
 
 
 def peer_of(request: Request) -> str:
     """Return the address of the client, for limits; empty if it is not known."""
     return request.client.host if request.client else ""
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who sends the request, for limits and the list of sessions."""
+    return Caller(peer_of(request), request.headers.get("user-agent", "")[:_USER_AGENT])
 
 
 async def sign_in_body(request: Request, kind: type[T]) -> T:

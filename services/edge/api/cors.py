@@ -1,9 +1,12 @@
-"""CORS for `/auth/*`, so that web pages of allowed origins can sign in."""
+"""CORS for `/auth/*` and `/chat/*`.
+
+Web pages of allowed origins can sign in, and read and write conversations.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -16,23 +19,31 @@ _refused = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 
 
 class AccountsCors:
-    """Middleware that applies CORS only to requests for `/auth` and `/auth/*`.
+    """Middleware that applies CORS only to requests for `/auth…` and `/chat…`.
 
-    Pages of origins that are listed by name may let the browser keep the cookie of a response.
+    Pages of origins that are listed by name may let the browser keep the cookie of a response of `/auth`. Cookies do
+    not count for `/chat`.
     """
 
     def __init__(self, app: ASGIApp, allowed: Callable[[str], bool], named: Callable[[str], bool]) -> None:
         self._app = app
         self._named = named
-        self._cors = _Cors(app, allowed, takes_cookies=False)
+        self._cors = _Cors(app, allowed)
         self._cors_with_cookies = _Cors(app, named, takes_cookies=True)
+        self._cors_of_chat = _Cors(
+            app, allowed, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], headers=["Idempotency-Key"]
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (scope["path"] == "/auth" or scope["path"].startswith("/auth/")):
+        first = scope["path"].split("/", 2)[1:2] if scope["type"] == "http" else []
+        if first not in (["auth"], ["chat"]):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         self._cors.tell_refused(headers)
+        if first == ["chat"]:
+            await self._cors_of_chat(scope, receive, send)
+            return
         cors = self._cors_with_cookies if self._named(headers.get("origin", "")) else self._cors
         await cors(scope, receive, send)
 
@@ -40,12 +51,21 @@ class AccountsCors:
 class _Cors(CORSMiddleware):
     """CORS middleware that uses the same origin rules as WebSocket connections."""
 
-    def __init__(self, app: ASGIApp, allowed: Callable[[str], bool], *, takes_cookies: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        allowed: Callable[[str], bool],
+        *,
+        takes_cookies: bool = False,
+        methods: Sequence[str] = ("GET", "POST"),
+        headers: Sequence[str] = (),
+    ) -> None:
         super().__init__(
             app,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "Authorization"],
+            allow_methods=methods,
+            allow_headers=["Content-Type", "Authorization", *headers],
             allow_credentials=takes_cookies,
+            expose_headers=["Retry-After"],
             max_age=600,
         )
         self._allowed = allowed

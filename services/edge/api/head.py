@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
@@ -17,10 +19,6 @@ class HeadAsGet:
         await self._app(scope, receive, send)
 
 
-def allow(methods: str | None) -> str:
-    """Return the Allow header of a 405, made from Starlette's; None means GET only.
-
-    HEAD is added where GET is allowed.
-    """
-    named = {"GET"} if methods is None else set(methods.split(", "))
+def allow(named: Set[str]) -> str:
+    """Return the Allow header of a 405; HEAD is added where GET is allowed."""
     return ", ".join(sorted(named | {"HEAD"} if "GET" in named else named))

@@ -1,7 +1,7 @@
 """The methods of the server API.
 
-Backends may do everything: permissions of namespaces are not checked. The first line of each docstring is the
-method's summary in OpenAPI.
+Permissions of namespaces are not checked: what a backend may do is up to the scopes of its API key (`scopes.py`). The
+first line of each docstring is the method's summary in OpenAPI.
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ import msgspec
 
 from services.edge.api import requests as r
 from services.edge.api.bodies import BodyRefused, decode, error_body, unforeseen
+from services.edge.api.chat import CHAT_METHODS
+from services.edge.api.connections import connections
 from services.edge.api.context import ApiContext
-from services.edge.domain.access.permissions import find_namespace
+from services.edge.api.grants import grants_give, grants_list, grants_take
+from services.edge.api.invites import INVITE_METHODS
+from services.edge.api.presence import PRESENCE_METHODS
+from services.edge.api.scopes import ScopeMissing, permits
+from services.edge.api.users import USER_METHODS
+from services.edge.domain.access.api_keys import ApiKey
+from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.revocations import RevokedKind
 from services.edge.domain.control import operations as ops
-from services.edge.domain.model import ClientInfo, Publication, StreamPosition
+from services.edge.domain.model import Publication, StreamPosition
+from services.edge.domain.presence.views import client_info
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.json_text import InvalidJson, checked_json
 from services.shared.namespaces import DataFormat, Durability, Namespace
@@ -267,7 +276,7 @@ def _publication(publication: Publication, namespace: Namespace) -> dict[str, An
     else:
         found = {"data": msgspec.Raw(publication.data)}
     if publication.info is not None:
-        found["info"] = _client(publication.info)
+        found["info"] = client_info(publication.info)
     found["offset"] = publication.offset
     if publication.tags:
         found["tags"] = publication.tags
@@ -276,20 +285,13 @@ def _publication(publication: Publication, namespace: Namespace) -> dict[str, An
     return found
 
 
-def _client(info: ClientInfo) -> dict[str, Any]:
-    found: dict[str, Any] = {"user": info.user, "client": info.client}
-    if info.conn_info:
-        found["conn_info"] = msgspec.Raw(info.conn_info)
-    if info.chan_info:
-        found["chan_info"] = msgspec.Raw(info.chan_info)
-    return found
-
-
 async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
     """Remove all publications from a channel's log; its epoch and last offset stay."""
     namespace = _namespace(context, request.channel)
     if namespace.durability is Durability.NONE:
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
+    if namespace.conversations:
+        raise ThalamusError("a conversation is deleted, or messages of it", ErrorCode.NOT_AVAILABLE)
     if namespace.durability is Durability.STORED:
         await context.node.store.remove_history(request.channel)
     else:
@@ -301,37 +303,25 @@ async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[st
     return {}
 
 
-async def presence(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
-    """Return the clients in a channel, on all nodes."""
-    _presence_on(context, request.channel)
-    members = await context.node.presence.members(request.channel)
-    return {"presence": {member.client: _client(member) for member in members}}
-
-
-async def presence_stats(context: ApiContext, request: r.ChannelOnly) -> dict[str, Any]:
-    """Return the number of clients and users in a channel, on all nodes."""
-    _presence_on(context, request.channel)
-    stats = await context.node.presence.stats(request.channel)
-    return {"num_clients": stats.num_clients, "num_users": stats.num_users}
-
-
-def _presence_on(context: ApiContext, channel: str) -> None:
-    if not _namespace(context, channel).presence:
-        raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
-
-
 async def channels(context: ApiContext, request: r.Channels) -> dict[str, Any]:
     """Return the channels that have subscribers, on all nodes."""
     found: dict[str, int] = {}
-    for of_edge in await context.cluster.everywhere(ops.Channels(request.pattern)):
+    answers, unanswered = await context.cluster.ask(ops.Channels(request.pattern), partial=request.partial)
+    for of_edge in answers:
         for name, count in of_edge.items():
             found[name] = found.get(name, 0) + count
-    return {"channels": {name: {"num_clients": count} for name, count in sorted(found.items())}}
+    return _without(unanswered, channels={name: {"num_clients": count} for name, count in sorted(found.items())})
 
 
-async def info(context: ApiContext, _: r.Info) -> dict[str, Any]:
+async def info(context: ApiContext, request: r.Info) -> dict[str, Any]:
     """Return the figures of every node."""
-    return {"nodes": sorted(await context.cluster.everywhere(ops.Info()), key=lambda node: str(node["uid"]))}
+    answers, unanswered = await context.cluster.ask(ops.Info(), partial=request.partial)
+    return _without(unanswered, nodes=sorted(answers, key=lambda node: str(node["uid"])))
+
+
+def _without(unanswered: int, **result: Any) -> dict[str, Any]:
+    """Return a result, and how many edges it is without, if it is."""
+    return {**result, "unanswered": unanswered} if unanswered else result
 
 
 Method = Callable[[ApiContext, Any], Awaitable[dict[str, Any]]]
@@ -343,16 +333,22 @@ METHODS: dict[str, tuple[type[msgspec.Struct], Method]] = {
     "disconnect": (r.Disconnect, disconnect),
     "revoke": (r.Revoke, revoke),
     "refresh": (r.Refresh, refresh),
+    "grants_give": (r.GrantsGive, grants_give),
+    "grants_take": (r.GrantsTake, grants_take),
+    "grants_list": (r.GrantsList, grants_list),
     "history": (r.History, history),
     "history_remove": (r.ChannelOnly, history_remove),
-    "presence": (r.ChannelOnly, presence),
-    "presence_stats": (r.ChannelOnly, presence_stats),
+    **PRESENCE_METHODS,
     "channels": (r.Channels, channels),
+    "connections": (r.Connections, connections),
     "info": (r.Info, info),
+    **USER_METHODS,
+    **INVITE_METHODS,
+    **CHAT_METHODS,
 }
 
 
-async def batch(context: ApiContext, request: r.Batch) -> dict[str, Any]:
+async def batch(context: ApiContext, request: r.Batch, key: ApiKey) -> dict[str, Any]:
     """Run several methods in one request; one reply per command, in order."""
     if len(request.commands) > _MAX_BROADCAST:
         raise ThalamusError("too many commands", ErrorCode.LIMIT_EXCEEDED)
@@ -365,7 +361,10 @@ async def batch(context: ApiContext, request: r.Batch) -> dict[str, Any]:
             raise ThalamusError(code=ErrorCode.METHOD_NOT_FOUND) from None
         if more:
             raise ThalamusError("one method per command", ErrorCode.BAD_REQUEST)
-        return {name: await method(context, decode(bytes(body), kind))}
+        decoded = decode(bytes(body), kind)
+        if not permits(key, name, decoded):
+            raise ScopeMissing(name)
+        return {name: await method(context, decoded)}
 
     calls = [partial(one, command) for command in request.commands]
     return {"replies": await _each(calls, at_once=_AT_ONCE if request.parallel else 1)}

@@ -11,9 +11,9 @@ Decision: docs/decisions/0029-a-protocol-is-one-folder.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from services.edge.domain.access.claims import ConnectionClaims
 from services.edge.domain.ends import ClientEnd, End
@@ -158,22 +158,14 @@ class HandshakeRejected(Exception):
 class Authenticator(Protocol):
     """Reads who a client is from its WebSocket handshake."""
 
-    def must_wait(self, info: HandshakeInfo) -> bool:
-        """Return whether `identify_later` must be called in place of `identify`."""
-
-    def identify(self, info: HandshakeInfo) -> Identity | None:
+    def identify(self, info: HandshakeInfo) -> Identity | Coroutine[Any, Any, Identity | None] | None:
         """Return who the client is; None: the handshake does not say.
 
-        Raises:
-            HandshakeRejected: a credential is not accepted.
-        """
-
-    async def identify_later(self, info: HandshakeInfo) -> Identity | None:
-        """Do as `identify`, for a credential that has to be looked up.
+        If a credential must be looked up, a coroutine does all of this; it is awaited in any case.
 
         Raises:
             HandshakeRejected: a credential is not accepted.
-            Unavailable: it could not be looked up.
+            Unavailable: the credential could not be looked up, or the keys for it are not known yet.
         """
 
 

@@ -12,7 +12,9 @@ command needs none.
 3. The cookie counts only if there is no explicit credential and the page is of the edge's own host (over https, or on
    this machine) or of an origin that is listed by name: any other page could make the browser send it. A bad or expired
    cookie counts as none, because a browser that is refused sees no reason and would reconnect for ever.
-4. A ticket stands for a token. It is good once and for 30 s, on any edge. The token behind it is verified as any other.
+4. A token that has just expired may be good to resume (`resume.py`), but not as a cookie: a browser that has a
+   new one would send that.
+5. A ticket stands for a token. It is good once and for 30 s, on any edge. The token behind it is verified as any other.
 
 **Example.** A page signs in at `/auth/login` with `"cookie": true` and opens a WebSocket. The handshake brings the
 cookie and the page's origin. An hour later the cookie has expired: the handshake succeeds without an identity, and the
@@ -26,12 +28,15 @@ for each connection.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
+from services.edge.domain.access.claims import ConnectionClaims
 from services.edge.domain.access.token_log import refused
 from services.edge.domain.access.tokens import TokenExpired, TokenInvalid, TokenVerifier
 from services.edge.domain.connections import HandshakeInfo, HandshakeRejected, Identity
 from services.edge.domain.ports import Tickets
+from services.edge.domain.resume import Resume
 
 COOKIE = "thalamus_session"
 TICKET_TTL_S = 30
@@ -39,6 +44,7 @@ _TICKET_FIELDS = ("ticket", "session")  # of the query; the second is the older 
 _TOKEN_FIELD = "token"
 _BEARER_OFFER = "bearer."
 _MOST_TICKET_CHARACTERS = 128
+_EXPIRED = "the token has expired"
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")  # a JSON object in base64url begins with eyJ
 
 
@@ -48,6 +54,7 @@ class HandshakeAuthenticator:
     Args:
         verifier: Verifies the tokens.
         tickets: Where tickets are kept.
+        resume: Decides about tokens that have just expired.
         wall: The clock, in Unix seconds.
         takes_query_tokens: Whether `?token=` is accepted.
         is_own_page: Whether pages of this origin may use the cookie, for a request with this Host.
@@ -57,6 +64,7 @@ class HandshakeAuthenticator:
         self,
         verifier: TokenVerifier,
         tickets: Tickets,
+        resume: Resume,
         wall: Callable[[], float],
         *,
         takes_query_tokens: bool,
@@ -64,29 +72,26 @@ class HandshakeAuthenticator:
     ) -> None:
         self._verifier = verifier
         self._tickets = tickets
+        self._resume = resume
         self._wall = wall
         self._takes_query_tokens = takes_query_tokens
         self._is_own_page = is_own_page
 
-    def must_wait(self, info: HandshakeInfo) -> bool:
-        """Return whether there is a ticket: then call `identify_later`, not `identify`."""
-        return any(name in info.query for name in _TICKET_FIELDS)
-
-    def identify(self, info: HandshakeInfo) -> Identity | None:
+    def identify(self, info: HandshakeInfo) -> Identity | Coroutine[Any, Any, Identity | None] | None:
         """Return who the client is; None: the handshake does not say.
 
-        Raises:
-            HandshakeRejected: an explicit credential is bad, or two differ.
-        """
-        return self._identify(info, self._explicit_tokens(info))
-
-    async def identify_later(self, info: HandshakeInfo) -> Identity | None:
-        """Use up the ticket of the query, then do as `identify` does.
+        If something must be looked up, a coroutine does all of this.
 
         Raises:
-            HandshakeRejected: as `identify`, or the ticket is unknown, used or too old.
-            Unavailable: Redis did not answer. The ticket may be used up.
+            HandshakeRejected: an explicit credential is bad, or two differ. A ticket is unknown, used or too old.
+            Unavailable: keys are not known yet; or, of the coroutine, Redis did not answer. The ticket may be used up.
         """
+        if any(name in info.query for name in _TICKET_FIELDS):
+            return self._by_ticket(info)
+        return self._by_tokens(info, self._explicit_tokens(info))
+
+    async def _by_ticket(self, info: HandshakeInfo) -> Identity | None:
+        """Use up the ticket of the query, then go on with its token."""
         tokens = self._explicit_tokens(info)
         tickets = {info.query[name] for name in _TICKET_FIELDS if name in info.query}
         if len(tickets) > 1:
@@ -95,22 +100,33 @@ class HandshakeAuthenticator:
         token = await self._tickets.take(ticket) if 0 < len(ticket) <= _MOST_TICKET_CHARACTERS else None
         if token is None:
             raise _rejected("the ticket is unknown, used, or too old")
-        return self._identify(info, [*tokens, token])
+        found = self._by_tokens(info, [*tokens, token])
+        return await found if isinstance(found, Awaitable) else found
 
-    def _identify(self, info: HandshakeInfo, tokens: list[str]) -> Identity | None:
+    def _by_tokens(
+        self, info: HandshakeInfo, tokens: list[str]
+    ) -> Identity | Coroutine[Any, Any, Identity | None] | None:
         if not tokens:
             return self._by_cookie(info) if info.cookies else None
         if len(set(tokens)) > 1:
             raise _rejected("it has two tokens that differ", conflict=True)
         try:
-            claims = self._verifier.connection(tokens[0], self._wall())
+            claims = self._verifier.connection(tokens[0], self._wall(), late_s=self._resume.resume_s)
         except TokenExpired:
-            raise HandshakeRejected("the token has expired") from None
+            raise HandshakeRejected(_EXPIRED) from None
         except TokenInvalid:
             raise HandshakeRejected("the token is not valid") from None
+        if claims.is_late:
+            return self._by_late_token(claims, tokens[0])
         if claims.has_expired(self._wall()):
-            raise HandshakeRejected("the token has expired")
+            raise HandshakeRejected(_EXPIRED)
         return Identity(claims, tokens[0])
+
+    async def _by_late_token(self, claims: ConnectionClaims, token: str) -> Identity:
+        resumed = await self._resume.admit(claims, token)
+        if resumed is None:
+            raise HandshakeRejected(_EXPIRED)
+        return Identity(resumed, token)
 
     def _by_cookie(self, info: HandshakeInfo) -> Identity | None:
         token = _cookie(info.cookies)

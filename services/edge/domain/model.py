@@ -46,6 +46,7 @@ class Publication(msgspec.Struct, gc=False):
     `offset` is 0 until the log has numbered the message, and stays 0 if it is not kept in a log. `exclude_client` is
     the id of a client that the message is not pushed to. `time_ms` is Unix time in milliseconds. `patch` is what
     encoders with deltas keep here: a base, and the patch that makes `data` of it; neither is part of the message.
+    `flags` is set by persistence in conversations: see `Publication` in common.proto.
     """
 
     data: bytes
@@ -56,6 +57,7 @@ class Publication(msgspec.Struct, gc=False):
     time_ms: int = 0
     offset: int = 0
     patch: tuple[bytes, bytes] | None = None
+    flags: int = 0
 
     @property
     def size(self) -> int:

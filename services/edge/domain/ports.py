@@ -1,8 +1,8 @@
 """Interfaces between the edge's domain and its adapters.
 
-Adapters implement `Broker`, `Store`, `Presence`, `ControlBus`, `ControlLog`, `RevocationLog`, `Tickets` and
-`Accounts`. The domain implements the listeners, which the adapters call. `connections.py` has the interfaces of
-transport and client protocols.
+Adapters implement `Broker`, `Store`, `ControlBus`, `ControlLog`, `RevocationLog`, `Tickets`, `SessionTable`,
+`GrantStore` and `Accounts`. The domain implements the listeners, which the adapters call. `presence_ports.py` has the
+interface of presence, `connections.py` those of transport and client protocols, `limits/ports.py` those of limits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from services.edge.domain.access.grants import Grant, Operation
 from services.edge.domain.access.revocations import Revocation
 from services.edge.domain.model import (
     AppendResult,
@@ -18,7 +19,6 @@ from services.edge.domain.model import (
     ControlCommandId,
     ControlLogPage,
     HistoryPage,
-    PresenceStats,
     Publication,
     StreamPosition,
 )
@@ -35,6 +35,9 @@ class ChannelListener(Protocol):
         """Take one publication; offset 0 and epoch "" if it is in no log."""
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
+
+    def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None:
+        """Take new infos of clients that have joined before."""
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 
@@ -60,13 +63,21 @@ class Broker(Protocol):
         """Publish without adding to a log (durability `none`)."""
 
     def append(
-        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
     ) -> Awaitable[AppendResult]:
         """Add to the log of a `hot` channel and publish, atomically.
 
         If `key_user` has used the idempotency key `key` before, nothing is added, and the position of that first
         publication is returned. Without a key ("") the append is never repeated: if the reply is lost, it raises
-        `Unavailable`.
+        `Unavailable`. `feed`: the feed tells of the publication.
         """
 
     async def top(self, channel: str) -> StreamPosition:
@@ -116,11 +127,19 @@ class Store(Protocol):
     """
 
     def append(
-        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
     ) -> Awaitable[AppendResult]:
         """Number, store, make readable and publish a publication.
 
-        Returns once all of it is done.
+        Returns once all of it is done. `feed`: the feed tells of the publication.
         """
 
     async def open(self, channel: str) -> StreamPosition:
@@ -136,38 +155,6 @@ class Store(Protocol):
         """Return publications as `Broker.read` does, from the store."""
 
     async def remove_history(self, channel: str) -> None: ...
-
-
-class Presence(Protocol):
-    """The roster: which clients are in which channel.
-
-    Changes are remembered on the edge until the presence service has them. So only reads can fail.
-    """
-
-    def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
-        """Put the client on the roster of the channel, or replace its entry.
-
-        The entry then belongs to `owner`. `announce`: join and leave are published. `grace_s`: seconds that the entry
-        stays after a broken connection.
-        """
-
-    def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
-        """Take the client off the roster, if its entry belongs to `owner`.
-
-        The entry stays for `stays_s`, or for its grace if that is less; 0: it goes at once.
-        """
-
-    async def written(self, channel: str, client: str) -> bool:
-        """Wait until presence has the latest change of this entry, 1 s at most.
-
-        Return False if it has not yet: it gets the change as soon as it answers again.
-        """
-
-    async def members(self, channel: str) -> Sequence[ClientInfo]:
-        """Return the clients in the channel; raise `Unavailable` within 1 s."""
-
-    async def stats(self, channel: str) -> PresenceStats:
-        """Return the numbers of clients and users; raise `Unavailable` within 1 s."""
 
 
 class ControlBus(Protocol):
@@ -210,16 +197,49 @@ class ControlListener(Protocol):
 class Tickets(Protocol):
     """Tickets of the whole cluster.
 
-    Each stands for a token, is good once, and for a short time.
+    Each stands for a token, is good once, for a short time, and no longer than Redis keeps all that it had.
 
     Every call raises `Unavailable` within 3 s if Redis does not answer.
     """
 
-    async def put(self, ticket: str, token: str, ttl_s: int) -> None:
-        """Keep the token for a ticket, for `ttl_s` seconds."""
+    async def issue(self, token: str, ttl_s: int) -> str:
+        """Return a new ticket for the token; it is good for `ttl_s` seconds."""
 
     async def take(self, ticket: str) -> str | None:
         """Use up a ticket and return its token; None if it is unknown, used or too old."""
+
+
+class SessionTable(Protocol):
+    """The session table: which edge has, or lately had, connections with a key.
+
+    Edges list connections whose tokens expire soon, see `domain/resume.py`. Entries last 300 s from the last
+    change. The methods that change them never fail: what Redis does not take now is written later.
+    """
+
+    def opened(self, key: str) -> None:
+        """Note that this edge has a connection with this key."""
+
+    def ended(self, key: str, at: float) -> None:
+        """Note that the last one ended at `at`, Unix seconds."""
+
+    def removed(self, key: str) -> None:
+        """Remove what was noted of this edge."""
+
+    def closed(self, key: str, at: float) -> None:
+        """Note that a backend closed a connection at `at`, Unix seconds.
+
+        What had ended by then, on any edge, counts no more.
+        """
+
+    async def last_seen(self, key: str) -> float | None:
+        """Return when a connection with this key was last open, on any edge.
+
+        In Unix seconds. Of connections that are open, and of edges that have died, it is the last renewal of the edge's
+        lease. None: there was none lately, or none since a backend closed one.
+
+        Raises:
+            Unavailable: within a second, if Redis does not answer.
+        """
 
 
 class RevocationListener(Protocol):
@@ -228,8 +248,14 @@ class RevocationListener(Protocol):
     The methods are called on the event loop; they never raise.
     """
 
-    def take(self, entries: Iterable[Revocation]) -> None:
-        """Take entries; some may be known already."""
+    def take(self, entries: Iterable[Revocation], *, first: bool = False) -> None:
+        """Take entries; some may be known already.
+
+        `first`: they were read on a new connection, before anything else: this edge may have been cut off.
+        """
+
+    def was_read(self, took_s: float) -> None:
+        """Note that all entries were taken that were there `took_s` seconds ago."""
 
     def lost(self) -> None:
         """Note that entries may be lost; then all that are left are taken again."""
@@ -252,14 +278,52 @@ class RevocationLog(Protocol):
         """Read what is new, and give it to the listener."""
 
 
+class GrantStore(Protocol):
+    """Grants of users, kept by the auth service.
+
+    Every call raises `Unavailable` within 3 s if auth does not answer, and `ThalamusError` (107) if it refuses.
+    """
+
+    async def grants_of(self, user: str) -> Sequence[Grant] | None:
+        """Return the grants of a user that have not expired.
+
+        None: this auth, which is one of before, has none of anybody.
+        """
+
+    async def give_grants(
+        self, user: str, channels: Sequence[str], operations: Sequence[Operation], until: float
+    ) -> None:
+        """Give each operation in each channel or pattern.
+
+        `until`: Unix seconds; `NEVER`: for ever.
+        """
+
+    async def take_grants(self, user: str, channels: Sequence[str], operations: Sequence[Operation]) -> None:
+        """Take grants away; empty: in all channels, and all operations."""
+
+
 class TokenPair(NamedTuple):
-    """Tokens of a sign-in. `expires_in_s` is the lifetime of the access token."""
+    """Tokens of a sign-in. `expires_in_s` is the lifetime of access tokens.
+
+    `ended`: older sessions of the user that have ended, because there were too many.
+    """
 
     access_token: str
     expires_in_s: int
     refresh_token: str
     user: str
     username: str
+    ended: tuple[str, ...] = ()
+
+
+class Caller(NamedTuple):
+    """A client of the HTTP API: its address, and its name for itself.
+
+    Empty: not known.
+    """
+
+    peer: str = ""
+    user_agent: str = ""
 
 
 class EndedSession(NamedTuple):
@@ -296,11 +360,15 @@ class Accounts(Protocol):
     3 s if auth does not answer.
     """
 
-    async def register(self, username: str, password: str, peer: str) -> TokenPair: ...
+    @property
+    def registration(self) -> str:
+        """Who may make an account: `open`, `invite` or `closed`; empty: not known yet."""
 
-    async def login(self, username: str, password: str, peer: str) -> TokenPair: ...
+    async def register(self, username: str, password: str, client: Caller, invite: str = "") -> TokenPair: ...
 
-    async def refresh(self, refresh_token: str) -> TokenPair: ...
+    async def login(self, username: str, password: str, client: Caller) -> TokenPair: ...
+
+    async def refresh(self, refresh_token: str, client: Caller) -> TokenPair: ...
 
     async def logout(self, refresh_token: str) -> EndedSession | None:
         """End the session of the token and return it; None if there is no session."""

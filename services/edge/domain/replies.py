@@ -113,8 +113,14 @@ class PublicationPush(msgspec.Struct, gc=False):
 
 
 class JoinPush(msgspec.Struct, gc=False):
+    """Tells of a client that joined.
+
+    With `updated` it had joined before, and this is its new info.
+    """
+
     channel: str
     info: ClientInfo
+    updated: bool = False  # extension of this server
 
 
 class LeavePush(msgspec.Struct, gc=False):

@@ -11,6 +11,8 @@ from services.shared.checks import MAX_CHANNEL_BYTES
 from services.shared.process.config import fixed, number
 from services.shared.version import VERSION
 
+MAX_RESUME_S = 120.0  # longest `resume_s`: revocations and the session table are kept for it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -32,7 +34,12 @@ class Settings:
     pong_timeout_s: float = number(8.0, 0)  # 0: no pong expected
     expired_close_delay_s: float = number(25.0, 0)  # from the expiry of a connection to its close
     expired_sub_close_delay_s: float = number(25.0, 0)  # from the expiry of a subscription to its end
+    resume_s: float = number(120.0, 0, MAX_RESUME_S)  # after an expiry, and after a loss; 0: nobody resumes
     error_drop_delay_s: float = fixed(5.0)  # from an error reply to connect until TCP is dropped
+
+    online: bool = True  # presence keeps who is online, since when and when last
+    online_read: bool = True  # signed-in users may ask who is online; backends may in any case
+    connection_events: bool = False  # the feed tells of connections of users
 
     commands_per_s: float = number(50.0, 0)  # 0: no limit
     commands_burst: int = number(300, 1)
@@ -41,7 +48,16 @@ class Settings:
 
     channels_per_client: int = number(128, 1)
     new_channels_per_minute: int = number(200, 0)  # that a user may begin on this edge; beyond: error 111; 0: no limit
-    connections_per_user: int = number(100, 0)  # on this edge; 0: no limit
+    api_calls_per_key_per_s: float = number(0.0, 0)  # calls of one API key, over all edges; beyond: 429; 0: no limit
+    api_calls_per_key_burst: int = number(100, 1)  # of these at once
+    publishes_per_user_per_s: float = number(0.0, 0)  # of clients, over all edges; beyond: error 111; 0: no limit
+    messages_per_user_per_s: float = number(10.0, 0)  # to conversations, by methods; over all edges; 0: no limit
+    messages_per_user_burst: int = number(30, 1)  # of these at once
+    reactions_per_user_per_s: float = number(20.0, 0)  # reactions and pins, the same
+    conversations_per_user_per_h: int = number(20, 0)  # that a user creates in an hour, the same
+    invites_per_user_per_h: int = number(100, 0)  # users whom a user adds or invites in an hour, the same
+    connections_per_user: int = number(100, 0)  # over all edges; beyond: closed; 0: no limit
+    connections_per_address: int = number(0, 0)  # the same of an address; beyond: error 111; 0: no limit
     channel_max_bytes: int = number(255, 1, MAX_CHANNEL_BYTES)  # of a channel name in UTF-8
     max_publish_wait_s: float = number(1.0, 0.01, 60)  # longest expected wait of an accepted publication; beyond: 111
     max_pending_publish_bytes: int = number(33_554_432, 1, 1 << 50)  # of all publications that wait on this edge
@@ -61,6 +77,7 @@ class Settings:
     ring_max_bytes: int = fixed(262_144)  # the same in bytes
     gap_buffer_size: int = fixed(1_024)  # publications kept behind a gap while it is repaired
     join_buffer_size: int = fixed(4_096)  # frames held for a subscription until its reply is queued
+    refusal_step_s: float = fixed(0.02)  # a conversation's 103 comes at a multiple of it, whether or not there is one
     top_check_s: float = fixed(5.0)  # interval of comparing quiet channels with their logs; bounds an unnoticed loss
     channel_linger_s: float = fixed(1.0)  # how long a channel without subscribers stays open
 

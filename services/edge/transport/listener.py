@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
-from services.edge.domain.connections import Authenticator, ClientProtocols, HandshakeInfo, HandshakeRejected
+from services.edge.domain.connections import (
+    Authenticator,
+    ClientProtocols,
+    HandshakeInfo,
+    HandshakeRejected,
+    Identity,
+)
 from services.edge.transport.admission import Admission
 from services.edge.transport.ending import LINGER_S, Discard
 from services.edge.transport.http.connection import Caller
@@ -54,7 +62,9 @@ class Listener:
         if options.proxy_protocol and not self.proxies:
             raise ConfigError("EDGE_PROXY_PROTOCOL needs EDGE_TRUSTED_PROXIES: nobody else's headers are believed")
         self.counters = TransportCounters(protocols.close_codes)
-        self.admission = Admission(options.max_connections, options.max_connections_per_address)
+        self.admission = Admission(
+            options.max_connections, options.max_connections_per_address, options.new_connections_per_address_per_s
+        )
         self.flusher = Flusher(
             loop,
             self.counters,
@@ -228,41 +238,49 @@ class HeadProtocol(asyncio.Protocol):
     def _hand_over_websocket(self, head: Head, reader: HeadReader, transport: asyncio.Transport) -> None:
         """Check the handshake and its credential, then open the WebSocket."""
         port = self._port
+        port.admission.check_new(self._client)
         info = read_handshake(head, self._client, port.origins)
         if reader.rest():
             raise Refused(400, "pipelined", "bytes follow the handshake before its response")
-        authenticator = port.authenticator
-        if authenticator is None:
+        if port.authenticator is None:
             self._open_websocket(head, info, transport)
-        elif authenticator.must_wait(info):
+            return
+        try:
+            found = port.authenticator.identify(info)
+        except HandshakeRejected as error:
+            raise refusal_of(error) from None
+        except ThalamusError as error:
+            raise _unavailable() from error
+        if found is None or isinstance(found, Identity):
+            self._open_websocket(head, info if found is None else replace(info, identity=found), transport)
+        else:
             self._reader = None
             transport.pause_reading()
-            self._identifying = port.loop.create_task(self._identify_later(authenticator, head, info, transport))
-        else:
-            try:
-                identity = authenticator.identify(info)
-            except HandshakeRejected as error:
-                raise refusal_of(error) from None
-            self._open_websocket(head, info if identity is None else replace(info, identity=identity), transport)
+            self._identifying = port.loop.create_task(self._identify_later(found, head, info, transport))
 
     async def _identify_later(
-        self, authenticator: Authenticator, head: Head, info: HandshakeInfo, transport: asyncio.Transport
+        self,
+        looking_up: Coroutine[Any, Any, Identity | None],
+        head: Head,
+        info: HandshakeInfo,
+        transport: asyncio.Transport,
     ) -> None:
         """Look up a credential, then open the WebSocket or refuse it.
 
-        The timeout of the handshake goes on.
+        The timeout of the handshake goes on. A ticket that was looked up is used, also if the connection is refused.
         """
         try:
             try:
-                identity = await authenticator.identify_later(info)
+                identity = await looking_up
             except HandshakeRejected as error:
                 raise refusal_of(error) from None
             except ThalamusError as error:
-                raise Refused(503, "credentials_unavailable", headers=("Retry-After: 1",)) from error
+                raise _unavailable() from error
             except Exception as error:
                 logger.exception("a credential could not be looked up")
                 raise Refused(500, "handler") from error
             if not transport.is_closing():
+                self._port.admission.check(self._client)  # the edge may have begun to drain meanwhile
                 self._open_websocket(head, replace(info, identity=identity), transport)
                 transport.resume_reading()
         except Refused as refused:
@@ -322,3 +340,8 @@ class HeadProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _unavailable() -> Refused:
+    """Return the refusal of a credential that can't be judged at present."""
+    return Refused(503, "credentials_unavailable", headers=("Retry-After: 1",))

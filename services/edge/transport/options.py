@@ -25,6 +25,8 @@ class TransportOptions:
 
     max_connections: int = number(15_000, 1)  # WebSocket and HTTP together; beyond: 503
     max_connections_per_address: int = number(0, 0)  # beyond: 429; 0: no limit
+    # WebSocket handshakes of one address, at once too; beyond: 429; 0: no limit
+    new_connections_per_address_per_s: float = number(0.0, 0)
     handshake_timeout_s: float = number(5.0, 0.01)  # from accept to a complete head
     # Over this period a closed client must take its last bytes at 4 KiB/s, see `ending.py`. Longer would let clients
     # that don't read keep memory; shorter would cut off those with a short pause of their network.

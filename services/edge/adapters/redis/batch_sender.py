@@ -35,6 +35,7 @@ class BatchSender:
         acknowledged: Takes the positions that were acknowledged.
         clock: The clock of Redis, in Unix seconds.
         meta_ttl_s: How long Redis keeps epoch and top of an unused `hot` channel, seconds.
+        feed_max_entries: Entries that a stream of the feed keeps.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class BatchSender:
         clock: Callable[[], float],
         *,
         meta_ttl_s: int,
+        feed_max_entries: int,
     ) -> None:
         self._pipeline = pipeline
         self._gate = gate
@@ -55,6 +57,7 @@ class BatchSender:
         self._acknowledged = acknowledged
         self._clock = clock
         self._meta_ttl_s = meta_ttl_s
+        self._feed_max_entries = feed_max_entries
 
     async def send(self, batch: Sequence[Append | OtherCommand]) -> None:
         """Send what is not settled yet, and settle it.
@@ -86,7 +89,13 @@ class BatchSender:
         calls = [
             hot.append_call(
                 [
-                    hot.HotBatch(channel, size, ttl_s, [(work.publication, work.key) for work in group])
+                    hot.HotBatch(
+                        channel,
+                        size,
+                        ttl_s,
+                        [(work.publication, work.key) for work in group],
+                        () if group[0].author is None else [work.author or "" for work in group],
+                    )
                     for (channel, size, ttl_s), group in part
                 ],
                 edge=self._incarnation.name,
@@ -95,6 +104,7 @@ class BatchSender:
                 writes=self._gate.writes,
                 number=self._appends.highest,
                 meta_ttl_s=self._meta_ttl_s,
+                feed_max_entries=self._feed_max_entries,
             )
             for part in parts
         ]

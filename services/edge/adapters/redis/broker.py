@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,12 +27,17 @@ from services.edge.adapters.redis import self_check
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.batch_sender import DEADLINE_S, BatchSender
 from services.edge.adapters.redis.command_log import RedisControlLog
+from services.edge.adapters.redis.counts import RedisCounts
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
+from services.edge.adapters.redis.edge_lease import EdgeLeases
 from services.edge.adapters.redis.incarnation import IncarnationWatch
+from services.edge.adapters.redis.limit_calls import LimitCalls
 from services.edge.adapters.redis.own_appends import OwnAppends
 from services.edge.adapters.redis.queued import Append, OtherCommand, give_up_unkeyed
+from services.edge.adapters.redis.rates import RedisRates
 from services.edge.adapters.redis.revocations import RedisRevocationLog
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
+from services.edge.adapters.redis.session_table import RedisSessionTable
 from services.edge.adapters.redis.subscriber import RedisSubscriber
 from services.edge.adapters.redis.tickets import RedisTickets
 from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
@@ -71,7 +77,9 @@ class RedisBroker:
         self,
         url: str,
         *,
+        edge_id: str = "",  # under which this edge holds its lease; empty: a new one
         meta_ttl_s: int = hotlog.META_TTL_S,  # how long Redis keeps epoch and top of an unused `hot` channel, seconds
+        feed_max_entries: int = hotlog.FEED_MAX_ENTRIES,  # entries that a stream of the feed keeps
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,
         self_check_s: float = self_check.EVERY_S,  # pause between two probes of the pub/sub self-check, seconds
         on_time: Callable[[float], None] = lambda unix_s: None,  # called with the clock of Redis
@@ -92,7 +100,9 @@ class RedisBroker:
             on_time=self._on_redis_time,
             on_run=lambda run_id: self._subscriber.follow(run_id),
         )
-        self._pipeline = RedisPipeline(url, gate=self._gate, before_use=lambda ask: self.revocation_log.read(ask))
+        self._pipeline = RedisPipeline(
+            url, gate=self._gate, before_use=lambda ask: self.revocation_log.read(ask, first=True)
+        )
         self._sender = BatchSender(
             self._pipeline,
             self._gate,
@@ -101,9 +111,15 @@ class RedisBroker:
             self._acknowledged,
             self._clock,
             meta_ttl_s=meta_ttl_s,
+            feed_max_entries=feed_max_entries,
         )
         self.control_log = RedisControlLog(self._pipeline)
-        self.tickets = RedisTickets(self._pipeline)
+        self.tickets = RedisTickets(self._pipeline, lambda: self._gate.token)
+        self.leases = EdgeLeases(self._pipeline, edge_id or str(uuid.uuid4()))
+        self._limit_calls = LimitCalls(self._pipeline)
+        self.rates = RedisRates(self._limit_calls)
+        self.session_table = RedisSessionTable(self._pipeline, self.leases, self._clock)
+        self.counts = RedisCounts(self._limit_calls, self.leases, self._clock)
         self.revocation_log = RedisRevocationLog(self._pipeline)
         self._subscriber = RedisSubscriber(
             url,
@@ -159,6 +175,8 @@ class RedisBroker:
         if self._reading is not None:
             await end_task(self._reading)
         await self._self_check.close()
+        await self._limit_calls.close()
+        await self.session_table.close()
         self._queue.close(_no_reply)
         await self._subscriber.close()
         await self._incarnation.close()
@@ -177,6 +195,11 @@ class RedisBroker:
             and not self._self_check.stalled
         )
 
+    @property
+    def limits_are_local(self) -> bool:
+        """Whether this edge keeps the limits of the cluster alone, because Redis is away."""
+        return self._limit_calls.is_away
+
     # `Broker`, see domain/ports.py.
 
     async def subscribe(self, channel: str) -> None:
@@ -192,7 +215,15 @@ class RedisBroker:
         return int(await self._run_command(None, publish=(keys.control(), payload)))
 
     def append(
-        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
     ) -> asyncio.Future[AppendResult]:
         future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         self._submit(
@@ -204,6 +235,7 @@ class RedisBroker:
                 history_size,
                 history_ttl_s,
                 future,
+                (publication.info.user if publication.info else "") if feed else None,
             )
         )
         return future
@@ -324,6 +356,7 @@ class RedisBroker:
         """Go on with an incarnation of Redis that was just found to be whole."""
         self._failed_at = _NEVER  # a failure of the last incarnation says nothing about this one
         self._connected(True)
+        self.leases.renew_now()
         on_incarnation()
         self._reading = asyncio.get_running_loop().create_task(self._read_revocations())
 

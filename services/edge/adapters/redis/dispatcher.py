@@ -12,6 +12,7 @@ from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
 from services.edge.adapters.redis.command_log import parse_command
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
+from services.edge.domain.model import ClientInfo
 from services.edge.domain.ports import ChannelListener, ControlListener
 from services.shared.hotlog import keys
 from thalamus.common.v1 import common_pb2 as pb
@@ -80,10 +81,16 @@ class PubSubDispatcher:
         elif kind == keys.UNNUMBERED:
             self._channels.publication(channel, "", codec.decode(payload[1:], 0))
         elif kind == keys.JOINS:
-            self._channels.joined(channel, list(map(codec.decode_info, pb.ClientInfos.FromString(payload[1:]).infos)))
+            self._channels.joined(channel, _infos(payload))
+        elif kind == keys.UPDATES:
+            self._channels.updated(channel, _infos(payload))
         elif kind == keys.LEAVE:
             self._channels.left(channel, codec.decode_info(pb.ClientInfo.FromString(payload[1:])))
         elif kind == keys.RESET:
             self._channels.was_reset(channel, payload[1:].decode())
         else:
             raise ValueError(f"unknown kind {kind!r}")
+
+
+def _infos(payload: bytes) -> list[ClientInfo]:
+    return list(map(codec.decode_info, pb.ClientInfos.FromString(payload[1:]).infos))

@@ -19,6 +19,7 @@ class Append(msgspec.Struct):
     """An append to the log of a `hot` channel.
 
     `key` is the Redis key of its idempotency key, or "". Without one the append can't be repeated safely.
+    `author`: user id, "" for a backend; None: the feed does not tell of it.
     """
 
     channel: str
@@ -28,6 +29,7 @@ class Append(msgspec.Struct):
     history_size: int
     history_ttl_s: int
     future: asyncio.Future[AppendResult]
+    author: str | None = None
 
 
 class OtherCommand(msgspec.Struct):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,11 @@ class RedisRevocationLog:
             self._begin_again(self._listener)
             await self.poll()
 
-    async def read(self, ask: Ask) -> None:
+    async def read(self, ask: Ask, *, first: bool = False) -> None:
         """Give the listener what is new.
 
-        Several may read at once: what one had too late is read again.
+        `first`: the connection is new, and nothing was read on it. Several may read at once: what one had too late is
+        read again.
 
         Raises:
             redis.ConnectionError: the list could not be read.
@@ -79,6 +81,7 @@ class RedisRevocationLog:
         if self._listener is None:
             return
         while True:
+            began = time.monotonic()
             after, known = self._position, self._appended  # may change while the reply is under way
             newest, found = map(_checked, await ask(_commands(after)))
             if self._position != after:
@@ -86,11 +89,13 @@ class RedisRevocationLog:
             if (parse_stream_id(newest[0][0]) if newest else _START) < max(after, known):
                 self._begin_again(self._listener)
                 continue
-            self._listener.take(entry for _, fields in found if (entry := _readable(fields[1])) is not None)
+            entries = [entry for _, fields in found if (entry := _readable(fields[1])) is not None]
+            self._listener.take(entries, first=first)
             if found:
                 self._position = parse_stream_id(found[-1][0])
             if len(found) < _PAGE:
                 self.is_read = True
+                self._listener.was_read(time.monotonic() - began)
                 return
 
     def _begin_again(self, listener: RevocationListener) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+
+from services.edge.domain.access.grants import NO_GRANTS, Grants
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,13 @@ class Override:
     force_push_join_leave: bool | None = None
     force_recovery: bool | None = None
     force_positioning: bool | None = None
+
+    def under(self, other: Override) -> Override:
+        """Return these options; where `other` has one, that of `other`."""
+        if other == Override():
+            return self
+        chosen = {name: value for name, value in asdict(other).items() if value is not None}
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,9 @@ class ConnectionClaims(_Expiring):
     """Claims of a connection token.
 
     `expires_at` is when the connection expires, in Unix seconds; None: never. `session` is the claim `sid`, the id of
-    the sign-in, and `token` the claim `jti`; empty if there is none. `issued_at` is in Unix seconds.
+    the sign-in, and `token` the claim `jti`; empty if there is none. `issued_at` and `token_expires_at`, the claims
+    `iat` and `exp`, are in Unix seconds. `caps` are the grants that the token brings. `is_late`: the token has expired,
+    so it is good for nothing but to resume.
     """
 
     user: str
@@ -58,6 +69,9 @@ class ConnectionClaims(_Expiring):
     session: str = ""
     token: str = ""
     issued_at: float | None = None
+    caps: Grants = NO_GRANTS
+    token_expires_at: float | None = None
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

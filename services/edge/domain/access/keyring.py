@@ -1,4 +1,4 @@
-"""Keys that verify tokens, and digests of API keys.
+"""Keys that verify tokens, and API keys.
 
 Own keys are the public keys of the auth service and the secrets of the edge's settings. Each external issuer has keys
 of its own: they verify only tokens that name this issuer (`iss`), and such tokens are verified by no other keys.
@@ -6,11 +6,11 @@ of its own: they verify only tokens that name this issuer (`iss`), and such toke
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from services.edge.domain.access.algorithms import DEFAULT_ALGORITHMS, HMAC_BYTES, prepared_secret
+from services.edge.domain.access.api_keys import ApiKeys
 from services.edge.domain.access.key_set import Keys, read_key_set
 
 
@@ -28,11 +28,12 @@ class KeyRing:
         """
         self.algorithms = algorithms
         self.jwks = b'{"keys":[]}'  # of auth
+        self.api_keys = ApiKeys()
+        self.awaits_auth = False  # auth is to send its keys, and has not done so yet
         self.changes = 0  # how often keys were replaced: then a token that was verified may not be good any more
         self._secrets: Mapping[str, tuple[bytes, ...]] = {}
         self._public: Keys = {}
         self._issuers: dict[str, tuple[bytes, Keys]] = {}
-        self._api_keys: dict[bytes, str] = {}
 
     def set_secrets(self, secret: bytes | None, *previous: bytes) -> None:
         """Accept HMAC tokens signed with `secret` or with one of the `previous` secrets.
@@ -60,6 +61,7 @@ class KeyRing:
             self._public = read_key_set(jwks, self.algorithms)
             self.jwks = jwks
             self.changes += 1
+        self.awaits_auth = False
 
     def trust_issuer(self, issuer: str) -> None:
         """Add an external issuer that has no keys yet.
@@ -88,17 +90,6 @@ class KeyRing:
         """The external issuers that are trusted."""
         return self._issuers.keys()
 
-    def set_api_keys(self, digests: Iterable[tuple[bytes, str]]) -> None:
-        """Replace all API keys. Each item is the SHA-256 digest and the id of a key."""
-        self._api_keys = dict(digests)
-
-    def api_key_id(self, key: str) -> str | None:
-        """Return the id of an API key; None if the key is unknown.
-
-        API keys are random, so a plain digest is enough; a slow password hash would add nothing.
-        """
-        return self._api_keys.get(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
-
     @property
     def is_empty(self) -> bool:
         """Whether there is no key that could verify a token."""
@@ -108,6 +99,17 @@ class KeyRing:
     def has_issuer_keys(self) -> bool:
         """Whether there is a key of an external issuer."""
         return any(keys for _, keys in self._issuers.values())
+
+    def may_still_come(self, algorithm: str, issuer: str | None = None) -> bool:
+        """Return whether a key for such a token may still come.
+
+        That is so until whoever publishes it, auth or the issuer, was heard. Meanwhile a token that no key verifies
+        can't be judged.
+        """
+        if algorithm in HMAC_BYTES:
+            return False
+        external = self._issuers.get(issuer) if issuer else None
+        return self.awaits_auth if external is None else not external[0]
 
     def keys(self, algorithm: str, kid: object, issuer: str | None = None) -> Sequence[Any]:
         """Return the keys that may verify a token with this header and this `iss`.

@@ -21,15 +21,19 @@ import msgspec
 from jwt.exceptions import PyJWTError
 from jwt.utils import base64url_decode
 
-from services.edge.domain.access.algorithms import ALGORITHMS, read_header, read_payload
+from services.edge.domain.access.algorithms import ALGORITHMS, HMAC_BYTES, read_header, read_payload
+from services.edge.domain.access.caps import Cap, read_caps
 from services.edge.domain.access.claims import ConnectionClaims, Override, ServerSub, SubscriptionClaims
+from services.edge.domain.access.grants import Grants
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.revocations import Revocations
 from services.edge.domain.access.token_log import refused
+from services.shared.errors import Unavailable
 from services.shared.json_text import InvalidJson, checked_json
 
 _MAX_TOKEN_BYTES = 8_192
 _SYNTAX = "it is not three parts of base64url, or its header is not JSON"
+_KEYS_RETRY_S = 2.0  # pause until a token is shown again whose keys may come, seconds
 _HEADERS_KEPT = 64  # decoded headers in the cache; tokens of one issuer and key have the same header
 
 
@@ -83,6 +87,7 @@ class _Payload(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
     b64data: str | None = None
     meta: msgspec.Raw = msgspec.Raw()
+    caps: list[Cap] | None = None
     override: dict[str, Any] | None = None
 
 
@@ -144,20 +149,26 @@ class TokenVerifier:
         """How often keys were replaced: what was verified before may not be good any more."""
         return self._keyring.changes
 
-    def connection(self, token: str, now: float) -> ConnectionClaims:
+    def connection(self, token: str, now: float, *, late_s: float = 0.0) -> ConnectionClaims:
         """Return the claims of a connection token. `now` is in Unix seconds.
+
+        `late_s`: a token that expired at most so long ago is returned too, with `is_late`. Whether it is revoked is not
+        checked then: the caller must let `Resume` decide.
 
         Raises:
             TokenInvalid: the token is wrong in some way; the log has the reason.
             TokenExpired: only its time is wrong.
+            Unavailable: the keys of auth, or of its issuer, are not known yet.
         """
         with _logged("connection"):
             payload = self._payload(token)
             if payload.channel is not None:
                 raise TokenInvalid("it has `channel`: it is a subscription token")
-            times = self._times(payload, now)
-            session, token_id, issued_at = _revocable(payload)
-            self._check_revoked(_user(payload), session, token_id, issued_at)
+            times = self._times(payload, now, late_s)
+            session, token_id, issued_at = self._revocable(payload, now)
+            is_late = times.exp is not None and times.exp + self.leeway_s <= now
+            if not is_late:
+                self._check_revoked(_user(payload), session, token_id, issued_at)
             subs = payload.subs or {}
             channels = {
                 name: ServerSub(_json(sub.info, sub.b64info), _json(sub.data, sub.b64data), _override(sub.override))
@@ -174,7 +185,19 @@ class TokenVerifier:
                 session=session,
                 token=token_id,
                 issued_at=issued_at,
+                caps=_caps(payload.caps),
+                token_expires_at=times.exp,
+                is_late=is_late,
             )
+
+    def is_foreign(self, token: str) -> bool:
+        """Whether another than auth made a token that was verified.
+
+        That is who has a secret, or an external issuer.
+        """
+        header, payload, _ = token.split(".")
+        issuers = self._keyring.issuers
+        return _header(header).alg in HMAC_BYTES or (bool(issuers) and _claimed_issuer(payload) in issuers)
 
     def subscription(self, token: str, now: float) -> SubscriptionClaims:
         """Return the claims of a subscription token; raise as `connection` does."""
@@ -183,7 +206,7 @@ class TokenVerifier:
             if not payload.channel:
                 raise TokenInvalid("it has no `channel`: it is a connection token")
             times = self._times(payload, now)
-            self._check_revoked(_user(payload), *_revocable(payload))
+            self._check_revoked(_user(payload), *self._revocable(payload, now))
             return SubscriptionClaims(
                 user=_user(payload),
                 channel=payload.channel,
@@ -213,6 +236,8 @@ class TokenVerifier:
         except (PyJWTError, ValueError, msgspec.MsgspecError, RecursionError):
             raise TokenInvalid(_SYNTAX) from None
         if body is None:
+            if keyring.may_still_come(header.alg, issuer):
+                raise Unavailable("the keys are not known yet", retry_after_s=_KEYS_RETRY_S)
             raise TokenInvalid("its signature is of none of our keys")
         try:
             payload = _PAYLOADS.decode(body)
@@ -233,13 +258,25 @@ class TokenVerifier:
         if self._revocations.covers(user=user, session=session, token=token, issued_at=issued_at):
             raise TokenInvalid("it is revoked")
 
-    def _times(self, payload: _Payload, now: float) -> _Times:
+    def _revocable(self, payload: _Payload, now: float) -> tuple[str, str, float | None]:
+        """Return session, id and time of issue of a token: by these it may be revoked.
+
+        A claim of a wrong type counts as absent, because nobody else reads it. The clock of who signed the token may be
+        ahead, and the token would look as if it were issued after a revocation: so it counts as issued by the leeway
+        earlier than it says, and when it is shown at the latest.
+        """
+        issued_at = payload.iat if isinstance(payload.iat, int | float) and not isinstance(payload.iat, bool) else None
+        if issued_at is not None:
+            issued_at = min(issued_at - self.leeway_s, now)
+        return _id(payload.sid), _id(payload.jti), issued_at
+
+    def _times(self, payload: _Payload, now: float, late_s: float = 0.0) -> _Times:
         times = _Times(
             exp=_seconds("exp", payload.exp),
             expire_at=_seconds("expire_at", payload.expire_at),
             nbf=_seconds("nbf", payload.nbf),
         )
-        if times.exp is not None and times.exp + self.leeway_s <= now:
+        if times.exp is not None and times.exp + self.leeway_s + late_s <= now:
             raise TokenExpired("`exp` is past")
         if times.nbf is not None and times.nbf - self._not_before_leeway_s > now:
             raise TokenExpired("`nbf` is ahead: do the clocks agree?")
@@ -276,15 +313,6 @@ def _id(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else ""
-
-
-def _revocable(payload: _Payload) -> tuple[str, str, float | None]:
-    """Return session, id and time of issue of a token: by these it may be revoked.
-
-    A claim of a wrong type counts as absent, because nobody else reads it.
-    """
-    issued_at = payload.iat if isinstance(payload.iat, int | float) and not isinstance(payload.iat, bool) else None
-    return _id(payload.sid), _id(payload.jti), issued_at
 
 
 def _seconds(claim: str, value: float | str | None) -> float | None:
@@ -333,6 +361,13 @@ def _json(raw: msgspec.Raw, encoded: str | None) -> bytes:
     except (binascii.Error, ValueError, InvalidJson):
         raise TokenInvalid("`info`, `data` or `meta`, or its base64 twin, is no JSON that clients can read") from None
     return b"" if text == b"null" else text.replace(b"\n", b"")
+
+
+def _caps(found: list[Cap] | None) -> Grants:
+    try:
+        return read_caps(found or ())
+    except ValueError as error:
+        raise TokenInvalid(f"`caps`: {error}") from None
 
 
 def _override(found: dict[str, Any] | None) -> Override:

@@ -23,6 +23,12 @@ class Subscriber(Protocol):
     def insufficient_state(self, subscription: Subscription) -> None:
         """Handle a gap that can't be repaired; the channel has removed the subscription."""
 
+    def no_longer_member(self, subscription: Subscription) -> None:
+        """End a live subscription of a client that may not read the conversation any more."""
+
+    def presence_over(self, subscription: Subscription) -> None:
+        """Note in presence that a subscription is over."""
+
 
 @dataclass(slots=True, eq=False)
 class Subscription:
@@ -38,13 +44,16 @@ class Subscription:
     recoverable: bool = False
     positioned: bool = False
     wants_joins: bool = False  # joins and leaves of others are pushed to this client
+    asks_joins: bool = False  # it asks for them; they depend on the permission to read presence
     announces: bool = False  # joins and leaves of this client are published
-    presence: bool = False  # the client was put on the roster
     expires_at: float | None = None  # Unix seconds; None: never
     live: bool = False  # the reply has been queued; until then pushes wait in `held`
     held: list[bytes] = field(default_factory=list)  # frames to send behind the reply
     caught_up_to: int = 0  # last offset sent, while the subscription catches up
-    broken: bool = False  # the join has failed: `held` was full, or the log was started again
+    broken: bool = False  # the join has failed: `held` was full, the log was started again, or `ends_at` is set
+    history_from: int = 0  # publications up to this offset are not for the client
+    checked_at: int = 0  # its user was found to be a member at this offset
+    ends_at: int = 0  # the client may have nothing above this offset, and the subscription ends there; 0: it goes on
 
     def __post_init__(self) -> None:
         self.encoder = self.session.encoder if self.delta is None else self.delta.full

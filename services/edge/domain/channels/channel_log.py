@@ -16,6 +16,9 @@ ring, so that a client that was away for a short time recovers without a read of
    (`Need.RESYNC`).
 5. The ring has no holes and ends at `delivered`. `since` answers only if it has everything that was asked for. For a
    `hot` log it answers nothing that the log itself may have dropped by now (`ttl_s`).
+6. Behind a publication that erases something (`ERASES`) the ring begins anew, and no read puts back what is before it:
+   the erasing of many publications goes on for a while, and nothing says when it has ended. What raced with it, such as
+   an edit that was numbered behind the delete of its message, is erased a moment later: so it leaves the ring then.
 
 **Example.** `delivered` is 5. Pub/sub brings 8: it is buffered, and a repair is due. The read after 5 finds 6 and 7.
 `repaired` returns 6, 7 and, from the buffer, 8. If pub/sub brings 7 afterwards, it is dropped.
@@ -35,6 +38,9 @@ from collections.abc import Sequence
 
 from services.edge.domain.model import Publication, StreamPosition
 
+ERASES = 4  # in `Publication.flags`: something before it is erased from the log
+_SETTLED_S = 10.0  # after which what raced with such a publication is erased, too
+
 
 class Need(enum.Enum):
     """What the caller must do next."""
@@ -47,12 +53,13 @@ class Need(enum.Enum):
 class ChannelLog:
     """Order of one log, and the ring of its last publications.
 
-    `delivered` is the last offset handed out. `forgotten` counts calls of `forget`.
+    `delivered` is the last offset handed out. `forgotten` counts calls of `forget` and `forget_before`.
     """
 
     __slots__ = (
         "_buffer",
         "_buffer_size",
+        "_erased_s",
         "_ring",
         "_ring_bytes",
         "_ring_max_bytes",
@@ -82,12 +89,13 @@ class ChannelLog:
         self._ring: deque[Publication] = deque()
         self._ring_sizes: deque[int] = deque()  # bytes of each publication in the ring
         self._ring_bytes = 0  # the sum of `_ring_sizes`
+        self._erased_s = math.inf  # time of the last one that erases; infinite: all is settled
         self._ring_size = ring_size
         self._ttl_s = ttl_s
         self._ring_max_bytes = ring_max_bytes
         self._buffer: dict[int, Publication] = {}  # publications behind a gap, by offset
         self._buffer_size = buffer_size
-        self.forgotten = 0  # calls of `forget`
+        self.forgotten = 0  # calls of `forget` and `forget_before`
 
     def message(self, epoch: str, publication: Publication) -> tuple[list[Publication], Need]:
         """Take a publication from pub/sub.
@@ -137,6 +145,9 @@ class ChannelLog:
             return []
         if self._ring and now_s - self._ring[-1].time_ms / 1000 >= self._ttl_s:
             self.forget()  # the log may have expired: only a read can tell
+        if now_s - self._erased_s >= _SETTLED_S:
+            self._erased_s = math.inf
+            self.forget()
         if not self._ring or self._ring[0].offset > offset + 1:
             return None
         skip = offset + 1 - self._ring[0].offset
@@ -146,9 +157,11 @@ class ChannelLog:
         """Put publications that a read found at the front of the ring.
 
         They are in ascending order. As many as there is room for are taken, beginning with the newest one that the ring
-        does not have.
+        does not have, and none that is before one that erases.
         """
         first = self._ring[0].offset if self._ring else self.delivered + 1
+        if self._ring and self._ring[0].flags & ERASES:
+            return
         for publication in reversed(publications):
             if publication.offset >= first:
                 continue
@@ -161,6 +174,8 @@ class ChannelLog:
             self._ring_sizes.appendleft(size)
             self._ring_bytes += size
             first = publication.offset
+            if publication.flags & ERASES:
+                return
 
     def forget(self) -> None:
         """Empty the ring, because the log's history was removed or may have expired."""
@@ -169,6 +184,16 @@ class ChannelLog:
         self._ring_sizes.clear()
         self._ring_bytes = 0
 
+    def forget_before(self, offset: int) -> None:
+        """Take what is before an offset out of the ring: some of it was erased.
+
+        A read that began earlier does not put it back.
+        """
+        self.forgotten += 1
+        while self._ring and self._ring[0].offset < offset:
+            self._ring.popleft()
+            self._ring_bytes -= self._ring_sizes.popleft()
+
     @property
     def position(self) -> StreamPosition:
         """Position of the last publication handed out: where a new subscriber begins."""
@@ -176,6 +201,8 @@ class ChannelLog:
 
     def _accept(self, publication: Publication) -> None:
         self.delivered = publication.offset
+        if publication.flags & ERASES:
+            self._erased_s = publication.time_ms / 1000
         size = publication.size
         self._ring.append(publication)
         self._ring_sizes.append(size)

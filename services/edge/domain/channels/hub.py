@@ -41,17 +41,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from services.edge.domain.channels.channel import Channel, Subscription
-from services.edge.domain.channels.channel_log import ChannelLog, Need
-from services.edge.domain.channels.delta_channel import DeltaChannel
+from services.edge.domain.channels.channel_log import ERASES, ChannelLog, Need
+from services.edge.domain.channels.conversation_channel import kind_of
 from services.edge.domain.channels.log_reader import LogReader, read_backoff
+from services.edge.domain.channels.presence_events import PresenceEvents
 from services.edge.domain.channels.time_tag import tag_times
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker
-from services.edge.domain.replies import JoinPush, LeavePush
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import DELIVERY_SECONDS
 from services.shared.errors import Busy, ThalamusError, Unavailable
-from services.shared.namespaces import Delta, Durability, Namespace
+from services.shared.namespaces import Durability, Namespace
 from services.shared.process.single_flight import SingleFlight
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Hub:
         self._now = now
         self._wall = wall
         self._channels: dict[str, Channel] = {}
+        self.presence_events = PresenceEvents(self._channels, now)
         self._opening = SingleFlight[Channel]()
         self._early: dict[str, list[tuple[str, Publication]]] = {}  # arrived while the channel was being opened
         self._unused: dict[str, float] = {}  # channel → since when it has no subscribers, monotonic seconds
@@ -134,8 +135,7 @@ class Hub:
             self._early.pop(name, None)
             self._spawn(self._unsubscribe_if_closed(name))
             raise
-        kind = Channel if namespace.delta is Delta.OFF else DeltaChannel
-        channel = kind(name, namespace, log, join_buffer_size=self._settings.join_buffer_size)
+        channel = kind_of(namespace)(name, namespace, log, join_buffer_size=self._settings.join_buffer_size)
         self._channels[name] = channel
         self._unused[name] = self._now()  # until the first subscription joins
         for epoch, publication in self._early.pop(name):
@@ -232,18 +232,20 @@ class Hub:
         view.fan_out(publications)
         now_s = self._wall()
         for publication in publications:
+            if publication.flags & ERASES and view.log is not None:
+                view.log.forget_before(publication.offset)
+                self._reader.forget_channel(view.name)
             if publication.time_ms:
                 DELIVERY_SECONDS.observe(max(0.0, now_s - publication.time_ms / 1000))
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
-        view = self._channels.get(channel)
-        if view is not None:
-            view.announce_joins([JoinPush(channel, info) for info in infos])
+        self.presence_events.joined(channel, infos)
+
+    def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None:
+        self.presence_events.updated(channel, infos)
 
     def left(self, channel: str, info: ClientInfo) -> None:
-        view = self._channels.get(channel)
-        if view is not None:
-            view.announce_leave(LeavePush(channel, info))
+        self.presence_events.left(channel, info)
 
     def was_reset(self, channel: str, epoch: str) -> None:
         view = self._channels.get(channel)

@@ -15,7 +15,8 @@ need it, and bounds the reads.
    the lowest offset that any of the clients has. What was found goes into the channel's ring, for those who come later.
 4. A page (`page`) ends at a multiple of `recovery_limit`, or earlier if it has 64 KiB. So clients that catch up in one
    channel meet at the same offsets and share pages. Pages of `stored` logs may be shared until a history is removed,
-   those of `hot` logs for one second, because the log may have been trimmed since.
+   those of `hot` logs for one second, because the log may have been trimmed since, and those of conversations for one
+   second, because something may have been erased that this edge has not heard of yet.
 5. At most `max_reads` run at the same time, for `hot` and `stored` channels each. A read waits 2.5 s at most for its
    turn, and if too many wait, it is refused at once (`Busy`). Reads of newest positions are not bounded here.
 
@@ -51,7 +52,7 @@ from services.shared.process.single_flight import SingleFlight
 
 _TURN_S = 2.5  # longest wait for a read slot, seconds
 PAGE_BYTES = 65_536  # publications of one page for a client that catches up; one publication may be larger
-_FRESH_S = 1.0  # how long a page of a `hot` log may be shared, seconds
+_FRESH_S = 1.0  # how long a page of a `hot` log or a conversation may be shared, seconds
 _PAUSE_S = (0.1, 1.0)  # first and longest pause before a failed read is repeated, seconds
 Page = TypeVar("Page")
 
@@ -215,11 +216,11 @@ class LogReader:
         """
         key = (channel, log.epoch, offset)
         now = asyncio.get_running_loop().time()
-        is_stored = namespace.durability is Durability.STORED
-        known = self._pages.get(key, -math.inf if is_stored else now - _FRESH_S)  # `hot`: may have been trimmed since
+        lasts = namespace.durability is Durability.STORED and not namespace.conversations
+        known = self._pages.get(key, -math.inf if lasts else now - _FRESH_S)
         if known is not None:
             return known
-        edition = self._pages.edition
+        edition = self._pages.edition(channel)
         found = await self._once(("page", edition, *key), namespace, lambda: self._page(channel, namespace, offset))
         if found is None or found.top.epoch != log.epoch:
             return None
@@ -249,13 +250,25 @@ class LogReader:
         """Drop all cached pages, because a history was removed."""
         self._pages.clear()
 
+    def forget_channel(self, channel: str) -> None:
+        """Drop the cached pages of a channel, because something was erased from it."""
+        self._pages.drop(channel)
+
     async def history(
-        self, channel: str, namespace: Namespace, *, limit: int, since: StreamPosition | None, reverse: bool
+        self,
+        channel: str,
+        namespace: Namespace,
+        *,
+        limit: int,
+        since: StreamPosition | None,
+        reverse: bool,
+        above: int = 0,
     ) -> HistoryPage:
         """Return one page of a channel's history (wire protocol, 11.2).
 
         Args:
             limit: Largest number of publications, not above the settings' limit; 0 asks for the newest position only.
+            above: What stands up to this offset is left out.
 
         Raises:
             ThalamusError: 107 for offset 0 with `reverse`, 112 if `since` has another epoch than the log.
@@ -263,6 +276,8 @@ class LogReader:
         if since is not None and reverse and since.offset == 0:
             raise ThalamusError("since.offset must be above 0 with reverse", ErrorCode.BAD_REQUEST)
         offset = since.offset if since else 0
+        if not reverse:
+            offset = max(offset, above)
         if limit == 0:
             page = HistoryPage([], await self.top(channel, namespace))
         elif namespace.durability is Durability.STORED:
@@ -288,6 +303,8 @@ class LogReader:
         if since is not None and since.epoch and since.epoch != page.top.epoch:
             raise ThalamusError(code=ErrorCode.UNRECOVERABLE_POSITION)
         publications = within(page.publications, self._settings.reply_max_bytes)
+        if above and reverse:
+            publications = [one for one in publications if one.offset > above]
         tag_times(namespace, publications)
         return HistoryPage(publications, page.top)
 

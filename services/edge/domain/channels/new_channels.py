@@ -6,11 +6,10 @@ Decision: docs/decisions/0027-channels-that-nobody-used-before.md.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from services.edge.domain.channels.log_reader import LogReader
-from services.edge.domain.token_bucket import TokenBucket
+from services.edge.domain.limits.rates import Rates
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.namespaces import Durability, Namespace
 
@@ -26,8 +25,8 @@ class NewChannels:
     """
 
     def __init__(self, reader: LogReader, per_minute: int, now: Callable[[], float]) -> None:
-        self._reader, self._per_minute, self._now = reader, per_minute, now
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._reader = reader
+        self._rates = Rates(per_minute / _MINUTE_S, per_minute, now, max_names=_USERS) if per_minute else None
         self._seen: set[str] = set()
 
     def has_seen(self, channel: str) -> bool:
@@ -39,12 +38,18 @@ class NewChannels:
 
         Takes a token if the channel has a log and was not accepted lately.
         """
-        if not self._per_minute or namespace.durability is Durability.NONE or channel in self._seen:
-            return True
-        taken = self._bucket(who).take(self._now())
-        if taken:
+        return not self._wait_s(who, channel, namespace)
+
+    def _wait_s(self, who: str, channel: str, namespace: Namespace) -> float:
+        """Do as `try_admit`; return 0, or the seconds until there is a token."""
+        if self._rates is None or namespace.durability is Durability.NONE or channel in self._seen:
+            return 0.0
+        if namespace.conversations:  # persistence begins them; here it would tell whether one exists
+            return 0.0
+        wait_s = self._rates.take(who)
+        if not wait_s:
             self._note(channel)
-        return taken
+        return wait_s
 
     async def admit(self, who: str, channel: str, namespace: Namespace) -> None:
         """Accept the channel; if the user has no token left, check first that it exists.
@@ -52,10 +57,10 @@ class NewChannels:
         Raises:
             ThalamusError: 111 if it does not exist, 100 if Redis or the store does not answer.
         """
-        if self.try_admit(who, channel, namespace):
+        wait_s = self._wait_s(who, channel, namespace)
+        if not wait_s:
             return
         if not await self._reader.has_begun(channel, namespace):
-            wait_s = self._bucket(who).retry_after_s()
             raise ThalamusError("too many new channels", ErrorCode.TOO_MANY_REQUESTS, retry_after_s=wait_s)
         self._note(channel)
 
@@ -63,13 +68,3 @@ class NewChannels:
         if len(self._seen) >= _CHANNELS:
             self._seen.clear()
         self._seen.add(channel)
-
-    def _bucket(self, who: str) -> TokenBucket:
-        bucket = self._buckets.get(who)
-        if bucket is None:
-            if len(self._buckets) >= _USERS:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[who] = TokenBucket(self._per_minute / _MINUTE_S, self._per_minute, self._now())
-        else:
-            self._buckets.move_to_end(who)
-        return bucket

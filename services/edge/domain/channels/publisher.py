@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from services.edge.domain.channels.backlog import Backlog
 from services.edge.domain.channels.data_format import checked_data
 from services.edge.domain.channels.publish_admission import PublishAdmission
+from services.edge.domain.chat.ports import Chat, NoChat
+from services.edge.domain.chat.refusal_time import wait_s
 from services.edge.domain.model import AppendResult, ClientInfo, Publication, StreamPosition
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.edge.domain.timings import ACK_SECONDS
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
-from services.shared.namespaces import Durability, Namespace, Namespaces
+from services.shared.namespaces import ChannelEvent, Durability, Namespace, Namespaces
 from services.shared.process.metrics import Buckets
 
 logger = logging.getLogger(__name__)
@@ -42,9 +44,12 @@ class Publisher:
         namespaces: Namespaces,
         settings: Settings,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        chat: Chat | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
+        self._chat = chat or NoChat()
         self._namespaces = namespaces
         self._settings = settings
         self.monotonic = monotonic
@@ -55,9 +60,15 @@ class Publisher:
         self._ids = _RandomIds()
 
     def backlog_of(self, channel: str) -> Backlog | None:
-        """Return the backlog of the channel's log; None if the channel has no namespace."""
+        """Return the backlog of the channel's log.
+
+        None if the channel has no namespace, or a hook sees its publications: they wait for the hook first, and are
+        admitted behind it.
+        """
         namespace = self._namespaces.find(channel)
-        return None if namespace is None else self._backlog(namespace.durability)
+        if namespace is None or namespace.publish_hook:
+            return None
+        return self._backlog(namespace.durability)
 
     def _backlog(self, durability: Durability) -> Backlog:
         return self.admission.store if durability is Durability.STORED else self.admission.redis
@@ -121,7 +132,8 @@ class Publisher:
 
         Raises:
             ThalamusError: 107 for data that is not what the namespace takes (see `data_format`) or a key that is not
-                allowed, 106 for too much data, or too many or too long tags.
+                allowed, 106 for too much data, or too many or too long tags; 108 for what is not to be kept of a
+                conversation.
             Unavailable: the log does not answer at the moment.
             Busy: overload; nothing was done.
         """
@@ -130,10 +142,12 @@ class Publisher:
         if size > namespace.max_data_bytes:
             raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
         if tags:
-            size += _checked_tags(tags, namespace.max_data_bytes - size)
+            size += checked_tags(tags, namespace.max_data_bytes - size)
         if key and len(key.encode("utf-8", "surrogatepass")) > self._settings.idempotency_key_max_bytes:
             raise ThalamusError("idempotency key too long", ErrorCode.BAD_REQUEST)
         publication = Publication(data, info, tags or {}, self._ids.next(), exclude_client, time_ms)
+        if not keep and namespace.conversations:
+            raise ThalamusError("every event of a conversation is kept", ErrorCode.NOT_AVAILABLE)
         durability = namespace.durability if keep else Durability.NONE
         backlog, now = self._backlog(durability), self.monotonic()
         if not (admitted or self.admission.admit(backlog, size, now)):
@@ -147,6 +161,17 @@ class Publisher:
         """Return the error for a publication that is refused because of overload."""
         return Busy("too many publications wait")
 
+    def refuse(self, settle: Callable[[Outcome], None], error: ThalamusError, took_s: float) -> None:
+        """Give the outcome of a publication that failed.
+
+        That somebody may not publish is said by conversations alone, in their time.
+        """
+        if error.code is not ErrorCode.PERMISSION_DENIED:
+            settle(error)
+            return
+        delay_s = wait_s(self._settings.refusal_step_s, took_s)
+        asyncio.get_running_loop().call_later(delay_s, settle, error)
+
     def _hand_over(
         self,
         channel: str,
@@ -159,6 +184,8 @@ class Publisher:
         if durability is Durability.NONE:
             return self._announce(channel, publication)
         stored = durability is Durability.STORED
+        if stored and namespace.conversations:
+            return self._chat.append(channel, publication, key_user=key_user, key=key, namespace=namespace)
         log: Broker | Store = self._store if stored else self._broker
         return log.append(
             channel,
@@ -167,6 +194,7 @@ class Publisher:
             key=key or (publication.id.hex() if stored else ""),
             history_size=namespace.history_size,
             history_ttl_s=namespace.history_ttl_s,
+            feed=bool(namespace.events) and ChannelEvent.PUBLICATION in namespace.events,
         )
 
     async def _announce(self, channel: str, publication: Publication) -> AppendResult:
@@ -174,7 +202,7 @@ class Publisher:
         return _NO_POSITION
 
 
-def _checked_tags(tags: dict[str, str], most: int) -> int:
+def checked_tags(tags: dict[str, str], most: int) -> int:
     """Return the bytes of the tags.
 
     Raises:
@@ -252,4 +280,4 @@ class _Waiting:
         if not isinstance(error, ThalamusError):
             logger.error("publishing failed", exc_info=error)
             error = ThalamusError()
-        self._settle(error)
+        publisher.refuse(self._settle, error, took_s)

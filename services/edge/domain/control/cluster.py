@@ -1,17 +1,18 @@
 """Executes an operation on every edge and collects the replies.
 
-Questions (channels, info) go to the edges that are connected at that moment. Control commands (disconnect, unsubscribe
-and so on) are also kept in the control log, so that an edge that missed one executes it later. The module `command_log`
-has the design of the latter.
+Questions (channels, info, connections) go to the edges that are connected at that moment. Control commands
+(disconnect, unsubscribe and so on) are also kept in the control log, so that an edge that missed one executes it later.
+The module `command_log` has the design of the latter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -33,7 +34,7 @@ class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Message of the control channel and of the control log.
 
     A request has `op`, the name of the operation, and `args`. A reply has `to`, the id of the edge that asked, and
-    `result` or `error`.
+    `result` or `error`. `quiet`: nobody waits for replies, and none is sent.
     """
 
     id: str
@@ -43,6 +44,14 @@ class _Message(msgspec.Struct, kw_only=True, omit_defaults=True):
     to: str = ""
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: int = 0
+    quiet: bool = False
+
+
+class Answers(NamedTuple):
+    """What edges answered to a question, and how many edges did not."""
+
+    answers: list[dict[str, Any]]
+    unanswered: int
 
 
 class _Survey:
@@ -80,6 +89,22 @@ class Cluster:
             Busy: too many operations wait for replies; nothing was done.
             ThalamusError: an edge refused it.
         """
+        answers, missing = await self._survey(operation)
+        if missing:
+            raise Unavailable(f"{missing} of {len(answers) + missing} edges did not answer")
+        return answers
+
+    async def ask(self, question: Question, *, partial: bool) -> Answers:
+        """Ask every edge.
+
+        `partial`: go on without those that do not answer in time, or fail. Raises as `everywhere` does otherwise.
+        """
+        if not partial:
+            return Answers(await self.everywhere(question), 0)
+        return Answers(*await self._survey(question, partial=True))
+
+    async def _survey(self, operation: Operation, *, partial: bool = False) -> tuple[list[dict[str, Any]], int]:
+        """Return the answers that came in time, and how many others there are."""
         if len(self._surveys) >= _MAX_RUNNING:
             raise Busy("too many operations wait for replies")
         survey = _Survey()
@@ -95,20 +120,39 @@ class Cluster:
             survey.expected = await send(msgspec.json.encode(question))
             survey.check()
             if survey.expected:
-                async with asyncio.timeout(_REPLY_S):
-                    await survey.done.wait()
-        except TimeoutError:
-            raise Unavailable("an edge did not answer") from None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_REPLY_S):
+                        await survey.done.wait()
         finally:
             del self._surveys[question.id]
         if not survey.expected:
             raise Unavailable("no edge receives the control channel")
+        answers, failed = [], 0
         for reply in survey.by_sender.values():
-            if reply.error == ErrorCode.TOO_MANY_REQUESTS:
-                raise Unavailable("an edge had too much to do; others may have executed it")
-            if reply.error:
+            if reply.error == ErrorCode.TOO_MANY_REQUESTS or (reply.error and partial):
+                failed += 1
+            elif reply.error:
                 raise ThalamusError(code=ErrorCode(reply.error))
-        return [msgspec.json.decode(reply.result) for reply in survey.by_sender.values()]
+            else:
+                answers.append(msgspec.json.decode(reply.result))
+        return answers, max(survey.expected - len(survey.by_sender), 0) + failed
+
+    async def tell(self, command: Operation) -> None:
+        """Have every edge execute a control command; return once it is in the control log.
+
+        Nobody replies.
+
+        Raises:
+            Unavailable: Redis does not answer; the edges may execute it nevertheless.
+        """
+        message = _Message(
+            id=os.urandom(12).hex(),
+            sender=self._node.edge_id,
+            op=type(command).__name__,
+            args=msgspec.Raw(msgspec.json.encode(command)),
+            quiet=True,
+        )
+        await self._log.append(msgspec.json.encode(message))
 
     def on_control(self, payload: bytes) -> None:
         """Take a question or a reply from the control channel.
@@ -148,8 +192,9 @@ class Cluster:
         """Close connections because commands before `command` were missed and are gone.
 
         Nobody knows which clients they were for. So every connection that was open when the last of them was appended
-        is closed. The clients reconnect, and their tokens are checked again.
+        is closed. The clients reconnect, and their tokens are checked again. Profiles are read anew.
         """
+        self._node.profiles.clear()
         last = self._node.clock.monotonic_at((command.previous[0] + 1) / 1000)
         ended = [session for session in self._node.clients.values() if session.opened_at < last]
         if ended:
@@ -158,7 +203,7 @@ class Cluster:
                 extra={"sessions_ended": len(ended)},
             )
         for session in ended:
-            session.disconnect(EndReason.INSUFFICIENT_STATE)
+            session.disconnect(EndReason.INSUFFICIENT_STATE, by_backend=True)  # it may have been one of these
 
     def _receive_reply(self, message: _Message) -> None:
         survey = self._surveys.get(message.id) if message.to == self._node.edge_id else None
@@ -177,6 +222,8 @@ class Cluster:
             reply.error = int(ErrorCode.INTERNAL)
         finally:
             self._running -= 1
+        if question.quiet:
+            return
         try:
             if question.sender == self._node.edge_id:
                 self._receive_reply(reply)

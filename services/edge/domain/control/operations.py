@@ -8,31 +8,28 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from services.edge.domain import commands as c
+from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.claims import Override
-from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.access.revocations import Revocation, Revocations, RevokedKind
 from services.edge.domain.channels.data_format import can_use
+from services.edge.domain.control import connections, presence
+from services.edge.domain.control.connections import Connections
+from services.edge.domain.control.presence import EnterPresence, LeavePresence, UpdatePresence
+from services.edge.domain.control.targets import Target, sessions_of
 from services.edge.domain.ends import EndReason
 from services.edge.domain.replies import RefreshPush, SubscribePush
 from services.edge.domain.session.command_runner import State
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish
 from services.edge.domain.session.node import Node
-from services.edge.domain.session.session import Session
+from services.edge.domain.session.withdrawal import grants_changed
 from services.shared.errors import ThalamusError, UnsubscribeCode
 
 NO_CODE = 3503  # of `Disconnect`, on the control channel and in the server API: no code of the backend's own
-
-
-class Target(msgspec.Struct, kw_only=True):
-    """Selects clients: all clients of a user, or the one with the id `client`."""
-
-    user: str
-    client: str = ""
 
 
 class Disconnect(Target):
@@ -40,7 +37,7 @@ class Disconnect(Target):
 
     code: int = NO_CODE
     reason: str = ""
-    whitelist: list[str] = []
+    whitelist: list[str] = msgspec.field(default_factory=list)
 
 
 class Revoke(Target):
@@ -80,7 +77,7 @@ class Subscribe(Target):
     data: bytes = b""
     expire_at: float = 0.0
     recover_since: WirePosition | None = None
-    override: dict[str, bool] = {}
+    override: dict[str, bool] = msgspec.field(default_factory=dict)
 
 
 class Refresh(Target):
@@ -103,17 +100,47 @@ class Info(msgspec.Struct):
     """Asks for the statistics of the edge."""
 
 
+class GrantsChanged(msgspec.Struct):
+    """Has edges read the stored grants of a user again.
+
+    They end what the grants no longer permit.
+    """
+
+    user: str
+
+
+class SetUser(msgspec.Struct):
+    """Says that a user was disabled, until auth says so too.
+
+    `version`: see `Revocations`; 0: of an edge or an auth of before. `disabled` False ends
+    no refusal, which only auth does: edges read the profile anew.
+    """
+
+    user: str
+    disabled: bool
+    version: int = 0
+
+
+class ProfilesChanged(msgspec.Struct):
+    """Says which profiles have changed: users, and the versions that they have now.
+
+    0: any. Nobody answers it. Edges of before log a warning, and have no profiles.
+    """
+
+    versions: dict[str, int]
+
+
 class ForgetHistory(msgspec.Struct):
     """Empties what edges cache of the channel's log, because its history was removed."""
 
     channel: str
 
 
-Question = Channels | Info
-Operation = Disconnect | Revoke | Unsubscribe | Subscribe | Refresh | ForgetHistory | Question
-OPERATIONS: dict[str, type[Operation]] = {
-    kind.__name__: kind for kind in (Disconnect, Revoke, Unsubscribe, Subscribe, Refresh, ForgetHistory, Channels, Info)
-}
+Question = Channels | Info | Connections
+_Command = Disconnect | Revoke | Unsubscribe | Subscribe | Refresh | EnterPresence | UpdatePresence | LeavePresence
+_News = GrantsChanged | ForgetHistory | SetUser | ProfilesChanged
+Operation = _Command | _News | Question
+OPERATIONS: dict[str, type[Operation]] = {kind.__name__: kind for kind in get_args(Operation)}
 
 
 async def execute(node: Node, operation: Operation, before: float = math.inf) -> dict[str, Any]:
@@ -134,10 +161,26 @@ async def execute(node: Node, operation: Operation, before: float = math.inf) ->
             return await _subscribe(node, operation, before)
         case Refresh():
             return _refresh(node, operation, before)
+        case EnterPresence() | UpdatePresence() | LeavePresence():
+            return await presence.execute(node, operation, before)
+        case GrantsChanged():
+            await grants_changed(node, operation.user)
+            return {}
+        case SetUser():
+            if operation.disabled:
+                node.revocations.add_disabled(operation.user, operation.version)
+            node.profiles.changed(operation.user)
+            return {"clients": end_disabled(node, operation.user)}
+        case ProfilesChanged():
+            for user, version in operation.versions.items():
+                node.profiles.changed(user, version)
+            return {}
         case Channels():
             return {name: len(ch) for name, ch in node.hub.channels.items() if len(ch) and _matches(name, operation)}
         case Info():
             return _info(node)
+        case Connections():
+            return connections.find(node, operation)
         case ForgetHistory():
             channel = node.hub.channels.get(operation.channel)
             if channel is not None and channel.log is not None:
@@ -150,19 +193,9 @@ def _matches(name: str, operation: Channels) -> bool:
     return not operation.pattern or fnmatch.fnmatchcase(name, operation.pattern)
 
 
-def _sessions(node: Node, target: Target, before: float) -> Iterable[Session]:
-    of_user = node.users.get(target.user, {})
-    if target.client:
-        one = of_user.get(target.client)
-        found = [one] if one else []
-    else:
-        found = list(of_user.values())
-    return [session for session in found if session.opened_at < before]
-
-
 def _disconnect(node: Node, operation: Disconnect, before: float) -> dict[str, Any]:
     count = 0
-    for session in _sessions(node, operation, before):
+    for session in sessions_of(node, operation, before):
         if session.client not in operation.whitelist:
             code = 0 if operation.code == NO_CODE else operation.code
             session.disconnect(EndReason.DISCONNECTED, code, operation.reason)
@@ -208,9 +241,26 @@ def end_revoked(node: Node, entries: Iterable[Revocation], *, user: str = "") ->
     return len(ended)
 
 
+def take_disabled(node: Node, digests: Iterable[bytes] | None, version: int) -> None:
+    """Take what auth says of disabled users, see `Revocations`; close connections."""
+    if node.revocations.set_disabled(digests, version, now=node.clock.monotonic()):
+        for user in node.revocations.disabled_among(node.users):
+            end_disabled(node, user)
+
+
+def end_disabled(node: Node, user: str) -> int:
+    """Close the connections of a user who is disabled; return how many."""
+    if not node.revocations.is_disabled(user):
+        return 0
+    ended = list(node.users.get(user, {}).values())
+    for session in ended:
+        session.disconnect(EndReason.DISCONNECTED)
+    return len(ended)
+
+
 async def _unsubscribe(node: Node, operation: Unsubscribe, before: float) -> dict[str, Any]:
     count = 0
-    for session in _sessions(node, operation, before):
+    for session in sessions_of(node, operation, before):
         subscription = session.subscriptions.get(operation.channel)
         if subscription is not None:
             session.end_subscription(subscription, UnsubscribeCode.SERVER)
@@ -226,7 +276,7 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
     namespace = find_namespace(node.namespaces, operation.channel, node.settings.channel_max_bytes)
     since = operation.recover_since
     count = refused = 0
-    for session in _sessions(node, operation, before):
+    for session in sessions_of(node, operation, before):
         if session.state is not State.OPEN:
             continue
         if operation.channel in session.subscriptions:
@@ -272,13 +322,13 @@ async def _subscribe(node: Node, operation: Subscribe, before: float) -> dict[st
 
 def _refresh(node: Node, operation: Refresh, before: float) -> dict[str, Any]:
     count = 0
-    for session in _sessions(node, operation, before):
+    for session in sessions_of(node, operation, before):
         if session.state is not State.OPEN:
             continue
         if operation.expired:
-            session.disconnect(EndReason.EXPIRED)
+            session.disconnect(EndReason.EXPIRED, by_backend=True)
         else:
-            ttl = session.deadlines.set_expiry(operation.expire_at or None)
+            ttl = session.deadlines.set_expiry(operation.expire_at or None, by_backend=True)
             session.push(RefreshPush(expires=session.deadlines.expires_at is not None, ttl=ttl))
         count += 1
     return {"clients": count}

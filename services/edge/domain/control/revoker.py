@@ -10,8 +10,8 @@ edge that was cut off must know of it before it delivers anything new.
 2. Each edge keeps the whole list in memory: a connect asks nobody.
 3. The list is read, from where this edge is, before a new connection to Redis is used for anything else, and every 2 s.
    So an edge that was cut off has it before anything new of Redis reaches its clients.
-4. An entry is kept a minute and the leeway of tokens longer than its tokens could be good, by the clock of Redis: the
-   clock of who signs them may be ahead.
+4. An entry is kept longer than its tokens could be good, by the clock of Redis: a minute, since the clock of who signs
+   them may be ahead, the leeway of tokens, and the 120 s for which an expired token may be good to resume.
 5. Of each new incarnation of Redis the whole list is read: it may have lost entries. The edges append again what it has
    lost, in random order, and leave out what others have appended meanwhile.
 6. If the list is full, the connections are closed nevertheless.
@@ -32,9 +32,11 @@ from collections.abc import Iterable
 
 from services.edge.domain.access.revocations import MAX_REVOCATIONS, Revocation, RevokedKind
 from services.edge.domain.control.cluster import Cluster
+from services.edge.domain.control.granter import Granter
 from services.edge.domain.control.operations import Revoke, end_revoked
 from services.edge.domain.ports import RevocationLog
 from services.edge.domain.session.node import Node
+from services.edge.domain.settings import MAX_RESUME_S
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,18 @@ _CLOCKS_S = 60.0  # by which clocks of issuers may be ahead, seconds
 class Revoker:
     """Makes revocations, and takes those of other edges: a `RevocationListener`."""
 
-    def __init__(self, node: Node, cluster: Cluster, log: RevocationLog, *, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self,
+        node: Node,
+        cluster: Cluster,
+        log: RevocationLog,
+        *,
+        granter: Granter | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        """Take the parts of the edge; `granter` hears of the entries about grants."""
         self._node = node
+        self._granter = granter
         self._cluster = cluster
         self._log = log
         self._poll_s = poll_s
@@ -69,7 +81,7 @@ class Revoker:
             ThalamusError: 106, the list is full: the connections are closed, but the tokens stay good.
         """
         now = self._node.clock.wall()
-        kept_s = ttl_s + self._node.verifier.leeway_s + _CLOCKS_S
+        kept_s = ttl_s + self._node.verifier.leeway_s + MAX_RESUME_S + _CLOCKS_S
         is_full = len(self._node.revocations) >= MAX_REVOCATIONS
         entry = Revocation(kind=kind, id=name, at=now, until=0.0 if is_full else now + kept_s)
         if not is_full:
@@ -90,19 +102,31 @@ class Revoker:
         if is_full:
             raise ThalamusError("too many revocations are kept", ErrorCode.LIMIT_EXCEEDED)
 
-    def take(self, entries: Iterable[Revocation]) -> None:
+    def take(self, entries: Iterable[Revocation], *, first: bool = False) -> None:
         """Refuse the tokens of these entries from now on, and close their connections."""
-        new = []
+        new, grants = [], []
         for entry in entries:
+            if entry.kind is RevokedKind.GRANTS:
+                grants.append(entry)
+                continue
             self._lost.pop((entry.kind, entry.id), None)
             if entry.until > self._node.clock.wall() and self._node.revocations.add(entry):
                 new.append(entry)
         if new:
             end_revoked(self._node, new)
+        if self._granter is not None:
+            self._granter.heard(grants, first=first)
+
+    def was_read(self, took_s: float) -> None:
+        """Note that everything is taken that was in the list `took_s` seconds ago."""
+        if self._granter is not None:
+            self._granter.list_was_read(took_s)
 
     def lost(self) -> None:
         """Note that Redis may have lost entries; what it still has is taken after this."""
         self._lost = {(entry.kind, entry.id): entry for entry in self._node.revocations}
+        if self._granter is not None:
+            self._granter.all_may_have_changed()
 
     async def run(self) -> None:
         """Read the list every 2 s, until cancelled."""

@@ -43,12 +43,14 @@ from typing import TYPE_CHECKING, Any, cast
 from services.edge.domain import commands as c
 from services.edge.domain.channels.publisher import Outcome
 from services.edge.domain.connections import Connection
+from services.edge.domain.conversations.calls import ChatRefused
 from services.edge.domain.ends import Disconnect, EndReason
+from services.edge.domain.hooks.model import CommandRefused
 from services.edge.domain.replies import ErrorResult, PublishResult, Result
 from services.edge.domain.session.command_queue import CommandQueue
 from services.edge.domain.session.first_step import run_until_it_waits
 from services.edge.domain.session.handlers import handle
-from services.edge.domain.session.handlers.publish import begin_publish, try_admit_channel
+from services.edge.domain.session.handlers.publish import MustWait, begin_publish, can_begin
 from services.edge.domain.session.node import Node
 from services.edge.domain.session.timers import NEVER
 from services.edge.domain.token_bucket import TokenBucket
@@ -194,7 +196,8 @@ class CommandRunner:
             self._busy = True
             request = command.request
             if type(request) is c.Publish and (
-                request.channel in self.node.hub.channels or try_admit_channel(cast("Session", self), request)
+                (request.channel in self.node.hub.channels and self.node.publish_limit is None)
+                or can_begin(cast("Session", self), request)
             ):
                 self._publish(command, request)
                 continue
@@ -329,6 +332,9 @@ class CommandRunner:
         try:
             session: Session = self  # type: ignore[assignment]  # a cast costs a call for every publication
             begin_publish(session, request, partial(self._published, command))
+        except MustWait:
+            context = copy_context()
+            self.node.spawn(self._run_and_go_on(self._run(command), copy_context()), context=context)
         except Exception as error:
             self._busy = False
             self._failed(command, error)
@@ -358,4 +364,8 @@ class CommandRunner:
         counts = self.node.counters.errors
         counts[error.code] = counts.get(error.code, 0) + 1
         retry_ms = math.ceil(error.retry_after_s * 1000)
-        return ErrorResult(error.code, error.code.message, error.code.temporary, retry_ms)
+        if isinstance(error, CommandRefused):
+            refusal = error.refusal
+            return ErrorResult(refusal.code, refusal.message, refusal.temporary, retry_ms)
+        message = error.message if isinstance(error, ChatRefused) else error.code.message
+        return ErrorResult(error.code, message, error.code.temporary, retry_ms)

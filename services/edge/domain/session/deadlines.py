@@ -14,11 +14,13 @@ token. A client that only reads slowly must not be taken for one that is gone.
    * If at least 16 KiB are under way to the client, the ping is behind them. The session waits as long as the client
      takes some of these bytes within each timeout, and one more timeout once the ping must have arrived.
    * While the socket is not read (`is_paused`), the pong may lie behind what is not read.
-5. A connection ends (`EXPIRED`) `expired_close_delay_s` after its expiry, or at its expiry if its token came in the
-   handshake: then the client was not told to refresh it. Meanwhile commands that need a rule of the namespace are
-   refused (109); subscribe is not, because SDKs would repeat it for ever. An expired subscription ends with 2501,
-   `expired_sub_close_delay_s` after its expiry; a server-side one ends the connection (`SUBSCRIPTION_EXPIRED`). The
-   delay leaves time for a refresh. The expiry is Unix time by the clock of Redis.
+5. A connection ends (`EXPIRED`) `expired_close_delay_s` after its expiry, which leaves time for a refresh. It ends at
+   its expiry if its token came in the handshake, since the client was not told to refresh it, and if it has resumed.
+   Meanwhile commands that need a rule of the namespace are refused (109); subscribe is not, because SDKs would repeat
+   it for ever. An expired subscription ends with 2501, `expired_sub_close_delay_s` after its expiry; a server-side one
+   ends the connection (`SUBSCRIPTION_EXPIRED`). The expiry is Unix time by the clock of Redis.
+6. Shortly before its token expires a connection is listed in the session table, at once if it expires sooner
+   (`domain/resume.py`).
 
 **Example.** The pong timeout is 8 s. A client takes 600 KB of replies at 20 KB/s when a ping is queued behind them.
 After 8 s there is no pong, and 440 KB are under way: the session waits, because the client takes bytes. After about 30
@@ -55,6 +57,7 @@ class Deadlines:
     __slots__ = (
         "_arrival",
         "_close_at",
+        "_close_is_backends",
         "_confirmed",
         "_node",
         "_ping_at",
@@ -77,6 +80,7 @@ class Deadlines:
         self._arrival: int | None = None  # confirmed bytes at which a late ping has arrived; None: it is not late
         self._confirmed = 0  # confirmed bytes at the last look
         self._close_at: float = NEVER  # when the connection closes because of its expiry
+        self._close_is_backends = False  # whether a backend set that
         self._subscription_at: float = NEVER  # when the first subscription ends because of its expiry
         self._without_pong: float = NEVER  # earliest deadline beside that of the pong
         self.expires_at: float | None = None  # Unix seconds
@@ -84,12 +88,12 @@ class Deadlines:
         self.wheel_slot = -1
         session.node.wheel.schedule(self)
 
-    def begin(self, expires_at: float | None, *, can_refresh: bool = True) -> None:
+    def begin(self, expires_at: float | None, *, has_delay: bool = True) -> None:
         """Start the pings and set the expiry; called when the session opens."""
         node = self._node
         if self._pings.interval_s > 0:
             self._ping_at = node.clock.monotonic() + self._pings.interval_s * node.rng.uniform(0.5, 1.0)
-        self.set_expiry(expires_at, can_refresh=can_refresh)
+        self.set_expiry(expires_at, has_delay=has_delay)
 
     def end(self) -> None:
         """Cancel all deadlines."""
@@ -103,22 +107,23 @@ class Deadlines:
         self.end()
         self._session = None
 
-    def set_expiry(self, expires_at: float | None, *, can_refresh: bool = True) -> int:
+    def set_expiry(self, expires_at: float | None, *, has_delay: bool = True, by_backend: bool = False) -> int:
         """Set when the connection expires (Unix seconds; None: never).
 
-        A client that was not told of it, so that it can't refresh, gets no delay (rule 5). Return the `ttl` for the
-        client, see `ttl`. In insecure mode nothing expires.
+        `has_delay`: whether the client gets time to refresh beyond it (rule 5). `by_backend`: a backend wants it, so
+        what expires can't be resumed. Return the `ttl` for the client, see `ttl`. In insecure mode nothing expires.
         """
         node = self._node
         if node.settings.insecure:
             expires_at = None
         self.expires_at = expires_at
+        self._close_is_backends = by_backend
         if expires_at is None:
             self._close_at = NEVER
         else:
             left_s = max(0.0, expires_at - node.clock.wall())
             self._close_at = node.clock.monotonic() + left_s
-            if can_refresh:
+            if has_delay:
                 self._close_at += node.settings.expired_close_delay_s
         self.reschedule()
         return self.ttl(expires_at)
@@ -170,7 +175,7 @@ class Deadlines:
             if now >= self._ping_at:
                 self._ping(session, now)
         except Disconnect as end:
-            session.disconnect(end.reason)
+            session.disconnect(end.reason, by_backend=end.reason is EndReason.EXPIRED and self._close_is_backends)
             return
         self.reschedule()
 
@@ -188,7 +193,13 @@ class Deadlines:
         if expires_at is not NEVER:
             left_s = expires_at + node.settings.expired_sub_close_delay_s - node.clock.wall()
             self._subscription_at = node.clock.monotonic() + max(0.0, left_s)
-        self._without_pong = min(self._ping_at, self._close_at, self._subscription_at)
+        list_at = NEVER
+        if session.resume_key and not session.listed_as and session.token_expires_at is not None:
+            list_at = node.clock.monotonic_at(node.resume.list_from(session.token_expires_at))
+            if list_at <= node.clock.monotonic():
+                session.list_here()
+                list_at = NEVER
+        self._without_pong = min(self._ping_at, self._close_at, self._subscription_at, list_at)
         self.deadline = min(self._without_pong, self._pong_due)
         node.wheel.schedule(self)
 

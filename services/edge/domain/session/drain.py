@@ -49,11 +49,10 @@ async def _send_away(session: Session) -> None:
     twice.
     """
     node = session.node
-    leaving = [one for one in session.subscriptions.values() if one.presence]
-    for subscription in leaving:
-        session.leave_roster(subscription, math.inf)
+    leaving = [entry.channel for entry in session.presence.all()]
+    session.presence.end(math.inf)
     if leaving:  # what is not done within `_ROSTER_S` goes on in the background, or the lease runs out
-        waiting = [node.spawn(_presence_written(session, one.channel)) for one in leaving]
+        waiting = [node.spawn(_presence_written(session, channel)) for channel in leaving]
         await asyncio.wait(waiting, timeout=_ROSTER_S)
     session.disconnect(EndReason.SHUTDOWN)
 

@@ -13,12 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from services.edge.domain.access.command_tokens import CommandTokens
 from services.edge.domain.access.revocations import Revocations
+from services.edge.domain.access.stored_grants import StoredGrants
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.channels.hub import Hub
 from services.edge.domain.channels.log_reader import LogReader
 from services.edge.domain.channels.new_channels import NewChannels
 from services.edge.domain.channels.publisher import Publisher
-from services.edge.domain.ports import Broker, Presence, Store
+from services.edge.domain.chat.ports import Chat, NoChat
+from services.edge.domain.conversations.limits import ChatLimits
+from services.edge.domain.hooks.hooks import Hooks
+from services.edge.domain.limits.connection_caps import ConnectionCaps
+from services.edge.domain.limits.ports import SharedCounts, SharedRates
+from services.edge.domain.limits.publishes import PublishLimit
+from services.edge.domain.limits.refusals import LimitRefusals
+from services.edge.domain.newcomers import Newcomers
+from services.edge.domain.ports import Broker, GrantStore, SessionTable, Store
+from services.edge.domain.presence_ports import Presence
+from services.edge.domain.profiles.reader import ProfileReader, ProfileSource
+from services.edge.domain.resume import Resume
 from services.edge.domain.session.rpc import RpcMethods
 from services.edge.domain.session.timers import GRANULE_S, Wheel
 from services.edge.domain.session.turns import Turns
@@ -66,6 +78,7 @@ class Counters:
     errors: dict[int, int] = field(default_factory=dict)  # by error code
     closes: dict[int, int] = field(default_factory=dict)  # by close code
     recoveries: dict[str, int] = field(default_factory=dict)  # by outcome: recovered, not_recovered
+    limited: LimitRefusals = field(default_factory=LimitRefusals)
 
 
 class Node:
@@ -83,7 +96,14 @@ class Node:
         presence: Presence,
         verifier: TokenVerifier,
         revocations: Revocations | None = None,
+        session_table: SessionTable | None = None,  # None: nobody resumes
+        chat: Chat | None = None,  # None: there are no conversations
+        grants: GrantStore | None = None,
+        profiles: ProfileSource | None = None,  # None: nobody has one
         rpc: RpcMethods | None = None,
+        hooks: Hooks | None = None,  # those that marked the namespaces; None: there are none
+        rates: SharedRates | None = None,  # None: no limit of publications
+        counts: SharedCounts | None = None,  # None: connections are counted on this edge alone
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -95,18 +115,39 @@ class Node:
         self.verifier = verifier
         self.revocations = revocations if revocations is not None else Revocations()  # those of the verifier
         self.rpc = rpc or RpcMethods()
+        self.hooks = hooks or Hooks()
         self.clock = clock or Clock()
         self.rng = rng or random.Random()
+        self.grants = StoredGrants(grants, self.clock.monotonic, self.clock.wall)
+        self.profiles = ProfileReader(profiles, self.clock.monotonic, self.revocations.is_disabled)
         self.command_tokens = CommandTokens(verifier, self.revocations, self.clock.wall)
+        self.resume = Resume(session_table, self.revocations, self.clock.wall, settings.resume_s)
+        self.newcomers = Newcomers(self.clock.monotonic)
         self.reader = LogReader(broker, store, settings)
         self.new_channels = NewChannels(self.reader, settings.new_channels_per_minute, self.clock.monotonic)
-        self.publisher = Publisher(broker, store, namespaces, settings, self.clock.monotonic)
+        self.chat: Chat = chat or NoChat()
+        self.publisher = Publisher(broker, store, namespaces, settings, self.clock.monotonic, chat=self.chat)
         self.broker = broker
         self.store = store
         self.hub = Hub(broker, self.reader, settings, self.spawn, self.clock.monotonic, self.clock.wall)
         self.wheel = Wheel(self.clock.monotonic())
         self.turns = Turns()  # for sending much to one client
         self.counters = Counters()
+        self.publish_limit = (
+            PublishLimit(
+                rates,
+                rate=settings.publishes_per_user_per_s,
+                now=self.clock.monotonic,
+                spawn=self.spawn,
+                refusals=self.counters.limited,
+            )
+            if rates is not None and settings.publishes_per_user_per_s
+            else None
+        )
+        self.chat_limits = ChatLimits(
+            rates, settings, now=self.clock.monotonic, spawn=self.spawn, refusals=self.counters.limited
+        )
+        self.connection_caps = ConnectionCaps(counts, settings, self.clock.monotonic, self.spawn, self.counters.limited)
         self.sessions: set[Session] = set()  # every open connection, connected or not
         self.clients: dict[str, Session] = {}  # by client id, from the connect command on
         self.users: dict[str, dict[str, Session]] = {}  # by user and client id
@@ -137,6 +178,9 @@ class Node:
         """Remove a session from `clients` and `users`; no effect if it is not there."""
         if self.clients.pop(session.client, None) is None:
             return
+        for cap, name in session.counted:
+            cap.leave(name)
+        session.counted = ()
         of_user = self.users[session.user]
         del of_user[session.client]
         if not of_user:
@@ -151,6 +195,7 @@ class Node:
             self.wheel.advance(now)
             self.publisher.admission.tick(now)
             self.hub.close_unused(now)
+            self.hub.presence_events.tick(now)
             if now >= next_check:
                 next_check = now + self._next_check_s()
                 self.hub.check_tops()

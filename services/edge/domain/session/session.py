@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from functools import partial
 
 from services.edge.domain import commands as c
 from services.edge.domain.access.claims import ConnectionClaims
+from services.edge.domain.access.grants import NO_GRANTS, Grants
 from services.edge.domain.channels.channel import Subscription
 from services.edge.domain.channels.encoding import encoded
 from services.edge.domain.connections import Connection, Encoder, Identity, SessionProtocol
 from services.edge.domain.ends import ClientEnd, End, EndReason
+from services.edge.domain.limits.connection_caps import Counted
 from services.edge.domain.model import ClientInfo, Publication
-from services.edge.domain.replies import ErrorResult, PublicationPush, Push, Result, UnsubscribePush
+from services.edge.domain.presence.client_presence import ClientPresence
+from services.edge.domain.replies import ErrorResult, LeavePush, PublicationPush, Push, Result, UnsubscribePush
 from services.edge.domain.session.command_runner import OVER, CommandRunner, State
 from services.edge.domain.session.deadlines import Deadlines
 from services.edge.domain.session.node import Node
+from services.edge.domain.session.withdrawal import may_enter_without
 from services.edge.domain.token_bucket import TokenBucket
 from services.shared.errors import ErrorCode, ThalamusError, UnsubscribeCode
 
@@ -37,18 +42,24 @@ class Session(CommandRunner):
     """
 
     __slots__ = (
-        "_ended_here",
+        "_ended_for",
+        "caps",
         "client",
         "conn_info",
+        "counted",
         "deadlines",
         "encoder",
         "identity",
+        "listed_as",
         "name",
         "opened_at",
+        "presence",
         "protocol",
         "publish_buckets",
+        "resume_key",
         "subscriptions",
         "token_channels",
+        "token_expires_at",
         "token_id",
         "token_issued_at",
         "token_session",
@@ -73,12 +84,18 @@ class Session(CommandRunner):
         self.conn_info = b""
         self.name = ""
         self.subscriptions: dict[str, Subscription] = {}
+        self.caps: Grants = NO_GRANTS  # of the token
         self.token_channels: frozenset[str] = frozenset()
         self.token_session = ""  # the claim `sid` of the token: id of the sign-in that it comes from
         self.token_id = ""  # the claim `jti`
         self.token_issued_at: float | None = None  # the claim `iat`, Unix seconds
+        self.token_expires_at: float | None = None  # the claim `exp`, Unix seconds
+        self.resume_key = ""  # under which the session table lists connections with the token; empty: not at all
+        self.listed_as = ""  # the key under which it lists this one; empty: it does not yet
+        self.presence = ClientPresence(node.presence)
+        self.counted: tuple[Counted, ...] = ()  # caps that have admitted this connection
         self.publish_buckets: dict[str, TokenBucket] | None = None  # by namespace, for its `publish_rate`
-        self._ended_here = False  # this side closed the connection first; a close frame of the client only answers
+        self._ended_for: EndReason | None = None  # this side closed first; a close frame of the client only answers
         self.deadlines = Deadlines(self, now)
         node.sessions.add(self)
 
@@ -101,24 +118,16 @@ class Session(CommandRunner):
 
     def closed(self, how: ClientEnd) -> None:
         """Clean up, because the connection is over; called once."""
-        stays_s = math.inf if self._ended_here else _STAYS_S[how]
+        stays_s = _STAYS_S[how] if self._ended_for is None else math.inf
         self.state = State.CLOSED
         self.deadlines.release()
         self._forget_commands()
+        self._unlist()
         self.node.sessions.discard(self)
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.drop(subscription)
-            self.leave_roster(subscription, stays_s)
-
-    def leave_roster(self, subscription: Subscription, stays_s: float = 0.0) -> None:
-        """Take the client off the channel's roster, if this subscription put it there.
-
-        The entry stays for `stays_s`, or for the namespace's grace if that is less. An entry of a newer subscription to
-        the same channel stays.
-        """
-        if subscription.presence:
-            self.node.presence.leave(subscription.channel, self.client, owner=subscription, stays_s=stays_s)
+        self.presence.end(stays_s)
 
     # To the client.
 
@@ -152,24 +161,29 @@ class Session(CommandRunner):
             if frame is not None:
                 self.connection.send_reply(frame)
 
-    def disconnect(self, reason: EndReason, code: int = 0, text: str = "") -> None:
+    def disconnect(self, reason: EndReason, code: int = 0, text: str = "", *, by_backend: bool = False) -> None:
         """Close the connection for this reason; `closed` is called later.
 
         Who is removed (`EndReason.DISCONNECTED`) leaves the rosters now, and all others as after a broken connection.
 
-        `code` and `text`: what a backend asked for (see `End`).
+        `code` and `text`: what a backend asked for (see `End`). `by_backend`: it can't be resumed, nor can one that is
+        removed.
         """
         if self.state is State.CLOSED:
             return
+        by_backend = by_backend or reason is EndReason.DISCONNECTED
         self.state = State.CLOSED
-        self._ended_here = True
+        self._ended_for = reason
         self._forget_commands()
         self.deadlines.end()
+        if by_backend and (self.listed_as or (self.resume_key and self.token_session)):  # else nothing is listed
+            self.node.resume.closed_by_backend(self.resume_key)
+        self._unlist(may_resume=not by_backend)
         self.node.remove(self)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)  # no more pushes; `closed` takes the client off the rosters
-            if reason is EndReason.DISCONNECTED:
-                self.leave_roster(subscription)  # `closed` waits for the client's answer
+        if reason is EndReason.DISCONNECTED:
+            self.presence.end(0.0)  # `closed` waits for the client's answer
         try:
             code = self.protocol.end(End(reason, code, text))
         except Exception:
@@ -210,24 +224,24 @@ class Session(CommandRunner):
         return ClientInfo(self.user, self.client, self.conn_info, chan_info)
 
     def replace_info(self, conn_info: bytes) -> None:
-        """Replace the `info` that others see in publications and presence; nobody is told."""
+        """Replace the `info` that others see in publications and presence.
+
+        Those who see joins are told, as of any update.
+        """
         if conn_info == self.conn_info:
             return
         self.conn_info = conn_info
         for subscription in self.subscriptions.values():
             subscription.info = self.info(subscription.info.chan_info)
-            namespace = self.node.namespaces.find(subscription.channel)
-            if subscription.presence and namespace is not None:
-                self.node.presence.enter(
-                    subscription.channel,
-                    subscription.info,
-                    owner=subscription,
-                    announce=subscription.announces,
-                    grace_s=namespace.presence_grace_s,
-                )
+        self.presence.set_who(self.info())
+
+    def presence_over(self, subscription: Subscription) -> None:
+        """Note in presence that a subscription is over."""
+        may_stay = partial(may_enter_without, self, subscription.channel)
+        self.presence.subscription_over(subscription.channel, subscription, may_stay)
 
     def drop(self, subscription: Subscription) -> None:
-        """Remove a subscription from the session and its channel, but not from the roster."""
+        """Remove a subscription from the session and its channel, but not from presence."""
         if self.subscriptions.get(subscription.channel) is subscription:
             del self.subscriptions[subscription.channel]
         self.node.hub.leave(subscription)
@@ -241,12 +255,21 @@ class Session(CommandRunner):
         """
         if not subscription.live:
             subscription.broken = True  # its subscribe command is still running, and checks this
-        elif not (subscription.positioned or subscription.recoverable):
+        elif not (subscription.positioned or subscription.recoverable or self._is_member_only(subscription)):
             self.node.spawn(self._rejoin(subscription))
         elif subscription.server_side:
             self.disconnect(EndReason.INSUFFICIENT_STATE)
         else:
             self.end_subscription(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    def _is_member_only(self, subscription: Subscription) -> bool:
+        """Whether it must be asked anew who may have the subscription."""
+        namespace = self.node.namespaces.find(subscription.channel)
+        return namespace is not None and namespace.conversations
+
+    def no_longer_member(self, subscription: Subscription) -> None:
+        """End a subscription, because the client may not read the conversation any more."""
+        self.end_subscription(subscription, UnsubscribeCode.NO_LONGER_MEMBER)
 
     async def _rejoin(self, subscription: Subscription) -> None:
         """Put a subscription without position on the newly opened channel."""
@@ -272,12 +295,19 @@ class Session(CommandRunner):
         if not reason:
             reason = UnsubscribeCode(code).reason if code in set(UnsubscribeCode) else UnsubscribeCode.SERVER.reason
         self.push(UnsubscribePush(subscription.channel, code, reason))
-        self.leave_roster(subscription)
+        self.presence_over(subscription)
 
     def end_silently(self, subscription: Subscription) -> None:
         """Undo a subscription that the client has not been told of."""
         self.drop(subscription)
-        self.leave_roster(subscription)
+        self.presence_over(subscription)
+
+    def taken_off(self, channel: str) -> bool:
+        """Take the client off a roster, and tell it; return False if it was not there."""
+        info = self.presence.leave(channel)
+        if info is not None:
+            self.push(LeavePush(channel, info))
+        return info is not None
 
     # State.
 
@@ -297,6 +327,14 @@ class Session(CommandRunner):
         return self.state in OVER
 
     @property
+    def was_sent_away(self) -> bool:
+        """Whether this side has closed the connection because of the client.
+
+        Not the client or the network, and not because this edge stops.
+        """
+        return self._ended_for not in (None, EndReason.SHUTDOWN)
+
+    @property
     def is_closed(self) -> bool:
         """Whether the connection is closed or being closed."""
         return self.state is State.CLOSED
@@ -306,18 +344,32 @@ class Session(CommandRunner):
         """Whether the socket is not read at the moment; see `CommandRunner`."""
         return self._paused
 
-    def shows(self, claims: ConnectionClaims) -> None:
-        """Note the claims by which the token that the client has shown can be revoked."""
+    def shows(self, claims: ConnectionClaims, token: str) -> None:
+        """Note what the token grants, and by what it can be revoked and resumed."""
+        self.caps = claims.caps
         self.token_session, self.token_id, self.token_issued_at = claims.session, claims.token, claims.issued_at
+        self.token_expires_at = claims.token_expires_at
+        before, self.resume_key = self.resume_key, self.node.resume.key(claims, token)
+        self._unlist(may_resume=before == self.resume_key)  # else nobody needs the token of before any more
+
+    def list_here(self) -> None:
+        """List this connection in the session table; `Deadlines` says when."""
+        self.listed_as = self.resume_key
+        self.node.resume.began(self.listed_as)
+
+    def _unlist(self, *, may_resume: bool = True) -> None:
+        if self.listed_as:
+            key, self.listed_as = self.listed_as, ""
+            self.node.resume.ended(key, may_resume=may_resume)
 
     def begin_connecting(self) -> None:
         """Note that the connect command has arrived."""
         self.state = State.CONNECTING
 
-    def opened(self, claims: ConnectionClaims | None, *, can_refresh: bool) -> None:
+    def opened(self, claims: ConnectionClaims | None, *, has_delay: bool) -> None:
         """Open the session, because the connect command has succeeded; pings begin.
 
-        `can_refresh`: the client is told when it expires, and gets time to send a new token.
+        `has_delay`: from the expiry to the close the client gets time to send a new token.
         """
         self.state = State.OPEN
-        self.deadlines.begin(claims.expires_at if claims else None, can_refresh=can_refresh)
+        self.deadlines.begin(claims.expires_at if claims else None, has_delay=has_delay)

@@ -226,7 +226,8 @@ def _publication_push(push: r.PublicationPush) -> bytes:
 
 
 def _join(push: r.JoinPush) -> bytes:
-    return b'{"channel":%b,"join":{"info":%b}}' % (_text(push.channel), _info(push.info))
+    updated = b',"updated":true' if push.updated else b""  # extension of this server
+    return b'{"channel":%b,"join":{"info":%b%b}}' % (_text(push.channel), _info(push.info), updated)
 
 
 def _leave(push: r.LeavePush) -> bytes:

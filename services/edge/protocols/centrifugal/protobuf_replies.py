@@ -195,6 +195,7 @@ def _publication_push(part: pb.Push, push: r.PublicationPush) -> None:
 def _join(part: pb.Push, push: r.JoinPush) -> None:
     part.channel = push.channel
     _set_info(part.join.info, push.info)
+    part.join.updated = push.updated
 
 
 def _leave(part: pb.Push, push: r.LeavePush) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.edge.domain.access.permissions import Actor, allows, find_namespace
+from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.channels.data_format import can_use
 from services.edge.domain.ends import Disconnect, EndReason
+from services.shared.addresses import network_of
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.namespaces import CommandToken, Namespace, Permission
+from services.shared.namespaces import Namespace
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -40,19 +41,6 @@ def require_format(session: Session, namespace: Namespace) -> None:
         raise ThalamusError("binary data", ErrorCode.NOT_AVAILABLE)
 
 
-def is_allowed(session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission]) -> bool:
-    """Return whether a rule of the namespace permits this client.
-
-    Insecure mode permits everything.
-    """
-    if session.node.settings.insecure:
-        return True
-    subscription = session.subscriptions.get(channel)
-    subscribed = subscription is not None and subscription.live
-    granted = subscribed and subscription is not None and subscription.granted
-    return allows(rule, namespace, Actor(session.user, subscribed, granted))
-
-
 def try_admit_new(session: Session, namespace: Namespace, channel: str) -> bool:
     """Accept a channel that may be new, without waiting; False if it must be checked.
 
@@ -61,7 +49,7 @@ def try_admit_new(session: Session, namespace: Namespace, channel: str) -> bool:
     node = session.node
     if channel in node.hub.channels or node.settings.insecure:
         return True
-    return node.new_channels.try_admit(_who(session), channel, namespace)
+    return node.new_channels.try_admit(who_of(session), channel, namespace)
 
 
 async def admit_new(session: Session, namespace: Namespace, channel: str) -> None:
@@ -72,37 +60,9 @@ async def admit_new(session: Session, namespace: Namespace, channel: str) -> Non
     """
     node = session.node
     if channel not in node.hub.channels and not node.settings.insecure:
-        await node.new_channels.admit(_who(session), channel, namespace)
+        await node.new_channels.admit(who_of(session), channel, namespace)
 
 
-def _who(session: Session) -> str:
-    return f"u{session.user}" if session.user else f"a{session.connection.peer}"
-
-
-def require(
-    session: Session, namespace: Namespace, channel: str, rule: frozenset[Permission], command_token: str
-) -> None:
-    """Raise `ThalamusError` if the client is not permitted (103) or has expired (109).
-
-    The same holds for the token of the command, where the namespace requires one. The reply does not depend on whether
-    the channel exists.
-    """
-    require_token(session, namespace, command_token)
-    if not is_allowed(session, namespace, channel, rule):
-        raise ThalamusError(code=ErrorCode.PERMISSION_DENIED)
-
-
-def require_token(session: Session, namespace: Namespace | None, command_token: str) -> None:
-    """Check the token of the connection, and that of the command if it must have one.
-
-    Raises:
-        ThalamusError: 109 if one of them has expired; 103 if that of the command is missing or wrong.
-    """
-    if session.deadlines.has_expired:
-        raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED)
-    if (
-        namespace is not None
-        and namespace.command_token is CommandToken.REQUIRED
-        and not session.node.settings.insecure
-    ):
-        session.node.command_tokens.require(command_token, session.user)
+def who_of(session: Session) -> str:
+    """Return whom limits count the client as: its user; if anonymous, its address."""
+    return f"u{session.user}" if session.user else f"a{network_of(session.connection.peer)}"

@@ -9,8 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
+from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.claims import ConnectionClaims, Override, ServerSub
-from services.edge.domain.access.permissions import find_namespace
 from services.edge.domain.access.token_log import refused
 from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
 from services.edge.domain.access.user_names import personal_channel
@@ -19,12 +19,16 @@ from services.edge.domain.channels.log_reader import PAGE_BYTES
 from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.handshake import bearer_token
 from services.edge.domain.replies import ConnectResult, SubscribeResult
+from services.edge.domain.resume import REFRESH_WITHIN_S
 from services.edge.domain.session.handlers.subscribe import Wanted, begin, establish, require_known_delta
+from services.edge.domain.session.hooked import ask_connect
+from services.edge.domain.session.renewal import Renewal
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
 
+_RETRY_AFTER_S = 2.0  # for an address with too many connections, seconds; as with `EDGE_MAX_CONNECTIONS_PER_ADDRESS`
 _Made = tuple[Channel, Subscription, SubscribeResult]
 
 
@@ -37,38 +41,79 @@ async def connect(session: Session, request: c.Connect, command_id: int) -> None
     for position in request.subs.values():
         require_known_delta(position)
     token = _explicit_token(request)
-    claims = _identify(session, token)
+    of_token = await _identify(session, token)
+    if not session.is_connecting:  # it ended while the session table was asked
+        return
+    claims, data = of_token, b""
+    if session.node.hooks.connect is not None:
+        claims, data = await ask_connect(session, request, of_token)
+        if not session.is_connecting:
+            return
+    if of_token is None and not (claims and claims.user):
+        _require_anonymous(session)
     wanted = _server_side(session, request, claims)
     session.user = claims.user if claims else ""
     session.conn_info = claims.info if claims else b""
-    if claims:
-        session.shows(claims)
+    session.presence.set_who(session.info())
     session.name = request.name[:16]
     limit = session.node.settings.connections_per_user
+    # At least so many are open on all edges; and it is the cap where Redis is not asked.
     if limit and session.user and len(session.node.users.get(session.user, ())) >= limit:
         raise Disconnect(EndReason.CONNECTION_LIMIT)
-    session.token_channels = frozenset(claims.channels) if claims else frozenset()
+    session.token_channels = frozenset(of_token.channels) if of_token else frozenset()
     session.node.add(session)
-    made = await _establish_all(session, wanted)
+    await _count(session)
+    made = await _establish_all(session, wanted) if session.is_connecting else []
     if not session.is_connecting:  # the session ended meanwhile: by the client, or by the server API
         for _, subscription, _ in made:
             session.end_silently(subscription)
         return
-    session.opened(claims, can_refresh=bool(token))
-    settings = session.node.settings
+    has_resumed = claims is not None and claims.is_late
+    session.opened(claims, has_delay=(bool(token) or of_token is None) and not has_resumed)
+    node, settings = session.node, session.node.settings
+    if of_token is None and node.hooks.refresh is not None:
+        Renewal(session, node.hooks.refresh)
+    if settings.online:
+        opened_s = node.clock.wall() - (node.clock.monotonic() - session.opened_at)
+        session.presence.come_online(since_s=opened_s, events=settings.connection_events)
     expires_at = session.deadlines.expires_at if token else None  # SDKs that can't refresh would end if they knew it
+    ttl = session.deadlines.ttl(expires_at)
+    if has_resumed and expires_at is not None:  # not all at the same moment
+        ttl = session.node.rng.randint(1, min(ttl, REFRESH_WITHIN_S))
     session.reply(
         command_id,
         ConnectResult(
             client=session.client,
             version=f"{settings.server_name} {settings.version}",
             expires=expires_at is not None,
-            ttl=session.deadlines.ttl(expires_at),
+            ttl=ttl,
+            data=data,
             subs={subscription.channel: result for _, subscription, result in made},
         ),
     )
     for channel, subscription, _ in made:
         begin(session, channel, subscription)
+
+
+async def _count(session: Session) -> None:
+    """Count the connection towards the caps over all edges.
+
+    Raises:
+        Disconnect: the user has too many connections.
+        ThalamusError: 111, the address has too many.
+    """
+    caps = session.node.connection_caps
+    for counted in caps.of(session.user, session.connection.peer):
+        admitted = await counted.cap.enter(counted.name)
+        if admitted and not session.is_connecting:  # the session ended meanwhile
+            counted.cap.leave(counted.name)
+            return
+        if admitted:
+            session.counted = (*session.counted, counted)
+        elif counted.cap is caps.per_user:
+            raise Disconnect(EndReason.CONNECTION_LIMIT)
+        else:
+            raise ThalamusError(code=ErrorCode.TOO_MANY_REQUESTS, retry_after_s=_RETRY_AFTER_S)
 
 
 def _explicit_token(request: c.Connect) -> str:
@@ -91,13 +136,13 @@ def _explicit_token(request: c.Connect) -> str:
     return next(iter(tokens), "")
 
 
-def _identify(session: Session, token: str) -> ConnectionClaims | None:
+async def _identify(session: Session, token: str) -> ConnectionClaims | None:
     """Verify the token and return its claims; None: anonymous without a token.
 
     Without a token the identity of the handshake counts. A token beside an explicit credential of the handshake must be
-    of the same user.
+    of the same user. A token that has just expired may be good to resume: then the session table is asked.
     """
-    settings = session.node.settings
+    node = session.node
     identity, session.identity = session.identity, None
     if not token:
         if identity is not None and _is_revoked(session, identity.claims):  # since the handshake
@@ -106,12 +151,12 @@ def _identify(session: Session, token: str) -> ConnectionClaims | None:
                 raise Disconnect(EndReason.INVALID_TOKEN)
             identity = None
         if identity is not None:
-            return _checked(session, identity.claims)
-        if settings.allow_anonymous or settings.insecure:
-            return None
-        raise Disconnect(EndReason.BAD_REQUEST)
+            return _checked(session, identity.claims, identity.token)
+        if not node.hooks.may_sign_in:
+            _require_anonymous(session)
+        return None
     try:
-        claims = session.node.verifier.connection(token, session.node.clock.wall())
+        claims = node.verifier.connection(token, node.clock.wall(), late_s=node.resume.resume_s)
     except TokenExpired:
         raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED) from None
     except TokenInvalid:
@@ -119,7 +164,19 @@ def _identify(session: Session, token: str) -> ConnectionClaims | None:
     if identity is not None and identity.is_explicit and identity.claims.user != claims.user:
         refused("connection", "it is for another user than that of the handshake")
         raise Disconnect(EndReason.BAD_REQUEST)
-    return _checked(session, claims)
+    if claims.is_late:
+        resumed = await node.resume.admit(claims, token)
+        if resumed is None:
+            raise ThalamusError(code=ErrorCode.TOKEN_EXPIRED)
+        claims = resumed
+    return _checked(session, claims, token)
+
+
+def _require_anonymous(session: Session) -> None:
+    """Raise `Disconnect` (`BAD_REQUEST`) if a client may not connect without a user."""
+    settings = session.node.settings
+    if not (settings.allow_anonymous or settings.insecure):
+        raise Disconnect(EndReason.BAD_REQUEST)
 
 
 def _is_revoked(session: Session, claims: ConnectionClaims) -> bool:
@@ -128,13 +185,17 @@ def _is_revoked(session: Session, claims: ConnectionClaims) -> bool:
     )
 
 
-def _checked(session: Session, claims: ConnectionClaims) -> ConnectionClaims:
-    """Return the claims, if they are good now."""
+def _checked(session: Session, claims: ConnectionClaims, token: str) -> ConnectionClaims:
+    """Return the claims, if they are good now; the session notes the token."""
     settings = session.node.settings
     if not claims.user and settings.disallow_anonymous_tokens:
         raise Disconnect(EndReason.PERMISSION_DENIED)
     if claims.has_expired(session.node.clock.wall()) and not settings.insecure:
         raise ThalamusError(code=ErrorCode.EXPIRED)
+    session.shows(claims, token)
+    node = session.node
+    if node.newcomers.is_wanted and node.verifier.is_foreign(token):
+        node.newcomers.saw(claims.user, claims.info)
     return claims
 
 
@@ -169,13 +230,14 @@ def _server_side(session: Session, request: c.Connect, claims: ConnectionClaims 
 async def _establish_all(session: Session, wanted: list[Wanted]) -> list[_Made]:
     """Make all subscriptions or none.
 
-    An SDK would take one that is missing in the reply for unsubscribed.
+    Those to conversations that the client may not read are left out. An SDK takes one that is missing in the reply for
+    unsubscribed.
     """
     if not wanted:
         return []
-    outcomes = await asyncio.gather(*(establish(session, one) for one in wanted), return_exceptions=True)
+    outcomes = await asyncio.gather(*(_establish(session, one) for one in wanted), return_exceptions=True)
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    made = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    made = [outcome for outcome in outcomes if outcome is not None and not isinstance(outcome, BaseException)]
     if not failures:
         ended = [one for _, one, _ in made if one.broken or session.subscriptions.get(one.channel) is not one]
         if not ended:
@@ -187,3 +249,16 @@ async def _establish_all(session: Session, wanted: list[Wanted]) -> list[_Made]:
         if not isinstance(failure, ThalamusError):
             raise failure
     raise next((f for f in failures if isinstance(f, ThalamusError)), Unavailable())
+
+
+async def _establish(session: Session, wanted: Wanted) -> _Made | None:
+    """Make a subscription; None: it is of a conversation that the client may not read.
+
+    Without it the client goes on: a token that still names it must not shut out a user who was removed.
+    """
+    try:
+        return await establish(session, wanted)
+    except ThalamusError as error:
+        if wanted.namespace.conversations and error.code is ErrorCode.PERMISSION_DENIED:
+            return None
+        raise

@@ -7,22 +7,42 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from services.edge.domain import commands as c
+from services.edge.domain.access.authorize import GrantsUnknown, authorize, authorize_at_once
+from services.edge.domain.access.grants import Operation
 from services.edge.domain.channels.publisher import Outcome
 from services.edge.domain.ends import Disconnect
+from services.edge.domain.hooks.model import Answer
 from services.edge.domain.replies import PublishResult
+from services.edge.domain.session import membership
 from services.edge.domain.session.handlers.common import (
     admit_new,
     namespace_of,
-    require,
     require_format,
     try_admit_new,
+    who_of,
 )
+from services.edge.domain.session.hooked import ask_publish
 from services.edge.domain.token_bucket import TokenBucket
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Durability, Namespace
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
+
+
+class AsksHook(Exception):
+    """A hook of the namespace must be asked before the publication goes on."""
+
+
+MustWait = (GrantsUnknown, AsksHook)
+
+
+def can_begin(session: Session, request: c.Publish) -> bool:
+    """Return whether `begin_publish` can decide at once; if not, use `publish`."""
+    node = session.node
+    if node.publish_limit is not None and not node.publish_limit.is_ready(who_of(session)):
+        return False
+    return request.channel in node.hub.channels or try_admit_channel(session, request)
 
 
 def try_admit_channel(session: Session, request: c.Publish) -> bool:
@@ -37,18 +57,19 @@ def try_admit_channel(session: Session, request: c.Publish) -> bool:
     try:
         namespace = namespace_of(session, request.channel)
         require_format(session, namespace)
-        require(session, namespace, request.channel, namespace.publish, request.command_token)
-    except (ThalamusError, Disconnect):
-        return True  # `begin_publish` refuses it
+        authorize_at_once(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
+    except (ThalamusError, Disconnect, GrantsUnknown):
+        return True  # `begin_publish` finds the same
     if namespace.durability is Durability.NONE:
         return True
     return try_admit_new(session, namespace, request.channel)
 
 
 async def publish(session: Session, request: c.Publish, _: int) -> PublishResult:
-    """Check that the channel exists, then publish and wait for the outcome.
+    """Do what has to wait, then publish and wait for the outcome.
 
-    For users who began too many channels lately; see `try_admit_channel`.
+    For users who began too many channels lately (see `try_admit_channel`), whose stored grants must be read first, or
+    whose limit of publications must be asked for; and for namespaces with a hook, which is asked last.
 
     Raises:
         ThalamusError: the command is refused, or it failed.
@@ -56,45 +77,75 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
     """
     namespace = namespace_of(session, request.channel)
     require_format(session, namespace)
-    require(session, namespace, request.channel, namespace.publish, request.command_token)
+    await authorize(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
     await admit_new(session, namespace, request.channel)
+    if session.node.publish_limit is not None:
+        await session.node.publish_limit.refill(who_of(session))
+    # Grants may be forgotten meanwhile.
+    await authorize(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
+    answer = None
+    if namespace.publish_hook:
+        if request.to_map:
+            raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
+        _limit(session, namespace)
+        if session.node.publish_limit is not None:
+            session.node.publish_limit.take(who_of(session))
+        if namespace.conversations:
+            await membership.require_reader(session, request.channel)
+        answer = await ask_publish(session, namespace, request)
+        if session.was_sent_away:  # its user was revoked, or a backend sent the client away
+            raise Unavailable("the connection is over")
+        if answer.skip:
+            return PublishResult()
+        await authorize(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    begin_publish(session, request, lambda outcome: None if future.done() else future.set_result(outcome))
+    begin_publish(session, request, lambda outcome: None if future.done() else future.set_result(outcome), answer)
     outcome = await future
     if isinstance(outcome, ThalamusError):
         raise outcome
     return PublishResult(outcome.position.offset, outcome.position.epoch)
 
 
-def begin_publish(session: Session, request: c.Publish, settle: Callable[[Outcome], None]) -> None:
+def begin_publish(
+    session: Session, request: c.Publish, settle: Callable[[Outcome], None], answer: Answer | None = None
+) -> None:
     """Check a publish command and hand it to the channel's log. Wire protocol, 5.4.
 
-    `settle` is called with the outcome, once the log has answered; it is not called if this raises.
+    `settle` is called with the outcome, once the log has answered; it is not called if this raises. `answer` is that of
+    the namespace's hook; limits were looked at before it was asked.
 
     Raises:
         ThalamusError: the command is refused.
         Disconnect: misuse of the protocol.
+        GrantsUnknown: the stored grants of the user must be read first: use `publish`.
+        AsksHook: a hook must be asked first: use `publish`.
     """
     namespace = namespace_of(session, request.channel)
+    if namespace.publish_hook and answer is None:
+        raise AsksHook
     require_format(session, namespace)
     if request.to_map:
         raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
     if request.data is None:
         raise ThalamusError("no data", ErrorCode.BAD_REQUEST)
-    require(session, namespace, request.channel, namespace.publish, request.command_token)
-    _limit(session, namespace)
+    authorize_at_once(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
+    if answer is None:
+        _limit(session, namespace)
+        if session.node.publish_limit is not None:
+            session.node.publish_limit.take(who_of(session))
     subscription = session.subscriptions.get(request.channel)
     session.node.publisher.begin(
         request.channel,
         namespace,
-        request.data,
+        request.data if answer is None or answer.data is None else answer.data,
         settle,
         time_ms=int(session.node.clock.wall() * 1000),
         info=subscription.info if subscription is not None else session.info(),
+        tags=None if answer is None else answer.tags,
         key_user=f"u:{session.user}" if session.user else f"c:{session.client}",  # anonymous clients share no keys
         key=request.idempotency_key,
         exclude_client=session.client if request.exclude_self else "",
-        admitted=True,
+        admitted=answer is None,
     )
 
 

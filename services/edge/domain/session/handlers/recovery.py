@@ -9,6 +9,7 @@ without a hole or a repetition, and then what is live; or it is told that this i
    meanwhile is held by the channel and sent behind the reply. The channels of one connect reply share the 64 KiB.
 2. If it missed more, the reply has the first page, and the client's own offset as its position. The other pages follow
    as ordinary publication pushes (`catch_up`). A client that drops out among them recovers from the last one received.
+   If a part of it is not for the client (`Subscription.history_from`), it recovers as if it had that part.
 3. Not recovered: another epoch, an offset beyond the newest one, more than `recovery_total` (100,000) publications, or
    a log that does not have them any more.
 4. The client's reading sets the speed: the next page is read once at most 64 KiB of replies wait for it. The whole edge
@@ -75,23 +76,24 @@ async def recover(
     log, settings = channel.log, session.node.settings
     if log is None or request.epoch not in ("", top.epoch) or request.offset > top.offset:
         return None
-    count = top.offset - request.offset
+    offset = max(request.offset, subscription.history_from)
+    count = top.offset - offset
     if count > _most_missed(settings):
         return None
     most_bytes = min(most_bytes, settings.reply_max_bytes)
     page: list[Publication] | None = None
     if count <= settings.recovery_limit:
         with contextlib.suppress(TooMuch):
-            page = await _all_missed(session, channel, request.offset, top)
+            page = await _all_missed(session, channel, offset, top)
             if page is None or sum(one.size for one in page) <= most_bytes:
                 return page
     channel.stop_holding(subscription)
     if page is None:
-        page = await session.node.reader.page(channel.name, channel.namespace, log, request.offset)
+        page = await session.node.reader.page(channel.name, channel.namespace, log, offset)
     if page is None:
         return None
     first = within([one for one in page if one.offset <= log.delivered], most_bytes)
-    subscription.caught_up_to = request.offset + len(first)
+    subscription.caught_up_to = offset + len(first)
     return first
 
 
@@ -142,8 +144,8 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             return
         page = log.since(subscription.caught_up_to, node.clock.wall())
         if page is not None:  # the ring has all the rest; there is no wait between here and `receive_live`
-            session.push_recovered(subscription, page)
-            channel.receive_live(subscription)
+            if not _push_to_the_end(session, subscription, page):
+                channel.receive_live(subscription)
             return
         try:
             page = await node.reader.page(channel.name, channel.namespace, log, subscription.caught_up_to)
@@ -159,9 +161,23 @@ async def _push_pages(session: Session, channel: Channel, subscription: Subscrip
             return
         # What this edge has not delivered yet comes from the ring or by the fan-out.
         page = [one for one in page if one.offset <= log.delivered]
-        session.push_recovered(subscription, page)
+        if _push_to_the_end(session, subscription, page):
+            return
         if page:
             subscription.caught_up_to = page[-1].offset
+
+
+def _push_to_the_end(session: Session, subscription: Subscription, page: list[Publication]) -> bool:
+    """Send a page, and end the subscription if it ends within; return whether it did."""
+    end = subscription.ends_at
+    if not end:
+        session.push_recovered(subscription, page)
+        return False
+    session.push_recovered(subscription, [one for one in page if one.offset <= end])
+    if not page or page[-1].offset < end:
+        return False
+    session.no_longer_member(subscription)
+    return True
 
 
 async def _wait_for_turn(session: Session) -> None:

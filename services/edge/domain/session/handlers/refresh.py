@@ -9,7 +9,9 @@ from services.edge.domain.access.token_log import refused
 from services.edge.domain.access.tokens import TokenExpired, TokenInvalid
 from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.replies import RefreshResult, SubRefreshResult
-from services.shared.errors import ErrorCode, ThalamusError
+from services.edge.domain.session.hooked import ask_refresh, sooner
+from services.edge.domain.session.withdrawal import look_again_at
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
 if TYPE_CHECKING:
     from services.edge.domain.session.session import Session
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult:
     """Take a new connection token of the same user. Wire protocol, 5.8.
 
-    Return the new expiry. A new `info` is what publications and the roster show from now on.
+    Return the new expiry; a hook may refuse, or set an earlier one. A new `info` is what publications and the roster
+    show from now on. `caps` replace those of the last token.
     """
     if not request.token:
         raise Disconnect(EndReason.BAD_REQUEST)
@@ -35,9 +38,18 @@ async def refresh(session: Session, request: c.Refresh, _: int) -> RefreshResult
         raise Disconnect(EndReason.EXPIRED)
     if frozenset(claims.channels) != session.token_channels:
         raise Disconnect(EndReason.INSUFFICIENT_STATE)  # the client reconnects and gets the new set
-    session.replace_info(claims.info)
-    session.shows(claims)
-    ttl = session.deadlines.set_expiry(claims.expires_at)
+    info, expires_at = claims.info, claims.expires_at
+    hook = session.node.hooks.refresh
+    if hook is not None:
+        answer = await ask_refresh(session, hook, expires_at, has_token=True)
+        if not session.is_open:
+            raise Unavailable("the connection is over")
+        info = info if answer.info is None else answer.info
+        expires_at = sooner(expires_at, answer.expires_at)
+    session.replace_info(info)
+    session.shows(claims, request.token)
+    ttl = session.deadlines.set_expiry(expires_at)
+    await look_again_at(session)
     return RefreshResult(expires=session.deadlines.expires_at is not None, ttl=ttl)
 
 

@@ -1,46 +1,13 @@
-"""Permissions of users in channels, and the rules for channel names."""
+"""Names of channels: which are allowed, of which namespace, and for whom."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from services.edge.domain.access.user_names import in_channel_name
 from services.shared.checks import is_channel_name
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.namespaces import Namespace, Namespaces, Permission
-
-_ANYONE, _AUTHENTICATED, _SUBSCRIBER, _GRANT = (
-    Permission.ANYONE,
-    Permission.AUTHENTICATED,
-    Permission.SUBSCRIBER,
-    Permission.GRANT,
-)
-
-
-class Actor(NamedTuple):
-    """A user, and its relation to one channel. The user is "" for an anonymous client."""
-
-    user: str
-    subscribed: bool = False
-    granted: bool = False  # by a subscription token, the connection token or the server API
-
-
-def allows(rule: frozenset[Permission], namespace: Namespace, actor: Actor) -> bool:
-    """Return whether at least one permission of the rule applies to the actor."""
-    user, subscribed, granted = actor
-    for permission in rule:
-        if permission is _ANYONE:
-            return True
-        if permission is _AUTHENTICATED:
-            if user:
-                return True
-        elif permission is _SUBSCRIBER:
-            if subscribed and (user or namespace.anonymous_subscriber):
-                return True
-        elif permission is _GRANT and granted:
-            return True
-    return False
+from services.shared.namespaces import Namespace, Namespaces
 
 
 def find_namespace(namespaces: Namespaces, channel: str, max_bytes: int) -> Namespace:
@@ -78,14 +45,12 @@ def listed_users(channel: str) -> frozenset[str] | None:
     return frozenset(users.split(",")) if mark else None
 
 
-def may_subscribe(namespace: Namespace, channel: str, user: str) -> bool:
-    """Return whether the user may subscribe without a token (wire protocol, 10).
+def name_permits(channel: str, user: str) -> bool:
+    """Return whether the name lets the user subscribe without a token.
 
-    The channel's name must allow it (`$` and `#`), and the rule of the namespace too.
+    Wire protocol, 10.
     """
     if is_private(channel):
         return False
     users = listed_users(channel)
-    if users is not None and (not user or in_channel_name(user, namespaced=":" in channel) not in users):
-        return False
-    return allows(namespace.subscribe, namespace, Actor(user))
+    return users is None or (bool(user) and in_channel_name(user, namespaced=":" in channel) in users)

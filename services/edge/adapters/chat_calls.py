@@ -1,0 +1,61 @@
+"""Calls methods on conversations, which persistence executes."""
+
+from __future__ import annotations
+
+import grpc
+
+from services.edge.adapters import publication_codec as codec
+from services.edge.adapters.chat_client import ChatClient
+from services.edge.adapters.chat_codec import options_of, refused
+from services.edge.domain.conversations.calls import Notice, Outcome
+from services.edge.domain.model import ClientInfo
+from services.shared.errors import Unavailable
+from services.shared.namespaces import Namespace
+from services.shared.rpc.replicas import Replicas
+from thalamus.chat.v1 import chat_pb2 as pb
+from thalamus.chat.v1.chat_pb2_grpc import ChatServiceStub
+
+DEADLINE_S = 2.5  # of a call, seconds
+
+
+class PersistenceChat:
+    """Implements `ChatCalls`, see services/edge/domain/conversations/calls.py."""
+
+    def __init__(self, replicas: Replicas, client: ChatClient | None) -> None:
+        """`client`: that of the same replicas, which knows whether all have conversations."""
+        self._replicas, self._client = replicas, client
+
+    async def call(
+        self,
+        method: str,
+        params: bytes,
+        *,
+        info: ClientInfo | None,
+        key_user: str,
+        key: str,
+        namespace: Namespace | None,
+    ) -> Outcome:
+        if self._client is not None:
+            self._client.require_served()
+        request = pb.CallRequest(
+            method=method,
+            info=None if info is None else codec.encode_info(info),
+            params=params,
+            key_user=key_user,
+            key=key,
+            namespace="" if namespace is None else namespace.name,
+            options=None if namespace is None else options_of(namespace),
+        )
+
+        async def call(replica: grpc.aio.Channel) -> pb.CallResponse:
+            return await ChatServiceStub(replica).Call(request, timeout=DEADLINE_S)
+
+        try:
+            response = await self._replicas.call(call, DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise Unavailable("persistence is of an earlier version") from error
+            raise Unavailable(f"persistence says {error.code().name}") from error
+        if response.HasField("refusal"):
+            raise refused(response.refusal)
+        return Outcome(response.result, [Notice(notice.user, notice.data) for notice in response.notices])

@@ -1,0 +1,66 @@
+"""Examples of requests on conversations, with which Swagger UI is prefilled.
+
+One after the other they work, but for those about a group: its channel is random. `DIRECT` is that of alice and the
+other user.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_OTHER = "urn:example:bob"
+GROUP = "conv:g.the26randomcharactersof1t"
+LOBBY = {"channel": "conv:o.lobby"}
+DIRECT = {"channel": "conv:d.6bhr7ezf3p6t2d5jdt5zhe6f4i"}
+IN_GROUP = {"as": "alice", "channel": GROUP}
+_LUNCH = {"type": "group", "name": "Lunch", "users": [_OTHER]}
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "conversations_create": {"type": "open", "id": "lobby", "name": "Lobby"},
+    "conversations_get": LOBBY,
+    "conversations_list": {"as": "alice"},
+    "conversations_directory": {"prefix": "Lo"},
+    "conversations_update": {**LOBBY, "name": "The lobby"},
+    "conversations_close": LOBBY,
+    "conversations_reopen": LOBBY,
+    "conversations_delete": {"channel": GROUP},
+    "conversations_join": IN_GROUP,
+    "conversations_leave": IN_GROUP,
+    "conversations_decline": IN_GROUP,
+    "members_list": LOBBY,
+    "members_add": {**IN_GROUP, "user": "carol"},
+    "members_invite": {**IN_GROUP, "user": "carol"},
+    "members_remove": {**IN_GROUP, "user": "carol"},
+    "members_role": {**LOBBY, "user": "alice", "role": "moderator"},
+    "members_silence": {**LOBBY, "as": "alice", "user": "carol", "until": 4_102_444_800_000},
+    "members_ban": {**LOBBY, "user": "mallory"},
+    "members_unban": {**LOBBY, "user": "mallory"},
+    "messages_send": {"as": "alice", "to": _OTHER, "text": "See you at 8"},
+    "messages_edit": {"as": "alice", **DIRECT, "of": 2, "text": "See you at 9"},
+    "messages_delete": {"as": "alice", **DIRECT, "of": 2},
+    "messages_purge": {**LOBBY, "user": "mallory", "upto": 100},
+    "messages_get": {"as": "alice", **DIRECT, "offset": 2},
+    "messages_list": {"as": "alice", **DIRECT, "limit": 25},
+    "messages_between": {"from": "alice", "to": _OTHER, "limit": 25},
+    "messages_versions": {"as": "alice", **DIRECT, "offset": 2},
+    "reactions_add": {"as": _OTHER, **DIRECT, "of": 2, "name": "👍"},
+    "reactions_remove": {"as": _OTHER, **DIRECT, "of": 2, "name": "👍"},
+    "reactions_list": {"as": "alice", **DIRECT, "offset": 2},
+    "pins_add": {**DIRECT, "of": 2},
+    "pins_remove": {**DIRECT, "of": 2},
+    "pins_list": DIRECT,
+    "me_export": {"as": "alice"},
+    "me_erase": {"as": "mallory"},
+}
+OF_USERS: dict[str, dict[str, Any]] = {
+    "conversations.create": _LUNCH,
+    "conversations.update": {"name": "Dinner", "settings": {"history": "joined"}},
+    "members.add": {"user": "carol"},
+    "members.invite": {"user": "carol"},
+    "members.role": {"role": "moderator"},
+    "members.silence": {"until": 4_102_444_800_000},
+    "members.ban": {},
+    "messages.purge": {"user": "mallory", "upto": 100},
+    "messages.send": {"text": "See you at 8"},
+    "messages.edit": {"text": "See you at 9", "if_rev": 2},
+}

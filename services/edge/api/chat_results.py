@@ -1,0 +1,322 @@
+"""Results of the methods on conversations, for OpenAPI only.
+
+Persistence writes them. The docstrings of the structs are their descriptions; each is one paragraph.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from services.shared.chat_methods import METHODS
+from services.shared.chat_requests import Attachment, Right, Role
+
+Offset = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Result(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Base of all results."""
+
+
+class AsOf(_Result):
+    """The position of the log for which an answer holds."""
+
+    epoch: str
+    offset: Offset
+
+
+class Written(_Result):
+    """Where the event stands in the log, and whether it applies.
+    `why`: why it changes nothing; absent: it applies. `offset` and `epoch` are absent if it has no place in the log.
+    """
+
+    channel: str
+    applied: bool
+    offset: Offset | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    why: str | UnsetType = UNSET
+
+
+class Created(Written, kw_only=True):
+    """The channel of the conversation, and where its creation stands in the log.
+    `not_added`: users who could not be added, and why; absent: none.
+    """
+
+    not_added: dict[str, str] | UnsetType = UNSET
+
+
+class Sent(Written, kw_only=True):
+    """Where the message stands in the log. `id`: channel and offset."""
+
+    id: str | UnsetType = UNSET
+
+
+class Place(_Result):
+    """The caller's place: the role, or the one that joining gives.
+    `since`: offset of the event that made the caller a member. `from`: history is visible above this offset.
+    `silenced_until`: Unix milliseconds.
+    """
+
+    role: Role | UnsetType = UNSET
+    invited: Role | UnsetType = UNSET
+    since: Offset | UnsetType = UNSET
+    history_from: Offset | UnsetType = msgspec.field(default=UNSET, name="from")
+    silenced_until: int | UnsetType = UNSET
+
+
+class AllSettings(_Result):
+    """All settings of a conversation; `rights` has those that differ from the default."""
+
+    edit_window_s: int | None
+    delete_window_s: int | None
+    slow_mode_s: int
+    unique_reactions: bool
+    versions: str
+    history: str
+    join: str
+    max_members: int
+    rights: dict[Right, Role]
+
+
+class ConversationResult(_Result):
+    """A conversation. Who is only invited sees no more than what is always there.
+    `members_n`: number of members; `n`: of messages that count, also deleted ones. `me` is null for a backend.
+    """
+
+    channel: str
+    type: str
+    name: str
+    phase: str
+    me: Place | None
+    as_of: AsOf
+    settings: AllSettings | UnsetType = UNSET
+    owner: str | UnsetType | None = UNSET
+    members_n: Offset | UnsetType = UNSET
+    n: Offset | UnsetType = UNSET
+
+
+class Listed(_Result):
+    """An own conversation.
+    `with`: the other user of a direct one. `invited`: the role that joining gives.
+    """
+
+    channel: str
+    type: str
+    name: str
+    phase: str
+    as_of: AsOf
+    other: str | UnsetType = msgspec.field(default=UNSET, name="with")
+    role: Role | UnsetType = UNSET
+    invited: Role | UnsetType = UNSET
+    since: Offset | UnsetType = UNSET
+    n: Offset | UnsetType = UNSET
+
+
+class ConversationPage(_Result):
+    """Own conversations by channel.
+    `cursor`: of the next page; absent: this is the last one.
+    """
+
+    conversations: list[Listed]
+    cursor: str | UnsetType = UNSET
+
+
+class OpenConversation(_Result):
+    """An open conversation."""
+
+    channel: str
+    name: str
+
+
+class Directory(_Result):
+    """Open conversations by name.
+    `cursor`: of the next page; absent: this is the last one.
+    """
+
+    conversations: list[OpenConversation]
+    cursor: str | UnsetType = UNSET
+
+
+class ChatMember(_Result):
+    """A member. `since`: offset of the event that made the user a member."""
+
+    user: str
+    role: Role
+    since: Offset
+
+
+class InvitedUser(_Result):
+    """Somebody invited, and the role that joining gives."""
+
+    user: str
+    role: Role
+
+
+class BannedUser(_Result):
+    """Somebody banned. `until`: Unix milliseconds; null: for good."""
+
+    user: str
+    until: int | None
+
+
+class ChatMembers(_Result):
+    """Members by user.
+    The first page has who is invited and, for who may ban, who is banned. `cursor`: of the next page; absent: this is
+    the last one.
+    """
+
+    members: list[ChatMember]
+    as_of: AsOf
+    invited: list[InvitedUser] | UnsetType = UNSET
+    banned: list[BannedUser] | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
+
+
+class Reacted(_Result):
+    """How many reacted so, and whether the caller did."""
+
+    count: Offset
+    me: bool
+
+
+class Text(_Result):
+    """What a message says."""
+
+    text: str | UnsetType = UNSET
+    format: str | UnsetType = UNSET
+    attachments: list[Attachment] | UnsetType = UNSET
+    mentions: list[str] | UnsetType = UNSET
+    mention_all: bool | UnsetType = UNSET
+    meta: dict[str, Any] | UnsetType = UNSET
+
+
+class MessageResult(Text, kw_only=True):
+    """A message.
+    Of a deleted one there are `offset`, `time`, `deleted` and `by`, the offset of the event that deleted it. `time`:
+    Unix milliseconds. `rev`: offset of the event that has the content. `replies`: messages in its thread.
+    """
+
+    offset: Offset
+    time: Offset
+    channel: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    author: str | UnsetType = UNSET
+    reply_to: Offset | UnsetType | None = UNSET
+    thread: Offset | UnsetType | None = UNSET
+    rev: Offset | UnsetType = UNSET
+    edited: bool | UnsetType = UNSET
+    reactions: dict[str, Reacted] | UnsetType = UNSET
+    replies: Offset | UnsetType = UNSET
+    pinned: bool | UnsetType = UNSET
+    deleted: bool | UnsetType = UNSET
+    by: Offset | UnsetType = UNSET
+
+
+class OneMessage(MessageResult, kw_only=True):
+    """A message, and the position for which that holds."""
+
+    as_of: AsOf
+
+
+class MessagePage(_Result):
+    """Messages, the newest last.
+    `more`: there are more; `before` and `after`: with which to ask for them.
+    """
+
+    messages: list[MessageResult]
+    as_of: AsOf
+    more: bool
+    before: Offset | UnsetType = UNSET
+    after: Offset | UnsetType = UNSET
+
+
+class MessageVersion(Text, kw_only=True):
+    """What a message said from the event at offset `rev` on; `erased`: that is gone."""
+
+    rev: Offset
+    time: Offset
+    erased: bool | UnsetType = UNSET
+
+
+class MessageVersions(_Result):
+    """Versions of a message, the oldest first; the last 100."""
+
+    channel: str
+    offset: Offset
+    versions: list[MessageVersion]
+    as_of: AsOf
+
+
+class Reactions(_Result):
+    """Users by reaction, in the order in which they reacted."""
+
+    channel: str
+    offset: Offset
+    reactions: dict[str, list[str]]
+    as_of: AsOf
+
+
+class Pinned(_Result):
+    """Pinned messages, in the order in which they were pinned; the last 100."""
+
+    messages: list[MessageResult]
+    as_of: AsOf
+
+
+class OwnMessage(Text, kw_only=True):
+    """An own message.
+    `time`: Unix milliseconds. `rev`: offset of the event that has the content.
+    """
+
+    channel: str
+    offset: Offset
+    id: str
+    time: Offset
+    reply_to: Offset | None
+    thread: Offset | None
+    rev: Offset
+    edited: bool
+
+
+class Exported(_Result):
+    """Own messages by conversation, the oldest first.
+    `cursor`: of the next page, also if this one is empty; absent: this is the last one.
+    """
+
+    messages: list[OwnMessage]
+    cursor: str | UnsetType = UNSET
+
+
+class EraseResult(_Result):
+    """How far it has come.
+    `conversations`: in how many this call deleted something. `cursor`: with which to call again until it is `done`.
+    """
+
+    done: bool
+    conversations: Offset
+    cursor: str | UnsetType = UNSET
+
+
+_OF_READS: dict[str, type[msgspec.Struct]] = {
+    "conversations.get": ConversationResult,
+    "conversations.list": ConversationPage,
+    "conversations.directory": Directory,
+    "members.list": ChatMembers,
+    "messages.get": OneMessage,
+    "messages.list": MessagePage,
+    "messages.between": MessagePage,
+    "messages.versions": MessageVersions,
+    "reactions.list": Reactions,
+    "pins.list": Pinned,
+    "me.export": Exported,
+}
+_OF_WRITES: dict[str, type[msgspec.Struct]] = {
+    "conversations.create": Created,
+    "messages.send": Sent,
+    "me.erase": EraseResult,
+}
+RESULTS_BY_METHOD: dict[str, type[msgspec.Struct]] = {
+    name: _OF_WRITES.get(name, Written) if method.writes else _OF_READS[name] for name, method in METHODS.items()
+}

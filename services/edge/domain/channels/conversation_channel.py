@@ -1,0 +1,147 @@
+"""A channel that is a conversation: its events end subscriptions.
+
+**Purpose.** Who is removed must not get one publication more, on any edge, and nobody else may miss one. The removal is
+an event of the same log as the messages. So whoever follows the log in order finds it at its place.
+
+**Rules.**
+
+1. Every publication is fanned out alone. Behind one that may take a right away (`CHANGES_MEMBERSHIP`), and before the
+   next, it is read: the subscriptions of those who are no longer members end, with unsubscribe 2100.
+2. The event itself is the last publication that they get. There is no timer, and nothing to ask: persistence has
+   numbered the event only because it was allowed, against the membership of that moment.
+3. A subscription that is being made (`live` is false) fails: its command is refused.
+4. One that catches up ends once it has read up to the event (`Subscription.ends_at`). A client may read slowly: it is
+   off the roster at once, hears of no more joins and leaves, and the subscription permits nothing any more.
+5. `remove` and `ban` end those of the user whom they name, `leave` those of its author, and the end of the conversation
+   ends all. In an open conversation, which everybody may follow, who leaves gives up a role and goes on reading.
+6. An event that was known when the membership was checked, at `Subscription.checked_at`, ends nothing: the user was
+   added again since.
+7. Other such events take no right to read: nobody is ended. An event that this edge does not know ends all as after a
+   gap: clients come back, and are asked about anew.
+
+**Example.** The log has a message at 6, the removal of bob at 7 and a message at 8. An edge that lost all three reads
+them from the log at once. Bob gets 6, 7 and then 2100; the others get 6, 7 and 8.
+
+**Trade-offs.** One publication at a time is fanned out, also where a repair brings many. Looking for the subscriptions
+of a user goes through all of the channel: that happens for events that restrict somebody, and they are few.
+
+Decision: docs/decisions/0054-membership-is-checked-by-position.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.delta_channel import DeltaChannel
+from services.edge.domain.model import Publication
+from services.shared.namespaces import Delta, Namespace
+
+logger = logging.getLogger(__name__)
+
+CHANGES_MEMBERSHIP = 2  # in `Publication.flags`: it may take a right away
+
+
+class _Event(msgspec.Struct):
+    """What matters of an event of a conversation; `user` is empty where it names none."""
+
+    kind: str = ""
+    op: str = ""
+    user: str = ""
+
+
+class _Ends(enum.Enum):
+    """Whose subscriptions an event ends."""
+
+    NAMED = enum.auto()
+    AUTHOR = enum.auto()
+    ALL = enum.auto()
+    NOBODY = enum.auto()
+
+
+_MEMBER, _CONVERSATION = "member", "conversation"
+_ENDS = {
+    (_MEMBER, "remove"): _Ends.NAMED,
+    (_MEMBER, "ban"): _Ends.NAMED,
+    (_MEMBER, "leave"): _Ends.AUTHOR,
+    (_CONVERSATION, "delete"): _Ends.ALL,
+    **{(_MEMBER, op): _Ends.NOBODY for op in ("silence", "role", "add", "join", "invite", "decline", "unban")},
+    **{(_CONVERSATION, op): _Ends.NOBODY for op in ("create", "update", "close", "reopen")},
+}
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class ConversationChannel(Channel):
+    """A channel of a namespace with conversations."""
+
+    def fan_out(self, publications: Iterable[Publication]) -> None:
+        """Send publications to all subscribers, and end what they end, in order."""
+        for publication in publications:
+            super().fan_out((publication,))
+            if publication.flags & CHANGES_MEMBERSHIP:
+                self._end_those_of(publication)
+
+    def _end_those_of(self, publication: Publication) -> None:
+        try:
+            event = _decode(publication.data)
+        except msgspec.MsgspecError:
+            event = _Event()
+        ends = _ENDS.get((event.kind, event.op))
+        if ends is _Ends.ALL:
+            self._end(publication.offset, self.subscriptions)
+        elif ends is _Ends.NAMED:
+            self._end(publication.offset, self._of(event.user))
+        elif ends is _Ends.AUTHOR and publication.info is not None and not self._is_open:
+            self._end(publication.offset, self._of(publication.info.user))
+        elif ends is None:
+            logger.error("an unknown event of a conversation", extra={"channel": self.name, "kind": event.kind})
+            for subscription in self.subscriptions:
+                self.leave(subscription)
+                subscription.session.insufficient_state(subscription)
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether everybody may follow it: names of open conversations begin so."""
+        return self.name.partition(":")[2].startswith("o.")
+
+    def _of(self, user: str) -> list[Subscription]:
+        """Return the subscriptions of a user.
+
+        Without a copy of all: an open conversation may have very many.
+        """
+        everybody = itertools.chain(self._joining, self._catching_up, *self._live.values())
+        return [one for one in everybody if one.info.user == user]
+
+    def _end(self, offset: int, subscriptions: Iterable[Subscription]) -> None:
+        """End subscriptions behind this offset."""
+        for subscription in subscriptions:
+            if offset > subscription.checked_at:
+                self._end_one(subscription, offset)
+
+    def _end_one(self, subscription: Subscription, offset: int) -> None:
+        if subscription.live and not self.is_catching_up(subscription):
+            subscription.session.no_longer_member(subscription)
+            return
+        subscription.ends_at = subscription.ends_at or offset
+        if not subscription.live:
+            subscription.broken = True
+            subscription.held.clear()
+            return
+        subscription.asks_joins = subscription.wants_joins = False
+        subscription.session.presence_over(subscription)
+
+
+class ConversationDeltaChannel(ConversationChannel, DeltaChannel):
+    """The same in a namespace that allows deltas."""
+
+
+def kind_of(namespace: Namespace) -> type[Channel]:
+    """Return the class of the channels of a namespace."""
+    if namespace.conversations:
+        return ConversationChannel if namespace.delta is Delta.OFF else ConversationDeltaChannel
+    return Channel if namespace.delta is Delta.OFF else DeltaChannel

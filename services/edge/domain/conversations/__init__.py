@@ -1,0 +1,1 @@
+"""Methods on conversations, as an edge serves them: persistence decides."""

@@ -1,0 +1,230 @@
+"""Methods on conversations, whichever way they are called.
+
+**Purpose.** A method can be called by `rpc`, by HTTP of a signed-in user and by a backend. What all three have to check
+is here; persistence decides about everything else.
+
+**Rules.**
+
+1. The channel says the namespace. Without a channel `namespace` does; without that the only one for conversations, or
+   of several the one that is called `conv`. `conversations.list` looks into all of them.
+2. Limits count before anything is asked, so a refused call counts. Backends have none.
+3. A call that writes may have an idempotency key: beside it (`Idempotency-Key`), or as `key` among its parameters.
+4. In a namespace whose publications a hook sees, what can be published must be published: a call would pass the hook.
+5. Whom a call concerns is told on the personal channel once it is done, if there is a namespace `user`. That may be
+   lost when an edge dies: an application lists its conversations when it connects.
+
+**Example.** `members.add {"channel":"conv:g.…","user":"u2"}` of u1: the namespace is `conv`, u1 has invites left,
+persistence numbers the event and returns a notice, and `user:#u2` gets `{"kind":"added","channel":"conv:g.…"}`.
+
+**Trade-off.** Parameters are read twice, here for the few members above and by persistence as a whole. In return there
+is one place that knows what they may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from services.edge.domain.access.channel_names import find_namespace
+from services.edge.domain.access.user_names import personal_channel
+from services.edge.domain.channels.publisher import Publisher
+from services.edge.domain.chat.refusal_time import wait_s
+from services.edge.domain.conversations.calls import ChatCalls, ChatRefused, Notice
+from services.edge.domain.conversations.limits import ChatLimits
+from services.edge.domain.model import ClientInfo
+from services.edge.domain.user_ports import User
+from services.shared.chat_methods import Act, Method, Rate
+from services.shared.chat_requests import MAX_KEY_BYTES
+from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.namespaces import Namespace, Namespaces, UnknownUsers
+from services.shared.process.log_limit import RateLimitedLog
+
+_UNTOLD = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
+_USUAL = "conv"  # the namespace that counts if there are several and none is named
+_PERSONAL = "user"  # the namespace of personal channels
+_MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+
+class _Address(msgspec.Struct):
+    """What an edge needs to know of the parameters."""
+
+    channel: str = ""
+    namespace: str = ""
+    key: str = ""
+    to: str = ""
+    type: str = ""
+    users: list[str] = []
+
+
+_ADDRESS = msgspec.json.Decoder(_Address)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and as whose calls keys and limits count.
+
+    `info`: None: the platform. `key_user`: whose idempotency keys they are. `is_backend`: has no limits.
+    """
+
+    info: ClientInfo | None
+    key_user: str
+    is_backend: bool = False
+
+
+class Profiles(Protocol):
+    """Tells which users there are."""
+
+    async def get(self, users: Iterable[str]) -> Sequence[User]:
+        """Return those that others may see.
+
+        Raises:
+            Unavailable: auth does not answer.
+        """
+
+
+class ChatMethods:
+    """Checks calls of methods on conversations, has them executed and tells of them.
+
+    Args:
+        calls: What executes them.
+        spawn: Runs a coroutine as a background task.
+        wall: Unix seconds.
+        refusal_step_s: Users are refused with 103 at multiples of it, see `chat/refusal_time.py`.
+    """
+
+    def __init__(
+        self,
+        calls: ChatCalls,
+        *,
+        namespaces: Namespaces,
+        channel_max_bytes: int,
+        limits: ChatLimits,
+        profiles: Profiles,
+        publisher: Publisher,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        wall: Callable[[], float],
+        refusal_step_s: float,
+    ) -> None:
+        self._calls, self._namespaces, self._channel_max_bytes = calls, namespaces, channel_max_bytes
+        self._limits, self._profiles, self._publisher = limits, profiles, publisher
+        self._spawn, self._wall, self._refusal_step_s = spawn, wall, refusal_step_s
+
+    @property
+    def namespaces(self) -> list[Namespace]:
+        """Those that conversations lie in."""
+        return [namespace for namespace in self._namespaces.named.values() if namespace.conversations]
+
+    async def call(
+        self,
+        method: Method,
+        params: bytes,
+        caller: Caller,
+        *,
+        key: str = "",
+        permit: Callable[[Collection[Namespace]], None] | None = None,
+    ) -> bytes:
+        """Call a method; return its result, a JSON object.
+
+        `key`: that beside the call; it must be the one in the parameters if both have one. `permit` is called with the
+        namespaces that it concerns, and raises if the caller may do nothing there.
+
+        Raises:
+            ThalamusError: 102, 107 or 108: nothing can lie there; 111: a limit; what `ChatCalls.call` and `permit`
+                raise.
+        """
+        try:
+            address = _ADDRESS.decode(params)
+        except _MALFORMED as error:
+            raise ChatRefused(ErrorCode.BAD_REQUEST, str(error), "malformed") from error
+        namespace = self._namespace(method, address)
+        if permit is not None:
+            permit(self.namespaces if namespace is None else [namespace])
+        key = _key(method, key, address.key)
+        if not caller.is_backend:
+            await self._admit(method, address, namespace, caller.info)
+        began = asyncio.get_running_loop().time()
+        try:
+            done = await self._calls.call(
+                method.name, params, info=caller.info, key_user=caller.key_user, key=key, namespace=namespace
+            )
+        except ChatRefused as error:
+            if error.code is ErrorCode.PERMISSION_DENIED and not caller.is_backend:
+                await asyncio.sleep(wait_s(self._refusal_step_s, asyncio.get_running_loop().time() - began))
+            raise
+        if done.notices:
+            self._spawn(self._tell(done.notices))
+        return done.result
+
+    def _namespace(self, method: Method, address: _Address) -> Namespace | None:
+        """Return where the conversation lies; None: in any."""
+        if address.channel:
+            namespace = find_namespace(self._namespaces, address.channel, self._channel_max_bytes)
+            if not namespace.conversations:
+                raise ChatRefused(ErrorCode.NOT_AVAILABLE, "no namespace of conversations")
+            return namespace
+        there = {namespace.name: namespace for namespace in self.namespaces}
+        if address.namespace:
+            if address.namespace not in there:
+                raise ChatRefused(ErrorCode.NOT_AVAILABLE, "no namespace of conversations")
+            return there[address.namespace]
+        if method.name == "conversations.list":
+            return None
+        if not there:
+            raise ChatRefused(ErrorCode.NOT_AVAILABLE, "no namespace of conversations")
+        if len(there) > 1 and _USUAL not in there:
+            raise ChatRefused(ErrorCode.BAD_REQUEST, "`namespace` must say which", "malformed")
+        return there.get(_USUAL) or next(iter(there.values()))
+
+    async def _admit(
+        self, method: Method, address: _Address, namespace: Namespace | None, info: ClientInfo | None
+    ) -> None:
+        """Check what is only asked of users.
+
+        Raises:
+            ThalamusError: 103, nobody has signed in, or a user is not known; 108, a hook must see it; 111, a limit.
+        """
+        if info is None or not info.user:
+            raise ChatRefused(ErrorCode.PERMISSION_DENIED, why="not_allowed")
+        if namespace is not None and namespace.publish_hook and method.act is Act.WRITE:
+            raise ChatRefused(ErrorCode.NOT_AVAILABLE, "a hook sees what is published here: publish it")
+        if method.rate is not None:
+            await self._limits.take(info.user, method.rate)
+        begins = method.name == "conversations.create"
+        if begins and address.type != "direct" and address.users:
+            await self._limits.take(info.user, Rate.INVITES, len(address.users))
+        if namespace is None or namespace.unknown_users is UnknownUsers.ACCEPT:
+            return
+        others = [address.to] if address.to else address.users if begins and address.type == "direct" else []
+        others = [user for user in others if user != info.user]
+        if others and len(await self._profiles.get(others)) < len(set(others)):
+            raise ChatRefused(ErrorCode.PERMISSION_DENIED, why="not_allowed")
+
+    async def _tell(self, notices: Sequence[Notice]) -> None:
+        """Publish notices on personal channels."""
+        namespace = self._namespaces.named.get(_PERSONAL)
+        if namespace is None:
+            return
+        time_ms = int(self._wall() * 1000)
+        for notice in notices:
+            channel = personal_channel(notice.user, _PERSONAL)
+            try:
+                find_namespace(self._namespaces, channel, self._channel_max_bytes)
+                await self._publisher.publish(channel, namespace, notice.data, time_ms=time_ms)
+            except ThalamusError as error:
+                _UNTOLD("a user was not told of a change of membership", error=str(error))
+
+
+def _key(method: Method, beside: str, among: str) -> str:
+    if not method.writes:
+        return ""
+    if beside and among and beside != among:
+        raise ChatRefused(ErrorCode.BAD_REQUEST, "two idempotency keys", "malformed")
+    key = beside or among
+    if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        raise ChatRefused(ErrorCode.BAD_REQUEST, f"an idempotency key has at most {MAX_KEY_BYTES} bytes", "malformed")
+    return key
