@@ -26,6 +26,12 @@ grep -qF " ~${REDIS_PREFIX:-t}:life " "$SECRETS/redis_acl" || {
     echo "the users of Redis in $SECRETS are for another REDIS_PREFIX: REDIS_PREFIX=${REDIS_PREFIX:-t} make secrets" >&2
     exit 1
 }
+# Presence of this version works with no less, and persistence can't erase what is in the append-only file.
+grep -q '^user presence .* ~[^ ]*:events:{\* ' "$SECRETS/redis_acl" &&
+    grep -q '^user persistence .* +bgrewriteaof ' "$SECRETS/redis_acl" || {
+    echo "the users of Redis in $SECRETS are of an earlier version: REDIS_PREFIX=${REDIS_PREFIX:-t} make secrets" >&2
+    exit 1
+}
 # `name: {name: "…${HASH_x:-v1}", file: PATH}` of each stack file: one variable a file.
 while read -r variable path; do
     export "$variable=$(hash_of "${path/'${SECRETS:-./secrets}'/$SECRETS}")"
@@ -35,7 +41,7 @@ export IMAGE_ID
 
 # A setting that reaches nothing is never meant: what begins as ours do must be in deploy/env or in a stack file.
 known=$(cat "${files[@]}" deploy/env/*.env | grep -oE '\$\{[A-Z][A-Z0-9_]*|^[A-Z][A-Z0-9_]*' | tr -d '${' | sort -u)
-unknown=$(compgen -e | grep -E '^(EDGE|AUTH|PRESENCE|PERSISTENCE|DYNAMODB)_' | sort -u | grep -vxF "$known" || true)
+unknown=$(compgen -e | grep -E '^(EDGE|AUTH|PRESENCE|PERSISTENCE|WEBHOOKS|DYNAMODB)_' | sort -u | grep -vxF "$known" || true)
 # Those of earlier versions are told, and pass: an old deploy.env stops nothing.
 retired=$(sed -n '/^RETIRED/,/^}/s/^ *"\([A-Z0-9_]*\)":.*/\1/p' services/shared/process/variables.py)
 ignored=$(grep -xF "$retired" <<<"$unknown" || true) unknown=$(grep -vxF "$retired" <<<"$unknown" || true)

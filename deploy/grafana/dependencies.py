@@ -97,6 +97,12 @@ DEPENDENCIES = board(
                     ),
                 ),
                 lines(
+                    "Profiles by where they were found",
+                    "ops",
+                    (f"sum by (outcome) (rate(thalamus_edge_profile_cache_total{{{EDGE}}}RATE))", "{{outcome}}"),
+                    help="Hits cost auth nothing; stale and failed: auth does not answer.",
+                ),
+                lines(
                     "Calls that ended with an error",
                     "ops",
                     (
@@ -133,6 +139,77 @@ DEPENDENCIES = board(
                     (f"rate(thalamus_edge_presence_leases_lost_total{{{EDGE}}}RATE)", "{{instance}}"),
                 ),
                 lines("Changes of a batch", "short", (p99("thalamus_presence_batch_items"), "p99")),
+            ),
+        ),
+        Row(
+            "Hooks",
+            (
+                lines(
+                    "Questions to hooks",
+                    "reqps",
+                    (
+                        f"sum by (hook, outcome) (rate(thalamus_edge_hook_calls_total{{{EDGE}}}RATE))",
+                        "{{hook}} {{outcome}}",
+                    ),
+                    help="answered, refused: the backend decided. Everything else is a failure of the hook.",
+                ),
+                lines(
+                    "Hooks answered within (p99)",
+                    "s",
+                    (p99("thalamus_edge_hook_seconds", "hook", where=EDGE), "{{hook}}"),
+                ),
+                lines(
+                    "Questions under way, and edges that do not ask",
+                    "short",
+                    (f"sum by (hook) (thalamus_edge_hook_under_way{{{EDGE}}})", "{{hook}} under way"),
+                    (f"sum by (hook) (thalamus_edge_hook_silent{{{EDGE}}})", "{{hook}} silent"),
+                ),
+            ),
+        ),
+        Row(
+            "Feed",
+            (
+                lines(
+                    "Events that the feed keeps",
+                    "short",
+                    ("max by (kind) (thalamus_feed_entries)", "{{kind}}"),
+                    help="At most 16 times FEED_MAX_ENTRIES of each kind.",
+                ),
+                lines(
+                    "Events that a group has not read", "short", ("max by (group) (thalamus_feed_waiting)", "{{group}}")
+                ),
+                lines(
+                    "How far a group is behind",
+                    "percentunit",
+                    ("max by (group) (thalamus_feed_behind_ratio)", "{{group}}"),
+                    help="Of what its fullest stream keeps. Over 100 % it is told a gap.",
+                ),
+            ),
+        ),
+        Row(
+            "Webhooks",
+            (
+                lines(
+                    "Webhook requests",
+                    "reqps",
+                    (
+                        "sum by (endpoint, outcome) (rate(thalamus_webhooks_requests_totalRATE))",
+                        "{{endpoint}} {{outcome}}",
+                    ),
+                    help="taken: 2xx. Everything else is sent again.",
+                ),
+                lines(
+                    "Webhook batches that wait, and dead letters",
+                    "short",
+                    ("max by (endpoint) (thalamus_webhooks_waiting)", "{{endpoint}} waiting"),
+                    ("max by (endpoint) (thalamus_webhooks_dead_letters)", "{{endpoint}} dead"),
+                ),
+                lines(
+                    "Webhooks answered within (p99), and age of what was read last",
+                    "s",
+                    (p99("thalamus_webhooks_seconds", "endpoint"), "{{endpoint}} p99"),
+                    ("max by (endpoint) (thalamus_webhooks_lag_seconds)", "{{endpoint}} age"),
+                ),
             ),
         ),
         Row(
