@@ -17,17 +17,24 @@ from services.shared.version import VERSION
 _COMMANDS = {
     "dev": "Start the whole platform on this machine and follow its logs.",
     "token": "Mint a token for a user.",
+    "users": "Create, invite, find, change, disable and delete users.",
     "api-key": "Create, list and revoke the keys of backends.",
     "keys": "Rotate, list and retire the keys that sign tokens.",
     "publish": "Publish to a channel.",
     "subscribe": "Follow channels until Ctrl-C.",
     "history": "Read what a channel kept.",
     "presence": "Show who is in a channel.",
+    "connections": "Show who is connected, and where.",
+    "events": "Follow committed publications and lifecycle events.",
     "secrets": "Make and rotate the secret files of a deployment.",
     "certs": "Make a certificate for development, or those of services.",
     "store": "Make the tables of DynamoDB; set a restored log right.",
+    "chat": "Compare what is kept of conversations with their logs.",
+    "erasures": "List what is deleted and not erased everywhere yet.",
+    "webhooks": "List, replay and drop what backends did not take.",
     "verify": "Check that a stack delivers what it acknowledges.",
 }
+_HYPHENS = "an argument that begins with - goes last, after --"
 _INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
@@ -45,6 +52,7 @@ class _LateGroup(click.Group):
             return None
         module = importlib.import_module(f"cli.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        _explain_hyphens(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,6 +67,21 @@ def thalamus() -> None:
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 nobody answered.
     """
+
+
+def _explain_hyphens(command: click.Command) -> None:
+    """Say in the help of each command how to give it what begins with a hyphen."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _explain_hyphens(each)
+    elif _takes_text(command):
+        command.epilog = f"{_HYPHENS.capitalize()}."
+
+
+def _takes_text(command: click.Command) -> bool:
+    """Return whether the command has an argument that may be any text."""
+    arguments = (param for param in command.params if isinstance(param, click.Argument))
+    return any(isinstance(argument.type, click.types.StringParamType) for argument in arguments)
 
 
 def main() -> NoReturn:
@@ -80,6 +103,8 @@ def run(arguments: list[str]) -> int:
         where = error.ctx.command_path if error.ctx else "thalamus"
         variable = getattr(getattr(error, "param", None), "envvar", None)
         also = f"; also set by {variable}" if variable else ""
+        if isinstance(error, click.NoSuchOption) and error.ctx and _takes_text(error.ctx.command):
+            also += f"; {_HYPHENS}"
         return _complain(f"{error.format_message().rstrip('.')} (see {where} --help{also})", EXIT_USAGE)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)

@@ -6,6 +6,8 @@ Where an option is not given, the running stack of `thalamus dev` is found by it
 from __future__ import annotations
 
 import os
+import re
+import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +19,22 @@ import click
 from cli.errors import WrongUsage
 from cli.realtime.messages import Position
 from cli.running import API_KEY_FILE, RunningStack, find_running
+from services.shared.checks import MAX_TIME_S
+from services.shared.hotlog.keys import use_prefix
 from services.shared.process.config import read_env
 from services.shared.process.secrets import TlsFiles
-from services.shared.startup.config import GrpcServiceConfig, ServiceTls
+from services.shared.startup.config import GrpcServiceConfig, ProcessConfig, ServiceTls
 
 DEFAULT_DATA = Path("data")
 _DEFAULT_URL = "http://127.0.0.1:8001"
 _DEFAULT_AUTH = "127.0.0.1:9001"
 _AUTH_TLS_PORT = 9011
+_DEFAULT_PERSISTENCE = "127.0.0.1:9003"
+_PERSISTENCE_TLS_PORT = 9013
 _WEBSOCKET_PATH = "/connection/websocket"
 _WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
+_NUMBER = re.compile(r"0*[1-9][0-9]{0,11}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -42,6 +50,23 @@ class PositionType(click.ParamType[Position]):
         if not (offset.isascii() and offset.isdecimal()) or int(offset) >= 1 << 64:
             self.fail(f"{value!r} is not OFFSET:EPOCH, such as 12:khFzNyMu", param, ctx)
         return Position(int(offset), epoch)
+
+
+class Duration(click.ParamType[int]):
+    """A time such as `90d`, `12h` or `30m`, as seconds."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        number, unit = str(value)[:-1], str(value)[-1:]
+        if unit not in _UNITS_S or not _NUMBER.fullmatch(number):
+            self.fail(f"{value!r} is no time such as 90d, 12h or 30m", param, ctx)
+        seconds = int(number) * _UNITS_S[unit]
+        if time.time() + seconds >= MAX_TIME_S:
+            self.fail(f"{value!r} ends after the year 9999", param, ctx)
+        return seconds
 
 
 data_option = click.option(
@@ -77,6 +102,12 @@ _key_option = click.option(
 _auth_option = click.option(
     "--auth", envvar="THALAMUS_AUTH_ADDR", show_envvar=True, help="HOST:PORT of auth [the running stack's]."
 )
+_persistence_option = click.option(
+    "--persistence",
+    envvar="THALAMUS_PERSISTENCE_ADDR",
+    show_envvar=True,
+    help="HOST:PORT of persistence [the running stack's].",
+)
 _service_token_option = click.option(
     "--service-token-file",
     envvar="SERVICE_TOKEN_FILE",
@@ -106,16 +137,21 @@ def auth_options(command: Command) -> Command:
     return _auth_option(_service_token_option(command))
 
 
+def persistence_options(command: Command) -> Command:
+    """Add --persistence and --service-token-file."""
+    return _persistence_option(_service_token_option(command))
+
+
 @dataclass(frozen=True, slots=True)
-class AuthAddress:
-    """Address of auth, and the files with what it expects: a token, or certificates."""
+class ServiceAddress:
+    """Address of a service, and the files with its token, or with certificates."""
 
     address: str
     service_token_file: Path | None
     tls: TlsFiles | None = None
 
 
-def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthAddress:
+def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> ServiceAddress:
     """Return the address of auth: from the options, the running stack or defaults.
 
     Over mTLS where the environment says so, as in the container of auth, or where the running stack does.
@@ -124,17 +160,52 @@ def find_auth(data: Path, auth: str | None, service_token_file: Path | None) -> 
         ConfigError: the environment says so, and does not name the certificates.
     """
     stack = find_running(data)
+    known = (stack.auth, stack.service_tls_files) if stack else (_DEFAULT_AUTH, [])
+    return _find_service("AUTH_", _AUTH_TLS_PORT, stack, known, auth, service_token_file)
+
+
+def find_persistence(data: Path, persistence: str | None, service_token_file: Path | None) -> ServiceAddress:
+    """Return the address of persistence, as `find_auth` does.
+
+    Raises:
+        ConfigError: the environment says so, and does not name the certificates.
+    """
+    stack = find_running(data)
+    known = (stack.persistence, stack.persistence_tls_files) if stack else (_DEFAULT_PERSISTENCE, [])
+    return _find_service("PERSISTENCE_", _PERSISTENCE_TLS_PORT, stack, known, persistence, service_token_file)
+
+
+def _find_service(
+    prefix: str,
+    tls_port: int,
+    stack: RunningStack | None,
+    known: tuple[str, list[str]],
+    address: str | None,
+    service_token_file: Path | None,
+) -> ServiceAddress:
+    """Return an address; `known`: address and certificates by default."""
     if service_token_file is None and stack is not None:
         service_token_file = Path(stack.service_token_file)
-    config = read_env(GrpcServiceConfig, os.environ, "AUTH_")
+    config = read_env(GrpcServiceConfig, os.environ, prefix)
     if config.tls in (ServiceTls.USE, ServiceTls.REQUIRE):
-        return AuthAddress(auth or f"127.0.0.1:{config.grpc_tls_port or _AUTH_TLS_PORT}", None, config.tls_files())
-    files = stack.service_tls_files if stack else []
-    return AuthAddress(
-        auth or (stack.auth if stack else _DEFAULT_AUTH),
-        service_token_file,
-        TlsFiles(*map(Path, files)) if files else None,
-    )
+        return ServiceAddress(address or f"127.0.0.1:{config.grpc_tls_port or tls_port}", None, config.tls_files())
+    files = known[1]
+    return ServiceAddress(address or known[0], service_token_file, TlsFiles(*map(Path, files)) if files else None)
+
+
+def find_redis(data: Path) -> str:
+    """Return the address of Redis.
+
+    It is from the environment, the running stack, or the default. From now on names of keys begin with the prefix from
+    there.
+
+    Raises:
+        ConfigError: a variable is wrong, or a file can't be read.
+    """
+    config = read_env(ProcessConfig, os.environ, "")
+    stack = None if "REDIS_URL" in os.environ else find_running(data)
+    use_prefix(stack.redis_prefix if stack else config.redis_prefix)
+    return stack.redis if stack else config.redis_address()
 
 
 def find_url(data: Path, url: str | None) -> str:

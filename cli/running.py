@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from services.shared.hotlog.keys import DEFAULT_PREFIX
+
 _FILE = "dev.json"
 API_KEY_FILE = "dev-api-key"
 
@@ -26,7 +28,7 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     """A running stack as its supervisor described it.
 
     `internal` has the URL of each service's internal port. `service_tls_files`: CA, certificate and key with which auth
-    is called; empty: without TLS.
+    is called; empty: without TLS. `persistence_tls_files`: the same for persistence.
     """
 
     pid: int
@@ -37,6 +39,9 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     internal: dict[str, str]
     pids: dict[str, int]
     service_tls_files: list[str] = []
+    redis_prefix: str = DEFAULT_PREFIX
+    persistence: str = ""
+    persistence_tls_files: list[str] = []
 
 
 def write_running(data: Path, stack: RunningStack) -> None:

@@ -37,6 +37,31 @@ class Presence(msgspec.Struct, frozen=True):
     presence: dict[str, ClientInfo] = {}
 
 
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One connection. `connected_at` is in Unix milliseconds."""
+
+    client: str = ""
+    user: str = ""
+    edge: str = ""
+    edge_id: str = ""
+    connected_at: int = 0
+    transport: str = ""
+    protocol: str = ""
+    name: str = ""
+    session: str = ""
+
+
+class ConnectionPage(msgspec.Struct, frozen=True):
+    """A page of connections; `cursor` is empty on the last one.
+
+    `unanswered`: how many edges did not answer.
+    """
+
+    connections: list[Connection] = []
+    cursor: str = ""
+    unanswered: int = 0
+
+
 class _Error(msgspec.Struct, frozen=True):
     code: int = 0
     message: str = ""

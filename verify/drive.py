@@ -52,6 +52,7 @@ async def drive(
     what: str,
     stored: Sequence[str],
     trouble: Trouble | None = None,
+    after_s: float | None = None,
     slow: Sequence[str] = (),
     padding: int = 0,
     settle_s: float = SETTLE_S,
@@ -66,6 +67,7 @@ async def drive(
         what: Description of the load, for the report.
         stored: Channels whose publications must be in the store.
         trouble: Causes faults while clients publish.
+        after_s: How long clients publish after the trouble, seconds, if the plan has so much; None: to its end.
         slow: Names of subscribers that read 1 KiB/s on their first connection.
         padding: Bytes to add to each publication.
         settle_s: Longest time for clients to catch up at the end, seconds.
@@ -99,6 +101,10 @@ async def drive(
             tasks += working
             if trouble is not None:
                 await trouble(run)
+                if after_s is not None:
+                    await asyncio.wait(working, timeout=after_s)
+                    for each in publishers:
+                        each.finish()
             await asyncio.gather(*working)
             progress.stage("waiting until everyone has everything")
             await _settle(plan, run, subscribers, publishers, settle_s)

@@ -29,6 +29,7 @@ class Publisher:
         self._padding = "x" * padding
         self._socket: Socket | None = None
         self._attempt = run.rng.randrange(1_000)
+        self._finished = False
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -39,13 +40,19 @@ class Publisher:
         return self._socket is not None
 
     async def run(self) -> None:
-        """Publish everything in the plan."""
+        """Publish everything in the plan, or what comes before `finish`."""
         for number, at in enumerate(self._plan.times):
             if (wait := at - self._run.now()) > 0:
                 await asyncio.sleep(wait)
             elif wait < -_LATE_S:
                 continue
+            if self._finished:
+                return
             await self.publish(self._plan.channels[number % len(self._plan.channels)])
+
+    def finish(self) -> None:
+        """Leave out the rest of the plan; what is under way is still finished."""
+        self._finished = True
 
     async def publish(self, channel: str, id_: str = "") -> tuple[int, str] | None:
         """Publish once, repeat until the outcome is known, and return the position.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import click
 
 from cli.auth_rpc import AuthRpc
 from cli.options import auth_options, data_option, find_auth, json_option
-from cli.output import remark, say, say_json
+from cli.output import remark, say, say_json, when
 from thalamus.auth.v1 import auth_pb2 as pb
 
 _STATES = {
@@ -38,7 +37,7 @@ def rotate(data: Path, auth: str | None, service_token_file: Path | None, as_jso
     if as_json:
         say_json(_as_json(made))
     else:
-        remark(f"it signs from {_time(made.signs_from)} on; the keys of before are still accepted")
+        remark(f"it signs from {when(made.signs_from)} on; the keys of before are still accepted")
         say(made.kid)
 
 
@@ -75,11 +74,11 @@ def retire(kid: str, force: bool, data: Path, auth: str | None, service_token_fi
 
 
 def _line(key: pb.SigningKey) -> str:
-    words = [key.kid, key.algorithm, f"made {_time(key.created_at)}", _STATES.get(key.state, "unknown")]
+    words = [key.kid, key.algorithm, f"made {when(key.created_at)}", _STATES.get(key.state, "unknown")]
     if key.state == pb.SIGNING_KEY_STATE_WAITING:
-        words.append(f"signs from {_time(key.signs_from)}")
+        words.append(f"signs from {when(key.signs_from)}")
     elif key.logins_until:
-        words.append(f"tokens of logins until {_time(key.logins_until)}")
+        words.append(f"tokens of logins until {when(key.logins_until)}")
     return "  ".join(words)
 
 
@@ -92,10 +91,6 @@ def _as_json(key: pb.SigningKey) -> dict[str, object]:
         "signs_from": key.signs_from,
         "logins_until": key.logins_until or None,
     }
-
-
-def _time(unix_s: int) -> str:
-    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).isoformat(timespec="seconds")
 
 
 def _auth(data: Path, auth: str | None, service_token_file: Path | None) -> AuthRpc:

@@ -1,4 +1,4 @@
-"""`thalamus store`: creates the tables of DynamoDB, and prepares a restored log."""
+"""`thalamus store`: tables of DynamoDB, restored logs, and files of SQLite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.shared.process.variables import read_checked_env
 
 @click.group("store")
 def command() -> None:
-    """Create the tables of DynamoDB, or prepare a restored log."""
+    """Create tables of DynamoDB, prepare a restored log, or compact a file."""
 
 
 @command.command("init")
@@ -76,6 +76,41 @@ def restore(db: Path | None, copy: Path | None, as_json: bool) -> None:
         say_json({"store": what, "restored": mark})
     else:
         say(f"{what}  every channel has a new epoch")
+
+
+@command.command("compact")
+@click.option("--db", type=click.Path(path_type=Path), help="SQLite file  [default: PERSISTENCE_DB]")
+@json_option
+def compact(db: Path | None, as_json: bool) -> None:
+    """Write the SQLite file of the log anew, without a byte of what was erased.
+
+    SQLite leaves copies of rows in unused parts of pages; VACUUM does not. Nothing can be stored meanwhile, and there
+    must be room for two more copies of the file: with a large one, stop persistence first.
+    """
+    path = db or read_checked_env(PersistenceConfig, os.environ, "PERSISTENCE_").db
+    logging.getLogger("services").addHandler(logging.NullHandler())  # a failure is told once, in one line
+    if not path.exists():
+        raise Refused(f"{path}: there is no such file")
+    if not asyncio.run(_compacted(path)):
+        raise Refused(f"{path}: somebody reads it, and its write-ahead log is left: try again")
+    size = path.stat().st_size
+    if as_json:
+        say_json({"store": str(path), "bytes": size})
+    else:
+        say(f"{path}  {size:,} bytes")
+
+
+async def _compacted(path: Path) -> bool:
+    try:
+        store = SqliteLogStore(path)
+    except ConfigError as error:
+        raise Refused(str(error)) from error
+    try:
+        return await store.compact()
+    except Unavailable as error:
+        raise Refused(f"{path}: {error}") from error
+    finally:
+        await store.close()
 
 
 async def _restored_file(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cli.errors import EXIT_OK, WrongUsage
-from cli.options import AuthAddress, PositionType, auth_options, find_auth, find_websocket, json_option, url_options
+from cli.options import PositionType, ServiceAddress, auth_options, find_auth, find_websocket, json_option, url_options
 from cli.output import printable, remark, say, say_json
 from cli.realtime.messages import Position, client_fields, publication_fields
 from cli.realtime.protocol import (
@@ -69,7 +69,7 @@ def command(
     return EXIT_OK
 
 
-def _minter(auth: AuthAddress, user: str) -> Callable[[], Awaitable[str]]:
+def _minter(auth: ServiceAddress, user: str) -> Callable[[], Awaitable[str]]:
     def mint() -> str:
         from cli.auth_rpc import AuthRpc  # slow to import
 

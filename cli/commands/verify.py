@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import tempfile
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from cli.commands.token import grant_of, sign
 from cli.errors import Refused, Unreachable, WrongUsage
 from cli.options import (
-    AuthAddress,
+    ServiceAddress,
     api_options,
     auth_options,
     find_api_key,
@@ -139,7 +141,8 @@ def _target(plan: Plan, *, url: str | None, edges: Sequence[str], data: Path, **
         given = [edge.http for edge in running.edges]
     found = find_auth(data, options["auth"], options["service_token_file"])
     claims = {"issuer": options["issuer"], "audience": options["audience"]}
-    tokens = _tokens(names(plan), options["secret_file"], claims, found)
+    grant = grant_of("subscribe", *plan.channels)  # where the namespace asks for one
+    tokens = _tokens(names(plan), options["secret_file"], claims, found, grant)
     return Target(
         websockets=tuple(find_websocket(data, one) for one in given or [None]),
         https=tuple(find_url(data, one) for one in given or [None]),
@@ -149,21 +152,25 @@ def _target(plan: Plan, *, url: str | None, edges: Sequence[str], data: Path, **
 
 
 def _tokens(
-    users: Sequence[str], secret_file: Path | None, claims: dict[str, str], auth: AuthAddress
+    users: Sequence[str],
+    secret_file: Path | None,
+    claims: dict[str, str],
+    auth: ServiceAddress,
+    grant: dict[str, object],
 ) -> dict[str, str]:
     """Return the tokens of all users, made before the run so that it needs no auth.
 
-    `claims`: issuer and audience of tokens that are signed here.
+    `claims`: issuer and audience of tokens that are signed here. `grant`: what all of them grant.
     """
     if secret_file is not None:
-        from cli.commands.token import sign
-
         secret = read_secret_file(secret_file, "--secret-file")
         issuer, audience = claims["issuer"], claims["audience"]
         return {
-            user: sign(secret, f"verify-{user}", ttl_s=_TOKEN_TTL_S, issuer=issuer, audience=audience) for user in users
+            user: sign(secret, f"verify-{user}", ttl_s=_TOKEN_TTL_S, caps=[grant], issuer=issuer, audience=audience)
+            for user in users
         }
     from cli.auth_rpc import AuthRpc
 
     with AuthRpc(auth.address, auth.service_token_file, auth.tls) as service:
-        return {user: service.mint(f"verify-{user}", ttl_s=_TOKEN_TTL_S) for user in users}
+        caps = json.dumps([grant]).encode()
+        return {user: service.mint(f"verify-{user}", ttl_s=_TOKEN_TTL_S, caps=caps) for user in users}

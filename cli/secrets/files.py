@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import secrets
@@ -12,9 +13,9 @@ from cli.errors import WrongUsage
 from cli.secrets.certificate import make_certificate
 from services.shared.hotlog.keys import DEFAULT_PREFIX, checked_prefix
 
-REDIS_USERS = ("edge", "auth", "presence", "persistence")
+REDIS_USERS = ("edge", "auth", "presence", "persistence", "webhooks", "feed")  # feed: `thalamus events`
 AWS_USERS = ("auth", "persistence")  # each has rights to its own table only
-PLAIN = ("service_token", "token_secret")
+PLAIN = ("service_token", "token_secret", "webhook_secret")
 _ALSO = "_also"  # suffix of a second value that is accepted too: the next one or the last one
 _ACL = "redis_acl"
 _SALT = ".salt"
@@ -89,7 +90,7 @@ class SecretFiles:
             self._write(also, present)
             begun.unlink()
             return ([name, also] if name in PLAIN else [name]), False
-        self._write(also, _random())
+        self._write(also, _maker(name)())
         begun.touch(mode=0o600)
         if name in PLAIN:
             return [also], True
@@ -98,7 +99,7 @@ class SecretFiles:
 
     def _all(self, hosts: list[str]) -> dict[str, Callable[[], bytes]]:
         """Return how each file is made. A second value is at first the same as the first."""
-        plain: dict[str, Callable[[], bytes]] = dict.fromkeys(PLAIN, _random)
+        plain: dict[str, Callable[[], bytes]] = {name: _maker(name) for name in PLAIN}
         also: dict[str, Callable[[], bytes]] = {
             name + _ALSO: lambda name=name: self._read(name)  # type: ignore[misc]
             for name in PLAIN
@@ -152,6 +153,16 @@ class SecretFiles:
 def rotatable() -> tuple[str, ...]:
     """Return the names that `rotate` accepts."""
     return (*PLAIN, *(f"redis_{user}" for user in REDIS_USERS), "tls")
+
+
+def _maker(name: str) -> Callable[[], bytes]:
+    """Return what makes a value of this secret."""
+    return _webhook_secret if name == "webhook_secret" else _random
+
+
+def _webhook_secret() -> bytes:
+    """Return a secret as Standard Webhooks writes them."""
+    return b"whsec_" + base64.b64encode(secrets.token_bytes(32))
 
 
 def _random() -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.process.config import ConfigError
 from services.shared.process.variables import check_names, names_of
@@ -16,6 +17,7 @@ _SERVICES = {
     "EDGE_": EdgeConfig,
     "PERSISTENCE_": PersistenceConfig,
     "PRESENCE_": PresenceConfig,
+    "WEBHOOKS_": WebhooksConfig,
 }
 _ITS_OWN = "it starts a Redis of its own, on REDIS_PORT"
 _BY_PORT = "it starts {service} itself, on {variable}"

@@ -39,18 +39,19 @@ class StackPlan:
     edges: int
     ports: Mapping[tuple[str, str], int]  # (owner, variable) → port
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
+    webhooks_file: Path | None = None  # None: no endpoint is configured, and the dispatcher does not run
     certificates: Path | None = None  # folder with those of `thalamus certs --services`; None: services use no TLS
 
     def redis_url(self) -> str:
         return f"redis://{_LOOPBACK}:{self.ports['redis', 'REDIS_PORT']}/0"
 
-    def auth_address(self) -> str:
-        """Return where the command line calls auth: over TLS where edges do."""
-        return self._grpc_address("auth", "GRPC_TLS_PORT" if self._calls_over_tls() else "GRPC_PORT")
+    def service_address(self, service: str) -> str:
+        """Return where the command line calls a service: over TLS where edges do."""
+        return self._grpc_address(service, "GRPC_TLS_PORT" if self._calls_over_tls() else "GRPC_PORT")
 
-    def auth_tls_files(self) -> list[str]:
-        """Return the files with which auth may be called over TLS; empty: without."""
-        return list(self._tls_files("auth").values()) if self._calls_over_tls() else []
+    def service_tls_files(self, service: str) -> list[str]:
+        """Return the files with which it may be called over TLS; empty: without."""
+        return list(self._tls_files(service).values()) if self._calls_over_tls() else []
 
     def _calls_over_tls(self) -> bool:
         return self.environment.get("SERVICE_TLS") in ("use", "require")
@@ -90,6 +91,8 @@ class StackPlan:
     def specs(self) -> list[ChildSpec]:
         """Return all processes, in the order of their stages."""
         services = [self._service(name) for name in _SERVICES]
+        if self.webhooks_file is not None:
+            services.append(self._webhooks(self.webhooks_file))
         return [self._redis(), *services, *(self._edge(name) for name in edge_names(self.edges))]
 
     def _redis(self) -> ChildSpec:
@@ -119,7 +122,16 @@ class StackPlan:
         if name in ("auth", "persistence"):
             variable = f"{name.upper()}_DB"
             own[variable] = self.environment.get(variable) or str(self.data / f"{name}.sqlite3")
+        if name == "auth":
+            own["AUTH_REGISTRATION"] = self.environment.get("AUTH_REGISTRATION") or "open"
         return self._python(name, name, Stage.SERVICE, own)
+
+    def _webhooks(self, file: Path) -> ChildSpec:
+        own = {
+            "WEBHOOKS_INTERNAL_PORT": str(self.ports["webhooks", "WEBHOOKS_INTERNAL_PORT"]),
+            "WEBHOOKS_FILE": str(file),
+        }
+        return self._python("webhooks", "persistence", Stage.SERVICE, own, "webhooks")
 
     def _edge(self, name: str) -> ChildSpec:
         own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
@@ -133,7 +145,7 @@ class StackPlan:
         own["EDGE_WEB_DIR"] = self.environment.get("EDGE_WEB_DIR") or str(bundled("web"))
         return self._python(name, "edge", Stage.EDGE, own)
 
-    def _python(self, name: str, package: str, stage: Stage, own: Mapping[str, str]) -> ChildSpec:
+    def _python(self, name: str, package: str, stage: Stage, own: Mapping[str, str], *arguments: str) -> ChildSpec:
         environment = {
             **self.environment,
             "REDIS_URL": self.redis_url(),
@@ -146,7 +158,8 @@ class StackPlan:
         }
         return ChildSpec(
             name=name,
-            command=(sys.executable, "-P", "-m", f"services.{package}"),  # -P: not from the current directory
+            # -P: not from the current directory
+            command=(sys.executable, "-P", "-m", f"services.{package}", *arguments),
             environment=environment,
             stage=stage,
             probe=http_ready(f"{self.internal_urls()[name]}/readyz"),

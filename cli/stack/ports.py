@@ -30,6 +30,7 @@ _DEFAULTS = {
     "EDGE_PORT": 8001,
     "EDGE_INTERNAL_PORT": 9111,
 }
+_WEBHOOKS_DEFAULTS = {"WEBHOOKS_INTERNAL_PORT": 9104}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,19 @@ def edge_names(edges: int) -> list[str]:
     return [f"edge-{number}" for number in range(1, edges + 1)]
 
 
-def wanted_ports(environment: Mapping[str, str], edges: int, *, any_free: bool = False) -> list[Port]:
+def wanted_ports(
+    environment: Mapping[str, str], edges: int, *, any_free: bool = False, webhooks: bool = False
+) -> list[Port]:
     """Return the ports of Redis, the services and `edges` edges.
 
-    The ports of the edges count up from their variable. With `any_free`, a port that no variable names is 0.
+    The ports of the edges count up from their variable. With `any_free`, a port that no variable names is 0. With
+    `webhooks` the webhook dispatcher has one, too.
 
     Raises:
         ConfigError: a variable is not a port number.
     """
     defaults = _DEFAULTS if environment.get("SERVICE_TLS", "off") == "off" else _DEFAULTS | _TLS_DEFAULTS
+    defaults = defaults | _WEBHOOKS_DEFAULTS if webhooks else defaults
     numbers = {name: _number(environment, name, 0 if any_free else default) for name, default in defaults.items()}
     ports = []
     for variable, number in numbers.items():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.persistence.webhooks.endpoints import load_endpoints
 from services.shared.namespaces import load_namespaces
 from services.shared.process.config import ConfigError, read_secret_file
 
@@ -44,6 +45,15 @@ def check_namespaces(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"namespace file {path} does not exist: name one with --config or CHANNELS_FILE")
     load_namespaces(path)
+
+
+def used_webhooks(path: Path | None) -> Path | None:
+    """Return the file of endpoints as a whole path; None if it names none.
+
+    Raises:
+        ConfigError: it is missing or wrong.
+    """
+    return path.resolve() if path is not None and load_endpoints(path) else None
 
 
 @contextmanager

@@ -21,8 +21,16 @@ from cli.stack.child import Pause, sleep
 from cli.stack.last_ports import LastPorts
 from cli.stack.plan import StackPlan
 from cli.stack.ports import choose_ports, wanted_ports
-from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, write_secret
+from cli.stack.preflight import (
+    check_namespaces,
+    only_one,
+    prepare_data,
+    service_token,
+    used_webhooks,
+    write_secret,
+)
 from cli.stack.supervisor import StartFailed, Supervisor
+from services.shared.hotlog.keys import DEFAULT_PREFIX
 from services.shared.process.secrets import TlsFiles
 from services.shared.redis.binary import find_redis_server
 
@@ -40,6 +48,7 @@ class StackSettings:
 
     data: Path
     channels_file: Path
+    webhooks_file: Path | None = None  # None: no webhooks
     environment: Mapping[str, str]
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
     edges: int = 1
@@ -62,18 +71,21 @@ async def running_stack(
     Afterwards no process is left.
 
     Raises:
-        ConfigError: data directory, namespace file or ports are wrong; nothing was started.
+        ConfigError: data directory, a file of settings or ports are wrong; nothing was started.
         StartFailed: a process did not become ready.
     """
     prepare_data(settings.data)
     data = settings.data.resolve()
     check_namespaces(settings.channels_file)
+    webhooks_file = used_webhooks(settings.webhooks_file)
     with only_one(data):
         redis_server = find_redis_server()
         if settings.repair:
             on_event("INFO", "redis", await asyncio.to_thread(aof.repair, redis_server, data))
         aof.refuse_zeros(data)
-        wanted = wanted_ports(settings.environment, settings.edges, any_free=settings.any_free_port)
+        wanted = wanted_ports(
+            settings.environment, settings.edges, any_free=settings.any_free_port, webhooks=webhooks_file is not None
+        )
         last = LastPorts(data)
         ports = choose_ports(wanted, last=last.ports)
         for line in last.keep(wanted, ports):
@@ -82,6 +94,7 @@ async def running_stack(
             data=data,
             environment=settings.environment,
             channels_file=settings.channels_file.resolve(),
+            webhooks_file=webhooks_file,
             service_token_file=service_token(settings.environment.get("SERVICE_TOKEN_FILE"), data),
             redis_server=redis_server,
             edges=settings.edges,
@@ -130,8 +143,10 @@ def _auth(plan: StackPlan) -> AuthRpc:
     """
     from cli.auth_rpc import AuthRpc
 
-    files = plan.auth_tls_files()
-    return AuthRpc(plan.auth_address(), plan.service_token_file, TlsFiles(*map(Path, files)) if files else None)
+    files = plan.service_tls_files("auth")
+    return AuthRpc(
+        plan.service_address("auth"), plan.service_token_file, TlsFiles(*map(Path, files)) if files else None
+    )
 
 
 def _write_running(data: Path, stack: RunningStack, on_event: Callable[[str, str, str], None]) -> None:
@@ -147,10 +162,13 @@ def describe(plan: StackPlan, supervisor: Supervisor) -> RunningStack:
     return RunningStack(
         pid=os.getpid(),
         edges=plan.edge_addresses(),
-        auth=plan.auth_address(),
+        auth=plan.service_address("auth"),
+        persistence=plan.service_address("persistence"),
         redis=plan.redis_url(),
+        redis_prefix=plan.environment.get("REDIS_PREFIX", DEFAULT_PREFIX),
         service_token_file=str(plan.service_token_file),
-        service_tls_files=plan.auth_tls_files(),
+        service_tls_files=plan.service_tls_files("auth"),
+        persistence_tls_files=plan.service_tls_files("persistence"),
         internal=plan.internal_urls(),
         pids=supervisor.pids(),
     )

@@ -2,7 +2,7 @@
 import { Client, TOO_BIG } from './client.js';
 import { RoomView } from './room_view.js';
 import { MOST_READ, Room, nameOf } from './rooms.js';
-import { Session, loadRooms, saveRooms } from './session.js';
+import { Session, loadRooms, registration, saveRooms } from './session.js';
 import { Frames, byId, colour, element, initials } from './view.js';
 
 const PAGE = 50;
@@ -25,6 +25,10 @@ function showSignIn(message = '') {
   byId('sign-in-error').hidden = !message;
   byId('sign-in-error').textContent = message;
   byId('username').focus();
+  registration().then((who) => {
+    byId('register').hidden = who === 'closed';
+    byId('invite-field').hidden = who !== 'invite';
+  });
 }
 
 byId('sign-in-form').addEventListener('submit', async (event) => {
@@ -33,7 +37,7 @@ byId('sign-in-form').addEventListener('submit', async (event) => {
   const buttons = [byId('log-in'), byId('register')];
   for (const button of buttons) button.disabled = true;
   try {
-    start(await Session.signIn(how, byId('username').value, byId('password').value));
+    start(await Session.signIn(how, byId('username').value, byId('password').value, byId('invite').value.trim()));
   } catch (error) {
     showSignIn(error.message);
   } finally {
@@ -68,7 +72,7 @@ function start(found) {
   byId('sign-in').hidden = true;
   byId('console').hidden = false;
   byId('me').textContent = session.name;
-  byId('password').value = '';
+  byId('password').value = byId('invite').value = '';
   const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
   client = new Client(`${scheme}://${location.host}/connection/websocket`, (renew) => session.token(renew));
   listen(client);
@@ -172,26 +176,44 @@ function take(room, publication) {
   showPosition();
 }
 
-async function loadMembers(room) {
+const NO_MEMBERS = [103, 108]; // they may not be seen, or the channel has none
+
+async function loadMembers(room, doubted = []) {
+  const changed = room.listing();
+  let clients = null;
   try {
-    const { clients } = await client.presence(room.channel);
-    room.members = new Map(Object.entries(clients));
-  } catch {
-    room.members = new Map(); // the channel has none, or they may not be seen
+    ({ clients } = await client.presence(room.channel));
+  } catch (error) {
+    if (NO_MEMBERS.includes(error.code)) clients = {};
   }
+  for (const info of room.listed(changed, clients, doubted)) noteMember(room, info, false);
   showPeople();
 }
 
-async function membership(channel, info, joined) {
+function membership(channel, info, joined) {
   const room = rooms.get(channel);
   if (!room) return;
-  if (joined) room.members.set(info.client, info);
-  // Nobody was told of its join: it had taken the place of an earlier client of its user, who is not here any more.
-  else if (!room.members.delete(info.client)) await loadMembers(room);
-  // A tab more or less of somebody who is here is no news, and nobody is told of their own coming and going.
-  const mine = info.client === client.id || (info.user && info.user === session.user);
-  if (!mine && !room.hasOther(info)) view.note(room, `${nameOf(info)} ${joined ? 'joined' : 'left'}`, 'event');
+  if (room.told(info, joined)) noteMember(room, info, joined);
   showPeople();
+  checkDoubts(room);
+}
+
+// Nobody is told of their own coming and going.
+function noteMember(room, info, joined) {
+  const mine = info.client === client.id || (info.user && info.user === session.user);
+  if (!mine) view.note(room, `${nameOf(info)} ${joined ? 'joined' : 'left'}`, 'event');
+}
+
+// One list at a time, however many leave.
+async function checkDoubts(room) {
+  if (room.checking) return;
+  room.checking = true;
+  while (room.doubts.size) {
+    const doubted = [...room.doubts.values()];
+    room.doubts.clear();
+    await loadMembers(room, doubted);
+  }
+  room.checking = false;
 }
 
 // Sending.
@@ -204,7 +226,7 @@ byId('composer').addEventListener('submit', (event) => {
   if (!text || !room) return;
   field.value = '';
   field.style.height = '';
-  const entry = room.sending(crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, { text });
+  const entry = room.sending(crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, room.written(text));
   view.showPending(room);
   view.toEnd();
   deliver(room, entry);
@@ -301,7 +323,7 @@ function showChannels() {
 }
 
 function showPeople() {
-  const people = rooms.get(current)?.people(client.id) ?? [];
+  const people = rooms.get(current)?.people(client?.id) ?? []; // who logs out has no client
   byId('people-count').textContent = people.length ? String(people.length) : '';
   byId('people-list').replaceChildren(...people.map((person) => {
     const avatar = element('span', { className: 'avatar', textContent: initials(person.name), 'aria-hidden': 'true' });

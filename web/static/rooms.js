@@ -3,6 +3,7 @@
 const KEPT = 500;
 export const MOST_READ = 1_000; // messages, older ones that were read included
 const SAVED = 200;
+const EVENT = /^(message|edit|delete|purge|reaction|pin|member|conversation|erased|x\..+)$/; // kinds of docs/chat.md
 
 // Where in an ascending list of offsets this one belongs; the index of an equal one is returned as it is.
 export function placeOf(entries, offset) {
@@ -22,6 +23,8 @@ export class Room {
     this.messages = []; // {offset, data, info, at: ms by the server, 0: not known}, ascending; entries without offset only at the end
     this.pending = []; // {key, data, state: 'sending' | 'failed', note}
     this.members = new Map(); // client → info
+    this.doubts = new Map(); // user → info: left with one client, and not seen to have left with the others
+    this.lists = new Set(); // for each list of members that was asked for: which clients came or left since
     this.unread = 0;
     this.epoch = '';
     this.reachedStart = false;
@@ -50,6 +53,12 @@ export class Room {
     return index;
   }
 
+  // What is published for a text: a conversation takes events alone, and its log shows what the channel is.
+  written(text) {
+    const kind = this.messages.at(-1)?.data?.kind;
+    return typeof kind === 'string' && EVENT.test(kind) ? { kind: 'message', text } : { text };
+  }
+
   sending(key, data) {
     const entry = { key, data, state: 'sending', note: '' };
     this.pending.push(entry);
@@ -70,9 +79,40 @@ export class Room {
     return this.messages.find((message) => message.offset)?.offset ?? 0;
   }
 
-  // Whether another client of this user is here.
-  hasOther({ user, client }) {
-    return Boolean(user) && [...this.members.values()].some((info) => info.user === user && info.client !== client);
+  // Whether this client is here, or another one of its user.
+  has({ user, client }) {
+    return this.members.has(client) || (Boolean(user) && [...this.members.values()].some((info) => info.user === user));
+  }
+
+  // A client joined or left. Returns whether that is news: the first client of its user, or the last one. A second join of a
+  // client is an update. A leave of a client that is not known is of one who came back unseen, and left: the leave of
+  // the client of before came first, and was the news.
+  told(info, joined) {
+    const before = this.has(info);
+    for (const changed of this.lists) changed.add(info.client);
+    if (joined) this.members.set(info.client, info);
+    else this.members.delete(info.client);
+    const after = this.has(info);
+    // Where joins and leaves are told by user, this was the last client; so it may be where presence lost what it knew.
+    if (!joined && after) this.doubts.set(info.user, info);
+    return before !== after;
+  }
+
+  // A list of members is asked for. Give what this returns to `listed` together with the list, or with null if there is none.
+  listing() {
+    const changed = new Set();
+    this.lists.add(changed);
+    return changed;
+  }
+
+  // Takes the list, but for clients that came or left since it was asked for. Returns those of `doubted` who have left.
+  listed(changed, clients, doubted = []) {
+    this.lists.delete(changed);
+    if (!clients) return [];
+    const before = doubted.filter((info) => this.has(info));
+    for (const client of this.members.keys()) if (!changed.has(client)) this.members.delete(client);
+    for (const [client, info] of Object.entries(clients)) if (!changed.has(client)) this.members.set(client, info);
+    return before.filter((info) => !this.has(info));
   }
 
   // The longest of what waits for its acknowledgement.

@@ -35,6 +35,16 @@ async function post(path, body) {
   return answer.result;
 }
 
+// Who may make an account: open, invite or closed. Open where the server does not say: it refuses whom it does not want.
+export async function registration() {
+  try {
+    const response = await fetch('/auth/registration');
+    return (await response.json()).result?.registration ?? 'open';
+  } catch {
+    return 'open';
+  }
+}
+
 // The claims of a token, unchecked: for showing who one is. Null: it is no token.
 function claimsOf(token) {
   try {
@@ -63,9 +73,9 @@ export class Session {
     return text ? new Session(JSON.parse(text)) : null;
   }
 
-  static async signIn(how, username, password) {
+  static async signIn(how, username, password, invite = '') {
     const session = new Session(null);
-    session.#keep(await post(`/auth/${how}`, { username, password }));
+    session.#keep(await post(`/auth/${how}`, { username, password, ...(how === 'register' && invite ? { invite } : {}) }));
     return session;
   }
 
