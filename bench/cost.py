@@ -67,13 +67,20 @@ def _used(pids: Mapping[str, int]) -> dict[str, tuple[float, float]]:
     return found
 
 
-async def cost(load: Load, *, edges: int, seconds: float, flame: tuple[str, Path] | None = None) -> Cost:
-    """Measure a running load.
+async def cost(
+    load: Load,
+    *,
+    edges: int,
+    seconds: float,
+    flame: tuple[str, Path] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Cost:
+    """Measure a running load; `environment` has settings of the services.
 
     `flame` is the process that is sampled meanwhile, and the file of the picture.
     """
     members = load.clients // len(load.channels)
-    async with platform(edges=edges) as target, Fleet(2) as fleet:
+    async with platform(edges=edges, environment=environment) as target, Fleet(2) as fleet:
         await connect(fleet, target, load.clients, load.channels)
         await publish(fleet, members, load.per_s, _WARM_S)
         pids = target.pids()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from bench.load.frames import TOKEN_TTL_S
+
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
     """Servers, and how to be let in."""
@@ -12,6 +14,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     secret: str  # of HS256 tokens
     urls: list[str]  # of the nodes
     tokens: list[str] = []  # taken in turns instead of tokens of the secret
+    token_ttl_s: int = TOKEN_TTL_S  # of tokens of the secret
 
 
 class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -29,6 +32,7 @@ class Connect(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     join_leave: bool = False
     positions: dict[str, tuple[int, str]] = {}  # where channels are caught up from
     payload_bytes: int = 128  # of what they will publish
+    payload: str = ""  # that in place of so many bytes: JSON, with `%d` for the send time behind `"t":"@`
 
 
 class Churn(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -78,6 +78,7 @@ class Fleet:
         join_leave: bool = False,
         positions: Mapping[str, tuple[int, str]] | None = None,
         payload_bytes: int = PAYLOAD_BYTES,
+        payload: str = "",
         beginning: int = 0,
     ) -> Report:
         """Open and subscribe clients, numbered from `beginning`.
@@ -96,6 +97,7 @@ class Fleet:
                     join_leave=join_leave,
                     positions=dict(positions or {}),
                     payload_bytes=payload_bytes,
+                    payload=payload,
                 )
                 for first, count in self._shares(clients)
             ]

@@ -16,7 +16,7 @@ _TEXT, _BINARY, _PONG, _CLOSE = 0x1, 0x2, 0xA, 0x8
 _FIN, _MASKED = 0x80, 0x80
 _ZERO_MASK = bytes(4)  # masked by the letter of RFC 6455, 5.3: servers unmask as ever, we need not
 _LONGEST_SHORT = 125
-_TOKEN_TTL_S = 24 * 3600
+TOKEN_TTL_S = 24 * 3600
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -58,10 +58,10 @@ def upgrade_request(host: str, path: str) -> bytes:
     ).encode()
 
 
-def sign_token(secret: str, user: str) -> str:
+def sign_token(secret: str, user: str, ttl_s: int = TOKEN_TTL_S) -> str:
     """A JWT (HS256) for a user: every server here verifies the same kind."""
     now = int(time.time())
-    body = json.dumps({"sub": user, "iat": now, "exp": now + _TOKEN_TTL_S}, separators=(",", ":")).encode()
+    body = json.dumps({"sub": user, "iat": now, "exp": now + ttl_s}, separators=(",", ":")).encode()
     signed = b".".join((_base64(b'{"alg":"HS256","typ":"JWT"}'), _base64(body)))
     return b".".join((signed, _base64(hmac.digest(secret.encode(), signed, hashlib.sha256)))).decode()
 

@@ -28,6 +28,7 @@ async def open_client(
     join_leave: bool = False,
     position: tuple[int, str] | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
+    payload: str = "",
     source: str | None = None,
 ) -> tuple[Client, bytes]:
     """The client, and what the server said to its subscribe.
@@ -40,6 +41,7 @@ async def open_client(
         join_leave: Be told who comes and goes.
         position: Catch up from here.
         payload_bytes: Of what it will publish.
+        payload: That in place of so many bytes; see `Connect`.
         source: The address it comes from; none: the system's choice.
     Raises:
         OSError: refused.
@@ -49,10 +51,10 @@ async def open_client(
     url = urlsplit(where.urls[number // len(channels) % len(where.urls)])
     dialect = DIALECTS[where.dialect]
     tokens = where.tokens
-    token = tokens[number % len(tokens)] if tokens else sign_token(where.secret, f"user-{number}")
+    token = tokens[number % len(tokens)] if tokens else sign_token(where.secret, f"user-{number}", where.token_ttl_s)
     joining = Joining(token=token, channel=channel, join_leave=join_leave, position=position)
     request = upgrade_request(url.netloc, dialect.path(url.path, joining))
-    frame = dialect.publish(channel, payload_of(payload_bytes))
+    frame = dialect.publish(channel, payload or payload_of(payload_bytes))
     async with asyncio.timeout(_OPENS_WITHIN_S):
         _, opening = await asyncio.get_running_loop().create_connection(
             lambda: Opening(request, dialect.steps(joining), dialect, frame, tally),

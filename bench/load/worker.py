@@ -123,6 +123,7 @@ class Worker:
             join_leave=command.join_leave,
             position=command.positions.get(channel),
             payload_bytes=command.payload_bytes,
+            payload=command.payload,
         )
         self._clients.append(client)
         if epoch := _EPOCH.search(said):

@@ -41,9 +41,20 @@ def threads(pid: int, proc: Path = _PROC) -> int:
 
 
 def _kib(file: Path, name: str) -> int:
-    for line in file.read_text().splitlines():
+    """Return a number of the file, KiB.
+
+    0 for a process that has ended and was not waited for, such as one that Redis began to write its file: it has no
+    memory any more.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except ProcessLookupError:
+        return 0
+    for line in lines:
         if line.startswith(name):
             return int(line.split()[1])
+    if any(line.startswith("State:\tZ") for line in lines):
+        return 0
     raise ValueError(f"{file} has no {name}")
 
 

@@ -17,9 +17,9 @@ _ARRIVES_WITHIN_S = 15.0
 _SETTLES_S = 0.5
 
 
-async def connect(fleet: Fleet, target: Target, clients: int, channels: Sequence[str]) -> Report:
-    """Open the clients of a scenario."""
-    report = await fleet.connect(clients, target.where, channels)
+async def connect(fleet: Fleet, target: Target, clients: int, channels: Sequence[str], *, payload: str = "") -> Report:
+    """Open the clients of a scenario; `payload`: what they publish, see `Connect`."""
+    report = await fleet.connect(clients, target.where, channels, payload=payload)
     await asyncio.sleep(_SETTLES_S)
     return report
 

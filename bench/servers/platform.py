@@ -72,6 +72,7 @@ async def platform(
                 ),
                 pids=supervisor.pids,
                 internal=plan.internal_urls(),
+                redis_url=plan.redis_url(),
             )
     finally:
         shutil.rmtree(data, ignore_errors=True)

@@ -20,3 +20,4 @@ class Target:
     where: Where
     pids: Callable[[], Mapping[str, int]]  # all server-side processes, Redis included
     internal: Mapping[str, str] = field(default_factory=dict)  # those with /metrics
+    redis_url: str = ""
