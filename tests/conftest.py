@@ -1,4 +1,4 @@
-"""Fixtures for every test; each lives in a module of `tests/support` and is named here."""
+"""Fixtures for every test; each lives in a module of `tests/support`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from hypothesis import settings
 pytest_plugins = (
     "tests.support.dynamodb",
     "tests.support.encodings",
+    "tests.support.full",
+    "tests.support.order",
     "tests.support.redis",
     "tests.support.sdk",
     "tests.support.stack",

@@ -1,7 +1,11 @@
-"""What only the accounts on DynamoDB have: answers that are lost, items that expire, and what each call costs."""
+"""What only the accounts on DynamoDB have.
+
+Answers that are lost, items that expire, and what each call costs.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -10,21 +14,27 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
-from services.auth.domain.ports import ApiKeyRow, NameTaken, Refresh, SigningKey, User
+from services.auth.domain.ports import ApiKeyRow, Invite, NameTaken, NoInvite, Refresh, SigningKey, User
+from services.auth.domain.user_ports import SessionRecord
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb, item_of, values_of
 from services.shared.errors import Unavailable
 from tests.support.dynamodb import CREDENTIALS, dynamodb_server, settings_of
+from tests.support.dynamodb_faults import Shares, dynamodb_faults
 from tests.support.faults import free_port
 
 NOW = 1_000.0
 ANN = User("u1", "Ann", "hash")
 API_KEY = ApiKeyRow("id1", "backend", b"digest", NOW)
+SCOPED_KEY = ApiKeyRow("id9", "backend", b"digest 9", NOW, ("publish",))
 SIGNING_KEY = SigningKey("kid1", "EdDSA", b"pem", NOW)
 
 
 class Unsteady(DynamoDb):
-    """Counts what it sends, and loses the next answer of the operation in `lose`, which is executed."""
+    """Counts what it sends, and loses the next answer of the operation in `lose`.
+
+    The operation is executed.
+    """
 
     lose = ""
 
@@ -34,11 +44,11 @@ class Unsteady(DynamoDb):
 
     def _once(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
         self.sent.append(op)
-        answer = super()._once(op, arguments)
+        reply = super()._once(op, arguments)
         if op == self.lose:
             self.lose = ""
             raise ReadTimeoutError(endpoint_url="of a test")
-        return answer
+        return reply
 
 
 class Table:
@@ -50,8 +60,8 @@ class Table:
 
     async def items(self) -> dict[str, dict[str, Any]]:
         """By partition and sort key, joined by a slash."""
-        answer = await self.db.call("scan", TableName=self.name, ConsistentRead=True)
-        return {f"{item['p']}/{item['s']}": item for item in map(values_of, answer["Items"])}
+        reply = await self.db.call("scan", TableName=self.name, ConsistentRead=True)
+        return {f"{item['p']}/{item['s']}": item for item in map(values_of, reply["Items"])}
 
     async def expire(self, partition: str) -> None:
         """As DynamoDB does once `expires_at` has passed."""
@@ -98,6 +108,15 @@ async def test_a_registration_whose_answer_was_lost_does_not_find_its_own_name_t
     assert await table.store.find_user("ann") == ANN
     with pytest.raises(NameTaken):
         await table.store.add_user(User("u2", "ann", "hash of another"))
+
+
+async def test_a_registration_whose_answer_was_lost_does_not_find_its_own_invite_used(table: Table) -> None:
+    await table.store.invites.add(Invite(b"code", "", NOW, NOW + 60), NOW)
+    table.db.lose = "transact_write_items"
+    await table.store.add_user(ANN, NOW, b"code")
+    assert table.db.sent == ["put_item"] + ["transact_write_items"] * 2
+    with pytest.raises(NoInvite):
+        await table.store.add_user(User("u2", "bob", "hash of another"), NOW, b"code")
 
 
 async def test_a_use_whose_answer_was_lost_is_still_the_first(table: Table) -> None:
@@ -197,6 +216,11 @@ async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: Dy
     ("call", "requests"),
     [
         ("add_user", {"transact_write_items": 1}),
+        ("add_user with an invite", {"transact_write_items": 1}),
+        ("add_invite", {"put_item": 1}),
+        ("invites", {"query": 1}),
+        ("is_good", {"get_item": 1}),
+        ("revoke_invite", {"update_item": 1}),
         ("find_user", {"get_item": 1}),
         ("user_by_id", {"get_item": 1}),
         ("add_refresh", {"update_item": 1, "put_item": 1}),
@@ -205,8 +229,11 @@ async def test_an_expired_token_that_was_not_removed_yet_is_as_unknown(store: Dy
         ("use_up_refresh", {"update_item": 1}),
         ("revoke_family", {"get_item": 1, "update_item": 1}),
         ("add_api_key", {"transact_write_items": 1}),
-        ("api_keys", {"query": 1}),
+        ("add_api_key with scopes", {"transact_write_items": 1}),
+        ("api_keys", {"query": 3}),
+        ("note_api_key_uses", {"get_item": 1, "transact_write_items": 1}),
         ("remove_api_key", {"get_item": 1, "transact_write_items": 1}),
+        ("remove_api_key with scopes", {"get_item": 2, "transact_write_items": 1}),
         ("signing_keys", {"query": 1}),
         ("add_signing_key", {"transact_write_items": 1}),
         ("remove_signing_key", {"get_item": 1, "transact_write_items": 1}),
@@ -218,13 +245,20 @@ async def test_a_call_makes_as_many_requests_as_the_documentation_says(
 ) -> None:
     store = table.store
     await store.add_user(User("u2", "Bob", "hash"))
+    await store.invites.add(Invite(b"code", "", NOW, NOW + 60), NOW)
     for digest in (b"one", b"used"):
         await store.add_refresh(digest, token_of("family"))
     await spend(store, b"used")
     await store.add_api_key(ApiKeyRow("id2", "backend", b"digest 2", NOW))
+    await store.add_api_key(ApiKeyRow("id3", "backend", b"digest 3", NOW, ("publish",)))
     await store.add_signing_key(SigningKey("kid2", "EdDSA", b"pem 2", NOW))
     calls = {
         "add_user": lambda: store.add_user(ANN),
+        "add_user with an invite": lambda: store.add_user(ANN, NOW, b"code"),
+        "add_invite": lambda: store.invites.add(Invite(b"code 2", "", NOW, NOW + 60), NOW),
+        "invites": lambda: store.invites.all(NOW),
+        "is_good": lambda: store.invites.is_good(b"code", NOW),
+        "revoke_invite": lambda: store.invites.remove(b"code"),
         "find_user": lambda: store.find_user("bob"),
         "user_by_id": lambda: store.user_by_id("u2"),
         "add_refresh": lambda: store.add_refresh(b"two", token_of("family")),
@@ -233,8 +267,11 @@ async def test_a_call_makes_as_many_requests_as_the_documentation_says(
         "use_up_refresh": lambda: store.use_up_refresh(b"one"),
         "revoke_family": lambda: store.revoke_family(b"one"),
         "add_api_key": lambda: store.add_api_key(API_KEY),
+        "add_api_key with scopes": lambda: store.add_api_key(SCOPED_KEY),
         "api_keys": store.api_keys,
+        "note_api_key_uses": lambda: store.note_api_key_uses({"id2": NOW}),
         "remove_api_key": lambda: store.remove_api_key("id2"),
+        "remove_api_key with scopes": lambda: store.remove_api_key("id3"),
         "signing_keys": store.signing_keys,
         "add_signing_key": lambda: store.add_signing_key(SIGNING_KEY),
         "remove_signing_key": lambda: store.remove_signing_key("kid2"),
@@ -243,6 +280,40 @@ async def test_a_call_makes_as_many_requests_as_the_documentation_says(
     table.db.sent.clear()
     await calls[call]()
     assert {op: table.db.sent.count(op) for op in table.db.sent} == requests
+
+
+async def test_the_uses_of_keys_are_noted_side_by_side(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, the last ones came too late: edges wait 2.8 s."""
+    ids = [f"id{number}" for number in range(20)]
+    for key_id in ids:
+        await table.store.add_api_key(ApiKeyRow(key_id, "backend", key_id.encode(), NOW))
+    all_there, ask = asyncio.Barrier(len(ids)), table.db.call
+
+    async def call(op: str, **arguments: Any) -> dict[str, Any]:
+        if op == "transact_write_items":
+            await all_there.wait()
+        return await ask(op, **arguments)
+
+    monkeypatch.setattr(table.db, "call", call)
+    async with asyncio.timeout(30):
+        await table.store.note_api_key_uses(dict.fromkeys(ids, NOW + 5))
+    assert {row.last_used_at for row in await table.store.api_keys()} == {NOW + 5}
+
+
+async def test_what_a_batch_leaves_is_read_again(address: str) -> None:
+    """Every answer has a part of what was asked for; the choice is by a seed."""
+    users = [f"user{number}" for number in range(100)]
+    with dynamodb_faults(address, seed=7) as faults:
+        settings = settings_of(faults.address, f"parts-{uuid.uuid4().hex[:8]}-")
+        db = DynamoDb(settings, deadline_s=20.0)  # moto runs a hundred transactions one after another
+        await tables.create(db, settings)
+        store = DynamoDbAccounts(db, settings.accounts_table)
+        await store.users.add_users(users, NOW)
+        faults.begin(7, Shares(unprocessed=1.0))
+        assert set(await store.users.get_many(users)) == set(users)
+        assert faults.requests["BatchGetItem"] > 3 + 3
+        assert faults.faults["unprocessed"] > 3
+        await store.close()
 
 
 async def test_a_table_that_is_gone_is_a_store_that_is_away(address: str) -> None:
@@ -267,6 +338,7 @@ async def test_every_call_raises_unavailable_while_dynamodb_is_away() -> None:
         store.add_api_key(API_KEY),
         store.api_keys(),
         store.remove_api_key("id1"),
+        store.note_api_key_uses({"id1": NOW}),
         store.signing_keys(),
         store.remove_signing_key("kid"),
         store.version(),
@@ -274,3 +346,39 @@ async def test_every_call_raises_unavailable_while_dynamodb_is_away() -> None:
         with pytest.raises(Unavailable):
             await call
     await store.close()
+
+
+async def test_a_session_of_before_is_over_once_all_sessions_have_ended(table: Table) -> None:
+    """An auth of before began sessions without a note of them."""
+    users = table.store.users
+    await table.store.add_refresh(b"stolen", Refresh("u1", "of-before", NOW + 900, used=False, revoked=False))
+    await table.store.add_refresh(b"mine", Refresh("u1", "kept", NOW + 900, used=False, revoked=False))
+    assert not await users.is_over("u1", "of-before")
+    assert await users.end_all("u1", "kept", NOW, NOW + 60) == []
+    await users.note_session(SessionRecord("u1", "later", NOW + 1, NOW + 1, NOW + 900))
+    await users.note_session(SessionRecord("u1", "of-before", 0.0, NOW + 1, NOW + 900))  # a use of it at that moment
+    found = {family: await users.is_over("u1", family) for family in ("of-before", "kept", "later")}
+    assert found == {"of-before": True, "kept": False, "later": False}
+    assert not await users.is_over("u2", "of-before")
+
+
+async def test_a_list_of_users_gets_past_a_partition_of_more_than_a_page(table: Table) -> None:
+    users = table.store.users
+    agent = "x" * 3_000
+    for start in range(0, 500, 10):
+        notes = (
+            SessionRecord("ann", f"{number:024x}", NOW, NOW, NOW + 900, "", agent)
+            for number in range(start, start + 10)
+        )
+        await asyncio.gather(*map(users.note_session, notes))
+    for number in range(5):
+        await users.add_users([f"u{number}"], NOW)
+    found: list[str] = []
+    after = ""
+    for _ in range(20):
+        page, after = await users.page(after, 2)
+        found += [user.id for user in page]
+        if not after:
+            break
+    assert sorted(found) == [f"u{number}" for number in range(5)]
+    assert not after

@@ -1,4 +1,7 @@
-"""Trading refresh tokens on a DynamoDB that fails at any request: no session ends by it; a reuse still ends one."""
+"""Trading refresh tokens on a DynamoDB that fails at any request.
+
+No session ends by it; a reuse still ends one.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ import pytest
 
 from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
 from services.auth.adapters.redis_limits import RedisLimits
-from services.auth.domain import accounts as rules
-from services.auth.domain.accounts import Accounts, Denied, Pair, load_signer
+from services.auth.domain import sessions as rules
+from services.auth.domain.accounts import Accounts
 from services.auth.domain.passwords import Passwords
+from services.auth.domain.refusals import Denied
+from services.auth.domain.sessions import Pair
+from services.auth.domain.tokens import load_signer
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb
 from services.shared.errors import Unavailable
@@ -23,7 +29,7 @@ from services.shared.redis.pipeline import RedisPipeline
 from tests.auth.test_accounts import POLICY
 from tests.support.dynamodb import settings_of
 
-REQUESTS = 6  # of a trade, the last of which uses the token up
+REQUESTS = 8  # of a trade, the last of which uses the token up; beside it one more notes when the session was used
 
 
 class Failing(DynamoDb):
@@ -54,13 +60,13 @@ class Auth:
         self.db, self.table, self.accounts = db, table, accounts
 
     async def begin(self) -> Pair:
-        return await self.accounts.register(f"ann-{uuid.uuid4().hex[:8]}", "correct horse battery", "")
+        return await self.accounts.registration.register(f"ann-{uuid.uuid4().hex[:8]}", "correct horse battery", "")
 
     async def is_ended(self, *pairs: Pair) -> bool:
         """Whether none of these can be traded."""
         for pair in pairs:
             try:
-                await self.accounts.refresh(pair.refresh_token)
+                await self.accounts.sessions.refresh(pair.refresh_token)
             except Denied:
                 continue
             return False
@@ -84,8 +90,8 @@ async def auth(dynamodb: str, redis_pipeline: RedisPipeline) -> AsyncIterator[Au
 async def test_a_trade_takes_as_many_requests_as_the_tests_below_break(auth: Auth) -> None:
     pair = await auth.begin()
     auth.db.begin(0)
-    await auth.accounts.refresh(pair.refresh_token)
-    assert auth.db.requests == REQUESTS
+    await auth.accounts.sessions.refresh(pair.refresh_token)
+    assert auth.db.requests == REQUESTS + 1
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
@@ -95,9 +101,9 @@ async def test_whichever_request_fails_the_token_is_as_good_as_before(auth: Auth
     for _ in range(2):  # also a second time
         auth.db.begin(at, carried_out=carried_out)
         with pytest.raises(Unavailable):
-            await auth.accounts.refresh(first.refresh_token)
-    second = await auth.accounts.refresh(first.refresh_token)
-    third = await auth.accounts.refresh(second.refresh_token)
+            await auth.accounts.sessions.refresh(first.refresh_token)
+    second = await auth.accounts.sessions.refresh(first.refresh_token)
+    third = await auth.accounts.sessions.refresh(second.refresh_token)
     assert len({first.refresh_token, second.refresh_token, third.refresh_token}) == 3
     assert await auth.is_ended(first, second, third), "a reuse was not noticed"
 
@@ -109,15 +115,15 @@ async def test_a_token_that_could_not_be_used_up_was_traded_and_its_reuse_is_not
 ) -> None:
     first = await auth.begin()
     auth.db.begin(REQUESTS, carried_out=carried_out, slow=slow)
-    second = await auth.accounts.refresh(first.refresh_token)
+    second = await auth.accounts.sessions.refresh(first.refresh_token)
     if not carried_out:
-        assert (await auth.accounts.refresh(first.refresh_token)).refresh_token == second.refresh_token
+        assert (await auth.accounts.sessions.refresh(first.refresh_token)).refresh_token == second.refresh_token
         first = await auth.begin()
         auth.db.begin(REQUESTS, carried_out=False)
-        second = await auth.accounts.refresh(first.refresh_token)
-    third = await auth.accounts.refresh(second.refresh_token)
+        second = await auth.accounts.sessions.refresh(first.refresh_token)
+    third = await auth.accounts.sessions.refresh(second.refresh_token)
     with pytest.raises(Denied) as denied:
-        await auth.accounts.refresh(first.refresh_token)
+        await auth.accounts.sessions.refresh(first.refresh_token)
     assert denied.value.ended is not None, "edges are not told to close its connections"
     assert await auth.is_ended(first, third)
 
@@ -128,19 +134,19 @@ async def test_a_store_that_is_too_slow_costs_time_and_no_session(auth: Auth, mo
     for at in range(1, REQUESTS):
         auth.db.begin(at, carried_out=True, slow=True)
         with pytest.raises(Unavailable, match="too slow"):
-            await auth.accounts.refresh(first.refresh_token)
+            await auth.accounts.sessions.refresh(first.refresh_token)
     monkeypatch.undo()
     bounds_s = rules._TRADE_S + rules._USE_UP_S  # noqa: SLF001  # the bounds themselves are what matters here
     assert bounds_s < 2.5, "edges wait 2.8 s, and answers travel"
     auth.db.begin(0)
-    second = await auth.accounts.refresh(first.refresh_token)
-    assert await auth.accounts.refresh(second.refresh_token)
+    second = await auth.accounts.sessions.refresh(first.refresh_token)
+    assert await auth.accounts.sessions.refresh(second.refresh_token)
 
 
 async def test_who_repeats_while_the_answer_is_under_way_gets_the_same_successor(auth: Auth) -> None:
     first = await auth.begin()
     pairs = await asyncio.gather(
-        *(auth.accounts.refresh(first.refresh_token) for _ in range(3)), return_exceptions=True
+        *(auth.accounts.sessions.refresh(first.refresh_token) for _ in range(3)), return_exceptions=True
     )
     assert len({pair.refresh_token for pair in pairs if isinstance(pair, Pair)}) == 1
     assert await auth.is_ended(first)
@@ -149,7 +155,7 @@ async def test_who_repeats_while_the_answer_is_under_way_gets_the_same_successor
 async def test_what_is_in_the_store_does_not_give_a_successor_away(auth: Auth) -> None:
     """Neither the token alone, nor all items without it: the text is made of both."""
     first = await auth.begin()
-    second = await auth.accounts.refresh(first.refresh_token)
+    second = await auth.accounts.sessions.refresh(first.refresh_token)
     scanned = await auth.db.call("scan", TableName=auth.table, ConsistentRead=True)
     assert second.refresh_token not in str(scanned)
     guessed = rules._successor(first.refresh_token, bytes(32))  # noqa: SLF001  # as a thief would, without the secret

@@ -1,4 +1,7 @@
-"""Auth as a real process on DynamoDB: the rules of accounts, and a DynamoDB that is away at the start or later."""
+"""Auth as a real process on DynamoDB.
+
+The rules of accounts, and a DynamoDB that is away at the start or later.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,7 @@ class Auth:
             **{name: value for name, value in os.environ.items() if not name.startswith("AUTH_")},
             **CREDENTIALS,
             "AUTH_STORE": "dynamodb",
+            "AUTH_REGISTRATION": "open",
             "AUTH_GRPC_PORT": str(self.port),
             "AUTH_INTERNAL_PORT": str(self._internal_port),
             "DYNAMODB_ENDPOINT": f"http://127.0.0.1:{proxy.port}",

@@ -18,18 +18,20 @@ import grpc
 import pytest
 
 from cli.stack.ports import Port, choose_ports
-from services.auth.__main__ import follow
+from services.auth.__main__ import ReadTrust, follow, read_trust
 from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
 from services.auth.adapters.redis_limits import RedisLimits
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
-from services.auth.domain.accounts import Accounts, Policy, load_signer
+from services.auth.domain.accounts import Accounts
 from services.auth.domain.passwords import Passwords
-from services.auth.domain.ports import ApiKeyRow
+from services.auth.domain.policy import Policy, RegistrationMode
+from services.auth.domain.ports import AccountStore, ApiKeyRow
+from services.auth.domain.tokens import load_signer
 from services.auth.service import AuthServicer, TrustFeed
 from services.edge.adapters.auth_client import AuthClient
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
-from services.edge.domain.ports import AccountRefused
+from services.edge.domain.ports import AccountRefused, Caller
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
@@ -37,6 +39,8 @@ from services.shared.errors import Unavailable
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.rpc.replicas import Replicas
+from services.shared.user_digest import digest_of
+from tests.support.api_keys import api_key_id
 from tests.support.grpc import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -64,6 +68,7 @@ class AuthProcess:
             "AUTH_GRPC_PORT": str(self.port),
             "AUTH_INTERNAL_PORT": str(internal_port),
             "AUTH_ATTEMPTS_PER_ADDRESS": "0",
+            "AUTH_REGISTRATION": "open",
             "REDIS_URL": redis_url,
             "SERVICE_TOKEN_FILE": str(identity),
             "LOG_LEVEL": "DEBUG",
@@ -128,15 +133,57 @@ async def test_an_edge_hears_of_a_created_and_a_revoked_key_at_once(
     stub: AuthServiceAsyncStub, client: AuthClient, keyring: KeyRing
 ) -> None:
     made = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))
-    await until(lambda: keyring.api_key_id(made.key) == made.id, 0.7)
+    await until(lambda: api_key_id(keyring, made.key) == made.id, 0.7)
     listed = (await stub.ListApiKeys(pb.ListApiKeysRequest())).keys
     assert [(key.id, key.name) for key in listed] == [(made.id, "backend")]
     assert made.key not in str(listed)
     await stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.id))
-    await until(lambda: keyring.api_key_id(made.key) is None, 0.7)
+    await until(lambda: api_key_id(keyring, made.key) is None, 0.7)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.id))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_edge_that_knows_no_scopes_does_not_hear_of_keys_that_have_some(
+    stub: AuthServiceAsyncStub, client: AuthClient, keyring: KeyRing
+) -> None:
+    soon = int(time.time()) + 3_600
+    plain = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="plain"))
+    scoped = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="scoped", scopes=["publish:chat", "history"]))
+    expiring = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="expiring", expires_at=soon))
+    assert list(scoped.scopes) == ["history", "publish:chat"]
+    assert expiring.expires_at == soon
+    await until(lambda: api_key_id(keyring, expiring.key) == expiring.id, 3)
+    trust = await anext(aiter(stub.Watch(pb.WatchRequest())))
+    assert [key.id for key in trust.api_keys] == [plain.id]
+    assert [key.id for key in trust.scoped_api_keys] == [scoped.id, expiring.id]
+    known = {key.key: keyring.api_keys.find(key.key, soon - 1) for key in (plain, scoped, expiring)}
+    may = {key: found is not None and found.scopes.permit("revoke") for key, found in known.items()}
+    assert may == {plain.key: True, scoped.key: False, expiring.key: True}
+    assert keyring.api_keys.find(expiring.key, soon) is None
+    await stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=scoped.id))
+    await until(lambda: api_key_id(keyring, scoped.key) is None, 3)
+    for wrong in (pb.CreateApiKeyRequest(name="n", scopes=["fly"]), pb.CreateApiKeyRequest(name="n", expires_at=1)):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.CreateApiKey(wrong)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_last_use_of_a_key_is_told_when_an_edge_ends(
+    replicas: Replicas, stub: AuthServiceAsyncStub, keyring: KeyRing
+) -> None:
+    made = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))
+    edge = AuthClient(replicas, keyring)
+    await edge.start()
+    await until(lambda: api_key_id(keyring, made.key) == made.id, 5)
+    keyring.api_keys.take_uses()
+    now = int(time.time())
+    assert keyring.api_keys.find(made.key, now) is not None
+    (listed,) = (await stub.ListApiKeys(pb.ListApiKeysRequest())).keys
+    assert listed.last_used_at == 0  # nothing is written for a use
+    await edge.close()
+    (listed,) = (await stub.ListApiKeys(pb.ListApiKeysRequest())).keys
+    assert listed.last_used_at == now
 
 
 async def test_a_service_that_auth_does_not_know_does_not_tell_users_that_they_are_wrong(
@@ -147,7 +194,7 @@ async def test_a_service_that_auth_does_not_know_does_not_tell_users_that_they_a
     await until(stranger.is_ready, 15)
     try:
         with pytest.raises(Unavailable):
-            await AuthClient(stranger, keyring).login("ann", PASSWORD, "")
+            await AuthClient(stranger, keyring).login("ann", PASSWORD, Caller())
     finally:
         await stranger.close()
 
@@ -158,12 +205,12 @@ async def test_an_edge_hears_of_a_key_that_another_replica_made(
     other = SqliteAccounts(process.db)
     digest = hashlib.sha256(b"thk_of_another").digest()
     await other.add_api_key(ApiKeyRow("other", "backend", digest, time.time()))
-    await until(lambda: keyring.api_key_id("thk_of_another") == "other", 3)
+    await until(lambda: api_key_id(keyring, "thk_of_another") == "other", 3)
     signer = await load_signer(other, "RS256")  # a replica with another AUTH_SIGNING_ALGORITHM
     await until(lambda: keyring.jwks == signer.jwks, 3)
     assert TokenVerifier(keyring).connection(signer.sign({"sub": "ann"}), 0).user == "ann"
     await other.remove_api_key("other")
-    await until(lambda: keyring.api_key_id("thk_of_another") is None, 3)
+    await until(lambda: api_key_id(keyring, "thk_of_another") is None, 3)
     await other.close()
 
 
@@ -171,31 +218,31 @@ async def test_an_edge_believes_on_while_auth_is_dead_and_follows_when_it_is_bac
     process: AuthProcess, stub: AuthServiceAsyncStub, client: AuthClient, keyring: KeyRing
 ) -> None:
     key = (await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))).key
-    pair = await client.register("ann", PASSWORD, "")
-    await until(lambda: keyring.api_key_id(key) is not None)
+    pair = await client.register("ann", PASSWORD, Caller())
+    await until(lambda: api_key_id(keyring, key) is not None)
     process.kill()
     with pytest.raises(Unavailable):
-        await client.login("ann", PASSWORD, "")
+        await client.login("ann", PASSWORD, Caller())
     believe = TokenVerifier(keyring)
     assert believe.connection(pair.access_token, time.time()).user == pair.user
-    assert keyring.api_key_id(key) is not None
+    assert api_key_id(keyring, key) is not None
     assert client.is_ready
     other = SqliteAccounts(process.db)
     assert [await other.remove_api_key(row.id) for row in await other.api_keys()] == [True]
     await other.close()
     process.start()
-    await until(lambda: keyring.api_key_id(key) is None, 20)
-    assert (await client.refresh(pair.refresh_token)).user == pair.user
+    await until(lambda: api_key_id(keyring, key) is None, 20)
+    assert (await client.refresh(pair.refresh_token, Caller())).user == pair.user
 
 
 async def test_refusals_of_auth_are_told_as_http_tells_them(client: AuthClient) -> None:
-    pair = await client.register("ann", PASSWORD, "")
+    pair = await client.register("ann", PASSWORD, Caller())
     for call, status in (
-        (partial(client.register, "Ann", PASSWORD, ""), 409),
-        (partial(client.register, "a", PASSWORD, ""), 400),
-        (partial(client.login, "ann", "wrong password", ""), 401),
-        (partial(client.login, "ann", "x" * 1_025, ""), 400),
-        (partial(client.refresh, "unknown"), 401),
+        (partial(client.register, "Ann", PASSWORD, Caller()), 409),
+        (partial(client.register, "a", PASSWORD, Caller()), 400),
+        (partial(client.login, "ann", "wrong password", Caller()), 401),
+        (partial(client.login, "ann", "x" * 1_025, Caller()), 400),
+        (partial(client.refresh, "unknown", Caller()), 401),
     ):
         with pytest.raises(AccountRefused) as caught:
             await call()
@@ -203,12 +250,12 @@ async def test_refusals_of_auth_are_told_as_http_tells_them(client: AuthClient) 
     await client.logout(pair.refresh_token)
     await client.logout("unknown")
     with pytest.raises(AccountRefused):
-        await client.refresh(pair.refresh_token)
+        await client.refresh(pair.refresh_token, Caller())
     for _ in range(9):  # one failed above; ten are allowed
         with pytest.raises(AccountRefused):
-            await client.login("ann", "wrong password", "")
+            await client.login("ann", "wrong password", Caller())
     with pytest.raises(AccountRefused) as caught:
-        await client.login("ann", PASSWORD, "")
+        await client.login("ann", PASSWORD, Caller())
     assert caught.value.status == 429
     assert 1 <= caught.value.retry_after_s <= 60
 
@@ -262,10 +309,10 @@ async def test_what_is_empty_too_long_or_no_name_is_refused_by_every_method(stub
 async def test_B36_nothing_secret_is_logged_even_when_everything_is(
     process: AuthProcess, stub: AuthServiceAsyncStub, client: AuthClient
 ) -> None:
-    pair = await client.register("ann", PASSWORD, "")
-    newer = await client.refresh(pair.refresh_token)
+    pair = await client.register("ann", PASSWORD, Caller())
+    newer = await client.refresh(pair.refresh_token, Caller())
     with pytest.raises(AccountRefused):
-        await client.login("ann", "planted-wrong-password", "")
+        await client.login("ann", "planted-wrong-password", Caller())
     key = (await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))).key
     token = (await stub.MintToken(pb.MintTokenRequest(user="ann", ttl_s=60))).token
     said = process.said()
@@ -291,6 +338,7 @@ POLICY = Policy(
     logins_per_account=3,
     attempts_per_address=0,
     limit_window_s=60,
+    registration=RegistrationMode.OPEN,
 )
 
 
@@ -306,6 +354,11 @@ class FailingOnce(SqliteAccounts):
         return await super().api_keys()
 
 
+def reading(store: AccountStore) -> ReadTrust:
+    """What auth reads of a store for edges."""
+    return partial(read_trust, store, partial(load_signer, store, "EdDSA"), POLICY)
+
+
 async def nothing_helps(error: Unavailable) -> None: ...
 
 
@@ -317,13 +370,49 @@ async def test_a_change_that_could_not_be_read_at_once_is_told_later(
     accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, await load_signer(store, "EdDSA"), POLICY)
     feed, checks = TrustFeed(), {"store": True}
     following = asyncio.create_task(
-        follow(store, accounts, feed, partial(load_signer, store, "EdDSA"), checks, nothing_helps)
+        follow(
+            store,
+            accounts,
+            feed,
+            reading(store),
+            checks,
+            nothing_helps,
+        )
     )
     await until(lambda: feed.trust.jwks, 3)
     store.failures = 1
     row, _ = await accounts.create_api_key("backend")
     await until(lambda: [key.id for key in feed.trust.api_keys] == [row.id], 5)
     following.cancel()
+    passwords.close()
+    await store.close()
+
+
+async def test_edges_hear_that_the_id_of_a_deleted_user_is_no_longer_refused(
+    tmp_path: Path, redis_pipeline: RedisPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time alone ends the refusal: nothing in the store changes."""
+    monkeypatch.setattr("services.auth.__main__.REREAD_S", 0.5)
+    store = SqliteAccounts(tmp_path / "auth.sqlite3")
+    passwords = Passwords(memory_kib=19_456, time_cost=2, threads=1)
+    accounts = Accounts(store, RedisLimits(redis_pipeline), passwords, await load_signer(store, "EdDSA"), POLICY)
+    feed = TrustFeed()
+    now = time.time()
+    await store.users.delete("ann", now, now + 3)
+    following = asyncio.create_task(
+        follow(
+            store,
+            accounts,
+            feed,
+            reading(store),
+            {"store": True},
+            nothing_helps,
+        )
+    )
+    await until(lambda: list(feed.trust.disabled_users) == [digest_of("ann")], 2.5)
+    await until(lambda: not feed.trust.disabled_users, 10)
+    assert time.time() >= now + 3
+    await end_task(following)
     passwords.close()
     await store.close()
 
@@ -343,7 +432,7 @@ async def test_tables_that_are_gone_are_made_anew_and_edges_get_other_keys(
             store,
             accounts,
             feed,
-            partial(load_signer, store, "EdDSA"),
+            reading(store),
             checks,
             lambda error: tables.remake(db, settings, error),
         )
@@ -352,7 +441,7 @@ async def test_tables_that_are_gone_are_made_anew_and_edges_get_other_keys(
     before = feed.trust.jwks
     await db.call("delete_table", TableName=settings.accounts_table)
     await until(lambda: feed.trust.jwks not in (b"", before), 10)
-    assert accounts.signer.jwks == feed.trust.jwks
+    assert accounts.tokens.signer.jwks == feed.trust.jwks
     await until(lambda: checks["store"], 3)
     await end_task(following)
     passwords.close()

@@ -1,4 +1,7 @@
-"""Rotation of signing keys: when a key signs, what is retired, and that edges know every key before its first token."""
+"""Rotation of signing keys: when a key signs, and what is retired.
+
+Edges know every key before its first token.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import jwt
 import pytest
 
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
-from services.auth.domain.accounts import Invalid, load_signer
 from services.auth.domain.ports import SigningKey
+from services.auth.domain.refusals import Invalid
 from services.auth.domain.signing import Signer, new_signing_key
 from services.auth.domain.signing_keys import MAX_KEYS, KeyState, SigningKeys
+from services.auth.domain.tokens import load_signer
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
 
@@ -145,7 +149,9 @@ async def test_a_store_that_was_emptied_has_no_keys_to_list(rig: Rig) -> None:
 
 
 def test_no_token_is_refused_because_of_rotations_however_late_replicas_and_edges_hear_of_them() -> None:
-    """Seeded: rotations and retirements at random times, three replicas with clocks and news of their own, two edges.
+    """Seeded: rotations and retirements at random times.
+
+    Three replicas with clocks and news of their own, and two edges.
 
     A replica hears of a change within 3 s and its clock is at most 10 s off; an edge hears of it within 40 s of that.
     """

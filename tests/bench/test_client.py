@@ -1,4 +1,7 @@
-"""What a client of the load generator counts in the bytes of each kind of server, however they are cut."""
+"""What a client of the load generator counts in the bytes of each server.
+
+However they are cut.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +57,12 @@ def delivery(dialect: Dialect, sent: int) -> bytes:
 
 
 def ack(dialect: Dialect, sent: int) -> bytes:
-    answers = {
+    replies = {
         CENTRIFUGAL: b'{"id":%d,"publish":{"offset":7,"epoch":"e"}}',
         SOCKETIO: b"43%d[]",
         PLAIN: b'{"ack":%d}',
     }
-    return frame(answers[dialect] % sent)
+    return frame(replies[dialect] % sent)
 
 
 class Seat:
@@ -183,7 +186,7 @@ def test_joins_are_counted_and_their_text_is_no_delivery() -> None:
 
 
 async def test_what_comes_with_the_last_answer_of_the_opening_is_counted(dialect: Dialect) -> None:
-    answers = {
+    replies = {
         CENTRIFUGAL: [b"HTTP/1.1 101 x\r\n\r\n", frame(b'{"id":2,"subscribe":{"epoch":"e","offset":4}}')],
         SOCKETIO: [frame(b'0{"sid":"a"}'), frame(b'40{"sid":"b"}'), frame(b'430["ok"]')],
         PLAIN: [b"HTTP/1.1 101 x\r\n\r\n", frame(b'{"subscribed":"live:c"}')],
@@ -192,13 +195,13 @@ async def test_what_comes_with_the_last_answer_of_the_opening_is_counted(dialect
     steps = dialect.steps(Joining(token="t", channel="live:c"))
     opening = Opening(b"GET", steps, dialect, dialect.publish("live:c", PAYLOAD), tally)
     opening.connection_made(transport)
-    for answer in answers[:-1]:
-        opening.data_received(answer)
+    for reply in replies[:-1]:
+        opening.data_received(reply)
         assert not opening.opened.done()
-    opening.data_received(answers[-1] + delivery(dialect, NOW))
+    opening.data_received(replies[-1] + delivery(dialect, NOW))
     client, said = await opening.opened
     assert cast(Client, transport.protocol) is client
-    assert len(said) == len(answers)
+    assert len(said) == len(replies)
     assert tally.delivered == 1
 
 

@@ -1,4 +1,4 @@
-"""Curves become costs, costs become a plan, and pages keep what people wrote in them."""
+"""Curves become costs and costs a plan; pages keep what people wrote in them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def traffic(curve: str, x: float, edges_us: float, redis_us: float = 0.0) -> Poi
 
 
 def measured() -> list[Point]:
-    """A publication takes 100 µs, 20 for each edge that receives it, 3 for each member; in Redis 40 and 5."""
+    """A publication takes 100 µs, and more for each edge and each member.
+
+    20 µs for each edge that receives it, 3 for each member; in Redis 40 and 5.
+    """
     return [
         *(traffic("members", members, 100 + 2 * 20 + 3 * members) for members in (1, 4, 16, 64)),
         *(traffic("edges, chat", edges, 100 + 20 * edges + 3 * 6, 40 + 5 * edges) for edges in (1, 2, 3)),

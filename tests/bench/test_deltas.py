@@ -1,4 +1,7 @@
-"""The measurement of deltas: its payloads, its client, and all of it on a small scale."""
+"""The measurement of deltas.
+
+Its payloads, its client, and all of it on a small scale.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's side of WebSocket and of tokens, judged by libraries that others use."""
+"""The client's side of WebSocket and of tokens, judged by other libraries."""
 
 from __future__ import annotations
 

@@ -67,3 +67,9 @@ def test_samples_are_summed_by_name_and_labels() -> None:
     samples = [Sample("reads", {"op": "read", "of": of}, 2.0) for of in ("a", "b")]
     samples += [Sample("reads", {"op": "write", "of": "a"}, 5.0), Sample("others", {"op": "read"}, 7.0)]
     assert (total(samples, "reads", op="read"), total(samples, "reads")) == (4.0, 9.0)
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_has_no_memory() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert (rss_kib(ended.pid), pss_kib(ended.pid)) == (0, 0)

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 
 from tests.support.stack import Stack, clean_environment
@@ -41,18 +43,22 @@ class Cli:
         return done
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        self.running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments],
-                cwd=self._directory,
-                env=self._environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                # A shell has its background jobs ignore Ctrl-C, and their children inherit that.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        # A shell has its background jobs ignore Ctrl-C, and their children inherit that. It is not for `preexec_fn` to
+        # change: gRPC, which this process runs, now and then crashes a child that runs Python before its program.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self.running.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "cli.main", *arguments],
+                    cwd=self._directory,
+                    env=self._environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
             )
-        )
+        finally:
+            signal.signal(signal.SIGINT, before)
         return self.running[-1]
 
 
@@ -152,14 +158,49 @@ def test_presence_shows_who_is_there(cli: Cli, channel: str) -> None:
     assert json.loads(member)["user"] == "carol"
 
 
+def test_connections_shows_who_is_connected_and_where(cli: Cli, channel: str) -> None:
+    subscriber = cli.start("subscribe", channel, "--user", "dora")
+    until(subscriber.stdout, f"{channel} + dora")
+    for selected in (["--user", "dora"], ["--channel", channel]):
+        assert cli.run("connections", *selected).stdout.startswith("dora  ")
+        (line,) = cli.run("connections", *selected, "--json").stdout.splitlines()
+        found = json.loads(line)
+        assert (found["user"], found["protocol"]) == ("dora", "centrifugal-json")
+    assert found["client"] in cli.run("connections", "--edge", found["edge"]).stdout
+    assert cli.run("connections", "--user", "nobody").stdout == ""
+    assert cli.run("connections", "--user", "dora", "--partial").stderr == "1 connections\n"
+    unknown = cli.run("connections", "--edge", "nowhere", code=1)
+    assert unknown.stderr == "thalamus: connections refused: not available: there is no such edge (108)\n"
+    assert "one of --user" in cli.run("connections", code=2).stderr
+
+
 def test_api_keys_are_made_used_listed_and_revoked(cli: Cli, channel: str) -> None:
-    made = json.loads(cli.run("api-key", "create", "backend", "--json").stdout)
+    created = cli.run("api-key", "create", "backend", "--json")
+    assert "this key may do everything, for ever: " in created.stderr
+    assert "may do everything: " in cli.run("api-key", "create", "backend", "--expires", "1d").stderr
+    for scope in ("publish:chat", "admin"):
+        assert "everything" not in cli.run("api-key", "create", "backend", "--scope", scope).stderr
+    made = json.loads(created.stdout)
     assert made["id"] in cli.run("api-key", "list").stdout
     cli.run("publish", channel, "1", "--api-key", made["key"])
     cli.run("api-key", "revoke", made["id"])
     assert made["id"] not in cli.run("api-key", "list").stdout
     refused = cli.run("api-key", "revoke", made["id"], code=1)
     assert refused.stderr.startswith("thalamus: auth says: ")
+
+
+def test_an_api_key_may_do_what_its_scopes_say_until_it_expires(cli: Cli, channel: str) -> None:
+    options = ("--scope", "publish:chat", "--scope", "presence", "--expires", "2h")
+    made = json.loads(cli.run("api-key", "create", "limited", *options, "--json").stdout)
+    assert made["scopes"] == ["presence", "publish:chat"]
+    assert 7_100 < made["expires_at"] - time.time() <= 7_200
+    refused = cli.run("history", channel, "--api-key", made["key"], code=1)
+    assert refused.stderr.endswith("permission denied: the API key has no scope history for this (103)\n")
+    (line,) = [line for line in cli.run("api-key", "list").stdout.splitlines() if made["id"] in line]
+    assert "  not used yet  presence publish:chat  until 20" in line
+    for wrong in (("--scope", "fly"), ("--expires", "1y"), ("--expires", "0d"), ("--expires", "4000000d")):
+        assert cli.run("api-key", "create", "limited", *wrong, code=1 if wrong[0] == "--scope" else 2).stdout == ""
+    cli.run("api-key", "revoke", made["id"])
 
 
 def test_signing_keys_are_rotated_listed_and_retired(cli: Cli) -> None:
@@ -185,3 +226,71 @@ def test_refusals_are_one_line_and_code_1(cli: Cli) -> None:
     assert unknown.stderr == "thalamus: publish refused: unknown channel (102)\n"
     nowhere = cli.run("subscribe", "nowhere:x", code=1)
     assert nowhere.stderr.splitlines()[-1] == "thalamus: subscription to nowhere:x refused: unknown channel (102)"
+
+
+def test_a_token_has_the_grants_that_are_asked_for(cli: Cli, stack: Stack) -> None:
+    caps = [
+        {"channels": ["private:a"], "match": "wildcard", "allow": ["publish"]},
+        {"channels": ["private:*"], "match": "wildcard", "allow": ["history"]},
+    ]
+    options = ("--grant", "publish:private:a", "--grant", "history:private:*")
+    secret = stack.data / "hs256.secret"
+    for more in ((), ("--secret-file", str(secret))):
+        token = cli.run("token", "--user", "ann", *options, *more).stdout.split()[-1]
+        assert jwt.decode(token, options={"verify_signature": False})["caps"] == caps
+        cli.run("token", "--user", "ann", "--grant", "fly:private:a", *more, code=2)
+    refused = cli.run("token", "--user", "ann", "--channel", "private:a", *options, code=1)
+    assert refused.stderr == "thalamus: auth says: a subscription token has no caps\n"
+
+
+def test_a_user_is_made_changed_disabled_and_deleted(cli: Cli, tmp_path: Path) -> None:
+    password, other = tmp_path / "password", tmp_path / "other"
+    password.write_text("correct horse battery\n")
+    other.write_text("Password1\n")
+    name = f"user-{uuid.uuid4().hex[:8]}"
+    made = cli.run("users", "create", name, "--password-file", str(password), "--display-name", "Ann").stdout.strip()
+    assert cli.run("users", "get", name).stdout == f"{made}  {name}  Ann\n"
+    changed = json.loads(cli.run("users", "update", name, "--custom", '{"a":1}', "--hidden", "--json").stdout)
+    assert (changed["user"], changed["custom"], changed["hidden"], changed["version"]) == (made, {"a": 1}, True, 2)
+    assert made in {json.loads(line)["user"] for line in cli.run("users", "list", "--json").stdout.splitlines()}
+    assert "most common" in cli.run("users", "password", name, "--password-file", str(other), code=1).stderr
+    changed = cli.run("users", "password", name, "--password-file", str(password))
+    assert changed.stdout == f"changed the password of the user {made}\n"
+    assert cli.run("users", "disable", name).stdout == f"disabled the user {made}\n"
+    assert cli.run("users", "get", "--id", made).stdout.endswith("  disabled\n")
+    assert cli.run("users", "enable", name).stdout == f"enabled the user {made}\n"
+    assert cli.run("users", "delete", "--id", made).stdout == f"deleted the user {made}\n"
+    assert "no such user (108)" in cli.run("users", "get", name, code=1).stderr
+    assert cli.run("users", "create", "--user", f"urn:{name}", "--json").stdout
+    invited = json.loads(cli.run("users", "invite", "--note", "for Bob", "--expires", "12h", "--json").stdout)
+    assert invited["expires_at"] - invited["created_at"] == 12 * 3_600
+    assert cli.run("users", "invite").stdout.startswith("thi_")
+    listed = cli.run("users", "invites").stdout.splitlines()
+    assert [line.split("  ")[::2] for line in listed if "for Bob" in line] == [[invited["invite"], "for Bob"]]
+    assert cli.run("users", "uninvite", invited["invite"]).stdout == f"revoked the invite {invited['invite']}\n"
+    assert "no such invite (108)" in cli.run("users", "uninvite", invited["invite"], code=1).stderr
+    for wrong in (
+        ("create",),
+        ("create", name, "--user", "b"),
+        ("update", name, "--custom", "{"),
+        ("get",),
+        ("delete", name, "--id", made),
+    ):
+        assert cli.run("users", *wrong, code=2).stderr
+
+
+def test_ids_and_names_that_begin_with_a_hyphen_work(cli: Cli) -> None:
+    user = f"-zcC{uuid.uuid4().hex[:8]}"  # as an auth of before made them, and other login servers may
+    assert cli.run("users", "create", "--user", user).stdout == f"{user}\n"
+    assert cli.run("users", "update", "--id", user, "--status", "here", "--json").stdout
+    assert cli.run("users", "disable", "--id", user).stdout == f"disabled the user {user}\n"
+    assert cli.run("users", "get", "--id", user).stdout == f"{user}  (another login server)  disabled\n"
+    assert cli.run("users", "enable", "--id", user).stdout
+    assert cli.run("connections", "--user", user).stdout == ""
+    assert (
+        jwt.decode(cli.run("token", "--user", user).stdout.splitlines()[-1], options={"verify_signature": False})["sub"]
+        == user
+    )
+    assert cli.run("users", "delete", "--id", user).stdout == f"deleted the user {user}\n"
+    for command in (("keys", "retire"), ("api-key", "revoke"), ("users", "uninvite"), ("users", "get")):
+        assert "no such" in cli.run(*command, "--", user, code=1).stderr

@@ -1,4 +1,7 @@
-"""`thalamus dev` as people meet it: start, copy and paste what it prints, break it, stop it."""
+"""`thalamus dev` as people meet it.
+
+Start, copy and paste what it prints, break it, stop it.
+"""
 
 from __future__ import annotations
 
@@ -236,7 +239,7 @@ def test_files_that_can_not_be_written_are_told_and_stop_no_running_stack(start:
 
 
 def test_two_stacks_run_beside_one_another_with_ports_auto(tmp_path: Path) -> None:
-    """As printed: fixed ports are not needed, and a second start is not in the way of the first."""
+    """As printed: fixed ports are not needed, and two starts do not collide."""
     environment = {name: value for name, value in clean_environment().items() if not name.endswith("_PORT")}
     stacks = [Dev(tmp_path, "--ports", "auto", "--data", name, environment=environment) for name in ("one", "two")]
     try:

@@ -1,4 +1,7 @@
-"""Errors of the command line: one line on stderr, and the exit code that says what kind."""
+"""Errors of the command line.
+
+One line on stderr, and the exit code that says what kind.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def test_version_and_help_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert "api-key" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["dev", "token", "api-key", "keys", "publish", "subscribe", "history", "presence"])
+@pytest.mark.parametrize(
+    "name", ["dev", "token", "api-key", "keys", "publish", "subscribe", "history", "presence", "connections"]
+)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
     assert f"Usage: thalamus {name}" in capsys.readouterr().out
@@ -76,6 +81,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         ["publish", "chat:lobby", "1", "--url", "http://127.0.0.1:{port}", "--api-key", "k"],
         ["history", "chat:lobby", "--url", "http://127.0.0.1:{port}", "--api-key", "k"],
         ["presence", "chat:lobby", "--url", "http://127.0.0.1:{port}", "--api-key", "k"],
+        ["connections", "--user", "u", "--url", "http://127.0.0.1:{port}", "--api-key", "k"],
         ["subscribe", "chat:lobby", "--url", "ws://127.0.0.1:{port}", "--token", "t"],
         ["token", "--user", "u", "--auth", "127.0.0.1:{port}"],
         ["api-key", "list", "--auth", "127.0.0.1:{port}"],

@@ -1,4 +1,7 @@
-"""`thalamus store restore` with SQLite: a write-ahead log of the old file does not get into the copy."""
+"""`thalamus store restore` with SQLite.
+
+A write-ahead log of the old file does not get into the copy.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ def add(opened: sqlite3.Connection, first: int, last: int) -> None:
 
 @pytest.fixture
 async def damaged(tmp_path: Path) -> tuple[Path, Path]:
-    """A store with 200 channels that was killed, so that its write-ahead log is there; and a copy with 100."""
+    """A store with 200 channels that was killed, and a copy of it with 100.
+
+    So its write-ahead log is there.
+    """
     store, copy, live = tmp_path / "store.sqlite3", tmp_path / "copy.sqlite3", tmp_path / "live.sqlite3"
     made = SqliteLogStore(live)
     await made.heartbeat()

@@ -1,4 +1,7 @@
-"""Secret files: made once, rotated so that the value before stays good, readable by their owner alone."""
+"""Secret files: made once, rotated, readable by their owner alone.
+
+The value before stays good after a rotation.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def test_a_second_init_changes_nothing(tmp_path: Path) -> None:
 def test_no_two_secrets_are_alike_but_a_value_and_what_is_accepted_beside_it(tmp_path: Path) -> None:
     run(tmp_path, "init")
     found = contents(tmp_path)
-    for name in ("service_token", "token_secret"):
+    for name in ("service_token", "token_secret", "webhook_secret"):
         assert found.pop(f"{name}_also") == found[name]
     assert len(set(found.values())) == len(found)
     assert all(not value.endswith(b"\n") for name, value in found.items() if name.startswith(("redis_e", "service")))
@@ -63,7 +66,7 @@ def test_redis_knows_the_digest_of_every_user_and_no_password(tmp_path: Path) ->
     run(tmp_path, "init")
     found = contents(tmp_path)
     acl = found["redis_acl"].decode()
-    for user in ("edge", "auth", "presence", "persistence"):
+    for user in ("edge", "auth", "presence", "persistence", "webhooks"):
         password = found[f"redis_{user}"]
         (line,) = [line for line in acl.splitlines() if line.startswith(f"user {user} ")]
         assert f"#{hashlib.sha256(password).hexdigest()}" in line
@@ -71,7 +74,7 @@ def test_redis_knows_the_digest_of_every_user_and_no_password(tmp_path: Path) ->
     assert "${" not in acl
 
 
-@pytest.mark.parametrize("name", ["service_token", "token_secret"])
+@pytest.mark.parametrize("name", ["service_token", "token_secret", "webhook_secret"])
 def test_a_new_value_is_accepted_before_it_is_shown_and_the_old_one_afterwards(tmp_path: Path, name: str) -> None:
     run(tmp_path, "init")
     shown, also = tmp_path / name, tmp_path / f"{name}_also"

@@ -1,4 +1,4 @@
-"""`thalamus store init`: tables made once, and what is said where they can't be made."""
+"""`thalamus store init`: tables made once, and what is said if they can't be."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def init(variables: dict[str, str], *arguments: str, code: int = 0) -> subproces
 def test_tables_are_made_once_and_each_is_named(dynamodb: str) -> None:
     prefix = f"{uuid.uuid4().hex}-"
     where = {"DYNAMODB_ENDPOINT": dynamodb, "DYNAMODB_TABLE_PREFIX": prefix}
-    assert init(where).stdout.splitlines() == [f"{prefix}log  made", f"{prefix}accounts  made"]
-    assert init(where).stdout.splitlines() == [f"{prefix}log  was there", f"{prefix}accounts  was there"]
+    names = [f"{prefix}{name}" for name in ("log", "chat", "accounts")]
+    assert init(where).stdout.splitlines() == [f"{name}  made" for name in names]
+    assert init(where).stdout.splitlines() == [f"{name}  was there" for name in names]
     found = [json.loads(line) for line in init(where, "--json").stdout.splitlines()]
-    assert found == [{"table": f"{prefix}{name}", "made": False} for name in ("log", "accounts")]
+    assert found == [{"table": name, "made": False} for name in names]
 
 
 def test_a_wrong_setting_is_wrong_usage() -> None:

@@ -1,4 +1,7 @@
-"""Arguments, standard input and output that are no UTF-8: one line and exit code 2, never a traceback."""
+"""Arguments, standard input and output that are no UTF-8.
+
+One line and exit code 2, never a traceback.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What every `AccountStore` promises: SQLite and DynamoDB, each seen by two processes that share it."""
+"""What every `AccountStore` promises.
+
+SQLite and DynamoDB, each seen by two processes that share it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +18,21 @@ import pytest
 
 from services.auth.adapters.dynamodb_accounts import DynamoDbAccounts
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
-from services.auth.domain.ports import AccountStore, ApiKeyRow, EndedSession, NameTaken, Refresh, SigningKey, User
+from services.auth.domain.ports import (
+    AccountStore,
+    ApiKeyRow,
+    EndedSession,
+    GrantRow,
+    NameTaken,
+    Refresh,
+    SigningKey,
+    User,
+)
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
+from tests.contract.invite_store import InviteStoreContract
+from tests.contract.user_store import UserStoreContract
 from tests.support.dynamodb import settings_of
 
 NOW = 1_000.0
@@ -125,7 +140,10 @@ class AccountStoreContract:
     async def test_a_token_that_is_added_to_a_revoked_family_is_revoked_from_its_birth(
         self, store: AccountStore, ended_by: str
     ) -> None:
-        """One request trades the token, another revokes its family before the first has stored what it traded for."""
+        """One request trades the token, another revokes its family meanwhile.
+
+        The family is revoked before the first has stored what it traded for.
+        """
         await store.add_refresh(b"one", token_of("family"))
         await spend(store, b"one")
         if ended_by == "reuse":
@@ -218,6 +236,73 @@ class AccountStoreContract:
         assert not await store.remove_api_key("b")
         assert await store.api_keys() == [newer]
 
+    async def test_scopes_expiry_and_last_use_of_api_keys_are_kept(
+        self, store: AccountStore, other: AccountStore
+    ) -> None:
+        plain = ApiKeyRow("plain", "backend", b"1" * 32, NOW)
+        scoped = ApiKeyRow("scoped", "backend", b"2" * 32, NOW + 1, ("history", "publish:chat"))
+        expiring = ApiKeyRow("expiring", "backend", b"3" * 32, NOW + 2, (), NOW + 60.5)
+        keys = [plain, scoped, expiring]
+        for key in keys:
+            await store.add_api_key(key)
+        assert await other.api_keys() == keys
+        before = await store.version(), await other.version()
+        await store.note_api_key_uses({"plain": NOW + 10, "scoped": NOW + 11.25})
+        await store.note_api_key_uses({"plain": NOW + 9, "scoped": NOW + 12})
+        assert await store.api_keys() == [
+            replace(plain, last_used_at=NOW + 10),
+            replace(scoped, last_used_at=NOW + 12),
+            expiring,
+        ]
+        assert await store.version() == before[0]
+        for key in keys:
+            assert await other.remove_api_key(key.id)
+            assert not await store.remove_api_key(key.id)
+        assert await store.api_keys() == []
+        assert await store.version() != before[0]
+        await store.note_api_key_uses({"plain": NOW + 20, "scoped": NOW + 20, "unknown": NOW})  # they came too late
+        for key in (replace(plain, name="another"), scoped):  # nothing is left of the uses of before
+            await store.add_api_key(key)
+        assert await other.api_keys() == [replace(plain, name="another"), scoped]
+
+    async def test_grants_are_kept_by_user_channel_and_operation(
+        self, store: AccountStore, other: AccountStore
+    ) -> None:
+        rows = [
+            GrantRow("chat:#a*", "publish", NOW + 0.125),
+            GrantRow("chat:#a*", "subscribe"),
+            GrantRow("private:a", "history", NOW - 5),
+        ]
+        await store.grants.give("ann", rows[::-1])
+        await other.grants.give("Ann", [GrantRow("chat:#a*", "manage")])
+        for one in (store, other):
+            assert await one.grants.of("ann") == rows
+            assert await one.grants.of("Ann") == [GrantRow("chat:#a*", "manage")]
+            assert await one.grants.of("an") == []
+        await other.grants.give("ann", [rows[0]._replace(expires_at=0.0)])
+        assert (await store.grants.of("ann"))[0] == GrantRow("chat:#a*", "publish")
+        await other.grants.take("ann", [GrantRow("chat:#a*", "publish"), GrantRow("nothing", "manage")])
+        await other.grants.take("ann", [])
+        assert await store.grants.of("ann") == rows[1:]
+
+    async def test_a_hundred_grants_are_given_and_taken_at_once(self, store: AccountStore, other: AccountStore) -> None:
+        rows = [GrantRow(f"private:{number:03}" + "x" * 240, "publish", NOW) for number in range(100)]
+        await store.grants.give("u" * 255, rows)
+        assert await other.grants.of("u" * 255) == rows
+        await other.grants.take("u" * 255, rows)
+        assert await store.grants.of("u" * 255) == []
+
+    async def test_of_grants_given_and_taken_at_once_all_or_none_are_left(
+        self, store: AccountStore, other: AccountStore
+    ) -> None:
+        order = random.Random(SEED)
+        rows = [GrantRow(f"private:{number}", "publish") for number in range(20)]
+        for number in range(ROUNDS):
+            user = f"u{number}"
+            calls = [store.grants.give(user, rows), other.grants.take(user, rows), store.grants.give(user, rows)]
+            await at_once(order, calls)
+            assert await other.grants.of(user) in ([], sorted(rows)), number
+
     async def test_signing_keys_are_listed_oldest_first(self, store: AccountStore, other: AccountStore) -> None:
         newer = SigningKey("a", "EdDSA", b"-----BEGIN\n\x00\xff", 1_795_000_000.654321)
         older = SigningKey("b", "RS256", b"pem", NOW)
@@ -260,7 +345,7 @@ class AccountStoreContract:
         assert await store.api_keys() == rows
 
 
-class TestSqliteAccounts(AccountStoreContract):
+class TestSqliteAccounts(AccountStoreContract, UserStoreContract, InviteStoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[AccountStore]:
         made = SqliteAccounts(tmp_path / "auth.sqlite3")
@@ -275,7 +360,10 @@ class TestSqliteAccounts(AccountStoreContract):
 
 
 class Turns:
-    """Lets calls of several clients through one at a time; which is next is the choice of a seed: a race repeats."""
+    """Lets calls of several clients through one at a time.
+
+    Which is next is the choice of a seed: a race repeats.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -314,7 +402,7 @@ class InTurns(DynamoDb):
             return await super().call(op, **arguments)
 
 
-class TestDynamoDbAccounts(AccountStoreContract):
+class TestDynamoDbAccounts(AccountStoreContract, UserStoreContract, InviteStoreContract):
     @pytest.fixture
     def address(self, dynamodb: str) -> str:
         return dynamodb

@@ -1,4 +1,7 @@
-"""What every `Broker` promises: the in-memory one of the tests is as good as Redis."""
+"""What every `Broker` promises.
+
+The in-memory one of the tests is as good as Redis.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ class Listener:
         self.received.append((channel, epoch, publication))
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
+
+    def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 

@@ -1,4 +1,7 @@
-"""What every `LogStore` promises: SQLite and DynamoDB (moto's server; dynamodb-local where its image is there)."""
+"""What every `LogStore` promises: SQLite and DynamoDB.
+
+DynamoDB is moto's server, and dynamodb-local where its image is there.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from services.persistence.adapters import sqlite_store
+from services.persistence.adapters.dynamodb import chain
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.ports import ChannelState, Heartbeat, KnownKey, LogStore, Row, Written
+from services.persistence.domain.ports import ChannelState, CountedRow, Heartbeat, KnownKey, LogStore, Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.hotlog.keys import pair
 from services.shared.incarnation.calls import Known
+from tests.support.counts import counts_of
 from tests.support.dynamodb import settings_of
 
 CHANNEL = "chat:contract#1"  # a name that looks like the end of a partition key
@@ -66,6 +72,15 @@ async def finish_removals(store: LogStore) -> None:
     for removal in await store.removals():
         assert removal.is_due
         await store.finish_removal(removal)
+
+
+def counted(flags: Sequence[int], chance: random.Random) -> list[Row]:
+    """Rows with these flags; some without are of a version of before."""
+    found = []
+    for one, (n, mv), each in zip(rows(1, len(flags)), counts_of(flags), flags, strict=True):
+        is_known = each or chance.random() < 0.6
+        found.append(one._replace(flags=each, n=n, mv=mv) if is_known else one)
+    return found
 
 
 class LogStoreContract:
@@ -132,6 +147,19 @@ class LogStoreContract:
         assert await make().has_begun(CHANNEL)
         for one in (store, make()):
             assert not await one.has_begun("chat:nobody")
+
+    async def test_all_channels_that_were_opened_can_be_listed(
+        self, store: LogStore, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_store, "_CHANNELS_AT_ONCE", 7)
+        names = {f"chat:{number:03}" for number in range(30)}
+        monkeypatch.setattr(chain, "_SCANNED_AT_ONCE", 7)
+        await asyncio.gather(*map(store.open, names))
+        found, cursor = await make().channels("")
+        while cursor:
+            some, cursor = await make().channels(cursor)
+            found += some
+        assert sorted(found) == sorted({*names, CHANNEL})
 
     async def test_another_channel_has_another_epoch(self, store: LogStore) -> None:
         assert (await store.open("chat:one")).epoch != (await store.open("chat:two")).epoch
@@ -258,6 +286,137 @@ class LogStoreContract:
             offsets = range(30, 0, -1) if reverse else range(1, 31)
             assert [offset for offset, _ in found] == list(offsets)[:expected]
 
+    @pytest.mark.parametrize("seed", SEEDS)
+    @pytest.mark.parametrize("plain", [0, 9], ids=["from the first on", "behind others"])
+    async def test_what_rows_count_is_read_with_them_and_known_at_the_top(
+        self, store: LogStore, make: Make, seed: int, plain: int
+    ) -> None:
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        flags = [0] * plain + [chance.choice([0, 0, 0, 1, 1, 2, 3, 4, 7]) for _ in range(24)]
+        all_of_it, top = counted(flags, chance), 0
+        wanted = [
+            CountedRow(one.offset, one.publication, each, n, mv)
+            for one, each, (n, mv) in zip(all_of_it, flags, counts_of(flags), strict=True)
+        ]
+        while top < len(flags):
+            until = min(len(flags), top + chance.randint(1, 9))
+            await written(chance.choice([store, make()]), all_of_it[max(0, top - chance.randint(0, 2)) : until])
+            top = until
+            state = await make().open(CHANNEL)
+            assert (state.top, state.n, state.mv) == (top, wanted[top - 1].n, wanted[top - 1].mv)
+        for _ in range(20):
+            since, limit, reverse = chance.randint(0, top), chance.randint(1, top), chance.random() < 0.5
+            window = wanted[: (since or top + 1) - 1][::-1] if reverse else wanted[since:]
+            found = await store.read_counted(CHANNEL, since_offset=since, upto=top, limit=limit, reverse=reverse)
+            assert found == window[:limit]
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    async def test_a_removal_leaves_what_was_counted(
+        self, store: LogStore, make: Make, clock: Clock, seed: int
+    ) -> None:
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        flags = [chance.choice([0, 1, 2, 3]) for _ in range(20)] + [0, 0]
+        all_of_it = counted(flags, chance)
+        await written(store, all_of_it)
+        for upto in (chance.randint(1, 21), 22):
+            await store.begin_removal(CHANNEL, upto)
+            clock.now += 301
+            await finish_removals(make())
+            found = await make().open(CHANNEL)
+            assert (found.n, found.mv) == counts_of(flags)[-1]
+            left = await store.read_counted(CHANNEL, since_offset=0, upto=22, limit=99, reverse=False)
+            assert [(one.flags, one.n, one.mv) for one in left] == [
+                (each, *counts) for each, counts in zip(flags, counts_of(flags), strict=True)
+            ][upto:]
+        more = [one._replace(flags=1, n=found.n + 1, mv=found.mv) for one in rows(23, 23)]
+        await written(make(), more)
+        assert (await store.open(CHANNEL)).n == found.n + 1
+
+    async def test_rows_of_before_count_nothing(self, store: LogStore) -> None:
+        await written(store, rows(1, 9))
+        assert (await store.open(CHANNEL))[3:5] == (0, 0)
+        found = await store.read_counted(CHANNEL, since_offset=0, upto=9, limit=99, reverse=False)
+        assert [one[2:] for one in found] == [(0, 0, 0)] * 9
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    async def test_erasing_puts_others_in_their_places_and_leaves_all_else(
+        self, store: LogStore, make: Make, seed: int
+    ) -> None:
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        flags = [chance.choice([0, 1, 2, 3, 4]) for _ in range(30)]
+        all_of_it, top = counted(flags, chance), 0
+        while top < 30:
+            until = min(30, top + chance.randint(1, 9))
+            await written(store, all_of_it[top:until])
+            top = until
+        before = await store.read_counted(CHANNEL, since_offset=0, upto=30, limit=99, reverse=False)
+        keys, state, expected = await store.recent_keys(CHANNEL, 300), await store.open(CHANNEL), dict(pages(all_of_it))
+        for number in (1, 2, 3):
+            gone = {offset: f"gone {number} {offset}".encode() for offset in chance.sample(range(1, 31), 4)}
+            expected |= gone
+            assert await make().erase(CHANNEL, gone) == number
+            assert await everything(make()) == sorted(expected.items())
+        wanted = [one._replace(publication=expected[one.offset]) for one in before]
+        for reverse in (False, True):
+            found = await make().read_counted(CHANNEL, since_offset=0, upto=30, limit=99, reverse=reverse)
+            assert (found[::-1] if reverse else found) == wanted
+        assert await make().recent_keys(CHANNEL, 300) == keys
+        assert await make().open(CHANNEL) == state._replace(erasures=3)
+
+    async def test_a_former_row_written_again_is_a_success_and_brings_nothing_back(
+        self, store: LogStore, make: Make
+    ) -> None:
+        """C38: an old replica, or one whose response was lost, repeats its write."""
+        await written(store, rows(1, 10))
+        gone = {3: b"gone", 8: b"gone too"}
+        await make().erase(CHANNEL, gone)
+        for one in (store, make()):
+            assert await written(one, rows(2, 12)) == Written(12, False)
+            assert await everything(one) == sorted((dict(pages(rows(1, 12))) | gone).items())
+            assert (await written(one, rows(3, 3, "b"))).conflict, "the id is that of the former one"
+
+    async def test_what_is_not_stored_or_removed_is_not_erased(self, store: LogStore, make: Make, clock: Clock) -> None:
+        await store.erase("chat:never", {1: b"no"})
+        assert not await make().has_begun("chat:never")
+        await written(store, rows(1, 9))
+        await store.erase(CHANNEL, {9: b"gone", 10: b"no", 9_000: b"no"})
+        assert await everything(store) == [*pages(rows(1, 8)), (9, b"gone")]
+        assert await written(make(), rows(10, 10)) == Written(10, False)
+        await store.begin_removal(CHANNEL, 7)
+        clock.now += 301
+        await finish_removals(make())
+        await store.erase(CHANNEL, {2: b"no", 8: b"gone"})
+        assert await everything(make()) == [(8, b"gone"), (9, b"gone"), *pages(rows(10, 10))]
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    async def test_erasers_writers_and_a_removal_at_once_lose_none_of_their_work(
+        self, store: LogStore, make: Make, clock: Clock, seed: int
+    ) -> None:
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        await written(store, rows(1, 20))
+        await store.begin_removal(CHANNEL, 7)
+        clock.now += 301
+        gone = {offset: f"gone {offset}".encode() for offset in chance.sample(range(1, 21), 9)}
+        shares = [dict(list(gone.items())[start::3]) for start in range(3)]
+
+        async def eraser(one: LogStore, share: dict[int, bytes]) -> None:
+            await asyncio.sleep(chance.uniform(0, 0.005))
+            await one.erase(CHANNEL, share)
+
+        async def writer(one: LogStore) -> None:
+            for first in range(1, 24, 7):
+                assert not (await written(one, rows(max(8, first - 2), first + 8))).conflict
+
+        erasers = (eraser(make(), share) for share in shares)
+        await asyncio.gather(*erasers, writer(make()), finish_removals(make()))
+        expected = dict(pages(rows(1, 30))) | gone
+        assert await everything(make()) == sorted(expected.items())[7:]
+        assert (await make().open(CHANNEL)).erasures == 3
+
     async def test_nothing_is_removed_of_a_channel_without_publications(self, store: LogStore) -> None:
         await store.begin_removal(CHANNEL, 5)
         await store.begin_removal("chat:never", 5)
@@ -336,7 +495,10 @@ class LogStoreContract:
     async def test_replicas_that_store_the_same_at_once_store_it_once(
         self, store: LogStore, make: Make, seed: int
     ) -> None:
-        """What Redis numbered several replicas may write, in overlapping portions: the next append, and sweeps."""
+        """What Redis numbered several replicas may write, in overlapping portions.
+
+        The next append, and sweeps.
+        """
         print(f"seed {seed}")
         chance = random.Random(seed)
 
@@ -359,7 +521,10 @@ class LogStoreContract:
     async def test_replicas_that_believe_in_different_histories_agree_on_one(
         self, store: LogStore, make: Make, seed: int
     ) -> None:
-        """Each numbers its publications from what it believes to be the top; a conflict tells it better."""
+        """Each numbers its publications from what it believes to be the top.
+
+        A conflict tells it better.
+        """
         print(f"seed {seed}")
         chance = random.Random(seed)
 

@@ -1,4 +1,6 @@
-"""What a real Prometheus says of real services: nothing at a start and in two updates, and much when one is gone.
+"""What a real Prometheus says of real services.
+
+Nothing at a start and in two updates, and much when one is gone.
 
 Rules, scrapes and evaluations are twice as quick as deployed; the services are not, so that an outage of theirs counts
 twice as long as it would. There is one replica of each but of edges, and it ends before the next one starts.
@@ -22,7 +24,7 @@ from tests.support.stack import Stack
 from tests.support.wire_client import WireClient, WireError
 
 FACTOR = 2.0
-JOBS = {"edge": 2, "auth": 1, "presence": 1, "persistence": 1, "balancer": 1, "prometheus": 1}
+JOBS = {"edge": 2, **dict.fromkeys(("auth", "presence", "persistence", "webhooks", "balancer", "prometheus"), 1)}
 UPDATED = ("auth", "presence", "persistence", "edge-1", "edge-2", "redis")
 CHANNELS = ("live:watched", "chat:watched")
 # True here, with one replica of each, which ends before the next one starts; a stack has two, and the next one first.

@@ -1,4 +1,4 @@
-"""Every panel and every rule against a real Prometheus that watches a stack in use."""
+"""Every panel and every rule against a real Prometheus and a stack in use."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from deploy.grafana.build import BOARDS, FOLDER, render
 from tests.deploy.tools import GRAFANA, PROMETHEUS, command, load, rules
 from tests.support.stack import Stack
+from tests.support.webhooks import webhooks_file
 from tests.support.wire_client import WireClient
 
 TRAFFIC_S = 8.0
@@ -41,12 +42,17 @@ EMPTY = {
 LABELS = {
     *("job", "instance", "le", "kind", "code", "by", "reason", "outcome", "method", "status", "op", "how", "check"),
     "service",  # of ours
+    "hook",  # of those in HOOKS_FILE
     "issuer",  # of tokens; those that a setting names
+    "group",  # of readers of the feed; at most 100
+    "endpoint",  # of webhooks; those that a file names
     "protocol",  # that clients speak, with its encoding
+    "limit",  # of those in docs/limits.md
+    "target",  # of erasures: where bytes may still be
     *("log", "rule"),  # of publications: which log they wait for; which rule is against them
     *("durability", "db", "role", "__name__"),
 }
-MAX_SERIES = 60
+MAX_SERIES = 80
 _QUERIES = [
     (panel["title"], target["expr"], target["legendFormat"])
     for board in BOARDS
@@ -60,10 +66,15 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=10)
+        self.traffic_ended_at: float | None = None  # Unix seconds
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """What an expression gives now; fails where it is no PromQL."""
-        response = self._http.get("/api/v1/query", params={"query": expression}).json()
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """What an expression gives now, or at `at`, Unix seconds.
+
+        Fails where it is no PromQL.
+        """
+        parameters = {"query": expression, **({} if at is None else {"time": f"{at:.3f}"})}
+        response = self._http.get("/api/v1/query", params=parameters).json()
         assert response["status"] == "success", f"{response}: {expression}"
         found: list[dict[str, Any]] = response["data"]["result"]
         return found
@@ -86,7 +97,10 @@ class Prometheus:
 
 
 async def _one_of_everything(stack: Stack, until: float) -> None:
-    """Clients at both edges that come, publish, read, look who is there, do wrong and recover; users; a backend."""
+    """Clients at both edges, users and a backend: one of everything.
+
+    They come, publish, read, look who is there, do wrong and recover.
+    """
     async with httpx.AsyncClient(base_url=stack.http_urls[0], timeout=10) as http:
         while time.monotonic() < until:
             await _users(http)
@@ -127,6 +141,7 @@ async def _chat(stack: Stack, writer: WireClient) -> tuple[int, str]:
             await reader.publications(channel, 5)
         await reader.call(presence={"channel": "chat:room"})
         await reader.error(publish={"channel": "no-such:channel", "data": 1})
+        await reader.error(rpc={"method": "game.move"})
         page = await reader.call(history={"channel": "chat:room", "limit": 3})
         return page["offset"], page["epoch"]
 
@@ -159,7 +174,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     """It has watched two edges and all services in use for some seconds."""
     binary = command("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
-    with Stack(edges=2, environment={"AUTH_ATTEMPTS_PER_ADDRESS": "0"}) as stack:
+    webhooks = webhooks_file(folder, "http://127.0.0.1:9/")  # nobody listens there
+    hooks = folder / "hooks.toml"
+    hooks.write_text('[hooks.game]\nevents = ["rpc"]\nmethods = ["game.move"]\ngrpc = "127.0.0.1:9"\n')  # nor there
+    environment = {"AUTH_ATTEMPTS_PER_ADDRESS": "0", "HOOKS_FILE": str(hooks)}
+    with Stack(edges=2, environment=environment, webhooks_file=webhooks) as stack:
         (folder / "prometheus.yml").write_text(_configuration(stack), encoding="utf-8")
         port = _free_port()
         with (folder / "log").open("wb") as log:
@@ -181,6 +200,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.1)
             asyncio.run(_one_of_everything(stack, time.monotonic() + TRAFFIC_S))
+            running.traffic_ended_at = time.time()
             running.wait_until("thalamus:delivery_seconds:p99", SHOWN_WITHIN_S)
             yield running
         finally:
@@ -193,7 +213,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 def test_a_panel_shows_something_and_calls_it_by_labels_that_it_has(
     prometheus: Prometheus, title: str, expression: str, legend: str
 ) -> None:
-    found = prometheus.query(expression.replace("$__rate_interval", "30s").replace("$edge", ".*"))
+    query = expression.replace("$__rate_interval", "30s").replace("$edge", ".*")
+    # What counts the clients of the moment shows nothing once they have left.
+    found = prometheus.query(query) or prometheus.query(query, prometheus.traffic_ended_at)
     assert bool(found) is (title not in EMPTY), f"{title}: {expression}"
     for series in found:
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(series["metric"])

@@ -1,4 +1,7 @@
-"""deploy/images/healthcheck.py as a container runs it, on this machine's port and folder."""
+"""deploy/images/healthcheck.py as a container runs it, here.
+
+On this machine's port and folder.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +67,11 @@ async def test_a_container_is_healthy_once_it_was_ready_and_for_as_long_as_it_li
     assert not await container.is_healthy()
 
 
-@pytest.mark.parametrize("answer", [b"", b"nonsense", b"HTTP/1.1 500 \r\n\r\n", b"\xff\r\n"])
-async def test_whatever_else_answers_is_not_healthy(container: Container, answer: bytes) -> None:
+@pytest.mark.parametrize("response", [b"", b"nonsense", b"HTTP/1.1 500 \r\n\r\n", b"\xff\r\n"])
+async def test_whatever_else_answers_is_not_healthy(container: Container, response: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        writer.write(response)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

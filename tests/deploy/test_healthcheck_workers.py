@@ -1,4 +1,7 @@
-"""The health check of the image where an edge runs several workers: all of them count."""
+"""The health check of the image where an edge runs several workers.
+
+All of them count.
+"""
 
 from __future__ import annotations
 

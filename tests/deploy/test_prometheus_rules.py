@@ -1,4 +1,7 @@
-"""Prometheus takes its files, every alert fires when it should and only then, and each is explained."""
+"""Prometheus takes its files; every alert fires when it should and only then.
+
+Each is explained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every setting reaches the Swarm stack: by `deploy/env/<service>.env`, or because the stack file sets it itself."""
+"""Every setting reaches the Swarm stack.
+
+By `deploy/env/<service>.env`, or because the stack file sets it itself.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import pytest
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.process.config import settings_of
@@ -24,7 +28,9 @@ CONFIGS: dict[str, tuple[type[Any], ...]] = {
     "auth": (AuthConfig, DynamoDbSettings),
     "presence": (PresenceConfig,),
     "persistence": (PersistenceConfig, DynamoDbSettings),
+    "webhooks": (WebhooksConfig,),
 }
+CALLED = {service for service in CONFIGS if service != "webhooks"}  # those that call one another over gRPC
 # Decided by the image or by what the stack is: where a service listens, its files, one edge a container.
 FIXED = {"HOST", "PORT", "INTERNAL_HOST", "INTERNAL_PORT", "GRPC_PORT", "GRPC_TLS_PORT", "WORKERS", "WEB_DIR", "DB"}
 HEAD = """\
@@ -65,6 +71,7 @@ def test_what_the_stack_sets_can_be_changed_or_is_decided_by_it(service: str) ->
     """No setting is one that the stack file fixes without need."""
     decided = {
         *("REDIS_URL", "REDIS_PASSWORD_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TOKEN_PREVIOUS_FILE", "CHANNELS_FILE"),
+        *("WEBHOOKS_FILE", "HOOKS_FILE"),
         *("SERVICE_TLS_CA_FILE", "SERVICE_TLS_CERT_FILE", "SERVICE_TLS_KEY_FILE"),
         *("EDGE_AUTH_TLS_ADDR", "EDGE_PRESENCE_TLS_ADDR", "EDGE_PERSISTENCE_TLS_ADDR"),
         *("EDGE_AUTH_ADDR", "EDGE_PRESENCE_ADDR", "EDGE_PERSISTENCE_ADDR", "AUTH_STORE", "PERSISTENCE_STORE"),
@@ -103,7 +110,7 @@ def test_a_setting_of_the_shell_reaches_the_service_and_others_keep_their_defaul
 def test_certificates_come_beside_the_other_secrets_of_a_service(tmp_path: Path) -> None:
     (tmp_path / ".made-by-make-secrets.env").touch()
     stack = rendered("mtls-stack.yml", SECRETS=str(tmp_path), SERVICE_TLS="accept")
-    for service in CONFIGS:
+    for service in CALLED:
         found = {one.get("target", one["source"]) for one in stack[service]["secrets"]}
         before = {one.get("target", one["source"]) for one in DEV["services"][service]["secrets"]}
         assert found == before | {"service_ca", "service_cert", "service_key"}

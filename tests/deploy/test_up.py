@@ -1,4 +1,7 @@
-"""deploy/up.sh and down.sh against a `docker` that records what it is asked, and answers from files."""
+"""deploy/up.sh and down.sh against a `docker` that records its calls.
+
+It answers from files.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,12 @@ class Deployment:
         self.has(specs='{"Secrets":[{"SecretID":"present1"}]}', previous="null", environment="LOG_LEVEL=INFO")
         SecretFiles(self.secrets, ROOT / "deploy" / "redis" / "users.acl.template").init(["localhost"])
 
-    def has(self, **answers: str) -> None:
-        """What the engine knows: `environment` of persistence, `specs` and `previous` ones of services, `secrets`."""
-        for name, text in answers.items():
+    def has(self, **replies: str) -> None:
+        """Set what the engine knows.
+
+        `environment` of persistence, `specs` and `previous` ones of services, `secrets`.
+        """
+        for name, text in replies.items():
             (self._bin / name).write_text(text + "\n")
 
     def up(self, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -196,6 +202,19 @@ def test_a_prefix_that_the_users_of_redis_do_not_have_is_refused(deployment: Dep
     assert deployment.up(REDIS_PREFIX="staging").returncode == 0
 
 
+@pytest.mark.parametrize("right", [" ~t:events:{*", " +bgrewriteaof"])
+def test_users_of_redis_with_fewer_rights_than_a_service_needs_are_refused(deployment: Deployment, right: str) -> None:
+    acl = deployment.secrets / "redis_acl"
+    now = acl.read_text()
+    acl.write_text(now.replace(right, ""))
+    ran = deployment.up()
+    assert ran.returncode == 1
+    assert "of an earlier version: REDIS_PREFIX=t make secrets" in ran.stderr
+    assert deployment.deployed is None
+    acl.write_text(now)
+    assert deployment.up().returncode == 0
+
+
 @pytest.mark.parametrize("name", ["EDGE_ALOW_ANONYMOUS", "PRESENCE_HEARTBEATS", "EDGE_PORT"])
 def test_a_setting_that_would_reach_nothing_is_refused(deployment: Deployment, name: str) -> None:
     ran = deployment.up(**{name: "1"})
@@ -273,7 +292,7 @@ def test_an_update_that_went_back_is_a_failure_and_an_earlier_one_is_none(
 
 
 def test_settings_of_the_file_are_taken_as_they_stand(deployment: Deployment) -> None:
-    """`=` at the end, blanks, ends of lines as on Windows, and a last line without one."""
+    """`=` at the end, blanks, Windows line ends, and a last line without one."""
     deployment.write_settings(
         b"# comment\n\n  # another\nEDGE_NAME=abc=\nEDGE_TOKEN_ISSUER=a b\\c \r\n"
         b"EDGE_REPLICAS=5\nLOG_LEVEL=x=\nAUTH_ISSUER=last"

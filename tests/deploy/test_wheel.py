@@ -1,4 +1,7 @@
-"""The wheel is enough: installed outside of any checkout, it runs the whole platform from an empty folder."""
+"""The wheel is enough to run the whole platform from an empty folder.
+
+It is installed outside of any checkout.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ def built(kind: str, source: Path, folder: Path) -> Path:
 
 
 class Installed:
-    """The wheel in a virtual environment of its own; its dependencies are those of the tests."""
+    """The wheel in a virtual environment of its own.
+
+    Its dependencies are those of the tests.
+    """
 
     def __init__(self, folder: Path, wheel: Path) -> None:
         self.empty = folder / "empty"
@@ -112,10 +118,10 @@ def test_all_code_is_that_of_the_wheel(installed: Installed) -> None:
 
 
 def test_the_platform_runs_from_an_empty_folder(installed: Installed, dev: str) -> None:
-    with urllib.request.urlopen(dev, timeout=10) as answer:
-        assert b"<title>" in answer.read()
-    with urllib.request.urlopen(f"{dev}static/app.js", timeout=10) as answer:
-        assert answer.status == 200
+    with urllib.request.urlopen(dev, timeout=10) as response:
+        assert b"<title>" in response.read()
+    with urllib.request.urlopen(f"{dev}static/app.js", timeout=10) as response:
+        assert response.status == 200
     assert installed.thalamus("publish", "chat:lobby", '{"text":"hello"}').startswith("published to chat:lobby at 1:")
     assert '{"text":"hello"}' in installed.thalamus("history", "chat:lobby")
 

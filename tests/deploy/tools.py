@@ -1,4 +1,4 @@
-"""Prometheus and its promtool, the rules and the dashboards, as tests of the deployment need them."""
+"""Prometheus, promtool, rules and dashboards for tests of the deployment."""
 
 from __future__ import annotations
 

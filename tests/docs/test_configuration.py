@@ -1,4 +1,4 @@
-"""docs/configuration.md names every setting of the code with its default, and none that is not there."""
+"""docs/configuration.md names every setting with its default, and no other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.namespaces import Namespace
@@ -25,6 +26,7 @@ SERVICES = {
     "AUTH_": AuthConfig,
     "PRESENCE_": PresenceConfig,
     "PERSISTENCE_": PersistenceConfig,
+    "WEBHOOKS_": WebhooksConfig,
     "DYNAMODB_": DynamoDbSettings,
 }
 SETTINGS = {
@@ -32,7 +34,11 @@ SETTINGS = {
     for prefix, config in SERVICES.items()
     for setting in settings_of(config, prefix)
 }
-OPTIONS = {field.name: field.default for field in dataclasses.fields(Namespace) if field.name != "name"}
+OPTIONS = {
+    field.name: field.default
+    for field in dataclasses.fields(Namespace)
+    if field.name != "name" and "fixed" not in field.metadata
+}
 
 
 def shown(variable: str, default: Any) -> str:

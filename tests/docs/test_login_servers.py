@@ -1,4 +1,7 @@
-"""The login servers of docs/security.md as they are printed: their tokens connect, and can be revoked."""
+"""The login servers of docs/security.md as they are printed.
+
+Their tokens connect, and can be revoked.
+"""
 
 from __future__ import annotations
 
@@ -102,8 +105,8 @@ async def test_a_token_of_the_printed_server_connects_and_can_be_revoked(
         assert (info["user"], info["conn_info"]) == ("alice", {"name": "alice"})
         claims = jwt.decode(token, options={"verify_signature": False})
         async with httpx.AsyncClient(base_url=stack.http_urls[0], headers={"X-API-Key": stack.api_key}) as api:
-            answer = await api.post("/api/revoke", json={"token": claims["jti"], "ttl_s": 600})
-            assert answer.json() == {"result": {}}
+            response = await api.post("/api/revoke", json={"token": claims["jti"], "ttl_s": 600})
+            assert response.json() == {"result": {}}
         assert (await client.expect_close())[0] == 3503
     async with WireClient(stack.ws_urls[0]) as client:
         await client.post(connect={"token": token})

@@ -1,4 +1,7 @@
-"""docs/operations.md names every variable of the stack files with its default, and none that is not there."""
+"""docs/operations.md names every variable of the stack files, and no other.
+
+With its default.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The JavaScript of README.md as it is printed: on Node.js, and in Chromium from a page on another port."""
+"""The JavaScript of README.md as it is printed.
+
+On Node.js, and in Chromium from a page on another port.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ PAGE = """<!doctype html><script src="/centrifuge.js"></script>
 
 
 def snippets(stack: Stack) -> tuple[str, str]:
-    """The program, with a token before it, and the lines that go before both on an old Node.js."""
+    """The program with a token before it, and the lines for an old Node.js."""
     program, old_node = re.findall(r"```js\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     program = program.replace("ws://127.0.0.1:8001/connection/websocket", stack.ws_urls[0])
     assert stack.ws_urls[0] in program
@@ -50,8 +53,8 @@ async def published_until(stack: Stack, received: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT_S
         while not received():
             assert time.monotonic() < deadline, "the program of README.md heard nothing"
-            answer = await http.post("/api/publish", json={"channel": "chat:lobby", "data": {"text": "from README"}})
-            assert "result" in answer.json()
+            response = await http.post("/api/publish", json={"channel": "chat:lobby", "data": {"text": "from README"}})
+            assert "result" in response.json()
             await asyncio.sleep(0.2)
 
 

@@ -1,10 +1,13 @@
-"""What READMEs and docs/monitoring.md say of settings and metrics is what services read and export, all of it."""
+"""READMEs and docs/monitoring.md name the settings and metrics that exist.
+
+All of them, and no others.
+"""
 
 from __future__ import annotations
 
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,12 @@ import services.shared.dynamodb.client  # noqa: F401  # registers its metrics
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.process.config import settings_of
 from tests.support.stack import Stack
+from tests.support.webhooks import webhooks_file
 
 ROOT = Path(__file__).parents[2]
 CONFIGS: Mapping[str, tuple[tuple[str, type[Any]], ...]] = {
@@ -27,21 +32,31 @@ CONFIGS: Mapping[str, tuple[tuple[str, type[Any]], ...]] = {
     "presence": (("PRESENCE_", PresenceConfig),),
     "persistence": (("PERSISTENCE_", PersistenceConfig), ("DYNAMODB_", DynamoDbSettings)),
     "auth": (("AUTH_", AuthConfig), ("DYNAMODB_", DynamoDbSettings)),
+    "webhooks": (("WEBHOOKS_", WebhooksConfig),),
 }
+FOLDERS = {"webhooks": "persistence/webhooks"}  # of those that are not named as their folder
 METRIC = re.compile(r"([a-z_]+)(?:\{([a-z,]+)\})?")
 
 
+@pytest.fixture(scope="module")
+def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Every process there is, also that of webhooks; nobody listens at its endpoint."""
+    folder = tmp_path_factory.mktemp("webhooks")
+    with Stack(webhooks_file=webhooks_file(folder, "http://127.0.0.1:9/")) as running:
+        yield running
+
+
 def paragraph(service: str, heading: str) -> str:
-    text = (ROOT / "services" / service / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "services" / FOLDERS.get(service, service) / "README.md").read_text(encoding="utf-8")
     (found,) = re.findall(rf"^\*\*{heading}\*\*(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
 def exported(stack: Stack, service: str) -> dict[str, set[str]]:
-    """Families of /metrics as queries name them, and the labels of those that have samples."""
+    """Families of /metrics as queries name them, and the labels of their samples."""
     process = "edge-1" if service == "edge" else service
-    with urllib.request.urlopen(stack.internal_urls[process] + "/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    with urllib.request.urlopen(stack.internal_urls[process] + "/metrics", timeout=5) as response:
+        text = response.read().decode()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     found: dict[str, set[str]] = {name: set() for name in types if not name.endswith("_created")}
     for name, labels in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
@@ -53,7 +68,10 @@ def exported(stack: Stack, service: str) -> dict[str, set[str]]:
 
 
 def named(text: str) -> dict[str, set[str]]:
-    """Metrics between backticks with their labels; a short name has the prefix of the last whole one."""
+    """Metrics between backticks with their labels.
+
+    A short name has the prefix of the last whole one.
+    """
     found: dict[str, set[str]] = {}
     prefix = ""
     for token in re.findall(r"`([^`]+)`", text):
@@ -80,18 +98,22 @@ def test_a_readme_names_all_settings_of_its_service(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", CONFIGS)
-def test_a_readme_names_all_metrics_of_its_service_with_their_labels(stack: Stack, service: str) -> None:
-    own = {name: labels for name, labels in exported(stack, service).items() if name.startswith(f"thalamus_{service}_")}
+def test_a_readme_names_all_metrics_of_its_service_with_their_labels(whole_stack: Stack, service: str) -> None:
+    own = {
+        name: labels
+        for name, labels in exported(whole_stack, service).items()
+        if name.startswith(f"thalamus_{service}_")
+    }
     said = named(paragraph(service, "Metrics"))
     said = {name: labels for name, labels in said.items() if name.startswith(f"thalamus_{service}_")}
     assert said.keys() == own.keys()
     assert {name for name in own if own[name] and own[name] != said[name]} == set()
 
 
-def test_the_page_on_monitoring_names_no_metric_that_does_not_exist(stack: Stack) -> None:
+def test_the_page_on_monitoring_names_no_metric_that_does_not_exist(whole_stack: Stack) -> None:
     page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     table = page[page.index("| of | metrics |") :].split("\n\n")[0]
-    known = set[str]().union(*(exported(stack, service) for service in CONFIGS))
+    known = set[str]().union(*(exported(whole_stack, service) for service in CONFIGS))
     for family in REGISTRY.collect():  # of the other store
         if family.name.startswith("thalamus_dynamodb_"):
             known.add(family.name + ("_total" if family.type == "counter" else ""))

@@ -1,4 +1,7 @@
-"""Settings that decide which tokens are accepted: what an edge does not start with."""
+"""Settings that decide which tokens are accepted.
+
+What an edge does not start with.
+"""
 
 from __future__ import annotations
 

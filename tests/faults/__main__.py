@@ -1,4 +1,4 @@
-"""`make verify-faults`: every fault with every seed, and the table of what it cost."""
+"""`make verify-faults`: every fault with every seed, and a table of its cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Publishing faster than a stack can take: connections that send on a schedule and wait for nobody."""
+"""Publishing faster than a stack can take.
+
+Connections that send on a schedule and wait for nobody.
+"""
 
 from __future__ import annotations
 

@@ -110,7 +110,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of the load of the table: 1.0 is 1,000 subscribers, 20 channels, 100 publications/s."""
+    """How much of the load of the table.
+
+    1.0 is 1,000 subscribers, 20 channels, 100 publications/s.
+    """
 
     share: float = 1.0
 

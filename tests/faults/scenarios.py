@@ -1,4 +1,7 @@
-"""The faults, as docs/reliability.md has them: what is broken, under which load, and what must hold."""
+"""The faults, as docs/reliability.md has them.
+
+What is broken, under which load, and what must hold.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import os
 import shutil
 from typing import Any
 
+from tests.faults.auth_gone import AUTH_GONE_S, kill_auth
+from tests.faults.expiry import EXPIRY_ENDS_S, expire_tokens
+from tests.faults.members import BASE_S
+from tests.faults.revocation import REVOCATION_ENDS_S, revoke_user, revoke_user_beside_a_cut
 from tests.faults.scenario import HOT, Scenario, told_once, within
 from tests.faults.troubles import (
     bad_network,
@@ -109,6 +116,13 @@ SCENARIOS = (
         ],
     ),
     Scenario(
+        id="F15",
+        title="auth killed 60 s",
+        trouble=kill_auth,
+        duration_s=BASE_S + AUTH_GONE_S + 6,
+        restart=False,
+    ),
+    Scenario(
         id="F16",
         title="one subscriber reads 1 KiB/s",
         trouble=slow_reader,
@@ -160,6 +174,26 @@ SCENARIOS = (
         duration_s=30,
         prepare=edge_with_few_files,
         load={"clients": 120},
+    ),
+    Scenario(
+        id="F23",
+        title="tokens expire during sessions",
+        trouble=expire_tokens,
+        duration_s=EXPIRY_ENDS_S,
+    ),
+    Scenario(
+        id="F24",
+        title="a user is revoked",
+        trouble=revoke_user,
+        duration_s=REVOCATION_ENDS_S,
+    ),
+    Scenario(
+        id="F24-cut",
+        title="a user is revoked while one edge is cut from Redis",
+        trouble=revoke_user_beside_a_cut,
+        duration_s=REVOCATION_ENDS_S,
+        prepare=edge_behind_proxy,
+        around=first_edge_is_harmed,
     ),
 )
 

@@ -1,4 +1,7 @@
-"""Results as a table for people: one line per scenario, the worst of its seeds, and the seeds that failed."""
+"""Results as a table for people.
+
+One line per scenario, the worst of its seeds, and the seeds that failed.
+"""
 
 from __future__ import annotations
 

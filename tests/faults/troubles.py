@@ -200,7 +200,10 @@ async def disk_full(world: World) -> None:
 
 
 async def memory_cap(world: World) -> None:
-    """Many slow readers against a small bound of all outboxes: the edge sheds them and stays."""
+    """Many slow readers against a small bound of all outboxes.
+
+    The edge sheds them and stays.
+    """
     await world.until(2.0)
     names = [f"edge-{number}" for number in (1, 2, 3)]
     pids = {name: world.stack.pid(name) for name in names}
@@ -228,7 +231,10 @@ def edge_with_few_files(exits: ExitStack) -> dict[str, Any]:
 
 
 async def files_run_out(world: World) -> None:
-    """An edge may open few more files than it has: its cap answers 503, what is open goes on, health answers."""
+    """An edge may open few more files than it has.
+
+    Its cap answers 503, what is open goes on, health answers.
+    """
     await world.until(_BASE_S)
     edge, url = "edge-1", world.stack.ws_urls[0]
     opened: list[Any] = []
@@ -243,13 +249,13 @@ async def files_run_out(world: World) -> None:
             world.findings.append("nobody was refused")
         async with httpx.AsyncClient(timeout=3) as client:
             for path in ("healthz", "readyz", "metrics"):
-                answer = await client.get(f"{world.stack.internal_urls[edge]}/{path}")
-                if answer.status_code != 200:
-                    world.findings.append(f"/{path} answers {answer.status_code}")
+                response = await client.get(f"{world.stack.internal_urls[edge]}/{path}")
+                if response.status_code != 200:
+                    world.findings.append(f"/{path} answers {response.status_code}")
             with contextlib.suppress(httpx.HTTPError):
-                answer = await client.get(world.stack.http_urls[0] + "/")
-                if answer.status_code != 503:
-                    world.findings.append(f"a full edge answers {answer.status_code}")
+                response = await client.get(world.stack.http_urls[0] + "/")
+                if response.status_code != 503:
+                    world.findings.append(f"a full edge answers {response.status_code}")
         world.remarks.append(
             f"{len(opened)} more let in, {refused} refused, {faults.open_files(world.stack.pid(edge))} files"
         )

@@ -1,4 +1,6 @@
-"""`python -m tests.faults.update COMMIT`: a rolling update from another commit to this code, and the way back.
+"""`python -m tests.faults.update COMMIT`.
+
+A rolling update from another commit to this code, and the way back.
 
 One stack, real processes, SQLite, a Redis of its own. It starts with the code of COMMIT. Under the load of the fault
 scenarios each process is stopped in order and started with this code, one at a time: auth, presence, persistence, the
@@ -84,7 +86,10 @@ def update_from(commit: str, checkout: Path) -> Scenario:
 @click.option("--scale", type=float, default=0.1, show_default=True, help="Share of 1,000 subscribers.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep histories and logs in this folder.")
 def main(commit: str, seeds: tuple[int, ...], scale: float, keep: Path | None) -> None:
-    """Update from COMMIT to this code and back, once for each seed; exit code 1 if anything was lost."""
+    """Update from COMMIT to this code and back, once for each seed.
+
+    Exit code 1 if anything was lost.
+    """
     passed = True
     with tempfile.TemporaryDirectory() as scratch:
         checkout = Path(scratch) / "checkout"

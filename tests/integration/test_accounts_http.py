@@ -1,4 +1,4 @@
-"""Accounts over HTTP: signing in, what a token is good for, CORS, and the pages that the edge serves itself."""
+"""Accounts over HTTP: signing in, tokens, CORS, and the edge's own pages."""
 
 from __future__ import annotations
 
@@ -126,6 +126,15 @@ async def test_B18_a_login_flood_on_an_account_is_429_with_a_hint(http: httpx.As
     assert statuses == [401] * 10 + [429] * 2
     assert 1 <= int(response.headers["retry-after"]) <= 60
     assert (await http.post("/auth/login", json={"username": name, "password": PASSWORD})).status_code == 429
+
+
+@pytest.mark.parametrize("password", ["x" * 1_025, "é" * 513], ids=["characters", "bytes"])
+async def test_B18_a_password_over_1024_bytes_is_400_and_no_attempt(http: httpx.AsyncClient, password: str) -> None:
+    name, _ = await register(http)
+    for _ in range(12):
+        response = await http.post("/auth/login", json={"username": name, "password": password})
+        assert response.status_code == 400
+    assert (await http.post("/auth/login", json={"username": name, "password": PASSWORD})).status_code == 200
 
 
 @pytest.mark.parametrize(

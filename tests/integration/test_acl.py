@@ -1,4 +1,4 @@
-"""B34: every service has a Redis user of its own that can do its work, and nothing besides.
+"""B34: each service has a Redis user that can do its work, and no more.
 
 The users are those of deploy/redis/users.acl.template, filled in as `thalamus secrets init` does it.
 """
@@ -19,30 +19,45 @@ from redis import exceptions
 
 from cli.bundled import ROOT
 from cli.secrets.files import REDIS_USERS, SecretFiles
+from services.edge.adapters.redis.broker import RedisBroker
+from services.edge.domain.model import Publication
+from services.persistence.adapters.redis.hotlog import RedisHotLog
+from services.persistence.domain.ports import ChannelState
+from services.shared.feed.reader import FeedReader
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import TOP
+from services.shared.hotlog.hotlog import Batch, Item
+from services.shared.hotlog.scripts import TOP, Call, load
 from services.shared.incarnation.calls import parse_incarnation
 from services.shared.process.secrets import redis_address
 from services.shared.redis.client import redis_client
+from services.shared.redis.pipeline import RedisPipeline
+from tests.contract.test_broker import Listener
 from tests.support.redis import RedisServer
 from tests.support.stack import Stack
+from tests.support.webhooks import tell, webhooks_file
 from tests.support.wire_client import WireClient, WireError
 
 TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
-PROCESSES = {"auth": "auth", "presence": "presence", "persistence": "persistence", "edge-1": "edge", "edge-2": "edge"}
+SERVICES = ("auth", "presence", "persistence", "webhooks")
+PROCESSES = {**{service: service for service in SERVICES}, "edge-1": "edge", "edge-2": "edge"}
 LEASE_S = 5.0
+NOBODY = "http://127.0.0.1:9/"  # an endpoint of webhooks where nobody listens
 # Who runs which script: those of services/shared/hotlog, and a service's own.
 SCRIPTS = {
-    "edge": "append_hot top read reset clear check new_generation append_command",
-    "persistence": "append_stored commit init remember advance top mark settled unstored unmark trim verify rest"
-    " heartbeat orderly_end",
-    "presence": "clock lease expired enter leave wait due",
+    "edge": "append_hot top read reset clear check new_generation append_command"
+    " append_revocation take_ticket renew_lease put_session",
+    "persistence": "append_stored commit init remember advance top mark settled unstored unmark rebuild"
+    " trim erase verify rest heartbeat orderly_end note_erasure claim_rewrite",
+    "webhooks": "persistence/webhooks/lua/store persistence/webhooks/lua/claim persistence/webhooks/lua/settle"
+    " persistence/webhooks/lua/revive shared/feed/take_events shared/feed/claim_events",
+    "presence": "clock lease expired roster lifecycle enter leave wait due page read_entries order in_channel online",
+    "feed": "take_events claim_events",
 }
 
 
 @dataclass
 class Guarded:
-    """A Redis that lets in nobody but the users of the template, and one of the test's own."""
+    """A Redis for the users of the template alone, and one of the test's own."""
 
     server: RedisServer
     secrets: Path
@@ -76,13 +91,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 @pytest.fixture(scope="module")
-def stack(guarded: Guarded) -> Iterator[Stack]:
+def stack(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     environment_of = {
         process: {"REDIS_URL": guarded.url(user), "REDIS_PASSWORD_FILE": str(guarded.secrets / f"redis_{user}")}
         for process, user in PROCESSES.items()
     }
     environment = {"PRESENCE_LEASE_TTL_S": str(LEASE_S)}
-    with Stack(environment=environment, environment_of=environment_of) as running:
+    file = webhooks_file(tmp_path_factory.mktemp("webhooks"), NOBODY, tries=2, timeout_s=0.5, max_dead=1)
+    with Stack(environment=environment, environment_of=environment_of, webhooks_file=file) as running:
         yield running
 
 
@@ -100,7 +116,7 @@ async def denied(auditor: redis.asyncio.Redis) -> list[str]:
 
 
 async def chat(stack: Stack, channel: str, *, logged: bool = True) -> None:
-    """Two users on two edges: publish, hear, recover, page history, look who is there, leave."""
+    """Two users on two edges: publish, hear, recover, page, look, leave."""
     async with WireClient(stack.ws_urls[0]) as ann, WireClient(stack.ws_urls[1]) as bob:
         for client, user in ((ann, "ann"), (bob, "bob")):
             await client.connect(stack.token(user))
@@ -121,7 +137,10 @@ async def chat(stack: Stack, channel: str, *, logged: bool = True) -> None:
 
 
 async def chat_soon(stack: Stack, channel: str) -> None:
-    """The same, while edges learn of a new incarnation: until then they refuse, or end a subscription again."""
+    """The same, while edges learn of a new incarnation.
+
+    Until then they refuse, or end a subscription again.
+    """
     async with asyncio.timeout(20):
         while True:
             try:
@@ -153,9 +172,16 @@ async def test_everything_works_for_users_that_may_do_nothing_else(
             ("channels", {}),
             ("disconnect", {"user": "nobody"}),  # every edge is told
         ):
-            answer = (await http.post(f"/api/{name}", json=request, headers=headers)).json()
-            assert "result" in answer, (name, answer)
+            response = (await http.post(f"/api/{name}", json=request, headers=headers)).json()
+            assert "result" in response, (name, response)
     assert [key async for key in auditor.scan_iter("t:auth:limit:*")]
+
+    # Webhooks: nobody takes them, so they are sent again, and given up.
+    for user in ("ann", "bob"):
+        await tell(auditor, "connect", user)
+    async with asyncio.timeout(20):
+        while not await auditor.zcard("t:webhooks:{crm}:dead") or await auditor.zcard("t:webhooks:{crm}:due"):
+            await asyncio.sleep(0.05)
 
     # An edge dies: its members leave by the sweeps of presence.
     async with WireClient(stack.ws_urls[0]) as ann, WireClient(stack.ws_urls[1]) as bob:
@@ -248,6 +274,16 @@ async def test_b34_what_is_none_of_a_service_s_work_is_refused(guarded: Guarded,
         ("persistence", ("HGET", "t:presence:{chat:1}", "x")),
         ("persistence", ("PUBLISH", "t:control", "x")),
         ("persistence", ("GET", "t:auth:limit:x")),
+        ("webhooks", ("HGET", "t:presence:{chat:1}", "x")),
+        ("webhooks", ("HGET", "t:{chat:1}:meta", "epoch")),
+        ("webhooks", ("SUBSCRIBE", "t:{chat:1}:pub")),
+        ("edge", ("HGET", "t:webhooks:{crm}:letters", "x")),
+        ("presence", ("HGET", "t:webhooks:{crm}:letters", "x")),
+        ("feed", ("SET", "t:life", "x")),
+        ("feed", ("GET", "t:{chat:1}:log")),
+        ("feed", ("HGET", "t:presence:{chat:1}", "x")),
+        ("presence", ("XADD", "t:feed:{0}", "*", "c", "x")),
+        ("auth", ("XADD", "t:events:{0}", "*", "k", "x")),
     ],
 )
 async def test_b34_a_service_reaches_neither_keys_nor_channels_of_another(
@@ -265,6 +301,45 @@ async def test_the_health_check_s_user_may_ping(guarded: Guarded) -> None:
     await client.aclose()
 
 
+async def test_who_writes_the_feed_and_who_reads_it_may_do_so(
+    stack: Stack, guarded: Guarded, auditor: redis.asyncio.Redis, tmp_path: Path
+) -> None:
+    await auditor.acl_log_reset()
+    feed = redis_address(guarded.url("feed"), guarded.secrets / "redis_feed")
+    reader = FeedReader(feed, "acl", claim_after_s=0.01)
+    await reader.done(await reader.next(wait_s=0))
+    broker = RedisBroker(redis_address(guarded.url("edge"), guarded.secrets / "redis_edge"))
+    await broker.start(Listener(), lambda payload: None)
+    async with asyncio.timeout(20):
+        while not broker.is_ready:
+            await asyncio.sleep(0.05)
+    await broker.append("live:f", Publication(b"1"), key_user="", key="", history_size=9, history_ttl_s=60, feed=True)
+    await broker.close()
+    hot = RedisPipeline(redis_address(guarded.url("persistence"), guarded.secrets / "redis_persistence"))
+    log = RedisHotLog(hot, lambda: "incarnation")
+    await log.init("chat:f", ChannelState("epoch", 0), 0, [])
+    await log.append([Batch("chat:f", 9, 60, [Item(bytes(16), b"1", "u", "k", "ann")])], 9)
+    assert await log.commit([("chat:f", "epoch", 1, 9)], "incarnation") == [1]
+    await hot.aclose()
+    presence = RedisPipeline(redis_address(guarded.url("presence"), guarded.secrets / "redis_presence"))
+    (tmp_path / "end.lua").write_text("return tell(KEYS[1], ARGV[1], KEYS[2], 'vacated', 'chat:f', '')")
+    script = load(ROOT / "services/shared/feed/lifecycle.lua", tmp_path / "end.lua")
+    call = Call(script, [keys.lifecycle(0), "t:presence:n"], [9])
+    assert int((await presence.run([call], timeout_s=2))[0]) > 1
+    await presence.aclose()
+    found: list[tuple[str, str]] = []
+    while len(found) < 3:
+        events = await reader.next(wait_s=5)
+        await reader.keep(events)
+        await reader.done(events)
+        found += [(event.type.value, event.channel) for event in events]
+    assert sorted(found) == [("publication", "chat:f"), ("publication", "live:f"), ("vacated", "chat:f")]
+    assert (await reader.backlog()).pending == 0
+    await reader.forget()
+    await reader.close()
+    assert await denied(auditor) == []
+
+
 async def test_a_script_has_no_more_rights_than_who_runs_it(guarded: Guarded) -> None:
     client = guarded.client("auth")
     with pytest.raises(exceptions.NoPermissionError):
@@ -277,12 +352,16 @@ def test_every_command_of_a_service_s_scripts_is_allowed(service: str) -> None:
     """Also of the ways through them that no test takes."""
     folders = [
         ROOT / "services" / folder
-        for folder in ("shared/hotlog", "shared/incarnation", f"{service}/adapters/redis", f"{service}/adapters/lua")
+        for folder in (
+            *("shared/hotlog", "shared/incarnation", "shared/feed"),
+            *(f"{service}/adapters/redis", f"{service}/adapters/lua"),
+            "",  # scripts that are named with their folder
+        )
     ]
     (line,) = re.findall(rf"^user {service} .*$", TEMPLATE.read_text(), re.MULTILINE)
     for script in SCRIPTS[service].split():
-        (path,) = [path for folder in folders if (path := folder / f"{script}.lua").exists()]
-        called = set(re.findall(r"redis\.call\('([A-Z]+)'", path.read_text()))
+        path = next(path for folder in folders if (path := folder / f"{script}.lua").exists())
+        called = set(re.findall(r"redis\.p?call\('([A-Z]+)'", path.read_text()))
         assert called
         granted = {word.partition("|")[0] for word in line.split()}
         assert {f"+{command.lower()}" for command in called} <= granted, script
@@ -295,7 +374,10 @@ def test_the_template_holds_no_password() -> None:
 
 
 async def test_what_users_wrote_in_transactions_is_there_after_a_restart(tmp_path: Path) -> None:
-    """Redis 8 loads its file with the rights of the default user: without them every transaction in it is skipped."""
+    """Redis 8 loads its file with the rights of the default user.
+
+    Without them every transaction in it is skipped.
+    """
     SecretFiles(tmp_path, TEMPLATE).init(["localhost"])
     acl = tmp_path / "running.acl"
     acl.write_text((tmp_path / "redis_acl").read_text())

@@ -1,4 +1,7 @@
-"""A burst is not an overload: 1,000 clients publish at the same moment, and all of it is taken."""
+"""A burst is not an overload.
+
+1,000 clients publish at the same moment, and all of it is taken.
+"""
 
 from __future__ import annotations
 

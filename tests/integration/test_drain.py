@@ -1,4 +1,7 @@
-"""SIGTERM on an edge: clients are told to reconnect over the grace, nobody is seen leaving, nothing is lost."""
+"""SIGTERM on an edge: clients reconnect over the grace, and nothing is lost.
+
+Nobody is seen leaving.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +46,11 @@ async def test_a_drained_edge_hands_its_clients_over_and_nobody_is_seen_leaving(
             # While it drains its port still answers, and says that it takes nobody new.
             async with httpx.AsyncClient() as http:
                 while True:
-                    answer = await http.get(stack.http_urls[0] + "/docs")
-                    if answer.status_code == 503:
+                    response = await http.get(stack.http_urls[0] + "/docs")
+                    if response.status_code == 503:
                         break
                     assert time.monotonic() - started < GRACE_S
-                assert answer.headers["retry-after"]
+                assert response.headers["retry-after"]
             took = await asyncio.gather(*(hand_over(number, client) for number, client in enumerate(leaving)))
             await stopping
             assert max(took) - min(took) >= 0.5 * GRACE_S  # spread, not all at once

@@ -1,4 +1,7 @@
-"""A replica is promoted and the old master becomes its replica, while every connection to the old one stays open."""
+"""A replica is promoted; the old master becomes its replica.
+
+Every connection to the old one stays open meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import httpx
 import redis.asyncio
 
 from services.shared.hotlog import keys
+from tests.support.lateness import Lateness
 from tests.support.replication import Pair
 from tests.support.stack import Stack
 from tests.support.wire_client import WireClient, WireError
@@ -52,8 +56,11 @@ async def test_every_service_follows_within_five_seconds() -> None:
                 assert (await http.post("/auth/register", json=account)).status_code == 200
 
                 await pair.fail_over()
-                took = await asyncio.gather(*(first_ack(ann, channel) for channel in CHANNELS[1:]))
-                assert max(took) <= FIRST_ACK_S, took
+                async with Lateness() as late:
+                    took = await asyncio.gather(*(first_ack(ann, channel) for channel in CHANNELS[1:]))
+                # The address of the master leads through this process. Where it is woken late, connects take longer
+                # than the second that services give them, and each is made again a second later.
+                assert max(took) - late.total_s <= FIRST_ACK_S, (took, late.total_s)
                 await first_ack(ann, "tick:over")
 
                 # No connection of any service stays at the old one, not even one that is idle or only listens.

@@ -1,4 +1,7 @@
-"""Each service is killed or stopped while clients chat: what needs it stops, nothing else, and all comes back."""
+"""Each service is killed or stopped while clients chat.
+
+What needs it stops, nothing else, and all comes back.
+"""
 
 from __future__ import annotations
 
@@ -78,18 +81,18 @@ async def test_auth_killed_valid_tokens_still_connect_and_chat_goes_on(faulty: S
         await alice.publish("chat:auth", 1)
         assert (await bob.publication("chat:auth"))["data"] == 1
         async with httpx.AsyncClient(base_url=faulty.http_urls[0]) as http:
-            answer = await http.post("/auth/login", json={"username": "someone", "password": "a password"})
-            assert answer.status_code == 503
-            assert answer.headers["retry-after"]
+            response = await http.post("/auth/login", json={"username": "someone", "password": "a password"})
+            assert response.status_code == 503
+            assert response.headers["retry-after"]
     finally:
         await asyncio.to_thread(faulty.start, "auth")
     async with httpx.AsyncClient(base_url=faulty.http_urls[0]) as http:
         deadline = time.monotonic() + 10
         while True:
-            answer = await http.post("/auth/login", json={"username": "someone", "password": "a password"})
-            if answer.status_code == 401:
+            response = await http.post("/auth/login", json={"username": "someone", "password": "a password"})
+            if response.status_code == 401:
                 break
-            assert time.monotonic() < deadline, answer.text
+            assert time.monotonic() < deadline, response.text
             await asyncio.sleep(0.1)
 
 
@@ -234,9 +237,9 @@ async def scrape(stack: Stack) -> dict[str, str]:
     async with httpx.AsyncClient() as http:
         found = {}
         for name, url in stack.internal_urls.items():
-            answer = await http.get(f"{url}/metrics")
-            assert answer.status_code == 200
-            found[name] = answer.text
+            response = await http.get(f"{url}/metrics")
+            assert response.status_code == 200
+            found[name] = response.text
         return found
 
 
@@ -279,7 +282,10 @@ async def test_metrics_of_every_service_move_under_a_chat(faulty: Stack, people:
 
 
 async def test_many_publishers_share_batches_and_each_batch_is_one_commit(faulty: Stack) -> None:
-    """As fast as forty connections go; the rate is printed, the ratio is what must hold."""
+    """As fast as forty connections go.
+
+    The rate is printed, the ratio is what must hold.
+    """
     before = (await scrape(faulty))["persistence"]
     publishers = [
         await Pipelined.connect(faulty.ws_urls[number % 2], faulty.token(f"user{number}"), f"chat:load{number}")

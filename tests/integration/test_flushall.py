@@ -1,4 +1,7 @@
-"""FLUSHALL while everything runs: `hot` channels tell it once, nobody joins twice, and rosters are soon whole again."""
+"""FLUSHALL while everything runs.
+
+`hot` channels tell it once, nobody joins twice, and rosters are soon whole again.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def own_stack() -> Iterator[Stack]:
 
 
 class Follower:
-    """Subscribes to both channels, and again, as SDKs do, when the server ends a subscription with 2500."""
+    """Subscribes to both channels, and again after each end with 2500, as SDKs do."""
 
     def __init__(self, client: WireClient, user: str) -> None:
         self.client, self.user = client, user
@@ -44,7 +47,10 @@ class Follower:
         self._from = len(self.client.lines)
 
     def pushes(self, kind: str, channel: str) -> list[str]:
-        """Users that such pushes named since `count_from_here`; of `unsubscribe` the codes."""
+        """Users that such pushes named since `count_from_here`.
+
+        Of `unsubscribe` the codes.
+        """
         found = [
             line["push"][kind]
             for line in self.client.lines[self._from :]
@@ -64,8 +70,8 @@ class Follower:
 
 async def roster(http: httpx.AsyncClient, url: str, channel: str) -> set[str]:
     """By the server API of one edge; empty where it does not answer yet."""
-    answer = (await http.post(f"{url}/api/presence", json={"channel": channel})).json()
-    return {member["user"] for member in answer.get("result", {"presence": {}})["presence"].values()}
+    response = (await http.post(f"{url}/api/presence", json={"channel": channel})).json()
+    return {member["user"] for member in response.get("result", {"presence": {}})["presence"].values()}
 
 
 async def test_everyone_is_told_once_and_nobody_joins_twice(own_stack: Stack) -> None:

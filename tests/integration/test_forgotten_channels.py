@@ -1,4 +1,7 @@
-"""Redis forgets a quiet `stored` channel while clients are subscribed to it: nobody notices."""
+"""Redis forgets a quiet `stored` channel while clients are subscribed to it.
+
+Nobody notices.
+"""
 
 from __future__ import annotations
 

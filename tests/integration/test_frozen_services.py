@@ -1,4 +1,7 @@
-"""A service that is frozen costs one call its deadline; the next ones fail at once, until it goes on."""
+"""A service that is frozen costs one call its deadline.
+
+The next ones fail at once, until it goes on.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ async def test_five_calls_while_it_is_frozen_and_it_comes_back_by_itself(
         async def call() -> tuple[bool, float]:
             began = time.monotonic()
             body = WHO if service == "auth" else {"channel": f"chat:{secrets.token_hex(8)}"}
-            answer = await http.post(CALLS[service], json=body)
-            return answer.status_code == 200 and "error" not in answer.json(), time.monotonic() - began
+            response = await http.post(CALLS[service], json=body)
+            return response.status_code == 200 and "error" not in response.json(), time.monotonic() - began
 
         assert (await call())[0]
         stack.stop(service)

@@ -1,4 +1,7 @@
-"""A whole platform over IPv6: every address of a service is `::1` or `::`, and clients come over both families."""
+"""A whole platform over IPv6.
+
+Every address of a service is `::1` or `::`, and clients come over both families.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,12 @@ async def test_a_platform_on_ipv6_serves_both_families() -> None:
                 await client.publish("chat:ipv6", {"over": host})
                 assert (await client.publication("chat:ipv6"))["data"] == {"over": host}
             async with httpx.AsyncClient(timeout=10) as http:
-                answer = await http.post(
+                response = await http.post(
                     f"http://{host}:{port}/api/presence",
                     headers={"X-API-Key": stack.api_key},
                     json={"channel": "chat:ipv6"},
                 )
-            assert "result" in answer.json(), answer.text
+            assert "result" in response.json(), response.text
 
 
 @pytest.mark.parametrize("address", ["::1", "2001:db8::7"])

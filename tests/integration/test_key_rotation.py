@@ -1,4 +1,7 @@
-"""Signing keys rotate under a load of logins and connects: two replicas of auth, and an edge on each of them."""
+"""Signing keys rotate under a load of logins and connects.
+
+Two replicas of auth, and an edge on each of them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,13 @@ REFUSED_WITHIN_S = 5.0  # after a key was retired, as docs/operations.md says
 def stack() -> Iterator[Stack]:
     """`edge-1` asks the stack's auth, `edge-2` a second replica on the same store."""
     port = free_port()
-    settings = {"AUTH_KEY_OVERLAP_S": str(OVERLAP_S), "AUTH_ATTEMPTS_PER_ADDRESS": "0", "AUTH_ACCESS_TTL_S": "600"}
+    settings = {
+        "AUTH_KEY_OVERLAP_S": str(OVERLAP_S),
+        "AUTH_ATTEMPTS_PER_ADDRESS": "0",
+        "AUTH_ACCESS_TTL_S": "600",
+        "AUTH_SESSIONS_PER_USER": "0",  # a fast machine signs in oftener than a user has sessions by default
+        "AUTH_REGISTRATION": "open",
+    }
     with Stack(
         edges=2, environment=settings, environment_of={"edge-2": {"EDGE_AUTH_ADDR": f"127.0.0.1:{port}"}}
     ) as running:
@@ -72,9 +81,9 @@ async def thalamus(stack: Stack, *words: str) -> list[dict[str, Any]]:
 
 async def log_in(stack: Stack, edge: int, name: str, call: str = "login") -> str:
     async with httpx.AsyncClient(base_url=stack.http_urls[edge], timeout=20) as http:
-        answer = await http.post(f"/auth/{call}", json={"username": name, "password": PASSWORD})
-    assert answer.status_code == 200, answer.text
-    token: str = answer.json()["result"]["access_token"]
+        response = await http.post(f"/auth/{call}", json={"username": name, "password": PASSWORD})
+    assert response.status_code == 200, response.text
+    token: str = response.json()["result"]["access_token"]
     return token
 
 
@@ -113,7 +122,7 @@ async def test_no_login_and_no_connect_is_refused_while_keys_rotate_and_retired_
     stop = asyncio.Event()
 
     async def load(edge: int) -> None:
-        """Sign in at one edge, connect to the other at once, and with an older token to this one."""
+        """Sign in at one edge, connect to the other; here with an older token."""
         while not stop.is_set():
             token = await log_in(stack, edge, name)
             tokens.append(token)

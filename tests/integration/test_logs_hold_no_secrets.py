@@ -1,4 +1,6 @@
-"""No log of any process has a token, ticket, password, key or secret, whichever way they came; B09, B36.
+"""No log of any process has a secret, whichever way it came; B09, B36.
+
+Tokens, tickets, passwords and keys are secrets.
 
 Secrets are planted through every way in, good and bad, in refused handshakes, in broken requests, and while services
 are away. Then all lines of all processes are searched, with logs at DEBUG.
@@ -111,7 +113,10 @@ async def bring_tokens(stack: Stack, plant: Planted) -> None:
 
 
 async def bring_passwords(stack: Stack, plant: Planted) -> None:
-    """By every endpoint of accounts: good, wrong, malformed; with the tokens that come back."""
+    """By every endpoint of accounts: good, wrong, malformed.
+
+    With the tokens that come back.
+    """
     async with httpx.AsyncClient(base_url=stack.http_urls[0], timeout=10) as http:
         account = {"username": f"user-{secrets.token_hex(4)}", "password": plant("password", secrets.token_hex(16))}
         pair = (await http.post("/auth/register", json=account | {"cookie": True})).json()["result"]
@@ -127,6 +132,10 @@ async def bring_passwords(stack: Stack, plant: Planted) -> None:
             await handshake(f"{stack.ws_urls[1]}?{query}")
         wrong = account | {"password": plant("wrong password", secrets.token_hex(16))}
         unknown = wrong | {"username": secrets.token_hex(8)}
+        made = await http.post("/api/invites_create", json={}, headers={"X-API-Key": stack.api_key})
+        invite = plant("invite", made.json()["result"]["code"])
+        await http.post("/auth/register", json=wrong | {"invite": invite})
+        await http.post("/auth/register", json=wrong | {"invite": invite, "x": 1})
         for path in ("/auth/login", "/auth", "/auth/register"):
             for body in (
                 wrong,

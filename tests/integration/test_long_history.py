@@ -1,4 +1,4 @@
-"""Years of history and many who come back at once, through the edges of a real stack."""
+"""Years of history, and many who come back at once, on a real stack."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ async def log_reads(stack: Stack, edge: str) -> float:
 
 @pytest.mark.parametrize("namespace", ["chat", "live"])
 async def test_hundreds_that_come_back_to_one_channel_at_once_cost_few_reads(stack: Stack, namespace: str) -> None:
-    """At the same moment on one edge; how many join a read is up to the moment, that they share it is not."""
+    """At the same moment on one edge.
+
+    How many join a read is up to the moment, that they share it is not.
+    """
     channel, many = f"{namespace}:herd-{secrets.token_hex(4)}", 300
     epoch = await fill(stack, channel, 600)  # more than the edge keeps in its ring
     async with AsyncExitStack() as exits:

@@ -1,4 +1,7 @@
-"""What `/openapi.json` says is what the edge does: Schemathesis, the examples, and answers with something in them."""
+"""What `/openapi.json` says is what the edge does.
+
+Schemathesis, the examples, and answers with something in them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import httpx
 import jsonschema_rs
 import pytest
 
+from services.edge.api.chat_examples import GROUP
 from services.edge.api.openapi import EXAMPLES, EXAMPLES_OF_ACCOUNTS
 from tests.support.stack import Stack
 from tests.support.wire_client import WireClient
@@ -25,7 +29,7 @@ LIMIT_S = 300
 # A body that breaks a rule and is too long as well may be answered with 413: the length is checked first.
 CONFIGURATION = """
 [checks.negative_data_rejection]
-expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428, 429, "5xx"]
 """
 
 
@@ -43,10 +47,16 @@ async def test_every_example_works_as_it_is_prefilled(stack: Stack) -> None:
         found = _examples(document)
         assert len(found) == len(EXAMPLES | EXAMPLES_OF_ACCOUNTS)
         for path, example in found.items():
+            if path in ("/api/users_password", "/api/invites_revoke") or example.get("channel") == GROUP:
+                continue  # nobody knows these ids in advance
+            if path == "/api/messages_delete":
+                continue  # others need the message: see below
             response = await http.post(path, json=example)
             assert response.status_code == 200, (path, response.text)
             assert set(response.json()) == {"result"}, (path, response.text)
             assert '"error"' not in response.text, (path, response.text)
+        response = await http.post("/api/messages_delete", json=found["/api/messages_delete"])
+        assert response.json()["result"]["applied"], response.text
 
 
 @pytest.mark.slow
@@ -59,6 +69,7 @@ def test_schemathesis_finds_nothing(stack: Stack, tmp_path: Path) -> None:
             *("--header", f"X-API-Key: {stack.api_key}", "--checks", "all", "--continue-on-failure", "--no-color"),
             *("--max-examples", str(EXAMPLES_EACH), "--seed", str(SEED), "--workers", "2"),
             *("--generation-deterministic", "--request-timeout", "20"),
+            "--suppress-health-check=filter_too_much",  # it says something of its own generators, not of the edge
         ],
         cwd=tmp_path,
         env=os.environ | {"NO_PROXY": "127.0.0.1"},
@@ -74,8 +85,14 @@ def test_schemathesis_finds_nothing(stack: Stack, tmp_path: Path) -> None:
 
 
 def _examples(document: dict[str, Any]) -> dict[str, Any]:
+    """The examples of backends and of accounts, by path.
+
+    Those of `/chat` have no channel that exists.
+    """
     found = {}
     for path, methods in document["paths"].items():
+        if path.startswith("/chat/"):
+            continue
         content = methods.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
         if "example" in content:
             found[path] = content["example"]
@@ -133,4 +150,8 @@ async def test_answers_that_have_something_in_them_are_as_described(stack: Stack
         stack.kill9("auth")
         await asyncio.sleep(0.1)
         await check("/auth/login", user, 503)
+        described = document["paths"]["/auth/registration"]["get"]["responses"]["200"]["content"]["application/json"]
+        answer = (await http.get("/auth/registration")).json()
+        jsonschema_rs.validator_for(described["schema"] | {"components": document["components"]}).validate(answer)
+        assert answer == {"result": {"registration": "open"}}, "it is known although auth is away"
         stack.wait_ready("auth")

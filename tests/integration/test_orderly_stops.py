@@ -1,4 +1,6 @@
-"""Edges, persistence and Redis are asked to end in every order: what is known of Redis at the next start.
+"""Edges, persistence and Redis are asked to end in every order.
+
+What is known of Redis at the next start.
 
 Decision 20: `hot` logs go on where persistence ended when no edge was there, and before Redis. Else nobody can prove
 for what Redis has, and they begin anew, honestly. `stored` ones go on in any case.
@@ -29,8 +31,8 @@ def own_stack() -> Iterator[Stack]:
 
 async def published(stack: Stack, channel: str) -> tuple[str, int]:
     async with httpx.AsyncClient(headers={"x-api-key": stack.api_key}, timeout=10) as http:
-        answer = (await http.post(f"{stack.http_urls[0]}/api/publish", json={"channel": channel, "data": {}})).json()
-    return answer["result"]["epoch"], answer["result"]["offset"]
+        response = (await http.post(f"{stack.http_urls[0]}/api/publish", json={"channel": channel, "data": {}})).json()
+    return response["result"]["epoch"], response["result"]["offset"]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(PROCESSES)), ids="-".join)

@@ -1,4 +1,7 @@
-"""On a host with a proxy in the environment, for AWS' sake, and a Redis that wants TLS and a certificate of ours."""
+"""A host with a proxy in the environment, and a Redis with TLS.
+
+The proxy is there for AWS; Redis wants a certificate of ours.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ def proxy() -> Iterator[socket.socket]:
 
 async def degraded(stack: Stack) -> list[str]:
     async with httpx.AsyncClient(trust_env=False) as http:
-        answer = await http.get(f"{stack.internal_urls['edge-1']}/readyz")
-    assert answer.status_code == 200
-    return list(answer.json()["degraded"])
+        response = await http.get(f"{stack.internal_urls['edge-1']}/readyz")
+    assert response.status_code == 200
+    return list(response.json()["degraded"])
 
 
 async def test_services_reach_one_another_and_an_edge_names_those_it_does_not(

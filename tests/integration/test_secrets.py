@@ -1,4 +1,7 @@
-"""A deployment whose secrets are files: the token between services is rotated, and what is wrong ends a start."""
+"""A deployment whose secrets are files.
+
+The token between services is rotated, and what is wrong ends a start.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ EXIT_CONFIG = 2
 
 @pytest.fixture(scope="module")
 def rotating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Servers know the new token and the old one; `edge-1` still shows the old one, `edge-2` the new one already."""
+    """Servers know the new token and the old one.
+
+    `edge-1` still shows the old one, `edge-2` the new one already.
+    """
     folder = tmp_path_factory.mktemp("secrets")
     for name in ("old", "new", "foreign"):
         (folder / name).write_text(f"{name}-{secrets.token_hex(16)}\n")

@@ -1,4 +1,7 @@
-"""The server API over HTTP on two edges: shapes, refusals, and what one edge does for clients of the other."""
+"""The server API over HTTP on two edges.
+
+Shapes, refusals, and what one edge does for clients of the other.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,16 @@ class Api:
         return await self.http.post(f"/api/{method}", content=body)
 
     async def call(self, method: str, **body: Any) -> Any:
-        answer = await self.http.post(f"/api/{method}", json=body)
-        assert answer.status_code == 200, answer.text
-        assert set(answer.json()) == {"result"}, answer.text
-        return answer.json()["result"]
+        response = await self.http.post(f"/api/{method}", json=body)
+        assert response.status_code == 200, response.text
+        assert set(response.json()) == {"result"}, response.text
+        return response.json()["result"]
 
     async def error(self, method: str, **body: Any) -> int:
-        answer = await self.http.post(f"/api/{method}", json=body)
-        assert answer.status_code == 200, answer.text
-        code: int = answer.json()["error"]["code"]
-        assert answer.json()["error"]["message"]
+        response = await self.http.post(f"/api/{method}", json=body)
+        assert response.status_code == 200, response.text
+        code: int = response.json()["error"]["code"]
+        assert response.json()["error"]["message"]
         return code
 
 
@@ -72,7 +75,9 @@ async def join(exits: AsyncExitStack, stack: Stack, edge: int, user: str, *chann
 
 METHODS = [
     *("publish", "broadcast", "subscribe", "unsubscribe", "disconnect", "revoke", "refresh"),
-    *("history", "history_remove", "presence", "presence_stats", "channels", "info", "batch"),
+    *("history", "history_remove", "presence", "presence_stats", "channels", "connections", "info", "batch"),
+    *("presence_members", "presence_counts", "presence_channels", "presence_online"),
+    *("presence_enter", "presence_update", "presence_leave", "presence_remove"),
 ]
 
 
@@ -80,9 +85,9 @@ METHODS = [
 @pytest.mark.parametrize("key", [None, "", "wrong", "thk_" + "A" * 43])
 async def test_a_missing_or_wrong_key_is_401(stack: Stack, method: str, key: str | None) -> None:
     async with httpx.AsyncClient(base_url=stack.http_urls[0]) as http:
-        answer = await http.post(f"/api/{method}", json={}, headers={} if key is None else {"X-API-Key": key})
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == 101
+        response = await http.post(f"/api/{method}", json={}, headers={} if key is None else {"X-API-Key": key})
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == 101
 
 
 @pytest.mark.parametrize(
@@ -100,17 +105,17 @@ async def test_a_missing_or_wrong_key_is_401(stack: Stack, method: str, key: str
 async def test_what_can_not_be_read_is_told_by_status_and_name(
     apis: list[Api], body: bytes, status: int, text: str
 ) -> None:
-    answer = await apis[0].raw("publish", body)
-    assert answer.status_code == status
-    assert text in answer.json()["error"]["message"]
+    response = await apis[0].raw("publish", body)
+    assert response.status_code == status
+    assert text in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
     "data", ["NaN", '"\\ud800"', '"\xff"', "[" * 200 + "]" * 200, "{", '1} , "x": {'], ids=lambda data: data[:8]
 )
 async def test_data_that_would_break_subscribers_never_reaches_them(apis: list[Api], data: str) -> None:
-    answer = await apis[0].raw("publish", b'{"channel":"chat:x","data":' + data.encode("latin-1") + b"}")
-    assert answer.status_code == 400 or answer.json()["error"]["code"] == 107
+    response = await apis[0].raw("publish", b'{"channel":"chat:x","data":' + data.encode("latin-1") + b"}")
+    assert response.status_code == 400 or response.json()["error"]["code"] == 107
 
 
 async def test_publish_reaches_every_edge_and_keeps_the_text_of_numbers(
@@ -118,15 +123,15 @@ async def test_publish_reaches_every_edge_and_keeps_the_text_of_numbers(
 ) -> None:
     clients = [await join(exits, stack, edge, f"user{edge}", channel) for edge in (0, 1)]
     text = '{"big":12345678901234567890123,"one":1.0,"far":1e308}'
-    answer = await apis[0].raw("publish", f'{{"channel":"{channel}","data":{text},"tags":{{"k":"v"}}}}')
-    assert answer.json()["result"]["offset"] == 1
+    response = await apis[0].raw("publish", f'{{"channel":"{channel}","data":{text},"tags":{{"k":"v"}}}}')
+    assert response.json()["result"]["offset"] == 1
     for client in clients:
         publication = await client.publication(channel)
         assert publication["tags"] == {"k": "v"}
         assert "info" not in publication
-    answer = await apis[1].raw("history", f'{{"channel":"{channel}","limit":10}}')
-    assert text in answer.text
-    assert re.findall(r'"time":(\d+)', answer.text) == [str(publication["time"])]
+    response = await apis[1].raw("history", f'{{"channel":"{channel}","limit":10}}')
+    assert text in response.text
+    assert re.findall(r'"time":(\d+)', response.text) == [str(publication["time"])]
 
 
 async def test_a_repeated_key_returns_the_first_position_on_any_edge(apis: list[Api], channel: str) -> None:
@@ -147,8 +152,8 @@ async def test_a_key_may_come_as_in_centrifugos_clients(stack: Stack) -> None:
             (stack.api_key, 401),
             ("apikey", 401),
         ):
-            answer = await http.post("/api/info", json={}, headers={"Authorization": header})
-            assert answer.status_code == status, header
+            response = await http.post("/api/info", json={}, headers={"Authorization": header})
+            assert response.status_code == status, header
 
 
 @pytest.mark.parametrize("name", ["live:skipped", "chat:skipped"])
@@ -195,34 +200,39 @@ async def test_payloads_may_come_in_base64(stack: Stack, apis: list[Api], exits:
     for method, member in (("publish", "b64data"), ("subscribe", "b64data"), ("subscribe", "b64info")):
         for wrong in ("?", "e30=e30=", base64.b64encode(b"\x00\x01").decode(), base64.b64encode(b"{").decode()):
             body = {"channel": channel, member: wrong} | ({"user": "u"} if method == "subscribe" else {})
-            answer = (await apis[0].raw(method, json.dumps(body))).json()
-            assert answer["error"]["code"] == 107
-            assert member in answer["error"]["message"]
+            reply = (await apis[0].raw(method, json.dumps(body))).json()
+            assert reply["error"]["code"] == 107
+            assert member in reply["error"]["message"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_member_that_is_not_taken_is_refused_by_name(apis: list[Api], method: str) -> None:
-    sound = {"channel": "chat:x", "channels": [], "user": "u", "commands": []}
+    sound: dict[str, Any] = {"channel": "chat:x", "channels": [], "user": "u", "users": [], "commands": [], "data": 1}
     needs = {
         **dict.fromkeys(("publish", "history", "history_remove", "presence", "presence_stats"), "channel"),
         **dict.fromkeys(("disconnect", "refresh"), "user"),
         **dict.fromkeys(("subscribe", "unsubscribe"), "user channel"),
-        "broadcast": "channels",
+        **dict.fromkeys(("broadcast", "presence_counts"), "channels"),
+        **dict.fromkeys(("presence_channels", "presence_remove"), "user"),
+        **dict.fromkeys(("presence_enter", "presence_leave"), "user channel"),
+        "presence_members": "channel",
+        "presence_update": "user channel data",
+        "presence_online": "users",
         "batch": "commands",
     }
     body = {name: sound[name] for name in needs.get(method, "").split()}
-    answer = await apis[0].raw(method, json.dumps(body | {"delta": True}))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, 107)
-    assert "`delta`" in answer.json()["error"]["message"]
+    response = await apis[0].raw(method, json.dumps(body | {"delta": True}))
+    assert (response.status_code, response.json()["error"]["code"]) == (400, 107)
+    assert "`delta`" in response.json()["error"]["message"]
 
 
 async def test_integers_may_be_written_as_json_has_them(apis: list[Api], channel: str) -> None:
     for number in range(3):
         await apis[0].call("publish", channel=channel, data=number)
-    answer = await apis[0].raw("history", f'{{"channel":"{channel}","limit":1.0,"since":{{"offset":1e0}}}}')
-    assert [one["offset"] for one in answer.json()["result"]["publications"]] == [2]
-    answer = await apis[0].raw("disconnect", '{"user":"nobody","disconnect":{"code":4000.0}}')
-    assert answer.json() == {"result": {}}
+    response = await apis[0].raw("history", f'{{"channel":"{channel}","limit":1.0,"since":{{"offset":1e0}}}}')
+    assert [one["offset"] for one in response.json()["result"]["publications"]] == [2]
+    response = await apis[0].raw("disconnect", '{"user":"nobody","disconnect":{"code":4000.0}}')
+    assert response.json() == {"result": {}}
 
 
 async def test_errors_come_with_200(apis: list[Api]) -> None:
@@ -327,9 +337,9 @@ async def test_positions_that_no_log_can_have_are_refused_before_a_log_sees_them
             ("history", f'{{"channel":"{name}","limit":1,"since":{since}}}'),
             ("subscribe", f'{{"user":"u","channel":"{name}","recover_since":{since}}}'),
         ):
-            answer = await apis[0].raw(method, body)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (status, 107), answer.text
-            assert "offset" in answer.json()["error"]["message"]
+            response = await apis[0].raw(method, body)
+            assert (response.status_code, response.json()["error"]["code"]) == (status, 107), response.text
+            assert "offset" in response.json()["error"]["message"]
     top = {"offset": 2**64 - 1, "epoch": ""}
     assert (await apis[0].call("history", channel=name, limit=1, since=top))["publications"] == []
 
@@ -370,6 +380,64 @@ async def test_presence_channels_and_info_are_those_of_all_edges(
     nodes = (await apis[1].call("info"))["nodes"]
     assert len(nodes) == 2
     assert sum(node["num_clients"] for node in nodes) >= 3
+
+
+async def test_connections_are_those_of_all_edges_page_by_page(
+    stack: Stack, apis: list[Api], exits: AsyncExitStack
+) -> None:
+    """Also in a channel without presence."""
+    user, channel = f"u-{secrets.token_hex(4)}", f"live:{secrets.token_hex(4)}"
+    before = time.time()
+    clients = [await join(exits, stack, edge, user, sid=f"s{number}") for number, edge in enumerate((0, 1, 1, 0, 1))]
+    for client in clients[:3]:
+        await client.subscribe(channel)
+    ids = sorted(client.client_id for client in clients)
+    for limit in (1, 2, 4, 5, 1_000):
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = await apis[limit % 2].call("connections", user=user, limit=limit, cursor=cursor)
+            assert len(page["connections"]) <= limit
+            found += page["connections"]
+            cursor = page.get("cursor", "")
+            if not cursor:
+                break
+        assert [one["client"] for one in found] == ids
+    assert sorted(one["session"] for one in found) == ["s0", "s1", "s2", "s3", "s4"]
+    assert all(before - 1 <= one["connected_at"] / 1000 <= time.time() + 1 for one in found)
+    assert {(one["user"], one["transport"], one["protocol"]) for one in found} == {
+        (user, "websocket", "centrifugal-json")
+    }
+    names = {one["edge"] for one in found}
+    assert len(names) == 2
+    there = (await apis[0].call("connections", channel=channel, with_channels=True))["connections"]
+    assert [one["client"] for one in there] == sorted(client.client_id for client in clients[:3])
+    assert [one["channels"] for one in there] == [[channel]] * 3
+    for name, of_edge in ((one["edge"], one["edge_id"]) for one in found):
+        for asked in (name, of_edge):
+            on = {one["client"] for one in (await apis[0].call("connections", edge=asked, limit=1_000))["connections"]}
+            assert on & set(ids) == {one["client"] for one in found if one["edge"] == name}
+    for nothing in ({"user": "nobody"}, {"channel": "chat:nobody"}):
+        assert await apis[1].call("connections", **nothing) == {"connections": []}
+    text = str(found + there)
+    assert not any(part in text for part in stack.token(user).split(".")[1:])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"user": "a", "channel": "b"},
+        {"user": "a", "limit": 0},
+        {"user": "a", "limit": 1_001},
+        {"user": "a", "limit": 101, "with_channels": True},
+        {"user": "a" * 1_025},
+        {"user": "a", "cursor": "a" * 1_025},
+    ],
+)
+async def test_what_connections_can_not_do_is_107(apis: list[Api], body: dict[str, Any]) -> None:
+    answer = await apis[0].raw("connections", json.dumps(body).encode())
+    assert answer.json()["error"]["code"] == 107
 
 
 @pytest.mark.parametrize("parallel", [False, True])

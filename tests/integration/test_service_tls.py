@@ -1,4 +1,7 @@
-"""mTLS between all services of a stack: alone, and while it is turned on one service after the other."""
+"""mTLS between all services of a stack.
+
+Alone, and while it is turned on one service after the other.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ async def test_required_by_all_the_platform_and_the_command_line_work_without_a_
 
 @pytest.mark.parametrize("services", ["accept", "use"])
 async def test_edges_before_and_after_the_step_reach_services_before_and_after_it(services: str) -> None:
-    """From `accept` to `use`: one edge calls with the token, the other one with its certificate."""
+    """From `accept` to `use`: one edge calls with the token, one with a certificate."""
     environment_of = {"edge-1": {"SERVICE_TLS": "accept"}, "edge-2": {"SERVICE_TLS": "use"}}
     with Stack(edges=2, environment={"SERVICE_TLS": services}, environment_of=environment_of) as stack:
         for edge in range(2):

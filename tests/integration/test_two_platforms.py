@@ -1,4 +1,4 @@
-"""Two platforms on one Redis with prefixes of their own know nothing of each other."""
+"""Two platforms on one Redis, each with a prefix, know nothing of each other."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ async def test_neither_channels_nor_commands_nor_incarnations_mix(production: St
             await ann.publish(channel, {"from": "production"})
             assert (await ann.publication(channel))["data"] == {"from": "production"}
             assert (await bob.publication(channel))["data"] == {"from": "staging"}
-        answer = await http.post(
+        response = await http.post(
             f"{staging.http_urls[0]}/api/disconnect", json={"user": "ann"}, headers={"X-API-Key": staging.api_key}
         )
-        assert "result" in answer.json(), answer.text
+        assert "result" in response.json(), response.text
         async with asyncio.timeout(5):
             await bob.socket.wait_closed()
         assert bob.socket.close_code == 3503

@@ -1,4 +1,7 @@
-"""What a platform stands on is busy, of a kind that is not supported, or gone: it waits, says so, or refuses."""
+"""What a platform stands on is busy, of a kind that is not supported, or gone.
+
+It waits, says so, or refuses.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +131,10 @@ async def test_redis_in_cluster_mode_is_refused_by_name(tmp_path: Path) -> None:
 
 
 async def test_while_it_runs() -> None:
-    """Redis busy for longer than every deadline; then the files of both stores are deleted."""
+    """Redis busy for longer than every deadline.
+
+    Then the files of both stores are deleted.
+    """
     with Stack(edges=1) as stack:
         pids = {name: stack.pid(name) for name in ("auth", "presence", "persistence", "edge-1")}
         async with (

@@ -1,4 +1,6 @@
-"""Every way to bring a token, with the clients that have it, on two edges; drop and reconnect included.
+"""Every way to bring a token, with the clients that have it, on two edges.
+
+Drop and reconnect included.
 
 `edge-2` accepts `?token=`, `edge-1` does not. docs/protocol.md, section 1, has the ways. docs/security.md says which
 client can do which.
@@ -70,8 +72,8 @@ async def publish(stack: Stack, channel: str, count: int) -> None:
 async def ticket_of(stack: Stack, token: str) -> str:
     """A ticket from `edge-1`."""
     async with httpx.AsyncClient(base_url=stack.http_urls[0]) as http:
-        answer = await http.post("/auth/ticket", headers={"Authorization": f"Bearer {token}"})
-    ticket: str = answer.json()["result"]["ticket"]
+        response = await http.post("/auth/ticket", headers={"Authorization": f"Bearer {token}"})
+    ticket: str = response.json()["result"]["ticket"]
     return ticket
 
 
@@ -147,15 +149,15 @@ async def test_curl_sees_the_status_of_each_way(ways: Stack) -> None:
     responses = await asyncio.gather(*(ask(url, headers) for _, url, headers in cases))
     responses += [await curl(f"{url}?ticket={ticket}") for url in (lax, strict)]
     cases += [(101, lax, []), (401, strict, [])]
-    for number, ((status, _, headers), answer) in enumerate(zip(cases, responses, strict=True)):
-        assert answer.status == status, (number, headers, answer)
-        whole = f"{answer.headers} {answer.body}"
+    for number, ((status, _, headers), response) in enumerate(zip(cases, responses, strict=True)):
+        assert response.status == status, (number, headers, response)
+        whole = f"{response.headers} {response.body}"
         assert not any(secret in whole for secret in (good, other, late, bad, ticket)), whole
         offered = any(header.startswith(offers) for header in headers)
         if status == 101:
-            assert answer.headers.get("sec-websocket-protocol") == ("centrifuge-json" if offered else None)
+            assert response.headers.get("sec-websocket-protocol") == ("centrifuge-json" if offered else None)
         if status == 401:
-            assert answer.headers["www-authenticate"].startswith('Bearer realm="connection", error="invalid_token"')
+            assert response.headers["www-authenticate"].startswith('Bearer realm="connection", error="invalid_token"')
 
 
 # The raw protocol.
@@ -261,8 +263,8 @@ async def test_only_pages_that_may_use_the_cookie_set_or_clear_it(ways: Stack) -
             ("null", 403),
         ):
             headers = {"Origin": origin}
-            answer = await http.post("/auth/login", json=account | {"cookie": True}, headers=headers)
-            assert (answer.status_code, COOKIE in answer.headers.get("set-cookie", "")) == (status, status == 200)
+            response = await http.post("/auth/login", json=account | {"cookie": True}, headers=headers)
+            assert (response.status_code, COOKIE in response.headers.get("set-cookie", "")) == (status, status == 200)
             refused = await http.post("/auth/logout", json={"refresh_token": "unknown"}, headers=headers)
             assert (COOKIE in refused.headers.get("set-cookie", "")) == (status == 200)
             without = await http.post("/auth/login", json=account, headers=headers)
@@ -301,8 +303,8 @@ async def test_a_revoked_session_stays_out_and_a_revoked_user_may_refresh(ways: 
             pair = (await http.post("/auth/register", json=account)).json()["result"]
             claims = jwt.decode(pair["access_token"], options={"verify_signature": False})
             assert await connects(pair["access_token"])
-            answer = await http.post("/api/revoke", json={kind: claims[claim]}, headers=key)
-            assert answer.json() == {"result": {}}
+            response = await http.post("/api/revoke", json={kind: claims[claim]}, headers=key)
+            assert response.json() == {"result": {}}
             assert not await connects(pair["access_token"])
             await asyncio.sleep(1.1)  # `iat` has whole seconds
             newer = await http.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})
@@ -316,7 +318,10 @@ async def test_a_revoked_session_stays_out_and_a_revoked_user_may_refresh(ways: 
 
 
 async def run(stack: Stack, proxy: TcpProxy, command: list[str], **addresses: str) -> None:
-    """Run a program that asks for tokens and for drops; it fails on what does not hold."""
+    """Run a program that asks for tokens and for drops.
+
+    It fails on what does not hold.
+    """
     everything = {
         "proxied2": f"ws://127.0.0.1:{proxy.port}{PATH}",
         "own": f"http://127.0.0.1:{proxy.port}",

@@ -1,4 +1,6 @@
-"""Redis or the store comes back older than what was acknowledged, on a whole stack.
+"""Redis or the store comes back older than what was acknowledged.
+
+On a whole stack.
 
 No place is given twice in one epoch, and nobody is told that it has recovered what is gone.
 """
@@ -36,7 +38,7 @@ def own_stack() -> Iterator[Stack]:
 
 
 class Publisher:
-    """A backend that publishes over HTTP, by turns through each edge, and keeps every position."""
+    """A backend that publishes through each edge in turn, and keeps positions."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -51,11 +53,11 @@ class Publisher:
             while len(made) < count:
                 url = self.stack.http_urls[len(made) % 2] + "/api/publish"
                 body = {"channel": channel, "data": f"{time.monotonic()}", "idempotency_key": os.urandom(8).hex()}
-                answer = (await http.post(url, json=body)).json()
-                if "result" in answer:
-                    made.append((answer["result"]["epoch"], answer["result"]["offset"]))
+                response = (await http.post(url, json=body)).json()
+                if "result" in response:
+                    made.append((response["result"]["epoch"], response["result"]["offset"]))
                 else:
-                    assert time.monotonic() < deadline, answer
+                    assert time.monotonic() < deadline, response
                     await asyncio.sleep(0.05)
         self.places += made
         return made

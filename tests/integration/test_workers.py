@@ -1,4 +1,7 @@
-"""EDGE_WORKERS: edges on one port. Clients spread over them, one may die or drain alone, and all end together."""
+"""EDGE_WORKERS: edges on one port.
+
+Clients spread over them, one may die or drain alone, and all end together.
+"""
 
 from __future__ import annotations
 

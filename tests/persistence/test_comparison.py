@@ -1,4 +1,4 @@
-"""A channel is compared with the store once for all who ask, however slow the store is."""
+"""A channel is compared with the store once for all, however slow that is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from services.persistence.domain import comparison as domain
 from services.persistence.domain.comparison import Comparison, HistorySizes
+from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.ports import ChannelState
 from services.shared.errors import Unavailable
 
@@ -46,7 +47,9 @@ class Hot:
 
 def comparison() -> tuple[Comparison, SlowStore, Hot]:
     store, hot = SlowStore(), Hot()
-    return Comparison(cast(Any, hot), cast(Any, store), HistorySizes()), store, hot
+    sizes = HistorySizes()
+    erasures = Erasures(cast(Any, hot), cast(Any, store))
+    return Comparison(cast(Any, hot), cast(Any, store), sizes, erasures), store, hot
 
 
 async def impatient(made: Comparison, channel: str) -> None:

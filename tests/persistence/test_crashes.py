@@ -1,4 +1,6 @@
-"""The log of stored channels, on a real Redis and a real SQLite: whatever crashes, goes back or is lost in between.
+"""The log of stored channels, on a real Redis and a real SQLite.
+
+Whatever crashes, goes back or is lost in between.
 
 Invariants: one publication per offset, for ever; nothing readable that is not stored; a key has one position; what was
 numbered becomes readable or never will.
@@ -21,7 +23,8 @@ from prometheus_client import Counter
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row, Written
 from services.persistence.metrics import BATCHES, COMMITS, STORED
 from services.shared.errors import Busy, Unavailable
@@ -61,10 +64,10 @@ class CrashingStore:
 class Replica:
     """One persistence process: a `Log` with its writer running."""
 
-    def __init__(self, client: RedisPipeline, store: LogStore, **limits: int) -> None:
+    def __init__(self, client: RedisPipeline, store: LogStore, **limits: Any) -> None:
         self.incarnation = ""
         hot: HotLog = RedisHotLog(client, lambda: self.incarnation)
-        options = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
+        options: dict[str, Any] = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
         self.log = Log(hot, store, **options)
         self._task = asyncio.create_task(self.log.run())
 
@@ -204,7 +207,7 @@ async def test_a_disk_that_is_full_is_said_and_works_again_once_there_is_room(
     store = SqliteLogStore(tmp_path / "full.sqlite3")
     replica = Replica(redis_pipeline, store)
     await replica.append("first")
-    writer = store._connections["write"]  # noqa: SLF001  # the bound below is one of this connection
+    writer = store.database._connections["write"]  # noqa: SLF001  # the bound below is one of this connection
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
     writer.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(Unavailable):
@@ -295,7 +298,10 @@ async def test_history_is_paged_both_ways_and_survives_the_trimming_of_the_hot_l
 async def test_random_crashes_losses_and_rollbacks_keep_every_promise(
     seed: int, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
-    """Two replicas; at any step one may crash before or after its write, or Redis come back empty or older."""
+    """Two replicas; at any step one may crash, or Redis come back otherwise.
+
+    Before or after its write; empty or older.
+    """
     print(f"seed {seed}")
     rng = random.Random(seed)
     crashing = CrashingStore(store)
@@ -453,7 +459,10 @@ async def test_history_that_is_removed_takes_nothing_that_is_not_stored_yet(
 async def test_history_removed_between_two_replicas_loses_no_ack(
     redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
-    """A has numbered and not stored, B numbers behind it, and the history is removed before B looks for A's entry."""
+    """A has numbered and not stored, and B numbers behind it.
+
+    The history is removed before B looks for A's entry.
+    """
     crashing = CrashingStore(store)
     first, second = Replica(redis_pipeline, crashing), Replica(redis_pipeline, store)  # type: ignore[arg-type]
     await second.append("one")
@@ -504,7 +513,10 @@ async def test_what_was_numbered_in_another_incarnation_is_not_made_readable_in_
 async def test_a_key_of_what_another_replica_dropped_leads_nowhere(
     redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, store: SqliteLogStore
 ) -> None:
-    """B has numbered; A finds Redis behind the store and advances it: B's key must not lead to another's place."""
+    """B has numbered; A finds Redis behind the store and advances it.
+
+    B's key must not lead to another's place.
+    """
     crashing = CrashingStore(store)
     first, second = Replica(redis_pipeline, store), Replica(redis_pipeline, crashing)  # type: ignore[arg-type]
     await first.append("one")

@@ -1,4 +1,7 @@
-"""The log of `stored` channels on a real Redis and DynamoDB, where the store can't take one channel of several."""
+"""The log of `stored` channels where the store can't take one of them.
+
+On a real Redis and DynamoDB.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import pytest
 
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.model import Publication
-from services.persistence.adapters.dynamodb.store import DEADLINE_S, DynamoDbLogStore
+from services.persistence.adapters.dynamodb.operation import DEADLINE_S
+from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.redis.hotlog import RedisHotLog
-from services.persistence.domain.log import AppendedPosition, Log, Outcome, Request, TooLarge
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition, Outcome, TooLarge
 from services.persistence.domain.ports import Row
 from services.persistence.service import PersistenceServicer
 from services.shared.dynamodb import tables
@@ -91,7 +96,7 @@ async def test_the_publishers_of_a_channel_that_can_not_be_stored_are_told_and_t
 async def test_a_channel_that_is_throttled_holds_up_no_other_and_is_told_within_the_deadline(
     log: Log, store: DynamoDbLogStore, faults: DynamoDbFaults
 ) -> None:
-    """Neither what is published beside it, in the same request, nor what comes while it is tried again and again."""
+    """Neither what is in the same request, nor what comes during the retries."""
     assert offsets(await append(log, [request(BROKEN, b"0"), request(FINE, b"0")])) == [1, 1]
     faults.throttled = f"l#{BROKEN}"
     clock = asyncio.get_running_loop().time
@@ -124,7 +129,10 @@ async def test_a_channel_that_is_throttled_takes_no_more_than_half_of_the_room(
 
 
 async def test_no_channel_of_an_edge_waits_for_one_that_is_throttled(log: Log, faults: DynamoDbFaults) -> None:
-    """Over the edge's stream: it has more batches of the throttled channel than may be on their way at a time."""
+    """Over the edge's stream, with many batches of the throttled channel.
+
+    More than may be on their way at a time.
+    """
     await append(log, [request(BROKEN), request(FINE)])
     server = await start_grpc_server(
         lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
@@ -239,5 +247,6 @@ async def test_an_edge_is_told_that_it_is_too_large(log: Log) -> None:
     async def batches() -> AsyncIterator[pb.AppendBatch]:
         yield pb.AppendBatch(items=[item])
 
-    answers = [answer async for answer in PersistenceServicer(log).Append(batches(), None)]
-    assert [result.status for result in answers[0].results] == [common_pb2.ITEM_STATUS_INVALID]
+    replies = [reply async for reply in PersistenceServicer(log).Append(batches(), None)]
+    statuses = [result.status for reply in replies for result in reply.results]
+    assert statuses == [common_pb2.ITEM_STATUS_INVALID]

@@ -1,4 +1,7 @@
-"""Persistence as processes on DynamoDB: how they start, and several of them killed under load."""
+"""Persistence as processes on DynamoDB.
+
+How they start, and several of them killed under load.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from services.shared.rpc.replicas import Replicas
 from tests.support.dynamodb import CREDENTIALS, settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
 from tests.support.faults import free_port
+from tests.support.full import sized
 from tests.support.redis import RedisServer
 
 START_S = 20.0
@@ -61,10 +65,10 @@ class Process:
         """What /readyz says; None: nothing yet."""
         async with httpx.AsyncClient() as client:
             try:
-                answer = await client.get(f"http://127.0.0.1:{self._internal_port}/readyz")
+                response = await client.get(f"http://127.0.0.1:{self._internal_port}/readyz")
             except httpx.HTTPError:
                 return None
-        return {"status": answer.status_code}
+        return {"status": response.status_code}
 
     async def until(self, status: int) -> None:
         deadline = time.monotonic() + START_S
@@ -165,7 +169,7 @@ async def test_a_dynamodb_that_does_not_answer_at_the_start_is_waited_for(
     await processes[0].until(200)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, 1 + sized(1, 3)))
 @pytest.mark.slow
 async def test_replicas_that_are_killed_under_load_keep_what_was_acknowledged_in_one_order(
     seed: int, own_redis: RedisServer, with_tables: DynamoDbSettings, faults: DynamoDbFaults, processes: list[Process]

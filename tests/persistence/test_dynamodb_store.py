@@ -1,4 +1,4 @@
-"""The chain in DynamoDB: what stands in the table, what a removal leaves, what trouble of the service costs."""
+"""The chain in DynamoDB: the table, what a removal leaves, what trouble costs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.dynamodb.writer import TOP_TTL_S, Tops
 from services.persistence.domain.ports import Row, Written
 from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
+from services.shared.dynamodb.client import DynamoDb, item_of, values_of
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_dying import Dying
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
+from tests.support.full import sized
 from thalamus.persistence.v1.storage_pb2 import StoredRows
 
 CHANNEL = "chat:chain"
@@ -73,23 +75,6 @@ def store_of(db: DynamoDb, settings: DynamoDbSettings, bucket_offsets: int = 250
     return DynamoDbLogStore(db, settings.log_table, bucket_offsets=bucket_offsets, clock=lambda: float(NOW))
 
 
-class Dying(DynamoDb):
-    """Of a process that dies at a request, before or after it was executed."""
-
-    def __init__(self, settings: DynamoDbSettings, at: int, carried_out: bool) -> None:
-        super().__init__(settings)
-        self._left, self._carried_out = at, carried_out
-
-    async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
-        self._left -= 1
-        if self._left > 0:
-            return await super().call(op, **arguments)
-        if self._left == 0 and self._carried_out:
-            with contextlib.suppress(ConditionFailed):
-                await super().call(op, **arguments)
-        raise Unavailable("it died")
-
-
 async def remove(store: DynamoDbLogStore, upto: int) -> None:
     """To the end of it."""
     await store.begin_removal(CHANNEL, upto)
@@ -137,7 +122,10 @@ def test_items_take_all_rows_in_order_within_their_limits(seed: int) -> None:
 
 
 def test_the_largest_row_fits_into_an_item_whatever_its_channel_is_called() -> None:
-    """By DynamoDB's arithmetic: bytes of names and values, at most 21 of a number, and 400 KiB in all."""
+    """By DynamoDB's arithmetic: at most 400 KiB in all.
+
+    Bytes of names and values, at most 21 of a number.
+    """
     longest_key, key = "l#" + "x" * 2_046, "4:user" + "k" * 300
     row = Row(CHANNEL, 10**15, bytes(16), bytes(items.MAX_APPEND_BYTES - len(key)), key)
     assert items.row_bytes(row) <= items.MAX_ROW_BYTES
@@ -201,6 +189,15 @@ async def test_requests_of_each_operation(store: DynamoDbLogStore, faults: Dynam
     finishing = {"GetItem": 1, "Query": 2, "UpdateItem": 2, "BatchWriteItem": 1, "DeleteItem": 1}
     assert await cost(store.finish_removal(removal)) == finishing
     assert await cost(store.removals()) == {"Query": 1}
+    counted = [one._replace(flags=1, n=number, mv=0) for number, one in enumerate(rows(13, 14), 1)]
+    assert await cost(store.write(counted[:1])) == {"UpdateItem": 1, "PutItem": 1}  # the first row with flags
+    assert await cost(store.write(counted[1:])) == {"PutItem": 1}
+    assert await cost(store.open(CHANNEL)) == {"GetItem": 1, "Query": 1}
+    read_counted = store.read_counted(CHANNEL, since_offset=11, upto=14, limit=5, reverse=False)
+    assert await cost(read_counted) == {"GetItem": 1, "Query": 1}
+    gone = {11: b"gone", 12: b"gone", 13: b"gone"}  # in two items
+    assert await cost(store.erase(CHANNEL, gone)) == {"GetItem": 1, "Query": 2, "UpdateItem": 3}
+    assert await cost(store.erase(CHANNEL, gone)) == {"GetItem": 1, "Query": 2, "UpdateItem": 1}  # a repetition
     heartbeat = await store.heartbeat()
     assert await cost(store.keep_heartbeat(heartbeat._replace(counter=1))) == {"UpdateItem": 1}
     assert await cost(store.heartbeat()) == {"GetItem": 1}
@@ -287,7 +284,10 @@ async def test_once_the_service_took_what_expired_top_and_order_go_on(
 async def test_a_removal_whose_process_dies_at_any_request_is_finished_or_was_not_begun(
     db: DynamoDb, settings: DynamoDbSettings, store: DynamoDbLogStore, at: int, carried_out: bool
 ) -> None:
-    """Each of the four requests of a removal, then each of those that empty it, by another process every time."""
+    """Each request of a removal, by another process every time.
+
+    The four of a removal, then each of those that empty it.
+    """
     wanted = rows(1, 25)
     await store.write(wanted)
     dying = Dying(settings, at, carried_out)
@@ -308,6 +308,89 @@ async def test_a_removal_whose_process_dies_at_any_request_is_finished_or_was_no
         assert await everything(store_of(db, settings, bucket_offsets=10)) == []
         assert all(values["dropped"] for key, values in (await table(db, settings)).items() if key[0].startswith("l#"))
         assert (await store.open(CHANNEL)).top == 25
+
+
+async def test_an_eraser_that_read_before_others_wrote_takes_back_nothing_of_theirs(
+    db: DynamoDb, settings: DynamoDbSettings, store: DynamoDbLogStore
+) -> None:
+    await store.write(rows(1, 10))
+    await store.write(rows(11, 12))
+    other = store_of(db, settings, 10)
+
+    class Slow(DynamoDb):
+        """Somebody else acts between each read of an item and what follows."""
+
+        meanwhile: list[Callable[[], Awaitable[object]]]
+
+        async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+            if (
+                op == "update_item"
+                and "rows" in arguments.get("ExpressionAttributeNames", {}).values()
+                and self.meanwhile
+            ):
+                await self.meanwhile.pop(0)()
+            return await super().call(op, **arguments)
+
+    slow_db = Slow(settings)
+    slow = store_of(slow_db, settings, 10)
+    slow_db.meanwhile = [
+        lambda: other.erase(CHANNEL, {2: b"by others"}),
+        lambda: other.erase(CHANNEL, {3: b"by others"}),
+    ]
+    await slow.erase(CHANNEL, {1: b"gone"})
+    assert (await everything(store))[:3] == [(1, b"gone"), (2, b"by others"), (3, b"by others")]
+
+    await store.write(rows(13, 20))
+    await store.write(rows(21, 22))
+
+    async def empty() -> None:
+        await other.begin_removal(CHANNEL, 20)
+        await finish_removals(other)
+
+    slow_db.meanwhile = [empty]
+    await slow.erase(CHANNEL, {14: b"gone"})
+    emptied = (await table(db, settings))[f"l#{CHANNEL}#1", 13]
+    assert emptied["dropped"]
+    assert {row.publication for row in StoredRows.FromString(emptied["rows"]).rows} == {b""}
+    await store.write(rows(23, 24))
+
+    async def expire() -> None:
+        await db.call("delete_item", TableName=settings.log_table, Key=item_of({"p": f"l#{CHANNEL}#2", "s": 23}))
+
+    slow_db.meanwhile = [expire]
+    await slow.erase(CHANNEL, {24: b"gone"})
+    assert (f"l#{CHANNEL}#2", 23) not in await table(db, settings), "an expired item does not come back"
+    await slow_db.close()
+
+
+async def test_c31_no_item_has_a_byte_of_what_was_erased(
+    db: DynamoDb, settings: DynamoDbSettings, store: DynamoDbLogStore
+) -> None:
+    secret = b"planted:b1946ac92492d234"
+    planted = [row._replace(publication=secret + row.publication) for row in rows(1, 12)]
+    await store.write(planted)
+    assert secret in repr(await table(db, settings)).encode()
+    await store.erase(CHANNEL, {row.offset: b"gone" for row in planted})
+    assert secret not in repr(await table(db, settings)).encode()
+
+
+async def test_an_eraser_that_meets_others_again_and_again_gives_up(
+    db: DynamoDb, settings: DynamoDbSettings, store: DynamoDbLogStore
+) -> None:
+    await store.write(rows(1, 2))
+    other = store_of(db, settings, 10)
+    numbers = iter(range(1_000))
+
+    class Overtaken(DynamoDb):
+        async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+            if op == "update_item" and "rows" in arguments.get("ExpressionAttributeNames", {}).values():
+                await other.erase(CHANNEL, {2: str(next(numbers)).encode()})
+            return await super().call(op, **arguments)
+
+    overtaken = Overtaken(settings)
+    with pytest.raises(Unavailable):
+        await store_of(overtaken, settings, 10).erase(CHANNEL, {1: b"gone"})
+    await overtaken.close()
 
 
 async def test_keys_are_asked_for_without_their_publications(store: DynamoDbLogStore, faults: DynamoDbFaults) -> None:
@@ -362,7 +445,7 @@ async def test_a_bucket_that_was_only_begun_does_not_hide_the_top(
 # Trouble.
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(1, 1 + sized(1, 5)))
 @pytest.mark.slow
 async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_once_in_order(
     dynamodb: str, settings: DynamoDbSettings, seed: int
@@ -371,7 +454,10 @@ async def test_with_thirty_percent_of_faults_all_that_is_acknowledged_is_stored_
     channels = [f"chat:{number}" for number in range(4)]
 
     async def load(address: str, prefix: str, shares: Shares) -> int:
-        """Two replicas store what was numbered, in portions that overlap, until all is acknowledged; the requests."""
+        """Two replicas store what was numbered; return the requests.
+
+        They store in portions that overlap, until all is acknowledged.
+        """
         chance = random.Random(seed)
         with dynamodb_faults(address, seed=seed, shares=shares) as faults:
             own = settings_of(faults.address, prefix)

@@ -1,4 +1,7 @@
-"""Keys: batches of one key follow one another, keys go side by side, and what waited too long is not written."""
+"""Keys: batches of one follow one another, keys go side by side.
+
+What waited too long is not written.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Work = tuple[str, int]  # key and number
 
 
 class Rig:
-    """Keys of which a batch ends at once, but that of a key in `held` when that is set."""
+    """Keys whose batches end at once, except for that of the key in `held`."""
 
     def __init__(self, *, max_wait_s: float = 60.0, longest_wait_s: float = 0.0) -> None:
         self.begun: list[list[Work]] = []

@@ -1,4 +1,7 @@
-"""An idempotency key has one place for 300 s, however many publications came behind it, by the clock of Redis."""
+"""An idempotency key has one place for 300 s, by the clock of Redis.
+
+However many publications came behind it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
-from services.persistence.domain.log import AppendedPosition
+from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Heartbeat, LogStore, Row, Written
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
@@ -45,7 +48,10 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def _repeated(replica: Replica, data: str, key: str) -> AppendedPosition:
-    """As publishers do: an unknown outcome is repeated under the key. Bringing so many keys may take a while."""
+    """As publishers do: an unknown outcome is repeated under the key.
+
+    Bringing so many keys may take a while.
+    """
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -55,7 +61,10 @@ async def _repeated(replica: Replica, data: str, key: str) -> AppendedPosition:
 
 
 async def _store_many(store: LogStore, first: int, keyed: str) -> None:
-    """Another replica stores so many, the first under a key of a client's, the rest under keys of clients, too."""
+    """Another replica stores so many, the first under a key of a client's.
+
+    The rest are under keys of clients, too.
+    """
     rows = [
         Row(CHANNEL, offset, os.urandom(16), b"x", pair("u", keyed if offset == first else f"other-{offset}"))
         for offset in range(first, first + BEHIND + 1)

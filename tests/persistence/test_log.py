@@ -1,4 +1,6 @@
-"""The commit protocol, rule by rule: number, store, make readable, acknowledge. Real Redis, real SQLite.
+"""The commit protocol, rule by rule: number, store, make readable, acknowledge.
+
+Real Redis, real SQLite.
 
 Reading, sweeps, removals and the end are in `test_log_upkeep.py`; what two processes and random crashes do to it is in
 `test_crashes.py` and in `tests/properties/test_stored_log.py`.
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.persistence.domain.log import AppendedPosition, TooLarge
+from services.persistence.domain.outcomes import AppendedPosition, TooLarge
 from services.persistence.domain.ports import ChannelState, Row, Written
 from services.shared.errors import Busy, ErrorCode, Unavailable
 from services.shared.hotlog import keys
@@ -355,7 +357,10 @@ async def test_an_offset_that_the_store_has_already_is_given_to_nobody_else(site
 async def test_a_key_whose_offset_is_taken_is_forgotten_though_its_entry_is_gone_from_redis(
     site: Site, process: Process
 ) -> None:
-    """Otherwise the repeat after the conflict would find the key, and be acknowledged with what somebody else wrote."""
+    """Otherwise the repeat after the conflict would find the key.
+
+    It would be acknowledged with what somebody else wrote.
+    """
     await process.append("first")
 
     async def taken_and_deleted(rows: Sequence[Row]) -> None:

@@ -1,4 +1,7 @@
-"""The log of `stored` channels besides appending: reading, sweeps, removals, the end. Real Redis, real SQLite."""
+"""The log of `stored` channels besides appending.
+
+Reading, sweeps, removals, the end. Real Redis, real SQLite.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from collections.abc import Sequence
 import pytest
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
-from services.persistence.domain.log import AppendedPosition, Log, Outcome
+from services.persistence.domain.log import Log
+from services.persistence.domain.outcomes import AppendedPosition, Outcome
 from services.persistence.domain.ports import ChannelState, Row
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys

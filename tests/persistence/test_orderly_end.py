@@ -1,4 +1,7 @@
-"""Persistence that ends in order notes what Redis has: the next start knows that nothing is missing."""
+"""Persistence that ends in order notes what Redis has.
+
+The next start knows that nothing is missing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Another platform in another database of the same Redis, under the same prefix: the younger one stops."""
+"""Another platform in another database of the same Redis, under the same prefix.
+
+The younger one stops.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,10 @@ async def test_the_same_store_or_another_prefix_is_no_neighbour(
 async def test_one_that_comes_later(
     own_redis: RedisServer, elsewhere: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture, *, older: bool
 ) -> None:
-    """As one of a version that does not look: the one that has counted longer goes on, and says so once."""
+    """As one of a version that does not look.
+
+    The one that has counted longer goes on, and says so once.
+    """
     await elsewhere.delete(keys.store())
     clock = Clock()
     neighbours = Neighbours(own_redis.url, clock=clock)

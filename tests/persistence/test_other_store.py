@@ -1,4 +1,7 @@
-"""A store that finds another name in its Redis waits, changes nothing, and stops if that one is in use."""
+"""A store that finds another name in its Redis waits and changes nothing.
+
+It stops if that one is in use.
+"""
 
 from __future__ import annotations
 

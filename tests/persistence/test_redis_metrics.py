@@ -1,4 +1,7 @@
-"""What persistence exports of Redis: the server's own numbers, and no more than `up` 0 while it is away."""
+"""What persistence exports of Redis.
+
+The server's own numbers, and no more than `up` 0 while it is away.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Redis is full, or takes no writes, between the steps of a `stored` publication: heard is what can be read, once."""
+"""Redis is full, or takes no writes, between the steps of a `stored` publication.
+
+Heard is what can be read, once.
+"""
 
 from __future__ import annotations
 

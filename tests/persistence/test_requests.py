@@ -1,4 +1,7 @@
-"""What persistence refuses over gRPC, whoever asks: a real process, its store and its Redis stay as they were."""
+"""What persistence refuses over gRPC, whoever asks.
+
+A real process, its store and its Redis stay as they were.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import pytest
 import redis.asyncio
 
 from tests.persistence.test_replicas import Process
-from tests.support.redis import RedisServer
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
@@ -33,8 +35,8 @@ NAMES = {
 
 
 @pytest.fixture
-async def stub(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[PersistenceServiceAsyncStub]:
-    process = Process(redis_server.url, tmp_path / "log.sqlite3")
+async def stub(redis_url: str, tmp_path: Path) -> AsyncIterator[PersistenceServiceAsyncStub]:
+    process = Process(redis_url, tmp_path / "log.sqlite3")
     try:
         await process.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{process.grpc_port}") as channel:
@@ -59,7 +61,7 @@ def item(**members: Any) -> pb.AppendItem:
 async def appended(stub: PersistenceServiceAsyncStub, *items: pb.AppendItem) -> list[int]:
     """Statuses in the order of the items."""
     stream = stub.Append(iter([pb.AppendBatch(items=items)]), timeout=10)
-    found = {result.item: result.status async for answer in stream for result in answer.results}
+    found = {result.item: result.status async for reply in stream for result in reply.results}
     return [found[place] for place in range(len(items))]
 
 

@@ -1,4 +1,4 @@
-"""Redis forgets `stored` channels in which nobody publishes, and never what is not stored yet."""
+"""Redis forgets quiet `stored` channels, and never what is not stored yet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import redis.asyncio
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition
 from services.shared.hotlog import hotlog, keys
 from services.shared.hotlog.hotlog import EMPTY_TTL_S, REST_TTL_S, Item
 from services.shared.process.cancellation import end_task

@@ -1,4 +1,7 @@
-"""A store that comes back from a backup: every channel has another epoch, and persistence goes on."""
+"""A store that comes back from a backup.
+
+Every channel has another epoch, and persistence goes on.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import pytest
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.maintenance import Maintenance
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys

@@ -1,4 +1,7 @@
-"""Two replicas at one channel, step by step: what one of them found out is old by the time it acts on it."""
+"""Two replicas at one channel, step by step.
+
+What one of them found out is old by the time it acts on it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import pytest
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Row
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
@@ -92,7 +96,7 @@ async def test_a_key_has_one_position_though_two_replicas_resolve_the_same_confl
 async def test_what_could_not_be_committed_is_looked_at_again(
     redis_pipeline: RedisPipeline, store: SqliteLogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where another incarnation of Redis began between the store and the commit of a sweep."""
+    """As when another incarnation began between the store and the commit."""
     log, hot, running = replica(redis_pipeline, store)
     await append(log, [request("first")])
     commit = hot.commit

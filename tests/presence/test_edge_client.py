@@ -1,4 +1,7 @@
-"""The edge's reconciler against a real presence server and a real Redis: it converges whatever happened meanwhile."""
+"""The edge's reconciler against a real presence server and a real Redis.
+
+It converges whatever happened meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import redis.asyncio
@@ -14,12 +19,16 @@ import redis.asyncio
 from services.edge.adapters import presence_client
 from services.edge.adapters.presence_client import PresenceClient
 from services.edge.domain.model import ClientInfo
+from services.edge.domain.presence.client_presence import ClientPresence, MadeBy
+from services.edge.domain.presence.data import checked
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.domain.ports import Change, Lease, Renewal
 from services.presence.domain.sweeper import sweep
 from services.presence.service import PresenceServicer
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
+from services.shared.json_text import InvalidJson
+from services.shared.namespaces import Namespace
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.rpc.replicas import Replicas
@@ -33,26 +42,28 @@ CHANNEL = "chat:room"
 
 
 class LateRoster(RedisRoster):
-    """Some changes are executed only long after whoever asked for them gave up, as by a Redis that was stopped."""
+    """Some changes are executed long after their caller gave up.
+
+    As by a Redis that was stopped.
+    """
 
     def __init__(self, redis: RedisPipeline) -> None:
         super().__init__(redis)
         self.late_by: Callable[[], float] = lambda: 0.0
-        self.late: set[asyncio.Task[None]] = set()
+        self.late: set[asyncio.Task[bool]] = set()
 
-    async def change(self, lease: Lease, changes: Sequence[Change]) -> None:
+    async def change(self, lease: Lease, changes: Sequence[Change]) -> bool:
         late_by = self.late_by()
         if not late_by:
-            await super().change(lease, changes)
-            return
+            return await super().change(lease, changes)
         task = asyncio.create_task(self._change_late(lease, changes, late_by))
         self.late.add(task)
         task.add_done_callback(self.late.discard)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
-    async def _change_late(self, lease: Lease, changes: Sequence[Change], late_by: float) -> None:
+    async def _change_late(self, lease: Lease, changes: Sequence[Change], late_by: float) -> bool:
         await asyncio.sleep(late_by)
-        await super().change(lease, changes)
+        return await super().change(lease, changes)
 
 
 class Presence:
@@ -270,7 +281,7 @@ async def test_an_entry_belongs_to_who_entered_last(client: PresenceClient) -> N
 async def test_what_is_carried_out_late_changes_nothing(
     seed: int, client: PresenceClient, presence: Presence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches that the edge gave up, and sent anew over another stream, reach Redis behind newer ones."""
+    """Batches that were given up and sent anew reach Redis behind newer ones."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     monkeypatch.setattr(presence_client, "BATCH_S", 0.1)
@@ -295,10 +306,36 @@ async def test_what_is_carried_out_late_changes_nothing(
 
 
 async def test_members_of_whom_much_is_said_do_not_keep_the_others_away(client: PresenceClient) -> None:
-    """A backend may give a subscription up to a MiB of info; a message of gRPC has at most four."""
+    """A backend may give a subscription up to a MiB of info.
+
+    A message of gRPC has at most four.
+    """
     info = b'"%s"' % (b"x" * 700_000)
     for number in range(8):
         who = ClientInfo("ann", f"c{number}", b"", info)
         client.enter(CHANNEL, who, owner=None, announce=False, grace_s=0.0)
     await enter(client, "last")
     await converge(client, {"last", *(f"c{number}" for number in range(8))})
+
+
+async def test_the_deepest_data_beside_what_a_token_gave_is_taken(client: PresenceClient) -> None:
+    """Presence refuses a deeper one, with all that the edge sends from then on."""
+    eve = ClientPresence(client)
+    eve.set_who(ClientInfo("eve", "c1"))
+    namespace = Namespace(name="chat", presence=True)
+    token = SimpleNamespace(channel=CHANNEL, info=ClientInfo("eve", "c1", b"", b'{"a":1}'), announces=True)
+    eve.enter(CHANNEL, namespace, MadeBy.CLIENT, checked(b"[" * 99 + b"]" * 99), cast(Any, token))
+    assert await client.written(CHANNEL, "c1")
+    with pytest.raises(InvalidJson):
+        checked(b"[" * 100 + b"]" * 100)
+
+
+async def test_a_member_that_presence_refuses_keeps_no_other_one_away(client: PresenceClient) -> None:
+    client.enter(CHANNEL, ClientInfo("eve", "wrong", b"NaN"), owner=object(), announce=True, grace_s=0.0)
+    owner = object()
+    client.enter(CHANNEL, ClientInfo("ann", "right"), owner=owner, announce=True, grace_s=0.0)
+    assert await client.written(CHANNEL, "right")
+    assert [member.client for member in await client.members(CHANNEL)] == ["right"]
+    client.leave(CHANNEL, "right", owner=owner, stays_s=0.0)
+    assert await client.written(CHANNEL, "right")
+    assert await client.members(CHANNEL) == []

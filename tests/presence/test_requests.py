@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
-import redis.asyncio
 
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.service import PresenceServicer
@@ -44,8 +44,8 @@ async def changed(
     stub: rpc.PresenceServiceAsyncStub, *changes: pb.Change, lease: dict[str, object] = LEASE
 ) -> list[int]:
     batch = pb.ChangeBatch(lease=pb.Lease(**lease), changes=changes)  # type: ignore[arg-type]
-    answers = [answer async for answer in stub.Change(iter([batch]), timeout=5)]
-    return [status for answer in answers for status in answer.statuses]
+    responses = [response async for response in stub.Change(iter([batch]), timeout=5)]
+    return [status for response in responses for status in response.statuses]
 
 
 async def refused(stub: rpc.PresenceServiceAsyncStub, *changes: pb.Change, lease: dict[str, object] = LEASE) -> bool:
@@ -74,18 +74,22 @@ WRONG = {
     "leaves-in-the-past": pb.Change(
         channel="room", info=common_pb2.ClientInfo(client="c1"), leave=pb.Leave(at_most_s=-1.0)
     ),
+    "began-before-all-time": pb.Change(
+        channel="room", info=common_pb2.ClientInfo(client="c1"), enter=pb.Enter(since_ms=-1)
+    ),
+    "a-connection-in-a-channel": pb.Change(
+        channel="room", info=common_pb2.ClientInfo(client="c1", user="ann"), enter=pb.Enter(), online=True
+    ),
+    "a-connection-of-nobody": pb.Change(info=common_pb2.ClientInfo(client="c1"), enter=pb.Enter(), online=True),
     "leaves-no-channel": pb.Change(info=common_pb2.ClientInfo(client="c1"), leave=pb.Leave(clean=True)),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_a_wrong_change_is_refused_with_its_batch(
-    stub: rpc.PresenceServiceAsyncStub, redis_conn: redis.asyncio.Redis, name: str
-) -> None:
-    assert await refused(stub, entering(client="before"), WRONG[name])
-    assert await members(stub, "chat:room") == []
-    assert await changed(stub, entering()) == [common_pb2.ITEM_STATUS_OK]
-    assert await members(stub, "chat:room") == ["c1"]
+async def test_a_wrong_change_is_refused_alone(stub: rpc.PresenceServiceAsyncStub, name: str) -> None:
+    ok, invalid = common_pb2.ITEM_STATUS_OK, common_pb2.ITEM_STATUS_INVALID
+    assert await changed(stub, entering(client="before"), WRONG[name], entering(client="after")) == [ok, invalid, ok]
+    assert sorted(await members(stub, "chat:room")) == ["after", "before"]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +109,44 @@ async def test_questions_about_what_is_no_channel_are_refused(stub: rpc.Presence
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Stats(pb.StatsRequest(channels=["chat:room", name]), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_questions_that_are_too_large_or_about_nobody_are_refused(stub: rpc.PresenceServiceAsyncStub) -> None:
+    questions: list[Any] = [
+        stub.ListMembers(pb.ListMembersRequest(channel="no channel"), timeout=5),
+        stub.ListMembers(pb.ListMembersRequest(channel="chat:room", limit=1_001), timeout=5),
+        stub.ListMembers(pb.ListMembersRequest(channel="chat:room", cursor="\u00e9"), timeout=5),
+        stub.Channels(pb.ChannelsRequest(user=""), timeout=5),
+        stub.Channels(pb.ChannelsRequest(user="ann", limit=1_001), timeout=5),
+        stub.Channels(pb.ChannelsRequest(user="ann", cursor="/w=="), timeout=5),
+        stub.Online(pb.OnlineRequest(users=["ann", ""]), timeout=5),
+        stub.Online(pb.OnlineRequest(users=["ann"] * 1_001), timeout=5),
+        stub.Online(pb.OnlineRequest(users=["u" * 8_193]), timeout=5),
+    ]
+    for question in questions:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await question
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await stub.ListMembers(pb.ListMembersRequest(channel="chat:room"), timeout=5)).cursor == ""
+    assert len((await stub.Online(pb.OnlineRequest(users=["ann"] * 1_000), timeout=5)).users) == 1_000
+
+
+async def test_members_of_all_sizes_come_as_they_went(stub: rpc.PresenceServiceAsyncStub) -> None:
+    """Their bytes are put into the answers as they are, each behind its length."""
+    sizes = (0, 90, 120, 127, 128, 200, 16_383, 16_384, 20_000)
+    sent = [
+        common_pb2.ClientInfo(client=f"c{number}", user="ann", conn_info=b'"%s"' % (b"x" * size) if size else b"")
+        for number, size in enumerate(sizes)
+    ]
+    changes = [pb.Change(channel="chat:sizes", info=info, enter=pb.Enter(announce=False, grace_s=0.0)) for info in sent]
+
+    async def batches() -> AsyncIterator[pb.ChangeBatch]:
+        yield pb.ChangeBatch(lease=pb.Lease(edge="edge-a", generation=1), changes=changes)
+
+    assert [set(answer.statuses) async for answer in stub.Change(batches(), timeout=5)] == [{common_pb2.ITEM_STATUS_OK}]
+    page = await stub.ListMembers(pb.ListMembersRequest(channel="chat:sizes", limit=len(sizes) - 1), timeout=5)
+    assert list(page.members) == sent[:-1]
+    assert page.cursor
+    streamed = stub.Members(pb.MembersRequest(channel="chat:sizes"), timeout=5)
+    members = [member async for page in streamed for member in page.members]
+    assert sorted(members, key=lambda one: one.client) == sent

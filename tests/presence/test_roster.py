@@ -1,4 +1,7 @@
-"""The roster on a real Redis: each join and leave once, whoever changes, crashes or sweeps at the same time."""
+"""The roster on a real Redis.
+
+Each join and leave once, whoever changes, crashes or sweeps at the same time.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis.asyncio
 
 from services.presence.adapters.redis_roster import RedisRoster
-from services.presence.domain.ports import Change, Enter, Lease, Leave
+from services.presence.domain.ports import Change, Enter, Lease, Leave, Lost
 from services.presence.domain.sweeper import sweep
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
@@ -25,9 +29,18 @@ CHANNEL = "chat:room"
 EDGE = Lease("edge-a", 1)
 
 
-def entering(client: str, user: str, *, channel: str = CHANNEL, grace_s: float = 0.0, announce: bool = True) -> Enter:
-    info = common_pb2.ClientInfo(user=user, client=client).SerializeToString()
-    return Enter(channel, client, user, info, announce, grace_s)
+def entering(
+    client: str,
+    user: str,
+    *,
+    channel: str = CHANNEL,
+    grace_s: float = 0.0,
+    announce: bool = True,
+    data: bytes = b"",
+    **options: Any,
+) -> Enter:
+    info = common_pb2.ClientInfo(user=user, client=client, chan_info=data).SerializeToString()
+    return Enter(channel, client, user, info, announce, grace_s, **options)
 
 
 def leaving(client: str, *, clean: bool = True, channel: str = CHANNEL, at_most_s: float = 0.0) -> Leave:
@@ -35,7 +48,10 @@ def leaving(client: str, *, clean: bool = True, channel: str = CHANNEL, at_most_
 
 
 class Ear:
-    """Joins and leaves of the channel as pub/sub brings them, like ["+c1", "-c1"]."""
+    """Joins, updates and leaves of the channel as pub/sub brings them.
+
+    They look like this: ["+c1", "~c1=new info", "-c1"].
+    """
 
     def __init__(self, pubsub: redis.asyncio.client.PubSub) -> None:
         self._pubsub = pubsub
@@ -49,6 +65,9 @@ class Ear:
             if payload[:1] == keys.JOINS:
                 joined = common_pb2.ClientInfos.FromString(payload[1:]).infos
                 self.received += ["+" + info.client for info in joined]
+            elif payload[:1] == keys.UPDATES:
+                updated = common_pb2.ClientInfos.FromString(payload[1:]).infos
+                self.received += [f"~{info.client}={info.chan_info.decode()}" for info in updated]
             else:
                 self.received.append("-" + common_pb2.ClientInfo.FromString(payload[1:]).client)
         return self.received
@@ -105,7 +124,7 @@ async def test_a_message_tells_of_no_more_than_64(roster: RedisRoster, ear: Ear)
 
 
 async def test_changes_of_a_channel_stay_in_order_though_some_are_made_together(roster: RedisRoster, ear: Ear) -> None:
-    """The one who goes leaves a place to the one who comes behind, not to the one before."""
+    """Who goes leaves a place to the one behind, not to the one before."""
     await roster.change(EDGE, [entering("c1", "ann", grace_s=60.0)])
     changes: list[Change] = [entering("c2", "ann"), leaving("c1", clean=False)]
     changes += [entering("c3", "ann"), entering("c4", "ann")]
@@ -177,7 +196,47 @@ async def test_the_users_next_client_takes_the_place_unseen(roster: RedisRoster,
     assert await roster.stats([CHANNEL]) == [(2, 2)]
     assert await ear.listen() == ["+c1", "+c2"]
     await roster.change(EDGE, [leaving("c3")])
-    assert await ear.listen() == ["+c1", "+c2", "-c3"]
+    assert await ear.listen() == ["+c1", "+c2", "-c1", "-c3"]  # who knows c1 from its join keeps nobody
+
+
+async def test_whoever_says_something_is_told_behind_the_leaves_of_those_before(roster: RedisRoster, ear: Ear) -> None:
+    async def comes_back(number: int, **options: Any) -> None:
+        came = entering(f"c{number}", "ann", grace_s=5.0, **options)
+        await roster.change(EDGE, [leaving(f"c{number - 1}", clean=False), came])
+
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=5.0)])
+    await comes_back(2)
+    await comes_back(3)
+    assert await ear.listen() == ["+c1"]
+    await roster.change(EDGE, [entering("c3", "ann", grace_s=5.0, data=b"1", updated=True)])
+    assert await ear.listen() == ["+c1", "-c1", "-c2", "~c3=1"]
+    ear.received.clear()
+    await comes_back(4, data=b"2")
+    assert await ear.listen() == ["-c3", "+c4"]
+    ear.received.clear()
+    for number in range(5, 14):  # the ninth time in a row it is told
+        await comes_back(number, data=b"2", updated=True)
+    assert await ear.listen() == [*(f"-c{number}" for number in range(4, 13)), "+c13"]
+    await roster.change(EDGE, [leaving("c13")])
+    assert (await ear.listen())[-2:] == ["+c13", "-c13"]
+
+
+async def test_nothing_is_kept_of_a_roster_that_is_empty(roster: RedisRoster, redis_conn: redis.asyncio.Redis) -> None:
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=5.0), leaving("c1", clean=False), entering("c2", "ann")])
+    assert await redis_conn.hlen(f"t:presence:{{{CHANNEL}}}:unseen") == 1
+    await roster.change(EDGE, [leaving("c2")])
+    assert await redis_conn.exists(f"t:presence:{{{CHANNEL}}}:unseen") == 0
+
+
+async def test_changes_stay_in_order_behind_a_loss_of_all_scripts(
+    roster: RedisRoster, ear: Ear, redis_conn: redis.asyncio.Redis
+) -> None:
+    """The script of leaves has not run since, that of enters has."""
+    await redis_conn.script_flush()
+    await roster.change(EDGE, [entering("c1", "ann", grace_s=5.0)])
+    await roster.change(EDGE, [leaving("c1", clean=False), entering("c2", "ann", grace_s=5.0)])
+    assert await members(roster) == {"c2": "ann"}
+    assert await ear.listen() == ["+c1"]
 
 
 async def test_the_anonymous_take_nobodys_place_and_count_as_one_user(roster: RedisRoster, ear: Ear) -> None:
@@ -235,13 +294,17 @@ async def test_what_comes_late_under_an_older_generation_replaces_and_removes_no
 async def test_random_schedules_agree_with_a_model(
     seed: int, redis_conn: redis.asyncio.Redis, roster: RedisRoster, ear: Ear
 ) -> None:
-    """Two edges, users with several clients, clean and unclean ends, with sweeps between: roster, counts and events."""
+    """Two edges and users with several clients: roster, counts and events.
+
+    Clean and unclean ends, with sweeps between.
+    """
     print(f"seed {seed}")
     rng = random.Random(seed)
     edges = [EDGE, Lease("edge-c", 1)]
     await roster.renew(edges[1], 60.0, held=False)
     model: dict[str, tuple[str, Lease]] = {}
     gone: set[str] = set()
+    unseen: dict[str, list[str]] = {}  # whose places a client took
     events: list[str] = []
     for step in range(120):
         action = rng.random()
@@ -254,6 +317,9 @@ async def test_random_schedules_agree_with_a_model(
                 (place,) = set(waiting) - replaced
                 gone.discard(place)
                 del model[place]
+                unseen[client] = [*unseen.pop(place, []), place]
+                if len(unseen[client]) > 8:
+                    events += [*(f"-{one}" for one in unseen.pop(client)), f"+{client}"]
             else:
                 events.append(f"+{client}")
             model[client] = (user, edge)
@@ -265,7 +331,7 @@ async def test_random_schedules_agree_with_a_model(
             await roster.change(model[client][1], [leaving(client, clean=clean, at_most_s=at_most_s)])
             if clean:
                 del model[client]
-                events.append(f"-{client}")
+                events += [f"-{one}" for one in (*unseen.pop(client, []), client)]
             else:
                 gone.add(client)
         else:
@@ -275,10 +341,30 @@ async def test_random_schedules_agree_with_a_model(
     assert await ear.listen() == events
 
 
+async def test_what_comes_late_keeps_no_ghost_of_who_was_not_entered_again(roster: RedisRoster, ear: Ear) -> None:
+    """The sweep finds members by an index: a refused change leaves it as it is."""
+    newer = Lease(EDGE.edge, EDGE.generation + 1)
+    await roster.change(EDGE, [entering("c1", "ann"), entering("c2", "bob")])
+    assert (await roster.renew(newer, 60.0, held=False)).granted
+    assert not await roster.change(EDGE, [entering("c1", "ann", data=b"1"), entering("c3", "cid")])
+    await roster.reap(EDGE, 100)
+    assert await members(roster) == {}
+    assert sorted(await ear.listen()) == ["+c1", "+c2", "-c1", "-c2"]
+
+
+async def test_who_leaves_and_enters_again_in_one_batch_is_found_by_the_sweep(roster: RedisRoster) -> None:
+    await roster.change(EDGE, [entering("c1", "ann"), leaving("c1"), entering("c1", "ann")])
+    await roster.change(EDGE, [entering("c2", "bob", grace_s=5.0), leaving("c2", clean=False)])
+    await roster.change(EDGE, [entering("c3", "bob"), entering("c2", "bob")])  # c3 takes the place of c2
+    assert await members(roster) == {"c1": "ann", "c2": "bob", "c3": "bob"}
+    await roster.reap(EDGE, 100)
+    assert await members(roster) == {}
+
+
 async def test_a_repeated_leave_whose_grace_is_over_takes_the_member_away(
     roster: RedisRoster, redis_conn: redis.asyncio.Redis, ear: Ear
 ) -> None:
-    """The note of when the grace ends was lost with the process that was about to write it."""
+    """The note of when the grace ends was lost with the process that wrote it."""
     await roster.change(EDGE, [entering("c1", "ann", grace_s=0.05)])
     await roster.change(EDGE, [leaving("c1", clean=False)])
     await redis_conn.delete("t:presence:due")
@@ -300,7 +386,10 @@ async def test_reconnects_within_the_grace_leave_nothing_behind_in_the_index(
 
 
 async def step_clock(client: redis.asyncio.Redis, by_s: float) -> None:
-    """As if the clock of Redis' host had been set by so much: all that is kept is as much older, or younger."""
+    """As if the clock of Redis' host had been set by so much.
+
+    All that is kept is as much older, or younger.
+    """
     assert await client.eval(
         """
         for _, key in ipairs(redis.call('KEYS', '*presence*')) do
@@ -327,7 +416,10 @@ async def step_clock(client: redis.asyncio.Redis, by_s: float) -> None:
 async def test_a_clock_that_is_set_keeps_no_ghost_and_ends_no_lease(
     step_s: float, redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, ear: Ear
 ) -> None:
-    """A dead edge's member and one whose grace had begun go in time, though Redis' host was set by an hour."""
+    """Members whose time is over go, though the clock of Redis was set by an hour.
+
+    Of a dead edge, and one whose grace had begun.
+    """
     roster = RedisRoster(redis_pipeline, sweep_s=0.05)
     dead, alive = Lease("edge-dead", 1), Lease("edge-alive", 1)
     for lease in (dead, alive):
@@ -398,7 +490,7 @@ async def test_who_was_on_a_roster_that_redis_lost_does_not_join_twice(
     assert (await roster.renew(newer, 60.0, held=False, roster=lost.roster)) == (True, lost.roster)
     again, gone = replace(entering("c1", "ann"), known=True), leaving("c2")
     info = common_pb2.ClientInfo(user="bob", client="c2").SerializeToString()
-    await roster.change(newer, [again, replace(gone, lost_info=info), entering("c3", "cid")])
+    await roster.change(newer, [again, replace(gone, lost=Lost(info, "bob", True, 0, False)), entering("c3", "cid")])
     assert await members(roster) == {"c1": "ann", "c3": "cid"}
     assert await roster.stats([CHANNEL]) == [(2, 2)]
     assert await ear.listen() == ["+c1", "+c2", "-c2", "+c3"]
@@ -407,7 +499,10 @@ async def test_who_was_on_a_roster_that_redis_lost_does_not_join_twice(
 async def test_a_redis_that_was_started_anew_is_asked_for_nothing_it_may_have_lost(
     redis_pipeline: RedisPipeline, ear: Ear
 ) -> None:
-    """It lost the enter of c2 and the leave of c3, and nobody can tell: the edge enters its members anew, unseen."""
+    """It lost the enter of c2 and the leave of c3, and nobody can tell.
+
+    The edge enters its members anew, unseen.
+    """
     run = "first"
     roster = RedisRoster(redis_pipeline, lambda: run)
     lease = Lease("edge-b", 1)

@@ -1,4 +1,7 @@
-"""The sweep on a real Redis, in portions of two: it ends only once nobody is left who should go."""
+"""The sweep on a real Redis, in portions of two.
+
+It ends only once nobody is left who should go.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from centrifuge.fossil import apply_delta
 
 @dataclass
 class Follower:
-    """One client over all its connections: where it is, and that what it got is the log, once and in order.
+    """One client over all its connections.
+
+    Where it is, and that what it got is the log, once and in order.
 
     A `plain` one has no position: it gets what comes, never twice and never backwards.
     """

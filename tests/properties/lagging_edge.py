@@ -1,4 +1,6 @@
-"""Edges in memory whose every interleaving comes from the test: lags in loop ticks before and behind what ports do.
+"""Edges in memory whose every interleaving comes from the test.
+
+Lags in loop ticks before and behind what ports do.
 
 Between pub/sub and an edge's hub is a wire that can be stopped.
 """
@@ -46,7 +48,10 @@ def errors_logged() -> Iterator[list[str]]:
 
 
 class Wire:
-    """Pub/sub as it comes to one hub: at once, or stopped and let go in any order, some twice, some never."""
+    """Pub/sub as it comes to one hub.
+
+    At once, or stopped and let go in any order, some twice, some never.
+    """
 
     def __init__(self, hub: Any) -> None:
         self.hub = hub
@@ -68,6 +73,9 @@ class Wire:
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
         self.hub.joined(channel, infos)
+
+    def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None:
+        self.hub.updated(channel, infos)
 
     def left(self, channel: str, info: ClientInfo) -> None:
         self.hub.left(channel, info)

@@ -19,7 +19,7 @@ class _NoWait(selectors.DefaultSelector):
 
 
 class ManualLoop(asyncio.SelectorEventLoop):
-    """A loop whose sleeps and timeouts are over as soon as nothing else is left to run."""
+    """A loop whose sleeps and timeouts end once nothing else is left to run."""
 
     def __init__(self) -> None:
         self._no_wait = _NoWait()

@@ -27,7 +27,10 @@ _QUIET_S = 10.0  # longer than every pause of the code
 
 
 class Schedule:
-    """Two edges, one channel, some clients: random steps, and what must hold of them at the end."""
+    """Two edges, one channel, some clients.
+
+    Random steps, and what must hold of them at the end.
+    """
 
     def __init__(self, kinds: Sequence[str], options: dict[str, Any], lags: Sequence[int]) -> None:
         self.kinds = [kind.removeprefix(WITH_DELTA) for kind in kinds]
@@ -117,7 +120,10 @@ class Schedule:
             self.edges[edge].wire.publication(CHANNEL, name, again)
 
     async def come(self, client: int, edge: int, from_start: bool) -> None:
-        """Subscribe, on the connection there is or on a new one; recover if there is a position."""
+        """Subscribe, on the connection there is or on a new one.
+
+        Recover if there is a position.
+        """
         follower = self.followers[client]
         self._read_on(client)
         if follower.subscribed or follower.asking:
@@ -148,7 +154,10 @@ class Schedule:
             await self.publish(1)
 
     async def go(self, client: int, unread: int) -> None:
-        """The connection breaks; the last so many frames never reached the client, though they must have been right."""
+        """The connection breaks, and the last so many frames are lost.
+
+        They must have been right all the same.
+        """
         connection, follower = self.connections[client], self.followers[client]
         if connection is None:
             return
@@ -213,7 +222,10 @@ class Schedule:
     # The end.
 
     async def finish(self, settle_first: bool, edge: int) -> None:
-        """All parts work again: whoever is subscribed is at the top, whoever is not comes back; and it goes on."""
+        """All parts work again: everybody comes back and is at the top.
+
+        And it goes on.
+        """
         self.bus.down = False
         for one in self.edges:
             one.broker.stalled = False

@@ -1,4 +1,7 @@
-"""Random schedules of one `stored` channel: replicas die between any two steps, Redis is emptied or goes back."""
+"""Random schedules of one `stored` channel.
+
+Replicas die between any two steps, Redis is emptied or goes back.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
 from services.shared.hotlog.hotlog import Item
@@ -33,7 +37,10 @@ class Died(Exception):
 
 
 class Steps:
-    """A port whose k-th call from now is the last thing its process does, before or after it took effect."""
+    """A port whose k-th call from now is its process' last.
+
+    Before or after it took effect.
+    """
 
     def __init__(self, port: Any, death: Death) -> None:
         self._port, self._death = port, death
@@ -57,7 +64,10 @@ class Steps:
 
 @dataclass
 class Death:
-    """When: counted over both ports of a replica. Once dead, every further call fails, too."""
+    """When: counted over both ports of a replica.
+
+    Once dead, every further call fails, too.
+    """
 
     at: int = -1  # call number; -1: never
     after: bool = False
@@ -84,6 +94,10 @@ class Replica:
             max_waiting=1_000,
             max_batch=64,
         )
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to write, after `close` too."""
         self._task = asyncio.create_task(self.log.run())
 
     async def close(self) -> None:
@@ -169,14 +183,20 @@ class Channel:
         ]
 
     async def go_back(self, empty: bool) -> None:
-        """Another incarnation of Redis: what it is told of is nobody's business but persistence's."""
+        """Another incarnation of Redis.
+
+        What it is told of is nobody's business but persistence's.
+        """
         await self.client.flushdb()
         for name, value in [] if empty else self.dump:
             await self.client.restore(name, 0, value)
         self.incarnation.number += 1
 
     async def slip(self, empty: bool, who: int, keys: Sequence[str], death_at: int, after: bool) -> None:
-        """Redis goes back, and somebody appends before anybody has noticed: what the store has is the net beneath."""
+        """Redis goes back, and somebody appends before anybody has noticed.
+
+        What the store has is the net beneath.
+        """
         await self.go_back(empty)
         self.incarnation.number -= 1
         await self.append(who, keys, death_at, after)
@@ -204,7 +224,7 @@ class Channel:
             assert stored.get(offset) == data, "readers saw what the store has not"
 
     async def finish(self) -> None:
-        """All parts work again: everything numbered is stored and readable, or gone for ever."""
+        """All parts work again: what was numbered is readable, or gone for ever."""
         healthy = self.replicas[0]
         await healthy.log.sweep(0.0, 100)
         (outcome,) = await append(healthy.log, [self._request("")])

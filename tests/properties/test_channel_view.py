@@ -1,4 +1,6 @@
-"""Invariant: a view hands out every offset once, ascending, without a hole, or says what it needs; within its bounds.
+"""Invariant: a view gives every offset once, ascending, or says what it needs.
+
+Without a hole, and within its bounds.
 
 What pub/sub and reads may bring is anything: dropped, doubled, out of order, of another epoch, stale, cut, with holes.
 """
@@ -107,7 +109,7 @@ class Schedule:
         assert self.log.message(OTHER, publication(offset, OTHER)) == ([], Need.RESYNC)
 
     def read(self, begun: int, count: int, holes: Sequence[int]) -> None:
-        """A page begun at or behind (or, cut below, beyond) the place where the view is now."""
+        """A page that begins near where the view is now: behind it, or beyond."""
         first = max(1, self.log.delivered + 1 + begun)
         page = [offset for offset in range(first, first + count) if offset - first not in holes]
         self._took(self.log.repaired(EPOCH, [publication(one) for one in page]), self.model.repaired(page))

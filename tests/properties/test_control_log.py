@@ -1,4 +1,6 @@
-"""Invariant: every edge executes a control command once, for connections opened before it, whatever links do.
+"""Invariant: every edge executes a control command once, whatever links do.
+
+For connections opened before it.
 
 Three edges on a real Redis, two of them over links that are cut at random; the third gives control commands.
 """
@@ -131,8 +133,8 @@ async def test_an_edge_that_reads_an_order_late_spares_who_came_after_it(world: 
     (before,) = world.here["ann"]
     link.proxy.cut()
     assert await until(lambda: not link.edge.broker.is_ready)
-    answers = await world.giver.cluster.everywhere(Disconnect(user="ann"))
-    assert len(answers) == 2  # those that hear; nobody waits for one that does not
+    replies = await world.giver.cluster.everywhere(Disconnect(user="ann"))
+    assert len(replies) == 2  # those that hear; nobody waits for one that does not
     assert not before.closed
     await asyncio.sleep(BACK_S)
     await world.come("ann", link.edge)

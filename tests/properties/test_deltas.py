@@ -1,4 +1,6 @@
-"""Invariant: a client with deltas ends with exactly what was published, and never gets a patch whose base it lacks.
+"""Invariant: a client with deltas ends with exactly what was published.
+
+It never gets a patch whose base it lacks.
 
 First the schedules of `test_join_and_recovery`, of which most clients ask for deltas. Then a channel without gaps, with
 what those schedules have not: both encodings, bytes, publications past the log and such that exclude a client.
@@ -78,7 +80,9 @@ NAMESPACES = {
 
 
 class _Pair:
-    """A client with deltas and one without, of the same encoding, which do the same at the same time.
+    """A client with deltas and one without, which do the same at the same time.
+
+    They have the same encoding.
 
     So both must get the same, but for publications that exclude the one with deltas, and those that come while they
     join: one of them may join a tick earlier.
@@ -174,7 +178,10 @@ class _Play:
         pair.readers = []
 
     async def caught_up(self) -> None:
-        """Wait until nobody reads pages any more: the edge sends one in each round of the event loop."""
+        """Wait until nobody reads pages any more.
+
+        The edge sends one in each round of the event loop.
+        """
         for _ in range(100):
             await settle()
             channel = self.edge.hub.channels.get(_CHANNEL)
@@ -182,7 +189,9 @@ class _Play:
                 return
 
     def check(self, pair: _Pair) -> None:
-        """Both got the same, and it is what was published. What is in the log came in one order.
+        """Both got the same, and it is what was published.
+
+        What is in the log came in one order.
 
         What is past the log comes between two pages of a client that catches up: not between the same two for both.
         """
@@ -312,4 +321,4 @@ OF_A_PLAY = [
 async def test_each_mutant_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
     with pytest.raises((AssertionError, ValueError)):
-        await play("json", 200)
+        await play("json", 3_000)  # it ends at the first that finds it; measured: 1 of 75 finds the rarest mutant

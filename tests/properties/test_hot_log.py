@@ -1,4 +1,7 @@
-"""The scripts of `hot` logs on a real Redis against a small model: offsets, keys, generations, trimming, pages."""
+"""The scripts of `hot` logs on a real Redis against a small model.
+
+Offsets, keys, generations, trimming, pages.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ from hypothesis import strategies as st
 from services.shared.hotlog import hot, hotlog, keys, scripts
 from services.shared.hotlog.scripts import Call, Script
 from services.shared.redis.client import redis_client
+from tests.support.full import sized
 from tests.support.log import unstamped
 from tests.support.scripts import run
 
-_EXAMPLES = 500
+_EXAMPLES = sized(500, 5_000)
 _FOR_A_MUTANT = 1_500
 _SETTINGS: dict[str, Any] = {
     "deadline": None,
@@ -137,9 +141,9 @@ async def append(models: Sequence[Model], generation: int, wanted: Sequence[tupl
     """To several channels, and maybe to one of them more than once, in one call."""
     batches = [models[index].batch(names) for index, names in wanted]
     call = hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(generation), now_s=int(time.time()))
-    answer = hot.appended(await models[0].call(call))
-    assert answer is not None
-    for (index, _), batch, appended in zip(wanted, batches, answer.batches, strict=True):
+    reply = hot.appended(await models[0].call(call))
+    assert reply is not None
+    for (index, _), batch, appended in zip(wanted, batches, reply.batches, strict=True):
         models[index].appended(generation, batch, appended)
 
 

@@ -1,4 +1,7 @@
-"""The properties of views, joins and recovery can fail: each mutant of the code is found within so many schedules."""
+"""The properties of views, joins and recovery can fail.
+
+Each mutant of the code is found within so many schedules.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +213,7 @@ def the_position_is_read_after_an_await(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_stale_read_is_taken_for_the_top(patch: pytest.MonkeyPatch) -> None:
-    """The reply is recovered with what the first read had, though the view is beyond it."""
+    """The reply is recovered with the first read, though the view is beyond it."""
     original = _joining.recover
 
     async def mutant(session: Session, channel: Channel, one: Subscription, request: Any, top: StreamPosition) -> Found:
@@ -257,7 +260,7 @@ def nobody_is_told_of_a_new_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_reset_is_a_change_of_name(patch: pytest.MonkeyPatch) -> None:
-    """The view takes the new epoch and goes on from its beginning, with the subscribers it had."""
+    """The view takes the new epoch from its beginning, and keeps its subscribers."""
 
     def mutant(self: Hub, view: Channel) -> None:
         log = self._broker.bus.log(view.name)  # type: ignore[attr-defined]
@@ -273,7 +276,7 @@ def the_tick_compares_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_join_that_failed_is_answered_as_made(patch: pytest.MonkeyPatch) -> None:
-    """What became of a server-side join while connect waited for the others is nobody's business."""
+    """Nobody asks what became of a server-side join while connect waited."""
 
     async def mutant(session: Session, wanted: list[Any]) -> list[Any]:
         return list(await asyncio.gather(*(_joining.establish(session, one) for one in wanted)))

@@ -1,4 +1,6 @@
-"""Invariant: what follows a reply in pages is the log, once and in order, before anything live; or the client is told.
+"""Invariant: the pages behind a reply are the log, before anything live.
+
+Once and in order; or the client is told.
 
 The same schedules as in `test_join_and_recovery`, with long absences, replies of a few publications and clients that
 stop reading. Mutants of the code are found.

@@ -1,4 +1,6 @@
-"""Invariant: an edge reads a log once for all who come back to a channel, and once more for who missed more than they.
+"""Invariant: an edge reads a log once for all who come back to a channel.
+
+And once more for who missed more than they.
 
 The real sessions, hub and reader of one edge; nothing is published meanwhile. Each gets exactly what it missed.
 """
@@ -29,7 +31,10 @@ _lags = st.lists(st.integers(0, 4), min_size=1, max_size=9)
 
 
 async def _come_back(waves: Sequence[tuple[Sequence[int], int]], lags: Sequence[int]) -> int:
-    """Waves of clients, each of them at once, with these offsets, and so many loop ticks behind it; how many reads."""
+    """Waves of clients with these offsets; return how many reads they cost.
+
+    The clients of a wave come at once, and so many loop ticks pass behind it.
+    """
     cluster = Cluster(default=_NAMESPACE)
     edge = Edge(cluster, itertools.cycle(lags), {})
     log = cluster.bus.log(CHANNEL)

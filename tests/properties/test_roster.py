@@ -1,4 +1,7 @@
-"""Whoever subscribes, unsubscribes, or is ordered to, at whatever moment: the roster is who is subscribed."""
+"""Whoever subscribes, unsubscribes, or is ordered to, at whatever moment.
+
+The roster is who is subscribed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ STEPS = 60
 
 
 class Delayed:
-    """An edge on which every answer of Redis and of presence comes some turns of the loop later."""
+    """An edge to which every answer of Redis and presence comes turns later."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -137,7 +140,10 @@ PAIR = b'{"id":8,"unsubscribe":{"channel":"a"}}\n{"id":9,"subscribe":{"channel":
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_an_order_to_subscribe_that_was_overtaken_takes_no_newer_entry_off_the_roster(turns: int) -> None:
-    """It is under way, presence is slow, and the client unsubscribes and subscribes in one frame."""
+    """It is under way, presence is slow, and the client subscribes anew.
+
+    It unsubscribes and subscribes in one frame.
+    """
     world = Delayed(random.Random(turns))
     client = await world.connect("ann")
     entering = asyncio.Event()

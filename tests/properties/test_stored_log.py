@@ -1,4 +1,6 @@
-"""Invariants 1 to 4 and 8 of the log on a real Redis and SQLite: many schedules, crashes between any two steps.
+"""Invariants 1 to 4 and 8 of the log on a real Redis and SQLite.
+
+Many schedules, crashes between any two steps.
 
 And mutants of the code, each of which some schedule must find.
 """
@@ -29,8 +31,9 @@ from services.shared.hotlog.scripts import Call, Script
 from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
 from tests.properties.stored_log import actions, live
+from tests.support.full import sized
 
-_EXAMPLES = 1_000
+_EXAMPLES = sized(500, 5_000)
 _FOR_A_MUTANT = 3_000
 _MEMORY = Path("/dev/shm")
 _SETTINGS: dict[str, Any] = {
@@ -82,7 +85,7 @@ def commit_before_the_store(patch: pytest.MonkeyPatch) -> None:
     original = Log._store_and_commit  # noqa: SLF001
 
     async def mutant(self: Any, requests: Any, numbered: Any, outcomes: Any, incarnation: str) -> Any:
-        for channel, (epoch, _, places) in numbered.items():
+        for channel, (epoch, _, _, places, _) in numbered.items():
             await self._hot.commit([(channel, epoch, max(abs(offset) for _, offset in places), 8)], incarnation)
         return await original(self, requests, numbered, outcomes, incarnation)
 

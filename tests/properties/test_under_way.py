@@ -1,4 +1,6 @@
-"""Appends that are under way while Redis goes back in the same run: no place is acknowledged twice, no loss is untold.
+"""Appends that are under way while Redis goes back in the same run.
+
+No place is acknowledged twice, no loss is untold.
 
 Scripts, gate and numbers are the real ones, on a real server. Calls of one edge are executed and answered in any order,
 as over two connections, or where one waits for a script to be loaded. Each edge has a channel of its own: what another
@@ -23,8 +25,9 @@ from services.shared.incarnation import calls
 from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.redis.client import redis_client
 from tests.properties.test_went_back import _SETTINGS, _SIMULATED, Edge, World, _end, changed
+from tests.support.full import sized
 
-_EXAMPLES = 60  # by hand 3,000
+_EXAMPLES = sized(60, 3_000)
 
 
 class PipeliningEdge(Edge):
@@ -67,21 +70,21 @@ class PipeliningEdge(Edge):
         """As `RedisBroker` does it."""
         if self.gate.token != incarnation.token:
             return
-        answer = hot.appended(said)
-        if answer is None:
+        reply = hot.appended(said)
+        if reply is None:
             await self.look()
             return
-        if not self.appends.is_new(answer.number):
+        if not self.appends.is_new(reply.number):
             self.gate.close()
             renew = calls.new_generation_call(incarnation.run_id, incarnation.generation, only_other_run=False)
             await self.world.call(renew)
             await self.look()
             return
-        (appended,) = answer.batches
+        (appended,) = reply.batches
         if not isinstance(appended, hot.HotAppended):
             await self.look()
             return
-        self.gate.saw(Known(incarnation.generation, answer.writes))
+        self.gate.saw(Known(incarnation.generation, reply.writes))
         place = (appended.epoch, appended.offsets[0])
         assert place not in self.acknowledged, f"{place} was given twice"
         self.acknowledged[place] = publication

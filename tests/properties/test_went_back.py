@@ -1,4 +1,6 @@
-"""Edges, persistence and Redis down and back in every order, Redis from copies of any age: no place is given twice.
+"""Edges, persistence and Redis down and back: no place is given twice.
+
+In every order, Redis from copies of any age.
 
 The scripts are the real ones, on a real server; only its clock and its run id are read from a key, so that a restart
 and a second cost nothing.
@@ -26,9 +28,10 @@ from services.shared.incarnation import calls
 from services.shared.incarnation.calls import Incarnation, Known
 from services.shared.incarnation.gate import IncarnationGate
 from services.shared.redis.client import redis_client
+from tests.support.full import sized
 from tests.support.scripts import run
 
-_EXAMPLES = 40  # by hand 2,000
+_EXAMPLES = sized(40, 2_000)
 _CHANNELS = ["live:a", "live:b"]
 _SIMULATED = [
     ("redis.call('INFO', 'server')", "redis.call('GET', 'server')"),
@@ -56,7 +59,10 @@ def changed(script: Script, *changes: tuple[str, str]) -> Script:
 
 
 class Edge:
-    """What an edge does about Redis: it looks, and it appends with what it knows. It says no farewell when it dies."""
+    """What an edge does about Redis: it looks, and it appends with what it knows.
+
+    It says no farewell when it dies.
+    """
 
     def __init__(self, world: World, number: int) -> None:
         self.world, self.name = world, f"edge{number}"
@@ -85,21 +91,24 @@ class Edge:
             writes=self.gate.writes,
             number=self.appends.highest,
         )
-        answer = hot.appended(await self.world.call(call))
-        if answer is None or answer.batches == [None]:
+        reply = hot.appended(await self.world.call(call))
+        if reply is None or reply.batches == [None]:
             await self.look()
             return
-        assert self.appends.is_new(answer.number), "nothing else was under way"
-        (appended,) = answer.batches
+        assert self.appends.is_new(reply.number), "nothing else was under way"
+        (appended,) = reply.batches
         assert isinstance(appended, hot.HotAppended)
-        self.gate.saw(Known(int(appended.epoch.split(".")[0]), answer.writes))
+        self.gate.saw(Known(int(appended.epoch.split(".")[0]), reply.writes))
         (offset,) = appended.offsets
         place = (channel, appended.epoch, offset)
         assert place not in self.world.places, f"{place} was given twice"
         self.world.places[place] = None
 
     async def read(self, channel: str) -> None:
-        """A client at the beginning of the epoch comes back: it is told all that was acknowledged in it, or nothing."""
+        """A client at the beginning of the epoch comes back.
+
+        It is told all that was acknowledged in it, or nothing.
+        """
         incarnation = self.gate.incarnation
         if incarnation is None or incarnation.run_id != self.world.run_id:
             return
@@ -164,7 +173,7 @@ class World:
             await one.read(channel)
 
     async def wait(self, seconds: int) -> None:
-        """Whoever runs looks twice a second, and no process starts or ends in less than that."""
+        """Whoever runs looks twice a second; starts and ends take longer."""
         for _ in range(seconds):
             self.now_s += 1
             await self._server()
@@ -346,7 +355,10 @@ MUTANTS: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
 
 
 def test_an_orderly_stop_keeps_the_epoch_and_a_later_copy_of_it_does_not(play: Callable[[Any], Any]) -> None:
-    """Persistence ends when no edge is there; an edge that starts behind it begins a generation, in whatever run."""
+    """Persistence ends when no edge is there.
+
+    An edge that starts behind it begins a generation, in whatever run.
+    """
     stop = [("publish", 0, A), ("wait", 1), ("edge_ends", 0), ("edge_ends", 1), ("persistence_ends",)]
     start = [("persistence_starts",), ("edge_starts", 0), ("publish", 0, A)]
     places = play([*stop, ("back", 0, True, 5), *start])

@@ -1,4 +1,7 @@
-"""Services are reached over IPv4 and IPv6, by addresses and by names that lead to both."""
+"""Services are reached over IPv4 and IPv6, by address and by name.
+
+Also by names that lead to both.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,8 @@ async def test_the_internal_port_listens_there(place: tuple[str, set[str]]) -> N
     try:
         async with httpx.AsyncClient() as http:
             for address in reached:
-                answer = await http.get(f"http://{with_port(address, server.port)}/readyz")
-                assert answer.status_code == 200
+                response = await http.get(f"http://{with_port(address, server.port)}/readyz")
+                assert response.status_code == 200
     finally:
         await server.close()
 
@@ -93,8 +96,8 @@ async def asked(target: str, addresses: set[str] | None = None) -> int:
         async with asyncio.timeout(LIMIT_S):
             while not replicas.is_ready():
                 await asyncio.sleep(0.01)
-        answer = await replicas.call(lambda channel: Stub(channel).Open(pb.OpenRequest(channel="chat:1")), 5.0)
-        return int(answer.top.offset)
+        reply = await replicas.call(lambda channel: Stub(channel).Open(pb.OpenRequest(channel="chat:1")), 5.0)
+        return int(reply.top.offset)
     finally:
         await replicas.close()
 

@@ -1,4 +1,7 @@
-"""Group commit against real gRPC servers: batches, order, deadlines, broken and silent replicas."""
+"""Group commit against real gRPC servers.
+
+Batches, order, deadlines, broken and silent replicas.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +126,10 @@ async def test_batches_go_where_least_is_in_flight(make_rig: MakeRig) -> None:
 
 
 async def test_a_result_that_comes_late_holds_up_no_other(make_rig: MakeRig) -> None:
-    """Neither of its own batch nor of later ones, however many such batches there are: they are said to be in hand."""
+    """Neither of its own batch nor of later ones, however many such batches there are.
+
+    They are said to be in hand.
+    """
     rig = await make_rig(1)
     stream = await rig.open_stream()
     log = rig.servers[0].log
@@ -262,11 +268,11 @@ async def test_a_silent_replica_costs_half_a_deadline_where_another_answers(make
     rig.servers[0].log.go.clear()
     began = time.monotonic()
     keys = [str(number) for number in range(4)]
-    answers = []
+    replies = []
     for key in keys:
-        answers.append(asyncio.ensure_future(submit(stream, key)))
+        replies.append(asyncio.ensure_future(submit(stream, key)))
         await asyncio.sleep(0.01)
-    assert await asyncio.gather(*answers) == keys
+    assert await asyncio.gather(*replies) == keys
     assert time.monotonic() - began < 0.9
 
 

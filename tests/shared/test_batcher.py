@@ -1,4 +1,7 @@
-"""Batches of what many callers wait for: order, bounds, deadlines, linger. The clock is the test's."""
+"""Batches of what many callers wait for: order, bounds, deadlines, linger.
+
+The clock is the test's.
+"""
 
 from __future__ import annotations
 
@@ -279,7 +282,10 @@ def test_at_the_end_everyone_who_waits_is_told() -> None:
 
 
 class Schedule:
-    """Puts, answers, failures and callers that give up, at random; and what must hold of every batch."""
+    """Puts, answers, failures and callers that give up, at random.
+
+    What must hold of every batch.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(seed)

@@ -1,4 +1,7 @@
-"""The breaker of a replica, in simulated time: one probe at a time, and open until one is answered."""
+"""The breaker of a replica, in simulated time.
+
+One probe at a time, and open until one is answered.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ RECOVERY_S = PROBE_S + 0.5  # longest wait for the verdict of a probe under way,
 
 
 class Process:
-    """A replica that is frozen at some times; a probe is answered when it runs, as a kernel keeps what it was sent."""
+    """A replica that is frozen at some times.
+
+    A probe is answered when it runs, as a kernel keeps what it was sent.
+    """
 
     def __init__(self, keeps_requests: bool) -> None:
         self.running = asyncio.Event()

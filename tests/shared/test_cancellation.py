@@ -1,4 +1,4 @@
-"""A task ends when it is asked to, also where somebody below loses the cancellation."""
+"""A task ends when asked to, also where somebody below swallows that."""
 
 from __future__ import annotations
 

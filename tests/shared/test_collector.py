@@ -1,4 +1,4 @@
-"""What only the garbage collector frees is freed in time, and looking for it costs little of the time."""
+"""What only the garbage collector frees is freed in time, at little cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_in_production() -> Iterator[None]:
 
 
 def old_cycle() -> weakref.ref[Cycle]:
-    """One that outlived the collections of young objects, as the requests of a slow client do."""
+    """One that outlived young collections, as requests of a slow client do."""
     found = Cycle()
     gc.collect()
     return weakref.ref(found)

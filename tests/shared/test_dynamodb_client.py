@@ -182,7 +182,7 @@ async def test_credentials_that_come_later_are_found(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    late = DynamoDb(settings)
+    late = DynamoDb(settings, deadline_s=20)  # a busy machine takes seconds to make a client anew
     with pytest.raises(CallRefused):
         await put(late, settings)
     file.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
@@ -227,8 +227,8 @@ async def test_tables_are_made_once_and_let_their_items_expire(db: DynamoDb, set
     assert await tables.create(db, settings) == []
     for definition in tables.definitions(settings):
         await tables.check(db, definition["TableName"])
-        answer = await db.call("describe_time_to_live", TableName=definition["TableName"])
-        assert answer["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": tables.EXPIRY}
+        reply = await db.call("describe_time_to_live", TableName=definition["TableName"])
+        assert reply["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": tables.EXPIRY}
 
 
 async def test_several_may_make_the_tables_at_once(dynamodb: str) -> None:

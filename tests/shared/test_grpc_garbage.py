@@ -1,4 +1,7 @@
-"""What can't be parsed: refused by who sent it first, then as an argument; and it leaves no flood in the log."""
+"""What can't be parsed: refused by who sent it first, then as an argument.
+
+It leaves no flood in the log.
+"""
 
 from __future__ import annotations
 

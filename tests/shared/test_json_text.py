@@ -1,4 +1,7 @@
-"""JSON texts that are carried byte for byte: what is let through, and what is not. Reliability, B23."""
+"""JSON texts that are carried byte for byte: what is let through, and what is not.
+
+Reliability, B23.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for more: none in an idle process, more the busier it is, never longer than allowed."""
+"""Waiting for more: none when idle, more when busy, never longer than allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged seldom is logged at once, then once in a while, and nothing goes uncounted."""
+"""What is logged seldom is logged at once, then rarely; all is counted."""
 
 from __future__ import annotations
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from services.shared.namespaces import (
+    ChannelEvent,
     DataFormat,
     Durability,
     Mode,
     Namespace,
     Namespaces,
     Permission,
+    UnknownUsers,
     load_namespaces,
 )
 from services.shared.process.config import ConfigError
@@ -95,9 +97,9 @@ def test_the_shipped_file_explains_every_option_with_its_default() -> None:
         if len(words) > 3
     }
     for field in dataclasses.fields(Namespace):
-        if field.name == "name":
+        if field.name == "name" or "fixed" in field.metadata:
             continue
-        default = next(iter(field.default)) if isinstance(field.default, frozenset) else field.default
+        default = next(iter(field.default), "") if isinstance(field.default, frozenset) else field.default
         said = comments[field.name]
         assert said in (str(default).lower(), f"{default:g}" if isinstance(default, float) else ""), field.name
 
@@ -132,6 +134,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         publish_rate = 2.5
         channel_regex = "[0-9]+"
         data_format = "object"
+        events = ["publication", "join"]
         """,
     ).find("ab:1")
     assert found == Namespace(
@@ -153,6 +156,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         publish_rate=2.5,
         channel_regex="[0-9]+",
         data_format=DataFormat.OBJECT,
+        events=frozenset({ChannelEvent.PUBLICATION, ChannelEvent.JOIN}),
     )
 
 
@@ -173,12 +177,15 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         ('presence = "yes"', "presence: must be true or false"),
         ('subscribe = "anyone"', "subscribe: must be a list"),
         ("subscribe = []", "subscribe: must be a list"),
-        ('subscribe = ["everyone"]', "subscribe: must be one of anyone, authenticated, subscriber, grant, nobody"),
+        (
+            'subscribe = ["everyone"]',
+            "subscribe: must be one of anyone, authenticated, subscriber, grant, member, nobody",
+        ),
         ("subscribe = [1]", "subscribe: must be one of"),
         ('publish = ["nobody", "grant"]', "publish: nobody stands alone"),
         (
             'publish = ["grant", "member"]',
-            "publish: member needs conversations, which this version does not have",
+            "publish: member needs conversations = true",
         ),
         ('channel_regex = "["', "channel_regex: not a regular expression"),
         ("channel_regex = 1", "channel_regex: must be a string"),
@@ -190,7 +197,17 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         ('durability = "none"\nhistory = ["subscriber"]', "history: needs a log"),
         ('durability = "none"\nhistory_size = 10', "history_size: needs a log"),
         ('durability = "none"\nhistory_ttl_s = 10', "history_ttl_s: needs a log"),
+        ('events = "publication"', "events: must be a list"),
+        ('events = ["gap"]', "events: must be one of publication, join, update, leave, occupied, vacated, not 'gap'"),
+        ('events = ["publication", "join"]', "events: needs presence = true, except for publication"),
+        ('durability = "none"\nevents = ["publication"]', "events: publication needs a log"),
         ("name = 1", "name: unknown option"),
+        ('manage = ["member"]', "manage: member needs conversations = true"),
+        ("group_max_members = 5", "group_max_members: needs conversations = true"),
+        ('unknown_users = "accept"', "unknown_users: needs conversations = true"),
+        ('unknown_users = "insert"', "unknown_users: must be one of refuse, accept"),
+        ("group_max_members = 0", "group_max_members: must be 1 to 10,000"),
+        ("group_max_members = 10001", "group_max_members: must be 1 to 10,000"),
     ],
 )
 @pytest.mark.parametrize("table", ["default", "namespaces.chat"])
@@ -198,6 +215,68 @@ def test_what_is_wrong_is_named_with_file_table_and_option(tmp_path: Path, table
     with pytest.raises(ConfigError, match=rf"channels\.toml: \[{table}\] {said}") as refused:
         load(tmp_path, f"[{table}]\n{option}\n")
     assert "\n" not in str(refused.value)
+
+
+CONVERSATIONS = 'conversations = true\ndurability = "stored"\ndata_format = "object"\n'
+
+
+def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: Path) -> None:
+    table = f"[namespaces.ab]\n{CONVERSATIONS}"
+    found = load(tmp_path, table).named["ab"]
+    members, nobody = frozenset({Permission.MEMBER}), frozenset({Permission.NOBODY})
+    assert (found.subscribe, found.publish, found.history, found.presence_read) == (members, members, members, nobody)
+    assert found.time_in_tags
+    assert (found.group_max_members, found.unknown_users) == (1000, UnknownUsers.REFUSE)
+    assert load(tmp_path, f"{table}presence = true").named["ab"].presence_read == members
+    more = 'publish = ["nobody"]\ntime_in_tags = false\ngroup_max_members = 10000\nunknown_users = "accept"'
+    other = load(tmp_path, f"{table}{more}").named["ab"]
+    assert (other.publish, other.time_in_tags) == (nobody, False)
+    assert (other.group_max_members, other.unknown_users) == (10_000, UnknownUsers.ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ('conversations = true\ndata_format = "object"', 'conversations: needs durability = "stored"'),
+        ('conversations = true\ndurability = "none"', 'conversations: needs durability = "stored"'),
+        ('conversations = true\ndurability = "stored"', 'conversations: needs data_format = "object"'),
+        ("conversations = 1", "conversations: must be true or false"),
+        (f'{CONVERSATIONS}subscribe = ["authenticated"]', r'subscribe: with conversations it is \["member"\] or'),
+        (f'{CONVERSATIONS}subscribe = ["member", "grant"]', r'subscribe: with conversations it is \["member"\] or'),
+        (f'{CONVERSATIONS}publish = ["subscriber"]', r'publish: with conversations it is \["member"\] or'),
+        (f'{CONVERSATIONS}history = ["anyone"]', r'history: with conversations it is \["member"\] or'),
+        (
+            f'{CONVERSATIONS}presence = true\npresence_read = ["grant"]',
+            r'presence_read: with conversations it is \["member"\] or',
+        ),
+        (
+            f'{CONVERSATIONS}presence = true\npresence_enter = ["grant"]',
+            r'presence_enter: with conversations it is \["subscriber"\] or',
+        ),
+        (f'{CONVERSATIONS}manage = ["member"]', "manage: there is no such command for members"),
+        (f"{CONVERSATIONS}anonymous_subscriber = true", "anonymous_subscriber: members of conversations have a user"),
+    ],
+)
+def test_what_would_let_others_into_conversations_is_refused(tmp_path: Path, options: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"channels\.toml: \[namespaces.ab\] {said}"):
+        load(tmp_path, f"[namespaces.ab]\n{options}\n")
+
+
+def test_channels_without_a_namespace_are_no_conversations(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[default\] conversations: not in \[default\]"):
+        load(tmp_path, f"[default]\n{CONVERSATIONS}")
+
+
+def test_the_shipped_conversations_and_personal_channels(shipped: Namespaces) -> None:
+    conv, user = shipped.named["conv"], shipped.named["user"]
+    members = {Permission.MEMBER}
+    assert conv.conversations
+    assert conv.subscribe == conv.publish == conv.history == conv.presence_read == members
+    assert (conv.recovery, conv.presence, conv.time_in_tags) == (Mode.FORCE, True, True)
+    assert not user.conversations
+    assert (user.durability, user.recovery, user.presence) == (Durability.HOT, Mode.FORCE, False)
+    assert user.subscribe == {Permission.AUTHENTICATED}
+    assert user.publish == {Permission.NOBODY}
 
 
 def test_what_is_off_may_be_said_to_be_off(tmp_path: Path) -> None:
@@ -229,3 +308,14 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path, text: str, said: str) 
 def test_a_file_that_is_not_there_names_its_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"CHANNELS_FILE: can't read .*missing\.toml"):
         load_namespaces(tmp_path / "missing.toml")
+
+
+def test_the_channels_of_the_stack_differ_in_who_may_subscribe_to_chat_alone() -> None:
+    shipped, stack = load_namespaces(SHIPPED), load_namespaces(SHIPPED.with_name("stack-channels.toml"))
+    assert stack.default == shipped.default
+    names = {*shipped.named, *stack.named}
+    assert {name for name in names if shipped.named.get(name) != stack.named.get(name)} == {"chat"}
+    granted = dataclasses.replace(shipped.named["chat"], subscribe=frozenset({Permission.GRANT}))
+    assert stack.named["chat"] == granted
+    only_granted = (granted.subscribe, stack.named["private"].publish, stack.named["private"].history)
+    assert set(only_granted) == {frozenset({Permission.GRANT})}

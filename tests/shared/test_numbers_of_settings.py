@@ -1,4 +1,7 @@
-"""Every number among the settings of every service: what lies outside its range ends the start, by name."""
+"""Every number among the settings of every service.
+
+What lies outside its range ends the start, by name.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +43,10 @@ OF_ANOTHER_SETTING: dict[str, set[float]] = {"EDGE_PONG_TIMEOUT_S": {1_000_000_0
 
 
 def read(variable: str, text: str) -> Any:
-    """Return the setting as read from this text, also where it is in a group of settings."""
+    """Return the setting as read from this text, also from a group of settings."""
     prefix, setting = NUMBERS[variable]
     config = read_checked_env(SERVICES[prefix], {variable: text}, prefix)
-    places = [config, *(getattr(config, group, None) for group in ("transport", "domain"))]
+    places = [config, *(getattr(config, group, None) for group in ("transport", "domain", "feed"))]
     (place,) = (one for one in places if hasattr(one, setting.field.name))
     return getattr(place, setting.field.name)
 

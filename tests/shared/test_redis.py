@@ -1,4 +1,4 @@
-"""The Redis client against a real server, and what it says of servers that won't do."""
+"""The Redis client against a real server, and against servers of no use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which Redis server is started: a new enough one from the PATH, else the one that comes with us."""
+"""Which Redis server is started.
+
+A new enough one from the PATH, else the one that comes with us.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in Redis: as they always were by default, and apart from another platform's with a prefix of one's own."""
+"""Names in Redis: as ever by default, apart from others' with a prefix."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ async def own(own_redis: RedisServer) -> AsyncIterator[RedisPipeline]:
 
 
 async def _one(pipeline: RedisPipeline, *words: str | bytes | int, timeout_s: float = _SOON_S) -> object:
-    (answer,) = await pipeline.execute([words], timeout_s=timeout_s)
-    return answer
+    (reply,) = await pipeline.execute([words], timeout_s=timeout_s)
+    return reply
 
 
 async def test_everyone_gets_the_answers_to_what_they_sent(redis_pipeline: RedisPipeline) -> None:
     asked = [[("ECHO", f"{caller}.{number}") for number in range(caller)] for caller in range(20)]
-    answers = await asyncio.gather(*(redis_pipeline.execute(commands, timeout_s=_SOON_S) for commands in asked))
-    assert answers == [[words[1].encode() for words in commands] for commands in asked]
+    replies = await asyncio.gather(*(redis_pipeline.execute(commands, timeout_s=_SOON_S) for commands in asked))
+    assert replies == [[words[1].encode() for words in commands] for commands in asked]
 
 
 async def test_all_share_one_connection(redis_pipeline: RedisPipeline) -> None:
@@ -77,17 +77,18 @@ async def test_only_what_was_never_sent_is_called_so(
 ) -> None:
     (tmp_path / "count.lua").write_text("return redis.call('INCR', KEYS[1])")
     (tmp_path / "new.lua").write_text("return 1")
-    count, new = load(tmp_path / "count.lua"), load(tmp_path / "new.lua")
-    await own.run([Call(count, ["t:n"], [])], timeout_s=_SOON_S)
+    count = load(tmp_path / "count.lua")
+    await own.run([Call(count, ["t:n"], [])], timeout_s=_SOON_S)  # brings all scripts that this process has by now
+    new = load(tmp_path / "new.lua")
     send = own._send  # noqa: SLF001  # between its two calls is the moment that this test is about
 
     async def once(commands: Sequence[Command]) -> list[Any]:
-        answers = await send(commands)
+        replies = await send(commands)
         own_redis.kill()  # it has executed one script, and asks for the other
         monkeypatch.setattr(own, "_send", send)
         while (connection := own._connection) is not None and not connection.is_lost:  # noqa: SLF001
             await asyncio.sleep(0.005)
-        return answers
+        return replies
 
     monkeypatch.setattr(own, "_send", once)
     with pytest.raises(Unavailable) as partly:
@@ -138,14 +139,14 @@ async def test_a_connection_that_is_silent_is_given_up(own_redis: RedisServer) -
 
 async def test_a_slow_command_costs_nobody_else_the_connection(redis_pipeline: RedisPipeline) -> None:
     before = await _one(redis_pipeline, "CLIENT", "ID")
-    answers = await asyncio.gather(
+    replies = await asyncio.gather(
         _one(redis_pipeline, "PING"),
         _one(redis_pipeline, "BLPOP", "t:nothing", "0.3", timeout_s=0.1),
         _one(redis_pipeline, "CLIENT", "ID"),
         return_exceptions=True,
     )
-    assert isinstance(answers[1], Unavailable)
-    assert (answers[0], answers[2]) == (b"PONG", before)
+    assert isinstance(replies[1], Unavailable)
+    assert (replies[0], replies[2]) == (b"PONG", before)
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_goes_to_nobody(redis_pipeline: RedisPipeline) -> None:

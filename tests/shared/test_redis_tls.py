@@ -1,4 +1,7 @@
-"""Redis behind TLS that wants a certificate of clients: every kind of connection obeys the parameters of the URL."""
+"""Redis behind TLS that wants a certificate of clients.
+
+Every kind of connection obeys the parameters of the URL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets from files: the password of Redis, on a server that wants one, and the token between services."""
+"""Secrets from files: the password of Redis, and the token between services."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def password_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def guarded(own_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    """The client that made the server want a password of everyone, and of the user `edge` the same one."""
+    """The client of a server that wants a password.
+
+    Of everyone, and of the user `edge` the same one.
+    """
     admin = redis_client(own_redis.url)
     await admin.acl_setuser(
         "edge", enabled=True, passwords=["+" + PASSWORD], keys="*", channels="*", commands=["+@all"]

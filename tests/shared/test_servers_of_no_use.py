@@ -1,4 +1,7 @@
-"""A server that says that it can't serve us ends the connection: the next one may lead to another server."""
+"""A server that says that it can't serve us ends the connection.
+
+The next one may lead to another server.
+"""
 
 from __future__ import annotations
 

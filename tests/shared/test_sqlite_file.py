@@ -1,4 +1,7 @@
-"""Files of SQLite that are deleted or replaced under a running service: noticed and refused, for both stores."""
+"""Files of SQLite that are deleted or replaced under a running service.
+
+Noticed and refused, for both stores.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pytest
 
 from services.auth.adapters.sqlite_accounts import SqliteAccounts
 from services.auth.domain.ports import User
-from services.persistence.adapters import sqlite_store
+from services.persistence.adapters import sqlite_database
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.ports import Heartbeat, Row
 from services.shared.errors import Unavailable
@@ -154,7 +157,7 @@ def test_a_new_file_that_another_replica_is_making_is_waited_for(
 
 
 def test_a_file_that_stays_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_store, "_BUSY_MS", 100)
+    monkeypatch.setattr(sqlite_database, "_BUSY_MS", 100)
     other = sqlite3.connect(tmp_path / "new", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(ConfigError, match="database is locked"):

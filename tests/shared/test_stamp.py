@@ -1,4 +1,7 @@
-"""A publication's time is that of its log: by the clock of Redis, given with the offset, never falling in a channel."""
+"""A publication's time is that of its log.
+
+By the clock of Redis, given with the offset, never falling in a channel.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import Publication as EdgePublication
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Outcome, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition, Outcome
 from services.shared.hotlog import hot, hotlog, keys
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.process.cancellation import end_task
@@ -52,8 +56,8 @@ async def append(client: Any, count: int = 1, *, generation: int = 1) -> None:
         fresh_epoch=hotlog.new_epoch(generation),
         now_s=int(time.time()),
     )
-    (answer,) = await run(client, [call])
-    assert hot.appended(answer) is not None
+    (reply,) = await run(client, [call])
+    assert hot.appended(reply) is not None
 
 
 async def kept(client: Any, channel: str) -> list[Received]:

@@ -1,4 +1,4 @@
-"""How every service starts: its settings, its log lines, warnings of settings of earlier versions."""
+"""How every service starts: settings, log lines, warnings of old settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ run_service("presence", GrpcServiceConfig, main, has_parent={has_parent}, log_fi
 
 
 def start(environment: dict[str, str], *, has_parent: bool = False) -> tuple[int, str, list[dict[str, Any]], str]:
-    """Start a service that fails at once; return its exit code, stdout, log lines and stderr."""
+    """Start a service that fails at once.
+
+    Return its exit code, stdout, log lines and stderr.
+    """
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(has_parent=has_parent)],
         env={"PYTHONPATH": ":".join(sys.path), **environment},

@@ -1,4 +1,7 @@
-"""A misspelt setting ends the start by name; one of an earlier version is told; what platforms add passes."""
+"""A misspelt setting ends the start by name; one of an earlier version is told.
+
+What platforms add passes.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 AT_LEAST_PERCENT = 90.0
-_DOMAIN = re.compile(r"^services/(\w+)/domain/")
+_DOMAIN = re.compile(r"^services/(\w+)/(?:\w+/)?domain/")
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ _KEPT = {name.lower() for name in _JSON}
 class Shares:
     """Shares of the requests that meet a fault, from 0 to 1.
 
-    `unprocessed` is a share of the BatchWriteItems that are executed.
+    `unprocessed` is a share of the BatchWriteItems and BatchGetItems that are executed.
     """
 
     throttled: float = 0.0  # 400, not executed
@@ -105,8 +105,8 @@ class DynamoDbFaults:
             return _error(500, _FAILURE)
         if fault == "unprocessed":
             return self._in_part(headers, body)
-        answer = self._forward(headers, body)
-        return None if fault == "lost" else answer
+        reply = self._forward(headers, body)
+        return None if fault == "lost" else reply
 
     def _choose(self, op: str) -> str:
         with self._lock:
@@ -116,7 +116,7 @@ class DynamoDbFaults:
                 chance -= getattr(shares, name)
                 if chance < 0 and not fault:
                     fault = name
-            if not fault and op == "BatchWriteItem" and self._random.random() < shares.unprocessed:
+            if not fault and op in ("BatchWriteItem", "BatchGetItem") and self._random.random() < shares.unprocessed:
                 fault = "unprocessed"
             if fault:
                 self.faults[fault] += 1
@@ -125,27 +125,31 @@ class DynamoDbFaults:
     def _in_part(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Execute some of the items of a request: at least one, and not all of several."""
         request = json.loads(body)
-        ((table, all_of_them),) = request["RequestItems"].items()
+        ((table, asked),) = request["RequestItems"].items()
+        reads = isinstance(asked, dict)  # a BatchGetItem
+        all_of_them = asked["Keys"] if reads else asked
         with self._lock:
             most = max(1, len(all_of_them) - 1)
             chosen = self._random.sample(range(len(all_of_them)), self._random.randint(1, most))
         some = [one for index, one in enumerate(all_of_them) if index in chosen]
         rest = [one for index, one in enumerate(all_of_them) if index not in chosen]
-        status, kept, answer = self._forward(headers, json.dumps({**request, "RequestItems": {table: some}}).encode())
+        first, left = ({**asked, "Keys": part} if reads else part for part in (some, rest))
+        status, kept, reply = self._forward(headers, json.dumps({**request, "RequestItems": {table: first}}).encode())
         if status == 200 and rest:
-            answer = json.dumps({**json.loads(answer), "UnprocessedItems": {table: rest}}).encode()
-        return status, _JSON if status == 200 else kept, answer
+            name = "UnprocessedKeys" if reads else "UnprocessedItems"
+            reply = json.dumps({**json.loads(reply), name: {table: left}}).encode()
+        return status, _JSON if status == 200 else kept, reply
 
     def _forward(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         passed = {name: value for name, value in headers.items() if name.lower() not in ("host", "content-length")}
         connection = http.client.HTTPConnection(self._target, timeout=10)
         with contextlib.closing(connection):
             connection.request("POST", "/", body, passed)
-            answer = connection.getresponse()
-            content = answer.read()
+            response = connection.getresponse()
+            content = response.read()
             self.answered_bytes += len(content)
-            kept = {name: value for name, value in answer.headers.items() if name.lower() in _KEPT}
-            return answer.status, kept, content
+            kept = {name: value for name, value in response.headers.items() if name.lower() in _KEPT}
+            return response.status, kept, content
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         faults = self

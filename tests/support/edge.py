@@ -10,10 +10,12 @@ from typing import Any
 
 import jwt
 
+from services.auth.domain.grants import UserGrants
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.connections import Identity
 from services.edge.domain.ends import ClientEnd
+from services.edge.domain.session import presence_methods
 from services.edge.domain.session.node import Clock, Node
 from services.edge.domain.session.rpc import RpcMethods
 from services.edge.domain.settings import Settings
@@ -24,6 +26,8 @@ from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 from services.shared.namespaces import Mode, Namespace, Namespaces, Permission
 from tests.support import protobuf_by_hand as by_hand
+from tests.support.edge_chat import MemoryChat
+from tests.support.grants import AuthGrants, MemoryGrants
 from tests.support.memory import MemoryBroker, MemoryBus, MemoryPresence, MemoryStore
 
 SECRET = b"a secret of at least thirty-two bytes"
@@ -72,23 +76,28 @@ class Cluster:
         self.bus = MemoryBus()
         self.presence = MemoryPresence(self.bus)
         self.store = MemoryStore(self.bus)
+        self.chat = MemoryChat(self.bus)
         self.clock = ManualClock()
         self.namespaces = Namespaces(default, {name: replace(one, name=name) for name, one in named.items()})
         self.keyring = KeyRing()
         self.keyring.set_secrets(SECRET)
         self.nodes: list[Node] = []
         self.rpc = RpcMethods()
+        presence_methods.register(self.rpc)
+        self.grants = AuthGrants(UserGrants(MemoryGrants(), self.clock.wall))
 
     def edge(self, **settings: Any) -> Node:
         broker = self.broker_type(self.bus)
         node = Node(
             edge_id=f"edge{len(self.nodes) + 1}",
-            settings=Settings(**settings),
+            settings=Settings(**{"refusal_step_s": 0.0} | settings),
             namespaces=self.namespaces,
             broker=broker,
             store=self.store,
             presence=self.presence,
             verifier=TokenVerifier(self.keyring),
+            chat=self.chat,
+            grants=self.grants,
             rpc=self.rpc,
             clock=self.clock,
             rng=random.Random(1),
@@ -114,6 +123,7 @@ class Cluster:
             for node in self.nodes:
                 node.wheel.advance(self.clock.now)
                 node.hub.close_unused(self.clock.now)
+                node.hub.presence_events.tick(self.clock.now)
             await settle()
 
 

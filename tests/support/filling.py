@@ -19,8 +19,8 @@ async def fill(stack: Stack, channel: str, count: int, first: int = 0) -> str:
                 {"publish": {"channel": channel, "data": {"n": number} if first else number}}
                 for number in range(start, min(start + 200, first + count))
             ]
-            answer = (await http.post("/api/batch", json={"commands": commands, "parallel": True})).json()
-            replies: list[dict[str, Any]] = answer["result"]["replies"]
+            response = (await http.post("/api/batch", json={"commands": commands, "parallel": True})).json()
+            replies: list[dict[str, Any]] = response["result"]["replies"]
             assert all("publish" in reply for reply in replies), replies[:3]
             offsets = [reply["publish"]["offset"] for reply in replies]
             assert offsets == list(range(start + 1, start + 1 + len(commands))), offsets

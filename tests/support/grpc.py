@@ -169,7 +169,7 @@ class Rig:
             self.replicas,
             open=lambda channel: PersistenceServiceStub(channel).Append,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda answer: (answer.taken, [(result.item, _outcome(result)) for result in answer.results]),
+            unpack=lambda reply: (reply.taken, [(result.item, _outcome(result)) for result in reply.results]),
             size=lambda item: item.ByteSize(),
             deadline_s=deadline_s,
             max_waiting=max_waiting,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from services.persistence.domain.log import Log, Outcome, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import Outcome
 from services.shared.hotlog.hotlog import STAMP_BYTES
 
 

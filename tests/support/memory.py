@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from services.edge.adapters import publication_codec as codec
@@ -17,7 +18,9 @@ from services.edge.domain.model import (
     StreamPosition,
 )
 from services.edge.domain.ports import ChannelListener
+from services.edge.domain.presence_ports import ChannelsPage, MembersPage, UserOnline
 from services.shared.errors import Unavailable
+from services.shared.namespaces import ChannelEvent
 
 
 @dataclass
@@ -55,6 +58,11 @@ class MemoryBus:
         for broker in self.brokers:
             if channel in broker.subscribed and broker.listener is not None:
                 broker.listener.joined(channel, [info])
+
+    def updated(self, channel: str, info: ClientInfo) -> None:
+        for broker in self.brokers:
+            if channel in broker.subscribed and broker.listener is not None:
+                broker.listener.updated(channel, [info])
 
     def left(self, channel: str, info: ClientInfo) -> None:
         for broker in self.brokers:
@@ -130,7 +138,15 @@ class MemoryBroker:
         self.bus.announce(channel, "", publication)
 
     async def append(
-        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
     ) -> AppendResult:
         return self.bus.append(channel, publication, key_user, key, history_size)
 
@@ -172,7 +188,15 @@ class MemoryStore:
         self.bus = bus
 
     async def append(
-        self, channel: str, publication: Publication, *, key_user: str, key: str, history_size: int, history_ttl_s: int
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
     ) -> AppendResult:
         return self.bus.append(channel, publication, key_user, key, history_size)
 
@@ -202,18 +226,39 @@ class MemoryPresence:
         self.left: list[tuple[str, str, float]] = []  # channel, client, and how long it stays at most, seconds
         self.down = False
         self._announced: set[tuple[str, str]] = set()
+        self._by_user: set[tuple[str, str]] = set()
         self._owners: dict[tuple[str, str], object] = {}
+        self.connections: dict[str, dict[str, tuple[int, bool]]] = {}  # user, client: since, away
+        self.last_seen: dict[str, int] = {}
 
-    def enter(self, channel: str, info: ClientInfo, *, owner: object, announce: bool, grace_s: float) -> None:
+    def enter(
+        self,
+        channel: str,
+        info: ClientInfo,
+        *,
+        owner: object,
+        announce: bool,
+        grace_s: float,
+        by_user: bool = False,
+        events: Collection[ChannelEvent] = (),
+        updated: bool = False,
+    ) -> None:
         if self.down:
             return
         self._owners[channel, info.client] = owner
         roster = self.members_of.setdefault(channel, {})
-        new = info.client not in roster
+        before = roster.get(info.client)
+        others = by_user and info.user and any(one.user == info.user for one in roster.values())
         roster[info.client] = info
-        if new and announce:
-            self._announced.add((channel, info.client))
+        if not announce:
+            return
+        self._announced.add((channel, info.client))
+        if by_user and info.user:
+            self._by_user.add((channel, info.client))
+        if before is None and not others:
             self.bus.joined(channel, info)
+        elif before is not None and updated and before != info:
+            self.bus.updated(channel, info)
 
     def leave(self, channel: str, client: str, *, owner: object, stays_s: float) -> None:
         if self._owners.get((channel, client)) is not owner:
@@ -225,7 +270,19 @@ class MemoryPresence:
         info = self.members_of.get(channel, {}).pop(client, None)
         if info is not None and (channel, client) in self._announced:
             self._announced.discard((channel, client))
-            self.bus.left(channel, info)
+            others = any(one.user == info.user for one in self.members_of[channel].values())
+            if not ((channel, client) in self._by_user and others):
+                self.bus.left(channel, info)
+
+    def online(
+        self, user: str, client: str, *, since_ms: int, away: bool = False, grace_s: float = 0.0, events: bool = False
+    ) -> None:
+        if user and not self.down:
+            self.connections.setdefault(user, {})[client] = (since_ms, away)
+
+    def offline(self, user: str, client: str, *, stays_s: float) -> None:
+        if not self.down and self.connections.get(user, {}).pop(client, None) is not None:
+            self.last_seen[user] = int(1000 * time.time())
 
     async def written(self, channel: str, client: str) -> bool:
         return not self.down
@@ -239,15 +296,49 @@ class MemoryPresence:
         found = await self.members(channel)
         return PresenceStats(len(found), len({info.user for info in found}))
 
+    async def stats_of(self, channels: Sequence[str]) -> list[PresenceStats]:
+        return [await self.stats(channel) for channel in channels]
+
+    async def page(self, channel: str, *, limit: int, cursor: str) -> MembersPage:
+        found = sorted(await self.members(channel), key=lambda info: info.client)
+        rest = [info for info in found if info.client > cursor]
+        return MembersPage(rest[:limit], rest[limit - 1].client if len(rest) > limit else "")
+
+    async def channels_of(self, user: str, *, limit: int, cursor: str) -> ChannelsPage:
+        if self.down:
+            raise Unavailable("presence is down")
+        names = sorted(
+            channel
+            for channel, roster in self.members_of.items()
+            if channel > cursor and any(info.user == user for info in roster.values())
+        )
+        return ChannelsPage(names[:limit], names[limit - 1] if len(names) > limit else "")
+
+    async def online_of(self, users: Sequence[str]) -> list[UserOnline]:
+        if self.down:
+            raise Unavailable("presence is down")
+        return [self._online(user) for user in users]
+
+    def _online(self, user: str) -> UserOnline:
+        found = self.connections.get(user)
+        if not found:
+            return UserOnline(0, False, 0, self.last_seen.get(user, 0))
+        return UserOnline(
+            len(found), all(away for _, away in found.values()), min(since for since, _ in found.values()), 0
+        )
+
 
 class MemoryTickets:
     """`Tickets` without time: each is good once."""
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
+        self._numbers = itertools.count()
 
-    async def put(self, ticket: str, token: str, ttl_s: int) -> None:
+    async def issue(self, token: str, ttl_s: int) -> str:
+        ticket = f"ticket-{next(self._numbers)}"
         self.kept[ticket] = token
+        return ticket
 
     async def take(self, ticket: str) -> str | None:
         return self.kept.pop(ticket, None)

@@ -15,7 +15,8 @@ import redis.asyncio
 
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.log import AppendedPosition, Log, Request
+from services.persistence.domain.log import Log, Request
+from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Row, Written
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog
@@ -82,18 +83,18 @@ class Hot(RedisHotLog):
 
     async def commit(self, channels: Any, incarnation: str) -> list[int | Exception]:
         found = await super().commit([one for one in channels if one[0] not in self.silent], incarnation)
-        answers = iter(found)
-        return [Unavailable("refused") if one[0] in self.silent else next(answers) for one in channels]
+        replies = iter(found)
+        return [Unavailable("refused") if one[0] in self.silent else next(replies) for one in channels]
 
 
 class Process:
     """One persistence process: a log with its writer running."""
 
-    def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, *, apart: bool = False, **limits: int) -> None:
+    def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, *, apart: bool = False, **limits: Any) -> None:
         self.incarnation = "first"
         self.store = Store(store, apart=apart)
         self.hot = Hot(pipeline, lambda: self.incarnation)
-        options = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
+        options: dict[str, Any] = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
         self.log = Log(self.hot, self.store, **options)
         self.writer = asyncio.create_task(self.log.run())
 
@@ -125,7 +126,7 @@ class Site:
     """Redis, a store in a file, and as many processes as a test wants."""
 
     def __init__(self, client: redis.asyncio.Redis, pipeline: RedisPipeline, file: Path) -> None:
-        self.client, self._pipeline = client, pipeline
+        self.client, self.pipeline = client, pipeline
         self.later_s = 0.0  # by so much the clock of the store goes before the real one
         self.store = SqliteLogStore(file, clock=lambda: time.time() + self.later_s)
         self.processes: list[Process] = []
@@ -136,7 +137,7 @@ class Site:
         await self.store.close()
 
     def process(self, **options: Any) -> Process:
-        self.processes.append(Process(self._pipeline, self.store, **options))
+        self.processes.append(Process(self.pipeline, self.store, **options))
         return self.processes[-1]
 
     async def stored(self, channel: str = CHANNEL) -> list[tuple[int, str]]:

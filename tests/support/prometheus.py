@@ -58,9 +58,9 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an instant query."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10)
-        answer.raise_for_status()
-        found: list[dict[str, Any]] = answer.json()["data"]["result"]
+        response = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10)
+        response.raise_for_status()
+        found: list[dict[str, Any]] = response.json()["data"]["result"]
         return found
 
     def fired(self, window_s: float) -> set[str]:
@@ -70,8 +70,8 @@ class Prometheus:
 
     def firing(self) -> set[str]:
         """Alerts that fire now, as /api/v1/alerts says."""
-        answer = httpx.get(f"{self.url}/api/v1/alerts", timeout=10).json()
-        return {one["labels"]["alertname"] for one in answer["data"]["alerts"] if one["state"] == "firing"}
+        response = httpx.get(f"{self.url}/api/v1/alerts", timeout=10).json()
+        return {one["labels"]["alertname"] for one in response["data"]["alerts"] if one["state"] == "firing"}
 
     def wait_until_scraped(self, jobs: Mapping[str, int]) -> None:
         """Until so many targets of each job answer."""

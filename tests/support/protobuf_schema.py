@@ -252,6 +252,7 @@ FilterNode
 
 Join
 1 info ClientInfo
+100 updated bool ours
 
 Leave
 1 info ClientInfo

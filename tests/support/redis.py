@@ -87,6 +87,30 @@ class RedisServer:
         assert self._process is None, "kill the server first"
         shutil.rmtree(self._directory / "appendonlydir", ignore_errors=True)
 
+    def copy(self) -> None:
+        """Keep a copy of all data, in place of an earlier one."""
+        shutil.rmtree(self._directory / "copy", ignore_errors=True)
+        shutil.copytree(self._directory / "appendonlydir", self._directory / "copy")
+
+    def go_back(self) -> None:
+        """Put the copy in place of the data; the server must be down."""
+        self.wipe()
+        shutil.copytree(self._directory / "copy", self._directory / "appendonlydir")
+
+    def files_with(self, secret: bytes) -> list[str]:
+        """Names of its files that hold these bytes."""
+        files = [path for path in self._directory.rglob("*") if path.is_file() and "copy" not in path.parts]
+        return sorted(path.name for path in files if secret in path.read_bytes())
+
+    def rewrite(self) -> None:
+        """Rewrite the append-only file, and return once that is done."""
+        with redis.Redis(port=self.port) as client:
+            client.bgrewriteaof()
+            deadline = time.monotonic() + _START_S
+            while client.info("persistence")["aof_rewrite_in_progress"]:
+                assert time.monotonic() < deadline, "the rewrite does not end"
+                time.sleep(0.01)
+
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -61,14 +61,20 @@ class Pair:
         return self.replica.url
 
     async def fail_over(self) -> None:
-        """As an operator does it by hand."""
+        """As a careful operator does it: what is not replicated yet is waited for."""
         async with (
             redis.asyncio.Redis(port=self.replica.port) as new,
             redis.asyncio.Redis(port=self.master.port) as old,
         ):
+            await old.client_pause(int(_LINK_S * 1_000), all=False)  # writes wait
+            written = (await old.info("replication"))["master_repl_offset"]
+            async with asyncio.timeout(_LINK_S):
+                while (await new.info("replication"))["slave_repl_offset"] < written:
+                    await asyncio.sleep(0.01)
             await new.replicaof("NO", "ONE")
             self._proxy.do(lambda proxy: proxy.lead_to("127.0.0.1", self.replica.port))
             await old.replicaof("127.0.0.1", self.replica.port)
+            await old.client_unpause()
 
     async def clients_of_the_old(self) -> int:
         """Count clients of the demoted master, except for its replication and this one."""

@@ -26,6 +26,7 @@ CLIENTS = [*((sdk, "json") for sdk in SDKS), ("js", "protobuf"), ("python-newest
 SCENARIOS = (
     "chat",
     "presence",
+    "presence_data",
     "history",
     "recovery",
     "resubscribed",
@@ -35,6 +36,7 @@ SCENARIOS = (
     "refresh",
     "subscription_token",
     "server_side",
+    "removed",
     "wrong_token",
     "wrong_subscription_token",
 )
@@ -103,9 +105,9 @@ async def run_scenario(
             process.stdin.write(json.dumps(addresses).encode() + b"\n")
             while line := await process.stdout.readline():
                 question = json.loads(line)
-                answer: object = "ok"
+                reply: object = "ok"
                 if question["do"] == "token":
-                    answer = token(question["user"], question["ttl_s"], question["claims"])
+                    reply = token(question["user"], question["ttl_s"], question["claims"])
                 elif question["do"] == "cut":
                     proxy.cut()
                 elif question["do"] == "fill":
@@ -113,10 +115,10 @@ async def run_scenario(
                     await fill(question["channel"], question["count"])
                 elif question["do"] == "ticket":
                     assert ticket is not None, "this scenario needs tickets"
-                    answer = await ticket(question["token"])
+                    reply = await ticket(question["token"])
                 else:
                     proxy.heal()
-                process.stdin.write(json.dumps(answer).encode() + b"\n")
+                process.stdin.write(json.dumps(reply).encode() + b"\n")
             await process.wait()
     finally:
         if process.returncode is None:

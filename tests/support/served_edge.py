@@ -15,6 +15,7 @@ import jwt
 from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.connections import Authenticator
+from services.edge.domain.hooks.hooks import Hooks
 from services.edge.domain.session.node import Node
 from services.edge.domain.settings import Settings
 from services.edge.protocols.base import Host, ProtocolEntry
@@ -42,7 +43,7 @@ class ServedEdge:
     """`async with ServedEdge(cluster) as edge`; the clock is the real one.
 
     Logs and pub/sub are in memory, or in a Redis. `more` makes client protocols that are served besides.
-    `authenticator` makes what reads credentials of handshakes; None: nothing does.
+    `authenticator` makes what reads credentials of handshakes; None: nothing does. `hooks` are those of this edge.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ServedEdge:
         more: Sequence[Callable[[Host], ProtocolEntry]] = (),
         redis_url: str = "",
         authenticator: Callable[[Node], Authenticator] | None = None,
+        hooks: Hooks | None = None,
         **settings: Any,
     ) -> None:
         self._memory = MemoryBroker(cluster.bus)
@@ -61,9 +63,11 @@ class ServedEdge:
         self.node = Node(
             edge_id=f"served{len(cluster.nodes) + 1}",
             settings=Settings(**settings),
-            namespaces=cluster.namespaces,
+            namespaces=cluster.namespaces if hooks is None else hooks.mark(cluster.namespaces),
+            hooks=hooks,
             broker=self._redis or self._memory,
             store=cluster.store,
+            chat=cluster.chat,
             presence=cluster.presence,
             verifier=TokenVerifier(cluster.keyring),
         )
@@ -110,6 +114,7 @@ class ServedEdge:
         await end_task(self._running)
         await self.server.close()
         await self.node.close(1.0)
+        await self.node.hooks.close()
         if self._redis is not None:
             await self._redis.close()
 

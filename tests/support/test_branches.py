@@ -25,7 +25,9 @@ def write(folder: Path, files: dict[str, Any]) -> Path:
 def test_files_of_one_domain_are_added_up_and_others_do_not_count() -> None:
     files = {
         "services/auth/domain/a.py": measured(6, [3, 4]),
-        "services/auth/domain/deep/b.py": measured(4, [7, -1], [8, 9]),
+        "services/auth/domain/deep/b.py": measured(1, [7, -1]),
+        "services/auth/package/domain/b.py": measured(3, [8, 9]),
+        "services/auth/package/domainless.py": measured(50),
         "services/auth/service.py": measured(100, *([1, 2] for _ in range(100))),
         "services/edge/domain/c.py": measured(2),
     }

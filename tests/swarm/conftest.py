@@ -53,7 +53,7 @@ def stack(swarm: None, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
             "THALAMUS_IMAGE": image,
             "GRAFANA_REPLICAS": os.environ.get("GRAFANA_REPLICAS", "0"),
             "EDGE_REPLICAS": "3",
-            "EDGE_DRAIN_GRACE_S": "8",
+            "EDGE_DRAIN_GRACE_S": "5",
             "EDGE_STOP_GRACE_PERIOD": "20s",
         },
         secrets,

@@ -27,6 +27,8 @@ SEEDS = [int(seed) for seed in os.environ.get("SWARM_SEEDS", "1").split(",")]
 RESULTS = ROOT / "build" / "swarm-results.jsonl"
 DROPS = (Drop.CLOSE, Drop.RESET, Drop.VANISH)
 _BEGIN_S = 5.0
+AFTER_S = 5.0
+LONGEST_S = 240.0
 
 Beside = Callable[[], Coroutine[Any, Any, None]]
 
@@ -43,7 +45,10 @@ class Checked:
         return [one.at for one in read_history(self.path) if isinstance(one, e.Offline) and one.code == code]
 
     def handshakes(self) -> Counter[tuple[int, bool]]:
-        """How many of each answer since clients were there: its status, and whether it said when to come again."""
+        """How many of each answer since clients were there.
+
+        Its status, and whether it said when to come again.
+        """
         found: Counter[tuple[int, bool]] = Counter()
         for one in read_history(self.path):
             if isinstance(one, e.Handshake):
@@ -53,7 +58,10 @@ class Checked:
         return found
 
     def back_p99_s(self) -> float:
-        """From the end of a connection that the plan did not end until it was subscribed again."""
+        """From an end that the plan did not make until it was subscribed again.
+
+        In seconds.
+        """
         return percentile(self.outcome.figures.back, 0.99)
 
 
@@ -66,14 +74,18 @@ def nothing_is_missed(
     seed: int = 1,
     channels: int = 6,
     beside: Beside | None = None,
+    after_s: float = AFTER_S,
     **load: object,
 ) -> Checked:
-    """Clients chat while `work` is done; nothing may be lost, twice, out of order, and no gap notification may come.
+    """Clients chat while `work` is done.
 
+    Nothing may be lost, twice, out of order, and no gap notification may come.
+
+    They chat until `after_s` seconds after it, or until their plan ends: `duration_s` is the longest.
     `work` may block. `beside` runs from then on and is awaited. `load` overrides `Load`. The figures are kept.
     """
     names = [f"{'chat' if number % 3 else 'live'}:{name}-{seed}-{number}" for number in range(channels)]
-    whole = replace(Load(seed=seed, channels=tuple(names), drops=DROPS), **load)  # type: ignore[arg-type]
+    whole = replace(Load(seed=seed, duration_s=LONGEST_S, channels=tuple(names), drops=DROPS), **load)  # type: ignore[arg-type]
     target = Target(
         websockets=(stack.websocket,), https=(stack.http,), api_key=stack.api_key, token=lambda user: stack.token(user)
     )
@@ -90,15 +102,17 @@ def nothing_is_missed(
             await asyncio.to_thread(work)
             run.note(e.Fault(at=run.now(), name=name, on=False))
 
-    uvloop.run(drive(make_plan(whole), target, path, what=name, stored=stored, trouble=trouble))
+    plan = make_plan(whole)
+    uvloop.run(drive(plan, target, path, what=name, stored=stored, trouble=trouble, after_s=after_s))
     outcome = conclude(path, where=f"{name}, seed {seed}")
-    _keep(name, seed, whole, outcome)
+    seconds = max(one.at for one in read_history(path) if isinstance(one, e.Acked))
+    _keep(name, seed, whole, seconds, outcome)
     assert outcome.verdict.passed, outcome.page
     assert outcome.verdict.told == 0, outcome.page
     return Checked(outcome, path)
 
 
-def _keep(name: str, seed: int, load: Load, outcome: Outcome) -> None:
+def _keep(name: str, seed: int, load: Load, seconds: float, outcome: Outcome) -> None:
     figures = outcome.figures
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
@@ -107,7 +121,7 @@ def _keep(name: str, seed: int, load: Load, outcome: Outcome) -> None:
             "seed": seed,
             "clients": load.clients,
             "rate_per_s": load.rate_per_s,
-            "seconds": load.duration_s,
+            "seconds": round(seconds, 1),
             "acked": outcome.verdict.acked,
             "delivered": outcome.verdict.delivered,
             "recoveries": outcome.verdict.recoveries,

@@ -1,4 +1,7 @@
-"""`python -m tests.swarm.results`: build/swarm-results.jsonl as a table; of runs of one name and seed, the last."""
+"""`python -m tests.swarm.results`: build/swarm-results.jsonl as a table.
+
+Of runs of one name and seed, the last.
+"""
 
 from __future__ import annotations
 

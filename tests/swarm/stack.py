@@ -1,4 +1,7 @@
-"""The deployed stack: what `make up` deploys, on a Swarm of this machine alone, and how tests take hold of it."""
+"""The deployed stack, on a Swarm of this machine alone, for tests.
+
+It is what `make up` deploys.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ _START_S = 120.0
 _STOP_S = 90.0
 NAME = "thalamus-test"
 SERVICES = ("balancer", "edge", "auth", "presence", "persistence", "redis", "dynamodb", "prometheus", "grafana")
+
+# What a client of the stack needs to subscribe to chat.
+IN_CHAT = {"channels": ["chat:*"], "match": "wildcard", "allow": ["sub"]}
 
 
 class SwarmStack:
@@ -55,7 +61,10 @@ class SwarmStack:
             raise DockerError(f"up: {done.stdout}{done.stderr}")
 
     def down(self) -> None:
-        """Remove it with its volumes, and wait until nothing of it is left. What is not there is no error."""
+        """Remove it with its volumes, and wait until nothing of it is left.
+
+        What is not there is no error.
+        """
         docker("stack", "rm", NAME)
         label = f"label=com.docker.stack.namespace={NAME}"
         until(lambda: not docker("ps", "-aq", "--filter", label).strip(), _STOP_S, "containers are left")
@@ -67,7 +76,10 @@ class SwarmStack:
                 docker(kind, "rm", name)
 
     def wait_healthy(self, limit_s: float = _START_S) -> None:
-        """Until every service has the replicas that it should, and the balancer gives access to an edge."""
+        """Wait until every service has its replicas and an edge answers.
+
+        Through the balancer.
+        """
         until(self._is_whole, limit_s, lambda: f"replicas: {self.replicas()}")
         until(lambda: self.status("/") == 200, 30.0, "no edge answers through the balancer")
 
@@ -87,8 +99,8 @@ class SwarmStack:
     def status(self, path: str) -> int:
         """HTTP status of a GET through the balancer; 0: no answer."""
         try:
-            with urllib.request.urlopen(self.http + path, timeout=3) as answer:
-                return int(answer.status)
+            with urllib.request.urlopen(self.http + path, timeout=3) as response:
+                return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code
         except (urllib.error.URLError, OSError):
@@ -110,11 +122,17 @@ class SwarmStack:
         docker("service", "scale", "--detach", f"{NAME}_{service}={replicas}")
 
     def update(self, service: str, *options: str) -> None:
-        """`docker service update --force`: every task is replaced, by the stack's own rules. Returns at once."""
+        """`docker service update --force`.
+
+        Every task is replaced, by the stack's own rules. Returns at once.
+        """
         docker("service", "update", "--detach", "--force", *options, f"{NAME}_{service}")
 
     def wait_updated(self, service: str, limit_s: float = 240.0) -> str:
-        """Until the update is over; returns its state: "completed", "rollback_completed", …"""
+        """Until the update is over; returns its state.
+
+        "completed", "rollback_completed", …
+        """
         template = "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
 
         def state() -> str:
@@ -124,7 +142,7 @@ class SwarmStack:
         return state()
 
     def wait_changed(self, service: str) -> None:
-        """After `up`: until the update of this service is over and went well, and all is healthy."""
+        """After `up`: wait until the update of this service went well, and all is healthy."""
         time.sleep(2)
         state = self.wait_updated(service)
         if state not in ("", "completed"):
@@ -132,7 +150,10 @@ class SwarmStack:
         self.wait_healthy()
 
     def logs(self, service: str, lines: int = 200) -> str:
-        """Of the containers of its tasks, also of those that ended. (`docker service logs` may hang on these.)"""
+        """Of the containers of its tasks, also of those that ended.
+
+        (`docker service logs` may hang on these.)
+        """
         label = f"label=com.docker.swarm.service.name={NAME}_{service}"
         found = []
         for container in docker("ps", "-aq", "--filter", label).split():
@@ -159,4 +180,5 @@ class SwarmStack:
     def token(self, user: str, ttl_s: int = 3_600) -> str:
         """Signed with the deployment's own secret."""
         secret = (self.secrets / "token_secret").read_bytes()
-        return jwt.encode({"sub": user, "exp": int(time.time()) + ttl_s}, secret, algorithm="HS256")
+        claims = {"sub": user, "exp": int(time.time()) + ttl_s, "caps": [IN_CHAT]}
+        return jwt.encode(claims, secret, algorithm="HS256")

@@ -1,4 +1,7 @@
-"""Bad requests through the balancer, by row of docs/reliability.md: refused by name or closed, and never upgraded."""
+"""Bad requests through the balancer, by row of docs/reliability.md.
+
+Refused by name or closed, and never upgraded.
+"""
 
 from __future__ import annotations
 
@@ -85,16 +88,19 @@ async def test_b07_half_a_request_is_closed_in_time(stack: SwarmStack) -> None:
 
 
 async def test_b08_nobody_hides_behind_a_header_of_their_own(stack: SwarmStack) -> None:
-    """Attempts are counted by the address that the balancer saw, whatever each of them says of itself."""
+    """Attempts are counted by the address that the balancer saw.
+
+    Whatever each of them says of itself.
+    """
     body = {"username": "nobody", "password": "wrong-password"}
     async with httpx.AsyncClient(base_url=stack.http) as client:
         for number in range(70):  # 60 a minute are allowed
             forged = {"X-Forwarded-For": f"203.0.113.{number}"}
-            answer = await client.post("/auth/login", json={**body, "username": f"nobody{number}"}, headers=forged)
-            if answer.status_code == 429:
+            response = await client.post("/auth/login", json={**body, "username": f"nobody{number}"}, headers=forged)
+            if response.status_code == 429:
                 break
-    assert answer.status_code == 429
-    assert int(answer.headers["Retry-After"]) > 0
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 0
 
 
 def test_b08_connections_over_the_cap_of_an_address_are_told_to_wait(stack: SwarmStack) -> None:

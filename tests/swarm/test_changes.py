@@ -1,4 +1,6 @@
-"""Scaling, updating, rotating and killing while a thousand clients are there: nobody misses anything.
+"""Scaling, updating, rotating and killing while a thousand clients are there.
+
+Nobody misses anything.
 
 Rows F02, F03 and F17 of docs/reliability.md, through the balancer. `SWARM_SEEDS=1,2,3` runs those with other seeds.
 """
@@ -14,12 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.swarm.docker import docker
+from tests.swarm.docker import docker, until
 from tests.swarm.load import SEEDS, nothing_is_missed
 from tests.swarm.stack import ROOT, SwarmStack
 from verify.target import ApiError, call_api
 
-GRACE_S = 8.0  # EDGE_DRAIN_GRACE_S of the stack here
+GRACE_S = 5.0  # EDGE_DRAIN_GRACE_S of the stack here
 with_seeds = pytest.mark.parametrize("seed", SEEDS)
 
 
@@ -37,7 +39,7 @@ def test_scaling_up_and_down_loses_nothing(stack: SwarmStack, tmp_path: Path) ->
             stack.wait_healthy()
             time.sleep(8)
 
-    nothing_is_missed(stack, "scale", scale, tmp_path, clients=60, duration_s=60.0, drop_every_s=15.0)
+    nothing_is_missed(stack, "scale", scale, tmp_path, clients=60, drop_every_s=15.0)
 
 
 @with_seeds
@@ -64,7 +66,6 @@ def test_a_rolling_update_under_a_thousand_clients_is_not_noticed_f03(
         clients=1_000,
         publishers=20,
         rate_per_s=50.0,
-        duration_s=90.0,
         drop_every_s=0.0,
     )
     assert watched.asked > 20
@@ -84,6 +85,11 @@ def test_sigterm_of_an_edge_f02(stack: SwarmStack, tmp_path: Path, seed: int) ->
     def stop() -> None:
         signalled.append(time.time())
         docker("kill", "--signal", "TERM", victim)
+        until(lambda: state() == "exited", GRACE_S + 20, "the edge has not ended")
+        stack.wait_healthy()
+
+    def state() -> str:
+        return docker("inspect", "--format", "{{.State.Status}}", victim).strip()
 
     checked = nothing_is_missed(
         stack,
@@ -94,15 +100,13 @@ def test_sigterm_of_an_edge_f02(stack: SwarmStack, tmp_path: Path, seed: int) ->
         clients=300,
         publishers=10,
         rate_per_s=30.0,
-        duration_s=40.0,
         drop_every_s=0.0,
     )
     assert checked.back_p99_s() <= 5.0
     ends = checked.ended(3001)
     assert len(ends) >= 60
     assert max(ends) - min(ends) >= 0.8 * GRACE_S
-    state = docker("inspect", "--format", "{{.State.Running}} {{.State.ExitCode}}", victim).strip()
-    assert state == "false 0"
+    assert docker("inspect", "--format", "{{.State.ExitCode}}", victim).strip() == "0"
     took_s = finished_at(victim) - signalled[0]
     print(f"f02: seed {seed}: closed over {max(ends) - min(ends):.1f} s, exited after {took_s:.1f} s")
     assert took_s <= GRACE_S + 5
@@ -115,7 +119,7 @@ def test_a_container_killed_costs_nothing(stack: SwarmStack, tmp_path: Path, ser
         time.sleep(3)
         stack.wait_healthy()
 
-    nothing_is_missed(stack, f"kill-{service}", kill, tmp_path, clients=60, duration_s=20.0, drop_every_s=10.0)
+    nothing_is_missed(stack, f"kill-{service}", kill, tmp_path, clients=60, drop_every_s=10.0)
 
 
 def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_secrets_rotate_without_a_gap(stack: SwarmStack, tmp_path: Path) -> None
         after = {path.name: path.read_bytes() for path in stack.secrets.iterdir()}
         assert all(before[name] != after[name] for name in ("service_token", "redis_edge", "redis_acl"))
 
-    nothing_is_missed(stack, "rotate", rotate, tmp_path, clients=60, duration_s=150.0, drop_every_s=20.0)
+    nothing_is_missed(stack, "rotate", rotate, tmp_path, clients=60, drop_every_s=20.0)
 
 
 class Watch:
@@ -186,7 +190,7 @@ def test_two_thousand_clients_come_back_at_once_f17(stack: SwarmStack, tmp_path:
         clients=2_000,
         publishers=10,
         rate_per_s=30.0,
-        duration_s=40.0,
+        after_s=15.0,
         drop_every_s=0.0,
     )
     assert len(checked.ended(1006)) >= 1_900, "the balancer's death was not theirs"

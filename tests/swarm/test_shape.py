@@ -1,4 +1,7 @@
-"""What is deployed is what the stack file says: healthy, spread, locked down, and nothing of it secret in sight."""
+"""What is deployed is what the stack file says.
+
+Healthy, spread, locked down, and nothing of it secret in sight.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.support.sdk import SDKS, run_scenario
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wire_client import WireClient
 from tests.swarm.docker import docker
-from tests.swarm.stack import SwarmStack
+from tests.swarm.stack import IN_CHAT, SwarmStack
 from verify.target import call_api
 
 
@@ -32,7 +35,8 @@ async def test_the_official_sdks_chat_through_the_balancer(
     secret = (stack.secrets / "token_secret").read_bytes()
 
     def token(user: str, ttl_s: float, claims: dict[str, object]) -> str:
-        return jwt.encode({"sub": user, "exp": int(time.time() + ttl_s), **claims}, secret, algorithm="HS256")
+        own: dict[str, object] = {"sub": user, "exp": int(time.time() + ttl_s), "caps": [IN_CHAT]}
+        return jwt.encode(own | claims, secret, algorithm="HS256")
 
     async with TcpProxy("127.0.0.1", int(stack.environment["PUBLIC_PORT"])) as proxy:
         addresses = {
@@ -105,9 +109,9 @@ async def test_tls_is_served_with_the_certificate_of_the_secret(stack: SwarmStac
     port = int(stack.environment["PUBLIC_TLS_PORT"])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    answer = await reader.read()
+    response = await reader.read()
     writer.close()
-    assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
+    assert response.startswith(b"HTTP/1.1 200 "), response[:200]
 
 
 @pytest.mark.parametrize("service", ["edge", "auth", "presence", "persistence"])

@@ -1,7 +1,8 @@
-"""What a run says where nobody gets in."""
+"""What a run says where nobody gets in, and when its clients stop publishing."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,7 +11,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from tests.support.stack import Stack
 from verify import drive
+from verify.check import conclude
+from verify.context import Run
+from verify.events import Publishing, read_history
 from verify.plan import Load, make_plan
 from verify.target import Target
 
@@ -60,3 +65,23 @@ async def test_where_nobody_answers_that_is_the_reason(tmp_path: Path, monkeypat
     target = Target(("ws://127.0.0.1:1/",), ("http://127.0.0.1:1",), "key", lambda user: user)
     with pytest.raises(drive.Unreachable, match=r"; WebSocket handshake: no response$"):
         await drive.drive(plan, target, tmp_path / "history", what="test", stored=())
+
+
+async def test_clients_publish_as_long_after_the_trouble_as_is_said_and_all_of_it_is_judged(
+    stack: Stack, tmp_path: Path
+) -> None:
+    over: list[float] = []
+
+    async def trouble(run: Run) -> None:
+        await asyncio.sleep(1)
+        over.append(run.now())
+
+    target = Target(tuple(stack.ws_urls), tuple(stack.http_urls), stack.api_key, stack.token)
+    plan = make_plan(Load(clients=4, channels=("chat:after-1", "live:after-2"), duration_s=120, rate_per_s=40))
+    path = tmp_path / "history"
+    await drive.drive(plan, target, path, what="test", stored=["chat:after-1"], trouble=trouble, after_s=1.0)
+    published = [one.at for one in read_history(path) if isinstance(one, Publishing)]
+    assert over[0] + 0.5 < max(published) < over[0] + 20
+    outcome = conclude(path, where="test")
+    assert outcome.verdict.passed, outcome.page
+    assert outcome.verdict.acked == len(published)

@@ -1,4 +1,4 @@
-"""The judge: a clean history passes, and every way of breaking it is found and named."""
+"""The judge: a clean history passes, every break is found and named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ CLIENTS = ("s0", "s1", "s2", "s3")
 
 
 def clean(seed: int = 1) -> History:
-    """Two channels, four clients that drop and recover, one that starts late; all as it should be."""
+    """Two channels, four clients that drop and recover, one that starts late.
+
+    All as it should be.
+    """
     rng = random.Random(seed)
     history: History = [e.Started(at=0.0, seed=seed, what="made by hand", stored=["chat:a"])]
     position = {(client, channel): 0 for client in CLIENTS for channel in CHANNELS}

@@ -1,4 +1,7 @@
-"""The checker against a stack that is being broken; and against one that can't repair: that one must not pass."""
+"""The checker against a stack that is being broken.
+
+Against one that can't repair: that one must not pass.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,10 @@ def test_60_seconds_of_killed_edges_and_killed_pubsub_connections_lose_nothing(t
 def test_nobody_drops_before_everyone_is_there_and_everybody_does_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With so many drops there is no moment at which all are there: waiting for one would use up the plan."""
+    """With so many drops there is no moment at which all are there.
+
+    Waiting for one would use up the plan.
+    """
     monkeypatch.setattr(verify.drive, "_CONNECTS_AT_ONCE", 5)  # so that it takes as long as with thousands
 
     async def nothing(run: Run) -> None: ...

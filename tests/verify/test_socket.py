@@ -9,12 +9,12 @@ import pytest
 from verify.socket import NotOpened, open_socket
 
 
-async def refused_with(answer: bytes) -> NotOpened:
+async def refused_with(response: bytes) -> NotOpened:
     """By a server that says this to whoever asks."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        writer.write(response)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -28,8 +28,12 @@ try {
 
   const began = Date.now();
   await bob.close();
-  await marker(ann, `bob-${run} left`).waitFor({ timeout: 5_000 });
+  await marker(ann, `bob-${run} left`).first().waitFor({ timeout: 5_000 });
   assert.ok(Date.now() - began <= 3_500, `a closed tab left after ${Date.now() - began} ms`);
+  // Both of his clients are told of: the one that ann knows, and the one since the reload.
+  await ann.waitForTimeout(1_000);
+  assert.equal(await marker(ann, `bob-${run} left`).count(), 1, 'who left was shown to leave twice');
+  assert.equal(await ann.textContent('#people-count'), '1');
   assert.deepEqual(problems, []);
 } finally {
   await browser.close();

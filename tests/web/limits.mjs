@@ -14,10 +14,10 @@ const shot = (page, name) => page.screenshot({ path: `${shots}/${name}.png` });
 async function publish(count) {
   for (let n = 0; n < count; n += 100) {
     const commands = Array.from({ length: Math.min(100, count - n) }, (_, i) => ({ publish: { channel: room, data: { text: `many ${n + i + 1}` } } }));
-    const answer = await fetch(`${base}/api/batch`, {
+    const response = await fetch(`${base}/api/batch`, {
       method: 'POST', headers: { 'X-API-Key': apiKey, 'Content-Type': 'application/json' }, body: JSON.stringify({ commands }),
     });
-    assert.equal(answer.status, 200, await answer.text());
+    assert.equal(response.status, 200, await response.text());
   }
 }
 

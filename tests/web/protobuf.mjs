@@ -111,7 +111,7 @@ try {
   }
 
   const refused = await bob.evaluate(() => window.client.rpc('none', new Uint8Array()).catch((error) => error.code));
-  assert.equal(refused, 108);
+  assert.equal(refused, 104);
   assert.deepEqual(problems, []);
 } catch (error) {
   console.error(error, problems);

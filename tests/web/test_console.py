@@ -1,4 +1,7 @@
-"""The console page: its logic in Node, and two users in headless Chromium. Screenshots go to build/screenshots."""
+"""The console page: its logic in Node, and two users in headless Chromium.
+
+Screenshots go to build/screenshots.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.stack import Stack
@@ -94,4 +98,18 @@ def test_the_console_at_its_limits(node: str, chromium: str, tmp_path: Path) -> 
     with Stack(edges=1, environment={"EDGE_MAX_MESSAGE_BYTES": "8192"}) as stack:
         command = [node, str(_HERE / "limits.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "p"), chromium]
         done = subprocess.run([*command, stack.api_key], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("playwright")
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["invite", "closed"])
+def test_the_sign_in_form_offers_what_registration_allows(node: str, chromium: str, tmp_path: Path, who: str) -> None:
+    with Stack(edges=1, environment={"AUTH_REGISTRATION": who}) as stack:
+        url = stack.http_urls[0]
+        assert httpx.get(f"{url}/auth/registration").json() == {"result": {"registration": who}}
+        made = httpx.post(f"{url}/api/invites_create", json={}, headers={"X-API-Key": stack.api_key}).json()
+        code = made["result"]["code"] if who == "invite" else ""
+        command = [node, str(_HERE / "registration.mjs"), url, who, code, str(tmp_path / "p"), chromium]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

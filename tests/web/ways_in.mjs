@@ -53,10 +53,10 @@ const page = async (origin) => {
       window.client = client;
     };
     window.post = async (address, body) => {
-      const answer = await fetch(address, {
+      const response = await fetch(address, {
         method: 'POST', credentials: 'include', body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' },
       });
-      return [answer.status, await answer.json()];
+      return [response.status, await response.json()];
     };
   }, [config.sdk, socketUrl, config.channel]);
   return made;

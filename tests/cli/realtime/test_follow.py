@@ -1,4 +1,7 @@
-"""Following channels through lost connections, over real sockets to a server that plays a part."""
+"""Following channels through lost connections, over real sockets.
+
+The server plays a part.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol as a client speaks it, against the lines of the wire protocol's transcript (§19)."""
+"""The protocol as a client speaks it, by the transcript of its page (§19)."""
 
 from __future__ import annotations
 

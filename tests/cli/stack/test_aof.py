@@ -1,4 +1,7 @@
-"""An append-only file with a damaged end: told by name, and repaired when asked for. The server is a real one."""
+"""An append-only file with a damaged end.
+
+Told by name, and repaired when asked for. The server is a real one.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from services.shared.process.config import ConfigError
         ("PERSISTENCE_DBS", "x", "no setting PERSISTENCE_DBS (is PERSISTENCE_DB meant?)"),
         ("AUTH_DATABASE", "x", "no setting AUTH_DATABASE"),
         ("PRESENCE_HEARTBEATS", "x", "no setting PRESENCE_HEARTBEATS"),
+        ("WEBHOOKS_FILES", "x", "no setting WEBHOOKS_FILES (is WEBHOOKS_FILE meant?)"),
     ],
 )
 def test_what_would_be_ignored_is_refused(name: str, value: str, complaint: str) -> None:
@@ -38,6 +39,7 @@ def test_what_is_taken_passes() -> None:
     check_environment(
         {
             "EDGES": "2",
+            "WEBHOOKS_FILE": "x",
             "EDGE_PORT": "0",
             "EDGE_WORKERS": "1",
             "EDGE_WEB_DIR": "x",

@@ -1,4 +1,4 @@
-"""Logs of children: whole in files of bounded size, readable on the terminal, never in the way."""
+"""Logs of children: whole, bounded, readable on the terminal, never in the way."""
 
 from __future__ import annotations
 

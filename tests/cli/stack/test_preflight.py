@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token
+from cli.stack.preflight import check_namespaces, only_one, prepare_data, service_token, used_webhooks
 from services.shared.process.config import ConfigError
+from tests.support.webhooks import webhooks_file
 
 
 def test_a_file_in_place_of_the_data_directory_is_named(tmp_path: Path) -> None:
@@ -80,6 +81,21 @@ def test_a_wrong_option_is_named_with_file_and_namespace(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as complaint:
         check_namespaces(path)
     assert all(word in str(complaint.value) for word in (str(path), "chat", "durabilty"))
+
+
+def test_the_file_of_webhooks_counts_where_it_names_an_endpoint(tmp_path: Path) -> None:
+    path = tmp_path / "webhooks.toml"
+    path.write_text("# none yet\n")
+    assert used_webhooks(path) is None
+    assert used_webhooks(None) is None
+    assert used_webhooks(webhooks_file(tmp_path, "https://there.example")) == path
+
+
+def test_a_wrong_endpoint_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[endpoints\.crm\] tries: must be 1 to 50, not 0"):
+        used_webhooks(webhooks_file(tmp_path, "https://there.example", tries=0))
+    with pytest.raises(ConfigError, match="WEBHOOKS_FILE: can't read"):
+        used_webhooks(tmp_path / "none.toml")
 
 
 def test_a_secret_that_can_not_be_written_is_named(tmp_path: Path) -> None:

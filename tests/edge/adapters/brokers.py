@@ -1,7 +1,8 @@
-"""What tests do to an edge's connection to Redis that nobody can do to it from outside."""
+"""What tests do to an edge's connection to Redis from inside."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from services.edge.adapters.redis.acknowledged import AcknowledgedPositions
@@ -36,5 +37,12 @@ def queue_of(broker: RedisBroker) -> Any:
 
 
 def lose_subscriptions(broker: RedisBroker) -> None:
-    """Unsubscribe from everything, as if Redis, or something between, had forgotten it."""
+    """Unsubscribe from everything, as if Redis had forgotten it."""
     broker._subscriber._send("UNSUBSCRIBE", ())  # noqa: SLF001
+
+
+async def sessions_written(broker: RedisBroker) -> None:
+    """Wait until Redis has all that this edge says in the session table."""
+    async with asyncio.timeout(5):
+        while broker.session_table._pending:  # noqa: SLF001
+            await asyncio.sleep(0.005)

@@ -1,4 +1,7 @@
-"""What an edge does with the keys that auth sends; the server is real, and sends what the test says."""
+"""What an edge does with the keys that auth sends.
+
+The server is real, and sends what the test says.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import jwt
 import pytest
@@ -14,9 +19,11 @@ from jwt.algorithms import OKPAlgorithm
 
 from services.edge.adapters.auth_client import AuthClient
 from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.ports import Caller
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
+from tests.support.api_keys import api_key_id
 from tests.support.grpc import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
@@ -80,7 +87,7 @@ def believes(keyring: KeyRing) -> bool:
 
 async def test_a_request_that_is_too_large_is_not_told_to_come_again(client: AuthClient) -> None:
     with pytest.raises(ThalamusError) as refused:
-        await client.login("x" * (4 << 20), "password", "192.0.2.1")
+        await client.login("x" * (4 << 20), "password", Caller())
     assert refused.value.code is ErrorCode.LIMIT_EXCEEDED
 
 
@@ -90,10 +97,10 @@ async def test_a_key_of_a_later_version_costs_neither_the_other_keys_nor_what_fo
     await auth.to_send.put(trust(json.dumps({"keys": [OF_A_LATER_VERSION, USABLE]}).encode(), "one"))
     await until(lambda: client.is_ready, 5)
     assert believes(keyring)
-    assert keyring.api_key_id("one") == "one"
+    assert api_key_id(keyring, "one") == "one"
     await auth.to_send.put(trust(b'{"keys":[]}'))
     await until(lambda: not believes(keyring))
-    assert keyring.api_key_id("one") is None
+    assert api_key_id(keyring, "one") is None
     assert auth.watched == 1
 
 
@@ -103,8 +110,8 @@ async def test_keys_that_cannot_be_read_leave_those_known_before_and_an_api_key_
     await auth.to_send.put(trust(json.dumps({"keys": [USABLE]}).encode(), "one", "two"))
     await until(lambda: client.is_ready, 5)
     await auth.to_send.put(trust(b"not JSON", "two"))
-    await until(lambda: keyring.api_key_id("one") is None)
-    assert keyring.api_key_id("two") == "two"
+    await until(lambda: api_key_id(keyring, "one") is None)
+    assert api_key_id(keyring, "two") == "two"
     assert believes(keyring)
     await auth.to_send.put(trust(b'{"keys":[]}', "two"))
     await until(lambda: not believes(keyring))
@@ -114,8 +121,57 @@ async def test_an_edge_is_not_ready_before_it_has_keys_that_it_can_read(
     auth: Auth, client: AuthClient, keyring: KeyRing
 ) -> None:
     await auth.to_send.put(trust(b"not JSON", "one"))
-    await until(lambda: keyring.api_key_id("one") is not None, 5)
+    await until(lambda: api_key_id(keyring, "one") is not None, 5)
     assert not client.is_ready
     await auth.to_send.put(trust(json.dumps({"keys": [USABLE]}).encode()))
     await until(lambda: client.is_ready)
     assert believes(keyring)
+
+
+async def test_an_edge_can_wait_until_auth_was_heard(auth: Auth, client: AuthClient, keyring: KeyRing) -> None:
+    assert not await client.wait_until_heard(0.05)
+    waiting = asyncio.create_task(client.wait_until_heard(5.0))
+    await auth.to_send.put(trust(b"not JSON", "one"))  # who is refused was told all the same
+    assert await waiting
+    assert api_key_id(keyring, "one") == "one"
+    assert await client.wait_until_heard(0.0)
+
+
+async def test_who_may_register_is_known_once_auth_has_said_so(
+    auth: Auth, client: AuthClient, keyring: KeyRing
+) -> None:
+    sent = trust(b'{"keys":[]}')
+    await auth.to_send.put(sent)
+    await until(lambda: client.is_ready, 5)
+    assert client.registration == ""
+    for said, known in (("invite", "invite"), ("", "invite"), ("closed", "closed")):  # a replica of before says nothing
+        sent.registration = said
+        sent.api_keys.append(pb.ApiKeyDigest(sha256=hashlib.sha256(f"after {said}".encode()).digest(), id="k"))
+        await auth.to_send.put(sent)
+        await until(partial(api_key_id, keyring, f"after {said}"), 5)
+        assert client.registration == known
+
+
+async def test_a_limited_key_whose_limits_cannot_be_read_may_do_nothing(
+    auth: Auth, client: AuthClient, keyring: KeyRing
+) -> None:
+    def key(name: str, **limits: Any) -> pb.ApiKeyDigest:
+        return pb.ApiKeyDigest(sha256=hashlib.sha256(name.encode()).digest(), id=name, **limits)
+
+    sent = trust(b'{"keys":[]}', "everything")
+    sent.scoped_api_keys.extend(
+        [
+            key("nothing"),
+            key("later", expires_at=2_000),
+            key("scoped", scopes=["publish"]),
+            key("unknown", scopes=["fly"]),
+        ]
+    )
+    await auth.to_send.put(sent)
+    await until(lambda: client.is_ready, 5)
+    found = {
+        name: keyring.api_keys.find(name, 1_000) for name in ("everything", "nothing", "later", "scoped", "unknown")
+    }
+    permitted = {name: key is not None and key.scopes.permit("publish") for name, key in found.items()}
+    assert permitted == {"everything": True, "nothing": False, "later": True, "scoped": True, "unknown": False}
+    assert [name for name, key in found.items() if key is not None and key.scopes.is_admin] == ["everything", "later"]

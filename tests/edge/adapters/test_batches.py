@@ -1,4 +1,4 @@
-"""What goes to Redis leaves when the pace says so, and all that has come by then leaves together."""
+"""What goes to Redis leaves when the pace says so, all of it together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The control log in a real Redis: what is kept, for how long, and what is published."""
+"""The control log in a real Redis.
+
+What is kept, for how long, and what is published.
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,9 @@ class Joins(Reconnects):
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
         self.told.append([channel, *(info.client for info in infos)])
 
+    def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None:
+        self.told.append(["updated", channel, *(info.client for info in infos)])
+
 
 async def _publish(channel: str, payload: bytes) -> None: ...
 
@@ -33,4 +36,5 @@ def test_those_who_came_together_are_told_at_once_and_in_order() -> None:
     )
     infos = pb.ClientInfos(infos=[pb.ClientInfo(client=name) for name in ("c2", "c1")])
     dispatcher.message(keys.pub("chat:room").encode(), keys.JOINS + infos.SerializeToString())
-    assert listener.told == [["chat:room", "c2", "c1"]]
+    dispatcher.message(keys.pub("chat:room").encode(), keys.UPDATES + infos.SerializeToString())
+    assert listener.told == [["chat:room", "c2", "c1"], ["updated", "chat:room", "c2", "c1"]]

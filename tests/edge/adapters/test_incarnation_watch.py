@@ -1,4 +1,7 @@
-"""No epoch of a `hot` log spans a loss: whatever Redis comes back as, edges go on only with what is whole."""
+"""No epoch of a `hot` log spans a loss.
+
+Whatever Redis comes back as, edges go on only with what is whole.
+"""
 
 from __future__ import annotations
 
@@ -285,7 +288,10 @@ async def test_acknowledged_positions_are_kept_while_redis_is_away(
 
 
 async def test_a_redis_that_comes_back_full_can_still_be_read(own_redis: RedisServer, store: Store) -> None:
-    """Out of memory refuses writes; what says that an incarnation is whole is let through."""
+    """Out of memory refuses writes.
+
+    What says that an incarnation is whole is let through.
+    """
     async with redis.asyncio.Redis.from_url(own_redis.url) as client:
         await client.config_set("maxmemory", 1)
         with pytest.raises(redis.exceptions.OutOfMemoryError):

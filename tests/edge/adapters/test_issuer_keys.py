@@ -1,4 +1,7 @@
-"""Keys of external issuers, fetched from a real HTTP server, and what an edge makes of every bad answer."""
+"""Keys of external issuers, fetched from a real HTTP server.
+
+And what an edge makes of every bad answer.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from services.edge.adapters.issuer_keys import IssuerKeys
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
 from services.edge.metrics import ISSUER_FAILURES, ISSUER_FETCHED, ISSUER_KEYS
+from services.shared.errors import Unavailable
 from tests.edge.domain.test_token_algorithms import PRIVATE, jwk_of, key_set, token
 from tests.support.grpc import until
 from tests.support.issuer import Issuer, answer
@@ -49,7 +53,7 @@ async def edge(url: str, name: str = "them", within_s: float = 1.0) -> AsyncIter
 def believes(keyring: KeyRing, algorithm: str = "EdDSA", key: Any = None, **claims: Any) -> bool:
     try:
         TokenVerifier(keyring).connection(token(algorithm, key, **{"iss": "them", **claims}), NOW)
-    except TokenInvalid:
+    except (TokenInvalid, Unavailable):  # Unavailable: no keys of the issuer are known yet
         return False
     return True
 

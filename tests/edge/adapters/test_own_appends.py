@@ -34,30 +34,30 @@ def test_another_incarnation_counts_from_what_it_has() -> None:
 
 @pytest.mark.parametrize("goes_back", [False, True])
 def test_any_order_of_answers_is_accepted_and_a_repeated_number_never(goes_back: bool) -> None:
-    """A server that counts, calls that are executed and answered in any order, answers that are lost."""
+    """A server that counts, and calls whose answers come in any order or not at all."""
     told = 0
     for seed in range(SEEDS):
         rng = random.Random(seed)
         appends, counted = OwnAppends(), 0
         sent: list[int] = []  # what a call brings
-        answers: list[int] = []
+        replies: list[int] = []
         given: set[int] = set()
         is_back = False
         for _ in range(60):
             step = rng.choice(["send", "execute", "answer", "answer", "lose", "back"])
-            if step == "send" and len(sent) + len(answers) < 6:
+            if step == "send" and len(sent) + len(replies) < 6:
                 appends.began()
                 sent.append(appends.highest)
             elif step == "execute" and sent:
                 brings = sent.pop(rng.randrange(len(sent)))
                 if counted + 1 > brings:
                     counted += 1
-                    answers.append(counted)
+                    replies.append(counted)
                 else:
                     assert is_back, f"seed {seed}: refused, and nothing is lost"
                     appends.ended()
-            elif step in ("answer", "lose") and answers:
-                number = answers.pop(rng.randrange(len(answers)))
+            elif step in ("answer", "lose") and replies:
+                number = replies.pop(rng.randrange(len(replies)))
                 if step == "answer":
                     if appends.is_new(number):
                         assert number not in given, f"seed {seed}: {number} was given twice"

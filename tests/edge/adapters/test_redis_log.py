@@ -1,4 +1,7 @@
-"""How long a `hot` log and its meta live: from the last publish on, however rarely that is written."""
+"""How long a `hot` log and its meta live.
+
+From the last publish on, however rarely that is written.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ async def publish(client: redis.asyncio.Redis, ttl_s: int = TTL_S, size: int = 5
         now_s=now_s,
         meta_ttl_s=META_TTL_S,
     )
-    (answer,) = await run(client, [call])
-    appended = hot.appended(answer)
+    (reply,) = await run(client, [call])
+    appended = hot.appended(reply)
     assert appended is not None
     (batch,) = appended.batches
     assert isinstance(batch, hot.HotAppended)
@@ -84,7 +87,10 @@ async def test_no_more_is_kept_than_asked_for(client: redis.asyncio.Redis) -> No
 
 
 async def test_a_channel_that_fails_fails_alone(client: redis.asyncio.Redis) -> None:
-    """Another program's key is in the place of its meta; keys and offsets of those behind it are their own."""
+    """Another program's key is in the place of its meta.
+
+    Keys and offsets of those behind it are their own.
+    """
     broken, others = "live:broken", ["live:before", "live:behind"]
     await client.set(keys.meta(broken), "of another program")
     for expected in ([1, 2], [-1, 3]):
@@ -92,10 +98,10 @@ async def test_a_channel_that_fails_fails_alone(client: redis.asyncio.Redis) -> 
             hot.HotBatch(name, 5, TTL_S, [(b"{}", keys.key(name, "u", "k")), (b"{}", "")])
             for name in (others[0], broken, others[1])
         ]
-        (answer,) = await run(
+        (reply,) = await run(
             client, [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)]
         )
-        appended = hot.appended(answer)
+        appended = hot.appended(reply)
         assert appended is not None
         first, failed, last = appended.batches
         assert isinstance(failed, Unavailable)
@@ -106,19 +112,21 @@ async def test_a_channel_that_fails_fails_alone(client: redis.asyncio.Redis) -> 
         assert not await client.exists(keys.log(broken), keys.key(broken, "u", "k"))
 
 
-async def test_a_call_counts_as_a_write_where_it_wrote(client: redis.asyncio.Redis) -> None:
+async def test_every_call_counts_as_a_write_unless_it_is_refused(client: redis.asyncio.Redis) -> None:
     batches = [hot.HotBatch(name, 5, TTL_S, [(b"{}", keys.key(name, "u", "k"))]) for name in ("live:one", "live:two")]
     writes = []
     for _ in range(2):
-        (answer,) = await run(
+        (reply,) = await run(
             client, [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S)]
         )
-        appended = hot.appended(answer)
+        appended = hot.appended(reply)
         assert appended is not None
         writes.append(appended.writes)
-    assert writes == [1, 1]  # the second one found all of it there
-    (answer,) = await run(
+    assert writes == [1, 2]  # the second one too, though it found all of it there
+    (reply,) = await run(
         client,
-        [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S, writes=writes[0] + 1)],
+        [hot.append_call(batches, edge="edge", fresh_epoch=hotlog.new_epoch(1), now_s=NOW_S, writes=writes[1] + 1)],
     )
-    assert hot.appended(answer) is None  # this Redis has gone back
+    assert hot.appended(reply) is None  # this Redis has gone back
+    assert await client.hget(keys.observed(), "writes") == b"2"  # and the refused call is not counted
+    assert await client.hget(keys.appends("edge"), "n") == b"2"

@@ -1,4 +1,7 @@
-"""The pub/sub connection: confirmed before a subscribe returns, made anew, and never stuck on what was given up."""
+"""The pub/sub connection: confirmed, made anew, and never stuck.
+
+Confirmed before a subscribe returns; never stuck on what was given up.
+"""
 
 from __future__ import annotations
 

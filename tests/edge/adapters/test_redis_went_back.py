@@ -1,4 +1,7 @@
-"""A Redis that comes back from an older copy, or becomes one while it runs: no place is given twice in one epoch."""
+"""A Redis that comes back from an older copy, or becomes one while it runs.
+
+No place is given twice in one epoch.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,10 @@ async def test_an_older_copy_is_noticed_though_the_kept_heartbeat_is_older_still
 async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other edge and persistence find everything that they know of: it is the dead one that would know better."""
+    """The other edge and persistence find everything that they know of.
+
+    It is the dead one that would know better.
+    """
     monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
     monkeypatch.setattr(redis_incarnation, "EVERY_S", 60.0)  # the other one does not look again before the end
     await asyncio.sleep(0.6)
@@ -98,7 +104,10 @@ async def test_an_edge_that_died_with_what_it_acknowledged_is_missed(
 async def test_whole_and_vouched_for_the_epoch_stays(
     persistence: str, own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
-    """Also where persistence was started anew with Redis: the edges have been watching."""
+    """Also where persistence was started anew with Redis.
+
+    The edges have been watching.
+    """
     kept = store.kept
     before = await append_some(brokers)
     own_redis.kill()
@@ -133,7 +142,10 @@ async def test_a_new_process_alone_can_not_tell(
 
 
 async def become_a_copy(server: RedisServer, way: str, lose: Sequence[RedisBroker]) -> list[StreamPosition]:
-    """Make a copy, acknowledge some, and have the running server become the copy; what was acknowledged."""
+    """Make a copy, acknowledge some, and have the running server become the copy.
+
+    Return what was acknowledged.
+    """
     async with redis.asyncio.Redis.from_url(server.url) as client:
         if way == "DEBUG RELOAD":
             await client.save()
@@ -185,7 +197,10 @@ async def test_a_redis_that_becomes_a_copy_while_it_runs_acknowledges_no_place_t
 async def test_nothing_is_read_from_a_redis_that_went_back(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker]
 ) -> None:
-    """Else a client would be told that it has recovered, without what was acknowledged in this epoch."""
+    """Otherwise a client would be told that it has recovered, without some of it.
+
+    Without what was acknowledged in this epoch.
+    """
     (*_, last) = await append_some(brokers[:1])
     for broker in brokers:
         stop_watching(broker)  # nobody looks meanwhile
@@ -215,7 +230,10 @@ async def test_an_idle_edge_notices_within_a_look(
 async def test_a_server_that_became_a_copy_while_nobody_watched_is_not_trusted(
     own_redis: RedisServer, store: Store, brokers: list[RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is the same, and whoever knew better is gone; the server itself says that it has been somebody's copy."""
+    """The run is the same, and whoever knew better is gone.
+
+    The server itself says that it has been somebody's copy.
+    """
     monkeypatch.setattr(redis_heartbeat, "WAITS_S", 0.5)
     before = await append_some(brokers)
     lost = await become_a_copy(own_redis, "REPLICAOF", brokers)

@@ -1,4 +1,7 @@
-"""What `history_size` and `history_ttl_s` have removed is given out by no edge, whoever keeps the channel open."""
+"""What `history_size` and `history_ttl_s` have removed is given out by no edge.
+
+Whoever keeps the channel open.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ async def _answer(client: Client, **request: Any) -> dict[str, Any]:
 
 
 async def _recovered(edge: LiveEdge, user: str, offset: int, epoch: str) -> list[int] | None:
-    """What a client that comes back to this offset gets; None: it is told that it can't recover."""
+    """What a client that comes back to this offset gets.
+
+    None: it is told that it can't recover.
+    """
     client = await edge.client(user)
     wish = {"channel": "a", "recover": True, "offset": offset, "epoch": epoch}
     result = await _answer(client, subscribe=wish)
@@ -42,7 +48,7 @@ async def _recovered(edge: LiveEdge, user: str, offset: int, epoch: str) -> list
 
 
 async def _published(tokens: Cluster, one: LiveEdge, two: LiveEdge) -> str:
-    """A subscriber on each edge keeps the channel open there while it is published to; the epoch."""
+    """Publish while subscribers keep the channel open on each edge; return the epoch."""
     watchers = [await edge.client("watcher") for edge in (one, two)]
     results = [await _answer(watcher, subscribe={"channel": "a"}) for watcher in watchers]
     for number in range(1, PUBLISHED + 1):

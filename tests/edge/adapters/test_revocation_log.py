@@ -1,4 +1,7 @@
-"""The list of revocations in a real Redis: read once by everyone, bounded, and restored when Redis has lost it."""
+"""The list of revocations in a real Redis.
+
+Read once by everyone, bounded, and restored when Redis has lost it.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,11 @@ class Taken:
         self.names: list[str] = []
         self.times_lost = 0
 
-    def take(self, entries: Iterable[Revocation]) -> None:
+    def take(self, entries: Iterable[Revocation], *, first: bool = False) -> None:
         self.names += [one.id for one in entries]
+
+    def was_read(self, took_s: float) -> None:
+        assert 0.0 <= took_s < 5.0
 
     def lost(self) -> None:
         self.times_lost += 1
@@ -98,7 +104,10 @@ async def test_an_entry_that_can_not_be_read_is_skipped_and_told(
 async def test_an_entry_without_a_time_does_not_stop_the_list(
     redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis
 ) -> None:
-    """Each append looks at the oldest entries: one that made it fail would make all fail."""
+    """Each append looks at the oldest entries.
+
+    One that made it fail would make all fail.
+    """
     log, taken = followed(redis_pipeline)
     await redis_conn.xadd(keys.revocations(), {"entry": "?"})
     await redis_conn.xadd(keys.revocations(), {"entry": "?", "until": "soon"})
@@ -141,8 +150,8 @@ async def test_a_connection_asks_its_first_question_before_anybody_else(redis_ur
 
     async def first(ask: Ask) -> None:
         await asyncio.sleep(0.02)
-        (answer,) = await ask([("PING",)])
-        order.append(f"first {answer!r}")
+        (reply,) = await ask([("PING",)])
+        order.append(f"first {reply!r}")
 
     pipeline = RedisPipeline(redis_url, before_use=first)
 
@@ -190,7 +199,9 @@ async def test_a_revocation_closes_on_every_edge_and_refuses_new_connects(redis_
 
 
 async def test_an_edge_that_was_cut_off_knows_it_before_it_serves_anything_new() -> None:
-    """While an edge is cut off, a token is revoked and others publish. Then it hears of both: of the end first.
+    """While an edge is cut off, a token is revoked and others publish.
+
+    Then it hears of both: of the end first.
 
     The edge does not poll here: it is the new connections that bring the list.
     """
@@ -294,7 +305,7 @@ async def test_a_full_list_keeps_no_connection_open(redis_url: str, monkeypatch:
 
 
 async def test_a_token_is_not_good_again_when_the_time_of_its_revocation_is_over(redis_url: str) -> None:
-    """It may be used for the leeway longer than it says, and the clock of its issuer may be ahead."""
+    """It may be used for the leeway longer, and its issuer's clock may be ahead."""
     tokens, leeway_s, clocks_s = Cluster(), 30.0, 5.0
     async with LiveEdge(tokens, redis_url) as edge:
         verifier = TokenVerifier(tokens.keyring, leeway_s=leeway_s, revocations=edge.node.revocations)
@@ -308,7 +319,10 @@ async def test_a_token_is_not_good_again_when_the_time_of_its_revocation_is_over
 
 
 async def test_a_list_that_was_lost_and_begun_anew_at_once_is_written_again() -> None:
-    """Its newest entry is newer than what the edges have read: only the new incarnation tells that it was lost."""
+    """Its newest entry is newer than what the edges have read.
+
+    Only the new incarnation tells that it was lost.
+    """
     server = RedisServer()
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""An edge whose pub/sub has stalled finds out, and is not ready until messages arrive again."""
+"""An edge whose pub/sub has stalled is not ready until messages arrive again."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Reconnects:
     def publication(self, channel: str, epoch: str, publication: Publication) -> None: ...
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
+
+    def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def left(self, channel: str, info: ClientInfo) -> None: ...
 
@@ -77,7 +79,7 @@ async def test_only_what_redis_took_counts_as_missed() -> None:
 
 
 async def test_what_comes_back_late_still_came_back() -> None:
-    """A round trip that takes longer than the time between two of them is slow, not stalled."""
+    """A round trip that takes longer than their interval is slow, not stalled."""
     sent: list[bytes] = []
     gave_up: list[bool] = []
 

@@ -1,4 +1,6 @@
-"""A running Redis becomes an older copy while appends of an edge are under way: no position is acknowledged twice.
+"""A running Redis becomes an older copy while appends of an edge are under way.
+
+No position is acknowledged twice.
 
 A TCP proxy delays what goes either way, so that several batches leave before the first one is answered.
 """
@@ -107,7 +109,10 @@ async def test_no_position_is_acknowledged_twice(
 async def test_an_answer_that_waits_for_a_script_refuses_nothing(
     own_redis: RedisServer, store: Store, broker: RedisBroker
 ) -> None:
-    """A batch with a read whose script is unknown is answered after later ones, and has an earlier number."""
+    """A batch with a read whose script is unknown is answered after later ones.
+
+    It has an earlier number.
+    """
     began = generation(broker)
     rng = random.Random(7)
     await append(broker, "first", CHANNEL)

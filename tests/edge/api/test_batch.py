@@ -1,4 +1,7 @@
-"""What fails unforeseen in one of several commands is the answer to that command alone: over HTTP, and in a frame."""
+"""What fails unforeseen in one of several commands fails that command alone.
+
+Over HTTP, and in a frame.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from services.edge.api import requests as r
 from services.edge.api.bodies import result_response
 from services.edge.api.context import ApiContext
 from services.edge.api.methods import batch, broadcast
+from services.edge.domain.access.api_keys import ApiKey
 from services.edge.domain.model import AppendResult, HistoryPage
 from services.edge.domain.session.node import Node
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, connected, settle
@@ -60,8 +64,12 @@ def context(node: Node) -> ApiContext:
         node=node,
         cluster=nothing,
         revoker=nothing,
+        granter=nothing,
         accounts=nothing,
+        users=cast(Any, None),
+        profile_news=cast(Any, None),
         tickets=nothing,
+        chat=cast(Any, None),
         keyring=nothing,
         web_dir=Path(),
         websocket_path="/connection/websocket",
@@ -85,7 +93,9 @@ async def run_batch(channels: list[str], *, parallel: bool) -> None:
     for channel in channels:
         commands.append({"publish": raw({"channel": channel, "data": {}})})
         commands.append({"history": raw({"channel": channel, "limit": 1})})
-    replies = told(await batch(context(node), r.Batch(commands=commands, parallel=parallel)))["replies"]
+    replies = told(await batch(context(node), r.Batch(commands=commands, parallel=parallel), ApiKey("admin")))[
+        "replies"
+    ]
     assert len(replies) == len(commands)
     for number, channel in enumerate(channels):
         publish, history = replies[2 * number : 2 * number + 2]

@@ -53,15 +53,15 @@ async def test_an_origin_may_sign_in_exactly_where_it_may_connect(listed: tuple[
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge.internal") as http:
         for origin in ORIGINS:
             asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-            for answer in (
+            for response in (
                 await http.options("/auth/login", headers=asked),
                 await http.post("/auth/login", headers={"Origin": origin}),
             ):
-                found = answer.headers.get("access-control-allow-origin")
+                found = response.headers.get("access-control-allow-origin")
                 assert found == (origin if origin in expected else None)
                 may_keep_cookies = rules.names(origin, "")  # by its name, and not because of "*"
                 assert may_keep_cookies <= (origin in expected)
-                assert ("access-control-allow-credentials" in answer.headers) is may_keep_cookies
+                assert ("access-control-allow-credentials" in response.headers) is may_keep_cookies
             elsewhere = await http.post("/api/info", headers={"Origin": origin})
             assert "access-control-allow-origin" not in elsewhere.headers
 

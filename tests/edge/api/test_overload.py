@@ -1,9 +1,11 @@
-"""Overload is error 111 with a hint, in every protocol: nothing was done. What is not known to be so is error 100."""
+"""Overload is error 111 with a hint, in every protocol: nothing was done.
+
+What is not known to be so is error 100.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Awaitable
 from pathlib import Path
@@ -20,10 +22,13 @@ from services.edge.api.app import create_app
 from services.edge.api.context import ApiContext
 from services.edge.domain.access.keyring import KeyRing
 from services.edge.domain.control import cluster as control
+from services.edge.domain.limits.api_calls import ApiCallLimit
 from services.edge.domain.model import AppendResult, Publication
+from services.edge.domain.ports import Caller
 from services.shared.errors import Busy, ErrorCode, Unavailable
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import start_grpc_server
+from tests.support.api_keys import known_key
 from tests.support.edge import OPEN, SIGNED_IN, Cluster, connected, replace_namespace
 from tests.support.memory import MemoryBroker
 from thalamus.auth.v1 import auth_pb2_grpc as auth_rpc
@@ -47,22 +52,34 @@ def full_cluster() -> Cluster:
     return cluster
 
 
-def http_of(cluster: Cluster, accounts: Any = None, everywhere: Any = None) -> httpx.AsyncClient:
+def http_of(
+    cluster: Cluster,
+    accounts: Any = None,
+    everywhere: Any = None,
+    keyring: KeyRing | None = None,
+    call_limit: ApiCallLimit | None = None,
+) -> httpx.AsyncClient:
     """The edge's HTTP application."""
-    keyring = KeyRing()
-    keyring.set_api_keys([(hashlib.sha256(KEY.encode()).digest(), "id")])
+    if keyring is None:
+        keyring = KeyRing()
+        keyring.api_keys.replace([known_key(KEY)])
     node = cluster.nodes[0] if cluster.nodes else cluster.edge()
     context = ApiContext(
         node=node,
         cluster=everywhere,
         revoker=cast(Any, None),
+        granter=cast(Any, None),
         accounts=accounts,
+        users=cast(Any, None),
+        profile_news=cast(Any, None),
         tickets=cast(Any, None),
+        chat=cast(Any, None),
         keyring=keyring,
         web_dir=Path("web"),
         websocket_path="/connection/websocket",
         origin_allowed=lambda _: False,
         is_own_page=lambda _origin, _host: False,
+        call_limit=call_limit,
     )
     transport = httpx.ASGITransport(create_app(context))
     return httpx.AsyncClient(transport=transport, base_url="http://edge.internal", headers={"X-API-Key": KEY})
@@ -155,7 +172,7 @@ async def test_a_sign_in_that_auth_has_no_time_for_is_503_and_when_to_come_again
     try:
         client = AuthClient(replicas, KeyRing())
         with pytest.raises(Busy):
-            await client.login("ann", "correct horse", "")
+            await client.login("ann", "correct horse", Caller())
         async with http_of(Cluster(default=ANYONE), accounts=client) as http:
             response = await http.post("/auth/login", json={"username": "ann", "password": "correct horse"})
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")

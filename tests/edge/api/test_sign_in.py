@@ -1,4 +1,4 @@
-"""Signing in and out at the HTTP application of an edge, with an auth service that says what the test wants."""
+"""Signing in and out over HTTP at an edge, with a scripted auth service."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Accounts:
     def __init__(self) -> None:
         self.sign_ins = 0
 
-    async def login(self, *_: str) -> TokenPair:
+    async def login(self, *_: object) -> TokenPair:
         self.sign_ins += 1
         return TokenPair("access", 600, "refresh", "u1", "ann")
 
-    async def register(self, *_: str) -> TokenPair:
+    async def register(self, *_: object) -> TokenPair:
         return await self.login()
 
-    async def refresh(self, _: str) -> TokenPair:
+    async def refresh(self, *_: object) -> TokenPair:
         return await self.login()
 
     async def logout(self, _: str) -> EndedSession:
@@ -53,8 +53,12 @@ def http_of(accounts: Accounts, listed: tuple[str, ...] = ()) -> httpx.AsyncClie
         node=Cluster().edge(),
         cluster=cast(Any, None),
         revoker=cast(Any, FullList()),
+        granter=cast(Any, None),
         accounts=cast(Any, accounts),
+        users=cast(Any, None),
+        profile_news=cast(Any, None),
         tickets=cast(Any, None),
+        chat=cast(Any, None),
         keyring=KeyRing(),
         web_dir=Path("web"),
         websocket_path="/connection/websocket",
@@ -97,7 +101,9 @@ BODIES: dict[str, dict[str, str]] = {
 async def test_a_page_gets_the_cookie_only_if_it_may_use_it(
     method: str, listed: tuple[str, ...], origin: str | None, status: int
 ) -> None:
-    """A form of any page may be sent here. With the cookie of the page's own user, whoever looks at it would connect
+    """A form of any page may be sent here.
+
+    With the cookie of the page's own user, whoever looks at it would connect
     as that user."""
     accounts = Accounts()
     headers = {} if origin is None else {"Origin": origin}

@@ -1,4 +1,4 @@
-"""One channel of an edge: who gets what, while joining, while catching up, and live."""
+"""One channel of an edge: who gets what, when joining, catching up, and live."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The view of one log hands out every offset once, in order, or says what it needs."""
+"""The view of one log gives every offset once, in order, or says what it needs."""
 
 from __future__ import annotations
 
 import random
 
-from services.edge.domain.channels.channel_log import ChannelLog, Need
+from services.edge.domain.channels.channel_log import ERASES, ChannelLog, Need
 from services.edge.domain.model import Publication, StreamPosition
 
 
@@ -149,3 +149,55 @@ def test_a_ring_that_is_older_than_the_log_may_be_answers_for_nothing() -> None:
     log.message("e", Publication(data=b"3", offset=3, time_ms=116_000))
     assert log.since(0, 116.0) is None
     assert offsets(log.since(2, 116.0) or []) == [3]
+
+
+def test_what_is_before_something_that_erases_leaves_the_ring_and_comes_back_by_no_earlier_read() -> None:
+    log = log_at(0)
+    log.repaired("e", [pub(offset) for offset in range(1, 7)])
+    begun = log.forgotten
+    log.forget_before(5)
+    assert log.forgotten != begun, "who reads puts nothing back"
+    assert log.since(3) is None
+    assert offsets(log.since(4) or []) == [5, 6]
+    log.message("e", pub(7))
+    assert offsets(log.since(4) or []) == [5, 6, 7]
+    log.forget_before(9)
+    assert log.since(6) is None
+    log.repaired("e", [pub(offset) for offset in range(8, 40)])
+    assert offsets(log.since(31) or []) == list(range(32, 40)), "its bytes are counted down"
+
+
+def test_what_is_before_something_that_erases_is_not_put_back_by_a_later_read_either() -> None:
+    """Its erasing may still go on when it is read: a purge takes a while."""
+    log = log_at(0)
+    log.repaired("e", [pub(offset) for offset in range(1, 5)])
+    purge = Publication(data=b"p", offset=5, flags=ERASES)
+    log.message("e", purge)
+    log.forget_before(5)
+    log.refill([pub(offset) for offset in range(1, 5)])
+    assert log.since(3) is None
+    assert offsets(log.since(4) or []) == [5]
+
+
+def test_a_read_puts_nothing_back_that_is_before_something_that_erases() -> None:
+    """The view was opened after it."""
+    log = log_at(6)
+    log.refill([pub(3), pub(4), Publication(data=b"p", offset=5, flags=ERASES), pub(6)])
+    assert log.since(3) is None
+    assert offsets(log.since(4) or []) == [5, 6]
+
+
+def test_what_raced_with_something_that_erases_leaves_the_ring_once_it_is_erased_too() -> None:
+    """An edit behind the delete of its message is erased without a publication."""
+    log = log_at(4)
+    log.message("e", Publication(data=b"d", offset=5, flags=ERASES, time_ms=100_000))
+    log.forget_before(5)
+    log.message("e", Publication(data=b"late", offset=6, time_ms=100_100))
+    assert offsets(log.since(4, 109.9) or []) == [5, 6]
+    begun = log.forgotten
+    assert log.since(4, 110.0) is None
+    assert log.forgotten != begun, "who reads puts nothing back"
+    assert log.since(6, 110.0) == []
+    log.message("e", Publication(data=b"7", offset=7, time_ms=110_500))
+    assert offsets(log.since(6, 200.0) or []) == [7], "once"
+    assert log.since(5, 200.0) is None

@@ -1,4 +1,7 @@
-"""The deadlines of a session: expiry, pongs that may be late, and what they leave behind."""
+"""The deadlines of a session.
+
+Expiry, pongs that may be late, and what they leave behind.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ async def test_of_two_subscriptions_each_ends_in_its_own_time() -> None:
 
 
 async def test_what_a_client_does_meanwhile_defers_no_end() -> None:
-    """Each new token has the deadlines computed again, also of what has expired already."""
+    """Each new token has all deadlines computed again, also those that are over."""
     cluster = Cluster()
     client = await connected(cluster, cluster.edge(expired_sub_close_delay_s=5.0, ping_interval_s=1_000.0))
     await client.call(subscribe={"channel": "a", "token": cluster.token("alice", ttl_s=10, channel="a")})
@@ -165,7 +168,10 @@ async def test_a_client_that_takes_nothing_of_what_waits_for_it_is_given_up() ->
 
 
 async def test_a_pong_that_waits_behind_what_we_do_not_read_is_not_missed_while_replies_are_taken() -> None:
-    """Several rooms recovered in one frame at 20 kB/s: the ping arrives with the first, and we read after the last."""
+    """Several rooms recovered in one frame at 20 kB/s.
+
+    The ping arrives with the first, and we read after the last.
+    """
     cluster = Cluster()
     client = await connected(cluster, cluster.edge(), claims={"exp": 2_000_000_000})
     await run_until_ping(cluster, client)

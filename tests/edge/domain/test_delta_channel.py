@@ -129,7 +129,10 @@ def references(publication: Publication) -> int:
 
 
 def test_a_publication_of_the_log_keeps_no_base_that_is_not_in_the_log() -> None:
-    """Otherwise a ring of short publications would hold a long one, which was published past the log, for each."""
+    """Otherwise each of a ring of short publications would hold a long one.
+
+    That one was published past the log.
+    """
     channel = made()
     member = Member("ann")
     member.comes(channel)
@@ -155,7 +158,10 @@ def test_what_is_held_is_full_and_so_is_the_first_one_behind_it() -> None:
 
 @pytest.mark.parametrize("in_log", [False, True])
 def test_whose_encoder_failed_gets_the_next_one_in_full(monkeypatch: pytest.MonkeyPatch, in_log: bool) -> None:
-    """Without a position they go on; with one, they get a gap notification for what is in the log."""
+    """Without a position they go on.
+
+    With one, they get a gap notification for what is in the log.
+    """
     channel = made()
     plain, positioned, other = Member("ann"), Member("bob"), Member("cid", PROTOBUF)
     plain.comes(channel)

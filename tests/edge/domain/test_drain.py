@@ -1,4 +1,7 @@
-"""Whoever is sent away has left the roster before: back on another edge, it takes its own place."""
+"""Whoever is sent away has left the roster before.
+
+Back on another edge, it takes its own place.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,26 @@ async def test_presence_hears_of_it_before_the_client_does() -> None:
         gate.set()
         await settle()
         assert client.closed == (3001, "shutdown")
+
+
+async def test_who_is_off_the_rosters_comes_on_none_again_and_is_told_to_try_later() -> None:
+    cluster, gate = Cluster(), asyncio.Event()
+
+    async def slow(channel: str, client: str) -> bool:
+        return not cluster.presence.left or await gate.wait()
+
+    cluster.presence.written = slow  # type: ignore[method-assign]
+    async with drained(cluster) as client:
+        for method, data in (
+            ("enter", {"channel": CHANNEL}),
+            ("update", {"channel": CHANNEL, "data": {"n": 1}}),
+            ("state", {"state": "away"}),
+        ):
+            assert await client.error(rpc={"method": f"presence.{method}", "data": data}) == 100, method
+        await client.call(subscribe={"channel": "lounge"})
+        assert not any(cluster.presence.members_of.values())
+        gate.set()
+        await settle()
 
 
 async def test_a_presence_that_does_not_answer_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

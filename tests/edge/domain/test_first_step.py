@@ -1,4 +1,7 @@
-"""Work runs without a task until it waits, then as it would have in one; sessions connect and subscribe so."""
+"""Work runs without a task until it waits, then as it would have in one.
+
+Sessions connect and subscribe so.
+"""
 
 from __future__ import annotations
 

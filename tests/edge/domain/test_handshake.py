@@ -1,8 +1,12 @@
-"""Who a client is by its handshake: which credentials count, and which one of several."""
+"""Who a client is by its handshake.
+
+Which credentials count, and which one of several.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,9 +26,11 @@ ROUNDS = 400
 def authenticator(
     cluster: Cluster, tickets: MemoryTickets | None = None, *, takes_query_tokens: bool = False
 ) -> HandshakeAuthenticator:
+    node = cluster.edge()
     return HandshakeAuthenticator(
-        cluster.edge().verifier,
+        node.verifier,
         tickets or MemoryTickets(),
+        node.resume,
         cluster.clock.wall,
         takes_query_tokens=takes_query_tokens,
         is_own_page=OriginRules([LISTED, "*", "null"]).names,
@@ -57,8 +63,8 @@ class Made:
 
 
 async def identify(checked: HandshakeAuthenticator, made: Made) -> Identity | None:
-    info = made.info()
-    return await checked.identify_later(info) if checked.must_wait(info) else checked.identify(info)
+    found = checked.identify(made.info())
+    return await found if isinstance(found, Awaitable) else found
 
 
 async def outcome(checked: HandshakeAuthenticator, made: Made) -> str:
@@ -167,7 +173,10 @@ async def test_a_ticket_is_good_once_and_whatever_its_token_is_good_for() -> Non
 
 
 async def test_of_any_mix_of_credentials_the_rules_choose_one() -> None:
-    """Random mixes against rules written a second time: conflict, then bad, then explicit, then cookie, then nobody."""
+    """Random mixes against rules written a second time.
+
+    Conflict, then bad, then explicit, then cookie, then nobody.
+    """
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)

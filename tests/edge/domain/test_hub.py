@@ -1,4 +1,6 @@
-"""Open channels: what is opened, repaired, told and closed. Real sessions; logs and pub/sub in memory.
+"""Open channels: what is opened, repaired, told and closed.
+
+Real sessions; logs and pub/sub in memory.
 
 Rules have the numbers of the module.
 """
@@ -67,6 +69,14 @@ class Site:
 
 def got(client: Client) -> list[Any]:
     return [one["data"] for one in client.publications(CHANNEL)]
+
+
+async def recovered(site: Site, user: str, epoch: str) -> list[Any]:
+    """What a client gets that has seen nothing yet."""
+    client = await connected(site.cluster, site.node, user)
+    reply = await client.call(subscribe={"channel": CHANNEL, "recover": True, "offset": 0, "epoch": epoch})
+    assert reply["recovered"]
+    return [one["data"] for one in reply["publications"]]
 
 
 def gaps(client: Client) -> list[int]:
@@ -257,6 +267,28 @@ async def test_rule_2_a_jump_in_the_offsets_is_repaired_in_order(namespace: Name
     assert (site.hub.gaps, site.hub.resyncs, gaps(client)) == (1, 0, [])
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["by pub/sub", "by a repair"])
+async def test_what_was_erased_is_had_from_the_log_alone_behind_what_erased_it(lost: bool) -> None:
+    """C32: the ring has nothing of before, and who recovers gets all of the log."""
+    site = Site(STORED, recovery_limit=100)
+    first = await site.subscriber()
+    site.publish(1, 2, 3)
+    await settle()
+    epoch = site.log.epoch
+    entries = site.log.entries
+    entries[1] = Publication(b"0", offset=2, time_ms=entries[1].time_ms)
+    reads = site.node.reader.reads
+    assert (await recovered(site, "eve", epoch), site.node.reader.reads) == ([1, 2, 3], reads), "nobody has told it"
+    site.broker.stalled = lost
+    site.cluster.bus.append(CHANNEL, Publication(b"4", flags=4, time_ms=entries[2].time_ms), "", "", 1_000)
+    site.broker.stalled = False
+    site.publish(5)
+    await settle()
+    assert got(first) == [1, 2, 3, 4, 5]
+    assert await recovered(site, "bob", epoch) == [1, 0, 3, 4, 5]
+    assert site.node.reader.reads > reads
+
+
 @both
 async def test_rule_2_a_reconnect_of_pubsub_repairs_every_channel(namespace: Namespace) -> None:
     site = Site(namespace)
@@ -386,7 +418,10 @@ async def test_catching_up_repairs_at_once_and_says_if_it_can_not(namespace: Nam
 
 
 async def reopened_during_a_repair(site: Site) -> tuple[Client, asyncio.Event]:
-    """A client of a channel that was closed, and opened again, while a repair of the closed one still reads."""
+    """A client of a channel that was closed and opened again during a repair.
+
+    The repair of the closed one still reads.
+    """
     first = await site.subscriber()
     site.publish(1, lost=True)
     go = site.hold_reads()
@@ -769,3 +804,14 @@ async def test_joins_and_leaves_of_channels_that_are_not_open_are_nobodys() -> N
     site.hub.joined("another", [ClientInfo("bob", "c9")])
     site.hub.left("another", ClientInfo("bob", "c9"))
     assert len(client.lines) == before
+
+
+async def test_an_unused_channel_whose_log_was_begun_anew_is_closed_once() -> None:
+    site = Site(channel_linger_s=10.0)
+    client = await site.subscriber()
+    await client.call(unsubscribe={"channel": CHANNEL})
+    site.hub.was_reset(CHANNEL, "another")
+    assert CHANNEL not in site.hub.channels
+    site.hub.close_unused(site.cluster.clock.now + 10)
+    await settle()
+    assert CHANNEL not in site.broker.subscribed

@@ -1,4 +1,7 @@
-"""Which keys an edge trusts: secrets for HS256, public keys by id, digests of API keys."""
+"""Which keys an edge trusts.
+
+Secrets for HS256, public keys by id, digests of API keys.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from services.edge.domain.access.keyring import KeyRing
+from tests.support.api_keys import api_key_id, known_key
 
 TEXT = b"header.body"
 _BY_NAME = jwt.algorithms.get_default_algorithms()
@@ -61,7 +65,7 @@ def test_a_new_ring_trusts_nothing() -> None:
     assert ring.is_empty
     assert not verifies(ring, "HS256", None, TEXT, mac(b""))
     assert not verifies(ring, "EdDSA", "ed", TEXT, BY_ED)
-    assert ring.api_key_id("") is None
+    assert api_key_id(ring, "") is None
     assert json.loads(ring.jwks) == {"keys": []}
 
 
@@ -218,23 +222,45 @@ def digest(key: str) -> bytes:
 
 def test_an_api_key_is_known_by_its_digest() -> None:
     ring = KeyRing()
-    ring.set_api_keys([(digest("one"), "id1"), (digest("two"), "id2")])
-    assert ring.api_key_id("one") == "id1"
-    assert ring.api_key_id("two") == "id2"
+    ring.api_keys.replace([known_key("one", key_id="id1"), known_key("two", key_id="id2")])
+    assert api_key_id(ring, "one") == "id1"
+    assert api_key_id(ring, "two") == "id2"
     for key in ("", "three", "id1", digest("one").hex(), "one "):
-        assert ring.api_key_id(key) is None, key
+        assert api_key_id(ring, key) is None, key
     assert ring.is_empty  # it verifies no token
 
 
 def test_an_api_key_that_is_taken_away_is_unknown() -> None:
     ring = KeyRing()
-    ring.set_api_keys([(digest("one"), "id1")])
-    ring.set_api_keys([(digest("two"), "id2")])
-    assert ring.api_key_id("one") is None
-    assert ring.api_key_id("two") == "id2"
+    ring.api_keys.replace([known_key("one", key_id="id1")])
+    ring.api_keys.replace([known_key("two", key_id="id2")])
+    assert api_key_id(ring, "one") is None
+    assert api_key_id(ring, "two") == "id2"
 
 
 def test_half_a_surrogate_pair_is_an_unknown_api_key() -> None:
     ring = KeyRing()
-    ring.set_api_keys([(digest("one"), "id1")])
-    assert ring.api_key_id("\ud800") is None
+    ring.api_keys.replace([known_key("one", key_id="id1")])
+    assert api_key_id(ring, "\ud800") is None
+
+
+def test_a_key_may_still_come_until_whoever_publishes_it_was_heard() -> None:
+    ring = KeyRing()
+    assert not ring.may_still_come("EdDSA")  # nobody is to send any
+    ring.awaits_auth = True
+    ring.trust_issuer("https://login.example.com")
+    assert ring.may_still_come("EdDSA")
+    assert ring.may_still_come("EdDSA", "https://others.example.com")
+    assert not ring.may_still_come("HS256")  # secrets are settings
+    ring.set_jwks(key_set(of_ed()))
+    assert not ring.may_still_come("EdDSA")
+    assert ring.may_still_come("EdDSA", "https://login.example.com")
+    ring.set_issuer_keys("https://login.example.com", key_set())
+    assert not ring.may_still_come("EdDSA", "https://login.example.com")
+
+
+def test_auth_that_sends_a_set_without_keys_was_heard() -> None:
+    ring = KeyRing()
+    ring.awaits_auth = True
+    ring.set_jwks(ring.jwks)
+    assert not ring.may_still_come("EdDSA")

@@ -1,4 +1,4 @@
-"""Reading logs: what comes from Redis and what from the store, what is complete, what is shared by whom.
+"""Reading logs: what comes from Redis or the store, is complete, is shared.
 
 Rules have the numbers of the module. Pages, bounds and history are in `test_log_reader_pages.py`.
 """

@@ -1,4 +1,4 @@
-"""Reading logs in pages, by clients that catch up and as history, and the bounds of all reads.
+"""Reading logs in pages, for clients and as history; bounds of all reads.
 
 Rules have the numbers of the module. What is complete and what is shared is in `test_log_reader.py`.
 """
@@ -6,6 +6,7 @@ Rules have the numbers of the module. What is complete and what is shared is in 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -15,6 +16,8 @@ from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Namespace
 from tests.support.edge import settle
 from tests.support.two_logs import CHANNEL, EPOCH, HOT, STORED, Logs, both, skip, upto, with_time
+
+CONVERSATION = dataclasses.replace(STORED, conversations=True)
 
 # Rule 4: pages.
 
@@ -75,6 +78,28 @@ async def test_pages_of_a_stored_log_are_shared_until_a_history_is_removed() -> 
     logs.reader.forget()
     with pytest.raises(Unavailable):
         await paged(logs, STORED, 3)
+
+
+def test_pages_of_a_conversation_are_shared_for_one_second_and_until_something_is_erased() -> None:
+    async def test() -> None:
+        logs = Logs()
+        logs.fill(12)
+        for lasts in (True, False):
+            assert await paged(logs, CONVERSATION, 3) == upto(12, 4)
+            logs.redis.down = logs.disk.down = True
+            skip(0.9)
+            assert await paged(logs, CONVERSATION, 3) == upto(12, 4)
+            if lasts:
+                logs.reader.forget_channel("another")
+                assert await paged(logs, CONVERSATION, 3) == upto(12, 4)
+                logs.reader.forget_channel(CHANNEL)
+            else:
+                skip(0.2)
+            with pytest.raises(Unavailable):
+                await paged(logs, CONVERSATION, 3)
+            logs.redis.down = logs.disk.down = False
+
+    with_time(test())
 
 
 def test_pages_of_a_hot_log_are_shared_for_one_second() -> None:

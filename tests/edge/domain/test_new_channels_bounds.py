@@ -1,4 +1,7 @@
-"""What the limit of new channels remembers is bounded, whoever comes with however many names."""
+"""What the limit of new channels remembers is bounded, whoever comes.
+
+With however many names.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ FORCED = replace_namespace(OPEN, recovery=Mode.FORCE, history=frozenset({Permiss
 
 
 class Gate:
-    """Holds back the answers of a broker's reads, which were taken when they were asked."""
+    """Holds back the answers of a broker's reads; they are as of when asked."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.open = asyncio.Event()
@@ -202,7 +202,10 @@ async def test_publications_in_the_queues_of_clients_count_too_and_are_forgotten
 
 
 async def test_one_client_takes_no_more_than_its_share_of_what_may_wait() -> None:
-    """By bytes, what waits in its queue counting; by time its queue holds up nobody but itself."""
+    """By bytes, what waits in its queue counting.
+
+    By time its queue holds up nobody but itself.
+    """
     cluster = Cluster(default=FORCED)
     node = cluster.edge(commands_per_s=0, max_pending_publish_bytes=10_000)
     alice, bob = await subscribers(cluster, node, 2)

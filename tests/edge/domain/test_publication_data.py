@@ -1,4 +1,7 @@
-"""Data of publications is what the namespace says, whoever brings it: clients, the server API, code of the edge."""
+"""Data of publications is what the namespace says, whoever brings it.
+
+Clients, the server API, code of the edge.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from services.edge.api import requests as r
 from services.edge.api.methods import batch, broadcast, history, publish, subscribe
+from services.edge.domain.access.api_keys import ApiKey
 from services.edge.domain.control.operations import Operation, execute
 from services.edge.domain.session.node import Node
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
@@ -135,7 +139,7 @@ class Everywhere:
 async def test_the_server_api_tells_how_many_clients_it_could_not_subscribe_where_data_is_bytes(
     carry_bytes: tuple[int, ...],
 ) -> None:
-    """Two clients of the user on one edge, one on another, and a third edge without any."""
+    """Two clients of the user on one edge, one on another, and none on a third."""
     cluster = Cluster(raw=BINARY)
     nodes = [cluster.edge() for _ in range(3)]
     clients = [
@@ -199,15 +203,14 @@ async def test_over_http_the_codes_are_those_of_the_server_api() -> None:
 
     async def broadcasted(channel: str, data: bytes) -> Any:
         body = r.Broadcast(channels=[channel], b64data=base64.b64encode(data).decode())
-        (answer,) = (await broadcast(api, body))["responses"]
-        return (answer["error"]["code"], answer["error"]["message"]) if "error" in answer else answer["result"]
+        (reply,) = (await broadcast(api, body))["responses"]
+        return (reply["error"]["code"], reply["error"]["message"]) if "error" in reply else reply["result"]
 
     async def batched(channel: str, data: bytes) -> Any:
         body = {"channel": channel, "b64data": base64.b64encode(data).decode()}
-        (answer,) = (await batch(api, r.Batch(commands=[{"publish": msgspec.Raw(json.dumps(body).encode())}])))[
-            "replies"
-        ]
-        return (answer["error"]["code"], answer["error"]["message"]) if "error" in answer else answer["publish"]
+        commands = [{"publish": msgspec.Raw(json.dumps(body).encode())}]
+        (reply,) = (await batch(api, r.Batch(commands=commands), ApiKey("admin")))["replies"]
+        return (reply["error"]["code"], reply["error"]["message"]) if "error" in reply else reply["publish"]
 
     for call in (alone, broadcasted, batched):
         for channel, data in (("a", SPLICE), ("a", b"\xff"), ("a", b"1e999"), ("object:a", b"{}}")):

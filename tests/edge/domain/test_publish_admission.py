@@ -1,4 +1,7 @@
-"""Admission of publications, on a simulated edge and log: bursts, overloads, floods, and logs that become slow."""
+"""Admission of publications, on a simulated edge and log.
+
+Bursts, overloads, floods, and logs that become slow.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class _Client:
 
 
 class _Edge:
-    """Clients whose publications go to the log one after the other, and a log that does `rate(time)` a second."""
+    """Clients that publish one after the other, and a log of `rate(time)` a second."""
 
     def __init__(self, rate: Rate, *, clients: int, max_wait_s: float = 1.0, max_bytes: int = 32 << 20) -> None:
         self.now = 100.0
@@ -113,7 +116,10 @@ def p99(waits: list[float]) -> float:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_burst_of_1000_clients_on_two_edges_is_taken_whole(seed: int) -> None:
-    """One platform does 7,000/s, so each of two edges half of it; reading takes its time, and no answer is seen."""
+    """One platform does 7,000/s, so each of two edges half of it.
+
+    Reading takes its time, and no answer is seen.
+    """
     rng = random.Random(seed)
     each = rng.choice([1, 4, 5])
     for _ in range(2):
@@ -167,7 +173,10 @@ def test_one_that_floods_costs_the_others_nothing(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clients_that_wait_for_their_answers_are_never_refused(seed: int) -> None:
-    """However slow the log is: each has one in flight, and there is nothing that refusing would make quicker."""
+    """However slow the log is: each has one in flight.
+
+    There is nothing that refusing would make quicker.
+    """
     rng = random.Random(seed)
     rate = rng.choice([100.0, 1_000.0])
     edge = _Edge(lambda _: rate, clients=50)

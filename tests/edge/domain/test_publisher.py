@@ -1,4 +1,4 @@
-"""Publishing: what is refused, which log gets what is not, and what the caller is told.
+"""Publishing: what is refused, which log gets the rest, what the caller is told.
 
 The logs are in memory; Redis and the store have a log each, so it shows who got a publication.
 """
@@ -181,6 +181,7 @@ async def test_the_log_gets_all_that_belongs_to_the_publication(rig: Rig) -> Non
         "key": "k",
         "history_size": HOT.history_size,
         "history_ttl_s": HOT.history_ttl_s,
+        "feed": False,
     }
 
 
@@ -282,7 +283,10 @@ async def test_what_is_refused_never_settles(rig: Rig) -> None:
 
 
 def overload(rig: Rig, namespace: Namespace) -> Log:
-    """As many publications as may wait whatever the log does, and then no answer for longer than one may wait."""
+    """As many publications as may wait, and then no answer for too long.
+
+    Longer than one may wait.
+    """
     log = (rig.store if namespace is STORED else rig.broker).log
     log.go.clear()
     for _ in range(ALWAYS):

@@ -1,4 +1,7 @@
-"""One read for all who come back: what of it is kept, and that nobody is refused for what another has missed."""
+"""One read for all who come back.
+
+What of it is kept, and that nobody is refused for what another has missed.
+"""
 
 from __future__ import annotations
 

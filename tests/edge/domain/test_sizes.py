@@ -1,4 +1,7 @@
-"""What a publication takes is its data, who published it and its tags: bounds are held against all of it."""
+"""What a publication takes is its data, who published it and its tags.
+
+Bounds are held against all of it.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def test_what_is_kept_in_memory_is_bounded_however_wide_it_is(publication: Publi
     assert log.since(MISSED - REPLY_BYTES // 1_000 - 1) is None
     pages = PageCache(REPLY_BYTES)
     for offset in range(MISSED):
-        pages.put((CHANNEL, "e", offset), [publication], 0, 0.0)
+        pages.put((CHANNEL, "e", offset), [publication], (0, 0), 0.0)
     assert pages.get((CHANNEL, "e", MISSED - 10))
     assert pages.get((CHANNEL, "e", MISSED - REPLY_BYTES // 1_000 - 1)) is None
 
@@ -125,7 +128,7 @@ def test_a_page_that_is_too_old_is_read_anew_and_counts_once() -> None:
     pages, page = PageCache(REPLY_BYTES), [Publication(b"1")]
     for now in range(1_000):
         assert pages.get((CHANNEL, "e", 0), now) is None
-        pages.put((CHANNEL, "e", 0), page, 0, float(now))
-    pages.put((CHANNEL, "e", 1), page, 0, 1_000.0)
+        pages.put((CHANNEL, "e", 0), page, (0, 0), float(now))
+    pages.put((CHANNEL, "e", 1), page, (0, 0), 1_000.0)
     assert pages.get((CHANNEL, "e", 0), 999.0) is page
     assert pages.get((CHANNEL, "e", 1)) is page

@@ -1,4 +1,7 @@
-"""The wheel: nothing fires early, nothing later than a granule, whatever is rescheduled."""
+"""The wheel: nothing fires early, nor later than a granule.
+
+Whatever is rescheduled.
+"""
 
 from __future__ import annotations
 

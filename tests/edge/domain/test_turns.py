@@ -1,4 +1,7 @@
-"""Many who come back at once are given what they missed one after the other, and everybody else comes in between."""
+"""Many who come back at once get what they missed one after the other.
+
+Everybody else comes in between.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""User ids in channel names: every id has one, and no two have the same. Wire protocol, 10."""
+"""User ids in channel names: every id has one, and no two have the same.
+
+Wire protocol, 10.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.edge.domain.access.permissions import find_namespace, listed_users
+from services.edge.domain.access.channel_names import find_namespace, listed_users
 from services.edge.domain.access.user_names import in_channel_name, personal_channel
 from services.shared.namespaces import Namespace, Namespaces
 from tests.support.edge import OPEN, Client, Cluster, connected
@@ -18,7 +21,7 @@ IDS = st.text(max_size=12) | st.text("ab:,#% %2fF{}*&/é", max_size=9)
 
 
 def user_of(name: str) -> str:
-    """The id that a name is of, by the words of the protocol's page and nothing of our code."""
+    """The id that a name is of, by the words of the protocol's page alone."""
     raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), name.encode())
     return raw.decode()
 

@@ -1,4 +1,7 @@
-"""JSON texts made by hand, sound and broken, for everything that carries payloads byte for byte."""
+"""JSON texts made by hand, sound and broken, for all that carries payloads.
+
+Payloads are carried byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +155,10 @@ BROKEN: dict[str, bytes] = {
 
 
 def strict(text: bytes) -> Any:
-    """Parse as strictly as RFC 8259 allows; raises ValueError. Numbers come as texts, if clients can read them."""
+    """Parse as strictly as RFC 8259 allows; raises ValueError.
+
+    Numbers come as texts, if clients can read them.
+    """
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)

@@ -80,10 +80,10 @@ async def test_1_protobuf_is_spoken_in_binary_frames(subprotocols: list[str]) ->
             command = official.Command(id=1, connect=official.ConnectRequest(**connect_command("alice")["connect"]))
             body = command.SerializeToString()
             await socket.send(bytes((len(body) & 0x7F | 0x80, len(body) >> 7)) + body)
-            answer = await asyncio.wait_for(socket.recv(), 5)
-            assert isinstance(answer, bytes)
-            assert answer[0] == len(answer) - 1
-            reply = official.Reply.FromString(answer[1:])
+            message = await asyncio.wait_for(socket.recv(), 5)
+            assert isinstance(message, bytes)
+            assert message[0] == len(message) - 1
+            reply = official.Reply.FromString(message[1:])
             assert (reply.id, len(reply.connect.client) > 0) == (1, True)
 
 

@@ -1,4 +1,7 @@
-"""Patches are read by the decoder of the official SDK, are text if the payloads are, and cost a bounded time."""
+"""Patches are read by the official SDK's decoder, at a bounded cost.
+
+They are text if the payloads are.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the JSON codec makes of messages. Names begin with a section of the wire protocol or a row of reliability."""
+"""What the JSON codec makes of messages.
+
+Names begin with a section of the wire protocol or a row of reliability.
+"""
 
 from __future__ import annotations
 

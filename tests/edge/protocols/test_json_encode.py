@@ -1,4 +1,7 @@
-"""What the JSON codec sends. Names begin with a section of the wire protocol or a row of reliability."""
+"""What the JSON codec sends.
+
+Names begin with a section of the wire protocol or a row of reliability.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.shared.errors import ErrorCode
-from tests.edge.protocols.answers import Answer, Reply, encoded
+from tests.edge.protocols.replies import Reply, Sent, encoded
 
 ALICE = ClientInfo("alice", "aaaa", b'{"name":"Alice"}')
 BOB = ClientInfo("bob", "bbbb", b'{"name":"Bob"}', b"[1]")
@@ -26,7 +29,7 @@ WHOLE = Publication(
 BARE = Publication(data=b"0")
 
 
-def line(reply: Reply) -> str:
+def line(reply: Sent) -> str:
     return encoded(CentrifugalJson(bytes), reply).decode()
 
 
@@ -174,7 +177,7 @@ PUSHES: dict[str, tuple[r.Push, str]] = {
 
 @pytest.mark.parametrize(("result", "expected"), RESULTS.values(), ids=RESULTS)
 def test_answers_read_exactly_so(result: r.Result, expected: str) -> None:
-    assert line(Answer(4_294_967_295, result, Pings(25.5, 8))) == '{"id":4294967295,' + expected + "}"
+    assert line(Reply(4_294_967_295, result, Pings(25.5, 8))) == '{"id":4294967295,' + expected + "}"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_answers_read_exactly_so(result: r.Result, expected: str) -> None:
     ],
 )
 def test_4_the_reply_to_connect_announces_the_pings(pings: Pings, members: str) -> None:
-    reply = Answer(1, r.ConnectResult(client="aaaa", version="1"), pings)
+    reply = Reply(1, r.ConnectResult(client="aaaa", version="1"), pings)
     assert line(reply) == '{"id":1,"connect":{"client":"aaaa","version":"1"' + members + "}}"
 
 
@@ -209,9 +212,9 @@ def test_frames_are_made_by_what_the_codec_was_given() -> None:
 
 def test_2_integers_of_64_bits_are_numbers() -> None:
     top = 2**64 - 1
-    assert f'"offset":{top}}}' in line(Answer(1, r.HistoryResult([], StreamPosition(top, "e"))))
+    assert f'"offset":{top}}}' in line(Reply(1, r.HistoryResult([], StreamPosition(top, "e"))))
     assert f'"offset":{top}}}' in line(r.PublicationPush("a", Publication(data=b"0", offset=top)))
-    assert f'"offset":{top}}}' in line(Answer(1, r.SubscribeResult(offset=top)))
+    assert f'"offset":{top}}}' in line(Reply(1, r.SubscribeResult(offset=top)))
 
 
 @pytest.mark.parametrize(
@@ -230,11 +233,11 @@ def test_2_payloads_are_kept_but_for_raw_newlines(given: bytes, sent: str | None
     info = ClientInfo("u", "c", given, given)
     lines = [
         line(r.PublicationPush("a", Publication(data=given, info=info))),
-        line(Answer(1, r.HistoryResult([Publication(data=given, info=info)], StreamPosition(1, "e")))),
-        line(Answer(1, r.PresenceResult([info]))),
-        line(Answer(1, r.RpcResult(given))),
-        line(Answer(1, r.ConnectResult("c", "v", data=given))),
-        line(Answer(1, r.SubscribeResult(data=given, publications=[Publication(data=given)]))),
+        line(Reply(1, r.HistoryResult([Publication(data=given, info=info)], StreamPosition(1, "e")))),
+        line(Reply(1, r.PresenceResult([info]))),
+        line(Reply(1, r.RpcResult(given))),
+        line(Reply(1, r.ConnectResult("c", "v", data=given))),
+        line(Reply(1, r.SubscribeResult(data=given, publications=[Publication(data=given)]))),
         line(r.JoinPush("a", info)),
         line(r.SubscribePush("a", data=given)),
     ]
@@ -256,10 +259,10 @@ def test_B32_names_may_hold_anything_and_stay_within_their_line() -> None:
         f'{{"push":{{"channel":{escaped},"join":{{"info":{{"user":{escaped},"client":{escaped}}}}}}}}}'
     )
     for reply in (
-        Answer(1, r.PresenceResult([info])),
-        Answer(1, r.ErrorResult(100, name)),
-        Answer(1, r.ConnectResult(name, name, subs={name: r.SubscribeResult(epoch=name)})),
-        Answer(1, r.PublishResult(1, name)),
+        Reply(1, r.PresenceResult([info])),
+        Reply(1, r.ErrorResult(100, name)),
+        Reply(1, r.ConnectResult(name, name, subs={name: r.SubscribeResult(epoch=name)})),
+        Reply(1, r.PublishResult(1, name)),
         r.PublicationPush(name, Publication(data=b"0", info=info, tags={name: name}, offset=1), name),
         r.UnsubscribePush(name, 1, name),
         r.SubscribePush(name, epoch=name),

@@ -1,4 +1,7 @@
-"""Whatever the JSON codec sends, the official Python SDK reads the same values from it, and its schema knows them."""
+"""The official Python SDK reads the same values from what the JSON codec sends.
+
+And its schema knows them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ from services.edge.domain import replies as r
 from services.edge.domain.connections import Pings
 from services.edge.domain.model import ClientInfo, Publication, StreamPosition
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
-from tests.edge.protocols.answers import Answer, Reply, encoded
 from tests.edge.protocols.corpus import SOUND, strict
+from tests.edge.protocols.replies import Reply, Sent, encoded
+from tests.support.full import sized
 
 CODEC = CentrifugalJson(bytes)
 KEPT_AT_ZERO: dict[type, set[str]] = {  # wire protocol, 2
@@ -54,7 +58,7 @@ NAMES = {
 
 
 def expected(value: Any) -> Any:
-    """The JSON value of a reply's part, by the rules of the wire and nothing of the codec's code."""
+    """The JSON value of a part of a reply, by the rules of the wire alone."""
     if isinstance(value, r.HistoryResult):
         return {
             "publications": [expected(one) for one in value.publications],
@@ -80,8 +84,8 @@ def expected(value: Any) -> Any:
     return found
 
 
-def expected_reply(reply: Reply) -> dict[str, Any]:
-    if isinstance(reply, Answer):
+def expected_reply(reply: Sent) -> dict[str, Any]:
+    if isinstance(reply, Reply):
         found = expected(reply.result)
         if isinstance(reply.result, r.ConnectResult) and reply.pings.interval_s:
             found["ping"] = reply.pings.interval_s
@@ -163,8 +167,8 @@ RESULTS: st.SearchStrategy[r.Result] = st.one_of(
     st.builds(r.SubRefreshResult, st.booleans(), U32S),
     st.builds(r.ErrorResult, st.integers(1, 1999), TEXTS.filter(bool), st.booleans(), U32S),
 )
-REPLIES: st.SearchStrategy[Reply] = st.one_of(
-    st.builds(Answer, st.integers(1, 2**32 - 1), RESULTS, st.builds(Pings, U32S, U32S)),
+REPLIES: st.SearchStrategy[Sent] = st.one_of(
+    st.builds(Reply, st.integers(1, 2**32 - 1), RESULTS, st.builds(Pings, U32S, U32S)),
     st.builds(r.PublicationPush, TEXTS, PUBLICATIONS, TEXTS),
     st.builds(r.JoinPush, TEXTS, INFOS),
     st.builds(r.LeavePush, TEXTS, INFOS),
@@ -188,9 +192,9 @@ def as_protobuf(value: Any, *, parent: str = "", is_map: bool = False) -> Any:
     }
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=sized(300, 3_000), deadline=None, derandomize=True)
 @given(st.lists(REPLIES, min_size=1, max_size=3))
-def test_2_any_replies_are_lines_of_json_that_the_sdk_reads_as_the_same_values(replies: list[Reply]) -> None:
+def test_2_any_replies_are_lines_of_json_that_the_sdk_reads_as_the_same_values(replies: list[Sent]) -> None:
     payloads = [encoded(CODEC, reply) for reply in replies]
     for payload in payloads:
         assert b"\n" not in payload
@@ -198,9 +202,9 @@ def test_2_any_replies_are_lines_of_json_that_the_sdk_reads_as_the_same_values(r
     assert _JsonCodec.decode_replies(b"\n".join(payloads).decode()) == [expected_reply(reply) for reply in replies]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=sized(300, 3_000), deadline=None, derandomize=True)
 @given(REPLIES)
-def test_3_every_member_sent_is_in_the_schema_with_its_type_but_for_our_extensions(reply: Reply) -> None:
+def test_3_every_member_sent_is_in_the_schema_with_its_type_but_for_our_extensions(reply: Sent) -> None:
     sent: dict[str, Any] = json.loads(encoded(CODEC, reply))
     sent.get("error", {}).pop("retry_after_ms", None)
     if "publish" in sent:

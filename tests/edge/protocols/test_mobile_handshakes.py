@@ -1,4 +1,6 @@
-"""Handshakes and framing of the SDKs for Swift, Java, Dart and Go by hand; none of these SDKs was run.
+"""Handshakes and framing of the SDKs for Swift, Java, Dart and Go by hand.
+
+None of these SDKs was run.
 
 By the sources of those for Swift, Java and Dart, each offers `centrifuge-protobuf`, asks for nothing in the query, and
 puts commands behind their lengths into binary messages. The libraries below them write the rest of the head.
@@ -78,9 +80,9 @@ async def test_1_protobuf_is_selected_and_spoken(lines: tuple[str, ...], query: 
     async with ServedEdge(Cluster()) as edge, Raw(edge.port) as client:
         start = f"GET {PATH}{query} HTTP/1.1"
         client.write("\r\n".join([start, *lines, "", ""]).format(port=edge.port).encode())
-        answer = (await client.head()).decode().lower()
-        assert answer.startswith("http/1.1 101 ")
-        assert "\r\nsec-websocket-protocol: centrifuge-protobuf\r\n" in answer
+        reply = (await client.head()).decode().lower()
+        assert reply.startswith("http/1.1 101 ")
+        assert "\r\nsec-websocket-protocol: centrifuge-protobuf\r\n" in reply
         # Several commands in one binary message, each behind its length; an empty one is the byte 0.
         commands = [f'{{"id":1,"connect":{{"token":"{connect_command()["connect"]["token"]}"}}}}']
         commands += ['{"id":2,"subscribe":{"channel":"a"}}', '{"id":3,"presence":{"channel":"a"}}']

@@ -1,4 +1,4 @@
-"""The Protobuf codec beside the official schema, in both directions, and what it makes of any bytes."""
+"""The Protobuf codec beside the official schema, both ways, and any bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from services.edge.domain.model import Publication
 from services.edge.protocols.centrifugal.codec import MAX_ENTRIES, Pong
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
-from tests.edge.protocols.answers import Answer, Reply, encoded
+from tests.edge.protocols.replies import Reply, Sent, encoded
 from tests.edge.protocols.test_json_sdk import NAMES, NOT_SENT, REPLIES, SENT_AS
+from tests.support.full import sized
 from thalamus.client.v1 import client_pb2 as ours
 
 CODEC = CentrifugalProtobuf(bytes)
@@ -45,7 +46,10 @@ def parsed(payload: bytes) -> list[Message]:
 
 
 def fill(message: Any, value: Any) -> None:
-    """Set the fields of an official message by the names of the domain's, and nothing of the codec's code."""
+    """Set the fields of an official message by the domain's names.
+
+    It uses nothing of the codec's code.
+    """
     message.SetInParent()
     for field in msgspec.structs.fields(value):
         name, member = SENT_AS.get(field.name, field.name), getattr(value, field.name)
@@ -66,9 +70,9 @@ def fill(message: Any, value: Any) -> None:
             setattr(message, name, member)
 
 
-def expected(reply: Reply) -> Any:
+def expected(reply: Sent) -> Any:
     message: Any = official.Reply()
-    if isinstance(reply, Answer):
+    if isinstance(reply, Reply):
         message.id = reply.id
         part = getattr(message, NAMES[type(reply.result)])
         part.SetInParent()
@@ -93,9 +97,9 @@ def expected(reply: Reply) -> Any:
     return message
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=sized(300, 3_000), deadline=None)
 @given(st.lists(REPLIES, min_size=1, max_size=3))
-def test_2_any_replies_are_what_the_official_schema_reads(replies: list[Reply]) -> None:
+def test_2_any_replies_are_what_the_official_schema_reads(replies: list[Sent]) -> None:
     assert parsed(b"".join(encoded(CODEC, reply) for reply in replies)) == [expected(reply) for reply in replies]
 
 
@@ -196,7 +200,10 @@ def delimited(message: Message) -> bytes:
 
 
 def message_of(command: dict[str, Any]) -> bytes:
-    """The command behind its length: `type` by our schema, because this SDK's has none, and the rest by the SDK's."""
+    """The command behind its length.
+
+    `type` by our schema, because this SDK's has none, and the rest by the SDK's.
+    """
     command_part: Message = ParseDict(in_protobuf(command), official.Command(), ignore_unknown_fields=True)
     body = command_part.SerializeToString()
     for name, part in command.items():
@@ -205,7 +212,7 @@ def message_of(command: dict[str, Any]) -> bytes:
     return bytes(_VarintBytes(len(body))) + body
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=sized(400, 4_000), deadline=None)
 @given(st.lists(COMMANDS, min_size=1, max_size=3))
 def test_3_a_command_means_the_same_in_both_encodings(commands: list[dict[str, Any]]) -> None:
     found = CODEC.decode(b"".join(map(message_of, commands)), binary=True)
@@ -262,7 +269,7 @@ def test_one_message_holds_a_bounded_number_of_commands() -> None:
 
 @pytest.mark.parametrize("name", ["subs", "headers"])
 def test_5_1_connect_holds_a_bounded_number_of_entries(name: str) -> None:
-    """Nobody who has shown no token yet keeps the edge busy with tens of thousands of them."""
+    """Nobody without a token yet keeps the edge busy with tens of thousands."""
     for count, fits in ((MAX_ENTRIES, True), (MAX_ENTRIES + 1, False)):
         entries: dict[str, Any] = {f"a{number}": {"offset": 1} if name == "subs" else "b" for number in range(count)}
         connect = {"id": 1, "connect": {name: entries}}

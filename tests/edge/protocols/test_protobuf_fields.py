@@ -1,4 +1,4 @@
-"""Every field of the client protocol in Protobuf, in the schema and in what the edge sends.
+"""Every field of the protocol in Protobuf: in the schema, and as it is sent.
 
 What it takes is in test_protobuf_requests.py. The fields are those of tests/support/protobuf_schema.py, which is
 written from the specification. What the edge does not support stands here with the reason.
@@ -17,10 +17,11 @@ from hypothesis import given, settings
 
 from services.edge.domain.control.operations import Refresh, Subscribe, Unsubscribe, execute
 from services.edge.domain.model import Publication
+from services.edge.domain.session.rpc import RpcContext
 from services.edge.protocols.centrifugal.json_codec import CentrifugalJson
 from services.edge.protocols.centrifugal.protobuf_codec import CentrifugalProtobuf
 from services.shared.namespaces import Delta, Mode
-from tests.edge.protocols.answers import Reply, encoded
+from tests.edge.protocols.replies import Sent, encoded
 from tests.edge.protocols.test_json_sdk import REPLIES
 from tests.support import protobuf_by_hand as by_hand
 from tests.support.edge import OPEN, PROTOBUF, Client, Cluster, replace_namespace, settle
@@ -117,7 +118,10 @@ _TYPES = {
 
 
 def assert_is(found: Any, field: Field) -> None:
-    """The field of a schema is what the specification says: name, number, type, one or many."""
+    """The field of a schema is what the specification says.
+
+    Name, number, type, one or many.
+    """
     is_map = found.message_type is not None and found.message_type.GetOptions().map_entry
     value = found.message_type.fields_by_name["value"] if is_map else found
     assert (found.name, found.number) == (field.name, field.number)
@@ -174,7 +178,7 @@ async def conversation() -> list[by_hand.Message]:
     )
     node = cluster.edge()
 
-    async def echo(user: str, client_id: str, data: bytes) -> bytes:
+    async def echo(context: RpcContext, data: bytes) -> bytes:
         return data
 
     cluster.rpc.register("echo", echo)
@@ -205,7 +209,7 @@ async def conversation() -> list[by_hand.Message]:
     await bob.call(presence_stats={"channel": "$b"})
     await bob.call(history={"channel": "a", "limit": 10})
     await bob.call(rpc={"method": "echo", "data": {"n": 1}})
-    await bob.call(refresh={"token": token("bob", ttl_s=1_000)})
+    await bob.call(refresh={"token": token("bob", ttl_s=1_000, info={"of": "another connection token"})})
     while "error" not in await bob.reply(publish={"channel": "a", "data": 1}):  # until its rate is reached
         pass
     await dave.call(unsubscribe={"channel": "a"})
@@ -225,7 +229,7 @@ async def test_the_edge_sends_every_field_that_it_supports_and_no_other() -> Non
 
 @settings(max_examples=400, deadline=None)
 @given(REPLIES)
-def test_any_reply_read_by_hand_is_the_one_in_json(reply: Reply) -> None:
+def test_any_reply_read_by_hand_is_the_one_in_json(reply: Sent) -> None:
     (part,) = by_hand.parts(encoded(CODEC, reply))
     found = by_hand.read("Reply", part)
     assert without_null(json.loads(by_hand.as_json("Reply", found))) == without_null(
@@ -234,7 +238,10 @@ def test_any_reply_read_by_hand_is_the_one_in_json(reply: Reply) -> None:
 
 
 def without_null(value: Any) -> Any:
-    """The value without payloads of null, which JSON leaves out, and without a channel that has no name."""
+    """The value without payloads of null, and without a channel that has no name.
+
+    JSON leaves out null.
+    """
     if isinstance(value, dict):
         return {
             key: without_null(one) for key, one in value.items() if one is not None and (key, one) != ("channel", "")

@@ -1,4 +1,6 @@
-"""Every field of the requests of the client protocol in Protobuf: the edge hears it, or ignores it on purpose.
+"""Every field of the requests of the client protocol in Protobuf.
+
+The edge hears it, or ignores it on purpose.
 
 Also what it makes of fields of the future. The bytes are written by hand, by tests/support/protobuf_schema.py.
 """

@@ -1,4 +1,6 @@
-"""Protobuf on the wire of an edge: what is malformed in it, and what is odd but allowed. Wire protocol, 2 and 18.
+"""Protobuf on the wire of an edge.
+
+What is malformed in it, and what is odd but allowed. Wire protocol, 2 and 18.
 
 The rest of the wire is tested in both encodings by tests/edge/wire.
 """
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from services.edge.domain.session.rpc import RpcContext
 from services.shared.namespaces import DataFormat
 from tests.support import protobuf_by_hand as by_hand
 from tests.support.edge import JSON, OPEN, PROTOBUF, Client, Cluster, connected, replace_namespace
@@ -106,7 +109,7 @@ async def test_3_what_is_odd_but_allowed_is_served(body: bytes) -> None:
     await client.call(connect={"token": cluster.token("alice")})
     await client.raw(delimited(body))
     assert client.closed is None
-    assert client.lines[-1] == {"id": 2, "error": {"code": 108, "message": "not available"}}
+    assert client.lines[-1] == {"id": 2, "error": {"code": 104, "message": "method not found"}}
 
 
 async def test_1_protobuf_commands_are_taken_from_text_frames_too() -> None:
@@ -115,7 +118,7 @@ async def test_1_protobuf_commands_are_taken_from_text_frames_too() -> None:
     await client.call(connect={"token": cluster.token("alice")})
     client.protocol.message(delimited(RPC), binary=False)
     await client.raw()
-    assert client.lines[-1] == {"id": 2, "error": {"code": 108, "message": "not available"}}
+    assert client.lines[-1] == {"id": 2, "error": {"code": 104, "message": "method not found"}}
 
 
 async def test_2_a_successful_unsubscribe_is_five_bytes() -> None:
@@ -149,7 +152,7 @@ async def test_2_a_payload_of_null_is_left_out_in_json_and_is_its_text_in_protob
     cluster = Cluster()
     node = cluster.edge()
 
-    async def nothing(user: str, client_id: str, data: bytes) -> bytes:
+    async def nothing(context: RpcContext, data: bytes) -> bytes:
         return b"null"
 
     cluster.rpc.register("nothing", nothing)

@@ -1,4 +1,7 @@
-"""The transcript of docs/protocol.md is what an edge really says; its other numbers are those of the code."""
+"""The transcript of docs/protocol.md is what an edge really says.
+
+Its other numbers are those of the code.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ def test_17_the_limits_of_the_page_are_those_of_the_code() -> None:
         f"counted from the command | {MAX_NESTING} |",
         f"| commands | {settings.commands_per_s:.0f} per second, {settings.commands_burst} at once;",
         f"| subscriptions of a connection | {settings.channels_per_client} |",
-        f"| connections of a user on an edge | {settings.connections_per_user} |",
+        f"| connections of a user, on all edges | {settings.connections_per_user} |",
         f"| history page | {settings.history_limit} publications, 1 MiB |",
         f"| recovery | {settings.recovery_total:,} publications |",
         f"| idempotency key | {settings.idempotency_key_max_bytes} bytes |",

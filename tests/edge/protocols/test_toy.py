@@ -1,4 +1,7 @@
-"""A client protocol is one folder: a toy one beside that of Centrifugal, on an edge with sockets and a real Redis."""
+"""A client protocol is one folder.
+
+A toy one beside that of Centrifugal, on an edge with sockets and a real Redis.
+"""
 
 from __future__ import annotations
 
@@ -170,6 +173,7 @@ async def test_the_token_of_the_handshake_counts_if_connect_has_none(cluster: Cl
         return HandshakeAuthenticator(
             node.verifier,
             MemoryTickets(),
+            node.resume,
             node.clock.wall,
             takes_query_tokens=False,
             is_own_page=lambda origin, host: False,

@@ -1,4 +1,7 @@
-"""What a client does for permessage-deflate, by zlib alone: it shares no code with the edge."""
+"""What a client does for permessage-deflate, by zlib alone.
+
+It shares no code with the edge.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ def deflated(message: bytes, *, level: int = 6, bits: int = 15, memory: int = 8)
 
 
 def inflated(payload: bytes, *, bits: int = 15) -> bytes:
-    """The message of a compressed payload, if it needs nothing that came before it and no larger window.
+    """The message of a compressed payload that needs nothing from before it.
+
+    Nor a larger window.
 
     It is taken in small pieces, because zlib sees no window that is too small while it may look into its output.
     """
@@ -34,7 +39,10 @@ def inflated(payload: bytes, *, bits: int = 15) -> bytes:
 
 
 def deflated_anyhow(message: bytes, chance: random.Random) -> bytes:
-    """The payload as some client might make it: any settings, flushes, empty blocks, blocks marked as the last."""
+    """The payload as some client might make it.
+
+    Any settings, flushes, empty blocks, blocks marked as the last.
+    """
     level, bits, memory = chance.randint(0, 9), chance.randint(9, 15), chance.randint(1, 9)
     strategy = chance.choice((zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE))
     made = b""

@@ -118,12 +118,18 @@ def listener_of(server: EdgeServer) -> Listener:
 
 
 def transport_of(connection: WebSocketConnection) -> asyncio.Transport:
-    """The TCP connection below, for what shows nowhere else: options, and whether it is being read."""
+    """The TCP connection below, for what shows nowhere else.
+
+    Options, and whether it is being read.
+    """
     return connection._transport  # noqa: SLF001
 
 
 def set_send_buffer(server: EdgeServer, size: int) -> None:
-    """Set the size of the system's send buffer of connections to come, which inherit it from the listening socket."""
+    """Set the size of the send buffer of connections to come.
+
+    They inherit it from the listening socket.
+    """
     listening = server._listener  # noqa: SLF001
     assert listening is not None
     listening.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
@@ -221,7 +227,10 @@ class Served:
                 await asyncio.sleep(0.005)
 
     async def answer(self, data: bytes) -> tuple[int, bytes]:
-        """Status (0: closed without an answer) and everything that came, once the server has closed."""
+        """Status and everything that came, once the server has closed.
+
+        Status 0: closed without an answer.
+        """
         async with Raw(self.port) as client:
             client.write(data)
             received = await client.rest()
@@ -274,7 +283,7 @@ class Raw:
             return b""
 
     async def frame(self) -> tuple[int, bytes]:
-        """Opcode and payload of the next frame, which must be whole, unmasked and not compressed."""
+        """Opcode and payload of the next frame: whole, unmasked, not compressed."""
         first, payload = await self.any_frame()
         assert first & 0xF0 == 0x80
         return first & 0x0F, payload
@@ -289,7 +298,7 @@ class Raw:
             return first, await self.reader.readexactly(size)
 
     async def closed(self) -> tuple[int, bytes]:
-        """Code and reason of the close frame, which must be the next and last thing to come."""
+        """Code and reason of the close frame, the next and last thing to come."""
         opcode, payload = await self.frame()
         assert opcode == CLOSE, (opcode, payload)
         assert await self.rest() == b""

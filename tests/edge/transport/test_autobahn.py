@@ -1,20 +1,21 @@
 """The Autobahn suite against the echo server.
 
 `kosoku` runs the suite's own case files; Autobahn's runner needs Python 2. Each of the 216 cases of compression sends a
-thousand messages. Three of each group run; with AUTOBAHN=all, as in `make test-full`, all of them do.
+thousand messages. Three of each group run; in `make test-full` all of them do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from kosoku import FailureError, run_fuzzingclient
+
+from tests.support.full import FULL
 
 _COMPRESSION = ["12.*", "13.*"]
 _GROUPS = [f"12.{number}" for number in range(1, 6)] + [f"13.{number}" for number in range(1, 8)]
@@ -36,7 +37,7 @@ def more() -> list[str]:
 
 @pytest.fixture
 async def echo_url(more: list[str]) -> AsyncIterator[str]:
-    """The address of an echo server that takes messages of 16 MiB, as section 9 sends them."""
+    """The address of an echo server that takes messages of 16 MiB (section 9)."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.edge.echo", "--port", "0", "--path", "/"),
         *("--max-message-bytes", str(16 * 1_048_576), "--max-fragments", "200000", *more),
@@ -69,9 +70,9 @@ async def test_all_cases_are_ok_but_for_a_few_that_are_listed(echo_url: str) -> 
 async def test_all_cases_of_compression_are_ok(echo_url: str, group: str) -> None:
     await run(echo_url, cases=["1.1.1"])  # loads the case files
     take_messages_as_python_2_does()
-    everything = os.environ.get("AUTOBAHN") == "all"
-    ran, found = await run(echo_url, cases=[f"{group}.{number}" for number in (range(1, 19) if everything else _SHORT)])
-    assert ran == (18 if everything else len(_SHORT))
+    numbers = range(1, 19) if FULL else _SHORT
+    ran, found = await run(echo_url, cases=[f"{group}.{number}" for number in numbers])
+    assert ran == len(numbers)
     assert found == {}
 
 
@@ -90,7 +91,10 @@ async def run(url: str, **which: Any) -> tuple[int, dict[str, str]]:
 
 
 def take_messages_as_python_2_does() -> None:
-    """Give the cases of compression bytes: from kosoku they get a `str` where a message came uncompressed."""
+    """Give the cases of compression bytes.
+
+    From kosoku they get a `str` where a message came uncompressed.
+    """
     cases: Any = sys.modules["case12_x_x"]
 
     def taking(on_message: Callable[[Any, bytes, bool], None]) -> Callable[[Any, bytes | str, bool], None]:

@@ -1,4 +1,7 @@
-"""Connections of every kind come and go by the thousand: no object stays, and nothing for the garbage collector."""
+"""Connections of every kind come and go by the thousand.
+
+No object stays, and nothing for the garbage collector.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""permessage-deflate on sockets: what is compressed, what is shared, and what ends a connection. RFC 7692."""
+"""permessage-deflate on sockets.
+
+What is compressed, what is shared, and what ends a connection. RFC 7692.
+"""
 
 from __future__ import annotations
 
@@ -257,7 +260,10 @@ async def test_blocks_marked_as_the_last_are_followed_by_others(serve: Serve) ->
 
 
 async def test_what_waits_is_counted_as_it_is_sent(serve: Serve) -> None:
-    """A client that reads nothing is closed for compressed bytes, not for those before."""
+    """A client that reads nothing is closed for the compressed bytes.
+
+    Not for those before compression.
+    """
     pushes, kept = 0, [os.urandom(2_000).hex().encode() for _ in range(40)]  # half as long compressed
     sizes = {}
     for compression in (True, False):

@@ -1,4 +1,7 @@
-"""Compression with real clients: `ws` on Node.js, Chromium, and centrifuge-python on an edge."""
+"""Compression with real clients.
+
+`ws` on Node.js, Chromium, and centrifuge-python on an edge.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offers of permessage-deflate that are accepted, and those that are passed over. RFC 7692, 7.1."""
+"""Which offers of permessage-deflate are accepted. RFC 7692, 7.1."""
 
 from __future__ import annotations
 

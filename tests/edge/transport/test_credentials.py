@@ -1,8 +1,13 @@
-"""Credentials of a handshake on the wire: what is refused before the upgrade, and what waits for a lookup."""
+"""Credentials of a handshake on the wire.
+
+What is refused before the upgrade, and what waits for a lookup.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -13,17 +18,19 @@ from tests.edge.transport.support import TEXT, Raw, Serve, frame, head
 
 
 class ByHeader:
-    """An `Authenticator` that a test commands: by the header at once, by the query after `release` is set."""
+    """An `Authenticator` that a test commands.
+
+    By the header at once, by the query after `release` is set.
+    """
 
     def __init__(self, later: Identity | Exception | None = None) -> None:
         self.later = later
         self.release = asyncio.Event()
         self.waiting = asyncio.Event()
 
-    def must_wait(self, info: HandshakeInfo) -> bool:
-        return "ticket" in info.query
-
-    def identify(self, info: HandshakeInfo) -> Identity | None:
+    def identify(self, info: HandshakeInfo) -> Identity | Coroutine[Any, Any, Identity | None] | None:
+        if "ticket" in info.query:
+            return self._later()
         if not info.authorization:
             return None
         if info.authorization[0] == "bad":
@@ -32,7 +39,7 @@ class ByHeader:
             raise HandshakeRejected("there are two", conflict=True)
         return Identity(ConnectionClaims(user=info.authorization[0]), "t")
 
-    async def identify_later(self, info: HandshakeInfo) -> Identity | None:
+    async def _later(self) -> Identity | None:
         self.waiting.set()
         await self.release.wait()
         if isinstance(self.later, Exception):
@@ -110,6 +117,21 @@ async def test_a_ticket_that_can_not_be_used_is_refused(
         assert (b"Retry-After: 1" in response) == (status == b"503")
     assert not served.handlers
     assert ("a credential could not be looked up" in caplog.text) == (status == b"500")
+
+
+async def test_an_edge_that_begins_to_drain_during_the_lookup_answers_503_and_not_101(serve: Serve) -> None:
+    authenticator = ByHeader(Identity(ConnectionClaims(user="alice"), "t"))
+    served = await serve(authenticator=authenticator)
+    async with Raw(served.port) as client:
+        client.write(with_ticket())
+        await authenticator.waiting.wait()
+        served.server.stop_accepting()
+        authenticator.release.set()
+        response = await client.head()
+        assert response.startswith(b"HTTP/1.1 503")
+        assert b"\r\nRetry-After: " in response
+    assert not served.handlers
+    assert served.refused == {"draining": 1}
 
 
 async def test_a_lookup_has_the_time_of_the_handshake(serve: Serve) -> None:

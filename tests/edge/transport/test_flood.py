@@ -1,4 +1,7 @@
-"""Behind our close frame nothing is read, TCP ends in a second, the code arrives, and others go on."""
+"""Behind our close frame nothing is read, and TCP ends in a second.
+
+The code arrives, and others go on.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ SUBSCRIBES = b"".join(commands({"history": {"channel": "x"}}, first_id=number) f
 
 
 async def flood(client: Raw, data: bytes) -> int:
-    """Send without end and without a look at what comes, until TCP ends; returns how much went out."""
+    """Send without end and without a look at what comes, until TCP ends.
+
+    Returns how much went out.
+    """
     sent = 0
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(LIMIT_S):
@@ -153,7 +159,10 @@ while time.monotonic() < until:
 
 
 async def test_others_hardly_notice_flooders_that_come_back_again_and_again() -> None:
-    """Coarse, as machines are busy: before, a publication of the bystander took seconds."""
+    """Coarse, as machines are busy.
+
+    Before, a publication of the bystander took seconds.
+    """
     cluster = Cluster()
     async with ServedEdge(cluster, options=TransportOptions(), commands_per_s=0) as edge:
         client = await edge.raw()

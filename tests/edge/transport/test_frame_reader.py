@@ -1,4 +1,7 @@
-"""A connection hears and says what an independent reader of RFC 6455 makes of the same bytes, however they are cut."""
+"""A connection and an independent reader of RFC 6455 read the same.
+
+However the bytes are cut.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,10 @@ def frames_of(data: bytes) -> list[Event]:
 
 
 def by_reference(data: bytes) -> tuple[list[Event], list[Event]]:
-    """What `websockets` makes of it, with messages put together and text checked; received and said."""
+    """Return what `websockets` makes of it: received and said.
+
+    With messages put together and text checked.
+    """
     core = ServerProtocol(state=OPEN, max_size=(LIMIT + 125, LIMIT))
     received: list[Event] = []
     pongs: list[Event] = []

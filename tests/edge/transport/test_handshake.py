@@ -29,11 +29,11 @@ async def test_a_handshake_is_accepted_and_answered_by_the_rfc(serve: Serve) -> 
     served = await serve()
     async with Raw(served.port) as client:
         client.write(head())
-        answer = await client.head()
-    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
-    assert b"Sec-WebSocket-Accept: " in answer
-    assert b"Sec-WebSocket-Protocol" not in answer
-    assert b"Sec-WebSocket-Extensions" not in answer
+        response = await client.head()
+    assert response.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"Sec-WebSocket-Accept: " in response
+    assert b"Sec-WebSocket-Protocol" not in response
+    assert b"Sec-WebSocket-Extensions" not in response
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ async def test_offers_never_fail_a_handshake(serve: Serve, headers: list[str], s
     served = await serve()
     async with Raw(served.port) as client:
         client.write(head(*headers))
-        answer = await client.head()
-    assert answer.startswith(b"HTTP/1.1 101 ")
-    assert (b"Sec-WebSocket-Protocol: " in answer) == (selected is not None)
-    assert selected is None or b"Sec-WebSocket-Protocol: " + selected + b"\r\n" in answer
-    assert b"Sec-WebSocket-Extensions" not in answer
+        response = await client.head()
+    assert response.startswith(b"HTTP/1.1 101 ")
+    assert (b"Sec-WebSocket-Protocol: " in response) == (selected is not None)
+    assert selected is None or b"Sec-WebSocket-Protocol: " + selected + b"\r\n" in response
+    assert b"Sec-WebSocket-Extensions" not in response
 
 
 async def test_the_client_protocols_decide_the_subprotocol(serve: Serve) -> None:
@@ -214,9 +214,9 @@ LINE = f"GET {PATH} HTTP/1.1"
 )
 async def test_what_is_no_handshake_is_refused_and_counted(serve: Serve, data: bytes, expected: int) -> None:
     served = await serve()
-    status, answer = await served.answer(data)
+    status, response = await served.answer(data)
     assert status == expected
-    assert b"\r\nConnection: close\r\n" in answer
+    assert b"\r\nConnection: close\r\n" in response
     assert sum(served.refused.values()) == 1
     assert not served.handlers
 
@@ -287,9 +287,9 @@ async def test_b07_bytes_that_trickle_in_do_not_put_off_the_end(serve: Serve) ->
 async def test_b08_connections_over_the_cap_get_503_until_one_ends(serve: Serve) -> None:
     served = await serve(max_connections=2)
     first, second = await served.raw(), await served.raw()
-    status, answer = await served.answer(head())
+    status, response = await served.answer(head())
     assert status == 503
-    assert b"\r\nRetry-After: " in answer
+    assert b"\r\nRetry-After: " in response
     first.writer.close()
     await asyncio.wait_for(served.handlers[0].end.wait(), LIMIT_S)
     third = await served.raw()
@@ -310,9 +310,9 @@ async def test_b08_far_over_the_cap_connections_are_dropped_unread(serve: Serve)
 async def test_b08_connections_of_one_address_over_its_cap_get_429(serve: Serve) -> None:
     served = await serve(max_connections_per_address=1)
     client = await served.raw()
-    status, answer = await served.answer(head())
+    status, response = await served.answer(head())
     assert status == 429
-    assert b"\r\nRetry-After: " in answer
+    assert b"\r\nRetry-After: " in response
     client.writer.close()
     await asyncio.wait_for(served.handlers[0].end.wait(), LIMIT_S)
     (await served.raw()).writer.close()

@@ -1,4 +1,7 @@
-"""Everything that is not WebSocket: an application behind our reader of requests, on the same port."""
+"""Everything that is not WebSocket.
+
+An application behind our reader of requests, on the same port.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,10 @@ async def response(client: Raw) -> tuple[int, bytes]:
 async def test_http_is_served_beside_websocket(serve: Serve) -> None:
     served = await serve(app=app)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client:
-        answer = await client.get("/hello", params={"name": "wörld"})
-        assert answer.json() == {"hello": "wörld"}
-        assert "date" in answer.headers
-        assert "server" not in answer.headers
+        response = await client.get("/hello", params={"name": "wörld"})
+        assert response.json() == {"hello": "wörld"}
+        assert "date" in response.headers
+        assert "server" not in response.headers
         assert (await client.get("/nowhere")).status_code == 404
     socket = await served.raw()
     socket.writer.close()
@@ -93,17 +96,17 @@ async def test_a_websocket_upgrade_on_a_used_connection_is_never_101(serve: Serv
         client.write(get())
         await response(client)
         client.write(head())
-        answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 426 ")
-    assert b"\r\nUpgrade: websocket\r\n" in answer
+        rest = await client.rest()
+    assert rest.startswith(b"HTTP/1.1 426 ")
+    assert b"\r\nUpgrade: websocket\r\n" in rest
     assert not served.handlers
 
 
 async def test_an_upgrade_elsewhere_is_never_101(serve: Serve) -> None:
     served = await serve(app=app)
-    _, answer = await served.answer(head(line="GET /hello HTTP/1.1"))
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"\r\nconnection: close\r\n" in answer
+    _, response = await served.answer(head(line="GET /hello HTTP/1.1"))
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in response
     assert not served.handlers
 
 
@@ -141,8 +144,8 @@ async def test_heads_are_held_to_the_same_rules_on_every_request(
         client.write(get() * before + data)
         for _ in range(before):
             assert (await response(client))[0] == 200
-        answer = await client.rest()
-    assert int(answer.split(b" ", 2)[1]) == expected
+        rest = await client.rest()
+    assert int(rest.split(b" ", 2)[1]) == expected
     await served.http_over()
     assert sum(served.refused.values()) == (expected != 200)
 
@@ -153,8 +156,8 @@ async def test_a_second_head_without_end_is_refused_in_bounded_memory(serve: Ser
         client.write(get())
         await response(client)
         client.write(get()[:-2] + b"A: " + b"a" * 1_000_000)
-        answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 431 ")
+        rest = await client.rest()
+    assert rest.startswith(b"HTTP/1.1 431 ")
     await served.http_over()
 
 
@@ -186,9 +189,9 @@ async def test_b08_http_counts_towards_the_cap_and_is_refused_over_it(serve: Ser
     async with Raw(served.port) as client:
         client.write(get())
         assert (await response(client))[0] == 200
-        status, answer = await served.answer(get())
+        status, rest = await served.answer(get())
         assert status == 503
-        assert b"\r\nRetry-After: " in answer
+        assert b"\r\nRetry-After: " in rest
         client.write(get())
         assert (await response(client))[0] == 200
 

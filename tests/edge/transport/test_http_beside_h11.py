@@ -1,4 +1,7 @@
-"""What our reader of HTTP takes, a library's reader understands in the same way: no request has two meanings."""
+"""What our reader of HTTP takes, a library's reader understands in the same way.
+
+No request has two meanings.
+"""
 
 from __future__ import annotations
 

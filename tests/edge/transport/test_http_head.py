@@ -1,4 +1,4 @@
-"""Heads are read strictly, within bounds, and no bytes at all make the reader fail."""
+"""Heads are read strictly, within bounds; no bytes make the reader fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Requests one behind the other: in order, however they are cut, in bounded memory, and whatever their client does."""
+"""Requests one behind the other.
+
+In order, however they are cut, in bounded memory, and whatever their client does.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,7 @@ async def response(client: Raw) -> tuple[int, bytes]:
 
 
 def chunked(body: bytes, rng: random.Random) -> bytes:
-    """The body in chunks of any size, with extensions and trailers as RFC 9112 allows them."""
+    """The body in chunks of any size, with extensions and trailers (RFC 9112)."""
     out, start = b"", 0
     while start < len(body):
         part = body[start : start + rng.randrange(1, 400)]
@@ -335,7 +338,10 @@ async def test_a_client_that_waits_for_100_gets_it_once(serve: Serve) -> None:
 
 
 async def test_a_client_that_was_answered_in_place_of_100_is_not_left_to_guess(serve: Serve) -> None:
-    """What comes next may be the body, or another request that a proxy takes for the next one: neither is read."""
+    """What comes next may be the body or another request: neither is read.
+
+    A proxy may take it for the next request.
+    """
     served = await serve(app=app)
     async with Raw(served.port) as client:
         client.write(post("/unread", "Content-Length: 50", "Expect: 100-continue"))
@@ -348,7 +354,10 @@ async def test_a_client_that_was_answered_in_place_of_100_is_not_left_to_guess(s
 
 
 async def test_the_last_answer_arrives_though_more_is_sent(serve: Serve) -> None:
-    """TCP is not closed on bytes that nobody has read: the client's system would forget the answer."""
+    """TCP is not closed on bytes that nobody has read.
+
+    The client's system would forget the answer.
+    """
     served = await serve(app=app)
     for line in (get("/one?name=a", "Connection: close"), get("/one?name=a").replace(b"HTTP/1.1", b"HTTP/1.0")):
         async with Raw(served.port) as client:

@@ -1,4 +1,7 @@
-"""One write per tick, and slow clients that cost nobody but themselves: reliability, F16 and promise 10."""
+"""One write per tick, and slow clients that cost nobody but themselves.
+
+Reliability, F16 and promise 10.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ KIB = text_frame(b"x" * 1_020)  # 1,024 bytes with its start
 
 
 async def stuff(handler: Recorder, served: Served, frames: int, data: bytes = KIB) -> int:
-    """Send so many frames, a few per tick; returns how many there were when the connection ended itself."""
+    """Send so many frames, a few per tick.
+
+    Returns how many there were when the connection ended itself.
+    """
     for sent in range(frames):
         handler.connection.send(data)
         if sent % 8 == 0:

@@ -1,4 +1,6 @@
-"""Thousands of random Protobuf commands against an edge with sockets and a real Redis; FUZZED=20000 for more.
+"""Thousands of random Protobuf commands against an edge and a real Redis.
+
+It has sockets. FULL=1 sends far more.
 
 Whatever comes, the edge answers in words of the protocol, logs no error, serves those who behave meanwhile and
 afterwards, and keeps nothing of those who are gone.
@@ -27,11 +29,12 @@ from services.shared.errors import Unavailable
 from services.shared.namespaces import DataFormat, Durability, Mode, Permission
 from tests.edge.transport.support import PATH
 from tests.support.edge import OPEN, Cluster, replace_namespace
+from tests.support.full import sized
 from tests.support.protobuf_noise import Noise
 from tests.support.served_edge import ServedEdge
 from tests.support.wire_client import WireClient, WireError
 
-COMMANDS = int(os.environ.get("FUZZED", "1000"))
+COMMANDS = sized(1_000, 20_000)
 AT_ONCE = 12
 FRAMES = 40  # of one client at most
 LAST = 4_000_000_000  # id of the command that a client sends last
@@ -92,7 +95,10 @@ class Crowd:
             await self._client()
 
     async def _client(self) -> None:
-        """One connection: usually a good connect, then noise, each time followed by a command that is answered."""
+        """One connection: usually a good connect, then noise.
+
+        After each there is a command that is answered.
+        """
         async with WireClient(self._url, protobuf=True, deadline_s=30) as client:
             is_open = False
             if self._chance.random() < 0.95:
@@ -148,7 +154,7 @@ class Bystander:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("take", range(3 if COMMANDS >= 20_000 else 1))
+@pytest.mark.parametrize("take", range(sized(1, 3)))
 async def test_noise_is_answered_in_words_of_the_protocol_and_leaves_nothing(
     take: int,
     redis_url: str,
@@ -161,7 +167,7 @@ async def test_noise_is_answered_in_words_of_the_protocol_and_leaves_nothing(
     print(f"FUZZ_SEED={seed}")
     caplog.set_level(logging.WARNING)
     failures: list[str] = []  # of Redis, as the edge sees it: a busy machine may be late
-    monkeypatch.setattr(Unavailable, "__init__", lambda _, text: failures.append(text))
+    monkeypatch.setattr(Unavailable, "__init__", lambda _, text="", **_others: failures.append(text))
     trouble: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: trouble.append(context))
     cluster = Cluster(default=_LOGGED, none=_NONE, raw=_BINARY)

@@ -1,4 +1,7 @@
-"""Behind a balancer: whose word about the client's address is believed, on real sockets."""
+"""Behind a balancer: whom we believe about the client's address.
+
+On real sockets.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +58,9 @@ async def peer_of(served: Served, before: bytes, *headers: str) -> str:
 async def asked(client: Raw, *headers: str) -> str:
     """What the HTTP application sees of a request on this connection: address and URL."""
     client.write("\r\n".join(["GET /who HTTP/1.1", "Host: chat.example.com", *headers, "", ""]).encode())
-    answer = await client.head()
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    size = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    response = await client.head()
+    assert response.startswith(b"HTTP/1.1 200 ")
+    size = int(response.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
     return (await asyncio.wait_for(client.reader.readexactly(size), LIMIT_S)).decode().strip('"')
 
 
@@ -121,10 +124,10 @@ async def test_b08_a_client_over_its_cap_is_refused_on_a_connection_that_it_shar
             shared.write(
                 f"GET {path} HTTP/1.1\r\nHost: chat.example.com\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n".encode()
             )
-        answer = await shared.rest()  # one answer, then the end
-        assert answer.startswith(b"HTTP/1.1 429 ")
-        assert answer.count(b"HTTP/1.1 ") == 1
-        assert b"\r\nRetry-After: 2\r\n" in answer
+        response = await shared.rest()  # one answer, then the end
+        assert response.startswith(b"HTTP/1.1 429 ")
+        assert response.count(b"HTTP/1.1 ") == 1
+        assert b"\r\nRetry-After: 2\r\n" in response
         assert served.refused == {"max_connections_per_address": 1}
     await settled(served)
 
@@ -170,9 +173,9 @@ async def test_the_cap_per_address_counts_clients_and_not_the_balancer(serve: Se
         client.write(head(*forwarded(address)))
         assert (await client.head()).startswith(b"HTTP/1.1 101 ")
         clients.append(client)
-    status, answer = await served.answer(head(*forwarded("203.0.113.1")))
+    status, response = await served.answer(head(*forwarded("203.0.113.1")))
     assert status == 429
-    assert b"\r\nRetry-After: " in answer
+    assert b"\r\nRetry-After: " in response
     assert (await served.answer(head(*forwarded("2001:db8::1"), without="Upgrade")))[0] == 426
     clients[0].writer.close()
     await clients[0].rest()

@@ -1,4 +1,7 @@
-"""Rounds of writing: at once while writing is cheap, in larger portions where it takes much of the loop's time."""
+"""Rounds of writing: at once while writing is cheap, else in larger portions.
+
+It is not cheap where it takes much of the loop's time.
+"""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ async def test_draining_answers_503_to_new_connections_and_keeps_open_ones(serve
     async with connect(served.url) as client:
         served.server.stop_accepting()
         for request in (head(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
-            status, answer = await served.answer(request)
+            status, response = await served.answer(request)
             assert status == 503
-            assert b"\r\nRetry-After: " in answer
+            assert b"\r\nRetry-After: " in response
         await client.send("still here")
         assert await client.recv() == "still here"
     assert served.refused == {"draining": 2}

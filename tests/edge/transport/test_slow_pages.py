@@ -1,17 +1,20 @@
-"""Thousands of missed publications reach a client of 100 KB/s in pages, while others publish; MISSED=50000 for more."""
+"""A client of 100 KB/s gets thousands of missed publications in pages.
+
+Others publish meanwhile. FULL=1 has more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 
 from services.edge.domain.model import Publication
 from tests.support.edge import OPEN, Cluster, replace_namespace
+from tests.support.full import sized
 from tests.support.served_edge import ServedEdge, SlowReader, commands, connect_command
 
 KIB = 1_024
-MISSED = int(os.environ.get("MISSED", "3000"))
+MISSED = sized(3_000, 50_000)
 LIVE = 40
 NAMESPACE = replace_namespace(OPEN, history_size=1_000_000)
 

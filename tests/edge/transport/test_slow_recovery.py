@@ -1,4 +1,7 @@
-"""Who reads slowly what it asked for is no slow client: it gets all of it, however long that takes."""
+"""Who reads slowly what it asked for is no slow client.
+
+It gets all of it, however long that takes.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,10 @@ async def test_at_most_one_reply_beyond_the_bound_waits_and_the_socket_is_not_re
 
 
 async def test_a_client_whose_pings_are_behind_a_long_reply_is_not_missed_while_it_reads() -> None:
-    """300 KiB at 60 KiB/s with a pong due after a second: as 600 KB at 20 KB/s, with one due after eight."""
+    """300 KiB at 60 KiB/s with a pong due after a second.
+
+    As 600 KB at 20 KB/s, with one due after eight.
+    """
     cluster = Cluster(default=NAMESPACE)
     filled(cluster, "room", 300 * KIB, 30)
     async with ServedEdge(

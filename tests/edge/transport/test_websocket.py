@@ -1,4 +1,7 @@
-"""Frames as bytes on a socket: reliability, B19 to B21, and every way a connection ends."""
+"""Frames as bytes on a socket.
+
+Reliability, B19 to B21, and every way a connection ends.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Wire protocol, 5.2 (subscribe) and 5.3 (unsubscribe): results, the order of checks, tokens."""
+"""Wire protocol, 5.2 (subscribe) and 5.3 (unsubscribe).
+
+Results, the order of checks, tokens.
+"""
 
 from __future__ import annotations
 

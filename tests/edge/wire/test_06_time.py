@@ -1,4 +1,7 @@
-"""Wire protocol, 6: the time of a publication, in pushes, recovery and history; and as a tag where asked for."""
+"""Wire protocol, 6: the time of a publication, in pushes, recovery and history.
+
+As a tag where asked for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ NOW_MS = 1_800_000_000_500
 
 
 async def everywhere(cluster: Cluster, client: Client) -> list[dict[str, Any]]:
-    """The second publication of a channel: a push, recovered from ring, from log and by pages, and in history."""
+    """The second publication of a channel.
+
+    A push, recovered from ring, from log and by pages, and in history.
+    """
     cluster.clock.unix = NOW_MS / 1000
     epoch = (await client.call(subscribe={"channel": "a"}))["epoch"]
     for number in (1, 2):

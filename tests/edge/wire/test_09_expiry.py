@@ -1,4 +1,7 @@
-"""Wire protocol, 9 and 5.8: when a client is told to refresh, what an expired token is good for, and a new `info`."""
+"""Wire protocol, 9 and 5.8: when to refresh, and what an expired token does.
+
+And a new `info`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.edge.domain.session.rpc import RpcContext
 from services.shared.namespaces import Mode
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
 
@@ -60,7 +64,7 @@ async def test_after_the_expiry_subscribe_and_unsubscribe_go_on() -> None:
 async def test_rpc_is_109_too() -> None:
     cluster = Cluster()
 
-    async def echo(user: str, client: str, data: bytes) -> bytes:
+    async def echo(context: RpcContext, data: bytes) -> bytes:
         return data
 
     cluster.rpc.register("echo", echo)
@@ -81,7 +85,9 @@ async def test_a_new_info_is_what_publications_and_presence_show_on_every_edge()
     assert other.publications("room")[-1]["info"]["conn_info"] == {"v": 2}
     roster = (await other.call(presence={"channel": "room"}))["presence"]
     assert roster[client.session.client]["conn_info"] == {"v": 2}
-    assert [push for push in other.pushes if "join" in push] == joins  # nobody has come or gone
+    *before, update = [push for push in other.pushes if "join" in push]
+    assert before == joins  # nobody has come or gone
+    assert update["join"] == {"info": roster[client.session.client], "updated": True}
     await client.call(unsubscribe={"channel": "room"})
     left = [push["leave"]["info"] for push in other.pushes if "leave" in push]
     assert [info["conn_info"] for info in left] == [{"v": 2}]

@@ -1,4 +1,7 @@
-"""Wire protocol, 11: history, positioning, recovery; and the join of stream and live feed."""
+"""Wire protocol, 11: history, positioning, recovery.
+
+The join of stream and live feed.
+"""
 
 from __future__ import annotations
 
@@ -406,7 +409,10 @@ async def test_11_3_insufficient_state_ends_positioned_subscriptions_with_2500_a
 
 
 async def test_6_between_reply_and_live_nothing_is_lost_or_doubled() -> None:
-    """Random joins among publications on two edges, with gaps in pub/sub: every client sees (its start, top] once."""
+    """Random joins among publications on two edges, with gaps in pub/sub.
+
+    Every client sees (its start, top] once.
+    """
     for seed in range(60):
         rng = random.Random(seed)
         cluster = Cluster(default=replace_namespace(FORCED, history_size=500))

@@ -1,4 +1,7 @@
-"""Bad inputs by row: what a misused command is answered with. Rows B01 to B21 are the transport's."""
+"""Bad inputs by row: what a misused command is answered with.
+
+Rows B01 to B21 are the transport's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ SEALED = replace_namespace(OPEN, subscribe=NOBODY, publish=NOBODY, history=NOBOD
 
 @dataclass(frozen=True)
 class Row:
-    """Frames from a client, and what must come of the last one: a close code, or the codes of its replies."""
+    """Frames from a client, and what must come of the last one.
+
+    A close code, or the codes of its replies.
+    """
 
     frames: tuple[str, ...]
     close: int = 0
@@ -44,8 +50,8 @@ ROWS = {
     "B23-right-type-not-allowed": Row(
         (command(2, "history", '{"channel":"h:a","since":{"offset":0},"reverse":true,"limit":1}'),), codes=(107,)
     ),
-    "B23-the-last-duplicate-wins": Row(('{"id":5,"id":2,"rpc":{}}',), codes=(108,), json_only=True),
-    "B24-id-reused": Row(("\n".join([command(2, "rpc"), command(2, "rpc")]),), codes=(108, 108)),
+    "B23-the-last-duplicate-wins": Row(('{"id":5,"id":2,"rpc":{}}',), codes=(104,), json_only=True),
+    "B24-id-reused": Row(("\n".join([command(2, "rpc"), command(2, "rpc")]),), codes=(104, 104)),
     "B24-id-0": Row((command(0, "rpc"),), 3501),
     "B24-id-negative": Row((command(-1, "rpc"),), 3501, json_only=True),
     "B24-id-too-big": Row((command(2**32, "rpc"),), 3501, json_only=True),
@@ -103,14 +109,14 @@ async def test_bad_input(row: Row) -> None:
     await client.raw(*before)
     seen = len(client.lines)
     await client.raw(last)
-    answers = [line for line in client.lines[seen:] if "id" in line]
+    replies = [line for line in client.lines[seen:] if "id" in line]
     if row.close:
         assert client.closed is not None
         assert client.closed[0] == row.close
-        assert answers == []
+        assert replies == []
     else:
         assert client.closed is None
-        assert tuple(answer["error"]["code"] for answer in answers) == row.codes
+        assert tuple(reply["error"]["code"] for reply in replies) == row.codes
     await bystander.call(publish={"channel": "a", "data": "unharmed"})
     assert bystander.publications("a")[-1]["data"] == "unharmed"
 
@@ -126,3 +132,20 @@ async def test_B27_unsubscribing_what_is_not_subscribed_has_no_effect() -> None:
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
     assert await client.call(unsubscribe={"channel": "never"}) == {}
+
+
+@pytest.mark.parametrize("name", ["subscribe", "publish", "presence", "presence_stats", "history"])
+async def test_B26_the_reply_is_the_same_whether_or_not_the_channel_exists(name: str) -> None:
+    cluster = Cluster(sealed=SEALED)
+    node = cluster.edge()
+    insider = await connected(cluster, node, "insider", claims={"channels": ["sealed:there"]})
+    assert "sealed:there" in node.hub.channels
+    client = await connected(cluster, node)
+    errors = []
+    for channel in ("sealed:there", "sealed:not-there"):
+        reply = await client.reply(**{name: {"channel": channel, **({"data": 1} if name == "publish" else {})}})
+        errors.append(reply["error"])
+    assert errors[0] == errors[1]
+    assert errors[0]["code"] == 103
+    assert "sealed:not-there" not in node.hub.channels
+    assert insider.publications("sealed:there") == []

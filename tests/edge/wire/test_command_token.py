@@ -1,4 +1,7 @@
-"""Tokens of single commands, where the namespace requires them: an extension of the protocol."""
+"""Tokens of single commands, where the namespace requires them.
+
+An extension of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.edge.domain.access.tokens import TokenVerifier
 from services.edge.domain.session.node import Node
+from services.edge.domain.session.rpc import RpcContext
 from services.shared.namespaces import CommandToken, Namespace
 from tests.support.edge import OPEN, SIGNED_IN, Client, Cluster, connected, replace_namespace
 
@@ -25,7 +29,7 @@ COMMANDS: list[dict[str, Any]] = [
 async def ready(namespace: Namespace = STRICT, **settings: Any) -> tuple[Cluster, Node, Client]:
     cluster = Cluster(default=namespace)
 
-    async def echo(user: str, client: str, data: bytes) -> bytes:
+    async def echo(context: RpcContext, data: bytes) -> bytes:
         return data
 
     cluster.rpc.register("echo", echo)

@@ -1,4 +1,7 @@
-"""How many channels one user may begin per minute on an edge; those that exist are free."""
+"""How many channels one user may begin per minute on an edge.
+
+Those that exist are free.
+"""
 
 from __future__ import annotations
 
@@ -106,6 +109,20 @@ async def test_the_anonymous_of_one_address_share_one_limit() -> None:
     await spend(clients[0])
     assert await clients[0].error(subscribe={"channel": "more"}) == 111
     await clients[1].call(subscribe={"channel": "elsewhere"})
+
+
+async def test_to_be_seen_in_a_channel_begins_it() -> None:
+    cluster = Cluster(default=replace_namespace(ANYBODY, presence_enter=SIGNED_IN))
+    node = cluster.edge(new_channels_per_minute=LIMIT)
+    client = await connected(cluster, node)
+
+    def entering(channel: str) -> dict[str, Any]:
+        return {"method": "presence.enter", "data": {"channel": channel}}
+
+    for number in range(LIMIT):
+        await client.call(rpc=entering(f"c{number}"))
+    assert await client.error(rpc=entering("more")) == 111
+    await client.call(rpc=entering("c0"))  # replaces the entry
 
 
 async def test_zero_is_no_limit() -> None:

@@ -1,4 +1,6 @@
-"""Bad inputs by row against real processes: the answer of each row, over WebSocket and over the server API.
+"""Bad inputs by row against real processes.
+
+The answer of each row, over WebSocket and over the server API.
 
 Two bystanders, one on each edge, sit in the channels that are attacked. After every test they publish and must have
 heard nothing but each other, without a hole. At the end nobody may have logged a fault, nor anything but whole lines.

@@ -34,15 +34,15 @@ class Api:
         return await self.http.post(f"/api/{method}", content=body)
 
     async def call(self, method: str, **body: Any) -> Any:
-        answer = await self.http.post(f"/api/{method}", json=body)
-        assert answer.status_code == 200, answer.text
-        assert set(answer.json()) == {"result"}, answer.text
-        return answer.json()["result"]
+        response = await self.http.post(f"/api/{method}", json=body)
+        assert response.status_code == 200, response.text
+        assert set(response.json()) == {"result"}, response.text
+        return response.json()["result"]
 
     async def error(self, method: str, **body: Any) -> int:
-        answer = await self.http.post(f"/api/{method}", json=body)
-        assert answer.status_code == 200, answer.text
-        code: int = answer.json()["error"]["code"]
+        response = await self.http.post(f"/api/{method}", json=body)
+        assert response.status_code == 200, response.text
+        code: int = response.json()["error"]["code"]
         return code
 
     async def history(self, channel: str, limit: int = PAGE) -> list[Any]:
@@ -84,7 +84,7 @@ class Site:
 
 
 def check_logs(stack: Stack) -> None:
-    """Only whole JSON lines, no fault among them, nothing that is secret, and nobody died."""
+    """Only whole JSON lines, no fault, nothing secret, and nobody died."""
     for name in SERVICES:
         records = []
         for text in stack.lines(name):
@@ -115,7 +115,10 @@ def command(name: str, body: str, number: str = "1000") -> str:
 
 
 async def is_closed(site: Site, frame: str | bytes, *, text: bool = False, connect: bool = True, edge: int = 0) -> None:
-    """A frame that is answered by 3501 and by nothing else; from a member of the attacked channels."""
+    """A frame that is answered by 3501 and by nothing else.
+
+    From a member of the attacked channels.
+    """
     async with WireClient(site.stack.ws_urls[edge]) as client:
         if connect:
             await client.connect(site.stack.token("mallory"))
@@ -130,10 +133,10 @@ async def is_closed(site: Site, frame: str | bytes, *, text: bool = False, conne
         assert client.lines[seen:] == []
 
 
-def is_refused(answer: httpx.Response) -> None:
+def is_refused(response: httpx.Response) -> None:
     """The server API's word for what a WebSocket is closed for."""
-    assert answer.status_code in (200, 400), answer.text
-    assert answer.json()["error"]["code"] == 107, answer.text
+    assert response.status_code in (200, 400), response.text
+    assert response.json()["error"]["code"] == 107, response.text
 
 
 def publish_of(name: str, data: bytes) -> bytes:

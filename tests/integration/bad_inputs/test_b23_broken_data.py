@@ -38,15 +38,15 @@ async def test_broken_data_closes_3501_and_is_refused_by_the_api(site: Site, nam
         if is_text(data):
             await is_closed(site, frame, text=True, edge=edge)
         is_refused(await site.apis[edge].raw("publish", b'{"channel":"%b","data":%b}' % (attacked.encode(), data)))
-        for method, body, answers in (
+        for method, body, responses in (
             ("broadcast", b'{"channels":["%b","chat:elsewhere"],"data":%b}', "responses"),
             ("batch", b'{"commands":[{"publish":{"channel":"%b","data":%b}}]}', "replies"),
         ):
-            answer = await site.apis[edge].raw(method, body % (attacked.encode(), data))
-            if answer.status_code == 200:  # each is answered for itself
-                assert {one["error"]["code"] for one in answer.json()["result"][answers]} == {107}
+            response = await site.apis[edge].raw(method, body % (attacked.encode(), data))
+            if response.status_code == 200:  # each is answered for itself
+                assert {one["error"]["code"] for one in response.json()["result"][responses]} == {107}
             else:
-                is_refused(answer)
+                is_refused(response)
 
 
 async def test_B23_bad_utf_8_in_a_text_frame_closes_1007_as_B20_says(site: Site) -> None:
@@ -143,8 +143,8 @@ async def test_numbers_that_no_client_can_read_are_refused_by_the_api(site: Site
     body = b'"channels":["chat:bad"]' if name == "broadcast" else b'"user":"bystander","channel":"chat:bad"'
     if name == "publish":
         body = b'"channel":"chat:bad"'
-    answer = await site.apis[0].raw(name, b'{%b,"%b":{"a":%b}}' % (body, (member or "data").encode(), number))
-    refused = answer.json()["result"]["responses"][0] if name == "broadcast" else answer.json()
+    response = await site.apis[0].raw(name, b'{%b,"%b":{"a":%b}}' % (body, (member or "data").encode(), number))
+    refused = response.json()["result"]["responses"][0] if name == "broadcast" else response.json()
     assert refused["error"]["code"] == 107
     assert reason in refused["error"]["message"]
 

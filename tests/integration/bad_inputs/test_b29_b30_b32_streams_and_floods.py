@@ -124,8 +124,8 @@ async def test_B29_limits_that_are_zero_negative_or_large_are_none_and_cut(site:
         assert await api.call("history", channel=channel) == {"publications": [], **top}
         assert await api.history(channel, 0) == []
         for limit in (-1, -(2**31), PAGE + 1, 2**31, 2**64, -(2**64), 10**100):
-            answer = await api.raw("history", f'{{"channel":"{channel}","limit":{limit}}}')
-            assert [one["data"] for one in answer.json()["result"]["publications"]] == first, limit
+            response = await api.raw("history", f'{{"channel":"{channel}","limit":{limit}}}')
+            assert [one["data"] for one in response.json()["result"]["publications"]] == first, limit
 
 
 async def test_B29_positions_at_both_ends_of_history(site: Site, channel: str) -> None:
@@ -185,7 +185,10 @@ async def test_B30_over_the_burst_is_111_and_not_done_and_ends_by_itself(site: S
 
 
 async def test_B30_what_is_turned_away_on_arrival_takes_no_credit_of_what_was_accepted_before(site: Site) -> None:
-    """Behind so many of its own that it would wait too long, a publication is refused at once (decision 18)."""
+    """Behind too many of its own, a publication is refused at once (decision 18).
+
+    Too many: it would wait too long.
+    """
     name = f"flood-{secrets.token_hex(4)}"
     async with site.client(0, "mallory", name) as client:
         started = time.monotonic()
@@ -208,7 +211,7 @@ async def test_B30_connect_and_unsubscribe_are_not_counted(site: Site) -> None:
         for number in replies:
             assert await client.reply(number) == {"id": number, "unsubscribe": {}}
         replies = await client.batch(*[{"rpc": {}}] * BURST)
-        assert {(await client.reply(number))["error"]["code"] for number in replies} == {108}
+        assert {(await client.reply(number))["error"]["code"] for number in replies} == {104}
 
 
 async def test_B30_a_flood_that_is_kept_up_closes_3013(site: Site) -> None:
@@ -233,7 +236,7 @@ async def test_B30_a_flood_that_is_kept_up_closes_3013(site: Site) -> None:
         assert refused_at
         assert KEPT_UP_S - 0.5 < lasted_s < KEPT_UP_S + 2
         assert slowest_s < 1
-        assert {line["error"]["code"] for line in client.lines if "error" in line} == {108, 111}
+        assert {line["error"]["code"] for line in client.lines if "error" in line} == {104, 111}
     async with site.client(0, "mallory", "chat:elsewhere") as again:
         await again.call(presence_stats={"channel": "chat:elsewhere"})
 
@@ -264,7 +267,7 @@ HOSTILE_NAMES: dict[str, str] = {
 
 @pytest.mark.parametrize("user", HOSTILE_NAMES.values(), ids=[f"B32-{name}" for name in HOSTILE_NAMES])
 async def test_names_of_users_are_carried_unchanged_and_mean_nothing(site: Site, channel: str, user: str) -> None:
-    """Through publications, history, presence, join and leave, and operations of the other edge."""
+    """Through publications, history, presence, joins, and the other edge."""
     info = {"name": user, user: 1}
     async with site.client(1, "watcher") as watcher:
         await watcher.subscribe(channel, join_leave=True)
@@ -332,7 +335,7 @@ async def test_other_names_are_taken_as_they_are(site: Site, channel: str, text:
     async with WireClient(site.stack.ws_urls[0], headers={"User-Agent": "x\t%s{0}<b>'; --"}) as client:
         await client.connect(site.stack.token("ann"), name=text, version=text, headers={text: text}, profile=text)
         await client.subscribe(channel, recover=True, epoch=text)
-        assert (await client.error(rpc={"method": text, "data": text}))["code"] == 108
+        assert (await client.error(rpc={"method": text, "data": text}))["code"] == 104
         tags = {text: text, "plain": "1"}
         await site.apis[1].call("publish", channel=channel, data=1, tags=tags, idempotency_key=text[:20])
         assert (await client.publication(channel))["tags"] == tags
@@ -351,14 +354,14 @@ async def test_other_names_are_taken_as_they_are(site: Site, channel: str, text:
 async def test_hostile_texts_for_accounts_and_in_addresses_are_only_texts(site: Site, text: str) -> None:
     for edge, url in enumerate(site.stack.http_urls):
         async with httpx.AsyncClient(base_url=url, timeout=10) as http:
-            answer = await http.post("/auth/register", json={"username": text, "password": "a good password"})
-            assert answer.status_code == 400, answer.text
-            answer = await http.post("/auth/login", json={"username": text, "password": "a good password"})
-            assert answer.status_code in (400, 401, 429), answer.text
-            answer = await http.get("/nope", params={"q": text}, headers={"User-Agent": "%s\t{0}"})
-            assert answer.status_code == 404
-            answer = await http.post("/auth/refresh", json={"refresh_token": text})
-            assert answer.status_code in (400, 401), answer.text
+            response = await http.post("/auth/register", json={"username": text, "password": "a good password"})
+            assert response.status_code == 400, response.text
+            response = await http.post("/auth/login", json={"username": text, "password": "a good password"})
+            assert response.status_code in (400, 401, 429), response.text
+            response = await http.get("/nope", params={"q": text}, headers={"User-Agent": "%s\t{0}"})
+            assert response.status_code == 404
+            response = await http.post("/auth/refresh", json={"refresh_token": text})
+            assert response.status_code in (400, 401), response.text
         assert await site.apis[edge].error("disconnect", user="x", disconnect={"code": 4000, "reason": "1"}) == 107
 
 
@@ -368,8 +371,8 @@ async def test_hostile_texts_for_accounts_and_in_addresses_are_only_texts(site: 
 async def figure(site: Site, line: str) -> float:
     """A counter of edge 1."""
     async with httpx.AsyncClient() as http:
-        answer = await http.get(f"{site.stack.internal_urls['edge-1']}/metrics")
-    values = [text.rsplit(" ", 1)[1] for text in answer.text.splitlines() if text.startswith(f"{line} ")]
+        response = await http.get(f"{site.stack.internal_urls['edge-1']}/metrics")
+    values = [text.rsplit(" ", 1)[1] for text in response.text.splitlines() if text.startswith(f"{line} ")]
     return float(values[0]) if values else 0.0
 
 

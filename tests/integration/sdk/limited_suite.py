@@ -1,4 +1,6 @@
-"""Runs a module of unittest cases in the current folder, with a time limit for each test.
+"""Runs a module of unittest cases, with a time limit for each test.
+
+The module is in the current folder.
 
 A test that waits for an event that never comes then fails and is named, instead of keeping the whole run.
 """

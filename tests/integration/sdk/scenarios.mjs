@@ -134,6 +134,42 @@ const scenarios = {
     }
   },
 
+  async presence_data() {
+    const [first, second] = [ch('chat:data-1'), ch('chat:data-2')];
+    const [bob] = await user('edge2', `bob-${first}`);
+    const [, events] = await subscribe(bob, first, { joinLeave: true });
+    const [alice] = await user('edge1', `alice-${first}`);
+    for (const channel of [first, second]) await subscribe(alice, channel);
+    const call = async (client, method, data) => valueOf((await client.rpc(`presence.${method}`, payload(data))).data);
+    // What comes next of Alice, as Bob sees it.
+    const seen = async (kind) => {
+      for (;;) {
+        const { info } = await events.wait(kind);
+        if (info.user === `alice-${first}`) return info.chanInfo?.length === 0 || info.chanInfo === undefined ? null : valueOf(info.chanInfo);
+      }
+    };
+    assert.equal(await seen('join'), null);
+    assert.deepEqual(await call(alice, 'leave', { channel: first }), {});
+    assert.equal(await seen('leave'), null);
+    assert.deepEqual(await call(alice, 'enter', { channel: first, data: { mood: 'good' } }), {});
+    assert.deepEqual(await seen('join'), { mood: 'good' });
+    await call(alice, 'update', { channel: first, data: { mood: null, at: 'sea' } });
+    assert.deepEqual(await seen('join'), { at: 'sea' }, 'an update is a second join of the same client');
+    const { members } = await call(bob, 'members', { channel: first });
+    assert.deepEqual(Object.fromEntries(members.map((one) => [one.user, one.chan_info ?? null])), {
+      [`alice-${first}`]: { at: 'sea' },
+      [`bob-${first}`]: null,
+    });
+    const { channels } = await call(bob, 'counts', { channels: [first] });
+    assert.deepEqual(channels, { [first]: { num_clients: 2, num_users: 2 } });
+    assert.deepEqual(await call(alice, 'channels', {}), { channels: [first, second] });
+    const online = (await call(bob, 'online', { users: [`alice-${first}`] })).users[`alice-${first}`];
+    assert.deepEqual([online.online, online.state], [true, 'active']);
+    await call(alice, 'leave', {});
+    assert.deepEqual(await seen('leave'), { at: 'sea' });
+    assert.deepEqual(await call(alice, 'channels', {}), { channels: [] });
+  },
+
   async presence() {
     const [bob] = await user('edge2', 'bob');
     const [sub, events] = await subscribe(bob, ch('chat:presence'), { joinLeave: true });
@@ -264,7 +300,7 @@ const scenarios = {
 
   async not_served() {
     const [alice] = await user('edge1', 'alice');
-    await assert.rejects(alice.rpc('method', payload({ my: 'data' })), (error) => error.code === 108);
+    await assert.rejects(alice.rpc('method', payload({ my: 'data' })), (error) => error.code === 104);
     await subscribe(alice, ch('chat:after'));
   },
 
@@ -409,6 +445,33 @@ const scenarios = {
     await sub.publish(payload({ n: 1 }));
     const got = await events.wait('publication');
     assert.deepEqual([got.channel, told(got)], [ch('chat:server'), { n: 1 }]);
+  },
+
+  async removed() {
+    const [alice] = await user('edge1', 'alice');
+    const [bob] = await user('edge2', 'bob');
+    const call = async (method, data) => valueOf((await alice.rpc(method, payload(data))).data);
+    const { channel } = await call('conversations.create', { type: 'group', users: ['bob'], settings: { history: 'joined' } });
+    const [own, events] = await subscribe(bob, channel);
+    await own.publish(payload({ kind: 'message', text: 'one' }));
+    assert.equal(told(await events.wait('publication')).text, 'one');
+    await call('members.remove', { channel, user: 'bob' });
+    const ended = await events.wait('unsubscribed');
+    assert.deepEqual([ended.code, ended.reason], [2100, 'no longer a member']);
+    assert.equal(told(events.publications().at(-1)).op, 'remove');
+    await call('messages.send', { channel, text: 'secret' });
+    await assert.rejects(own.publish(payload({ kind: 'message', text: 'two' })));
+    await assert.rejects(bob.publish(channel, payload({ kind: 'message', text: 'two' })), (error) => error.code === 103);
+    own.subscribe();
+    assert.equal((await events.wait('unsubscribed')).code, 103);
+    await call('members.add', { channel, user: 'bob' });
+    const seen = events.publications().length;
+    await call('messages.send', { channel, text: 'three' });
+    own.subscribe();
+    assert.equal((await events.wait('subscribed')).recovered, true);
+    await events.wait('publication');
+    assert.deepEqual(events.publications().slice(seen).map((pub) => told(pub).text), ['three']);
+    assert.equal(events.seen.filter(([name]) => name === 'unsubscribed').length, 2); // it did not come back by itself
   },
 
   async wrong_token() {

@@ -1,4 +1,6 @@
-"""The SDK scenarios with centrifuge-python, any version; run by test_sdk.py in a process of its own.
+"""The SDK scenarios with centrifuge-python, any version.
+
+Run by test_sdk.py in a process of its own.
 
 argv: the scenario. stdin: first line the addresses as JSON; then answers to what is asked on stdout, a JSON object per
 line: {"do": "token", "claims": …}, {"do": "cut"}, {"do": "heal"}. Exit 0: the scenario held. SDK_ENCODING=protobuf: the
@@ -168,6 +170,45 @@ async def presence(h: Harness) -> None:
     assert [info.user for info in (await sub.presence()).clients.values()] == ["bob"]
 
 
+async def presence_data(h: Harness) -> None:
+    """The operations on presence: enter, update, list, channels, leave, leave all."""
+    first, second = h.channel("chat:data-1"), h.channel("chat:data-2")
+    bob = await h.user("edge2", f"bob-{first}")
+    _, events = await subscribe(bob, first, join_leave=True)
+    alice = await h.user("edge1", f"alice-{first}")
+    for channel in (first, second):
+        await subscribe(alice, channel)
+
+    async def call(client: Client, method: str, **data: Any) -> Any:
+        return value_of((await client.rpc(f"presence.{method}", payload(data))).data)
+
+    async def seen(kind: str) -> Any:
+        """What comes next of Alice, as Bob sees it."""
+        while (ctx := await events.wait(kind)).info.user != f"alice-{first}":
+            pass
+        return value_of(ctx.info.chan_info) if ctx.info.chan_info else None
+
+    assert await seen("on_join") is None
+    assert await call(alice, "leave", channel=first) == {}
+    assert await seen("on_leave") is None
+    assert await call(alice, "enter", channel=first, data={"mood": "good"}) == {}
+    assert await seen("on_join") == {"mood": "good"}
+    await call(alice, "update", channel=first, data={"mood": None, "at": "sea"})
+    assert await seen("on_join") == {"at": "sea"}, "an update is a second join of the same client"
+    members = (await call(bob, "members", channel=first))["members"]
+    assert {one["user"]: one.get("chan_info") for one in members} == {
+        f"alice-{first}": {"at": "sea"},
+        f"bob-{first}": None,
+    }
+    assert (await call(bob, "counts", channels=[first]))["channels"] == {first: {"num_clients": 2, "num_users": 2}}
+    assert await call(alice, "channels") == {"channels": [first, second]}
+    online = (await call(bob, "online", users=[f"alice-{first}"]))["users"][f"alice-{first}"]
+    assert (online["online"], online["state"]) == (True, "active"), online
+    await call(alice, "leave")
+    assert await seen("on_leave") == {"at": "sea"}
+    assert await call(alice, "channels") == {"channels": []}
+
+
 async def history(h: Harness) -> None:
     """Pages forwards and backwards meet every publication once."""
     for channel in (h.channel("chat:history"), h.channel("live:history")):
@@ -224,7 +265,10 @@ async def recovery(h: Harness) -> None:
 
 
 async def resubscribed(h: Harness) -> None:
-    """What was missed between unsubscribe and subscribe comes with the next subscribe; the connection stays."""
+    """What was missed between unsubscribe and subscribe comes with the next subscribe.
+
+    The connection stays.
+    """
     for channel in (h.channel("chat:resubscribed"), h.channel("live:resubscribed")):
         alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
         sub, _ = await subscribe(alice, channel)
@@ -245,7 +289,10 @@ async def resubscribed(h: Harness) -> None:
 
 
 async def too_old(h: Harness) -> None:
-    """More missed than a `hot` channel keeps: told that it is not recovered, and then what is live, no more."""
+    """More missed than a `hot` channel keeps.
+
+    Told that it is not recovered, and then what is live, no more.
+    """
     channel = h.channel("live:too-old")
     alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
     sub, _ = await subscribe(alice, channel)
@@ -263,7 +310,10 @@ async def too_old(h: Harness) -> None:
 
 
 async def comes_and_goes(h: Harness) -> None:
-    """Subscriptions and connections that end before they began leave nobody behind, and the last wish counts."""
+    """What ends before it began leaves nobody behind; the last wish counts.
+
+    Of subscriptions and of connections.
+    """
     channel = h.channel("chat:comes-and-goes")
     watcher = await h.user("edge1", "watcher")
     roster, _ = await subscribe(watcher, channel)
@@ -288,19 +338,22 @@ async def comes_and_goes(h: Harness) -> None:
 
 
 async def not_served(h: Harness) -> None:
-    """A call that this server does not have fails with 108, and nothing else ends."""
+    """A call that this server does not have fails with 104, and nothing else ends."""
     alice = await h.user("edge1", "alice")
     code = 0
     try:
         await alice.rpc("method", payload({"my": "data"}))
     except ReplyError as error:
         code = error.code
-    assert code == 108
+    assert code == 104
     await subscribe(alice, h.channel("chat:after"))
 
 
 async def binary(h: Harness) -> None:
-    """Bytes that are no text arrive as they were: live, from history, and after a cut; JSON clients are refused."""
+    """Bytes that are no text arrive as they were: live, from history, and after a cut.
+
+    JSON clients are refused.
+    """
     channel = h.channel("bytes:sdk")
     sent = [bytes(range(256)), b"\x00", b"\xff\xfe", b"{", os.urandom(20_000)]
     alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
@@ -333,7 +386,10 @@ async def binary(h: Harness) -> None:
 
 
 async def deltas(h: Harness) -> None:
-    """Only what changed is sent to who asks for it: live, over a cut, and after a resubscribe; others get it whole."""
+    """Only what changed is sent to who asks for it.
+
+    Live, over a cut, and after a resubscribe; others get it whole.
+    """
     channel = h.channel("states:sdk")
     alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
     sub, plain = await subscribe(alice, channel)
@@ -379,7 +435,10 @@ async def deltas(h: Harness) -> None:
 
 
 async def many_missed(h: Harness) -> None:
-    """Thousands missed, far more than a reply carries: all of them in order, then what is live."""
+    """Thousands missed, far more than a reply carries.
+
+    All of them in order, then what is live.
+    """
     count, channel = int(h.config["missed"]), h.channel("chat:many")
     alice, bob = await h.user("edge1", "alice"), await h.user("proxied2", "bob")
     sub, _ = await subscribe(alice, channel)
@@ -400,7 +459,10 @@ async def many_missed(h: Harness) -> None:
 
 
 async def refresh(h: Harness) -> None:
-    """An expired token is replaced through get_token at connect; a running-out one by refresh, without reconnect."""
+    """An expired token is replaced through get_token at connect.
+
+    A running-out one by refresh, without reconnect.
+    """
     asked = 0
 
     async def get_token(*_: Any) -> str:
@@ -423,7 +485,10 @@ async def refresh(h: Harness) -> None:
 
 
 async def subscription_token(h: Harness) -> None:
-    """A private channel needs a token; an expiring one is refreshed while publications go on."""
+    """A private channel needs a token.
+
+    An expiring one is refreshed while publications go on.
+    """
     asked = 0
 
     async def get_token(*_: Any) -> str:
@@ -450,7 +515,7 @@ async def subscription_token(h: Harness) -> None:
 
 
 async def server_side(h: Harness) -> None:
-    """Channels of the token are there from the connect on, on another edge than the publisher's."""
+    """Channels of the token are there at once, on another edge than the publisher."""
     events = Events()
     bob = h.client("edge2", events, token=await h.token("bob", channels=[h.channel("chat:server")]))
     await bob.connect()
@@ -461,6 +526,46 @@ async def server_side(h: Harness) -> None:
     await sub.publish(payload({"n": 1}))
     got = await events.wait("on_publication")
     assert (got.channel, told(got.pub)) == (h.channel("chat:server"), {"n": 1})
+
+
+async def removed(h: Harness) -> None:
+    """Removed from a conversation: told, and not back.
+
+    What follows being added again is recovered.
+    """
+    alice, bob = await h.user("edge1", "alice"), await h.user("edge2", "bob")
+
+    async def call(method: str, **data: Any) -> Any:
+        return value_of((await alice.rpc(method, payload(data))).data)
+
+    created = await call("conversations.create", type="group", users=["bob"], settings={"history": "joined"})
+    channel = created["channel"]
+    own, events = await subscribe(bob, channel)
+    await own.publish(payload({"kind": "message", "text": "one"}))
+    assert told((await events.wait("on_publication")).pub)["text"] == "one"
+    await call("members.remove", channel=channel, user="bob")
+    ended = await events.wait("on_unsubscribed")
+    assert ended.code == 2100, ended
+    assert told(events.publications()[-1])["op"] == "remove"
+    await call("messages.send", channel=channel, text="secret")
+    code = 0
+    try:
+        await bob.publish(channel, payload({"kind": "message", "text": "two"}))
+    except ReplyError as error:
+        code = error.code
+    assert code == 103, code
+    await own.subscribe()
+    refused = await events.wait("on_unsubscribed")
+    assert refused.code == 103, refused
+    await call("members.add", channel=channel, user="bob")
+    seen = len(events.publications())
+    await call("messages.send", channel=channel, text="three")
+    await own.subscribe()
+    subscribed = await events.wait("on_subscribed")
+    assert subscribed.recovered, subscribed
+    await events.wait("on_publication")
+    assert [told(pub)["text"] for pub in events.publications()[seen:]] == ["three"]
+    assert [name for name, _ in events.seen].count("on_unsubscribed") == 2, "it did not come back by itself"
 
 
 async def wrong_token(h: Harness) -> None:

@@ -1,4 +1,7 @@
-"""Binary data by the official SDKs in Protobuf, on Node.js, in Python and in Chromium; JSON clients are refused."""
+"""Binary data by the official SDKs in Protobuf; JSON clients are refused.
+
+On Node.js, in Python and in Chromium.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ async def test_bytes_by_an_sdk(sdk: str, encoding: str, request: pytest.FixtureR
 @pytest.mark.usefixtures("playwright", "javascript")
 @pytest.mark.slow
 def test_protobuf_in_chromium(node: str, chromium: str, stack_of_bytes: Stack, tmp_path: Path) -> None:  # noqa: F811
-    """Connect, subscribe, publish, receive, presence, history, recovery over a reconnect, bytes."""
+    """Connect, subscribe, publish, presence, history, recovery, bytes."""
     tokens = [stack_of_bytes.token(user) for user in ("alice", "bob")]
     command = [node, str(WEB / "protobuf.mjs"), stack_of_bytes.http_urls[0], str(tmp_path / "profile"), chromium]
     done = subprocess.run([*command, str(SDK), *tokens], capture_output=True, text=True, timeout=120, check=False)

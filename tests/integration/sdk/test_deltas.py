@@ -1,4 +1,7 @@
-"""Deltas with the official SDKs, over two edges, a cut and a resubscribe; patches with the decoders of JavaScript."""
+"""Deltas with the official SDKs, over two edges, a cut and a resubscribe.
+
+Patches with the decoders of JavaScript.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Thousands missed in a `stored` channel, far more than one reply carries; MISSED=50000 for more, as `make test-full`.
+"""Thousands missed in a `stored` channel, far more than one reply carries.
+
+50,000 in `make test-full`.
 
 By the official SDKs as they are, and by a client of 100 KB/s, on a whole stack. With `-s` each says how long it took.
 """
@@ -6,7 +8,6 @@ By the official SDKs as they are, and by a client of 100 KB/s, on a whole stack.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import pytest
 
 from tests.edge.transport.support import Raw, head
 from tests.support.filling import fill
+from tests.support.full import sized
 from tests.support.peak_rss import PeakRss
 from tests.support.sdk import SDKS, run_scenario
 from tests.support.served_edge import SlowReader, commands
@@ -22,7 +24,7 @@ from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
 
 KIB = 1_024
-MISSED = int(os.environ.get("MISSED", "3000"))
+MISSED = sized(3_000, 50_000)
 RISES_KIB = 48 * KIB  # what is held for a client does not grow with what it missed; pages of the log may be shared
 CUT_AFTER = max(
     80 * KIB, MISSED * 20
@@ -43,7 +45,10 @@ def told(what: str, began: float, peak: PeakRss) -> None:
 async def test_an_official_sdk_recovers_all_of_them_in_order(
     sdk: str, cut_after: int | None, request: pytest.FixtureRequest, stack: Stack
 ) -> None:
-    """Also where each connection is reset amid the pages: it goes on behind the last one that it got."""
+    """Also where each connection is reset amid the pages.
+
+    It goes on behind the last one that it got.
+    """
     command: list[str] = request.getfixturevalue(SDKS[sdk])
     edge1, edge2 = stack.ws_urls[:2]
     address = urlsplit(edge2)

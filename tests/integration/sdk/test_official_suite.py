@@ -1,4 +1,7 @@
-"""The tests of centrifuge-python itself, from its source distribution, against an edge; over JSON and Protobuf."""
+"""The tests of centrifuge-python itself against an edge, in both encodings.
+
+From its source distribution.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,10 @@ async def test_the_suite_of_centrifuge_python_passes(suite: Path) -> None:
 
 
 async def _output(process: asyncio.subprocess.Process) -> tuple[str, bool]:
-    """What the process printed, and whether it ended in time; one that did not is killed."""
+    """What the process printed, and whether it ended in time.
+
+    One that did not is killed.
+    """
     assert process.stdout is not None
     lines: list[bytes] = []
 

@@ -1,4 +1,7 @@
-"""Clients of both encodings in one channel see the same, in one order, and recover with the other encoding."""
+"""Clients of both encodings in one channel see the same, in one order.
+
+And recover with the other encoding.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ async def _subscribe(client: Client, channel: str, **options: Any) -> tuple[Any,
 
 
 async def _leave(*clients: Client) -> None:
-    """Disconnect, and wait until the SDK has closed its sockets, which it does in the background."""
+    """Disconnect, and wait until the SDK has closed its sockets.
+
+    It does so in the background.
+    """
     for client in clients:
         await client.disconnect()
     closing = [task for task in asyncio.all_tasks() if "_close_conn" in repr(task)]

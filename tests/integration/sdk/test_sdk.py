@@ -1,4 +1,7 @@
-"""Official SDKs against two edges: publisher on the first, subscriber on the second."""
+"""Official SDKs against two edges.
+
+Publisher on the first, subscriber on the second.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Each way to bring a token that centrifuge-python has; run by test_ways_in.py, as `scenarios.py` is by its test.
+"""Each way to bring a token that centrifuge-python has.
+
+Run by test_ways_in.py, as `scenarios.py` is by its test.
 
 It has no option for subprotocols.
 """

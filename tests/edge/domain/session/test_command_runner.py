@@ -1,4 +1,4 @@
-"""Commands run at the pace at which their client takes the replies, and a few at a time."""
+"""Commands run at the pace at which their client takes replies, a few at once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from services.edge.domain.ends import EndReason
 from services.edge.domain.model import Publication
 from services.edge.domain.session import command_runner
 from services.edge.domain.session.node import Node
+from services.edge.domain.session.rpc import RpcContext
 from tests.support.edge import Client, Cluster, connected, settle
 
 
@@ -199,14 +200,14 @@ class Slow:
         cluster.rpc.register("slow", self._slow)
         cluster.rpc.register("quick", self._quick)
 
-    async def _slow(self, user: str, client: str, data: bytes) -> bytes:
-        self.log.append(f"{user} begins")
+    async def _slow(self, context: RpcContext, data: bytes) -> bytes:
+        self.log.append(f"{context.user} begins")
         await self.go.wait()
-        self.log.append(f"{user} ends")
+        self.log.append(f"{context.user} ends")
         return b"1"
 
-    async def _quick(self, user: str, client: str, data: bytes) -> bytes:
-        self.log.append(f"{user} quick")
+    async def _quick(self, context: RpcContext, data: bytes) -> bytes:
+        self.log.append(f"{context.user} quick")
         return b"2"
 
 
@@ -421,7 +422,10 @@ class SlowLog:
 
 
 class Overloaded:
-    """An edge whose publications fill its bytes, and a client of it that publishes: all of them are refused."""
+    """An edge whose publications fill its bytes, and a client of it that publishes.
+
+    All of them are refused.
+    """
 
     def __init__(self, cluster: Cluster, node: Node, client: Client, slow: Slow) -> None:
         self.cluster, self.node, self.client, self.slow = cluster, node, client, slow
@@ -557,7 +561,7 @@ async def test_a_publication_that_its_log_refuses_is_answered_with_the_error_and
     cluster.bus.down = True
     message(client, {"publish": {"channel": "a", "data": 1}}, {"publish": {"channel": "a"}}, {"rpc": {"method": "x"}})
     await settle()
-    assert errors(client) == [100, 107, 108]
+    assert errors(client) == [100, 107, 104]
     cluster.bus.down = False
     assert (await client.call(publish={"channel": "a", "data": 1}))["offset"] == 1
 

@@ -1,4 +1,4 @@
-"""The session of a client: what reaches the client in which state, and what its end leaves behind."""
+"""The session of a client: what reaches it in which state, and its end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_no_push_comes_before_the_reply_to_connect() -> None:
     push_recovered(session)
     assert (session.is_connecting, session.is_open, session.is_over, session.is_closed) == (True, False, False, False)
     assert client.lines == []
-    session.opened(None, can_refresh=True)
+    session.opened(None, has_delay=True)
     session.push(PUSH)
     push_recovered(session)
     assert (session.is_connecting, session.is_open, session.is_over, session.is_closed) == (False, True, False, False)
@@ -283,7 +283,7 @@ async def test_the_end_of_an_older_subscription_leaves_the_newer_one_alone() -> 
     new = client.session.subscriptions[CHANNEL]
     client.session.end_subscription(old, 2500)
     client.session.drop(old)
-    client.session.leave_roster(old)
+    client.session.presence_over(old)
     assert ends(client) == []
     assert client.session.subscriptions == {CHANNEL: new}
     assert set(cluster.presence.members_of[CHANNEL]) == {client.session.client}
@@ -448,3 +448,21 @@ async def test_the_info_of_a_client_is_its_user_its_id_and_what_its_tokens_say()
     assert (info.user, info.client) == ("alice", client.session.client)
     assert (info.conn_info, info.chan_info) == (b'{"v":1}', b'{"c":2}')
     assert client.session.info().chan_info == b""
+
+
+@pytest.mark.parametrize(("refused", "after_s"), [(False, 0.0), (True, 5.0)], ids=["ended", "refused"])
+async def test_a_client_protocol_that_fails_to_end_a_connection_has_tcp_ended(
+    refused: bool, after_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    client = await connected(cluster, cluster.edge())
+
+    def fails(*_: Any) -> Any:
+        raise ValueError("a protocol with a fault")
+
+    monkeypatch.setattr(type(client.session.protocol), "connect_refused" if refused else "end", fails)
+    if refused:
+        client.session.refuse_connect(1, ErrorResult(100, "internal"))
+    else:
+        client.session.disconnect(EndReason.SHUTDOWN)
+    assert client.connection.dropped_after == after_s

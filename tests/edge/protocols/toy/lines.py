@@ -1,4 +1,6 @@
-"""A toy client protocol, lines of text over WebSocket: the worked example of how to add one.
+"""A toy client protocol, lines of text over WebSocket.
+
+The worked example of how to add one.
 
 client              server
 CONNECT token       OK               without a token if the handshake has one
@@ -48,7 +50,7 @@ class Toy:
 
 
 class Pushes:
-    """`Encoder`: there are words for publications and for the end of a subscription, and for nothing else."""
+    """`Encoder` with words for publications and ends of subscriptions alone."""
 
     name = "toy"
     carries_bytes = False  # the data of a publication is a JSON string
@@ -69,7 +71,10 @@ class Pushes:
 
 
 class ToyConnection(ClientProtocol):
-    """One client. Commands have no ids on the wire; replies come in the order of the commands."""
+    """One client. Commands have no ids on the wire.
+
+    Replies come in the order of the commands.
+    """
 
     def __init__(
         self, host: Host, connection: Connection, pushes: Pushes, pings: Pings, identity: Identity | None
@@ -117,6 +122,9 @@ def _request(line: str) -> c.Request:
 
 
 def _text(data: bytes) -> str:
-    """The text of a publication: a JSON string without its quotes, other JSON as it is, on one line."""
+    """The text of a publication.
+
+    A JSON string without its quotes, other JSON as it is, on one line.
+    """
     value = msgspec.json.decode(data)
     return (value if isinstance(value, str) else data.decode()).replace("\n", " ")

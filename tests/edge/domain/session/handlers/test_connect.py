@@ -1,4 +1,7 @@
-"""Connect: who may, what the connection knows then, and its server-side subscriptions, also when one of them fails."""
+"""Connect: who may, what is known then, and server-side subscriptions.
+
+Also when one of these fails.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +136,10 @@ async def test_a_connect_that_fails_unforeseen_is_refused_as_any_other(
 
 
 async def connect(client: Client, **request: Any) -> Any:
-    """What connect is answered with: the result, the code of its error, or the code of the close."""
+    """What connect is answered with.
+
+    The result, the code of its error, or the code of the close.
+    """
     await client.post(connect=request)
     if client.closed is not None:
         return client.closed[0]

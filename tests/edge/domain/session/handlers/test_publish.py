@@ -1,4 +1,4 @@
-"""Publish: what is refused and in which order, the rate of a namespace, whose keys, and channels that are new."""
+"""Publish: what is refused and in which order, rates, keys, new channels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from services.edge.domain.access.grants import NEVER, Operation
 from services.edge.domain.session.node import Node
+from services.shared.errors import Busy, Unavailable
 from services.shared.namespaces import DataFormat, Durability, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 
@@ -30,7 +32,10 @@ def made(**settings: Any) -> tuple[Cluster, Node]:
 
 
 async def publish(client: Client, channel: str, data: Any = 1, **more: Any) -> Any:
-    """What publish is answered with: the result, the code of its error, or the code of the close."""
+    """What publish is answered with.
+
+    The result, the code of its error, or the code of the close.
+    """
     command_id = await client.post(publish={"channel": channel, "data": data, **more})
     if client.closed is not None:
         return client.closed[0]
@@ -147,6 +152,9 @@ async def test_a_client_publishes_at_most_at_the_rate_of_the_namespace() -> None
     assert [await publish(ann, "slow:0") == 111 for _ in range(2)] == [False, True]
     for _ in range(10):
         await ann.call(publish={"channel": "a", "data": 1})
+    carl = await connected(cluster, node, "carl")
+    await carl.call(publish={"channel": "a", "data": 1})
+    assert carl.session.publish_buckets is None, "where there is no rate, nothing is kept for one"
 
 
 async def test_what_is_refused_takes_none_of_the_rate() -> None:
@@ -208,21 +216,81 @@ async def test_who_began_too_many_is_checked_in_the_same_way(channel: str, more:
     assert found == code if code else found == {"offset": 1, "epoch": cluster.bus.log("d").epoch}
 
 
-async def test_who_began_too_many_is_told_when_the_log_does_not_answer() -> None:
+@pytest.mark.parametrize(("error", "code"), [(Unavailable("down"), 100), (Busy(), 111)])
+async def test_who_began_too_many_is_told_what_the_log_says(error: Exception, code: int) -> None:
     cluster, node = made(new_channels_per_minute=1)
     client = await connected(cluster, node)
     await client.call(publish={"channel": "a", "data": 1})
     cluster.bus.log("d")
     asked = asyncio.Event()
-    append = node.broker.append
 
     async def fails(*arguments: Any, **options: Any) -> Any:
         asked.set()
-        cluster.bus.down = True
-        return await append(*arguments, **options)
+        raise error
 
     node.broker.append = fails  # type: ignore[method-assign]
-    assert await publish(client, "d") == 100
+    assert await publish(client, "d") == code
     assert asked.is_set()
     await settle()
     assert node.publisher.admission.redis.waiting == 0
+
+
+async def test_a_client_that_left_before_the_log_answered_troubles_nobody() -> None:
+    cluster, node = made(new_channels_per_minute=1)
+    client = await connected(cluster, node)
+    await client.call(publish={"channel": "a", "data": 1})
+    cluster.bus.log("d")
+    may_answer, append = asyncio.Event(), node.broker.append
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        await may_answer.wait()
+        return await append(*arguments, **options)
+
+    node.broker.append = late  # type: ignore[method-assign]
+    trouble: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: trouble.append(context))
+    await client.post(publish={"channel": "d", "data": 1})
+    await client.hang_up()
+    may_answer.set()
+    await settle()
+    assert cluster.bus.log("d").top == 1
+    assert trouble == []
+
+
+@pytest.mark.parametrize(("taken", "code"), [(False, 0), (True, 103)])
+async def test_a_grant_that_changes_while_the_limit_is_asked_for_is_looked_at_again(
+    taken: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(private=replace_namespace(FREE, publish=frozenset({Permission.GRANT})))
+    node = cluster.edge()
+    await cluster.grants.give_grants("alice", ["private:a"], [Operation.PUBLISH], NEVER)
+    client = await connected(cluster, node)
+    limit = Limit()
+    monkeypatch.setattr(node, "publish_limit", limit)
+    command_id = await client.post(publish={"channel": "private:a", "data": 1})
+    assert limit.asked == 1
+    if taken:
+        await cluster.grants.take_grants("alice", [], [])
+    node.grants.forget("alice")
+    limit.go.set()
+    await settle()
+    (line,) = [line for line in client.lines if line.get("id") == command_id]
+    assert line.get("error", {}).get("code", 0) == code
+
+
+class Limit:
+    """A limit of publications that is asked for, and answers when the test says."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.asked = 0
+
+    def is_ready(self, who: str) -> bool:
+        return self.go.is_set()
+
+    async def refill(self, who: str) -> None:
+        self.asked += 1
+        await self.go.wait()
+
+    def take(self, who: str) -> None:
+        """Permit it."""

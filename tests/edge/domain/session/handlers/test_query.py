@@ -8,6 +8,7 @@ import pytest
 
 from services.edge.domain.model import Publication
 from services.edge.domain.session.node import Node
+from services.edge.domain.session.rpc import RpcContext
 from services.shared.namespaces import DataFormat, Durability, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace
 
@@ -123,17 +124,31 @@ async def test_presence_names_the_clients_and_stats_count_them() -> None:
 async def test_rpc_calls_the_method_of_this_name_with_who_calls() -> None:
     cluster, node = made()
     client = await connected(cluster, node)
-    assert await ask(client, "rpc", method="echo") == 108, "there are no methods at all"
     seen: list[tuple[str, str]] = []
 
-    async def echo(user: str, client_id: str, data: bytes) -> bytes:
-        seen.append((user, client_id))
+    async def echo(context: RpcContext, data: bytes) -> bytes:
+        seen.append((context.user, context.client))
         return data
 
     cluster.rpc.register("echo", echo)
     assert await client.call(rpc={"method": "echo", "data": {"a": 1}}) == {"data": {"a": 1}}
     assert seen == [("alice", client.session.client)]
     assert await ask(client, "rpc", method="another") == 104
+
+
+async def test_a_client_whose_token_has_expired_calls_no_method() -> None:
+    cluster, node = made(ping_interval_s=0.0)
+    client = await connected(cluster, node, claims={"ttl_s": 10})
+    called: list[str] = []
+
+    async def echo(context: RpcContext, data: bytes) -> bytes:
+        called.append(context.user)
+        return data
+
+    cluster.rpc.register("echo", echo)
+    await cluster.advance(11)
+    assert await ask(client, "rpc", method="echo") == 109
+    assert not called
 
 
 async def test_a_message_without_a_reply_ends_the_connection() -> None:

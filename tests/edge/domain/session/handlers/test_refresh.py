@@ -1,4 +1,7 @@
-"""Refresh of connections and subscriptions: which tokens are taken, and what they change."""
+"""Refresh of connections and subscriptions.
+
+Which tokens are taken, and what they change.
+"""
 
 from __future__ import annotations
 

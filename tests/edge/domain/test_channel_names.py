@@ -1,71 +1,23 @@
-"""Who may do what in a channel, and which names channels may have. Wire protocol, 5.2 and 10."""
+"""Which names channels may have, and whom a name is for.
+
+Wire protocol, 5.2 and 10.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from services.edge.domain.access.permissions import (
-    Actor,
-    allows,
+from services.edge.domain.access.channel_names import (
     find_namespace,
     is_private,
     listed_users,
-    may_subscribe,
+    name_permits,
 )
 from services.shared.errors import ErrorCode, ThalamusError
-from services.shared.namespaces import Namespace, Namespaces, Permission
+from services.shared.namespaces import Namespace, Namespaces
 
 CHAT = Namespace(name="chat")
-ANONYMOUS_TOO = Namespace(name="chat", anonymous_subscriber=True)
 MAX_BYTES = 20
-
-
-def rule(*permissions: Permission) -> frozenset[Permission]:
-    return frozenset(permissions)
-
-
-# Rules of a namespace.
-
-
-def test_anyone_includes_anonymous_clients() -> None:
-    assert allows(rule(Permission.ANYONE), CHAT, Actor(""))
-    assert allows(rule(Permission.ANYONE), CHAT, Actor("ann"))
-
-
-def test_authenticated_needs_a_user_id() -> None:
-    assert allows(rule(Permission.AUTHENTICATED), CHAT, Actor("ann"))
-    assert not allows(rule(Permission.AUTHENTICATED), CHAT, Actor(""))
-    assert not allows(rule(Permission.AUTHENTICATED), CHAT, Actor("", subscribed=True, granted=True))
-
-
-def test_subscriber_needs_a_subscription() -> None:
-    assert allows(rule(Permission.SUBSCRIBER), CHAT, Actor("ann", subscribed=True))
-    assert not allows(rule(Permission.SUBSCRIBER), CHAT, Actor("ann"))
-    assert not allows(rule(Permission.SUBSCRIBER), CHAT, Actor("ann", granted=True))
-
-
-def test_an_anonymous_subscriber_counts_only_where_the_namespace_says_so() -> None:
-    assert not allows(rule(Permission.SUBSCRIBER), CHAT, Actor("", subscribed=True))
-    assert allows(rule(Permission.SUBSCRIBER), ANONYMOUS_TOO, Actor("", subscribed=True))
-    assert not allows(rule(Permission.SUBSCRIBER), ANONYMOUS_TOO, Actor(""))
-
-
-def test_grant_needs_a_token_or_the_server() -> None:
-    assert allows(rule(Permission.GRANT), CHAT, Actor("", granted=True))
-    assert not allows(rule(Permission.GRANT), CHAT, Actor("ann", subscribed=True))
-
-
-def test_nobody_is_nobody() -> None:
-    assert not allows(rule(Permission.NOBODY), ANONYMOUS_TOO, Actor("ann", subscribed=True, granted=True))
-    assert not allows(rule(), ANONYMOUS_TOO, Actor("ann", subscribed=True, granted=True))
-
-
-def test_one_permission_of_a_rule_is_enough() -> None:
-    either = rule(Permission.SUBSCRIBER, Permission.GRANT)
-    assert allows(either, CHAT, Actor("ann", subscribed=True))
-    assert allows(either, CHAT, Actor("ann", granted=True))
-    assert not allows(either, CHAT, Actor("ann"))
-    assert allows(rule(Permission.AUTHENTICATED, Permission.SUBSCRIBER), ANONYMOUS_TOO, Actor("", subscribed=True))
 
 
 # Names of channels.
@@ -138,14 +90,11 @@ def test_the_pattern_for_channels_without_a_namespace_must_match_the_whole_name(
 # Subscribing without a token.
 
 
-OPEN = Namespace(name="chat", subscribe=rule(Permission.ANYONE))
-
-
 def test_a_name_that_begins_with_a_dollar_needs_a_token() -> None:
     assert is_private("$chat:a")
     assert not is_private("chat:$a")
-    assert not may_subscribe(OPEN, "$chat:a", "ann")
-    assert may_subscribe(OPEN, "chat:$a", "ann")
+    assert not name_permits("$chat:a", "ann")
+    assert name_permits("chat:$a", "ann")
 
 
 def test_users_are_listed_behind_the_last_hash() -> None:
@@ -156,29 +105,20 @@ def test_users_are_listed_behind_the_last_hash() -> None:
 
 
 def test_only_listed_users_may_subscribe() -> None:
-    assert may_subscribe(OPEN, "chat:a#ann,bob", "ann")
-    assert may_subscribe(OPEN, "chat:a#ann,bob", "bob")
+    assert name_permits("chat:a#ann,bob", "ann")
+    assert name_permits("chat:a#ann,bob", "bob")
     for user in ("carol", "an", "ann,bob", "a#ann"):
-        assert not may_subscribe(OPEN, "chat:a#ann,bob", user), user
+        assert not name_permits("chat:a#ann,bob", user), user
 
 
 def test_no_list_of_users_has_anonymous_clients() -> None:
     for channel in ("chat:a#ann", "chat:a#", "chat:a#ann,"):
-        assert not may_subscribe(OPEN, channel, ""), channel
+        assert not name_permits(channel, ""), channel
 
 
 def test_a_listed_user_is_compared_in_the_form_that_names_have() -> None:
-    assert may_subscribe(OPEN, "chat:#a%20b", "a b")
-    assert not may_subscribe(OPEN, "chat:#a%20b", "a%20b")
-    assert may_subscribe(OPEN, "chat:#urn:1", "urn:1")  # the colon behind a namespace stays as it is
-    assert not may_subscribe(OPEN, "#urn%3A1", "urn%3A1")
-    assert may_subscribe(OPEN, "#urn%3A1", "urn:1")
-
-
-def test_a_listed_user_needs_the_permission_of_the_namespace_too() -> None:
-    granted_only = Namespace(name="chat", subscribe=rule(Permission.GRANT))
-    assert not may_subscribe(granted_only, "chat:a#ann", "ann")
-    assert not may_subscribe(granted_only, "chat:a", "ann")
-    signed_in = Namespace(name="chat", subscribe=rule(Permission.AUTHENTICATED))
-    assert may_subscribe(signed_in, "chat:a", "ann")
-    assert not may_subscribe(signed_in, "chat:a", "")
+    assert name_permits("chat:#a%20b", "a b")
+    assert not name_permits("chat:#a%20b", "a%20b")
+    assert name_permits("chat:#urn:1", "urn:1")  # the colon behind a namespace stays as it is
+    assert not name_permits("#urn%3A1", "urn%3A1")
+    assert name_permits("#urn%3A1", "urn:1")

@@ -11,7 +11,7 @@ from services.edge.protocols.centrifugal.codec import Codec
 NO_PINGS = Pings(0, 0)
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """The reply to a command; `pings` are told in that to connect."""
 
     id: int
@@ -19,15 +19,15 @@ class Answer(NamedTuple):
     pings: Pings = NO_PINGS
 
 
-Reply = Answer | r.Push
+Sent = Reply | r.Push
 
 
-def encoded(codec: Codec, reply: Reply) -> bytes:
+def encoded(codec: Codec, sent: Sent) -> bytes:
     """The frame of a reply or push."""
-    if not isinstance(reply, Answer):
-        frame = codec.encode(reply)
+    if not isinstance(sent, Reply):
+        frame = codec.encode(sent)
         assert frame is not None
         return frame
-    if isinstance(reply.result, r.ConnectResult):
-        return codec.connected(reply.id, reply.result, reply.pings)
-    return codec.reply(reply.id, reply.result)
+    if isinstance(sent.result, r.ConnectResult):
+        return codec.connected(sent.id, sent.result, sent.pings)
+    return codec.reply(sent.id, sent.result)

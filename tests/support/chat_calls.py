@@ -1,0 +1,200 @@
+"""Replicas that serve methods on conversations, on one Redis and one store.
+
+The store is an SQLite file, or DynamoDB on moto's server. `Site.log` is what was appended, whatever was erased since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
+from services.persistence.adapters.redis.hotlog import RedisHotLog
+from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
+from services.persistence.chat.adapters.sqlite import SqliteChatStore
+from services.persistence.chat.append import Appender
+from services.persistence.chat.methods.context import Tools
+from services.persistence.chat.methods.registry import Methods
+from services.persistence.chat.new_events import NewEvent, Refused, Result
+from services.persistence.chat.wiring import Chat
+from services.persistence.domain.log import Log
+from services.shared.dynamodb import tables
+from services.shared.dynamodb.client import DynamoDb
+from services.shared.process.cancellation import end_task
+from services.shared.redis.pipeline import RedisPipeline
+from tests.support.dynamodb import settings_of
+from thalamus.chat.v1 import chat_pb2 as pb
+from thalamus.common.v1.common_pb2 import ClientInfo, Publication
+
+NAMESPACE = "conv"
+OPTIONS = pb.NamespaceOptions(history_size=1_000, history_ttl_s=3_600, group_max_members=1_000, max_data_bytes=65_536)
+
+
+class CallRefused(Exception):
+    """A method was refused."""
+
+    def __init__(self, refusal: pb.Refusal) -> None:
+        super().__init__(f"{refusal.code} {refusal.why}: {refusal.text}")
+        self.code, self.why, self.refusal = refusal.code, refusal.why, refusal
+
+
+class Entry(NamedTuple):
+    """One publication of a log, as it was appended."""
+
+    offset: int
+    author: str
+    time_ms: int
+    data: bytes
+
+
+class Replica:
+    """One process of persistence, as far as methods on conversations need it."""
+
+    def __init__(self, site: Site, pipeline: RedisPipeline, rows: Any, store: Any) -> None:
+        self.rows, self.store = rows, store
+        self.names: dict[str, str] = {}  # user → what edges know of the user beside the id
+        self.hot = RedisHotLog(pipeline, lambda: "incarnation")
+        self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256)
+        self.chat = Chat(self.log, rows, store, pipeline, time.time)
+        self.conversations, self.appender, self.queries = self.chat.conversations, self.chat.appender, self.chat.queries
+        self.methods = Methods(Tools(self.queries, site.recording(self.appender), self.chat.upkeep, self.chat.traces))
+        self._tasks = [asyncio.create_task(self.log.run()), asyncio.create_task(self.chat.run())]
+
+    async def ask(self, user: str, method: str, key: str = "", /, **params: Any) -> pb.CallResponse:
+        """Call a method; a trailing `_` of a name is dropped, for `from_`, `with_`."""
+        given = {name.rstrip("_"): value for name, value in params.items()}
+        known = self.names.get(user, "").encode()
+        info = ClientInfo(user=user, client="c", conn_info=known) if user else None
+        return await self.methods.call(
+            pb.CallRequest(
+                method=method,
+                info=info,
+                params=json.dumps(given).encode(),
+                key_user=f"u:{user}",
+                key=key,
+                namespace=NAMESPACE,
+                options=OPTIONS,
+            )
+        )
+
+    async def call(self, user: str, method: str, key: str = "", /, **params: Any) -> dict[str, Any]:
+        """Call a method and return its answer; CallRefused if it was refused."""
+        response = await self.ask(user, method, key, **params)
+        if response.HasField("refusal"):
+            raise CallRefused(response.refusal)
+        answer: dict[str, Any] = json.loads(response.result)
+        return answer
+
+    async def close(self) -> None:
+        await self.appender.close()
+        for task in self._tasks:
+            await end_task(task)
+
+
+class _Recording:
+    """An appender that remembers what it was given, and fails as the site says."""
+
+    def __init__(self, appender: Appender, site: Site) -> None:
+        self._appender, self._site = appender, site
+
+    async def append(self, event: NewEvent) -> Result:
+        fault = self._site.next_fault()
+        if fault == "before":
+            return Refused(100, "unavailable")
+        self._site.seen[event.publication_id] = event
+        result = await self._appender.append(event)
+        return Refused(100, "unavailable") if fault == "after" else result
+
+
+class Site:
+    """Redis, a store, and replicas on them.
+
+    `stores` makes the log's store and the read model of one process.
+    """
+
+    def __init__(self, pipelines: list[RedisPipeline], stores: Callable[[], tuple[Any, Any]]) -> None:
+        self._pipelines, self._stores = pipelines, stores
+        self.seen: dict[bytes, NewEvent] = {}
+        self.next_fault: Callable[[], str] = lambda: ""  # "before", "after": an append fails without or with its effect
+        self.replicas: list[Replica] = []
+        for pipeline in pipelines:
+            self._start(pipeline)
+        self.rows, self.store = self.replicas[0].rows, self.replicas[0].store
+
+    def recording(self, appender: Appender) -> Any:
+        return _Recording(appender, self)
+
+    def another(self) -> Replica:
+        """One more process, with nothing in memory."""
+        return self._start(self._pipelines[0])
+
+    def _start(self, pipeline: RedisPipeline) -> Replica:
+        self.replicas.append(Replica(self, pipeline, *self._stores()))
+        return self.replicas[-1]
+
+    async def log(self, channel: str) -> list[Entry]:
+        """Everything that was appended to a conversation, by offset."""
+        found: list[Entry] = []
+        while page := await self.rows.read(channel, since_offset=len(found), upto=1 << 40, limit=1_000, reverse=False):
+            for offset, publication in page:
+                one = Publication.FromString(publication)
+                given = self.seen.get(one.id)
+                author, data = (given.author, given.data) if given else (one.info.user, one.data)
+                found.append(Entry(offset, author, one.time_ms, data))
+        return found
+
+    async def settle(self, channel: str) -> None:
+        """Have the read model written."""
+        for replica in self.replicas:
+            await replica.conversations.write(await replica.conversations.current(channel))
+
+
+@asynccontextmanager
+async def sqlite_site(redis_url: str, file: Path, replicas: int = 2) -> AsyncIterator[Site]:
+    """Replicas that share the object of a store: SQLite has one process at a time."""
+    rows = SqliteLogStore(file)
+    store = SqliteChatStore(rows.database)
+    try:
+        async with _running(redis_url, lambda: (rows, store), replicas) as site:
+            yield site
+    finally:
+        await rows.close()
+
+
+@asynccontextmanager
+async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> AsyncIterator[Site]:
+    """Replicas on DynamoDB, each with a client of its own."""
+    settings = settings_of(address, f"{uuid.uuid4().hex}-")
+    clients = [DynamoDb(settings)]
+    await tables.create(clients[0], settings)
+
+    def stores() -> tuple[Any, Any]:
+        clients.append(DynamoDb(settings))
+        return DynamoDbLogStore(clients[-1], settings.log_table), DynamoDbChatStore(clients[-1], settings.chat_table)
+
+    try:
+        async with _running(redis_url, stores, replicas) as site:
+            yield site
+    finally:
+        for client in clients:
+            await client.close()
+
+
+@asynccontextmanager
+async def _running(redis_url: str, stores: Callable[[], tuple[Any, Any]], replicas: int) -> AsyncIterator[Site]:
+    pipelines = [RedisPipeline(redis_url) for _ in range(replicas)]
+    site = Site(pipelines, stores)
+    try:
+        yield site
+    finally:
+        for replica in site.replicas:
+            await replica.close()
+        for pipeline in pipelines:
+            await pipeline.aclose()

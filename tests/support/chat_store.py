@@ -1,0 +1,88 @@
+"""`ChatStore` in memory: the model that the real ones are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from services.persistence.chat.domain.names import namespace_of
+from services.persistence.chat.ports import Changes, Loaded
+
+
+@dataclass
+class _Kept:
+    position: int
+    head: bytes
+    directory: str | None
+    people: dict[str, bytes] = field(default_factory=dict)
+    listed: dict[str, bytes] = field(default_factory=dict)
+    overlays: dict[int, bytes] = field(default_factory=dict)
+
+
+class MemoryChatStore:
+    """Keeps everything in dictionaries.
+
+    `failing` is raised by every method while it is set.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, _Kept] = {}
+        self.failing: Exception | None = None
+
+    async def load(self, channel: str) -> Loaded | None:
+        self._may_fail()
+        kept = self.kept.get(channel)
+        return Loaded(kept.position, kept.head, dict(kept.people)) if kept else None
+
+    async def overlays(self, channel: str, offsets: Collection[int]) -> dict[int, bytes]:
+        self._may_fail()
+        kept = self.kept.get(channel)
+        return {offset: kept.overlays[offset] for offset in offsets if offset in kept.overlays} if kept else {}
+
+    async def overlays_between(self, channel: str, first: int, last: int) -> dict[int, bytes]:
+        self._may_fail()
+        kept = self.kept.get(channel)
+        return (
+            {offset: kept.overlays[offset] for offset in sorted(kept.overlays) if first <= offset <= last}
+            if kept
+            else {}
+        )
+
+    async def apply(self, channel: str, expected: int | None, changes: Changes) -> bool:
+        self._may_fail()
+        kept = self.kept.get(channel)
+        if (kept.position if kept else None) != expected:
+            return False
+        kept = self.kept.setdefault(channel, _Kept(0, b"", None))
+        kept.position, kept.head, kept.directory = changes.position, changes.head, changes.directory
+        for mine, changed in ((kept.people, changes.people), (kept.listed, changes.listed)):
+            for user, document in changed.items():
+                if document is None:
+                    mine.pop(user, None)
+                else:
+                    mine[user] = document
+        kept.overlays.update(changes.overlays)
+        return True
+
+    async def conversations_of(self, user: str, after: str, limit: int) -> Sequence[tuple[str, bytes]]:
+        self._may_fail()
+        found = [(channel, kept.listed[user]) for channel, kept in sorted(self.kept.items()) if user in kept.listed]
+        return [one for one in found if one[0] > after][:limit]
+
+    async def directory(self, namespace: str, prefix: str, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        self._may_fail()
+        name, _, last = after.rpartition(" ")
+        found = sorted(
+            (kept.directory, channel)
+            for channel, kept in self.kept.items()
+            if kept.directory is not None and namespace_of(channel) == namespace
+        )
+        return [one for one in found if one[0].startswith(prefix) and one > (name, last)][:limit]
+
+    async def drop(self, channel: str) -> None:
+        self._may_fail()
+        self.kept.pop(channel, None)
+
+    def _may_fail(self) -> None:
+        if self.failing is not None:
+            raise self.failing

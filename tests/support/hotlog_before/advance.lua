@@ -1,0 +1,43 @@
+-- Sets a `stored` channel to the state of the store, which is ahead of Redis. What Redis numbered above its own
+-- readable top was never acknowledged, and is deleted together with its keys.
+--
+-- KEYS: log, meta, then keys to forget, then keys to remember.
+-- ARGV: epoch, top of the store, token of the incarnation, number of keys to forget, time of the store's newest
+--   publication (Unix ms), then per key to remember: position, ttl_s.
+-- Returns 0 if Redis had all of it already, else 1.
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time')
+local epoch, top, incarnation, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local stored = known[1] == epoch and tonumber(known[2])
+local ahead = stored and stored >= top
+local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 0) + 1), '+')
+local whole = ahead and #unstored == tonumber(known[3]) - stored
+if not whole then
+  -- A key must not lead to a place that somebody else will be given. Those that the store has are remembered below.
+  for _, entry in ipairs(unstored) do
+    local place = (known[1] or '') .. ' ' .. string.match(entry[1], '^%d+')  -- what leads elsewhere is brought from the store
+    if entry[2][8] and redis.call('GET', entry[2][8]) == place then redis.call('DEL', entry[2][8]) end
+  end
+end
+for index = 3, 2 + forget do
+  -- Somebody else resolved the same conflict meanwhile, and stored and committed the key above the top that we read.
+  local its_epoch, offset = string.match(redis.call('GET', KEYS[index]) or '', '^(%S+) (%d+)$')
+  local committed = ahead and its_epoch == epoch and tonumber(offset) > top and tonumber(offset) <= stored
+  if not committed then redis.call('DEL', KEYS[index]) end
+end
+for index = 3 + forget, #KEYS do
+  local at = 6 + (index - 3 - forget) * 2
+  redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])
+end
+if whole then
+  redis.call('HSET', KEYS[2], 'life', incarnation)
+  return 0
+end
+redis.call('DEL', KEYS[1])
+if ahead then
+  -- Of what was numbered and not stored, something is not there: none of it was acknowledged.
+  redis.call('HSET', KEYS[2], 'life', incarnation, 'top', known[2])
+else
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', incarnation,
+    'time', string.format('%d', math.max(tonumber(ARGV[5]), tonumber(known[4]) or 0)))
+end
+return 1
