@@ -5,18 +5,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
-# How many tests run at once. Most of them wait; files stay together, since their tests share what they started.
-TESTS_AT_ONCE ?= auto
+# How many files of tests run at once: three for two cores, since most tests wait more than they compute. Those of one file
+# share what they started. Which files are first says tests/support/order.py.
+TESTS_AT_ONCE ?= $(shell echo $$(((3 * $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1) / 2)))
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder --durations=20
 # Tests of single services, in which the branches of their domains are measured. Random schedules (tests/properties) and
 # slow tests are left out: measured, some take longer than a test may, and their branches differ from run to run.
-UNIT := -m "not slow" $(addprefix tests/,auth contract edge persistence presence shared)
+UNIT := -m "not slow" $(addprefix tests/,auth chat contract edge persistence presence shared)
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm vendor check lint fmt fmt-check types imports proto proto-check dashboards lock clean
+.PHONY: help setup run test test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm test-dynamodb-local vendor check lint docstrings fmt fmt-check types imports proto proto-check dashboards lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## make .venv with everything that running, testing and checking needs
 
@@ -24,13 +26,13 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 	@exec $(BIN)/thalamus dev $(ARGS)
 
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
-	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --durations=20 $(ARGS)
+	$(PYTEST) -n $(TESTS_AT_ONCE) $(ARGS)
 
-test-full: $(VENV)/.dev ## run every test, with more missed messages, more random commands, and all of the Autobahn suite
-	MISSED=50000 FUZZED=20000 AUTOBAHN=all $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --timeout 1800 $(ARGS)
+test-full: $(VENV)/.dev ## run every test in its long version (FULL=1): more messages, more seeds, all of the Autobahn suite
+	FULL=1 $(PYTEST) -n $(TESTS_AT_ONCE) --timeout 1800 $(ARGS)
 
 coverage: $(VENV)/.dev ## run the tests of single services, and fail where they reach under 90 % of a domain's branches
-	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --cov --cov-report=json --cov-report=html $(UNIT) --durations=20 $(ARGS)
+	$(PYTEST) -n auto --cov --cov-report=json --cov-report=html $(UNIT) $(ARGS)
 	$(BIN)/python -m tests.support.branches build/coverage/coverage.json
 
 verify-faults: $(VENV)/.dev ## break a stack in every way and write docs/reliability-results.md (minutes; ARGS="--only F04 --seed 1")
@@ -63,13 +65,19 @@ up: ## deploy or update the stack on this Swarm (STACK=thalamus, STACK_FILES="de
 down: ## stop the stack in order and remove it; its volumes stay (STACK=thalamus)
 	@deploy/down.sh
 
-test-swarm: $(VENV)/.dev ## deploy the stack and test it through the balancer; needs a Docker engine (minutes)
-	SWARM=1 TESTCONTAINERS_RYUK_DISABLED=true $(BIN)/pytest tests/swarm tests/contract -k "swarm or Local" $(ARGS)
+test-dynamodb-local: $(VENV)/.dev ## test the stores against DynamoDB Local; needs a Docker engine
+	DYNAMODB_LOCAL=1 $(PYTEST) -n auto tests/contract -k Local $(ARGS)
 
-check: lint fmt-check types imports proto-check ## everything a reviewer's machine can say
+test-swarm: $(VENV)/.dev ## deploy the stack and test it through the balancer; needs a Docker engine (minutes)
+	SWARM=1 $(BIN)/pytest --durations=20 tests/swarm $(ARGS)
+
+check: lint docstrings fmt-check types imports proto-check ## everything a reviewer's machine can say
 
 lint: $(VENV)/.dev ## look for mistakes (ruff)
 	$(BIN)/ruff check
+
+docstrings: $(VENV)/.dev ## look for first lines of docstrings over 80 characters
+	$(BIN)/pytest -q -p no:cacheprovider tests/docs/test_docstrings.py
 
 fmt: $(VENV)/.dev ## format the code and sort imports
 	$(BIN)/ruff check --quiet --select I --fix
