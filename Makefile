@@ -15,7 +15,7 @@ UNIT := -m "not slow" $(addprefix tests/,auth chat contract edge persistence pre
 THALAMUS_IMAGE ?= thalamus:dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm test-dynamodb-local vendor check lint docstrings fmt fmt-check types imports proto proto-check dashboards lock clean
+.PHONY: help setup run test test-again test-full coverage verify-faults bench bench-full bench-smoke bench-soak bench-curves images secrets up down test-swarm test-dynamodb-local vendor check lint docstrings fmt fmt-check types imports proto proto-check dashboards lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ run: $(VENV)/.runtime ## install what running needs, then start the whole platfo
 
 test: $(VENV)/.dev ## run every test (ARGS="-k presence" for some); without node or Chromium theirs are skipped
 	$(PYTEST) -n $(TESTS_AT_ONCE) $(ARGS)
+
+test-again: $(VENV)/.dev ## run the tests that failed last once more, one by one; never random schedules, whose next seed is another
+	! grep --quiet '"tests/properties/' .pytest_cache/v/cache/lastfailed
+	$(PYTEST) -n 0 --last-failed --last-failed-no-failures none
 
 test-full: $(VENV)/.dev ## run every test in its long version (FULL=1): more messages, more seeds, all of the Autobahn suite
 	FULL=1 $(PYTEST) -n $(TESTS_AT_ONCE) --timeout 1800 $(ARGS)

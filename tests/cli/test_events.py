@@ -98,11 +98,10 @@ async def test_a_process_that_is_killed_leaves_its_events_to_another_one(
 
     reading = [asyncio.create_task(read(one)) for one in started]
     async with asyncio.timeout(20):
-        while not set(range(1, 101)) <= set(found):
+        while not set(range(101)) <= set(found):  # 0: the gap was not acknowledged either
             await asyncio.sleep(0.05)
     for task in reading:
         task.cancel()
-    assert 0 in found, "the gap was not acknowledged either"
 
 
 async def test_types_and_groups(redis_url: str, redis_conn: redis.asyncio.Redis, consumers: list[Consumer]) -> None:

@@ -60,11 +60,13 @@ def received(receiver: WebhookReceiver) -> dict[str, list[Told]]:
 
 
 def one_dies(receiver: WebhookReceiver, others: Choose) -> Choose:
-    """Return a choice by which the first letter with a connection becomes a dead one."""
+    """Return a choice by which the first letter with a connection becomes a dead one, and the gap is taken."""
     doomed: list[str] = []
 
     def choose(request: Request) -> Manner:
-        if not doomed and request.events[0]["type"] != "gap":
+        if request.events[0]["type"] == "gap":
+            return Manner.TAKE
+        if not doomed:
             doomed.append(request.id)
         tries = sum(one.id == request.id for one in receiver.requests)
         return Manner.FAIL if request.id in doomed and tries < TRIES else others(request)

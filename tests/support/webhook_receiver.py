@@ -58,9 +58,12 @@ class Request:
 
 
 def at_random(rng: random.Random, shares: dict[Manner, float]) -> Callable[[Request], Manner]:
-    """Return a choice of manners with these shares; the rest is taken."""
+    """Return a choice of manners: one of each first, then with these shares; the rest is taken."""
+    first = rng.sample(list(shares), len(shares))  # else a short run lacks the rare ones now and then
 
     def choose(_: Request) -> Manner:
+        if first:
+            return first.pop()
         drawn = rng.random()
         for manner, share in shares.items():
             drawn -= share

@@ -370,5 +370,4 @@ async def test_a_receiver_that_sorts_and_drops_repeats_has_the_true_history(
             for user, events in receiver.history().items()
         }
         assert found == true
-        assert receiver.of(Manner.FAIL)
-        assert receiver.of(Manner.HANG) or len(receiver.requests) < 50
+        assert all(receiver.of(manner) for manner in shares)
