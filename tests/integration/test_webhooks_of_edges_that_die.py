@@ -60,7 +60,7 @@ def received(receiver: WebhookReceiver) -> dict[str, list[Told]]:
 
 
 def one_dies(receiver: WebhookReceiver, others: Choose) -> Choose:
-    """Return a choice by which the first letter with a connection becomes a dead one, and the gap is taken."""
+    """Return a choice: the gap is taken, the first letter with a connection dies."""
     doomed: list[str] = []
 
     def choose(request: Request) -> Manner:

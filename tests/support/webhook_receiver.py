@@ -58,7 +58,7 @@ class Request:
 
 
 def at_random(rng: random.Random, shares: dict[Manner, float]) -> Callable[[Request], Manner]:
-    """Return a choice of manners: one of each first, then with these shares; the rest is taken."""
+    """Return a choice: one of each first, then these shares; the rest is taken."""
     first = rng.sample(list(shares), len(shares))  # else a short run lacks the rare ones now and then
 
     def choose(_: Request) -> Manner:
