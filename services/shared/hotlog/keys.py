@@ -20,6 +20,7 @@ JOINS = b"J"  # J<client infos>
 UPDATES = b"U"  # U<client infos>: new infos of clients that have joined before
 LEAVE = b"l"  # l<client info>
 RESET = b"r"  # r<epoch>
+EPHEMERAL = b"e"  # e<publication>: delivered without an offset, and kept nowhere
 CONTROL_COMMAND = b"o"  # o<id> <id of the previous one> <control command>; only on `control()`
 
 DEFAULT_PREFIX = "t"
@@ -228,6 +229,15 @@ def slow_mode(channel: str, user: str) -> str:
     """
     digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{_prefix}{{{channel}}}:slow:{digest}"
+
+
+def markers(user: str) -> str:
+    """Hash: conversation → up to where a user has read it.
+
+    See services/persistence/chat/markers. The name is hashed: it may hold anything.
+    """
+    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_prefix}{{{digest}}}:read"
 
 
 def pair(user: str, idempotency_key: str) -> str:

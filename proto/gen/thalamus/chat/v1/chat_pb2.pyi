@@ -30,6 +30,8 @@ class NamespaceOptions(_message.Message):
     FEED_FIELD_NUMBER: _builtins.int
     GROUP_MAX_MEMBERS_FIELD_NUMBER: _builtins.int
     MAX_DATA_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIPTS_MAX_MEMBERS_FIELD_NUMBER: _builtins.int
+    TYPING_MAX_MEMBERS_FIELD_NUMBER: _builtins.int
     history_size: _builtins.int
     """publications that the hot log keeps, 1 to 1,000,000."""
     history_ttl_s: _builtins.int
@@ -40,6 +42,10 @@ class NamespaceOptions(_message.Message):
     """most members of a new group, 1 to 10,000."""
     max_data_bytes: _builtins.int
     """most bytes of one event's data."""
+    receipts_max_members: _builtins.int
+    """most members of a conversation in which all are told who has read; 0: an edge of before, so nobody is told."""
+    typing_max_members: _builtins.int
+    """most members of a conversation in which all are told who types; 0: an edge of before, so nobody is told."""
     def __init__(
         self,
         *,
@@ -48,10 +54,12 @@ class NamespaceOptions(_message.Message):
         feed: _builtins.bool = ...,
         group_max_members: _builtins.int = ...,
         max_data_bytes: _builtins.int = ...,
+        receipts_max_members: _builtins.int = ...,
+        typing_max_members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "group_max_members", b"group_max_members", "history_size", b"history_size", "history_ttl_s", b"history_ttl_s", "max_data_bytes", b"max_data_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "group_max_members", b"group_max_members", "history_size", b"history_size", "history_ttl_s", b"history_ttl_s", "max_data_bytes", b"max_data_bytes", "receipts_max_members", b"receipts_max_members", "typing_max_members", b"typing_max_members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,6 +392,7 @@ class CallResponse(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    EPHEMERALS_FIELD_NUMBER: _builtins.int
     result: _builtins.bytes
     """a JSON object; empty if it was refused."""
     @_builtins.property
@@ -392,20 +401,50 @@ class CallResponse(_message.Message):
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notice]:
         """what to tell users on their personal channels."""
 
+    @_builtins.property
+    def ephemerals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ephemeral]:
+        """what to tell those who follow a conversation, in the caller's name; kept nowhere."""
+
     def __init__(
         self,
         *,
         result: _builtins.bytes = ...,
         refusal: Global___Refusal | None = ...,
         notices: _abc.Iterable[Global___Notice] | None = ...,
+        ephemerals: _abc.Iterable[Global___Ephemeral] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notices", b"notices", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemerals", b"ephemerals", "notices", b"notices", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallResponse: _TypeAlias = CallResponse  # noqa: Y015
+
+@_typing.final
+class Ephemeral(_message.Message):
+    """Tells who follows a conversation of something that is not in its log, such as that somebody types."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    data: _builtins.bytes
+    """a JSON object."""
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ephemeral: _TypeAlias = Ephemeral  # noqa: Y015
 
 @_typing.final
 class Notice(_message.Message):
