@@ -34,6 +34,9 @@ class Edge:
     store: PersistenceClient
 
 
+_NO_LIMITS = {"messages_per_user_per_s": 0, "reactions_per_user_per_s": 0}
+
+
 class ConversationSite:
     """`async with ConversationSite(redis, path) as site`.
 
@@ -69,7 +72,7 @@ class ConversationSite:
         await replicas.start()
         await chat.start()
         await store.start()
-        settings = {"commands_per_s": 0, "ping_interval_s": 0, **self._settings}
+        settings = {"commands_per_s": 0, "ping_interval_s": 0, **_NO_LIMITS, **self._settings}
         url = f"redis://127.0.0.1:{way.port}/0"
         live = await LiveEdge(self.tokens, url, polls=False, store=store, chat=chat, **settings).__aenter__()
         return Edge(live, way, replicas, chat, store)

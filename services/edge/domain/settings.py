@@ -51,7 +51,7 @@ class Settings:
     api_calls_per_key_per_s: float = number(0.0, 0)  # calls of one API key, over all edges; beyond: 429; 0: no limit
     api_calls_per_key_burst: int = number(100, 1)  # of these at once
     publishes_per_user_per_s: float = number(0.0, 0)  # of clients, over all edges; beyond: error 111; 0: no limit
-    messages_per_user_per_s: float = number(10.0, 0)  # to conversations, by methods; over all edges; 0: no limit
+    messages_per_user_per_s: float = number(10.0, 0)  # to conversations, over all edges; 0: no limit
     messages_per_user_burst: int = number(30, 1)  # of these at once
     reactions_per_user_per_s: float = number(20.0, 0)  # reactions and pins, the same
     conversations_per_user_per_h: int = number(20, 0)  # that a user creates in an hour, the same

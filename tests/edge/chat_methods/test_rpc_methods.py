@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -255,6 +256,28 @@ async def test_a_direct_conversation_is_begun_only_with_somebody_who_is_known() 
         profiles.away = True
         cluster.clock.now += 301  # what is known does not hold any longer
         assert (await rpc(alice, "messages.send", {"to": "u2", "text": "Hi"}))["error"]["code"] == 100
+
+
+@pytest.mark.parametrize("method", ["messages.send", "conversations.create"])
+async def test_a_refusal_does_not_tell_whether_there_is_such_a_user(method: str) -> None:
+    """In its bytes, and in its time: nobody is told before the step."""
+    cluster = Cluster(conv=replace(CONV, unknown_users=UnknownUsers.REFUSE))
+    node = cluster.edge(refusal_step_s=0.2)
+    node.profiles = ProfileReader(MemoryProfiles(user_of("u2")), node.clock.monotonic, lambda user: False)
+    loop, told, steps = asyncio.get_running_loop(), set(), []
+    async with ChatServer() as server:
+        server.methods(node)
+        server.script.refuse(103, why="not_allowed")
+        for user in ("u2", "u3", "u4"):
+            alice = await connected(cluster, node)
+            params = {"to": user, "text": "Hi"} if method == "messages.send" else {"type": "direct", "users": [user]}
+            began = loop.time()
+            reply = await rpc_text(alice, method, msgspec.json.encode(params))
+            told.add(re.sub(rb'"id":\d+', b"", reply))
+            steps.append(loop.time() - began)
+        assert len(server.script.asked) == 1  # only about who is known
+    assert len(told) == 1
+    assert min(steps) >= 0.19
 
 
 async def test_who_may_not_know_of_a_conversation_is_told_at_a_step_of_time() -> None:

@@ -3,7 +3,8 @@
 To look up a conversation that exists takes another time than to find that there is none: what is in memory, in Redis or
 in the store differs. Who measures that would learn whether two users talk, because the name of a direct conversation
 follows from their ids. So a refusal is given at the next multiple of a step (`Settings.refusal_step_s`) after the
-command. What takes less than a step takes the same. Who is not refused does not wait.
+command. What takes less than a step takes the same. Who is not refused does not wait. It is the same with a user whom
+the platform does not know: nobody is to learn by the time who has registered.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from services.edge.domain.conversations.event_rate import rate_of
 from services.edge.domain.limits.exact import ExactLimit
 from services.edge.domain.limits.ports import SharedRates
 from services.edge.domain.limits.publishes import PublishLimit
@@ -68,9 +69,12 @@ class ChatLimits:
                     max_names=_USERS,
                 )
 
-    def often(self, rate: Rate) -> PublishLimit | None:
-        """Return the limit of messages or reactions; None: there is none."""
-        return self._often.get(rate)
+    def of_event(self, data: bytes) -> PublishLimit | None:
+        """Return the limit for which an event of a client counts; None: there is none.
+
+        `data`: that of the publication.
+        """
+        return self._often.get(rate_of(data)) if self._often else None
 
     async def take(self, user: str, rate: Rate, count: int = 1) -> None:
         """Count what a user does.

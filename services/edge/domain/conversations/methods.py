@@ -145,10 +145,10 @@ class ChatMethods:
         if permit is not None:
             permit(self.namespaces if namespace is None else [namespace])
         key = _key(method, key, address.key)
-        if not caller.is_backend:
-            await self._admit(method, address, namespace, caller.info)
         began = asyncio.get_running_loop().time()
         try:
+            if not caller.is_backend:
+                await self._admit(method, address, namespace, caller.info)
             done = await self._calls.call(
                 method.name, params, info=caller.info, key_user=caller.key_user, key=key, namespace=namespace
             )

@@ -12,6 +12,7 @@ from services.edge.domain.access.grants import Operation
 from services.edge.domain.channels.publisher import Outcome
 from services.edge.domain.ends import Disconnect
 from services.edge.domain.hooks.model import Answer
+from services.edge.domain.limits.publishes import PublishLimit
 from services.edge.domain.replies import PublishResult
 from services.edge.domain.session import membership
 from services.edge.domain.session.handlers.common import (
@@ -34,7 +35,11 @@ class AsksHook(Exception):
     """A hook of the namespace must be asked before the publication goes on."""
 
 
-MustWait = (GrantsUnknown, AsksHook)
+class AsksLimit(Exception):
+    """A limit of the user must be asked for before the publication goes on."""
+
+
+MustWait = (GrantsUnknown, AsksHook, AsksLimit)
 
 
 def can_begin(session: Session, request: c.Publish) -> bool:
@@ -69,7 +74,7 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
     """Do what has to wait, then publish and wait for the outcome.
 
     For users who began too many channels lately (see `try_admit_channel`), whose stored grants must be read first, or
-    whose limit of publications must be asked for; and for namespaces with a hook, which is asked last.
+    whose limits must be asked for; and for namespaces with a hook, which is asked last.
 
     Raises:
         ThalamusError: the command is refused, or it failed.
@@ -79,17 +84,17 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
     require_format(session, namespace)
     await authorize(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
     await admit_new(session, namespace, request.channel)
-    if session.node.publish_limit is not None:
-        await session.node.publish_limit.refill(who_of(session))
+    events = _limit_of_events(session, request) if namespace.conversations else None
+    for limit in (session.node.publish_limit, events):
+        if limit is not None:
+            await limit.refill(who_of(session))
     # Grants may be forgotten meanwhile.
     await authorize(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
+    if request.to_map:
+        raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
+    _count(session, namespace, events)
     answer = None
     if namespace.publish_hook:
-        if request.to_map:
-            raise ThalamusError("map publish", ErrorCode.NOT_AVAILABLE)
-        _limit(session, namespace)
-        if session.node.publish_limit is not None:
-            session.node.publish_limit.take(who_of(session))
         if namespace.conversations:
             await membership.require_reader(session, request.channel)
         answer = await ask_publish(session, namespace, request)
@@ -99,7 +104,13 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
             return PublishResult()
         await authorize(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    begin_publish(session, request, lambda outcome: None if future.done() else future.set_result(outcome), answer)
+    begin_publish(
+        session,
+        request,
+        lambda outcome: None if future.done() else future.set_result(outcome),
+        answer,
+        is_counted=True,
+    )
     outcome = await future
     if isinstance(outcome, ThalamusError):
         raise outcome
@@ -107,18 +118,24 @@ async def publish(session: Session, request: c.Publish, _: int) -> PublishResult
 
 
 def begin_publish(
-    session: Session, request: c.Publish, settle: Callable[[Outcome], None], answer: Answer | None = None
+    session: Session,
+    request: c.Publish,
+    settle: Callable[[Outcome], None],
+    answer: Answer | None = None,
+    *,
+    is_counted: bool = False,
 ) -> None:
     """Check a publish command and hand it to the channel's log. Wire protocol, 5.4.
 
     `settle` is called with the outcome, once the log has answered; it is not called if this raises. `answer` is that of
-    the namespace's hook; limits were looked at before it was asked.
+    the namespace's hook. `is_counted`: limits were looked at already.
 
     Raises:
         ThalamusError: the command is refused.
         Disconnect: misuse of the protocol.
         GrantsUnknown: the stored grants of the user must be read first: use `publish`.
         AsksHook: a hook must be asked first: use `publish`.
+        AsksLimit: a limit must be asked for first: use `publish`.
     """
     namespace = namespace_of(session, request.channel)
     if namespace.publish_hook and answer is None:
@@ -129,10 +146,11 @@ def begin_publish(
     if request.data is None:
         raise ThalamusError("no data", ErrorCode.BAD_REQUEST)
     authorize_at_once(session, namespace, request.channel, Operation.PUBLISH, request.command_token)
-    if answer is None:
-        _limit(session, namespace)
-        if session.node.publish_limit is not None:
-            session.node.publish_limit.take(who_of(session))
+    if not is_counted:
+        events = _limit_of_events(session, request) if namespace.conversations else None
+        if events is not None and not events.is_ready(who_of(session)):
+            raise AsksLimit
+        _count(session, namespace, events)
     subscription = session.subscriptions.get(request.channel)
     session.node.publisher.begin(
         request.channel,
@@ -149,10 +167,29 @@ def begin_publish(
     )
 
 
-def _limit(session: Session, namespace: Namespace) -> None:
+def _limit_of_events(session: Session, request: c.Publish) -> PublishLimit | None:
+    """Return the limit for which an event counts; None: there is none."""
+    return None if request.data is None else session.node.chat_limits.of_event(request.data)
+
+
+def _count(session: Session, namespace: Namespace, events: PublishLimit | None) -> None:
+    """Count a publication, whatever becomes of it.
+
+    `events`: what `_limit_of_events` returned.
+
+    Raises:
+        ThalamusError: 111, it is over a limit.
+    """
+    if namespace.publish_rate > 0:
+        _take_of_connection(session, namespace)
+    if session.node.publish_limit is not None:
+        session.node.publish_limit.take(who_of(session))
+    if events is not None:
+        events.take(who_of(session))
+
+
+def _take_of_connection(session: Session, namespace: Namespace) -> None:
     """Raise `ThalamusError` (111) if the client exceeds the `publish_rate`."""
-    if namespace.publish_rate <= 0:
-        return
     now = session.node.clock.monotonic()
     if session.publish_buckets is None:
         session.publish_buckets = {}
