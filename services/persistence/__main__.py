@@ -18,6 +18,8 @@ from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.redis.rewrites import AofRewrites
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
+from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
+from services.persistence.chat.markers.ports import MarkerStore
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.wiring import Chat
 from services.persistence.config import PersistenceConfig
@@ -58,13 +60,14 @@ _SQLITE_ITEM_BYTES = 1 << 28  # far below the 1 GB that a row of SQLite may have
 class _Opened:
     """The stores, with what the process needs to know of them.
 
-    `conversations` is where `store` is, and is closed with it.
+    `conversations` and `markers` are where `store` is, and are closed with it.
     `prepare` must succeed before they are used; `remake` may help when they are gone.
     `max_item_bytes`: the most that `store` keeps of one publication.
     """
 
     store: SqliteLogStore | DynamoDbLogStore
     conversations: ChatStore
+    markers: MarkerStore
     prepare: Callable[[], Awaitable[None]]
     remake: Callable[[Unavailable], Awaitable[None]]
     max_item_bytes: int
@@ -96,7 +99,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     )
     maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=_MAINTENANCE_S)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=maintenance.ready)
-    chat = Chat(log, store, opened.conversations, client, clock)
+    chat = Chat(log, store, opened.conversations, opened.markers, client, clock, lambda: gate.token)
     servicer = PersistenceServicer(log)
 
     def add(server: grpc.aio.Server) -> None:
@@ -144,9 +147,11 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     """
     if config.store == "sqlite":
         log = SqliteLogStore(config.db, clock=clock)
-        return _Opened(log, SqliteChatStore(log.database), _nothing, _nothing, _SQLITE_ITEM_BYTES)
+        conversations, markers = SqliteChatStore(log.database), SqliteMarkerStore(log.database)
+        return _Opened(log, conversations, markers, _nothing, _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters.dynamodb import items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
+    from services.persistence.chat.adapters.dynamodb.markers import DynamoDbMarkerStore
     from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
     from services.shared.dynamodb import tables
     from services.shared.dynamodb.client import DynamoDb
@@ -158,6 +163,7 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     return _Opened(
         DynamoDbLogStore(db, settings.log_table, clock=clock),
         DynamoDbChatStore(db, settings.chat_table),
+        DynamoDbMarkerStore(db, settings.chat_table),
         lambda: tables.prepare(db, settings, settings.log_table, settings.chat_table),
         lambda error: tables.remake(db, settings, error),
         items.MAX_APPEND_BYTES,

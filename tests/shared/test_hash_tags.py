@@ -27,6 +27,9 @@ from services.edge.adapters.redis.session_table import RedisSessionTable
 from services.edge.adapters.redis.tickets import RedisTickets
 from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.persistence.adapters.redis import rewrites
+from services.persistence.chat.markers.kept import KeptMarkers
+from services.persistence.chat.markers.ports import Of
+from services.persistence.chat.markers.record import Record
 from services.persistence.chat.marks import Marks
 from services.persistence.webhooks.letters import Letter, Letters
 from services.presence.adapters.redis_roster import RedisRoster
@@ -196,6 +199,8 @@ async def use_feed(redis: RedisPipeline, url: str) -> None:
     await letters.claim(1, 1.0)
     await letters.dead(letter, 1)
     await letters.revive(letter)
+    markers = KeptMarkers(redis, lambda: 1.0, lambda: "run.1")
+    await markers.swap([(Of(user, CHANNEL), b"", Record()) for user in ("ann", "bob")], note=True)
     marks = Marks(redis, lambda: 1.0)
     await marks.unmark([(CHANNEL, b"1")])
     await marks.settled(1.0, 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
+from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
 from services.persistence.chat.append import Appended, NewEvent, Options, Refused, Result
 from services.persistence.chat.domain.fold import Entry
 from services.persistence.chat.domain.state import view
@@ -48,9 +49,11 @@ def new_event(
 class Replica:
     """One persistence process with conversations; replicas share the read model."""
 
-    def __init__(self, process: Process, store: Any, pipeline: Any, clock: Callable[[], float], *, run: bool) -> None:
+    def __init__(
+        self, process: Process, store: Any, markers: Any, pipeline: Any, clock: Callable[[], float], *, run: bool
+    ) -> None:
         self.process = process
-        self.chat = Chat(process.log, process.store, store, pipeline, clock)
+        self.chat = Chat(process.log, process.store, store, markers, pipeline, clock, lambda: self.process.incarnation)
         self.conversations, self.appender = self.chat.conversations, self.chat.appender
         self.projection = self.chat.projection
         self._running = asyncio.create_task(self.chat.run()) if run else None
@@ -99,14 +102,14 @@ class ChatSite:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.store = SqliteChatStore(site.store.database)
+        self.store, self.markers = SqliteChatStore(site.store.database), SqliteMarkerStore(site.store.database)
         self.later_s = 0.0  # by so much the clock of the replicas goes before the real one
         self.replicas: list[Replica] = []
 
     def replica(self, *, store: Any = None, run: bool = False, **options: Any) -> Replica:
         """Start a replica; `run`: it writes the read model by itself."""
         process = self.site.process(**options)
-        made = Replica(process, store or self.store, self.site.pipeline, self.clock, run=run)
+        made = Replica(process, store or self.store, self.markers, self.site.pipeline, self.clock, run=run)
         self.replicas.append(made)
         return made
 

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.chat.adapters.dynamodb.markers import DynamoDbMarkerStore
 from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
+from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
 from services.persistence.chat.append import Appender
 from services.persistence.chat.methods.context import Tools
 from services.persistence.chat.methods.registry import Methods
@@ -57,12 +59,13 @@ class Entry(NamedTuple):
 class Replica:
     """One process of persistence, as far as methods on conversations need it."""
 
-    def __init__(self, site: Site, pipeline: RedisPipeline, rows: Any, store: Any) -> None:
-        self.rows, self.store = rows, store
+    def __init__(self, site: Site, pipeline: RedisPipeline, rows: Any, store: Any, markers: Any) -> None:
+        self.rows, self.store, self.marker_store = rows, store, markers
+        self.incarnation = "incarnation"
         self.names: dict[str, str] = {}  # user → what edges know of the user beside the id
-        self.hot = RedisHotLog(pipeline, lambda: "incarnation")
+        self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
         self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256)
-        self.chat = Chat(self.log, rows, store, pipeline, time.time)
+        self.chat = Chat(self.log, rows, store, markers, pipeline, time.time, lambda: self.incarnation)
         self.conversations, self.appender, self.queries = self.chat.conversations, self.chat.appender, self.chat.queries
         self.methods = Methods(Tools(self.queries, site.recording(self.appender), self.chat.upkeep, self.chat.traces))
         self._tasks = [asyncio.create_task(self.log.run()), asyncio.create_task(self.chat.run())]
@@ -116,10 +119,10 @@ class _Recording:
 class Site:
     """Redis, a store, and replicas on them.
 
-    `stores` makes the log's store and the read model of one process.
+    `stores` makes the log's store, the read model, and the store of markers of one process.
     """
 
-    def __init__(self, pipelines: list[RedisPipeline], stores: Callable[[], tuple[Any, Any]]) -> None:
+    def __init__(self, pipelines: list[RedisPipeline], stores: Callable[[], tuple[Any, Any, Any]]) -> None:
         self._pipelines, self._stores = pipelines, stores
         self.seen: dict[bytes, NewEvent] = {}
         self.next_fault: Callable[[], str] = lambda: ""  # "before", "after": an append fails without or with its effect
@@ -160,9 +163,9 @@ class Site:
 async def sqlite_site(redis_url: str, file: Path, replicas: int = 2) -> AsyncIterator[Site]:
     """Replicas that share the object of a store: SQLite has one process at a time."""
     rows = SqliteLogStore(file)
-    store = SqliteChatStore(rows.database)
+    store, markers = SqliteChatStore(rows.database), SqliteMarkerStore(rows.database)
     try:
-        async with _running(redis_url, lambda: (rows, store), replicas) as site:
+        async with _running(redis_url, lambda: (rows, store, markers), replicas) as site:
             yield site
     finally:
         await rows.close()
@@ -175,9 +178,10 @@ async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> Asyn
     clients = [DynamoDb(settings)]
     await tables.create(clients[0], settings)
 
-    def stores() -> tuple[Any, Any]:
-        clients.append(DynamoDb(settings))
-        return DynamoDbLogStore(clients[-1], settings.log_table), DynamoDbChatStore(clients[-1], settings.chat_table)
+    def stores() -> tuple[Any, Any, Any]:
+        db, table = DynamoDb(settings), settings.chat_table
+        clients.append(db)
+        return DynamoDbLogStore(db, settings.log_table), DynamoDbChatStore(db, table), DynamoDbMarkerStore(db, table)
 
     try:
         async with _running(redis_url, stores, replicas) as site:
@@ -188,7 +192,7 @@ async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> Asyn
 
 
 @asynccontextmanager
-async def _running(redis_url: str, stores: Callable[[], tuple[Any, Any]], replicas: int) -> AsyncIterator[Site]:
+async def _running(redis_url: str, stores: Callable[[], tuple[Any, Any, Any]], replicas: int) -> AsyncIterator[Site]:
     pipelines = [RedisPipeline(redis_url) for _ in range(replicas)]
     site = Site(pipelines, stores)
     try:

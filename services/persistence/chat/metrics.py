@@ -12,3 +12,6 @@ CONVERSATIONS = Gauge("thalamus_chat_conversations", "Conversations in memory.")
 PROJECTION_LAG = Gauge(
     "thalamus_chat_projection_lag_seconds", "Age of the oldest change that the read model does not have yet, seconds."
 )
+MARKERS_UNWRITTEN = Gauge(
+    "thalamus_chat_markers_unwritten_seconds", "Age of the oldest marker that only Redis has, seconds."
+)

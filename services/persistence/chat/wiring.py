@@ -10,6 +10,10 @@ from services.persistence.chat.append import Appender
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
+from services.persistence.chat.markers.flushing import Flusher
+from services.persistence.chat.markers.kept import KeptMarkers
+from services.persistence.chat.markers.markers import Markers
+from services.persistence.chat.markers.ports import MarkerStore
 from services.persistence.chat.marks import Marks
 from services.persistence.chat.methods.context import Tools
 from services.persistence.chat.methods.registry import Methods
@@ -22,6 +26,7 @@ from services.persistence.chat.traces import Traces
 from services.persistence.chat.upkeep import Upkeep
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
+from services.shared.errors import Unavailable
 from services.shared.redis.pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
@@ -35,8 +40,10 @@ class Chat:
         log: Log,
         rows: LogStore,
         store: ChatStore,
+        marker_store: MarkerStore,
         redis: RedisPipeline,
         clock: Callable[[], float],
+        incarnation: Callable[[], str],
     ) -> None:
         """Put the parts together; `run` writes the read model.
 
@@ -44,8 +51,10 @@ class Chat:
             log: The log of all channels.
             rows: Its store.
             store: The read model.
+            marker_store: Where markers are behind Redis.
             redis: The connection that the log has, too.
             clock: Returns the time of Redis, Unix seconds.
+            incarnation: Returns the token of the present incarnation of Redis.
         """
         marks = Marks(redis, clock)
         self.conversations = Conversations(log, rows, store)
@@ -57,6 +66,8 @@ class Chat:
         self.queries = Queries(self.conversations, pages, rows, store, lambda: int(clock() * 1_000))
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
+        kept = KeptMarkers(redis, clock, incarnation)
+        self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
         self.methods = Methods(Tools(self.queries, self.appender, self.upkeep, self.traces))
         self.servicer = ChatServicer(self.appender, self.conversations, self.methods, clock)
 
@@ -65,6 +76,7 @@ class Chat:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.projection.run())
             group.create_task(self.eraser.run())
+            group.create_task(self.flusher.run())
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for what is under way, then write what is due; the log still runs."""
@@ -73,5 +85,12 @@ class Chat:
                 await self.appender.close(timeout_s)
                 await self.projection.flush()
                 await self.eraser.flush()
+                await self._flush_markers()
         except TimeoutError:
             logger.warning("stopping with conversations that are not written; other replicas do it")
+
+    async def _flush_markers(self) -> None:
+        try:
+            await self.flusher.flush()
+        except Unavailable as error:  # they are in Redis, and noted there
+            logger.warning("stopping with markers that are not written", extra={"error": str(error)})

@@ -240,6 +240,14 @@ def markers(user: str) -> str:
     return f"{_prefix}{{{digest}}}:read"
 
 
+def markers_unwritten() -> str:
+    """Sorted set of markers that the store does not have yet, by time in ms.
+
+    No channel's key ends so.
+    """
+    return f"{_prefix}{{markers}}:unwritten"
+
+
 def pair(user: str, idempotency_key: str) -> str:
     """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"

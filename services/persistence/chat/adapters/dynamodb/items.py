@@ -62,6 +62,20 @@ def list_of(user: str) -> str:
     return _of_user(user, "u#", "U#")
 
 
+def marker_key(user: str, channel: str) -> Key:
+    """Key of the marker of a user in a conversation.
+
+    Raises:
+        TooLarge: the channel's name is too long.
+    """
+    return markers_of(user), _checked(f"c#{channel}")
+
+
+def markers_of(user: str) -> str:
+    """Partition of a user's markers."""
+    return _of_user(user, "r#", "R#")
+
+
 def overlay_key(channel: str, offset: int) -> Key:
     """Key of an overlay.
 

@@ -65,6 +65,22 @@ class ChatTable:
             return {index: values_of(item) for index, item in failed.parts.items()}
         return None
 
+    async def put_alone(self, key: Key, values: Mapping[str, Any], when: str, **using: Any) -> dict[str, Any] | None:
+        """Put one item; return None if it was put, else what is there ({}: nothing).
+
+        What is there may be the item itself, if the response to an earlier try was lost.
+        """
+        put = {"TableName": self._name, "Item": _item(key, values), **_condition(when, using)}
+        try:
+            await self._db.call("put_item", ReturnValuesOnConditionCheckFailure="ALL_OLD", **put)
+        except ConditionFailed as failed:
+            return values_of(failed.item)
+        return None
+
+    async def remove(self, keys: Sequence[Key]) -> None:
+        """Delete any number of items, whatever they are."""
+        await self._db.write_all(self._name, [{"DeleteRequest": {"Key": _item(key, {})}} for key in keys])
+
     async def snapshot(self, *keys: Key) -> list[dict[str, Any] | None]:
         """Return items as they are at one moment, None where there is none.
 

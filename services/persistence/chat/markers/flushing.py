@@ -1,0 +1,70 @@
+"""Writes markers from Redis to the store, some seconds after they moved.
+
+Rules.
+
+* What was noted more than 5 s ago is read from Redis, merged into the store, and then the note is removed, unless it
+  was renewed meanwhile. A process may die between any two of these: the next one does all of it again.
+* Every replica does it, for all markers. Two at once do no harm, nor does one that was slow: the store merges.
+* A slot of notes has 10 s, and somebody looks every 5 s. So a marker is in the store after 20 s, if that can write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from services.persistence.chat.markers.kept import KeptMarkers
+from services.persistence.chat.markers.ports import MarkerStore
+from services.persistence.chat.metrics import MARKERS_UNWRITTEN
+from services.shared.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S = 5.0  # seconds between looks
+_AGE_S = 5.0  # of a note; a swap that is acknowledged came less than 2 s behind its note
+_AT_ONCE = 500  # notes
+
+
+class Flusher:
+    """Writes of markers by this process; see the module."""
+
+    def __init__(self, kept: KeptMarkers, store: MarkerStore) -> None:
+        self._kept, self._store = kept, store
+
+    async def run(self) -> None:
+        """Write what is due until cancelled."""
+        while True:
+            await asyncio.sleep(random.uniform(0.8, 1.2) * _SWEEP_S)
+            try:
+                await self.sweep()
+            except Unavailable as error:
+                logger.warning("markers can't be written to the store", extra={"error": str(error)})
+            except Exception:
+                logger.exception("markers can't be written to the store")
+
+    async def flush(self) -> None:
+        """Write all of it, as at an orderly stop.
+
+        Raises:
+            Unavailable: Redis or the store does not answer.
+        """
+        await self.sweep(-1.0)
+
+    async def sweep(self, age_s: float = _AGE_S) -> int:
+        """Write what was noted more than `age_s` ago; return how many notes that were.
+
+        Raises:
+            Unavailable: Redis or the store does not answer.
+        """
+        MARKERS_UNWRITTEN.set(await self._kept.oldest_s())
+        count = 0
+        while notes := await self._kept.noted(age_s, _AT_ONCE):
+            found = await self._kept.get({note.of for note in notes})
+            await self._store.merge([(of, kept.record) for of, kept in found.items() if kept.text])
+            await self._kept.remove(notes)
+            count += len(notes)
+            if len(notes) < _AT_ONCE:
+                break
+        MARKERS_UNWRITTEN.set(await self._kept.oldest_s())
+        return count
