@@ -30,10 +30,14 @@ class Listener:
 
     def __init__(self) -> None:
         self.received: list[tuple[str, str, Publication]] = []
+        self.ephemerals: list[tuple[str, Publication]] = []
         self.reconnects = 0
 
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
         self.received.append((channel, epoch, publication))
+
+    def ephemeral(self, channel: str, publication: Publication) -> None:
+        self.ephemerals.append((channel, publication))
 
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
@@ -81,6 +85,20 @@ class BrokerContract:
             expected.exclude_client,
         )
         assert {epoch for _, epoch, _ in listener.received} == {results[0].position.epoch}
+
+    async def test_an_ephemeral_event_is_heard_and_is_in_no_log(self, broker: Broker, listener: Listener) -> None:
+        await broker.subscribe(CHANNEL)
+        before = await append(broker, "a")
+        event = publication("b")
+        assert await broker.publish_ephemeral(CHANNEL, event)
+        after = await append(broker, "c")
+        await listener.until(2)
+        (heard,) = [one for channel, one in listener.ephemerals if channel == CHANNEL]
+        assert (heard.data, heard.info, heard.offset) == (b"b", event.info, 0)
+        assert after.position.offset == before.position.offset + 1
+        page = await broker.read(CHANNEL, since_offset=0, limit=9, reverse=False, stored=False, max_bytes=1 << 20)
+        assert page is not None
+        assert [one.data for one in page.publications] == [b"a", b"c"]
 
     async def test_many_at_once_have_each_its_offset(self, broker: Broker, listener: Listener) -> None:
         await broker.subscribe(CHANNEL)

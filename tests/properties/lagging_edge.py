@@ -68,6 +68,9 @@ class Wire:
 
         self._pass(deliver)
 
+    def ephemeral(self, channel: str, publication: Publication) -> None:
+        self._pass(lambda: self.hub.ephemeral(channel, copy.copy(publication)))
+
     def was_reset(self, channel: str, epoch: str) -> None:
         self._pass(lambda: self.hub.was_reset(channel, epoch))
 

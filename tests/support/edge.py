@@ -150,12 +150,17 @@ class TestConnection:
         self.dropped_after: float | None = None
         self.websocket_pings = 0
         self.paused = False
+        self.has_room = True  # for ephemeral events
         self.replies_wait = False  # set by the test; then `session.replies_taken()`
         self.taken_and_under_way = (0, 0)
 
     def send(self, frame: bytes) -> None:
         if self.closed is None:
             self.frames.append(frame)
+
+    def send_ephemeral(self, frame: bytes) -> None:
+        if self.has_room:
+            self.send(frame)
 
     def send_reply(self, frame: bytes) -> None:
         self.send(frame)

@@ -54,6 +54,11 @@ class MemoryBus:
             if channel in broker.subscribed and broker.listener is not None and not broker.stalled:
                 broker.listener.publication(channel, epoch, copy.copy(publication))
 
+    def ephemeral(self, channel: str, publication: Publication) -> None:
+        for broker in self.brokers:
+            if channel in broker.subscribed and broker.listener is not None and not broker.stalled:
+                broker.listener.ephemeral(channel, copy.copy(publication))
+
     def joined(self, channel: str, info: ClientInfo) -> None:
         for broker in self.brokers:
             if channel in broker.subscribed and broker.listener is not None:
@@ -136,6 +141,11 @@ class MemoryBroker:
     async def publish(self, channel: str, publication: Publication) -> None:
         self.bus.check()
         self.bus.announce(channel, "", publication)
+
+    async def publish_ephemeral(self, channel: str, publication: Publication) -> bool:
+        self.bus.check()
+        self.bus.ephemeral(channel, publication)
+        return True
 
     async def append(
         self,

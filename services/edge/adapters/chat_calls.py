@@ -7,7 +7,7 @@ import grpc
 from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.chat_client import ChatClient
 from services.edge.adapters.chat_codec import options_of, refused
-from services.edge.domain.conversations.calls import Notice, Outcome
+from services.edge.domain.conversations.calls import Ephemeral, Notice, Outcome
 from services.edge.domain.model import ClientInfo
 from services.shared.errors import Unavailable
 from services.shared.namespaces import Namespace
@@ -58,4 +58,8 @@ class PersistenceChat:
             raise Unavailable(f"persistence says {error.code().name}") from error
         if response.HasField("refusal"):
             raise refused(response.refusal)
-        return Outcome(response.result, [Notice(notice.user, notice.data) for notice in response.notices])
+        return Outcome(
+            response.result,
+            [Notice(notice.user, notice.data) for notice in response.notices],
+            [Ephemeral(one.channel, one.data) for one in response.ephemerals],
+        )

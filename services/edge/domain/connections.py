@@ -37,6 +37,13 @@ class Connection(Protocol):
         (1 MiB by default) is queued, the connection drops the queued frames and closes itself: `EndReason.SLOW`.
         """
 
+    def send_ephemeral(self, frame: bytes) -> None:
+        """Queue an encoded frame that may be lost.
+
+        It is dropped and counted if it would not fit into a quarter of the bound of the outbox. So it is never the
+        reason for which a connection closes.
+        """
+
     def send_reply(self, frame: bytes) -> None:
         """Queue an encoded frame that the client asked for.
 

@@ -34,6 +34,9 @@ class ChannelListener(Protocol):
     def publication(self, channel: str, epoch: str, publication: Publication) -> None:
         """Take one publication; offset 0 and epoch "" if it is in no log."""
 
+    def ephemeral(self, channel: str, publication: Publication) -> None:
+        """Take one ephemeral event; see `channels/ephemeral.py`."""
+
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None: ...
 
     def updated(self, channel: str, infos: Sequence[ClientInfo]) -> None:
@@ -61,6 +64,12 @@ class Broker(Protocol):
 
     async def publish(self, channel: str, publication: Publication) -> None:
         """Publish without adding to a log (durability `none`)."""
+
+    async def publish_ephemeral(self, channel: str, publication: Publication) -> bool:
+        """Publish an ephemeral event.
+
+        False: nothing was published, because an edge of before is connected, which can't read it.
+        """
 
     def append(
         self,

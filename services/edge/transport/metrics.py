@@ -33,6 +33,7 @@ class TransportCounters:
     bytes_sent: int = 0
     frames_compressed: int = 0
     compression_saved_bytes: int = 0
+    ephemeral_dropped: int = 0
 
     def refuse(self, reason: str) -> None:
         """Count a connection or a request that was refused."""
@@ -105,6 +106,7 @@ class TransportCollector(Collector):
                 "Bytes that clients were not sent because their frames were compressed.",
                 now.compression_saved_bytes,
             ),
+            ("ephemeral_dropped", "Ephemeral events that slow clients were not sent.", now.ephemeral_dropped),
         ):
             yield CounterMetricFamily(f"thalamus_edge_{name}", text, value=value)
         yield GaugeMetricFamily(

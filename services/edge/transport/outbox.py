@@ -22,6 +22,8 @@ leaves with the next write, so nothing is counted.
 * *Replies*, which the client asked for, are not counted there. While more than 64 KiB of them wait, `replies_wait` is
   true, and the session handles no further command of that client. `replies_taken` says when it may go on.
 * *Total*: all outboxes together, with replies (`max_total_bytes`). Beyond, an outbox that queues over 64 KiB is full.
+* *Ephemeral events* (`has_room_for`) may only take the first quarter of either bound; replies count, too. Beyond, they
+  are dropped: a client that reads slowly loses them long before it loses anything else.
 
 **Trade-offs.** A push may wait for up to `max_interval_s` on a busy edge. A reply of up to 4 KiB is counted as a push
 while the transport takes everything, because this is cheaper. See docs/decisions/0011.
@@ -42,6 +44,7 @@ SMALL_REPLY_BYTES = 4_096  # a smaller reply counts as a push while the transpor
 _WRITE_BYTES = 65_536  # largest write, bytes; a longer frame is written alone
 _FLUSHES_PER_CALL = 1_000  # outboxes per callback (about 4 ms), then other callbacks of the loop get a turn
 _REST = 8  # length of a rest, in durations of the round before it: writing takes a ninth of the time
+_QUARTER = 4  # ephemeral events may take a bound's share of one in so many
 _SHORTEST_REST_S = 0.0005  # shorter rests are skipped, seconds: the loop's timers are rounded up to a millisecond
 
 
@@ -176,6 +179,19 @@ class Outbox:
         elif not self.marked:
             self.marked = True
             flusher.mark(self)
+
+    def has_room_for(self, frame: bytes) -> bool:
+        """Return whether an ephemeral event may be queued; count it if it is dropped."""
+        if not self._paused:
+            return True
+        flusher, size = self._flusher, len(frame)
+        if (
+            _QUARTER * (self._queued + size) <= flusher.max_outbox_bytes
+            and _QUARTER * (flusher.held_bytes + size) <= flusher.max_total_bytes
+        ):
+            return True
+        flusher.counters.ephemeral_dropped += 1
+        return False
 
     def _queued_pushes(self) -> int:
         """Return the bytes in the queue that are pushes, not replies."""

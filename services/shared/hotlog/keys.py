@@ -136,6 +136,14 @@ def pub(channel: str) -> str:
     return f"{_prefix}{{{channel}}}:pub"
 
 
+def ephemeral_readers() -> str:
+    """Pub/sub channel to which every edge that reads ephemeral events is subscribed.
+
+    No channel is named so: a name has at least one letter. Edges may use it by every ACL that lets them use channels.
+    """
+    return pub("")
+
+
 def key(channel: str, user: str, idempotency_key: str) -> str:
     """Stream position of the publish with this idempotency key.
 

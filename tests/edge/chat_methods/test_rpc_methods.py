@@ -210,6 +210,19 @@ async def test_who_is_concerned_is_told_on_the_personal_channel(scene: Scene) ->
             assert "info" not in publication
 
 
+async def test_who_follows_a_conversation_is_told_in_the_name_of_who_called(scene: Scene) -> None:
+    bob = await connected(scene.cluster, scene.cluster.edge(), "bob")
+    await bob.call(subscribe={"channel": "chat:room"})
+    events = [pb.Ephemeral(channel=channel, data=b'{"kind":"x"}') for channel in ("nowhere:a", "chat:room", "a b")]
+    scene.script.answer = pb.CallResponse(result=b"{}", ephemerals=events)
+    assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {}}
+    await asyncio.sleep(0)
+    client = {"user": "alice", "client": scene.alice.session.client, "conn_info": {"n": 1}}
+    assert bob.publications("chat:room") == [{"data": {"kind": "x"}, "info": client}]
+    scene.cluster.bus.down = True
+    assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {}}
+
+
 async def test_without_a_namespace_for_it_nobody_is_told() -> None:
     cluster = Cluster(conv=CONV)
     async with ChatServer() as server:

@@ -299,3 +299,41 @@ def test_who_follows_the_log_is_told_of_the_gap_that_a_failing_encoder_leaves() 
 
 def failures() -> float:
     return REGISTRY.get_sample_value("thalamus_edge_encoder_failures_total") or 0.0
+
+
+def test_an_ephemeral_event_is_for_live_subscribers_alone_and_is_held_for_nobody() -> None:
+    channel = made(buffer=1)
+    alive, new = live(channel, "live"), joining(channel, "new")
+    behind = [catching_up(channel, name, answered=name == "answered") for name in ("answered", "waiting")]
+    before = [len(one.frames) for one in behind]
+    for _ in range(3):
+        channel.fan_out_ephemeral(Publication(b'{"kind":"typing"}', ClientInfo("ann", "c1")))
+    event = b'{"push":{"channel":"room","pub":{"data":{"kind":"typing"},"info":{"user":"ann","client":"c1"}}}}'
+    assert alive.frames == [event] * 3
+    assert (new.subscription.held, new.subscription.broken) == ([], False)
+    assert [len(one.frames) for one in behind] == before
+    assert all(not one.subscription.held for one in behind)
+    assert channel.log is not None
+    assert (channel.log.delivered, channel.log.since(0)) == (0, [])
+
+
+def test_who_has_no_room_misses_an_ephemeral_event_alone() -> None:
+    channel = made()
+    slow, quick = live(channel, "slow"), live(channel, "quick")
+    slow.connection.has_room = False
+    channel.fan_out_ephemeral(Publication(b"1"))
+    assert (len(slow.frames), len(quick.frames)) == (0, 1)
+    channel.fan_out([Publication(b"2", offset=1)])
+    assert (len(slow.frames), len(quick.frames)) == (1, 2)
+
+
+def test_an_encoder_that_fails_loses_an_ephemeral_event_and_nothing_else() -> None:
+    class Broken(CentrifugalJson):
+        def encode(self, push: Any) -> bytes:
+            raise ValueError("no")
+
+    channel = made()
+    broken, whole = live(channel, "broken", encoder=Broken(frame=bytes)), live(channel, "whole")
+    broken.subscription.recoverable = True
+    channel.fan_out_ephemeral(Publication(b"1"))
+    assert (broken.frames, broken.told, len(whole.frames), len(channel)) == ([], [], 1, 2)

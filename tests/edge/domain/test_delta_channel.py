@@ -191,3 +191,24 @@ def test_new_ones_whose_encoder_failed_stay_without_a_base(monkeypatch: pytest.M
     channel.fan_out([data(3), data(4)])
     assert old.patches() == [False, True, True, True]
     assert new.patches() == [False, True]
+
+
+@pytest.mark.parametrize("encoder", [JSON, PROTOBUF])
+def test_an_ephemeral_event_is_nobodys_base(encoder: Any) -> None:
+    """SDKs take it as their base, and whoever had no room for it has another one.
+
+    So the next one is full for all.
+    """
+    channel = made()
+    members = [Member("got it", encoder), Member("had no room", encoder)]
+    for member in members:
+        member.comes(channel)
+    long = [Publication(b'{"number":%d,"text":"%b"}' % (number, b"x" * 600)) for number in range(6)]
+    channel.fan_out(long[1:3])
+    members[1].connection.has_room = False
+    channel.fan_out_ephemeral(long[3])
+    channel.fan_out(long[4:])
+    for member, numbers in zip(members, ([1, 2, 3, 4, 5], [1, 2, 4, 5]), strict=True):
+        assert len(member.connection.frames) == len(numbers)
+        patched = [len(frame) < 600 for frame in member.connection.frames]
+        assert patched == [number in (2, 5) for number in numbers]

@@ -815,3 +815,32 @@ async def test_an_unused_channel_whose_log_was_begun_anew_is_closed_once() -> No
     site.hub.close_unused(site.cluster.clock.now + 10)
     await settle()
     assert CHANNEL not in site.broker.subscribed
+
+
+async def test_an_ephemeral_event_is_dropped_while_its_channel_is_repaired() -> None:
+    """What is missing may be that a subscriber was removed."""
+    site = Site()
+    client = await site.subscriber()
+    site.cluster.bus.ephemeral(CHANNEL, Publication(b"1"))
+    go = site.hold_reads()
+    site.publish(2, lost=True)
+    site.publish(3)
+    await settle()
+    site.cluster.bus.ephemeral(CHANNEL, Publication(b"4"))
+    go.set()
+    await settle()
+    site.cluster.bus.ephemeral(CHANNEL, Publication(b"5"))
+    await settle()
+    assert got(client) == [1, 2, 3, 5]
+    assert ["offset" in one for one in client.publications(CHANNEL)] == [False, True, True, False]
+    site.hub.ephemeral("nobody is here", Publication(b"6"))
+
+
+async def test_an_ephemeral_event_is_in_no_ring_and_no_log() -> None:
+    site = Site()
+    await site.subscriber()
+    for number in range(1, 4):
+        site.publish(number)
+        site.cluster.bus.ephemeral(CHANNEL, Publication(b'"event"'))
+    assert await recovered(site, "bob", site.log.epoch) == [1, 2, 3]
+    assert [entry.data for entry in site.log.entries] == [b"1", b"2", b"3"]

@@ -222,3 +222,55 @@ async def test_replies_that_wait_are_told_of_once_when_taken_whatever_is_between
     connection.send_reply(text_frame(b"r" * 100_000))
     assert await client.frame() == (TEXT, b"r" * 100_000)
     client.writer.close()
+
+
+async def test_c44_a_slow_client_loses_ephemeral_events_before_any_message(serve: Serve) -> None:
+    """They take a quarter of its outbox at most, so messages have the rest."""
+    served = await serve(max_outbox_bytes=400_000)
+    slow = await stall(served)
+    connection, counters = served.handlers[0].connection, served.server.counters
+    while served.server.outbox_bytes < HIGH_WATER_BYTES:
+        connection.send_ephemeral(text_frame(b"e" * 1_020))
+        await asyncio.sleep(0)
+    assert counters.ephemeral_dropped == 0
+    filled = served.server.outbox_bytes
+    for number in range(1_000):
+        connection.send_ephemeral(text_frame(b"E%03d" % number + b"e" * 1_016))
+    queued = served.server.outbox_bytes - filled
+    assert 90_000 < queued <= 100_000
+    assert counters.ephemeral_dropped == 1_000 - queued // len(KIB)
+    messages = [b"m%03d" % number + b"x" * 1_016 for number in range(300_000 // len(KIB))]
+    for payload in messages:
+        connection.send(text_frame(payload))
+    connection.send_ephemeral(KIB)
+    assert counters.closes == {}
+    got: list[bytes] = []
+    while len(got) < len(messages):
+        if (one := await slow.frame())[1].startswith(b"m"):
+            got.append(one[1])
+    assert got == messages
+    connection.send_ephemeral(text_frame(b"again"))
+    assert await slow.frame() == (TEXT, b"again")
+    slow.writer.close()
+
+
+async def test_ephemeral_events_take_no_more_than_a_quarter_of_all_outboxes(serve: Serve) -> None:
+    served = await serve(max_outbox_bytes=1_000_000, max_outbox_total_bytes=400_000)
+    slow = await stall(served)
+    connection, counters = served.handlers[0].connection, served.server.counters
+    while not counters.ephemeral_dropped:
+        connection.send_ephemeral(KIB)
+        await asyncio.sleep(0)
+    assert HIGH_WATER_BYTES < served.server.outbox_bytes <= 100_000
+    assert counters.closes == {}
+    slow.writer.close()
+
+
+async def test_an_ephemeral_event_behind_the_end_has_no_effect(serve: Serve) -> None:
+    served = await serve()
+    client = await served.raw()
+    connection = served.handlers[0].connection
+    connection.close(3000, "over")
+    connection.send_ephemeral(KIB)
+    assert (await client.frame())[0] == CLOSE
+    client.writer.close()

@@ -30,6 +30,7 @@ from services.edge.adapters.redis.command_log import RedisControlLog
 from services.edge.adapters.redis.counts import RedisCounts
 from services.edge.adapters.redis.dispatcher import PubSubDispatcher
 from services.edge.adapters.redis.edge_lease import EdgeLeases
+from services.edge.adapters.redis.ephemeral_readers import EphemeralReaders
 from services.edge.adapters.redis.incarnation import IncarnationWatch
 from services.edge.adapters.redis.limit_calls import LimitCalls
 from services.edge.adapters.redis.own_appends import OwnAppends
@@ -141,11 +142,12 @@ class RedisBroker:
         self._reading: asyncio.Task[None] | None = None  # the list of revocations, of a new incarnation
         self._failed_at = _NEVER
         self._self_check = PubSubSelfCheck(
-            lambda channel, payload: self._run_command(None, publish=(channel, payload)),
+            self._publish,
             self._subscriber.drop,
             is_open=lambda: self._subscriber.has_connection,
             every_s=self_check_s,
         )
+        self._ephemeral_readers = EphemeralReaders(self._publish)
 
     async def start(
         self, listener: ChannelListener, on_control: Callable[[bytes], None], commands: ControlListener | None = None
@@ -153,8 +155,8 @@ class RedisBroker:
         """Connect; the listeners are called on the event loop, in the order of arrival."""
         self._dispatcher = PubSubDispatcher(listener, on_control, commands, self._self_check, self._acknowledged)
         await self._incarnation.start()
-        for channel in (keys.control(), self._self_check.channel):  # even if Redis is not available yet
-            self._subscriber.want(channel)
+        for channel in (keys.control(), self._ephemeral_readers.channel, self._self_check.channel):
+            self._subscriber.want(channel)  # even if Redis is not available yet
         await self._subscriber.start()
         try:
             await self._subscriber.subscribe(keys.control())
@@ -209,10 +211,20 @@ class RedisBroker:
         await self._subscriber.unsubscribe(keys.pub(channel))
 
     async def publish(self, channel: str, publication: Publication) -> None:
-        await self._run_command(None, publish=(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication)))
+        await self._publish(keys.pub(channel), keys.UNNUMBERED + codec.encode(publication))
+
+    async def publish_ephemeral(self, channel: str, publication: Publication) -> bool:
+        if not await self._ephemeral_readers.are_all():
+            return False
+        await self._publish(keys.pub(channel), keys.EPHEMERAL + codec.encode(publication))
+        return True
 
     async def publish_control(self, payload: bytes) -> int:
-        return int(await self._run_command(None, publish=(keys.control(), payload)))
+        return await self._publish(keys.control(), payload)
+
+    async def _publish(self, channel: str, payload: bytes) -> int:
+        """Publish on a pub/sub channel; return how many subscribers received it."""
+        return int(await self._run_command(None, publish=(channel, payload)))
 
     def append(
         self,

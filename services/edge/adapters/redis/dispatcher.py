@@ -80,6 +80,8 @@ class PubSubDispatcher:
             self._channels.publication(channel, epoch, found)
         elif kind == keys.UNNUMBERED:
             self._channels.publication(channel, "", codec.decode(payload[1:], 0))
+        elif kind == keys.EPHEMERAL:
+            self._channels.ephemeral(channel, codec.decode(payload[1:], 0))
         elif kind == keys.JOINS:
             self._channels.joined(channel, _infos(payload))
         elif kind == keys.UPDATES:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.edge.domain.channels import ephemeral
 from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.channels.encoding import encoded, encoded_joins, note_failure
 from services.edge.domain.connections import Connection, DeltaEncoders, Encoder
@@ -176,6 +177,15 @@ class Channel:
                 self.deliveries += len(group)
             if self._joining:
                 self._hold(push, self._joining)
+
+    def fan_out_ephemeral(self, publication: Publication) -> None:
+        """Send an ephemeral event to the live subscribers that have room for it.
+
+        See `ephemeral`.
+        """
+        live = self._live.items()
+        groups = ((encoder, (one.session.connection for one in group)) for encoder, group in live)
+        ephemeral.send_to(groups, PublicationPush(self.name, publication))
 
     def announce_joins(self, pushes: Sequence[JoinPush]) -> None:
         """Send joins to the subscribers that want them: all in one frame for live ones."""

@@ -19,6 +19,8 @@ sent, not what the log has.
    the channel is closed here. The next view of it begins with no previous publication, and all who join it with rule 1.
 5. Recovered publications are sent past the channel (`Session.push_recovered`, and the subscribe reply). In each list
    the first is full, and each later one may be a patch of the one before.
+6. SDKs take an ephemeral event as their base, too, but a client that reads slowly may not get it. So it is full, and
+   all patch groups move to the full group with it.
 
 **Example.** Ann is subscribed with delta; bob joins. Publication 7 comes: it is held for bob, full. Bob's reply is
 queued, then 7, and he is live. 8 comes: ann gets a patch of 7, bob gets 8 in full. 9 comes: both get the same patch.
@@ -74,6 +76,16 @@ class DeltaChannel(Channel):
             if publication.offset != self._offset + 1:
                 publication.patch = None
             self._offset = publication.offset
+
+    def fan_out_ephemeral(self, publication: Publication) -> None:
+        """Send an ephemeral event in full; nobody's base is known behind it (rule 6)."""
+        for encoders in self._encoders:
+            if (group := self._live.pop(encoders.patch, None)) is not None:
+                self._live.setdefault(encoders.full, {}).update(group)
+                for subscription in group:
+                    subscription.encoder = encoders.full
+        self._previous = None
+        super().fan_out_ephemeral(publication)
 
     def _failed(self, encoder: Encoder, push: Push, error: Exception) -> None:
         if isinstance(push, PublicationPush):

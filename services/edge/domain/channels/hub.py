@@ -238,6 +238,11 @@ class Hub:
             if publication.time_ms:
                 DELIVERY_SECONDS.observe(max(0.0, now_s - publication.time_ms / 1000))
 
+    def ephemeral(self, channel: str, publication: Publication) -> None:
+        view = self._channels.get(channel)
+        if view is not None and channel not in self._repairs:  # see `ephemeral`, rule 4
+            view.fan_out_ephemeral(publication)
+
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
         self.presence_events.joined(channel, infos)
 

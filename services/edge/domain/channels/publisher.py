@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -156,6 +157,18 @@ class Publisher:
         waiting = _Waiting(self, backlog, size, _seconds_of(durability), settle, now)
         future = kept if isinstance(kept, asyncio.Future) else asyncio.ensure_future(kept)
         future.add_done_callback(waiting)
+
+    async def publish_ephemeral(
+        self, channel: str, namespace: Namespace, data: bytes, info: ClientInfo | None = None
+    ) -> None:
+        """Publish an ephemeral event, see `ephemeral`.
+
+        `data` is a JSON text, `info` in whose name it is. What can't be sent is dropped: nobody waits for it.
+        """
+        if len(data) > namespace.max_data_bytes:
+            return
+        with contextlib.suppress(Unavailable, Busy):
+            await self._broker.publish_ephemeral(channel, Publication(data, info, id=self._ids.next()))
 
     def busy(self) -> Busy:
         """Return the error for a publication that is refused because of overload."""

@@ -19,11 +19,22 @@ class Notice(NamedTuple):
     data: bytes
 
 
+class Ephemeral(NamedTuple):
+    """What those are told who follow a conversation; `data` is a JSON object.
+
+    See `channels/ephemeral.py`.
+    """
+
+    channel: str
+    data: bytes
+
+
 class Outcome(NamedTuple):
     """What a call returned, a JSON object, and whom to tell of it."""
 
     result: bytes
     notices: Sequence[Notice] = ()
+    ephemerals: Sequence[Ephemeral] = ()
 
 
 class ChatRefused(ThalamusError):

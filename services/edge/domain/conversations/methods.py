@@ -12,6 +12,7 @@ is here; persistence decides about everything else.
 4. In a namespace whose publications a hook sees, what can be published must be published: a call would pass the hook.
 5. Whom a call concerns is told on the personal channel once it is done, if there is a namespace `user`. That may be
    lost when an edge dies: an application lists its conversations when it connects.
+6. What those are to be told who follow a conversation goes there as an ephemeral event, in the name of who called.
 
 **Example.** `members.add {"channel":"conv:g.…","user":"u2"}` of u1: the namespace is `conv`, u1 has invites left,
 persistence numbers the event and returns a notice, and `user:#u2` gets `{"kind":"added","channel":"conv:g.…"}`.
@@ -23,6 +24,7 @@ is one place that knows what they may be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.publisher import Publisher
 from services.edge.domain.chat.refusal_time import wait_s
-from services.edge.domain.conversations.calls import ChatCalls, ChatRefused, Notice
+from services.edge.domain.conversations.calls import ChatCalls, ChatRefused, Ephemeral, Notice
 from services.edge.domain.conversations.limits import ChatLimits
 from services.edge.domain.model import ClientInfo
 from services.edge.domain.user_ports import User
@@ -158,6 +160,8 @@ class ChatMethods:
             raise
         if done.notices:
             self._spawn(self._tell(done.notices))
+        if done.ephemerals:
+            self._spawn(self._publish_ephemeral(done.ephemerals, caller.info))
         return done.result
 
     def _namespace(self, method: Method, address: _Address) -> Namespace | None:
@@ -217,6 +221,13 @@ class ChatMethods:
                 await self._publisher.publish(channel, namespace, notice.data, time_ms=time_ms)
             except ThalamusError as error:
                 _UNTOLD("a user was not told of a change of membership", error=str(error))
+
+    async def _publish_ephemeral(self, events: Sequence[Ephemeral], info: ClientInfo | None) -> None:
+        """Tell those who follow conversations; what can't be sent is dropped."""
+        for event in events:
+            with contextlib.suppress(ThalamusError):
+                namespace = find_namespace(self._namespaces, event.channel, self._channel_max_bytes)
+                await self._publisher.publish_ephemeral(event.channel, namespace, event.data, info)
 
 
 def _key(method: Method, beside: str, among: str) -> str:

@@ -105,6 +105,11 @@ class WebSocketConnection(TurnReader):
         if self._state == OPEN:
             self.put(frame)
 
+    def send_ephemeral(self, frame: bytes) -> None:
+        """Queue a push, or drop it if the client reads slowly."""
+        if self._state == OPEN and self.has_room_for(frame):
+            self.send(frame)
+
     def send_reply(self, frame: bytes) -> None:
         """Queue a reply; `outbox` says which replies count towards the bound."""
         if self._state == OPEN:

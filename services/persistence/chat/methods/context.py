@@ -51,7 +51,8 @@ class Call:
     """One call of a method.
 
     `user` "": the platform. `key`: idempotency key of `key_user`; "": none was given. `namespace`: where conversations
-    lie that are created, or named by their users. `notices`: (user, what happened), which methods add.
+    lie that are created, or named by their users. `notices`: (user, what happened), which methods add. `ephemerals`:
+    (channel, event), which methods add for those who follow a conversation; they may be lost.
     """
 
     user: str
@@ -61,6 +62,7 @@ class Call:
     namespace: str
     options: Options
     notices: list[tuple[str, Result]] = field(default_factory=list)
+    ephemerals: list[tuple[str, Result]] = field(default_factory=list)
 
     def step(self, name: str) -> str:
         """Return the key of one of several events of this call.
