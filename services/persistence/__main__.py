@@ -20,7 +20,7 @@ from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
 from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
 from services.persistence.chat.markers.ports import MarkerStore
-from services.persistence.chat.ports import ChatStore
+from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.wiring import Chat
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.log import Log
@@ -66,7 +66,7 @@ class _Opened:
     """
 
     store: SqliteLogStore | DynamoDbLogStore
-    conversations: ChatStore
+    conversations: ChatStores
     markers: MarkerStore
     prepare: Callable[[], Awaitable[None]]
     remake: Callable[[Unavailable], Awaitable[None]]
@@ -99,7 +99,16 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     )
     maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=_MAINTENANCE_S)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=maintenance.ready)
-    chat = Chat(log, store, opened.conversations, opened.markers, client, clock, lambda: gate.token)
+    chat = Chat(
+        log,
+        store,
+        opened.conversations,
+        opened.markers,
+        client,
+        clock,
+        lambda: gate.token,
+        web_push_hosts=config.web_push_hosts,
+    )
     servicer = PersistenceServicer(log)
 
     def add(server: grpc.aio.Server) -> None:

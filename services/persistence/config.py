@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.persistence.chat.devices.device import WEB_PUSH_HOSTS
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number
 from services.shared.startup.config import FeedConfig, GrpcServiceConfig
 
@@ -20,6 +21,7 @@ class PersistenceConfig(GrpcServiceConfig):
     db: Path = Path("data/persistence.sqlite3")
     max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
+    web_push_hosts: tuple[str, ...] = field_env("WEB_PUSH_HOSTS", WEB_PUSH_HOSTS)
     feed: FeedConfig = group(FeedConfig)
 
     def __post_init__(self) -> None:

@@ -25,6 +25,14 @@ CONVERSATION_ID = TextRule(
     r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)", "1 to 64 of a-z, 0-9, dot, underscore and hyphen, and begins with a-z or 0-9"
 )
 
+DEVICE_ID = TextRule(
+    r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$(?!\n)",
+    "1 to 64 of letters, digits, dot, underscore, colon and hyphen, and begins with a letter or digit",
+)
+TOKEN = TextRule(  # APNs has it in a path
+    r"^[A-Za-z0-9][A-Za-z0-9:_=.-]*$(?!\n)", "letters, digits, colon, underscore, equals sign, dot and hyphen"
+)
+
 Offset = Annotated[int, Meta(ge=1, le=MAX_OFFSET)]
 TimeMs = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
 UserId = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -338,6 +346,53 @@ class ReactionsList(MessageOnly, kw_only=True):
     """The message whose reactions are listed. `name`: only this reaction."""
 
     name: ReactionName | UnsetType = UNSET
+
+
+class PushKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Keys of a browser for Web Push, in base64url, as its subscription has them."""
+
+    p256dh: Annotated[str, Meta(max_length=128)]
+    auth: Annotated[str, Meta(max_length=64)]
+
+
+class OfDevice(ChatRequest, kw_only=True):
+    """A device. `id`: any name that the application gives it."""
+
+    id: Annotated[str, Meta(pattern=DEVICE_ID.pattern)]
+
+
+class DevicesSet(OfDevice, kw_only=True):
+    """A device that is to get notifications, and how it is reached.
+    `token`: of `fcm` and `apns`. `endpoint` and `keys`: of `webpush`, as the subscription of the browser has them.
+    """
+
+    platform: Literal["webpush", "fcm", "apns"]
+    token: Annotated[str, Meta(min_length=1, max_length=2_048, pattern=TOKEN.pattern)] | UnsetType = UNSET
+    endpoint: Annotated[str, Meta(min_length=1, max_length=2_048)] | UnsetType = UNSET
+    keys: PushKeys | UnsetType = UNSET
+    json_schema: ClassVar[dict[str, Any]] = {
+        "oneOf": [
+            {
+                **_has("endpoint", "keys"),
+                "properties": {"platform": {"const": "webpush"}},
+                "not": _has("token"),
+            },
+            {
+                **_has("token"),
+                "properties": {"platform": {"enum": ["fcm", "apns"]}},
+                "not": {"anyOf": [_has("endpoint"), _has("keys")]},
+            },
+        ]
+    }
+
+    def __post_init__(self) -> None:
+        is_web = self.platform == "webpush"
+        if (self.token is UNSET) != is_web or (self.endpoint is UNSET) == is_web or (self.keys is UNSET) == is_web:
+            raise ValueError("`webpush` needs `endpoint` and `keys`, the others `token`")
+
+
+class DevicesList(ChatRequest, kw_only=True):
+    """The own devices."""
 
 
 class MeExport(ChatRequest, kw_only=True):

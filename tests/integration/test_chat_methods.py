@@ -73,6 +73,9 @@ ABOUT_NO_CHANNEL = {
     "conversations.list",
     "conversations.directory",
     "messages.between",
+    "devices.set",
+    "devices.remove",
+    "devices.list",
     "me.export",
     "me.erase",
 }

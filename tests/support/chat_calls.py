@@ -67,7 +67,17 @@ class Replica:
         self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256)
         self.chat = Chat(self.log, rows, store, markers, pipeline, time.time, lambda: self.incarnation)
         self.conversations, self.appender, self.queries = self.chat.conversations, self.chat.appender, self.chat.queries
-        self.methods = Methods(Tools(self.queries, site.recording(self.appender), self.chat.upkeep, self.chat.traces))
+        self.methods = Methods(
+            Tools(
+                self.queries,
+                site.recording(self.appender),
+                self.chat.upkeep,
+                self.chat.traces,
+                self.chat.devices,
+                lambda: int(time.time() * 1_000),
+                web_push_hosts=["push.example.com"],
+            )
+        )
         self._tasks = [asyncio.create_task(self.log.run()), asyncio.create_task(self.chat.run())]
 
     async def ask(self, user: str, method: str, key: str = "", /, **params: Any) -> pb.CallResponse:

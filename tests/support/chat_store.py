@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from services.persistence.chat.devices.ports import Kept
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.ports import Changes, Loaded
 
@@ -19,6 +20,37 @@ class _Kept:
     overlays: dict[int, bytes] = field(default_factory=dict)
 
 
+class MemoryDeviceStore:
+    """`DeviceStore` in dictionaries."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.users: dict[str, str] = {}
+
+    async def devices(self, users: Collection[str]) -> dict[str, Kept]:
+        return {user: self.kept[user] for user in users if user in self.kept}
+
+    async def set_devices(self, user: str, expected: str, kept: Kept | None) -> bool:
+        if (self.kept[user].version if user in self.kept else "") != expected:
+            return False
+        if kept is None:
+            self.kept.pop(user, None)
+        else:
+            self.kept[user] = kept
+        return True
+
+    async def owners(self, addresses: Collection[str]) -> dict[str, str]:
+        return {address: self.users[address] for address in addresses if address in self.users}
+
+    async def own(self, address: str, user: str) -> str | None:
+        before, self.users[address] = self.users.get(address), user
+        return before
+
+    async def disown(self, address: str, user: str) -> None:
+        if self.users.get(address) == user:
+            del self.users[address]
+
+
 class MemoryChatStore:
     """Keeps everything in dictionaries.
 
@@ -27,6 +59,7 @@ class MemoryChatStore:
 
     def __init__(self) -> None:
         self.kept: dict[str, _Kept] = {}
+        self.devices = MemoryDeviceStore()
         self.failing: Exception | None = None
 
     async def load(self, channel: str) -> Loaded | None:

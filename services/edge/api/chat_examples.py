@@ -49,6 +49,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "pins_add": {**DIRECT, "of": 2},
     "pins_remove": {**DIRECT, "of": 2},
     "pins_list": DIRECT,
+    "devices_set": {"as": "alice", "id": "phone", "platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
+    "devices_remove": {"as": "alice", "id": "phone"},
+    "devices_list": {"as": "alice"},
     "me_export": {"as": "alice"},
     "me_erase": {"as": "mallory"},
 }
@@ -62,5 +65,6 @@ OF_USERS: dict[str, dict[str, Any]] = {
     "members.ban": {},
     "messages.purge": {"user": "mallory", "upto": 100},
     "messages.send": {"text": "See you at 8"},
+    "devices.set": {"platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "messages.edit": {"text": "See you at 9", "if_rev": 2},
 }

@@ -99,6 +99,9 @@ ROUTES = (
     Route("DELETE", f"{_MESSAGE}/reactions/{{name:path}}", "reactions.remove", {**_OF, "name": "name"}),
     Route("GET", "/chat/messages", "messages.between"),
     Route("POST", "/chat/messages", "messages.send", {}, ("channel",)),
+    Route("GET", "/chat/devices", "devices.list"),
+    Route("PUT", "/chat/devices/{id}", "devices.set", {"id": "id"}),
+    Route("DELETE", "/chat/devices/{id}", "devices.remove", {"id": "id"}),
     Route("GET", "/chat/export", "me.export"),
     Route("DELETE", "/chat/me", "me.erase"),
 )

@@ -5,7 +5,7 @@ Persistence writes them. The docstrings of the structs are their descriptions; e
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from services.shared.chat_methods import METHODS
 from services.shared.chat_requests import Attachment, Right, Role
 
+Platform = Literal["webpush", "fcm", "apns"]
 Offset = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -280,12 +281,38 @@ class OwnMessage(Text, kw_only=True):
     edited: bool
 
 
+class DeviceResult(_Result):
+    """A device that gets notifications.
+    `address`: the host of an endpoint, or the end of a token. `set`: when it was set last, Unix milliseconds.
+    """
+
+    id: str
+    platform: Platform
+    address: str
+    set: Offset
+
+
+class DeviceList(_Result):
+    """The devices, the oldest setting first."""
+
+    devices: list[DeviceResult]
+
+
+class DeviceChanged(_Result):
+    """Whether it changed something. `why`: why not."""
+
+    id: str
+    applied: bool
+    why: str | UnsetType = UNSET
+
+
 class Exported(_Result):
     """Own messages by conversation, the oldest first.
-    `cursor`: of the next page, also if this one is empty; absent: this is the last one.
+    `devices`: on the first page. `cursor`: of the next page, also if this one is empty; absent: this is the last one.
     """
 
     messages: list[OwnMessage]
+    devices: list[DeviceResult] | UnsetType = UNSET
     cursor: str | UnsetType = UNSET
 
 
@@ -310,6 +337,9 @@ _OF_READS: dict[str, type[msgspec.Struct]] = {
     "messages.versions": MessageVersions,
     "reactions.list": Reactions,
     "pins.list": Pinned,
+    "devices.set": DeviceChanged,
+    "devices.remove": DeviceChanged,
+    "devices.list": DeviceList,
     "me.export": Exported,
 }
 _OF_WRITES: dict[str, type[msgspec.Struct]] = {

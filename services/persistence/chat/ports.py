@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from services.persistence.chat.devices.ports import DeviceStore
+
 
 class Loaded(NamedTuple):
     """What the store has of a conversation, at one position."""
@@ -99,3 +101,11 @@ class ChatStore(Protocol):
 
         Its overlays are missing until then. So nobody may read messages of it meanwhile with a state loaded before.
         """
+
+
+class ChatStores(ChatStore, Protocol):
+    """A read model, with what lies beside it in the same place."""
+
+    @property
+    def devices(self) -> DeviceStore:
+        """The store of devices."""

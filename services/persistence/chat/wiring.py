@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from services.persistence.chat.append import Appender
 from services.persistence.chat.conversations import Conversations
+from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
 from services.persistence.chat.markers.flushing import Flusher
@@ -18,7 +19,7 @@ from services.persistence.chat.marks import Marks
 from services.persistence.chat.methods.context import Tools
 from services.persistence.chat.methods.registry import Methods
 from services.persistence.chat.pages import Pages
-from services.persistence.chat.ports import ChatStore
+from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.projection import Projection
 from services.persistence.chat.queries import Queries
 from services.persistence.chat.service import ChatServicer
@@ -39,11 +40,13 @@ class Chat:
         self,
         log: Log,
         rows: LogStore,
-        store: ChatStore,
+        store: ChatStores,
         marker_store: MarkerStore,
         redis: RedisPipeline,
         clock: Callable[[], float],
         incarnation: Callable[[], str],
+        *,
+        web_push_hosts: Sequence[str] = (),
     ) -> None:
         """Put the parts together; `run` writes the read model.
 
@@ -55,7 +58,12 @@ class Chat:
             redis: The connection that the log has, too.
             clock: Returns the time of Redis, Unix seconds.
             incarnation: Returns the token of the present incarnation of Redis.
+            web_push_hosts: Where addresses of Web Push may lie, see `devices/device.py`.
         """
+
+        def now_ms() -> int:
+            return int(clock() * 1_000)
+
         marks = Marks(redis, clock)
         self.conversations = Conversations(log, rows, store)
         self.projection = Projection(self.conversations, marks)
@@ -63,12 +71,16 @@ class Chat:
         self.projection.on_swept = self.eraser.erase_void
         self.appender = Appender(log, self.conversations, self.projection, self.eraser, marks, clock)
         pages = Pages(log, self.conversations)
-        self.queries = Queries(self.conversations, pages, rows, store, lambda: int(clock() * 1_000))
+        self.queries = Queries(self.conversations, pages, rows, store, now_ms)
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
         kept = KeptMarkers(redis, clock, incarnation)
         self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
-        self.methods = Methods(Tools(self.queries, self.appender, self.upkeep, self.traces))
+        self.devices = Devices(store.devices)
+        tools = Tools(
+            self.queries, self.appender, self.upkeep, self.traces, self.devices, now_ms, web_push_hosts=web_push_hosts
+        )
+        self.methods = Methods(tools)
         self.servicer = ChatServicer(self.appender, self.conversations, self.methods, clock)
 
     async def run(self) -> None:

@@ -6,7 +6,7 @@ is here; persistence decides about everything else.
 **Rules.**
 
 1. The channel says the namespace. Without a channel `namespace` does; without that the only one for conversations, or
-   of several the one that is called `conv`. `conversations.list` looks into all of them.
+   of several the one that is called `conv`. `conversations.list` looks into all of them, and devices lie in none.
 2. Limits count before anything is asked, so a refused call counts. Backends have none.
 3. A call that writes may have an idempotency key: beside it (`Idempotency-Key`), or as `key` among its parameters.
 4. In a namespace whose publications a hook sees, what can be published must be published: a call would pass the hook.
@@ -48,6 +48,7 @@ from services.shared.process.log_limit import RateLimitedLog
 
 _UNTOLD = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 _USUAL = "conv"  # the namespace that counts if there are several and none is named
+_ANYWHERE = ("conversations.list", "devices.set", "devices.remove", "devices.list")
 _PERSONAL = "user"  # the namespace of personal channels
 _MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
@@ -176,7 +177,7 @@ class ChatMethods:
             if address.namespace not in there:
                 raise ChatRefused(ErrorCode.NOT_AVAILABLE, "no namespace of conversations")
             return there[address.namespace]
-        if method.name == "conversations.list":
+        if method.name in _ANYWHERE:
             return None
         if not there:
             raise ChatRefused(ErrorCode.NOT_AVAILABLE, "no namespace of conversations")

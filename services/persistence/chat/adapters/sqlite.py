@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
+from services.persistence.chat.adapters.sqlite_devices import SqliteDeviceStore
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.ports import Changes, Loaded
 
@@ -65,6 +66,7 @@ class SqliteChatStore:
         """
         database.create(_SCHEMA)
         self._run = database.run
+        self.devices = SqliteDeviceStore(database)
 
     async def load(self, channel: str) -> Loaded | None:
         return await self._run("read", "chat_load", partial(_load, channel=channel))

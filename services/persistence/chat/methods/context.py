@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
 
 from services.persistence.chat.append import Appender
+from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
 from services.persistence.chat.new_events import Appended, NewEvent, Options
@@ -75,12 +76,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The parts that methods work with. `random`: that many random bytes."""
+    """The parts that methods work with.
+
+    `random`: that many random bytes. `now_ms`: Unix ms by the clock of Redis.
+    """
 
     queries: Queries
     appender: Appender
     upkeep: Upkeep
     traces: Traces
+    devices: Devices
+    now_ms: Callable[[], int]
+    web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom
 
     async def write(self, call: Call, channel: str, event: Result, key: str, key_user: str | None = None) -> Done:

@@ -18,6 +18,7 @@ from services.persistence.chat.domain.rights import Role
 from services.persistence.chat.domain.state import PLATFORM, Phase, Type
 from services.persistence.chat.live import Live
 from services.persistence.chat.methods.context import Call, Result, Tools
+from services.persistence.chat.methods.devices import devices_of
 from services.persistence.chat.refused_call import RefusedCall, malformed
 from services.persistence.chat.traces import Place, Walk
 from services.shared import chat_requests as r
@@ -30,7 +31,10 @@ _GONE = (404, 410)  # the conversation, or the membership, meanwhile
 
 
 async def export(tools: Tools, call: Call, request: r.MeExport) -> Result:
-    """Return what the caller wrote and did not delete, in all conversations."""
+    """Return what the caller wrote and did not delete, in all conversations.
+
+    The first page has the caller's devices, too.
+    """
     walk = _walk(tools, call, request.cursor)
     found: list[dict[str, Any]] = []
     async with _for_a_time() as has_time:
@@ -53,12 +57,15 @@ async def export(tools: Tools, call: Call, request: r.MeExport) -> Result:
                 walk.reached(rest)
             if len(found) < len(wanted):
                 break
-    return {"messages": found, **_cursor(walk)}
+    devices = {} if request.cursor else {"devices": await devices_of(tools, call.user)}
+    return {"messages": found, **devices, **_cursor(walk)}
 
 
 async def erase(tools: Tools, call: Call, request: r.MeErase) -> Result:
-    """Delete what the caller wrote, in all conversations; leave them where asked."""
+    """Delete what the caller wrote, and the devices; leave conversations where asked."""
     walk = _walk(tools, call, request.cursor)
+    if not request.cursor:
+        await tools.devices.forget(call.user)
     platform = dataclasses.replace(call, user=PLATFORM, info=None)
     purged = 0
     async with _for_a_time() as has_time:

@@ -12,7 +12,7 @@ from services.persistence.chat.conversions import options_of, refusal_of
 from services.persistence.chat.domain.events import MAX_DEPTH, is_too_deep
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.domain.wording import in_words
-from services.persistence.chat.methods import conversations, me, members, messages, reading, upkeep
+from services.persistence.chat.methods import conversations, devices, me, members, messages, reading, upkeep
 from services.persistence.chat.methods.context import Call, Result, Tools
 from services.persistence.chat.new_events import Options, Refused
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, malformed
@@ -57,6 +57,9 @@ _HANDLERS: dict[str, _Handler] = {
     "pins.add": messages.add_pin,
     "pins.remove": messages.remove_pin,
     "pins.list": reading.pins,
+    "devices.set": devices.set_device,
+    "devices.remove": devices.remove,
+    "devices.list": devices.list_all,
     "me.export": me.export,
     "me.erase": me.erase,
 }

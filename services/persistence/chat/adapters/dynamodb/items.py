@@ -25,6 +25,7 @@ Key = tuple[str, str]
 HEAD = "-"  # sort key of a conversation's head
 PEOPLE = "m#", "M#"  # first part of the sort key of a user: with the id, or with its digest
 JOURNAL = "j#"
+DEVICE = "device#"  # first part of the partition of a device's address
 AHEAD = "o#"  # first part of the sort key of a mark: overlays of that bucket may be newer than the head
 
 
@@ -74,6 +75,16 @@ def marker_key(user: str, channel: str) -> Key:
 def markers_of(user: str) -> str:
     """Partition of a user's markers."""
     return _of_user(user, "r#", "R#")
+
+
+def devices_key(user: str) -> Key:
+    """Key of the devices of a user."""
+    return _of_user(user, "devices#", "Devices#"), HEAD
+
+
+def owner_key(address: str) -> Key:
+    """Key of who has the device with an address."""
+    return f"{DEVICE}{address}", HEAD
 
 
 def overlay_key(channel: str, offset: int) -> Key:

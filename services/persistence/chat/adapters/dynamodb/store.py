@@ -37,6 +37,7 @@ from typing import Any
 
 from services.persistence.adapters.dynamodb.operation import DEADLINE_S, operation
 from services.persistence.chat.adapters.dynamodb import items as items
+from services.persistence.chat.adapters.dynamodb.devices import DynamoDbDeviceStore
 from services.persistence.chat.adapters.dynamodb.finishing import TRANSACTION_BYTES, TRANSACTION_WRITES, Finisher
 from services.persistence.chat.adapters.dynamodb.table import IS_NEW, ChatTable, Write
 from services.persistence.chat.adapters.dynamodb.users import as_journal, user_writes
@@ -67,6 +68,7 @@ class DynamoDbChatStore:
         self._table = ChatTable(db, table)
         self._deadline_s, self._long_deadline_s = deadline_s, long_deadline_s
         self._finisher = Finisher(self._table)
+        self.devices = DynamoDbDeviceStore(db, table, deadline_s=deadline_s)
 
     async def load(self, channel: str) -> Loaded | None:
         table, key = self._table, items.head_key(channel)

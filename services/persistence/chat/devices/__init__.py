@@ -1,0 +1,1 @@
+"""Devices: where a user's notifications are sent to."""

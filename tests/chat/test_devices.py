@@ -1,0 +1,114 @@
+"""Methods on devices, on both stores: which are taken, and what erasing does."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from services.persistence.chat.devices.device import WEB_PUSH_HOSTS, why_no_endpoint
+from tests.support.chat_calls import CallRefused, Site
+
+_PUBLIC = ec.generate_private_key(ec.SECP256R1()).public_key()
+_POINT = _PUBLIC.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+KEYS = {"p256dh": base64.urlsafe_b64encode(_POINT).decode(), "auth": base64.urlsafe_b64encode(b"a" * 16).decode()}
+ENDPOINT = "https://push.example.com/send/abc"
+
+
+async def test_devices_are_set_listed_and_removed(site: Site) -> None:
+    a, b = site.replicas
+    assert await a.call("ann", "devices.set", id="phone", platform="fcm", token="t" * 20 + "wxyz") == {
+        "id": "phone",
+        "applied": True,
+    }
+    await b.call("ann", "devices.set", id="laptop", platform="webpush", endpoint=ENDPOINT, keys=KEYS)
+    phone, laptop = (await a.call("ann", "devices.list"))["devices"]
+    assert (phone["id"], phone["platform"], phone["address"]) == ("phone", "fcm", "…wxyz")
+    assert (laptop["id"], laptop["address"]) == ("laptop", "push.example.com")
+    assert (await b.call("bob", "devices.list")) == {"devices": []}
+    assert await b.call("ann", "devices.remove", id="phone") == {"id": "phone", "applied": True}
+    assert (await b.call("ann", "devices.remove", id="phone"))["why"] == "unchanged"
+    assert [one["id"] for one in (await a.call("ann", "devices.list"))["devices"]] == ["laptop"]
+    for method, params in [("devices.list", {}), ("devices.remove", {"id": "laptop"})]:
+        with pytest.raises(CallRefused, match="107"):
+            await a.call("", method, **params)
+
+
+async def test_devices_are_exported_and_erased(site: Site) -> None:
+    a, _ = site.replicas
+    await a.call("ann", "devices.set", id="phone", platform="apns", token="ab" * 32)
+    exported = await a.call("ann", "me.export")
+    assert [one["id"] for one in exported["devices"]] == ["phone"]
+    assert "ab" * 32 not in str(exported)
+    await a.call("ann", "me.erase")
+    assert (await a.call("ann", "devices.list")) == {"devices": []}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"platform": "webpush", "token": "t"},
+        {"platform": "webpush", "endpoint": ENDPOINT},
+        {"platform": "fcm", "endpoint": ENDPOINT, "keys": KEYS},
+        {"platform": "fcm"},
+        {"platform": "fcm", "token": "t", "keys": KEYS},
+        {"platform": "apns", "token": "../../secrets"},
+        {"platform": "apns", "token": "ab\n"},
+        {"platform": "sms", "token": "t"},
+        {"platform": "webpush", "endpoint": ENDPOINT, "keys": {**KEYS, "p256dh": KEYS["p256dh"][:-8] + "AAAAAAAA"}},
+        {"platform": "webpush", "endpoint": ENDPOINT, "keys": {**KEYS, "p256dh": "é"}},
+        {"platform": "webpush", "endpoint": ENDPOINT, "keys": {**KEYS, "auth": KEYS["auth"][4:]}},
+        {"platform": "webpush", "endpoint": "http://push.example.com/x", "keys": KEYS},
+        {"platform": "webpush", "endpoint": "https://169.254.169.254/latest", "keys": KEYS},
+    ],
+)
+async def test_a_device_that_can_not_be_reached_is_refused(site: Site, params: dict[str, Any]) -> None:
+    with pytest.raises(CallRefused, match="107 malformed"):
+        await site.replicas[0].call("ann", "devices.set", id="d", **params)
+    assert (await site.replicas[0].call("ann", "devices.list")) == {"devices": []}
+
+
+ALLOWED = [
+    "https://fcm.googleapis.com/fcm/send/abc",
+    "https://FCM.googleapis.com:443/x",
+    "https://updates.push.services.mozilla.com/wpush/v2/x",
+    "https://web.push.apple.com/x",
+    "https://wns2-par02p.notify.windows.com/w/?token=x",
+    "https://localhost:8443/x",
+]
+REFUSED = [
+    "http://fcm.googleapis.com/x",
+    "https://fcm.googleapis.com:8443/x",
+    "https://fcm.googleapis.com.example.org/x",
+    "https://evilfcm.googleapis.com.org/x",
+    "https://notfcm-googleapis.com/x",
+    "https://xnotify.windows.com/x",
+    "https://user@fcm.googleapis.com/x",
+    "https://fcm.googleapis.com@127.0.0.1/x",
+    "https://127.0.0.1\\@fcm.googleapis.com/x",
+    "https://127.0.0.1#.push.apple.com",
+    "https://127.0.0.1/?.push.apple.com",
+    "https://[::1]/x",
+    "https://127.0.0.1/x",
+    "https://169.254.169.254/latest/meta-data",
+    "https://localhost/x",
+    "https://localhost:8444/x",
+    "https://a.localhost:8443/x",
+    "https://fcm.googleapis.com:x/",
+    "https:///x",
+    "file:///etc/passwd",
+    "//fcm.googleapis.com/x",
+    "https://fcm.googleapis.com\n.example.org/x",
+    "https://fcm。googleapis.com/x",
+    "",
+]
+
+
+@pytest.mark.parametrize(("urls", "expected"), [(ALLOWED, True), (REFUSED, False)])
+def test_c63_only_addresses_of_push_services_are_allowed(urls: list[str], expected: bool) -> None:
+    why: Callable[[str], str] = lambda url: why_no_endpoint(url, (*WEB_PUSH_HOSTS, "localhost:8443"))  # noqa: E731
+    assert {url: why(url) for url in urls if (why(url) == "") is not expected} == {}
