@@ -308,3 +308,26 @@ async def test_a_message_has_a_bounded_number_of_edits(one: Replica, monkeypatch
     assert [code(await one.append("bob", {**edit, "of": said})) for _ in range(3)] == ["ok", "ok", 106]
     await one.did("bob", {**edit, "of": await one.say("bob")})
     await one.did("bob", {"kind": "delete", "of": said})
+
+
+@pytest.mark.parametrize("kind", ["delete", "edit"])
+async def test_what_is_numbered_later_than_it_may_be_is_refused_and_erases_nothing(chat: ChatSite, kind: str) -> None:
+    one = chat.replica()
+    await one.create("ann", "bob", settings={f"{kind}_window_s": 0})
+    message = await one.say("bob", "before")
+    hot: Any = one.process.hot
+    append = hot.append
+
+    async def late(*arguments: Any) -> Any:
+        chat.later_s = 0  # the process stood still after it had decided
+        return await append(*arguments)
+
+    hot.append, chat.later_s = late, -60
+    found = await one.append("bob", {"kind": kind, "of": message, **({"text": "x"} if kind == "edit" else {})})
+    assert isinstance(found, Refused)
+    assert (found.code, found.why) == (103, "too_late")
+    assert [events.read(entry.data) for entry in await chat.log()][-1] == events.Message(text="before")
+    for replica in (one, chat.replica()):
+        assert (await replica.view())["messages"][str(message)]["text"] == "before"
+    if kind == "delete":
+        await one.did("ann", {"kind": kind, "of": message})  # who moderates may always

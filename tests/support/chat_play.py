@@ -54,22 +54,8 @@ class Place:
                 self.voids[entry.offset] = why
 
     def view(self) -> dict[str, Any]:
-        """The state by the naive fold, without what rivals of a delete may leave off.
-
-        Known: of two events at once that delete one message the second is void, but for a moment its tombstone may
-        stand there. A replica that folds meanwhile keeps that one as `by`, and may not count the end of a reply.
-        """
-        found, rivals = self.naive.view(), set()
-        purges = {offset for offset, why in self.voids.items() if why is None and _kind(self.log[offset]) == "purge"}
-        for offset, why in self.voids.items():
-            if why == "deleted" and _kind(self.log[offset]) == "delete":
-                rivals.add((event_of(self.log[offset].data) or {})["of"])
-        for offset, message in found["messages"].items():
-            if purges or rivals:
-                del message["replies"]
-            if message.get("by") in purges or int(offset) in rivals:
-                message.pop("by", None)
-        return found
+        """The state by the naive fold."""
+        return self.naive.view()
 
     def wrong_answers(self) -> list[str]:
         """What was told and is not so."""
@@ -177,7 +163,7 @@ class Play:
             return  # nonsense, `erased`, the application's by whom it may be
         if outcome.code in (106, 107, 111):
             return  # bounds that the fold does not know
-        if _only_before_numbering(place.naive.view(), author, event):
+        if only_before_numbering(place.naive.view(), author, event):
             return
         offset = place.top + 1
         whys = {place.naive.why(offset, author, at, event) for at in (now - _BEFORE_MS, now, now + _BEHIND_MS)}
@@ -311,7 +297,7 @@ async def many_steps(play: Play, count: int, at_once: int) -> None:
     await asyncio.gather(*(some() for _ in range(at_once)))
 
 
-def _only_before_numbering(state: dict[str, Any], author: str, event: dict[str, Any]) -> bool:
+def only_before_numbering(state: dict[str, Any], author: str, event: dict[str, Any]) -> bool:
     """Whether a rule refuses the event that the fold lacks; see admission.py."""
     member = state["members"].get(author)
     if event["kind"] == "purge":

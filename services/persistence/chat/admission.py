@@ -5,7 +5,8 @@ they may change without changing what logs mean.
 
 * Silence and bans are decided with a time that is 100 ms earlier than the clock says, the windows of edits and deletes
   with one that is 3 s later: the time of an event is known only once it has its offset, and what was accepted must not
-  be void because of it.
+  be void because of it. If it takes longer, an event with a window gets no offset (`latest_ms`): what a delete names is
+  erased before anybody can fold it.
 * Users may purge what they wrote also where they are no members any more. Nobody leaves a direct conversation, so there
   a stranger has written nothing, and is refused: its name follows from its users, and must not tell whether they talk.
 * What was said before a member may look is as if it were not there, apart from the member's own messages.
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.access import history_from
-from services.persistence.chat.domain.rules import Why, decide
+from services.persistence.chat.domain.rights import Right
+from services.persistence.chat.domain.rules import Why, decide, has_right
 from services.persistence.chat.domain.state import PLATFORM, Conversation, Message, Type
 from services.persistence.chat.live import Event, names
 
@@ -42,6 +44,21 @@ def why_not(state: Conversation, event: Event, author: str, now_ms: int) -> Why 
         target = state.messages[event.of]
         why = Why.TOO_MANY if isinstance(target, Message) and len(target.edits) >= MAX_EDITS else None
     return why
+
+
+def latest_ms(state: Conversation, event: Event, author: str, now_ms: int) -> int | None:
+    """Return the time (Unix ms) after which an event would be void; None: never.
+
+    The arguments are those of `why_not`.
+    """
+    if not isinstance(event, (events.Edit, events.Delete)):
+        return None
+    window_s = state.settings.edit_window_s
+    if isinstance(event, events.Delete):
+        moderates = has_right(state, author, Right.MODERATE, now_ms - EARLIER_MS)
+        window_s = None if moderates else state.settings.delete_window_s
+    target = state.messages[event.of]
+    return max(0, target.time_ms + window_s * 1_000) if window_s is not None and isinstance(target, Message) else None
 
 
 def _is_hidden(state: Conversation, author: str, offset: int) -> bool:

@@ -28,7 +28,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from services.persistence.chat.admission import EARLIER_MS, why_not
+from services.persistence.chat.admission import EARLIER_MS, latest_ms, why_not
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.rights import Right
@@ -231,6 +231,7 @@ class Appender:
     def _request(self, live: Live, attempt: _Attempt) -> Request:
         """Return what the log is to append, with the state's version as guard."""
         new, attempt.live = attempt.new, live
+        latest = latest_ms(live.state, attempt.event, new.author, int(self._clock() * 1_000))
         flags, is_guarded = flags_of(live.state, attempt.event, new.author)
         return Request(
             new.channel,
@@ -242,6 +243,7 @@ class Appender:
                 new.author if new.options.feed else None,
                 flags,
                 live.mv if is_guarded else None,
+                latest,
             ),
             new.options.history_size,
             new.options.history_ttl_s,

@@ -33,12 +33,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from services.persistence.chat.conversations import Conversations
-from services.persistence.chat.documents import overlay_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
 from services.persistence.chat.domain.state import Deleted, Message
 from services.persistence.chat.erasure_marks import ErasureMarks, Mark
+from services.persistence.chat.first_deletion import FirstDeletion
 from services.persistence.chat.live import Event, Live
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.rows import parsed_row, read_publications
@@ -82,8 +82,8 @@ class Eraser:
         self, log: Log, rows: LogStore, store: ChatStore, conversations: Conversations, marks: ErasureMarks
     ) -> None:
         """Create it; `rows` is the store of the log. From now on the log asks it."""
-        self._log, self._rows, self._store, self._conversations = log, rows, store, conversations
-        self._marks = marks
+        self._log, self._rows, self._conversations, self._marks = log, rows, conversations, marks
+        self._first = FirstDeletion(rows, store, conversations)
         self._own: set[bytes] = set()  # marks of this process
         self._ended: list[bytes] = []  # marks to remove
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,9 +111,12 @@ class Eraser:
         event, _ = parsed_row(row.offset, row.publication)
         if not isinstance(event, events.Delete):
             return {}
-        about = await self._about(row.channel, event.of)
-        places = dict.fromkeys((event.of, *about[:_MOST_BEFORE]), (event.of, row.offset))
-        return await self._tombstones(row.channel, places, again=False)
+        of = event.of
+        known = await self._first.known(row.channel, of, row.offset)
+        found = await read_publications(self._rows, row.channel, (of, *known.about[:_MOST_BEFORE]))
+        by = await self._first.of(known, found.get(of), of, row.offset)
+        made = {offset: tombstone(one, offset=offset, of=of, by=by, again=False) for offset, one in found.items()}
+        return {offset: one for offset, one in made.items() if one is not None}
 
     async def after(self, live: Live, folded: Iterable[Folded], marks: Sequence[Mark] = ()) -> None:
         """Erase what events that were folded erase, before their answers."""
@@ -224,26 +227,12 @@ class Eraser:
 
     # What there is to erase.
 
-    async def _about(self, channel: str, of: int) -> tuple[int, ...]:
-        """Return the offsets of events about a message, as far as they are known."""
-        live = self._conversations.cached(channel)
-        message = live.state.messages.get(of) if live is not None else None
-        if isinstance(message, Message):
-            return (*message.edits, *(offset for users in message.reactions.values() for offset in users.values()))
-        documents = await self._store.overlays(channel, [of])
-        return overlay_of(documents[of]).known if of in documents else ()
-
-    async def _tombstones(
-        self, channel: str, places: Mapping[int, tuple[int, int]], *, again: bool = True
-    ) -> dict[int, bytes]:
-        """Return the tombstones of rows that have none.
-
-        `places`: offset → (message, by which event). `again`: also of those that name another event.
-        """
+    async def _tombstones(self, channel: str, places: Mapping[int, tuple[int, int]]) -> dict[int, bytes]:
+        """Return the tombstones of rows; `places`: offset → (message, by which event)."""
         found: dict[int, bytes] = {}
         for offset, row in (await read_publications(self._rows, channel, places)).items():
             of, by = places[offset]
-            made = tombstone(row, offset=offset, of=of, by=by, again=again)
+            made = tombstone(row, offset=offset, of=of, by=by)
             if made is not None:
                 found[offset] = made
         return found

@@ -34,7 +34,7 @@ class Numbered(NamedTuple):
                 rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key)))
             return rows
         n, mv = counts.n, counts.mv
-        for offset, (publication_id, publication, user, key, _, flags, _) in items:
+        for offset, (publication_id, publication, user, key, _, flags, *_) in items:
             n += flags & COUNTS
             if flags & CHANGES_MEMBERSHIP:
                 mv = offset

@@ -23,13 +23,13 @@ class TooLarge(ThalamusError):
 
 
 class Recheck(ThalamusError):
-    """The guard is not the membership version, so the publication got no offset.
+    """The membership version is not the guard, or it is too late: it got no offset.
 
     `mv`: the membership version. Its publication may not be readable yet, and is dropped if it can't be stored.
     """
 
     def __init__(self, mv: int) -> None:
-        super().__init__(f"the membership version is {mv}", ErrorCode.INTERNAL)
+        super().__init__(f"the membership version is {mv}, or it is later", ErrorCode.INTERNAL)
         self.mv = mv
 
 

@@ -34,7 +34,8 @@ Rules.
 * `stored` channel: `append_stored.lua` numbers, `commit.lua` makes readable and publishes once the store has it.
   Scripts refuse a channel that was not compared with the store in this incarnation.
 * `n` is how many publications of a `stored` channel count so far (flag 1), `mv` the offset of the last that may take
-  a right away (flag 2). An item with a guard is numbered only if the guard is `mv` at this moment. A channel
+  a right away (flag 2). An item with a guard is numbered only if the guard is `mv` at this moment, one
+  with a latest time not after it. A channel
   begins to count with the first item that has flags or a guard; in others nothing is kept and nothing is sent for it.
 * `counts` holds as of the offset that it names. If that is not the top, a version that does not count has numbered or
   advanced meanwhile: the channel is compared with the store before anything is numbered that has flags or a guard.

@@ -3,20 +3,22 @@
 -- KEYS: log, meta, then one idempotency key per item.
 -- ARGV: token of the incarnation in which the channel must have been compared with the store, history_ttl_s, key_ttl_s,
 --   max_unstored, number of items with flags or a guard, then per item: publication id, publication, user and key, then
---   per item with flags or a guard: its place among KEYS, flags, guard (empty: none). Then, if the feed tells of the
---   channel, per item its author, which commit.lua needs.
+--   per item with flags or a guard: its place among KEYS, flags, guard (empty: none), to which a space and the latest
+--   time may be added, Unix ms. Then, if the feed tells of the channel, per item its author, which commit.lua needs.
 -- Returns {epoch, readable top, encoded time that was appended to each new publication, counts, per item its offset}.
 --   An offset is negative if an earlier publish with the key has it, and 0 if it got none: too much is not stored yet,
---   or the guard is not the membership version. Counts: n and mv before the first item, mv behind the last, and the
---   places among the items (from 1) of those with a wrong guard; {} if the channel does not count. {} in place of all
---   that if the channel must be compared with the store first; then nothing was numbered.
+--   or the guard is not the membership version, or it is later. Counts: n and mv before the first item, mv behind the
+--   last, and the places among the items (from 1) of those with a wrong guard or time; {} if the channel does not count.
+--   {} in place of all that if the channel must be compared with the store first; then nothing was numbered.
 local log, meta = KEYS[1], KEYS[2]
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
 local terms = ARGV[5] ~= '0' and {}
 for at = 3 * #KEYS, 3 * (#KEYS + ARGV[5]) - 1, 3 do
-  terms[tonumber(ARGV[at])] = {tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])}
+  local guard, latest = ARGV[at + 2], nil
+  if not tonumber(guard) then guard, latest = string.match(guard, '^(%d*) ?(%d*)$') end
+  terms[tonumber(ARGV[at])] = {tonumber(ARGV[at + 1]), tonumber(guard), tonumber(latest)}
 end
 -- What is kept as of another offset was left behind by a version that does not count, so it is not known.
 local at, n, mv
@@ -44,7 +46,7 @@ for index = 3, #KEYS do
   local key, offset = KEYS[index], string.format('%d', top + 1)
   local place, full, position = epoch .. ' ' .. offset, top - stored >= max_unstored, nil
   local mine = terms and terms[index]
-  local refused = mine and mine[2] and mine[2] ~= mv
+  local refused = mine and ((mine[2] and mine[2] ~= mv) or (mine[3] and mine[3] < tonumber(time)))
   if full or refused then
     position = redis.call('GET', key)
   else

@@ -58,6 +58,7 @@ class Item(NamedTuple):
     `flags`: any of `COUNTS`, `CHANGES_MEMBERSHIP` (may take a right away), `ERASES` (something) and `GRANTS` (changes
     membership or rights, and takes nothing away).
     `guard`: membership version that the channel must have, or the item gets no offset; None: any.
+    `latest_ms`: it gets none after this time either, Unix ms by the clock of Redis; None: at any time.
     """
 
     publication_id: bytes
@@ -67,6 +68,7 @@ class Item(NamedTuple):
     author: str | None = None
     flags: int = 0
     guard: int | None = None
+    latest_ms: int | None = None
 
 
 class Batch(NamedTuple):
@@ -81,7 +83,7 @@ class Batch(NamedTuple):
 class Counts(NamedTuple):
     """What a channel that counts had counted before a batch, and what the batch met.
 
-    `refused`: indexes of the items whose guard was not the membership version.
+    `refused`: indexes of the items whose guard was not the membership version, or that were late.
     """
 
     n: int
@@ -94,7 +96,7 @@ class Appended(NamedTuple):
     """Offsets of the publications of a batch, in order.
 
     Negative: an earlier publish with the key has this offset. 0: it got none, since too much is not stored yet, or
-    because of its guard.
+    because of its guard or its latest time.
     `stamp`: encoded time that Redis appended to each new publication; the same bytes must be stored.
     `counts`: None if the channel does not count.
     """
@@ -125,12 +127,13 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
     arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored, 0]
     terms: list[str | bytes | int] = []
     told = False
-    for publication_id, publication, user, key, author, flags, guard in items:
+    for publication_id, publication, user, key, author, flags, guard, latest_ms in items:
         names.append(keys.key(channel, user, key))
         arguments += (publication_id, publication, keys.pair(user, key))
         told = told or author is not None
-        if flags or guard is not None:
-            terms += (len(names), flags, "" if guard is None else guard)
+        if flags or guard is not None or latest_ms is not None:
+            wanted: str | int = "" if guard is None else guard
+            terms += (len(names), flags, wanted if latest_ms is None else f"{wanted} {latest_ms}")
     if terms:
         arguments[4] = len(terms) // 3
         arguments += terms
