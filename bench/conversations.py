@@ -44,6 +44,7 @@ _SEED = 1
 _ADDED_AT_ONCE = 100  # users that one call may add
 _SETTINGS = {
     "EDGE_COMMANDS_PER_S": "0",
+    "EDGE_CHANGES_PER_USER_PER_S": "0",
     "EDGE_CONVERSATIONS_PER_USER_PER_H": "0",
     "EDGE_INVITES_PER_USER_PER_H": "0",
     "EDGE_MESSAGES_PER_USER_PER_S": "0",

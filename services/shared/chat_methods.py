@@ -27,6 +27,7 @@ class Rate(enum.StrEnum):
     REACTIONS = "reactions"
     CONVERSATIONS = "conversations"
     INVITES = "invites"
+    CHANGES = "changes"  # of conversations and their members
 
 
 class Method(NamedTuple):
@@ -58,10 +59,18 @@ METHODS: dict[str, Method] = {
         Method("conversations.get", r.OfChannel, _READ, "Return a conversation, and the caller's place in it."),
         Method("conversations.list", r.ConversationsList, _READ, "List the caller's conversations and invitations."),
         Method("conversations.directory", r.ConversationsDirectory, _READ, "List open conversations by name."),
-        Method("conversations.update", r.ConversationsUpdate, _MANAGE, "Change the name or settings."),
-        Method("conversations.close", r.ChangeChannel, _MANAGE, "Close a conversation: it can only be read."),
-        Method("conversations.reopen", r.ChangeChannel, _MANAGE, "Open a closed conversation again."),
-        Method("conversations.delete", r.ChangeChannel, _MANAGE, "Delete a conversation with all its messages."),
+        Method("conversations.update", r.ConversationsUpdate, _MANAGE, "Change the name or settings.", Rate.CHANGES),
+        Method(
+            "conversations.close", r.ChangeChannel, _MANAGE, "Close a conversation: it can only be read.", Rate.CHANGES
+        ),
+        Method("conversations.reopen", r.ChangeChannel, _MANAGE, "Open a closed conversation again.", Rate.CHANGES),
+        Method(
+            "conversations.delete",
+            r.ChangeChannel,
+            _MANAGE,
+            "Delete a conversation with all its messages.",
+            Rate.CHANGES,
+        ),
         # Whoever may join may leave and join again, for ever: each is an event that all members get.
         Method("conversations.join", r.ChangeChannel, _MANAGE, "Join a group, or accept an invitation.", Rate.MESSAGES),
         Method("conversations.leave", r.ChangeChannel, _MANAGE, "Leave a conversation.", Rate.MESSAGES),
@@ -69,15 +78,21 @@ METHODS: dict[str, Method] = {
         Method("members.list", r.MembersList, _READ, "List the members of a conversation."),
         Method("members.add", r.MembersAdd, _MANAGE, "Add a user to a group.", Rate.INVITES),
         Method("members.invite", r.MembersInvite, _MANAGE, "Invite a user to a group.", Rate.INVITES),
-        Method("members.remove", r.OfMember, _MANAGE, "Remove a member, or take an invitation back."),
-        Method("members.role", r.MembersRole, _MANAGE, "Give a member another role."),
-        Method("members.silence", r.MembersUntil, _MANAGE, "Forbid a member to write; without `until`: no longer."),
-        Method("members.ban", r.MembersUntil, _MANAGE, "Ban a user; without `until`: for good."),
-        Method("members.unban", r.OfMember, _MANAGE, "Lift a ban."),
+        Method("members.remove", r.OfMember, _MANAGE, "Remove a member, or take an invitation back.", Rate.CHANGES),
+        Method("members.role", r.MembersRole, _MANAGE, "Give a member another role.", Rate.CHANGES),
+        Method(
+            "members.silence",
+            r.MembersUntil,
+            _MANAGE,
+            "Forbid a member to write; without `until`: no longer.",
+            Rate.CHANGES,
+        ),
+        Method("members.ban", r.MembersUntil, _MANAGE, "Ban a user; without `until`: for good.", Rate.CHANGES),
+        Method("members.unban", r.OfMember, _MANAGE, "Lift a ban.", Rate.CHANGES),
         Method("messages.send", r.MessagesSend, _WRITE, "Send a message.", Rate.MESSAGES),
         Method("messages.edit", r.MessagesEdit, _WRITE, "Replace the content of a message.", Rate.MESSAGES),
         Method("messages.delete", r.MessagesDelete, _WRITE, "Delete a message.", Rate.MESSAGES),
-        Method("messages.purge", r.MessagesPurge, _MANAGE, "Delete all messages of a user."),
+        Method("messages.purge", r.MessagesPurge, _MANAGE, "Delete all messages of a user.", Rate.CHANGES),
         Method("messages.get", r.MessageOnly, _READ, "Return a message."),
         Method("messages.list", r.MessagesList, _READ, "Return a page of messages, the newest last."),
         Method("messages.between", r.MessagesBetween, _READ, "Return a page of messages between two users."),
@@ -92,6 +107,6 @@ METHODS: dict[str, Method] = {
         Method("devices.remove", r.OfDevice, _MANAGE, "Remove a device: it gets no notifications any more."),
         Method("devices.list", r.DevicesList, _READ, "List the caller's devices."),
         Method("me.export", r.MeExport, _READ, "Return what the caller wrote, in all conversations."),
-        Method("me.erase", r.MeErase, _MANAGE, "Delete what the caller wrote, in all conversations."),
+        Method("me.erase", r.MeErase, _MANAGE, "Delete what the caller wrote, in all conversations.", Rate.CHANGES),
     )
 }

@@ -291,3 +291,24 @@ async def test_a_backend_needs_a_user_where_one_is_meant(a: Replica) -> None:
     assert (await refusal(a, "", "conversations.list"))[0] == 107
     assert (await refusal(a, "", "messages.send", to="u2", text="Hi"))[0] == 107
     assert (await refusal(a, "", "messages.between", with_="u2"))[0] == 107
+
+
+async def test_who_asks_to_be_asked_begins_no_direct_conversation(a: Replica, b: Replica) -> None:
+    """The answer is the question, until there is one; then nobody is asked."""
+    send = {"to": "u2", "text": "psst"}
+    for key in ("", "k1"):
+        response = await a.ask("u1", "messages.send", key, asks_to_begin=True, **send)
+        assert response.begins
+        assert not response.result
+        assert not response.notices
+    channel = direct_channel(NAMESPACE, ["u1", "u2"])
+    with pytest.raises(CallRefused):
+        await b.call("u1", "conversations.get", channel=channel)
+    done = await b.call("u1", "messages.send", **send)
+    assert done["channel"] == channel
+    for replica, user, to in ((a, "u1", "u2"), (b, "u2", "u1")):
+        response = await replica.ask(user, "messages.send", asks_to_begin=True, to=to, text="again")
+        assert not response.begins
+        assert json.loads(response.result)["applied"]
+    refused = await a.ask("u1", "messages.send", asks_to_begin=True, to="u3", text="")
+    assert refused.refusal.code == 107

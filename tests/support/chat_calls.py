@@ -81,7 +81,11 @@ class Replica:
         self._tasks = [asyncio.create_task(self.log.run()), asyncio.create_task(self.chat.run())]
 
     async def ask(self, user: str, method: str, key: str = "", /, **params: Any) -> pb.CallResponse:
-        """Call a method; a trailing `_` of a name is dropped, for `from_`, `with_`."""
+        """Call a method; a trailing `_` of a name is dropped, for `from_`, `with_`.
+
+        `asks_to_begin` is no parameter of the method.
+        """
+        asks_to_begin = params.pop("asks_to_begin", False)
         given = {name.rstrip("_"): value for name, value in params.items()}
         known = self.names.get(user, "").encode()
         info = ClientInfo(user=user, client="c", conn_info=known) if user else None
@@ -94,6 +98,7 @@ class Replica:
                 key=key,
                 namespace=NAMESPACE,
                 options=OPTIONS,
+                asks_to_begin=asks_to_begin,
             )
         )
 

@@ -75,8 +75,8 @@ class ScriptedChat(ChatServiceServicer):
 class ChatServer:
     """A persistence with conversations, or one of before; use `async with`."""
 
-    def __init__(self, *, knows_chat: bool = True) -> None:
-        self.script = ScriptedChat()
+    def __init__(self, *, knows_chat: bool = True, script: ScriptedChat | None = None) -> None:
+        self.script = script or ScriptedChat()
         self._knows_chat = knows_chat
         self._server: GrpcServer | None = None
         self.replicas: Replicas | None = None

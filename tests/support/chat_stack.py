@@ -24,6 +24,7 @@ CUT_EDGE = 1  # whose Redis can be cut off
 _NO_LIMITS = {  # of edges of this version
     "EDGE_MESSAGES_PER_USER_PER_S": "0",
     "EDGE_REACTIONS_PER_USER_PER_S": "0",
+    "EDGE_CHANGES_PER_USER_PER_S": "0",
     "EDGE_CONVERSATIONS_PER_USER_PER_H": "0",
     "EDGE_INVITES_PER_USER_PER_H": "0",
 }

@@ -7,7 +7,7 @@ import grpc
 from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.chat_client import ChatClient
 from services.edge.adapters.chat_codec import options_of, refused
-from services.edge.domain.conversations.calls import Ephemeral, Notice, Outcome
+from services.edge.domain.conversations.calls import Begins, Ephemeral, Notice, Outcome
 from services.edge.domain.model import ClientInfo
 from services.shared.errors import Unavailable
 from services.shared.namespaces import Namespace
@@ -34,6 +34,7 @@ class PersistenceChat:
         key_user: str,
         key: str,
         namespace: Namespace | None,
+        asks_to_begin: bool = False,
     ) -> Outcome:
         if self._client is not None:
             self._client.require_served()
@@ -45,6 +46,7 @@ class PersistenceChat:
             key=key,
             namespace="" if namespace is None else namespace.name,
             options=None if namespace is None else options_of(namespace),
+            asks_to_begin=asks_to_begin,
         )
 
         async def call(replica: grpc.aio.Channel) -> pb.CallResponse:
@@ -58,6 +60,8 @@ class PersistenceChat:
             raise Unavailable(f"persistence says {error.code().name}") from error
         if response.HasField("refusal"):
             raise refused(response.refusal)
+        if response.begins:
+            raise Begins
         return Outcome(
             response.result,
             [Notice(notice.user, notice.data) for notice in response.notices],

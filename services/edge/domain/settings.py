@@ -55,6 +55,8 @@ class Settings:
     messages_per_user_burst: int = number(30, 1)  # of these at once
     reactions_per_user_per_s: float = number(20.0, 0)  # reactions and pins, the same
     conversations_per_user_per_h: int = number(20, 0)  # that a user creates in an hour, the same
+    changes_per_user_per_s: float = number(5.0, 0)  # of conversations and their members, the same
+    changes_per_user_burst: int = number(50, 1)  # of these at once
     invites_per_user_per_h: int = number(100, 0)  # users whom a user adds or invites in an hour, the same
     connections_per_user: int = number(100, 0)  # over all edges; beyond: closed; 0: no limit
     connections_per_address: int = number(0, 0)  # the same of an address; beyond: error 111; 0: no limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,9 +18,10 @@ from services.edge.domain.settings import Settings
 from services.shared.chat_methods import METHODS, Rate
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.redis.pipeline import RedisPipeline
-from tests.support.chat_methods import CONV, GROUP, ChatServer, rpc
+from tests.support.chat_methods import CONV, GROUP, ChatServer, ScriptedChat, rpc
 from tests.support.edge import Cluster, connected
 from tests.support.limits import START_US, US, TimedRates
+from thalamus.chat.v1 import chat_pb2 as pb
 
 HOUR_S = 3_600
 
@@ -130,6 +132,7 @@ async def test_a_limit_that_is_off_asks_nobody(timed: list[Any]) -> None:
         "reactions_per_user_per_s": 0,
         "conversations_per_user_per_h": 0,
         "invites_per_user_per_h": 0,
+        "changes_per_user_per_s": 0,
     }
     edges: Edges = timed[1](**off)
     for rate in Rate:
@@ -143,6 +146,7 @@ async def test_an_edge_without_redis_keeps_the_same_limits_alone() -> None:
     assert await edges.passed(Rate.REACTIONS, 50) == 20
     assert await edges.passed(Rate.CONVERSATIONS, 50) == 20
     assert await edges.passed(Rate.INVITES, 50, count=3) == 33
+    assert await edges.passed(Rate.CHANGES, 80) == 50
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,18 @@ async def test_an_edge_without_redis_keeps_the_same_limits_alone() -> None:
         ("members.add", {"channel": GROUP, "user": "u2"}, 100),
         ("members.invite", {"channel": GROUP, "user": "u2"}, 100),
         ("messages.list", {"channel": GROUP}, None),
-        ("members.remove", {"channel": GROUP, "user": "u2"}, None),
+        ("members.list", {"channel": GROUP}, None),
+        ("members.remove", {"channel": GROUP, "user": "u2"}, 50),
+        ("members.role", {"channel": GROUP, "user": "u2", "role": "admin"}, 50),
+        ("members.silence", {"channel": GROUP, "user": "u2"}, 50),
+        ("members.ban", {"channel": GROUP, "user": "u2"}, 50),
+        ("members.unban", {"channel": GROUP, "user": "u2"}, 50),
+        ("messages.purge", {"channel": GROUP, "user": "u2"}, 50),
+        ("conversations.update", {"channel": GROUP, "name": "x"}, 50),
+        ("conversations.close", {"channel": GROUP}, 50),
+        ("conversations.reopen", {"channel": GROUP}, 50),
+        ("conversations.delete", {"channel": GROUP}, 50),
+        ("me.erase", {}, 50),
     ],
 )
 async def test_a_call_over_the_limit_is_not_passed_on(method: str, params: dict[str, Any], most: int | None) -> None:
@@ -182,3 +197,64 @@ async def test_a_call_over_the_limit_is_not_passed_on(method: str, params: dict[
         server.script.asked.clear()
         of_a_backend = Caller(ClientInfo("alice", ""), "api:alice", is_backend=True)
         assert await chat.call(METHODS[method], b'{"channel":"%s"}' % GROUP.encode(), of_a_backend) == b"{}"
+
+
+def test_every_method_that_changes_something_counts_for_a_limit() -> None:
+    assert not [method.name for method in METHODS.values() if method.writes and method.rate is None]
+
+
+class Beginning(ScriptedChat):
+    """Knows the users to whom there is a conversation; all others begin one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[str] = set()
+
+    async def Call(self, request, context):  # type: ignore[no-untyped-def]
+        self.asked.append(request)
+        to = json.loads(request.params).get("to", "")
+        if to in self.known or not request.asks_to_begin:
+            self.known.add(to)
+            return self.answer
+        return pb.CallResponse(begins=True)
+
+
+async def test_a_message_that_begins_a_conversation_counts_as_one() -> None:
+    cluster = Cluster(conv=CONV)
+    node = cluster.edge(commands_per_s=0)
+    edges = Edges(NoRedis(), messages_per_user_per_s=0)
+    node.chat_limits = edges.limits[0]
+    script = Beginning()
+    async with ChatServer(script=script) as server:
+        chat = server.methods(node)
+        alice = await connected(cluster, node)
+
+        async def send(to: str) -> int:
+            reply = await rpc(alice, "messages.send", {"to": to, "text": "x"})
+            return int(reply.get("error", {}).get("code", 0))
+
+        script.known.add("old")
+        assert [await send(f"u{number}") for number in range(20)] == [0] * 20
+        assert len(script.asked) == 40
+        reply = await rpc(alice, "messages.send", {"to": "u20", "text": "x"})
+        assert reply["error"]["code"] == 111
+        assert reply["error"]["retry_after_ms"] > 0
+        assert "u20" not in script.known  # nothing was begun
+        assert edges.refusals.by_limit["conversations"] == 1
+        script.asked.clear()
+        assert [await send("old"), await send("u3")] == [0, 0]  # no other one is begun
+        assert len(script.asked) == 2
+        assert (await rpc(alice, "conversations.create", {}))["error"]["code"] == 111  # the same limit
+        of_a_backend = Caller(ClientInfo("alice", ""), "api:alice", is_backend=True)
+        assert await chat.call(METHODS["messages.send"], b'{"to":"u21","text":"x"}', of_a_backend) == b"{}"
+
+
+async def test_without_the_limit_a_message_begins_a_conversation_at_once() -> None:
+    cluster = Cluster(conv=CONV)
+    node = cluster.edge()
+    node.chat_limits = Edges(NoRedis(), conversations_per_user_per_h=0).limits[0]
+    async with ChatServer() as server:
+        server.methods(node)
+        alice = await connected(cluster, node)
+        await rpc(alice, "messages.send", {"to": "u2", "text": "x"})
+        assert not server.script.take().asks_to_begin

@@ -37,6 +37,10 @@ class Outcome(NamedTuple):
     ephemerals: Sequence[Ephemeral] = ()
 
 
+class Begins(Exception):
+    """Nothing was done: the call would begin a direct conversation."""
+
+
 class ChatRefused(ThalamusError):
     """Nothing was done. The text and `why`, a word for programs, are for the caller.
 
@@ -68,6 +72,7 @@ class ChatCalls(Protocol):
         key_user: str,
         key: str,
         namespace: Namespace | None,
+        asks_to_begin: bool = False,
     ) -> Outcome:
         """Call a method of `services/shared/chat_methods.py`.
 
@@ -78,8 +83,10 @@ class ChatCalls(Protocol):
             key_user: Whose idempotency keys `key` belongs to.
             key: A repeat with the same one changes nothing and has the first one's result; empty: none.
             namespace: Where the conversation lies, or is to lie; None: it may lie in any.
+            asks_to_begin: Raise `Begins` rather than begin a direct conversation. A persistence of before begins it.
 
         Raises:
+            Begins: see `asks_to_begin`.
             ChatRefused: it may not be done, or can't: 103, 106, 107, 111, 404, 409 or 410.
             Unavailable: the outcome is unknown; repeat with the same key.
         """

@@ -1,7 +1,7 @@
 """Limits of what one user does with conversations, over all edges.
 
-Messages and reactions come often: edges take tokens from Redis in slices (`limits/publishes.py`). Conversations and
-invitations are few, and each one asks Redis, so those limits are exact.
+Messages, reactions and changes may come often: edges take tokens from Redis in slices (`limits/publishes.py`).
+Conversations and invitations are few, and each one asks Redis, so those limits are exact.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.edge.domain.conversations.event_rate import rate_of
 from services.edge.domain.limits.exact import ExactLimit
 from services.edge.domain.limits.ports import SharedRates
 from services.edge.domain.limits.publishes import PublishLimit
-from services.edge.domain.limits.refusals import CONVERSATIONS, INVITES, MESSAGES, REACTIONS, LimitRefusals
+from services.edge.domain.limits.refusals import CHANGES, CONVERSATIONS, INVITES, MESSAGES, REACTIONS, LimitRefusals
 from services.edge.domain.settings import Settings
 from services.shared.chat_methods import Rate
 
@@ -48,6 +48,7 @@ class ChatLimits:
         for kind, limit, rate, burst in (
             (Rate.MESSAGES, MESSAGES, settings.messages_per_user_per_s, settings.messages_per_user_burst),
             (Rate.REACTIONS, REACTIONS, settings.reactions_per_user_per_s, 0),
+            (Rate.CHANGES, CHANGES, settings.changes_per_user_per_s, settings.changes_per_user_burst),
         ):
             if rate:
                 self._often[kind] = PublishLimit(
@@ -75,6 +76,10 @@ class ChatLimits:
         `data`: that of the publication.
         """
         return self._often.get(rate_of(data)) if self._often else None
+
+    def has(self, rate: Rate) -> bool:
+        """Whether there is such a limit."""
+        return rate in self._often or rate in self._few
 
     async def take(self, user: str, rate: Rate, count: int = 1) -> None:
         """Count what a user does.

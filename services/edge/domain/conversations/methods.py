@@ -7,7 +7,8 @@ is here; persistence decides about everything else.
 
 1. The channel says the namespace. Without a channel `namespace` does; without that the only one for conversations, or
    of several the one that is called `conv`. `conversations.list` looks into all of them, and devices lie in none.
-2. Limits count before anything is asked, so a refused call counts. Backends have none.
+2. Limits count before anything is asked, so a refused call counts. Backends have none. Only that a message begins a
+   direct conversation is known to persistence alone: the edge asks not to begin one, counts it, and calls again.
 3. A call that writes may have an idempotency key: beside it (`Idempotency-Key`), or as `key` among its parameters.
 4. In a namespace whose publications a hook sees, what can be published must be published: a call would pass the hook.
 5. Whom a call concerns is told on the personal channel once it is done, if there is a namespace `user`. That may be
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.publisher import Publisher
 from services.edge.domain.chat.refusal_time import wait_s
-from services.edge.domain.conversations.calls import ChatCalls, ChatRefused, Ephemeral, Notice
+from services.edge.domain.conversations.calls import Begins, ChatCalls, ChatRefused, Ephemeral, Notice, Outcome
 from services.edge.domain.conversations.limits import ChatLimits
 from services.edge.domain.model import ClientInfo
 from services.edge.domain.user_ports import User
@@ -152,9 +154,7 @@ class ChatMethods:
         try:
             if not caller.is_backend:
                 await self._admit(method, address, namespace, caller.info)
-            done = await self._calls.call(
-                method.name, params, info=caller.info, key_user=caller.key_user, key=key, namespace=namespace
-            )
+            done = await self._execute(method, params, caller, key, namespace, begins=bool(address.to))
         except ChatRefused as error:
             if error.code is ErrorCode.PERMISSION_DENIED and not caller.is_backend:
                 await asyncio.sleep(wait_s(self._refusal_step_s, asyncio.get_running_loop().time() - began))
@@ -164,6 +164,30 @@ class ChatMethods:
         if done.ephemerals:
             self._spawn(self._publish_ephemeral(done.ephemerals, caller.info))
         return done.result
+
+    async def _execute(
+        self, method: Method, params: bytes, caller: Caller, key: str, namespace: Namespace | None, *, begins: bool
+    ) -> Outcome:
+        """Have a call executed; count the conversation that it begins.
+
+        `begins`: it may begin one. Persistence alone knows whether it does, and says so before it does anything.
+        """
+        call = functools.partial(
+            self._calls.call,
+            method.name,
+            params,
+            info=caller.info,
+            key_user=caller.key_user,
+            key=key,
+            namespace=namespace,
+        )
+        if caller.is_backend or caller.info is None or not begins or not self._limits.has(Rate.CONVERSATIONS):
+            return await call()
+        try:
+            return await call(asks_to_begin=True)
+        except Begins:
+            await self._limits.take(caller.info.user, Rate.CONVERSATIONS)
+            return await call()
 
     def _namespace(self, method: Method, address: _Address) -> Namespace | None:
         """Return where the conversation lies; None: in any."""

@@ -10,6 +10,7 @@ MESSAGES = "messages"
 REACTIONS = "reactions"
 CONVERSATIONS = "conversations"
 INVITES = "invites"
+CHANGES = "changes"
 LIMITS = (
     API_CALLS,
     PUBLISHES,
@@ -19,6 +20,7 @@ LIMITS = (
     REACTIONS,
     CONVERSATIONS,
     INVITES,
+    CHANGES,
 )
 
 

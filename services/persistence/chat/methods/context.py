@@ -36,6 +36,10 @@ Result = Mapping[str, Any]
 _ID_BYTES = 16  # of a publication
 
 
+class Begins(Exception):
+    """It would begin a direct conversation, and the caller asks to be told first."""
+
+
 class Done(NamedTuple):
     """What became of an event: its place, and why it changes nothing (None: it does).
 
@@ -52,8 +56,9 @@ class Call:
     """One call of a method.
 
     `user` "": the platform. `key`: idempotency key of `key_user`; "": none was given. `namespace`: where conversations
-    lie that are created, or named by their users. `notices`: (user, what happened), which methods add. `ephemerals`:
-    (channel, event), which methods add for those who follow a conversation; they may be lost.
+    lie that are created, or named by their users. `asks_to_begin`: see `Begins`. `notices`: (user, what happened),
+    which methods add. `ephemerals`: (channel, event), which methods add for those who follow a conversation; they may
+    be lost.
     """
 
     user: str
@@ -62,6 +67,7 @@ class Call:
     key: str
     namespace: str
     options: Options
+    asks_to_begin: bool = False
     notices: list[tuple[str, Result]] = field(default_factory=list)
     ephemerals: list[tuple[str, Result]] = field(default_factory=list)
 

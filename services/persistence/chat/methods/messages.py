@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from services.persistence.chat.domain import events, names
 from services.persistence.chat.domain.state import Phase
-from services.persistence.chat.methods.context import Call, Done, Result, Tools, reply
+from services.persistence.chat.methods.context import Begins, Call, Done, Result, Tools, reply
 from services.persistence.chat.methods.conversations import begin_direct
 from services.persistence.chat.refused_call import malformed
 from services.shared import chat_requests as r
@@ -28,6 +28,8 @@ async def send(tools: Tools, call: Call, request: r.MessagesSend) -> Result:
     channel = names.direct_channel(call.namespace, users)
     if await tools.queries.phase(channel) is Phase.NONE:
         _check(event)
+        if call.asks_to_begin:
+            raise Begins
         await begin_direct(tools, call, channel, users)
     done = await tools.write(call, channel, event, call.key)
     created, _ = await tools.queries.created(channel, call.user)

@@ -13,7 +13,7 @@ from services.persistence.chat.domain.events import MAX_DEPTH, is_too_deep
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.domain.wording import in_words
 from services.persistence.chat.methods import conversations, devices, me, members, messages, reading, upkeep
-from services.persistence.chat.methods.context import Call, Result, Tools
+from services.persistence.chat.methods.context import Begins, Call, Result, Tools
 from services.persistence.chat.new_events import Options, Refused
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, malformed
 from services.shared.chat_methods import METHODS
@@ -93,6 +93,8 @@ class Methods:
             params = _decoded(request.method, request.params)
             call = _call(request, params)
             result = await handler(self._tools, call, params)
+        except Begins:
+            return pb.CallResponse(begins=True)
         except RefusedCall as error:
             return _refused(error.refusal)
         except ThalamusError as error:
@@ -135,7 +137,9 @@ def _call(request: pb.CallRequest, params: ChatRequest) -> Call:
     check_text("key", key, MAX_KEY_BYTES)
     check_text("user of the key", request.key_user, MAX_KEY_USER_BYTES)
     options = options_of(request.options) if isinstance(params, Write) else _UNUSED
-    return Call(info.user if info else "", info, request.key_user, key, request.namespace, options)
+    return Call(
+        info.user if info else "", info, request.key_user, key, request.namespace, options, request.asks_to_begin
+    )
 
 
 def _refused(refusal: Refused) -> pb.CallResponse:

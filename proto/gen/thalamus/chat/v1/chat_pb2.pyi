@@ -351,6 +351,7 @@ class CallRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    ASKS_TO_BEGIN_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """such as "messages.list"."""
     params: _builtins.bytes
@@ -360,6 +361,10 @@ class CallRequest(_message.Message):
     key: _builtins.str
     namespace: _builtins.str
     """name of the namespace that the conversation lies in, or is to lie in, and its options."""
+    asks_to_begin: _builtins.bool
+    """the caller wants to be asked before the call begins a direct conversation: `begins` is the answer then. Who ignores
+    it begins one.
+    """
     @_builtins.property
     def info(self) -> _common_pb2.ClientInfo:
         """who calls: publications are stamped with it. Without user: the platform, which has every right."""
@@ -376,10 +381,11 @@ class CallRequest(_message.Message):
         key: _builtins.str = ...,
         namespace: _builtins.str = ...,
         options: Global___NamespaceOptions | None = ...,
+        asks_to_begin: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "key", b"key", "key_user", b"key_user", "method", b"method", "namespace", b"namespace", "options", b"options", "params", b"params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_to_begin", b"asks_to_begin", "info", b"info", "key", b"key", "key_user", b"key_user", "method", b"method", "namespace", b"namespace", "options", b"options", "params", b"params"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,8 +399,11 @@ class CallResponse(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     EPHEMERALS_FIELD_NUMBER: _builtins.int
+    BEGINS_FIELD_NUMBER: _builtins.int
     result: _builtins.bytes
     """a JSON object; empty if it was refused."""
+    begins: _builtins.bool
+    """nothing was done: the call would begin a direct conversation. Only to who asked for it."""
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
     @_builtins.property
@@ -412,10 +421,11 @@ class CallResponse(_message.Message):
         refusal: Global___Refusal | None = ...,
         notices: _abc.Iterable[Global___Notice] | None = ...,
         ephemerals: _abc.Iterable[Global___Ephemeral] | None = ...,
+        begins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemerals", b"ephemerals", "notices", b"notices", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "ephemerals", b"ephemerals", "notices", b"notices", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
