@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ OTHER_NAMES = [
     "chat:g.aaaaaaaaaaaaaaaaaaaaaaaaaa",
     "news",
 ]
+READS = ("readable", "has_begun", "open", "read", "read_counted", "load", "overlays", "overlays_between")
 PARAMS: dict[str, Json] = {
     "conversations.update": {"name": "x"},
     "members.role": {"user": "u1", "role": "admin"},
@@ -113,20 +115,102 @@ async def test_what_two_others_write_is_refused_alike_whether_or_not_they_do(
     assert len(await site.log(direct)) == 2
 
 
+@pytest.mark.parametrize("upto", [{}, {"upto": 9}])
+async def test_who_never_was_there_can_not_purge_what_oneself_wrote(
+    site: Site, a: Replica, b: Replica, channel: str, upto: Json
+) -> None:
+    there = await b.ask("u9", "messages.purge", channel=channel, user="u9", **upto)
+    assert there.refusal.code == 103
+    for other in (NOT_EXISTING, direct_channel(NAMESPACE, ["u1", "u2"]), *OTHER_NAMES):
+        assert await b.ask("u9", "messages.purge", channel=other, user="u9", **upto) == there
+    await a.call("u1", "conversations.close", channel=channel)
+    assert await b.ask("u9", "messages.purge", channel=channel, user="u9", **upto) == there
+    await a.call("u1", "conversations.delete", channel=channel)
+    assert await b.ask("u9", "messages.purge", channel=channel, user="u9", **upto) == there
+    assert not any(b"purge" in entry.data for entry in await site.log(channel))
+
+
+@pytest.mark.parametrize("upto", [{}, {"upto": 99}])
+@pytest.mark.parametrize("how", ["left", "removed", "banned", "invited again", "not written yet"])
+async def test_who_was_there_can_purge_what_oneself_wrote(
+    a: Replica, b: Replica, channel: str, how: str, upto: Json
+) -> None:
+    sent = await a.call("u2", "messages.send", channel=channel, text="mine")
+    if how == "left":
+        await a.call("u2", "conversations.leave", channel=channel)
+    elif how == "not written yet":
+        await a.call("u1", "members.add", channel=channel, user="u3")
+        b.conversations.forget(channel)
+        await b.appender.append(new_event("u2", {"kind": "member", "op": "leave"}, channel))
+    else:
+        await a.call("u1", f"members.{'ban' if how == 'banned' else 'remove'}", channel=channel, user="u2")
+    if how == "invited again":
+        await a.call("u1", "members.invite", channel=channel, user="u2")
+    assert (await b.call("u2", "messages.purge", channel=channel, user="u2", **upto))["applied"]
+    page = await b.call("u1", "messages.list", channel=channel)
+    assert [one["offset"] for one in page["messages"] if one.get("deleted")] == [sent["offset"]]
+    refused = await b.ask("u2", "messages.purge", channel=channel, user="u1", **upto)
+    assert refused == await b.ask("u9", "messages.purge", channel=NOT_EXISTING, user="u1", **upto)
+
+
+async def test_who_is_banned_from_an_open_conversation_can_purge_what_oneself_wrote(a: Replica, b: Replica) -> None:
+    channel = str((await a.call("u1", "conversations.create", type="open"))["channel"])
+    await a.call("u2", "messages.send", channel=channel, text="mine")
+    await a.call("u1", "members.ban", channel=channel, user="u2")
+    assert (await b.call("u2", "messages.purge", channel=channel, user="u2"))["applied"]
+
+
+async def test_who_came_and_left_a_moment_ago_was_there(a: Replica, b: Replica, channel: str) -> None:
+    await a.appender.append(new_event("u1", {"kind": "member", "op": "add", "user": "u3"}, channel))
+    await a.appender.append(new_event("u3", {"kind": "member", "op": "leave"}, channel))
+    assert (await b.call("u3", "conversations.list"))["conversations"] == [], "nothing is written"
+    assert (await b.call("u3", "messages.purge", channel=channel, user="u3", upto=9))["applied"]
+
+
+async def test_a_change_that_is_being_written_counts(site: Site, a: Replica, channel: str) -> None:
+    """The user is in no list yet, and no more among what is to be written."""
+    await a.appender.append(new_event("u1", {"kind": "member", "op": "add", "user": "u3"}, channel))
+    await a.appender.append(new_event("u3", {"kind": "member", "op": "leave"}, channel))
+    live = a.conversations.cached(channel)
+    assert live is not None
+    store: Any = site.store
+    apply, is_writing, may_write = store.apply, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        is_writing.set()
+        await may_write.wait()
+        return await apply(*arguments)
+
+    store.apply = slow
+    writing = asyncio.create_task(a.conversations.write(live))
+    await is_writing.wait()
+    purging = asyncio.create_task(a.call("u3", "messages.purge", channel=channel, user="u3", upto=9))
+    await asyncio.sleep(0)
+    may_write.set()
+    store.apply = apply
+    assert (await purging)["applied"]
+    await writing
+
+
 async def test_strangers_cost_the_same_requests_whether_or_not_it_exists(
     site: Site, b: Replica, channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     for part in (b.hot, site.rows, site.store):
-        for name in ("readable", "has_begun", "open", "read", "read_counted", "load", "overlays", "overlays_between"):
+        for name in (*READS, "conversations_of"):
             if hasattr(part, name):
                 monkeypatch.setattr(part, name, _counting(asked, name, getattr(part, name)))
-    costs: list[list[str]] = []
-    for one in (channel, channel, NOT_EXISTING, channel, NOT_EXISTING):
-        asked.clear()
-        await b.ask("u9", "messages.list", channel=one)
-        costs.append(sorted(asked))
-    assert costs[1] == costs[2] == costs[3] == costs[4] == ["has_begun", "readable"]
+    purge = {"user": "u9", "upto": 9}
+    for method, more, wanted in (
+        ("messages.list", {}, ["has_begun", "readable"]),
+        ("messages.purge", purge, ["conversations_of", "has_begun", "readable"]),
+    ):
+        costs: list[list[str]] = []
+        for one in (channel, channel, NOT_EXISTING, channel, NOT_EXISTING):
+            asked.clear()
+            await b.ask("u9", method, channel=one, **more)
+            costs.append(sorted(asked))
+        assert costs[1] == costs[2] == costs[3] == costs[4] == wanted
 
 
 def _counting(asked: list[str], name: str, real: Any) -> Any:

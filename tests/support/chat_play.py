@@ -301,6 +301,6 @@ def only_before_numbering(state: dict[str, Any], author: str, event: dict[str, A
     """Whether a rule refuses the event that the fold lacks; see admission.py."""
     member = state["members"].get(author)
     if event["kind"] == "purge":
-        return bool(author) and member is None and state["type"] == "direct"
+        return bool(author) and member is None and state["type"] != "open"  # a method knows who was there
     named = event.get("thread") if event["kind"] == "message" else event.get("of")
     return named is not None and member is not None and int(named) <= member["from"]

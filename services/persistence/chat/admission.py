@@ -7,7 +7,8 @@ they may change without changing what logs mean.
   with one that is 3 s later: the time of an event is known only once it has its offset, and what was accepted must not
   be void because of it. If it takes longer, an event with a window gets no offset (`latest_ms`): what a delete names is
   erased before anybody can fold it.
-* Users may purge what they wrote also where they are no members any more. Nobody leaves a direct conversation, so there
+* Users may purge what they wrote also where they are no members any more; that they were the method checks, as lists
+  of users know it (`queries.py`). Nobody leaves a direct conversation, so there
   a stranger has written nothing, and is refused: its name follows from its users, and must not tell whether they talk.
 * What was said before a member may look is as if it were not there, apart from the member's own messages.
 * A message has a bounded number of edits.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from services.persistence.chat.domain import events
@@ -285,6 +285,11 @@ class Live:
         """How many documents of messages and people are to be written."""
         users = len(self._people) + len(self._purged) + len(self._gone)
         return len(self._touched) + len(self._void_messages) + users
+
+    @property
+    def changed_people(self) -> Set[str]:
+        """Whose membership, invitation or ban changed."""
+        return self._people
 
     def take_changed(self) -> Changed:
         """Return what changed since this was called last."""

@@ -42,6 +42,7 @@ _TRIES = 5  # of an answer that needs several requests, while the conversation c
 _PAUSE_S = 0.01  # before each try but the first two; longer each time
 _AT_ONCE = 16  # conversations that a list looks up at the same time
 _MAX_PINS = 100  # that a list of pinned messages has: the last ones
+_NEAR = 64  # more than names of conversations that differ in the last character alone
 _MAX_USERS = 1_000  # who are invited, banned, or reacted alike: the first ones
 _MAX_VERSIONS = 100  # of a message: the last ones
 _ABSENT = {Phase.NONE: Why.NO_CONVERSATION, Phase.DELETED: Why.CONVERSATION_DELETED}  # told to the platform alone
@@ -70,6 +71,13 @@ class Queries:
         """Return a conversation that the user may read, at its newest position."""
         live = await self._current(channel)
         if live is None or not may_read(live.state, user, self._now_ms()):
+            raise await self._forbidden(live, user)
+        return live
+
+    async def known(self, channel: str, user: str) -> Live:
+        """As `seen`, also for who was there once, whether by membership or invitation."""
+        live = await self._current(channel)
+        if live is None or not (may_read(live.state, user, self._now_ms()) or await self._was_there(live, user)):
             raise await self._forbidden(live, user)
         return live
 
@@ -256,6 +264,14 @@ class Queries:
                 if not at.has_moved:
                     return shown(at, found)
         raise Unavailable("the conversation changes faster than it can be read")
+
+    async def _was_there(self, live: Live, user: str) -> bool:
+        """Whether the user's list has the conversation, also as one that was left."""
+        async with live.lock:  # or it may be under way from memory to the store
+            if user in live.changed_people:
+                return True
+            near = await self._store.conversations_of(user, live.channel[:-1], _NEAR)
+        return live.channel in [channel for channel, _ in near]
 
     async def _current(self, channel: str) -> Live | None:
         """Return a conversation at its newest position; None: it can be none."""

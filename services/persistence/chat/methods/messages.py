@@ -62,10 +62,14 @@ async def delete(tools: Tools, call: Call, request: r.MessagesDelete) -> Result:
 
 
 async def purge(tools: Tools, call: Call, request: r.MessagesPurge) -> Result:
-    """Delete all messages of a user, up to an offset."""
+    """Delete all messages of a user, up to an offset.
+
+    One's own also where one is no member any more, but was.
+    """
     event = _event("purge", request)
-    if request.upto is UNSET:
-        event["upto"] = (await tools.queries.seen(request.channel, call.user)).position
+    if request.user == call.user or request.upto is UNSET:
+        see = tools.queries.known if request.user == call.user else tools.queries.seen
+        event.setdefault("upto", (await see(request.channel, call.user)).position)
     return reply(request.channel, await tools.write(call, request.channel, event, call.key))
 
 
