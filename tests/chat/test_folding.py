@@ -12,6 +12,7 @@ import pytest
 from services.persistence.chat import conversations as module
 from services.persistence.chat import live as live_module
 from services.persistence.chat.append import Appended
+from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry, apply
 from services.persistence.chat.domain.state import Conversation, Message, view
 from services.persistence.chat.live import Live
@@ -121,7 +122,7 @@ async def test_a_message_that_is_taken_in_during_a_page_can_be_edited_in_it(
     real = chat.store.apply
 
     async def slow(*arguments: Any) -> bool:
-        live.acked(first + 2, counts=True)
+        live.acked(first + 2, events.Message(text="a"), "ann")
         return await real(*arguments)
 
     monkeypatch.setattr(chat.store, "apply", slow)

@@ -283,9 +283,7 @@ class Appender:
                 if outcome.repeated_key:  # it may be of another event
                     live.seen = max(live.seen, outcome.offset)
                 else:
-                    live.acked(
-                        outcome.offset, counts=isinstance(attempt.event, events.Message) and attempt.event.counts
-                    )
+                    live.acked(outcome.offset, attempt.event, attempt.new.author)
                 self._projection.grew(live)
             attempt.tell(Appended(*outcome))
             return

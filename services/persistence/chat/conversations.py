@@ -111,6 +111,7 @@ class Conversations:
                 if live.epoch != top.epoch:
                     await self._reload(live)
                 await self._reach(live, top.top)
+        live.removed = max(live.removed, top.removed)
         return live
 
     async def upto(self, channel: str, offset: int) -> Live:
@@ -149,6 +150,17 @@ class Conversations:
             return {}
         async with nullcontext() if has_lock else live.lock:
             return await self._again(live, lambda: self._among(live, rows))
+
+    async def overlays_between(self, live: Live, first: int, last: int) -> dict[int, Overlay]:
+        """Return what became of messages from `first` to `last`; for who holds the lock.
+
+        As of `live.position` when this returns, apart from what is in memory.
+        """
+
+        async def read() -> dict[int, Overlay]:
+            return self._overlays(live, await self._store.overlays_between(live.channel, first, last))
+
+        return await self._again(live, read)
 
     async def write(self, live: Live, purged: Collection[int] = ()) -> None:
         """Bring the read model up to the conversation's position.
@@ -262,7 +274,7 @@ class Conversations:
             live.channel, since_offset=since, upto=upto, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
         )
         if not rows:  # they were removed
-            live.skip(upto, counts=False, mv=live.mv)
+            live.skip(upto, mv=live.mv)
             return
         parsed = parsed_rows(rows)
         await self._load_named(live, [event for event, _ in parsed.values()], since)
@@ -272,7 +284,7 @@ class Conversations:
                 if one is not None and (message := message_of(live, row.offset, None, one)) is not None:
                     live.keep({row.offset: message})
             elif one is None:
-                live.skip(row.offset, counts=True, mv=row.mv)
+                live.skip(row.offset, mv=row.mv, plain=row.publication)
             else:
                 event, entry = one
                 if row.offset > live.position + 1:

@@ -12,7 +12,7 @@ Rules.
 * A message that is void has a document that says so.
 * A purge is kept as (user, up to where, by which event). Whatever is read of that user's messages is deleted then.
 * A publication with flag 1 alone is a message that counts, which applies: its guard was the membership version when it
-  got its offset. It is not parsed, only counted.
+  got its offset. It is not parsed, only counted, unless somebody asks what is unread (`recent`).
 
 Example. Position 9, and the row of 10 is a reaction to 4. Message 4 is loaded, 10 is folded: 4 is in memory with the
 reaction, and in `touched`. After the next write of the read model it is in neither.
@@ -32,12 +32,15 @@ from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry, apply_event, deleted
 from services.persistence.chat.domain.rules import BY_ONESELF, Why, decide
 from services.persistence.chat.domain.state import Conversation, Deleted, Message, Phase
+from services.persistence.chat.recent import Recent
+from services.persistence.chat.said import NOBODY, Mentions, is_loud, mentions_in, said_by
 
 Event = events.Known | events.Custom
 Found = Message | Deleted
 
 _VOID_KEPT = 64  # void events of which it is known why
 _PURGES_KEPT = 32  # of one user; the oldest two become one then
+_UNASKED = 10_000  # messages after which `recent` goes if nobody asked meanwhile
 _LOADED_KEPT = 64  # messages in memory that the read model has, too
 
 
@@ -91,6 +94,8 @@ class Live:
         "position",
         "projected",
         "purges",
+        "recent",
+        "removed",
         "seen",
         "state",
         "uncounted",
@@ -105,6 +110,8 @@ class Live:
         self.position = 0  # the log up to here is in `state`
         self.changed_at = 0  # the newest entry folded here that changed more than that there is one more message
         self.seen = 0  # highest offset that is known to be readable
+        self.removed = 0  # history up to here was removed, as far as is known
+        self.recent: Recent | None = None  # messages above an offset, as of `position`, for who asks what is unread
         self.mv = 0  # membership version at `position`
         self.projected: int | None = None  # position of the read model; None: it has nothing
         self.purges: dict[str, list[Purge]] = {}
@@ -124,10 +131,11 @@ class Live:
         """Take the state of another one of the same channel."""
         seen = max(self.seen, other.seen) if self.epoch == other.epoch else other.seen
         changed_at = max(self.changed_at, other.position)
+        removed = max(self.removed, other.removed) if self.epoch == other.epoch else other.removed
         for name in self.__slots__:
             if name not in ("channel", "lock"):
                 setattr(self, name, getattr(other, name))
-        self.seen, self.changed_at = seen, changed_at
+        self.seen, self.changed_at, self.removed = seen, changed_at, removed
 
     # What it was asked.
 
@@ -155,16 +163,27 @@ class Live:
 
     # What the log adds.
 
-    def skip(self, offset: int, *, counts: bool, mv: int) -> None:
-        """Take in a publication that changes nothing but the counts: a plain message."""
-        self.state.n += counts
-        self.position, self.mv = offset, mv
+    def skip(self, offset: int, *, mv: int, plain: bytes | None = None) -> None:
+        """Take in what changes nothing but the counts.
 
-    def acked(self, offset: int, *, counts: bool) -> None:
-        """Take in an own plain message that is stored, if it is the next one."""
+        It is `plain`, a plain message, or rows that were removed.
+        """
+        self.state.n += plain is not None
+        self.position, self.mv = offset, mv
+        if plain is not None and self.recent is not None:
+            said = said_by(plain)
+            self.recent.erased(said.unclear_until)
+            if not said.is_erased:
+                self._came(offset, said.author, counts=True, mentions=said.mentions)
+
+    def acked(self, offset: int, event: Event, author: str) -> None:
+        """Take in an own plain publication that is stored, if it is the next one."""
         if offset == self.position + 1:
             self.position = offset
-            self.state.n += counts
+            if isinstance(event, events.Message):
+                self.state.n += event.counts
+                if self.recent is not None:
+                    self._came(offset, author, counts=event.counts, mentions=_mentions_of(event))
         self.seen = max(self.seen, offset)
 
     def will_apply(self, event: Event, entry: Entry) -> bool:
@@ -194,6 +213,7 @@ class Live:
             self._note_void(event, entry.offset, Why.DELETED)
         if not isinstance(event, events.Message) or event.thread is not None:
             self.changed_at = entry.offset
+        self._recall(event, entry)
         match event:
             case events.Message(thread=int()) | events.Delete():
                 if isinstance(event, events.Message):
@@ -201,7 +221,7 @@ class Live:
                 else:
                     self._touched[event.of] = None
                     self.pins.pop(event.of, None)
-                if root is not None:
+                if root in self.state.messages:  # its history may have been removed
                     self._touched[root] = None
             case events.Edit() | events.Reaction():
                 self._touched[event.of] = None
@@ -226,6 +246,36 @@ class Live:
         if self.uncounted and isinstance(event, (events.Delete, events.Purge, events.Lifecycle)):
             self.uncounted = {offset: by for offset, by in self.uncounted.items() if by > entry.offset}
         return None
+
+    def _came(self, offset: int, author: str, *, counts: bool, mentions: Mentions) -> None:
+        """Have `recent` know of the next message, until nobody asks any more."""
+        assert self.recent is not None
+        self.recent.add(offset, author, counts=counts, mentions=mentions)
+        if self.recent.unasked > _UNASKED:
+            self.recent = None
+
+    def _recall(self, event: Event | None, entry: Entry) -> None:
+        """Have `recent` know of an event that was folded."""
+        recent = self.recent
+        if recent is None:
+            return
+        match event:
+            case events.Message():
+                self._came(entry.offset, entry.author, counts=event.counts, mentions=_mentions_of(event))
+                recent.erased(_moved_to(event))
+            case events.Edit():
+                found = self.state.messages[event.of]
+                if isinstance(found, Message) and is_loud(counts=found.counts, thread=found.thread):
+                    recent.edit(event.of, found.author, mentions_in(event))
+                    recent.erased(_moved_to(event))
+            case events.Delete():
+                recent.delete(event.of)
+            case events.Purge():
+                recent.purge(event.user, min(event.upto, entry.offset - 1))
+            case events.Erased(was="message"):
+                recent.erased(event.by)
+            case events.Lifecycle() if self.state.phase is Phase.DELETED:
+                self.recent = None
 
     def _was_there(self, event: Event | None, offset: int) -> bool:
         """Whether a message that is erased already was deleted behind the event."""
@@ -263,8 +313,9 @@ class Live:
             if offset <= upto and isinstance(message, Message) and message.author == event.user:
                 messages[offset] = deleted(message, by)
         for root, count in replies.items():
-            messages[root].replies -= count
-            self._touched[root] = None
+            if root in messages:  # its history may have been removed
+                messages[root].replies -= count
+                self._touched[root] = None
 
     def _lifecycle(self, users: set[str]) -> None:
         if self.state.phase is Phase.DELETED:
@@ -314,6 +365,18 @@ class Live:
         self._people |= changed.people
         self._purged |= changed.purged
         self._gone |= changed.gone
+
+
+def _mentions_of(message: events.Message) -> Mentions:
+    return mentions_in(message) if is_loud(counts=message.counts, thread=message.thread) else NOBODY
+
+
+def _moved_to(event: events.Message | events.Edit) -> int:
+    """Offset of the edit that has the content of an emptied version.
+
+    0: it has its own.
+    """
+    return event.next or 0 if event.erased else 0
 
 
 def names(event: Event | None) -> Iterator[int]:

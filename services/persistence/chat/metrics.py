@@ -15,3 +15,8 @@ PROJECTION_LAG = Gauge(
 MARKERS_UNWRITTEN = Gauge(
     "thalamus_chat_markers_unwritten_seconds", "Age of the oldest marker that only Redis has, seconds."
 )
+UNREAD = Counter(
+    "thalamus_chat_unread_answers",
+    "Answers of how much is unread: `exact`, `at_least` (too far back) or `pending` (something is being deleted).",
+    ["outcome"],
+)

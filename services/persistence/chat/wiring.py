@@ -24,6 +24,7 @@ from services.persistence.chat.projection import Projection
 from services.persistence.chat.queries import Queries
 from services.persistence.chat.service import ChatServicer
 from services.persistence.chat.traces import Traces
+from services.persistence.chat.unread.counts import Counts
 from services.persistence.chat.upkeep import Upkeep
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
@@ -71,11 +72,12 @@ class Chat:
         self.projection.on_swept = self.eraser.erase_void
         self.appender = Appender(log, self.conversations, self.projection, self.eraser, marks, clock)
         pages = Pages(log, self.conversations)
+        kept = KeptMarkers(redis, clock, incarnation)
+        self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
+        self.counts = Counts(self.conversations, rows, store, self.markers, now_ms)
         self.queries = Queries(self.conversations, pages, rows, store, now_ms)
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
-        kept = KeptMarkers(redis, clock, incarnation)
-        self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
         self.devices = Devices(store.devices)
         tools = Tools(
             self.queries, self.appender, self.upkeep, self.traces, self.devices, now_ms, web_push_hosts=web_push_hosts

@@ -23,7 +23,7 @@ The keys of a channel C, with the prefix `t` (docs/architecture.md has the other
 |               | `stored` channels: `stored` (readable top), `life` (incarnation in which it was compared with the |
 |               | store), `rests` (1: may be forgotten), `told` (last offset of which the feed told), `counts` |
 |               | (`<offset> <n> <mv>`, see below), `erased` (erasures seen), `unclean` (1: bytes of what |
-|               | was cut off may be left) |
+|               | was cut off may be left), `removed` (history up to here was removed) |
 | `t:{C}:key:…` | `<epoch> <offset>` of the publish with this idempotency key, for 300 s |
 | `t:{C}:pub`   | pub/sub channel |
 

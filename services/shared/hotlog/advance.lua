@@ -46,6 +46,7 @@ if ahead then
   -- Of what was numbered and not stored, something is not there: none of it was acknowledged.
   redis.call('HSET', KEYS[2], 'life', incarnation, 'top', known[2])
 else
+  if known[1] ~= epoch then redis.call('HDEL', KEYS[2], 'removed') end  -- an older copy of the store may have it still
   redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', incarnation,
     'time', string.format('%d', math.max(tonumber(ARGV[5]), tonumber(known[4]) or 0)))
   if known[6] then redis.call('HSET', KEYS[2], 'told', ARGV[2]) end

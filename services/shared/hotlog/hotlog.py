@@ -325,6 +325,15 @@ def top(result: Any) -> tuple[int, str] | None:
     return (int(found[1]), found[0].decode()) if found else None
 
 
+def removed(result: Any) -> int:
+    """Return up to where history was removed, as the reply of `stored_top_call` says.
+
+    Less, if an earlier version removed more.
+    """
+    found = raise_for_error(result)
+    return int(found[2]) if len(found) > 2 and found[2] else 0
+
+
 def read_call(
     channel: str,
     *,

@@ -161,10 +161,10 @@ class RedisHotLog:
         return [hotlog.unstored(result) for result in results]
 
     async def readable(self, channel: str) -> ChannelState | None:
-        found = hotlog.top(
-            (await self._run("top", [hotlog.stored_top_call(channel, self._incarnation(), writes=self._writes())]))[0]
-        )
-        return None if found is None else ChannelState(found[1], found[0])
+        call = hotlog.stored_top_call(channel, self._incarnation(), writes=self._writes())
+        (result,) = await self._run("top", [call])
+        found = hotlog.top(result)
+        return None if found is None else ChannelState(found[1], found[0], hotlog.removed(result))
 
     async def trim(self, channel: str, upto: int) -> None:
         raise_for_error((await self._run("trim", [erasing.trim_call(channel, upto), note_call()]))[0])

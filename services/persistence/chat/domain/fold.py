@@ -140,7 +140,7 @@ def _drop(c: Conversation, offset: int, by: int) -> None:
         c.messages[offset], root = deleted(message, by), message.thread
     else:  # perhaps erased before this was folded: then its root counts it still
         root, message.thread = message.thread, None
-    if root is not None:
+    if root in c.messages:  # its history may have been removed
         c.messages[root].replies -= 1
 
 

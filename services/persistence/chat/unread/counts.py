@@ -1,0 +1,188 @@
+"""How many messages users have not read, exactly, as of a position.
+
+Purpose. Unread messages of a user in a conversation are the live ones of others that count, above the user's marker,
+and above where the user may look and was not yet a member. Mentions are counted above the same place.
+
+Rules.
+
+* `Recent` of the conversation has the answer. If it does not reach down to the marker, it is told what the log has
+  there, once for all users of the conversation, and 10,000 rows down at most. Whose marker is below that gets what is
+  above, and `at_least`.
+* What is removed from the history is not counted. The log says of it when it is asked for its top.
+* A message that is erased because of an event which is not readable yet has no author any more. Then the newest
+  position is asked for again; if that does not help, the answer says `pending`: it has nothing of that message.
+
+Example. The position is 40, the marker 30, and 35, of another one, is the only message above: 1 unread as of 40.
+
+Trade-offs. The first question after a start, and about a conversation that nobody asked about for long, reads the log.
+All others take some microseconds. See docs/decisions/0057.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from services.persistence.chat.conversations import Conversations
+from services.persistence.chat.documents import is_left
+from services.persistence.chat.domain.access import history_from, may_read
+from services.persistence.chat.domain.state import Type
+from services.persistence.chat.live import Live
+from services.persistence.chat.markers.markers import Markers
+from services.persistence.chat.markers.record import Place
+from services.persistence.chat.metrics import UNREAD
+from services.persistence.chat.ports import ChatStore
+from services.persistence.chat.unread.reading import Reading
+from services.persistence.domain.ports import LogStore
+
+MAX_ROWS = 10_000  # of a conversation's log that are looked at
+MAX_KEPT = 1_000_000  # messages of all conversations in memory
+_LISTED = 1_000  # conversations of a user that are looked at together
+_AT_ONCE = 16  # conversations whose log is read at the same time
+_TRIES = 4  # while something is erased by an event that is not readable yet
+_PAUSE_S = 0.02
+
+
+class Unread(NamedTuple):
+    """What a user has not read, as of the offset `as_of`.
+
+    `at_least`: there may be more. `pending`: some messages are being deleted, and are left out.
+    """
+
+    unread: int
+    mentions: int
+    at_least: bool
+    pending: bool
+    as_of: int
+
+
+class Counts:
+    """Counts what is unread; every method raises `Unavailable`."""
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        rows: LogStore,
+        store: ChatStore,
+        markers: Markers,
+        now_ms: Callable[[], int],
+        *,
+        max_rows: int = MAX_ROWS,
+        max_kept: int = MAX_KEPT,
+    ) -> None:
+        """Create it; `rows`: the log's store; `now_ms`: Redis' clock, Unix ms."""
+        self._conversations, self._store, self._markers, self._now_ms = conversations, store, markers, now_ms
+        self._reading = Reading(conversations, rows)
+        self._max_rows, self._max_kept = max_rows, max_kept
+        self._asked: OrderedDict[str, tuple[Live, int]] = OrderedDict()  # channel → with what was recent then
+        self._kept = 0  # their sum
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def of(self, user: str, places: Mapping[str, Place]) -> dict[str, Unread]:
+        """Count in several conversations, each as of its newest position.
+
+        A user who may not read one has nothing unread there.
+        """
+        found = await asyncio.gather(*(self._of(user, channel, place) for channel, place in places.items()))
+        return dict(zip(places, found, strict=True))
+
+    async def badge(self, user: str) -> int:
+        """Sum up what is unread in conversations that are neither muted nor archived."""
+        total, after = 0, ""
+        while True:
+            found = await self._store.conversations_of(user, after, _LISTED)
+            places = await self._markers.of_user(user, [channel for channel, entry in found if not is_left(entry)])
+            now_ms = self._now_ms()
+            heard = {
+                channel: place
+                for channel, place in places.items()
+                if not place.preferences.archived and not place.preferences.is_muted(now_ms)
+            }
+            total += sum(one.unread for one in (await self.of(user, heard)).values())
+            if len(found) < _LISTED:
+                return total
+            after = found[-1][0]
+
+    async def place(self, user: str, live: Live) -> Place:
+        """Return the user's place in a conversation, and have `now` know the answer."""
+        place = (await self._markers.of_user(user, [live.channel]))[live.channel]
+        await self.ready(live, user, place)
+        return place.within(live.epoch)
+
+    async def ready(self, live: Live, user: str, place: Place) -> None:
+        """Have `now` know the answer, as far as that can be."""
+        low = self._low(live, user, place)
+        if low is None or (live.recent is not None and live.recent.low <= low):
+            return
+        async with self._at_once:
+            low = self._low(live, user, place)
+            if low is not None:
+                await self._reading.reach(live, low)
+
+    def now(self, live: Live, user: str, place: Place) -> Unread:
+        """Return what is unread as of `live.position`; `ready` was called before.
+
+        Call `tell` for an answer that is given.
+        """
+        position, above = live.position, self._above(live, user, place)
+        if above is None or above >= position:
+            return Unread(0, 0, False, False, position)
+        recent = live.recent
+        if recent is None:
+            return Unread(0, 0, True, False, position)
+        recent.unasked = 0
+        at_least, pending = recent.low > above, position < recent.unclear_until
+        self._keep(live)
+        return Unread(recent.unread(user, above), recent.mentions(user, above), at_least, pending, position)
+
+    def tell(self, found: Unread) -> None:
+        """Count an answer that is given."""
+        UNREAD.labels("pending" if found.pending else "at_least" if found.at_least else "exact").inc()
+
+    async def _of(self, user: str, channel: str, place: Place) -> Unread:
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(_PAUSE_S * attempt)
+            live = await self._conversations.current(channel)
+            await self.ready(live, user, place)
+            found = self.now(live, user, place)
+            low = self._low(live, user, place)
+            is_short = low is not None and (live.recent is None or live.recent.low > low)
+            if not (found.pending or is_short):
+                break
+        self.tell(found)
+        return found
+
+    def _above(self, live: Live, user: str, place: Place) -> int | None:
+        """Offset above which messages may be unread; None: the user may not read."""
+        state = live.state
+        if not live.epoch or not may_read(state, user, self._now_ms()):
+            return None
+        member = state.members.get(user)
+        since = 0 if member is None or state.type is Type.OPEN else member.since
+        marker = place.within(live.epoch).marker.offset
+        return max(marker, since, history_from(state, user), live.removed)
+
+    def _low(self, live: Live, user: str, place: Place) -> int | None:
+        """Offset above which messages must be known; None: nothing is unread."""
+        above = self._above(live, user, place)
+        if above is None or above >= live.position:
+            return None
+        return max(above, live.position - self._max_rows)
+
+    def _keep(self, live: Live) -> None:
+        """Note that a conversation is asked about, and bound what all of them have."""
+        recent = live.recent
+        assert recent is not None
+        if live.position - recent.low > 2 * self._max_rows:
+            recent.forget(live.position - self._max_rows)
+        _, size = self._asked.get(live.channel, (live, 0))
+        self._asked[live.channel] = live, len(recent)
+        self._asked.move_to_end(live.channel)
+        self._kept += len(recent) - size
+        while self._kept > self._max_kept and len(self._asked) > 1:
+            _, (oldest, size) = self._asked.popitem(last=False)
+            oldest.recent = None
+            self._kept -= size
