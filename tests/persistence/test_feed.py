@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -181,3 +182,83 @@ def test_the_author_is_taken_from_the_publication(feed: bool, author: str | None
         feed=feed,
     )
     assert _request(asked).item.author == author
+
+
+def hidden(author: str, users: bytes = b"", flags: int = 1) -> Item:
+    """An item of a conversation whose namespace does not ask for events."""
+    return item(author)._replace(flags=flags, hidden=True, users=users)
+
+
+async def test_hidden_entries_are_for_those_alone_who_ask(
+    persistence: list[Persistence], redis_url: str, redis_conn: redis.asyncio.Redis
+) -> None:
+    plain, asking = FeedReader(redis_url, "plain"), FeedReader(redis_url, "asking", hidden=True)
+    for reader in (plain, asking):
+        await reader.done(await reader.next(wait_s=0))
+    items = [hidden("ann"), hidden("bob", b'["cat","d\xc3\xa4n"]', 8), hidden("ann", flags=0)]
+    await append(persistence[0].log, [Request(CHANNEL, one, 10, 60) for one in items])
+    found = await publications_told(redis_conn, hidden=True)
+    assert [(one.number, one.user, one.flags, one.n, one.users) for one in found] == [
+        (1, "ann", 1, 1, ()),
+        (2, "bob", 8, 1, ("cat", "dän")),
+        (3, "ann", 0, 1, ()),
+    ]
+    assert [event.number for event in await asking.next(wait_s=0)] == [1, 2, 3]
+    assert await plain.next(wait_s=0) == []
+    backlog = await plain.backlog()
+    assert (backlog.waiting, backlog.pending) == (0, 0)  # passed over, and not told again
+    for reader in (plain, asking):
+        await reader.close()
+    meta: Any = await redis_conn.hgetall(keys.meta(CHANNEL))
+    assert b"told" not in meta
+    newest: Any = await redis_conn.xrevrange(keys.commits(keys.feed_shard(CHANNEL)), count=1)
+    assert meta[b"hinted"] == b"3"
+    assert meta[b"fed"] == b"3 " + newest[0][0]
+
+
+async def test_a_namespace_that_begins_to_ask_is_told_openly_from_then_on(
+    persistence: list[Persistence], redis_url: str
+) -> None:
+    reader = FeedReader(redis_url, "g")
+    await reader.done(await reader.next(wait_s=0))
+    log = persistence[0].log
+    await append(log, [Request(CHANNEL, hidden("ann"), 10, 60)])
+    openly = hidden("bob", b'["cat"]', 8)._replace(hidden=False)
+    await append(log, [Request(CHANNEL, openly, 10, 60)])
+    (event,) = await reader.next(wait_s=0)
+    await reader.close()
+    assert (event.number, event.user, event.users) == (2, "bob", ("cat",))
+    assert "users" not in event.as_json()
+
+
+async def test_the_gap_of_a_channel_that_is_told_hidden_is_hidden(
+    persistence: list[Persistence], redis_url: str, redis_conn: redis.asyncio.Redis
+) -> None:
+    first, second = persistence
+    plain, asking = FeedReader(redis_url, "plain"), FeedReader(redis_url, "asking", hidden=True)
+    for reader in (plain, asking):
+        await reader.done(await reader.next(wait_s=0))
+    await first.log.open(CHANNEL)
+    await first.hot.append([Batch(CHANNEL, 10, 60, [hidden("ann"), hidden("bob")])], 100)
+    (found,) = await first.hot.unstored([CHANNEL], 10)
+    assert found is not None
+    await first.store.write([Row(CHANNEL, *entry) for entry in found.entries])  # and dies
+    await redis_conn.delete(keys.log(CHANNEL))
+    await append(second.log, [Request(CHANNEL, hidden("cat"), 10, 60)])
+    gaps = [(one.reason, one.missed) for one in await asking.next(wait_s=0) if one.reason]
+    assert gaps == [("lost", 3)]
+    assert not [one for one in await plain.next(wait_s=0) if one.reason]
+    for reader in (plain, asking):
+        await reader.close()
+
+
+async def test_an_event_that_erases_takes_what_inboxes_show(
+    persistence: list[Persistence], redis_conn: redis.asyncio.Redis
+) -> None:
+    log = persistence[0].log
+    await append(log, [Request(CHANNEL, hidden("ann"), 10, 60)])
+    await redis_conn.set(keys.inbox_head(CHANNEL), b"secret")
+    await append(log, [Request(CHANNEL, hidden("ann"), 10, 60)])
+    assert await redis_conn.exists(keys.inbox_head(CHANNEL))
+    await append(log, [Request(CHANNEL, hidden("ann", flags=4), 10, 60)])
+    assert not await redis_conn.exists(keys.inbox_head(CHANNEL))

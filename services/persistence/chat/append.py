@@ -36,7 +36,7 @@ from services.persistence.chat.domain.rules import Why, has_right
 from services.persistence.chat.domain.state import PLATFORM
 from services.persistence.chat.erasing import Eraser, Folded
 from services.persistence.chat.erasure_marks import Mark
-from services.persistence.chat.flags import flags_of
+from services.persistence.chat.flags import flags_of, users_of
 from services.persistence.chat.live import Event, Live, names
 from services.persistence.chat.marks import Marks
 from services.persistence.chat.metrics import RECHECKS
@@ -55,7 +55,7 @@ from services.persistence.chat.refusals import answer
 from services.persistence.domain.log import Log, Request
 from services.persistence.domain.outcomes import AppendedPosition, Outcome, Recheck, TooLarge
 from services.shared.errors import Busy, ErrorCode, Unavailable
-from services.shared.hotlog.hotlog import ERASES, Item
+from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, ERASES, GRANTS, Item
 from thalamus.common.v1 import common_pb2
 
 __all__ = ["Appended", "Appender", "NewEvent", "OnResult", "Options", "Refused", "Result"]
@@ -65,6 +65,7 @@ logger = logging.getLogger(__name__)
 _PATIENCE_S = 2.5  # how long an event is decided again: edges give up after 2.8 s
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.1  # until what changed the membership is readable
 _NEVER = 2**53  # a guard that no log has: such an item only tells whether its key is known
+_OF_USERS = CHANGES_MEMBERSHIP | GRANTS
 _FLAG_BYTES = [common_pb2.Publication(flags=flags).SerializeToString() for flags in range(16)]
 
 
@@ -240,10 +241,12 @@ class Appender:
                 new.publication + _FLAG_BYTES[flags],
                 new.key_user,
                 attempt.key,
-                new.author if new.options.feed else None,
+                new.author,
                 flags,
                 live.mv if is_guarded else None,
                 latest,
+                hidden=not new.options.feed,
+                users=users_of(attempt.event, new.author) if flags & _OF_USERS else b"",
             ),
             new.options.history_size,
             new.options.history_ttl_s,

@@ -8,12 +8,16 @@ a thousand who join delay nobody. It needs no guard either: the fold decides, an
 
 from __future__ import annotations
 
+import msgspec
+
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.rights import Role
+from services.persistence.chat.domain.rules import BY_ONESELF
 from services.persistence.chat.domain.state import Conversation, Type
 from services.persistence.chat.live import Event
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, ERASES, GRANTS
 
+_encode = msgspec.json.Encoder().encode
 _GRANTS = frozenset({"add", "join", "invite", "decline", "unban"})
 
 
@@ -35,6 +39,16 @@ def flags_of(conversation: Conversation, event: Event, author: str) -> tuple[int
         case events.Lifecycle():
             return CHANGES_MEMBERSHIP, True
     return 0, True
+
+
+def users_of(event: Event, author: str) -> bytes:
+    """JSON array of the users whose membership an event may change; b"": none."""
+    match event:
+        case events.Membership():
+            return _encode([author if event.op in BY_ONESELF else event.user])
+        case events.Lifecycle(op="create"):
+            return _encode([*dict.fromkeys(user for user in (author, *(event.users or ())) if user)])
+    return b""
 
 
 def _of_membership(conversation: Conversation, event: events.Membership, author: str) -> tuple[int, bool]:

@@ -8,6 +8,7 @@ Where things are:
 * `events.py`: the kinds of events, and decoding of entries.
 * `lifecycle.lua`: the function with which scripts of presence write lifecycle events.
 * `reader.py`, `take_events.lua`, `claim_events.lua`: a reader with consumer groups.
+* `follower.py`: a reader without a group, for what a process wants to hear of publications while it runs.
 * Names of keys and the shard of a channel are in `services/shared/hotlog/keys.py`.
 
 The keys, with the prefix `t`:
@@ -21,6 +22,8 @@ The keys, with the prefix `t`:
 Rules.
 
 * Only namespaces that ask for a kind of event (option `events`) are told of. Others pay nothing.
+* Conversations are always told of, for inboxes and notifications. Where their namespace does not ask for events, that
+  are hidden entries, which nobody sees who does not ask for them (`events.py`). They count for what a stream keeps.
 * The script that changes a log or a roster writes the entry too: once for each change, and never for none.
 * The shard of a channel is its CRC-32 modulo 16. All that a shard tells of one kind stands in one stream, in order.
 * An entry has a number: for a publication its offset; otherwise a counter per channel or user, which only grows.

@@ -7,7 +7,12 @@ An entry of a stream has these fields:
 |               | `l` `<flags> <n> <mv>`, as the log has it (services/shared/hotlog) |
 | `events:{…}`  | `k` kind, `n` number, `c` channel or nothing (connect, update, disconnect of a user), |
 |               | `m` member: serialized `thalamus.common.v1.ClientInfo`, or nothing (occupied, vacated) |
+|               | `u` JSON array of users whose membership it may change, or nothing |
 | `…gaps:…`     | `r` reason, `s` stream or nothing (all), `n` entries missed or nothing (unknown) |
+
+A hidden entry of a publication has `h` in place of `o`, a hidden gap `g` in place of `r`. It is for readers that ask
+for hidden entries; all others, also those of earlier versions, pass it over. Conversations are told this way where
+their namespace does not ask for events: see docs/decisions/0059.
 
 The time is part of the entry's id: Unix ms by the clock of Redis. Unknown fields are ignored: later versions may add
 some.
@@ -56,7 +61,8 @@ class Event:
     `id` is unique and stays when the event is told again. `number` grows per channel, or per user if there is no
     channel; that of a publication is its offset, in `epoch`. `time_ms` is Unix ms.
 
-    Of a publication: `flags`, `n` and `mv` are what the log says of it; 0 if the channel does not count.
+    Of a publication: `flags`, `n` and `mv` are what the log says of it; 0 if the channel does not count. `users`:
+    those whose membership of a conversation it may change. `hidden`: its namespace does not ask for events.
     Of a gap: `reason`, `stream` ("": any), and `missed`, the number of entries (None: unknown). It has no number.
     """
 
@@ -76,6 +82,8 @@ class Event:
     flags: int = 0
     n: int = 0
     mv: int = 0
+    users: tuple[str, ...] = ()
+    hidden: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object that `thalamus events` and webhooks tell."""
@@ -93,6 +101,9 @@ class Event:
         return found | {"time": self.time_ms}
 
 
+_users = msgspec.json.Decoder(list[str]).decode
+
+
 def _json(text: bytes) -> msgspec.Raw | None:
     """The text as it is; None if there is none, or it is not JSON."""
     try:
@@ -101,22 +112,24 @@ def _json(text: bytes) -> msgspec.Raw | None:
         return None
 
 
-def decode(stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> Event | None:
+def decode(stream: str, entry_id: str, fields: Mapping[bytes, bytes], *, hidden: bool = False) -> Event | None:
     """Decode an entry of a stream.
 
     Args:
         stream: The stream's name in ids of events: `feed3`, `events3` or `gaps.<group>`.
         entry_id: The entry's id in Redis.
         fields: Its fields.
+        hidden: Whether hidden entries are decoded, too.
 
     Returns:
         The event; None if this version does not know its kind, or can't read it.
     """
     name = f"{stream}-{entry_id}"
     try:
-        if b"r" in fields:
+        if b"r" in fields or (hidden and b"g" in fields):
             return _gap(name, fields)
-        return _publication(name, fields) if b"o" in fields else _lifecycle(name, fields)
+        is_publication = b"o" in fields or (hidden and b"h" in fields)
+        return _publication(name, fields) if is_publication else _lifecycle(name, fields)
     except (KeyError, ValueError, DecodeError):
         return None
 
@@ -131,7 +144,8 @@ def _gap(name: str, fields: Mapping[bytes, bytes]) -> Event:
         id=name,
         type=EventType.GAP,
         time_ms=_time_ms(name),
-        reason=fields[b"r"].decode(),
+        reason=(fields.get(b"r") or fields[b"g"]).decode(),
+        hidden=b"g" in fields,
         stream=fields.get(b"s", b"").decode(),
         missed=int(missed) if missed else None,
     )
@@ -139,17 +153,20 @@ def _gap(name: str, fields: Mapping[bytes, bytes]) -> Event:
 
 def _publication(name: str, fields: Mapping[bytes, bytes]) -> Event:
     flags, n, mv = map(int, fields.get(b"l", b"0 0 0").split())
+    hidden = b"h" in fields
     return Event(
         id=name,
         type=EventType.PUBLICATION,
         time_ms=_time_ms(name),
-        number=int(fields[b"o"]),
+        number=int(fields[b"h" if hidden else b"o"]),
         channel=fields[b"c"].decode(),
         user=fields.get(b"a", b"").decode(),
         epoch=fields[b"e"].decode(),
         flags=flags,
         n=n,
         mv=mv,
+        users=tuple(_users(fields[b"u"])) if b"u" in fields else (),
+        hidden=hidden,
     )
 
 

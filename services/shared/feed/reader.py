@@ -81,6 +81,7 @@ class FeedReader:
         *,
         types: Collection[EventType] = tuple(EventType),
         from_start: bool = False,
+        hidden: bool = False,
         claim_after_s: float = 60.0,
         consumer: str = "",
     ) -> None:
@@ -91,6 +92,7 @@ class FeedReader:
             group: Name of the group, which the first reader begins.
             types: Events that `next` returns. Gaps come in any case.
             from_start: A new group begins with the oldest event that is kept, not with the next one.
+            hidden: Also hidden entries: of conversations whose namespace does not ask for events.
             claim_after_s: After that time events that are not acknowledged go to another reader of the group.
             consumer: Name of this reader, which no other one of the group may have; empty: a random one.
         """
@@ -98,6 +100,7 @@ class FeedReader:
         self._types = frozenset(types) | {EventType.GAP}
         self._consumer = consumer or str(uuid.uuid4())
         self._from = "0" if from_start else "$"
+        self._hidden = hidden
         self._claim_after_s = claim_after_s
         self._gaps = keys.feed_gaps(group)
         self._names = dict(_streams(self._types))  # key of each stream → its name in ids of events
@@ -214,7 +217,8 @@ class FeedReader:
         for key, entries in parts:
             others: list[str] = []
             for entry_id, fields in entries:
-                event = decode(self._all[key], entry_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
+                named = dict(zip(fields[::2], fields[1::2], strict=True))
+                event = decode(self._all[key], entry_id.decode(), named, hidden=self._hidden)
                 if event is not None and event.type in self._types:
                     events.append(event)
                 else:

@@ -16,13 +16,14 @@ The keys of a channel C, with the prefix `t` (docs/architecture.md has the other
 
 | key           | content |
 | `t:{C}:log`   | stream; entry id `<offset>-0`. Fields: `p` publication; of `stored` channels also `i` id, `k` user |
-|               | and key, `n` key in Redis; `a` author, if the feed tells of it; `c` `<flags> <n> <mv>`, if the |
-|               | channel counts |
+|               | and key, `n` key in Redis; `a` author, if the feed tells of it, or `b`, if it does so in hidden |
+|               | entries; `c` `<flags> <n> <mv>`, if the channel counts; `u` users whose membership it may change |
 | `t:{C}:meta`  | hash: `epoch`, `top` (last offset given), `time` of the newest publication, and |
 |               | `hot` channels: `renewed` (history TTL, and when the expiry was last renewed) |
 |               | `stored` channels: `stored` (readable top), `life` (incarnation in which it was compared with the |
-|               | store), `rests` (1: may be forgotten), `told` (last offset of which the feed told), `counts` |
-|               | (`<offset> <n> <mv>`, see below), `erased` (erasures seen), `unclean` (1: bytes of what |
+|               | store), `rests` (1: may be forgotten), `told`, `hinted` (last offset of which the feed told, |
+|               | in all entries or hidden ones), `fed` (last offset of which it told, and the id of its entry), |
+|               | `counts` (`<offset> <n> <mv>`, see below), `erased` (erasures seen), `unclean` (1: bytes of what |
 |               | was cut off may be left), `removed` (history up to here was removed) |
 | `t:{C}:key:…` | `<epoch> <offset>` of the publish with this idempotency key, for 300 s |
 | `t:{C}:pub`   | pub/sub channel |

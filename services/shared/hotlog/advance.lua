@@ -7,7 +7,7 @@
 --   key to remember: position, ttl_s.
 -- Returns 0 if Redis had all of it already, -2 if the feed must be told a gap and there is no stream, and nothing was
 -- done; else 1.
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time', 'counts', 'told', 'life')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time', 'counts', 'told', 'life', 'hinted')
 local epoch, top, incarnation, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local stored = known[1] == epoch and tonumber(known[2])
 local ahead = stored and stored >= top
@@ -15,7 +15,7 @@ local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 
 local whole = ahead and #unstored == tonumber(known[3]) - stored
 -- What the store has and nobody committed is never told. If Redis has lost something, all groups are told that anyway.
 local generation = '%.(%d+)$'
-local gap = known[6] and not ahead and string.match(known[7] or '', generation) == string.match(incarnation, generation)
+local gap = (known[6] or known[8]) and not ahead and string.match(known[7] or '', generation) == string.match(incarnation, generation)
 local stream = ARGV[6] ~= ''
 if gap and not stream then return -2 end
 local last_key = stream and #KEYS - 1 or #KEYS
@@ -50,8 +50,9 @@ else
   redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', ARGV[2], 'stored', ARGV[2], 'life', incarnation,
     'time', string.format('%d', math.max(tonumber(ARGV[5]), tonumber(known[4]) or 0)))
   if known[6] then redis.call('HSET', KEYS[2], 'told', ARGV[2]) end
-  if gap then
-    redis.call('XADD', KEYS[#KEYS], 'MAXLEN', '~', ARGV[6], '*', 'r', 'lost', 's', ARGV[7],
+  if known[8] then redis.call('HSET', KEYS[2], 'hinted', ARGV[2]) end
+  if gap then  -- 'g': only for those who ask for hidden entries
+    redis.call('XADD', KEYS[#KEYS], 'MAXLEN', '~', ARGV[6], '*', known[6] and 'r' or 'g', 'lost', 's', ARGV[7],
       'n', stored and string.format('%d', top - stored) or '')
   end
 end

@@ -5,13 +5,15 @@
 --   max_unstored, number of items with flags or a guard, then per item: publication id, publication, user and key, then
 --   per item with flags or a guard: its place among KEYS, flags, guard (empty: none), to which a space and the latest
 --   time may be added, Unix ms. Then, if the feed tells of the channel, per item its author, which commit.lua needs.
+--   Then, where there is more to say, 'a' or, if the feed tells it only to those who ask for hidden entries, 'b', and per
+--   item users whose membership it may change, or ''.
 -- Returns {epoch, readable top, encoded time that was appended to each new publication, counts, per item its offset}.
 --   An offset is negative if an earlier publish with the key has it, and 0 if it got none: too much is not stored yet,
 --   or the guard is not the membership version, or it is later. Counts: n and mv before the first item, mv behind the
 --   last, and the places among the items (from 1) of those with a wrong guard or time; {} if the channel does not count.
 --   {} in place of all that if the channel must be compared with the store first; then nothing was numbered.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told', 'hinted')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
 local terms = ARGV[5] ~= '0' and {}
@@ -42,6 +44,8 @@ local counts = counted and {n, mv, mv} or {}
 local results, before, max_unstored = {epoch, stored, stamped, counts}, top, tonumber(ARGV[4])
 local head = 3 * (#KEYS + ARGV[5]) - 1  -- arguments in front of the authors
 local authors = #ARGV > head and head - 2  -- in front of the first one there are two keys without an item
+local special = authors and #ARGV > authors + #KEYS and authors + #KEYS + 1  -- of 'a' or 'b'
+local kind = special and ARGV[special] or 'a'
 for index = 3, #KEYS do
   local key, offset = KEYS[index], string.format('%d', top + 1)
   local place, full, position = epoch .. ' ' .. offset, top - stored >= max_unstored, nil
@@ -69,11 +73,13 @@ for index = 3, #KEYS do
       if flags % 2 >= 1 then n = n + 1 end
       if flags % 4 >= 2 then mv = top end
       local fields = {'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key}
-      if authors then fields[9], fields[10] = 'a', ARGV[authors + index] end
+      if authors then fields[9], fields[10] = kind, ARGV[authors + index] end
       fields[#fields + 1], fields[#fields + 2] = 'c', string.format('%d %d %d', flags, n, mv)
+      local users = special and ARGV[special + index - 2] or ''
+      if users ~= '' then fields[#fields + 1], fields[#fields + 2] = 'u', users end
       redis.call('XADD', log, id, unpack(fields))
     elseif authors then
-      redis.call('XADD', log, id, 'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key, 'a', ARGV[authors + index])
+      redis.call('XADD', log, id, 'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key, kind, ARGV[authors + index])
     else
       redis.call('XADD', log, id, 'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key)
     end
@@ -88,8 +94,8 @@ if top > before then
   else
     redis.call('HSET', meta, 'top', last, 'time', time)
   end
-  if authors and not known[8] then  -- from here on the feed tells of the channel: see commit.lua and advance.lua
-    redis.call('HSET', meta, 'told', string.format('%d', stored))
+  if authors and not known[kind == 'b' and 9 or 8] then  -- the feed tells of it from here on: commit.lua, advance.lua
+    redis.call('HSET', meta, kind == 'b' and 'hinted' or 'told', string.format('%d', stored))
   end
   -- From the last publish on it lives for its time, and not shorter than keys that lead into it; up to a sixteenth and a
   -- minute longer: renewing is rare.

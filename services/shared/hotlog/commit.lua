@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Makes entries of a `stored` channel readable, and publishes them in the order of offsets. The store must have them.
 --
--- KEYS: log, meta, and, if the feed may tell of the channel, its stream of the feed.
+-- KEYS: log, meta, and, if the feed may tell of the channel, its stream of the feed, and the head of a conversation (see
+--   services/persistence/chat/inbox), which goes with an event that erases something.
 -- ARGV: epoch, upto, history_size, pub/sub channel, token of the incarnation in which they were numbered; with a stream also
 --   entries that it keeps, and the channel.
 -- Returns the readable top; -1 if epoch or incarnation is another one, or an entry is missing; -2 if the feed must tell of
@@ -14,38 +15,41 @@ if upto > tonumber(known[2]) then return -1 end
 if upto <= stored then return stored end
 local entries = redis.call('XRANGE', log, string.format('%d-0', stored + 1), string.format('%d-0', upto))
 if #entries ~= upto - stored then return -1 end
-local told = false
+local kind = nil  -- 'a': the feed tells of them; 'b': as hidden entries
 for _, entry in ipairs(entries) do
-  if entry[2][9] == 'a' then told = true end
+  local field = entry[2][9]
+  if field == 'a' or field == 'b' then kind = field end
 end
-if told and not KEYS[3] then return -2 end
+if kind and not KEYS[3] then return -2 end
 -- First: a Redis that takes no writes refuses here, before anybody has heard what can't be read.
 redis.call('HSET', meta, 'stored', string.format('%d', upto))
 for _, entry in ipairs(entries) do
   local offset = string.match(entry[1], '^%d+')
   redis.call('PUBLISH', ARGV[4], 'p' .. known[1] .. ' ' .. offset .. ' ' .. entry[2][4])
 end
-if told then
+if kind then
   -- What a persistence without the feed has committed in between, during an update, is made up for.
-  local last, late = tonumber(redis.call('HGET', meta, 'told')), {}
+  local told = kind == 'b' and 'hinted' or 'told'
+  local last, late, erases, id = tonumber(redis.call('HGET', meta, told)), {}, false, nil
   if last and last < stored then
     late = redis.call('XRANGE', log, string.format('%d-0', last + 1), string.format('%d-0', stored), 'COUNT', 1000)
   end
   for _, some in ipairs({late, entries}) do
     for _, entry in ipairs(some) do
-      local fields = entry[2]
-      local author = fields[9] == 'a' and fields[10] or ''
-      local counts = fields[9] == 'c' and fields[10] or fields[11] == 'c' and fields[12]
-      if counts then
-        redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', 'c', ARGV[7], 'e', known[1],
-          'o', string.match(entry[1], '^%d+'), 'a', author, 'l', counts)
-      else
-        redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', 'c', ARGV[7], 'e', known[1],
-          'o', string.match(entry[1], '^%d+'), 'a', author)
+      local fields, own = entry[2], {}
+      for at = 9, #fields, 2 do own[fields[at]] = fields[at + 1] end
+      local offset = (own.b or (kind == 'b' and not own.a)) and 'h' or 'o'
+      local said = {'c', ARGV[7], 'e', known[1], offset, string.match(entry[1], '^%d+'), 'a', own.a or own.b or ''}
+      if own.c then
+        said[9], said[10] = 'l', own.c
+        erases = erases or tonumber(string.match(own.c, '^%d+')) % 8 >= 4
       end
+      if own.u then said[#said + 1], said[#said + 2] = 'u', own.u end
+      id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', unpack(said))
     end
   end
-  redis.call('HSET', meta, 'told', string.format('%d', upto))
+  redis.call('HSET', meta, told, string.format('%d', upto), 'fed', string.format('%d ', upto) .. id)
+  if erases then redis.call('DEL', KEYS[4]) end
 end
 -- Cut at every sixteenth offset: up to fifteen more are kept.
 local oldest = upto - tonumber(ARGV[3]) + 1

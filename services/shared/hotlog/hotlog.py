@@ -55,6 +55,8 @@ class Item(NamedTuple):
     """One publication of a `stored` channel to append; `key` is never empty.
 
     `author`: user id, "" for a backend; None: the feed does not tell of the publication.
+    `hidden`: the feed tells only those of it who ask for hidden entries; the same for all items of a batch.
+    `users`: JSON array of users whose membership it may change, which the feed tells; b"": none.
     `flags`: any of `COUNTS`, `CHANGES_MEMBERSHIP` (may take a right away), `ERASES` (something) and `GRANTS` (changes
     membership or rights, and takes nothing away).
     `guard`: membership version that the channel must have, or the item gets no offset; None: any.
@@ -69,6 +71,8 @@ class Item(NamedTuple):
     flags: int = 0
     guard: int | None = None
     latest_ms: int | None = None
+    hidden: bool = False
+    users: bytes = b""
 
 
 class Batch(NamedTuple):
@@ -126,11 +130,12 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
     names = [keys.log(channel), keys.meta(channel)]
     arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored, 0]
     terms: list[str | bytes | int] = []
-    told = False
-    for publication_id, publication, user, key, author, flags, guard, latest_ms in items:
+    told = special = False
+    for publication_id, publication, user, key, author, flags, guard, latest_ms, hidden, users in items:
         names.append(keys.key(channel, user, key))
         arguments += (publication_id, publication, keys.pair(user, key))
         told = told or author is not None
+        special = special or hidden or bool(users)
         if flags or guard is not None or latest_ms is not None:
             wanted: str | int = "" if guard is None else guard
             terms += (len(names), flags, wanted if latest_ms is None else f"{wanted} {latest_ms}")
@@ -139,6 +144,8 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
         arguments += terms
     if told:
         arguments += [item.author or "" for item in items]
+        if special:
+            arguments += ["b" if items[0].hidden else "a", *(item.users for item in items)]
     return Call(APPEND_STORED, names, arguments)
 
 
@@ -171,7 +178,7 @@ def commit_call(
     names = [keys.log(channel), keys.meta(channel)]
     arguments: list[str | bytes | int] = [epoch, upto, history_size, keys.pub(channel), incarnation]
     if feed_max_entries:
-        names.append(keys.commits(keys.feed_shard(channel)))
+        names += (keys.commits(keys.feed_shard(channel)), keys.inbox_head(channel))
         arguments += (feed_max_entries, channel)
     return Call(COMMIT, names, arguments)
 

@@ -256,6 +256,23 @@ def markers_unwritten() -> str:
     return f"{_prefix}{{markers}}:unwritten"
 
 
+def inbox_head(channel: str) -> str:
+    """What inboxes show of a conversation, at one position.
+
+    See services/persistence/chat/inbox/heads.py.
+    """
+    return f"{_prefix}{{{channel}}}:head"
+
+
+def inbox_list(user: str) -> str:
+    """Hash: the conversations of a user, as a cache.
+
+    See services/persistence/chat/inbox/lists.py. The name is hashed: it may hold anything.
+    """
+    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_prefix}{{{digest}}}:inbox"
+
+
 def pair(user: str, idempotency_key: str) -> str:
     """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"
