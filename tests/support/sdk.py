@@ -54,7 +54,7 @@ def javascript() -> list[str]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
         _missing("node and npm are not installed")
-    if not (_HERE / "node_modules" / "centrifuge").is_dir():
+    if not (_HERE / "node_modules" / "centrifuge-before").is_dir():
         subprocess.run([str(npm), "ci", "--silent"], cwd=_HERE, check=True, timeout=300)
     return [str(node), str(_HERE / "scenarios.mjs")]
 
@@ -85,13 +85,14 @@ async def run_scenario(
     proxy: TcpProxy,
     fill: Callable[[str, int], Awaitable[object]] | None = None,
     ticket: Callable[[str], Awaitable[str]] | None = None,
+    ephemeral: Callable[[str, int], Awaitable[object]] | None = None,
     *,
     limit_s: float = _LIMIT_S,
     encoding: str = "json",
 ) -> tuple[int | None, str]:
     """Exit code and stderr of one scenario; 0: it held.
 
-    It asks for tokens, tickets for a token and publications, to cut and to heal.
+    It asks for tokens, tickets for a token, publications and ephemeral events, to cut and to heal.
     """
     environment = {**os.environ, "SDK_ENCODING": encoding}
     pipe = asyncio.subprocess.PIPE
@@ -113,6 +114,9 @@ async def run_scenario(
                 elif question["do"] == "fill":
                     assert fill is not None, "this scenario needs one who publishes much"
                     await fill(question["channel"], question["count"])
+                elif question["do"] == "ephemeral":
+                    assert ephemeral is not None, "this scenario needs one who publishes ephemeral events"
+                    await ephemeral(question["channel"], question["count"])
                 elif question["do"] == "ticket":
                     assert ticket is not None, "this scenario needs tickets"
                     reply = await ticket(question["token"])

@@ -228,6 +228,13 @@ class Encoder(Protocol):
         """
 
     @property
+    def keeps_position(self) -> bool:
+        """Whether clients keep their position when a publication has no offset.
+
+        Otherwise ephemeral events have that of the last publication.
+        """
+
+    @property
     def delta(self) -> DeltaEncoders | None:
         """The encoders of the same protocol for subscriptions with delta.
 

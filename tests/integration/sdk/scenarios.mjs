@@ -3,13 +3,11 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import readline from 'node:readline';
-import { Centrifuge as Json } from 'centrifuge';
-import { Centrifuge as Protobuf } from 'centrifuge/build/protobuf';
 import WebSocket from 'ws';
 
 // SDK_ENCODING=protobuf: the clients speak Protobuf, in which data is bytes, here a JSON text.
 const PROTOBUF = process.env.SDK_ENCODING === 'protobuf';
-const Centrifuge = PROTOBUF ? Protobuf : Json;
+const { Centrifuge } = await import((process.env.SDK_PACKAGE ?? 'centrifuge') + (PROTOBUF ? '/build/protobuf' : ''));
 const payload = (value) => (PROTOBUF ? new TextEncoder().encode(JSON.stringify(value)) : value);
 const valueOf = (data) => (PROTOBUF ? JSON.parse(new TextDecoder().decode(data)) : data);
 const told = (pub) => valueOf(pub.data);
@@ -392,6 +390,44 @@ const scenarios = {
     assert(config.cuts ? subscribed.length > 2 : subscribed.length === 2);
     alice.disconnect();
     bob.disconnect();
+  },
+
+  async ephemeral() {
+    const channel = ch('chat:ephemeral');
+    const onServer = config.kind === 'server';
+    const [alice] = await user('edge1', 'alice');
+    const [sub] = await subscribe(alice, channel);
+    const claims = onServer ? { channels: [channel] } : {};
+    const [bob, own] = client('proxied2', { token: await token('bob', 300, claims) });
+    bob.connect();
+    await bob.ready(LIMIT_MS);
+    const events = onServer ? own : (await subscribe(bob, channel, { recoverable: true }))[1];
+    if (onServer) await events.wait('subscribed');
+    const publish = async (from, to) => {
+      for (const n of range(from, to)) await sub.publish(payload({ n }));
+    };
+    await publish(1, 4);
+    await events.wait('publication', 3);
+    await ask({ do: 'ephemeral', channel, count: 1000 });
+    await events.wait('publication', 1000);
+    await ask({ do: 'cut' });
+    await own.wait('connecting', onServer ? 1 : 2);
+    await publish(4, 7);
+    await ask({ do: 'ephemeral', channel, count: 3 });
+    await ask({ do: 'heal' });
+    const again = await events.wait('subscribed', 1, BACK_WITHIN_MS);
+    assert.deepEqual([again.wasRecovering, again.recovered], [true, true]);
+    await events.wait('publication', 3);
+    await ask({ do: 'ephemeral', channel, count: 1 });
+    await events.wait('publication');
+    await publish(7, 8);
+    await events.wait('publication');
+    const got = events.publications();
+    const seen = got.map((pub) => [told(pub).n ?? told(pub).kind, Number(pub.offset ?? 0)]);
+    assert.deepEqual(seen.filter(([what]) => what !== 'typing'), range(1, 8).map((n) => [n, n]));
+    const position = (n) => (PROTOBUF ? n : 0);
+    const typing = [...range(0, 1000).map(() => position(3)), position(6)].map((offset) => ['typing', offset]);
+    assert.deepEqual(seen.filter(([what]) => what === 'typing'), typing);
   },
 
   async refresh() {

@@ -458,6 +458,46 @@ async def many_missed(h: Harness) -> None:
     assert (len(again) > 1) == bool(h.config["cuts"]), again
 
 
+async def ephemeral(h: Harness) -> None:
+    """A position stands over 1,000 ephemeral events, and recovery is exact."""
+    channel, on_server = h.channel("chat:ephemeral"), h.config["kind"] == "server"
+    alice = await h.user("edge1", "alice")
+    sub, _ = await subscribe(alice, channel)
+    events = own = Events()
+    claims: dict[str, Any] = {"channels": [channel]} if on_server else {}
+    bob = h.client("proxied2", own, token=await h.token("bob", **claims))
+    await bob.connect()
+    await bob.ready(timeout=LIMIT_S)
+    if not on_server:
+        _, events = await subscribe(bob, channel, recoverable=True)
+    await events.wait("on_subscribed")
+
+    async def publish(*numbers: int) -> None:
+        for number in numbers:
+            await sub.publish(payload({"n": number}))
+
+    await publish(1, 2, 3)
+    await events.wait("on_publication", 3)
+    await h.ask(do="ephemeral", channel=channel, count=1_000)
+    await events.wait("on_publication", 1_000)
+    await h.ask(do="cut")
+    await events.wait("on_subscribing")
+    await publish(4, 5, 6)
+    await h.ask(do="ephemeral", channel=channel, count=3)
+    await h.ask(do="heal")
+    again = await events.wait("on_subscribed", limit_s=BACK_WITHIN_S)
+    assert (again.was_recovering, again.recovered) == (True, True), again
+    await events.wait("on_publication", 3)
+    await h.ask(do="ephemeral", channel=channel, count=1)
+    await events.wait("on_publication")
+    await publish(7)
+    await events.wait("on_publication")
+    got = [(told(pub), pub.offset) for pub in events.publications()]
+    assert [(data["n"], offset) for data, offset in got if "n" in data] == [(n, n) for n in range(1, 8)]
+    typing = [3] * 1_000 + [6] if PROTOBUF else [0] * 1_001
+    assert [(data["kind"], offset) for data, offset in got if "n" not in data] == [("typing", at) for at in typing]
+
+
 async def refresh(h: Harness) -> None:
     """An expired token is replaced through get_token at connect.
 

@@ -185,7 +185,7 @@ class Channel:
         """
         live = self._live.items()
         groups = ((encoder, (one.session.connection for one in group)) for encoder, group in live)
-        ephemeral.send_to(groups, PublicationPush(self.name, publication))
+        ephemeral.send_to(groups, self.name, publication, self.log.delivered if self.log else 0)
 
     def announce_joins(self, pushes: Sequence[JoinPush]) -> None:
         """Send joins to the subscribers that want them: all in one frame for live ones."""

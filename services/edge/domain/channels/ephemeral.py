@@ -7,7 +7,9 @@ on the channel's own subscription, so clients need no second one. It must never 
 
 1. An event has no offset and is in no log: no history, no ring, no recovery, no feed. It is published on the pub/sub of
    its channel, as a publication of a kind of its own (`keys.EPHEMERAL`), or by an edge for its own subscribers alone.
-2. Live subscriptions get it as a publication without offset, in every encoding. Those that join or catch up do not.
+2. Live subscriptions get it as a publication without offset. Those that join or catch up do not get it. In Protobuf,
+   where SDKs may take no offset for 0 and go there, it has the offset of the last publication: all of them got that
+   one, so their position stays.
 3. It is dropped first: it is not queued for a client whose outbox is filled to a quarter (`Connection.send_ephemeral`).
 4. It has no order with the publications of the log. But while a channel is being repaired its events are dropped: what
    is missing may be that somebody was removed, and who was removed gets nothing more.
@@ -31,15 +33,19 @@ from collections.abc import Iterable
 
 from services.edge.domain.channels.encoding import encoded
 from services.edge.domain.connections import Connection, Encoder
+from services.edge.domain.model import Publication
 from services.edge.domain.replies import PublicationPush
 
 
-def send_to(groups: Iterable[tuple[Encoder, Iterable[Connection]]], push: PublicationPush) -> None:
+def send_to(
+    groups: Iterable[tuple[Encoder, Iterable[Connection]]], channel: str, event: Publication, position: int
+) -> None:
     """Send an event to the connections that have room for it.
 
-    It is encoded once for each group.
+    It is encoded once for each group. `position`: offset of the last publication; 0: the channel has no log.
     """
     for encoder, connections in groups:
-        if (frame := encoded(encoder, push)) is not None:
+        event.offset = 0 if encoder.keeps_position else position
+        if (frame := encoded(encoder, PublicationPush(channel, event))) is not None:
             for connection in connections:
                 connection.send_ephemeral(frame)

@@ -30,6 +30,7 @@ class DeltaEncoder:
         self._patches = patches
         self.name = plain.name
         self.carries_bytes = plain.carries_bytes
+        self.keeps_position = plain.keeps_position
         self._plain_encode = plain.encode
         self.encode_joins = plain.encode_joins
 

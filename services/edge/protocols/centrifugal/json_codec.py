@@ -28,6 +28,7 @@ class CentrifugalJson:
 
     name = "centrifugal-json"
     carries_bytes = False  # data is part of a JSON text
+    keeps_position = True
 
     def __init__(self, frame: Callable[[bytes], bytes], *, max_commands: int = MAX_COMMANDS) -> None:
         self._frame = frame

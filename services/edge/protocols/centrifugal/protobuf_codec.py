@@ -27,6 +27,7 @@ class CentrifugalProtobuf:
 
     name = "centrifugal-protobuf"
     carries_bytes = True
+    keeps_position = False  # a missing offset is 0, and centrifuge-js before 5.8.0 takes that for the new position
 
     def __init__(self, frame: Callable[[bytes], bytes], *, max_commands: int = MAX_COMMANDS) -> None:
         self._frame = frame

@@ -77,6 +77,7 @@ async def test_what_the_protocol_has_no_words_for_is_not_sent() -> None:
 
     class Silent:
         carries_bytes = False
+        keeps_position = True
 
         def encode(self, _: object) -> bytes | None:
             return None

@@ -53,6 +53,7 @@ class Pushes:
     """`Encoder` with words for publications and ends of subscriptions alone."""
 
     name = "toy"
+    keeps_position = True
     carries_bytes = False  # the data of a publication is a JSON string
     delta = None
 
