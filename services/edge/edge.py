@@ -35,6 +35,7 @@ from services.edge.domain.control.granter import Granter
 from services.edge.domain.control.operations import take_disabled
 from services.edge.domain.control.profile_news import ProfileNews
 from services.edge.domain.control.revoker import Revoker
+from services.edge.domain.conversations.hooked import HookedWrites
 from services.edge.domain.conversations.methods import ChatMethods
 from services.edge.domain.handshake import HandshakeAuthenticator
 from services.edge.domain.limits.api_calls import ApiCallLimit
@@ -139,6 +140,9 @@ class Edge:
             spawn=self.node.spawn,
             wall=self.node.clock.wall,
             refusal_step_s=config.domain.refusal_step_s,
+            hooked=HookedWrites(
+                self.node.hooks, self.node.chat, edge_name=self.node.edge_name, wall=self.node.clock.wall
+            ),
         )
         chat_methods.register(self.node.rpc, self.chat_methods)
         self.cluster = Cluster(self.node, self.broker, self.broker.control_log)

@@ -8,6 +8,7 @@ import pytest
 
 from services.persistence.chat import pages, views
 from tests.support.chat_calls import CallRefused, Replica, Site
+from thalamus.common.v1.common_pb2 import Publication
 
 Json = dict[str, Any]
 
@@ -238,3 +239,28 @@ async def test_messages_between_two_users_are_for_these_two_and_backends(a: Repl
     assert texts(await b.call("u1", "messages.between", with_="u2", limit=1)) == ["Ho"]
     assert await refusal(b, "u3", "messages.between", from_="u1", to="u2") == (103, "not_allowed")
     assert await refusal(b, "u1", "messages.between", with_="u3") == (103, "not_allowed")
+
+
+async def test_what_a_hook_made_is_appended_as_a_client_publishes_it(a: Replica, b: Replica, channel: str) -> None:
+    async def append(user: str, key: str = "", /, **event: Any) -> Json:
+        return await a.call(user, "events.append", key, channel=channel, event=event, tags={"by": "hook"})
+
+    done = await append("u2", "k1", kind="message", text="***")
+    assert done == {"channel": channel, "offset": 4, "epoch": done["epoch"], "applied": True, "id": f"{channel}/4"}
+    assert await b.call("u2", "events.append", "k1", channel=channel, event={"kind": "message", "text": "x"}) == done
+    assert (await a.call("u2", "messages.send", "k1", channel=channel, text="***"))["offset"] == 4  # the same keys
+    assert (await b.call("u3", "messages.get", channel=channel, offset=4))["text"] == "***"
+    assert "id" not in await append("u3", kind="reaction", of=4, name="x", op="add")
+    assert (await append("u3", kind="reaction", of=4, name="x", op="add"))["why"] == "unchanged"
+    ((_, appended),) = await a.rows.read(channel, since_offset=3, upto=4, limit=1, reverse=False)
+    assert dict(Publication.FromString(appended).tags) == {"by": "hook"}
+    for event, code in (
+        ({"kind": "member", "op": "remove", "user": "u3"}, 103),  # as by publishing
+        ({"kind": "purge", "user": "u2", "upto": 9}, 103),
+        ({"kind": "message"}, 107),
+        ({"kind": "delete", "of": 4}, 103),
+    ):
+        user = "u1" if event["kind"] in ("member", "purge") else "u3"
+        with pytest.raises(CallRefused) as refused:
+            await append(user, **event)
+        assert refused.value.code == code, event

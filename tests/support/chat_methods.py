@@ -19,6 +19,7 @@ from services.edge.api.app import create_app
 from services.edge.api.chat_rest import Route
 from services.edge.api.context import ApiContext
 from services.edge.domain.access.keyring import KeyRing
+from services.edge.domain.conversations.hooked import HookedWrites
 from services.edge.domain.conversations.methods import ChatMethods
 from services.edge.domain.session import chat_methods
 from services.edge.domain.session.node import Node
@@ -125,6 +126,7 @@ def chat_methods_of(node: Node, replicas: Replicas) -> ChatMethods:
         spawn=node.spawn,
         wall=node.clock.wall,
         refusal_step_s=node.settings.refusal_step_s,
+        hooked=HookedWrites(node.hooks, node.chat, edge_name=node.edge_name, wall=node.clock.wall),
     )
 
 

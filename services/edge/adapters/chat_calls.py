@@ -9,7 +9,7 @@ from services.edge.adapters.chat_client import ChatClient
 from services.edge.adapters.chat_codec import options_of, refused
 from services.edge.domain.conversations.calls import Begins, Ephemeral, Notice, Outcome
 from services.edge.domain.model import ClientInfo
-from services.shared.errors import Unavailable
+from services.shared.errors import ErrorCode, Unavailable
 from services.shared.namespaces import Namespace
 from services.shared.rpc.replicas import Replicas
 from thalamus.chat.v1 import chat_pb2 as pb
@@ -58,6 +58,8 @@ class PersistenceChat:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise Unavailable("persistence is of an earlier version") from error
             raise Unavailable(f"persistence says {error.code().name}") from error
+        if response.refusal.code == ErrorCode.METHOD_NOT_FOUND:
+            raise Unavailable("persistence is of an earlier version")
         if response.HasField("refusal"):
             raise refused(response.refusal)
         if response.begins:

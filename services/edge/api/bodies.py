@@ -15,6 +15,7 @@ from fastapi import Request, Response
 
 from services.edge.api.texts import in_words
 from services.edge.domain.conversations.calls import ChatRefused
+from services.edge.domain.hooks.model import CommandRefused
 from services.shared.chat_requests import ChatRequest
 from services.shared.errors import Busy, ErrorCode, ThalamusError
 from services.shared.process.log_limit import RateLimitedLog
@@ -36,6 +37,7 @@ _STATUSES = {
     ErrorCode.GONE: 410,
     ErrorCode.LIMIT_EXCEEDED: 413,
     ErrorCode.TOO_MANY_REQUESTS: 429,
+    ErrorCode.HOOK_FAILED: 502,
 }
 T = TypeVar("T")
 
@@ -105,6 +107,8 @@ def error_body(error: ThalamusError) -> dict[str, Any]:
 
     Details of an internal error go to the log only. Details of all other errors are for the caller.
     """
+    if isinstance(error, CommandRefused):
+        return _with_retry({"code": error.refusal.code, "message": error.refusal.message}, error)
     if error.code is ErrorCode.INTERNAL:
         _FAILED("a call over HTTP failed", error=str(error))
         return _INTERNAL
@@ -113,6 +117,10 @@ def error_body(error: ThalamusError) -> dict[str, Any]:
     body: dict[str, Any] = {"code": int(error.code), "message": message}
     if isinstance(error, ChatRefused) and error.why:
         body["why"] = error.why
+    return _with_retry(body, error)
+
+
+def _with_retry(body: dict[str, Any], error: ThalamusError) -> dict[str, Any]:
     if error.retry_after_s:
         body["retry_after_ms"] = math.ceil(error.retry_after_s * 1000)
     return body

@@ -37,6 +37,7 @@ from services.edge.domain.model import ClientInfo
 from services.shared.chat_methods import METHODS
 from services.shared.chat_requests import MAX_KEY_BYTES, ChatRequest, UserId
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+from services.shared.namespaces import Namespace
 
 _CONVERSATION = "/chat/conversations/{id}"
 _MESSAGE = _CONVERSATION + "/messages/{offset}"
@@ -211,10 +212,16 @@ def _endpoint(context: ApiContext, route: Route, limit: UserLimit | None) -> Cal
     async def answer(request: Request, claims: ConnectionClaims) -> Response:
         try:
             params = await parts.params(request)
+
+            def permit(_: Collection[Namespace]) -> None:
+                claims_of(context, request)  # again behind a hook: the token may not be good any more
+
             caller = Caller(ClientInfo(claims.user, "", claims.info), f"u:{claims.user}")
             key = request.headers.get("idempotency-key", "")
-            result = await context.chat.call(method, params, caller, key=key)
+            result = await context.chat.call(method, params, caller, key=key, permit=permit)
             return result_response(msgspec.Raw(result))
+        except NotSignedIn as error:
+            return not_signed_in(error)
         except ThalamusError as error:
             return refusal_by_status(error)
         except BodyRefused:

@@ -232,19 +232,6 @@ async def test_without_a_namespace_for_it_nobody_is_told() -> None:
         assert (await rpc(alice, "members.add", sample("members.add"))) == {"data": {}}
 
 
-@pytest.mark.parametrize("method", METHODS)
-async def test_where_a_hook_sees_publications_they_are_published(scene: Scene, method: str) -> None:
-    cluster = Cluster(conv=replace(CONV, publish_hook=True))
-    async with ChatServer() as server:
-        server.methods(cluster.edge())
-        alice = await connected(cluster, cluster.nodes[0])
-        reply = await rpc(alice, method, sample(method))
-        passes_the_hook = METHODS[method].act == "write"
-        assert (reply.get("error", {}).get("code") == 108) is passes_the_hook
-        assert ("publish it" in reply.get("error", {}).get("message", "")) is passes_the_hook
-        assert bool(server.script.asked) is not passes_the_hook
-
-
 async def test_a_direct_conversation_is_begun_only_with_somebody_who_is_known() -> None:
     cluster = Cluster(conv=replace(CONV, unknown_users=UnknownUsers.REFUSE))
     node = cluster.edge()

@@ -24,6 +24,7 @@ class _Event(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Event)
+OF_EVENTS = frozenset({Rate.MESSAGES, Rate.REACTIONS})
 _RATES = {"reaction": Rate.REACTIONS, "pin": Rate.REACTIONS}
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from services.edge.domain.conversations.event_rate import rate_of
+from services.edge.domain.conversations.event_rate import OF_EVENTS, rate_of
 from services.edge.domain.limits.exact import ExactLimit
 from services.edge.domain.limits.ports import SharedRates
 from services.edge.domain.limits.publishes import PublishLimit
@@ -43,6 +43,7 @@ class ChatLimits:
     ) -> None:
         self._often: dict[Rate, PublishLimit] = {}
         self._few: dict[Rate, ExactLimit] = {}
+        self._limits_events = False
         if shared is None:
             return
         for kind, limit, rate, burst in (
@@ -54,6 +55,7 @@ class ChatLimits:
                 self._often[kind] = PublishLimit(
                     shared, rate=rate, burst=burst, now=now, spawn=spawn, refusals=refusals, limit=limit
                 )
+        self._limits_events = not self._often.keys().isdisjoint(OF_EVENTS)
         for kind, limit, per_h, what in (
             (Rate.CONVERSATIONS, CONVERSATIONS, settings.conversations_per_user_per_h, "conversations"),
             (Rate.INVITES, INVITES, settings.invites_per_user_per_h, "users"),
@@ -75,7 +77,7 @@ class ChatLimits:
 
         `data`: that of the publication.
         """
-        return self._often.get(rate_of(data)) if self._often else None
+        return self._often.get(rate_of(data)) if self._limits_events else None
 
     def has(self, rate: Rate) -> bool:
         """Whether there is such a limit."""

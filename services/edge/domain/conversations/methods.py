@@ -10,7 +10,8 @@ is here; persistence decides about everything else.
 2. Limits count before anything is asked, so a refused call counts. Backends have none. Only that a message begins a
    direct conversation is known to persistence alone: the edge asks not to begin one, counts it, and calls again.
 3. A call that writes may have an idempotency key: beside it (`Idempotency-Key`), or as `key` among its parameters.
-4. In a namespace whose publications a hook sees, what can be published must be published: a call would pass the hook.
+4. Where a hook sees publications, it sees what methods would publish, too (`hooked.py`). The permission is checked
+   again behind it, as that of publications is.
 5. Whom a call concerns is told on the personal channel once it is done, if there is a namespace `user`. That may be
    lost when an edge dies: an application lists its conversations when it connects.
 6. What those are to be told who follow a conversation goes there as an ephemeral event, in the name of who called.
@@ -39,6 +40,7 @@ from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.publisher import Publisher
 from services.edge.domain.chat.refusal_time import wait_s
 from services.edge.domain.conversations.calls import Begins, ChatCalls, ChatRefused, Ephemeral, Notice, Outcome
+from services.edge.domain.conversations.hooked import HookedWrites, ToCall
 from services.edge.domain.conversations.limits import ChatLimits
 from services.edge.domain.model import ClientInfo
 from services.edge.domain.user_ports import User
@@ -100,6 +102,7 @@ class ChatMethods:
         spawn: Runs a coroutine as a background task.
         wall: Unix seconds.
         refusal_step_s: Users are refused with 103 at multiples of it, see `chat/refusal_time.py`.
+        hooked: Asks the hooks of publications.
     """
 
     def __init__(
@@ -114,10 +117,12 @@ class ChatMethods:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         wall: Callable[[], float],
         refusal_step_s: float,
+        hooked: HookedWrites,
     ) -> None:
         self._calls, self._namespaces, self._channel_max_bytes = calls, namespaces, channel_max_bytes
         self._limits, self._profiles, self._publisher = limits, profiles, publisher
         self._spawn, self._wall, self._refusal_step_s = spawn, wall, refusal_step_s
+        self._hooked = hooked
 
     @property
     def namespaces(self) -> list[Namespace]:
@@ -136,11 +141,11 @@ class ChatMethods:
         """Call a method; return its result, a JSON object.
 
         `key`: that beside the call; it must be the one in the parameters if both have one. `permit` is called with the
-        namespaces that it concerns, and raises if the caller may do nothing there.
+        namespaces that it concerns, and raises if the caller may do nothing there; it is called again after a hook.
 
         Raises:
-            ThalamusError: 102, 107 or 108: nothing can lie there; 111: a limit; what `ChatCalls.call` and `permit`
-                raise.
+            ThalamusError: 102, 107 or 108: nothing can lie there; 111: a limit; what `ChatCalls.call`, `permit` and
+                `HookedWrites.ask` raise.
         """
         try:
             address = _ADDRESS.decode(params)
@@ -154,7 +159,15 @@ class ChatMethods:
         try:
             if not caller.is_backend:
                 await self._admit(method, address, namespace, caller.info)
-            done = await self._execute(method, params, caller, key, namespace, begins=bool(address.to))
+            to_call, by_user = ToCall(method.name, params), None if caller.is_backend else caller.info
+            if namespace is not None and namespace.publish_hook and method.act is Act.WRITE and by_user:
+                changed = await self._hooked.ask(method, params, by_user, key, namespace, address.channel)
+                if permit is not None:
+                    permit([namespace])
+                if changed is None:
+                    return msgspec.json.encode({"channel": address.channel, "applied": True})
+                to_call = changed
+            done = await self._execute(to_call, caller, key, namespace, begins=bool(address.to))
         except ChatRefused as error:
             if error.code is ErrorCode.PERMISSION_DENIED and not caller.is_backend:
                 await asyncio.sleep(wait_s(self._refusal_step_s, asyncio.get_running_loop().time() - began))
@@ -166,7 +179,7 @@ class ChatMethods:
         return done.result
 
     async def _execute(
-        self, method: Method, params: bytes, caller: Caller, key: str, namespace: Namespace | None, *, begins: bool
+        self, to_call: ToCall, caller: Caller, key: str, namespace: Namespace | None, *, begins: bool
     ) -> Outcome:
         """Have a call executed; count the conversation that it begins.
 
@@ -174,8 +187,7 @@ class ChatMethods:
         """
         call = functools.partial(
             self._calls.call,
-            method.name,
-            params,
+            *to_call,
             info=caller.info,
             key_user=caller.key_user,
             key=key,
@@ -215,12 +227,10 @@ class ChatMethods:
         """Check what is only asked of users.
 
         Raises:
-            ThalamusError: 103, nobody has signed in, or a user is not known; 108, a hook must see it; 111, a limit.
+            ThalamusError: 103, nobody has signed in, or a user is not known; 111, a limit.
         """
         if info is None or not info.user:
             raise ChatRefused(ErrorCode.PERMISSION_DENIED, why="not_allowed")
-        if namespace is not None and namespace.publish_hook and method.act is Act.WRITE:
-            raise ChatRefused(ErrorCode.NOT_AVAILABLE, "a hook sees what is published here: publish it")
         if method.rate is not None:
             await self._limits.take(info.user, method.rate)
         begins = method.name == "conversations.create"

@@ -8,6 +8,7 @@ from services.edge.domain.access.authorize import require_tokens
 from services.edge.domain.conversations.methods import Caller, ChatMethods
 from services.edge.domain.session.rpc import RpcContext, RpcMethods
 from services.shared.chat_methods import METHODS, Method
+from services.shared.errors import Unavailable
 from services.shared.namespaces import Namespace
 
 _EMPTY = b"{}"
@@ -24,6 +25,8 @@ def register(methods: RpcMethods, chat: ChatMethods) -> None:
 def _calling(method: Method, chat: ChatMethods) -> Callable[[RpcContext, bytes], Awaitable[bytes]]:
     async def call(context: RpcContext, data: bytes) -> bytes:
         def permit(namespaces: Collection[Namespace]) -> None:
+            if context.session.was_sent_away:  # its user was revoked, or a backend sent the client away
+                raise Unavailable("the connection is over")
             for namespace in namespaces:
                 require_tokens(context.session, namespace, context.command_token)
 

@@ -15,15 +15,14 @@ from services.edge.domain import commands as c
 from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.channel_patterns import ChannelPattern
 from services.edge.domain.access.claims import ConnectionClaims
-from services.edge.domain.channels.data_format import checked_data
-from services.edge.domain.channels.publisher import checked_tags
 from services.edge.domain.ends import Disconnect, EndReason
 from services.edge.domain.handshake import bearer_token
+from services.edge.domain.hooks import publications
 from services.edge.domain.hooks.hook import Hook
 from services.edge.domain.hooks.model import Answer, Event, Failure, HookFailed, HookPublication, HookRequest
 from services.edge.domain.hooks.options import Scope
 from services.edge.domain.model import Publication
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import ThalamusError
 from services.shared.namespaces import Namespace
 
 if TYPE_CHECKING:
@@ -145,17 +144,11 @@ async def ask_publish(session: Session, namespace: Namespace, request: c.Publish
         ThalamusError: it is refused: by the hook, because the hook failed, or because no channel of the namespace takes
             such data, about which no hook is asked.
     """
-    data = checked_data(request.data, namespace)
-    if len(data) > namespace.max_data_bytes:
-        raise ThalamusError("data too large", ErrorCode.LIMIT_EXCEEDED)
-
-    def check(answer: Answer) -> None:
-        _require_publishable(namespace, data if answer.data is None else answer.data, answer.tags)
-
-    return await session.node.hooks.publish[namespace.name].ask(
-        _request(session, Event.PUBLISH, channel=request.channel, data=data, idempotency_key=request.idempotency_key),
-        check,
+    data = publications.publishable(namespace, request.data)
+    question = _request(
+        session, Event.PUBLISH, channel=request.channel, data=data, idempotency_key=request.idempotency_key
     )
+    return await publications.ask(session.node.hooks.publish[namespace.name], namespace, question)
 
 
 async def ask_rpc(session: Session, hook: Hook, method: str, data: bytes) -> bytes:
@@ -175,7 +168,7 @@ async def ask_rpc(session: Session, hook: Hook, method: str, data: bytes) -> byt
             namespace = _require_channel(session, one.channel)
             if namespace.conversations and hook.options.scope is Scope.NODE:
                 raise _bad('it publishes to a conversation, which needs scope = "cluster"')
-            _require_publishable(namespace, one.data, one.tags)
+            publications.require_publishable(namespace, one.data, one.tags)
 
     answer = await hook.ask(_request(session, Event.RPC, method=method, data=data), check)
     if answer.publish:
@@ -217,17 +210,6 @@ def _require_channel(session: Session, channel: str) -> Namespace:
         return find_namespace(session.node.namespaces, channel, session.node.settings.channel_max_bytes)
     except ThalamusError as error:
         raise _bad(f"{channel[:100]!r}: {error}") from None
-
-
-def _require_publishable(namespace: Namespace, data: bytes, tags: dict[str, str]) -> None:
-    try:
-        size = len(checked_data(data, namespace))
-        if size > namespace.max_data_bytes:
-            raise ThalamusError("data too large")
-        if tags:
-            checked_tags(tags, namespace.max_data_bytes - size)
-    except ThalamusError as error:
-        raise _bad(f"what it wants published: {error}") from None
 
 
 def sooner(one: float | None, other: float | None) -> float | None:

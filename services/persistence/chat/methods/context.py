@@ -102,10 +102,27 @@ class Tools:
         Raises:
             RefusedCall: it is not in the log.
         """
+        return await self._append(call, channel, msgspec.json.encode(event), key, key_user=key_user)
+
+    async def publish(self, call: Call, channel: str, data: bytes, tags: Mapping[str, str]) -> Done:
+        """Append what a client may publish; raises as `write`."""
+        return await self._append(call, channel, data, call.key, tags=tags, by_publish=True)
+
+    async def _append(
+        self,
+        call: Call,
+        channel: str,
+        data: bytes,
+        key: str,
+        *,
+        key_user: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        by_publish: bool = False,
+    ) -> Done:
         if type_of(channel) is None:
             raise RefusedCall(FORBIDDEN)
-        data, publication_id = msgspec.json.encode(event), self.random(_ID_BYTES)
-        publication = Publication(data=data, id=publication_id, info=call.info)
+        publication_id = self.random(_ID_BYTES)
+        publication = Publication(data=data, id=publication_id, info=call.info, tags=tags)
         result = await self.appender.append(
             NewEvent(
                 channel,
@@ -116,6 +133,7 @@ class Tools:
                 call.options,
                 call.key_user if key_user is None else key_user,
                 key,
+                by_publish,
             )
         )
         if isinstance(result, Appended):

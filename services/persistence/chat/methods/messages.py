@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from services.persistence.chat.domain import events, names
 from services.persistence.chat.domain.state import Phase
@@ -13,13 +11,24 @@ from services.persistence.chat.methods.context import Begins, Call, Done, Result
 from services.persistence.chat.methods.conversations import begin_direct
 from services.persistence.chat.refused_call import malformed
 from services.shared import chat_requests as r
+from services.shared.chat_events import event_of
 
-_ADDRESS = ("channel", "to", "namespace", "key")  # members of requests that are not members of their events
+
+class EventsAppend(r.Write, kw_only=True):
+    """An event, a JSON object, and tags of its publication."""
+
+    channel: r.Channel
+    event: msgspec.Raw
+    tags: dict[str, str] | UnsetType = UNSET
+
+
+class _Kind(msgspec.Struct):
+    kind: str
 
 
 async def send(tools: Tools, call: Call, request: r.MessagesSend) -> Result:
     """Send a message; the direct conversation with `to` is created if there is none."""
-    event = _event("message", request)
+    event = event_of("messages.send", request)
     if request.channel is not UNSET:
         return _with_id(request.channel, await tools.write(call, request.channel, event, call.key))
     if not call.user:
@@ -53,12 +62,16 @@ def _with_id(channel: str, done: Done) -> Result:
 
 async def edit(tools: Tools, call: Call, request: r.MessagesEdit) -> Result:
     """Replace the content of a message."""
-    return reply(request.channel, await tools.write(call, request.channel, _event("edit", request), call.key))
+    return reply(
+        request.channel, await tools.write(call, request.channel, event_of("messages.edit", request), call.key)
+    )
 
 
 async def delete(tools: Tools, call: Call, request: r.MessagesDelete) -> Result:
     """Delete a message."""
-    return reply(request.channel, await tools.write(call, request.channel, _event("delete", request), call.key))
+    return reply(
+        request.channel, await tools.write(call, request.channel, event_of("messages.delete", request), call.key)
+    )
 
 
 async def purge(tools: Tools, call: Call, request: r.MessagesPurge) -> Result:
@@ -66,7 +79,7 @@ async def purge(tools: Tools, call: Call, request: r.MessagesPurge) -> Result:
 
     One's own also where one is no member any more, but was.
     """
-    event = _event("purge", request)
+    event = event_of("messages.purge", request)
     if request.user == call.user or request.upto is UNSET:
         see = tools.queries.known if request.user == call.user else tools.queries.seen
         event.setdefault("upto", (await see(request.channel, call.user)).position)
@@ -75,29 +88,35 @@ async def purge(tools: Tools, call: Call, request: r.MessagesPurge) -> Result:
 
 async def add_reaction(tools: Tools, call: Call, request: r.ReactionsChange) -> Result:
     """React to a message."""
-    return await _change(tools, call, request, "reaction", "add")
+    return await _change(tools, call, request, "reactions.add")
 
 
 async def remove_reaction(tools: Tools, call: Call, request: r.ReactionsChange) -> Result:
     """Take a reaction back."""
-    return await _change(tools, call, request, "reaction", "remove")
+    return await _change(tools, call, request, "reactions.remove")
 
 
 async def add_pin(tools: Tools, call: Call, request: r.OfMessage) -> Result:
     """Pin a message."""
-    return await _change(tools, call, request, "pin", "add")
+    return await _change(tools, call, request, "pins.add")
 
 
 async def remove_pin(tools: Tools, call: Call, request: r.OfMessage) -> Result:
     """Take a pin off."""
-    return await _change(tools, call, request, "pin", "remove")
+    return await _change(tools, call, request, "pins.remove")
 
 
-async def _change(tools: Tools, call: Call, request: r.OfMessage, kind: str, op: str) -> Result:
-    event = {**_event(kind, request), "op": op}
-    return reply(request.channel, await tools.write(call, request.channel, event, call.key))
+async def append(tools: Tools, call: Call, request: EventsAppend) -> Result:
+    """Append an event that a hook made of another one; answers as the other one does."""
+    done = await tools.publish(call, request.channel, bytes(request.event), request.tags or {})
+    is_message = _kind(request.event) == "message"
+    return _with_id(request.channel, done) if is_message else reply(request.channel, done)
 
 
-def _event(kind: str, request: r.Write) -> dict[str, Any]:
-    """Return the event that a request asks for: its members, and the kind."""
-    return {"kind": kind, **{name: value for name, value in request.given().items() if name not in _ADDRESS}}
+def _kind(event: msgspec.Raw) -> str:
+    kind: str = msgspec.json.decode(event, type=_Kind).kind
+    return kind
+
+
+async def _change(tools: Tools, call: Call, request: r.OfMessage, method: str) -> Result:
+    return reply(request.channel, await tools.write(call, request.channel, event_of(method, request), call.key))

@@ -16,6 +16,7 @@ from services.persistence.chat.methods import conversations, devices, me, member
 from services.persistence.chat.methods.context import Begins, Call, Result, Tools
 from services.persistence.chat.new_events import Options, Refused
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, malformed
+from services.shared.chat_events import APPEND
 from services.shared.chat_methods import METHODS
 from services.shared.chat_requests import ChatRequest, OfChannel, Write
 from services.shared.checks import MAX_KEY_BYTES, MAX_KEY_USER_BYTES, check_text
@@ -68,9 +69,10 @@ _FOR_OPERATORS: dict[str, tuple[type[ChatRequest], _Handler]] = {
     "upkeep.rebuild": (OfChannel, upkeep.rebuild),
     "upkeep.channels": (upkeep.Channels, upkeep.channels),
 }
+_FOR_EDGES: dict[str, tuple[type[ChatRequest], _Handler]] = {APPEND: (messages.EventsAppend, messages.append)}
 _decoders = {
     **{name: msgspec.json.Decoder(METHODS[name].request) for name in _HANDLERS},
-    **{name: msgspec.json.Decoder(request) for name, (request, _) in _FOR_OPERATORS.items()},
+    **{name: msgspec.json.Decoder(request) for name, (request, _) in (_FOR_OPERATORS | _FOR_EDGES).items()},
 }
 _encode = msgspec.json.Encoder().encode
 _UNUSED = Options(0, 0)  # of calls that read
@@ -87,6 +89,8 @@ class Methods:
         handler = _HANDLERS.get(request.method)
         if request.method in _FOR_OPERATORS and not (request.HasField("info") or request.namespace):
             _, handler = _FOR_OPERATORS[request.method]
+        if request.method in _FOR_EDGES:
+            _, handler = _FOR_EDGES[request.method]
         if handler is None:
             return _refused(Refused(ErrorCode.METHOD_NOT_FOUND, "unknown_method", "there is no such method"))
         try:
@@ -130,7 +134,11 @@ def _call(request: pb.CallRequest, params: ChatRequest) -> Call:
         RefusedCall: 103, a channel of another namespace: whatever lies there, it is no conversation.
     """
     channel = getattr(params, "channel", UNSET)
-    if isinstance(channel, str) and request.method in METHODS and namespace_of(channel) != request.namespace:
+    if (
+        isinstance(channel, str)
+        and (request.method in METHODS or request.method in _FOR_EDGES)
+        and namespace_of(channel) != request.namespace
+    ):
         raise RefusedCall(FORBIDDEN)
     info = request.info if request.HasField("info") and request.info.user else None
     key = request.key or (params.key if isinstance(params, Write) else "")
