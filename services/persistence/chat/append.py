@@ -36,6 +36,7 @@ from services.persistence.chat.domain.rules import Why, has_right
 from services.persistence.chat.domain.state import PLATFORM
 from services.persistence.chat.erasing import Eraser, Folded
 from services.persistence.chat.erasure_marks import Mark
+from services.persistence.chat.fates import Fates
 from services.persistence.chat.flags import flags_of, users_of
 from services.persistence.chat.live import Event, Live, names
 from services.persistence.chat.marks import Marks
@@ -98,12 +99,13 @@ class Appender:
         conversations: Conversations,
         projection: Projection,
         eraser: Eraser,
+        fates: Fates,
         marks: Marks,
         clock: Callable[[], float],
     ) -> None:
         """Create it; `clock` returns the time of Redis, Unix seconds."""
         self._log, self._conversations, self._projection, self._marks = log, conversations, projection, marks
-        self._eraser = eraser
+        self._eraser, self._fates = eraser, fates
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._folding: dict[str, list[tuple[_Attempt, AppendedPosition]]] = {}
@@ -218,9 +220,7 @@ class Appender:
             self._log.append([request], lambda _, outcome: known.set_result(outcome))
             outcome = await known
             if isinstance(outcome, AppendedPosition):
-                live = await self._conversations.upto(new.channel, outcome.offset)
-                void = live.void.get(outcome.offset)
-                attempt.tell(Appended(outcome.offset, outcome.epoch, repeated_key=True, void=void))
+                await self._tell_repeated(attempt, outcome)
                 return
             if not isinstance(outcome, Recheck):
                 attempt.tell(_refusal_of(outcome))
@@ -288,7 +288,10 @@ class Appender:
                 else:
                     live.acked(outcome.offset, attempt.event, attempt.new.author)
                 self._projection.grew(live)
-            attempt.tell(Appended(*outcome))
+            if outcome.repeated_key:
+                self._start(self._tell_repeated(attempt, outcome), attempt)
+            else:
+                attempt.tell(Appended(*outcome))
             return
         if not attempt.is_plain:
             self._projection.end(attempt.new.channel)
@@ -327,14 +330,21 @@ class Appender:
 
     async def _tell_folded(self, channel: str, waiting: Sequence[tuple[_Attempt, AppendedPosition]]) -> None:
         live = await self._conversations.upto(channel, max(position.offset for _, position in waiting))
+        fates = await self._fates.of(live, [position.offset for _, position in waiting])
         quick: list[tuple[_Attempt, Appended]] = []
         slow: list[tuple[_Attempt, Appended]] = []  # there may be much to erase, and others need not wait for it
         for attempt, position in waiting:
-            result = Appended(*position, live.void.get(position.offset))
+            result = Appended(*position, fates[position.offset])
             (quick if attempt.mark is None else slow).append((attempt, result))
         if slow:
             self._start(self._tell_erased(live, slow), *(attempt for attempt, _ in slow))
         await self._guarded(self._tell_erased(live, quick), [attempt for attempt, _ in quick])
+
+    async def _tell_repeated(self, attempt: _Attempt, position: AppendedPosition) -> None:
+        """Tell what became of the event that has the key already."""
+        live = await self._conversations.upto(attempt.new.channel, position.offset)
+        fates = await self._fates.of(live, [position.offset])
+        attempt.tell(Appended(position.offset, position.epoch, repeated_key=True, void=fates[position.offset]))
 
     async def _tell_erased(self, live: Live, folded: Sequence[tuple[_Attempt, Appended]]) -> None:
         """Erase what folded events erase, and tell of them."""

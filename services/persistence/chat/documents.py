@@ -27,6 +27,8 @@ from services.persistence.chat.domain.state import (
 from services.persistence.chat.live import Changed, Event, Found, Live, Purge
 from services.persistence.chat.ports import Changes, Loaded
 
+_VOID_KEPT = 64  # void events of which a head says why, the newest ones; without another number: all there are
+
 
 class Head(msgspec.Struct, omit_defaults=True):
     """The conversation itself."""
@@ -120,6 +122,7 @@ def live_of(channel: str, loaded: Loaded) -> Live:
     live = Live(channel, head.epoch, state)
     live.position = live.projected = live.seen = loaded.position
     live.mv, live.has_threads, live.void = head.mv, head.threads, dict(head.void)
+    live.void_from = head.void[0][0] if len(head.void) >= _VOID_KEPT else 0
     live.pins, live.uncounted = dict.fromkeys(head.pins), dict(head.uncounted)
     live.purges = {user: [Purge(*one) for one in person.purges] for user, person in people.items() if person.purges}
     return live
@@ -139,10 +142,10 @@ def changes_of(live: Live, changed: Changed) -> Changes:
         pins=list(live.pins),
         threads=live.has_threads,
         uncounted=list(live.uncounted.items()),
-        void=list(live.void.items()),
+        void=list(live.void.items())[-_VOID_KEPT:],
     )
     overlays = {offset: _encode(_overlay_of(message, offset, at)) for offset, message in changed.touched.items()}
-    overlays |= {offset: _encode(Overlay(at, void=why)) for offset, why in changed.void_messages.items()}
+    overlays |= {offset: _encode(Overlay(at, void=why)) for offset, why in changed.void_documents.items()}
     return Changes(
         at,
         _encode(head),

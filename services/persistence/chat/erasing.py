@@ -38,6 +38,7 @@ from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
 from services.persistence.chat.domain.state import Deleted, Message
 from services.persistence.chat.erasure_marks import ErasureMarks, Mark
+from services.persistence.chat.fates import Fates
 from services.persistence.chat.first_deletion import FirstDeletion
 from services.persistence.chat.live import Event, Live
 from services.persistence.chat.ports import ChatStore
@@ -83,6 +84,7 @@ class Eraser:
     ) -> None:
         """Create it; `rows` is the store of the log. From now on the log asks it."""
         self._log, self._rows, self._conversations, self._marks = log, rows, conversations, marks
+        self._fates = Fates(store)
         self._first = FirstDeletion(rows, store, conversations)
         self._own: set[bytes] = set()  # marks of this process
         self._ended: list[bytes] = []  # marks to remove
@@ -217,8 +219,9 @@ class Eraser:
             mark.channel, since_offset=since, upto=live.position, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
         ):
             since = rows[-1].offset
+            fates = await self._fates.of(live, [row.offset for row in rows])
             for row in rows:
-                void = live.void.get(row.offset)
+                void = fates[row.offset]
                 if row.flags & ERASES or void is Why.DELETED:
                     event, _ = parsed_row(row.offset, row.publication)
                     if event is not None:

@@ -9,7 +9,7 @@ Rules.
   are those that changed since the read model was written (`touched`), and some that were asked for.
 * A message of the log that has no document in the read model, and is not in memory, is as it was written. So messages
   that nobody changes take no memory and no document.
-* A message that is void has a document that says so.
+* An event that is void has a document that says so, in place of a message's.
 * A purge is kept as (user, up to where, by which event). Whatever is read of that user's messages is deleted then.
 * A publication with flag 1 alone is a message that counts, which applies: its guard was the membership version when it
   got its offset. It is not parsed, only counted, unless somebody asks what is unread (`recent`).
@@ -17,8 +17,8 @@ Rules.
 Example. Position 9, and the row of 10 is a reaction to 4. Message 4 is loaded, 10 is folded: 4 is in memory with the
 reaction, and in `touched`. After the next write of the read model it is in neither.
 
-Trade-offs. Folding needs the messages that an event names, which must be loaded before: see `names`. The list of void
-events is short (64): who asks what became of an event asks soon.
+Trade-offs. Folding needs the messages that an event names, which must be loaded before: see `names`. Of void events the
+newest 1,024 are known, 64 after loading; the others have documents.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from services.persistence.chat.said import NOBODY, Mentions, is_loud, mentions_i
 Event = events.Known | events.Custom
 Found = Message | Deleted
 
-_VOID_KEPT = 64  # void events of which it is known why
+_VOID_KEPT = 1_024  # void events of which it is known why
 _PURGES_KEPT = 32  # of one user; the oldest two become one then
 _UNASKED = 10_000  # messages after which `recent` goes if nobody asked meanwhile
 _LOADED_KEPT = 64  # messages in memory that the read model has, too
@@ -68,7 +68,7 @@ class Changed(NamedTuple):
     """What the read model does not have yet; see `Live.take_changed`."""
 
     touched: dict[int, Found]
-    void_messages: dict[int, Why]
+    void_documents: dict[int, Why]
     people: set[str]
     purged: set[str]  # of them only that is new
     gone: set[str]
@@ -82,7 +82,6 @@ class Live:
         "_people",
         "_purged",
         "_touched",
-        "_void_messages",
         "changed_at",
         "channel",
         "epoch",
@@ -100,6 +99,8 @@ class Live:
         "state",
         "uncounted",
         "void",
+        "void_documents",
+        "void_from",
     )
 
     def __init__(self, channel: str, epoch: str, state: Conversation | None = None) -> None:
@@ -119,10 +120,11 @@ class Live:
         self.has_threads = False  # whether any message was ever in a thread
         self.is_emptied = False  # deleted, and the read model does not know yet
         self.uncounted: dict[int, int] = {}  # erased replies that no root counts → what erased them, still to come
-        self.void: dict[int, Why] = {}  # offset → why; the newest 64 void events
+        self.void: dict[int, Why] = {}  # offset → why; the newest void events
+        self.void_from = 0  # `void` has all from this offset on
         self.lock = asyncio.Lock()  # held by who loads messages, folds or writes the read model
         self._touched: dict[int, None] = {}
-        self._void_messages: dict[int, Why] = {}
+        self.void_documents: dict[int, Why] = {}  # that the read model does not have yet
         self._people: set[str] = set()
         self._purged: set[str] = set()
         self._gone: set[str] = set()
@@ -148,7 +150,7 @@ class Live:
 
     def knows(self, offset: int) -> bool:
         """Whether it is known without loading what became of a message."""
-        return offset in self.state.messages or offset in self._void_messages
+        return offset in self.state.messages or offset in self.void_documents
 
     def keep(self, loaded: Mapping[int, Found]) -> None:
         """Have messages in memory, as they are at `position`."""
@@ -207,10 +209,10 @@ class Live:
         if why is Why.DELETED and self._was_there(event, entry.offset):
             return None
         if why is not None:
-            self._note_void(event, entry.offset, why)
+            self._note_void(entry.offset, why)
             return why
         if isinstance(event, events.Erased) and event.by < entry.offset:  # an edit that came behind the delete
-            self._note_void(event, entry.offset, Why.DELETED)
+            self._note_void(entry.offset, Why.DELETED)
         if not isinstance(event, events.Message) or event.thread is not None:
             self.changed_at = entry.offset
         self._recall(event, entry)
@@ -239,7 +241,7 @@ class Live:
                 self._lifecycle(users)
             case events.Erased(was="void"):
                 why = next((one for one in Why if one.value == event.why), Why.MALFORMED)
-                self._note_void(None, entry.offset, why)
+                self._note_void(entry.offset, why)
                 return why
             case events.Erased(was="message", thread=int()) if event.by > entry.offset:
                 self.uncounted[entry.offset] = event.by
@@ -293,12 +295,12 @@ class Live:
             return None if found is None else found.thread
         return None
 
-    def _note_void(self, event: Event | None, offset: int, why: Why) -> None:
+    def _note_void(self, offset: int, why: Why) -> None:
         self.void[offset] = why
         if len(self.void) > _VOID_KEPT:
             del self.void[next(iter(self.void))]
-        if isinstance(event, events.Message):
-            self._void_messages[offset] = why
+            self.void_from = next(iter(self.void))
+        self.void_documents[offset] = why
 
     def _purge(self, event: events.Purge, by: int, replies: Mapping[int, int]) -> None:
         upto = min(event.upto, by - 1)
@@ -320,7 +322,7 @@ class Live:
     def _lifecycle(self, users: set[str]) -> None:
         if self.state.phase is Phase.DELETED:
             self._touched.clear()
-            self._void_messages.clear()
+            self.void_documents.clear()
             self._people.clear()
             self._purged.clear()
             self.purges.clear()
@@ -335,7 +337,7 @@ class Live:
     def changes(self) -> int:
         """How many documents of messages and people are to be written."""
         users = len(self._people) + len(self._purged) + len(self._gone)
-        return len(self._touched) + len(self._void_messages) + users
+        return len(self._touched) + len(self.void_documents) + users
 
     @property
     def changed_people(self) -> Set[str]:
@@ -346,8 +348,8 @@ class Live:
         """Return what changed since this was called last."""
         messages = self.state.messages
         touched = {offset: messages[offset] for offset in self._touched}
-        changed = Changed(touched, self._void_messages, self._people, self._purged, self._gone)
-        self._touched, self._void_messages = {}, {}
+        changed = Changed(touched, self.void_documents, self._people, self._purged, self._gone)
+        self._touched, self.void_documents = {}, {}
         self._people, self._purged, self._gone = set(), set(), set()
         return changed
 
@@ -361,7 +363,7 @@ class Live:
     def give_back(self, changed: Changed) -> None:
         """Take back what could not be written."""
         self._touched = dict.fromkeys(changed.touched) | self._touched
-        self._void_messages = changed.void_messages | self._void_messages
+        self.void_documents = changed.void_documents | self.void_documents
         self._people |= changed.people
         self._purged |= changed.purged
         self._gone |= changed.gone

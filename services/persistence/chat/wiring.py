@@ -11,6 +11,7 @@ from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
+from services.persistence.chat.fates import Fates
 from services.persistence.chat.markers.flushing import Flusher
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.markers import Markers
@@ -70,7 +71,7 @@ class Chat:
         self.projection = Projection(self.conversations, marks)
         self.eraser = Eraser(log, rows, store, self.conversations, ErasureMarks(redis, clock))
         self.projection.on_swept = self.eraser.erase_void
-        self.appender = Appender(log, self.conversations, self.projection, self.eraser, marks, clock)
+        self.appender = Appender(log, self.conversations, self.projection, self.eraser, Fates(store), marks, clock)
         pages = Pages(log, self.conversations)
         kept = KeptMarkers(redis, clock, incarnation)
         self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
