@@ -103,6 +103,7 @@ METHODS: dict[str, Method] = {
         Method("pins.add", r.OfMessage, _WRITE, "Pin a message.", Rate.REACTIONS),
         Method("pins.remove", r.OfMessage, _WRITE, "Take a pin off.", Rate.REACTIONS),
         Method("pins.list", r.OfChannel, _READ, "Return the pinned messages."),
+        Method("markers.get", r.OfChannel, _READ, "Return how far the caller has read, and what is unread."),
         Method("devices.set", r.DevicesSet, _MANAGE, "Have notifications sent to a device.", Rate.MESSAGES),
         Method("devices.remove", r.OfDevice, _MANAGE, "Remove a device: it gets no notifications any more."),
         Method("devices.list", r.DevicesList, _READ, "List the caller's devices."),

@@ -243,6 +243,29 @@ async def test_the_badge_leaves_out_what_is_muted_or_archived(both: Site) -> Non
     assert await a.chat.counts.badge("ben") == 10 + 40
 
 
+async def test_methods_tell_how_far_one_has_read_and_what_is_unread(
+    both: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = both.replicas
+    channel = await group(both, "ann", "ben")
+    offsets = [await say(a, "ann", channel, mention_all=number == 2) for number in range(3)]
+    live = await a.conversations.current(channel)
+    await a.chat.markers.merge("ben", channel, live.epoch, Marker(0, offsets[0]))
+    as_of = {"epoch": live.epoch, "offset": offsets[-1]}
+    read = {"generation": 0, "offset": offsets[0]}
+    rest = {"channel": channel, "delivered": offsets[0], "unread": 2, "mentions": 1, "as_of": as_of}
+    assert await b.call("ben", "markers.get", channel=channel) == {"marker": read, **rest}
+    shown = await b.call("ben", "conversations.get", channel=channel)
+    assert (shown["unread"], shown["mentions"], shown["as_of"]) == (2, 1, as_of)
+    assert "unread" not in await b.call("", "conversations.get", channel=channel)
+    assert (await b.ask("", "markers.get", channel=channel)).refusal.code == 107
+    assert (await b.ask("stranger", "markers.get", channel=channel)).refusal.code == 103
+    another = both.another()
+    monkeypatch.setattr(another.chat.counts, "_max_rows", 1)
+    for method in ("markers.get", "conversations.get"):
+        assert (await another.call("ben", method, channel=channel))["at_least"] is True
+
+
 # What can't be said exactly, and what is kept in memory.
 
 

@@ -13,11 +13,13 @@ from tests.support.full import sized
 STEPS = sized(3_000, 100_000)
 
 
+@pytest.mark.timeout(sized(300, 7_200))
 @pytest.mark.parametrize("seed", [sized(1, 2_001)])
 async def test_counts_are_what_brute_force_over_the_log_says(site: Site, seed: int) -> None:
     await play(site, seed, STEPS)
 
 
+@pytest.mark.timeout(sized(300, 7_200))
 @pytest.mark.parametrize("seed", [sized(2, 2_002)])
 async def test_so_they_are_on_dynamodb(dynamodb_calls: Site, seed: int) -> None:
     await play(dynamodb_calls, seed, sized(40, 3_000))

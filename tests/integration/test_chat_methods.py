@@ -68,6 +68,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "pins.add": (NO,) * 7,
     "pins.remove": (NO,) * 7,
     "pins.list": (NO, NO, YES, YES, YES, NO, NO),
+    "markers.get": (NO, NO, YES, YES, YES, NO, NO),
 }
 ABOUT_NO_CHANNEL = {
     "conversations.create",
@@ -341,6 +342,7 @@ async def live(life: _Life) -> None:
     await life.do("eve", "reactions.remove", **at, of=first, name="👍")
     await life.do("bob", "pins.add", **at, of=first)
     await life.do("bob", "pins.list", **at)
+    await life.do("bob", "markers.get", **at)
     await life.do("bob", "messages.get", **at, offset=first)
     await life.do("bob", "messages.get", **at, offset=1)  # 404
     await life.do("ann", "messages.versions", **at, offset=first)

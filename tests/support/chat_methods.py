@@ -235,6 +235,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "pins.add": {**_AT, "of": 2},
     "pins.remove": {**_AT, "of": 2},
     "pins.list": _AT,
+    "markers.get": _AT,
     "devices.set": {"id": "phone", "platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "devices.remove": {"id": "phone"},
     "devices.list": {},

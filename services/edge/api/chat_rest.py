@@ -89,6 +89,7 @@ ROUTES = (
     Route("GET", f"{_CONVERSATION}/pins", "pins.list", _CHANNEL),
     Route("PUT", f"{_CONVERSATION}/pins/{{offset}}", "pins.add", _OF),
     Route("DELETE", f"{_CONVERSATION}/pins/{{offset}}", "pins.remove", _OF),
+    Route("GET", f"{_CONVERSATION}/markers", "markers.get", _CHANNEL),
     Route("GET", f"{_CONVERSATION}/messages", "messages.list", _CHANNEL),
     Route("POST", f"{_CONVERSATION}/messages", "messages.send", _CHANNEL, ("to", "namespace")),
     Route("GET", _MESSAGE, "messages.get", _AT),

@@ -84,6 +84,7 @@ class AllSettings(_Result):
 class ConversationResult(_Result):
     """A conversation. Who is only invited sees no more than what is always there.
     `members_n`: number of members; `n`: of messages that count, also deleted ones. `me` is null for a backend.
+    `unread` and what follows are as in `markers.get`, and absent for a backend.
     """
 
     channel: str
@@ -96,6 +97,34 @@ class ConversationResult(_Result):
     owner: str | UnsetType | None = UNSET
     members_n: Offset | UnsetType = UNSET
     n: Offset | UnsetType = UNSET
+    unread: Offset | UnsetType = UNSET
+    mentions: Offset | UnsetType = UNSET
+    at_least: bool | UnsetType = UNSET
+    pending: bool | UnsetType = UNSET
+
+
+class Marker(_Result):
+    """Up to where a conversation is read; 0: not at all."""
+
+    generation: Offset
+    offset: Offset
+
+
+class ReadUpTo(_Result):
+    """How far the caller has read a conversation, and what is unread.
+    `delivered`: the newest message that a device of the caller has. `unread`, `mentions`: messages of others above the
+    marker, and those that mention the caller. `at_least`: there may be more; `pending`: some are being deleted, and are
+    left out.
+    """
+
+    channel: str
+    marker: Marker
+    delivered: Offset
+    unread: Offset
+    mentions: Offset
+    as_of: AsOf
+    at_least: bool | UnsetType = UNSET
+    pending: bool | UnsetType = UNSET
 
 
 class Listed(_Result):
@@ -337,6 +366,7 @@ _OF_READS: dict[str, type[msgspec.Struct]] = {
     "messages.versions": MessageVersions,
     "reactions.list": Reactions,
     "pins.list": Pinned,
+    "markers.get": ReadUpTo,
     "devices.set": DeviceChanged,
     "devices.remove": DeviceChanged,
     "devices.list": DeviceList,

@@ -32,6 +32,7 @@ from services.persistence.chat.pages import Moved, Page, Pages, Shown, Version, 
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.refusals import answer
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, deleted, no_message
+from services.persistence.chat.unread.counts import Counts
 from services.persistence.chat.views import Json
 from services.persistence.domain.ports import LogStore
 from services.shared.errors import Unavailable
@@ -61,10 +62,11 @@ class Queries:
         pages: Pages,
         rows: LogStore,
         store: ChatStore,
+        counts: Counts,
         now_ms: Callable[[], int],
     ) -> None:
         """Create it; `rows`: the log's store; `now_ms`: Redis' clock, Unix ms."""
-        self.pages = pages
+        self.pages, self._counts = pages, counts
         self._conversations, self._rows, self._store, self._now_ms = conversations, rows, store, now_ms
 
     async def seen(self, channel: str, user: str) -> Live:
@@ -104,9 +106,23 @@ class Queries:
         """Return a conversation, and the user's place in it; also to who is invited."""
         live = await self._current(channel)
         now_ms = self._now_ms()
+        if live is not None and user != PLATFORM and may_read(live.state, user, now_ms):
+            place = await self._counts.place(user, channel)
+            live = await self._counts.look(channel, user, place)
+            if may_read(live.state, user, now_ms):  # still
+                return views.conversation(live, user, now_ms) | views.unread(self._counts.now(live, user, place))
         if live is None or not (user in live.state.invited or may_read(live.state, user, now_ms)):
             raise await self._forbidden(live, user)
         return views.conversation(live, user, now_ms)
+
+    async def marker(self, channel: str, user: str) -> Json:
+        """Return how far the user has read a conversation, and what is unread."""
+        await self.seen(channel, user)
+        place = await self._counts.place(user, channel)
+        live = await self._counts.look(channel, user, place)
+        if not may_read(live.state, user, self._now_ms()):  # any more
+            raise await self._forbidden(live, user)
+        return views.marker(live, place.within(live.epoch), self._counts.now(live, user, place))
 
     async def conversations_of(self, user: str, limit: int, cursor: str, namespace: str) -> Json:
         """Return a page of the conversations of a user, by channel; `namespace` "": all."""

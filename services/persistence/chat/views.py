@@ -9,7 +9,9 @@ import msgspec
 
 from services.persistence.chat.domain.state import Content, Conversation, Deleted, Member, Message, Type
 from services.persistence.chat.live import Live
+from services.persistence.chat.markers.record import Place as ReadUpTo
 from services.persistence.chat.pages import Page, Shown, Version
+from services.persistence.chat.unread.counts import Unread
 
 MAX_BYTES = 1 << 20  # of the messages of an answer, which a gRPC message must hold
 Json = dict[str, Any]
@@ -88,6 +90,24 @@ def conversation(live: Live, user: str, now_ms: int) -> Json:
         "owner": state.owner(),
         "members_n": len(state.members),
         "n": state.n,
+    }
+
+
+def unread(found: Unread) -> Json:
+    """Return how much is unread, and what is not sure about it."""
+    doubts = {"at_least": found.at_least, "pending": found.pending}
+    return {"unread": found.unread, "mentions": found.mentions, **{name: True for name, it in doubts.items() if it}}
+
+
+def marker(live: Live, place: ReadUpTo, found: Unread) -> Json:
+    """Return how far a user has read a conversation, and what is unread."""
+    generation, offset = place.marker
+    return {
+        "channel": live.channel,
+        "marker": {"generation": generation, "offset": offset},
+        "delivered": place.delivered,
+        **unread(found),
+        "as_of": as_of(live, found.as_of),
     }
 
 

@@ -76,7 +76,7 @@ class Chat:
         kept = KeptMarkers(redis, clock, incarnation)
         self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
         self.counts = Counts(self.conversations, rows, store, self.markers, now_ms)
-        self.queries = Queries(self.conversations, pages, rows, store, now_ms)
+        self.queries = Queries(self.conversations, pages, rows, store, self.counts, now_ms)
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
         self.devices = Devices(store.devices)

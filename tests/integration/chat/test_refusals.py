@@ -103,6 +103,7 @@ async def test_c10_refusals_do_not_tell_whether_there_is_such_a_conversation(
     client = await chat_stack.join(exits, "stranger", 1)
     methods: list[tuple[str, JsonObject]] = [
         *[(method, {}) for method in ("conversations.get", "members.list", "messages.list", "pins.list")],
+        ("markers.get", {}),
         *[(f"conversations.{method}", {}) for method in ("join", "leave", "decline", "close", "reopen", "delete")],
         *[(f"members.{method}", {"user": "u9"}) for method in ("add", "remove", "ban", "unban", "invite", "silence")],
         ("members.role", {"user": "u9", "role": "admin"}),

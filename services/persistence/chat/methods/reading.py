@@ -67,6 +67,13 @@ async def _page(tools: Tools, call: Call, channel: str, request: r.MessagesList 
     return await tools.queries.page(channel, call.user, read)
 
 
+async def marker(tools: Tools, call: Call, request: r.OfChannel) -> Result:
+    """Return how far the caller has read, and what is unread."""
+    if not call.user:
+        raise malformed("a marker is a user's: `as`")
+    return await tools.queries.marker(request.channel, call.user)
+
+
 async def versions(tools: Tools, call: Call, request: r.MessageOnly) -> Result:
     """Return the versions of a message, the oldest first."""
     return await tools.queries.versions(request.channel, call.user, request.offset)

@@ -58,6 +58,7 @@ _HANDLERS: dict[str, _Handler] = {
     "pins.add": messages.add_pin,
     "pins.remove": messages.remove_pin,
     "pins.list": reading.pins,
+    "markers.get": reading.marker,
     "devices.set": devices.set_device,
     "devices.remove": devices.remove,
     "devices.list": devices.list_all,

@@ -34,6 +34,7 @@ from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.record import Place
 from services.persistence.chat.metrics import UNREAD
 from services.persistence.chat.ports import ChatStore
+from services.persistence.chat.recent import Recent
 from services.persistence.chat.unread.reading import Reading
 from services.persistence.domain.ports import LogStore
 
@@ -105,55 +106,52 @@ class Counts:
                 return total
             after = found[-1][0]
 
-    async def place(self, user: str, live: Live) -> Place:
-        """Return the user's place in a conversation, and have `now` know the answer."""
-        place = (await self._markers.of_user(user, [live.channel]))[live.channel]
-        await self.ready(live, user, place)
-        return place.within(live.epoch)
+    async def place(self, user: str, channel: str) -> Place:
+        """Return how far the user has read a conversation."""
+        return (await self._markers.of_user(user, [channel]))[channel]
 
-    async def ready(self, live: Live, user: str, place: Place) -> None:
-        """Have `now` know the answer, as far as that can be."""
-        low = self._low(live, user, place)
-        if low is None or (live.recent is not None and live.recent.low <= low):
-            return
-        async with self._at_once:
-            low = self._low(live, user, place)
-            if low is not None:
-                await self._reading.reach(live, low)
+    async def look(self, channel: str, user: str, place: Place) -> Live:
+        """Return a conversation at its newest position, for which `now` knows the answer.
+
+        As far as that can be.
+        """
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(_PAUSE_S * attempt)
+            live = await self._conversations.current(channel)
+            if not self._knows(live, user, place):
+                async with self._at_once:
+                    low = self._low(live, user, place)
+                    if low is not None:
+                        await self._reading.reach(live, low)
+            if self._knows(live, user, place) and not self._count(live, user, place).pending:
+                break
+        return live
 
     def now(self, live: Live, user: str, place: Place) -> Unread:
-        """Return what is unread as of `live.position`; `ready` was called before.
+        """Return what is unread as of `live.position`, right after `look`."""
+        found = self._count(live, user, place)
+        UNREAD.labels("pending" if found.pending else "at_least" if found.at_least else "exact").inc()
+        if live.recent is not None:
+            self._keep(live, live.recent)
+        return found
 
-        Call `tell` for an answer that is given.
-        """
+    async def _of(self, user: str, channel: str, place: Place) -> Unread:
+        return self.now(await self.look(channel, user, place), user, place)
+
+    def _knows(self, live: Live, user: str, place: Place) -> bool:
+        low = self._low(live, user, place)
+        return low is None or (live.recent is not None and live.recent.low <= low)
+
+    def _count(self, live: Live, user: str, place: Place) -> Unread:
         position, above = live.position, self._above(live, user, place)
         if above is None or above >= position:
             return Unread(0, 0, False, False, position)
         recent = live.recent
         if recent is None:
             return Unread(0, 0, True, False, position)
-        recent.unasked = 0
         at_least, pending = recent.low > above, position < recent.unclear_until
-        self._keep(live)
         return Unread(recent.unread(user, above), recent.mentions(user, above), at_least, pending, position)
-
-    def tell(self, found: Unread) -> None:
-        """Count an answer that is given."""
-        UNREAD.labels("pending" if found.pending else "at_least" if found.at_least else "exact").inc()
-
-    async def _of(self, user: str, channel: str, place: Place) -> Unread:
-        for attempt in range(_TRIES):
-            if attempt:
-                await asyncio.sleep(_PAUSE_S * attempt)
-            live = await self._conversations.current(channel)
-            await self.ready(live, user, place)
-            found = self.now(live, user, place)
-            low = self._low(live, user, place)
-            is_short = low is not None and (live.recent is None or live.recent.low > low)
-            if not (found.pending or is_short):
-                break
-        self.tell(found)
-        return found
 
     def _above(self, live: Live, user: str, place: Place) -> int | None:
         """Offset above which messages may be unread; None: the user may not read."""
@@ -172,10 +170,9 @@ class Counts:
             return None
         return max(above, live.position - self._max_rows)
 
-    def _keep(self, live: Live) -> None:
+    def _keep(self, live: Live, recent: Recent) -> None:
         """Note that a conversation is asked about, and bound what all of them have."""
-        recent = live.recent
-        assert recent is not None
+        recent.unasked = 0
         if live.position - recent.low > 2 * self._max_rows:
             recent.forget(live.position - self._max_rows)
         _, size = self._asked.get(live.channel, (live, 0))
