@@ -20,6 +20,7 @@ from services.auth.domain.accounts import Accounts
 from services.auth.domain.passwords import Passwords
 from services.auth.domain.policy import Policy, RegistrationMode
 from services.auth.domain.ports import AccountStore
+from services.auth.domain.profile_changes import ProfileChanges
 from services.auth.domain.signing import Signer
 from services.auth.domain.signing_keys import SigningKeys
 from services.auth.domain.tokens import load_signer
@@ -82,19 +83,22 @@ async def main(config: AuthConfig, stopping: asyncio.Event) -> None:
             overlap_s=config.key_overlap_s,
             access_ttl_s=config.access_ttl_s,
         )
+        changes = ProfileChanges(store.users)
         servicer = AuthServicer(accounts, feed, signing_keys)
 
         def add(grpc: Server) -> None:
             rpc.add_AuthServiceServicer_to_server(servicer, grpc)
-            users_rpc.add_UserServiceServicer_to_server(UserServicer(accounts), grpc)
+            users_rpc.add_UserServiceServicer_to_server(UserServicer(accounts, changes), grpc)
 
         server = await serve_grpc("auth", config, tokens, add)
         following = asyncio.create_task(follow(store, accounts, feed, read, checks, remake))
+        looking = asyncio.create_task(look_for_changes(changes))
         checking = asyncio.create_task(_check_redis(address))
         open_things.push_async_callback(end_task, checking)
         open_things.push_async_callback(end_task, following)
+        open_things.push_async_callback(end_task, looking)
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
-        await until_stopped(stopping, following, checking)
+        await until_stopped(stopping, following, checking, looking)
         checks["stopping"] = False
         await server.stop(GRACE_S)
 
@@ -241,6 +245,14 @@ async def follow(
             _say_whether_it_answers(checks, error)
             version = -1  # read everything again: changes may have been missed
             await asyncio.sleep(_POLL_S)
+
+
+async def look_for_changes(changes: ProfileChanges) -> None:
+    """Look every second which profiles were changed, also by other replicas."""
+    while True:
+        with contextlib.suppress(Unavailable):  # `follow` says so
+            await changes.look()
+        await asyncio.sleep(_POLL_S)
 
 
 def _say_whether_it_answers(checks: dict[str, bool], error: Unavailable | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import grpc
 from services.auth.domain.accounts import Accounts
 from services.auth.domain.invites import id_of
 from services.auth.domain.ports import Invite
+from services.auth.domain.profile_changes import ProfileChanges
 from services.auth.domain.profile_rules import ProfileChange
 from services.auth.domain.user_ports import SessionRecord, UserRecord
 from services.auth.statuses import refusals_as_statuses
@@ -23,13 +25,16 @@ _MAX_SESSION_BYTES = 64
 _MAX_CURSOR_BYTES = 16_384
 _MAX_NOTE_BYTES = 1_024
 _MAX_SEEN = 100  # users of one call
+_MAX_CHANGES = 1_000  # profiles of one message
+_CHANGES_PAUSE_S = 0.25  # between two messages, seconds: several changes of one user are told as one
+KEEPALIVE_S = 10.0  # longest silence on a stream of changes, about, seconds
 
 
 class UserServicer(rpc.UserServiceServicer):
     """The servicer. One per process."""
 
-    def __init__(self, accounts: Accounts) -> None:
-        self._accounts = accounts
+    def __init__(self, accounts: Accounts, changes: ProfileChanges) -> None:
+        self._accounts, self._changes = accounts, changes
         self._users, self._own = accounts.users, accounts.own
 
     async def CreateUser(self, request: pb.CreateUserRequest, context: Any) -> pb.User:
@@ -54,6 +59,17 @@ class UserServicer(rpc.UserServiceServicer):
             _check_id(user_id)
         with refusals_as_statuses():
             return pb.GetProfilesResponse(users=map(_user, await self._users.visible(request.ids)))
+
+    async def WatchProfiles(self, request: pb.WatchProfilesRequest, context: Any) -> AsyncIterator[pb.ChangedProfiles]:
+        """Tell of the changes of the last minute, then of each; several together."""
+        number = 0
+        while True:
+            found, number = self._changes.after(number, _MAX_CHANGES)
+            profiles = [pb.ChangedProfile(id=one.user_id, version=one.version) for one in found]
+            yield pb.ChangedProfiles(profiles=profiles)  # waits while the edge reads slowly
+            if len(found) < _MAX_CHANGES:
+                await asyncio.sleep(_CHANGES_PAUSE_S)
+                await self._changes.wait(number, KEEPALIVE_S)
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: Any) -> pb.ListUsersResponse:
         check_text("after", request.after, _MAX_CURSOR_BYTES)

@@ -32,6 +32,7 @@ from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
 from tests.contract.invite_store import InviteStoreContract
+from tests.contract.profile_changes import ProfileChangesContract
 from tests.contract.user_store import UserStoreContract
 from tests.support.dynamodb import settings_of
 
@@ -345,7 +346,7 @@ class AccountStoreContract:
         assert await store.api_keys() == rows
 
 
-class TestSqliteAccounts(AccountStoreContract, UserStoreContract, InviteStoreContract):
+class TestSqliteAccounts(AccountStoreContract, UserStoreContract, ProfileChangesContract, InviteStoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[AccountStore]:
         made = SqliteAccounts(tmp_path / "auth.sqlite3")
@@ -402,7 +403,7 @@ class InTurns(DynamoDb):
             return await super().call(op, **arguments)
 
 
-class TestDynamoDbAccounts(AccountStoreContract, UserStoreContract, InviteStoreContract):
+class TestDynamoDbAccounts(AccountStoreContract, UserStoreContract, ProfileChangesContract, InviteStoreContract):
     @pytest.fixture
     def address(self, dynamodb: str) -> str:
         return dynamodb

@@ -13,7 +13,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from services.auth.adapters.dynamodb_table import AccountsTable, Key, family_key, item_at, name_key, user_key
+from services.auth.adapters.dynamodb_profile_changes import ProfileChangesTable
+from services.auth.adapters.dynamodb_table import Key, family_key, item_at, name_key, user_key
 from services.auth.adapters.dynamodb_table import number as decimal
 from services.auth.domain.user_ports import Profile, SessionRecord, UserRecord
 from services.shared.dynamodb.client import ConditionFailed, item_of, values_of
@@ -29,7 +30,7 @@ _PAUSE_S = (0.02, 0.5)  # first and longest pause before what was left is read, 
 _MAX_ACCOUNT_ID_BYTES = 64  # ids that auth makes are shorter; a longer one has no password
 
 
-class DynamoDbUsers(AccountsTable):
+class DynamoDbUsers(ProfileChangesTable):
     """The store. Several processes may share the table."""
 
     async def get(self, user_id: str) -> UserRecord | None:
@@ -134,16 +135,16 @@ class DynamoDbUsers(AccountsTable):
                 | ({} if profile.version == 1 else {":before": profile.version - 1})
             ),
         }
-        if profile.version == 1:  # may make the item, also beside a deletion
-            try:
-                await self._transact({"Update": update}, self._not_deleted(user_id, now))
-            except ConditionFailed:
-                return False
-            return True
+        note = self._note_of_change(user_id, profile.version, now)
+        # The first one may make the item, also beside a deletion.
+        check = [self._not_deleted(user_id, now)] if profile.version == 1 else []
+        if not check:
+            update["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         try:
-            await self._db.call("update_item", **update, ReturnValuesOnConditionCheckFailure="ALL_OLD")
+            await self._transact({"Update": update}, note, *check)
         except ConditionFailed as there:  # also where an earlier attempt was executed and its response lost
-            return all(values_of(there.item).get(name) == value for name, value in values.items())
+            is_there = values_of(there.parts.get(0, {}))
+            return bool(is_there) and all(is_there.get(name) == value for name, value in values.items())
         return True
 
     async def is_disabled(self, user_id: str, now: float) -> bool:

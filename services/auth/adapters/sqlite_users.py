@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from services.auth.domain.user_ports import Profile, SessionRecord, UserRecord
+from services.auth.domain.user_ports import Profile, ProfileVersion, SessionRecord, UserRecord
 from services.shared.user_digest import digest_of
 
 USERS_SCHEMA = """
@@ -20,6 +20,10 @@ CREATE TABLE IF NOT EXISTS profiles (
     status TEXT NOT NULL DEFAULT '', custom BLOB NOT NULL DEFAULT x'', hidden INTEGER NOT NULL DEFAULT 0,
     version INTEGER NOT NULL DEFAULT 0, created_at REAL NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS profile_changes (
+    user_id TEXT PRIMARY KEY, version INTEGER NOT NULL, changed_at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS profile_changes_by_time ON profile_changes (changed_at);
 CREATE TABLE IF NOT EXISTS disabled_users (
     digest BLOB PRIMARY KEY, user_id TEXT UNIQUE, disabled_at REAL NOT NULL, until REAL
 );
@@ -126,7 +130,27 @@ class SqliteUsers:
             " ON CONFLICT (user_id) DO UPDATE SET display_name = ?2, avatar_url = ?3, status = ?4, custom = ?5,"
             " hidden = ?6, version = ?7 WHERE version = ?7 - 1"
         )
-        return bool(await self._run(lambda connection: connection.execute(insert, values).rowcount))
+
+        def put(connection: sqlite3.Connection) -> bool:
+            is_put = bool(connection.execute(insert, values).rowcount)
+            if is_put:
+                note = "INSERT OR REPLACE INTO profile_changes VALUES (?, ?, ?)"
+                connection.execute(note, (user_id, profile.version, now))
+            return is_put
+
+        return await self._run(lambda connection: atomically(connection, lambda: put(connection)))
+
+    async def profile_changes(self, since: float, limit: int) -> list[ProfileVersion]:
+        query = "SELECT user_id, version FROM profile_changes WHERE changed_at >= ? ORDER BY changed_at DESC LIMIT ?"
+        rows = await self._run(lambda connection: connection.execute(query, (since, limit)).fetchall())
+        return [ProfileVersion(*row) for row in rows]
+
+    async def forget_profile_changes(self, before: float, limit: int) -> None:
+        query = (
+            "DELETE FROM profile_changes WHERE user_id IN"
+            " (SELECT user_id FROM profile_changes WHERE changed_at < ? LIMIT ?)"
+        )
+        await self._run(lambda connection: connection.execute(query, (before, limit)))
 
     async def is_disabled(self, user_id: str, now: float) -> bool:
         query = "SELECT 1 FROM disabled_users WHERE digest = ? AND (until IS NULL OR until > ?)"
@@ -166,7 +190,7 @@ class SqliteUsers:
             )
             for table, column in (
                 *(("users", "id"), ("profiles", "user_id"), ("sessions", "user_id"), ("refresh_tokens", "user_id")),
-                ("ended_sessions", "user_id"),
+                *(("ended_sessions", "user_id"), ("profile_changes", "user_id")),
             ):
                 connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (user_id,))
             connection.execute(_RAISE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,13 @@ class SessionRecord:
     user_agent: str = ""
 
 
+class ProfileVersion(NamedTuple):
+    """Says that a profile has been changed, and which version it had then."""
+
+    user_id: str
+    version: int
+
+
 class UserStore(Protocol):
     """Store of what is known of users besides their passwords.
 
@@ -84,8 +91,18 @@ class UserStore(Protocol):
 
         Also False for a user who was deleted and is still refused at `now`.
 
-        A user who does not exist is added, as one of another login server, with `now` as the time of creation.
+        A user who does not exist is added, as one of another login server, with `now` as the time of creation. The
+        change is in the same transaction noted for `profile_changes`, at `now`.
         """
+
+    async def profile_changes(self, since: float, limit: int) -> list[ProfileVersion]:
+        """Return the changes noted at `since` (Unix seconds) or later; if they are more than `limit`, the newest.
+
+        In no particular order; a user may be named more than once.
+        """
+
+    async def forget_profile_changes(self, before: float, limit: int) -> None:
+        """Remove changes that were noted before this time (Unix seconds), `limit` at most."""
 
     async def is_disabled(self, user_id: str, now: float) -> bool:
         """Return whether the user is disabled, or was deleted and is still refused."""

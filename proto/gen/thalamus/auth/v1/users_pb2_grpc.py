@@ -51,6 +51,11 @@ class UserServiceStub:
                 request_serializer=thalamus_dot_auth_dot_v1_dot_users__pb2.GetProfilesRequest.SerializeToString,
                 response_deserializer=thalamus_dot_auth_dot_v1_dot_users__pb2.GetProfilesResponse.FromString,
                 _registered_method=True)
+        self.WatchProfiles = channel.unary_stream(
+                '/thalamus.auth.v1.UserService/WatchProfiles',
+                request_serializer=thalamus_dot_auth_dot_v1_dot_users__pb2.WatchProfilesRequest.SerializeToString,
+                response_deserializer=thalamus_dot_auth_dot_v1_dot_users__pb2.ChangedProfiles.FromString,
+                _registered_method=True)
         self.ListUsers = channel.unary_unary(
                 '/thalamus.auth.v1.UserService/ListUsers',
                 request_serializer=thalamus_dot_auth_dot_v1_dot_users__pb2.ListUsersRequest.SerializeToString,
@@ -144,6 +149,14 @@ class UserServiceServicer:
 
     def GetProfiles(self, request, context):
         """Returns those of some users that others may see: hidden ones too, but neither disabled nor deleted ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchProfiles(self, request, context):
+        """Tells of profiles that are changed: first those of the last minute, then each within about a second, and every 10 s
+        nothing as a sign of life. UNIMPLEMENTED: an auth of before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,6 +280,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.GetProfiles,
                     request_deserializer=thalamus_dot_auth_dot_v1_dot_users__pb2.GetProfilesRequest.FromString,
                     response_serializer=thalamus_dot_auth_dot_v1_dot_users__pb2.GetProfilesResponse.SerializeToString,
+            ),
+            'WatchProfiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchProfiles,
+                    request_deserializer=thalamus_dot_auth_dot_v1_dot_users__pb2.WatchProfilesRequest.FromString,
+                    response_serializer=thalamus_dot_auth_dot_v1_dot_users__pb2.ChangedProfiles.SerializeToString,
             ),
             'ListUsers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListUsers,
@@ -422,6 +440,33 @@ class UserService:
             '/thalamus.auth.v1.UserService/GetProfiles',
             thalamus_dot_auth_dot_v1_dot_users__pb2.GetProfilesRequest.SerializeToString,
             thalamus_dot_auth_dot_v1_dot_users__pb2.GetProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/thalamus.auth.v1.UserService/WatchProfiles',
+            thalamus_dot_auth_dot_v1_dot_users__pb2.WatchProfilesRequest.SerializeToString,
+            thalamus_dot_auth_dot_v1_dot_users__pb2.ChangedProfiles.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class UserServiceStub:
     GetUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.User]
     GetProfiles: _grpc.UnaryUnaryMultiCallable[_users_pb2.GetProfilesRequest, _users_pb2.GetProfilesResponse]
     """Returns those of some users that others may see: hidden ones too, but neither disabled nor deleted ones."""
+    WatchProfiles: _grpc.UnaryStreamMultiCallable[_users_pb2.WatchProfilesRequest, _users_pb2.ChangedProfiles]
+    """Tells of profiles that are changed: first those of the last minute, then each within about a second, and every 10 s
+    nothing as a sign of life. UNIMPLEMENTED: an auth of before.
+    """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_users_pb2.ListUsersRequest, _users_pb2.ListUsersResponse]
     """A page of all users, in no particular order."""
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.User]
@@ -91,6 +95,10 @@ class UserServiceAsyncStub(UserServiceStub):
     GetUser: _aio.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.User]  # type: ignore[assignment]
     GetProfiles: _aio.UnaryUnaryMultiCallable[_users_pb2.GetProfilesRequest, _users_pb2.GetProfilesResponse]  # type: ignore[assignment]
     """Returns those of some users that others may see: hidden ones too, but neither disabled nor deleted ones."""
+    WatchProfiles: _aio.UnaryStreamMultiCallable[_users_pb2.WatchProfilesRequest, _users_pb2.ChangedProfiles]  # type: ignore[assignment]
+    """Tells of profiles that are changed: first those of the last minute, then each within about a second, and every 10 s
+    nothing as a sign of life. UNIMPLEMENTED: an auth of before.
+    """
     ListUsers: _aio.UnaryUnaryMultiCallable[_users_pb2.ListUsersRequest, _users_pb2.ListUsersResponse]  # type: ignore[assignment]
     """A page of all users, in no particular order."""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.User]  # type: ignore[assignment]
@@ -155,6 +163,16 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.GetProfilesResponse, _abc.Awaitable[_users_pb2.GetProfilesResponse]]:
         """Returns those of some users that others may see: hidden ones too, but neither disabled nor deleted ones."""
+
+    @_abc_1.abstractmethod
+    def WatchProfiles(
+        self,
+        request: _users_pb2.WatchProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_users_pb2.ChangedProfiles], _abc.AsyncIterator[_users_pb2.ChangedProfiles]]:
+        """Tells of profiles that are changed: first those of the last minute, then each within about a second, and every 10 s
+        nothing as a sign of life. UNIMPLEMENTED: an auth of before.
+        """
 
     @_abc_1.abstractmethod
     def ListUsers(
