@@ -19,8 +19,10 @@ from services.edge.adapters.chat_calls import PersistenceChat
 from services.edge.adapters.chat_client import chat_client
 from services.edge.adapters.grants_client import GrantsClient
 from services.edge.adapters.hooks.load import make_hooks
+from services.edge.adapters.memberships_client import MembershipsClient
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.adapters.presence_client import PresenceClient
+from services.edge.adapters.profile_changes import ProfileChanges
 from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.adapters.users_client import UsersClient
 from services.edge.api.app import create_app
@@ -126,6 +128,7 @@ class Edge:
             session_table=self.broker.session_table,
             grants=grants,
             profiles=self.users,
+            memberships=MembershipsClient(self.persistence_replicas),
             rates=self.broker.rates,
             counts=self.broker.counts,
         )
@@ -272,6 +275,8 @@ class Edge:
             group.create_task(self.granter.run())
             group.create_task(self.broker.leases.run())
             group.create_task(self.node.connection_caps.run())
+            group.create_task(self.node.announcer.run())
+            group.create_task(ProfileChanges(self.auth_replicas, self.node.profiles.changed).run())
             group.create_task(self.node.newcomers.run(self.users.add_seen))
 
     async def stop(self) -> None:

@@ -101,6 +101,10 @@ class NodeCollector(Collector):
         yield _labelled("resumes", "Connects with a token that has just expired.", "outcome", node.resume.outcomes)
         yield _labelled("profile_cache", "Profiles asked for, by outcome.", "outcome", node.profiles.outcomes)
         yield _gauge("profiles_cached", "Profiles that this edge holds.", len(node.profiles))
+        yield _labelled(
+            "profile_changes", "Changed profiles, told to clients or not.", "outcome", node.announcer.outcomes
+        )
+        yield _gauge("profile_changes_pending", "Changed profiles that wait to be told.", len(node.announcer))
         newcomers = {"told": node.newcomers.told, "dropped": node.newcomers.dropped}
         yield _labelled("seen_users", "Users that auth may not know, told to it or not.", "outcome", newcomers)
         yield _gauge("resumable", "Entries of this edge in the session table.", len(node.resume))

@@ -118,6 +118,21 @@ async def test_notes_are_forgotten_after_two_minutes_and_what_is_kept_has_a_boun
     assert world.notes.looks == 300
 
 
+async def test_after_a_time_without_the_store_a_look_goes_further_back() -> None:
+    world = World(1)
+    changes = world.replicas[0].changes
+    await changes.look()
+    world.notes.notes.append((world.now, "u1", 1))
+    world.notes.is_away = True
+    for _ in range(45):
+        world.now += 1
+        with pytest.raises(Unavailable):
+            await changes.look()
+    world.notes.is_away = False
+    await changes.look()
+    assert changes.after(0, 10)[0] == [ProfileVersion("u1", 1)]
+
+
 async def test_a_stream_tells_the_newest_version_once_and_goes_on_in_messages_of_bounded_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What every `UserStore` promises of noted changes; inherited by the tests of the stores."""
+"""What every `UserStore` promises of noted changes; tests of stores inherit it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells edges which profiles were changed lately, whoever changed them and whoever died since.
+"""Tells edges which profiles were changed lately, whoever has died since.
 
 **Purpose.** Clients are told of a new name or picture without asking. The edge that changes a profile tells the others,
 through Redis, but it may die right after auth took the change. So auth remembers changes, and every edge hears of each.
@@ -40,7 +40,7 @@ FORGOTTEN_S = 120.0  # age at which notes are removed, seconds
 _MAX_NOTES = 5_000  # of a look
 _MAX_KEPT = 20_000  # users
 _FORGET_EVERY_S = 10.0
-_FORGET_AT_ONCE = 2_500  # notes
+_FORGET_AT_ONCE = 1_000  # notes
 
 
 class _Change:
@@ -53,7 +53,7 @@ class _Change:
 
 
 class ProfileChanges:
-    """The changes of the last minute, in the order in which they became known. One per process."""
+    """The changes of the last minute, as they became known. One per process."""
 
     def __init__(self, store: UserStore, now: Callable[[], float] = time.time) -> None:
         """`now`: Unix seconds."""

@@ -96,9 +96,9 @@ class UserStore(Protocol):
         """
 
     async def profile_changes(self, since: float, limit: int) -> list[ProfileVersion]:
-        """Return the changes noted at `since` (Unix seconds) or later; if they are more than `limit`, the newest.
+        """Return the changes noted at `since` (Unix seconds) or later.
 
-        In no particular order; a user may be named more than once.
+        If they are more than `limit`, the newest. In no particular order; a user may be named more than once.
         """
 
     async def forget_profile_changes(self, before: float, limit: int) -> None:

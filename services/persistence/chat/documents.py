@@ -248,6 +248,12 @@ def is_left(document: bytes) -> bool:
     return listed.left
 
 
+def is_member(document: bytes) -> bool:
+    """Whether an entry of a user's list says that the user is a member now."""
+    listed: Listed = _listed.decode(document)
+    return listed.role is not None
+
+
 def _listed_document(state: Conversation, user: str) -> bytes:
     member, invited = state.members.get(user), state.invited.get(user)
     if member is None and invited is None:

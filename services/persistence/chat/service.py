@@ -14,6 +14,7 @@ from services.persistence.chat.append import Appended, Appender, NewEvent, Refus
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.conversions import options_of, refusal_of
 from services.persistence.chat.domain.access import history_from, may_post, may_read
+from services.persistence.chat.memberships import MAX_USERS, Memberships
 from services.persistence.chat.methods.registry import Methods
 from services.persistence.response_stream import ResponseStream
 from services.shared.checks import MAX_KEY_BYTES, MAX_KEY_USER_BYTES, MAX_USER_BYTES, check_channel, check_text
@@ -44,9 +45,15 @@ class ChatServicer(rpc.ChatServiceServicer):
     """Handlers of `thalamus.chat.v1`; one object per process."""
 
     def __init__(
-        self, appender: Appender, conversations: Conversations, methods: Methods, clock: Callable[[], float]
+        self,
+        appender: Appender,
+        conversations: Conversations,
+        methods: Methods,
+        memberships: Memberships,
+        clock: Callable[[], float],
     ) -> None:
         """Create it; `clock` returns the time of Redis, Unix seconds."""
+        self._memberships = memberships
         self._appender, self._conversations, self._methods, self._clock = appender, conversations, methods, clock
 
     async def Append(
@@ -98,6 +105,15 @@ class ChatServicer(rpc.ChatServiceServicer):
     async def Call(self, request: pb.CallRequest, context: Any) -> pb.CallResponse:
         """Execute a method; a refusal is part of the response."""
         return await self._methods.call(request)
+
+    async def Memberships(self, request: pb.MembershipsRequest, context: Any) -> pb.MembershipsResponse:
+        """Tell in which conversations users are members."""
+        if len(request.users) > MAX_USERS:
+            raise ThalamusError(f"at most {MAX_USERS} users", ErrorCode.BAD_REQUEST)
+        for user in request.users:
+            check_text("user", user, MAX_USER_BYTES, least=1)
+        found = await self._memberships.channels_of(request.users)
+        return pb.MembershipsResponse(users=[pb.UserConversations(channels=channels) for channels in found])
 
     async def _check(self, channel: str, users: Sequence[tuple[int, str]], on_access: OnAccess) -> None:
         """Tell of users of one conversation."""

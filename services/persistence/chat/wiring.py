@@ -17,6 +17,7 @@ from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.ports import MarkerStore
 from services.persistence.chat.marks import Marks
+from services.persistence.chat.memberships import Memberships
 from services.persistence.chat.methods.context import Tools
 from services.persistence.chat.methods.registry import Methods
 from services.persistence.chat.pages import Pages
@@ -84,7 +85,7 @@ class Chat:
             self.queries, self.appender, self.upkeep, self.traces, self.devices, now_ms, web_push_hosts=web_push_hosts
         )
         self.methods = Methods(tools)
-        self.servicer = ChatServicer(self.appender, self.conversations, self.methods, clock)
+        self.servicer = ChatServicer(self.appender, self.conversations, self.methods, Memberships(store), clock)
 
     async def run(self) -> None:
         """Write the read model behind the log, and erase, until cancelled."""

@@ -83,6 +83,7 @@ class Channel:
         self._live: dict[Encoder, dict[Subscription, Callable[[bytes], None]]] = {}  # value: `Connection.send`
         self._previous: bytes | None = None  # see `DeltaChannel`
         self.deliveries = 0  # pushes sent to live subscribers
+        self.became_live = 0  # how many subscriptions have become live, since the channel was opened
 
     def __len__(self) -> int:
         return len(self._joining) + len(self._catching_up) + sum(map(len, self._live.values()))
@@ -121,6 +122,7 @@ class Channel:
         repeated.
         """
         del self._catching_up[subscription]
+        self.became_live += 1
         self._live.setdefault(subscription.encoder, {})[subscription] = subscription.session.connection.send
 
     def go_live(self, subscription: Subscription) -> None:
@@ -139,6 +141,7 @@ class Channel:
         subscription.live = True
         if not catches_up:
             del self._joining[subscription]
+            self.became_live += 1
             self._live.setdefault(subscription.encoder, {})[subscription] = send
 
     def leave(self, subscription: Subscription) -> None:

@@ -96,18 +96,13 @@ class ConversationChannel(Channel):
             self._end(publication.offset, self.subscriptions)
         elif ends is _Ends.NAMED:
             self._end(publication.offset, self._of(event.user))
-        elif ends is _Ends.AUTHOR and publication.info is not None and not self._is_open:
+        elif ends is _Ends.AUTHOR and publication.info is not None and not is_open_conversation(self.name):
             self._end(publication.offset, self._of(publication.info.user))
         elif ends is None:
             logger.error("an unknown event of a conversation", extra={"channel": self.name, "kind": event.kind})
             for subscription in self.subscriptions:
                 self.leave(subscription)
                 subscription.session.insufficient_state(subscription)
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether everybody may follow it: names of open conversations begin so."""
-        return self.name.partition(":")[2].startswith("o.")
 
     def _of(self, user: str) -> list[Subscription]:
         """Return the subscriptions of a user.
@@ -138,6 +133,11 @@ class ConversationChannel(Channel):
 
 class ConversationDeltaChannel(ConversationChannel, DeltaChannel):
     """The same in a namespace that allows deltas."""
+
+
+def is_open_conversation(channel: str) -> bool:
+    """Whether everybody may follow the conversation: its name says so."""
+    return channel.partition(":")[2].startswith("o.")
 
 
 def kind_of(namespace: Namespace) -> type[Channel]:

@@ -243,6 +243,16 @@ class Hub:
         if view is not None and channel not in self._repairs:  # see `ephemeral`, rule 4
             view.fan_out_ephemeral(publication)
 
+    def tell(self, channel: str, data: bytes) -> bool:
+        """Send an ephemeral event to the subscribers on this edge.
+
+        False: nobody was told, because the channel is being repaired.
+        """
+        if channel in self._repairs:
+            return False
+        self.ephemeral(channel, Publication(data))
+        return True
+
     def joined(self, channel: str, infos: Sequence[ClientInfo]) -> None:
         self.presence_events.joined(channel, infos)
 

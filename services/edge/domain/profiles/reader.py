@@ -97,6 +97,7 @@ class ProfileReader:
         self._queue: Batcher[_Reading] | None = None  # made with the first read: it needs the event loop
         self._calls: set[asyncio.Task[None]] = set()
         self._again_at = -math.inf  # when auth is asked again, monotonic seconds
+        self.on_changed: Callable[[str, int], None] = _nobody  # called with user and version of each change
         self.outcomes = dict.fromkeys((HIT, MISS, STALE, FAILED), 0)  # ids by where they were found
 
     def __len__(self) -> int:
@@ -141,6 +142,7 @@ class ProfileReader:
         reading = self._reading.get(user)
         if reading is not None:
             reading.at_least = max(reading.at_least, at_least)
+        self.on_changed(user, version)
 
     def clear(self) -> None:
         """Forget everybody: changes may have been missed."""
@@ -230,3 +232,7 @@ class ProfileReader:
         for reading in batch:
             if not reading.future.done():
                 reading.future.set_exception(error)
+
+
+def _nobody(_user: str, _version: int) -> None:
+    """Take a change of which nobody wants to know."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,13 +29,14 @@ from services.edge.domain.limits.refusals import LimitRefusals
 from services.edge.domain.newcomers import Newcomers
 from services.edge.domain.ports import Broker, GrantStore, SessionTable, Store
 from services.edge.domain.presence_ports import Presence
+from services.edge.domain.profiles.announcer import Memberships, NoMemberships, Outlets, ProfileAnnouncer
 from services.edge.domain.profiles.reader import ProfileReader, ProfileSource
 from services.edge.domain.resume import Resume
 from services.edge.domain.session.rpc import RpcMethods
 from services.edge.domain.session.timers import GRANULE_S, Wheel
 from services.edge.domain.session.turns import Turns
 from services.edge.domain.settings import Settings
-from services.shared.namespaces import Namespaces
+from services.shared.namespaces import Namespace, Namespaces
 from services.shared.redis.clock import RedisClock
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Node:
         chat: Chat | None = None,  # None: there are no conversations
         grants: GrantStore | None = None,
         profiles: ProfileSource | None = None,  # None: nobody has one
+        memberships: Memberships | None = None,  # None: nobody is told of changed profiles
         rpc: RpcMethods | None = None,
         hooks: Hooks | None = None,  # those that marked the namespaces; None: there are none
         rates: SharedRates | None = None,  # None: no limit of publications
@@ -151,6 +153,15 @@ class Node:
         self.sessions: set[Session] = set()  # every open connection, connected or not
         self.clients: dict[str, Session] = {}  # by client id, from the connect command on
         self.users: dict[str, dict[str, Session]] = {}  # by user and client id
+        self.announcer = ProfileAnnouncer(
+            channels=self.hub.channels,
+            users=self.users,
+            memberships=memberships or NoMemberships(),
+            outlets=Outlets(self.hub.tell, self._tell_everywhere),
+            is_disabled=self.revocations.is_disabled,
+            now=self.clock.monotonic,
+        )
+        self.profiles.on_changed = self.announcer.changed
         self.started_at = self.clock.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -163,6 +174,14 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def _tell_everywhere(self, channels: Sequence[tuple[str, Namespace]], data: bytes) -> None:
+        """Publish an ephemeral event in some channels, in the background."""
+
+        async def publish() -> None:
+            await asyncio.gather(*(self.publisher.publish_ephemeral(*channel, data) for channel in channels))
+
+        self.spawn(publish())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -50,6 +50,11 @@ class ChatServiceStub:
                 request_serializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.CallRequest.SerializeToString,
                 response_deserializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.CallResponse.FromString,
                 _registered_method=True)
+        self.Memberships = channel.unary_unary(
+                '/thalamus.chat.v1.ChatService/Memberships',
+                request_serializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.MembershipsRequest.SerializeToString,
+                response_deserializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.MembershipsResponse.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer:
@@ -79,6 +84,13 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Memberships(self, request, context):
+        """Tells in which conversations users are members, as of a second or two ago. UNAVAILABLE: the store does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.Call,
                     request_deserializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.CallRequest.FromString,
                     response_serializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.CallResponse.SerializeToString,
+            ),
+            'Memberships': grpc.unary_unary_rpc_method_handler(
+                    servicer.Memberships,
+                    request_deserializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.MembershipsRequest.FromString,
+                    response_serializer=thalamus_dot_chat_dot_v1_dot_chat__pb2.MembershipsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +197,33 @@ class ChatService:
             '/thalamus.chat.v1.ChatService/Call',
             thalamus_dot_chat_dot_v1_dot_chat__pb2.CallRequest.SerializeToString,
             thalamus_dot_chat_dot_v1_dot_chat__pb2.CallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Memberships(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.chat.v1.ChatService/Memberships',
+            thalamus_dot_chat_dot_v1_dot_chat__pb2.MembershipsRequest.SerializeToString,
+            thalamus_dot_chat_dot_v1_dot_chat__pb2.MembershipsResponse.FromString,
             options,
             channel_credentials,
             insecure,

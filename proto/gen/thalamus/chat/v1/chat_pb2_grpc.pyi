@@ -43,6 +43,8 @@ class ChatServiceStub:
     """Calls a method of docs/chat.md, such as `messages.list`. Its parameters and its result are JSON texts that clients
     send and get byte for byte.
     """
+    Memberships: _grpc.UnaryUnaryMultiCallable[_chat_pb2.MembershipsRequest, _chat_pb2.MembershipsResponse]
+    """Tells in which conversations users are members, as of a second or two ago. UNAVAILABLE: the store does not answer."""
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -59,6 +61,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Calls a method of docs/chat.md, such as `messages.list`. Its parameters and its result are JSON texts that clients
     send and get byte for byte.
     """
+    Memberships: _aio.UnaryUnaryMultiCallable[_chat_pb2.MembershipsRequest, _chat_pb2.MembershipsResponse]  # type: ignore[assignment]
+    """Tells in which conversations users are members, as of a second or two ago. UNAVAILABLE: the store does not answer."""
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Conversations: who is a member, what was said, and what became of it. Served by persistence, beside the log."""
@@ -90,5 +94,13 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Calls a method of docs/chat.md, such as `messages.list`. Its parameters and its result are JSON texts that clients
         send and get byte for byte.
         """
+
+    @_abc_1.abstractmethod
+    def Memberships(
+        self,
+        request: _chat_pb2.MembershipsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.MembershipsResponse, _abc.Awaitable[_chat_pb2.MembershipsResponse]]:
+        """Tells in which conversations users are members, as of a second or two ago. UNAVAILABLE: the store does not answer."""
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
