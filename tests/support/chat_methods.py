@@ -63,6 +63,9 @@ class ScriptedChat(ChatServiceServicer):
         await self.go.wait()
         return self.answer
 
+    async def Memberships(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.MembershipsResponse(users=[pb.UserConversations() for _ in request.users])
+
     def refuse(self, code: int, *, why: str = "", text: str = "", retry_after_ms: int = 0) -> None:
         self.answer = pb.CallResponse(refusal=pb.Refusal(code=code, why=why, text=text, retry_after_ms=retry_after_ms))
 

@@ -48,6 +48,9 @@ class ScriptedConversations(ChatServiceServicer):
     async def Call(self, request: pb.CallRequest, context: Any) -> pb.CallResponse:
         raise NotImplementedError
 
+    async def Memberships(self, request: pb.MembershipsRequest, context: Any) -> pb.MembershipsResponse:
+        raise NotImplementedError
+
     async def Check(self, requests: AsyncIterator[pb.CheckBatch], context: Any) -> AsyncIterator[pb.CheckResults]:
         self.open["Check"] += 1
         self.opened += 1
