@@ -1,4 +1,4 @@
-"""In which conversations users are: what edges are told that tell of changed profiles."""
+"""In which conversations users are, as edges are told."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHIN_S = 3.0  # the list is a second behind, and kept for a second; edges look
 
 
 class Listed:
-    """As much of a `ChatStore` as is used: lists in a dict, and how often they were read."""
+    """As much of a `ChatStore` as is used: lists, and who read them."""
 
     def __init__(self) -> None:
         self.lists: dict[str, list[tuple[str, bytes]]] = {}
