@@ -96,6 +96,7 @@ METHODS: dict[str, Method] = {
         Method("messages.get", r.MessageOnly, _READ, "Return a message."),
         Method("messages.list", r.MessagesList, _READ, "Return a page of messages, the newest last."),
         Method("messages.between", r.MessagesBetween, _READ, "Return a page of messages between two users."),
+        Method("messages.thread", r.MessagesThread, _READ, "Return a page of the messages in a thread."),
         Method("messages.versions", r.MessageOnly, _READ, "Return the versions of a message, the oldest first."),
         Method("reactions.add", r.ReactionsChange, _WRITE, "React to a message.", Rate.REACTIONS),
         Method("reactions.remove", r.ReactionsChange, _WRITE, "Take a reaction back.", Rate.REACTIONS),

@@ -313,6 +313,16 @@ class MessagesList(_Page, kw_only=True):
             raise ValueError("one of `before`, `after` and `around` at most")
 
 
+class MessagesThread(_Page, kw_only=True):
+    """A page of the messages in a thread; without `before` and `after` the first ones.
+    `thread`: the offset of its root. `limit`: 1 to 100. `before`, `after`: an offset.
+    """
+
+    channel: Channel
+    thread: Offset
+    json_schema: ClassVar[dict[str, Any]] = {"not": _has("before", "after")}
+
+
 class MessagesBetween(_Page, kw_only=True):
     """A page of the messages of two users' direct conversation.
     `with`: the other user; for a backend `from` and `to`. The other members are those of `messages.list`.

@@ -264,3 +264,58 @@ async def test_what_a_hook_made_is_appended_as_a_client_publishes_it(a: Replica,
         with pytest.raises(CallRefused) as refused:
             await append(user, **event)
         assert refused.value.code == code, event
+
+
+async def test_a_thread_is_read_as_far_as_its_answers_reach(
+    a: Replica, b: Replica, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, other = await send(a, channel, "root", "other")
+    near = await send(a, channel, "a", "b", thread=root)
+    await send(a, channel, "aside", thread=other)
+    await send(a, channel, *map(str, range(60)))
+    read, rows = a.rows.read_counted, list[int]()
+
+    async def counted(channel: str, **asked: Any) -> Any:
+        rows.append(asked["limit"])
+        return await read(channel, **asked)
+
+    async def page(**params: Any) -> Json:
+        found = await b.call("u3", "messages.thread", channel=channel, thread=root, **params)
+        return {"texts": texts(found), **{name: found[name] for name in ("more", "before", "after") if name in found}}
+
+    monkeypatch.setattr(pages, "_ROWS_OF_A_THREAD", 10)
+    await page()
+    for replica in (a, b):
+        monkeypatch.setattr(replica.rows, "read_counted", counted)
+    assert await page() == {"texts": ["a", "b"], "more": False}
+    assert rows == [1, 10]  # the root, and what follows it; nothing behind the last answer
+    assert await page(limit=1) == {"texts": ["a"], "more": True, "after": near[0]}
+    assert await page(limit=1, after=near[0]) == {"texts": ["b"], "more": False}
+    (far,) = await send(a, channel, "far", thread=root)
+    assert await page(limit=2) == {"texts": ["a", "b"], "more": True, "after": near[1]}
+    assert await page(limit=2, before=10_000) == {"texts": ["b", "far"], "more": True, "before": near[1]}
+    assert await page(limit=2, before=near[1]) == {"texts": ["a"], "more": False}
+    monkeypatch.setattr(pages, "MAX_ROWS", 20)
+    rows.clear()
+    found, calls = list[str](), 0
+    params: Json = {}
+    while True:  # some pages are empty, and say where to go on
+        one = await page(**params)
+        found, calls = found + one["texts"], calls + 1
+        if not one["more"]:
+            break
+        params = {"after": one["after"]}
+    assert (found, calls) == (["a", "b", "far"], 4)
+    await a.call("u2", "messages.delete", channel=channel, of=near[1])
+    await a.call("u2", "messages.delete", channel=channel, of=root)
+    monkeypatch.setattr(pages, "MAX_ROWS", 2_000)
+    assert await page() == {"texts": ["a", "far"], "more": False}
+    nobodys = (await send(a, channel, "late"))[0]
+    late = str((await a.call("u1", "conversations.create", users=["u2"], settings={"history": "joined"}))["channel"])
+    (hidden,) = await send(a, late, "hidden")
+    await a.call("u1", "members.add", channel=late, user="u3")
+    for where, offset, code in ((channel, 1, 404), (channel, nobodys + 1, 404), (late, hidden, 404)):
+        refused = await refusal(b, "u3", "messages.thread", channel=where, thread=offset)
+        assert refused == (code, "no_message")
+    assert (await refusal(b, "eve", "messages.thread", channel=channel, thread=root))[0] == 103
+    assert far

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import Any
 
 import pytest
 
 from services.shared.dynamodb.client import DynamoDb
-from tests.chat.traffic import READERS, Traffic, Truth
+from tests.chat.traffic import READERS, Answer, Traffic, Truth
 from tests.support.chat import new_event
 from tests.support.chat_calls import Site
 
@@ -106,8 +107,24 @@ async def play(site: Site, seed: int, writes: int, reads: int) -> None:
         truth.check(answer)
     assert len(traffic.pages) > reads // 4, "hardly anybody could read"
     top = len(truth.log)
+    await check_threads(site, truth, top)
     for user in READERS:  # nobody writes any more, so a refusal has a position, too
         may_read = truth.visible_from(user, top) is not None
         for replica in site.replicas:
             response = await replica.ask(user, "messages.list", channel=traffic.channel)
             assert response.refusal.code == (0 if may_read else 103), f"{user}: {response}"
+
+
+async def check_threads(site: Site, truth: Truth, top: int) -> None:
+    """Nobody writes any more: every thread has its answers, or there is none."""
+    for user in READERS:
+        if truth.visible_from(user, top) is None:
+            continue
+        roots = {one["offset"] for one in truth.messages(user, top)}
+        for root in range(1, top + 2):
+            replica = site.replicas[root % len(site.replicas)]
+            asked = {"thread": root, "limit": 1 + root % 3}
+            response = await replica.ask(user, "messages.thread", channel=truth.channel, **asked)
+            assert response.refusal.code == (0 if root in roots else 404), f"{user}: {root}"
+            if root in roots:
+                truth.check(Answer(user, asked, json.loads(response.result)))

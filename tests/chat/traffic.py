@@ -115,7 +115,8 @@ class Traffic:
 
     async def read(self, rng: Random) -> None:
         """One random page for a random reader."""
-        await self.ask(self.replica(rng), rng.choice(READERS), self.random_page(rng))
+        asked = self.random_page(rng) if rng.random() < 0.7 else self.random_thread(rng)
+        await self.ask(self.replica(rng), rng.choice(READERS), asked)
 
     def random_page(self, rng: Random) -> Json:
         asked: Json = {"limit": rng.choice([1, 2, 3, 5, 25, 100])}
@@ -124,9 +125,17 @@ class Traffic:
             asked[where] = rng.randint(1, self.top + 3)
         return asked
 
+    def random_thread(self, rng: Random) -> Json:
+        asked: Json = {"limit": rng.choice([1, 2, 3, 25]), "thread": rng.randint(1, self.top + 1)}
+        where = rng.choice(["", "before", "after"])
+        if where:
+            asked[where] = rng.randint(1, self.top + 3)
+        return asked
+
     async def ask(self, replica: Replica, user: str, asked: Json) -> None:
-        response = await replica.ask(user, "messages.list", channel=self.channel, **asked)
-        assert response.refusal.code in (0, 103), response
+        method = "messages.thread" if "thread" in asked else "messages.list"
+        response = await replica.ask(user, method, channel=self.channel, **asked)
+        assert response.refusal.code in (0, 103, *([404] if "thread" in asked else [])), response
         if response.result:
             self.pages.append(Answer(user, asked, json.loads(response.result)))
 
@@ -185,8 +194,12 @@ class Truth:
         }
 
     def page(self, user: str, asked: Json, position: int) -> Json:
-        """The answer to `messages.list`, apart from `as_of`."""
+        """The answer to `messages.list` or `messages.thread`, apart from `as_of`."""
         everything, limit = self.messages(user, position), asked["limit"]
+        if "thread" in asked:
+            assert asked["thread"] in [one["offset"] for one in everything], "there is no such message"
+            everything = [one for one in everything if one.get("thread") == asked["thread"]]
+            asked = asked if "before" in asked else {"after": 0, **asked}
         if "after" in asked:
             newer = [one for one in everything if one["offset"] > asked["after"]]
             page, rest = newer[:limit], ({"after": newer[limit - 1]["offset"]} if len(newer) > limit else {})

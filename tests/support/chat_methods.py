@@ -231,6 +231,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "messages.get": {**_AT, "offset": 2},
     "messages.list": {**_AT, "limit": 24, "before": 9},
     "messages.between": {"with": "u2", "limit": 10},
+    "messages.thread": {**_AT, "thread": 2, "limit": 10, "after": 5},
     "messages.versions": {**_AT, "offset": 2},
     "reactions.add": {**_AT, "of": 2, "name": "👍"},
     "reactions.remove": {**_AT, "of": 2, "name": "👍"},

@@ -42,6 +42,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "messages_get": {"as": "alice", **DIRECT, "offset": 2},
     "messages_list": {"as": "alice", **DIRECT, "limit": 25},
     "messages_between": {"from": "alice", "to": _OTHER, "limit": 25},
+    "messages_thread": {"as": "alice", **DIRECT, "thread": 2},
     "messages_versions": {"as": "alice", **DIRECT, "offset": 2},
     "reactions_add": {"as": _OTHER, **DIRECT, "of": 2, "name": "👍"},
     "reactions_remove": {"as": _OTHER, **DIRECT, "of": 2, "name": "👍"},

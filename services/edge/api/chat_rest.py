@@ -95,6 +95,7 @@ ROUTES = (
     Route("GET", _MESSAGE, "messages.get", _AT),
     Route("PATCH", _MESSAGE, "messages.edit", _OF),
     Route("DELETE", _MESSAGE, "messages.delete", _OF),
+    Route("GET", f"{_MESSAGE}/thread", "messages.thread", {**_CHANNEL, "offset": "thread"}),
     Route("GET", f"{_MESSAGE}/versions", "messages.versions", _AT),
     Route("GET", f"{_MESSAGE}/reactions", "reactions.list", _AT),
     Route("PUT", f"{_MESSAGE}/reactions/{{name:path}}", "reactions.add", {**_OF, "name": "name"}),

@@ -363,6 +363,7 @@ _OF_READS: dict[str, type[msgspec.Struct]] = {
     "messages.get": OneMessage,
     "messages.list": MessagePage,
     "messages.between": MessagePage,
+    "messages.thread": MessagePage,
     "messages.versions": MessageVersions,
     "reactions.list": Reactions,
     "pins.list": Pinned,

@@ -13,6 +13,7 @@ Rules.
 * Nothing at or below `above` is read or told: there ends what a member may see.
 * Rows that are no messages (edits, reactions, members) are passed over. A page ends after `MAX_ROWS` rows or 4 MiB; if
   they do not fill it, it says where to go on all the same.
+* Messages of one thread have no place of their own: the rows above its root are looked through, the others left out.
 * Rows may be missing only because history was removed, as the deletion of a conversation does. What is in memory may
   not know of that: so that is `Moved` as well, unless it was looked at again.
 
@@ -41,6 +42,7 @@ from thalamus.common.v1.common_pb2 import Publication
 MAX_ROWS = 2_000  # that one page may read
 _MAX_BYTES = 4 << 20  # of rows, after which a page ends; also of one request
 _AT_ONCE = 8  # requests for single rows at the same time
+_ROWS_OF_A_THREAD = 500  # that are read at once: most may be no messages of it
 _SPARE = 10  # rows beyond those wanted: a page with few other events needs one request
 
 
@@ -117,6 +119,22 @@ class Pages:
             older, newer = await asyncio.gather(self.below(at, offset, half), self.above(at, offset - 1, limit - half))
         return Page(older.below, newer.above, older.older, newer.newer)
 
+    async def answers_above(self, at: View, root: Shown, offset: int, limit: int) -> Page:
+        """Return the oldest live messages of a thread above an offset.
+
+        From the root on it is known how many there are, so nothing is read behind the last one.
+        """
+        count = root.message.replies if offset <= root.offset else None
+        low = max(offset, root.offset, at.above) + 1
+        found, rest = await self._scan(at, low, at.position, limit, reverse=False, of=root.offset, count=count)
+        return Page([], found, newer=rest)
+
+    async def answers_below(self, at: View, root: Shown, offset: int, limit: int) -> Page:
+        """Return the newest live messages of a thread below an offset."""
+        low, high = max(root.offset, at.above) + 1, min(offset - 1, at.position)
+        found, rest = await self._scan(at, low, high, limit, reverse=True, of=root.offset)
+        return Page(found[::-1], [], older=rest)
+
     async def one(self, at: View, offset: int) -> Shown | None:
         """Return the message at an offset; None if there is none."""
         if not at.above < offset <= at.position:
@@ -146,21 +164,37 @@ class Pages:
         return [version for row in rows if row is not None and (version := _version(row)) is not None]
 
     async def _scan(
-        self, at: View, low: int, high: int, limit: int, *, reverse: bool
+        self,
+        at: View,
+        low: int,
+        high: int,
+        limit: int,
+        *,
+        reverse: bool,
+        of: int | None = None,
+        count: int | None = None,
     ) -> tuple[list[Shown], int | None]:
-        """Return messages of low … high, and where to go on; None: there are no more."""
+        """Return messages of low … high, and where to go on; None: there are no more.
+
+        `of`: only the live ones in the thread of the message there. `count`: so many there are.
+        """
         found: list[Shown] = []
         left, left_bytes, start = MAX_ROWS, _MAX_BYTES, high + 1 if reverse else low - 1
+        if count == 0:
+            return [], None
         while low <= high and left > 0 and left_bytes > 0:
             missing = limit + 1 - len(found)  # one more tells whether there are more
-            count = min(missing + missing // 2 + _SPARE, left, high - low + 1)
-            last, some, size = await self._read(at, high - count + 1 if reverse else low, count, reverse=reverse)
+            wanted = missing + missing // 2 + _SPARE if of is None else _ROWS_OF_A_THREAD
+            rows = min(wanted, left, high - low + 1)
+            last, some, size = await self._read(at, high - rows + 1 if reverse else low, rows, reverse=reverse)
             if last is None:
                 break  # history was removed up to here
-            found += some
+            found += some if of is None else [one for one in some if _is_in_thread(one, of)]
             if len(found) > limit:
                 return found[:limit], found[limit - 1].offset if limit else start
-            left, left_bytes = left - count, left_bytes - size
+            if len(found) == count:
+                break
+            left, left_bytes = left - rows, left_bytes - size
             low, high = (low, last - 1) if reverse else (last + 1, high)
         else:
             if low <= high:
@@ -204,6 +238,11 @@ class Pages:
         """Raise Moved if the conversation says more than at the position."""
         if at.has_moved:
             raise Moved
+
+
+def _is_in_thread(one: Shown, root: int) -> bool:
+    """Whether it is a message of this thread that is not deleted."""
+    return isinstance(one.message, Message) and one.message.thread == root
 
 
 def _is_erased_later(message: Found, offset: int, position: int) -> bool:

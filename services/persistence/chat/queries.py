@@ -182,6 +182,20 @@ class Queries:
 
         return await self._at_one_position(channel, user, read, shown)
 
+    async def thread(self, channel: str, user: str, root: int, read: Callable[[View, Shown], Awaitable[Page]]) -> Json:
+        """Return the page of a thread's messages that `read` reads.
+
+        `read` gets the root, which may be deleted.
+        """
+
+        async def of_root(at: View) -> Page:
+            found = await self.pages.one(at, root)
+            if found is None:
+                raise no_message(root)
+            return await read(at, found)
+
+        return await self.page(channel, user, of_root)
+
     async def messages_by(self, channel: str, author: str, after: int, limit: int) -> tuple[list[Json], int | None]:
         """Return an author's messages among the next `limit`, and where to go on.
 

@@ -7,7 +7,7 @@ from msgspec import UNSET
 from services.persistence.chat.domain.events import MAX_OFFSET
 from services.persistence.chat.domain.names import direct_channel
 from services.persistence.chat.methods.context import Call, Result, Tools
-from services.persistence.chat.pages import Page, View
+from services.persistence.chat.pages import Page, Shown, View
 from services.persistence.chat.refused_call import malformed
 from services.shared import chat_requests as r
 
@@ -72,6 +72,18 @@ async def marker(tools: Tools, call: Call, request: r.OfChannel) -> Result:
     if not call.user:
         raise malformed("a marker is a user's: `as`")
     return await tools.queries.marker(request.channel, call.user)
+
+
+async def thread(tools: Tools, call: Call, request: r.MessagesThread) -> Result:
+    """Return a page of the live messages of a thread, the newest last."""
+    pages, limit = tools.queries.pages, request.limit
+
+    async def read(at: View, root: Shown) -> Page:
+        if request.before is not UNSET:
+            return await pages.answers_below(at, root, request.before, limit)
+        return await pages.answers_above(at, root, 0 if request.after is UNSET else request.after, limit)
+
+    return await tools.queries.thread(request.channel, call.user, request.thread, read)
 
 
 async def versions(tools: Tools, call: Call, request: r.MessageOnly) -> Result:

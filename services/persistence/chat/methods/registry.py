@@ -51,6 +51,7 @@ _HANDLERS: dict[str, _Handler] = {
     "messages.get": reading.message,
     "messages.list": reading.messages,
     "messages.between": reading.between,
+    "messages.thread": reading.thread,
     "messages.versions": reading.versions,
     "reactions.add": messages.add_reaction,
     "reactions.remove": messages.remove_reaction,
