@@ -25,7 +25,7 @@ _MAX_SESSION_BYTES = 64
 _MAX_CURSOR_BYTES = 16_384
 _MAX_NOTE_BYTES = 1_024
 _MAX_SEEN = 100  # users of one call
-_MAX_CHANGES = 1_000  # profiles of one message
+_MAX_CHANGES = 256  # profiles of one message: ids may have 8 KiB each
 _CHANGES_PAUSE_S = 0.25  # between two messages, seconds: several changes of one user are told as one
 KEEPALIVE_S = 10.0  # longest silence on a stream of changes, about, seconds
 

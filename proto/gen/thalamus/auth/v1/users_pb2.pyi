@@ -268,7 +268,7 @@ class ChangedProfiles(_message.Message):
     PROFILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangedProfile]:
-        """at most 1,000. Versions of one user only grow on a stream; another stream may tell the same again."""
+        """at most 256. Versions of one user only grow on a stream; another stream may tell the same again."""
 
     def __init__(
         self,
