@@ -316,8 +316,9 @@ class ChatStoreContract:
                 expected = position if chance.random() < 0.85 else chance.choice([None, 0, 1, 2, 3])
                 assert await store.apply(channel, expected, one) == await model.apply(channel, expected, one)
             elif step < 0.66:
-                await store.drop(channel)
-                await model.drop(channel)
+                seen = chance.choice([None, kept, kept and kept._replace(head=b"{}"), Loaded(1, b"{}", {})])
+                await store.drop(channel, seen)
+                await model.drop(channel, seen)
             elif step < 0.8:
                 assert await store.load(channel) == await model.load(channel)
             elif step < 0.9:

@@ -112,9 +112,11 @@ class MemoryChatStore:
         )
         return [one for one in found if one[0].startswith(prefix) and one > (name, last)][:limit]
 
-    async def drop(self, channel: str) -> None:
+    async def drop(self, channel: str, seen: Loaded | None = None) -> None:
         self._may_fail()
-        self.kept.pop(channel, None)
+        kept = self.kept.get(channel)
+        if seen is None or (kept is not None and (kept.position, kept.head) == (seen.position, seen.head)):
+            self.kept.pop(channel, None)
 
     def _may_fail(self) -> None:
         if self.failing is not None:

@@ -36,7 +36,8 @@ from services.persistence.chat.domain.fold import Entry
 from services.persistence.chat.domain.state import Message, Phase
 from services.persistence.chat.live import Event, Found, Live, names
 from services.persistence.chat.metrics import CONVERSATIONS, VOID
-from services.persistence.chat.ports import ChatStore, TooLarge
+from services.persistence.chat.ports import ChatStore, Loaded, TooLarge
+from services.persistence.chat.remaking import MadeModel, replace
 from services.persistence.chat.rows import entry_behind_removed, parsed_row, parsed_rows, read_single
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
@@ -181,6 +182,18 @@ class Conversations:
                 await self._reach(live, upto)
         raise Unavailable("other replicas write the read model all the time")
 
+    async def remake(self, channel: str, loaded: Loaded, upto: int) -> bool:
+        """Replace what is kept of a conversation by what its log says; return whether.
+
+        `loaded`: what is kept. `upto`: for which position; not below what is kept.
+        """
+
+        async def fold(made: MadeModel) -> None:
+            apart = Conversations(self._log, self._rows, made)
+            await apart.write(await apart.upto(channel, upto))
+
+        return await replace(self._store, channel, loaded, upto, fold)
+
     async def load(self, live: Live, offsets: Collection[int]) -> None:
         """Have messages in memory, if there are any; for who holds the lock."""
 
@@ -211,8 +224,8 @@ class Conversations:
         live = live_of(channel, loaded)
         if live.epoch != epoch:
             logger.warning("the read model is of another epoch and is made again", extra={"channel": channel})
-            await self._store.drop(channel)
-            return Live(channel, epoch)
+            await self._store.drop(channel, loaded)
+            return await self._read_model(channel)  # another replica may have made it already
         return live
 
     async def _reload(self, live: Live) -> None:
@@ -261,8 +274,10 @@ class Conversations:
         If that is never whole, the replica died in the midst of it; then the read model is made again.
         """
         if attempt == _ATTEMPTS - 2:
-            logger.warning("the read model is not whole and is made again", extra={"channel": live.channel})
-            await self._store.drop(live.channel)
+            loaded = await self._store.load(live.channel)
+            if loaded is not None and loaded.position == live.projected:  # nobody goes on with it
+                logger.warning("the read model is not whole and is made again", extra={"channel": live.channel})
+                await self.remake(live.channel, loaded, (await self._log.open(live.channel)).top)
         elif attempt:
             await asyncio.sleep(_PAUSE_S * attempt)
         await self._reload(live)

@@ -96,10 +96,11 @@ class ChatStore(Protocol):
         512 bytes of a name count for it.
         """
 
-    async def drop(self, channel: str) -> None:
-        """Forget all of a conversation, so that it is made again from the log.
+    async def drop(self, channel: str, seen: Loaded | None = None) -> None:
+        """Forget all of a conversation.
 
-        Its overlays are missing until then. So nobody may read messages of it meanwhile with a state loaded before.
+        `seen`: only if position and head are still those. Its overlays are missing from then on. So nobody may read
+        messages of it with a state loaded before.
         """
 
 

@@ -7,19 +7,19 @@ compares: so it finds what any other way of reading it would hide. It holds all 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from services.persistence.chat.conversations import Conversations
-from services.persistence.chat.documents import directory_name, live_of, message_of, nothing_of, overlay_of
+from services.persistence.chat.documents import directory_name, live_of, message_of, overlay_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import apply
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.domain.state import Conversation, Deleted, Message, Phase
 from services.persistence.chat.live import Found, Live
-from services.persistence.chat.ports import Changes, ChatStore, Loaded
+from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.rows import Row, entry_behind_removed, parsed_row
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import CountedRow, LogStore
@@ -63,19 +63,7 @@ class Upkeep:
                 live = await self._conversations.current(channel)
                 await self._conversations.write(live)
                 return live.position
-            made = _Made()
-            apart = Conversations(self._log, self._rows, made)
-            await apart.write(await apart.upto(channel, loaded.position))
-            changes = made.changes
-            documents = await self._store.overlays_between(channel, 1, loaded.position)
-            people, listed = dict.fromkeys(loaded.people), dict.fromkeys(loaded.people)
-            nothing = dict.fromkeys(documents, nothing_of(changes.position))
-            replaced = changes._replace(
-                people={**people, **changes.people},
-                listed={**listed, **changes.listed},
-                overlays={**nothing, **changes.overlays},
-            )
-            if changes.position == loaded.position and await self._store.apply(channel, loaded.position, replaced):
+            if await self._conversations.remake(channel, loaded, loaded.position):
                 self._conversations.forget(channel)
                 return loaded.position
         raise Unavailable("other replicas write the read model all the time")
@@ -138,45 +126,6 @@ class Upkeep:
             page = await self._store.directory(namespace_of(channel), name, "", _NEAR)
             missing += [] if (name, channel) in [tuple(one) for one in page] else ["not in the directory"]
         return missing
-
-
-class _Made:
-    """A read model of one conversation, in memory, as it is made."""
-
-    def __init__(self) -> None:
-        self.changes = Changes(0, b"", {}, {}, {})
-        self._is_there = False
-
-    async def load(self, _channel: str) -> Loaded | None:
-        if not self._is_there:
-            return None
-        people = {user: document for user, document in self.changes.people.items() if document is not None}
-        return Loaded(self.changes.position, self.changes.head, people)
-
-    async def overlays(self, _channel: str, offsets: Collection[int]) -> dict[int, bytes]:
-        overlays = self.changes.overlays
-        return {offset: overlays[offset] for offset in offsets if offset in overlays}
-
-    async def overlays_between(self, _channel: str, first: int, last: int) -> dict[int, bytes]:
-        return {offset: one for offset, one in self.changes.overlays.items() if first <= offset <= last}
-
-    async def apply(self, _channel: str, _expected: int | None, changes: Changes) -> bool:
-        before, self._is_there = self.changes, True
-        self.changes = changes._replace(
-            people={**before.people, **changes.people},
-            listed={**before.listed, **changes.listed},
-            overlays={**before.overlays, **changes.overlays},
-        )
-        return True
-
-    async def conversations_of(self, _user: str, _after: str, _limit: int) -> Sequence[tuple[str, bytes]]:
-        return []
-
-    async def directory(self, _namespace: str, _prefix: str, _after: str, _limit: int) -> Sequence[tuple[str, str]]:
-        return []
-
-    async def drop(self, _channel: str) -> None:
-        self.changes, self._is_there = Changes(0, b"", {}, {}, {}), False
 
 
 def _erased_by(row: Row) -> int:

@@ -109,8 +109,8 @@ class SqliteChatStore:
         found = await self._run("read", "chat_list", lambda connection: connection.execute(query, values).fetchall())
         return [one for one in found if one[0].startswith(prefix)]
 
-    async def drop(self, channel: str) -> None:
-        await self._run("write", "chat_drop", partial(_hide, channel=channel))
+    async def drop(self, channel: str, seen: Loaded | None = None) -> None:
+        await self._run("write", "chat_drop", partial(_hide, channel=channel, seen=seen))
         some = (
             "DELETE FROM overlays WHERE channel = ?1 AND offset IN (SELECT offset FROM overlays WHERE channel = ?1"
             " AND (SELECT position FROM conversations WHERE channel = ?1) = ?2 LIMIT ?3)"
@@ -169,9 +169,12 @@ def _change(connection: sqlite3.Connection, table: str, channel: str, documents:
     )
 
 
-def _hide(connection: sqlite3.Connection, *, channel: str) -> None:
+def _hide(connection: sqlite3.Connection, *, channel: str, seen: Loaded | None) -> None:
     """Delete all of a conversation but its overlays, which nobody reads from here on."""
+    is_same = "SELECT 1 FROM conversations WHERE channel = ? AND position = ? AND head = ?"
     with Transaction(connection):
+        if seen is not None and not connection.execute(is_same, (channel, seen.position, seen.head)).fetchone():
+            return
         connection.execute(
             "UPDATE conversations SET position = ?, head = '', directory = NULL WHERE channel = ?", (_DROPPED, channel)
         )

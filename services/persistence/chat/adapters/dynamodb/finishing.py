@@ -19,10 +19,12 @@ from services.persistence.chat.adapters.dynamodb.items import (
     journal_key,
     listed_key,
     overlays_of,
+    unpacked,
     user_of,
 )
 from services.persistence.chat.adapters.dynamodb.table import IS_NEW, ChatTable, Write
 from services.persistence.chat.adapters.dynamodb.users import from_journal, user_writes
+from services.persistence.chat.ports import Loaded
 from services.shared.errors import Unavailable
 
 TRANSACTION_WRITES = 100
@@ -51,8 +53,11 @@ class Finisher:
             return False
         return True
 
-    async def drop(self, channel: str) -> None:
-        """Drop a conversation; also what is left of one that has no head."""
+    async def drop(self, channel: str, seen: Loaded | None = None) -> None:
+        """Drop a conversation; also what is left of one that has no head.
+
+        `seen`: only if that is still what is kept.
+        """
         key = head_key(channel)
         while True:
             (head,) = await self._table.snapshot(key)
@@ -60,6 +65,8 @@ class Finisher:
                 if "dropped" in head:
                     return
                 continue
+            if seen is not None and (head is None or (int(head["position"]), unpacked(head)) != seen[:2]):
+                return
             if head is None and not await self._has_items(channel):
                 return
             dropped = {"dropped": True, "token": uuid.uuid4().hex, "upto": (head or {}).get("position", 0)}

@@ -147,8 +147,8 @@ class DynamoDbChatStore:
                     break
         return found
 
-    async def drop(self, channel: str) -> None:
-        await self._finisher.drop(channel)
+    async def drop(self, channel: str, seen: Loaded | None = None) -> None:
+        await self._finisher.drop(channel, seen)
 
     def _overlays(
         self, channel: str, overlays: Mapping[int, bytes], as_of: int, *, above: int | None = None, when: str = ""
