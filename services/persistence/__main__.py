@@ -193,16 +193,20 @@ async def _maintain(opened: _Opened, maintenance: Maintenance) -> None:
 
 
 def _start(arguments: list[str]) -> None:
-    """Run persistence, or with the argument `webhooks` the webhook dispatcher.
+    """Run persistence, or with an argument the webhook dispatcher or the notifier.
 
-    The dispatcher is a process of its own: a slow backend must not delay the log.
+    These are processes of their own: a slow backend must not delay the log.
     """
     if arguments == ["webhooks"]:
         from services.persistence.webhooks.process import run  # its HTTP client is slow to import
 
         run()
+    elif arguments == ["notifier"]:
+        from services.persistence.notifier.process import run as run_notifier
+
+        run_notifier()
     elif arguments:
-        sys.exit(f"python -m services.persistence [webhooks], not {' '.join(arguments)}")
+        sys.exit(f"python -m services.persistence [webhooks|notifier], not {' '.join(arguments)}")
     else:
         run_service("persistence", PersistenceConfig, main)
 

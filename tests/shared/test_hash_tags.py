@@ -31,6 +31,7 @@ from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.markers.record import Record
 from services.persistence.chat.marks import Marks
+from services.persistence.notifier.timers import Grown, OnDevice, Timers
 from services.persistence.webhooks.letters import Letter, Letters
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.domain.ports import ALL_EVENTS, Change, Lease
@@ -199,6 +200,12 @@ async def use_feed(redis: RedisPipeline, url: str) -> None:
     await letters.claim(1, 1.0)
     await letters.dead(letter, 1)
     await letters.revive(letter)
+    timers = Timers(redis)
+    await timers.note([Grown(CHANNEL, "e", 1, 0.0), Grown(OTHER, "e", 1, 0.0)])
+    await timers.claim(2, 1.0)
+    await timers.settle(CHANNEL, "e", 1, 0.0)
+    await timers.show(CHANNEL, {"ann": OnDevice(1, 0, 1, "e")})
+    await timers.hide(CHANNEL, "ann", None)
     markers = KeptMarkers(redis, lambda: 1.0, lambda: "run.1")
     await markers.swap([(Of(user, CHANNEL), b"", Record()) for user in ("ann", "bob")], note=True)
     marks = Marks(redis, lambda: 1.0)

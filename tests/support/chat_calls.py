@@ -62,6 +62,7 @@ class Replica:
     def __init__(self, site: Site, pipeline: RedisPipeline, rows: Any, store: Any, markers: Any) -> None:
         self.rows, self.store, self.marker_store = rows, store, markers
         self.incarnation = "incarnation"
+        self.options = OPTIONS
         self.names: dict[str, str] = {}  # user → what edges know of the user beside the id
         self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
         self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256)
@@ -74,6 +75,7 @@ class Replica:
                 self.chat.upkeep,
                 self.chat.traces,
                 self.chat.devices,
+                self.chat.notifications,
                 lambda: int(time.time() * 1_000),
                 web_push_hosts=["push.example.com"],
             )
@@ -97,7 +99,7 @@ class Replica:
                 key_user=f"u:{user}",
                 key=key,
                 namespace=NAMESPACE,
-                options=OPTIONS,
+                options=self.options,
                 asks_to_begin=asks_to_begin,
             )
         )

@@ -20,11 +20,13 @@ from services.persistence.chat.marks import Marks
 from services.persistence.chat.memberships import Memberships
 from services.persistence.chat.methods.context import Tools
 from services.persistence.chat.methods.registry import Methods
+from services.persistence.chat.notifications import Notifications
 from services.persistence.chat.pages import Pages
 from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.projection import Projection
 from services.persistence.chat.queries import Queries
 from services.persistence.chat.service import ChatServicer
+from services.persistence.chat.shown_marks import ShownMarks
 from services.persistence.chat.traces import Traces
 from services.persistence.chat.unread.counts import Counts
 from services.persistence.chat.upkeep import Upkeep
@@ -81,8 +83,18 @@ class Chat:
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
         self.devices = Devices(store.devices)
+        self.notifications = Notifications(log, rows, self.conversations, self.markers, self.devices, now_ms)
+        self.shown_marks = ShownMarks(redis)
+        self.markers.on_moved.append(self.shown_marks.moved)
         tools = Tools(
-            self.queries, self.appender, self.upkeep, self.traces, self.devices, now_ms, web_push_hosts=web_push_hosts
+            self.queries,
+            self.appender,
+            self.upkeep,
+            self.traces,
+            self.devices,
+            self.notifications,
+            now_ms,
+            web_push_hosts=web_push_hosts,
         )
         self.methods = Methods(tools)
         self.servicer = ChatServicer(self.appender, self.conversations, self.methods, Memberships(store), clock)
@@ -93,6 +105,7 @@ class Chat:
             group.create_task(self.projection.run())
             group.create_task(self.eraser.run())
             group.create_task(self.flusher.run())
+            group.create_task(self.shown_marks.run())
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for what is under way, then write what is due; the log still runs."""

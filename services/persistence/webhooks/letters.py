@@ -34,6 +34,7 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
+WEBHOOKS = "webhooks"  # family: where names of keys begin; the notifier has one of its own
 _TIMEOUT_S = 2.0  # longest wait for one round trip, seconds
 _LUA = Path(__file__).parent / "lua"
 _STORE, _CLAIM, _SETTLE, _REVIVE = (load(_LUA / f"{name}.lua") for name in ("store", "claim", "settle", "revive"))
@@ -74,13 +75,13 @@ def letter_id(endpoint: str, event_ids: Sequence[str]) -> str:
     return f"msg_{digest[:_ID_CHARACTERS]}"
 
 
-async def known_endpoints(redis: RedisPipeline) -> list[str]:
+async def known_endpoints(redis: RedisPipeline, family: str = WEBHOOKS) -> list[str]:
     """Return the names of the endpoints that ever had letters, sorted.
 
     Raises:
         Unavailable: Redis does not answer.
     """
-    (names,) = await redis.execute([("SMEMBERS", _endpoints())], timeout_s=_TIMEOUT_S)
+    (names,) = await redis.execute([("SMEMBERS", _endpoints(family))], timeout_s=_TIMEOUT_S)
     return sorted(name.decode() for name in raise_for_error(names))
 
 
@@ -89,8 +90,8 @@ def feed_group(endpoint: str) -> str:
     return f"webhooks.{endpoint}"
 
 
-def _endpoints() -> str:
-    return keys.name("webhooks:endpoints")
+def _endpoints(family: str) -> str:
+    return keys.name(f"{family}:endpoints")
 
 
 class Letters:
@@ -99,17 +100,17 @@ class Letters:
     All methods raise `Unavailable` if Redis does not answer, or refuses.
     """
 
-    def __init__(self, redis: RedisPipeline, endpoint: str) -> None:
+    def __init__(self, redis: RedisPipeline, endpoint: str, family: str = WEBHOOKS) -> None:
         """Take the connection; makes no request."""
-        self._redis, self._endpoint = redis, endpoint
+        self._redis, self._endpoint, self._names = redis, endpoint, _endpoints(family)
         self._letters, self._due, self._dead = (
-            keys.name(f"webhooks:{{{endpoint}}}:{part}") for part in ("letters", "due", "dead")
+            keys.name(f"{family}:{{{endpoint}}}:{part}") for part in ("letters", "due", "dead")
         )
 
     async def store(self, letter: Letter) -> bool:
         """Keep a new letter, due at once; False if it was there already."""
         arguments = (letter.id, msgspec.json.encode(letter), self._endpoint)
-        return bool(await self._run(Call(_STORE, [self._letters, self._due, _endpoints()], arguments)))
+        return bool(await self._run(Call(_STORE, [self._letters, self._due, self._names], arguments)))
 
     async def claim(self, most: int, lease_s: float) -> Claimed:
         """Lease at most so many letters that are due."""
@@ -155,7 +156,7 @@ class Letters:
         What is under way just now is sent, and what comes of it changes nothing.
         """
         counts = await self.counts()
-        commands = [("DEL", self._letters, self._due, self._dead), ("SREM", _endpoints(), self._endpoint)]
+        commands = [("DEL", self._letters, self._due, self._dead), ("SREM", self._names, self._endpoint)]
         for reply in await self._redis.execute(commands, timeout_s=_TIMEOUT_S):
             raise_for_error(reply)
         return counts

@@ -273,6 +273,11 @@ def inbox_list(user: str) -> str:
     return f"{_prefix}{{{digest}}}:inbox"
 
 
+def push(part: str) -> str:
+    """Key of the notifier, see services/persistence/notifier/timers.py."""
+    return f"{_prefix}push:{{push}}:{part}"
+
+
 def pair(user: str, idempotency_key: str) -> str:
     """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"

@@ -25,6 +25,7 @@ from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
 from services.persistence.chat.new_events import Appended, NewEvent, Options
+from services.persistence.chat.notifications import Notifications
 from services.persistence.chat.queries import Queries
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall
 from services.persistence.chat.traces import Traces
@@ -92,6 +93,7 @@ class Tools:
     upkeep: Upkeep
     traces: Traces
     devices: Devices
+    notifications: Notifications
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom

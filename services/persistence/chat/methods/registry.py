@@ -12,7 +12,16 @@ from services.persistence.chat.conversions import options_of, refusal_of
 from services.persistence.chat.domain.events import MAX_DEPTH, is_too_deep
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.domain.wording import in_words
-from services.persistence.chat.methods import conversations, devices, me, members, messages, reading, upkeep
+from services.persistence.chat.methods import (
+    conversations,
+    devices,
+    me,
+    members,
+    messages,
+    notifications,
+    reading,
+    upkeep,
+)
 from services.persistence.chat.methods.context import Begins, Call, Result, Tools
 from services.persistence.chat.new_events import Options, Refused
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, malformed
@@ -70,6 +79,12 @@ _FOR_OPERATORS: dict[str, tuple[type[ChatRequest], _Handler]] = {
     "upkeep.check": (OfChannel, upkeep.check),
     "upkeep.rebuild": (OfChannel, upkeep.rebuild),
     "upkeep.channels": (upkeep.Channels, upkeep.channels),
+    "notify.plan": (notifications.Plan, notifications.plan),
+    "notify.show": (notifications.Show, notifications.show),
+    "notify.still": (notifications.Still, notifications.still),
+    "notify.device": (notifications.Gone, notifications.device),
+    "notify.devices": (notifications.OfUsers, notifications.devices),
+    "notify.gone": (notifications.Gone, notifications.gone),
 }
 _FOR_EDGES: dict[str, tuple[type[ChatRequest], _Handler]] = {APPEND: (messages.EventsAppend, messages.append)}
 _decoders = {

@@ -1,0 +1,4 @@
+"""Notifier: tells phones, browsers and backends of messages to absent users.
+
+See planner.py and docs/push.md.
+"""

@@ -1,0 +1,1 @@
+"""Ways out: how a notification reaches a device or a backend."""

@@ -1,0 +1,45 @@
+"""Replicas of persistence, and a notifier with a backend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from tests.support.chat_calls import Site, dynamodb_site, sqlite_site
+from tests.support.push import Backend, Run, WhoIsThere, with_feed
+from tests.support.push_server import PushServer
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+async def site(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    if request.param == "sqlite":
+        made = sqlite_site(redis_url, tmp_path / "log.sqlite3")
+    else:
+        made = dynamodb_site(redis_url, request.getfixturevalue("dynamodb"))
+    async with made as running:
+        with_feed(running)
+        yield running
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async with PushServer() as server:
+        yield Backend(server)
+
+
+@pytest.fixture
+def presence() -> WhoIsThere:
+    return WhoIsThere()
+
+
+@pytest.fixture
+async def run(
+    redis_url: str, redis_conn: redis.asyncio.Redis, site: Site, backend: Backend, presence: WhoIsThere
+) -> AsyncIterator[Run]:
+    made = Run(redis_url, redis_conn, site, [backend.way()], presence)
+    await made.begin()
+    yield made
+    await made.close()
