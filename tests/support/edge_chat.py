@@ -121,7 +121,8 @@ class MemoryChat:
         member = state.members.get(user)
         if member is not None and state.phase is not Phase.DELETED:
             return Access(True, True, member.history_from, as_of)
-        reads = state.type is Type.OPEN and state.phase is not Phase.NONE and user not in state.banned
+        is_there = state.phase not in (Phase.NONE, Phase.DELETED)
+        reads = state.type is Type.OPEN and is_there and user not in state.banned
         return Access(reads, reads, 0, as_of)
 
     def does(self, channel: str, author: str, **event: Any) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.edge.domain.channels import conversation_channel
 from services.edge.domain.chat.ports import Access
 from services.edge.domain.control import operations as ops
 from services.edge.domain.model import Publication, StreamPosition
@@ -370,3 +371,37 @@ async def _catching_up(cluster: Cluster, node: Node, since: int) -> Client:
     bob = await subscribed(cluster, node, "bob", join_leave=True, **position)
     assert node.hub.channels[GROUP].is_catching_up(bob.session.subscriptions[GROUP])
     return bob
+
+
+async def test_who_waits_for_the_end_may_do_nothing_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation_channel, "PER_TURN", 1)
+    held: list[Any] = []
+    cluster = Cluster(conv=CONV)
+    cluster.chat.begin("ann", channel=OPEN_ONE)
+    node = cluster.edge()
+    clients = [await subscribed(cluster, node, f"u{number}", OPEN_ONE) for number in range(5)]
+    loop = asyncio.get_running_loop()
+    real = loop.call_soon
+
+    def late(callback: Any, *arguments: Any, **more: Any) -> Any:
+        if getattr(callback, "__name__", "") == "_end_some":
+            held.append(callback)
+            return None
+        return real(callback, *arguments, **more)
+
+    monkeypatch.setattr(loop, "call_soon", late)
+    k = cluster.chat.does(OPEN_ONE, "ann", kind="conversation", op="delete")
+    await settle()
+    waiting = [client for client in clients if not ends(client, OPEN_ONE)]
+    assert len(waiting) == 4
+    for client in waiting:
+        assert offsets(client, OPEN_ONE) == [k]
+        assert await client.error(history={"channel": OPEN_ONE, "limit": 10}) == 103
+        assert await client.error(presence={"channel": OPEN_ONE}) == 103
+    await waiting[0].call(unsubscribe={"channel": OPEN_ONE})
+    while held:
+        held.pop()()
+    for client in clients:
+        assert ends(client, OPEN_ONE) == ([] if client is waiting[0] else OVER)
+        assert offsets(client, OPEN_ONE) == [k]
+    assert OPEN_ONE not in node.hub.channels or not len(node.hub.channels[OPEN_ONE])

@@ -18,6 +18,9 @@ an event of the same log as the messages. So whoever follows the log in order fi
    added again since.
 7. Other such events take no right to read: nobody is ended. An event that this edge does not know ends all as after a
    gap: clients come back, and are asked about anew.
+8. An open conversation may have very many subscriptions, and to end one takes much longer than to send it an event. If
+   all end, they are all taken out of the fan-out at once, and permit nothing from then on (`ends_at`); then they end
+   `PER_TURN` at a time, and everything else on this edge has its turn between.
 
 **Example.** The log has a message at 6, the removal of bob at 7 and a message at 8. An edge that lost all three reads
 them from the log at once. Bob gets 6, 7 and then 2100; the others get 6, 7 and 8.
@@ -30,20 +33,23 @@ Decision: docs/decisions/0054-membership-is-checked-by-position.md.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from services.edge.domain.channels.channel import Channel, Subscription
+from services.edge.domain.channels.channel_log import ChannelLog
 from services.edge.domain.channels.delta_channel import DeltaChannel
 from services.edge.domain.model import Publication
 from services.shared.namespaces import Delta, Namespace
 
 logger = logging.getLogger(__name__)
 
+PER_TURN = 500  # subscriptions that end without a pause, if all do
 CHANGES_MEMBERSHIP = 2  # in `Publication.flags`: it may take a right away
 
 
@@ -64,6 +70,7 @@ class _Ends(enum.Enum):
     NOBODY = enum.auto()
 
 
+_HowItEnds = Callable[[Subscription], None]
 _MEMBER, _CONVERSATION = "member", "conversation"
 _ENDS = {
     (_MEMBER, "remove"): _Ends.NAMED,
@@ -79,6 +86,23 @@ _decode = msgspec.json.Decoder(_Event).decode
 class ConversationChannel(Channel):
     """A channel of a namespace with conversations."""
 
+    def __init__(self, name: str, namespace: Namespace, log: ChannelLog | None, *, join_buffer_size: int) -> None:
+        super().__init__(name, namespace, log, join_buffer_size=join_buffer_size)
+        self._ending: dict[Subscription, _HowItEnds] = {}  # they get nothing more, and wait for their turn to end
+
+    def __len__(self) -> int:
+        return super().__len__() + len(self._ending)
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """All subscriptions: joining, catching up, live, and those that are about to end."""
+        return [*super().subscriptions, *self._ending]
+
+    def leave(self, subscription: Subscription) -> None:
+        """Remove a subscription: no more frames of this channel are sent to it."""
+        self._ending.pop(subscription, None)
+        super().leave(subscription)
+
     def fan_out(self, publications: Iterable[Publication]) -> None:
         """Send publications to all subscribers, and end what they end, in order."""
         for publication in publications:
@@ -93,16 +117,16 @@ class ConversationChannel(Channel):
             event = _Event()
         ends = _ENDS.get((event.kind, event.op))
         if ends is _Ends.ALL:
-            self._end(publication.offset, self.subscriptions)
+            self._end_all(publication.offset, _no_longer_member)
         elif ends is _Ends.NAMED:
             self._end(publication.offset, self._of(event.user))
         elif ends is _Ends.AUTHOR and publication.info is not None and not is_open_conversation(self.name):
             self._end(publication.offset, self._of(publication.info.user))
         elif ends is None:
             logger.error("an unknown event of a conversation", extra={"channel": self.name, "kind": event.kind})
-            for subscription in self.subscriptions:
-                self.leave(subscription)
-                subscription.session.insufficient_state(subscription)
+            for subscription in [*self._joining, *self._catching_up]:
+                self._gap(subscription)
+            self._end_all(publication.offset, self._gap)
 
     def _of(self, user: str) -> list[Subscription]:
         """Return the subscriptions of a user.
@@ -118,6 +142,28 @@ class ConversationChannel(Channel):
             if offset > subscription.checked_at:
                 self._end_one(subscription, offset)
 
+    def _gap(self, subscription: Subscription) -> None:
+        self.leave(subscription)
+        subscription.session.insufficient_state(subscription)
+
+    def _end_all(self, offset: int, how: _HowItEnds) -> None:
+        """End all subscriptions behind this offset: live ones in their turns."""
+        self._end(offset, [*self._joining, *self._catching_up])
+        for group in list(self._live.values()):
+            for subscription in [one for one in group if offset > one.checked_at]:
+                super().leave(subscription)
+                subscription.ends_at = offset
+                self._ending[subscription] = how
+        self._end_some()
+
+    def _end_some(self) -> None:
+        for subscription in list(itertools.islice(self._ending, PER_TURN)):
+            how = self._ending.pop(subscription, None)
+            if how is not None:  # it has not left because of one of the others
+                how(subscription)
+        if self._ending:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
     def _end_one(self, subscription: Subscription, offset: int) -> None:
         if subscription.live and not self.is_catching_up(subscription):
             subscription.session.no_longer_member(subscription)
@@ -129,6 +175,10 @@ class ConversationChannel(Channel):
             return
         subscription.asks_joins = subscription.wants_joins = False
         subscription.session.presence_over(subscription)
+
+
+def _no_longer_member(subscription: Subscription) -> None:
+    subscription.session.no_longer_member(subscription)
 
 
 class ConversationDeltaChannel(ConversationChannel, DeltaChannel):
