@@ -60,9 +60,11 @@ async def test_the_namespace_limits_members(a: Replica, b: Replica) -> None:
     made = await a.ask("u1", "conversations.create")
     channel = json.loads(made.result)["channel"]
     assert (await b.call("u1", "conversations.get", channel=channel))["settings"]["max_members"] == 1_000
-    channel = await group(a, settings={"max_members": 5_000})
+    more, most = {"max_members": 1_001}, {"max_members": 1_000}
+    assert await refusal(a, "u1", "conversations.create", settings=more) == (106, "too_large")
+    assert await refusal(a, "u1", "conversations.update", channel=channel, settings=more) == (106, "too_large")
+    channel = await group(a, settings=most)
     assert (await b.call("u1", "conversations.get", channel=channel))["settings"]["max_members"] == 1_000
-    assert (await refusal(a, "u1", "conversations.update", channel=channel, settings={"max_members": 1_001}))[0] == 107
 
 
 async def test_who_can_not_be_added_is_told(a: Replica) -> None:

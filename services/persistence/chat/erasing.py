@@ -42,6 +42,7 @@ from services.persistence.chat.fates import Fates
 from services.persistence.chat.first_deletion import FirstDeletion
 from services.persistence.chat.live import Event, Live
 from services.persistence.chat.ports import ChatStore
+from services.persistence.chat.rotation import Rotation
 from services.persistence.chat.rows import parsed_row, read_publications
 from services.persistence.chat.tombstones import emptied, tombstone, void_tombstone
 from services.persistence.domain.log import Log
@@ -86,6 +87,7 @@ class Eraser:
         self._log, self._rows, self._conversations, self._marks = log, rows, conversations, marks
         self._fates = Fates(store)
         self._first = FirstDeletion(rows, store, conversations)
+        self._rotation = Rotation()
         self._own: set[bytes] = set()  # marks of this process
         self._ended: list[bytes] = []  # marks to remove
         self._tasks: set[asyncio.Task[None]] = set()
@@ -197,7 +199,8 @@ class Eraser:
         pending = await self._marks.oldest(1)
         ERASURE_OLDEST.labels("log").set(self._marks.age_s(pending[0]) if pending else 0)
         done = 0
-        for mark in await self._marks.settled(age_s, _SWEPT_AT_ONCE):
+        found = await self._marks.settled(age_s, _SWEPT_AT_ONCE, self._rotation.skip)
+        for mark in found:
             if mark.name in self._own:
                 continue
             self._own.add(mark.name)
@@ -208,6 +211,7 @@ class Eraser:
                 self.leave(mark)
                 _log(mark.channel, error)
         await self.flush()
+        self._rotation.swept(left=len(found) - done, is_end=len(found) < _SWEPT_AT_ONCE)
         return done
 
     async def _finish(self, mark: Mark) -> None:

@@ -57,9 +57,12 @@ class ErasureMarks:
         """Remove marks by their names."""
         await self._run("ZREM", *names)
 
-    async def settled(self, age_s: float, limit: int) -> list[Mark]:
-        """Return marks that were set more than `age_s` ago."""
-        call = Call(SETTLED, [keys.chat_erasures()], [int(age_s * 1_000), limit])
+    async def settled(self, age_s: float, limit: int, skip: int = 0) -> list[Mark]:
+        """Return marks that were set more than `age_s` ago.
+
+        The oldest come first; `skip` of them are left out.
+        """
+        call = Call(SETTLED, [keys.chat_erasures()], [int(age_s * 1_000), limit, skip])
         found = raise_for_error((await self._client.run([call], timeout_s=_TIMEOUT_S))[0])
         return [_mark_of(name) for name in found[::2]]
 

@@ -35,9 +35,12 @@ class Marks:
         call = Call(UNMARK, [keys.chat_pending()], [part for one in marks for part in one])
         raise_for_error((await self._client.run([call], timeout_s=_TIMEOUT_S))[0])
 
-    async def settled(self, age_s: float, limit: int) -> list[tuple[str, bytes]]:
-        """Return (channel, mark) of those that were marked more than `age_s` ago."""
-        call = Call(SETTLED, [keys.chat_pending()], [int(age_s * 1_000), limit])
+    async def settled(self, age_s: float, limit: int, skip: int = 0) -> list[tuple[str, bytes]]:
+        """Return (channel, mark) of those that were marked more than `age_s` ago.
+
+        The oldest come first; `skip` of them are left out.
+        """
+        call = Call(SETTLED, [keys.chat_pending()], [int(age_s * 1_000), limit, skip])
         found = raise_for_error((await self._client.run([call], timeout_s=_TIMEOUT_S))[0])
         return [(channel.decode(), mark) for channel, mark in zip(found[::2], found[1::2], strict=True)]
 

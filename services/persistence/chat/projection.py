@@ -28,6 +28,7 @@ from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.live import Live
 from services.persistence.chat.marks import Marks
 from services.persistence.chat.metrics import PROJECTION_LAG
+from services.persistence.chat.rotation import Rotation
 from services.shared.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Projection:
         self._due: dict[str, float] = {}  # channel → when to write it, by the clock of the loop
         self._open: Counter[str] = Counter()  # channel → events that are being appended
         self._own: dict[str, bytes] = {}  # channel → newest own mark
+        self._rotation = Rotation()
         self.on_swept: Callable[[Live], Awaitable[None]] | None = None  # called before the mark of a dead process goes
 
     async def begin(self, channels: Collection[str]) -> None:
@@ -100,7 +102,7 @@ class Projection:
             Unavailable: Redis does not answer.
         """
         PROJECTION_LAG.set(await self._marks.oldest_s())
-        found = await self._marks.settled(age_s, _SWEPT_AT_ONCE)
+        found = await self._marks.settled(age_s, _SWEPT_AT_ONCE, self._rotation.skip)
         random.shuffle(found)  # several replicas sweep
         done: list[tuple[str, bytes]] = []
         for channel, mark in found:
@@ -116,6 +118,7 @@ class Projection:
                 _log(channel, error)
         if done:
             await self._marks.unmark(done)
+        self._rotation.swept(left=len(found) - len(done), is_end=len(found) < _SWEPT_AT_ONCE)
         return len(done)
 
     def _close(self, channel: str) -> None:

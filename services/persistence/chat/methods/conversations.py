@@ -59,7 +59,7 @@ def _event(request: r.ConversationsCreate, call: Call) -> dict[str, Any]:
     settings = dict(given.get("settings", {}))
     most = call.options.group_max_members
     if request.type == "group" and most:
-        settings["max_members"] = min(settings.get("max_members", most), most)
+        settings.setdefault("max_members", most)  # a higher one is refused, as in an update
     if settings:
         event["settings"] = settings
     if request.name:
@@ -132,9 +132,6 @@ async def update(tools: Tools, call: Call, request: r.ConversationsUpdate) -> Re
         event["name"] = request.name
     if request.settings is not UNSET:
         event["settings"] = request.given()["settings"]
-        most = call.options.group_max_members
-        if most and event["settings"].get("max_members", 0) > most:
-            raise malformed(f"`max_members` is more than {most}")
     return reply(request.channel, await tools.write(call, request.channel, event, call.key))
 
 
