@@ -100,6 +100,25 @@ async def test_deleted_messages_do_not_count(both: Site, by: str) -> None:
     assert await everywhere(both, "ben", channel, marker) == (0, 0)
 
 
+async def test_a_purge_counts_at_once_however_long_erasing_takes(both: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = both.replicas
+    channel = await group(both, "ann", "ben")
+    offsets = [await say(a, "ann", channel, mentions=["ben"]) for _ in range(5)]
+    await say(a, "owner", channel)
+
+    async def refuse(*_: Any) -> Any:
+        raise Unavailable("the store is slow")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(a.log, "erase", refuse)
+        await a.call("ann", "messages.purge", channel=channel, user="ann", upto=offsets[3])
+        assert await everywhere(both, "ben", channel) == (2, 1)
+        await both.settle(channel)
+        assert await everywhere(both, "ben", channel) == (2, 1)
+    assert await b.chat.eraser.sweep(0.0) == 1
+    assert await everywhere(both, "ben", channel) == (2, 1)
+
+
 async def test_nothing_but_messages_counts(both: Site) -> None:
     a, b = both.replicas
     channel = await group(both, "ann", "ben", join="anyone")

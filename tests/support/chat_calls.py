@@ -112,6 +112,10 @@ class Replica:
         answer: dict[str, Any] = json.loads(response.result)
         return answer
 
+    async def rest(self) -> None:
+        """Do nothing any more but what is asked for."""
+        await end_task(self._tasks.pop())
+
     async def close(self) -> None:
         await self.appender.close()
         for task in self._tasks:

@@ -110,7 +110,8 @@ class Queries:
             place = await self._counts.place(user, channel)
             live = await self._counts.look(channel, user, place)
             if may_read(live.state, user, now_ms):  # still
-                return views.conversation(live, user, now_ms) | views.unread(self._counts.now(live, user, place))
+                unread = self._counts.tell(self._counts.now(live, user, place))
+                return views.conversation(live, user, now_ms) | views.unread(unread)
         if live is None or not (user in live.state.invited or may_read(live.state, user, now_ms)):
             raise await self._forbidden(live, user)
         return views.conversation(live, user, now_ms)
@@ -122,7 +123,8 @@ class Queries:
         live = await self._counts.look(channel, user, place)
         if not may_read(live.state, user, self._now_ms()):  # any more
             raise await self._forbidden(live, user)
-        return views.marker(live, place.within(live.epoch), self._counts.now(live, user, place))
+        unread = self._counts.tell(self._counts.now(live, user, place))
+        return views.marker(live, place.within(live.epoch), unread)
 
     async def conversations_of(self, user: str, limit: int, cursor: str, namespace: str) -> Json:
         """Return a page of the conversations of a user, by channel; `namespace` "": all."""

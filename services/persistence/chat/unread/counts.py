@@ -119,25 +119,38 @@ class Counts:
             if attempt:
                 await asyncio.sleep(_PAUSE_S * attempt)
             live = await self._conversations.current(channel)
-            if not self._knows(live, user, place):
-                async with self._at_once:
-                    low = self._low(live, user, place)
-                    if low is not None:
-                        await self._reading.reach(live, low)
+            await self.ready(live, user, place)
             if self._knows(live, user, place) and not self._count(live, user, place).pending:
                 break
         return live
 
+    async def ready(self, live: Live, user: str, place: Place) -> None:
+        """Have `now` know the answer for a conversation as it is in memory.
+
+        As far as that can be: it does not wait for what is pending.
+        """
+        if not self._knows(live, user, place):
+            async with self._at_once:
+                low = self._low(live, user, place)
+                if low is not None:
+                    await self._reading.reach(live, low)
+
     def now(self, live: Live, user: str, place: Place) -> Unread:
-        """Return what is unread as of `live.position`, right after `look`."""
-        found = self._count(live, user, place)
-        UNREAD.labels("pending" if found.pending else "at_least" if found.at_least else "exact").inc()
+        """Return what is unread as of `live.position`, right after `look` or `ready`.
+
+        `tell` is for an answer that is given.
+        """
         if live.recent is not None:
             self._keep(live, live.recent)
+        return self._count(live, user, place)
+
+    def tell(self, found: Unread) -> Unread:
+        """Count an answer that is given, and return it."""
+        UNREAD.labels("pending" if found.pending else "at_least" if found.at_least else "exact").inc()
         return found
 
     async def _of(self, user: str, channel: str, place: Place) -> Unread:
-        return self.now(await self.look(channel, user, place), user, place)
+        return self.tell(self.now(await self.look(channel, user, place), user, place))
 
     def _knows(self, live: Live, user: str, place: Place) -> bool:
         low = self._low(live, user, place)
