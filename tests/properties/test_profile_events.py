@@ -242,15 +242,17 @@ async def test_who_is_a_member_of_an_open_conversation_is_told_of_there_once() -
     assert [client.events for client in followers] == [[(OPEN, "u0", 1)]] * 4
 
 
-async def test_a_channel_that_is_being_repaired_is_told_at_the_second_look() -> None:
-    world = World(1, edges=1)
-    world.members[GROUPS[0]] = {"u0": 0.0, "u1": 0.0}
-    other = world.add("u1", GROUPS[0])
-    edge = world.edges[0]
-    world.repairing = 1.0
-    edge.announcer.changed("u0", 1)
-    await edge.announcer.step()
-    world.repairing = 0.0
-    world.now += 4
-    await edge.announcer.step()
-    assert other.events == [(GROUPS[0], "u0", 1)]
+async def test_a_channel_that_is_being_repaired_is_told_once_it_is_not_within_thirty_seconds() -> None:
+    for away_s, events in ((3, 1), (25, 1), (40, 0)):
+        world = World(1, edges=1)
+        world.members = {name: {"u0": 0.0, "u1": 0.0} for name in GROUPS}
+        other = world.add("u1", GROUPS[0])
+        edge = world.edges[0]
+        world.repairing = 1.0
+        edge.announcer.changed("u0", 1)
+        for second in range(60):
+            world.repairing = 1.0 if second < away_s else 0.0
+            await edge.announcer.step()
+            world.now += 1
+        assert other.events == [(GROUPS[0], "u0", 1)] * events, away_s
+        assert len(edge.calls) <= 9

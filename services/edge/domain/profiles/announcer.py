@@ -16,6 +16,7 @@ users change.
    that the user follows and is no member of.
 5. Four seconds later it looks again, and tells the conversations that it has not told, or in which somebody has become
    live since. The list of persistence may be a second behind, and clients of an edge that died come back meanwhile.
+   While a conversation is being repaired nobody is told there: the edge goes on to look, until 30 s have passed.
 6. If persistence does not answer it is asked again, for 30 s. Then the change is forgotten here: clients see it when
    they read profiles.
 7. At most 80 users and 2,000 conversations a second; more wait. At most 10,000 users wait; of others nothing is told.
@@ -35,6 +36,7 @@ Decision: docs/decisions/0060-changed-profiles-are-told-by-auth.md.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -60,6 +62,7 @@ _CHANNELS_AT_ONCE, _CHANNELS_PAUSE_S = 50, 0.025  # conversations between two pa
 _MAX_PENDING = 10_000  # users
 _MAX_TOLD = 20_000  # users of whom it is known what was told
 _TOLD_S = 300.0  # how long it is known, seconds; auth tells the changes of the last minute or two
+_LOOKED_AT = 1_000  # channels, to find out whether anybody follows a conversation
 _MAX_OPEN = 100  # open conversations that are told because the user follows them
 TOLD, DROPPED, FAILED = "told", "dropped", "failed"
 
@@ -110,6 +113,7 @@ class _News:
     due: float
     since: float
     is_second: bool = False
+    is_partial: bool = False  # in some conversation nobody could be told at the last look
     lives: dict[str, tuple[Channel, int]] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
 
@@ -174,7 +178,7 @@ class ProfileAnnouncer:
             return True
         found: Mapping[str, Sequence[str]] = {}
         try:
-            if any(map(_is_followed, list(self._channels.values()))):
+            if self._may_concern_somebody():
                 found = await self._memberships.channels_of([user for user, _ in batch])
         except ThalamusError as error:
             self._put_back(batch, error)
@@ -184,8 +188,14 @@ class ProfileAnnouncer:
                 await self._tell(user, news, found.get(user, ()))
             if not news.is_second:
                 self.outcomes[TOLD] += 1
+            if not news.is_second or (news.is_partial and now - news.since <= _GIVEN_UP_S):
                 self._look_again(user, news)
         return True
+
+    def _may_concern_somebody(self) -> bool:
+        """Whether a conversation has subscribers; not all are looked at where channels are very many."""
+        looked_at = itertools.islice(self._channels.values(), _LOOKED_AT)
+        return len(self._channels) > _LOOKED_AT or any(map(_is_followed, looked_at))
 
     def _take(self, now: float) -> list[tuple[str, _News]]:
         """Take users whose time has come: who changed first, then second looks."""
@@ -223,24 +233,27 @@ class ProfileAnnouncer:
                 self._pending[user] = news
 
     def _look_again(self, user: str, news: _News) -> None:
-        now = self._now()
-        news.is_second, news.due, news.since = True, now + AGAIN_S, now
+        news.is_second, news.due = True, self._now() + AGAIN_S
         self._again[user] = news
         self._again.move_to_end(user)
 
     async def _tell(self, user: str, news: _News, channels: Sequence[str]) -> None:
         data = msgspec.json.encode({"kind": "profile", "user": user, "version": news.version})
+        news.is_partial = False
         for name in channels:
             channel = self._channels.get(name)
             if channel is None or not _is_followed(channel):
                 continue
             lives = (channel, channel.became_live)
-            if news.lives.get(name) != lives and self._outlets.here(name, data):
+            if news.lives.get(name) == lives:
+                continue
+            if self._outlets.here(name, data):
                 news.lives[name] = lives
-                await self._pace()
-        followed = self._followed_by(user)
-        new = {name: namespace for name, namespace in followed.items() if name not in news.published}
-        new = {name: namespace for name, namespace in new.items() if name not in channels}
+            else:
+                news.is_partial = True
+            await self._pace()
+        known = news.published.union(channels)
+        new = {name: namespace for name, namespace in self._followed_by(user).items() if name not in known}
         if new:
             news.published |= new.keys()
             self._outlets.everywhere(list(new.items()), data)
