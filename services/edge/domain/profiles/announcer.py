@@ -193,7 +193,7 @@ class ProfileAnnouncer:
         return True
 
     def _may_concern_somebody(self) -> bool:
-        """Whether a conversation has subscribers; not all are looked at where channels are very many."""
+        """Whether a conversation has subscribers; very many are not looked at."""
         looked_at = itertools.islice(self._channels.values(), _LOOKED_AT)
         return len(self._channels) > _LOOKED_AT or any(map(_is_followed, looked_at))
 
