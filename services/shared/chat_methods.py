@@ -18,6 +18,7 @@ class Act(enum.StrEnum):
     READ = "read"
     WRITE = "write"  # messages, reactions, pins
     MANAGE = "manage"  # conversations and members
+    OWN = "own"  # what is nobody else's: markers, preferences
 
 
 class Rate(enum.StrEnum):
@@ -50,7 +51,7 @@ class Method(NamedTuple):
         return self.name.replace(".", "_")
 
 
-_READ, _WRITE, _MANAGE = Act.READ, Act.WRITE, Act.MANAGE
+_READ, _WRITE, _MANAGE, _OWN = Act.READ, Act.WRITE, Act.MANAGE, Act.OWN
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -108,6 +109,12 @@ METHODS: dict[str, Method] = {
         Method("devices.set", r.DevicesSet, _MANAGE, "Have notifications sent to a device.", Rate.MESSAGES),
         Method("devices.remove", r.OfDevice, _MANAGE, "Remove a device: it gets no notifications any more."),
         Method("devices.list", r.DevicesList, _READ, "List the caller's devices."),
+        Method("markers.read", r.MarkersMove, _OWN, "Mark all up to an offset as read."),
+        Method("markers.unread", r.MarkersMove, _OWN, "Mark an offset and all above as unread."),
+        Method("markers.delivered", r.MarkersDelivered, _OWN, "Say that a device has all up to an offset."),
+        Method("receipts.list", r.ReceiptsList, _READ, "Return which other members have read, and got, a message."),
+        Method("conversations.preferences", r.ConversationsPreferences, _OWN, "Mute, archive; return the preferences."),
+        Method("me.preferences", r.MePreferences, _OWN, "Return or set what the caller wants everywhere."),
         Method("me.export", r.MeExport, _READ, "Return what the caller wrote, in all conversations."),
         Method("me.erase", r.MeErase, _MANAGE, "Delete what the caller wrote, in all conversations.", Rate.CHANGES),
     )

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from services.shared.text_rules import TextRule
 
 MAX_OFFSET = 2**53 - 1  # JavaScript has the same integers up to here
+MAX_GENERATION = 2**31 - 1  # of a marker
 MAX_KEY_BYTES = 128
 MAX_USERS = 100  # that one `conversations.create` adds
 MAX_MESSAGES = 100  # of a page
@@ -403,6 +404,58 @@ class DevicesSet(OfDevice, kw_only=True):
 
 class DevicesList(ChatRequest, kw_only=True):
     """The own devices."""
+
+
+class MarkersDelivered(OfChannel, kw_only=True):
+    """A conversation, and an offset of its log.
+    `epoch`: of the log; in another one nothing is moved.
+    """
+
+    offset: Offset
+    epoch: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+
+
+class MarkersMove(MarkersDelivered, kw_only=True):
+    """A conversation, and an offset of its log.
+    `generation`: that of the marker which the device knows; left out: the newest. `epoch`: of the log; in another one
+    nothing is moved.
+    """
+
+    generation: Annotated[int, Meta(ge=0, le=MAX_GENERATION)] | UnsetType = UNSET
+
+
+class ReceiptsList(MessageOnly, kw_only=True):
+    """The message of which to say who has read it.
+    `limit`: members that are looked at, 100 at most. `cursor`: that of the page before.
+    """
+
+    limit: Messages = MAX_MESSAGES
+    cursor: Cursor = ""
+
+
+class ConversationsPreferences(OfChannel, kw_only=True):
+    """A conversation, and what the caller wants of it; what is left out stays.
+    `muted_until`: Unix milliseconds; null: not muted. `muted`: for good, or not any more. `archived`: it does not count
+    among the unread. `notify`: of which messages to send a push.
+    """
+
+    muted: bool | UnsetType = UNSET
+    muted_until: TimeMs | UnsetType | None = UNSET
+    archived: bool | UnsetType = UNSET
+    notify: Literal["all", "mentions", "none"] | UnsetType = UNSET
+    json_schema: ClassVar[dict[str, Any]] = {"not": _has("muted", "muted_until")}
+
+    def __post_init__(self) -> None:
+        if self.muted is not UNSET and self.muted_until is not UNSET:
+            raise ValueError("one of `muted` and `muted_until` at most")
+
+
+class MePreferences(ChatRequest, kw_only=True):
+    """What the caller wants everywhere; what is left out stays.
+    `receipts`: who is told what the caller has read: `members` of small conversations, or nobody (`private`).
+    """
+
+    receipts: Literal["members", "private"] | UnsetType = UNSET
 
 
 class MeExport(ChatRequest, kw_only=True):

@@ -22,6 +22,7 @@ MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL_S = 10 * 365 * 86_400
 MAX_PRESENCE_GRACE_S = 3_600
 MAX_GROUP_MEMBERS = 10_000
+MAX_RECEIPTS_MEMBERS = 1_000
 
 
 class Permission(enum.StrEnum):
@@ -132,6 +133,7 @@ class Namespace:
     conversations: bool = False  # every channel is a conversation: its log says who may do what
     group_max_members: int = 1000  # of a new group
     unknown_users: UnknownUsers = UnknownUsers.REFUSE
+    receipts_max_members: int = 100  # of a conversation in which all are told who has read
     publish_hook: bool = fixed(False)  # no option: edges set it where a hook sees the publications of clients
 
 
@@ -167,6 +169,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_data_bytes": (1, _MAX_DATA_BYTES),
     "publish_rate": (0, 1_000_000),
     "group_max_members": (1, MAX_GROUP_MEMBERS),
+    "receipts_max_members": (0, MAX_RECEIPTS_MEMBERS),
 }
 _NEEDS_LOG = ("history_size", "history_ttl_s", "history", "recovery", "positioning")
 _NEEDS_PRESENCE = (
@@ -178,7 +181,7 @@ _NEEDS_PRESENCE = (
     "presence_by",
     "presence_event_rate",
 )
-_OF_CONVERSATIONS = ("group_max_members", "unknown_users")
+_OF_CONVERSATIONS = ("group_max_members", "unknown_users", "receipts_max_members")
 _BY_MEMBERSHIP = ("subscribe", "publish", "history", "presence_read")
 _MEMBERS = frozenset({Permission.MEMBER})
 

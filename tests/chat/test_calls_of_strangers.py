@@ -29,7 +29,12 @@ PARAMS: dict[str, Json] = {
     "messages.edit": {"of": 4, "text": "x"},
     "messages.get": {"offset": 4},
     "messages.versions": {"offset": 4},
+    "messages.thread": {"thread": 4},
     "reactions.list": {"offset": 4},
+    "markers.read": {"offset": 4},
+    "markers.unread": {"offset": 4},
+    "markers.delivered": {"offset": 4},
+    "receipts.list": {"offset": 4},
     "reactions.add": {"of": 4, "name": "x"},
     "reactions.remove": {"of": 4, "name": "x"},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections.abc import Callable
 
 import pytest
 import redis.asyncio
@@ -145,3 +146,30 @@ def test_merging_is_the_same_in_any_order() -> None:
                 kept = kept.merged(one)
             results.add(kept)
         assert len(results) == 1
+
+
+# C27: of three devices; "unread from 4 on" is said by one that knows generation 0.
+PROPOSALS: list[Callable[[Record], Record]] = [
+    lambda record: record.read(5, 0),
+    lambda record: record.read(9, 0),
+    lambda record: record.read(7, 0),
+    lambda record: record.unread(4, 0),
+    lambda record: record.read(12, 0),
+    lambda record: record.read(6, 1),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_c27_all_orders_of_all_proposals_twice_end_alike(seed: int) -> None:
+    chance = random.Random(seed)
+    for order in itertools.permutations(PROPOSALS):
+        steps = [*order, *order]
+        if seed:
+            chance.shuffle(steps)
+        record = Record(epoch=EPOCH)
+        for step in steps:
+            before, record = record, step(record)
+            assert record.marker >= before.marker
+            assert record.generation > before.generation or record.offset >= before.offset
+            assert record.delivered >= before.delivered
+        assert (record.marker, record.delivered) == (Marker(1, 6), 12), seed

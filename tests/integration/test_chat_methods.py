@@ -69,6 +69,11 @@ TABLE: dict[str, tuple[str, ...]] = {
     "pins.remove": (NO,) * 7,
     "pins.list": (NO, NO, YES, YES, YES, NO, NO),
     "markers.get": (NO, NO, YES, YES, YES, NO, NO),
+    "markers.read": (NO, NO, YES, YES, YES, NO, NO),
+    "markers.unread": (NO, NO, YES, YES, YES, NO, NO),
+    "markers.delivered": (NO, NO, YES, YES, YES, NO, NO),
+    "receipts.list": (NO, NO, YES, YES, YES, NO, NO),
+    "conversations.preferences": (NO, NO, YES, YES, YES, NO, NO),
 }
 ABOUT_NO_CHANNEL = {
     "conversations.create",
@@ -78,6 +83,7 @@ ABOUT_NO_CHANNEL = {
     "devices.set",
     "devices.remove",
     "devices.list",
+    "me.preferences",
     "me.export",
     "me.erase",
 }
@@ -104,6 +110,11 @@ def params_of(method: str, channel: str, message: int, role: str) -> dict[str, A
         "reactions.list": {"offset": message},
         "pins.add": {"of": message},
         "pins.remove": {"of": message},
+        "markers.read": {"offset": message},
+        "markers.unread": {"offset": message},
+        "markers.delivered": {"offset": message},
+        "receipts.list": {"offset": message},
+        "conversations.preferences": {"muted": True},
     }
     return {"channel": channel, **more.get(method, {})}
 
@@ -353,6 +364,16 @@ async def live(life: _Life) -> None:
     await life.do("bob", "messages.delete", **at, of=first)  # 410
     await life.do("ann", "messages.purge", **at, user=u("bob"))
     await life.do("ann", "messages.list", **at)
+    await life.do("bob", "markers.read", **at, offset=first)
+    await life.do("bob", "markers.unread", **at, offset=2, generation=0)
+    await life.do("bob", "markers.read", **at, offset=first, generation=0)  # too late
+    await life.do("dan", "markers.delivered", **at, offset=first)
+    await life.do("ann", "receipts.list", **at, offset=2)
+    await life.do("dan", "me.preferences", receipts="private")
+    await life.do("dan", "me.preferences")
+    await life.do("ann", "receipts.list", **at, offset=1, limit=1)
+    await life.do("bob", "conversations.preferences", **at, muted_until=FAR, archived=True)
+    await life.do("bob", "conversations.preferences", **at, notify="mentions", muted=True)
     await life.do("ann", "members.remove", **at, user=u("eve"))
     await life.do("dan", "conversations.leave", **at)
     await life.do("ann", "conversations.close", **at)

@@ -29,6 +29,7 @@ from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.persistence.adapters.redis import rewrites
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.ports import Of
+from services.persistence.chat.markers.receipts import DONE, TELL, Receipts
 from services.persistence.chat.markers.record import Record
 from services.persistence.chat.marks import Marks
 from services.persistence.notifier.timers import Grown, OnDevice, Timers
@@ -208,6 +209,10 @@ async def use_feed(redis: RedisPipeline, url: str) -> None:
     await timers.hide(CHANNEL, "ann", None)
     markers = KeptMarkers(redis, lambda: 1.0, lambda: "run.1")
     await markers.swap([(Of(user, CHANNEL), b"", Record()) for user in ("ann", "bob")], note=True)
+    receipts = Receipts(redis, Any, Any)  # type: ignore[arg-type]
+    await receipts.sweep()
+    await receipts._run(TELL, "3:ann" + CHANNEL, 1_000, 3_000)  # noqa: SLF001
+    await receipts._run(DONE, 1_000, "3:ann" + CHANNEL, "1")  # noqa: SLF001
     marks = Marks(redis, lambda: 1.0)
     await marks.unmark([(CHANNEL, b"1")])
     await marks.settled(1.0, 1)

@@ -206,6 +206,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         ("group_max_members = 5", "group_max_members: needs conversations = true"),
         ('unknown_users = "accept"', "unknown_users: needs conversations = true"),
         ('unknown_users = "insert"', "unknown_users: must be one of refuse, accept"),
+        ("receipts_max_members = 5", "receipts_max_members: needs conversations = true"),
         ("group_max_members = 0", "group_max_members: must be 1 to 10,000"),
         ("group_max_members = 10001", "group_max_members: must be 1 to 10,000"),
     ],
@@ -227,6 +228,8 @@ def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: P
     assert (found.subscribe, found.publish, found.history, found.presence_read) == (members, members, members, nobody)
     assert found.time_in_tags
     assert (found.group_max_members, found.unknown_users) == (1000, UnknownUsers.REFUSE)
+    assert found.receipts_max_members == 100
+    assert load(tmp_path, f"{table}receipts_max_members = 0").named["ab"].receipts_max_members == 0
     assert load(tmp_path, f"{table}presence = true").named["ab"].presence_read == members
     more = 'publish = ["nobody"]\ntime_in_tags = false\ngroup_max_members = 10000\nunknown_users = "accept"'
     other = load(tmp_path, f"{table}{more}").named["ab"]

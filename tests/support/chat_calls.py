@@ -6,6 +6,7 @@ The store is an SQLite file, or DynamoDB on moto's server. `Site.log` is what wa
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 import uuid
@@ -22,7 +23,6 @@ from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
 from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
 from services.persistence.chat.append import Appender
-from services.persistence.chat.methods.context import Tools
 from services.persistence.chat.methods.registry import Methods
 from services.persistence.chat.new_events import NewEvent, Refused, Result
 from services.persistence.chat.wiring import Chat
@@ -36,7 +36,13 @@ from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
 NAMESPACE = "conv"
-OPTIONS = pb.NamespaceOptions(history_size=1_000, history_ttl_s=3_600, group_max_members=1_000, max_data_bytes=65_536)
+OPTIONS = pb.NamespaceOptions(
+    history_size=1_000,
+    history_ttl_s=3_600,
+    group_max_members=1_000,
+    max_data_bytes=65_536,
+    receipts_max_members=100,
+)
 
 
 class CallRefused(Exception):
@@ -66,20 +72,18 @@ class Replica:
         self.names: dict[str, str] = {}  # user → what edges know of the user beside the id
         self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
         self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256)
-        self.chat = Chat(self.log, rows, store, markers, pipeline, time.time, lambda: self.incarnation)
-        self.conversations, self.appender, self.queries = self.chat.conversations, self.chat.appender, self.chat.queries
-        self.methods = Methods(
-            Tools(
-                self.queries,
-                site.recording(self.appender),
-                self.chat.upkeep,
-                self.chat.traces,
-                self.chat.devices,
-                self.chat.notifications,
-                lambda: int(time.time() * 1_000),
-                web_push_hosts=["push.example.com"],
-            )
+        self.chat = Chat(
+            self.log,
+            rows,
+            store,
+            markers,
+            pipeline,
+            time.time,
+            lambda: self.incarnation,
+            web_push_hosts=["push.example.com"],
         )
+        self.conversations, self.appender, self.queries = self.chat.conversations, self.chat.appender, self.chat.queries
+        self.methods = Methods(dataclasses.replace(self.chat.tools, appender=site.recording(self.appender)))
         self._tasks = [asyncio.create_task(self.log.run()), asyncio.create_task(self.chat.run())]
 
     async def ask(self, user: str, method: str, key: str = "", /, **params: Any) -> pb.CallResponse:

@@ -243,6 +243,12 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "devices.set": {"id": "phone", "platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "devices.remove": {"id": "phone"},
     "devices.list": {},
+    "markers.read": {**_AT, "offset": 2, "generation": 1, "epoch": "abc"},
+    "markers.unread": {**_AT, "offset": 2},
+    "markers.delivered": {**_AT, "offset": 2},
+    "receipts.list": {**_AT, "offset": 2, "limit": 10},
+    "conversations.preferences": {**_AT, "muted_until": 1_900_000_000_000, "archived": True, "notify": "none"},
+    "me.preferences": {"receipts": "private"},
     "me.export": {"limit": 10, "cursor": "abc"},
     "me.erase": {"leave": False, "cursor": "abc"},
 }

@@ -18,6 +18,7 @@ def options_of(namespace: Namespace) -> pb.NamespaceOptions:
         feed=ChannelEvent.PUBLICATION in namespace.events,
         group_max_members=namespace.group_max_members,
         max_data_bytes=namespace.max_data_bytes,
+        receipts_max_members=namespace.receipts_max_members,
     )
 
 

@@ -54,6 +54,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "devices_set": {"as": "alice", "id": "phone", "platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "devices_remove": {"as": "alice", "id": "phone"},
     "devices_list": {"as": "alice"},
+    "markers_read": {"as": "alice", **DIRECT, "offset": 2},
+    "markers_unread": {"as": "alice", **DIRECT, "offset": 2, "generation": 0},
+    "markers_delivered": {"as": "alice", **DIRECT, "offset": 2},
+    "receipts_list": {"as": "alice", **DIRECT, "offset": 2},
+    "conversations_preferences": {"as": "alice", **DIRECT, "muted": True, "archived": False, "notify": "mentions"},
+    "me_preferences": {"as": "alice", "receipts": "private"},
     "me_export": {"as": "alice"},
     "me_erase": {"as": "mallory"},
 }
@@ -69,4 +75,9 @@ OF_USERS: dict[str, dict[str, Any]] = {
     "messages.send": {"text": "See you at 8"},
     "devices.set": {"platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "messages.edit": {"text": "See you at 9", "if_rev": 2},
+    "markers.read": {"offset": 2},
+    "markers.unread": {"offset": 2, "generation": 0},
+    "markers.delivered": {"offset": 2},
+    "conversations.preferences": {"muted": True, "archived": False, "notify": "mentions"},
+    "me.preferences": {"receipts": "private"},
 }

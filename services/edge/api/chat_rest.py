@@ -100,6 +100,12 @@ ROUTES = (
     Route("GET", f"{_MESSAGE}/reactions", "reactions.list", _AT),
     Route("PUT", f"{_MESSAGE}/reactions/{{name:path}}", "reactions.add", {**_OF, "name": "name"}),
     Route("DELETE", f"{_MESSAGE}/reactions/{{name:path}}", "reactions.remove", {**_OF, "name": "name"}),
+    *(
+        Route("POST", f"{_CONVERSATION}/{name}", f"markers.{name}", _CHANNEL)
+        for name in ("read", "unread", "delivered")
+    ),
+    Route("GET", f"{_CONVERSATION}/receipts/{{offset}}", "receipts.list", _AT),
+    Route("PUT", f"{_CONVERSATION}/preferences", "conversations.preferences", _CHANNEL),
     Route("GET", "/chat/messages", "messages.between"),
     Route("POST", "/chat/messages", "messages.send", {}, ("channel",)),
     Route("GET", "/chat/devices", "devices.list"),
@@ -107,6 +113,8 @@ ROUTES = (
     Route("DELETE", "/chat/devices/{id}", "devices.remove", {"id": "id"}),
     Route("GET", "/chat/export", "me.export"),
     Route("DELETE", "/chat/me", "me.erase"),
+    Route("GET", "/chat/me/preferences", "me.preferences", {}, ("receipts",)),
+    Route("PUT", "/chat/me/preferences", "me.preferences"),
 )
 
 

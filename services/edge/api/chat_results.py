@@ -295,6 +295,70 @@ class Pinned(_Result):
     as_of: AsOf
 
 
+class MarkerResult(_Result):
+    """The marker: all up to `offset` is read.
+    `generation`: rises when something is marked as unread. `delivered`: up to where a device has it. `moved`: whether
+    this call changed anything.
+    """
+
+    channel: str
+    generation: Offset
+    offset: Offset
+    delivered: Offset
+    moved: bool
+    as_of: AsOf
+
+
+class Reader(_Result):
+    """A member who has read or got a message."""
+
+    user: str
+
+
+class ReceiptPage(_Result):
+    """Other members, by user, who have read a message, and to whom it was delivered.
+    `cursor`: of the next page; absent: this is the last one. A page may be empty.
+    """
+
+    channel: str
+    offset: Offset
+    read: list[Reader]
+    delivered: list[Reader]
+    as_of: AsOf
+    cursor: str | UnsetType = UNSET
+
+
+class PreferencesResult(_Result):
+    """What the caller wants of a conversation.
+    `muted_until`: Unix milliseconds; absent: `muted` for good, or not at all.
+    """
+
+    channel: str
+    muted: bool
+    archived: bool
+    notify: str
+    muted_until: int | UnsetType = UNSET
+
+
+class OwnPreferences(_Result):
+    """What the caller wants everywhere."""
+
+    receipts: str
+
+
+class OwnPlace(_Result):
+    """Up to where the caller has read a conversation, and what the caller wants of it."""
+
+    channel: str
+    generation: Offset
+    offset: Offset
+    delivered: Offset
+    muted: bool
+    archived: bool
+    notify: str
+    muted_until: int | UnsetType = UNSET
+
+
 class OwnMessage(Text, kw_only=True):
     """An own message.
     `time`: Unix milliseconds. `rev`: offset of the event that has the content.
@@ -337,11 +401,14 @@ class DeviceChanged(_Result):
 
 class Exported(_Result):
     """Own messages by conversation, the oldest first.
-    `devices`: on the first page. `cursor`: of the next page, also if this one is empty; absent: this is the last one.
+    `places`, of the first pages, `devices` and `preferences`, of the first one: what is kept of the caller beside
+    messages. `cursor`: of the next page, also if this one is empty; absent: this is the last one.
     """
 
     messages: list[OwnMessage]
     devices: list[DeviceResult] | UnsetType = UNSET
+    places: list[OwnPlace] | UnsetType = UNSET
+    preferences: OwnPreferences | UnsetType = UNSET
     cursor: str | UnsetType = UNSET
 
 
@@ -371,6 +438,12 @@ _OF_READS: dict[str, type[msgspec.Struct]] = {
     "devices.set": DeviceChanged,
     "devices.remove": DeviceChanged,
     "devices.list": DeviceList,
+    "markers.read": MarkerResult,
+    "markers.unread": MarkerResult,
+    "markers.delivered": MarkerResult,
+    "receipts.list": ReceiptPage,
+    "conversations.preferences": PreferencesResult,
+    "me.preferences": OwnPreferences,
     "me.export": Exported,
 }
 _OF_WRITES: dict[str, type[msgspec.Struct]] = {

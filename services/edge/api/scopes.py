@@ -34,7 +34,12 @@ _OPERATIONS = {
     "info": ApiOperation.CHANNELS,
     "revoke": ApiOperation.REVOKE,
 }
-_ACTS = {Act.READ: ApiOperation.HISTORY, Act.WRITE: ApiOperation.PUBLISH, Act.MANAGE: ApiOperation.MANAGE}
+_ACTS = {
+    Act.READ: ApiOperation.HISTORY,
+    Act.WRITE: ApiOperation.PUBLISH,
+    Act.OWN: ApiOperation.PUBLISH,
+    Act.MANAGE: ApiOperation.MANAGE,
+}
 _OPERATIONS |= {method.call: _ACTS[method.act] for method in METHODS.values()}
 _FAMILIES = {"users": ApiOperation.USERS, "invites": ApiOperation.USERS, "grants": ApiOperation.GRANTS}
 

@@ -33,8 +33,8 @@ from typing import TypeVar
 from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of, overlay_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry
-from services.persistence.chat.domain.state import Message, Phase
-from services.persistence.chat.live import Event, Found, Live, names
+from services.persistence.chat.domain.state import Message, Phase, Type
+from services.persistence.chat.live import Changed, Event, Found, Live, names
 from services.persistence.chat.metrics import CONVERSATIONS, VOID
 from services.persistence.chat.ports import ChatStore, Loaded, TooLarge
 from services.persistence.chat.remaking import MadeModel, replace
@@ -84,6 +84,7 @@ class Conversations:
         self._members: dict[str, int] = {}  # channel → members, as of when they were counted
         self._people = 0  # their sum
         self._loading = SingleFlight[Live]()
+        self.on_left: Callable[[str, Sequence[str]], Awaitable[None]] | None = None  # before their leaving is written
 
     def cached(self, channel: str) -> Live | None:
         """Return the conversation as it is in memory, perhaps behind; None: it is not."""
@@ -407,6 +408,8 @@ class Conversations:
         changed = live.take_changed()
         changes = changes_of(live, changed)
         try:
+            if self.on_left is not None and (left := _left(live, changed)):
+                await self.on_left(live.channel, left)
             is_written = await self._store.apply(live.channel, live.projected, changes)
         except TooLarge:  # readers fold it from the log, however long that takes
             logger.exception("a conversation can't be written", extra={"channel": live.channel})
@@ -418,3 +421,10 @@ class Conversations:
         if is_written:
             live.projected, live.is_emptied = changes.position, False
         return is_written
+
+
+def _left(live: Live, changed: Changed) -> list[str]:
+    """Users who could read it, and can no more, as far as the log names them."""
+    state = live.state
+    left = [] if state.type is Type.OPEN else [one for one in changed.people if one not in state.members]
+    return [*left, *changed.gone]

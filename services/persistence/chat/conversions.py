@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.persistence.chat.new_events import Options, Refused
 from services.shared.checks import check_number
-from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S
+from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S, MAX_RECEIPTS_MEMBERS
 from thalamus.chat.v1 import chat_pb2 as pb
 
 _MAX_MEMBERS = 10_000
@@ -21,12 +21,14 @@ def options_of(options: pb.NamespaceOptions) -> Options:
     check_number("history_ttl_s", options.history_ttl_s, 1, MAX_HISTORY_TTL_S)
     check_number("group_max_members", options.group_max_members, 1, _MAX_MEMBERS)
     check_number("max_data_bytes", options.max_data_bytes, 1, _MAX_DATA_BYTES)
+    check_number("receipts_max_members", options.receipts_max_members, 0, MAX_RECEIPTS_MEMBERS)
     return Options(
         options.history_size,
         options.history_ttl_s,
         options.feed,
         options.group_max_members,
         options.max_data_bytes,
+        options.receipts_max_members,
     )
 
 

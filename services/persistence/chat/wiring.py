@@ -15,7 +15,8 @@ from services.persistence.chat.fates import Fates
 from services.persistence.chat.markers.flushing import Flusher
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.markers import Markers
-from services.persistence.chat.markers.ports import MarkerStore
+from services.persistence.chat.markers.ports import MarkerStore, Of
+from services.persistence.chat.markers.receipts import Receipts
 from services.persistence.chat.marks import Marks
 from services.persistence.chat.memberships import Memberships
 from services.persistence.chat.methods.context import Tools
@@ -36,6 +37,8 @@ from services.shared.errors import Unavailable
 from services.shared.redis.pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
+
+_FORGOTTEN_AT_ONCE = 500  # places
 
 
 class Chat:
@@ -78,6 +81,8 @@ class Chat:
         pages = Pages(log, self.conversations)
         kept = KeptMarkers(redis, clock, incarnation)
         self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)
+        self.conversations.on_left = self._forget_places
+        self.receipts = Receipts(redis, self.markers, self.conversations)
         self.counts = Counts(self.conversations, rows, store, self.markers, now_ms)
         self.queries = Queries(self.conversations, pages, rows, store, self.counts, now_ms)
         self.upkeep = Upkeep(self.conversations, log, rows, store)
@@ -86,17 +91,19 @@ class Chat:
         self.notifications = Notifications(log, rows, self.conversations, self.markers, self.devices, now_ms)
         self.shown_marks = ShownMarks(redis)
         self.markers.on_moved.append(self.shown_marks.moved)
-        tools = Tools(
+        self.tools = Tools(
             self.queries,
             self.appender,
             self.upkeep,
             self.traces,
             self.devices,
             self.notifications,
+            self.markers,
+            self.receipts,
             now_ms,
             web_push_hosts=web_push_hosts,
         )
-        self.methods = Methods(tools)
+        self.methods = Methods(self.tools)
         self.servicer = ChatServicer(self.appender, self.conversations, self.methods, Memberships(store), clock)
 
     async def run(self) -> None:
@@ -106,6 +113,7 @@ class Chat:
             group.create_task(self.eraser.run())
             group.create_task(self.flusher.run())
             group.create_task(self.shown_marks.run())
+            group.create_task(self.receipts.run())
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for what is under way, then write what is due; the log still runs."""
@@ -117,6 +125,11 @@ class Chat:
                 await self._flush_markers()
         except TimeoutError:
             logger.warning("stopping with conversations that are not written; other replicas do it")
+
+    async def _forget_places(self, channel: str, users: Sequence[str]) -> None:
+        """Forget up to where users have read what they may not read any more."""
+        for start in range(0, len(users), _FORGOTTEN_AT_ONCE):
+            await self.markers.forget([Of(user, channel) for user in users[start : start + _FORGOTTEN_AT_ONCE]])
 
     async def _flush_markers(self) -> None:
         try:

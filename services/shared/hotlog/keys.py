@@ -278,6 +278,22 @@ def push(part: str) -> str:
     return f"{_prefix}push:{{push}}:{part}"
 
 
+def receipts_due() -> str:
+    """Sorted set of receipts to send, by time in ms.
+
+    See services/persistence/chat/markers/receipts.py. No channel's key ends so.
+    """
+    return f"{_prefix}{{markers}}:due"
+
+
+def receipts_sent() -> str:
+    """Sorted set of receipts that were sent in the last second, by time in ms.
+
+    No channel's key ends so.
+    """
+    return f"{_prefix}{{markers}}:sent"
+
+
 def pair(user: str, idempotency_key: str) -> str:
     """Join user and idempotency key so that `unpair` can split them."""
     return f"{len(user)}:{user}{idempotency_key}"

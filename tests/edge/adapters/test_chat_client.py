@@ -84,6 +84,7 @@ async def test_an_event_carries_what_persistence_needs() -> None:
         history_ttl_s=60,
         group_max_members=50,
         max_data_bytes=900,
+        receipts_max_members=9,
         events=frozenset({ChannelEvent.PUBLICATION}),
     )
     async with site(True) as one:
@@ -97,7 +98,7 @@ async def test_an_event_carries_what_persistence_needs() -> None:
         assert one.servers[0].chat.events[-1].key == "k"
     options = ChatClient.options(one.chat, replace(namespace, name="other"))
     assert options == pb.NamespaceOptions(
-        history_size=7, history_ttl_s=60, group_max_members=50, max_data_bytes=900, feed=True
+        history_size=7, history_ttl_s=60, group_max_members=50, max_data_bytes=900, feed=True, receipts_max_members=9
     )
 
 

@@ -52,7 +52,7 @@ from services.shared.process.log_limit import RateLimitedLog
 
 _UNTOLD = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 _USUAL = "conv"  # the namespace that counts if there are several and none is named
-_ANYWHERE = ("conversations.list", "devices.set", "devices.remove", "devices.list")
+_ANYWHERE = ("conversations.list", "devices.set", "devices.remove", "devices.list", "me.preferences")
 _PERSONAL = "user"  # the namespace of personal channels
 _MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 

@@ -4,6 +4,7 @@ Rules.
 
 * What was noted more than 5 s ago is read from Redis, merged into the store, and then the note is removed, unless it
   was renewed meanwhile. A process may die between any two of these: the next one does all of it again.
+* What is forgotten is deleted from the store for a minute: a write of before may still be under way.
 * Every replica does it, for all markers. Two at once do no harm, nor does one that was slow: the store merges.
 * A slot of notes has 10 s, and somebody looks every 5 s. So a marker is in the store after 20 s, if that can write.
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 
-from services.persistence.chat.markers.kept import KeptMarkers
-from services.persistence.chat.markers.ports import MarkerStore
+from services.persistence.chat.markers.kept import Kept, KeptMarkers
+from services.persistence.chat.markers.ports import MarkerStore, Of
 from services.persistence.chat.metrics import MARKERS_UNWRITTEN
 from services.shared.errors import Unavailable
 
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 _SWEEP_S = 5.0  # seconds between looks
 _AGE_S = 5.0  # of a note; a swap that is acknowledged came less than 2 s behind its note
 _AT_ONCE = 500  # notes
+_FORGOTTEN_S = 60.0  # for which deletes are repeated; a write that began before them takes 2 s
 
 
 class Flusher:
@@ -61,10 +64,23 @@ class Flusher:
         count = 0
         while notes := await self._kept.noted(age_s, _AT_ONCE):
             found = await self._kept.get({note.of for note in notes})
-            await self._store.merge([(of, kept.record) for of, kept in found.items() if kept.text])
+            forgotten = {of: kept for of, kept in found.items() if kept.forgotten_ms}
+            await self._store.merge(
+                [(of, kept.record) for of, kept in found.items() if kept.text and of not in forgotten]
+            )
+            if forgotten:
+                await self._forget(forgotten)
             await self._kept.remove(notes)
             count += len(notes)
             if len(notes) < _AT_ONCE:
                 break
         MARKERS_UNWRITTEN.set(await self._kept.oldest_s())
         return count
+
+    async def _forget(self, forgotten: Mapping[Of, Kept]) -> None:
+        """Delete from the store; and from Redis what was forgotten long ago."""
+        await self._store.forget(list(forgotten))
+        old = [(of, kept) for of, kept in forgotten.items() if self._kept.age_s(kept) > _FORGOTTEN_S]
+        await self._kept.drop(old)
+        if again := [of for of in forgotten if of not in dict(old)]:
+            await self._kept.note(again)

@@ -11,6 +11,8 @@ Rules.
   is acknowledged has a note, or is in the store.
 * A note is (slot of time, user, conversation), with the time of its last renewal. It is removed only if it was not
   renewed since; and within a slot it can't be renewed for ever.
+* What is forgotten has a value that says so, until no write of before can be under way any more. Meanwhile it is
+  deleted from the store several times.
 * A hash expires a week after it was last written. The store has all of it then.
 
 Example. At 12:00:03 a user reads: `HSET t:{…}:read conv:g.x "0 17 17 epoch 0 1f3a"`, noted in the slot of 12:00:00. At
@@ -36,6 +38,7 @@ SLOT_S = 10.0
 KEPT_S = 7 * 86_400
 _TIMEOUT_S = 2.0  # longest round trip, seconds
 _FIELDS_AT_ONCE = 1_000  # of one script; Lua can't take more than 8,000 arguments
+_FORGOTTEN = "x"  # first word of a value that says so
 _FOLDER = Path(__file__).parent
 SWAP = load(_FOLDER / "swap.lua")
 NOTE = load(_FOLDER / "note.lua")
@@ -45,11 +48,13 @@ class Kept(NamedTuple):
     """A value in Redis.
 
     `text`: as it is there; b"": there is none. `is_new`: it was compared with the store in this incarnation.
+    `forgotten_ms`: when it was forgotten, Unix ms; 0: it is not. `record` is then what comes after it.
     """
 
     text: bytes
     record: Record
     is_new: bool
+    forgotten_ms: int = 0
 
 
 class Note(NamedTuple):
@@ -103,6 +108,37 @@ class KeptMarkers:
             note: Whether the store does not have it.
         """
         token = self._token()
+        return await self._swap([(of, before, _text(record, token)) for of, before, record in changes], note=note)
+
+    async def forget(self, wanted: Sequence[tuple[Of, Kept]]) -> list[bool]:
+        """Replace values by ones that say they are forgotten, as `swap` does."""
+        now_ms = int(self._clock() * 1_000)
+        changes = []
+        for of, kept in wanted:
+            after = kept.record.forgotten()
+            changes.append((of, kept.text, f"{_FORGOTTEN} {after.generation} {after.version} {now_ms}"))
+        return await self._swap(changes, note=True)
+
+    async def drop(self, wanted: Sequence[tuple[Of, Kept]]) -> None:
+        """Remove values that are as they were read."""
+        await self._swap([(of, kept.text, "") for of, kept in wanted], note=False)
+
+    async def note(self, wanted: Sequence[Of]) -> None:
+        """Note that something is to be written."""
+        raise_for_error((await self._client.run([_note_call(wanted)], timeout_s=_TIMEOUT_S))[0])
+
+    async def fields(self, user: str) -> list[str]:
+        """Return the conversations of which Redis has something of a user."""
+        answer = await self._client.execute([("HGETALL", keys.markers(user))], timeout_s=_TIMEOUT_S)
+        found = raise_for_error(answer[0])
+        names = found if isinstance(found, dict) else found[::2]
+        return [name.decode() for name in names]
+
+    def age_s(self, kept: Kept) -> float:
+        """Seconds since it was forgotten."""
+        return max(0.0, self._clock() - kept.forgotten_ms / 1_000)
+
+    async def _swap(self, changes: Sequence[tuple[Of, bytes, str]], *, note: bool) -> list[bool]:
         by_user: dict[str, list[int]] = {}
         for index, (of, _, _) in enumerate(changes):
             by_user.setdefault(of.user, []).append(index)
@@ -115,8 +151,8 @@ class KeptMarkers:
         for user, indexes in groups:
             parts: list[str | bytes | int] = [KEPT_S]
             for index in indexes:
-                of, before, record = changes[index]
-                parts += (of.channel, before, _text(record, token))
+                of, before, after = changes[index]
+                parts += (of.channel, before, after)
             calls.append(Call(SWAP, [keys.markers(user)], parts))
         answers = [raise_for_error(answer) for answer in await self._client.run(calls, timeout_s=_TIMEOUT_S)]
         done = [False] * len(changes)
@@ -164,6 +200,8 @@ def _kept(text: bytes | None, token: str) -> Kept:
     if not text:
         return Kept(b"", Record(), is_new=False)
     words = text.decode().split(" ", 6)
+    if words[0] == _FORGOTTEN:
+        return Kept(text, Record(int(words[1]), version=int(words[2])), is_new=True, forgotten_ms=int(words[3]))
     generation, offset, delivered, epoch, version, of_token, *settings = words
     record = Record(
         int(generation),

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 from services.persistence.chat.markers.kept import Kept, KeptMarkers
 from services.persistence.chat.markers.ports import MarkerStore, Of
-from services.persistence.chat.markers.record import Marker, Place, Record
+from services.persistence.chat.markers.record import Marker, Place, Record, UserPreferences, user_preferences_of
 from services.shared.errors import Unavailable
 
 _TRIES = 10  # of a change, while other devices of the user change the same
+
+
+class Page(NamedTuple):
+    """Places by channel; `after`: with which to ask for more. None: there are no more."""
+
+    places: list[tuple[str, Place]]
+    after: str | None
+
 
 OnMoved = Callable[[str, str, Marker], None]
 
@@ -47,10 +56,7 @@ class Markers:
         The caller has checked the offset.
         """
 
-        def change(record: Record) -> Record:
-            return record.merged(Record(*marker, delivered=marker.offset, epoch=epoch))
-
-        old, new = await self.change(user, channel, epoch, change)
+        old, new = await self.change(user, channel, epoch, lambda record: record.read(marker.offset, marker.generation))
         return old.marker, new.marker
 
     async def change(
@@ -73,6 +79,50 @@ class Markers:
                         told(user, channel, new.marker)
                 return old, new
         raise Unavailable("other devices of the user change the same all the time")
+
+    async def user_preferences(self, user: str) -> UserPreferences:
+        """Return what a user wants everywhere."""
+        return (await self.preferences_of([user]))[user]
+
+    async def preferences_of(self, users: Sequence[str]) -> dict[str, UserPreferences]:
+        """Return what users want everywhere."""
+        found = await self._records([Of(user, "") for user in dict.fromkeys(users)])
+        return {of.user: user_preferences_of(kept.record.settings) for of, kept in found.items()}
+
+    async def keep(self, of: Of) -> None:
+        """Have the store keep what Redis has now, as for what nobody would say again."""
+        kept = (await self._records([of]))[of]
+        await self._store.merge([(of, kept.record)])
+
+    async def page(self, user: str, namespace: str, after: str, limit: int) -> Page:
+        """Return places of a user in a namespace, by channel, after the channel `after`.
+
+        At most `limit` are looked at.
+        """
+        first = f"{namespace}:"
+        after = max(after, first)
+        stored = [channel for channel, _ in await self._store.of_user(user, after, limit)]
+        fields = [one for one in await self._kept.fields(user) if one > after]
+        if len(stored) == limit:  # what the store has behind the last one is not known
+            fields = [one for one in fields if one <= stored[-1]]
+        channels = sorted(one for one in {*stored, *fields} if one.startswith(first))[:limit]
+        records = await self._records([Of(user, channel) for channel in channels])
+        found = [(of.channel, kept.record) for of, kept in records.items()]
+        places = [(channel, one.place) for channel, one in found if one.offset or one.delivered or one.settings]
+        return Page(places, channels[-1] if len(channels) == limit else None)
+
+    async def forget(self, wanted: Sequence[Of]) -> None:
+        """Forget places of users; what Redis has of them, in the store a little later."""
+        left = list(dict.fromkeys(wanted))
+        for _ in range(_TRIES):
+            if not left:
+                return
+            found = await self._kept.get(left)
+            await self._store.forget([of for of in left if not found[of].text])
+            todo = [(of, kept) for of, kept in found.items() if kept.text and not kept.forgotten_ms]
+            done = await self._kept.forget(todo)
+            left = [of for (of, _), is_done in zip(todo, done, strict=True) if not is_done]
+        raise Unavailable("markers change all the time")
 
     async def _records(self, wanted: Collection[Of]) -> dict[Of, Kept]:
         """Return what is kept, compared with the store."""

@@ -11,6 +11,8 @@ Rules.
 * Offsets are those of one epoch of the log. In another epoch the store was restored, and which messages the old offsets
   mean is not known: the marker is (generation + 1, 0) there.
 * Settings have a version; of two the greater one counts.
+* What a user has forgotten, or was made to forget by leaving, begins anew with the next generation and version. So an
+  old record that turns up late is less.
 
 Example. A phone without network reads up to 20. The laptop, where 12 is read, marks 5 and all after as unread: (1, 4).
 The phone comes back with (0, 20), which is less: it stays unread.
@@ -26,6 +28,7 @@ import msgspec
 
 FOR_GOOD_MS = 2**53 - 1  # muted until then
 Notify = Literal["all", "mentions", "none"]
+Receipts = Literal["members", "private"]
 
 
 class Marker(NamedTuple):
@@ -99,10 +102,40 @@ class Record(NamedTuple):
         version, settings = max((self.version, self.settings), (other.version, other.settings))
         return Record(first.generation, first.offset, delivered, first.epoch, version, settings)
 
+    def read(self, offset: int, generation: int | None = None) -> Record:
+        """Return it with all up to an offset read, as a device of that generation says.
+
+        None: the newest generation.
+        """
+        said = self.generation if generation is None else generation
+        return self.merged(Record(said, offset, offset, self.epoch))
+
+    def unread(self, offset: int, generation: int | None = None) -> Record:
+        """Return it with an offset and all above unread, said as in `read`."""
+        said = self.generation if generation is None else generation
+        return self.merged(Record(said + 1, offset - 1, 0, self.epoch))
+
+    def set(self, settings: str, now_ms: int) -> Record:
+        """Return it with other settings."""
+        return self._replace(version=max(self.version + 1, now_ms), settings=settings)
+
+    def forgotten(self) -> Record:
+        """Return what takes its place once it is forgotten."""
+        return Record(generation=self.generation + 1, version=self.version + 1)
+
     @property
     def place(self) -> Place:
         """The same for who uses it."""
         return Place(self.marker, self.delivered, preferences_of(self.settings), self.epoch)
+
+
+class UserPreferences(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a user wants everywhere.
+
+    `receipts`: who is told what the user has read: "members" of small conversations, or nobody ("private").
+    """
+
+    receipts: Receipts = "members"
 
 
 class _Settings(msgspec.Struct, omit_defaults=True):
@@ -114,6 +147,7 @@ class _Settings(msgspec.Struct, omit_defaults=True):
 
 
 _decode = msgspec.json.Decoder(_Settings).decode
+_decode_user = msgspec.json.Decoder(UserPreferences).decode
 _encode = msgspec.json.Encoder().encode
 _NONE = Preferences()
 
@@ -129,3 +163,13 @@ def preferences_of(settings: str) -> Preferences:
 def settings_of(preferences: Preferences) -> str:
     """Encode preferences as the settings of a record."""
     return _encode(_Settings(*preferences)).decode()
+
+
+def user_preferences_of(settings: str) -> UserPreferences:
+    """Decode the settings of a user's own record, that of the channel ""."""
+    return _decode_user(settings or "{}")
+
+
+def user_settings_of(preferences: UserPreferences) -> str:
+    """Encode the preferences of a user."""
+    return _encode(preferences).decode()

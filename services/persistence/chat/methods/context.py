@@ -24,6 +24,8 @@ from services.persistence.chat.append import Appender
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
+from services.persistence.chat.markers.markers import Markers
+from services.persistence.chat.markers.receipts import Receipts
 from services.persistence.chat.new_events import Appended, NewEvent, Options
 from services.persistence.chat.notifications import Notifications
 from services.persistence.chat.queries import Queries
@@ -94,6 +96,8 @@ class Tools:
     traces: Traces
     devices: Devices
     notifications: Notifications
+    markers: Markers
+    receipts: Receipts
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom

@@ -17,8 +17,10 @@ from services.persistence.chat import views
 from services.persistence.chat.domain.rights import Role
 from services.persistence.chat.domain.state import PLATFORM, Phase, Type
 from services.persistence.chat.live import Live
+from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.methods.context import Call, Result, Tools
 from services.persistence.chat.methods.devices import devices_of
+from services.persistence.chat.methods.markers import place_of
 from services.persistence.chat.refused_call import RefusedCall, malformed
 from services.persistence.chat.traces import Place, Walk
 from services.shared import chat_requests as r
@@ -27,15 +29,20 @@ from thalamus.common.v1.common_pb2 import ClientInfo
 _WORK_S = 1.2  # of a call; then nothing more is begun
 _ENDS_S = 2.0  # after which a call is interrupted; edges wait for 2.5 s
 _LOOKED_AT = 500  # messages of a conversation that are read at once
+_PLACES = "places "  # first word of a cursor: places are still to be exported; no cursor of a walk has a space
+_PLACES_AT_ONCE = 1_000
 _GONE = (404, 410)  # the conversation, or the membership, meanwhile
 
 
 async def export(tools: Tools, call: Call, request: r.MeExport) -> Result:
     """Return what the caller wrote and did not delete, in all conversations.
 
-    The first page has the caller's devices, too.
+    The first pages have what else is kept of the caller, too.
     """
-    walk = _walk(tools, call, request.cursor)
+    own, cursor, goes_on = await _own(tools, call, request.cursor)
+    if goes_on:
+        return {"messages": [], **own, "cursor": cursor}
+    walk = _walk(tools, call, cursor)
     found: list[dict[str, Any]] = []
     async with _for_a_time() as has_time:
         while has_time() and len(found) < request.limit and (channel := await walk.next()) is not None:
@@ -57,8 +64,22 @@ async def export(tools: Tools, call: Call, request: r.MeExport) -> Result:
                 walk.reached(rest)
             if len(found) < len(wanted):
                 break
-    devices = {} if request.cursor else {"devices": await devices_of(tools, call.user)}
-    return {"messages": found, **devices, **_cursor(walk)}
+    return {"messages": found, **own, **_cursor(walk)}
+
+
+async def _own(tools: Tools, call: Call, cursor: str) -> tuple[Result, str, bool]:
+    """Return what is kept of the caller beside messages, if this page is to have it.
+
+    Also where to go on, and whether with more of the same.
+    """
+    if not call.user or (cursor and not cursor.startswith(_PLACES)):
+        return {}, cursor, False
+    page = await tools.markers.page(call.user, call.namespace, cursor.removeprefix(_PLACES), _PLACES_AT_ONCE)
+    own: dict[str, Any] = {"places": [place_of(channel, place) for channel, place in page.places]}
+    if not cursor:
+        own["devices"] = await devices_of(tools, call.user)
+        own["preferences"] = {"receipts": (await tools.markers.user_preferences(call.user)).receipts}
+    return own, f"{_PLACES}{page.after}" if page.after else "", page.after is not None
 
 
 async def erase(tools: Tools, call: Call, request: r.MeErase) -> Result:
@@ -67,7 +88,7 @@ async def erase(tools: Tools, call: Call, request: r.MeErase) -> Result:
     if not request.cursor:
         await tools.devices.forget(call.user)
     platform = dataclasses.replace(call, user=PLATFORM, info=None)
-    purged = 0
+    purged, done = 0, False
     async with _for_a_time() as has_time:
         while has_time() and (channel := await walk.next()) is not None:
             live = await tools.traces.conversation(channel)
@@ -83,7 +104,23 @@ async def erase(tools: Tools, call: Call, request: r.MeErase) -> Result:
                     if error.refusal.code not in _GONE:
                         raise
             walk.done()
-    return {"done": walk.is_done, "conversations": purged, **_cursor(walk)}
+        if walk.is_done:
+            await _forget_places(tools, call)
+            done = True
+    more = {} if done else {"cursor": walk.place.as_cursor()}
+    return {"done": done, "conversations": purged, **more}
+
+
+async def _forget_places(tools: Tools, call: Call) -> None:
+    """Forget the caller's markers and preferences, in the namespace."""
+    places = [Of(call.user, "")]
+    after: str | None = ""
+    while after is not None:
+        page = await tools.markers.page(call.user, call.namespace, after, _PLACES_AT_ONCE)
+        places += [Of(call.user, channel) for channel, _ in page.places]
+        after = page.after
+    for start in range(0, len(places), _PLACES_AT_ONCE):
+        await tools.markers.forget(places[start : start + _PLACES_AT_ONCE])
 
 
 def _walk(tools: Tools, call: Call, cursor: str) -> Walk:

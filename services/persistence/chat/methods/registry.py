@@ -15,6 +15,7 @@ from services.persistence.chat.domain.wording import in_words
 from services.persistence.chat.methods import (
     conversations,
     devices,
+    markers,
     me,
     members,
     messages,
@@ -72,6 +73,12 @@ _HANDLERS: dict[str, _Handler] = {
     "devices.set": devices.set_device,
     "devices.remove": devices.remove,
     "devices.list": devices.list_all,
+    "markers.read": markers.read,
+    "markers.unread": markers.unread,
+    "markers.delivered": markers.delivered,
+    "receipts.list": markers.receipts,
+    "conversations.preferences": markers.preferences,
+    "me.preferences": markers.own_preferences,
     "me.export": me.export,
     "me.erase": me.erase,
 }
@@ -161,7 +168,8 @@ def _call(request: pb.CallRequest, params: ChatRequest) -> Call:
     key = request.key or (params.key if isinstance(params, Write) else "")
     check_text("key", key, MAX_KEY_BYTES)
     check_text("user of the key", request.key_user, MAX_KEY_USER_BYTES)
-    options = options_of(request.options) if isinstance(params, Write) else _UNUSED
+    has_options = isinstance(params, Write) or request.HasField("options")
+    options = options_of(request.options) if has_options else _UNUSED
     return Call(
         info.user if info else "", info, request.key_user, key, request.namespace, options, request.asks_to_begin
     )
