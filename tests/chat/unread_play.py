@@ -118,7 +118,8 @@ class Play:
     async def _begin(self) -> Conversation:
         history = self.rng.choice(["all", "joined"])
         users = self.rng.sample(USERS[1:], 2)
-        made = await self._replica().call(OWNER, "conversations.create", users=users, settings={"history": history})
+        settings = {"history": history, "versions": self.rng.choice(["keep", "erase"])}
+        made = await self._replica().call(OWNER, "conversations.create", users=users, settings=settings)
         conversation = Conversation(self.site, made["channel"], history)
         await conversation.catch_up()
         return conversation

@@ -151,7 +151,7 @@ async def test_a_removed_history_is_read_by_nobody_and_offset_epoch_and_keys_sta
     await process.append("second")
     await process.log.remove_history(CHANNEL)
     found, top = await process.log.read(CHANNEL, since_offset=0, limit=10, reverse=False)
-    assert (found, top) == ([], ChannelState(first.epoch, 2))
+    assert (found, top) == ([], ChannelState(first.epoch, 2, removed=2))
     assert await site.readable() == []
     assert (await process.append("again", key="k")) == AppendedPosition(1, first.epoch, True)
     assert (await process.append("third")).offset == 3
