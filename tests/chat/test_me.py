@@ -369,3 +369,44 @@ async def test_what_was_void_is_erased_too(site: Site, monkeypatch: pytest.Monke
     assert (await b.chat.upkeep.check(channel)).differences == []
     await b.chat.upkeep.rebuild(channel)
     assert (await site.another().call("o1", "messages.list", channel=channel))["messages"][-1]["deleted"]
+
+
+async def test_what_was_written_in_open_conversations_that_were_closed_is_found(site: Site) -> None:
+    await _closed_ones(site)
+
+
+async def test_it_is_on_dynamodb(dynamodb_calls: Site) -> None:
+    await _closed_ones(dynamodb_calls)
+
+
+async def _closed_ones(site: Site) -> None:
+    """The user wrote there, and has no role but in one of them."""
+    a, b = site.replicas
+    ops = {"shut": ["close"], "again": ["close", "reopen"], "twice": ["close", "reopen", "close"]}
+    ops |= {"gone": ["close", "delete"], "role": ["close"]}
+    channels: dict[str, str] = {}
+    for name, changes in ops.items():
+        made = await a.call("o1", "conversations.create", type="open", id=name)
+        channels[name] = channel = str(made["channel"])
+        await b.call(USER, "messages.send", channel=channel, text=f"in {name}")
+        if name == "role":
+            await a.call("o1", "members.role", channel=channel, user=USER, role="moderator")
+        for change in changes:
+            await a.call("o1", f"conversations.{change}", channel=channel)
+            if change == "reopen":
+                await b.call(USER, "messages.send", channel=channel, text=f"again in {name}")
+    for step in range(2):
+        found = sorted(one["text"] for one in await exported(b, limit=1))
+        assert found == ["again in again", "again in twice", "in again", "in role", "in shut", "in twice"]
+        for name in ("shut", "again", "twice", "role"):
+            assert (await a.chat.upkeep.check(channels[name])).differences == []
+            if step == 0:  # made again from the log
+                await a.chat.upkeep.rebuild(channels[name])
+    assert await erased(b) == 4
+    for name in ("shut", "again", "twice", "role"):
+        naive = NaiveFold()
+        for entry in await site.log(channels[name]):
+            naive.apply(*entry)
+        assert live(naive.view()) == {}
+    assert await exported(a) == []
+    assert await erased(a) == 0

@@ -150,7 +150,7 @@ def changes_of(live: Live, changed: Changed) -> Changes:
         at,
         _encode(head),
         {user: _person_document(live, user) for user in changed.people | changed.purged} | dict.fromkeys(changed.gone),
-        {user: _listed_document(state, user) for user in changed.people} | dict.fromkeys(changed.gone),
+        {user: _listed_of(state, user) for user in changed.people} | dict.fromkeys(changed.gone),
         overlays,
         directory_name(live.channel, state),
     )
@@ -252,6 +252,17 @@ def is_member(document: bytes) -> bool:
     """Whether an entry of a user's list says that the user is a member now."""
     listed: Listed = _listed.decode(document)
     return listed.role is not None
+
+
+def is_closed_open(state: Conversation) -> bool:
+    """Whether it stands in the list of the platform: open to all, and closed."""
+    return state.type is Type.OPEN and state.phase is Phase.CLOSED
+
+
+def _listed_of(state: Conversation, user: str) -> bytes | None:
+    if user != PLATFORM:
+        return _listed_document(state, user)
+    return _encode(Listed(state.type, left=True)) if is_closed_open(state) else None
 
 
 def _listed_document(state: Conversation, user: str) -> bytes:

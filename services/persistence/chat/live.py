@@ -31,7 +31,7 @@ from typing import NamedTuple
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry, apply_event, deleted
 from services.persistence.chat.domain.rules import BY_ONESELF, Why, decide
-from services.persistence.chat.domain.state import Conversation, Deleted, Message, Phase
+from services.persistence.chat.domain.state import PLATFORM, Conversation, Deleted, Message, Phase, Type
 from services.persistence.chat.recent import Recent
 from services.persistence.chat.said import NOBODY, Mentions, is_loud, mentions_in, said_by
 
@@ -327,9 +327,13 @@ class Live:
             self._purged.clear()
             self.purges.clear()
             self.pins.clear()
-            self._gone, self.is_emptied = users, True
+            self._gone, self.is_emptied = users | self._closed_list(), True
         else:
-            self._people |= self.state.members.keys()
+            self._people |= self.state.members.keys() | self._closed_list()
+
+    def _closed_list(self) -> set[str]:
+        """Whose list has open conversations that are closed, which the directory lacks."""
+        return {PLATFORM} if self.state.type is Type.OPEN else set()
 
     # What the read model is to be told.
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import msgspec
 
 from services.persistence.chat.conversations import Conversations
-from services.persistence.chat.documents import directory_name, live_of, message_of, overlay_of
+from services.persistence.chat.documents import directory_name, is_closed_open, live_of, message_of, overlay_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import apply
 from services.persistence.chat.domain.names import namespace_of
-from services.persistence.chat.domain.state import Conversation, Deleted, Message, Phase
+from services.persistence.chat.domain.state import PLATFORM, Conversation, Deleted, Message, Phase
 from services.persistence.chat.live import Found, Live
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.rows import Row, entry_behind_removed, parsed_row
@@ -121,6 +121,8 @@ class Upkeep:
         missing = [
             f"{user}: not in the list of conversations" for user, is_in in zip(users, listed, strict=True) if not is_in
         ]
+        if is_closed_open(state) and not await has(PLATFORM):
+            missing.append("not among the closed ones")
         name = directory_name(channel, state)
         if name is not None:
             page = await self._store.directory(namespace_of(channel), name, "", _NEAR)

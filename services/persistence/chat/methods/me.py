@@ -152,11 +152,10 @@ async def _for_a_time() -> AsyncIterator[Callable[[], bool]]:
 async def _is_elsewhere(tools: Tools, walk: Walk, channel: str) -> bool:
     """Whether nothing is to be exported here.
 
-    It is deleted, or will be found in the directory.
+    It is deleted, or will be found in the directory or among the closed ones.
     """
     state = (await tools.traces.conversation(channel)).state
-    is_in_directory = state.type is Type.OPEN and state.phase is Phase.ACTIVE
-    return state.phase not in (Phase.ACTIVE, Phase.CLOSED) or (is_in_directory and not walk.place.is_open)
+    return state.phase not in (Phase.ACTIVE, Phase.CLOSED) or await walk.comes_later(channel, state)
 
 
 async def _leave(tools: Tools, platform: Call, live: Live, user: str) -> None:
