@@ -157,3 +157,33 @@ async def test_rivals_at_once(chat: ChatSite) -> None:
         by = naive.deleted_by(delete.of)
         assert (void is None) == (by == offset), (offset, void, by)
     assert {*deletes.values()} == {None, Why.DELETED}, "nothing raced"
+
+
+async def test_who_found_a_reply_erased_does_not_believe_who_counted_it(chat: ChatSite) -> None:
+    """One replica has folded the reply itself, the other one its tombstone."""
+    one, two = chat.replica(), chat.replica()
+    await one.create("ann", "bob")
+    root = await one.say("ann")
+    await one.projection.flush()
+    await two.conversations.current(GROUP)
+    reply = await one.did("bob", {"kind": "message", "text": "x", "thread": root})
+    await one.say("bob")
+    await one.conversations.write(await one.conversations.current(GROUP))
+    hot: Any = one.process.hot
+    commit, may_commit, is_erased = hot.commit, asyncio.Event(), asyncio.Event()
+
+    async def commit_later(*arguments: Any) -> Any:
+        is_erased.set()
+        await may_commit.wait()
+        return await commit(*arguments)
+
+    hot.commit = commit_later
+    deleting = submitted(one, "bob", {"kind": "delete", "of": reply})
+    await asyncio.wait_for(is_erased.wait(), 5)
+    live = await two.conversations.current(GROUP)
+    assert live.uncounted == {reply: reply + 2}
+    await two.conversations.prepare(live, events.Message(text="y", thread=root))  # the other one has written it
+    may_commit.set()
+    assert (await deleting).void is None
+    for replica in (one, two, chat.replica()):
+        assert (await replica.view())["messages"][str(root)]["replies"] == 0

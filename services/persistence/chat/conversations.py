@@ -8,7 +8,8 @@ Rules.
 * `current` asks for the readable top after it was called. So who was told of an acknowledged event finds it here.
 * Before an event is folded, the messages that it names are loaded: their document in the read model, else their row.
 * A document that is newer than the position means that another replica wrote the read model meanwhile. Then the
-  conversation is loaded anew, in place; the object stays the same.
+  conversation is loaded anew, in place; the object stays the same. While a reply was found erased of which the event is
+  still to come, so is a document that is newer than the read model was: other replicas may count that reply.
 * The read model is written on condition that it is as it was when it was read (`write`). Who comes second loads anew.
 * Rows that are missing were removed by the deletion of the conversation, which is the next one: it applies.
 * Another epoch: the store was restored. The read model may be of a later time than the log, and is made again.
@@ -392,7 +393,9 @@ class Conversations:
 
     def _overlays(self, live: Live, documents: Mapping[int, bytes]) -> dict[int, Overlay]:
         overlays = {offset: overlay_of(document) for offset, document in documents.items()}
-        if any(overlay.at > live.position for overlay in overlays.values()):
+        # Who has found a reply erased counts it nowhere, and a replica that found it there does.
+        upto = (live.projected or 0) if live.uncounted else live.position
+        if any(overlay.at > upto for overlay in overlays.values()):
             raise _Ahead
         return overlays
 
