@@ -118,7 +118,9 @@ def test_who_catches_up_reads_the_log_itself_and_gets_only_what_is_in_no_log() -
     channel.go_live(early.subscription)  # its reply is queued; it still catches up
     assert early.frames == [frame_of(unlogged)]
     assert channel.is_catching_up(early.subscription)
+    assert channel.became_live == 0
     channel.receive_live(early.subscription)
+    assert channel.became_live == 1
     channel.fan_out([published(3, 2)])
     assert early.frames[1:] == [frame_of(published(3, 2))]
 

@@ -836,6 +836,21 @@ async def test_an_ephemeral_event_is_dropped_while_its_channel_is_repaired() -> 
     site.hub.ephemeral("nobody is here", Publication(b"6"))
 
 
+async def test_an_edge_that_tells_its_own_subscribers_learns_that_a_channel_is_being_repaired() -> None:
+    site = Site()
+    client = await site.subscriber()
+    assert site.hub.tell(CHANNEL, b"1")
+    go = site.hold_reads()
+    site.publish(2, lost=True)
+    site.publish(3)
+    await settle()
+    assert not site.hub.tell(CHANNEL, b"4")
+    go.set()
+    await settle()
+    assert site.hub.tell(CHANNEL, b"5")
+    assert got(client) == [1, 2, 3, 5]
+
+
 async def test_an_ephemeral_event_is_in_no_ring_and_no_log() -> None:
     site = Site()
     await site.subscriber()
