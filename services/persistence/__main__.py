@@ -108,6 +108,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         clock,
         lambda: gate.token,
         web_push_hosts=config.web_push_hosts,
+        inbox_max=config.inbox_conversations,
     )
     servicer = PersistenceServicer(log)
 

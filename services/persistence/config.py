@@ -21,6 +21,7 @@ class PersistenceConfig(GrpcServiceConfig):
     db: Path = Path("data/persistence.sqlite3")
     max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
+    inbox_conversations: int = number(1_000, 1, 10_000)  # of a user that inboxes look at
     web_push_hosts: tuple[str, ...] = field_env("WEB_PUSH_HOSTS", WEB_PUSH_HOSTS)
     feed: FeedConfig = group(FeedConfig)
 

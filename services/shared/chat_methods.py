@@ -76,6 +76,7 @@ METHODS: dict[str, Method] = {
         Method("conversations.join", r.ChangeChannel, _MANAGE, "Join a group, or accept an invitation.", Rate.MESSAGES),
         Method("conversations.leave", r.ChangeChannel, _MANAGE, "Leave a conversation.", Rate.MESSAGES),
         Method("conversations.decline", r.ChangeChannel, _MANAGE, "Decline an invitation.", Rate.MESSAGES),
+        Method("inbox.list", r.InboxList, _READ, "List the caller's conversations by last activity, or what changed."),
         Method("members.list", r.MembersList, _READ, "List the members of a conversation."),
         Method("members.add", r.MembersAdd, _MANAGE, "Add a user to a group.", Rate.INVITES),
         Method("members.invite", r.MembersInvite, _MANAGE, "Invite a user to a group.", Rate.INVITES),

@@ -41,6 +41,7 @@ Channel = Annotated[str, Meta(min_length=1, max_length=1_024)]
 Namespace = Annotated[str, Meta(max_length=64)]
 Key = Annotated[str, Meta(max_length=MAX_KEY_BYTES)]
 Cursor = Annotated[str, Meta(max_length=2_048)]
+LongCursor = Annotated[str, Meta(max_length=4_096)]
 Name = Annotated[str, Meta(max_length=128)]
 ReactionName = Annotated[str, Meta(min_length=1, max_length=64)]
 Role = Literal["reader", "member", "moderator", "admin", "owner"]
@@ -160,6 +161,19 @@ class ConversationsList(ChatRequest, kw_only=True):
     limit: Entries = 100
     cursor: Cursor = ""
     namespace: Namespace = ""
+
+
+class InboxList(ChatRequest, kw_only=True):
+    """A page of the own inbox.
+    `limit`: of a page, 100 at most. `cursor`: that of the page before. `since`: that of an earlier answer: only what
+    changed. `namespace`: only those that lie there.
+    """
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 100
+    cursor: LongCursor = ""
+    since: LongCursor = ""
+    namespace: Namespace = ""
+    json_schema: ClassVar[dict[str, Any]] = {"not": _has("cursor", "since")}
 
 
 class ConversationsDirectory(ChatRequest, kw_only=True):

@@ -78,6 +78,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 ABOUT_NO_CHANNEL = {
     "conversations.create",
     "conversations.list",
+    "inbox.list",
     "conversations.directory",
     "messages.between",
     "devices.set",
@@ -326,6 +327,7 @@ async def live(life: _Life) -> None:
     at: dict[str, Any] = {"channel": channel}
     await life.do("ann", "conversations.get", **at)
     await life.do("bob", "conversations.list", limit=10)
+    await life.do("bob", "inbox.list", limit=10)
     await life.do("ann", "conversations.update", **at, name="Dinner", settings={"edit_window_s": 3600})
     await life.do("ann", "members.invite", **at, user=u("dan"))
     await life.do("dan", "conversations.get", **at)

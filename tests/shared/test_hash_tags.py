@@ -27,6 +27,8 @@ from services.edge.adapters.redis.session_table import RedisSessionTable
 from services.edge.adapters.redis.tickets import RedisTickets
 from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.persistence.adapters.redis import rewrites
+from services.persistence.chat.inbox.kept_heads import PUT_HEAD
+from services.persistence.chat.inbox.lists import LEASE_LIST, PUT_LIST
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.markers.receipts import DONE, TELL, Receipts
@@ -135,6 +137,9 @@ def of_logs() -> list[Call]:
             now_s=1,
         ),
         rewrites.note_call(),
+        Call(PUT_HEAD, [keys.inbox_head(channel), keys.meta(channel)], ["e", 1, b"{}", 60]),
+        Call(LEASE_LIST, [keys.inbox_list("ann")], ["token", 10]),
+        Call(PUT_LIST, [keys.inbox_list("ann")], ["token", b"{}", 60]),
         incarnation.heartbeat_call(1, 1, seen),
         incarnation.orderly_end_call(1, seen),
         incarnation.check_call("edge-a", seen, "run", ""),

@@ -208,6 +208,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "conversations.create": {"name": "Lunch", "users": ["u2"], "settings": {"history": "joined"}},
     "conversations.get": _AT,
     "conversations.list": {"limit": 10},
+    "inbox.list": {"limit": 10},
     "conversations.directory": {"prefix": "lu"},
     "conversations.update": {**_AT, "name": "Dinner"},
     "conversations.close": _AT,

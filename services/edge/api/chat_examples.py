@@ -19,6 +19,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "conversations_create": {"type": "open", "id": "lobby", "name": "Lobby"},
     "conversations_get": LOBBY,
     "conversations_list": {"as": "alice"},
+    "inbox_list": {"as": "alice", "limit": 30},
     "conversations_directory": {"prefix": "Lo"},
     "conversations_update": {**LOBBY, "name": "The lobby"},
     "conversations_close": LOBBY,

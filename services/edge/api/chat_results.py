@@ -153,6 +153,67 @@ class ConversationPage(_Result):
     cursor: str | UnsetType = UNSET
 
 
+class InboxMarker(_Result):
+    """Up to where a conversation is read; of two the greater one counts."""
+
+    generation: Offset
+    offset: Offset
+
+
+class LastMessage(_Result):
+    """The newest message that is not deleted, and in no thread.
+    `text`: its first 140 characters. `attachments`: how many, if any. `time`: Unix milliseconds.
+    """
+
+    offset: Offset
+    author: str
+    time: Offset
+    text: str
+    attachments: Offset | UnsetType = UNSET
+    edited: bool | UnsetType = UNSET
+
+
+class InboxEntry(_Result):
+    """An own conversation in the inbox; with `removed` it is none any more.
+    `time`: of the last message, or change of members or of the conversation. `n`: messages that count, also deleted
+    ones. `unread`, `mentions`: with `at_least` there may be more, with `pending` some are just being deleted.
+    """
+
+    channel: str
+    type: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    phase: str | UnsetType = UNSET
+    as_of: AsOf | UnsetType = UNSET
+    other: str | UnsetType = msgspec.field(default=UNSET, name="with")
+    invited: Role | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+    time: Offset | UnsetType = UNSET
+    n: Offset | UnsetType = UNSET
+    offset: Offset | UnsetType = UNSET
+    marker: InboxMarker | UnsetType = UNSET
+    unread: Offset | UnsetType = UNSET
+    mentions: Offset | UnsetType = UNSET
+    at_least: bool | UnsetType = UNSET
+    pending: bool | UnsetType = UNSET
+    muted: bool | UnsetType = UNSET
+    archived: bool | UnsetType = UNSET
+    last: LastMessage | UnsetType = UNSET
+    removed: bool | UnsetType = UNSET
+
+
+class InboxPage(_Result):
+    """Own conversations by last activity.
+    `since`: to ask later what changed since the first page. `all`: these are all, not only what changed. `cursor`: of
+    the next page; absent: this is the last one. `truncated`: there are more than inboxes look at.
+    """
+
+    conversations: list[InboxEntry]
+    since: str
+    all: bool
+    cursor: str | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
+
+
 class OpenConversation(_Result):
     """An open conversation."""
 
@@ -425,6 +486,7 @@ class EraseResult(_Result):
 _OF_READS: dict[str, type[msgspec.Struct]] = {
     "conversations.get": ConversationResult,
     "conversations.list": ConversationPage,
+    "inbox.list": InboxPage,
     "conversations.directory": Directory,
     "members.list": ChatMembers,
     "messages.get": OneMessage,

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -57,6 +58,11 @@ _MAX_CHANNELS = 10_000
 _MAX_PEOPLE = 500_000
 _PAUSE_S = 0.02
 T = TypeVar("T")
+OnListed = Callable[[Collection[str]], Awaitable[None]]
+
+
+async def _nothing(_: Collection[str]) -> None:
+    """Do nothing for these users."""
 
 
 class _Ahead(Exception):
@@ -77,10 +83,17 @@ class Conversations:
         *,
         max_channels: int = _MAX_CHANNELS,
         max_people: int = _MAX_PEOPLE,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Create it; `rows` is the store of the log."""
+        """Create it.
+
+        `rows` is the store of the log, `clock` returns the time of Redis, Unix seconds.
+        """
         self._log, self._rows, self._store = log, rows, store
         self._max_channels, self._max_people = max_channels, max_people
+        self._clock = clock
+        self.on_listing: OnListed = _nothing  # before the lists of users are changed
+        self.on_listed: OnListed = _nothing  # when they were
         self._lives: OrderedDict[str, Live] = OrderedDict()
         self._members: dict[str, int] = {}  # channel → members, as of when they were counted
         self._people = 0  # their sum
@@ -409,11 +422,13 @@ class Conversations:
             await self._store.drop(live.channel)
             live.projected = None
         changed = live.take_changed()
-        changes = changes_of(live, changed)
         try:
             if self.on_left is not None and (left := _left(live, changed)):
                 await self.on_left(live.channel, left)
+            await self.on_listing(changed.people | changed.gone)
+            changes = changes_of(live, changed, int(self._clock() * 1_000))
             is_written = await self._store.apply(live.channel, live.projected, changes)
+            await self.on_listed(changes.listed)
         except TooLarge:  # readers fold it from the log, however long that takes
             logger.exception("a conversation can't be written", extra={"channel": live.channel})
             live.give_back(changed)

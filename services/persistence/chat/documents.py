@@ -68,6 +68,8 @@ class Listed(msgspec.Struct, omit_defaults=True):
     since: int = 0
     invited: Role | None = None
     left: bool = False  # it is not shown any more, and says where the user may have written
+    at_ms: int = msgspec.field(default=0, name="at")  # when this was written, Unix ms; 0: not known
+    history_from: int = msgspec.field(default=-1, name="from")  # see Member.history_from; -1: not known
 
 
 class Overlay(msgspec.Struct, omit_defaults=True):
@@ -128,8 +130,11 @@ def live_of(channel: str, loaded: Loaded) -> Live:
     return live
 
 
-def changes_of(live: Live, changed: Changed) -> Changes:
-    """Return what is to be written of a conversation, as of its position."""
+def changes_of(live: Live, changed: Changed, now_ms: int = 0) -> Changes:
+    """Return what is to be written of a conversation, as of its position.
+
+    `now_ms`: the present time, Unix ms.
+    """
     state, at = live.state, live.position
     head = Head(
         epoch=live.epoch,
@@ -150,7 +155,7 @@ def changes_of(live: Live, changed: Changed) -> Changes:
         at,
         _encode(head),
         {user: _person_document(live, user) for user in changed.people | changed.purged} | dict.fromkeys(changed.gone),
-        {user: _listed_of(state, user) for user in changed.people} | dict.fromkeys(changed.gone),
+        {user: _listed_document_or_none(state, user, now_ms) for user in changed.people} | dict.fromkeys(changed.gone),
         overlays,
         directory_name(live.channel, state),
     )
@@ -242,10 +247,15 @@ def _person_document(live: Live, user: str) -> bytes | None:
     return None if person == Person() else _encode(person)
 
 
+def listed_of(document: bytes) -> Listed:
+    """Decode an entry of a user's list."""
+    listed: Listed = _listed.decode(document)
+    return listed
+
+
 def is_left(document: bytes) -> bool:
     """Whether an entry of a user's list only says that the user was there once."""
-    listed: Listed = _listed.decode(document)
-    return listed.left
+    return listed_of(document).left
 
 
 def is_member(document: bytes) -> bool:
@@ -259,21 +269,23 @@ def is_closed_open(state: Conversation) -> bool:
     return state.type is Type.OPEN and state.phase is Phase.CLOSED
 
 
-def _listed_of(state: Conversation, user: str) -> bytes | None:
+def _listed_document_or_none(state: Conversation, user: str, now_ms: int) -> bytes | None:
     if user != PLATFORM:
-        return _listed_document(state, user)
+        return _listed_document(state, user, now_ms)
     return _encode(Listed(state.type, left=True)) if is_closed_open(state) else None
 
 
-def _listed_document(state: Conversation, user: str) -> bytes:
+def _listed_document(state: Conversation, user: str, now_ms: int) -> bytes:
     member, invited = state.members.get(user), state.invited.get(user)
     if member is None and invited is None:
-        return _encode(Listed(state.type, left=True))
+        return _encode(Listed(state.type, left=True, at_ms=now_ms))
     return _encode(
         Listed(
             state.type,
             role=None if member is None else member.role,
             since=0 if member is None else member.since,
             invited=invited,
+            at_ms=now_ms,
+            history_from=0 if member is None else member.history_from,
         )
     )

@@ -20,3 +20,9 @@ UNREAD = Counter(
     "Answers of how much is unread: `exact`, `at_least` (too far back) or `pending` (something is being deleted).",
     ["outcome"],
 )
+INBOX_HEADS = Counter(
+    "thalamus_chat_inbox_heads",
+    "Conversations that inboxes looked at, by where that was: `kept` in Redis, the `tail` of the log there, or the "
+    "`conversation` itself.",
+    ["source"],
+)

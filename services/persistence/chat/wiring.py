@@ -12,6 +12,8 @@ from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
 from services.persistence.chat.fates import Fates
+from services.persistence.chat.inbox.inbox import MOST, Inbox
+from services.persistence.chat.inbox.lists import Lists
 from services.persistence.chat.markers.flushing import Flusher
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.markers import Markers
@@ -55,6 +57,7 @@ class Chat:
         incarnation: Callable[[], str],
         *,
         web_push_hosts: Sequence[str] = (),
+        inbox_max: int = MOST,
     ) -> None:
         """Put the parts together; `run` writes the read model.
 
@@ -67,13 +70,14 @@ class Chat:
             clock: Returns the time of Redis, Unix seconds.
             incarnation: Returns the token of the present incarnation of Redis.
             web_push_hosts: Where addresses of Web Push may lie, see `devices/device.py`.
+            inbox_max: Conversations of a user that inboxes look at.
         """
 
         def now_ms() -> int:
             return int(clock() * 1_000)
 
         marks = Marks(redis, clock)
-        self.conversations = Conversations(log, rows, store)
+        self.conversations = Conversations(log, rows, store, clock=clock)
         self.projection = Projection(self.conversations, marks)
         self.eraser = Eraser(log, rows, store, self.conversations, ErasureMarks(redis, clock))
         self.projection.on_swept = self.eraser.erase_void
@@ -84,6 +88,9 @@ class Chat:
         self.conversations.on_left = self._forget_places
         self.receipts = Receipts(redis, self.markers, self.conversations)
         self.counts = Counts(self.conversations, rows, store, self.markers, now_ms)
+        lists = Lists(redis, store, incarnation, now_ms, most=inbox_max)
+        self.conversations.on_listing, self.conversations.on_listed = lists.changing, lists.changed
+        self.inbox = Inbox(redis, log, rows, self.conversations, lists, self.markers, self.counts, incarnation, now_ms)
         self.queries = Queries(self.conversations, pages, rows, store, self.counts, now_ms)
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
@@ -100,6 +107,7 @@ class Chat:
             self.notifications,
             self.markers,
             self.receipts,
+            self.inbox,
             now_ms,
             web_push_hosts=web_push_hosts,
         )
@@ -123,6 +131,7 @@ class Chat:
                 await self.projection.flush()
                 await self.eraser.flush()
                 await self._flush_markers()
+                await self.inbox.drain()
         except TimeoutError:
             logger.warning("stopping with conversations that are not written; other replicas do it")
 

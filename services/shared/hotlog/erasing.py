@@ -46,4 +46,6 @@ def erased(result: Any) -> Erased:
 
 def trim_call(channel: str, upto: int) -> Call:
     """Return the call that deletes readable entries up to an offset."""
-    return Call(TRIM, [keys.log(channel), keys.meta(channel)], [upto, KEPT, MOST_ABOVE, MOST_BYTES])
+    return Call(
+        TRIM, [keys.log(channel), keys.meta(channel), keys.inbox_head(channel)], [upto, KEPT, MOST_ABOVE, MOST_BYTES]
+    )

@@ -199,7 +199,7 @@ def verify_call(
     `n` and `mv` are those of the store at its top, `erasures` is what it has counted of the channel.
     Its result is 1: noted; 0: Redis is behind; 2: it is ahead; -1: it has no meta of the channel.
     """
-    names = [keys.meta(channel), keys.log(channel)]
+    names = [keys.meta(channel), keys.log(channel), keys.inbox_head(channel)]
     return Call(VERIFY, names, [epoch, top, incarnation, int(may_be_ahead), n, mv, erasures])
 
 

@@ -1,8 +1,9 @@
 -- Deletes readable entries of a `stored` channel up to an offset, and notes that; those not stored yet stay.
 --
--- KEYS: log, meta.
+-- KEYS: log, meta, head of a conversation, which has one of them.
 -- ARGV: offset, and as of erase.lua: most readable entries that stay if any were deleted, most entries not readable that
 --   one call handles, most bytes of each. If there are more, bytes of what was deleted may be left until the next call.
+redis.call('DEL', KEYS[3])
 local known = redis.call('HMGET', KEYS[2], 'stored', 'unclean', 'removed')
 local stored = tonumber(known[1])
 if stored then

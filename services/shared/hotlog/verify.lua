@@ -3,7 +3,7 @@
 --
 -- It also sets what the channel has counted, if it counts or is to: what the store has, and what Redis has above that.
 --
--- KEYS: meta, log.
+-- KEYS: meta, log, head of a conversation.
 -- ARGV: epoch, top of the store, token of the incarnation, 1 if Redis may have more, n and mv at the top of the store,
 --   number of erasures in the store. If Redis has seen fewer, it came back with what was erased: its readable entries go.
 -- Returns 1 if it was noted, 0 if Redis is behind, -1 if there is no meta, 2 if Redis has more.
@@ -21,6 +21,7 @@ if tonumber(known[2]) > tonumber(ARGV[2]) and ARGV[4] ~= '1' then return 2 end
 redis.call('HSET', KEYS[1], 'life', ARGV[3])
 if tonumber(ARGV[7]) > (tonumber(known[5]) or 0) then
   redis.call('XTRIM', KEYS[2], 'MINID', string.format('%d-0', tonumber(known[2]) + 1))
+  redis.call('DEL', KEYS[3])
   redis.call('HSET', KEYS[1], 'erased', ARGV[7], 'unclean', 1)
 end
 if known[4] or ARGV[5] ~= '0' or ARGV[6] ~= '0' then

@@ -77,7 +77,9 @@ async def test_a_route_calls_its_method_with_what_is_in_path_query_and_body(scen
         assert (asked.info.user, asked.info.client, bool(asked.info.conn_info)) == ("alice", "", True)
         assert asked.key_user == "u:alice"  # that of rpc: a repeat may come by another way
         assert asked.key == ("k1" if METHODS[route.method].writes else "")
-        in_any = route.method in ("conversations.list", "me.preferences") or route.method.startswith("devices.")
+        in_any = route.method in ("conversations.list", "inbox.list", "me.preferences") or route.method.startswith(
+            "devices."
+        )
         assert asked.namespace == ("" if in_any else "conv")
 
 

@@ -50,7 +50,7 @@ async def test_a_method_is_passed_on_and_its_result_comes_back_byte_for_byte(sce
     assert (asked.method, asked.params.strip(), asked.key, asked.key_user) == (method, params.strip(), "", "u:alice")
     assert (asked.info.user, asked.info.client) == ("alice", scene.alice.session.client)
     assert asked.info.conn_info == b'{"n": 1}' or asked.info.conn_info == b'{"n":1}'
-    if method in ("conversations.list", "me.preferences") or method.startswith("devices."):
+    if method in ("conversations.list", "inbox.list", "me.preferences") or method.startswith("devices."):
         assert (asked.namespace, asked.HasField("options")) == ("", False)
     else:
         assert asked.namespace == "conv"

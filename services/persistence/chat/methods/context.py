@@ -24,6 +24,7 @@ from services.persistence.chat.append import Appender
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
+from services.persistence.chat.inbox.inbox import Inbox
 from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.receipts import Receipts
 from services.persistence.chat.new_events import Appended, NewEvent, Options
@@ -98,6 +99,7 @@ class Tools:
     notifications: Notifications
     markers: Markers
     receipts: Receipts
+    inbox: Inbox
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom

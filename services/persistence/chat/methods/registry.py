@@ -23,6 +23,7 @@ from services.persistence.chat.methods import (
     reading,
     upkeep,
 )
+from services.persistence.chat.methods import inbox as inboxes
 from services.persistence.chat.methods.context import Begins, Call, Result, Tools
 from services.persistence.chat.new_events import Options, Refused
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, malformed
@@ -46,6 +47,7 @@ _HANDLERS: dict[str, _Handler] = {
     "conversations.join": conversations.join,
     "conversations.leave": conversations.leave,
     "conversations.decline": conversations.decline,
+    "inbox.list": inboxes.page,
     "members.list": reading.members,
     "members.add": members.add,
     "members.invite": members.invite,
@@ -92,6 +94,8 @@ _FOR_OPERATORS: dict[str, tuple[type[ChatRequest], _Handler]] = {
     "notify.device": (notifications.Gone, notifications.device),
     "notify.devices": (notifications.OfUsers, notifications.devices),
     "notify.gone": (notifications.Gone, notifications.gone),
+    "inbox.watch": (inboxes.Watch, inboxes.watch),
+    "inbox.members": (inboxes.Members, inboxes.members),
 }
 _FOR_EDGES: dict[str, tuple[type[ChatRequest], _Handler]] = {APPEND: (messages.EventsAppend, messages.append)}
 _decoders = {

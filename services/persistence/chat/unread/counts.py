@@ -89,6 +89,17 @@ class Counts:
         found = await asyncio.gather(*(self._of(user, channel, place) for channel, place in places.items()))
         return dict(zip(places, found, strict=True))
 
+    async def at(self, user: str, channel: str, place: Place, *, offset: int, removed: int) -> Unread:
+        """Count in one conversation at a readable offset, or later.
+
+        It takes no request if the answer is in memory. `removed`: up to where history was removed, as far as known.
+        """
+        live = await self._conversations.upto(channel, offset)
+        is_known = self._knows(live, user, place) and live.removed >= removed
+        if is_known and not self._count(live, user, place).pending:
+            return self.now(live, user, place)
+        return await self._of(user, channel, place)
+
     async def badge(self, user: str) -> int:
         """Sum up what is unread in conversations that are neither muted nor archived."""
         total, after = 0, ""
