@@ -111,6 +111,20 @@ const until = async (found, expected) => {
   }
 };
 
+// Error 100 does not say whether the publication is in the log: it is repeated, and readers may get it as often.
+let repeats = 0;
+async function publishSurely(sub, data) {
+  for (;;) {
+    try {
+      return await sub.publish(data);
+    } catch (error) {
+      if (error.code !== 100) throw error;
+      repeats += 1;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+}
+
 const scenarios = {
   async chat() {
     for (const channel of [ch('chat:sdk'), ch('live:sdk'), ch('tick:sdk'), ch('plain-sdk')]) {
@@ -219,14 +233,16 @@ const scenarios = {
       await events.wait('publication');
       await ask({ do: 'cut' });
       await events.wait('subscribing');
-      for (const n of range(1, 51)) await sub.publish(payload({ n }));
+      for (const n of range(1, 51)) await publishSurely(sub, payload({ n }));
       await ask({ do: 'heal' });
       const subscribed = await events.wait('subscribed');
       assert.equal(subscribed.wasRecovering, true);
       assert.equal(subscribed.recovered, true);
-      await sub.publish(payload({ n: 51 }));
-      while (events.publications().length < 52) await events.wait('publication');
-      assert.deepEqual(events.publications().map((pub) => told(pub).n), range(0, 52));
+      await publishSurely(sub, payload({ n: 51 }));
+      const numbers = () => [...new Set(events.publications().map((pub) => told(pub).n))];
+      while (numbers().length < 52) await events.wait('publication');
+      assert.deepEqual(numbers(), range(0, 52));
+      assert.ok(events.publications().length <= 52 + repeats, 'nothing comes twice that was published once');
       alice.disconnect();
       bob.disconnect();
     }
