@@ -112,9 +112,9 @@ dashboards: $(VENV)/.dev ## write the JSON of the Grafana dashboards from deploy
 lock: ## pin all dependencies with hashes; needs uv (`pipx install uv`), ARGS=--upgrade for the newest
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pipx install uv'; exit 1; }
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate $(ARGS) \
-		--extra build pyproject.toml -o requirements.lock
+		--extra build --extra push pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate $(ARGS) \
-		--extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--extra build --extra push --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## remove .venv and everything made by tools; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -112,6 +112,14 @@ class Process(Run):
                     if not task.cancelled() and isinstance(task.exception(), Died):
                         raise Died
 
+    async def close(self) -> None:
+        for courier in self.notifier.couriers:
+            tasks = list(courier._under_way)  # noqa: SLF001
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await super().close()
+
     async def pass_time(self) -> None:
         await super().pass_time()
         await make_due(self.conn, "t:push:{webhook}:due", 0)
