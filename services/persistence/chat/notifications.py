@@ -39,6 +39,7 @@ from services.persistence.chat.live import Found, Live
 from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.record import Place
 from services.persistence.chat.rows import read_publications
+from services.persistence.chat.unread.counts import Counts
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
 from thalamus.common.v1.common_pb2 import Publication
@@ -82,6 +83,7 @@ class Shown(NamedTuple):
     time_ms: int
     attachments: int
     is_mention: bool
+    badge: int
     device: Device | None
 
 
@@ -126,10 +128,11 @@ class Notifications:
         conversations: Conversations,
         markers: Markers,
         devices: Devices,
+        counts: Counts,
         now_ms: Callable[[], int],
     ) -> None:
         self._log, self._rows, self._conversations = log, rows, conversations
-        self._markers, self._devices, self._now_ms = markers, devices, now_ms
+        self._markers, self._devices, self._counts, self._now_ms = markers, devices, counts, now_ms
 
     async def plan(self, channel: str, first: int, max_members: int) -> Plan:
         """Look at the log from an offset on; see the module."""
@@ -177,6 +180,7 @@ class Notifications:
             message.time_ms,
             len(content.attachments),
             user in content.mentions or content.mention_all,
+            await self.badge(user),
             device,
         )
 
@@ -191,6 +195,10 @@ class Notifications:
             if message is not None:
                 found |= {user: self._may_see(live, user, offset) for user in users}
         return found
+
+    async def badge(self, user: str) -> int:
+        """Return how much is unread in conversations neither muted nor archived."""
+        return await self._counts.badge(user)
 
     async def device(self, user: str, address: str) -> Device | None:
         """Return the device of a user with this address."""

@@ -95,7 +95,9 @@ class Chat:
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
         self.devices = Devices(store.devices)
-        self.notifications = Notifications(log, rows, self.conversations, self.markers, self.devices, now_ms)
+        self.notifications = Notifications(
+            log, rows, self.conversations, self.markers, self.devices, self.counts, now_ms
+        )
         self.shown_marks = ShownMarks(redis)
         self.markers.on_moved.append(self.shown_marks.moved)
         self.tools = Tools(

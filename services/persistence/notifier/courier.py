@@ -145,8 +145,10 @@ class Courier:
     async def _said(self, errand: Errand) -> tuple[Note | None, Device | None]:
         """Return what to send now, and to which device; None: nothing."""
         if errand.kind == "dismiss":
-            device = await self._persistence.device(errand.user, errand.address) if errand.address else None
-            return (None, None) if errand.address and device is None else (note_of(errand, None, ""), device)
+            device, badge = await self._persistence.device(errand.user, errand.address)
+            if errand.address and device is None:
+                return None, None
+            return msgspec.structs.replace(note_of(errand, None, ""), badge=badge), device
         shown = await self._persistence.show(errand.channel, errand.epoch, errand.offset, errand.user, errand.address)
         if shown is None:
             return None, None

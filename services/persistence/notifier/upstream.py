@@ -29,6 +29,7 @@ class _Answers(msgspec.Struct):
     shown: Shown | None = None
     users: Any = msgspec.field(default_factory=dict)
     device: Device | None = None
+    badge: int = 0
 
 
 class GrpcPersistence:
@@ -62,8 +63,9 @@ class GrpcPersistence:
             found |= {user: [(one[0], one[1]) for one in devices] for user, devices in answer.users.items()}
         return found
 
-    async def device(self, user: str, address: str) -> Device | None:
-        return (await self._call("notify.device", {"user": user, "address": address}, _Answers)).device
+    async def device(self, user: str, address: str) -> tuple[Device | None, int]:
+        found = await self._call("notify.device", {"user": user, "address": address}, _Answers)
+        return found.device, found.badge
 
     async def gone(self, user: str, address: str) -> None:
         await self._call("notify.gone", {"user": user, "address": address}, _Answers)

@@ -76,12 +76,28 @@ async def test_c60_whoever_is_active_is_not_told_and_whoever_is_away_is(
 
 async def test_c60_three_messages_are_one_notification(site: Site, run: Run, backend: Backend) -> None:
     channel = await group(site, "bob")
+    muted, other = await group(site, "bob"), await group(site, "bob")
+    await prefer(site, muted, "bob", Preferences(muted_until_ms=4_102_444_800_000))
+    for where in (muted, other):
+        await say(site, where, text="elsewhere", silent=where == other)
+        await say(site, where, text="elsewhere")
+        await site.settle(where)
+    await read(site, channel, "bob", await say(site, channel, text="read"))
     offsets = [await say(site, channel, text=f"m{number}") for number in range(3)]
+    await site.settle(channel)
     await run.all()
-    assert told(backend.take()) == [("message", "bob", offsets[-1])]
+    notes = {note["channel"]: note for note in backend.take()}
+    assert notes.keys() == {channel, other}
+    assert (notes[channel]["offset"], notes[channel]["badge"]) == (offsets[-1], 4), "3 here, 1 there, none muted"
     later = await say(site, channel, text="m3")
     await run.all()
-    assert told(backend.take()) == [("message", "bob", later)]
+    (note,) = backend.take()
+    assert (told([note]), note["badge"]) == ([("message", "bob", later)], 5)
+    await read(site, channel, "bob", later)
+    await run.look_again()
+    await run.send()
+    (back,) = backend.take()
+    assert (back["kind"], back["badge"]) == ("dismiss", 1)
 
 
 async def test_c60_what_is_read_later_is_taken_back(site: Site, run: Run, backend: Backend) -> None:

@@ -82,9 +82,13 @@ async def show(tools: Tools, _call: Call, request: Show) -> Result:
 
 
 async def device(tools: Tools, _call: Call, request: Gone) -> Result:
-    """Return the device of a user with an address; without `device`: there is none."""
-    found = await tools.notifications.device(request.user, request.address)
-    return {} if found is None else {"device": msgspec.to_builtins(found)}
+    """Return the device of a user with an address, and the user's badge.
+
+    Without `device`: there is none.
+    """
+    found = await tools.notifications.device(request.user, request.address) if request.address else None
+    badge = {"badge": await tools.notifications.badge(request.user)}
+    return badge if found is None else {**badge, "device": msgspec.to_builtins(found)}
 
 
 async def devices(tools: Tools, _call: Call, request: OfUsers) -> Result:
