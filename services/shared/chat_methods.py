@@ -107,6 +107,8 @@ METHODS: dict[str, Method] = {
         Method("pins.remove", r.OfMessage, _WRITE, "Take a pin off.", Rate.REACTIONS),
         Method("pins.list", r.OfChannel, _READ, "Return the pinned messages."),
         Method("markers.get", r.OfChannel, _READ, "Return how far the caller has read, and what is unread."),
+        Method("typing.start", r.OfChannel, _OWN, "Tell the others that the caller types."),
+        Method("typing.stop", r.OfChannel, _OWN, "Tell the others that the caller types no more."),
         Method("devices.set", r.DevicesSet, _MANAGE, "Have notifications sent to a device.", Rate.MESSAGES),
         Method("devices.remove", r.OfDevice, _MANAGE, "Remove a device: it gets no notifications any more."),
         Method("devices.list", r.DevicesList, _READ, "List the caller's devices."),

@@ -21,6 +21,7 @@ _MAX_DATA_BYTES = 1 << 20
 MAX_HISTORY_SIZE = 1_000_000
 MAX_HISTORY_TTL_S = 10 * 365 * 86_400
 MAX_PRESENCE_GRACE_S = 3_600
+MAX_TYPING_MEMBERS = 1_000
 MAX_GROUP_MEMBERS = 10_000
 MAX_RECEIPTS_MEMBERS = 1_000
 
@@ -134,6 +135,7 @@ class Namespace:
     group_max_members: int = 1000  # of a new group
     unknown_users: UnknownUsers = UnknownUsers.REFUSE
     receipts_max_members: int = 100  # of a conversation in which all are told who has read
+    typing_max_members: int = 200  # of a conversation in which all are told who types
     publish_hook: bool = fixed(False)  # no option: edges set it where a hook sees the publications of clients
 
 
@@ -170,6 +172,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "publish_rate": (0, 1_000_000),
     "group_max_members": (1, MAX_GROUP_MEMBERS),
     "receipts_max_members": (0, MAX_RECEIPTS_MEMBERS),
+    "typing_max_members": (0, MAX_TYPING_MEMBERS),
 }
 _NEEDS_LOG = ("history_size", "history_ttl_s", "history", "recovery", "positioning")
 _NEEDS_PRESENCE = (
@@ -181,7 +184,7 @@ _NEEDS_PRESENCE = (
     "presence_by",
     "presence_event_rate",
 )
-_OF_CONVERSATIONS = ("group_max_members", "unknown_users", "receipts_max_members")
+_OF_CONVERSATIONS = ("group_max_members", "unknown_users", "receipts_max_members", "typing_max_members")
 _BY_MEMBERSHIP = ("subscribe", "publish", "history", "presence_read")
 _MEMBERS = frozenset({Permission.MEMBER})
 

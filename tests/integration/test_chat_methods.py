@@ -74,6 +74,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "markers.delivered": (NO, NO, YES, YES, YES, NO, NO),
     "receipts.list": (NO, NO, YES, YES, YES, NO, NO),
     "conversations.preferences": (NO, NO, YES, YES, YES, NO, NO),
+    "typing.start": (NO, NO, NO, YES, "103 silenced", NO, NO),
+    "typing.stop": (NO, NO, NO, "unchanged", "103 silenced", NO, NO),
 }
 ABOUT_NO_CHANNEL = {
     "conversations.create",
@@ -345,6 +347,8 @@ async def live(life: _Life) -> None:
     first = (await life.do("ann", "messages.send", **at, text="See you at 8", mentions=[u("bob")], meta={"a": [1]}))[
         "offset"
     ]
+    await life.do("bob", "typing.start", **at)
+    await life.do("bob", "typing.stop", **at)
     await life.do("bob", "messages.send", **at, text="fine", reply_to=first, silent=True)
     await life.do("bob", "messages.send", **at, text="where?", thread=first, cid="c1")
     await life.do("ann", "messages.edit", **at, of=first, text="See you at 9", if_rev=first)

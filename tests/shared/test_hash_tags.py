@@ -34,6 +34,7 @@ from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.markers.receipts import DONE, TELL, Receipts
 from services.persistence.chat.markers.record import Record
 from services.persistence.chat.marks import Marks
+from services.persistence.chat.who_types import Typing
 from services.persistence.notifier.timers import Grown, OnDevice, Timers
 from services.persistence.webhooks.letters import Letter, Letters
 from services.presence.adapters.redis_roster import RedisRoster
@@ -218,6 +219,7 @@ async def use_feed(redis: RedisPipeline, url: str) -> None:
     await receipts.sweep()
     await receipts._run(TELL, "3:ann" + CHANNEL, 1_000, 3_000)  # noqa: SLF001
     await receipts._run(DONE, 1_000, "3:ann" + CHANNEL, "1")  # noqa: SLF001
+    await Typing(redis, lambda: 1).began(CHANNEL, "ann")
     marks = Marks(redis, lambda: 1.0)
     await marks.unmark([(CHANNEL, b"1")])
     await marks.settled(1.0, 1)

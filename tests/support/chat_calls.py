@@ -42,6 +42,7 @@ OPTIONS = pb.NamespaceOptions(
     group_max_members=1_000,
     max_data_bytes=65_536,
     receipts_max_members=100,
+    typing_max_members=5,
 )
 
 

@@ -241,6 +241,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "pins.remove": {**_AT, "of": 2},
     "pins.list": _AT,
     "markers.get": _AT,
+    "typing.start": _AT,
+    "typing.stop": _AT,
     "devices.set": {"id": "phone", "platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "devices.remove": {"id": "phone"},
     "devices.list": {},

@@ -19,6 +19,7 @@ def options_of(namespace: Namespace) -> pb.NamespaceOptions:
         group_max_members=namespace.group_max_members,
         max_data_bytes=namespace.max_data_bytes,
         receipts_max_members=namespace.receipts_max_members,
+        typing_max_members=namespace.typing_max_members,
     )
 
 

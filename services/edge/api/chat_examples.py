@@ -52,6 +52,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "pins_remove": {**DIRECT, "of": 2},
     "pins_list": DIRECT,
     "markers_get": {"as": "alice", **DIRECT},
+    "typing_start": {"as": "alice", **DIRECT},
+    "typing_stop": {"as": "alice", **DIRECT},
     "devices_set": {"as": "alice", "id": "phone", "platform": "fcm", "token": "fMEP0vJqS0:APA91bHqX"},
     "devices_remove": {"as": "alice", "id": "phone"},
     "devices_list": {"as": "alice"},

@@ -107,6 +107,8 @@ ROUTES = (
     ),
     Route("GET", f"{_CONVERSATION}/receipts/{{offset}}", "receipts.list", _AT),
     Route("PUT", f"{_CONVERSATION}/preferences", "conversations.preferences", _CHANNEL),
+    Route("POST", f"{_CONVERSATION}/typing", "typing.start", _CHANNEL),
+    Route("DELETE", f"{_CONVERSATION}/typing", "typing.stop", _CHANNEL),
     Route("GET", "/chat/messages", "messages.between"),
     Route("POST", "/chat/messages", "messages.send", {}, ("channel",)),
     Route("GET", "/chat/devices", "devices.list"),

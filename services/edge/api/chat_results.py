@@ -435,6 +435,16 @@ class OwnMessage(Text, kw_only=True):
     edited: bool
 
 
+class TypingResult(_Result):
+    """Whether the others are told.
+    `why`: why not: `too_soon` (they were told less than 3 s ago), `too_many_members`, or `unchanged`.
+    """
+
+    channel: str
+    told: bool
+    why: str | UnsetType = UNSET
+
+
 class DeviceResult(_Result):
     """A device that gets notifications.
     `address`: the host of an endpoint, or the end of a token. `set`: when it was set last, Unix milliseconds.
@@ -497,6 +507,8 @@ _OF_READS: dict[str, type[msgspec.Struct]] = {
     "reactions.list": Reactions,
     "pins.list": Pinned,
     "markers.get": ReadUpTo,
+    "typing.start": TypingResult,
+    "typing.stop": TypingResult,
     "devices.set": DeviceChanged,
     "devices.remove": DeviceChanged,
     "devices.list": DeviceList,

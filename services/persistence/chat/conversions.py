@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from services.persistence.chat.new_events import Options, Refused
 from services.shared.checks import check_number
-from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S, MAX_RECEIPTS_MEMBERS
+from services.shared.namespaces import (
+    MAX_HISTORY_SIZE,
+    MAX_HISTORY_TTL_S,
+    MAX_RECEIPTS_MEMBERS,
+    MAX_TYPING_MEMBERS,
+)
 from thalamus.chat.v1 import chat_pb2 as pb
 
 _MAX_MEMBERS = 10_000
@@ -22,6 +27,7 @@ def options_of(options: pb.NamespaceOptions) -> Options:
     check_number("group_max_members", options.group_max_members, 1, _MAX_MEMBERS)
     check_number("max_data_bytes", options.max_data_bytes, 1, _MAX_DATA_BYTES)
     check_number("receipts_max_members", options.receipts_max_members, 0, MAX_RECEIPTS_MEMBERS)
+    check_number("typing_max_members", options.typing_max_members, 0, MAX_TYPING_MEMBERS)
     return Options(
         options.history_size,
         options.history_ttl_s,
@@ -29,6 +35,7 @@ def options_of(options: pb.NamespaceOptions) -> Options:
         options.group_max_members,
         options.max_data_bytes,
         options.receipts_max_members,
+        options.typing_max_members,
     )
 
 

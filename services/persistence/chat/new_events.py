@@ -22,6 +22,7 @@ class Options(NamedTuple):
     group_max_members: int = 10_000
     max_data_bytes: int = 65_536
     receipts_max_members: int = 0
+    typing_max_members: int = 0
 
 
 class NewEvent(NamedTuple):

@@ -33,6 +33,7 @@ from services.persistence.chat.shown_marks import ShownMarks
 from services.persistence.chat.traces import Traces
 from services.persistence.chat.unread.counts import Counts
 from services.persistence.chat.upkeep import Upkeep
+from services.persistence.chat.who_types import Typing
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
 from services.shared.errors import Unavailable
@@ -100,6 +101,7 @@ class Chat:
         )
         self.shown_marks = ShownMarks(redis)
         self.markers.on_moved.append(self.shown_marks.moved)
+        self.typing = Typing(redis, now_ms)
         self.tools = Tools(
             self.queries,
             self.appender,
@@ -110,6 +112,7 @@ class Chat:
             self.markers,
             self.receipts,
             self.inbox,
+            self.typing,
             now_ms,
             web_push_hosts=web_push_hosts,
         )

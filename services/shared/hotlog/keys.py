@@ -239,6 +239,15 @@ def slow_mode(channel: str, user: str) -> str:
     return f"{_prefix}{{{channel}}}:slow:{digest}"
 
 
+def typing(channel: str, user: str) -> str:
+    """When a user said last to type in a conversation, and whether that is over.
+
+    The name is hashed: it may hold anything.
+    """
+    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_prefix}{{{channel}}}:typing:{digest}"
+
+
 def markers(user: str) -> str:
     """Hash: conversation → up to where a user has read it.
 

@@ -98,7 +98,13 @@ async def test_an_event_carries_what_persistence_needs() -> None:
         assert one.servers[0].chat.events[-1].key == "k"
     options = ChatClient.options(one.chat, replace(namespace, name="other"))
     assert options == pb.NamespaceOptions(
-        history_size=7, history_ttl_s=60, group_max_members=50, max_data_bytes=900, feed=True, receipts_max_members=9
+        history_size=7,
+        history_ttl_s=60,
+        group_max_members=50,
+        max_data_bytes=900,
+        feed=True,
+        receipts_max_members=9,
+        typing_max_members=namespace.typing_max_members,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.persistence.chat.domain import events
-from services.persistence.chat.domain.rules import decide
+from services.persistence.chat.domain.rules import Why, decide
 from services.persistence.chat.domain.state import PLATFORM, Conversation, Phase, Type
 
 _PROBE = events.Message(text="-")
@@ -27,7 +27,12 @@ def may_read(conversation: Conversation, user: str, time_ms: int) -> bool:
 
 def may_post(conversation: Conversation, user: str, time_ms: int) -> bool:
     """Whether a message of the user would apply, Unix ms."""
-    return decide(conversation, _PROBE, user, time_ms) is None
+    return why_no_post(conversation, user, time_ms) is None
+
+
+def why_no_post(conversation: Conversation, user: str, time_ms: int) -> Why | None:
+    """Return why a message of the user would be void; None: it would apply."""
+    return decide(conversation, _PROBE, user, time_ms)
 
 
 def history_from(conversation: Conversation, user: str) -> int:

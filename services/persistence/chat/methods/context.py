@@ -33,6 +33,7 @@ from services.persistence.chat.queries import Queries
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall
 from services.persistence.chat.traces import Traces
 from services.persistence.chat.upkeep import Upkeep
+from services.persistence.chat.who_types import Typing
 from services.shared.errors import Unavailable
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
@@ -100,6 +101,7 @@ class Tools:
     markers: Markers
     receipts: Receipts
     inbox: Inbox
+    typing: Typing
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom

@@ -22,6 +22,7 @@ from services.persistence.chat.methods import (
     notifications,
     reading,
     upkeep,
+    who_types,
 )
 from services.persistence.chat.methods import inbox as inboxes
 from services.persistence.chat.methods.context import Begins, Call, Result, Tools
@@ -72,6 +73,8 @@ _HANDLERS: dict[str, _Handler] = {
     "pins.remove": messages.remove_pin,
     "pins.list": reading.pins,
     "markers.get": reading.marker,
+    "typing.start": who_types.start,
+    "typing.stop": who_types.stop,
     "devices.set": devices.set_device,
     "devices.remove": devices.remove,
     "devices.list": devices.list_all,
