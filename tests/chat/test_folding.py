@@ -335,3 +335,21 @@ async def test_a_purge_reads_only_what_came_since_the_last_one(chat: ChatSite) -
     live = await two.conversations.current(GROUP)
     assert (live.position, min(begun)) == (by, replies[0] - 2)
     assert await two.view() == await one.view() == (await chat.naive()).view()
+
+
+async def test_what_is_kept_of_pins_is_bounded(chat: ChatSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.persistence.chat.live.PINS_KEPT", 20)
+    one = chat.replica()
+    await one.create("ann")
+    messages = [await one.say("ann") for _ in range(30)]
+    for of in messages:
+        await one.did("ann", {"kind": "pin", "of": of, "op": "add"})
+    await one.did("ann", {"kind": "pin", "of": messages[29], "op": "remove"})
+    await one.did("ann", {"kind": "delete", "of": messages[28]})
+    await one.conversations.write(await one.conversations.current(GROUP))
+    for replica in (one, chat.replica()):
+        live = await replica.conversations.current(GROUP)
+        assert list(live.pins) == messages[10:28]
+        found = await full_view(replica, live)
+        assert [found["messages"][str(of)].get("pinned") for of in messages] == [True] * 28 + [None, False]
+    assert (await one.chat.upkeep.check(GROUP)).differences == []

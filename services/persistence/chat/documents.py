@@ -24,7 +24,7 @@ from services.persistence.chat.domain.state import (
     Phase,
     Type,
 )
-from services.persistence.chat.live import Changed, Event, Found, Live, Purge
+from services.persistence.chat.live import PINS_KEPT, Changed, Event, Found, Live, Purge
 from services.persistence.chat.ports import Changes, Loaded
 
 _VOID_KEPT = 64  # void events of which a head says why, the newest ones; without another number: all there are
@@ -41,6 +41,7 @@ class Head(msgspec.Struct, omit_defaults=True):
     name: str = ""
     settings: Settings = Settings()
     pins: list[int] = []  # see Live.pins
+    lacks_pins: bool = False
     threads: bool = False
     uncounted: list[tuple[int, int]] = []  # see Live.uncounted
     void: list[tuple[int, Why]] = []
@@ -125,7 +126,8 @@ def live_of(channel: str, loaded: Loaded) -> Live:
     live.position = live.projected = live.seen = loaded.position
     live.mv, live.has_threads, live.void = head.mv, head.threads, dict(head.void)
     live.void_from = head.void[0][0] if len(head.void) >= _VOID_KEPT else 0
-    live.pins, live.uncounted = dict.fromkeys(head.pins), dict(head.uncounted)
+    live.pins, live.uncounted = dict.fromkeys(head.pins[-PINS_KEPT:]), dict(head.uncounted)
+    live.lacks_pins = head.lacks_pins or len(head.pins) > PINS_KEPT
     live.purges = {user: [Purge(*one) for one in person.purges] for user, person in people.items() if person.purges}
     return live
 
@@ -145,6 +147,7 @@ def changes_of(live: Live, changed: Changed, now_ms: int = 0) -> Changes:
         name=state.name,
         settings=state.settings,
         pins=list(live.pins),
+        lacks_pins=live.lacks_pins,
         threads=live.has_threads,
         uncounted=list(live.uncounted.items()),
         void=list(live.void.items())[-_VOID_KEPT:],

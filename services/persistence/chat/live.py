@@ -39,6 +39,7 @@ Event = events.Known | events.Custom
 Found = Message | Deleted
 
 _VOID_KEPT = 1_024  # void events of which it is known why
+PINS_KEPT = 300  # pinned messages that are known: a list has 100, and some may be taken off or purged
 _PURGES_KEPT = 32  # of one user; the oldest two become one then
 _UNASKED = 10_000  # messages after which `recent` goes if nobody asked meanwhile
 _LOADED_KEPT = 64  # messages in memory that the read model has, too
@@ -87,6 +88,7 @@ class Live:
         "epoch",
         "has_threads",
         "is_emptied",
+        "lacks_pins",
         "lock",
         "mv",
         "pins",
@@ -116,7 +118,8 @@ class Live:
         self.mv = 0  # membership version at `position`
         self.projected: int | None = None  # position of the read model; None: it has nothing
         self.purges: dict[str, list[Purge]] = {}
-        self.pins: dict[int, None] = {}  # pinned messages in the order of their pins; some may be purged since
+        self.pins: dict[int, None] = {}  # the newest pinned messages, in this order; some may be purged since
+        self.lacks_pins = False  # whether any was ever left out of `pins`
         self.has_threads = False  # whether any message was ever in a thread
         self.is_emptied = False  # deleted, and the read model does not know yet
         self.uncounted: dict[int, int] = {}  # erased replies that no root counts → what erased them, still to come
@@ -232,6 +235,9 @@ class Live:
                 self.pins.pop(event.of, None)
                 if event.op == "add":
                     self.pins[event.of] = None
+                    if len(self.pins) > PINS_KEPT:
+                        del self.pins[next(iter(self.pins))]
+                        self.lacks_pins = True
             case events.Purge():
                 self._purge(event, entry.offset, purged_replies)
             case events.Membership():
