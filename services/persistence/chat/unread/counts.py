@@ -97,7 +97,7 @@ class Counts:
         live = await self._conversations.upto(channel, offset)
         is_known = self._knows(live, user, place) and live.removed >= removed
         if is_known and not self._count(live, user, place).pending:
-            return self.now(live, user, place)
+            return self.tell(self.now(live, user, place))
         return await self._of(user, channel, place)
 
     async def badge(self, user: str) -> int:
