@@ -75,16 +75,17 @@ def command(
 ) -> int:
     """Start the whole platform on this machine and show its logs until Ctrl-C.
 
-    Starts Redis, auth, presence, persistence and the edges, and what sends webhooks if WEBHOOKS_FILE names an
-    endpoint. Every setting of a service can be given by its environment variable. Ports: REDIS_PORT, AUTH_GRPC_PORT,
-    PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and *_INTERNAL_PORT; 0 takes any free one. A second stack on
-    this machine needs --ports auto and a --data of its own.
+    Starts Redis, auth, presence, persistence and the edges, what sends webhooks if WEBHOOKS_FILE names an endpoint,
+    and the notifier if PUSH_FILE names a namespace. Every setting of a service can be given by its environment
+    variable. Ports: REDIS_PORT, AUTH_GRPC_PORT, PRESENCE_GRPC_PORT, PERSISTENCE_GRPC_PORT, EDGE_PORT and
+    *_INTERNAL_PORT; 0 takes any free one. A second stack on this machine needs --ports auto and a --data of its own.
     """
     check_environment(os.environ)
     settings = StackSettings(
         data=data,
         channels_file=channels_file or present_or_bundled("config/channels.toml"),
         webhooks_file=Path(os.environ.get("WEBHOOKS_FILE") or present_or_bundled("config/webhooks.toml")),
+        push_file=Path(os.environ.get("PUSH_FILE") or present_or_bundled("config/push.toml")),
         environment=os.environ,
         edges=edges,
         any_free_port=ports == "auto",

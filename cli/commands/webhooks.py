@@ -47,7 +47,7 @@ def list_(endpoint: str | None, data: Path, as_json: bool) -> None:
         counts = {name: await Letters(redis, name).counts() for name in names}
         return dead, {name: waiting for name, (waiting, _) in counts.items() if waiting}
 
-    found, waiting = _with_redis(data, read)
+    found, waiting = with_redis(data, read)
     for name, letter, ms in found:
         if as_json:
             say_json(
@@ -61,13 +61,13 @@ def list_(endpoint: str | None, data: Path, as_json: bool) -> None:
                 }
             )
         else:
-            events = _counted(letter.events, "event")
+            events = counted(letter.events, "event")
             say("  ".join((name, letter.id, events, when(ms // 1000), printable(letter.error))))
     for name, count in waiting.items():
         say_json({"endpoint": name, "waiting": count}) if as_json else say(
             f"{name}  {count} {'batch waits' if count == 1 else 'batches wait'}"
         )
-    remark(_counted(len(found), "dead letter"))
+    remark(counted(len(found), "dead letter"))
 
 
 @command.command("replay")
@@ -109,12 +109,12 @@ def drop(endpoint: str, ids: tuple[str, ...], every: bool, whole: bool, data: Pa
             await reader.close()
         return await Letters(redis, endpoint).forget()
 
-    waiting, dead = _with_redis(data, run)
+    waiting, dead = with_redis(data, run)
     if as_json:
         say_json({"endpoint": endpoint, "done": "dropped", "waiting": waiting, "dead": dead})
     else:
         batches = f"{waiting} {'batch' if waiting == 1 else 'batches'} that waited"
-        say(f"dropped: {endpoint}, {batches}, {_counted(dead, 'dead letter')}")
+        say(f"dropped: {endpoint}, {batches}, {counted(dead, 'dead letter')}")
 
 
 def _change(
@@ -140,7 +140,7 @@ def _change(
         chosen = [letter for letter, _ in await letters.dead_ones() if every or letter.id in ids]
         return [letter.id for letter in chosen if await change(letters, letter)]
 
-    changed = _with_redis(data, run)
+    changed = with_redis(data, run)
     for one in changed:
         say_json({"endpoint": endpoint, "id": one, "done": done}) if as_json else say(f"{done}: {one}")
     if missing := [one for one in ids if one not in changed]:
@@ -149,11 +149,11 @@ def _change(
         remark(f"{len(changed)} {done}")
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _with_redis(data: Path, work: Callable[[RedisPipeline], Awaitable[T]]) -> T:
+def with_redis(data: Path, work: Callable[[RedisPipeline], Awaitable[T]]) -> T:
     """Run work with a connection.
 
     Raises:

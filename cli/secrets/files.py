@@ -9,11 +9,14 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from cli.errors import WrongUsage
 from cli.secrets.certificate import make_certificate
 from services.shared.hotlog.keys import DEFAULT_PREFIX, checked_prefix
 
-REDIS_USERS = ("edge", "auth", "presence", "persistence", "webhooks", "feed")  # feed: `thalamus events`
+REDIS_USERS = ("edge", "auth", "presence", "persistence", "webhooks", "notifier", "feed")  # feed: `thalamus events`
 AWS_USERS = ("auth", "persistence")  # each has rights to its own table only
 PLAIN = ("service_token", "token_secret", "webhook_secret")
 _ALSO = "_also"  # suffix of a second value that is accepted too: the next one or the last one
@@ -111,6 +114,10 @@ class SecretFiles:
             "grafana_admin": _random,
             **{f"aws_credentials_{user}": _AWS.format(user=user).encode for user in AWS_USERS},
             "tls": lambda: make_certificate(hosts),
+            "vapid_key": _key,
+            # Those of Google and Apple come from there: these only let a stack start without.
+            "fcm_account": lambda: b"{}",
+            "apns_key": lambda: b"none",
         }
         return {**plain, **also, **users, **others}
 
@@ -158,6 +165,12 @@ def rotatable() -> tuple[str, ...]:
 def _maker(name: str) -> Callable[[], bytes]:
     """Return what makes a value of this secret."""
     return _webhook_secret if name == "webhook_secret" else _random
+
+
+def _key() -> bytes:
+    """Return a private key of P-256, as Web Push has it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _webhook_secret() -> bytes:

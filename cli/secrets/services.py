@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cli.errors import WrongUsage
 from cli.secrets.certificate import alternative
 
-SERVICES = ("edge", "auth", "presence", "persistence")
+SERVICES = ("edge", "auth", "presence", "persistence", "notifier")
 DAYS = 365  # days that a certificate of a service is valid, unless told otherwise
 _CA_DAYS = 3_650
 _CA, _CA_KEY = "service_ca", "service_ca_key"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.notifier.config import NotifierConfig
 from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.process.config import ConfigError
@@ -18,6 +19,7 @@ _SERVICES = {
     "PERSISTENCE_": PersistenceConfig,
     "PRESENCE_": PresenceConfig,
     "WEBHOOKS_": WebhooksConfig,
+    "NOTIFIER_": NotifierConfig,
 }
 _ITS_OWN = "it starts a Redis of its own, on REDIS_PORT"
 _BY_PORT = "it starts {service} itself, on {variable}"
@@ -29,6 +31,10 @@ _DECIDED = {
     "EDGE_AUTH_ADDR": _BY_PORT.format(service="auth", variable="AUTH_GRPC_PORT"),
     "EDGE_PRESENCE_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_PORT"),
     "EDGE_PERSISTENCE_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_PORT"),
+    "NOTIFIER_PRESENCE_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_PORT"),
+    "NOTIFIER_PERSISTENCE_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_PORT"),
+    "NOTIFIER_PRESENCE_TLS_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_TLS_PORT"),
+    "NOTIFIER_PERSISTENCE_TLS_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_TLS_PORT"),
     "EDGE_AUTH_TLS_ADDR": _BY_PORT.format(service="auth", variable="AUTH_GRPC_TLS_PORT"),
     "EDGE_PRESENCE_TLS_ADDR": _BY_PORT.format(service="presence", variable="PRESENCE_GRPC_TLS_PORT"),
     "EDGE_PERSISTENCE_TLS_ADDR": _BY_PORT.format(service="persistence", variable="PERSISTENCE_GRPC_TLS_PORT"),

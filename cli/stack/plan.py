@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class StackPlan:
     ports: Mapping[tuple[str, str], int]  # (owner, variable) → port
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
     webhooks_file: Path | None = None  # None: no endpoint is configured, and the dispatcher does not run
+    push_file: Path | None = None  # None: nobody is notified, and the notifier does not run
     certificates: Path | None = None  # folder with those of `thalamus certs --services`; None: services use no TLS
 
     def redis_url(self) -> str:
@@ -93,6 +94,8 @@ class StackPlan:
         services = [self._service(name) for name in _SERVICES]
         if self.webhooks_file is not None:
             services.append(self._webhooks(self.webhooks_file))
+        if self.push_file is not None:
+            services.append(self._notifier(self.push_file))
         return [self._redis(), *services, *(self._edge(name) for name in edge_names(self.edges))]
 
     def _redis(self) -> ChildSpec:
@@ -133,11 +136,25 @@ class StackPlan:
         }
         return self._python("webhooks", "persistence", Stage.SERVICE, own, "webhooks")
 
+    def _notifier(self, file: Path) -> ChildSpec:
+        own = {
+            "NOTIFIER_INTERNAL_PORT": str(self.ports["notifier", "NOTIFIER_INTERNAL_PORT"]),
+            "PUSH_FILE": str(file),
+            **self._addresses("NOTIFIER", ("presence", "persistence")),
+            **self._tls_files("notifier"),
+        }
+        return self._python("notifier", "persistence", Stage.SERVICE, own, "notifier")
+
+    def _addresses(self, caller: str, services: Iterable[str]) -> dict[str, str]:
+        """Where a process finds the services that it calls."""
+        found = {f"{caller}_{one.upper()}_ADDR": self._grpc_address(one) for one in services}
+        if self.certificates is not None:
+            found |= {f"{caller}_{one.upper()}_TLS_ADDR": self._grpc_address(one, "GRPC_TLS_PORT") for one in services}
+        return found
+
     def _edge(self, name: str) -> ChildSpec:
         own = {variable: str(self.ports[name, variable]) for variable in ("EDGE_PORT", "EDGE_INTERNAL_PORT")}
-        own |= {f"EDGE_{service.upper()}_ADDR": self._grpc_address(service) for service in _SERVICES}
-        if self.certificates is not None:
-            own |= {f"EDGE_{one.upper()}_TLS_ADDR": self._grpc_address(one, "GRPC_TLS_PORT") for one in _SERVICES}
+        own |= self._addresses("EDGE", _SERVICES)
         # Pages under development are served from other ports of this machine.
         listed = self.environment.get("EDGE_ALLOWED_ORIGINS", "").strip().strip(",")
         own["EDGE_ALLOWED_ORIGINS"] = ",".join((*([listed] if listed else []), *_LOOPBACK_ORIGINS))

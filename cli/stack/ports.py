@@ -31,6 +31,7 @@ _DEFAULTS = {
     "EDGE_INTERNAL_PORT": 9111,
 }
 _WEBHOOKS_DEFAULTS = {"WEBHOOKS_INTERNAL_PORT": 9104}
+_NOTIFIER_DEFAULTS = {"NOTIFIER_INTERNAL_PORT": 9105}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,23 @@ def edge_names(edges: int) -> list[str]:
 
 
 def wanted_ports(
-    environment: Mapping[str, str], edges: int, *, any_free: bool = False, webhooks: bool = False
+    environment: Mapping[str, str],
+    edges: int,
+    *,
+    any_free: bool = False,
+    webhooks: bool = False,
+    notifier: bool = False,
 ) -> list[Port]:
     """Return the ports of Redis, the services and `edges` edges.
 
     The ports of the edges count up from their variable. With `any_free`, a port that no variable names is 0. With
-    `webhooks` the webhook dispatcher has one, too.
+    `webhooks` the webhook dispatcher has one, too, with `notifier` the notifier.
 
     Raises:
         ConfigError: a variable is not a port number.
     """
     defaults = _DEFAULTS if environment.get("SERVICE_TLS", "off") == "off" else _DEFAULTS | _TLS_DEFAULTS
-    defaults = defaults | _WEBHOOKS_DEFAULTS if webhooks else defaults
+    defaults = defaults | (_WEBHOOKS_DEFAULTS if webhooks else {}) | (_NOTIFIER_DEFAULTS if notifier else {})
     numbers = {name: _number(environment, name, 0 if any_free else default) for name, default in defaults.items()}
     ports = []
     for variable, number in numbers.items():

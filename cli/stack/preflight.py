@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.persistence.notifier.options import load_options
 from services.persistence.webhooks.endpoints import load_endpoints
 from services.shared.namespaces import load_namespaces
 from services.shared.process.config import ConfigError, read_secret_file
@@ -54,6 +55,15 @@ def used_webhooks(path: Path | None) -> Path | None:
         ConfigError: it is missing or wrong.
     """
     return path.resolve() if path is not None and load_endpoints(path) else None
+
+
+def used_push(path: Path | None) -> Path | None:
+    """Return the file of notifications as a whole path; None if nobody is notified.
+
+    Raises:
+        ConfigError: it is missing or wrong.
+    """
+    return path.resolve() if path is not None and load_options(path).rules else None
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from cli.stack.preflight import (
     only_one,
     prepare_data,
     service_token,
+    used_push,
     used_webhooks,
     write_secret,
 )
@@ -49,6 +50,7 @@ class StackSettings:
     data: Path
     channels_file: Path
     webhooks_file: Path | None = None  # None: no webhooks
+    push_file: Path | None = None  # None: no notifications
     environment: Mapping[str, str]
     environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # additional variables by process
     edges: int = 1
@@ -77,14 +79,18 @@ async def running_stack(
     prepare_data(settings.data)
     data = settings.data.resolve()
     check_namespaces(settings.channels_file)
-    webhooks_file = used_webhooks(settings.webhooks_file)
+    webhooks_file, push_file = used_webhooks(settings.webhooks_file), used_push(settings.push_file)
     with only_one(data):
         redis_server = find_redis_server()
         if settings.repair:
             on_event("INFO", "redis", await asyncio.to_thread(aof.repair, redis_server, data))
         aof.refuse_zeros(data)
         wanted = wanted_ports(
-            settings.environment, settings.edges, any_free=settings.any_free_port, webhooks=webhooks_file is not None
+            settings.environment,
+            settings.edges,
+            any_free=settings.any_free_port,
+            webhooks=webhooks_file is not None,
+            notifier=push_file is not None,
         )
         last = LastPorts(data)
         ports = choose_ports(wanted, last=last.ports)
@@ -95,6 +101,7 @@ async def running_stack(
             environment=settings.environment,
             channels_file=settings.channels_file.resolve(),
             webhooks_file=webhooks_file,
+            push_file=push_file,
             service_token_file=service_token(settings.environment.get("SERVICE_TOKEN_FILE"), data),
             redis_server=redis_server,
             edges=settings.edges,

@@ -213,6 +213,28 @@ DEPENDENCIES = board(
             ),
         ),
         Row(
+            "Notifications",
+            (
+                lines(
+                    "Requests to push services",
+                    "reqps",
+                    ("sum by (way, outcome) (rate(thalamus_notifier_requests_totalRATE))", "{{way}} {{outcome}}"),
+                    help="gone: the device is removed. Everything but taken and gone is sent again, or given up.",
+                ),
+                lines(
+                    "Notifications that wait, and dead letters",
+                    "short",
+                    ("max by (way) (thalamus_notifier_waiting)", "{{way}} waiting"),
+                    ("max by (way) (thalamus_notifier_dead_letters)", "{{way}} dead"),
+                ),
+                lines(
+                    "Users with something unread, by what was decided",
+                    "ops",
+                    ("sum by (decision) (rate(thalamus_notifier_decisions_totalRATE))", "{{decision}}"),
+                ),
+            ),
+        ),
+        Row(
             "Accounts",
             (
                 lines("Logins", "ops", ("sum by (outcome) (rate(thalamus_auth_logins_totalRATE))", "{{outcome}}")),

@@ -66,7 +66,7 @@ def test_redis_knows_the_digest_of_every_user_and_no_password(tmp_path: Path) ->
     run(tmp_path, "init")
     found = contents(tmp_path)
     acl = found["redis_acl"].decode()
-    for user in ("edge", "auth", "presence", "persistence", "webhooks"):
+    for user in ("edge", "auth", "presence", "persistence", "webhooks", "notifier"):
         password = found[f"redis_{user}"]
         (line,) = [line for line in acl.splitlines() if line.startswith(f"user {user} ")]
         assert f"#{hashlib.sha256(password).hexdigest()}" in line

@@ -24,7 +24,10 @@ from tests.support.stack import Stack
 from tests.support.wire_client import WireClient, WireError
 
 FACTOR = 2.0
-JOBS = {"edge": 2, **dict.fromkeys(("auth", "presence", "persistence", "webhooks", "balancer", "prometheus"), 1)}
+JOBS = {
+    "edge": 2,
+    **dict.fromkeys(("auth", "presence", "persistence", "webhooks", "notifier", "balancer", "prometheus"), 1),
+}
 UPDATED = ("auth", "presence", "persistence", "edge-1", "edge-2", "redis")
 CHANNELS = ("live:watched", "chat:watched")
 # True here, with one replica of each, which ends before the next one starts; a stack has two, and the next one first.

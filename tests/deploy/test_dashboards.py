@@ -17,6 +17,7 @@ import pytest
 
 from deploy.grafana.build import BOARDS, FOLDER, render
 from tests.deploy.tools import GRAFANA, PROMETHEUS, command, load, rules
+from tests.support.push import push_file
 from tests.support.stack import Stack
 from tests.support.webhooks import webhooks_file
 from tests.support.wire_client import WireClient
@@ -46,13 +47,14 @@ LABELS = {
     "issuer",  # of tokens; those that a setting names
     "group",  # of readers of the feed; at most 100
     "endpoint",  # of webhooks; those that a file names
+    *("way", "decision"),  # of notifications: how they go out; what was decided about a user
     "protocol",  # that clients speak, with its encoding
     "limit",  # of those in docs/limits.md
     "target",  # of erasures: where bytes may still be
     *("log", "rule"),  # of publications: which log they wait for; which rule is against them
     *("durability", "db", "role", "__name__"),
 }
-MAX_SERIES = 80
+MAX_SERIES = 120  # there are about 90 routes of HTTP
 _QUERIES = [
     (panel["title"], target["expr"], target["legendFormat"])
     for board in BOARDS
@@ -182,10 +184,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     binary = command("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     webhooks = webhooks_file(folder, "http://127.0.0.1:9/")  # nobody listens there
+    push = push_file(folder, "http://127.0.0.1:9/")
     hooks = folder / "hooks.toml"
     hooks.write_text('[hooks.game]\nevents = ["rpc"]\nmethods = ["game.move"]\ngrpc = "127.0.0.1:9"\n')  # nor there
     environment = {"AUTH_ATTEMPTS_PER_ADDRESS": "0", "HOOKS_FILE": str(hooks)}
-    with Stack(edges=2, environment=environment, webhooks_file=webhooks) as stack:
+    with Stack(edges=2, environment=environment, webhooks_file=webhooks, push_file=push) as stack:
         (folder / "prometheus.yml").write_text(_configuration(stack), encoding="utf-8")
         port = _free_port()
         with (folder / "log").open("wb") as log:

@@ -16,6 +16,7 @@ import pytest
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.notifier.config import NotifierConfig
 from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
@@ -29,6 +30,7 @@ CONFIGS: dict[str, tuple[type[Any], ...]] = {
     "presence": (PresenceConfig,),
     "persistence": (PersistenceConfig, DynamoDbSettings),
     "webhooks": (WebhooksConfig,),
+    "notifier": (NotifierConfig,),
 }
 CALLED = {service for service in CONFIGS if service != "webhooks"}  # those that call one another over gRPC
 # Decided by the image or by what the stack is: where a service listens, its files, one edge a container.
@@ -71,7 +73,9 @@ def test_what_the_stack_sets_can_be_changed_or_is_decided_by_it(service: str) ->
     """No setting is one that the stack file fixes without need."""
     decided = {
         *("REDIS_URL", "REDIS_PASSWORD_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TOKEN_PREVIOUS_FILE", "CHANNELS_FILE"),
-        *("WEBHOOKS_FILE", "HOOKS_FILE"),
+        *("WEBHOOKS_FILE", "HOOKS_FILE", "PUSH_FILE"),
+        *("NOTIFIER_PRESENCE_ADDR", "NOTIFIER_PERSISTENCE_ADDR"),
+        *("NOTIFIER_PRESENCE_TLS_ADDR", "NOTIFIER_PERSISTENCE_TLS_ADDR"),
         *("SERVICE_TLS_CA_FILE", "SERVICE_TLS_CERT_FILE", "SERVICE_TLS_KEY_FILE"),
         *("EDGE_AUTH_TLS_ADDR", "EDGE_PRESENCE_TLS_ADDR", "EDGE_PERSISTENCE_TLS_ADDR"),
         *("EDGE_AUTH_ADDR", "EDGE_PRESENCE_ADDR", "EDGE_PERSISTENCE_ADDR", "AUTH_STORE", "PERSISTENCE_STORE"),

@@ -32,8 +32,8 @@ def test_each_service_that_keeps_something_in_dynamodb_has_credentials_of_its_ow
 
 
 def test_no_service_is_given_the_credentials_or_the_password_of_another() -> None:
-    own = re.compile(r"(?:aws_credentials|redis)_(edge|auth|presence|persistence|webhooks)")
-    for service in ("edge", "auth", "presence", "persistence", "webhooks"):
+    own = re.compile(r"(?:aws_credentials|redis)_(edge|auth|presence|persistence|webhooks|notifier)")
+    for service in ("edge", "auth", "presence", "persistence", "webhooks", "notifier"):
         owners = {match[1] for source in secrets_of(service).values() if (match := own.fullmatch(source))}
         assert owners == {service}
 

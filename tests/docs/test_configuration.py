@@ -12,6 +12,7 @@ import pytest
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.notifier.config import NotifierConfig
 from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
@@ -27,6 +28,7 @@ SERVICES = {
     "PRESENCE_": PresenceConfig,
     "PERSISTENCE_": PersistenceConfig,
     "WEBHOOKS_": WebhooksConfig,
+    "NOTIFIER_": NotifierConfig,
     "DYNAMODB_": DynamoDbSettings,
 }
 SETTINGS = {

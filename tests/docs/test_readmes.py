@@ -19,10 +19,12 @@ import services.shared.dynamodb.client  # noqa: F401  # registers its metrics
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
+from services.persistence.notifier.config import NotifierConfig
 from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.process.config import settings_of
+from tests.support.push import push_file
 from tests.support.stack import Stack
 from tests.support.webhooks import webhooks_file
 
@@ -33,16 +35,23 @@ CONFIGS: Mapping[str, tuple[tuple[str, type[Any]], ...]] = {
     "persistence": (("PERSISTENCE_", PersistenceConfig), ("DYNAMODB_", DynamoDbSettings)),
     "auth": (("AUTH_", AuthConfig), ("DYNAMODB_", DynamoDbSettings)),
     "webhooks": (("WEBHOOKS_", WebhooksConfig),),
+    "notifier": (("NOTIFIER_", NotifierConfig),),
 }
-FOLDERS = {"webhooks": "persistence/webhooks"}  # of those that are not named as their folder
+FOLDERS = {
+    "webhooks": "persistence/webhooks",
+    "notifier": "persistence/notifier",
+}  # of those that are not named as their folder
 METRIC = re.compile(r"([a-z_]+)(?:\{([a-z,]+)\})?")
 
 
 @pytest.fixture(scope="module")
 def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Every process there is, also that of webhooks; nobody listens at its endpoint."""
-    folder = tmp_path_factory.mktemp("webhooks")
-    with Stack(webhooks_file=webhooks_file(folder, "http://127.0.0.1:9/")) as running:
+    """Every process there is, also those of webhooks and notifications.
+
+    Nobody listens at their endpoints.
+    """
+    folder, nobody = tmp_path_factory.mktemp("webhooks"), "http://127.0.0.1:9/"
+    with Stack(webhooks_file=webhooks_file(folder, nobody), push_file=push_file(folder, nobody)) as running:
         yield running
 
 

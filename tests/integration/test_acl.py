@@ -32,13 +32,14 @@ from services.shared.process.secrets import redis_address
 from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
 from tests.contract.test_broker import Listener
+from tests.support.push import push_file
 from tests.support.redis import RedisServer
 from tests.support.stack import Stack
 from tests.support.webhooks import tell, webhooks_file
 from tests.support.wire_client import WireClient, WireError
 
 TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
-SERVICES = ("auth", "presence", "persistence", "webhooks")
+SERVICES = ("auth", "presence", "persistence", "webhooks", "notifier")
 PROCESSES = {**{service: service for service in SERVICES}, "edge-1": "edge", "edge-2": "edge"}
 LEASE_S = 5.0
 NOBODY = "http://127.0.0.1:9/"  # an endpoint of webhooks where nobody listens
@@ -50,6 +51,10 @@ SCRIPTS = {
     " trim erase verify rest heartbeat orderly_end note_erasure claim_rewrite",
     "webhooks": "persistence/webhooks/lua/store persistence/webhooks/lua/claim persistence/webhooks/lua/settle"
     " persistence/webhooks/lua/revive shared/feed/take_events shared/feed/claim_events",
+    "notifier": "persistence/webhooks/lua/store persistence/webhooks/lua/claim persistence/webhooks/lua/settle"
+    " persistence/webhooks/lua/revive persistence/notifier/lua/push_note persistence/notifier/lua/push_claim"
+    " persistence/notifier/lua/push_settle persistence/notifier/lua/push_shown persistence/notifier/lua/push_hidden"
+    " shared/feed/take_events shared/feed/claim_events",
     "presence": "clock lease expired roster lifecycle enter leave wait due page read_entries order in_channel online",
     "feed": "take_events claim_events",
 }
@@ -97,8 +102,10 @@ def stack(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for process, user in PROCESSES.items()
     }
     environment = {"PRESENCE_LEASE_TTL_S": str(LEASE_S)}
-    file = webhooks_file(tmp_path_factory.mktemp("webhooks"), NOBODY, tries=2, timeout_s=0.5, max_dead=1)
-    with Stack(environment=environment, environment_of=environment_of, webhooks_file=file) as running:
+    folder = tmp_path_factory.mktemp("webhooks")
+    file = webhooks_file(folder, NOBODY, tries=2, timeout_s=0.5, max_dead=1)
+    push = push_file(folder, NOBODY, notify_delay_s=0.1)
+    with Stack(environment=environment, environment_of=environment_of, webhooks_file=file, push_file=push) as running:
         yield running
 
 
@@ -182,6 +189,19 @@ async def test_everything_works_for_users_that_may_do_nothing_else(
     async with asyncio.timeout(20):
         while not await auditor.zcard("t:webhooks:{crm}:dead") or await auditor.zcard("t:webhooks:{crm}:due"):
             await asyncio.sleep(0.05)
+
+    # Notifications: nobody takes it, so it waits, and what bob would see is noted; then he reads it.
+    api = {"X-API-Key": stack.api_key}
+    async with httpx.AsyncClient(base_url=stack.http_urls[0], headers=api) as http:
+        sent = (await http.post("/api/messages_send", json={"as": "ann", "to": "bob", "text": "hi"})).json()["result"]
+        async with asyncio.timeout(30):
+            while not await auditor.zcard("t:push:{push}:watch"):
+                await asyncio.sleep(0.05)
+        read = {"as": "bob", "channel": sent["channel"], "offset": sent["offset"]}
+        assert "result" in (await http.post("/api/markers_read", json=read)).json()
+        async with asyncio.timeout(30):
+            while await auditor.zcard("t:push:{push}:watch"):
+                await asyncio.sleep(0.05)
 
     # An edge dies: its members leave by the sweeps of presence.
     async with WireClient(stack.ws_urls[0]) as ann, WireClient(stack.ws_urls[1]) as bob:
@@ -278,6 +298,10 @@ async def test_b34_what_is_none_of_a_service_s_work_is_refused(guarded: Guarded,
         ("webhooks", ("HGET", "t:{chat:1}:meta", "epoch")),
         ("webhooks", ("SUBSCRIBE", "t:{chat:1}:pub")),
         ("edge", ("HGET", "t:webhooks:{crm}:letters", "x")),
+        ("edge", ("HGET", "t:push:{fcm}:letters", "x")),
+        ("persistence", ("HGET", "t:push:{fcm}:letters", "x")),
+        ("notifier", ("HGET", "t:{chat:1}:meta", "epoch")),
+        ("notifier", ("HGET", "t:webhooks:{crm}:letters", "x")),
         ("presence", ("HGET", "t:webhooks:{crm}:letters", "x")),
         ("feed", ("SET", "t:life", "x")),
         ("feed", ("GET", "t:{chat:1}:log")),

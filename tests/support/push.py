@@ -6,6 +6,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -21,7 +22,7 @@ from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.webhook_signing import Signer
-from tests.support.chat_calls import NAMESPACE, OPTIONS, CallRefused, Replica, Site
+from tests.support.chat_calls import NAMESPACE, CallRefused, Replica, Site
 from tests.support.push_server import Asked, PushServer
 from tests.support.webhooks import SECRET
 from thalamus.chat.v1 import chat_pb2 as pb
@@ -75,14 +76,6 @@ async def make_due(conn: redis.asyncio.Redis, key: str, at_ms: int) -> None:
     members: list[Any] = await conn.zrange(key, 0, -1)
     if members:
         await conn.zadd(key, dict.fromkeys(members, at_ms))
-
-
-def with_feed(site: Site) -> None:
-    """Have the replicas of a site tell the feed."""
-    for replica in site.replicas:
-        replica.options = pb.NamespaceOptions()
-        replica.options.CopyFrom(OPTIONS)
-        replica.options.feed = True
 
 
 class Backend:
@@ -185,6 +178,13 @@ class Run:
         await self.redis.aclose()
 
 
-def as_json(body: bytes) -> Json:
-    found: Json = json.loads(body)
-    return found
+def push_file(folder: Path, url: str, *more: str, **rules: Any) -> Path:
+    """A file with rules for conversations, and a backend whose secret is `SECRET`.
+
+    `more`: other tables.
+    """
+    (folder / "push.secret").write_text(SECRET)
+    lines = [f"{name} = {json.dumps(value)}" for name, value in rules.items()]
+    webhook = f'[webhook]\nurl = "{url}"\nsecret_files = ["push.secret"]'
+    (folder / "push.toml").write_text("\n".join(["[namespaces.conv]", *lines, webhook, *more, ""]))
+    return folder / "push.toml"

@@ -27,13 +27,22 @@ from cli.stack.plan import StackPlan
 from cli.stack.run import StackSettings, api_key, running_stack
 from cli.stack.supervisor import Supervisor
 
-_OURS = ("AUTH_", "PRESENCE_", "PERSISTENCE_", "EDGE_", "REDIS_", "THALAMUS_", "WEBHOOKS_")
-_OURS_WHOLE = ("CHANNELS_FILE", "HOOKS_FILE", "SERVICE_TOKEN_FILE", "SERVICE_TLS", "LOG_LEVEL", "EDGES")
+_OURS = ("AUTH_", "PRESENCE_", "PERSISTENCE_", "EDGE_", "REDIS_", "THALAMUS_", "WEBHOOKS_", "NOTIFIER_")
+_OURS_WHOLE = (
+    "CHANNELS_FILE",
+    "HOOKS_FILE",
+    "PUSH_FILE",
+    "WEB_PUSH_HOSTS",
+    "SERVICE_TOKEN_FILE",
+    "SERVICE_TLS",
+    "LOG_LEVEL",
+    "EDGES",
+)
 _SERVICES = ("AUTH", "PRESENCE", "PERSISTENCE")
 _ANY_TLS_PORT = dict.fromkeys([f"{service}_GRPC_TLS_PORT" for service in _SERVICES], "0")
 _ANY_PORT = dict.fromkeys(
     [f"{service}_{kind}_PORT" for service in _SERVICES for kind in ("GRPC", "INTERNAL")]
-    + ["EDGE_PORT", "EDGE_INTERNAL_PORT", "REDIS_PORT", "WEBHOOKS_INTERNAL_PORT"],
+    + ["EDGE_PORT", "EDGE_INTERNAL_PORT", "REDIS_PORT", "WEBHOOKS_INTERNAL_PORT", "NOTIFIER_INTERNAL_PORT"],
     "0",
 )
 _START_S = 60.0
@@ -82,6 +91,7 @@ class Stack:
         environment_of: Mapping[str, Mapping[str, str]] | None = None,
         channels_file: Path | None = None,
         webhooks_file: Path | None = None,
+        push_file: Path | None = None,
         restart: bool = True,
     ) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="thalamus-stack-"))
@@ -92,6 +102,7 @@ class Stack:
             data=self.data,
             channels_file=channels_file or ROOT / "config" / "channels.toml",
             webhooks_file=webhooks_file,
+            push_file=push_file,
             environment={
                 **clean_environment(),
                 **(_ANY_TLS_PORT if "SERVICE_TLS" in (environment or {}) else {}),

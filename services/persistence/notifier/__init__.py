@@ -1,4 +1,4 @@
 """Notifier: tells phones, browsers and backends of messages to absent users.
 
-See planner.py and docs/push.md.
+See planner.py, docs/push.md and docs/decisions/0061.
 """

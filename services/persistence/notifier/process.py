@@ -56,7 +56,9 @@ class Notifier:
         pause: Callable[[int], float] = pause_s,
     ) -> None:
         """Put the parts together; `pause` as in `Courier`."""
-        self.reader = FeedReader(address, GROUP, types=[EventType.PUBLICATION], claim_after_s=_CLAIM_AFTER_S)
+        self.reader = FeedReader(
+            address, GROUP, types=[EventType.PUBLICATION], claim_after_s=_CLAIM_AFTER_S, hidden=True
+        )
         letters = {way.platform: Letters(redis, way.platform, FAMILY) for way in ways}
         self.planner = Planner(Timers(redis), persistence, presence, letters, rules)
 

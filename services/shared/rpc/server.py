@@ -121,7 +121,7 @@ async def start_grpc_server(
             interceptor = ServiceInterceptor(service, service_token, previous_service_token)
             running.port = await running.start(add, interceptor, with_port(host, port), f"{service.upper()}_GRPC_PORT")
         if tls is not None:
-            interceptor = ServiceInterceptor(service, None, callers=("edge", service))
+            interceptor = ServiceInterceptor(service, None, callers=("edge", "notifier", service))
             running.tls_port = await running.start(
                 add,
                 interceptor,

@@ -52,6 +52,11 @@ def test_webhooks_have_a_port_where_they_run() -> None:
     assert ports["WEBHOOKS_INTERNAL_PORT"] == 9104
 
 
+def test_the_notifier_has_a_port_where_it_runs() -> None:
+    ports = {port.variable: port.number for port in wanted_ports({}, edges=1, notifier=True)}
+    assert ports["NOTIFIER_INTERNAL_PORT"] == 9105
+
+
 def test_zero_gives_each_a_port_of_its_own_that_is_free() -> None:
     chosen = choose_ports(wanted_ports(ANY, edges=3), random.Random(7))
     assert len(set(chosen.values())) == len(chosen) == 13

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from tests.support.chat_calls import Site, dynamodb_site, sqlite_site
-from tests.support.push import Backend, Run, WhoIsThere, with_feed
+from tests.support.push import Backend, Run, WhoIsThere
 from tests.support.push_server import PushServer
 
 
@@ -20,7 +20,6 @@ async def site(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -
     else:
         made = dynamodb_site(redis_url, request.getfixturevalue("dynamodb"))
     async with made as running:
-        with_feed(running)
         yield running
 
 
