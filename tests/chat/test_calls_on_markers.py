@@ -9,6 +9,8 @@ import asyncio
 import itertools
 import json
 import random
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +19,13 @@ import redis.asyncio
 from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.markers.record import Marker
 from services.shared.errors import Unavailable
-from tests.support.chat_calls import CallRefused, Replica, Site
+from tests.support.chat_calls import CallRefused, Replica, Site, dynamodb_site, sqlite_site
 from tests.support.full import sized
+from tests.support.redis import RedisServer
 from thalamus.chat.v1 import chat_pb2 as pb
 
 Json = dict[str, Any]
+BOTH = pytest.mark.parametrize("site", ["sqlite", "dynamodb"], indirect=True)
 
 # C27: (method, offset, generation that the device knows)
 PROPOSALS = [
@@ -33,6 +37,17 @@ PROPOSALS = [
     ("markers.read", 6, 1),
 ]
 GREATEST = Marker(1, 6)
+
+
+@pytest.fixture
+async def site(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    """Two replicas on SQLite, or on what a test says."""
+    if getattr(request, "param", "sqlite") == "dynamodb":
+        async with dynamodb_site(redis_url, request.getfixturevalue("dynamodb")) as made:
+            yield made
+    else:
+        async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as made:
+            yield made
 
 
 async def group(replica: Replica, *others: str, messages: int = 12) -> str:
@@ -111,6 +126,7 @@ async def test_c27_any_order_of_devices_and_repeats_ends_alike(a: Replica, b: Re
     await asyncio.gather(*(one(number) for number in range(len(orders))))
 
 
+@BOTH
 async def test_c27_devices_at_once_end_alike(a: Replica, b: Replica) -> None:
     channel = await group(a, "u2")
     await asyncio.gather(
@@ -160,6 +176,7 @@ async def test_in_another_epoch_all_is_unread(a: Replica) -> None:
     assert (await a.chat.markers.of_user("u2", [channel]))[channel].within(live.epoch).marker == (4, 5)
 
 
+@BOTH
 async def test_preferences_are_kept_at_once_and_the_other_devices_are_told(site: Site, a: Replica, b: Replica) -> None:
     channel = await group(a, "u2", messages=1)
     none = {"channel": channel, "muted": False, "archived": False, "notify": "all"}
@@ -197,7 +214,8 @@ async def forgets_what_it_had(redis_conn: redis.asyncio.Redis) -> None:
     await redis_conn.delete(*names)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@BOTH
+@pytest.mark.parametrize("seed", range(sized(2, 20)))
 async def test_c2a_an_empty_redis_costs_what_was_not_flushed(
     site: Site, a: Replica, b: Replica, redis_conn: redis.asyncio.Redis, seed: int
 ) -> None:
@@ -229,6 +247,37 @@ async def test_c2a_an_empty_redis_costs_what_was_not_flushed(
         assert await marker(a, user, channel) == markers[-1], (seed, user)
 
 
+async def test_c2a_a_redis_that_was_killed_has_lost_no_marker(own_redis: RedisServer, tmp_path: Path) -> None:
+    """It has an append-only file, and died before anything was flushed."""
+    async with sqlite_site(own_redis.url, tmp_path / "log.sqlite3") as site:
+        a, b = site.replicas
+        channel = await group(a, "u2", "u3")
+        await a.call("u2", "markers.read", channel=channel, offset=9)
+        await b.call("u2", "markers.unread", channel=channel, offset=6)
+        await b.call("u3", "markers.read", channel=channel, offset=12)
+        await asyncio.to_thread(own_redis.kill)
+        await asyncio.to_thread(own_redis.start)
+        a.incarnation = b.incarnation = "second"
+        assert await _once_it_answers(b, "u2", channel) == (1, 5)
+        assert await marker(b, "u3", channel) == (0, 12)
+        assert await a.chat.flusher.sweep(age_s=-1) in (2, 3)  # 3 if a slot of time ended in between
+        await asyncio.to_thread(own_redis.kill)
+        own_redis.wipe()
+        await asyncio.to_thread(own_redis.start)
+        a.incarnation = b.incarnation = "third"
+        assert await _once_it_answers(a, "u2", channel) == (1, 5)
+        assert await marker(b, "u3", channel) == (0, 12)
+
+
+async def _once_it_answers(replica: Replica, user: str, channel: str) -> Marker:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await marker(replica, user, channel)
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("step", ["before it reads", "before it writes", "after it wrote"])
 async def test_c2a_a_replica_dies_between_the_steps_of_a_flush(
     site: Site, a: Replica, b: Replica, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch, step: str
@@ -250,10 +299,11 @@ async def test_c2a_a_replica_dies_between_the_steps_of_a_flush(
         with pytest.raises(ZeroDivisionError):
             await a.chat.flusher.flush()
     assert await b.chat.flusher.sweep(age_s=-1) == 1
-    await forgets_what_it_had(redis_conn) if await redis_conn.keys("*:read") else None
+    await forgets_what_it_had(redis_conn)
     assert await marker(b, "u2", channel) == (0, 9)
 
 
+@BOTH
 async def test_c2a_a_flush_that_was_slow_does_not_undo_a_newer_one(
     site: Site, a: Replica, b: Replica, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,14 +329,18 @@ async def test_c2a_a_flush_that_was_slow_does_not_undo_a_newer_one(
     assert await marker(b, "u2", channel) == (2, 4)
 
 
-async def test_a_marker_that_moves_all_the_time_is_written_all_the_same(site: Site, a: Replica) -> None:
-    """Its note belongs to a slot of time, so that later moves do not renew it."""
-    channel = await group(a, "u2")
-    await a.call("u2", "markers.read", channel=channel, offset=3)
-    kept = a.chat.flusher._kept  # noqa: SLF001
-    (first,) = await kept.noted(-1, 10)
-    slot = int(first.name.split(b" ")[0])
-    assert int(first.mark) // 10_000 == slot
+async def test_a_marker_that_moves_all_the_time_is_written_all_the_same(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its note belongs to a slot of time; later moves renew only their own."""
+    monkeypatch.setattr("services.persistence.chat.markers.kept.SLOT_S", 0.02)
+    channel = await group(a, "u2", messages=40)
+    written = 0
+    for offset in range(1, 42):
+        await a.call("u2", "markers.read", channel=channel, offset=offset)
+        await asyncio.sleep(0.01)
+        written += await a.chat.flusher.sweep(age_s=0.03)
+    assert written
 
 
 async def test_a_note_that_was_renewed_meanwhile_stays(
@@ -310,6 +364,7 @@ async def test_a_note_that_was_renewed_meanwhile_stays(
     assert record.offset == 9
 
 
+@BOTH
 async def test_who_leaves_is_forgotten(site: Site, a: Replica, b: Replica, redis_conn: redis.asyncio.Redis) -> None:
     channel = await group(a, "u2", "u3")
     for user in ("u1", "u2", "u3"):
@@ -367,6 +422,7 @@ async def test_a_late_write_of_what_was_forgotten_is_deleted_again(
     assert await a.call("u2", "me.preferences") == {"receipts": "members"}
 
 
+@BOTH
 async def test_what_is_kept_of_a_user_is_exported_and_erased(site: Site, a: Replica, b: Replica) -> None:
     flushed, fresh = [await group(a, "u2", messages=2) for _ in range(2)]
     await a.call("u2", "markers.read", channel=flushed, offset=3)
@@ -404,6 +460,31 @@ async def test_many_places_are_exported_page_by_page(a: Replica, monkeypatch: py
         said = await a.call("u9", "me.export", cursor=said["cursor"])
         found += said.get("places", [])
     assert [one["channel"] for one in found] == channels
+
+
+async def test_an_orderly_stop_leaves_nothing_in_redis_alone(site: Site, a: Replica) -> None:
+    channel = await group(a, "u2", messages=1)
+    await a.call("u2", "markers.read", channel=channel, offset=2)
+    await a.chat.drain(10)
+    assert (await a.marker_store.load([Of("u2", channel)]))[Of("u2", channel)].offset == 2
+
+
+async def test_markers_of_300_conversations_are_one_round_trip(a: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = [f"conv:g.{number:026}" for number in range(300)]
+    for channel in channels:
+        await a.chat.markers.merge("u2", channel, "epoch", Marker(0, 1))
+    asked: list[int] = []
+    client = a.chat.markers._kept._client  # noqa: SLF001
+    execute = client.execute
+
+    async def counted(commands: Any, **options: Any) -> Any:
+        asked.extend(len(command) for command in commands if command[0] == "HMGET")
+        return await execute(commands, **options)
+
+    monkeypatch.setattr(client, "execute", counted)
+    found = await a.chat.markers.of_user("u2", channels)
+    assert {place.marker for place in found.values()} == {Marker(0, 1)}
+    assert asked == [302]
 
 
 async def test_without_redis_nothing_is_acknowledged(a: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -437,3 +437,38 @@ async def test_users_are_told_on_their_personal_channels(ways: Ways) -> None:
         ("removed", channel),
         ("invited", channel),
     ]
+
+
+async def test_c45_members_see_who_has_read_but_nothing_of_private_users(ways: Ways) -> None:
+    channel, message = await a_group(ways)
+    owner = await ways.client("owner")
+    await owner.subscribe(channel)
+    said = await ways.ask("rpc", "silenced", "me.preferences", {"receipts": "private"})
+    assert said.result == {"receipts": "private"}
+    for way, user in (("rest", "silenced"), ("rpc", "silenced"), ("api", "silenced"), ("rest", "member")):
+        said = await ways.ask(way, user, "markers.read", {"channel": channel, "offset": message - 1})
+        assert said.result is not None, said
+        said = await ways.ask(way, user, "markers.read", {"channel": channel, "offset": message})
+        assert said.result is not None, said
+    seen: list[dict[str, Any]] = []
+    while not seen or seen[-1]["data"]["read"] < message:
+        seen.append(await owner.publication(channel))
+    assert {one["data"]["user"] for one in seen} == {"member"}
+    assert all("offset" not in one for one in seen)
+    assert not [frame for frame in owner.frames if "receipt" in str(frame) and "silenced" in str(frame)]
+    said = await ways.ask("rest", "owner", "receipts.list", {"channel": channel, "offset": message})
+    assert said.result is not None
+    assert said.result["read"] == [{"user": "member"}]
+
+
+async def test_what_is_read_on_one_device_is_read_on_the_others(ways: Ways) -> None:
+    channel, message = await a_group(ways)
+    other_edge = ways.stack.ws_urls[-1]
+    async with WireClient(other_edge) as phone:
+        await phone.connect(ways.stack.token("member"))
+        await phone.subscribe("user:#member")
+        said = await ways.ask("rest", "member", "markers.read", {"channel": channel, "offset": message})
+        assert said.result is not None
+        while (told := (await phone.publication("user:#member"))["data"])["kind"] != "marker":
+            pass
+        assert told == {"kind": "marker", "channel": channel, "generation": 0, "offset": message}
