@@ -400,6 +400,26 @@ async def test_who_comes_back_begins_anew(site: Site, a: Replica, b: Replica) ->
     assert (record.offset, record.settings) == (2, "")
 
 
+async def test_who_left_and_came_back_long_ago_keeps_the_marker_while_the_log_is_folded(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the way there are positions at which the user is no member."""
+    channel = await group(a, "u2")
+    await a.call("u2", "conversations.leave", channel=channel)
+    await a.call("u1", "members.add", channel=channel, user="u2")
+    await site.settle(channel)
+    await a.call("u2", "markers.read", channel=channel, offset=9)
+    monkeypatch.setattr("services.persistence.chat.conversations._WRITE_AT", 1)
+    await site.store.drop(channel)
+    another = site.another()
+    live = await another.conversations.current(channel)
+    await another.conversations.write(live)
+    assert (await marker(another, "u2", channel)).offset == 9
+    await another.call("u2", "conversations.leave", channel=channel)
+    await site.settle(channel)
+    assert (await marker(another, "u2", channel)).offset == 0
+
+
 async def test_a_late_write_of_what_was_forgotten_is_deleted_again(
     site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,3 +173,11 @@ def test_c27_all_orders_of_all_proposals_twice_end_alike(seed: int) -> None:
             assert record.generation > before.generation or record.offset >= before.offset
             assert record.delivered >= before.delivered
         assert (record.marker, record.delivered) == (Marker(1, 6), 12), seed
+
+
+def test_a_late_read_does_not_undo_what_was_marked_as_unread() -> None:
+    record = Record(epoch=EPOCH).read(9, 0).unread(4, 0)
+    assert record.marker == Marker(1, 3)
+    assert record.unread(4, 0) == record, "repeated"
+    assert record.read(12, 0).marker == Marker(1, 3)
+    assert record.read(12).marker == Marker(1, 12), "a device that does not say its generation means the newest"

@@ -189,7 +189,7 @@ class Conversations:
                 if purged:
                     await self.load(live, purged)
                     live.touch_deleted(purged)
-                if await self._write(live):
+                if await self._write(live, is_newest=True):
                     live.trim()
                     return
                 upto = live.position
@@ -414,17 +414,23 @@ class Conversations:
 
     # Writing the read model; for who holds the lock.
 
-    async def _write(self, live: Live) -> bool:
-        """Write what changed; return whether the read model was as expected."""
+    async def _write(self, live: Live, *, is_newest: bool = False) -> bool:
+        """Write what changed; return whether the read model was as expected.
+
+        `is_newest`: nothing more is to be folded. Who is no member at a position in between may be one later.
+        """
         if live.position == (live.projected or 0) and not live.changes:
+            if is_newest:
+                await self._tell_left(live)
             return True
         if live.is_emptied:  # documents of its messages hold content
             await self._store.drop(live.channel)
             live.projected = None
         changed = live.take_changed()
+        live.left |= _left(live, changed)
         try:
-            if self.on_left is not None and (left := _left(live, changed)):
-                await self.on_left(live.channel, left)
+            if is_newest:
+                await self._tell_left(live)
             await self.on_listing(changed.people | changed.gone)
             changes = changes_of(live, changed, int(self._clock() * 1_000))
             is_written = await self._store.apply(live.channel, live.projected, changes)
@@ -440,9 +446,15 @@ class Conversations:
             live.projected, live.is_emptied = changes.position, False
         return is_written
 
+    async def _tell_left(self, live: Live) -> None:
+        """Tell who has left, before that is written."""
+        if self.on_left is not None and live.left:
+            await self.on_left(live.channel, [user for user in live.left if user not in live.state.members])
+            live.left.clear()
 
-def _left(live: Live, changed: Changed) -> list[str]:
+
+def _left(live: Live, changed: Changed) -> set[str]:
     """Users who could read it, and can no more, as far as the log names them."""
     state = live.state
-    left = [] if state.type is Type.OPEN else [one for one in changed.people if one not in state.members]
-    return [*left, *changed.gone]
+    left = set() if state.type is Type.OPEN else {one for one in changed.people if one not in state.members}
+    return left | changed.gone

@@ -89,6 +89,7 @@ class Live:
         "has_threads",
         "is_emptied",
         "lacks_pins",
+        "left",
         "lock",
         "mv",
         "pins",
@@ -125,6 +126,7 @@ class Live:
         self.uncounted: dict[int, int] = {}  # erased replies that no root counts → what erased them, still to come
         self.void: dict[int, Why] = {}  # offset → why; the newest void events
         self.void_from = 0  # `void` has all from this offset on
+        self.left: set[str] = set()  # users who left, and may have come back; who is told of that clears it
         self.lock = asyncio.Lock()  # held by who loads messages, folds or writes the read model
         self._touched: dict[int, None] = {}
         self.void_documents: dict[int, Why] = {}  # that the read model does not have yet

@@ -89,8 +89,6 @@ class Receipts:
             return
         try:
             of = Of(user, live.channel)
-            if (await self._markers.user_preferences(user)).receipts == "private":
-                return
             name = keys.pair(*of)
             mark, wait_ms = await self._run(TELL, name, int(GAP_S * 1_000), int(_LEASE_S * 1_000))
             if wait_ms:
