@@ -17,9 +17,11 @@ import redis.asyncio
 
 from services.persistence.chat.markers.record import Marker
 from services.persistence.metrics import STORE_SECONDS
+from tests.support import chat_calls
 from tests.support.chat_calls import Replica, Site, dynamodb_site, sqlite_site
 from tests.support.dynamodb_faults import dynamodb_faults
 from tests.support.full import sized
+from thalamus.chat.v1 import chat_pb2 as pb
 
 SMALL = 10
 LARGE = {"sqlite": sized(150, 10_000), "dynamodb": sized(25, 1_500)}  # moto is slow with much in a table
@@ -40,7 +42,13 @@ class Counted(NamedTuple):
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])
-async def counted(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> AsyncIterator[Counted]:
+async def counted(
+    request: pytest.FixtureRequest, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Counted]:
+    options = pb.NamespaceOptions()
+    options.CopyFrom(chat_calls.OPTIONS)
+    options.group_max_members = 10_000
+    monkeypatch.setattr(chat_calls, "OPTIONS", options)
     async with AsyncExitStack() as exits:
         if request.param == "dynamodb":
             proxy = exits.enter_context(dynamodb_faults(request.getfixturevalue("dynamodb"), seed=1))
