@@ -4,7 +4,8 @@ A rolling update from another commit to this code, and the way back.
 
 One stack, real processes, SQLite, a Redis of its own. It starts with the code of COMMIT. Under the load of the fault
 scenarios each process is stopped in order and started with this code, one at a time: auth, presence, persistence, the
-edges. Then all of them go back to COMMIT in the same way. So old and new processes of every service serve together.
+edges. Then all of them go back to COMMIT in the same way. So old and new processes of every service serve together. All
+have the channels of COMMIT.
 
 Nothing may be lost, come twice or come out of order, and no gap may be told.
 """
@@ -12,11 +13,7 @@ Nothing may be lost, come twice or come out of order, and no gap may be told.
 from __future__ import annotations
 
 import asyncio
-import io
-import os
-import subprocess
 import sys
-import tarfile
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -24,26 +21,16 @@ from typing import Any
 
 import click
 
+from cli.bundled import ROOT
 from tests.faults.scenario import Scale, Scenario, World, run_scenario
+from tests.support.before import environment_of, import_paths, unpack
 from verify.progress import steps
 
-_ROOT = Path(__file__).resolve().parents[2]
 _EDGES = 3
 _PROCESSES = ("auth", "presence", "persistence", *(f"edge-{number + 1}" for number in range(_EDGES)))
 _BASE_S = 6.0  # nothing happens before
 _BETWEEN_S = 1.5  # old and new serve together for this long, at least
 _READY_S = 30.0
-
-
-def unpack(commit: str, folder: Path) -> None:
-    """Write the tree of a commit to a folder."""
-    packed = subprocess.run(["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-
-
-def import_paths(checkout: Path) -> str:
-    return os.pathsep.join([str(checkout), str(checkout / "proto" / "gen")])
 
 
 async def _replace(world: World, name: str, paths: str) -> None:
@@ -57,7 +44,7 @@ async def _replace(world: World, name: str, paths: str) -> None:
 
 def update_from(commit: str, checkout: Path) -> Scenario:
     """The scenario of an update from the code in `checkout`, and back."""
-    old, new = import_paths(checkout), import_paths(_ROOT)
+    old, new = import_paths(checkout), import_paths(ROOT)
 
     async def trouble(world: World) -> None:
         await world.until(_BASE_S)
@@ -68,7 +55,7 @@ def update_from(commit: str, checkout: Path) -> Scenario:
             world.remarks.append(f"{what} done after {world.run.now():.0f} s")
 
     def prepare(_: Any) -> dict[str, Any]:
-        return {"environment_of": {name: {"PYTHONPATH": old} for name in _PROCESSES}}
+        return {"environment_of": {name: environment_of(checkout) for name in _PROCESSES}}
 
     return Scenario(
         id=f"update-{commit}",

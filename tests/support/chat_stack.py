@@ -21,7 +21,8 @@ from tests.support.tcp_proxy import BackgroundProxy, TcpProxy
 
 EDGES = 3
 CUT_EDGE = 1  # whose Redis can be cut off
-_NO_LIMITS = {  # of edges of this version
+_NO_LIMITS = {  # of edges of this version: those of before refuse settings that they do not know
+    "EDGE_PUBLISHES_PER_USER_PER_S": "0",
     "EDGE_MESSAGES_PER_USER_PER_S": "0",
     "EDGE_REACTIONS_PER_USER_PER_S": "0",
     "EDGE_CHANGES_PER_USER_PER_S": "0",
@@ -56,7 +57,6 @@ class ChatStack:
             port = free_port()
             self._proxy = exits.enter_context(BackgroundProxy("127.0.0.1", port))
             environment = {"REDIS_PORT": str(port), "PERSISTENCE_STORE": self._store, "EDGE_COMMANDS_PER_S": "0"}
-            environment["EDGE_PUBLISHES_PER_USER_PER_S"] = "0"
             if self._store == "dynamodb":
                 environment |= {"DYNAMODB_ENDPOINT": exits.enter_context(dynamodb_server()), **CREDENTIALS}
                 environment |= {"DYNAMODB_TABLE_PREFIX": f"{uuid.uuid4().hex}-", "DYNAMODB_CREATE_TABLES": "true"}

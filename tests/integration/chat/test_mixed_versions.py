@@ -8,26 +8,20 @@ else goes on, on all edges.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from cli.bundled import ROOT
-from tests.faults.update import import_paths, unpack
+from tests.support.before import checkout_of_before, environment_of
 from tests.support.chat_client import UNAVAILABLE, Backend, ChatClient, some_key
 from tests.support.chat_follower import Follower
 from tests.support.chat_stack import ChatStack
 from tests.support.full import sized
 from tests.support.wire_client import JsonObject
 
-BEFORE = "9c346b19"
 CHANNEL = "chat:mixed"
 TOGETHER_S = sized(1, 20)
 SECOND = "persistence-2"
@@ -35,22 +29,8 @@ CREATE = {"method": "conversations.create", "data": {"type": "group"}}
 
 
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of the commit from before."""
-    git = shutil.which("git")
-    known = git and subprocess.run([git, "cat-file", "-e", BEFORE], cwd=ROOT, capture_output=True, check=False)
-    if not known or known.returncode != 0:
-        if os.environ.get("REQUIRE_ALL") == "1":
-            pytest.fail(f"commit {BEFORE} is not there, and REQUIRE_ALL=1")
-        pytest.skip(f"commit {BEFORE} is not there")
-    folder = tmp_path_factory.mktemp("before")
-    unpack(BEFORE, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mixed(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatStack]:
-    old = {"PYTHONPATH": import_paths(before), "CHANNELS_FILE": str(before / "config" / "channels.toml")}
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatStack]:
+    old = environment_of(checkout_of_before(tmp_path_factory.mktemp("before")))
     with ChatStack(tmp_path_factory.mktemp("mixed"), of_edges={"edge-3": old}, of_second=old) as running:
         yield running
 
