@@ -129,9 +129,8 @@ class Run:
 
     async def read(self) -> None:
         """Note all that the feed has."""
-        while events := await self.notifier.reader.next(500, 0.02):
-            await self.notifier.planner.take(events)
-            await self.notifier.reader.done(events)
+        while await self.notifier.take(0.02):
+            pass
 
     async def pass_time(self) -> None:
         """Let the time come at which everything noted is due."""

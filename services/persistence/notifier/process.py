@@ -71,10 +71,15 @@ class Notifier:
 
     async def read(self) -> float:
         """Note the next events of the feed."""
-        events = await self.reader.next(_READ_AT_ONCE, _IDLE_S)
+        await self.take(_IDLE_S)
+        return 0.0
+
+    async def take(self, wait_s: float) -> bool:
+        """Note events, and only then acknowledge them; return whether there were any."""
+        events = await self.reader.next(_READ_AT_ONCE, wait_s)
         await self.planner.take(events)
         await self.reader.done(events)
-        return 0.0
+        return bool(events)
 
     async def look(self) -> float:
         """Look at conversations that are due."""

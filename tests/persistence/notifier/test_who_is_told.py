@@ -8,6 +8,7 @@ import pytest
 
 from services.persistence.chat.markers.record import Marker, Preferences, settings_of
 from services.persistence.notifier.planner import Rules
+from services.persistence.notifier.timers import Grown, Timers
 from services.shared.hotlog import keys
 from tests.support.chat_calls import NAMESPACE, Site
 from tests.support.push import Backend, Run, WhoIsThere, do, make_due
@@ -157,6 +158,28 @@ async def test_what_is_deleted_before_it_is_sent_is_not_sent(site: Site, run: Ru
     await run.decide()
     await do(site.replicas[0], "ann", "messages.delete", channel=channel, of=offset)
     await run.send()
+    assert backend.take() == []
+
+
+async def test_what_is_read_before_it_is_sent_is_not_sent(site: Site, run: Run, backend: Backend) -> None:
+    channel = await group(site, "bob", "cid")
+    offset = await say(site, channel, text="hi")
+    await run.read()
+    await run.pass_time()
+    await run.decide()
+    await read(site, channel, "bob", offset)
+    await run.send()
+    assert told(backend.take()) == [("message", "cid", offset)]
+
+
+async def test_what_the_feed_tells_again_is_told_once(site: Site, run: Run, backend: Backend) -> None:
+    channel = await group(site, "bob")
+    offset = await say(site, channel, text="hi")
+    await run.all()
+    assert told(backend.take()) == [("message", "bob", offset)]
+    epoch = (await site.replicas[0].conversations.current(channel)).epoch
+    await Timers(run.redis).note([Grown(channel, epoch, offset, 0.0)])
+    await run.all()
     assert backend.take() == []
 
 
