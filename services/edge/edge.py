@@ -19,6 +19,7 @@ from services.edge.adapters.chat_calls import PersistenceChat
 from services.edge.adapters.chat_client import chat_client
 from services.edge.adapters.grants_client import GrantsClient
 from services.edge.adapters.hooks.load import make_hooks
+from services.edge.adapters.inbox_source import PersistenceInboxes
 from services.edge.adapters.memberships_client import MembershipsClient
 from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.adapters.presence_client import PresenceClient
@@ -40,7 +41,9 @@ from services.edge.domain.control.revoker import Revoker
 from services.edge.domain.conversations.hooked import HookedWrites
 from services.edge.domain.conversations.methods import ChatMethods
 from services.edge.domain.handshake import HandshakeAuthenticator
+from services.edge.domain.inbox import watching as inbox_watching
 from services.edge.domain.limits.api_calls import ApiCallLimit
+from services.edge.domain.model import Publication
 from services.edge.domain.session import chat_methods, presence_methods
 from services.edge.domain.session.drain import drain
 from services.edge.domain.session.node import Node
@@ -52,7 +55,8 @@ from services.edge.transport.origins import OriginRules
 from services.edge.transport.server import EdgeServer
 from services.edge.transport.websocket.frames import binary_frame, text_frame
 from services.shared.errors import Unavailable
-from services.shared.namespaces import load_namespaces
+from services.shared.feed.follower import FeedFollower
+from services.shared.namespaces import Namespaces, load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
 from services.shared.process.config import ConfigError, read_secret_file
@@ -133,8 +137,10 @@ class Edge:
             counts=self.broker.counts,
         )
         presence_methods.register(self.node.rpc)
+        chat_calls = PersistenceChat(self.persistence_replicas, self.chat)
+        self.feed_follower = self._follow_inboxes(chat_calls, namespaces)
         self.chat_methods = ChatMethods(
-            PersistenceChat(self.persistence_replicas, self.chat),
+            chat_calls,
             namespaces=self.node.namespaces,
             channel_max_bytes=config.domain.channel_max_bytes,
             limits=self.node.chat_limits,
@@ -188,6 +194,19 @@ class Edge:
         )
         self.server = EdgeServer(options, self.protocols, http, authenticator)
 
+    def _follow_inboxes(self, calls: PersistenceChat, namespaces: Namespaces) -> FeedFollower | None:
+        """Return the follower of the feed that tells of inboxes; None: there are none."""
+        if self.chat is None or inbox_watching.NAMESPACE not in namespaces.named:
+            return None
+        hub = self.node.hub
+
+        def push(channel: str, data: bytes) -> None:
+            hub.publication(channel, "", Publication(data))
+
+        inboxes = inbox_watching.Inboxes(PersistenceInboxes(calls), push, self.node.spawn, self.node.clock.monotonic)
+        hub.watcher = inboxes
+        return FeedFollower(self.config.redis_address(), inboxes.on_hints, inboxes.on_gap)
+
     def _call_limit(self) -> ApiCallLimit | None:
         settings = self.config.domain
         if not settings.api_calls_per_key_per_s:
@@ -206,6 +225,8 @@ class Edge:
         self.node.connection_caps.tell_again()
         self.node.resume.list_again()
         self.node.profiles.clear()
+        if self.feed_follower is not None:
+            self.feed_follower.restart()
 
     def _on_disabled(self, digests: Collection[bytes] | None, version: int) -> None:
         take_disabled(self.node, digests, version)
@@ -278,6 +299,8 @@ class Edge:
             group.create_task(self.node.announcer.run())
             group.create_task(ProfileChanges(self.auth_replicas, self.node.profiles.changed).run())
             group.create_task(self.node.newcomers.run(self.users.add_seen))
+            if self.feed_follower is not None:
+                group.create_task(self.feed_follower.run())
 
     async def stop(self) -> None:
         """Drain the edge, then close everything.

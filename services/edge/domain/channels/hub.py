@@ -38,7 +38,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from services.edge.domain.channels.channel import Channel, Subscription
 from services.edge.domain.channels.channel_log import ERASES, ChannelLog, Need
@@ -57,6 +57,23 @@ from services.shared.process.single_flight import SingleFlight
 logger = logging.getLogger(__name__)
 
 _TOPS_AT_ONCE = 500  # channels compared with their logs at the same time, so that other requests are not held up
+
+
+class ChannelWatcher(Protocol):
+    """Hears of the channels of a namespace that this edge has open."""
+
+    namespace: str
+
+    async def opened(self, channel: str) -> None:
+        """Prepare a channel before its first subscription is answered.
+
+        Raises:
+            Unavailable: the channel can't be opened now.
+        """
+
+    def closed(self, channel: str) -> None:
+        """Note that a channel was closed."""
+
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
@@ -93,6 +110,7 @@ class Hub:
         self.gaps = 0
         self.resyncs = 0
         self._deliveries_of_closed = 0
+        self.watcher: ChannelWatcher | None = None
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -131,6 +149,8 @@ class Hub:
             if namespace.durability is not Durability.NONE:
                 top = await self._reader.top(name, namespace)
                 log = self._log(top, namespace)
+            if self.watcher is not None and namespace.name == self.watcher.namespace:
+                await self.watcher.opened(name)
         except BaseException:
             self._early.pop(name, None)
             self._spawn(self._unsubscribe_if_closed(name))
@@ -194,6 +214,8 @@ class Hub:
             del self._unused[name]
             channel = self._channels.pop(name)
             self._deliveries_of_closed += channel.deliveries
+            if self.watcher is not None and channel.namespace.name == self.watcher.namespace:
+                self.watcher.closed(name)
             self._spawn(self._unsubscribe_if_closed(name))
 
     async def _unsubscribe_if_closed(self, name: str) -> None:

@@ -1,0 +1,1 @@
+"""Inboxes that clients of this edge watch."""
