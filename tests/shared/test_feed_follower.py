@@ -121,6 +121,23 @@ async def test_a_redis_that_went_back_is_a_gap(
     await eventually(lambda: [hint.offset for hint in followed.hints] == [2, 3, 3, 4])
 
 
+async def test_it_begins_again_when_it_is_told_of_another_redis(
+    redis_conn: redis.asyncio.Redis, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COMPARE_S", 0.0)
+    monkeypatch.setattr(module, "_BLOCK_S", 0.02)
+    await followed.start()
+    for number in range(1, 30):
+        followed.follower.restart()
+        await asyncio.sleep(0.001 * number)
+    gaps = len(followed.gaps)
+    assert set(followed.gaps[1:]) == {"lost"}
+    followed.follower.restart()
+    await eventually(lambda: len(followed.gaps) > gaps)
+    await tell_publications(redis_conn, "conv:g.1", 1)
+    await eventually(lambda: followed.hints)
+
+
 @pytest.mark.parametrize("seed", range(sized(2, 40)))
 async def test_everything_is_told_in_order_or_a_gap_is(
     redis_conn: redis.asyncio.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -108,7 +108,7 @@ class FeedFollower:
 
     def restart(self) -> None:
         """Begin again at the end of the streams: this is another Redis."""
-        self._places.clear()
+        self._places = {}  # another object: what is under way sees that
         self._reason = "lost"
 
     async def run(self) -> None:
@@ -123,7 +123,7 @@ class FeedFollower:
                         await self._begin()
                         compare_at = loop.time() + _COMPARE_S
                     found = await self._read()
-                    if loop.time() >= compare_at:
+                    if self._places and loop.time() >= compare_at:
                         await self._compare()
                         compare_at = loop.time() + _COMPARE_S
                     backoff.reset()
@@ -151,7 +151,7 @@ class FeedFollower:
         command: Command = ("XREAD", "COUNT", _MOST, "BLOCK", int(_BLOCK_S * 1_000), "STREAMS", *names)
         command += tuple(places[name].last for name in names)
         (reply,) = await self._waiting.execute([command], timeout_s=_BLOCK_S + _TIMEOUT_S)
-        if places is not self._places or not places:  # begun again meanwhile
+        if places is not self._places:  # begun again meanwhile
             return False
         told: list[tuple[bytes, Sequence[bytes], bytes]] = []
         lost = False
