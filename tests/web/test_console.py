@@ -82,6 +82,20 @@ def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, sta
 
 @pytest.mark.usefixtures("playwright")
 @pytest.mark.slow
+def test_two_phones_and_a_laptop_of_one_user_and_what_another_sees(
+    node: str, chromium: str, stack: Stack, tmp_path: Path
+) -> None:
+    """Inbox, unread, mentions, who has read, who types, edits and deletes."""
+    _SHOTS.mkdir(parents=True, exist_ok=True)
+    command = [node, str(_HERE / "inbox.mjs"), stack.http_urls[0], stack.api_key, str(_SHOTS)]
+    command += [str(tmp_path / "profile"), chromium]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("playwright")
+@pytest.mark.slow
 def test_a_reload_is_not_seen_and_a_closed_tab_has_left_within_3_s(
     node: str, chromium: str, stack: Stack, tmp_path: Path
 ) -> None:

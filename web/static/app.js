@@ -1,4 +1,5 @@
 // The console: signs in, joins channels, shows what happens.
+import { Chat, isConversation, personalChannel } from './chat.js';
 import { Client, TOO_BIG } from './client.js';
 import { RoomView } from './room_view.js';
 import { MOST_READ, Room, nameOf } from './rooms.js';
@@ -11,9 +12,15 @@ const RETRY_MS = 1_000;
 
 const frames = new Frames();
 const rooms = new Map();
-const view = new RoomView(() => session.name, (room) => loadOlder(room));
+const view = new RoomView(() => session.name, (room) => loadOlder(room), {
+  mine: ({ info }) => Boolean(session.user) && info?.user === session.user,
+  onShown: (room) => showRead(room),
+  onAction: (room, offset, what) => act(room, offset, what),
+});
 let session = null;
 let client = null;
+let chat = null;
+let editing = 0; // offset of the message that is being edited; 0: none is
 let current = '';
 let countdown = 0;
 
@@ -75,6 +82,7 @@ function start(found) {
   byId('password').value = byId('invite').value = '';
   const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
   client = new Client(`${scheme}://${location.host}/connection/websocket`, (renew) => session.token(renew));
+  chat = new Chat((method, params) => client.rpc(method, params), (channel) => showChat(channel));
   listen(client);
   const saved = loadRooms();
   for (const entry of saved?.rooms ?? [{ channel: FIRST_ROOM, position: null }]) {
@@ -91,7 +99,9 @@ function start(found) {
 function listen(of) {
   of.on('frame', (frame) => frames.add(frame));
   of.on('state', showState);
+  of.on('state', ({ state }) => { if (state === 'connected') beginChat(of); });
   of.on('subscribed', ({ channel, recovering, recovered, publications }) => {
+    if (channel === personal()) for (const { data } of publications) chat.notice(data);
     const room = rooms.get(channel);
     if (!room) return;
     room.problem = '';
@@ -107,13 +117,18 @@ function listen(of) {
     }
     loadMembers(room);
     if (!room.messages.length) loadOlder(room);
+    refresh(room, room.messages);
     resend(room);
     showChannels();
     showFacts();
   });
   of.on('publication', ({ channel, publication }) => {
+    if (channel === personal()) chat.notice(publication.data);
+    else if (isConversation(channel) && chat.take(channel, publication)) return;
     const room = rooms.get(channel);
-    if (room) take(room, publication);
+    if (!room) return;
+    take(room, publication);
+    refresh(room, [publication]);
   });
   of.on('join', ({ channel, info }) => membership(channel, info, true));
   of.on('leave', ({ channel, info }) => membership(channel, info, false));
@@ -168,7 +183,7 @@ function take(room, publication) {
     return;
   }
   if (room.channel === current) {
-    view.add(room, index, publication.info?.client === client.id);
+    view.add(room, index, publication.info?.client === client.id || ['edit', 'delete'].includes(publication.data?.kind));
   } else {
     room.unread += 1;
     showChannels();
@@ -216,6 +231,89 @@ async function checkDoubts(room) {
   room.checking = false;
 }
 
+// Conversations.
+
+const personal = () => (session?.user ? personalChannel(session.user) : '');
+
+function beginChat(of) {
+  if (!session.user) return;
+  of.subscribe(personal());
+  chat.load().catch(() => undefined);
+}
+
+// The list, or what is told of one conversation, has changed.
+function showChat(channel) {
+  for (const name of chat.conversations.keys()) {
+    if (rooms.has(name)) continue;
+    rooms.set(name, new Room(name));
+    client?.subscribe(name);
+  }
+  if (!channel || chat.conversations.has(channel)) showChannels();
+  if (!channel) showName();
+  if (!channel || channel === current) showOthers();
+}
+
+function showName() {
+  byId('room-name').textContent = chat?.conversations.get(current)?.name ?? (current || 'No channel');
+  byId('room-name').title = current;
+}
+
+// Who types, and who has read what I said last.
+function showOthers() {
+  const room = rooms.get(current);
+  const typing = room ? chat.typing(current, session.user).map((user) => room.nameOfUser(user)) : [];
+  byId('typing').textContent = typing.length ? `${typing.join(', ')} ${typing.length > 1 ? 'type' : 'types'}…` : '';
+  const isMine = ({ data, info, offset }) => data?.kind === 'message' && info?.user === session.user && !room.changed.get(offset)?.deleted;
+  const mine = room?.messages.findLast(isMine);
+  if (mine) view.showReaders(room, mine.offset, chat.readers(current, mine.offset, session.user).map((user) => room.nameOfUser(user)));
+}
+
+function showRead(room) {
+  if (room.channel === current && !document.hidden) chat?.shown(room.channel, room.newest());
+}
+document.addEventListener('visibilitychange', () => {
+  const room = rooms.get(current);
+  if (room && view.isAtEnd) showRead(room);
+});
+
+// Messages that these publications changed are asked for: an event may be void, and the server knows.
+async function refresh(room, publications) {
+  for (const offset of room.targets(publications)) {
+    const found = await chat.message(room.channel, offset);
+    if (!found) continue;
+    room.became(offset, found);
+    view.redraw(room, offset);
+  }
+  if (room.channel === current) showOthers();
+}
+
+async function act(room, offset, what) {
+  try {
+    if (what === 'readers') {
+      await chat.askReaders(room.channel, offset);
+      const readers = chat.readers(room.channel, offset, session.user).map((user) => room.nameOfUser(user));
+      view.showReaders(room, offset, readers.length ? readers : ['nobody yet']);
+    } else if (what === 'delete') {
+      if (confirm('Delete this message for everybody?')) await chat.remove(room.channel, offset);
+    } else {
+      setEditing(offset);
+      const field = byId('composer-text');
+      const message = room.messages.find((one) => one.offset === offset);
+      field.value = room.changed.get(offset)?.text ?? message?.data.text ?? '';
+      field.focus();
+    }
+  } catch (error) {
+    view.note(room, `not done: ${error.message}`, 'bad');
+  }
+}
+
+function setEditing(offset) {
+  if (editing && !offset) byId('composer-text').value = '';
+  editing = offset;
+  byId('editing').hidden = !offset;
+}
+byId('editing-cancel').addEventListener('click', () => setEditing(0));
+
 // Sending.
 
 byId('composer').addEventListener('submit', (event) => {
@@ -224,6 +322,13 @@ byId('composer').addEventListener('submit', (event) => {
   const text = field.value.trim();
   const room = rooms.get(current);
   if (!text || !room) return;
+  chat.types(room.channel, false);
+  if (editing) {
+    const of = editing;
+    setEditing(0);
+    chat.edit(room.channel, of, text).catch((error) => view.note(room, `not edited: ${error.message}`, 'bad'));
+    return;
+  }
   field.value = '';
   field.style.height = '';
   const entry = room.sending(crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, room.written(text));
@@ -238,7 +343,7 @@ async function deliver(room, entry) {
   try {
     const { offset } = await client.publish(room.channel, entry.data, entry.key);
     if (offset) {
-      const info = { user: '', client: client.id, connInfo: { name: session.name } };
+      const info = { user: session.user, client: client.id, connInfo: { name: session.name } };
       const index = room.add({ offset, data: entry.data, info });
       settle(room, entry);
       if (index >= 0) view.add(room, index, true);
@@ -272,13 +377,15 @@ function settle(room, entry) {
 // Showing the room.
 
 function open(channel) {
+  if (channel !== current) setEditing(0);
   current = channel;
   const room = rooms.get(channel);
   if (room) room.unread = 0;
-  byId('room-name').textContent = channel || 'No channel';
+  showName();
   byId('leave-room').disabled = !room;
   byId('composer-text').disabled = !room;
   view.open(room ?? null);
+  if (chat) showOthers();
   showChannels();
   showPeople();
   showPosition();
@@ -303,6 +410,7 @@ async function loadOlder(room) {
     room.reachedStart = page.publications.length < PAGE;
     const older = page.publications.reverse().filter((publication) => room.add(publication) >= 0);
     view.prepend(room, older);
+    refresh(room, older);
   } catch {
     room.reachedStart = true; // no history here, or it may not be read
   } finally {
@@ -313,7 +421,22 @@ async function loadOlder(room) {
 // Showing the rest.
 
 function showChannels() {
-  byId('channel-list').replaceChildren(...[...rooms.values()].map((room) => {
+  const conversations = [...chat?.conversations.values() ?? []];
+  byId('inbox-title').hidden = !conversations.length;
+  byId('inbox-list').replaceChildren(...conversations.map(({ channel, name, last, unread, mentions, atLeast }) => {
+    const label = element('span', { textContent: name }, element('small', { textContent: last }));
+    const button = element('button', { type: 'button', title: channel, onclick: () => open(channel) }, label);
+    button.dataset.channel = channel;
+    button.setAttribute('aria-current', String(channel === current));
+    if (mentions) button.append(element('span', { className: 'badge mentions', textContent: `@${mentions}`, 'aria-label': `${mentions} mentions` }));
+    if (unread) {
+      const count = `${unread}${atLeast ? '+' : ''}`;
+      button.append(element('span', { className: 'badge unread', textContent: count, 'aria-label': `${count} unread` }));
+    }
+    return element('li', {}, button);
+  }));
+  const others = [...rooms.values()].filter((room) => !chat?.conversations.has(room.channel));
+  byId('channel-list').replaceChildren(...others.map((room) => {
     const button = element('button', { type: 'button', onclick: () => open(room.channel) }, element('span', { textContent: room.channel }));
     button.setAttribute('aria-current', String(room.channel === current));
     if (room.problem) button.append(element('span', { className: 'badge bad', textContent: '!', title: room.problem }));
@@ -401,6 +524,7 @@ byId('composer-text').addEventListener('keydown', (event) => {
   }
 });
 byId('composer-text').addEventListener('input', ({ target }) => {
+  if (!editing) chat.types(current, target.value.trim() !== '');
   target.style.height = 'auto';
   target.style.height = `${target.scrollHeight + 2}px`;
 });
@@ -422,6 +546,7 @@ document.addEventListener('keydown', (event) => {
   } else if (event.key === '?' && !/^(INPUT|TEXTAREA)$/.test(document.activeElement?.tagName ?? '')) {
     byId('help-dialog').showModal();
   } else if (event.key === 'Escape') {
+    setEditing(0);
     for (const side of ['channels', 'people']) byId(side).classList.remove('open');
   }
 });

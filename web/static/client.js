@@ -231,6 +231,11 @@ export class Client {
     return this.#sdk.history(channel, { limit, reverse: true, ...(since ? { since } : {}) });
   }
 
+  // Resolves to the result of a method of the server.
+  async rpc(method, params) {
+    return (await this.#sdk.rpc(method, params)).data;
+  }
+
   // Resolves to {clients: {id: info}}.
   presence(channel) {
     return this.#sdk.presence(channel);

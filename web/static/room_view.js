@@ -1,5 +1,5 @@
 // The conversation of one room in the page: messages in order, what is being sent, what is told between them.
-import { nameOf } from './rooms.js';
+import { isEvent, nameOf } from './rooms.js';
 import { TIME, atEnd, byId, element, marker, messageElement } from './view.js';
 
 const MOST_ROWS = 1_200; // messages, and what is told between them
@@ -14,14 +14,25 @@ export class RoomView {
   #top = 0; // where the box was scrolled to last
   #settling = 0;
   #myName;
+  #mine;
+  #onShown;
 
   // `myName()`: how what I send is signed until it is acknowledged. `onTop(room)`: the reader has come to the oldest row.
-  constructor(myName, onTop) {
+  // `mine(message)`: whether I may change it. `onShown(room)`: the newest row is in view. `onAction(room, offset, what)`: a
+  // button of a message.
+  constructor(myName, onTop, { mine, onShown, onAction }) {
     this.#myName = myName;
+    this.#mine = mine;
+    this.#onShown = onShown;
+    this.#box.addEventListener('click', ({ target }) => {
+      const offset = Number(target.closest('.message')?.dataset.offset);
+      if (target.dataset?.do && offset && this.room) onAction(this.room, offset, target.dataset.do);
+    });
     this.#box.addEventListener('scroll', () => {
       if (this.room && this.#box.scrollTop < 80) onTop(this.room);
       this.#look();
       if (this.#unseen && this.#following) this.#showUnseen(0);
+      if (this.#following && this.room) this.#onShown(this.room);
     });
     this.#hint.addEventListener('click', () => {
       this.toEnd();
@@ -49,7 +60,7 @@ export class RoomView {
       this.#box.append(element('p', { className: 'empty', textContent: 'Join a channel to begin, for example chat:lobby.' }));
       return;
     }
-    for (const message of room.messages) this.#box.append(drawn(message));
+    for (const message of room.messages) this.#box.append(this.#drawn(room, message));
     for (const child of this.#box.children) group(child);
     if (room.problem) this.#box.append(marker(room.problem, 'bad'));
     this.showPending(room);
@@ -78,7 +89,7 @@ export class RoomView {
     box.querySelector('.empty')?.remove();
     const next = room.messages[index + 1];
     const before = (next && box.querySelector(`[data-offset="${next.offset}"]`)) ?? box.querySelector('.pending, .failed');
-    const made = box.insertBefore(drawn(room.messages[index]), before ?? null);
+    const made = box.insertBefore(this.#drawn(room, room.messages[index]), before ?? null);
     group(made);
     group(made.nextSibling);
     this.#settleSoon();
@@ -97,8 +108,7 @@ export class RoomView {
     for (const { offset } of older) {
       const message = room.messages.find((entry) => entry.offset === offset);
       if (message) {
-        const drawing = drawn(message);
-        made.append(drawing);
+        made.append(this.#drawn(room, message));
       }
     }
     const rest = box.firstChild;
@@ -107,6 +117,41 @@ export class RoomView {
     group(rest);
     if (!room.messages.length && !room.problem) this.#showEmpty();
     box.scrollTop = wasEmpty ? box.scrollHeight : top + box.scrollHeight - height;
+  }
+
+  // A message that has changed.
+  redraw(room, offset) {
+    const message = room.messages.find((entry) => entry.offset === offset);
+    const old = room === this.room && this.#box.querySelector(`[data-offset="${offset}"]`);
+    if (!message || !old) return;
+    const made = this.#drawn(room, message);
+    old.replaceWith(made);
+    group(made);
+    this.#settleSoon();
+  }
+
+  // Below which message of mine it says who has read it; only there.
+  showReaders(room, offset, names) {
+    if (room !== this.room) return;
+    this.#box.querySelector('.readers')?.remove();
+    const row = offset && this.#box.querySelector(`[data-offset="${offset}"]`);
+    if (!row || !names.length) return;
+    row.append(element('div', { className: 'note readers', textContent: `read by ${names.join(', ')}` }));
+    this.#settleSoon();
+  }
+
+  // Whether the newest row is in view.
+  get isAtEnd() {
+    return this.#following;
+  }
+
+  // Of the events of a conversation only messages have rows of their own.
+  #drawn(room, message) {
+    const { data, info, at, offset } = message;
+    if (isEvent(data) && !['message', 'erased'].includes(data.kind) && !data.kind.startsWith('x.')) return eventElement(room, message);
+    const change = room.changed.get(offset) ?? (data?.kind === 'erased' ? { deleted: true } : null);
+    const actions = isEvent(data) && this.#mine(message) ? [['edit', 'Edit'], ['delete', 'Delete'], ['readers', 'Who read']] : [];
+    return messageElement({ name: nameIn(room, info), data, at, offset, live: true, change, actions });
   }
 
   // What waits for its acknowledgement, and what was refused.
@@ -139,6 +184,7 @@ export class RoomView {
       if (this.#following) this.#box.scrollTop = this.#box.scrollHeight;
       this.#top = this.#box.scrollTop;
       this.#settling = 0;
+      if (this.#following && this.room) this.#onShown(this.room);
     }, SETTLE_MS);
   }
 
@@ -169,6 +215,14 @@ function group(child) {
   child?.classList.toggle('follow', Boolean(name) && name === child.previousSibling?.dataset?.name);
 }
 
-function drawn(message) {
-  return messageElement({ name: nameOf(message.info), data: message.data, at: message.at, offset: message.offset, live: true });
+const SHOWN = ['member', 'conversation']; // events that are told between messages
+
+const nameIn = (room, info) => (info?.user ? room.nameOfUser(info.user) : nameOf(info));
+
+function eventElement(room, { data, info, offset }) {
+  const whom = data.user ? room.nameOfUser(data.user) : '';
+  const made = marker(`${nameIn(room, info)}: ${data.kind} ${data.op ?? ''} ${whom}`.trim(), 'event');
+  made.dataset.offset = offset;
+  made.hidden = !SHOWN.includes(data.kind);
+  return made;
 }

@@ -5,6 +5,9 @@ export const MOST_READ = 1_000; // messages, older ones that were read included
 const SAVED = 200;
 const EVENT = /^(message|edit|delete|purge|reaction|pin|member|conversation|erased|x\..+)$/; // kinds of docs/chat.md
 
+// Whether data is an event of a conversation.
+export const isEvent = (data) => typeof data?.kind === 'string' && EVENT.test(data.kind);
+
 // Where in an ascending list of offsets this one belongs; the index of an equal one is returned as it is.
 export function placeOf(entries, offset) {
   let low = 0;
@@ -26,6 +29,7 @@ export class Room {
     this.doubts = new Map(); // user → info: left with one client, and not seen to have left with the others
     this.lists = new Set(); // for each list of members that was asked for: which clients came or left since
     this.unread = 0;
+    this.changed = new Map(); // offset of a message → what it is now: {text, edited} or {deleted}
     this.epoch = '';
     this.reachedStart = false;
     this.problem = '';
@@ -55,8 +59,31 @@ export class Room {
 
   // What is published for a text: a conversation takes events alone, and its log shows what the channel is.
   written(text) {
-    const kind = this.messages.at(-1)?.data?.kind;
-    return typeof kind === 'string' && EVENT.test(kind) ? { kind: 'message', text } : { text };
+    return isEvent(this.messages.at(-1)?.data) ? { kind: 'message', text } : { text };
+  }
+
+  // Offsets of the messages here that these publications are about: they may have changed.
+  targets(publications) {
+    const found = new Set();
+    for (const { data, offset } of publications) {
+      if (data?.kind === 'edit' || data?.kind === 'delete') found.add(data.of);
+      if (data?.kind === 'purge') {
+        for (const one of this.messages) if (one.info?.user === data.user && one.offset < offset) found.add(one.offset);
+      }
+    }
+    return this.messages.map((one) => one.offset).filter((one) => found.has(one));
+  }
+
+  // What became of a message; of a deleted one nothing is kept.
+  became(offset, change) {
+    this.changed.set(offset, change);
+    const message = this.messages.find((one) => one.offset === offset);
+    if (message && change.deleted) message.data = { kind: 'erased' };
+  }
+
+  // The offset of the newest publication here; 0: there is none.
+  newest() {
+    return this.messages.findLast((message) => message.offset)?.offset ?? 0;
   }
 
   sending(key, data) {
@@ -132,6 +159,12 @@ export class Room {
       users.set(info.user, person);
     }
     return [...users.values()].sort((a, b) => a.name.localeCompare(b.name));
+  }
+
+  // The name of a user, as the people here and messages tell it. What a backend publishes for a user says no name.
+  nameOfUser(user) {
+    const names = (info) => info?.user === user && Boolean(info.connInfo?.name);
+    return nameOf([...this.members.values()].find(names) ?? this.messages.findLast(({ info }) => names(info))?.info ?? { user });
   }
 
   save() {

@@ -26,16 +26,27 @@ export function colour(name) {
 
 export const TIME = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
-export function messageElement({ name, data, at, offset, live }) {
+// `change`: what became of it, {text, edited} or {deleted}. `actions`: [what, label] of buttons.
+export function messageElement({ name, data, at, offset, live, change = null, actions = [] }) {
   const isText = data !== null && typeof data === 'object' && typeof data.text === 'string';
-  const body = isText ? document.createTextNode(data.text) : element('code', { textContent: JSON.stringify(data) });
+  const body = isText ? document.createTextNode(change?.text ?? data.text) : element('code', { textContent: JSON.stringify(data) });
   const when = live && at ? TIME.format(at) : '';
-  return element(
-    'div',
-    { className: 'message', dataset: { offset: offset || '', name } },
-    element('div', { className: 'by' }, element('b', { textContent: name }), element('span', { textContent: when })),
-    element('div', { className: 'text' }, body),
-  );
+  const by = element('div', { className: 'by' }, element('b', { textContent: name }), element('span', { textContent: when }));
+  const made = element('div', { className: 'message', dataset: { offset: offset || '', name } }, by);
+  if (change?.deleted) {
+    made.classList.add('deleted');
+    made.append(element('div', { className: 'text', textContent: 'deleted' }));
+    return made;
+  }
+  const text = element('div', { className: 'text' }, body);
+  if (change?.edited) text.append(element('span', { className: 'edited', textContent: ' (edited)' }));
+  made.append(text);
+  if (actions.length) {
+    made.append(element('div', { className: 'actions' }, ...actions.map(([what, label]) => (
+      element('button', { type: 'button', textContent: label, dataset: { do: what } })
+    ))));
+  }
+  return made;
 }
 
 export function marker(text, kind = '') {
