@@ -1,4 +1,6 @@
-"""C44: ephemeral events cost no message, no position and no patch, and are kept nowhere.
+"""C44: ephemeral events cost no message, no position and no patch.
+
+They are kept nowhere.
 
 Clients of both encodings, with deltas and without, that come, go, lose what pub/sub brings, and have no room at times.
 They keep their position as SDKs do, over Protobuf as those of before, which take no offset for 0.
