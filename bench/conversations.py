@@ -8,28 +8,26 @@ the medians would lie if the turns were drawn again.
 `counts`: commands of Redis and calls to the store for a message, in a group of 10, a group of 1,000 and an open
 conversation in which 100,000 users were let in. Messages are sent one after the other, so that each is a batch of its
 own, and what is done anyway in so long a time is taken off. The figures must be equal: nothing is done per member.
+
+`storm` and `deletes`: what bursts do to those who publish meanwhile; see `bench.bursts`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import click
 import redis.asyncio
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_websocket
 
+from bench.bursts import bursts_table, measure_deletes, measure_storm
+from bench.callers import ADDED_AT_ONCE, MESSAGE, NO_LIMITS, Caller, caller, new_groups
 from bench.load.fleet import Fleet
-from bench.load.frames import sign_token
 from bench.measure.metrics import scrape, total
 from bench.scenarios.steady import connect, publish, window
 from bench.servers.platform import platform
@@ -37,72 +35,10 @@ from bench.servers.target import Target
 from bench.turns import interval
 from verify.progress import steps
 
-_PAYLOAD = '{"kind":"message","text":"' + "x" * 73 + '","meta":{"t":"@%d"}}'  # as long as the others': 128 bytes
 _KINDS = ("plain", "conversation")
 _WARM_S = 3.0
 _SEED = 1
-_ADDED_AT_ONCE = 100  # users that one call may add
-_SETTINGS = {
-    "EDGE_COMMANDS_PER_S": "0",
-    "EDGE_CHANGES_PER_USER_PER_S": "0",
-    "EDGE_CONVERSATIONS_PER_USER_PER_H": "0",
-    "EDGE_INVITES_PER_USER_PER_H": "0",
-    "EDGE_MESSAGES_PER_USER_PER_S": "0",
-    "EDGE_REACTIONS_PER_USER_PER_S": "0",
-}
 _LET_IN_AT_ONCE = 200
-
-
-class Caller:
-    """One connection that calls methods."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._ids = itertools.count(1)
-
-    async def ask(self, **request: Any) -> Any:
-        """The result of a command.
-
-        Raises:
-            click.ClickException: it was refused.
-        """
-        number = next(self._ids)
-        await self._socket.send(json.dumps({"id": number, **request}))
-        while True:
-            for line in str(await self._socket.recv()).split("\n"):
-                reply = json.loads(line)
-                if not reply:
-                    await self._socket.send("{}")
-                elif reply.get("id") == number:
-                    if "error" in reply:
-                        raise click.ClickException(f"{request} was answered with {reply['error']}")
-                    return next(value for name, value in reply.items() if name != "id")
-
-    async def call(self, method: str, **params: Any) -> Any:
-        """The result of a method on conversations."""
-        return (await self.ask(rpc={"method": method, "data": params}))["data"]
-
-
-@asynccontextmanager
-async def caller(target: Target, user: str) -> AsyncIterator[Caller]:
-    """Context manager: a user's connection to the first edge."""
-    async with open_websocket(target.where.urls[0], max_size=None, ping_interval=None, proxy=None) as socket:
-        made = Caller(socket)
-        await made.ask(connect={"token": sign_token(target.where.secret, user)})
-        yield made
-
-
-async def _groups(target: Target, clients: int, count: int) -> list[str]:
-    """Channels of new groups.
-
-    Client i of the load is a member of number i mod `count`, as it is in channels.
-    """
-    made = []
-    for number in range(count):
-        members = [f"user-{at}" for at in range(number, clients, count)]
-        async with caller(target, members[0]) as owner:
-            made.append((await owner.call("conversations.create", type="group", users=members[1:]))["channel"])
-    return made
 
 
 async def measure_cost(*, clients: int, channels: int, turns: int, per_s: float, seconds: float) -> str:
@@ -110,17 +46,17 @@ async def measure_cost(*, clients: int, channels: int, turns: int, per_s: float,
     members, rng = clients // channels, random.Random(_SEED)
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in _KINDS}
     async with (
-        platform(edges=2, environment=_SETTINGS) as target,
+        platform(edges=2, environment=NO_LIMITS) as target,
         Fleet(2) as plain,
         Fleet(2) as chatting,
     ):
         fleets = dict(zip(_KINDS, (plain, chatting), strict=True))
         names = {
             "plain": [f"chat:plain-{number}" for number in range(channels)],
-            "conversation": await _groups(target, clients, channels),
+            "conversation": await new_groups(target, clients, channels),
         }
         for kind, fleet in fleets.items():
-            await connect(fleet, target, clients, names[kind], payload=_PAYLOAD)
+            await connect(fleet, target, clients, names[kind], payload=MESSAGE)
             await publish(fleet, members, per_s, _WARM_S)
         with steps(turns) as progress:
             for number in range(turns):
@@ -205,7 +141,7 @@ async def measure_counts(
 ) -> str:
     """Return a table of what a message adds to the counters, by conversation."""
     rows: dict[str, list[float]] = {}
-    async with platform(edges=1, environment={**_SETTINGS, **environment}) as target:
+    async with platform(edges=1, environment={**NO_LIMITS, **environment}) as target:
         address = target.redis_url
         client = redis.asyncio.Redis.from_url(address)
         async with client, caller(target, "owner") as owner:
@@ -214,9 +150,9 @@ async def measure_counts(
                 users = [f"member-{number}" for number in range(size - 1)]
                 settings = {"max_members": max(size, 1)}
                 made = await owner.call(
-                    "conversations.create", type="group", settings=settings, users=users[:_ADDED_AT_ONCE]
+                    "conversations.create", type="group", settings=settings, users=users[:ADDED_AT_ONCE]
                 )
-                for user in users[_ADDED_AT_ONCE:]:
+                for user in users[ADDED_AT_ONCE:]:
                     await owner.call("members.add", channel=made["channel"], user=user)
                 channels[f"group of {size:,}"] = made["channel"]
             opened = await owner.call("conversations.create", type="open", id=f"bench-{secrets.token_hex(4)}")
@@ -269,6 +205,43 @@ def counts(sizes: str, followers: int, messages: int, every_s: float, settings: 
             )
         )
     )
+
+
+@main.command()
+@click.option("--joins", default=1_000, show_default=True, help="Of one group, in each turn.")
+@click.option("--within-s", default=2.0, show_default=True, help="In which they join.")
+@click.option("--clients", default=50, show_default=True, help="That publish in the group, and as many in others.")
+@click.option("--channels", default=25, show_default=True, help="The other groups.")
+@click.option("--turns", default=20, show_default=True)
+@click.option("--per-s", default=100.0, show_default=True, help="Publications in the group, and as many in others.")
+def storm(joins: int, within_s: float, clients: int, channels: int, turns: int, per_s: float) -> None:
+    """Publishers while many users join one group at once."""
+    storms = measure_storm(joins=joins, within_s=within_s, clients=clients, channels=channels, turns=turns, per_s=per_s)
+    click.echo(bursts_table(asyncio.run(storms)))
+
+
+@main.command()
+@click.option("--deletes", "deletes_per_s", default=1_000.0, show_default=True, help="Per second, in one group.")
+@click.option("--seconds", default=1.0, show_default=True, help="Of a burst.")
+@click.option("--authors", default=100, show_default=True, help="Who delete their messages.")
+@click.option("--clients", default=50, show_default=True, help="That publish in the group, and as many in others.")
+@click.option("--channels", default=25, show_default=True, help="The other groups.")
+@click.option("--turns", default=20, show_default=True)
+@click.option("--per-s", default=100.0, show_default=True, help="Publications in the group, and as many in others.")
+def deletes(
+    deletes_per_s: float, seconds: float, authors: int, clients: int, channels: int, turns: int, per_s: float
+) -> None:
+    """Publishers, and Redis, while many messages of one group are deleted."""
+    bursts = measure_deletes(
+        deletes_per_s=deletes_per_s,
+        seconds=seconds,
+        authors=authors,
+        clients=clients,
+        channels=channels,
+        turns=turns,
+        per_s=per_s,
+    )
+    click.echo(bursts_table(asyncio.run(bursts)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from statistics import quantiles
 
 import click
 
-from bench.conversations import Caller, caller
+from bench.callers import Caller, caller
 from bench.measure.usage import usage
 from bench.servers.platform import platform
 from bench.servers.target import Target
