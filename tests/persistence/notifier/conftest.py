@@ -9,11 +9,20 @@ import pytest
 import redis.asyncio
 
 from tests.support.chat_calls import Site, dynamodb_site, sqlite_site
+from tests.support.full import sized
 from tests.support.push import Backend, Run, WhoIsThere
 from tests.support.push_server import PushServer
 
 
-@pytest.fixture(params=["sqlite", "dynamodb"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run C60 to C64 on both stores; in the long version all."""
+    marked = any(mark.name == "parametrize" and mark.args[0] == "site" for mark in metafunc.definition.iter_markers())
+    if "site" in metafunc.fixturenames and not marked:
+        both = sized(0, 1) or metafunc.function.__name__.startswith("test_c6")
+        metafunc.parametrize("site", ["sqlite", "dynamodb"] if both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
 async def site(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     if request.param == "sqlite":
         made = sqlite_site(redis_url, tmp_path / "log.sqlite3")

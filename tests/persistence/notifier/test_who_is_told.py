@@ -1,4 +1,4 @@
-"""Who is told of what, and what is taken back: C60, C61, C64. On both stores."""
+"""Who is told of what, and what is taken back: C60, C61, C64."""
 
 from __future__ import annotations
 
