@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
+import weakref
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -344,3 +346,27 @@ async def test_a_message_that_an_unreadable_event_has_erased_is_pending(
     assert (await both.another().chat.counts.of("ben", place))[channel] == Unread(2, 0, False, True, offsets[-1])
     await b.log.sweep(0.0, 100)
     assert await everywhere(both, "ben", channel) == (2, 0)
+
+
+async def test_who_asked_what_is_unread_keeps_no_conversation_in_memory(site: Site) -> None:
+    a, b = site.replicas
+    counts = counts_of(b, max_asked=3)
+    gone = []
+    for _ in range(8):
+        channel = await group(site, "ann", "ben")
+        await say(a, "ann", channel)
+        assert (await counts.of("ben", {channel: Place()}))[channel].unread == 1
+        live = b.conversations.cached(channel)
+        assert live is not None
+        assert live.recent is not None
+        gone.append(weakref.ref(live))
+        del live
+        b.conversations.forget(channel)
+    await b.chat.projection.flush()
+    for _ in range(100):
+        gc.collect()
+        if not any(one() for one in gone):
+            break
+        await asyncio.sleep(0.05)
+    assert not any(one() for one in gone), "they went, and counting held them"
+    assert len(counts._asked) <= 3  # noqa: SLF001

@@ -79,6 +79,7 @@ class Live:
     """State of a conversation at one position; see the module."""
 
     __slots__ = (
+        "__weakref__",
         "_gone",
         "_people",
         "_purged",
@@ -140,7 +141,7 @@ class Live:
         changed_at = max(self.changed_at, other.position)
         removed = max(self.removed, other.removed) if self.epoch == other.epoch else other.removed
         for name in self.__slots__:
-            if name not in ("channel", "lock"):
+            if name not in ("channel", "lock", "__weakref__"):
                 setattr(self, name, getattr(other, name))
         self.seen, self.changed_at, self.removed = seen, changed_at, removed
 

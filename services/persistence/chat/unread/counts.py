@@ -21,6 +21,7 @@ All others take some microseconds. See docs/decisions/0057.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from services.persistence.domain.ports import LogStore
 
 MAX_ROWS = 10_000  # of a conversation's log that are looked at
 MAX_KEPT = 1_000_000  # messages of all conversations in memory
+MAX_ASKED = 10_000  # conversations whose messages are in memory
 _LISTED = 1_000  # conversations of a user that are looked at together
 _AT_ONCE = 16  # conversations whose log is read at the same time
 _TRIES = 4  # while something is erased by an event that is not readable yet
@@ -72,12 +74,14 @@ class Counts:
         *,
         max_rows: int = MAX_ROWS,
         max_kept: int = MAX_KEPT,
+        max_asked: int = MAX_ASKED,
     ) -> None:
         """Create it; `rows`: the log's store; `now_ms`: Redis' clock, Unix ms."""
         self._conversations, self._store, self._markers, self._now_ms = conversations, store, markers, now_ms
         self._reading = Reading(conversations, rows)
-        self._max_rows, self._max_kept = max_rows, max_kept
-        self._asked: OrderedDict[str, tuple[Live, int]] = OrderedDict()  # channel → with what was recent then
+        self._max_rows, self._max_kept, self._max_asked = max_rows, max_kept, max_asked
+        # Channel → conversation, with how much was recent then. Conversations go by themselves.
+        self._asked: OrderedDict[str, tuple[weakref.ref[Live], int]] = OrderedDict()
         self._kept = 0  # their sum
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
@@ -199,11 +203,12 @@ class Counts:
         recent.unasked = 0
         if live.position - recent.low > 2 * self._max_rows:
             recent.forget(live.position - self._max_rows)
-        _, size = self._asked.get(live.channel, (live, 0))
-        self._asked[live.channel] = live, len(recent)
+        _, size = self._asked.get(live.channel, (None, 0))
+        self._asked[live.channel] = weakref.ref(live), len(recent)
         self._asked.move_to_end(live.channel)
         self._kept += len(recent) - size
-        while self._kept > self._max_kept and len(self._asked) > 1:
+        while (self._kept > self._max_kept or len(self._asked) > self._max_asked) and len(self._asked) > 1:
             _, (oldest, size) = self._asked.popitem(last=False)
-            oldest.recent = None
+            if (found := oldest()) is not None:
+                found.recent = None
             self._kept -= size
