@@ -29,7 +29,7 @@ class Cluster:
         self.pipeline, self.store, self.incarnation, self.later_s = pipeline, MemoryMarkerStore(), "first", 0.0
 
     def kept(self) -> KeptMarkers:
-        return KeptMarkers(self.pipeline, lambda: 0.0, lambda: self.incarnation)
+        return KeptMarkers(self.pipeline, lambda: 1.0, lambda: self.incarnation)
 
     def markers(self) -> Markers:
         return Markers(self.kept(), self.store)
@@ -108,6 +108,45 @@ async def test_a_redis_that_went_back_is_compared_with_the_store(
         await redis_conn.hset(key, field, value)
     cluster.incarnation = "second"
     assert await marker(markers) == Marker(0, 9)
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+async def test_a_redis_that_went_back_to_before_somebody_returned_has_forgotten_nothing(
+    cluster: Cluster, redis_conn: redis.asyncio.Redis, asked_first: bool
+) -> None:
+    markers, of = cluster.markers(), Of("ann", CHANNEL)
+    await markers.merge("ann", CHANNEL, EPOCH, Marker(0, 5))
+    await markers.forget([of])
+    (key,), (noted,) = await redis_conn.keys("*:read"), await redis_conn.keys("*unwritten*")
+    names = [found if isinstance(found, str) else found.decode() for found in (key, noted)]
+    for name in names:
+        await redis_conn.copy(name, f"before:{name}")
+    old, new = await markers.change(*of, EPOCH, lambda record: record.read(9).set('{"archived":true}', 1))
+    assert (old.offset, new.offset) == (0, 9)
+    await cluster.flusher().flush()
+    cluster.incarnation = "second"
+    for name in names:
+        await redis_conn.copy(f"before:{name}", name, replace=True)
+    if asked_first:
+        assert await marker(markers) == Marker(1, 9)
+    await cluster.flusher().flush()
+    place = (await markers.of_user("ann", [CHANNEL]))[CHANNEL]
+    assert (place.marker, place.preferences.archived) == (Marker(1, 9), True)
+    assert cluster.store.kept == {of: new}
+
+
+async def test_what_is_forgotten_stays_so_in_a_redis_that_went_back(
+    cluster: Cluster, redis_conn: redis.asyncio.Redis
+) -> None:
+    markers, of = cluster.markers(), Of("ann", CHANNEL)
+    await markers.merge("ann", CHANNEL, EPOCH, Marker(0, 5))
+    await cluster.flusher().flush()
+    await markers.forget([of])
+    cluster.incarnation = "second"
+    assert await marker(markers) == Marker(1, 0)
+    await cluster.flusher().flush()
+    assert cluster.store.kept == {}
+    assert await marker(markers) == Marker(1, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))

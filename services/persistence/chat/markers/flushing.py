@@ -4,7 +4,8 @@ Rules.
 
 * What was noted more than 5 s ago is read from Redis, merged into the store, and then the note is removed, unless it
   was renewed meanwhile. A process may die between any two of these: the next one does all of it again.
-* What is forgotten is deleted from the store for a minute: a write of before may still be under way.
+* What is forgotten is deleted from the store for a minute: a write of before may still be under way. If Redis may have
+  gone back, it is looked first whether the store knows of more.
 * Every replica does it, for all markers. Two at once do no harm, nor does one that was slow: the store merges.
 * A slot of notes has 10 s, and somebody looks every 5 s. So a marker is in the store after 20 s, if that can write.
 """
@@ -17,6 +18,7 @@ import random
 from collections.abc import Mapping
 
 from services.persistence.chat.markers.kept import Kept, KeptMarkers
+from services.persistence.chat.markers.markers import compared
 from services.persistence.chat.markers.ports import MarkerStore, Of
 from services.persistence.chat.metrics import MARKERS_UNWRITTEN
 from services.shared.errors import Unavailable
@@ -64,6 +66,8 @@ class Flusher:
         count = 0
         while notes := await self._kept.noted(age_s, _AT_ONCE):
             found = await self._kept.get({note.of for note in notes})
+            doubtful = {of: kept for of, kept in found.items() if kept.forgotten_ms and not kept.is_new}
+            found |= await compared(self._kept, self._store, doubtful)
             forgotten = {of: kept for of, kept in found.items() if kept.forgotten_ms}
             await self._store.merge(
                 [(of, kept.record) for of, kept in found.items() if kept.text and of not in forgotten]

@@ -12,7 +12,8 @@ Rules.
 * A note is (slot of time, user, conversation), with the time of its last renewal. It is removed only if it was not
   renewed since; and within a slot it can't be renewed for ever.
 * What is forgotten has a value that says so, until no write of before can be under way any more. Meanwhile it is
-  deleted from the store several times.
+  deleted from the store several times. In another incarnation it is compared with the store first, too: the user may
+  have come back since, and read on.
 * A hash expires a week after it was last written. The store has all of it then.
 
 Example. At 12:00:03 a user reads: `HSET t:{…}:read conv:g.x "0 17 17 epoch 0 1f3a"`, noted in the slot of 12:00:00. At
@@ -112,12 +113,30 @@ class KeptMarkers:
 
     async def forget(self, wanted: Sequence[tuple[Of, Kept]]) -> list[bool]:
         """Replace values by ones that say they are forgotten, as `swap` does."""
-        now_ms = int(self._clock() * 1_000)
-        changes = []
-        for of, kept in wanted:
-            after = kept.record.forgotten()
-            changes.append((of, kept.text, f"{_FORGOTTEN} {after.generation} {after.version} {now_ms}"))
+        now_ms, token = int(self._clock() * 1_000), self._token()
+        changes = [(of, kept.text, _forgotten(kept.record.forgotten(), now_ms, token)) for of, kept in wanted]
         return await self._swap(changes, note=True)
+
+    async def compared(self, wanted: Sequence[tuple[Of, Kept, Record]]) -> None:
+        """Replace values that are as they were read by what they are now.
+
+        Args:
+            wanted: What was read, and the same merged with what the store has.
+
+        What is forgotten stays so, unless the store has more.
+        """
+        token = self._token()
+        changes = [
+            (
+                of,
+                kept.text,
+                _forgotten(merged, kept.forgotten_ms, token)
+                if kept.forgotten_ms and merged == kept.record
+                else _text(merged, token),
+            )
+            for of, kept, merged in wanted
+        ]
+        await self._swap(changes, note=False)
 
     async def drop(self, wanted: Sequence[tuple[Of, Kept]]) -> None:
         """Remove values that are as they were read."""
@@ -191,6 +210,10 @@ def _of(name: bytes) -> Of:
     return Of(*keys.unpair(name.decode().partition(" ")[2]))
 
 
+def _forgotten(record: Record, at_ms: int, token: str) -> str:
+    return f"{_FORGOTTEN} {record.generation} {record.version} {at_ms} {token}"
+
+
 def _text(record: Record, token: str) -> str:
     generation, offset, delivered, epoch, version, settings = record
     return f"{generation} {offset} {delivered} {epoch or '-'} {version} {token} {settings}".rstrip()
@@ -201,7 +224,8 @@ def _kept(text: bytes | None, token: str) -> Kept:
         return Kept(b"", Record(), is_new=False)
     words = text.decode().split(" ", 6)
     if words[0] == _FORGOTTEN:
-        return Kept(text, Record(int(words[1]), version=int(words[2])), is_new=True, forgotten_ms=int(words[3]))
+        record = Record(int(words[1]), version=int(words[2]))
+        return Kept(text, record, words[4] == token, forgotten_ms=int(words[3]))
     generation, offset, delivered, epoch, version, of_token, *settings = words
     record = Record(
         int(generation),

@@ -126,15 +126,24 @@ class Markers:
 
     async def _records(self, wanted: Collection[Of]) -> dict[Of, Kept]:
         """Return what is kept, compared with the store."""
-        found = await self._kept.get(wanted)
-        missing = [of for of, kept in found.items() if not kept.is_new]
-        for _ in range(_TRIES):
-            if not missing:
-                return found
-            stored = await self._store.load(missing)
-            records = {of: found[of].record.merged(stored.get(of, Record())) for of in missing}
-            await self._kept.swap([(of, found[of].text, records[of]) for of in missing], note=False)
-            again = await self._kept.get(missing)
-            found |= again
-            missing = [of for of in missing if not again[of].is_new]
-        raise Unavailable("markers change all the time")
+        return await compared(self._kept, self._store, await self._kept.get(wanted))
+
+
+async def compared(kept: KeptMarkers, store: MarkerStore, found: dict[Of, Kept]) -> dict[Of, Kept]:
+    """Return what Redis has, compared with the store.
+
+    `found`: what was read from Redis.
+
+    Raises:
+        Unavailable: Redis or the store does not answer.
+    """
+    missing = [of for of, one in found.items() if not one.is_new]
+    for _ in range(_TRIES):
+        if not missing:
+            return found
+        stored = await store.load(missing)
+        await kept.compared([(of, found[of], found[of].record.merged(stored.get(of, Record()))) for of in missing])
+        again = await kept.get(missing)
+        found |= again
+        missing = [of for of in missing if not again[of].is_new]
+    raise Unavailable("markers change all the time")
