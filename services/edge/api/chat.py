@@ -17,9 +17,9 @@ from services.edge.api.texts import text_of
 from services.edge.domain.conversations.methods import Caller
 from services.edge.domain.model import ClientInfo
 from services.shared.chat_methods import METHODS, Method
-from services.shared.chat_requests import CONVERSATION_ID, LINK
+from services.shared.chat_requests import CONVERSATION_ID, DEVICE_ID, LINK, TOKEN
 
-for rule in (LINK, CONVERSATION_ID):
+for rule in (LINK, CONVERSATION_ID, DEVICE_ID, TOKEN):
     text_of(rule)  # errors have its words
 
 _USER = Annotated[str, msgspec.Meta(max_length=255)]
