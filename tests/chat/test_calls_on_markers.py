@@ -461,9 +461,10 @@ async def test_what_is_kept_of_a_user_is_exported_and_erased(site: Site, a: Repl
     while not said["done"]:
         said = await b.call("u2", "me.erase", leave=False, cursor=said["cursor"])
     said = await a.call("u2", "me.export")
-    assert (said["places"], said["preferences"]) == ([], {"receipts": "members"})
+    assert (said["places"], said["preferences"]) == ([], {"receipts": "private"})
     await flush(site)
-    assert await site.replicas[0].marker_store.load([Of("u2", one) for one in ("", flushed, fresh)]) == {}
+    assert await site.replicas[0].marker_store.load([Of("u2", one) for one in (flushed, fresh)]) == {}
+    assert await b.call("u2", "me.preferences") == {"receipts": "private"}, "it holds in other namespaces, too"
 
 
 async def test_many_places_are_exported_page_by_page(a: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

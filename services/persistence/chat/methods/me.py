@@ -112,8 +112,11 @@ async def erase(tools: Tools, call: Call, request: r.MeErase) -> Result:
 
 
 async def _forget_places(tools: Tools, call: Call) -> None:
-    """Forget the caller's markers and preferences, in the namespace."""
-    places = [Of(call.user, "")]
+    """Forget the caller's markers and preferences, in the namespace.
+
+    What the caller wants everywhere stays: who is told nothing of the caller must not be told again elsewhere.
+    """
+    places: list[Of] = []
     after: str | None = ""
     while after is not None:
         page = await tools.markers.page(call.user, call.namespace, after, _PLACES_AT_ONCE)
