@@ -13,7 +13,7 @@ Rules.
 * The read model is written on condition that it is as it was when it was read (`write`). Who comes second loads anew.
 * Rows that are missing were removed by the deletion of the conversation, which is the next one: it applies.
 * Another epoch: the store was restored. The read model may be of a later time than the log, and is made again.
-* At most 10,000 conversations, and 500,000 members in all, are in memory; the one unused for the longest time goes.
+* At most 10,000 conversations, and 500,000 members in all, are in memory (`lives.py`).
 
 Example. The read model has position 100, the log 103: two plain messages, and at 102 a reaction to 4. The rows 101 to
 103 are read. Message 4 has no document, so its row is read, too. All is folded; 4 with its reaction, position 103.
@@ -27,20 +27,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
-from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of, overlay_of
+from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry
-from services.persistence.chat.domain.state import Message, Phase, Type
+from services.persistence.chat.domain.state import Message, Type
 from services.persistence.chat.live import Changed, Event, Found, Live, names
-from services.persistence.chat.metrics import CONVERSATIONS, VOID
+from services.persistence.chat.lives import MAX_CHANNELS, MAX_PEOPLE, Lives
+from services.persistence.chat.lookup import Ahead, Lookup
+from services.persistence.chat.metrics import VOID
 from services.persistence.chat.ports import ChatStore, Loaded, TooLarge
 from services.persistence.chat.remaking import MadeModel, replace
-from services.persistence.chat.rows import entry_behind_removed, parsed_row, parsed_rows, read_single
+from services.persistence.chat.rows import entry_behind_removed, parsed_row, parsed_rows
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
 from services.shared.errors import Unavailable
@@ -54,8 +56,6 @@ _PAGE_ROWS = 512
 _PAGE_BYTES = 4 << 20
 _WRITE_AT = 80  # changes: one transaction of the store takes 100
 _WRITE_EVERY = 1_024  # rows, while much is folded
-_MAX_CHANNELS = 10_000
-_MAX_PEOPLE = 500_000
 _PAUSE_S = 0.02
 T = TypeVar("T")
 OnListed = Callable[[Collection[str]], Awaitable[None]]
@@ -63,10 +63,6 @@ OnListed = Callable[[Collection[str]], Awaitable[None]]
 
 async def _nothing(_: Collection[str]) -> None:
     """Do nothing for these users."""
-
-
-class _Ahead(Exception):
-    """The read model is newer than the conversation in memory."""
 
 
 class Conversations:
@@ -81,8 +77,8 @@ class Conversations:
         rows: LogStore,
         store: ChatStore,
         *,
-        max_channels: int = _MAX_CHANNELS,
-        max_people: int = _MAX_PEOPLE,
+        max_channels: int = MAX_CHANNELS,
+        max_people: int = MAX_PEOPLE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Create it.
@@ -90,27 +86,21 @@ class Conversations:
         `rows` is the store of the log, `clock` returns the time of Redis, Unix seconds.
         """
         self._log, self._rows, self._store = log, rows, store
-        self._max_channels, self._max_people = max_channels, max_people
         self._clock = clock
         self.on_listing: OnListed = _nothing  # before the lists of users are changed
         self.on_listed: OnListed = _nothing  # when they were
-        self._lives: OrderedDict[str, Live] = OrderedDict()
-        self._members: dict[str, int] = {}  # channel → members, as of when they were counted
-        self._people = 0  # their sum
+        self._lives = Lives(max_channels, max_people)
+        self._lookup = Lookup(rows, store)
         self._loading = SingleFlight[Live]()
         self.on_left: Callable[[str, Sequence[str]], Awaitable[None]] | None = None  # before their leaving is written
 
     def cached(self, channel: str) -> Live | None:
         """Return the conversation as it is in memory, perhaps behind; None: it is not."""
-        live = self._lives.get(channel)
-        if live is not None:
-            self._lives.move_to_end(channel)
-        return live
+        return self._lives.get(channel)
 
     def forget(self, channel: str) -> None:
         """Have a conversation read anew by who asks next."""
-        if self._lives.pop(channel, None) is not None:
-            self._people -= self._members.pop(channel, 0)
+        self._lives.forget(channel)
 
     async def current(self, channel: str, *, begin: bool = False) -> Live:
         """Return the conversation at the newest readable position, or one beyond.
@@ -153,7 +143,7 @@ class Conversations:
         They change with the conversation: use them before the next `await`.
         """
         async with nullcontext() if has_lock else live.lock:
-            return await self._again(live, lambda: self._found(live, offsets))
+            return await self._again(live, lambda: self._lookup.found(live, offsets))
 
     async def messages_of(
         self, live: Live, rows: Sequence[tuple[int, bytes]], *, has_lock: bool = False
@@ -165,18 +155,14 @@ class Conversations:
         if not rows:
             return {}
         async with nullcontext() if has_lock else live.lock:
-            return await self._again(live, lambda: self._among(live, rows))
+            return await self._again(live, lambda: self._lookup.among(live, rows))
 
     async def overlays_between(self, live: Live, first: int, last: int) -> dict[int, Overlay]:
         """Return what became of messages from `first` to `last`; for who holds the lock.
 
         As of `live.position` when this returns, apart from what is in memory.
         """
-
-        async def read() -> dict[int, Overlay]:
-            return self._overlays(live, await self._store.overlays_between(live.channel, first, last))
-
-        return await self._again(live, read)
+        return await self._again(live, lambda: self._lookup.overlays_between(live, first, last))
 
     async def write(self, live: Live, purged: Collection[int] = ()) -> None:
         """Bring the read model up to the conversation's position.
@@ -213,7 +199,7 @@ class Conversations:
         """Have messages in memory, if there are any; for who holds the lock."""
 
         async def load() -> None:
-            live.keep(await self._fetch(live, [offset for offset in offsets if not live.knows(offset)]))
+            live.keep(await self._lookup.fetch(live, [offset for offset in offsets if not live.knows(offset)]))
 
         await self._again(live, load)
 
@@ -225,10 +211,7 @@ class Conversations:
     async def _load(self, channel: str, begin: bool) -> Live:
         if not begin and not await self._log.has_begun(channel):
             return Live(channel, "")
-        live = await self._read_model(channel)
-        live = self._lives.setdefault(channel, live)
-        self._weigh(live)
-        return live
+        return self._lives.add(await self._read_model(channel))
 
     async def _read_model(self, channel: str) -> Live:
         """Return what the read model has, if it is of the log's epoch."""
@@ -247,18 +230,6 @@ class Conversations:
         """Take what the read model has, in place."""
         live.become(await self._read_model(live.channel))
 
-    def _weigh(self, live: Live) -> None:
-        """Count a conversation's members, and forget others if there is too much."""
-        if self._lives.get(live.channel) is not live:
-            return
-        members = len(live.state.members)
-        self._people += members - self._members.get(live.channel, 0)
-        self._members[live.channel] = members
-        while (len(self._lives) > self._max_channels or self._people > self._max_people) and len(self._lives) > 1:
-            channel, _ = self._lives.popitem(last=False)
-            self._people -= self._members.pop(channel, 0)
-        CONVERSATIONS.set(len(self._lives))
-
     # Folding; for who holds the lock.
 
     async def _reach(self, live: Live, offset: int) -> None:
@@ -268,7 +239,7 @@ class Conversations:
                 while live.position < offset:
                     await self._fold_page(live, max(offset, live.seen))
                 return
-            except _Ahead:
+            except Ahead:
                 await self._take_over(live, attempt)
         raise Unavailable("other replicas write the read model all the time")
 
@@ -278,7 +249,7 @@ class Conversations:
         for attempt in range(_ATTEMPTS):
             try:
                 return await work()
-            except _Ahead:
+            except Ahead:
                 await self._take_over(live, attempt)
                 await self._reach(live, upto)
         raise Unavailable("other replicas write the read model all the time")
@@ -321,9 +292,9 @@ class Conversations:
                     entry = entry_behind_removed(live.state, live.channel, row, entry)
                 await self._fold(live, event, entry, row.mv)
         live.trim()
-        self._weigh(live)
+        self._lives.weigh(live)
         if live.position - (live.projected or 0) >= _WRITE_EVERY and not await self._write(live):
-            raise _Ahead
+            raise Ahead
 
     async def _fold(self, live: Live, event: Event | None, entry: Entry, mv: int) -> None:
         if isinstance(event, events.Purge) and live.has_threads and live.will_apply(event, entry):
@@ -334,15 +305,15 @@ class Conversations:
         if why is not None:
             VOID.inc()
         if live.changes >= _WRITE_AT and not await self._write(live):
-            raise _Ahead
+            raise Ahead
 
     async def _load_named(self, live: Live, some: Sequence[Event | None], since: int) -> None:
         """Load what events name, if it is at `since` or below: the rest is to be folded."""
         named = {offset for event in some for offset in names(event) if offset <= since and not live.knows(offset)}
-        live.keep(await self._fetch(live, named))
+        live.keep(await self._lookup.fetch(live, named))
         targets = (live.state.messages.get(event.of) for event in some if isinstance(event, events.Delete))
         roots = {one.thread for one in targets if one is not None and one.thread is not None}
-        live.keep(await self._fetch(live, [root for root in roots if root <= since and not live.knows(root)]))
+        live.keep(await self._lookup.fetch(live, [root for root in roots if root <= since and not live.knows(root)]))
 
     async def _purged_replies(self, live: Live, user: str, upto: int, by: int) -> Mapping[int, int]:
         """Count the replies that a purge deletes, by root, and load the roots."""
@@ -361,56 +332,10 @@ class Conversations:
             for offset, (event, _) in parsed.items():  # another replica has folded the purge, and erases already
                 if isinstance(event, events.Erased) and event.by == by and offset not in live.uncounted:
                     replies.update(() if event.thread is None else [event.thread])
-            found = await self._found(live, own)
+            found = await self._lookup.found(live, own)
             replies.update(one.thread for one in found.values() if isinstance(one, Message) and one.thread is not None)
-        live.keep(await self._fetch(live, [root for root in replies if not live.knows(root)]))
+        live.keep(await self._lookup.fetch(live, [root for root in replies if not live.knows(root)]))
         return replies
-
-    # Messages; for who holds the lock.
-
-    async def _found(self, live: Live, offsets: Collection[int]) -> dict[int, Found]:
-        """Return those of these messages that there are."""
-        fetched = await self._fetch(live, [offset for offset in offsets if not live.knows(offset)])
-        found = {offset: live.state.messages.get(offset) or fetched.get(offset) for offset in offsets}
-        return {offset: message for offset, message in found.items() if message is not None}
-
-    async def _among(self, live: Live, rows: Sequence[tuple[int, bytes]]) -> dict[int, Found]:
-        """Return the messages among rows of the log."""
-        if live.state.phase is Phase.DELETED:
-            return {}
-        ends = rows[0][0], rows[-1][0]
-        overlays = self._overlays(live, await self._store.overlays_between(live.channel, min(ends), max(ends)))
-        found: dict[int, Found] = {}
-        for offset, publication in rows:
-            if live.knows(offset):
-                message = live.state.messages.get(offset)
-            elif offset <= live.position:
-                message = message_of(live, offset, overlays.get(offset), parsed_row(offset, publication))
-            else:
-                message = None
-            if message is not None:
-                found[offset] = message
-        return found
-
-    async def _fetch(self, live: Live, offsets: Collection[int]) -> dict[int, Found]:
-        """Return those of these messages that the read model or the log has."""
-        offsets = [offset for offset in offsets if offset <= live.position]
-        if not offsets or live.state.phase is Phase.DELETED:
-            return {}
-        overlays = self._overlays(live, await self._store.overlays(live.channel, offsets))
-        rows = await read_single(
-            self._rows, live.channel, [one for one in offsets if one not in overlays or not overlays[one].ends]
-        )
-        found = {offset: message_of(live, offset, overlays.get(offset), rows.get(offset)) for offset in offsets}
-        return {offset: message for offset, message in found.items() if message is not None}
-
-    def _overlays(self, live: Live, documents: Mapping[int, bytes]) -> dict[int, Overlay]:
-        overlays = {offset: overlay_of(document) for offset, document in documents.items()}
-        # Who has found a reply erased counts it nowhere, and a replica that found it there does.
-        upto = (live.projected or 0) if live.uncounted else live.position
-        if any(overlay.at > upto for overlay in overlays.values()):
-            raise _Ahead
-        return overlays
 
     # Writing the read model; for who holds the lock.
 
