@@ -44,7 +44,7 @@ from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 OPTIONS = chat.NamespaceOptions(
     history_size=1_000, history_ttl_s=86_400, feed=False, group_max_members=1_000, max_data_bytes=32_768
 )
-_STARTS_WITHIN_S = 20.0
+_STARTS_WITHIN_S = 60.0
 _APPEND_S = 2.8
 _CALL_S = 5.0
 _GIVES_UP_S = 30.0
@@ -81,12 +81,30 @@ class Called:
     why: str = ""
 
 
+class Patience:
+    """When calls give up: 30 s after they began, or after the last trouble.
+
+    While one trouble follows another a call may find no moment to get through; once there is no more, it must.
+    """
+
+    def __init__(self) -> None:
+        self._disturbed = 0.0
+
+    def disturb(self) -> None:
+        """Say that something is in trouble now, or was until now."""
+        self._disturbed = time.monotonic()
+
+    def ends(self, began: float) -> bool:
+        """Whether a call that began then gives up; by the monotonic clock."""
+        return time.monotonic() > max(began, self._disturbed) + _GIVES_UP_S
+
+
 class Replica:
     """One `python -m services.persistence`, and a client of it."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, patience: Patience) -> None:
         self.port, self._internal = free_port(), free_port()
-        self._log = log
+        self._log, self._patience = log, patience
         self._environment = {
             **environment,
             "PERSISTENCE_GRPC_PORT": str(self.port),
@@ -138,6 +156,7 @@ class Replica:
                 assert time.monotonic() < deadline, self.logs()
                 try:
                     if (await client.get(f"{self.internal_url}/readyz")).status_code == 200:
+                        self._patience.disturb()
                         return
                 except httpx.HTTPError:
                     pass
@@ -149,6 +168,7 @@ class Replica:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
 
     def kill9(self) -> None:
+        self._patience.disturb()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -161,6 +181,7 @@ class Replica:
 
     def cont(self) -> None:
         """SIGCONT."""
+        self._patience.disturb()
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 
@@ -192,7 +213,7 @@ class Replica:
             key=key,
             options=OPTIONS,
         )
-        deadline = time.monotonic() + _GIVES_UP_S
+        began = time.monotonic()
         while True:
             try:
                 result: chat.EventResult = await self._events.submit(item)
@@ -200,7 +221,7 @@ class Replica:
                 result = chat.EventResult(refusal=chat.Refusal(code=100))
             if result.refusal.code != 100:
                 break
-            if not patient or time.monotonic() > deadline:
+            if not patient or self._patience.ends(began):
                 raise Unavailable(f"no outcome of {data[:100]!r}")
             await asyncio.sleep(0.02)
         if result.HasField("refusal"):
@@ -214,7 +235,7 @@ class Replica:
 
     async def check(self, channel: str, user: str) -> chat.CheckResult:
         """What a user may do."""
-        deadline = time.monotonic() + _GIVES_UP_S
+        began = time.monotonic()
         while True:
             try:
                 result: chat.CheckResult = await self._checks.submit(chat.CheckItem(channel=channel, user=user))
@@ -222,7 +243,7 @@ class Replica:
                     return result
             except Unavailable:
                 pass
-            if time.monotonic() > deadline:
+            if self._patience.ends(began):
                 raise Unavailable(f"no answer about {user} in {channel}")
             await asyncio.sleep(0.02)
 
@@ -242,10 +263,10 @@ class Replica:
         async def call(replica: grpc.aio.Channel) -> chat.CallResponse:
             return await ChatServiceStub(replica).Call(request, timeout=_CALL_S)
 
-        deadline = time.monotonic() + _GIVES_UP_S
+        began = time.monotonic()
         while True:
             replied = await self._repeated(call)
-            if replied.refusal.code != 100 or time.monotonic() > deadline:
+            if replied.refusal.code != 100 or self._patience.ends(began):
                 break
             await asyncio.sleep(0.02)
         if replied.HasField("refusal"):
@@ -276,13 +297,13 @@ class Replica:
 
     async def _repeated(self, call: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
         """Call until the replica answers."""
-        deadline = time.monotonic() + _GIVES_UP_S
+        began = time.monotonic()
         while True:
             try:
                 return await self._replicas.call(call, _CALL_S)
             except (Unavailable, grpc.aio.AioRpcError) as error:
                 code = error.code() if isinstance(error, grpc.aio.AioRpcError) else grpc.StatusCode.UNAVAILABLE
-                if code not in _REPEATED or time.monotonic() > deadline:
+                if code not in _REPEATED or self._patience.ends(began):
                     raise
             await asyncio.sleep(0.02)
 
@@ -292,7 +313,9 @@ class ChatSite:
 
     def __init__(self, redis: RedisServer, environment: dict[str, str], folder: Path, count: int) -> None:
         self.redis = redis
-        self.replicas = [Replica(environment, folder / f"persistence-{number + 1}.log") for number in range(count)]
+        self.patience = Patience()
+        logs = [folder / f"persistence-{number + 1}.log" for number in range(count)]
+        self.replicas = [Replica(environment, log, self.patience) for log in logs]
         self._numbers = itertools.count(1)
 
     def any(self, number: int) -> Replica:

@@ -76,6 +76,7 @@ async def test_c06_whatever_dies_what_was_acknowledged_is_there_and_answers_are_
                         site.redis.wipe()
                     await asyncio.sleep(rng.uniform(0, 0.3))
                     site.redis.start(whole=False)
+                    site.patience.disturb()
                 else:
                     replica = rng.choice(site.replicas)
                     replica.kill9()
