@@ -208,7 +208,10 @@ async def test_personal_channels_are_told_also_when_a_call_is_repeated(a: Replic
         made = await replica.ask("u1", "conversations.create", "k", **params)
         channel = json.loads(made.result)["channel"]
         about = {"channel": channel, "type": "group", "name": "Lunch", "by": "u1"}
-        assert notices(made) == {"u2": {"kind": "added", **about, "offset": 2}}
+        assert notices(made) == {
+            "u1": {"kind": "added", **about, "offset": 1},
+            "u2": {"kind": "added", **about, "offset": 2},
+        }
     told: list[tuple[str, str, dict[str, tuple[str, int]]]] = [
         ("add", "u3", {"u3": ("added", 3)}),
         ("add", "u3", {}),
@@ -222,12 +225,22 @@ async def test_personal_channels_are_told_also_when_a_call_is_repeated(a: Replic
         assert {who: (one["kind"], one["offset"]) for who, one in found.items()} == wanted
 
 
-async def test_the_other_one_is_told_of_the_first_direct_message(a: Replica, b: Replica) -> None:
+async def test_both_are_told_of_the_first_direct_message(a: Replica, b: Replica) -> None:
     sends = [
         await one.ask("u1", "messages.send", key, to="u2", text="Hi") for one, key in ((a, "1"), (b, "1"), (b, "2"))
     ]
-    assert [list(notices(one)) for one in sends] == [["u2"], ["u2"], []]
+    assert [list(notices(one)) for one in sends] == [["u1", "u2"], ["u1", "u2"], []]
     assert [json.loads(one.result)["offset"] for one in sends] == [2, 2, 3]
+
+
+async def test_the_creator_is_told_and_the_platform_has_nobody_to_tell(a: Replica) -> None:
+    made = await a.ask("u1", "conversations.create", type="open", id="talk", name="Talk")
+    about = {"channel": "conv:o.talk", "type": "open", "name": "Talk", "by": "u1", "offset": 1}
+    assert notices(made) == {"u1": {"kind": "added", **about}}
+    direct = await a.ask("u1", "conversations.create", type="direct", users=["u2"])
+    assert sorted(notices(direct)) == ["u1", "u2"]
+    group = await a.ask("", "conversations.create", users=["u1", "u2"])
+    assert {user: one["offset"] for user, one in notices(group).items()} == {"u1": 2, "u2": 3}
 
 
 async def test_of_50_pairs_who_begin_at_once_each_has_one_conversation(site: Site, a: Replica, b: Replica) -> None:

@@ -61,6 +61,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "messages.purge": (NO,) * 7,
     "messages.get": (NO, NO, YES, YES, YES, NO, NO),
     "messages.list": (NO, NO, YES, YES, YES, NO, NO),
+    "messages.thread": (NO, NO, YES, YES, YES, NO, NO),
     "messages.versions": (NO,) * 7,
     "reactions.add": (NO, NO, YES, YES, YES, NO, NO),
     "reactions.remove": (NO, NO, SAME, SAME, SAME, NO, NO),
@@ -107,6 +108,7 @@ def params_of(method: str, channel: str, message: int, role: str) -> dict[str, A
         "messages.delete": {"of": message},
         "messages.purge": {"user": "owner", "upto": message},
         "messages.get": {"offset": message},
+        "messages.thread": {"thread": message},
         "messages.versions": {"offset": message},
         "reactions.add": {"of": message, "name": "x"},
         "reactions.remove": {"of": message, "name": "x"},
@@ -316,8 +318,8 @@ class _Life:
 
     def _plain(self, result: Any) -> Any:
         text = msgspec.json.encode(result).decode()
-        text = re.sub(r'"epoch":"[^"]*"', '"epoch":""', text)
-        text = re.sub(r'"time":\d+', '"time":0', text).replace(f'"{self._way}-', '"')
+        text = re.sub(r'"(epoch|since)":"[^"]*"', r'"\1":""', text)
+        text = re.sub(r'"(time|set)":\d+', r'"\1":0', text).replace(f'"{self._way}-', '"')
         for channel in re.findall(r"conv:[dgo]\.[a-z0-9.-]+", text):
             text = text.replace(channel, self._names.setdefault(channel, f"conversation {len(self._names) + 1}"))
         return msgspec.json.decode(text)
@@ -351,6 +353,8 @@ async def live(life: _Life) -> None:
     await life.do("bob", "typing.stop", **at)
     await life.do("bob", "messages.send", **at, text="fine", reply_to=first, silent=True)
     await life.do("bob", "messages.send", **at, text="where?", thread=first, cid="c1")
+    await life.do("ann", "messages.thread", **at, thread=first)
+    await life.do("bob", "messages.thread", **at, thread=first, limit=1, after=first)
     await life.do("ann", "messages.edit", **at, of=first, text="See you at 9", if_rev=first)
     await life.do("ann", "messages.edit", **at, of=first, text="See you at 10", if_rev=first)  # 409
     await life.do("eve", "reactions.add", **at, of=first, name="👍")
@@ -393,8 +397,13 @@ async def live(life: _Life) -> None:
     await life.do("ann", "conversations.create", type="open", id=u("lobby"), name=f"{u('lobby')}")
     await life.do("ann", "conversations.directory", prefix=u("lob"))
     await life.do("ann", "conversations.list")
+    await life.do("ann", "devices.set", id="phone", platform="fcm", token="t" * 40)
+    await life.do("ann", "devices.list")
+    await life.do("ann", "devices.remove", id="phone")
+    await life.do("ann", "devices.set", id="tablet", platform="apns", token="0a" * 32)
     await life.do("ann", "me.export")
     await life.do("ann", "me.erase", leave=True)
+    await life.do("ann", "devices.list")  # they went, too
     await life.do("bob", "messages.between", **{"with": u("ann")}, limit=5)
     await life.do("ann", "me.export", limit=5)
 
@@ -437,6 +446,25 @@ async def test_users_are_told_on_their_personal_channels(ways: Ways) -> None:
         ("removed", channel),
         ("invited", channel),
     ]
+
+
+async def test_a_conversation_begun_on_one_device_is_told_to_the_other_one(ways: Ways) -> None:
+    await _known(ways, "dora")
+    laptop = await ways.client("devi")
+    async with WireClient(ways.stack.ws_urls[-1]) as phone, WireClient(ways.stack.ws_urls[0]) as dora:
+        for client, user in ((phone, "devi"), (dora, "dora")):
+            await client.connect(ways.stack.token(user))
+            await client.subscribe(f"user:#{user}")
+        begun: list[tuple[str, dict[str, Any]]] = [
+            ("conversations.create", {"name": "Lunch", "users": ["dora"]}),
+            ("messages.send", {"to": "dora", "text": "psst"}),
+        ]
+        for method, params in begun:
+            reply = await laptop.call(rpc={"method": method, "data": params})
+            channel = reply["data"]["channel"]
+            for client, user in ((phone, "devi"), (dora, "dora")):
+                told = (await client.publication(f"user:#{user}"))["data"]
+                assert (told["kind"], told["channel"], told["by"]) == ("added", channel, "devi")
 
 
 async def test_c45_members_see_who_has_read_but_nothing_of_private_users(ways: Ways) -> None:

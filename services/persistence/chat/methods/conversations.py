@@ -31,6 +31,8 @@ async def create(tools: Tools, call: Call, request: r.ConversationsCreate) -> Re
     event = _event(request, call)
     done = await tools.write(call, channel, event, call.key)
     result = reply(channel, done)
+    if call.user:
+        await tools.notify(call, call.user, "added", channel, done)
     refused = await _add(tools, call, channel, [user for user in request.users if user != call.user])
     await tools.settle(channel)
     return {**result, "not_added": refused} if refused else result

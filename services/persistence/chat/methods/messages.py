@@ -42,8 +42,8 @@ async def send(tools: Tools, call: Call, request: r.MessagesSend) -> Result:
         await begin_direct(tools, call, channel, users)
     done = await tools.write(call, channel, event, call.key)
     created, _ = await tools.queries.created(channel, call.user)
-    if done.offset == created + 1:  # the other one has not heard of this conversation
-        for user in users[1:]:
+    if done.offset == created + 1:  # nobody has heard of this conversation
+        for user in users:
             await tools.notify(call, user, "added", channel, done)
     return _with_id(channel, done)
 
