@@ -420,6 +420,59 @@ async def test_who_left_and_came_back_long_ago_keeps_the_marker_while_the_log_is
     assert (await marker(another, "u2", channel)).offset == 0
 
 
+@pytest.mark.parametrize("when", ["before", "before it asks who is away", "before it forgets"])
+async def test_who_is_back_keeps_the_place_though_a_slow_replica_writes_the_leaving(
+    site: Site, a: Replica, b: Replica, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    channel = await group(a, "u2", "u3")
+    for user in ("u2", "u3"):
+        await a.call(user, "markers.read", channel=channel, offset=5)
+    await site.settle(channel)
+    await a.rest()
+    await b.rest()
+    with monkeypatch.context() as patched:
+        patched.setattr(a.queries, "settle", nothing)  # it dies before it writes that
+        for user in ("u2", "u3"):
+            await a.call(user, "conversations.leave", channel=channel)
+    slow = await b.conversations.current(channel)
+
+    async def come_back() -> None:
+        await a.call("u1", "members.add", channel=channel, user="u2")
+        await a.call("u2", "markers.read", channel=channel, offset=9)
+        await a.call("u2", "conversations.preferences", channel=channel, archived=True)
+
+    kept = b.chat.markers._kept  # noqa: SLF001
+    get = kept.get
+
+    async def get_then_come_back(wanted: Any) -> Any:
+        monkeypatch.setattr(kept, "get", get)
+        found = await get(wanted)
+        await come_back()
+        return found
+
+    forget = kept.forget
+
+    async def come_back_then_forget(wanted: Any) -> Any:
+        monkeypatch.setattr(kept, "forget", forget)
+        await come_back()
+        return await forget(wanted)
+
+    if when == "before":
+        await come_back()
+    elif when == "before it asks who is away":
+        monkeypatch.setattr(kept, "get", get_then_come_back)
+    else:
+        monkeypatch.setattr(kept, "forget", come_back_then_forget)
+    await b.conversations.write(slow)
+    place = (await a.chat.markers.of_user("u2", [channel]))[channel]
+    assert (place.marker.offset, place.preferences.archived) == (9, True)
+    assert (await marker(a, "u3", channel)).offset == 0
+
+
+async def nothing(_: str) -> None:
+    """Do nothing."""
+
+
 async def test_a_late_write_of_what_was_forgotten_is_deleted_again(
     site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ from services.persistence.chat.documents import Overlay, changes_of, live_of, me
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry
 from services.persistence.chat.domain.state import Message, Type
-from services.persistence.chat.live import Changed, Event, Found, Live, names
+from services.persistence.chat.live import Event, Found, Live, names
 from services.persistence.chat.lives import MAX_CHANNELS, MAX_PEOPLE, Lives
 from services.persistence.chat.lookup import Ahead, Lookup
 from services.persistence.chat.metrics import VOID
@@ -59,6 +59,8 @@ _WRITE_EVERY = 1_024  # rows, while much is folded
 _PAUSE_S = 0.02
 T = TypeVar("T")
 OnListed = Callable[[Collection[str]], Awaitable[None]]
+Away = Callable[[], Awaitable[Collection[str]]]  # asks who of them is away, at the newest position
+OnLeft = Callable[[str, Sequence[str], Away], Awaitable[None]]
 
 
 async def _nothing(_: Collection[str]) -> None:
@@ -92,7 +94,7 @@ class Conversations:
         self._lives = Lives(max_channels, max_people)
         self._lookup = Lookup(rows, store)
         self._loading = SingleFlight[Live]()
-        self.on_left: Callable[[str, Sequence[str]], Awaitable[None]] | None = None  # before their leaving is written
+        self.on_left: OnLeft | None = None  # before their leaving is written
 
     def cached(self, channel: str) -> Live | None:
         """Return the conversation as it is in memory, perhaps behind; None: it is not."""
@@ -175,7 +177,9 @@ class Conversations:
                 if purged:
                     await self.load(live, purged)
                     live.touch_deleted(purged)
-                if await self._write(live, is_newest=True):
+                await self._tell_left(live)
+                if await self._write(live):
+                    live.left.clear()
                     live.trim()
                     return
                 upto = live.position
@@ -339,23 +343,16 @@ class Conversations:
 
     # Writing the read model; for who holds the lock.
 
-    async def _write(self, live: Live, *, is_newest: bool = False) -> bool:
-        """Write what changed; return whether the read model was as expected.
-
-        `is_newest`: nothing more is to be folded. Who is no member at a position in between may be one later.
-        """
+    async def _write(self, live: Live) -> bool:
+        """Write what changed; return whether the read model was as expected."""
         if live.position == (live.projected or 0) and not live.changes:
-            if is_newest:
-                await self._tell_left(live)
             return True
         if live.is_emptied:  # documents of its messages hold content
             await self._store.drop(live.channel)
             live.projected = None
+        live.left |= _left(live)
         changed = live.take_changed()
-        live.left |= _left(live, changed)
         try:
-            if is_newest:
-                await self._tell_left(live)
             await self.on_listing(changed.people | changed.gone)
             changes = changes_of(live, changed, int(self._clock() * 1_000))
             is_written = await self._store.apply(live.channel, live.projected, changes)
@@ -372,14 +369,20 @@ class Conversations:
         return is_written
 
     async def _tell_left(self, live: Live) -> None:
-        """Tell who has left, before that is written."""
-        if self.on_left is not None and live.left:
-            await self.on_left(live.channel, [user for user in live.left if user not in live.state.members])
-            live.left.clear()
+        """Tell who has left, before that is written, and did not come back."""
+        live.left |= _left(live)
+        if self.on_left is None or not live.left:
+            return
+        left = list(live.left)
+
+        async def away() -> set[str]:
+            await self._reach(live, (await self._log.open(live.channel)).top)
+            return {user for user in left if user not in live.state.members}
+
+        await self.on_left(live.channel, left, away)
 
 
-def _left(live: Live, changed: Changed) -> set[str]:
-    """Users who could read it, and can no more, as far as the log names them."""
-    state = live.state
-    left = set() if state.type is Type.OPEN else {one for one in changed.people if one not in state.members}
-    return left | changed.gone
+def _left(live: Live) -> set[str]:
+    """Users of whom it is not written yet that they can read it no more."""
+    people = set() if live.state.type is Type.OPEN else live.changed_people - live.state.members.keys()
+    return people | live.gone

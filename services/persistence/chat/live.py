@@ -43,8 +43,6 @@ PINS_KEPT = 300  # pinned messages that are known: a list has 100, and some may 
 _PURGES_KEPT = 32  # of one user; the oldest two become one then
 _UNASKED = 10_000  # messages after which `recent` goes if nobody asked meanwhile
 _LOADED_KEPT = 64  # messages in memory that the read model has, too
-
-
 _NO_REPLIES: Mapping[int, int] = {}
 
 
@@ -356,6 +354,11 @@ class Live:
     def changed_people(self) -> Set[str]:
         """Whose membership, invitation or ban changed."""
         return self._people
+
+    @property
+    def gone(self) -> Set[str]:
+        """Who had a place in it when it was deleted."""
+        return self._gone
 
     def take_changed(self) -> Changed:
         """Return what changed since this was called last."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from services.persistence.chat.append import Appender
-from services.persistence.chat.conversations import Conversations
+from services.persistence.chat.conversations import Away, Conversations
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
@@ -140,10 +140,10 @@ class Chat:
         except TimeoutError:
             logger.warning("stopping with conversations that are not written; other replicas do it")
 
-    async def _forget_places(self, channel: str, users: Sequence[str]) -> None:
+    async def _forget_places(self, channel: str, users: Sequence[str], away: Away) -> None:
         """Forget up to where users have read what they may not read any more."""
         for start in range(0, len(users), _FORGOTTEN_AT_ONCE):
-            await self.markers.forget([Of(user, channel) for user in users[start : start + _FORGOTTEN_AT_ONCE]])
+            await self.markers.forget([Of(user, channel) for user in users[start : start + _FORGOTTEN_AT_ONCE]], away)
 
     async def _flush_markers(self) -> None:
         try:

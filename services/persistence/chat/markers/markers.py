@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
 from services.persistence.chat.markers.kept import Kept, KeptMarkers
@@ -20,6 +20,7 @@ class Page(NamedTuple):
     after: str | None
 
 
+Away = Callable[[], Awaitable[Collection[str]]]
 OnMoved = Callable[[str, str, Marker], None]
 
 
@@ -111,15 +112,22 @@ class Markers:
         places = [(channel, one.place) for channel, one in found if one.offset or one.delivered or one.settings]
         return Page(places, channels[-1] if len(channels) == limit else None)
 
-    async def forget(self, wanted: Sequence[Of]) -> None:
-        """Forget places of users; what Redis has of them, in the store a little later."""
+    async def forget(self, wanted: Sequence[Of], away: Away | None = None) -> None:
+        """Forget places of users; what Redis has of them, in the store a little later.
+
+        `away`: asks which of these users have left. Whoever has not keeps the place; and what somebody who comes back
+        meanwhile writes there stays, as it is not what was read before `away` was asked.
+        """
         left = list(dict.fromkeys(wanted))
         for _ in range(_TRIES):
+            found = await self._kept.get(left)
+            if away is not None:
+                users = await away()
+                left = [of for of in left if of.user in users]
             if not left:
                 return
-            found = await self._kept.get(left)
             await self._store.forget([of for of in left if not found[of].text])
-            todo = [(of, kept) for of, kept in found.items() if kept.text and not kept.forgotten_ms]
+            todo = [(of, found[of]) for of in left if found[of].text and not found[of].forgotten_ms]
             done = await self._kept.forget(todo)
             left = [of for (of, _), is_done in zip(todo, done, strict=True) if not is_done]
         raise Unavailable("markers change all the time")
