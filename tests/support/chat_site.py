@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,29 +82,36 @@ class Called:
 
 
 class Patience:
-    """When calls give up: 30 s after they began, or after the last trouble.
+    """When calls give up: 30 s after they began, or after the end of the last trouble.
 
     While one trouble follows another a call may find no moment to get through; once there is no more, it must.
     """
 
     def __init__(self) -> None:
-        self._disturbed = 0.0
+        self._disturbed, self._troubles = 0.0, 0
 
-    def disturb(self) -> None:
-        """Say that something is in trouble now, or was until now."""
-        self._disturbed = time.monotonic()
+    @contextmanager
+    def trouble(self) -> Iterator[None]:
+        """Context manager: something is down meanwhile."""
+        self._troubles += 1
+        try:
+            yield
+        finally:
+            self._troubles -= 1
+            self._disturbed = time.monotonic()
 
     def ends(self, began: float) -> bool:
         """Whether a call that began then gives up; by the monotonic clock."""
-        return time.monotonic() > max(began, self._disturbed) + _GIVES_UP_S
+        return not self._troubles and time.monotonic() > max(began, self._disturbed) + _GIVES_UP_S
 
 
 class Replica:
     """One `python -m services.persistence`, and a client of it."""
 
     def __init__(self, environment: dict[str, str], log: Path, patience: Patience) -> None:
+        self._patience = patience
         self.port, self._internal = free_port(), free_port()
-        self._log, self._patience = log, patience
+        self._log = log
         self._environment = {
             **environment,
             "PERSISTENCE_GRPC_PORT": str(self.port),
@@ -156,7 +163,6 @@ class Replica:
                 assert time.monotonic() < deadline, self.logs()
                 try:
                     if (await client.get(f"{self.internal_url}/readyz")).status_code == 200:
-                        self._patience.disturb()
                         return
                 except httpx.HTTPError:
                     pass
@@ -168,7 +174,6 @@ class Replica:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
 
     def kill9(self) -> None:
-        self._patience.disturb()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -181,7 +186,6 @@ class Replica:
 
     def cont(self) -> None:
         """SIGCONT."""
-        self._patience.disturb()
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 

@@ -70,18 +70,18 @@ async def test_c06_whatever_dies_what_was_acknowledged_is_there_and_answers_are_
         async def trouble() -> None:
             for number in range(KILLS):
                 await asyncio.sleep(rng.uniform(0.05, 0.5))
-                if number % 3 == 2:
-                    site.redis.kill()
-                    if rng.random() < 0.5:
-                        site.redis.wipe()
-                    await asyncio.sleep(rng.uniform(0, 0.3))
-                    site.redis.start(whole=False)
-                    site.patience.disturb()
-                else:
-                    replica = rng.choice(site.replicas)
-                    replica.kill9()
-                    await asyncio.sleep(rng.uniform(0, 0.3))
-                    await replica.spawn()
+                with site.patience.trouble():
+                    if number % 3 == 2:
+                        site.redis.kill()
+                        if rng.random() < 0.5:
+                            site.redis.wipe()
+                        await asyncio.sleep(rng.uniform(0, 0.3))
+                        site.redis.start(whole=False)
+                    else:
+                        replica = rng.choice(site.replicas)
+                        replica.kill9()
+                        await asyncio.sleep(rng.uniform(0, 0.3))
+                        await replica.spawn()
             ended.set()
 
         async def load() -> None:
