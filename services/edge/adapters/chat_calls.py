@@ -66,6 +66,6 @@ class PersistenceChat:
             raise Begins
         return Outcome(
             response.result,
-            [Notice(notice.user, notice.data) for notice in response.notices],
+            [Notice(notice.user, notice.data, notice.ephemeral) for notice in response.notices],
             [Ephemeral(one.channel, one.data) for one in response.ephemerals],
         )

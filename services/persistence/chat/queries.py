@@ -97,6 +97,17 @@ class Queries:
         state = (await self._conversations.current(channel)).state
         return {"channel": channel, "type": state.type, "name": state.name}
 
+    async def to_tell(self, channel: str, most: int, *, invited: bool) -> list[str]:
+        """Return the members, and who is invited where asked.
+
+        None if they are more than `most`.
+        """
+        live = await self._current(channel)
+        if live is None:
+            return []
+        users = [*live.state.members, *(live.state.invited if invited else ())]
+        return users if len(users) <= most else []
+
     async def created(self, channel: str, user: str) -> tuple[int, str]:
         """Return where a direct conversation of the user was created: offset and epoch."""
         live = await self.seen(channel, user)

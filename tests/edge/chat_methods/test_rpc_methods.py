@@ -210,6 +210,18 @@ async def test_who_is_concerned_is_told_on_the_personal_channel(scene: Scene) ->
             assert "info" not in publication
 
 
+async def test_what_is_ephemeral_is_kept_in_no_personal_channel(scene: Scene) -> None:
+    bob = await connected(scene.cluster, scene.cluster.edge(), "bob")
+    await bob.call(subscribe={"channel": "user:#bob"})
+    closed, gone = [b'{"kind":"%s"}' % kind for kind in (b"closed", b"deleted")]
+    notices = [pb.Notice(user="bob", data=closed, ephemeral=True), pb.Notice(user="bob", data=gone)]
+    scene.script.answer = pb.CallResponse(result=b"{}", notices=notices)
+    assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {}}
+    await asyncio.sleep(0)
+    found = bob.publications("user:#bob")
+    assert [(one["data"]["kind"], one.get("offset")) for one in found] == [("closed", None), ("deleted", 1)]
+
+
 async def test_who_follows_a_conversation_is_told_in_the_name_of_who_called(scene: Scene) -> None:
     bob = await connected(scene.cluster, scene.cluster.edge(), "bob")
     await bob.call(subscribe={"channel": "chat:room"})

@@ -13,10 +13,14 @@ _NOT_ALLOWED = "not_allowed"  # all that is said to who may not know whether the
 
 
 class Notice(NamedTuple):
-    """What a user is told on the personal channel; `data` is a JSON object."""
+    """What a user is told on the personal channel; `data` is a JSON object.
+
+    `ephemeral`: only who is connected is told, and nothing is kept.
+    """
 
     user: str
     data: bytes
+    ephemeral: bool = False
 
 
 class Ephemeral(NamedTuple):

@@ -254,9 +254,12 @@ class ChatMethods:
             channel = personal_channel(notice.user, _PERSONAL)
             try:
                 find_namespace(self._namespaces, channel, self._channel_max_bytes)
-                await self._publisher.publish(channel, namespace, notice.data, time_ms=time_ms)
+                if notice.ephemeral:
+                    await self._publisher.publish_ephemeral(channel, namespace, notice.data)
+                else:
+                    await self._publisher.publish(channel, namespace, notice.data, time_ms=time_ms)
             except ThalamusError as error:
-                _UNTOLD("a user was not told of a change of membership", error=str(error))
+                _UNTOLD("a user was not told on the personal channel", error=str(error))
 
     async def _publish_ephemeral(self, events: Sequence[Ephemeral], info: ClientInfo | None) -> None:
         """Tell those who follow conversations; what can't be sent is dropped."""

@@ -62,8 +62,8 @@ class Call:
 
     `user` "": the platform. `key`: idempotency key of `key_user`; "": none was given. `namespace`: where conversations
     lie that are created, or named by their users. `asks_to_begin`: see `Begins`. `notices`: (user, what happened),
-    which methods add. `ephemerals`: (channel, event), which methods add for those who follow a conversation; they may
-    be lost.
+    which methods add; `passing`: the same for those alone who are connected. `ephemerals`: (channel, event), which
+    methods add for those who follow a conversation; they may be lost.
     """
 
     user: str
@@ -74,6 +74,7 @@ class Call:
     options: Options
     asks_to_begin: bool = False
     notices: list[tuple[str, Result]] = field(default_factory=list)
+    passing: list[tuple[str, Result]] = field(default_factory=list)
     ephemerals: list[tuple[str, Result]] = field(default_factory=list)
 
     def step(self, name: str) -> str:

@@ -18,6 +18,7 @@ from services.shared.errors import ErrorCode
 
 _CREATE = "create"  # the platform's key under which a direct conversation is created, whoever begins it
 _REPEATED = frozenset({ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS})  # codes after which the caller repeats
+_MAX_TOLD = 1_000  # members that personal channels are told of a phase; of more, none are
 _BEGINS_DIRECT = {"kind": "conversation", "op": "create", "type": "direct"}
 
 
@@ -139,23 +140,37 @@ async def update(tools: Tools, call: Call, request: r.ConversationsUpdate) -> Re
 
 async def close(tools: Tools, call: Call, request: r.ChangeChannel) -> Result:
     """Close it: it can only be read."""
-    return await _lifecycle(tools, call, request, "close")
+    return await _lifecycle(tools, call, request, "close", "closed")
 
 
 async def reopen(tools: Tools, call: Call, request: r.ChangeChannel) -> Result:
     """Open a closed conversation again."""
-    return await _lifecycle(tools, call, request, "reopen")
+    return await _lifecycle(tools, call, request, "reopen", "reopened")
 
 
 async def delete(tools: Tools, call: Call, request: r.ChangeChannel) -> Result:
     """Delete it with all its messages."""
-    return await _lifecycle(tools, call, request, "delete")
+    return await _lifecycle(tools, call, request, "delete", "deleted")
 
 
-async def _lifecycle(tools: Tools, call: Call, request: r.ChangeChannel, op: str) -> Result:
-    done = await tools.write(call, request.channel, {"kind": "conversation", "op": op}, call.key)
-    await tools.settle(request.channel)
-    return reply(request.channel, done)
+async def _lifecycle(tools: Tools, call: Call, request: r.ChangeChannel, op: str, notice: str) -> Result:
+    """Change the phase, and tell the members.
+
+    A deletion is told to all, and who was away learns of it later. Closing and opening can be done again and again, so
+    these are told to those alone who are connected: they must not take the places of other notices.
+    """
+    channel, is_end = request.channel, op == "delete"
+    told: list[str] = []
+    about: Result = {}
+    if names.type_of(channel) is not None:  # now: a deleted conversation has neither members nor a name
+        told = await tools.queries.to_tell(channel, _MAX_TOLD, invited=is_end)
+        about = await tools.queries.notice(channel) if told else {}
+    done = await tools.write(call, channel, {"kind": "conversation", "op": op}, call.key)
+    await tools.settle(channel)
+    if done.why is None:
+        said = {"kind": notice, **about, "by": call.user, "offset": done.offset}
+        (call.notices if is_end else call.passing).extend((user, said) for user in told)
+    return reply(channel, done)
 
 
 async def join(tools: Tools, call: Call, request: r.ChangeChannel) -> Result:

@@ -136,6 +136,7 @@ class Methods:
             retry_after_ms = round(error.retry_after_s * 1_000)
             return _refused(Refused(error.code, error.code.name.lower(), str(error), retry_after_ms))
         notices = [pb.Notice(user=user, data=_encode(data)) for user, data in call.notices]
+        notices += [pb.Notice(user=user, data=_encode(data), ephemeral=True) for user, data in call.passing]
         ephemerals = [pb.Ephemeral(channel=channel, data=_encode(data)) for channel, data in call.ephemerals]
         return pb.CallResponse(result=_encode(result), notices=notices, ephemerals=ephemerals)
 

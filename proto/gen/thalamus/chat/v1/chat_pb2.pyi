@@ -464,18 +464,22 @@ class Notice(_message.Message):
 
     USER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     data: _builtins.bytes
     """a JSON object."""
+    ephemeral: _builtins.bool
+    """Only who is connected is told, as by an ephemeral event. An edge of before keeps it in the history of the channel."""
     def __init__(
         self,
         *,
         user: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        ephemeral: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "ephemeral", b"ephemeral", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
