@@ -25,6 +25,7 @@ LONGEST = (  # about 30 s and more
     "tests/integration/test_presence_under_faults.py",
     "tests/integration/test_orderly_stops.py",
     "tests/integration/test_workers.py",
+    "tests/integration/test_update.py",
     "tests/integration/chat/test_mixed_versions.py",
     "tests/persistence/test_store_gone.py",
     "tests/deploy/test_alerts_of_updates.py",
