@@ -17,6 +17,7 @@ import pytest
 import redis.asyncio
 
 from services.persistence.chat.markers import receipts as module
+from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from tests.support.chat_calls import CallRefused, Replica, Site
 from tests.support.full import sized
@@ -279,6 +280,39 @@ async def test_a_receipt_of_a_replica_that_died_is_sent_by_another_one(
         await a.call("u2", "markers.read", channel=channel, offset=5)
     await until(lambda: frames.of(channel, "u2"))
     assert frames.of(channel, "u2")[0]["read"] == 5
+
+
+async def test_a_conversation_that_cannot_be_read_holds_up_no_other_one(
+    a: Replica, edge: Any, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEASE_S", 0.1)
+    await a.rest()
+    channels = [await group(a, "u2") for _ in range(3)]
+    current, ill = a.conversations.current, [channels[1]]
+
+    async def fails(channel: str, **more: Any) -> Any:
+        if channel in ill:
+            raise Unavailable("it can't be folded")
+        return await current(channel, **more)
+
+    for channel in channels:
+        for offset in (3, 4):
+            await a.call("u2", "markers.read", channel=channel, offset=offset)
+    monkeypatch.setattr(a.conversations, "current", fails)
+
+    def last(channel: str) -> int:
+        return int(frames.of(channel, "u2")[-1]["read"])
+
+    async with asyncio.timeout(LONGEST_S):
+        while not all(last(channel) == 4 for channel in (channels[0], channels[2])):
+            await a.chat.receipts.sweep()
+            await asyncio.sleep(0.01)
+    assert last(channels[1]) == 3
+    ill.clear()
+    async with asyncio.timeout(LONGEST_S):
+        while last(channels[1]) != 4:
+            await a.chat.receipts.sweep()
+            await asyncio.sleep(0.01)
 
 
 async def test_as_long_as_an_edge_cannot_read_events_nothing_is_sent(

@@ -131,20 +131,31 @@ class Receipts:
                 return count
 
     async def _send(self, due: Sequence[_Due]) -> None:
-        """Send receipts, and remove their notes."""
+        """Send receipts, and remove their notes.
+
+        What can't be read now stays noted, and holds up no other one.
+        """
         if not due:
             return
-        events = []
+        events: list[tuple[str, str, bytes]] = []
+        left: set[bytes] = set()
         if await self._do_all_read():
             told = await self._markers.preferences_of([one.of.user for one in due])
-            for one in due:
-                if told[one.of.user].receipts != "private" and (event := await self._event(one.of)) is not None:
+            public = [one for one in due if told[one.of.user].receipts != "private"]
+            found = await asyncio.gather(*(self._event(one.of) for one in public), return_exceptions=True)
+            for one, event in zip(public, found, strict=True):
+                if isinstance(event, Exception):
+                    left.add(one.name)
+                    logger.warning("a receipt can't be sent", extra={"channel": one.of.channel, "error": str(event)})
+                elif isinstance(event, BaseException):
+                    raise event
+                elif event is not None:
                     events.append(("PUBLISH", keys.pub(one.of.channel), event))
         if events:
             for answer in await self._client.execute(events, timeout_s=_TIMEOUT_S):
                 raise_for_error(answer)
-        parts = [part for one in due for part in (one.name, one.mark)]
-        if await self._run(DONE, int(GAP_S * 1_000), *parts):
+        parts = [part for one in due if one.name not in left for part in (one.name, one.mark)]
+        if parts and await self._run(DONE, int(GAP_S * 1_000), *parts):
             self._wake_in(GAP_S)
 
     async def _event(self, of: Of) -> bytes | None:
