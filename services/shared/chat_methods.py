@@ -116,8 +116,17 @@ METHODS: dict[str, Method] = {
         Method("markers.unread", r.MarkersMove, _OWN, "Mark an offset and all above as unread."),
         Method("markers.delivered", r.MarkersDelivered, _OWN, "Say that a device has all up to an offset."),
         Method("receipts.list", r.ReceiptsList, _READ, "Return which other members have read, and got, a message."),
-        Method("conversations.preferences", r.ConversationsPreferences, _OWN, "Mute, archive; return the preferences."),
-        Method("me.preferences", r.MePreferences, _OWN, "Return or set what the caller wants everywhere."),
+        # Unlike a marker, a preference is in the store before the answer.
+        Method(
+            "conversations.preferences",
+            r.ConversationsPreferences,
+            _OWN,
+            "Mute, archive; return the preferences.",
+            Rate.CHANGES,
+        ),
+        Method(
+            "me.preferences", r.MePreferences, _OWN, "Return or set what the caller wants everywhere.", Rate.CHANGES
+        ),
         Method("me.export", r.MeExport, _READ, "Return what the caller wrote, in all conversations."),
         Method("me.erase", r.MeErase, _MANAGE, "Delete what the caller wrote, in all conversations.", Rate.CHANGES),
     )

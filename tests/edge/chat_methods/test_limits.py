@@ -201,6 +201,7 @@ async def test_a_call_over_the_limit_is_not_passed_on(method: str, params: dict[
 
 def test_every_method_that_changes_something_counts_for_a_limit() -> None:
     assert not [method.name for method in METHODS.values() if method.writes and method.rate is None]
+    assert {METHODS[name].rate for name in ("conversations.preferences", "me.preferences")} == {Rate.CHANGES}
 
 
 class Beginning(ScriptedChat):
