@@ -50,7 +50,8 @@ class RedisServer:
         log = (self._directory / "log").open("ab")
         settings = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
         settings += ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
-        settings += ["--enable-debug-command", "local", *self._options]
+        # Not compressed: tests look in DUMP for what was deleted.
+        settings += ["--rdbcompression", "no", "--enable-debug-command", "local", *self._options]
         with log:
             self._process = subprocess.Popen([find_redis_server(), *settings], stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S

@@ -164,7 +164,10 @@ class Notifications:
         if message is None:
             return None
         place = (await self._markers.of_channel(channel, [user]))[user].within(live.epoch)
-        if place.marker.offset >= offset or place.preferences.is_muted(self._now_ms()):
+        preferences = place.preferences
+        if place.marker.offset >= offset or preferences.is_muted(self._now_ms()) or preferences.notify == "none":
+            return None
+        if preferences.notify == "mentions" and not await self._calls(live, message, user):
             return None
         device = await self.device(user, address) if address else None
         if address and device is None:
@@ -183,6 +186,15 @@ class Notifications:
             await self.badge(user),
             device,
         )
+
+    async def _calls(self, live: Live, message: Message, user: str) -> bool:
+        """Whether a message mentions a user, or answers one of the user's."""
+        if user in message.content.mentions or message.content.mention_all:
+            return True
+        if not message.reply_to:
+            return False
+        answered = (await self._conversations.messages(live, [message.reply_to])).get(message.reply_to)
+        return isinstance(answered, Message) and answered.author == user
 
     async def still(self, channel: str, epoch: str, shown: Mapping[str, int]) -> dict[str, bool]:
         """Return for each user whether the message at an offset is still to be shown."""

@@ -6,7 +6,8 @@
 device or the membership gets nothing, and the letter is done. What a way out takes is done. What it does not know any
 more (404, 410, `Unregistered`) removes the device. What it refuses for good is a dead letter at once. Everything else
 is tried again after 1 s, 2 s, 4 s … 5 min, each less a random part, and not before the time that was asked for; after
-`tries` it is a dead letter.
+`tries` it is a dead letter. What takes back waits until what shows is not under way any more: it would overtake it, and
+the device would keep what was deleted meanwhile.
 
 **Trade-off.** Asking costs one call for each try. In return no copy of a message waits in Redis, and nobody is told of
 what was deleted.
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 _IDLE_S = 0.5  # between two looks at what is due, seconds
 _BUSY_S = 0.05  # the same while requests are under way
 _LEASE_S = 30.0  # of a letter: longer than asking and sending may take, seconds
+_AFTER_S = 1.0  # until it is looked again whether what is to be taken back has arrived, seconds
 _MAX_PAUSE_S = 300.0
 TRIES = 10
 MAX_DEAD = 1_000
@@ -129,6 +131,9 @@ class Courier:
         way = self._way.platform
         try:
             errand = errand_of(letter)
+            if errand.kind == "dismiss" and await self._letters.has(errand.message_id):
+                await self._letters.again(letter, _AFTER_S)
+                return
             note, device = await self._said(errand)
             if note is None:
                 UNWANTED.labels(way).inc()

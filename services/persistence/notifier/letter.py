@@ -38,6 +38,11 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
         """Id of the request."""
         return _id(self.kind, self.user, self.channel, self.epoch, str(self.offset), self.address)
 
+    @property
+    def message_id(self) -> str:
+        """Id of the request that shows the message on the same device."""
+        return _id("message", self.user, self.channel, self.epoch, str(self.offset), self.address)
+
     def letter(self) -> Letter:
         """Return it as a letter."""
         return Letter(id=self.id, body=msgspec.json.encode(self).decode(), events=1)

@@ -10,8 +10,9 @@
 3. Of those, whoever sees a notification of that event already is left out, then whoever is present: a client in the
    state `active`. A client that is connected and away does not silence the phone. Presence is asked for 1,000 users at
    a time. While it does not answer the conversation stays due; after 60 s all count as absent.
-4. For each device a letter is stored, then what users see is noted, then the timer ends. A death in between repeats it
-   with the same ids.
+4. It is noted what users are about to see, then a letter for each device is stored, then it is noted that they see it,
+   then the timer ends. A death in between repeats it with the same ids. What was stored before a death is known, and
+   taken back, even if there is nothing to repeat.
 5. What users see is looked at again once markers move or something was deleted. What is not to be shown any more is
    taken back by a letter to each device, with the same key.
 
@@ -156,15 +157,16 @@ class Planner:
         DECIDED.labels("shown").inc(len(plan.users) - len(fresh))
         present = await self._present(list(fresh), late_s) if rules.when == "absent" else set()
         DECIDED.labels("present").inc(len(present))
-        told: dict[str, OnDevice] = {}
-        for user, one in fresh.items():
-            if user in present:
-                continue
-            errands = self._errands("message", channel, plan.epoch, user, one.offset, one.devices)
-            if errands:
-                await self._store(errands)
-                told[user] = OnDevice(one.rev, 0, one.offset, plan.epoch)
-            DECIDED.labels("told" if errands else "no_way").inc()
+        errands = {
+            user: self._errands("message", channel, plan.epoch, user, one.offset, one.devices)
+            for user, one in fresh.items()
+            if user not in present
+        }
+        told = {user: OnDevice(fresh[user].rev, 0, fresh[user].offset, plan.epoch) for user in errands if errands[user]}
+        await self._timers.show(channel, {user: _about_to(one, shown.get(user)) for user, one in told.items()})
+        for its in errands.values():
+            await self._store(its)
+            DECIDED.labels("told" if its else "no_way").inc()
         await self._timers.show(channel, told)
 
     async def _present(self, users: Sequence[str], late_s: float) -> set[str]:
@@ -192,7 +194,8 @@ class Planner:
             if one is None or still[user]:
                 await self._timers.looked(channel, user, one)
                 continue
-            await self._store(self._errands("dismiss", channel, one.epoch, user, one.offset, devices.get(user, ())))
+            for offset in filter(None, (one.offset, one.before)):
+                await self._store(self._errands("dismiss", channel, one.epoch, user, offset, devices.get(user, ())))
             await self._timers.hide(channel, user, one)
 
     def _errands(
@@ -217,6 +220,13 @@ class Planner:
     async def _store(self, errands: Iterable[tuple[str, Errand]]) -> None:
         for way, errand in errands:
             await self._letters[way].store(errand.letter())
+
+
+def _about_to(one: OnDevice, before: OnDevice | None) -> OnDevice:
+    """Return what is noted before the letters are stored: it does not count as shown."""
+    if before is None or before.epoch != one.epoch:
+        return one._replace(rev=0)
+    return one._replace(rev=before.rev, before=before.offset if before.offset != one.offset else before.before)
 
 
 def _is_shown(planned: Planned, epoch: str, shown: OnDevice | None) -> bool:

@@ -9,7 +9,8 @@ memory of one.
   event. Later events widen the range. Whoever looks at it holds a lease; one that ran out makes it due for any process.
   Afterwards the range ends where it was looked at (`settle`), or begins there, if more came meanwhile.
 * What a device shows is noted after the notification was stored as a letter, and before the range ends. So whoever dies
-  in between leaves work that is done again, and ends with the same letters.
+  in between leaves work that is done again, and ends with the same letters. Before the letter is stored it is noted
+  what the device is about to show, with the `rev` of what it shows as yet (0: nothing), and that message's offset.
 * Shown notifications are looked at again: at once when the marker of the user moved (persistence renews the time, see
   `services/persistence/chat/shown_marks.py`) or something in the conversation was deleted; else after 2 s, a minute,
   ten minutes, an hour, and each day of a week. The latter finds what a process that died could not tell.
@@ -19,7 +20,7 @@ memory of one.
 | `t:push:{push}:due`        | sorted set: channel → Unix ms |
 | `t:push:{push}:ranges`     | hash: channel → epoch, first and last offset |
 | `t:push:{push}:watch`      | sorted set: channel and user → Unix ms |
-| `t:push:{push}:shown:{…}`  | hash of a channel: user → rev, looks so far, offset, epoch |
+| `t:push:{push}:shown:{…}`  | hash of a channel: user → rev, looks so far, offset, epoch, offset before |
 | `t:push:{<way>}:…`         | letters of a way out, as webhooks have them (`webhooks/letters.py`) |
 
 **Example.** Messages 5, 6 and 7 arrive within 3 s. The range is 5 to 7, due 10 s after 5. Process A leases it, stores
@@ -69,7 +70,8 @@ class Range(NamedTuple):
 class OnDevice(NamedTuple):
     """What a user sees: the message at `offset`, because of the event `rev`.
 
-    `looks`: how often it was looked at. `text`: as Redis has it.
+    `looks`: how often it was looked at. `text`: as Redis has it. `before`: what the user may still see instead; 0:
+    nothing.
     """
 
     rev: int
@@ -77,6 +79,11 @@ class OnDevice(NamedTuple):
     offset: int
     epoch: str
     text: bytes = b""
+    before: int = 0
+
+    def record(self, looks: int) -> str:
+        """Return what is kept behind `rev`, after so many looks."""
+        return f"{looks} {self.offset} {self.epoch} {self.before}"
 
 
 class Due(NamedTuple):
@@ -145,7 +152,7 @@ class Timers:
             arguments: list[str | bytes | int] = [channel, _ms(LOOKS_S[0]), _FORGOTTEN_S * 1000]
             for user in users[start : start + _AT_ONCE]:
                 one = shown[user]
-                arguments += [user, one.rev, f"{one.looks} {one.offset} {one.epoch}"]
+                arguments += [user, one.rev, one.record(one.looks)]
             await self._run(Call(_SHOWN, [self._watch, _shown(channel)], arguments))
 
     async def look_at(self, channel: str, users: Sequence[str]) -> None:
@@ -166,7 +173,7 @@ class Timers:
         if kept is None or kept.looks + 1 >= len(LOOKS_S):
             await self.hide(channel, user, kept)
             return
-        text = f"{kept.rev} {kept.looks + 1} {kept.offset} {kept.epoch}"
+        text = f"{kept.rev} {kept.record(kept.looks + 1)}"
         await self._hidden(channel, user, kept.text, LOOKS_S[kept.looks + 1], text)
 
     async def hide(self, channel: str, user: str, kept: OnDevice | None) -> None:
@@ -191,8 +198,8 @@ def _shown(channel: str) -> str:
 
 
 def _on_device(text: bytes) -> OnDevice:
-    rev, looks, offset, epoch = text.decode().split(" ")
-    return OnDevice(int(rev), int(looks), int(offset), epoch, text)
+    rev, looks, offset, epoch, before = text.decode().split(" ")
+    return OnDevice(int(rev), int(looks), int(offset), epoch, text, int(before))
 
 
 def _ms(seconds: float) -> int:

@@ -101,11 +101,14 @@ def answer_of(response: pb.CallResponse, kind: type[T]) -> T:
     """Decode the answer of persistence.
 
     Raises:
-        Unavailable: it refused.
+        Unavailable: it refused, or is of a version whose answer can't be read.
     """
     if response.HasField("refusal"):
         raise Unavailable(f"persistence refuses: {response.refusal.code} {response.refusal.text}")
-    return msgspec.json.decode(response.result, type=kind)
+    try:
+        return msgspec.json.decode(response.result, type=kind)
+    except msgspec.MsgspecError as error:
+        raise Unavailable(f"persistence answers something else: {error}") from error
 
 
 async def _ask(replicas: Replicas, call: Callable[[grpc.aio.Channel], Awaitable[T]], timeout_s: float, name: str) -> T:

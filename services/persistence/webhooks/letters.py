@@ -119,6 +119,11 @@ class Letters:
         letters = [msgspec.json.decode(one, type=Letter) for one in leased]
         return Claimed(letters, waiting, dead, None if next_ms < 0 else next_ms / 1000)
 
+    async def has(self, letter_id: str) -> bool:
+        """Whether a letter waits, or is under way; a dead one does not."""
+        (score,) = await self._redis.execute([("ZSCORE", self._due, letter_id)], timeout_s=_TIMEOUT_S)
+        return raise_for_error(score) is not None
+
     async def done(self, letter: Letter) -> None:
         """Remove a letter that the endpoint took."""
         await self._settle(letter, "done", 0, 0)

@@ -23,6 +23,9 @@ _IDLE_S = 30.0  # how long an unused connection stays open, seconds
 _SHOWN = 200  # characters of an error that are kept
 _LATER = 500  # from this status on, and those below, a repeat may help
 _AGAIN = frozenset({408, 425, 429})
+_TRANSLATED = tuple(  # NAT64, 6to4, Teredo, and older ones: a gateway may lead to any IPv4 address
+    map(ipaddress.IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10"))
+)
 
 
 class NotPublic(Exception):
@@ -45,11 +48,21 @@ async def pinned(url: str, servers: Collection[str]) -> tuple[httpx.URL, dict[st
     except OSError as error:
         raise NotPublic(f"{parsed.host} has no address: {error}") from error
     addresses = [str(one[4][0]).partition("%")[0] for one in found]
-    private = [one for one in addresses if not ipaddress.ip_address(one).is_global]
+    private = [one for one in addresses if not is_public(one)]
     if (private and f"{parsed.host}:{port}" not in servers) or not addresses:
         raise NotPublic(f"{parsed.host} is at {', '.join(private)}, which is not public")
     headers = {"Host": parsed.netloc.decode("ascii")}
     return parsed.copy_with(host=addresses[0]), headers, {"sni_hostname": parsed.host}
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is public, also as one that stands for an IPv4 address."""
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        if any(found in network for network in _TRANSLATED):
+            return False
+        found = found.ipv4_mapped or found
+    return found.is_global and not found.is_multicast
 
 
 def client(*, timeout_s: float, connections: int, http2: bool = False, verify: Any = True) -> httpx.AsyncClient:

@@ -28,6 +28,7 @@ from services.persistence.notifier.ports import Answer, Note, Outcome
 from services.persistence.notifier.ways import http
 from services.shared.process.config import ConfigError
 
+_ORIGINS = 1_000  # of which a signature is kept
 _VAPID_S = 12 * 3_600  # a signature is good for that time; 24 h at most
 _TOPIC_BYTES = 24  # 32 characters of base64url, as many as a topic may have
 _MAX_BYTES = 3_000  # of the text; push services take 4,096 of the encrypted one
@@ -115,6 +116,8 @@ class WebPushWay:
         if until < now:
             claims = {"aud": origin, "sub": self._subject, "exp": int(now + _VAPID_S)}
             header = str(self._vapid.sign(claims)["Authorization"])
+            if len(self._signed) >= _ORIGINS:  # users choose the names
+                self._signed.clear()
             self._signed[origin] = (now + _VAPID_S / 2, header)
         return header
 
