@@ -11,7 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.persistence.chat.devices.device import WEB_PUSH_HOSTS, why_no_endpoint
-from tests.support.chat_calls import CallRefused, Site
+from services.shared.errors import ErrorCode
+from tests.support.chat_calls import NAMESPACE, CallRefused, Site
+from thalamus.chat.v1 import chat_pb2 as pb
+from thalamus.common.v1.common_pb2 import ClientInfo
 
 _PUBLIC = ec.generate_private_key(ec.SECP256R1()).public_key()
 _POINT = _PUBLIC.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -46,6 +49,19 @@ async def test_devices_are_exported_and_erased(site: Site) -> None:
     assert "ab" * 32 not in str(exported)
     await a.call("ann", "me.erase")
     assert (await a.call("ann", "devices.list")) == {"devices": []}
+
+
+async def test_devices_of_who_is_refused_are_removed_by_the_platform_alone(site: Site) -> None:
+    a, b = site.replicas
+    for user in ("ann", "bob"):
+        await a.call(user, "devices.set", id="phone", platform="apns", token=user.encode().hex() * 8)
+    request = pb.CallRequest(method="devices.forget", params=b'{"user":"ann"}')
+    for told in ({"info": ClientInfo(user="ann")}, {"namespace": NAMESPACE}):
+        asked = pb.CallRequest(method=request.method, params=request.params, **told)
+        assert (await b.methods.call(asked)).refusal.code == ErrorCode.METHOD_NOT_FOUND
+    assert len((await a.call("ann", "devices.list"))["devices"]) == 1
+    assert not (await b.methods.call(request)).HasField("refusal")
+    assert [len((await a.call(user, "devices.list"))["devices"]) for user in ("ann", "bob")] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,8 @@ async def test_a_user_who_is_disabled_or_deleted_is_out_on_every_edge_and_stays_
 ) -> None:
     ann, pair = await person(stack, edges[0])
     for_years = stack.token(ann.user, ttl_s=None)  # of another issuer, and without `iat`
+    phone = {"platform": "fcm", "token": secrets.token_hex(20)}
+    assert (await edges[0].put("/chat/devices/phone", json=phone, headers=bearer(for_years))).status_code == 200
     async with AsyncExitStack() as opened:
         clients = []
         for url in stack.ws_urls:
@@ -277,6 +279,7 @@ async def test_a_user_who_is_disabled_or_deleted_is_out_on_every_edge_and_stays_
         for client in clients:
             assert (await client.expect_close())[0] == 3503
         assert time.monotonic() - started < WITHIN_S
+    assert await api(stack, edges[0], "devices_list", **{"as": ann.user}) == {"result": {"devices": []}}
     later = stack.token(ann.user, iat=time.time() + 30)
     body = {"username": ann.name, "password": PASSWORD}
     for _ in range(2):

@@ -94,7 +94,11 @@ async def disable(context: ApiContext, request: r.UserOnly) -> dict[str, Any]:
     with refusals_of_auth():
         ended = await context.users.disable(request.user)
     await _tell(context, request.user, ended.version)
-    await end_sessions(context, request.user, ended)
+    done = await asyncio.gather(
+        end_sessions(context, request.user, ended), context.chat.forget_devices(request.user), return_exceptions=True
+    )
+    for error in filter(None, done):
+        raise error
     return {}
 
 
@@ -115,10 +119,19 @@ async def delete(context: ApiContext, request: r.UserOnly) -> dict[str, Any]:
             await context.granter.take(request.user, [], [])
         except ThalamusError as error:
             logger.warning("not every edge forgot the grants of a deleted user", extra={"error": repr(error)})
+    await context.chat.forget_devices(request.user)  # first: after an error it can be repeated
     with refusals_of_auth():
         ended = await context.users.delete(request.user)
     await asyncio.gather(_tell(context, request.user, ended.version), _end_or_log(context, request.user, ended))
+    await _forget_or_log(context, request.user)  # those that were set meanwhile
     return {}
+
+
+async def _forget_or_log(context: ApiContext, user: str) -> None:
+    try:
+        await context.chat.forget_devices(user)
+    except ThalamusError as error:
+        logger.warning("a device that a deleted user has just set may be left", extra={"error": repr(error)})
 
 
 async def _end_or_log(context: ApiContext, user: str, ended: EndedSessions) -> None:

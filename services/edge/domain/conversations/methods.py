@@ -130,6 +130,16 @@ class ChatMethods:
         """Those that conversations lie in."""
         return [namespace for namespace in self._namespaces.named.values() if namespace.conversations]
 
+    async def forget_devices(self, user: str) -> None:
+        """Remove the devices of a user: no notification reaches them any more.
+
+        Raises:
+            ThalamusError: what `ChatCalls.call` raises.
+        """
+        if self.namespaces:
+            params = msgspec.json.encode({"user": user})
+            await self._calls.call("devices.forget", params, info=None, key_user="", key="", namespace=None)
+
     async def call(
         self,
         method: Method,

@@ -42,6 +42,18 @@ async def list_all(tools: Tools, call: Call, _: r.DevicesList) -> Result:
     return {"devices": await devices_of(tools, _user(call))}
 
 
+class OfUser(r.ChatRequest, kw_only=True):
+    """A user who is refused from now on."""
+
+    user: str
+
+
+async def forget(tools: Tools, _call: Call, request: OfUser) -> Result:
+    """Remove all devices of a user; edges call it, and clients can't."""
+    await tools.devices.forget(request.user)
+    return {}
+
+
 async def devices_of(tools: Tools, user: str) -> list[dict[str, Any]]:
     """Return the devices of a user, without what is needed to send to them."""
     found = await tools.devices.of([user])

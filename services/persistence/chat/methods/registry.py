@@ -97,6 +97,7 @@ _FOR_OPERATORS: dict[str, tuple[type[ChatRequest], _Handler]] = {
     "notify.device": (notifications.Gone, notifications.device),
     "notify.devices": (notifications.OfUsers, notifications.devices),
     "notify.gone": (notifications.Gone, notifications.gone),
+    "devices.forget": (devices.OfUser, devices.forget),
     "inbox.watch": (inboxes.Watch, inboxes.watch),
     "inbox.members": (inboxes.Members, inboxes.members),
 }
