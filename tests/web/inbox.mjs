@@ -52,6 +52,15 @@ try {
   for (const page of [...devices, bob]) await entry(page, channel).waitFor();
   assert.equal(await entry(bob, channel).getAttribute('title'), channel);
 
+  // Nobody has opened it, and nobody is subscribed to it: the inbox alone tells what is unread.
+  const frames = (page) => page.locator('#frames-list .out').allTextContents().then((texts) => texts.join());
+  const subscribed = (text, name) => text.includes('"subscribe"') && text.includes(`"channel":"${name}"`);
+  for (const page of devices) {
+    const sent = await frames(page);
+    assert.ok(subscribed(sent, `inbox:#${ann}`), sent);
+    assert.ok(!subscribed(sent, channel), 'a conversation that is not open is not followed');
+  }
+
   // What bob writes is unread on all devices, with the mention.
   await entry(bob, channel).click();
   await says(bob, 'See you at 8');
@@ -110,6 +119,36 @@ try {
     await page.locator('.message.deleted').waitFor();
     await message(page, 'I come at 9').waitFor({ state: 'detached' });
   }
+
+  // Ann begins a direct conversation, and a group: all devices of both show them, and bob what is unread, unopened.
+  await laptop.click('#begin');
+  await laptop.fill('#begin-users', 'nobody-is-called-so');
+  await laptop.click('#begin-submit');
+  await laptop.locator('#begin-error', { hasText: 'nobody' }).waitFor();
+  await laptop.fill('#begin-users', `bob-${run}`);
+  await shot(laptop, 'inbox-begin');
+  await laptop.click('#begin-submit');
+  await laptop.locator('#room-name', { hasText: `bob-${run}` }).waitFor();
+  const direct = await laptop.locator('#room-name').getAttribute('title');
+  assert.match(direct, /^conv:d\./);
+  await laptop.locator('.marker', { hasText: 'conversation create' }).waitFor();
+  await says(laptop, 'psst');
+  await shows(laptop, 'psst');
+  await entry(bob, direct).locator('small', { hasText: 'psst' }).waitFor();
+  await unread(bob, direct, 1);
+  await entry(bob, direct).locator(`text=ann-${run}`).waitFor();
+  await entry(phones[1], direct).locator('small', { hasText: 'psst' }).waitFor();
+  await laptop.click('#begin');
+  await laptop.fill('#begin-users', `bob-${run}, ${other}`);
+  await laptop.fill('#begin-name', `Dinner ${run}`);
+  await laptop.click('#begin-submit');
+  await laptop.locator('#room-name', { hasText: `Dinner ${run}` }).waitFor();
+  const group = await laptop.locator('#room-name').getAttribute('title');
+  assert.match(group, /^conv:g\./);
+  await entry(phones[1], group).waitFor();
+  await entry(bob, group).waitFor();
+  assert.ok(!subscribed(await frames(bob), group));
+  await shot(bob, 'inbox-unopened');
 
   // A reload shows the same.
   await bob.reload();

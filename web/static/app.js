@@ -23,6 +23,9 @@ let chat = null;
 let editing = 0; // offset of the message that is being edited; 0: none is
 let current = '';
 let countdown = 0;
+let beginKey = ''; // of the conversation that the form begins: sent twice, it begins one
+
+const newKey = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // of a call that may be repeated
 
 // Signing in.
 
@@ -71,6 +74,7 @@ function backToSignIn(reason) {
   session.forget();
   client = null;
   rooms.clear();
+  names.clear();
   showSignIn(reason);
 }
 
@@ -102,6 +106,7 @@ function listen(of) {
   of.on('state', ({ state }) => { if (state === 'connected') beginChat(of); });
   of.on('subscribed', ({ channel, recovering, recovered, publications }) => {
     if (channel === personal()) for (const { data } of publications) chat.notice(data);
+    if (channel === personal(INBOX)) watching(true);
     const room = rooms.get(channel);
     if (!room) return;
     room.problem = '';
@@ -123,7 +128,7 @@ function listen(of) {
     showFacts();
   });
   of.on('publication', ({ channel, publication }) => {
-    if (channel === personal()) chat.notice(publication.data);
+    if (channel === personal() || channel === personal(INBOX)) chat.notice(publication.data);
     else if (isConversation(channel) && chat.take(channel, publication)) return;
     const room = rooms.get(channel);
     if (!room) return;
@@ -134,6 +139,7 @@ function listen(of) {
   of.on('leave', ({ channel, info }) => membership(channel, info, false));
   of.on('unsubscribed', ({ channel, reason }) => trouble(channel, `The server ended this subscription: ${reason}.`));
   of.on('failed', ({ channel, error }) => {
+    if (channel === personal(INBOX)) watching(false);
     const words = { 102: 'There is no such namespace.', 103: 'You may not join this channel.', 107: 'That is not a channel name.' };
     trouble(channel, words[error.code] ?? `The server refused: ${error.message}.`);
   });
@@ -233,28 +239,59 @@ async function checkDoubts(room) {
 
 // Conversations.
 
-const personal = () => (session?.user ? personalChannel(session.user) : '');
+const INBOX = 'inbox';
+const personal = (namespace) => (session?.user ? personalChannel(session.user, namespace) : '');
+const names = new Map(); // user → name to be shown; empty: nobody may know it, or it is being asked for
 
 function beginChat(of) {
   if (!session.user) return;
   of.subscribe(personal());
-  chat.load().catch(() => undefined);
+  of.subscribe(personal(INBOX));
+  chat.reload();
+}
+
+// Whether the server pushes where something was said. Where it has no inboxes, all conversations are followed.
+function watching(does) {
+  chat.watches = does;
+  chat.reload(); // from now on nothing is missed
 }
 
 // The list, or what is told of one conversation, has changed.
 function showChat(channel) {
-  for (const name of chat.conversations.keys()) {
-    if (rooms.has(name)) continue;
-    rooms.set(name, new Room(name));
-    client?.subscribe(name);
-  }
+  if (chat.watches === false) for (const name of chat.conversations.keys()) follow(name);
+  askNames();
   if (!channel || chat.conversations.has(channel)) showChannels();
   if (!channel) showName();
   if (!channel || channel === current) showOthers();
 }
 
+function follow(channel) {
+  const known = rooms.get(channel);
+  if (known && !known.problem) return;
+  rooms.set(channel, new Room(channel));
+  client?.subscribe(channel);
+}
+
+function enter(channel) {
+  follow(channel);
+  open(channel);
+}
+
+// Direct conversations are called as the other user is.
+async function askNames() {
+  const unknown = [...chat.conversations.values()].map((one) => one.with).filter((user) => user && !names.has(user));
+  if (!unknown.length) return;
+  for (const user of unknown) names.set(user, '');
+  const profiles = await session.profiles(unknown).catch(() => []);
+  for (const { user, username, display_name: shown } of profiles) names.set(user, shown || username);
+  showChannels();
+  showName();
+}
+
+const titleOf = (one) => one.name || names.get(one.with) || one.with || one.channel;
+
 function showName() {
-  byId('room-name').textContent = chat?.conversations.get(current)?.name ?? (current || 'No channel');
+  byId('room-name').textContent = (chat?.conversations.has(current) ? titleOf(chat.conversations.get(current)) : current) || 'No channel';
   byId('room-name').title = current;
 }
 
@@ -331,7 +368,7 @@ byId('composer').addEventListener('submit', (event) => {
   }
   field.value = '';
   field.style.height = '';
-  const entry = room.sending(crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, room.written(text));
+  const entry = room.sending(newKey(), room.written(text));
   view.showPending(room);
   view.toEnd();
   deliver(room, entry);
@@ -422,10 +459,10 @@ async function loadOlder(room) {
 
 function showChannels() {
   const conversations = [...chat?.conversations.values() ?? []];
-  byId('inbox-title').hidden = !conversations.length;
-  byId('inbox-list').replaceChildren(...conversations.map(({ channel, name, last, unread, mentions, atLeast }) => {
-    const label = element('span', { textContent: name }, element('small', { textContent: last }));
-    const button = element('button', { type: 'button', title: channel, onclick: () => open(channel) }, label);
+  byId('inbox-list').replaceChildren(...conversations.map((one) => {
+    const { channel, last, unread, mentions, atLeast } = one;
+    const label = element('span', {}, titleOf(one), element('small', { textContent: last }));
+    const button = element('button', { type: 'button', title: channel, onclick: () => enter(channel) }, label);
     button.dataset.channel = channel;
     button.setAttribute('aria-current', String(channel === current));
     if (mentions) button.append(element('span', { className: 'badge mentions', textContent: `@${mentions}`, 'aria-label': `${mentions} mentions` }));
@@ -482,13 +519,41 @@ byId('join-form').addEventListener('submit', (event) => {
   const channel = byId('join-name').value.trim();
   if (!channel) return;
   byId('join-name').value = '';
-  const known = rooms.get(channel);
-  if (!known || known.problem) {
-    rooms.set(channel, new Room(channel));
-    client.subscribe(channel);
-  }
-  open(channel);
+  enter(channel);
   byId('composer-text').focus();
+});
+
+byId('begin').addEventListener('click', () => {
+  beginKey = newKey();
+  byId('begin-error').hidden = true;
+  byId('begin-dialog').showModal();
+});
+byId('begin-cancel').addEventListener('click', () => byId('begin-dialog').close());
+
+byId('begin-form').addEventListener('submit', async (event) => {
+  event.preventDefault(); // it closes when the conversation is there
+  byId('begin-submit').disabled = true;
+  try {
+    const wanted = [...new Set(byId('begin-users').value.split(/[\s,]+/).filter(Boolean))];
+    const users = await Promise.all(wanted.map((name) => session.find(name)));
+    const nobody = wanted.filter((_, index) => !users[index]);
+    if (nobody.length) throw new Error(`There is nobody called ${nobody.join(', ')}.`);
+    const { channel, left } = await chat.begin(users, byId('begin-name').value.trim(), beginKey);
+    byId('begin-form').reset();
+    byId('begin-dialog').close();
+    byId('channels').classList.remove('open');
+    enter(channel);
+    if (left.length) view.note(rooms.get(channel), `could not be added: ${left.join(', ')}`, 'bad');
+    byId('composer-text').focus();
+  } catch (error) {
+    byId('begin-error').textContent = error.message;
+    byId('begin-error').hidden = false;
+  } finally {
+    byId('begin-submit').disabled = false;
+  }
+});
+byId('begin-form').addEventListener('input', () => {
+  beginKey = newKey(); // another conversation
 });
 
 byId('leave-room').addEventListener('click', () => {
@@ -532,9 +597,9 @@ byId('composer-text').addEventListener('input', ({ target }) => {
 document.addEventListener('keydown', (event) => {
   if (byId('console').hidden) return;
   if (event.altKey && (event.key === 'ArrowUp' || event.key === 'ArrowDown')) {
-    const names = [...rooms.keys()];
+    const all = [...new Set([...chat.conversations.keys(), ...rooms.keys()])];
     const step = event.key === 'ArrowUp' ? -1 : 1;
-    if (names.length) open(names[(names.indexOf(current) + step + names.length) % names.length]);
+    if (all.length) enter(all[(all.indexOf(current) + step + all.length) % all.length]);
     event.preventDefault();
   } else if (event.ctrlKey && event.key === 'j') {
     byId('channels').classList.add('open');

@@ -11,16 +11,26 @@ const UNKNOWN_METHOD = 104;
 
 export const isConversation = (channel) => NAME.test(channel);
 
-// The channel in which the server tells this user alone.
-export function personalChannel(user) {
+// A channel in which the server tells this user alone: what happens to the user, or where something was said.
+export function personalChannel(user, namespace = 'user') {
   const escaped = (text) => [...new TextEncoder().encode(text)].map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, '0')}`);
-  return `user:#${user.replace(NOT_PLAIN, (text) => escaped(text).join(''))}`;
+  return `${namespace}:#${user.replace(NOT_PLAIN, (text) => escaped(text).join(''))}`;
+}
+
+// Whether an answer is of no earlier state than another one: the marker is not behind, nor the position.
+function isNoOlder(answer, known) {
+  const [a, b] = [answer.marker, known.marker];
+  if (a && b && (a.generation !== b.generation || a.offset !== b.offset)) {
+    return a.generation > b.generation || (a.generation === b.generation && a.offset > b.offset);
+  }
+  return answer.as_of?.epoch !== known.as_of?.epoch || (answer.as_of?.offset ?? 0) >= (known.as_of?.offset ?? 0);
 }
 
 // `call(method, params)`: rpc. `changed(channel)`: something of this conversation is to be shown anew; without a channel:
 // the list. `now()`: ms.
 export class Chat {
-  conversations = new Map(); // channel → {channel, name, last, unread, mentions, atLeast}
+  conversations = new Map(); // channel → {channel, name, with, time, last, unread, mentions, atLeast, marker, as_of}
+  watches = null; // whether the server pushes where something was said; null: that is not known yet
   #call;
   #changed;
   #now;
@@ -30,6 +40,7 @@ export class Chat {
   #waiting = new Map(); // what is to be done soon, by name
   #said = new Map(); // channel → when others were told last that this user types
   #lacks = new Set(); // methods that the server does not know
+  #since = null; // with which to ask for what changed; null: for all
 
   constructor(call, changed, now = () => Date.now()) {
     this.#call = call;
@@ -61,24 +72,57 @@ export class Chat {
   // List the conversations, the last activity first, and what is unread in them.
   async load() {
     const page = await this.#ask('inbox.list', { limit: MOST });
-    const listed = (page?.conversations ?? []).filter((one) => one.role);
-    this.conversations = new Map(listed.map((one) => [one.channel, {
-      channel: one.channel,
-      name: one.name || one.with || one.channel,
-      last: one.last?.text ?? '',
-      unread: one.unread ?? 0,
-      mentions: one.mentions ?? 0,
-      atLeast: Boolean(one.at_least),
-    }]));
+    this.#since = page?.since ?? null;
+    const known = this.conversations;
+    this.conversations = new Map();
+    for (const one of page?.conversations ?? []) this.#put(one, known.get(one.channel));
+    this.#sorted();
+  }
+
+  // What has changed since it was asked last.
+  async #more() {
+    const page = this.#since && await this.#ask('inbox.list', { limit: MOST, since: this.#since });
+    if (!page || page.all || page.cursor) return this.load();
+    this.#since = page.since ?? this.#since;
+    for (const one of page.conversations) this.#put(one, this.conversations.get(one.channel));
+    return this.#sorted();
+  }
+
+  #put(one, known) {
+    if (!one.role) this.conversations.delete(one.channel); // invited, or no member any more
+    else if (known && !isNoOlder(one, known)) this.conversations.set(one.channel, known);
+    else {
+      this.conversations.set(one.channel, {
+        channel: one.channel,
+        name: one.name ?? '',
+        with: one.with ?? '',
+        time: one.time ?? 0,
+        last: one.last?.text ?? '',
+        unread: one.unread ?? 0,
+        mentions: one.mentions ?? 0,
+        atLeast: Boolean(one.at_least),
+        marker: one.marker,
+        as_of: one.as_of,
+      });
+    }
+  }
+
+  #sorted() {
+    this.conversations = new Map([...this.conversations].sort(([, a], [, b]) => b.time - a.time));
     this.#changed();
+  }
+
+  reload() {
+    this.#soon('list', () => this.load());
   }
 
   // What is unread in one of them.
   async #count(channel) {
+    const found = this.conversations.has(channel) && await this.#ask('markers.get', { channel });
     const entry = this.conversations.get(channel);
-    const found = entry && await this.#ask('markers.get', { channel });
-    if (!found) return;
-    Object.assign(entry, { unread: found.unread, mentions: found.mentions, atLeast: Boolean(found.at_least) });
+    if (!found || !entry || !isNoOlder(found, entry)) return;
+    const { marker, as_of, unread, mentions } = found;
+    Object.assign(entry, { marker, as_of, unread, mentions, atLeast: Boolean(found.at_least) });
     this.#changed(channel);
   }
 
@@ -86,17 +130,19 @@ export class Chat {
     this.#soon(`count ${channel}`, () => this.#count(channel));
   }
 
-  // What the personal channel tells.
+  // What the personal channels tell.
   notice({ kind, channel }) {
     if (kind === 'marker') this.recount(channel);
-    else this.#soon('list', () => this.load());
+    else if (kind === 'inbox') this.#soon('more', () => this.#more());
+    else this.reload();
   }
 
   // A publication of a conversation. Returns whether it is an ephemeral event, and so no part of the log.
   take(channel, { offset, data, info }) {
     if (offset) {
       if (data?.kind === 'message') this.#wrote(channel, data, info?.user ?? '');
-      if (['edit', 'delete', 'purge'].includes(data?.kind)) this.#soon('list', () => this.load()); // the preview, too
+      if (this.watches) return false; // a push tells of it, too
+      if (['edit', 'delete', 'purge'].includes(data?.kind)) this.reload(); // the preview, too
       else this.recount(channel);
       return false;
     }
@@ -111,6 +157,7 @@ export class Chat {
     const entry = this.conversations.get(channel);
     if (!entry) return;
     entry.last = text ?? '';
+    entry.time = Math.max(entry.time, this.#now());
     this.conversations = new Map([[channel, entry], ...this.conversations]); // it comes first now
     this.#changed(channel);
   }
@@ -167,6 +214,15 @@ export class Chat {
       await this.#ask('markers.read', { channel, offset: this.#read.get(channel) });
       await this.#count(channel);
     });
+  }
+
+  // Begin a conversation: with one user and no name a direct one, else a group. Returns its channel; a repeat with the same
+  // key begins no other one. `left`: users who could not be added.
+  async begin(users, name, key) {
+    const kind = users.length === 1 && !name ? { type: 'direct' } : { type: 'group', name };
+    const made = await this.#ask('conversations.create', { ...kind, users, key });
+    if (!made) throw new Error('this server has no conversations');
+    return { channel: made.channel, left: Object.keys(made.not_added ?? {}) };
   }
 
   edit(channel, of, text) {

@@ -117,6 +117,7 @@ export class RoomView {
     group(rest);
     if (!room.messages.length && !room.problem) this.#showEmpty();
     box.scrollTop = wasEmpty ? box.scrollHeight : top + box.scrollHeight - height;
+    if (wasEmpty) this.#settleSoon(); // the newest is in view now
   }
 
   // A message that has changed.

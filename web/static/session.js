@@ -19,19 +19,21 @@ function plainWords(status, body) {
   return message ? message[0].toUpperCase() + message.slice(1) : `The server answered ${status}.`;
 }
 
-async function post(path, body) {
+async function post(path, body, token = '') {
   let response;
   try {
     response = await fetch(path, {
       method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
+      headers: { 'Content-Type': 'application/json', ...(token ? { Authorization: `Bearer ${token}` } : {}) },
       body: JSON.stringify(body),
     });
   } catch {
     throw new SignInError('The server cannot be reached.');
   }
   const answer = await response.json().catch(() => null);
-  if (!response.ok || !answer?.result) throw new SignInError(plainWords(response.status, answer), response.status === 401);
+  if (!response.ok || !answer?.result) {
+    throw Object.assign(new SignInError(plainWords(response.status, answer), response.status === 401), { status: response.status });
+  }
   return answer.result;
 }
 
@@ -116,6 +118,22 @@ export class Session {
       .finally(() => { this.#renewing = null; });
     await this.#renewing;
     return this.#data.access_token;
+  }
+
+  // Profiles of users by their ids; who is not known is left out.
+  async profiles(users) {
+    return (await post('/auth/profiles', { users }, await this.token(false))).profiles;
+  }
+
+  // The id of the user with this username, or with this id; null: there is none.
+  async find(name) {
+    const token = await this.token(false);
+    try {
+      return (await post('/auth/find', { username: name }, token)).user;
+    } catch (error) {
+      if (error.status !== 404 && error.status !== 400) throw error;
+    }
+    return (await this.profiles([name]))[0]?.user ?? null;
   }
 
   // What this tab knows of the session goes; the server is not told.

@@ -84,3 +84,45 @@ test('a server of before, which has no inbox, is asked once and shows none', asy
   assert.equal(asked.length, 1);
   assert.equal(chat.conversations.size, 0);
 });
+
+const SOON = 150; // ms
+const later = () => new Promise((resolve) => setTimeout(resolve, SOON));
+const listed = (channel, time, more = {}) => ({ channel, role: 'member', name: channel, time, unread: 0, marker: { generation: 0, offset: 0 }, as_of: { epoch: 'e', offset: 5 }, ...more });
+
+test('a push asks for what changed, and puts it in its place', async () => {
+  const answers = { 'inbox.list': { conversations: [listed('conv:g.a', 3), listed('conv:g.b', 2), listed('conv:g.c', 1)], since: 's1', all: true } };
+  const { chat, asked } = made(answers);
+  await chat.load();
+  answers['inbox.list'] = { conversations: [listed('conv:g.c', 9, { unread: 2, as_of: { epoch: 'e', offset: 7 } }), { channel: 'conv:g.a', removed: true }], since: 's2', all: false };
+  for (const offset of [6, 7]) chat.notice({ kind: 'inbox', changes: [{ channel: 'conv:g.c', offset }] });
+  await later();
+  assert.deepEqual(asked.slice(1), [['inbox.list', { limit: 50, since: 's1' }]]);
+  assert.deepEqual([...chat.conversations.values()].map((one) => [one.channel, one.unread]), [['conv:g.c', 2], ['conv:g.b', 0]]);
+  chat.notice({ kind: 'inbox', changes: [] });
+  await later();
+  assert.equal(asked.at(-1)[1].since, 's2');
+});
+
+test('an answer from before a mark or a message does not count', async () => {
+  const old = listed('conv:g.a', 3, { unread: 2, as_of: { epoch: 'e', offset: 7 } });
+  const answers = { 'inbox.list': { conversations: [old], since: 's', all: true }, 'markers.get': { marker: { generation: 0, offset: 7 }, as_of: { epoch: 'e', offset: 7 }, unread: 0, mentions: 0 } };
+  const { chat } = made(answers);
+  const unread = () => chat.conversations.get('conv:g.a').unread;
+  await chat.load();
+  assert.equal(unread(), 2);
+  chat.notice({ kind: 'marker', channel: 'conv:g.a' });
+  await later();
+  assert.equal(unread(), 0);
+  await chat.load(); // asked before the mark, answered behind it
+  assert.equal(unread(), 0);
+  old.marker = { generation: 1, offset: 3 };
+  await chat.load(); // marked as unread
+  assert.equal(unread(), 2);
+});
+
+test('one user and no name is a direct conversation, others are groups', async () => {
+  const { chat, asked } = made({ 'conversations.create': { channel: 'conv:g.x', not_added: { eve: 'banned' } } });
+  assert.deepEqual(await chat.begin(['bob'], '', 'k'), { channel: 'conv:g.x', left: ['eve'] });
+  await chat.begin(['bob'], 'Lunch', 'k');
+  assert.deepEqual(asked.map(([, { type, name }]) => [type, name]), [['direct', undefined], ['group', 'Lunch']]);
+});
