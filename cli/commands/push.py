@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from cli.commands.webhooks import counted, with_redis
+from cli.commands.webhooks import change_dead, counted, with_redis
 from cli.errors import WrongUsage
 from cli.options import data_option, json_option
 from cli.output import printable, remark, say, say_json, when
@@ -60,9 +59,10 @@ def list_(data: Path, as_json: bool) -> None:
 @_ids
 @_all
 @data_option
-def replay(way: str, ids: tuple[str, ...], every: bool, data: Path) -> None:
+@json_option
+def replay(way: str, ids: tuple[str, ...], every: bool, data: Path, as_json: bool) -> None:
     """Send dead letters of WAY again; what is not wanted any more is not sent."""
-    _change(way, ids, every, data, "replayed", Letters.revive)
+    change_dead("way", way, FAMILY, ids, every, data, as_json, "replayed", Letters.revive)
 
 
 @command.command("drop")
@@ -70,9 +70,10 @@ def replay(way: str, ids: tuple[str, ...], every: bool, data: Path) -> None:
 @_ids
 @_all
 @data_option
-def drop(way: str, ids: tuple[str, ...], every: bool, data: Path) -> None:
+@json_option
+def drop(way: str, ids: tuple[str, ...], every: bool, data: Path, as_json: bool) -> None:
     """Forget dead letters of WAY."""
-    _change(way, ids, every, data, "dropped", Letters.drop)
+    change_dead("way", way, FAMILY, ids, every, data, as_json, "dropped", Letters.drop)
 
 
 @command.command("key")
@@ -89,26 +90,3 @@ def key(file: Path) -> None:
         raise WrongUsage(f"{file} is no key of P-256")
     point = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     say(base64.urlsafe_b64encode(point).rstrip(b"=").decode())
-
-
-def _change(
-    way: str,
-    ids: tuple[str, ...],
-    every: bool,
-    data: Path,
-    done: str,
-    change: Callable[[Letters, Letter], Awaitable[bool]],
-) -> None:
-    """Change the dead letters with these ids, or all."""
-    if bool(ids) == every:
-        raise WrongUsage("give ids of dead letters, or --all")
-
-    async def run(redis: RedisPipeline) -> list[str]:
-        letters = Letters(redis, way, FAMILY)
-        chosen = [letter for letter, _ in await letters.dead_ones() if every or letter.id in ids]
-        return [letter.id for letter in chosen if await change(letters, letter)]
-
-    changed = with_redis(data, run)
-    for one in changed:
-        say(f"{done}: {one}")
-    remark(f"{len(changed)} {done}")

@@ -12,7 +12,7 @@ import click
 from cli.errors import Refused, Unreachable, WrongUsage
 from cli.options import data_option, find_redis, json_option
 from cli.output import printable, remark, say, say_json, when
-from services.persistence.webhooks.letters import Letter, Letters, feed_group, known_endpoints
+from services.persistence.webhooks.letters import WEBHOOKS, Letter, Letters, feed_group, known_endpoints
 from services.shared.errors import Unavailable
 from services.shared.feed.reader import FeedReader
 from services.shared.redis.pipeline import RedisPipeline
@@ -78,7 +78,7 @@ def list_(endpoint: str | None, data: Path, as_json: bool) -> None:
 @json_option
 def replay(endpoint: str, ids: tuple[str, ...], every: bool, data: Path, as_json: bool) -> None:
     """Send dead letters of ENDPOINT again, with their old ids, events and numbers."""
-    _change(endpoint, ids, every, data, as_json, "replayed", Letters.revive)
+    change_dead("endpoint", endpoint, WEBHOOKS, ids, every, data, as_json, "replayed", Letters.revive)
 
 
 @command.command("drop")
@@ -96,7 +96,7 @@ def drop(endpoint: str, ids: tuple[str, ...], every: bool, whole: bool, data: Pa
     Take an endpoint out of the file first, and restart what sends webhooks: else it begins anew, with a gap.
     """
     if not whole:
-        _change(endpoint, ids, every, data, as_json, "dropped", Letters.drop)
+        change_dead("endpoint", endpoint, WEBHOOKS, ids, every, data, as_json, "dropped", Letters.drop)
         return
     if ids or every:
         raise WrongUsage("--endpoint drops all that is kept for it: give neither ids nor --all")
@@ -117,8 +117,10 @@ def drop(endpoint: str, ids: tuple[str, ...], every: bool, whole: bool, data: Pa
         say(f"dropped: {endpoint}, {batches}, {counted(dead, 'dead letter')}")
 
 
-def _change(
-    endpoint: str,
+def change_dead(
+    kind: str,
+    name: str,
+    family: str,
     ids: tuple[str, ...],
     every: bool,
     data: Path,
@@ -128,6 +130,8 @@ def _change(
 ) -> None:
     """Change the dead letters with these ids, or all, and tell each.
 
+    `kind` says in JSON what `name` is, `family` where its letters are.
+
     Raises:
         WrongUsage: neither ids nor --all are given, or both.
         Refused: some ids are of no dead letter; the others are done.
@@ -136,15 +140,15 @@ def _change(
         raise WrongUsage("give ids of dead letters, or --all")
 
     async def run(redis: RedisPipeline) -> list[str]:
-        letters = Letters(redis, endpoint)
+        letters = Letters(redis, name, family)
         chosen = [letter for letter, _ in await letters.dead_ones() if every or letter.id in ids]
         return [letter.id for letter in chosen if await change(letters, letter)]
 
     changed = with_redis(data, run)
     for one in changed:
-        say_json({"endpoint": endpoint, "id": one, "done": done}) if as_json else say(f"{done}: {one}")
+        say_json({kind: name, "id": one, "done": done}) if as_json else say(f"{done}: {one}")
     if missing := [one for one in ids if one not in changed]:
-        raise Refused(f"no dead letter of {endpoint}: {', '.join(missing)}")
+        raise Refused(f"no dead letter of {name}: {', '.join(missing)}")
     if every:
         remark(f"{len(changed)} {done}")
 
