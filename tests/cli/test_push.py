@@ -1,4 +1,4 @@
-"""`thalamus push` on dead letters of a notifier: shows them, sends them again, forgets them."""
+"""`thalamus push` lists, replays and drops dead letters of a notifier."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def thalamus(redis_url: str, folder: Path, *arguments: str) -> tuple[int, 
 
 
 async def given_up(run: Run, site: Site, backend: Backend, users: list[str]) -> dict[str, int]:
-    """Send a message to each user while the backend refuses, until all are dead; return their offsets."""
+    """Send each user a message that the backend refuses; return the offsets."""
     backend.server.answer = lambda _: Reply(503)
     offsets = {}
     for user in users:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from cli.secrets.files import SecretFiles
 from cli.secrets.services import SERVICES, ServiceCertificates
+from services.persistence.chat.devices.device import WEB_PUSH_HOSTS
+from services.persistence.notifier.options import load_options
+from services.persistence.notifier.ways.make import ways_of
 from tests.deploy.tools import ROOT, load
 
 DEV = load(ROOT / "dev-stack.yml")
@@ -74,3 +77,22 @@ def test_each_service_is_given_its_own_certificate_and_nobody_the_key_of_the_ca(
         environment = DEV["services"][service]["environment"]
         for kind, target in (("CA", "service_ca"), ("CERT", "service_cert"), ("KEY", "service_key")):
             assert environment[f"SERVICE_TLS_{kind}_FILE"] == f"/run/secrets/{target}"
+
+
+def test_one_notifier_would_start_with_what_it_is_given(tmp_path: Path) -> None:
+    notifier = DEV["services"]["notifier"]
+    assert notifier["deploy"]["replicas"] == "${NOTIFIER_REPLICAS:-0}"
+    assert {"back", "out"} <= set(notifier["networks"])  # the services, and push services
+    for file in (PROD, MTLS):
+        assert not {"networks", "environment", "command"} & file["services"]["notifier"].keys()
+    given = {f"/run/secrets/{target}" for target in secrets_of("notifier")}
+    given |= {f"/run/secrets/{one.get('target', one['source'])}" for one in MTLS["services"]["notifier"]["secrets"]}
+    named = {name: value for name, value in notifier["environment"].items() if name.endswith("_FILE")}
+    assert named.pop("PUSH_FILE") in {one["target"] for one in notifier["configs"]}
+    assert set(named.values()) <= given
+    SecretFiles(tmp_path, ROOT / "deploy" / "redis" / "users.acl.template").init(["localhost"])
+    file = tmp_path / "push.toml"
+    lines = ["[namespaces.conv]", "[webpush]", 'key_file = "vapid_key"', 'subject = "mailto:ops@example.com"']
+    lines += ["[webhook]", 'url = "https://example.com/"', 'secret_files = ["webhook_secret", "webhook_secret_also"]']
+    file.write_text("\n".join(lines))
+    assert {way.platform for way in ways_of(load_options(file), WEB_PUSH_HOSTS)} == {"webpush", "webhook"}

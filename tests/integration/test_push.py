@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands import push
+from tests.support.full import sized
 from tests.support.push import push_file
 from tests.support.push_keys import Browser, ec_key, server_tls
 from tests.support.push_server import PushServer, Reply
@@ -31,12 +32,13 @@ async def server(tmp_path: Path) -> AsyncIterator[PushServer]:
         yield running
 
 
-@pytest.fixture
-async def stack(tmp_path: Path, server: PushServer) -> AsyncIterator[Stack]:
+@pytest.fixture(params=["off", "require"][sized(1, 0) :])  # the notifier calls over mTLS, too
+async def stack(request: pytest.FixtureRequest, tmp_path: Path, server: PushServer) -> AsyncIterator[Stack]:
     ec_key(tmp_path / "vapid.pem")
     web_push = '[webpush]\nkey_file = "vapid.pem"\nsubject = "mailto:ops@example.com"\nca_file = "server.pem"'
     file = push_file(tmp_path, "http://127.0.0.1:9/", web_push, notify_delay_s=0.5)
-    running = Stack(edges=1, push_file=file, environment={"WEB_PUSH_HOSTS": f"localhost:{server.port}"})
+    settings = {"WEB_PUSH_HOSTS": f"localhost:{server.port}", "SERVICE_TLS": request.param}
+    running = Stack(edges=1, push_file=file, environment=settings)
     await asyncio.to_thread(running.__enter__)
     yield running
     await asyncio.to_thread(running.__exit__, None, None, None)

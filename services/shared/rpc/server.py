@@ -106,7 +106,7 @@ async def start_grpc_server(
 
     With a `service_token` every call but health checks must carry it (`authorization: Bearer …`), or the previous one.
     With `tls` there is another port, or that one alone: there the name in the certificate of the caller counts, and no
-    token. It is the name of the service itself, or `edge`.
+    token. It is the name of the service itself, `edge` or `notifier`.
 
     Raises:
         ConfigError: a port is taken or not allowed.
