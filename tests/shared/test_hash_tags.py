@@ -28,7 +28,7 @@ from services.edge.adapters.redis.tickets import RedisTickets
 from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.persistence.adapters.redis import rewrites
 from services.persistence.chat.inbox.kept_heads import PUT_HEAD
-from services.persistence.chat.inbox.lists import LEASE_LIST, PUT_LIST
+from services.persistence.chat.inbox.lists import LEASE_LIST, MARK_LIST, PUT_LIST, UNMARK_LIST
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.markers.receipts import DONE, TELL, Receipts
@@ -139,7 +139,9 @@ def of_logs() -> list[Call]:
         ),
         rewrites.note_call(),
         Call(PUT_HEAD, [keys.inbox_head(channel), keys.meta(channel)], ["e", 1, b"{}", 60]),
-        Call(LEASE_LIST, [keys.inbox_list("ann")], ["token", 10]),
+        Call(LEASE_LIST, [keys.inbox_list("ann")], ["token", 10, ""]),
+        Call(MARK_LIST, [keys.inbox_list("ann")], ["mark", 10]),
+        Call(UNMARK_LIST, [keys.inbox_list("ann")], ["mark"]),
         Call(PUT_LIST, [keys.inbox_list("ann")], ["token", b"{}", 60]),
         incarnation.heartbeat_call(1, 1, seen),
         incarnation.orderly_end_call(1, seen),

@@ -30,7 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of
 from services.persistence.chat.domain import events
@@ -58,13 +58,22 @@ _WRITE_AT = 80  # changes: one transaction of the store takes 100
 _WRITE_EVERY = 1_024  # rows, while much is folded
 _PAUSE_S = 0.02
 T = TypeVar("T")
-OnListed = Callable[[Collection[str]], Awaitable[None]]
 Away = Callable[[], Awaitable[Collection[str]]]  # asks who of them is away, at the newest position
 OnLeft = Callable[[str, Sequence[str], Away], Awaitable[None]]
 
 
-async def _nothing(_: Collection[str]) -> None:
-    """Do nothing for these users."""
+class ListWatcher(Protocol):
+    """Whom to tell that lists of users are written."""
+
+    async def changing(self, users: Collection[str]) -> str:
+        """Their lists will be written; return what `changed` takes.
+
+        Raises:
+            Unavailable: they must not be written now.
+        """
+
+    async def changed(self, mark: str, users: Collection[str]) -> None:
+        """Their lists were written."""
 
 
 class Conversations:
@@ -89,8 +98,7 @@ class Conversations:
         """
         self._log, self._rows, self._store = log, rows, store
         self._clock = clock
-        self.on_listing: OnListed = _nothing  # before the lists of users are changed
-        self.on_listed: OnListed = _nothing  # when they were
+        self.list_watcher: ListWatcher | None = None
         self._lives = Lives(max_channels, max_people)
         self._lookup = Lookup(rows, store)
         self._loading = SingleFlight[Live]()
@@ -353,10 +361,12 @@ class Conversations:
         live.left |= _left(live)
         changed = live.take_changed()
         try:
-            await self.on_listing(changed.people | changed.gone)
+            watcher, users = self.list_watcher, changed.people | changed.gone
+            mark = await watcher.changing(users) if watcher else ""
             changes = changes_of(live, changed, int(self._clock() * 1_000))
             is_written = await self._store.apply(live.channel, live.projected, changes)
-            await self.on_listed(changes.listed)
+            if watcher:
+                await watcher.changed(mark, users)
         except TooLarge:  # readers fold it from the log, however long that takes
             logger.exception("a conversation can't be written", extra={"channel": live.channel})
             live.give_back(changed)

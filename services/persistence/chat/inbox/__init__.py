@@ -8,7 +8,7 @@ Where things are:
 * `heads.py`: what inboxes show of a conversation, at one position of its log, and how the next rows change it.
 * `kept_heads.py`, `put_head.lua`: heads in Redis, read for many conversations at once.
 * `reading.py`: a head from the conversation itself, where Redis does not have it.
-* `lists.py`, `lease_list.lua`, `put_list.lua`: the list of a user's conversations in Redis, and when it is not used.
+* `lists.py` and its scripts (`*_list.lua`): the list of a user's conversations in Redis, and when it is not used.
 * `cursors.py`: places in pages, and positions of the feed since which something is asked.
 * `inbox.py`: puts them together.
 

@@ -6,19 +6,22 @@ Rules.
 
 * Who finds nothing takes a token (`lease_list.lua`), reads the store, and keeps the list under the token
   (`put_list.lua`). A list that changed meanwhile has no token any more, and is not kept.
-* Who writes lists to the store marks them in Redis before (`changing`), and deletes them afterwards (`changed`). While
-  a mark stands, nobody uses or keeps a list: all read the store. A mark of a process that died goes after 10 s, and the
-  list with it.
+* Who writes lists to the store marks them in Redis before (`changing`, `mark_list.lua`), and takes the mark back
+  afterwards (`changed`, `unmark_list.lua`). While a mark stands, nobody uses or keeps a list: all read the store. Each
+  change has a mark of its own: the end of one says nothing of another. A mark of a process that died goes 10 s after
+  the last mark that was set.
 * A list of another incarnation of Redis does not count: Redis may have gone back.
 * A list is kept for an hour. So what was written past these rules, as by a version of before that runs beside this one,
   is seen an hour later at most.
 * What the list says of a membership holds as of `checked`, an offset of the conversation's log. Who looks a membership
   up again notes that here.
 
-Example. Bob is added to a group. The replica marks his list, writes the store, deletes the list. A call that read the
-store in between can't keep what it read.
+Example. Bob is added to two groups at a time. Both replicas mark his list. The first one writes the store and takes its
+mark back. A call that reads the store now can't keep what it read, as the second group may be missing in it: if the
+second replica dies once it has written, nobody would delete that list.
 
-Trade-offs. While somebody is being added, all calls for this user read the store: some milliseconds.
+Trade-offs. While somebody is being added, all calls for this user read the store: some milliseconds. A process that
+needs over 10 s for a write, and dies before it has told of it, leaves a list of before for an hour.
 """
 
 from __future__ import annotations
@@ -42,10 +45,12 @@ from services.shared.redis.pipeline import RedisPipeline
 _FOLDER = Path(__file__).parent
 LEASE_LIST = load(_FOLDER / "lease_list.lua")
 PUT_LIST = load(_FOLDER / "put_list.lua")
+MARK_LIST = load(_FOLDER / "mark_list.lua")
+UNMARK_LIST = load(_FOLDER / "unmark_list.lua")
 _TIMEOUT_S = 2.0  # longest round trip, seconds
 _LEASE_S = 10  # seconds for which a token, or a mark, is good
 _KEPT_S = 3_600
-_CHANGING = "!"  # in place of a token
+_CHANGING = "!"  # in place of a token, as in the scripts
 _PAGE = 1_000  # entries of one request to the store
 _MAX_READ = 10_000  # entries that are looked at, also of those that were left
 LEFT_KEPT_MS = 30 * 86_400_000  # for which it is told that a conversation was left
@@ -132,13 +137,14 @@ class Lists:
             kept = _decode(text)
             if kept.life == life:
                 return List(kept.conversations, kept.is_whole, token.decode())
-            await self.changed([user])
-            token = None
+            useless = token.decode()
+        else:
+            useless = ""
         lease = ""
-        if token is None:  # else another one reads the store, or the list is being changed
-            wanted = os.urandom(8).hex()
-            if await self._run(Call(LEASE_LIST, [keys.inbox_list(user)], [wanted, _LEASE_S])):
-                lease = wanted
+        if token is None or useless:  # else another one reads the store, or the list is being changed
+            wanted = _token()
+            (given,) = await self._run([Call(LEASE_LIST, [keys.inbox_list(user)], [wanted, _LEASE_S, useless])])
+            lease = wanted if given else ""
         found = List(*await self._stored(user), lease, token == _CHANGING.encode())
         await self._keep(user, found, _KEPT_S)
         return found
@@ -150,20 +156,18 @@ class Lists:
     async def _keep(self, user: str, found: List, ttl_s: int) -> None:
         if found.token:
             text = _encode(Kept(self._incarnation(), found.is_whole, found.conversations))
-            await self._run(Call(PUT_LIST, [keys.inbox_list(user)], [found.token, text, ttl_s]))
+            await self._run([Call(PUT_LIST, [keys.inbox_list(user)], [found.token, text, ttl_s])])
 
-    async def changing(self, users: Collection[str]) -> None:
-        """Have nobody use or keep the lists of these users, for 10 s at most."""
-        commands: list[Command] = []
-        for user in users:
-            name = keys.inbox_list(user)
-            commands += (("HSET", name, "v", _CHANGING), ("HDEL", name, "d"), ("EXPIRE", name, _LEASE_S))
-        await self._execute(commands)
+    async def changing(self, users: Collection[str]) -> str:
+        """Have nobody use or keep these lists, for 10 s at most; return the mark."""
+        mark = _token()
+        await self._run([Call(MARK_LIST, [keys.inbox_list(user)], [mark, _LEASE_S]) for user in users])
+        return mark
 
-    async def changed(self, users: Collection[str]) -> None:
-        """Have the lists of these users read anew; if that fails, their marks run out."""
+    async def changed(self, mark: str, users: Collection[str]) -> None:
+        """Take a mark back, and have the lists read anew; else the mark runs out."""
         with contextlib.suppress(Unavailable):
-            await self._execute([("DEL", keys.inbox_list(user)) for user in users])
+            await self._run([Call(UNMARK_LIST, [keys.inbox_list(user)], [mark]) for user in users])
 
     async def _stored(self, user: str) -> tuple[dict[str, Membership], bool]:
         """Return the list that the store has, and whether that is all of it."""
@@ -188,10 +192,10 @@ class Lists:
                 return found, len(page) < _PAGE
             after = page[-1][0]
 
-    async def _run(self, call: Call) -> int:
-        (reply,) = await self._client.run([call], timeout_s=_TIMEOUT_S)
-        return int(raise_for_error(reply))
+    async def _run(self, calls: Sequence[Call]) -> list[int]:
+        replies = await self._client.run(calls, timeout_s=_TIMEOUT_S) if calls else ()
+        return [int(raise_for_error(reply)) for reply in replies]
 
-    async def _execute(self, commands: Sequence[Command]) -> None:
-        for reply in await self._client.execute(commands, timeout_s=_TIMEOUT_S) if commands else ():
-            raise_for_error(reply)
+
+def _token() -> str:
+    return os.urandom(8).hex()
