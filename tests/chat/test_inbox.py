@@ -206,7 +206,7 @@ async def test_who_is_invited_sees_what_it_is_and_not_how_much_is_in_it(site: Si
     assert (await inbox(a, "eve"))["conversations"][0]["last"]["text"] == "SECRETSECRET"
 
 
-async def test_names_threads_and_silent_messages(site: Site) -> None:
+async def test_names_threads_and_silent_messages(site: Site, redis_conn: redis.asyncio.Redis) -> None:
     a, b = site.replicas
     channel = await group(a, "ann", "bob")
     root = await say(a, "ann", channel, "root")
@@ -214,6 +214,11 @@ async def test_names_threads_and_silent_messages(site: Site) -> None:
     await say(a, "bob", channel, "in the thread", thread=root)
     (one,) = (await inbox(b, "ann"))["conversations"]
     assert one["last"]["text"] == "root"
+    await say(a, "bob", channel, "@ann", thread=root, mentions=["ann"])
+    for _ in range(2):  # from the rows behind the head, and from the conversation
+        (one,) = (await inbox(b, "ann"))["conversations"]
+        assert (one["unread"], one["mentions"]) == (0, 1)
+        await redis_conn.delete(keys.inbox_head(channel))
     await say(a, "bob", channel, "silent", silent=True)
     await a.call("ann", "reactions.add", channel=channel, of=root, name="+1")
     (one,) = (await inbox(b, "ann"))["conversations"]

@@ -78,7 +78,7 @@ async def readers(
 
 async def test_the_end_of_one_change_says_nothing_of_another(readers: Readers) -> None:
     lists, store = readers.lists, readers.store
-    first, second = await lists.changing(["ann"]), await lists.changing(["ann"])
+    first, second = await lists.changing("conv:1", ["ann"], []), await lists.changing("conv:1", ["ann"], [])
     await store.list("ann", "conv:1")
     await lists.changed(first, ["ann"])
     assert await readers.listed() == {"conv:1"}
@@ -93,7 +93,7 @@ async def test_a_list_of_another_redis_is_not_taken_for_a_change(readers: Reader
     await readers.read()
     old = await readers.pipeline.execute([lists.command("ann")], timeout_s=5.0)
     readers.life = "life.2"
-    await lists.changing(["ann"])
+    await lists.changing("conv:1", ["ann"], [])
     found: Any = old[0]
     await lists.read("ann", found)
     await store.list("ann", "conv:1")
@@ -103,7 +103,7 @@ async def test_a_list_of_another_redis_is_not_taken_for_a_change(readers: Reader
 async def test_lists_are_kept_again_when_nobody_changes_them(readers: Readers) -> None:
     name = keys.inbox_list("ann")
     for number in range(3):
-        mark = await readers.lists.changing(["ann"])
+        mark = await readers.lists.changing("conv:1", ["ann"], [])
         assert 9_000 < await readers.conn.pttl(name) <= 10_000
         await readers.store.list("ann", f"conv:{number}")
         await readers.lists.changed(mark, ["ann"])
@@ -113,7 +113,8 @@ async def test_lists_are_kept_again_when_nobody_changes_them(readers: Readers) -
         assert await readers.conn.pttl(name) > 3_000_000
     readers.life = "life.2"
     assert len(await readers.listed()) == 3
-    assert (await readers.read()).token == (await readers.conn.hget(name, "v")).decode()  # type: ignore[misc]
+    token: Any = await readers.conn.hget(name, "v")
+    assert (await readers.read()).token == token.decode()
 
 
 @pytest.mark.parametrize("seed", range(sized(2, 200)))
@@ -128,7 +129,7 @@ async def test_who_reads_behind_a_change_sees_it(readers: Readers, seed: int) ->
     for number in range(300):
         match rng.choice(["mark", "write", "write", "unmark", "die", "read", "answer", "answer", "run out"]):
             case "mark":
-                marked.append(await lists.changing(["ann"]))
+                marked.append(await lists.changing("conv:1", ["ann"], []))
             case "write" if marked:
                 unmarked.append(marked.pop(rng.randrange(len(marked))))
                 await store.list("ann", f"conv:{number}")

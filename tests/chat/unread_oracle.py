@@ -32,6 +32,8 @@ class Message:
     thread: int | None
     mentions: set[str]
     everybody: bool
+    text: str
+    is_edited: bool = False
     is_live: bool = True
 
     @property
@@ -107,11 +109,12 @@ class Truth:
             if is_in and (root is None or (root in state.messages and state.messages[root].is_live)):
                 mentions, everybody = set(event.get("mentions", ())), bool(event.get("mention_all"))
                 silent = bool(event.get("silent"))
-                state.messages[offset] = Message(offset, author, silent, root, mentions, everybody)
+                state.messages[offset] = Message(offset, author, silent, root, mentions, everybody, event["text"])
         elif kind == "edit":
             found = state.messages.get(event["of"])
             if found is not None and found.is_live and is_in and author in (found.author, OWNER):
                 found.mentions, found.everybody = set(event.get("mentions", ())), bool(event.get("mention_all"))
+                found.text, found.is_edited = event["text"], True
         elif kind == "delete":
             found = state.messages.get(event["of"])
             if found is not None and is_in and author in (found.author, OWNER):

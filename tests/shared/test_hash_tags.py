@@ -140,7 +140,7 @@ def of_logs() -> list[Call]:
         rewrites.note_call(),
         Call(PUT_HEAD, [keys.inbox_head(channel), keys.meta(channel)], ["e", 1, b"{}", 60]),
         Call(LEASE_LIST, [keys.inbox_list("ann")], ["token", 10, ""]),
-        Call(MARK_LIST, [keys.inbox_list("ann")], ["mark", 10]),
+        Call(MARK_LIST, [keys.inbox_list("ann"), keys.inbox_gone("ann")], ["mark", 10, "conv:a", 2, 1]),
         Call(UNMARK_LIST, [keys.inbox_list("ann")], ["mark"]),
         Call(PUT_LIST, [keys.inbox_list("ann")], ["token", b"{}", 60]),
         incarnation.heartbeat_call(1, 1, seen),

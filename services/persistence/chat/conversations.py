@@ -65,8 +65,10 @@ OnLeft = Callable[[str, Sequence[str], Away], Awaitable[None]]
 class ListWatcher(Protocol):
     """Whom to tell that lists of users are written."""
 
-    async def changing(self, users: Collection[str]) -> str:
+    async def changing(self, channel: str, users: Collection[str], gone: Collection[str]) -> str:
         """Their lists will be written; return what `changed` takes.
+
+        `gone`: those of them from whose lists the conversation is taken, as it was deleted.
 
         Raises:
             Unavailable: they must not be written now.
@@ -362,7 +364,7 @@ class Conversations:
         changed = live.take_changed()
         try:
             watcher, users = self.list_watcher, changed.people | changed.gone
-            mark = await watcher.changing(users) if watcher else ""
+            mark = await watcher.changing(live.channel, users, changed.gone) if watcher else ""
             changes = changes_of(live, changed, int(self._clock() * 1_000))
             is_written = await self._store.apply(live.channel, live.projected, changes)
             if watcher:

@@ -330,6 +330,7 @@ class Live:
         if self.state.phase is Phase.DELETED:
             self._touched.clear()
             self.void_documents.clear()
+            users = users | self._people  # who left, and that was not written
             self._people.clear()
             self._purged.clear()
             self.purges.clear()

@@ -282,6 +282,15 @@ def inbox_list(user: str) -> str:
     return f"{_prefix}{{{digest}}}:inbox"
 
 
+def inbox_gone(user: str) -> str:
+    """Sorted set: conversations of a user that were deleted, by time in ms.
+
+    See services/persistence/chat/inbox/lists.py.
+    """
+    digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_prefix}{{{digest}}}:inbox-gone"
+
+
 def push(part: str) -> str:
     """Key of the notifier, see services/persistence/notifier/timers.py."""
     return f"{_prefix}push:{{push}}:{part}"

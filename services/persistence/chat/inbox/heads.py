@@ -40,8 +40,8 @@ class Head(msgspec.Struct, omit_defaults=True):
     """A conversation, as inboxes show it.
 
     `active`: time of the newest message that counts, or event about members or the conversation, Unix ms. `counted`:
-    offset of the newest message that counts. `users`: of a direct conversation. `fed`: id of the entry of the feed that
-    told of `position`; "": not known.
+    offset of the newest message that counts, or is in a thread: such a one may mention somebody. `users`: of a direct
+    conversation. `fed`: id of the entry of the feed that told of `position`; "": not known.
     """
 
     epoch: str
@@ -87,7 +87,9 @@ def next_head(head: Head, rows: Iterable[TailRow]) -> Head | None:
             case events.Message():
                 if event.erased:  # what it says now stands elsewhere
                     return None
-                if event.thread is None:
+                if event.thread is not None:
+                    counted = row.offset
+                else:
                     last = last_of(row.offset, one.info.user, one.time_ms, event)
             case events.Edit() if last is None or event.of != last.offset:
                 pass

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 MOST = 1_000  # conversations of a user that are looked at
 _TIMEOUT_S = 2.0  # longest round trip, seconds
 _LONGEST_TAIL = 64  # rows behind a head that are taken in
+_TRIES = 3  # to count as of the position of an entry
 _AT_ONCE = 16  # conversations that are asked at the same time
 _MARGIN_MS = 60_000  # by which the clock of Redis may go back
 _LISTED_MARGIN_MS = 1_000  # by which replicas may differ about the time of Redis
@@ -47,11 +48,16 @@ class _Entry(NamedTuple):
     seen: Seen
     member: Membership
 
+    @property
+    def is_shown(self) -> bool:
+        return self.head.phase in _SHOWN and (self.member.role is not None or self.member.invited is not None)
+
 
 class _Looked(NamedTuple):
     """All conversations of a user, and where the feed was before they were looked at."""
 
     entries: list[_Entry]
+    hidden: list[_Entry]  # the list has them still, and the conversations don't have the user
     places: Mapping[str, Place]
     left: Mapping[str, Membership]
     now: Since
@@ -102,20 +108,23 @@ class Inbox:
             entries = [one for one in entries if _order(one) > (-cursor.active, cursor.channel)]
         page = entries[:limit]
         places = looked.places
-        unread = await self._unread(user, page, places)
+        shown = await self._counted(user, page, places)
         now = looked.now if cursor is None else cursor.now
         answer: Json = {
-            "conversations": [self._shown(one, user, places[one.channel], unread[one.channel]) for one in page],
+            "conversations": [self._shown(one, user, places[one.channel], unread) for one, unread in shown],
             "since": encoded(now),
             "all": is_all,
         }
         if since is not None and cursor is None:
-            removed = [
+            there = {one.channel for one in looked.entries}
+            removed = {channel for channel, left in looked.left.items() if left.at_ms >= since.listed}
+            removed |= {one.channel for one in looked.hidden if _has_changed(one, since)}
+            removed |= set(await self.lists.deleted(user, since.listed))
+            answer["conversations"] += [
                 {"channel": channel, "removed": True}
-                for channel, left in looked.left.items()
-                if channel.startswith(first) and left.at_ms >= since.listed
+                for channel in sorted(removed - there)
+                if channel.startswith(first)
             ]
-            answer["conversations"] += removed
         if len(entries) > limit:
             answer["cursor"] = encoded(Page(page[-1].head.active, page[-1].channel, now, since))
         if not looked.is_whole:
@@ -165,13 +174,11 @@ class Inbox:
             mine |= looked_up
             conversations = {**listed.conversations, **{one: looked_up[one] for one in doubtful}}
             self._later(self.lists.keep(user, listed._replace(conversations=conversations)))
-        entries = [
-            _Entry(channel, head, seen, mine[channel])
-            for channel, (seen, head) in heads.items()
-            if head.phase in _SHOWN and (mine[channel].role is not None or mine[channel].invited is not None)
-        ]
+        found = [_Entry(channel, head, seen, mine[channel]) for channel, (seen, head) in heads.items()]
+        entries = [one for one in found if one.is_shown]
+        hidden = [one for one in found if not one.is_shown]
         left = {channel: member for channel, member in listed.conversations.items() if member.left}
-        return _Looked(entries, places, left, now.with_pending(pending), listed.is_whole)
+        return _Looked(entries, hidden, places, left, now.with_pending(pending), listed.is_whole)
 
     async def _begin(self, user: str) -> tuple[List, Since]:
         """Return the user's list, and where the feed is; one round trip if Redis has it."""
@@ -235,6 +242,34 @@ class Inbox:
         return Membership(member.role, member.since, above, checked=live.position, at_ms=at_ms)
 
     # What is shown of them.
+
+    async def _counted(
+        self, user: str, page: Sequence[_Entry], places: Mapping[str, Place]
+    ) -> list[tuple[_Entry, Unread]]:
+        """Count what is unread, each as of the position of its entry.
+
+        Where something was said meanwhile it is counted as of a later one: then the entry is made anew, on its place.
+        If it can't be, the count is `pending`.
+        """
+        entries = {one.channel: one for one in page}
+        unread = await self._unread(user, page, places)
+        for attempt in range(_TRIES):
+            behind = [one for one in entries.values() if unread[one.channel].as_of != one.head.position]
+            if not behind:
+                break
+            if attempt == _TRIES - 1:
+                unread |= {one.channel: unread[one.channel]._replace(pending=True) for one in behind}
+                break
+            heads = await self._heads([one.channel for one in behind])
+            newer = [
+                one._replace(seen=seen, head=head)
+                for one in behind
+                for seen, head in [heads[one.channel]]
+                if head.epoch == one.head.epoch and head.phase in _SHOWN and one.member.holds(head.mv)
+            ]
+            entries |= {one.channel: one for one in newer}
+            unread |= await self._unread(user, newer, places)
+        return [(entries[one.channel], unread[one.channel]) for one in page]
 
     async def _unread(self, user: str, page: Sequence[_Entry], places: Mapping[str, Place]) -> dict[str, Unread]:
         """Count what is unread; without the conversation where nothing can be."""

@@ -13,6 +13,8 @@ Rules.
 * A list of another incarnation of Redis does not count: Redis may have gone back.
 * A list is kept for an hour. So what was written past these rules, as by a version of before that runs beside this one,
   is seen an hour later at most.
+* The store forgets who was in a conversation that was deleted. So Redis remembers that for 30 days, for those who ask
+  what changed; a Redis that was lost can tell nobody what changed.
 * What the list says of a membership holds as of `checked`, an offset of the conversation's log. Who looks a membership
   up again notes that here.
 
@@ -158,11 +160,25 @@ class Lists:
             text = _encode(Kept(self._incarnation(), found.is_whole, found.conversations))
             await self._run([Call(PUT_LIST, [keys.inbox_list(user)], [found.token, text, ttl_s])])
 
-    async def changing(self, users: Collection[str]) -> str:
-        """Have nobody use or keep these lists, for 10 s at most; return the mark."""
+    async def changing(self, channel: str, users: Collection[str], gone: Collection[str]) -> str:
+        """Have nobody use or keep these lists, for 10 s at most; return the mark.
+
+        `gone`: those of the users from whose lists the conversation is taken, as it was deleted.
+        """
         mark = _token()
-        await self._run([Call(MARK_LIST, [keys.inbox_list(user)], [mark, _LEASE_S]) for user in users])
+        deletion: list[str | bytes | int] = [channel, self._now_ms(), LEFT_KEPT_MS]
+        calls = []
+        for user in users:
+            names = [keys.inbox_list(user), keys.inbox_gone(user)]
+            calls.append(Call(MARK_LIST, names, [mark, _LEASE_S, *(deletion if user in gone else ())]))
+        await self._run(calls)
         return mark
+
+    async def deleted(self, user: str, since_ms: int) -> list[str]:
+        """Return conversations of a user that were deleted since then."""
+        command: Command = ("ZRANGEBYSCORE", keys.inbox_gone(user), since_ms, "+inf")
+        (reply,) = await self._client.execute([command], timeout_s=_TIMEOUT_S)
+        return [channel.decode() for channel in raise_for_error(reply)]
 
     async def changed(self, mark: str, users: Collection[str]) -> None:
         """Take a mark back, and have the lists read anew; else the mark runs out."""

@@ -65,9 +65,10 @@ class HeadReading:
                 publication = Publication.FromString(row.publication)
                 if row.flags & ACTIVE and not head.active:
                     head.active = publication.time_ms
-                if row.flags & COUNTS and not has_counted:
-                    head.counted, has_counted = row.offset, True
                 message = found.get(row.offset)
+                is_answer = isinstance(message, Message) and message.thread is not None  # it may mention somebody
+                if (row.flags & COUNTS or is_answer) and not has_counted:
+                    head.counted, has_counted = row.offset, True
                 if head.last is None and isinstance(message, Message) and message.thread is None:
                     head.last = _last(row.offset, message)
             since, left, count = rows[-1].offset, left - len(rows), _MORE_ROWS
