@@ -53,7 +53,7 @@ async def test_what_a_planner_that_died_had_stored_is_taken_back(
     assert told(backend.take()) == [("message", "bob", offset)]
     await do(site.replicas[0], "ann", "messages.delete", channel=channel, of=offset)
     await run.all()
-    assert ("dismiss", "bob", offset) in told(backend.take())
+    assert told(backend.take()) == [("dismiss", "bob", first), ("dismiss", "bob", offset)], "either may be shown"
 
 
 async def test_nothing_is_taken_back_before_it_has_arrived(site: Site, run: Run, backend: Backend) -> None:
@@ -70,8 +70,11 @@ async def test_nothing_is_taken_back_before_it_has_arrived(site: Site, run: Run,
     await run.read()
     await run.decide()
     await run.look_again()
-    for _ in range(3):
+    async with asyncio.timeout(10):
         await courier.step()
+        while len(courier._under_way) > 1:  # noqa: SLF001
+            await asyncio.sleep(0.01)
+    assert way.ended == []
     way.may_end.set()
     async with asyncio.timeout(10):
         while len(way.ended) < 2:
