@@ -29,6 +29,7 @@ class Rate(enum.StrEnum):
     CONVERSATIONS = "conversations"
     INVITES = "invites"
     CHANGES = "changes"  # of conversations and their members
+    MARKERS = "markers"  # what a user has read, and that a user types
 
 
 class Method(NamedTuple):
@@ -107,14 +108,16 @@ METHODS: dict[str, Method] = {
         Method("pins.remove", r.OfMessage, _WRITE, "Take a pin off.", Rate.REACTIONS),
         Method("pins.list", r.OfChannel, _READ, "Return the pinned messages."),
         Method("markers.get", r.OfChannel, _READ, "Return how far the caller has read, and what is unread."),
-        Method("typing.start", r.OfChannel, _OWN, "Tell the others that the caller types."),
-        Method("typing.stop", r.OfChannel, _OWN, "Tell the others that the caller types no more."),
+        Method("typing.start", r.OfChannel, _OWN, "Tell the others that the caller types.", Rate.MARKERS),
+        Method("typing.stop", r.OfChannel, _OWN, "Tell the others that the caller types no more.", Rate.MARKERS),
         Method("devices.set", r.DevicesSet, _MANAGE, "Have notifications sent to a device.", Rate.MESSAGES),
         Method("devices.remove", r.OfDevice, _MANAGE, "Remove a device: it gets no notifications any more."),
         Method("devices.list", r.DevicesList, _READ, "List the caller's devices."),
-        Method("markers.read", r.MarkersMove, _OWN, "Mark all up to an offset as read."),
-        Method("markers.unread", r.MarkersMove, _OWN, "Mark an offset and all above as unread."),
-        Method("markers.delivered", r.MarkersDelivered, _OWN, "Say that a device has all up to an offset."),
+        Method("markers.read", r.MarkersMove, _OWN, "Mark all up to an offset as read.", Rate.MARKERS),
+        Method("markers.unread", r.MarkersMove, _OWN, "Mark an offset and all above as unread.", Rate.MARKERS),
+        Method(
+            "markers.delivered", r.MarkersDelivered, _OWN, "Say that a device has all up to an offset.", Rate.MARKERS
+        ),
         Method("receipts.list", r.ReceiptsList, _READ, "Return which other members have read, and got, a message."),
         # Unlike a marker, a preference is in the store before the answer.
         Method(

@@ -133,6 +133,7 @@ async def test_a_limit_that_is_off_asks_nobody(timed: list[Any]) -> None:
         "conversations_per_user_per_h": 0,
         "invites_per_user_per_h": 0,
         "changes_per_user_per_s": 0,
+        "markers_per_user_per_s": 0,
     }
     edges: Edges = timed[1](**off)
     for rate in Rate:
@@ -147,6 +148,7 @@ async def test_an_edge_without_redis_keeps_the_same_limits_alone() -> None:
     assert await edges.passed(Rate.CONVERSATIONS, 50) == 20
     assert await edges.passed(Rate.INVITES, 50, count=3) == 33
     assert await edges.passed(Rate.CHANGES, 80) == 50
+    assert await edges.passed(Rate.MARKERS, 150) == 100
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,11 @@ async def test_an_edge_without_redis_keeps_the_same_limits_alone() -> None:
         ("conversations.reopen", {"channel": GROUP}, 50),
         ("conversations.delete", {"channel": GROUP}, 50),
         ("me.erase", {}, 50),
+        ("markers.read", {"channel": GROUP, "offset": 1}, 100),
+        ("markers.unread", {"channel": GROUP, "offset": 1}, 100),
+        ("markers.delivered", {"channel": GROUP, "offset": 1}, 100),
+        ("typing.start", {"channel": GROUP}, 100),
+        ("typing.stop", {"channel": GROUP}, 100),
     ],
 )
 async def test_a_call_over_the_limit_is_not_passed_on(method: str, params: dict[str, Any], most: int | None) -> None:

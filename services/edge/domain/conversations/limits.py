@@ -1,6 +1,6 @@
 """Limits of what one user does with conversations, over all edges.
 
-Messages, reactions and changes may come often: edges take tokens from Redis in slices (`limits/publishes.py`).
+Messages, reactions, changes and markers may come often: edges take tokens from Redis in slices (`limits/publishes.py`).
 Conversations and invitations are few, and each one asks Redis, so those limits are exact.
 """
 
@@ -14,7 +14,15 @@ from services.edge.domain.conversations.event_rate import OF_EVENTS, rate_of
 from services.edge.domain.limits.exact import ExactLimit
 from services.edge.domain.limits.ports import SharedRates
 from services.edge.domain.limits.publishes import PublishLimit
-from services.edge.domain.limits.refusals import CHANGES, CONVERSATIONS, INVITES, MESSAGES, REACTIONS, LimitRefusals
+from services.edge.domain.limits.refusals import (
+    CHANGES,
+    CONVERSATIONS,
+    INVITES,
+    MARKERS,
+    MESSAGES,
+    REACTIONS,
+    LimitRefusals,
+)
 from services.edge.domain.settings import Settings
 from services.shared.chat_methods import Rate
 
@@ -50,6 +58,7 @@ class ChatLimits:
             (Rate.MESSAGES, MESSAGES, settings.messages_per_user_per_s, settings.messages_per_user_burst),
             (Rate.REACTIONS, REACTIONS, settings.reactions_per_user_per_s, 0),
             (Rate.CHANGES, CHANGES, settings.changes_per_user_per_s, settings.changes_per_user_burst),
+            (Rate.MARKERS, MARKERS, settings.markers_per_user_per_s, settings.markers_per_user_burst),
         ):
             if rate:
                 self._often[kind] = PublishLimit(

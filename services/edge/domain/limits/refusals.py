@@ -11,6 +11,7 @@ REACTIONS = "reactions"
 CONVERSATIONS = "conversations"
 INVITES = "invites"
 CHANGES = "changes"
+MARKERS = "markers"
 LIMITS = (
     API_CALLS,
     PUBLISHES,
@@ -21,6 +22,7 @@ LIMITS = (
     CONVERSATIONS,
     INVITES,
     CHANGES,
+    MARKERS,
 )
 
 
