@@ -196,8 +196,7 @@ class Eraser:
 
     async def sweep(self, age_s: float) -> int:
         """Finish what processes have left that died; return how many marks that were."""
-        pending = await self._marks.oldest(1)
-        ERASURE_OLDEST.labels("log").set(self._marks.age_s(pending[0]) if pending else 0)
+        ERASURE_OLDEST.labels("log").set(await self._marks.oldest_s())
         done = 0
         found = await self._marks.settled(age_s, _SWEPT_AT_ONCE, self._rotation.skip)
         for mark in found:

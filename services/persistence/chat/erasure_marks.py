@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from services.persistence.chat.oldest import oldest_s
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import SETTLED, Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
@@ -49,9 +50,9 @@ class ErasureMarks:
         await self._run("ZADD", *(part for mark in marks for part in (now, mark.name)))
         return marks
 
-    def age_s(self, pending: PendingErasure) -> float:
-        """Seconds since a mark was set."""
-        return max(0.0, self._clock() - pending.at_ms / 1_000)
+    async def oldest_s(self) -> float:
+        """Age of the oldest mark, seconds; 0: there is none."""
+        return await oldest_s(self._client, keys.chat_erasures(), self._clock, _TIMEOUT_S)
 
     async def remove(self, names: Sequence[bytes]) -> None:
         """Remove marks by their names."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from services.persistence.chat.oldest import oldest_s
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import SETTLED, UNMARK, Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
@@ -46,9 +47,7 @@ class Marks:
 
     async def oldest_s(self) -> float:
         """Age of the oldest mark, seconds; 0: there is none."""
-        (found,) = await self._run(["ZRANGEBYSCORE", keys.chat_pending(), "-inf", "+inf", "WITHSCORES", "LIMIT", 0, 1])
-        oldest = raise_for_error(found)
-        return max(0.0, self._clock() - float(oldest[1]) / 1_000) if oldest else 0.0
+        return await oldest_s(self._client, keys.chat_pending(), self._clock, _TIMEOUT_S)
 
     async def has_key(self, channel: str, epoch: str, user: str, key: str) -> bool:
         """Whether an idempotency key has a place in the log of this epoch."""

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from services.persistence.chat.markers.ports import Of
 from services.persistence.chat.markers.record import Record
+from services.persistence.chat.oldest import oldest_s
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import SETTLED, UNMARK, Call, load, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
@@ -193,9 +194,7 @@ class KeptMarkers:
 
     async def oldest_s(self) -> float:
         """Age of the oldest note, seconds; 0: there is none."""
-        command = ("ZRANGEBYSCORE", keys.markers_unwritten(), "-inf", "+inf", "WITHSCORES", "LIMIT", 0, 1)
-        oldest = raise_for_error((await self._client.execute([command], timeout_s=_TIMEOUT_S))[0])
-        return max(0.0, self._clock() - float(oldest[1]) / 1_000) if oldest else 0.0
+        return await oldest_s(self._client, keys.markers_unwritten(), self._clock, _TIMEOUT_S)
 
     def _token(self) -> str:
         return hashlib.sha256(self._incarnation().encode()).hexdigest()[:8]
