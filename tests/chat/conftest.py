@@ -12,6 +12,8 @@ from services.shared.redis.pipeline import RedisPipeline
 from tests.support.chat import ChatSite
 from tests.support.chat_calls import Replica, dynamodb_site, sqlite_site
 from tests.support.chat_calls import Site as CallSite
+from tests.support.dynamodb_fixtures import faults as faults
+from tests.support.dynamodb_fixtures import settings as settings
 from tests.support.persistence import Site
 
 

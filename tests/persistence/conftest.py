@@ -9,6 +9,8 @@ import pytest
 import redis.asyncio
 
 from services.shared.redis.pipeline import RedisPipeline
+from tests.support.dynamodb_fixtures import faults as faults
+from tests.support.dynamodb_fixtures import settings as settings
 from tests.support.persistence import Process, Site
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,16 +20,15 @@ from services.persistence.domain.log import Log, Request
 from services.persistence.domain.outcomes import AppendedPosition, Outcome, TooLarge
 from services.persistence.domain.ports import Row
 from services.persistence.service import PersistenceServicer
-from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog.hotlog import STAMP_BYTES, Item
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import start_grpc_server
-from tests.support.dynamodb import settings_of
-from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
+from tests.support.dynamodb_faults import DynamoDbFaults
 from tests.support.log import append, begin, unstamped
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -45,16 +43,8 @@ def request(channel: str, data: bytes = b"x", key: str = "") -> Request:
 
 
 @pytest.fixture
-def faults(dynamodb: str) -> Iterator[DynamoDbFaults]:
-    with dynamodb_faults(dynamodb, seed=1) as made:
-        yield made
-
-
-@pytest.fixture
-async def store(faults: DynamoDbFaults) -> AsyncIterator[DynamoDbLogStore]:
-    settings = settings_of(faults.address, f"{uuid.uuid4().hex}-")
+async def store(settings: DynamoDbSettings) -> AsyncIterator[DynamoDbLogStore]:
     db = DynamoDb(settings)
-    await tables.create(db, settings)
     yield DynamoDbLogStore(db, settings.log_table)
     await db.close()
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.rpc.replicas import Replicas
 from tests.support.dynamodb import CREDENTIALS, settings_of
-from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
+from tests.support.dynamodb_faults import DynamoDbFaults, Shares
 from tests.support.faults import free_port
 from tests.support.full import sized
 from tests.support.redis import RedisServer
@@ -90,12 +90,6 @@ class Process:
         self.process.wait()
         if self.process.stderr is not None:
             self.process.stderr.close()
-
-
-@pytest.fixture
-def faults(dynamodb: str) -> Iterator[DynamoDbFaults]:
-    with dynamodb_faults(dynamodb, seed=1) as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -39,21 +39,6 @@ def rows(first: int, last: int, *, channel: str = CHANNEL, size: int = 20) -> li
 
 def pages(wanted: list[Row]) -> list[tuple[int, bytes]]:
     return [(row.offset, row.publication) for row in wanted]
-
-
-@pytest.fixture
-def faults(dynamodb: str) -> Iterator[DynamoDbFaults]:
-    with dynamodb_faults(dynamodb, seed=1) as made:
-        yield made
-
-
-@pytest.fixture
-async def settings(faults: DynamoDbFaults) -> DynamoDbSettings:
-    settings = settings_of(faults.address, f"{uuid.uuid4().hex}-")
-    db = DynamoDb(settings)
-    await tables.create(db, settings)
-    await db.close()
-    return settings
 
 
 @pytest.fixture
