@@ -42,6 +42,7 @@ OF_A_CHANNEL = [
     name for name, method in METHODS.items() if "channel" in method.request.__struct_fields__ or name == "messages.send"
 ]
 READING = [name for name in OF_A_CHANNEL if METHODS[name].act == "read"]
+OF_ANYBODY = [name for name in READING if name != "markers.get"]  # the platform has no marker: 107
 
 
 def params(method: str) -> Json:
@@ -94,13 +95,13 @@ async def test_what_lies_in_another_namespace_is_no_conversation(site: Site, b: 
 async def test_of_a_deleted_conversation_nothing_can_be_read(a: Replica, b: Replica, channel: str) -> None:
     await a.call("u1", "conversations.delete", channel=channel)
     for user, refusal in (("u1", "103 not_allowed"), ("u2", "103 not_allowed"), ("", "410 conversation_deleted")):
-        for method in READING:
+        for method in READING if user else OF_ANYBODY:
             with pytest.raises(CallRefused, match=refusal):
                 await b.call(user, method, channel=channel, **params(method))
 
 
 async def test_a_backend_is_told_that_there_is_no_conversation(b: Replica) -> None:
-    for method in READING:
+    for method in OF_ANYBODY:
         with pytest.raises(CallRefused, match="404 no_conversation"):
             await b.call("", method, channel=NOT_EXISTING, **params(method))
 
