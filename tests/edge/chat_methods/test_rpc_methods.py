@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from services.shared.namespaces import CommandToken, UnknownUsers
 from tests.support.chat_methods import CONV, GROUP, PERSONAL, ChatServer, ScriptedChat, rpc, rpc_text, sample
 from tests.support.edge import OPEN, Client, Cluster, connected
 from tests.support.profiles import MemoryProfiles, user_of
+from tests.support.waiting import until
 from thalamus.chat.v1 import chat_pb2 as pb
 
 WRITES = [name for name, method in METHODS.items() if method.writes]
@@ -201,10 +203,11 @@ async def test_who_is_concerned_is_told_on_the_personal_channel(scene: Scene) ->
         result=b'{"offset":4}', notices=[pb.Notice(user=user, data=notice) for user, _ in reversed(told)]
     )
     assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {"offset": 4}}
-    await asyncio.sleep(0)
     for user, name in told:
         if name:
-            (publication,) = listeners[user].publications(f"user:{name}")
+            heard = functools.partial(listeners[user].publications, f"user:{name}")
+            await until(heard)
+            (publication,) = heard()
             assert publication["data"] == {"kind": "added", "channel": GROUP}
             assert publication["offset"] == 1
             assert "info" not in publication
@@ -217,7 +220,7 @@ async def test_what_is_ephemeral_is_kept_in_no_personal_channel(scene: Scene) ->
     notices = [pb.Notice(user="bob", data=closed, ephemeral=True), pb.Notice(user="bob", data=gone)]
     scene.script.answer = pb.CallResponse(result=b"{}", notices=notices)
     assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {}}
-    await asyncio.sleep(0)
+    await until(lambda: len(bob.publications("user:#bob")) == len(notices))
     found = bob.publications("user:#bob")
     assert [(one["data"]["kind"], one.get("offset")) for one in found] == [("closed", None), ("deleted", 1)]
 
@@ -228,7 +231,7 @@ async def test_who_follows_a_conversation_is_told_in_the_name_of_who_called(scen
     events = [pb.Ephemeral(channel=channel, data=b'{"kind":"x"}') for channel in ("nowhere:a", "chat:room", "a b")]
     scene.script.answer = pb.CallResponse(result=b"{}", ephemerals=events)
     assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {}}
-    await asyncio.sleep(0)
+    await until(lambda: bob.publications("chat:room"))
     client = {"user": "alice", "client": scene.alice.session.client, "conn_info": {"n": 1}}
     assert bob.publications("chat:room") == [{"data": {"kind": "x"}, "info": client}]
     scene.cluster.bus.down = True
