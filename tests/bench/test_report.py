@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 
 import pytest
@@ -11,7 +12,7 @@ from bench.report.results import Results, Round, versions
 from bench.report.table import markdown
 from bench.run import FULL_TARGETS, keep, wanted
 from bench.scenarios.catalogue import ONE_EDGE, OURS, SCENARIOS
-from bench.smoke import verdict
+from bench.smoke import Baseline, baseline_of, vendor, verdict
 
 
 def results(*rounds: Round) -> Results:
@@ -97,6 +98,16 @@ def test_targets_take_turns_within_a_scenario_and_scenarios_within_a_round() -> 
 )
 def test_the_guard_goes_red_beyond_30_percent_of_the_baseline(ratios: tuple[float, ...], good: bool) -> None:
     assert verdict("cpu_per_delivery", spread(ratios), 2.0)[0] is good
+
+
+def test_each_kind_of_cpu_has_its_baseline_and_an_unknown_one_the_strictest() -> None:
+    row = functools.partial(Baseline, cpu_per_publish=3.0)
+    rows = {"A": row(cpu_per_delivery=2.0), "B": Baseline(cpu_per_delivery=1.0, cpu_per_publish=6.0)}
+    assert baseline_of("A", rows) == rows["A"]
+    assert baseline_of("B", rows) == rows["B"]
+    assert baseline_of("C", rows) == row(cpu_per_delivery=1.0)
+    assert vendor("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: x\n") == "GenuineIntel"
+    assert vendor("processor\t: 0\n")
 
 
 def test_what_is_added_stands_beside_what_was_measured_earlier() -> None:
