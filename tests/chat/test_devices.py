@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.persistence.chat.devices.device import WEB_PUSH_HOSTS, why_no_endpoint
+from services.persistence.chat.devices.device import WEB_PUSH_HOSTS, Device, why_no_endpoint
 from services.shared.errors import ErrorCode
 from tests.support.chat_calls import NAMESPACE, CallRefused, Site
 from thalamus.chat.v1 import chat_pb2 as pb
@@ -51,17 +51,46 @@ async def test_devices_are_exported_and_erased(site: Site) -> None:
     assert (await a.call("ann", "devices.list")) == {"devices": []}
 
 
-async def test_devices_of_who_is_refused_are_removed_by_the_platform_alone(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("devices.forget", b'{"user":"ann"}'), ("devices.forget_sessions", b'{"user":"ann","sessions":["s1"]}')],
+)
+async def test_devices_of_who_is_refused_are_removed_by_the_platform_alone(
+    site: Site, method: str, params: bytes
+) -> None:
     a, b = site.replicas
     for user in ("ann", "bob"):
-        await a.call(user, "devices.set", id="phone", platform="apns", token=user.encode().hex() * 8)
-    request = pb.CallRequest(method="devices.forget", params=b'{"user":"ann"}')
+        await a.call(user, "devices.set", id="phone", platform="apns", token=user.encode().hex() * 8, sid="s1")
+    request = pb.CallRequest(method=method, params=params)
     for told in ({"info": ClientInfo(user="ann")}, {"namespace": NAMESPACE}):
         asked = pb.CallRequest(method=request.method, params=request.params, **told)
         assert (await b.methods.call(asked)).refusal.code == ErrorCode.METHOD_NOT_FOUND
     assert len((await a.call("ann", "devices.list"))["devices"]) == 1
     assert not (await b.methods.call(request)).HasField("refusal")
     assert [len((await a.call(user, "devices.list"))["devices"]) for user in ("ann", "bob")] == [0, 1]
+
+
+async def test_only_devices_of_sign_ins_that_ended_are_forgotten(site: Site) -> None:
+    a, b = site.replicas
+    devices = a.chat.devices
+    old = Device(id="old", platform="fcm", set_ms=1, token="of-a-version-before")
+    await devices.set("ann", old)
+    for name, sid in [("phone", "s1"), ("tablet", "s2"), ("laptop", "s3"), ("watch", ""), ("again", "s1")]:
+        await a.call("ann", "devices.set", id=name, platform="fcm", token=f"token-of-{name}", sid=sid)
+    await b.call("ann", "devices.set", id="again", platform="fcm", token="token-of-again", sid="s4")
+
+    async def left() -> list[str]:
+        return [one["id"] for one in (await b.call("ann", "devices.list"))["devices"]]
+
+    kept = await devices.of(["ann"])
+    assert "s1" not in str(kept), "what is kept of a sign-in is a digest"
+    await devices.forget_sessions("bob", ["s1", "s2"])
+    await devices.forget_sessions("ann", ["", "s5"])
+    assert await left() == ["old", "phone", "tablet", "laptop", "watch", "again"]
+    await devices.forget_sessions("ann", ["s1", "s2"])
+    assert await left() == ["old", "laptop", "watch", "again"]
+    (found,) = [one for one in (await devices.of(["ann"]))["ann"] if one.id == "old"]
+    assert found == old
 
 
 @pytest.mark.parametrize(

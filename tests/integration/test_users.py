@@ -242,6 +242,44 @@ async def test_of_too_many_sessions_the_oldest_ends_on_every_edge(
     assert len(found) == 6
 
 
+WAYS_TO_END = ["logout", "end", "end_all", "password", "users_password", "used_twice"]
+
+
+@pytest.mark.parametrize("way", WAYS_TO_END)
+async def test_devices_set_in_a_session_are_forgotten_when_it_ends(
+    stack: Stack, edges: list[httpx.AsyncClient], way: str
+) -> None:
+    """Devices of other sessions, and of other login servers, stay."""
+    ann, mine = await person(stack, edges[0])
+    other = await ann.sign_in()
+    tokens = {"mine": mine["access_token"], "other": other["access_token"], "foreign": stack.token(ann.user)}
+    for name, token in tokens.items():
+        device = {"platform": "fcm", "token": secrets.token_hex(20)}
+        put = await edges[1].put(f"/chat/devices/{name}", json=device, headers=bearer(token))
+        assert put.status_code == 200, put.text
+    refresh, left = {"refresh_token": other["refresh_token"]}, ["foreign", "mine"]
+    if way == "logout":
+        assert (await edges[0].post("/auth/logout", json=refresh)).status_code == 200
+    elif way == "used_twice":
+        codes = [(await edges[0].post("/auth/refresh", json=refresh)).status_code for _ in range(2)]
+        assert codes == [200, 401]
+    elif way == "users_password":
+        assert await api(stack, edges[0], way, user=ann.user, password=FORGOTTEN) == {"result": {}}
+        left = ["foreign"]
+    else:
+        found = (await edges[0].get("/auth/sessions", headers=bearer(mine))).json()["result"]["sessions"]
+        (session,) = [one["session"] for one in found if not one["current"]]
+        path, body = {
+            "end": ("sessions/end", {"session": session}),
+            "end_all": ("sessions/end_all", {}),
+            "password": ("password", {"old_password": PASSWORD, "new_password": FORGOTTEN}),
+        }[way]
+        ended = await edges[0].post(f"/auth/{path}", json=body, headers=bearer(mine))
+        assert ended.status_code == 200, ended.text
+    found = await api(stack, edges[1], "devices_list", **{"as": ann.user})
+    assert sorted(one["id"] for one in found["result"]["devices"]) == left
+
+
 async def test_all_sessions_are_ended_only_so_often(stack: Stack, edges: list[httpx.AsyncClient]) -> None:
     """Each call tells every edge of all sessions that ended lately.
 

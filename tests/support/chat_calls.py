@@ -90,9 +90,9 @@ class Replica:
     async def ask(self, user: str, method: str, key: str = "", /, **params: Any) -> pb.CallResponse:
         """Call a method; a trailing `_` of a name is dropped, for `from_`, `with_`.
 
-        `asks_to_begin` is no parameter of the method.
+        `asks_to_begin` and `sid`, the sign-in, are no parameters of the method.
         """
-        asks_to_begin = params.pop("asks_to_begin", False)
+        asks_to_begin, sid = params.pop("asks_to_begin", False), params.pop("sid", "")
         given = {name.rstrip("_"): value for name, value in params.items()}
         known = self.names.get(user, "").encode()
         info = ClientInfo(user=user, client="c", conn_info=known) if user else None
@@ -106,6 +106,7 @@ class Replica:
                 namespace=NAMESPACE,
                 options=self.options,
                 asks_to_begin=asks_to_begin,
+                session=sid,
             )
         )
 

@@ -7,7 +7,7 @@ import grpc
 from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.chat_client import ChatClient
 from services.edge.adapters.chat_codec import options_of, refused
-from services.edge.domain.conversations.calls import Begins, Ephemeral, Notice, Outcome
+from services.edge.domain.conversations.calls import Begins, EarlierVersion, Ephemeral, Notice, Outcome
 from services.edge.domain.model import ClientInfo
 from services.shared.errors import ErrorCode, Unavailable
 from services.shared.namespaces import Namespace
@@ -34,6 +34,7 @@ class PersistenceChat:
         key_user: str,
         key: str,
         namespace: Namespace | None,
+        session: str = "",
         asks_to_begin: bool = False,
     ) -> Outcome:
         if self._client is not None:
@@ -46,6 +47,7 @@ class PersistenceChat:
             key=key,
             namespace="" if namespace is None else namespace.name,
             options=None if namespace is None else options_of(namespace),
+            session=session,
             asks_to_begin=asks_to_begin,
         )
 
@@ -56,10 +58,10 @@ class PersistenceChat:
             response = await self._replicas.call(call, DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                raise Unavailable("persistence is of an earlier version") from error
+                raise EarlierVersion("persistence is of an earlier version") from error
             raise Unavailable(f"persistence says {error.code().name}") from error
         if response.refusal.code == ErrorCode.METHOD_NOT_FOUND:
-            raise Unavailable("persistence is of an earlier version")
+            raise EarlierVersion("persistence is of an earlier version")
         if response.HasField("refusal"):
             raise refused(response.refusal)
         if response.begins:

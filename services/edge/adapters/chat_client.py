@@ -18,6 +18,7 @@ from services.edge.adapters import publication_codec as codec
 from services.edge.adapters.chat_codec import options_of, refused
 from services.edge.adapters.persistence_client import APPEND_DEADLINE_S
 from services.edge.domain.chat.ports import Access
+from services.edge.domain.conversations.calls import EarlierVersion
 from services.edge.domain.model import AppendResult, Publication, StreamPosition
 from services.shared.batching.linger import Linger
 from services.shared.errors import Unavailable
@@ -94,7 +95,7 @@ class ChatClient:
     def require_served(self) -> None:
         """Raise `Unavailable` while a persistence of before is connected."""
         if not (self._events.is_served and self._checks.is_served):
-            raise Unavailable("a persistence of before is connected, which has no conversations", retry_after_s=1.0)
+            raise EarlierVersion("a persistence of before is connected, which has no conversations", retry_after_s=1.0)
 
 
 def chat_client(replicas: Replicas, namespaces: Iterable[Namespace]) -> ChatClient | None:

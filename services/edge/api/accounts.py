@@ -20,7 +20,6 @@ from services.edge.api.openapi import EXAMPLES_OF_ACCOUNTS, JWK_SET, Schemas
 from services.edge.api.results import Nothing, Registrations, SignedIn
 from services.edge.api.texts import text_of
 from services.edge.api.users import end_sessions
-from services.edge.domain.access.revocations import RevokedKind
 from services.edge.domain.ports import AccountRefused, Caller, EndedSession, TokenPair
 from services.edge.domain.user_ports import EndedSessions
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
@@ -222,17 +221,8 @@ async def end_surplus(context: ApiContext, pair: TokenPair) -> None:
 
 
 async def _revoke_session(context: ApiContext, ended: EndedSession) -> None:
-    """Revoke an ended session: close its connections, and refuse its tokens.
-
-    Raises:
-        Unavailable: perhaps not every edge knows yet, or the list is full; the session has ended in any case.
-    """
-    try:
-        await context.revoker.revoke(RevokedKind.SESSION, ended.session, ended.access_ttl_s, user=ended.user)
-    except ThalamusError as error:
-        if error.code is not ErrorCode.LIMIT_EXCEEDED:  # which would say that the request is too large
-            raise
-        raise Unavailable("the list is full: tokens of the session stay good until they expire") from error
+    """Do what `end_sessions` does for one session, and raise what it raises."""
+    await end_sessions(context, ended.user, EndedSessions((ended.session,), ended.access_ttl_s))
 
 
 async def _revoke_session_or_log(context: ApiContext, ended: EndedSession) -> None:
@@ -247,7 +237,7 @@ async def _revoke_session_or_log(context: ApiContext, ended: EndedSession) -> No
 
 
 def _log_unclosed(error: ThalamusError) -> None:
-    logger.warning("not every edge closed the connections of an ended session", extra={"error": repr(error)})
+    logger.warning("an ended session may have connections or devices left", extra={"error": repr(error)})
 
 
 def peer_of(request: Request) -> str:

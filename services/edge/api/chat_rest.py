@@ -229,7 +229,8 @@ def _endpoint(context: ApiContext, route: Route, limit: UserLimit | None) -> Cal
             def permit(_: Collection[Namespace]) -> None:
                 claims_of(context, request)  # again behind a hook: the token may not be good any more
 
-            caller = Caller(ClientInfo(claims.user, "", claims.info), f"u:{claims.user}")
+            info = ClientInfo(claims.user, "", claims.info)
+            caller = Caller(info, f"u:{claims.user}", session=claims.session)
             key = request.headers.get("idempotency-key", "")
             result = await context.chat.call(method, params, caller, key=key, permit=permit)
             return result_response(msgspec.Raw(result))

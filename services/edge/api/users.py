@@ -95,7 +95,7 @@ async def disable(context: ApiContext, request: r.UserOnly) -> dict[str, Any]:
         ended = await context.users.disable(request.user)
     await _tell(context, request.user, ended.version)
     done = await asyncio.gather(
-        end_sessions(context, request.user, ended), context.chat.forget_devices(request.user), return_exceptions=True
+        _refuse_tokens(context, request.user, ended), context.chat.forget_devices(request.user), return_exceptions=True
     )
     for error in filter(None, done):
         raise error
@@ -135,12 +135,12 @@ async def _forget_or_log(context: ApiContext, user: str) -> None:
 
 
 async def _end_or_log(context: ApiContext, user: str, ended: EndedSessions) -> None:
-    """End the sessions of a deleted user; log a failure.
+    """Refuse the tokens of a deleted user's sessions; log a failure.
 
     A repeat of the request would find no user. Auth has every edge refuse the id in any case.
     """
     try:
-        await end_sessions(context, user, ended)
+        await _refuse_tokens(context, user, ended)
     except ThalamusError as error:
         logger.warning("not every edge ended the sessions of a deleted user", extra={"error": repr(error)})
 
@@ -157,14 +157,22 @@ async def _tell(context: ApiContext, user: str, version: int, *, disabled: bool 
 
 
 async def end_sessions(context: ApiContext, user: str, ended: EndedSessions) -> None:
-    """Close the connections of ended sessions, and refuse their access tokens.
+    """Refuse the tokens of ended sessions, and forget the devices set in them.
 
-    Done on every edge, for all sessions, also if it fails for one.
+    Their connections are closed. Done on every edge, for all sessions, also if it fails for one.
 
     Raises:
-        Unavailable: perhaps not every edge did, or the list is full. The sessions have ended in any case. Auth
-            returns them again to whoever repeats the request.
+        ThalamusError: perhaps not every edge did, the list is full, or persistence is away. The sessions have ended in
+            any case. Auth returns them again to whoever repeats the request.
     """
+    # Devices afterwards: one that is set meanwhile finds its session refused (`ChatMethods`), or is forgotten here.
+    try:
+        await _refuse_tokens(context, user, ended)
+    finally:
+        await context.chat.forget_devices_of_sessions(user, ended.sessions)
+
+
+async def _refuse_tokens(context: ApiContext, user: str, ended: EndedSessions) -> None:
     at_once = asyncio.Semaphore(_ENDED_AT_ONCE)
 
     async def end(session: str) -> None:

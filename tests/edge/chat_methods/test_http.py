@@ -5,6 +5,7 @@ Persistence is a real gRPC server that is scripted.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -14,10 +15,12 @@ import msgspec
 import pytest
 
 from services.edge.api.chat_rest import ROUTES, Route
+from services.edge.domain.access.revocations import Revocation, RevokedKind
 from services.shared.chat_methods import METHODS
 from tests.support.api_keys import known_key
 from tests.support.chat_methods import CONV, GROUP, PERSONAL, ChatServer, ScriptedChat, http_of, sample, split
 from tests.support.edge import OPEN, Cluster, connected
+from tests.support.waiting import until
 from thalamus.chat.v1 import chat_pb2 as pb
 
 PAGE = "https://app.example"
@@ -67,7 +70,7 @@ async def test_a_route_calls_its_method_with_what_is_in_path_query_and_body(scen
     for route in ROUTES:
         scene.script.answer = pb.CallResponse(result=b'{"a":1.0e5}')
         params = of_route(route)
-        headers = {**scene.bearer(info={"n": 1}), "Idempotency-Key": "k1"}
+        headers = {**scene.bearer(info={"n": 1}, sid="s1"), "Idempotency-Key": "k1"}
         response = await ask(scene, route, params, headers)
         assert (response.status_code, response.content) == (200, b'{"result":{"a":1.0e5}}'), response.text
         assert response.headers["cache-control"] == "no-store"
@@ -81,6 +84,25 @@ async def test_a_route_calls_its_method_with_what_is_in_path_query_and_body(scen
             "devices."
         )
         assert asked.namespace == ("" if in_any else "conv")
+        assert asked.session == ("s1" if route.method == "devices.set" else "")
+
+
+async def test_a_device_set_while_its_sign_in_ends_is_forgotten_again(scene: Scene) -> None:
+    """It may come behind the request that forgets the devices of the sign-in."""
+    (route,) = [one for one in ROUTES if one.method == "devices.set"]
+    scene.script.go.clear()
+    asking = asyncio.create_task(ask(scene, route, of_route(route), scene.bearer(sid="s1")))
+    await until(lambda: scene.script.asked)
+    assert scene.script.take().session == "s1"
+    over = Revocation(kind=RevokedKind.SESSION, id="s1", at=0.0, until=2e9)
+    scene.cluster.nodes[0].verifier._revocations.add(over)  # noqa: SLF001
+    scene.script.go.set()
+    assert (await asking).status_code == 401
+    forgets = scene.script.take()
+    assert forgets.method == "devices.forget_sessions"
+    assert msgspec.json.decode(forgets.params) == {"user": "alice", "sessions": ["s1"]}
+    assert (await ask(scene, route, of_route(route), scene.bearer(sid="s2"))).status_code == 200
+    assert scene.script.take().session == "s2"
 
 
 async def test_a_route_is_for_signed_in_users_with_a_bearer_token(scene: Scene) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from services.edge.adapters import chat_calls
+from services.edge.domain.control.operations import Revoke, execute
 from services.edge.domain.profiles.reader import ProfileReader
 from services.edge.domain.session.node import Node
 from services.shared.chat_methods import METHODS
@@ -39,7 +40,9 @@ async def scene() -> AsyncIterator[Scene]:
     node = cluster.edge()
     async with ChatServer() as server:
         server.methods(node)
-        yield Scene(cluster, node, server.script, await connected(cluster, node, claims={"info": {"n": 1}}))
+        yield Scene(
+            cluster, node, server.script, await connected(cluster, node, claims={"info": {"n": 1}, "sid": "s1"})
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -52,6 +55,7 @@ async def test_a_method_is_passed_on_and_its_result_comes_back_byte_for_byte(sce
     assert (asked.method, asked.params.strip(), asked.key, asked.key_user) == (method, params.strip(), "", "u:alice")
     assert (asked.info.user, asked.info.client) == ("alice", scene.alice.session.client)
     assert asked.info.conn_info == b'{"n": 1}' or asked.info.conn_info == b'{"n":1}'
+    assert asked.session == ("s1" if method == "devices.set" else "")
     if method in ("conversations.list", "inbox.list", "me.preferences") or method.startswith("devices."):
         assert (asked.namespace, asked.HasField("options")) == ("", False)
     else:
@@ -236,6 +240,18 @@ async def test_who_follows_a_conversation_is_told_in_the_name_of_who_called(scen
     assert bob.publications("chat:room") == [{"data": {"kind": "x"}, "info": client}]
     scene.cluster.bus.down = True
     assert (await rpc(scene.alice, "members.add", sample("members.add"))) == {"data": {}}
+
+
+async def test_a_device_set_while_its_sign_in_ends_is_forgotten_again(scene: Scene) -> None:
+    scene.script.go.clear()
+    await scene.alice.post(rpc={"method": "devices.set", "data": sample("devices.set")})
+    await until(lambda: scene.script.asked)
+    assert scene.script.take().session == "s1"
+    await execute(scene.node, Revoke(user="alice", session="s1", kind="session", id="s1", at=0.0, until=2e9))
+    assert scene.alice.closed is not None
+    scene.script.go.set()
+    await until(lambda: scene.script.asked)
+    assert msgspec.json.decode(scene.script.take().params) == {"user": "alice", "sessions": ["s1"]}
 
 
 async def test_without_a_namespace_for_it_nobody_is_told() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from services.edge.domain.model import ClientInfo
-from services.shared.errors import ErrorCode, ThalamusError
+from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.namespaces import Namespace
 
 _NOT_ALLOWED = "not_allowed"  # all that is said to who may not know whether there is such a conversation
@@ -45,6 +45,10 @@ class Begins(Exception):
     """Nothing was done: the call would begin a direct conversation."""
 
 
+class EarlierVersion(Unavailable):
+    """A persistence of before is connected, which does not know such calls."""
+
+
 class ChatRefused(ThalamusError):
     """Nothing was done. The text and `why`, a word for programs, are for the caller.
 
@@ -76,6 +80,7 @@ class ChatCalls(Protocol):
         key_user: str,
         key: str,
         namespace: Namespace | None,
+        session: str = "",
         asks_to_begin: bool = False,
     ) -> Outcome:
         """Call a method of `services/shared/chat_methods.py`.
@@ -87,10 +92,12 @@ class ChatCalls(Protocol):
             key_user: Whose idempotency keys `key` belongs to.
             key: A repeat with the same one changes nothing and has the first one's result; empty: none.
             namespace: Where the conversation lies, or is to lie; None: it may lie in any.
+            session: The claim `sid` of the caller's token; empty: none.
             asks_to_begin: Raise `Begins` rather than begin a direct conversation. A persistence of before begins it.
 
         Raises:
             Begins: see `asks_to_begin`.
             ChatRefused: it may not be done, or can't: 103, 106, 107, 111, 404, 409 or 410.
+            EarlierVersion: nothing was done.
             Unavailable: the outcome is unknown; repeat with the same key.
         """

@@ -40,7 +40,15 @@ from services.edge.domain.access.channel_names import find_namespace
 from services.edge.domain.access.user_names import personal_channel
 from services.edge.domain.channels.publisher import Publisher
 from services.edge.domain.chat.refusal_time import wait_s
-from services.edge.domain.conversations.calls import Begins, ChatCalls, ChatRefused, Ephemeral, Notice, Outcome
+from services.edge.domain.conversations.calls import (
+    Begins,
+    ChatCalls,
+    ChatRefused,
+    EarlierVersion,
+    Ephemeral,
+    Notice,
+    Outcome,
+)
 from services.edge.domain.conversations.hooked import HookedWrites, ToCall
 from services.edge.domain.conversations.limits import ChatLimits
 from services.edge.domain.model import ClientInfo
@@ -54,6 +62,7 @@ from services.shared.process.log_limit import RateLimitedLog
 _UNTOLD = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 _USUAL = "conv"  # the namespace that counts if there are several and none is named
 _ANYWHERE = ("conversations.list", "inbox.list", "devices.set", "devices.remove", "devices.list", "me.preferences")
+_SET_DEVICE = "devices.set"
 _PERSONAL = "user"  # the namespace of personal channels
 _MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
@@ -76,12 +85,14 @@ _ADDRESS = msgspec.json.Decoder(_Address)
 class Caller:
     """Who calls, and as whose calls keys and limits count.
 
-    `info`: None: the platform. `key_user`: whose idempotency keys they are. `is_backend`: has no limits.
+    `info`: None: the platform. `key_user`: whose idempotency keys they are. `is_backend`: has no limits. `session`: the
+    claim `sid` of the token; empty: none.
     """
 
     info: ClientInfo | None
     key_user: str
     is_backend: bool = False
+    session: str = ""
 
 
 class Profiles(Protocol):
@@ -140,6 +151,21 @@ class ChatMethods:
             params = msgspec.json.encode({"user": user})
             await self._calls.call("devices.forget", params, info=None, key_user="", key="", namespace=None)
 
+    async def forget_devices_of_sessions(self, user: str, sessions: Sequence[str]) -> None:
+        """Remove the devices that a user set in these sign-ins.
+
+        A persistence of before has none.
+
+        Raises:
+            ThalamusError: what `ChatCalls.call` raises.
+        """
+        if self.namespaces and user and sessions:
+            params = msgspec.json.encode({"user": user, "sessions": sessions})
+            with contextlib.suppress(EarlierVersion):
+                await self._calls.call(
+                    "devices.forget_sessions", params, info=None, key_user="", key="", namespace=None
+                )
+
     async def call(
         self,
         method: Method,
@@ -179,6 +205,8 @@ class ChatMethods:
                     return msgspec.json.encode({"channel": address.channel, "applied": True})
                 to_call = changed
             done = await self._execute(to_call, caller, key, namespace, begins=bool(address.to))
+            if method.name == _SET_DEVICE and caller.session and caller.info is not None and permit is not None:
+                await self._look_again(caller.info.user, caller.session, permit)
         except ChatRefused as error:
             if error.code is ErrorCode.PERMISSION_DENIED and not caller.is_backend:
                 await asyncio.sleep(wait_s(self._refusal_step_s, asyncio.get_running_loop().time() - began))
@@ -203,6 +231,7 @@ class ChatMethods:
             key_user=caller.key_user,
             key=key,
             namespace=namespace,
+            session=caller.session if to_call.method == _SET_DEVICE else "",
         )
         if caller.is_backend or caller.info is None or not begins or not self._limits.has(Rate.CONVERSATIONS):
             return await call()
@@ -211,6 +240,21 @@ class ChatMethods:
         except Begins:
             await self._limits.take(caller.info.user, Rate.CONVERSATIONS)
             return await call()
+
+    async def _look_again(self, user: str, session: str, permit: Callable[[Collection[Namespace]], None]) -> None:
+        """Forget the device that was just set, if its sign-in is over by now.
+
+        Whoever ends the sign-in forgets its devices afterwards: so either they see this one, or it is seen here that
+        the sign-in is over.
+
+        Raises:
+            Exception: what `permit` raises.
+        """
+        try:
+            permit(self.namespaces)
+        except Exception:
+            await self.forget_devices_of_sessions(user, [session])
+            raise
 
     def _namespace(self, method: Method, address: _Address) -> Namespace | None:
         """Return where the conversation lies; None: in any."""

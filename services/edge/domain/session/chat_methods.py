@@ -30,7 +30,7 @@ def _calling(method: Method, chat: ChatMethods) -> Callable[[RpcContext, bytes],
             for namespace in namespaces:
                 require_tokens(context.session, namespace, context.command_token)
 
-        caller = Caller(context.info, f"u:{context.user}")
+        caller = Caller(context.info, f"u:{context.user}", session=context.session.token_session)
         return await chat.call(method, data or _EMPTY, caller, permit=permit)
 
     return call

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 WEB_PUSH_HOSTS = ("fcm.googleapis.com", "push.services.mozilla.com", "push.apple.com", "notify.windows.com")
 """The services of Chromium, Firefox, Safari and Edge."""
 _HTTPS_PORT = 443
+_SIGN_IN_DIGITS = 32  # hexadecimal: enough that no two sign-ins of a user have the same
 _AUTH_BYTES = 16  # RFC 8291
 
 
@@ -27,6 +28,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where notifications go.
 
     `token`: of FCM and APNs. `endpoint`, `p256dh`, `auth`: of Web Push, as the browser says them. `set_ms`: Unix ms.
+    `session`: `sign_in` of that in which it was set; "": it stays whichever ends.
     """
 
     id: str
@@ -36,11 +38,17 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoint: str = ""
     p256dh: str = ""
     auth: str = ""
+    session: str = ""
 
     @property
     def address(self) -> str:
         """A digest of where it leads to: the same for the same device."""
         return hashlib.sha256(f"{self.platform}\n{self.token or self.endpoint}".encode()).hexdigest()
+
+
+def sign_in(session: str) -> str:
+    """Return what is kept of a sign-in, the claim `sid` of its tokens; "" of none."""
+    return hashlib.sha256(session.encode()).hexdigest()[:_SIGN_IN_DIGITS] if session else ""
 
 
 def why_no_endpoint(url: str, hosts: Sequence[str]) -> str:

@@ -7,7 +7,8 @@
 2. A device belongs to one user: who signs in on it takes it from who was there before. It counts for a user only while
    its address is that user's. So no notification of the former user reaches it, from the moment of the change, whatever
    dies meanwhile.
-3. Setting a device again is harmless. Applications do it at every start.
+3. Setting a device again is harmless. Applications do it at every start. It belongs to the sign-in in which it was set
+   last, and is forgotten once edges say that this one has ended.
 
 **Example.** bob signs in on alice's phone, which has the same token for both. The device comes into bob's document, the
 address becomes bob's, and alice's document loses it. If the process dies before the last step, alice's entry is left;
@@ -24,7 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from services.persistence.chat.devices.device import Device
+from services.persistence.chat.devices.device import Device, sign_in
 from services.persistence.chat.devices.ports import DeviceStore, Kept
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 
@@ -68,6 +69,11 @@ class Devices:
     async def gone(self, user: str, address: str) -> None:
         """Remove a device whose address leads nowhere; one that was set anew stays."""
         await self._change(user, lambda kept: [one for one in kept if one.address != address])
+
+    async def forget_sessions(self, user: str, sessions: Collection[str]) -> None:
+        """Remove the devices that were set in sign-ins that have ended."""
+        ended = {sign_in(session) for session in sessions if session}
+        await self._change(user, lambda kept: [one for one in kept if one.session not in ended])
 
     async def forget(self, user: str) -> None:
         """Remove all devices of a user."""

@@ -61,9 +61,10 @@ class Call:
     """One call of a method.
 
     `user` "": the platform. `key`: idempotency key of `key_user`; "": none was given. `namespace`: where conversations
-    lie that are created, or named by their users. `asks_to_begin`: see `Begins`. `notices`: (user, what happened),
-    which methods add; `passing`: the same for those alone who are connected. `ephemerals`: (channel, event), which
-    methods add for those who follow a conversation; they may be lost.
+    lie that are created, or named by their users. `asks_to_begin`: see `Begins`. `session`: the sign-in that it comes
+    from; "": none, or it does not matter. `notices`: (user, what happened), which methods add; `passing`: the same for
+    those alone who are connected. `ephemerals`: (channel, event), which methods add for those who follow a
+    conversation; they may be lost.
     """
 
     user: str
@@ -73,6 +74,7 @@ class Call:
     namespace: str
     options: Options
     asks_to_begin: bool = False
+    session: str = ""
     notices: list[tuple[str, Result]] = field(default_factory=list)
     passing: list[tuple[str, Result]] = field(default_factory=list)
     ephemerals: list[tuple[str, Result]] = field(default_factory=list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.persistence.chat.devices.device import Device, is_auth, is_key, why_no_endpoint
+from services.persistence.chat.devices.device import Device, is_auth, is_key, sign_in, why_no_endpoint
 from services.persistence.chat.methods.context import Call, Result, Tools
 from services.persistence.chat.refused_call import malformed
 from services.shared import chat_requests as r
@@ -20,6 +20,7 @@ async def set_device(tools: Tools, call: Call, request: r.DevicesSet) -> Result:
         endpoint=request.endpoint or "",
         p256dh=request.keys.p256dh if request.keys else "",
         auth=request.keys.auth if request.keys else "",
+        session=sign_in(call.session),
     )
     if device.platform == "webpush":
         if why := why_no_endpoint(device.endpoint, tools.web_push_hosts):
@@ -51,6 +52,19 @@ class OfUser(r.ChatRequest, kw_only=True):
 async def forget(tools: Tools, _call: Call, request: OfUser) -> Result:
     """Remove all devices of a user; edges call it, and clients can't."""
     await tools.devices.forget(request.user)
+    return {}
+
+
+class OfSessions(r.ChatRequest, kw_only=True):
+    """Sign-ins of a user that have ended."""
+
+    user: str
+    sessions: list[str]
+
+
+async def forget_sessions(tools: Tools, _call: Call, request: OfSessions) -> Result:
+    """Remove the devices set in these sign-ins; edges call it, and clients can't."""
+    await tools.devices.forget_sessions(request.user, request.sessions)
     return {}
 
 

@@ -98,6 +98,7 @@ _FOR_OPERATORS: dict[str, tuple[type[ChatRequest], _Handler]] = {
     "notify.devices": (notifications.OfUsers, notifications.devices),
     "notify.gone": (notifications.Gone, notifications.gone),
     "devices.forget": (devices.OfUser, devices.forget),
+    "devices.forget_sessions": (devices.OfSessions, devices.forget_sessions),
     "inbox.watch": (inboxes.Watch, inboxes.watch),
     "inbox.members": (inboxes.Members, inboxes.members),
 }
@@ -180,7 +181,14 @@ def _call(request: pb.CallRequest, params: ChatRequest) -> Call:
     has_options = isinstance(params, Write) or request.HasField("options")
     options = options_of(request.options) if has_options else _UNUSED
     return Call(
-        info.user if info else "", info, request.key_user, key, request.namespace, options, request.asks_to_begin
+        info.user if info else "",
+        info,
+        request.key_user,
+        key,
+        request.namespace,
+        options,
+        request.asks_to_begin,
+        request.session,
     )
 
 

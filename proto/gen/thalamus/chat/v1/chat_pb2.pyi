@@ -352,6 +352,7 @@ class CallRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     ASKS_TO_BEGIN_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """such as "messages.list"."""
     params: _builtins.bytes
@@ -365,6 +366,8 @@ class CallRequest(_message.Message):
     """the caller wants to be asked before the call begins a direct conversation: `begins` is the answer then. Who ignores
     it begins one.
     """
+    session: _builtins.str
+    """the claim `sid` of the caller's token: the sign-in that the call comes from. Empty: none."""
     @_builtins.property
     def info(self) -> _common_pb2.ClientInfo:
         """who calls: publications are stamped with it. Without user: the platform, which has every right."""
@@ -382,10 +385,11 @@ class CallRequest(_message.Message):
         namespace: _builtins.str = ...,
         options: Global___NamespaceOptions | None = ...,
         asks_to_begin: _builtins.bool = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_to_begin", b"asks_to_begin", "info", b"info", "key", b"key", "key_user", b"key_user", "method", b"method", "namespace", b"namespace", "options", b"options", "params", b"params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks_to_begin", b"asks_to_begin", "info", b"info", "key", b"key", "key_user", b"key_user", "method", b"method", "namespace", b"namespace", "options", b"options", "params", b"params", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
