@@ -247,7 +247,7 @@ async def test_the_badge_leaves_out_what_is_muted_or_archived(both: Site) -> Non
     channels = [await group(both, "ann", "ben") for _ in range(5)]
     for number, channel in enumerate(channels):
         await asyncio.gather(*(say(a, "ann", channel) for _ in range(max(1, 10 * number))))
-    assert await b.chat.counts.badge("ben") == 1 + 10 + 20 + 30 + 40
+    assert await b.chat.badges.of("ben") == 1 + 10 + 20 + 30 + 40
     now_ms = int(time.time() * 1_000)
     wanted = [
         Preferences(),
@@ -259,9 +259,9 @@ async def test_the_badge_leaves_out_what_is_muted_or_archived(both: Site) -> Non
         epoch = (await a.conversations.current(channel)).epoch
         change = partial(Record._replace, settings=settings_of(preferences), version=1)
         await a.chat.markers.change("ben", channel, epoch, change)
-    assert await b.chat.counts.badge("ben") == 1 + 10 + 40
+    assert await b.chat.badges.of("ben") == 1 + 10 + 40
     await b.call("ben", "conversations.leave", channel=channels[0])
-    assert await a.chat.counts.badge("ben") == 10 + 40
+    assert await a.chat.badges.of("ben") == 10 + 40
 
 
 async def test_methods_tell_how_far_one_has_read_and_what_is_unread(

@@ -39,7 +39,7 @@ from services.persistence.chat.live import Found, Live
 from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.record import Place
 from services.persistence.chat.rows import read_publications
-from services.persistence.chat.unread.counts import Counts
+from services.persistence.chat.unread.badge import Badges
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
 from thalamus.common.v1.common_pb2 import Publication
@@ -83,7 +83,7 @@ class Shown(NamedTuple):
     time_ms: int
     attachments: int
     is_mention: bool
-    badge: int
+    badge: int | None
     device: Device | None
 
 
@@ -128,11 +128,11 @@ class Notifications:
         conversations: Conversations,
         markers: Markers,
         devices: Devices,
-        counts: Counts,
+        badges: Badges,
         now_ms: Callable[[], int],
     ) -> None:
         self._log, self._rows, self._conversations = log, rows, conversations
-        self._markers, self._devices, self._counts, self._now_ms = markers, devices, counts, now_ms
+        self._markers, self._devices, self._badges, self._now_ms = markers, devices, badges, now_ms
 
     async def plan(self, channel: str, first: int, max_members: int) -> Plan:
         """Look at the log from an offset on; see the module."""
@@ -208,9 +208,9 @@ class Notifications:
                 found |= {user: self._may_see(live, user, offset) for user in users}
         return found
 
-    async def badge(self, user: str) -> int:
-        """Return how much is unread in conversations neither muted nor archived."""
-        return await self._counts.badge(user)
+    async def badge(self, user: str) -> int | None:
+        """Return how much is unread in all conversations; None: that is not known."""
+        return await self._badges.of(user)
 
     async def device(self, user: str, address: str) -> Device | None:
         """Return the device of a user with this address."""

@@ -31,6 +31,7 @@ from services.persistence.chat.queries import Queries
 from services.persistence.chat.service import ChatServicer
 from services.persistence.chat.shown_marks import ShownMarks
 from services.persistence.chat.traces import Traces
+from services.persistence.chat.unread.badge import Badges
 from services.persistence.chat.unread.counts import Counts
 from services.persistence.chat.upkeep import Upkeep
 from services.persistence.chat.who_types import Typing
@@ -96,8 +97,9 @@ class Chat:
         self.upkeep = Upkeep(self.conversations, log, rows, store)
         self.traces = Traces(log, rows, store, self.conversations, self.eraser)
         self.devices = Devices(store.devices)
+        self.badges = Badges(self.counts)
         self.notifications = Notifications(
-            log, rows, self.conversations, self.markers, self.devices, self.counts, now_ms
+            log, rows, self.conversations, self.markers, self.devices, self.badges, now_ms
         )
         self.shown_marks = ShownMarks(redis)
         self.markers.on_moved.append(self.shown_marks.moved)

@@ -66,7 +66,7 @@ class Persistence(Protocol):
     async def devices(self, users: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Return (platform, address) of the devices of users."""
 
-    async def device(self, user: str, address: str) -> tuple[Device | None, int]:
+    async def device(self, user: str, address: str) -> tuple[Device | None, int | None]:
         """Return a device, and the badge of its user; with address "" the badge alone."""
 
     async def gone(self, user: str, address: str) -> None:

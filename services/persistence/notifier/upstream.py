@@ -29,7 +29,7 @@ class _Answers(msgspec.Struct):
     shown: Shown | None = None
     users: Any = msgspec.field(default_factory=dict)
     device: Device | None = None
-    badge: int = 0
+    badge: int | None = None
 
 
 class GrpcPersistence:
@@ -63,7 +63,7 @@ class GrpcPersistence:
             found |= {user: [(one[0], one[1]) for one in devices] for user, devices in answer.users.items()}
         return found
 
-    async def device(self, user: str, address: str) -> tuple[Device | None, int]:
+    async def device(self, user: str, address: str) -> tuple[Device | None, int | None]:
         found = await self._call("notify.device", {"user": user, "address": address}, _Answers)
         return found.device, found.badge
 

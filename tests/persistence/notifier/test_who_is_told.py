@@ -101,6 +101,21 @@ async def test_c60_three_messages_are_one_notification(site: Site, run: Run, bac
     assert (back["kind"], back["badge"]) == ("dismiss", 1)
 
 
+async def test_without_a_badge_the_notification_goes_out_all_the_same(site: Site, run: Run, backend: Backend) -> None:
+    """The user has more conversations than are counted."""
+    site.replicas[0].chat.badges._most = 0  # noqa: SLF001
+    channel = await group(site, "bob")
+    offset = await say(site, channel, text="hi")
+    await run.all()
+    (note,) = backend.take()
+    assert (told([note]), "badge" in note) == ([("message", "bob", offset)], False)
+    await read(site, channel, "bob", offset)
+    await run.look_again()
+    await run.send()
+    (back,) = backend.take()
+    assert (back["kind"], "badge" in back) == ("dismiss", False)
+
+
 async def test_c60_what_is_read_later_is_taken_back(site: Site, run: Run, backend: Backend) -> None:
     channel = await group(site, "bob", "cid")
     offset = await say(site, channel, text="hi")

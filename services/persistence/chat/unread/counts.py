@@ -104,12 +104,19 @@ class Counts:
             return self.tell(self.now(live, user, place))
         return await self._of(user, channel, place)
 
-    async def badge(self, user: str) -> int:
-        """Sum up what is unread in conversations that are neither muted nor archived."""
-        total, after = 0, ""
+    async def badge(self, user: str, most: int) -> int | None:
+        """Sum up what is unread in conversations that are neither muted nor archived.
+
+        None: the user is in more than `most` conversations.
+        """
+        total, after, known = 0, "", 0
         while True:
             found = await self._store.conversations_of(user, after, _LISTED)
-            places = await self._markers.of_user(user, [channel for channel, entry in found if not is_left(entry)])
+            there = [channel for channel, entry in found if not is_left(entry)]
+            known += len(there)
+            if known > most:
+                return None
+            places = await self._markers.of_user(user, there)
             now_ms = self._now_ms()
             heard = {
                 channel: place
