@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import http_ece
 import jwt
@@ -32,8 +31,9 @@ from services.persistence.notifier.ways.webpush import WebPushWay
 from services.shared.process.config import ConfigError
 from services.shared.webhook_signing import Signer
 from tests.support.apns_server import ApnsReply, ApnsServer
+from tests.support.google import Google
 from tests.support.push_keys import Browser, account, ec_key, server_tls
-from tests.support.push_server import Asked, PushServer, Reply
+from tests.support.push_server import PushServer, Reply
 from tests.support.webhooks import SECRET
 
 ID = "6f1f2b1e-9d0c-4b0f-8f0e-0d5a6a3c9b57"
@@ -165,28 +165,6 @@ async def test_a_certificate_of_another_name_is_refused(tmp_path: Path, tls_serv
         await one.close()
 
 
-class Google:
-    """FCM and the server of access tokens."""
-
-    def __init__(self, server: PushServer) -> None:
-        self.server, self.reply = server, Reply(200, body=b'{"name":"projects/the-project/messages/1"}')
-        self.tokens: list[str] = []
-        self.assertions: list[str] = []
-        server.answer = self._answer
-
-    def _answer(self, asked: Asked) -> Reply:
-        if asked.path == "/token":
-            self.assertions.append(parse_qs(asked.body.decode())["assertion"][0])
-            self.tokens.append(f"token-{len(self.tokens)}")
-            body = json.dumps({"access_token": self.tokens[-1], "expires_in": 3_600, "token_type": "Bearer"})
-            return Reply(200, {"content-type": "application/json"}, body.encode())
-        return self.reply
-
-    @property
-    def sent(self) -> list[Asked]:
-        return [one for one in self.server.asked if one.path != "/token"]
-
-
 @pytest.fixture
 async def google() -> AsyncIterator[Google]:
     async with PushServer() as server:
@@ -241,7 +219,7 @@ async def test_what_answers_of_fcm_mean(
     account(tmp_path / "account.json", f"{google.server.url}/token")
     way = FcmWay(tmp_path / "account.json", url=google.server.url, timeout_s=20.0)
     google.reply = reply
-    await way._token()  # noqa: SLF001
+    await way._token.get()  # noqa: SLF001
     way._timeout_s = time_for(reply)  # noqa: SLF001
     answer = await way.send(ID, NOTE, PHONE)
     way._timeout_s = 20.0  # noqa: SLF001

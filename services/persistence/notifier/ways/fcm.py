@@ -1,24 +1,21 @@
 """Way out to Firebase Cloud Messaging: HTTP v1, with the account of a service.
 
-`google-auth` makes the access tokens; it renews them over the same kind of client as everything here.
+Requests show an access token, which `access_token.py` renews.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import google.auth.exceptions
-import google.auth.transport
-import httpx
 import msgspec
 from google.oauth2 import service_account
 
 from services.persistence.chat.devices.device import Device
 from services.persistence.notifier.ports import Answer, Note, Outcome
 from services.persistence.notifier.ways import http
+from services.persistence.notifier.ways.access_token import AccessToken, NoToken
 from services.shared.process.config import ConfigError
 
 URL = "https://fcm.googleapis.com"
@@ -53,25 +50,24 @@ class FcmWay:
             raise ConfigError(f"[fcm] account_file: {account_file} is no service account") from None
         if not credentials.project_id:
             raise ConfigError(f"[fcm] account_file: {account_file} names no project")
-        self._credentials = credentials
         self._url = f"{url}/v1/projects/{credentials.project_id}/messages:send"
         self._timeout_s, self.concurrency = timeout_s, concurrency
-        self._http = http.client(timeout_s=timeout_s, connections=concurrency)
-        self._renewal = _Renewal(timeout_s)
-        self._renewing = asyncio.Lock()
+        self._http = http.client(timeout_s=timeout_s, connections=concurrency + 1)  # one for access tokens
+        self._token = AccessToken(credentials, self._http, timeout_s)
 
     async def send(self, request_id: str, note: Note, device: Device | None) -> Answer:
         if device is None:
             return Answer(Outcome.INVALID, "no device")
         try:
-            headers = {"Authorization": f"Bearer {await self._token()}", "Content-Type": "application/json"}
-        except google.auth.exceptions.GoogleAuthError as error:
-            return Answer(Outcome.REFUSED, f"no access token: {error}"[:200])
+            token = await self._token.get()
+        except NoToken as error:
+            return Answer(Outcome.REFUSED, str(error)[:200])
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         body = msgspec.json.encode({"message": message(note, device.token)})
         answer, status, found = await http.post(self._http, self._url, body, headers, self._timeout_s)
         code = _error_code(found) if answer.outcome is not Outcome.TAKEN else ""
         if status == _UNAUTHORIZED:  # the token was revoked: the next try has another one
-            self._credentials.token = None
+            self._token.refused(token)
             return Answer(Outcome.REFUSED, "status 401")
         if code == "UNREGISTERED":
             return Answer(Outcome.GONE, code)
@@ -80,15 +76,8 @@ class FcmWay:
         return Answer(answer.outcome, f"{answer.error} {code}".strip(), answer.retry_after_s)
 
     async def close(self) -> None:
+        await self._token.close()
         await self._http.aclose()
-        await asyncio.to_thread(self._renewal.close)
-
-    async def _token(self) -> str:
-        """Return an access token; only one request renews it."""
-        async with self._renewing:
-            if not self._credentials.valid:
-                await asyncio.to_thread(self._credentials.refresh, self._renewal)
-            return str(self._credentials.token)
 
 
 def message(note: Note, token: str) -> dict[str, Any]:
@@ -128,45 +117,3 @@ def _error_code(body: bytes) -> str:
     except msgspec.MsgspecError:
         return ""
     return next((one.error_code for one in error.details if one.error_code), error.status)
-
-
-class _Renewal(google.auth.transport.Request):
-    """Requests of google-auth, which calls them in a thread."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False)
-
-    def __call__(
-        self,
-        url: str,
-        method: str = "GET",
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        **_: Any,
-    ) -> _Response:
-        try:
-            response = self._client.request(method, url, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise google.auth.exceptions.TransportError(str(error)) from error  # type: ignore[no-untyped-call]
-        return _Response(response)
-
-    def close(self) -> None:
-        self._client.close()
-
-
-class _Response(google.auth.transport.Response):
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-
-    @property
-    def status(self) -> int:
-        return self._response.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
-    @property
-    def data(self) -> bytes:
-        return self._response.content
