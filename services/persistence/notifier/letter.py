@@ -45,7 +45,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
 
     def letter(self) -> Letter:
         """Return it as a letter."""
-        return Letter(id=self.id, body=msgspec.json.encode(self).decode(), events=1)
+        return Letter(id=self.id, body=msgspec.json.encode(self).decode(), events=1, owner=self.user)
 
 
 def errand_of(letter: Letter) -> Errand:

@@ -5,7 +5,9 @@
 **Rules.** A letter is stored before its events are acknowledged to the feed, and removed when the endpoint answered
 2xx. Whoever sends it holds a lease, a little longer than a request may take. A lease that ran out makes the letter due
 for any process. A failed letter is due again after a pause; one that failed too often is dead. It then waits for
-`thalamus webhooks replay`, and the next ones go on. Dead letters are bounded, and the oldest go first.
+`thalamus webhooks replay`, and the next ones go on. Dead letters are bounded, and the oldest go first. A letter may
+have an owner, such as the user that it is for. Then an owner has 20 dead ones at most, and of more the owner's oldest
+go: so nobody takes the places of all others.
 
 | key, with the prefix `t`    | content |
 |---|---|
@@ -13,6 +15,7 @@ for any process. A failed letter is due again after a pause; one that failed too
 | `t:webhooks:{name}:letters` | hash: id → letter (JSON) |
 | `t:webhooks:{name}:due`     | sorted set: id → Unix ms when it may be sent; a lease is a time to come |
 | `t:webhooks:{name}:dead`    | sorted set: id → Unix ms of its last try |
+| `t:webhooks:{name}:owners`  | hash: owner → ids of dead letters, the oldest first |
 
 **Example.** Process A leases letter 7 for 15 s and is killed. After 15 s process B finds 7 due and sends it: same id,
 same events. If A had sent it, the receiver knows the id.
@@ -37,7 +40,9 @@ from services.shared.redis.pipeline import RedisPipeline
 WEBHOOKS = "webhooks"  # family: where names of keys begin; the notifier has one of its own
 _TIMEOUT_S = 2.0  # longest wait for one round trip, seconds
 _LUA = Path(__file__).parent / "lua"
-_STORE, _CLAIM, _SETTLE, _REVIVE = (load(_LUA / f"{name}.lua") for name in ("store", "claim", "settle", "revive"))
+_STORE, _CLAIM = load(_LUA / "store.lua"), load(_LUA / "claim.lua")
+_SETTLE, _REVIVE = (load(_LUA / "owners.lua", _LUA / f"{name}.lua") for name in ("settle", "revive"))
+_DEAD_OF_OWNER = 20  # dead letters of one owner
 _ID_CHARACTERS = 32
 _AT_ONCE = 50  # letters that are read with one command
 
@@ -46,7 +51,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """One request to make.
 
     `id` and `body` never change. `events` is their number, `tries` how often it was sent since it was stored or
-    revived, `error` what the last try brought.
+    revived, `error` what the last try brought. `owner`: whose it is, where letters of many share a place; "": of all.
     """
 
     id: str
@@ -54,6 +59,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     tries: int = 0
     error: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,8 @@ class Letters:
     def __init__(self, redis: RedisPipeline, endpoint: str, family: str = WEBHOOKS) -> None:
         """Take the connection; makes no request."""
         self._redis, self._endpoint, self._names = redis, endpoint, _endpoints(family)
-        self._letters, self._due, self._dead = (
-            keys.name(f"{family}:{{{endpoint}}}:{part}") for part in ("letters", "due", "dead")
+        self._letters, self._due, self._dead, self._owners = (
+            keys.name(f"{family}:{{{endpoint}}}:{part}") for part in ("letters", "due", "dead", "owners")
         )
 
     async def store(self, letter: Letter) -> bool:
@@ -161,7 +167,7 @@ class Letters:
         What is under way just now is sent, and what comes of it changes nothing.
         """
         counts = await self.counts()
-        commands = [("DEL", self._letters, self._due, self._dead), ("SREM", self._names, self._endpoint)]
+        commands = [("DEL", self._letters, self._due, self._dead, self._owners), ("SREM", self._names, self._endpoint)]
         for reply in await self._redis.execute(commands, timeout_s=_TIMEOUT_S):
             raise_for_error(reply)
         return counts
@@ -169,19 +175,21 @@ class Letters:
     async def revive(self, letter: Letter) -> bool:
         """Make a dead letter due, with its id and events; False if it is not dead."""
         fresh = msgspec.structs.replace(letter, tries=0, error="")
-        return await self._take_from_dead(letter.id, msgspec.json.encode(fresh))
+        return await self._take_from_dead(letter, msgspec.json.encode(fresh))
 
     async def drop(self, letter: Letter) -> bool:
         """Remove a dead letter; False if it is not dead."""
-        return await self._take_from_dead(letter.id, b"")
+        return await self._take_from_dead(letter, b"")
 
-    async def _take_from_dead(self, letter_id: str, letter: bytes) -> bool:
-        call = Call(_REVIVE, [self._letters, self._due, self._dead], (letter_id, letter))
+    async def _take_from_dead(self, letter: Letter, then: bytes) -> bool:
+        call = Call(_REVIVE, [self._letters, self._due, self._dead, self._owners], (letter.id, then, letter.owner))
         return bool(await self._run(call))
 
     async def _settle(self, letter: Letter, outcome: str, pause_s: float, most: int) -> int:
-        arguments = (letter.id, outcome, msgspec.json.encode(letter), _ms(pause_s), most)
-        dropped: int = await self._run(Call(_SETTLE, [self._letters, self._due, self._dead], arguments))
+        text = msgspec.json.encode(letter)
+        arguments = (letter.id, outcome, text, _ms(pause_s), most, letter.owner, _DEAD_OF_OWNER)
+        call = Call(_SETTLE, [self._letters, self._due, self._dead, self._owners], arguments)
+        dropped: int = await self._run(call)
         return dropped
 
     async def _run(self, call: Call) -> Any:

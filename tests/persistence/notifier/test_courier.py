@@ -154,6 +154,7 @@ async def test_what_is_refused_for_good_or_too_often_is_a_dead_letter_and_can_be
     letters = Letters(run.redis, "webpush", "push")
     dead = await letters.dead_ones()
     assert sorted(letter.error for letter, _ in dead) == ["status 400", "status 500"]
+    assert sorted(letter.owner for letter, _ in dead) == ["u0", "u1"]
     server.answer = lambda _: Reply()
     for letter, _ in dead:
         assert await letters.revive(letter)

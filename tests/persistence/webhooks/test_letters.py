@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 
 import pytest
 import redis.asyncio
@@ -14,6 +15,7 @@ from services.shared.errors import Unavailable
 from services.shared.feed.events import Event, EventType
 from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
+from tests.support.full import sized
 from tests.support.redis import RedisServer
 
 
@@ -91,3 +93,51 @@ async def test_a_lease_that_ran_out_is_taken_over(redis_url: str, letters: Lette
     await letters.done(letter)
     await letters.again(letter, 0)  # a late one, of who lost its lease: it is gone
     assert (await letters.claim(5, 0.2)).waiting == 0
+
+
+async def fail(letters: Letters, name: str, owner: str, most: int = 1_000) -> int:
+    letter = Letter(id=name, body="{}", events=1, owner=owner)
+    assert await letters.store(letter)
+    return await letters.dead(letter, most)
+
+
+async def test_an_owner_takes_no_places_of_others(redis_conn: redis.asyncio.Redis, letters: Letters) -> None:
+    """Of too many of one owner the oldest go, also where there is room."""
+    for number in range(3):
+        await fail(letters, f"bob-{number}", "bob o")
+    dropped = [await fail(letters, f"ann-{number:03}", "ann") for number in range(50)]
+    assert dropped == [0] * 20 + [1] * 30
+    await fail(letters, "all", "")
+    left = {letter.id for letter, _ in await letters.dead_ones()}
+    assert left == {f"bob-{number}" for number in range(3)} | {f"ann-{number:03}" for number in range(30, 50)} | {"all"}
+    assert await redis_conn.hlen("t:webhooks:{crm}:letters") == len(left)
+
+
+async def test_what_owners_have_is_what_is_dead(redis_conn: redis.asyncio.Redis, letters: Letters) -> None:
+    """A model of it, after random failures, replays and drops."""
+    seed, most, of_owner = 18, 40, 20
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    dead: list[Letter] = []  # the oldest first; ids tell the order in the same millisecond
+    for number in range(sized(600, 20_000)):
+        if dead and rng.random() < 0.3:
+            letter = rng.choice(dead)
+            dead.remove(letter)
+            assert await (letters.drop(letter) if rng.random() < 0.5 else letters.revive(letter))
+            assert not await letters.drop(letter)
+            continue
+        owner = rng.choice(["ann", "ann", "ann", "bob", "cid", ""])
+        letter = Letter(id=f"{number:06}", body="{}", events=1, owner=owner)
+        dropped = await fail(letters, letter.id, owner, most)
+        dead.append(letter)
+        mine = [one for one in dead if one.owner == owner]
+        over = mine[:1] if owner and len(mine) > of_owner else dead[: max(0, len(dead) - most)]
+        assert dropped == len(over)
+        dead = [one for one in dead if one not in over]
+    assert [letter for letter, _ in await letters.dead_ones()] == dead
+    kept: dict[bytes, bytes] = await redis_conn.hgetall("t:webhooks:{crm}:owners")  # type: ignore[assignment]
+    found = {name.decode(): ids.decode().split() for name, ids in kept.items()}
+    owners = {one.owner for one in dead} - {""}
+    assert found == {owner: [one.id for one in dead if one.owner == owner] for owner in owners}
+    await letters.forget()
+    assert await redis_conn.keys("t:webhooks:{crm}:*") == []

@@ -1,7 +1,8 @@
--- Takes a dead letter out of the dead ones. KEYS: letters, due, dead. ARGV: id, the letter to send, or '' to drop it.
--- Returns 1; 0 if it is not among the dead ones.
+-- Takes a dead letter out of the dead ones. KEYS: letters, due, dead, owners.
+-- ARGV: id, the letter to send, or '' to drop it, owner. Returns 1; 0 if it is not among the dead ones.
 local id, letter = ARGV[1], ARGV[2]
 if redis.call('ZREM', KEYS[3], id) == 0 then return 0 end
+disown(ARGV[3], id)
 if letter == '' then
   redis.call('HDEL', KEYS[1], id)
 else

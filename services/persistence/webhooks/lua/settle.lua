@@ -1,6 +1,6 @@
-#!lua flags=allow-oom
--- Says what became of a letter. KEYS: letters, due, dead.
--- ARGV: id, 'done' | 'again' | 'dead', the letter with what is known now, ms until it is due, most dead letters.
+-- Says what became of a letter. KEYS: letters, due, dead, owners.
+-- ARGV: id, 'done' | 'again' | 'dead', the letter with what is known now, ms until it is due, most dead letters, owner,
+-- most dead letters of an owner.
 -- Returns how many old dead letters were dropped to make room. A letter that is gone, or dead already, stays so.
 local id, outcome = ARGV[1], ARGV[2]
 if not redis.call('ZSCORE', KEYS[2], id) then return 0 end
@@ -18,10 +18,24 @@ if outcome == 'again' then
 end
 redis.call('ZREM', KEYS[2], id)
 redis.call('ZADD', KEYS[3], now, id)
+local owner, dropped = ARGV[6], 0
+if owner ~= '' then
+  local ids = owned(owner)
+  ids[#ids + 1] = id
+  while #ids > tonumber(ARGV[7]) do
+    local old = table.remove(ids, 1)
+    redis.call('HDEL', KEYS[1], old)
+    redis.call('ZREM', KEYS[3], old)
+    dropped = dropped + 1
+  end
+  own(owner, ids)
+end
 local over = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[5])
-if over <= 0 then return 0 end
+if over <= 0 then return dropped end
 for _, old in ipairs(redis.call('ZRANGE', KEYS[3], 0, over - 1)) do
+  local letter = redis.call('HGET', KEYS[1], old)
+  disown(letter and cjson.decode(letter).owner or '', old)
   redis.call('HDEL', KEYS[1], old)
   redis.call('ZREM', KEYS[3], old)
 end
-return over
+return dropped + over
