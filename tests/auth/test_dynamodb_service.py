@@ -25,8 +25,8 @@ from services.shared.dynamodb.client import DynamoDb, values_of
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.rpc.replicas import Replicas
 from tests.support.dynamodb import CREDENTIALS, dynamodb_server, settings_of
-from tests.support.grpc import until
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
 

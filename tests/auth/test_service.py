@@ -41,7 +41,7 @@ from services.shared.redis.pipeline import RedisPipeline
 from services.shared.rpc.replicas import Replicas
 from services.shared.user_digest import digest_of
 from tests.support.api_keys import api_key_id
-from tests.support.grpc import until
+from tests.support.waiting import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceStub
 

@@ -385,8 +385,9 @@ class Died(Exception):
     """The process ended here."""
 
 
-async def erase_half(erase: Any, channel: str, publications: dict[int, bytes]) -> None:
+async def erase_half(died: asyncio.Event, erase: Any, channel: str, publications: dict[int, bytes]) -> None:
     await erase(channel, dict(list(publications.items())[:1]))
+    died.set()
     raise Died
 
 
@@ -401,14 +402,16 @@ async def test_c35_what_a_dead_process_left_is_erased_by_another_and_nothing_is_
         await one.did("ann", {"kind": "edit", "of": message, "text": f"{SECRET} {round_}"})
         dying = chat.replica()
         await dying.conversations.current(GROUP)
+        died = asyncio.Event()
 
-        async def ends(*_: Any) -> Any:
+        async def ends(*_: Any, died: asyncio.Event = died) -> Any:
+            died.set()
             raise Died
 
         log, process = dying.process.log, dying.process
         hot: Any = process.hot
         if step == "marked":
-            log.append = lambda requests, on_outcome: None  # type: ignore[method-assign]
+            log.append = lambda requests, on_outcome, died=died: died.set()  # type: ignore[method-assign,misc]
         elif step == "numbered":
             process.store.before_write = ends
         elif step == "stored":
@@ -419,10 +422,10 @@ async def test_c35_what_a_dead_process_left_is_erased_by_another_and_nothing_is_
             eraser: Any = dying.chat.eraser
             eraser.after = ends
         else:
-            log.erase = partial(erase_half, log.erase)  # type: ignore[method-assign]
+            log.erase = partial(erase_half, died, log.erase)  # type: ignore[method-assign]
             log.erasures.resolve = None
         dying.appender.submit([new_event("ann", {"kind": "delete", "of": message})], lambda *_: None)
-        await asyncio.sleep(0.15)
+        await asyncio.wait_for(died.wait(), 30)
         await process.close()
         await one.process.log.drain(5)
         await one.process.log.sweep(0, 10)

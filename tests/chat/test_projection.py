@@ -16,7 +16,7 @@ from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
 from tests.support.chat import GROUP, ChatSite, code
 from tests.support.chat_store import MemoryChatStore
-from tests.support.persistence import until
+from tests.support.waiting import until
 
 
 async def marks(chat: ChatSite) -> list[str]:

@@ -21,6 +21,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from tests.support.chat_calls import CallRefused, Replica, Site
 from tests.support.full import sized
+from tests.support.waiting import until
 from thalamus.common.v1.common_pb2 import Publication
 
 Json = dict[str, Any]
@@ -46,12 +47,6 @@ class Frames:
 
     def of(self, channel: str, user: str) -> list[Json]:
         return [event for event in self.events(channel) if event["user"] == user]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(LONGEST_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

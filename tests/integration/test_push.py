@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.support.push import push_file
 from tests.support.push_keys import Browser, ec_key, server_tls
 from tests.support.push_server import PushServer, Reply
 from tests.support.stack import Stack
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient
 
 WAIT_S = 30.0
@@ -42,13 +43,6 @@ async def stack(request: pytest.FixtureRequest, tmp_path: Path, server: PushServ
     await asyncio.to_thread(running.__enter__)
     yield running
     await asyncio.to_thread(running.__exit__, None, None, None)
-
-
-async def until(found: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(WAIT_S):
-        while not (value := found()):
-            await asyncio.sleep(0.05)
-    return value
 
 
 async def test_c60_a_browser_is_told_and_told_to_take_it_back(stack: Stack, server: PushServer) -> None:

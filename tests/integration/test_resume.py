@@ -16,10 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
+import redis.asyncio
 
 from tests.support.sdk import run_scenario
 from tests.support.stack import Stack
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient, WireError
 
 SDK_TESTS = Path(__file__).parent / "sdk"
@@ -135,7 +137,8 @@ async def test_the_client_of_a_killed_edge_resumes_and_is_listed_nowhere_until_t
             async with WireClient(stack.ws_urls[0]) as client:
                 await client.connect(token)
                 assert await listed() == ["s1"]
-                await asyncio.sleep(0.5)  # the entry is written
+                async with redis.asyncio.Redis.from_url(stack.redis_url) as conn:
+                    await until(lambda: conn.keys("*:session"))  # the entry is written
                 await asyncio.to_thread(stack.kill9, "edge-1")
             assert await listed() == []
             await asyncio.sleep(3.5)  # until the tokens have expired

@@ -15,6 +15,7 @@ import pytest
 
 from services.auth.domain.own_account import MAX_ENDS
 from tests.support.stack import Stack
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient, WireError
 
 PASSWORD = "correct horse battery"
@@ -532,8 +533,12 @@ async def test_a_disable_beside_an_enable_leaves_every_edge_with_what_auth_says(
     await asyncio.sleep(2.5)
     for user in users:
         is_disabled = (await api(stack, edges[0], "users_get", user=user))["result"]["disabled"]
-        refused = [bool(await refused_by(url, stack.token(user))) for url in stack.ws_urls]
-        assert refused == [is_disabled] * 2, user
+
+        async def is_known(user: str = user, is_disabled: bool = is_disabled) -> bool:
+            refused = [bool(await refused_by(url, stack.token(user))) for url in stack.ws_urls]
+            return refused == [is_disabled] * 2
+
+        await until(is_known, what=f"{user}: {is_disabled}")
 
 
 async def test_a_deleted_user_comes_back_by_nothing(stack: Stack, edges: list[httpx.AsyncClient]) -> None:

@@ -17,8 +17,9 @@ from cli.commands import webhooks
 from cli.errors import CommandError
 from tests.support.full import sized
 from tests.support.stack import Stack
+from tests.support.waiting import until
 from tests.support.webhook_receiver import Manner, WebhookReceiver, at_random
-from tests.support.webhooks import SECRET, tell, until, webhooks_file
+from tests.support.webhooks import SECRET, tell, webhooks_file
 from tests.support.wire_client import WireClient
 
 TIMEOUT_S = 1.0

@@ -24,8 +24,9 @@ from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.full import sized
 from tests.support.stack import Stack
+from tests.support.waiting import until
 from tests.support.webhook_receiver import Manner, Request, WebhookReceiver, at_random
-from tests.support.webhooks import SECRET, until, webhooks_file
+from tests.support.webhooks import SECRET, webhooks_file
 from tests.support.wire_client import WireClient
 
 KILLS = sized(3, 20)

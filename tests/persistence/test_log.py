@@ -22,7 +22,8 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import STAMP_BYTES
 from services.shared.hotlog.keys import pair
 from tests.support.log import append, begin
-from tests.support.persistence import CHANNEL, Process, Site, both, request, until
+from tests.support.persistence import CHANNEL, Process, Site, both, request
+from tests.support.waiting import until
 
 # Offsets.
 

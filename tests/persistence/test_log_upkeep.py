@@ -20,7 +20,8 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import KEY_TTL_S
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import begin
-from tests.support.persistence import CHANNEL, Process, Site, both, request, until
+from tests.support.persistence import CHANNEL, Process, Site, both, request
+from tests.support.waiting import until
 
 # Reading and opening.
 

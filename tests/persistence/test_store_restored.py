@@ -30,6 +30,7 @@ from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.log import append
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 
 CHANNEL, OTHER = "chat:restored", "chat:other"
 
@@ -86,6 +87,21 @@ async def persistence(url: str, path: Path) -> AsyncIterator[Persistence]:
         await made.heartbeat.close()
 
 
+async def several_heartbeats(process: Persistence) -> None:
+    """Wait until Redis has counted five more."""
+
+    async def counted() -> int:
+        (found,) = await process.pipeline.execute([("GET", keys.heartbeat())], timeout_s=2.0)
+        return int(found)
+
+    before = await counted()
+
+    async def came() -> bool:
+        return await counted() >= before + 5
+
+    await until(came)
+
+
 def copy(source: Path, target: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         target.with_name(target.name + suffix).unlink(missing_ok=True)
@@ -103,7 +119,7 @@ async def test_an_older_file_is_noticed_where_redis_was_kept(
         (quiet,) = await before.publish(OTHER)
         copy(path, backup)
         lost = await before.publish(CHANNEL, 5)
-        await asyncio.sleep(0.5)  # the counter is kept several times
+        await several_heartbeats(before)  # each keeps the counter
     copy(backup, path)
     if noticed_by == "the channel":  # as where persistence was of a version that does not say what it has kept
         plain = RedisPipeline(own_redis.url)
@@ -132,7 +148,7 @@ async def test_an_edge_that_lives_knows_what_the_store_had_though_redis_is_empty
         await before.publish(CHANNEL, 3)
         copy(path, backup)
         (*_, last) = await before.publish(CHANNEL, 3)
-        await asyncio.sleep(0.5)
+        await several_heartbeats(before)
         look = incarnation.check_result(
             (await pipeline.run([incarnation.check_call("edge", Known(), "", "")], timeout_s=2.0))[0]
         )
@@ -160,6 +176,6 @@ async def test_a_store_that_could_not_write_for_a_while_is_no_older_one(
             raise Unavailable("no room")
 
         monkeypatch.setattr(before.store, "keep_heartbeat", full)
-        await asyncio.sleep(0.5)  # Redis counts on, and the store does not
+        await several_heartbeats(before)  # Redis counts on, and the store does not
     async with persistence(own_redis.url, path) as after:
         assert await after.publish(CHANNEL) == [(first[0], 4)]

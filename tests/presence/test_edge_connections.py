@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -27,6 +27,7 @@ from services.shared.rpc.server import GrpcServer, start_grpc_server
 from tests.presence.events import kinds
 from tests.presence.test_edge_client import CHANNEL, enter, leave
 from tests.presence.test_roster import Ear, ear
+from tests.support.waiting import until
 from thalamus.presence.v1 import presence_pb2 as pb
 from thalamus.presence.v1 import presence_pb2_grpc as rpc
 
@@ -95,13 +96,6 @@ async def client(server: Server) -> AsyncIterator[PresenceClient]:
     yield made
     await made.close()
     await replicas.close()
-
-
-async def until(check: Callable[[], Any], limit_s: float = 8.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not await check():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.03)
 
 
 async def connections(server: Server, user: str = "ann") -> int:

@@ -15,8 +15,9 @@ import pytest
 
 from services.shared.errors import Busy, Unavailable
 from services.shared.rpc.batch_stream import BatchStream
-from tests.support.grpc import Rig, ScriptedServer, until
+from tests.support.grpc import Rig, ScriptedServer
 from tests.support.linger import BusyThread
+from tests.support.waiting import until
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
 Stream = BatchStream[pb.AppendItem, pb.AppendResult]
@@ -73,7 +74,7 @@ async def test_what_piles_up_while_two_batches_are_in_flight_goes_as_the_third(m
 
 async def test_while_its_thread_is_busy_a_batch_waits_for_more(make_rig: MakeRig) -> None:
     rig = await make_rig(1)
-    busy = BusyThread(longest_s=0.05)
+    busy = BusyThread(longest_s=0.2)
     stream = await rig.open_stream(linger=busy.linger)
     await submit(stream, "connected")
     busy.work(1.0)
@@ -278,7 +279,7 @@ async def test_a_silent_replica_costs_half_a_deadline_where_another_answers(make
 
 async def test_more_than_the_bound_is_busy_and_room_comes_back(make_rig: MakeRig) -> None:
     rig = await make_rig(1)
-    stream = await rig.open_stream(max_waiting=10, deadline_s=0.5)
+    stream = await rig.open_stream(max_waiting=10, deadline_s=10)
     log = rig.servers[0].log
     await submit(stream, "connected")
     log.go.clear()

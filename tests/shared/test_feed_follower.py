@@ -16,7 +16,7 @@ from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
 from tests.support.feed import tell_publications
 from tests.support.full import sized
-from tests.support.webhooks import until as eventually
+from tests.support.waiting import until
 
 
 class Followed:
@@ -43,7 +43,7 @@ class Followed:
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self.follower.run())
-        await eventually(lambda: self.gaps)
+        await until(lambda: self.gaps)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -62,7 +62,7 @@ async def test_it_tells_what_comes_after_its_beginning(redis_conn: redis.asyncio
     await followed.start()
     await tell_publications(redis_conn, "conv:g.1", 3, author="änn")
     await tell_publications(redis_conn, "conv:g.2", 1)
-    await eventually(lambda: len(followed.hints) == 2)
+    await until(lambda: len(followed.hints) == 2)
     assert followed.gaps == ["new"]
     assert {(hint.channel, hint.offset, hint.author) for hint in followed.hints} == {
         ("conv:g.1", 3, "änn"),
@@ -74,7 +74,7 @@ async def test_it_tells_hidden_entries_with_users(redis_conn: redis.asyncio.Redi
     await followed.start()
     fields = {"c": "conv:g.1", "e": "e", "h": 7, "a": "ann", "l": "8 3 0", "u": '["bob","ü"]'}
     entry: Any = await redis_conn.xadd(keys.commits(keys.feed_shard("conv:g.1")), fields)  # type: ignore[arg-type]
-    await eventually(lambda: followed.hints)
+    await until(lambda: followed.hints)
     time_ms = int(entry.split(b"-")[0])
     assert followed.hints == [Hint("conv:g.1", "e", 7, 8, 3, "ann", time_ms, ("bob", "ü"))]
 
@@ -83,7 +83,7 @@ async def test_it_tells_hidden_entries_with_users(redis_conn: redis.asyncio.Redi
 async def test_what_redis_lost_is_a_gap(redis_conn: redis.asyncio.Redis, followed: Followed, field: str) -> None:
     await followed.start()
     await redis_conn.xadd(keys.commits(3), {field: "lost", "s": "feed3"})
-    await eventually(lambda: followed.gaps == ["new", "lost"])
+    await until(lambda: followed.gaps == ["new", "lost"])
 
 
 async def test_a_stream_that_was_trimmed_past_it_is_a_gap(
@@ -96,9 +96,9 @@ async def test_a_stream_that_was_trimmed_past_it_is_a_gap(
     for offset in range(1, 50):
         pipeline.xadd(name, {"c": "conv:g.1", "e": "e", "o": offset, "a": ""}, maxlen=5, approximate=False)
     await pipeline.execute()
-    await eventually(lambda: followed.gaps == ["new", "trimmed"])
+    await until(lambda: followed.gaps == ["new", "trimmed"])
     await tell_publications(redis_conn, "conv:g.1", 50)
-    await eventually(lambda: followed.hints and followed.hints[-1].offset == 50)
+    await until(lambda: followed.hints and followed.hints[-1].offset == 50)
     assert followed.gaps == ["new", "trimmed"]
 
 
@@ -112,13 +112,13 @@ async def test_a_redis_that_went_back_is_a_gap(
     copy: Any = await redis_conn.dump(name)
     await followed.start()
     await tell_publications(redis_conn, "conv:g.1", 2, 3)
-    await eventually(lambda: len(followed.hints) == 2)
+    await until(lambda: len(followed.hints) == 2)
     await redis_conn.delete(name)
     if how == "back":
         await redis_conn.restore(name, 0, copy)
-    await eventually(lambda: followed.gaps == ["new", "lost"])
+    await until(lambda: followed.gaps == ["new", "lost"])
     await tell_publications(redis_conn, "conv:g.1", 3, 4)
-    await eventually(lambda: [hint.offset for hint in followed.hints] == [2, 3, 3, 4])
+    await until(lambda: [hint.offset for hint in followed.hints] == [2, 3, 3, 4])
 
 
 async def test_it_begins_again_when_it_is_told_of_another_redis(
@@ -133,9 +133,9 @@ async def test_it_begins_again_when_it_is_told_of_another_redis(
     gaps = len(followed.gaps)
     assert set(followed.gaps[1:]) == {"lost"}
     followed.follower.restart()
-    await eventually(lambda: len(followed.gaps) > gaps)
+    await until(lambda: len(followed.gaps) > gaps)
     await tell_publications(redis_conn, "conv:g.1", 1)
-    await eventually(lambda: followed.hints)
+    await until(lambda: followed.hints)
 
 
 @pytest.mark.parametrize("seed", range(sized(2, 40)))
@@ -175,7 +175,7 @@ async def test_everything_is_told_in_order_or_a_gap_is(
     def told() -> bool:
         return followed.gaps[gaps:] != [] or all((channel, tops[channel]) in followed.order for channel in channels)
 
-    await eventually(told)
+    await until(told)
     await asyncio.sleep(0.1)  # a comparison that was due
     await followed.stop()
     for channel in channels:

@@ -19,7 +19,8 @@ from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
 from services.shared.process.config import ConfigError
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import Refused
-from tests.support.grpc import Rig, ScriptedServer, Status, Stub, pages, until
+from tests.support.grpc import Rig, ScriptedServer, Status, Stub, pages
+from tests.support.waiting import until
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
 TOKEN = b"the-token-of-this-deployment"

@@ -33,7 +33,8 @@ from services.shared.rpc.tls import ServiceIdentity, channel_credentials
 from services.shared.startup.config import ServiceTls
 from services.shared.startup.grpc_server import serve_grpc
 from tests.support.certificates import Folder
-from tests.support.grpc import Rig, ScriptedLog, ScriptedServer, Status, Stub, pages, until
+from tests.support.grpc import Rig, ScriptedLog, ScriptedServer, Status, Stub, pages
+from tests.support.waiting import until
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import add_PersistenceServiceServicer_to_server
 
@@ -292,7 +293,7 @@ class Platform:
         self._servers[number] = new
         for edge in self._edges.values():
             states = edge.replicas.channels
-            await until(lambda states=states: any(one.get_state(True) is Ready for one in states.values()))
+            await until(lambda states=states: any(one.get_state(True) is Ready for one in states.values()))  # type: ignore[misc]
         await asyncio.sleep(1.0)  # the pause of a rolling update, in which edges connect to the new one
 
     async def _replace_edge(self, name: str) -> None:
@@ -418,7 +419,7 @@ async def test_renewed_under_load_no_call_fails_and_both_sides_show_the_new_one(
         folder.renew()
         await rig.replicas.refresh()
         assert dict(rig.replicas.channels) != channels
-        await until(lambda before=before: done > before + 20)
+        await until(lambda before=before: done > before + 20)  # type: ignore[misc]
         assert await asyncio.to_thread(presented, server, folder) == serial(folder.files("persistence"))
     await asyncio.sleep(CLOSED_S)  # the old connections have ended: nothing may still use them
     before = done

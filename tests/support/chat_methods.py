@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +27,7 @@ from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from tests.support import edge_chat
 from tests.support.edge import Client, Cluster
+from tests.support.waiting import until
 from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.chat.v1.chat_pb2_grpc import ChatServiceServicer, add_ChatServiceServicer_to_server
 
@@ -178,7 +178,7 @@ async def rpc(client: Client, method: str, params: Any = None, *, token: str = "
         await client.raw(b'{"id":%d,"rpc":{"method":"%s","data":%s}}' % (number, method.encode(), params))
     else:
         number = await client.post(rpc={"method": method, "data": params}, **beside)
-    line = await _until(lambda: next((line for line in client.lines if line.get("id") == number), None))
+    line = await until(lambda: next((line for line in client.lines if line.get("id") == number), None))
     found: dict[str, Any] = line.get("rpc") or {"error": line["error"]}
     return found
 
@@ -189,13 +189,6 @@ async def rpc_text(client: Client, method: str, params: bytes) -> bytes:
     await rpc(client, method, params)
     (text,) = [text for text in client.texts[before:] if b'"id":' in text]
     return text
-
-
-async def _until(find: Callable[[], Any], timeout_s: float = 5.0) -> Any:
-    async with asyncio.timeout(timeout_s):
-        while (found := find()) is None:
-            await asyncio.sleep(0.002)
-    return found
 
 
 def sample(method: str) -> dict[str, Any]:

@@ -193,14 +193,6 @@ def _outcome(result: pb.AppendResult) -> pb.AppendResult | Busy:
     return Busy("as the test wants") if result.position.epoch == "refused" else result
 
 
-async def until(condition: object, timeout_s: float = 3.0) -> None:
-    """Wait until the callable is true; the events of grpc.aio can't be subscribed to."""
-    assert callable(condition)
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def pages(iterator: AsyncIterable[pb.ReadPage]) -> list[pb.ReadPage]:
     return [page async for page in iterator]
 

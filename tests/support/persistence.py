@@ -154,10 +154,3 @@ class Site:
 
 
 both = pytest.mark.parametrize("apart", [False, True], ids=["one write for all", "a write per channel"])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it is so, 5 s at most."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.002)

@@ -76,10 +76,3 @@ async def dispatching(
             await dispatcher.drain(0)
             await reader.close()
             await pipeline.aclose()
-
-
-async def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(within_s):
-        while not holds():
-            await asyncio.sleep(0.01)

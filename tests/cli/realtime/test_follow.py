@@ -18,6 +18,7 @@ from cli.errors import Refused, Unreachable
 from cli.realtime.follow import Follower
 from cli.realtime.messages import Error, Position
 from cli.realtime.protocol import Event, Published, Subscribed, SubscribeRefused, WireClient
+from tests.support.waiting import until
 
 Part = Callable[[ServerConnection], Awaitable[None]]
 HELLO = '{"id":1,"connect":{"client":"c","version":"1","ping":25,"pong":true}}'
@@ -65,11 +66,6 @@ class Seen:
             url, wire, show=self.events.append, remark=self.told.append, new_token=new_token, rng=random.Random(1)
         )
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.01)
-
 
 @pytest.fixture
 def seen() -> Seen:
@@ -98,7 +94,7 @@ async def test_a_lost_connection_is_made_anew_and_recovers(seen: Seen) -> None:
     )
     async with server([first, second]) as url:
         following = asyncio.ensure_future(seen.follower(url, WireClient({"room": None})).run())
-        await seen.until(lambda: sum(isinstance(event, Published) for event in seen.events) == 2)
+        await until(lambda: sum(isinstance(event, Published) for event in seen.events) == 2)
         following.cancel()
         await asyncio.wait([following])
     assert asked[1]["subscribe"] == {
@@ -135,7 +131,7 @@ async def test_an_expired_token_that_was_minted_is_minted_anew(seen: Seen) -> No
     expired = says('{"id":1,"error":{"code":109,"message":"token expired"}}')
     async with server([expired, says(HELLO)]) as url:
         following = asyncio.ensure_future(seen.follower(url, wire, new_token).run())
-        await seen.until(lambda: len(seen.events) == 2)
+        await until(lambda: len(seen.events) == 2)
         following.cancel()
         await asyncio.wait([following])
     assert wire.token == "fresh"
@@ -173,7 +169,7 @@ async def test_a_temporary_refusal_is_asked_again(seen: Seen) -> None:
 
     async with server([part]) as url:
         following = asyncio.ensure_future(seen.follower(url, WireClient({"room": None})).run())
-        await seen.until(lambda: any(isinstance(event, Subscribed) for event in seen.events))
+        await until(lambda: any(isinstance(event, Subscribed) for event in seen.events))
         following.cancel()
         await asyncio.wait([following])
 
@@ -217,8 +213,8 @@ async def test_nobody_there_ends_the_first_attempt(seen: Seen, unused_tcp_port: 
 async def test_after_a_first_connection_nobody_there_is_tried_again(seen: Seen) -> None:
     async with server([says(HELLO, close=(1011, "oops"))]) as url:
         following = asyncio.ensure_future(seen.follower(url, WireClient({"a": None})).run())
-        await seen.until(lambda: len(seen.told) == 1)
-    await seen.until(lambda: len(seen.told) >= 2)
+        await until(lambda: len(seen.told) == 1)
+    await until(lambda: len(seen.told) >= 2)
     assert not following.done()
     following.cancel()
     await asyncio.wait([following])

@@ -15,6 +15,7 @@ import pytest
 from cli.stack.child import ChildSpec, Stage
 from cli.stack.supervisor import StartFailed, Supervisor
 from services.shared.process.children import Guard
+from tests.support.waiting import until
 
 # Says when it is up by a file, and what signal it got by a line.
 CHILD = """
@@ -73,12 +74,6 @@ class Seen:
 @pytest.fixture
 def seen(tmp_path: Path) -> Seen:
     return Seen(tmp_path)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:

@@ -24,7 +24,7 @@ from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from tests.support.api_keys import api_key_id
-from tests.support.grpc import until
+from tests.support.waiting import until
 from thalamus.auth.v1 import auth_pb2 as pb
 from thalamus.auth.v1.auth_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 

@@ -20,7 +20,7 @@ from services.shared.rpc.replicas import Replicas
 from tests.support.chat_service import Replica
 from tests.support.edge import OPEN
 from tests.support.edge_chat import CONV, GROUP
-from tests.support.grpc import until
+from tests.support.waiting import until
 from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.common.v1.common_pb2 import Position
 

@@ -6,7 +6,7 @@ Every edge knows of a change, also one that was cut off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.support.grants import AuthGrants, MemoryGrants
 from tests.support.live_edge import LiveEdge
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import until
 
 GRANT = frozenset({Permission.GRANT})
 PRIVATE = Namespace(
@@ -60,13 +61,6 @@ async def outcome(client: Client, request: dict[str, Any]) -> int:
     number = await client.post(**request)
     line = await until(lambda: next((one for one in client.lines if one.get("id") == number), None))
     return int(line.get("error", {}).get("code", 0))
-
-
-async def until(found: Callable[[], Any], within_s: float = 8.0) -> Any:
-    async with asyncio.timeout(within_s):
-        while not (value := found()):
-            await asyncio.sleep(0.01)
-    return value
 
 
 def unsubscribed(client: Client) -> list[int]:

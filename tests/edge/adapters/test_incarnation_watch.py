@@ -24,8 +24,9 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.incarnation.calls import parse_incarnation
 from tests.edge.adapters.brokers import check_now, forget, generation
-from tests.edge.adapters.test_self_check import Reconnects, until
+from tests.edge.adapters.test_self_check import Reconnects
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 
 CHANNEL = "live:incarnation"
 

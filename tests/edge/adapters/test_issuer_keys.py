@@ -25,8 +25,8 @@ from services.edge.domain.access.tokens import TokenInvalid, TokenVerifier
 from services.edge.metrics import ISSUER_FAILURES, ISSUER_FETCHED, ISSUER_KEYS
 from services.shared.errors import Unavailable
 from tests.edge.domain.test_token_algorithms import PRIVATE, jwk_of, key_set, token
-from tests.support.grpc import until
 from tests.support.issuer import Issuer, answer
+from tests.support.waiting import until
 
 NOW = 1_800_000_000.0
 EVERY_S = 0.1

@@ -22,7 +22,7 @@ from services.shared.process.cancellation import end_task
 from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import GrpcServer, start_grpc_server
 from tests.support.faults import free_port
-from tests.support.grpc import until
+from tests.support.waiting import until
 from thalamus.auth.v1 import users_pb2 as pb
 from thalamus.auth.v1.users_pb2_grpc import UserServiceServicer, add_UserServiceServicer_to_server
 

@@ -18,12 +18,12 @@ from services.edge.domain.control.operations import ProfilesChanged
 from services.edge.domain.control.profile_news import ProfileNews
 from services.edge.domain.model import ControlCommand
 from services.shared.errors import Unavailable
-from tests.edge.adapters.test_grants_on_edges import until
 from tests.support.edge import Cluster, settle
 from tests.support.live_edge import LiveEdge
 from tests.support.profiles import MemoryProfiles, user_of
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import until
 
 
 async def versions(edge: LiveEdge, *users: str) -> list[int]:

@@ -21,8 +21,9 @@ from services.shared.hotlog import keys
 from services.shared.incarnation.calls import parse_incarnation
 from tests.edge.adapters.brokers import forget, generation, stop_watching
 from tests.edge.adapters.test_incarnation_watch import CHANNEL, Store, append, brokers, dump, go_back, store, top
-from tests.edge.adapters.test_self_check import Reconnects, until
+from tests.edge.adapters.test_self_check import Reconnects
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 
 __all__ = ["brokers", "store"]  # fixtures
 

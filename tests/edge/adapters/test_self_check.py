@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from services.edge.adapters.redis.broker import RedisBroker
 from services.edge.adapters.redis.self_check import PubSubSelfCheck
@@ -11,6 +11,7 @@ from services.edge.domain.model import ClientInfo, Publication
 from services.shared.errors import Unavailable
 from tests.edge.adapters.brokers import lose_subscriptions
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 
 
 class Reconnects:
@@ -32,12 +33,6 @@ class Reconnects:
 
     def reconnected(self) -> None:
         self.count += 1
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(8):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_connection_that_answers_pings_but_hears_nothing_is_made_anew(own_redis: RedisServer) -> None:

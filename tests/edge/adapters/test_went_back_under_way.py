@@ -22,9 +22,10 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from tests.edge.adapters.brokers import generation
 from tests.edge.adapters.test_incarnation_watch import Store, append, dump, store
-from tests.edge.adapters.test_self_check import Reconnects, until
+from tests.edge.adapters.test_self_check import Reconnects
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import until
 
 __all__ = ["store"]  # fixture
 

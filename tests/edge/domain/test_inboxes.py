@@ -16,7 +16,7 @@ from services.edge.domain.inbox.ports import Members, Place
 from services.edge.domain.inbox.watching import Inboxes
 from services.shared.errors import Unavailable
 from tests.support.full import sized
-from tests.support.webhooks import until
+from tests.support.waiting import until
 
 PERIOD_S = 0.05
 Entry = tuple[bytes, Sequence[bytes], bytes]
@@ -209,16 +209,18 @@ async def test_an_answer_from_before_a_gap_gives_nobody_a_conversation(asks: str
     world.hear()
     await world.inboxes.opened("inbox:#eve")
     source = world.inboxes.source
-    held = asyncio.Event()
+    asked, held = asyncio.Event(), asyncio.Event()
 
     class Late:
         async def watch(self, user: str) -> Mapping[str, Place]:
             found = await source.watch(user)
+            asked.set()
             await held.wait()
             return found
 
         async def members(self, channel: str, users: Sequence[str]) -> Members:
             found = await source.members(channel, users)
+            asked.set()
             await held.wait()
             return found
 
@@ -228,7 +230,7 @@ async def test_an_answer_from_before_a_gap_gives_nobody_a_conversation(asks: str
         world.hear()
     else:
         world.inboxes.on_gap("trimmed")
-    await asyncio.sleep(0.15)
+    await asyncio.wait_for(asked.wait(), 30)
     world.people["conv:g.1"].discard("eve")
     removed_at = world.event("conv:g.1", 2, ["eve"])
     world.feed.clear()  # lost

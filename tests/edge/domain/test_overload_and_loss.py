@@ -12,6 +12,7 @@ from services.shared.errors import Unavailable
 from services.shared.namespaces import Durability, Mode, Permission
 from tests.support.edge import OPEN, Client, Cluster, connected, replace_namespace, settle
 from tests.support.memory import MemoryBroker
+from tests.support.waiting import until
 
 FORCED = replace_namespace(OPEN, recovery=Mode.FORCE, history=frozenset({Permission.AUTHENTICATED}))
 
@@ -177,9 +178,13 @@ async def test_an_edge_that_is_behind_and_cannot_ask_redis_says_so_instead_of_te
     assert replies[0]["error"]["code"] == 100
     assert replies[0]["error"]["temporary"]
     cluster.bus.down = False
-    await asyncio.sleep(1.2)  # the repair tries again
-    result = await carol.call(subscribe=recover)
-    assert result["recovered"] is True
+
+    async def recovered() -> bool:
+        command = await carol.post(subscribe=recover)
+        reply = await until(lambda: next((line for line in carol.lines if line.get("id") == command), None))
+        return reply.get("subscribe", {}).get("recovered") is True
+
+    await until(recovered)  # the repair tries again
 
 
 async def test_publications_in_the_queues_of_clients_count_too_and_are_forgotten_with_them() -> None:

@@ -32,6 +32,7 @@ from tests.edge.transport.support import CLOSE, LIMIT_S, PATH, TEXT, Raw, close_
 from tests.support.edge import Cluster
 from tests.support.memory import MemoryTickets
 from tests.support.served_edge import ServedEdge
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient
 
 ROUNDS = 50
@@ -85,12 +86,6 @@ def toy(edge: ServedEdge, **options: Any) -> connect:
 
 def json_client(edge: ServedEdge) -> WireClient:
     return WireClient(f"ws://127.0.0.1:{edge.port}{PATH}")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_both_protocols_share_a_channel_in_one_order(cluster: Cluster, edge: ServedEdge) -> None:

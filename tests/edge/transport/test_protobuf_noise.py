@@ -16,8 +16,6 @@ import logging
 import os
 import random
 import secrets
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from tests.support.edge import OPEN, Cluster, replace_namespace
 from tests.support.full import sized
 from tests.support.protobuf_noise import Noise
 from tests.support.served_edge import ServedEdge
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient, WireError
 
 COMMANDS = sized(1_000, 20_000)
@@ -50,14 +49,6 @@ _LOGGED = replace_namespace(
 )
 _NONE = replace_namespace(OPEN, durability=Durability.NONE, recovery=Mode.OFF, positioning=Mode.OFF)
 _BINARY = replace_namespace(_LOGGED, data_format=DataFormat.BINARY)
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what comes of itself within a few seconds."""
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.05)
 
 
 class _Over(Exception):
@@ -191,7 +182,7 @@ async def test_noise_is_answered_in_words_of_the_protocol_and_leaves_nothing(
             await noise
             for one in watching:
                 seen = one.count
-                await until(lambda one=one, seen=seen: one.count > seen, "a bystander is served no more")  # type: ignore[misc]
+                await until(lambda one=one, seen=seen: one.count > seen, what="a bystander is served no more")  # type: ignore[misc]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -206,10 +197,10 @@ async def test_noise_is_answered_in_words_of_the_protocol_and_leaves_nothing(
             await later.subscribe(channels[0])
             await later.publish(channels[0], "afterwards")
             assert (await later.publication(channels[0]))["data"] == "afterwards"
-        await until(lambda: not node.sessions and not node.clients and not node.users, "sessions are left")
-        await until(lambda: not any(cluster.presence.members_of.values()), "members are left")
-        await until(lambda: not node.hub.channels, "channels are left")
-        await until(lambda: sockets(edge.port) == 0, "sockets are left")
+        await until(lambda: not node.sessions and not node.clients and not node.users, what="sessions are left")
+        await until(lambda: not any(cluster.presence.members_of.values()), what="members are left")
+        await until(lambda: not node.hub.channels, what="channels are left")
+        await until(lambda: sockets(edge.port) == 0, what="sockets are left")
         assert await traces(redis_conn) == before
     gc.collect()
     assert not trouble

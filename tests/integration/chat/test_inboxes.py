@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.support.chat_client import Backend, some_key
 from tests.support.chat_stack import EDGES, ChatStack
-from tests.support.webhooks import until
+from tests.support.waiting import until
 
 
 def changes(client: Any, channel: str) -> list[dict[str, Any]]:

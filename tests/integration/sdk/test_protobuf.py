@@ -14,6 +14,7 @@ import pytest
 from centrifuge import Client, ReplyError, StreamPosition, SubscriptionEventHandler
 
 from tests.support.stack import Stack
+from tests.support.waiting import until
 
 _LIMIT_S = 15.0
 _COUNT = 40
@@ -30,12 +31,6 @@ class _Received(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK has 
 
     async def on_join(self, ctx: Any) -> None:
         self.joined.add(ctx.info.user)
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(_LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def _client(stack: Stack, edge: int, user: str, *, protobuf: bool) -> Client:
@@ -81,7 +76,7 @@ async def test_both_encodings_see_the_same_in_one_order(stack: Stack, namespace:
             await made[index][0].publish(json.dumps(value).encode() if index % 2 else value)
 
     await asyncio.gather(*map(publish, range(len(made))))
-    await _until(lambda: all(len(events.publications) >= _COUNT * len(made) for _, events in made))
+    await until(lambda: all(len(events.publications) >= _COUNT * len(made) for _, events in made))
     if namespace == "tick":  # no log and so no order of the whole channel, but one for each publisher
         for _, events in made:
             for index in range(len(made)):
@@ -112,7 +107,7 @@ async def test_a_position_is_good_in_the_other_encoding(stack: Stack, protobuf: 
         return StreamPosition(offset=position.offset, epoch=position.epoch)
 
     _, events = await _subscribe(second, channel, recoverable=True, get_state=since)
-    await _until(lambda: len(events.publications) >= _COUNT)
+    await until(lambda: len(events.publications) >= _COUNT)
     assert [data for _, data in events.publications] == values
     await _leave(publisher, second)
 
@@ -125,6 +120,6 @@ async def test_data_that_is_not_json_is_refused_where_the_namespace_wants_json(s
             await subscription.publish(data)
         assert error.value.code == 107
     await subscription.publish(b'{"sound": true}')
-    await _until(lambda: events.publications)
+    await until(lambda: events.publications)
     assert events.publications[0][1] == {"sound": True}
     await _leave(client)

@@ -21,8 +21,9 @@ from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.full import sized
 from tests.support.redis import RedisServer
+from tests.support.waiting import until
 from tests.support.webhook_receiver import Manner, WebhookReceiver, at_random
-from tests.support.webhooks import OTHER_SECRET, SECRET, dispatching, endpoint, tell, until
+from tests.support.webhooks import OTHER_SECRET, SECRET, dispatching, endpoint, tell
 
 
 @pytest.fixture
@@ -95,8 +96,9 @@ async def test_an_endpoint_gets_the_types_and_channels_it_asks_for(
         await tell(redis_conn, "join", "ann", channel="room:1")
         await tell(redis_conn, "connect", "ann")
         await until(lambda: len(told(receiver)) == 2)
-        await asyncio.sleep(0.2)
-    assert sorted(told(receiver)) == [("connect", "ann"), ("join", "ann")]
+        await tell(redis_conn, "connect", "bob")  # what came before this is told, or never will be
+        await until(lambda: ("connect", "bob") in told(receiver))
+    assert sorted(told(receiver)) == [("connect", "ann"), ("connect", "bob"), ("join", "ann")]
 
 
 async def test_batches_hold_at_most_a_hundred_events(
@@ -184,13 +186,16 @@ async def test_a_dead_letter_blocks_nobody_and_is_replayed_with_its_old_id(
 async def test_dead_letters_are_bounded_and_the_oldest_go_first(
     redis_conn: redis.asyncio.Redis, redis_url: str, receiver: WebhookReceiver, tmp_path: Path, letters: Letters
 ) -> None:
+    async def newest_is(user: str) -> bool:
+        dead = await letters.dead_ones()
+        return bool(dead) and user in dead[-1][0].body
+
     async with dispatching(redis_url, endpoint(receiver.url, tmp_path, tries=1, max_dead=2)):
         await begun(receiver)
         receiver.choose = lambda _: Manner.FAIL
         for each in range(4):
             await tell(redis_conn, "connect", f"u{each}")
-            await until(lambda each=each: len(receiver.of(Manner.FAIL)) == each + 1)  # type: ignore[misc]
-            await asyncio.sleep(0.1)
+            await until(lambda each=each: newest_is(f"u{each}"))  # type: ignore[misc]
     bodies = [one.body for one, _ in await letters.dead_ones()]
     assert ["u2" in bodies[0], "u3" in bodies[1], len(bodies)] == [True, True, 2]
 
