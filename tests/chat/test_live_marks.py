@@ -45,7 +45,7 @@ def test_a_void_pin_is_none() -> None:
 
 def test_the_read_model_has_the_pins() -> None:
     live = folded(pin(4), pin(3))
-    changes = changes_of(live, live.take_changed())
+    changes = changes_of(live, live.unwritten.take(live.state.messages))
     people = {user: document for user, document in changes.people.items() if document is not None}
     assert list(live_of("conv:g.a", Loaded(6, changes.head, people)).pins) == [4, 3]
 

@@ -114,7 +114,7 @@ async def test_void_events_that_are_not_written_yet_are_told(chat: ChatSite) -> 
     first = [fate(result) for result in await asyncio.gather(*map(one.appender.append, made))]
     live = one.conversations.cached(GROUP)
     assert live is not None
-    assert len(live.void_documents) > len(live.void), "they are written, or few"
+    assert len(live.unwritten.void) > len(live.void), "they are written, or few"
     again = [fate(result) for result in await asyncio.gather(*map(one.appender.append, made))]
     assert again == [(offset, True, void) for offset, _, void in first]
     assert [void for *_, void in first].count(None) == 1

@@ -186,7 +186,7 @@ class Conversations:
             for _ in range(_ATTEMPTS):
                 if purged:
                     await self.load(live, purged)
-                    live.touch_deleted(purged)
+                    live.unwritten.touch_deleted(purged, live.state.messages)
                 await self._tell_left(live)
                 if await self._write(live):
                     live.left.clear()
@@ -318,7 +318,7 @@ class Conversations:
             why = live.fold(event, entry, mv)
         if why is not None:
             VOID.inc()
-        if live.changes >= _WRITE_AT and not await self._write(live):
+        if len(live.unwritten) >= _WRITE_AT and not await self._write(live):
             raise Ahead
 
     async def _load_named(self, live: Live, some: Sequence[Event | None], since: int) -> None:
@@ -355,13 +355,13 @@ class Conversations:
 
     async def _write(self, live: Live) -> bool:
         """Write what changed; return whether the read model was as expected."""
-        if live.position == (live.projected or 0) and not live.changes:
+        if live.position == (live.projected or 0) and not live.unwritten:
             return True
         if live.is_emptied:  # documents of its messages hold content
             await self._store.drop(live.channel)
             live.projected = None
         live.left |= _left(live)
-        changed = live.take_changed()
+        changed = live.unwritten.take(live.state.messages)
         try:
             watcher, users = self.list_watcher, changed.people | changed.gone
             mark = await watcher.changing(live.channel, users, changed.gone) if watcher else ""
@@ -371,10 +371,10 @@ class Conversations:
                 await watcher.changed(mark, users)
         except TooLarge:  # readers fold it from the log, however long that takes
             logger.exception("a conversation can't be written", extra={"channel": live.channel})
-            live.give_back(changed)
+            live.unwritten.give_back(changed)
             return True
         except BaseException:
-            live.give_back(changed)
+            live.unwritten.give_back(changed)
             raise
         if is_written:
             live.projected, live.is_emptied = changes.position, False
@@ -396,5 +396,5 @@ class Conversations:
 
 def _left(live: Live) -> set[str]:
     """Users of whom it is not written yet that they can read it no more."""
-    people = set() if live.state.type is Type.OPEN else live.changed_people - live.state.members.keys()
-    return people | live.gone
+    people = set() if live.state.type is Type.OPEN else live.unwritten.people - live.state.members.keys()
+    return people | live.unwritten.gone

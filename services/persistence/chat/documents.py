@@ -24,8 +24,9 @@ from services.persistence.chat.domain.state import (
     Phase,
     Type,
 )
-from services.persistence.chat.live import PINS_KEPT, Changed, Event, Found, Live, Purge
+from services.persistence.chat.live import PINS_KEPT, Event, Found, Live, Purge
 from services.persistence.chat.ports import Changes, Loaded
+from services.persistence.chat.unwritten import Changed
 
 _VOID_KEPT = 64  # void events of which a head says why, the newest ones; without another number: all there are
 
@@ -153,7 +154,7 @@ def changes_of(live: Live, changed: Changed, now_ms: int = 0) -> Changes:
         void=list(live.void.items())[-_VOID_KEPT:],
     )
     overlays = {offset: _encode(_overlay_of(message, offset, at)) for offset, message in changed.touched.items()}
-    overlays |= {offset: _encode(Overlay(at, void=why)) for offset, why in changed.void_documents.items()}
+    overlays |= {offset: _encode(Overlay(at, void=why)) for offset, why in changed.void.items()}
     return Changes(
         at,
         _encode(head),

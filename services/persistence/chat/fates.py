@@ -32,5 +32,5 @@ class Fates:
         async with live.lock:  # or they may be under way from memory to the store
             documents = await self._store.overlays(live.channel, [one for one in offsets if one < live.void_from])
             known = {offset: overlay_of(document).void for offset, document in documents.items()}
-            known |= live.void_documents | live.void
+            known |= live.unwritten.void | live.void
             return {offset: known.get(offset) for offset in offsets}

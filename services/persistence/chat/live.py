@@ -6,7 +6,7 @@ and takes in what the log adds. It does no I/O: `conversations.py` reads for it,
 Rules.
 
 * It is what `fold` makes of the log up to `position`; but of the messages it has only those in `state.messages`. There
-  are those that changed since the read model was written (`touched`), and some that were asked for.
+  are those that changed since the read model was written (`unwritten.py`), and some that were asked for.
 * A message of the log that has no document in the read model, and is not in memory, is as it was written. So messages
   that nobody changes take no memory and no document.
 * An event that is void has a document that says so, in place of a message's.
@@ -15,7 +15,7 @@ Rules.
   got its offset. It is not parsed, only counted, unless somebody asks what is unread (`recent`).
 
 Example. Position 9, and the row of 10 is a reaction to 4. Message 4 is loaded, 10 is folded: 4 is in memory with the
-reaction, and in `touched`. After the next write of the read model it is in neither.
+reaction, and in `unwritten`. After the next write of the read model it is in neither.
 
 Trade-offs. Folding needs the messages that an event names, which must be loaded before: see `names`. Of void events the
 newest 1,024 are known, 64 after loading; the others have documents.
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from services.persistence.chat.domain import events
@@ -34,6 +34,7 @@ from services.persistence.chat.domain.rules import BY_ONESELF, Why, decide
 from services.persistence.chat.domain.state import PLATFORM, Conversation, Deleted, Message, Phase, Type
 from services.persistence.chat.recent import Recent
 from services.persistence.chat.said import NOBODY, Mentions, is_loud, mentions_in, said_by
+from services.persistence.chat.unwritten import Unwritten
 
 Event = events.Known | events.Custom
 Found = Message | Deleted
@@ -63,25 +64,11 @@ class Purge(NamedTuple):
     by: int
 
 
-class Changed(NamedTuple):
-    """What the read model does not have yet; see `Live.take_changed`."""
-
-    touched: dict[int, Found]
-    void_documents: dict[int, Why]
-    people: set[str]
-    purged: set[str]  # of them only that is new
-    gone: set[str]
-
-
 class Live:
     """State of a conversation at one position; see the module."""
 
     __slots__ = (
         "__weakref__",
-        "_gone",
-        "_people",
-        "_purged",
-        "_touched",
         "changed_at",
         "channel",
         "epoch",
@@ -100,8 +87,8 @@ class Live:
         "seen",
         "state",
         "uncounted",
+        "unwritten",
         "void",
-        "void_documents",
         "void_from",
     )
 
@@ -127,11 +114,7 @@ class Live:
         self.void_from = 0  # `void` has all from this offset on
         self.left: set[str] = set()  # users who left, and may have come back; who is told of that clears it
         self.lock = asyncio.Lock()  # held by who loads messages, folds or writes the read model
-        self._touched: dict[int, None] = {}
-        self.void_documents: dict[int, Why] = {}  # that the read model does not have yet
-        self._people: set[str] = set()
-        self._purged: set[str] = set()
-        self._gone: set[str] = set()
+        self.unwritten = Unwritten()  # what of it the read model does not have yet
 
     def become(self, other: Live) -> None:
         """Take the state of another one of the same channel."""
@@ -154,7 +137,7 @@ class Live:
 
     def knows(self, offset: int) -> bool:
         """Whether it is known without loading what became of a message."""
-        return offset in self.state.messages or offset in self.void_documents
+        return offset in self.state.messages or offset in self.unwritten.void
 
     def keep(self, loaded: Mapping[int, Found]) -> None:
         """Have messages in memory, as they are at `position`."""
@@ -163,7 +146,7 @@ class Live:
 
     def trim(self) -> None:
         """Forget messages that the read model or the log has; the newest 64 stay."""
-        spare = [offset for offset in self.state.messages if offset not in self._touched]
+        spare = [offset for offset in self.state.messages if offset not in self.unwritten.touched]
         for offset in spare[: max(0, len(spare) - _LOADED_KEPT)]:
             del self.state.messages[offset]
 
@@ -225,14 +208,14 @@ class Live:
                 if isinstance(event, events.Message):
                     self.has_threads = True
                 else:
-                    self._touched[event.of] = None
+                    self.unwritten.touched[event.of] = None
                     self.pins.pop(event.of, None)
                 if root in self.state.messages:  # its history may have been removed
-                    self._touched[root] = None
+                    self.unwritten.touched[root] = None
             case events.Edit() | events.Reaction():
-                self._touched[event.of] = None
+                self.unwritten.touched[event.of] = None
             case events.Pin():
-                self._touched[event.of] = None
+                self.unwritten.touched[event.of] = None
                 self.pins.pop(event.of, None)
                 if event.op == "add":
                     self.pins[event.of] = None
@@ -243,7 +226,7 @@ class Live:
                 self._purge(event, entry.offset, purged_replies)
             case events.Membership():
                 user = entry.author if event.op in BY_ONESELF else event.user
-                self._people |= {user, *(one for one in (owner, state.owner()) if one)}
+                self.unwritten.people |= {user, *(one for one in (owner, state.owner()) if one)}
             case events.Lifecycle():
                 self._lifecycle(users)
             case events.Erased(was="void"):
@@ -307,14 +290,14 @@ class Live:
         if len(self.void) > _VOID_KEPT:
             del self.void[next(iter(self.void))]
             self.void_from = next(iter(self.void))
-        self.void_documents[offset] = why
+        self.unwritten.void[offset] = why
 
     def _purge(self, event: events.Purge, by: int, replies: Mapping[int, int]) -> None:
         upto = min(event.upto, by - 1)
         kept = self.purges.setdefault(event.user, [])
         if not kept or upto > kept[-1].upto:
             kept.append(Purge(upto, by))
-            self._purged.add(event.user)
+            self.unwritten.purged.add(event.user)
         if len(kept) > _PURGES_KEPT:  # so long ago that its messages are erased, and say themselves by what
             del kept[0]  # what it had falls to the next one
         messages = self.state.messages
@@ -324,66 +307,20 @@ class Live:
         for root, count in replies.items():
             if root in messages:  # its history may have been removed
                 messages[root].replies -= count
-                self._touched[root] = None
+                self.unwritten.touched[root] = None
 
     def _lifecycle(self, users: set[str]) -> None:
         if self.state.phase is Phase.DELETED:
-            self._touched.clear()
-            self.void_documents.clear()
-            users = users | self._people  # who left, and that was not written
-            self._people.clear()
-            self._purged.clear()
+            self.unwritten.end(users | self._closed_list())
             self.purges.clear()
             self.pins.clear()
-            self._gone, self.is_emptied = users | self._closed_list(), True
+            self.is_emptied = True
         else:
-            self._people |= self.state.members.keys() | self._closed_list()
+            self.unwritten.people |= self.state.members.keys() | self._closed_list()
 
     def _closed_list(self) -> set[str]:
         """Whose list has open conversations that are closed, which the directory lacks."""
         return {PLATFORM} if self.state.type is Type.OPEN else set()
-
-    # What the read model is to be told.
-
-    @property
-    def changes(self) -> int:
-        """How many documents of messages and people are to be written."""
-        users = len(self._people) + len(self._purged) + len(self._gone)
-        return len(self._touched) + len(self.void_documents) + users
-
-    @property
-    def changed_people(self) -> Set[str]:
-        """Whose membership, invitation or ban changed."""
-        return self._people
-
-    @property
-    def gone(self) -> Set[str]:
-        """Who had a place in it when it was deleted."""
-        return self._gone
-
-    def take_changed(self) -> Changed:
-        """Return what changed since this was called last."""
-        messages = self.state.messages
-        touched = {offset: messages[offset] for offset in self._touched}
-        changed = Changed(touched, self.void_documents, self._people, self._purged, self._gone)
-        self._touched, self.void_documents = {}, {}
-        self._people, self._purged, self._gone = set(), set(), set()
-        return changed
-
-    def touch_deleted(self, offsets: Iterable[int]) -> None:
-        """Have the documents of messages written that are deleted and had one."""
-        for offset in offsets:
-            found = self.state.messages.get(offset)
-            if isinstance(found, Deleted) and found.about:
-                self._touched[offset] = None
-
-    def give_back(self, changed: Changed) -> None:
-        """Take back what could not be written."""
-        self._touched = dict.fromkeys(changed.touched) | self._touched
-        self.void_documents = changed.void_documents | self.void_documents
-        self._people |= changed.people
-        self._purged |= changed.purged
-        self._gone |= changed.gone
 
 
 def _mentions_of(message: events.Message) -> Mentions:

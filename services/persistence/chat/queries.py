@@ -311,7 +311,7 @@ class Queries:
     async def _was_there(self, live: Live, user: str) -> bool:
         """Whether the user's list has the conversation, also as one that was left."""
         async with live.lock:  # or it may be under way from memory to the store
-            if user in live.changed_people:
+            if user in live.unwritten.people:
                 return True
             near = await self._store.conversations_of(user, live.channel[:-1], _NEAR)
         return live.channel in [channel for channel, _ in near]
