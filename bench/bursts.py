@@ -40,6 +40,7 @@ from bench.scenarios.steady import connect, publish
 from bench.servers.platform import platform
 from bench.servers.target import Target
 from bench.turns import interval
+from services.shared.hotlog.scripts import name_of
 from verify.progress import steps
 
 _SETTINGS = NO_LIMITS | {"EDGE_PING_INTERVAL_S": "0"}  # callers read nothing while they wait for their turn
@@ -58,6 +59,7 @@ class Window(NamedTuple):
     others_ms: float  # of those in other groups
     refused: int  # publications
     blocked_ms: float
+    by: str = ""  # which command took so long
 
 
 class Burst(NamedTuple):
@@ -84,6 +86,14 @@ Call = Callable[[], Awaitable[Any]]
 def quantile(values: Sequence[float], fraction: float) -> float:
     """The smallest value that has this fraction of all at or below it."""
     return sorted(values)[max(0, math.ceil(fraction * len(values)) - 1)]
+
+
+def command_name(command: bytes) -> str:
+    """Name of a command in the slow log of Redis; of a script the file that has it."""
+    words = command.decode(errors="replace").split(" ", 2)
+    if words[0] != "EVALSHA":
+        return words[0]
+    return name_of(words[1]) or f"script {words[1]}"
 
 
 async def on_schedule(calls: Sequence[Call], callers: int, per_s: float) -> list[float]:
@@ -182,9 +192,11 @@ class _Bench:
     async def _window(self, seen: tuple[Report, Report]) -> Window:
         await asyncio.sleep(_SETTLES_S)
         slow: Any = await self._redis.slowlog_get(_LOGGED)
-        longest_us = max((one["duration"] for one in slow), default=0)
+        nothing: dict[str, Any] = {"duration": 0, "command": b""}
+        longest = max(slow, key=lambda one: int(one["duration"]), default=nothing)
         inside_ms, others_ms = (Histogram(one.ack_us).percentile(0.99) / 1e3 for one in seen)
-        return Window(inside_ms, others_ms, sum(one.refused for one in seen), longest_us / 1e3)
+        refused, by = sum(one.refused for one in seen), command_name(longest["command"])
+        return Window(inside_ms, others_ms, refused, longest["duration"] / 1e3, by)
 
     async def _top(self, channel: str) -> int:
         return int((await self.owner.ask(history={"channel": channel, "limit": 0}))["offset"])
@@ -268,7 +280,8 @@ async def _deletes(users: Sequence[Caller], channel: str, count: int) -> list[Ca
 
 def _line(turn: Turn) -> str:
     inside, others = turn.load.inside_ms / turn.base.inside_ms, turn.load.others_ms / turn.base.others_ms
-    return f"p99 in the group × {inside:.2f}, in others × {others:.2f}; Redis blocked {turn.load.blocked_ms:.1f} ms"
+    blocked = f"Redis blocked {turn.load.blocked_ms:.1f} ms by {turn.load.by}"
+    return f"p99 in the group × {inside:.2f}, in others × {others:.2f}; {blocked}"
 
 
 def bursts_table(found: Sequence[Turn]) -> str:
@@ -277,8 +290,9 @@ def bursts_table(found: Sequence[Turn]) -> str:
     lines.append("|---|---:|---:|---:|---:|")
     for name, windows in (("alone", [turn.base for turn in found]), ("with the burst", [turn.load for turn in found])):
         inside, others = (median(column) for column in list(zip(*windows, strict=True))[:2])
-        longest, refused = max(one.blocked_ms for one in windows), sum(one.refused for one in windows)
-        lines.append(f"| {name} | {inside:.1f} | {others:.1f} | {longest:.1f} | {refused:,} |")
+        longest, refused = max(windows, key=lambda one: one.blocked_ms), sum(one.refused for one in windows)
+        blocked = f"{longest.blocked_ms:.1f} ({longest.by})" if longest.by else f"{longest.blocked_ms:.1f}"
+        lines.append(f"| {name} | {inside:.1f} | {others:.1f} | {blocked} | {refused:,} |")
     lines.append("")
     for where, ratios in (
         ("the group", [turn.load.inside_ms / turn.base.inside_ms for turn in found]),
@@ -290,11 +304,11 @@ def bursts_table(found: Sequence[Turn]) -> str:
             f"of {len(found)} turns."
         )
     bursts = [turn.burst for turn in found]
-    blocked = [turn.load.blocked_ms for turn in found]
+    longest_ms = [turn.load.blocked_ms for turn in found]
     lines.append(
         f"A burst: {bursts[0].calls:,} calls in {median(one.took_s for one in bursts):.2f} s, their p99 "
         f"{median(one.p99_ms for one in bursts):.1f} ms, {max(one.events for one in bursts):,} events at most, "
         f"{max(one.rechecks for one in bursts):,.0f} decided again at most. "
-        f"Redis was blocked {median(blocked):.2f} ms at a time, the median of the turns' longest."
+        f"Redis was blocked {median(longest_ms):.2f} ms at a time, the median of the turns' longest."
     )
     return "\n".join(lines) + "\n"

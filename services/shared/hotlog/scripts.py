@@ -28,13 +28,20 @@ class Script:
 
 
 _TEXTS: dict[bytes, None] = {}  # of all scripts of this process; a dict as an ordered set
+_NAMES: dict[str, str] = {}  # SHA-1 → file, of the same scripts
 
 
 def load(*paths: Path) -> Script:
     """Load a script from a file, or from several that are concatenated."""
     text = b"".join(path.read_bytes() for path in paths)
-    _TEXTS[text] = None
-    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+    script = Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+    _TEXTS[text], _NAMES[script.sha] = None, paths[-1].name
+    return script
+
+
+def name_of(sha: str) -> str | None:
+    """File of a script, such as `commit.lua`; None: this process has loaded none."""
+    return _NAMES.get(sha)
 
 
 APPEND_HOT = load(_FOLDER / "stamp.lua", _FOLDER / "append_hot.lua")
