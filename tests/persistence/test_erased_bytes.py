@@ -128,8 +128,9 @@ async def test_f4_ids_fields_and_time_to_live_stay_and_there_is_no_hole(client: 
 async def test_only_the_newest_readable_entries_stay_and_all_others_that_are_not(client: redis.asyncio.Redis) -> None:
     await fill(client, 700, stored=600, secret=590)
     (result,) = await run(client, [erasing.erase_call(CHANNEL, 1, {590: b"gone"})])
-    assert erasing.erased(result) == (True, erasing.KEPT + 100)
-    assert [offset for offset, _ in await entries(client)] == list(range(600 - erasing.KEPT + 1, 701))
+    kept = erasing.MOST_WRITTEN - 100
+    assert erasing.erased(result) == (True, erasing.MOST_WRITTEN)
+    assert [offset for offset, _ in await entries(client)] == list(range(600 - kept + 1, 701))
     call = read_call(CHANNEL, stored=True, incarnation="now", since_offset=500, limit=200, reverse=False)
     found = page((await run(client, [call]))[0])
     assert found is not None
@@ -139,7 +140,7 @@ async def test_only_the_newest_readable_entries_stay_and_all_others_that_are_not
     assert [offset for offset, _ in await entries(client)] == list(range(601, 701))
 
 
-@pytest.mark.parametrize(("size", "above"), [(20, erasing.MOST_ABOVE + 1), (100_000, 20)])
+@pytest.mark.parametrize(("size", "above"), [(20, erasing.MOST_WRITTEN + 1), (100_000, 20)])
 async def test_a_call_writes_a_bounded_amount_and_says_when_bytes_may_be_left(
     client: redis.asyncio.Redis, size: int, above: int
 ) -> None:

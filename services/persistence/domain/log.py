@@ -41,7 +41,7 @@ from services.persistence.domain.numbered import Numbered
 from services.persistence.domain.outcomes import AppendedPosition, Outcome, OutcomeCallback, Recheck, TooLarge
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, HotLog, LogStore, Row, Written
 from services.persistence.domain.requests import Request as Request
-from services.persistence.domain.requests import is_larger
+from services.persistence.domain.requests import batch_of, is_larger, parts_of
 from services.persistence.metrics import (
     BATCH_ITEMS,
     BATCHES,
@@ -53,7 +53,7 @@ from services.persistence.metrics import (
 )
 from services.shared.batching.linger import Linger
 from services.shared.errors import Busy, Unavailable
-from services.shared.hotlog.hotlog import Batch
+from services.shared.hotlog.hotlog import MOST_NUMBERED
 
 logger = logging.getLogger(__name__)
 
@@ -262,11 +262,17 @@ class Log:
 
     async def _write(self, requests: list[Request]) -> list[Outcome]:
         outcomes: list[Outcome] = [Unavailable("the outcome is unknown")] * len(requests)
-        open_indexes = list(range(len(requests)))
-        for _ in range(_ROUNDS):
-            if not open_indexes:
+        for indexes in parts_of(requests, MOST_NUMBERED):
+            open_indexes = indexes
+            try:
+                for _ in range(_ROUNDS):
+                    if not open_indexes:
+                        break
+                    open_indexes = await self._round(requests, open_indexes, outcomes)
+            except Unavailable as error:
+                for index in open_indexes:
+                    outcomes[index] = error
                 break
-            open_indexes = await self._round(requests, open_indexes, outcomes)
         return outcomes
 
     async def _round(self, requests: list[Request], indexes: list[int], outcomes: list[Outcome]) -> list[int]:
@@ -274,15 +280,7 @@ class Log:
         groups: dict[str, list[int]] = {}
         for index in indexes:
             groups.setdefault(requests[index].channel, []).append(index)
-        batches = [
-            Batch(
-                channel,
-                requests[group[0]].history_size,
-                requests[group[0]].history_ttl_s,
-                [requests[index].item for index in group],
-            )
-            for channel, group in groups.items()
-        ]
+        batches = [batch_of([requests[index] for index in group]) for group in groups.values()]
         again: list[int] = []
         unverified: list[str] = []
         doubtful: list[int] = []

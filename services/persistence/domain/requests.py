@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from services.shared.hotlog.hotlog import STAMP_BYTES, Item
+from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
 
 
 class Request(NamedTuple):
@@ -14,6 +16,28 @@ class Request(NamedTuple):
     item: Item
     history_size: int
     history_ttl_s: int
+
+
+def batch_of(requests: Sequence[Request]) -> Batch:
+    """Return requests of one channel as a batch, with the settings of the first."""
+    first = requests[0]
+    return Batch(first.channel, first.history_size, first.history_ttl_s, [request.item for request in requests])
+
+
+def parts_of(requests: Sequence[Request], most: int) -> list[list[int]]:
+    """Return indexes of requests in parts; `most` of each channel are in a part.
+
+    Those of one channel stay in order.
+    """
+    parts: list[list[int]] = []
+    counts: Counter[str] = Counter()
+    for index, request in enumerate(requests):
+        number = counts[request.channel] // most
+        counts[request.channel] += 1
+        if number == len(parts):
+            parts.append([])
+        parts[number].append(index)
+    return parts
 
 
 def is_larger(item: Item, max_bytes: int) -> bool:

@@ -3,16 +3,17 @@
 --
 -- KEYS: log, meta, and, if the feed may tell of the channel, its stream of the feed, and the head of a conversation (see
 --   services/persistence/chat/inbox), which goes with an event that erases something.
--- ARGV: epoch, upto, history_size, pub/sub channel, token of the incarnation in which they were numbered; with a stream also
---   entries that it keeps, and the channel.
--- Returns the readable top; -1 if epoch or incarnation is another one, or an entry is missing; -2 if the feed must tell of
--- an entry, and there is no stream: then nothing was done.
+-- ARGV: epoch, upto, history_size, pub/sub channel, token of the incarnation in which they were numbered, most entries
+--   that one call handles; with a stream also entries that it keeps, and the channel.
+-- Returns the readable top, which is below `upto` if there are more: call again then; -1 if epoch or incarnation is another
+-- one, or an entry is missing; -2 if the feed must tell of an entry, and there is no stream: then nothing was done.
 local log, meta = KEYS[1], KEYS[2]
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life')
 local stored, upto = tonumber(known[3]), tonumber(ARGV[2])
 if known[1] ~= ARGV[1] or not stored or known[4] ~= ARGV[5] then return -1 end
 if upto > tonumber(known[2]) then return -1 end
 if upto <= stored then return stored end
+upto = math.min(upto, stored + tonumber(ARGV[6]))
 local entries = redis.call('XRANGE', log, string.format('%d-0', stored + 1), string.format('%d-0', upto))
 if #entries ~= upto - stored then return -1 end
 local kind = nil  -- 'a': the feed tells of them; 'b': as hidden entries
@@ -39,13 +40,13 @@ if kind then
       local fields, own = entry[2], {}
       for at = 9, #fields, 2 do own[fields[at]] = fields[at + 1] end
       local offset = (own.b or (kind == 'b' and not own.a)) and 'h' or 'o'
-      local said = {'c', ARGV[7], 'e', known[1], offset, string.match(entry[1], '^%d+'), 'a', own.a or own.b or ''}
+      local said = {'c', ARGV[8], 'e', known[1], offset, string.match(entry[1], '^%d+'), 'a', own.a or own.b or ''}
       if own.c then
         said[9], said[10] = 'l', own.c
         erases = erases or tonumber(string.match(own.c, '^%d+')) % 8 >= 4
       end
       if own.u then said[#said + 1], said[#said + 2] = 'u', own.u end
-      id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', unpack(said))
+      id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', unpack(said))
     end
   end
   redis.call('HSET', meta, told, string.format('%d', upto), 'fed', string.format('%d ', upto) .. id)

@@ -1,8 +1,8 @@
 -- Replaces publications of readable entries of a `stored` channel by others, and leaves no byte of the former ones.
 --
 -- KEYS: log, meta.
--- ARGV: erasures of the channel that the store has counted, most readable entries that stay in the log, most entries not
---   readable that one call handles, most bytes of each, then per entry: offset, publication.
+-- ARGV: erasures of the channel that the store has counted, most readable entries that stay in the log, most entries that
+--   one call handles, most bytes of those readable and those not, then per entry: offset, publication.
 -- Returns {state, entries written}. State 0: nothing had to be done; 1: rebuilt. 2: more is not readable than one call
 --   handles, so all readable entries were cut off, and bytes of them may be left: call again.
 local known = redis.call('HMGET', KEYS[2], 'stored', 'erased', 'unclean')
@@ -12,15 +12,14 @@ if not stored then
   return {0, 0}
 end
 local replaced, changes = {}, known[3] == '1'
+local oldest = oldest_of(KEYS[1])
 for index = 5, #ARGV, 2 do
-  local id = ARGV[index] .. '-0'
-  if tonumber(ARGV[index]) <= stored then
+  local offset = tonumber(ARGV[index])
+  if offset <= stored then
     replaced[ARGV[index]] = ARGV[index + 1]
-    local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-    if entry then
-      changes = changes or entry[2][4] ~= ARGV[index + 1]
-    else
-      changes = changes or has_bytes(KEYS[1], tonumber(ARGV[index]))
+    if not changes then
+      local entry = oldest and offset >= oldest and span(KEYS[1], offset, offset)[1]
+      changes = entry and entry[2][4] ~= ARGV[index + 1] or not entry and has_bytes(oldest, offset)
     end
   end
 end

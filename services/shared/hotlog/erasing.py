@@ -1,7 +1,7 @@
 """Calls that take content out of `stored` logs, with every byte of it.
 
-A script rebuilds the log, as rebuild.lua says why. That takes about 10 µs per entry, in which Redis does nothing else.
-So only the newest readable entries stay, and the store has the others.
+A script rebuilds the log, as rebuild.lua says why. That takes 5 to 10 µs per entry, in which Redis does nothing else.
+So only the newest readable entries stay, and the store has the others: the fewer, the more are not readable yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import ERASE, TRIM, Call, raise_for_error
 
 KEPT = 160  # most readable entries that stay
-MOST_ABOVE = 256  # most entries not readable yet that one call writes again
+MOST_WRITTEN = 256  # most entries that one call writes again, readable or not
 MOST_BYTES = 1 << 20  # of the publications of either
 
 
@@ -32,7 +32,7 @@ def erase_call(channel: str, erasures: int, publications: Mapping[int, bytes], *
 
     `erasures`: how many the store has counted of the channel. `keep`: most readable entries that stay in the log.
     """
-    arguments: list[str | bytes | int] = [erasures, keep, MOST_ABOVE, MOST_BYTES]
+    arguments: list[str | bytes | int] = [erasures, keep, MOST_WRITTEN, MOST_BYTES]
     for offset, publication in publications.items():
         arguments += (offset, publication)
     return Call(ERASE, [keys.log(channel), keys.meta(channel)], arguments)
@@ -47,5 +47,5 @@ def erased(result: Any) -> Erased:
 def trim_call(channel: str, upto: int) -> Call:
     """Return the call that deletes readable entries up to an offset."""
     return Call(
-        TRIM, [keys.log(channel), keys.meta(channel), keys.inbox_head(channel)], [upto, KEPT, MOST_ABOVE, MOST_BYTES]
+        TRIM, [keys.log(channel), keys.meta(channel), keys.inbox_head(channel)], [upto, KEPT, MOST_WRITTEN, MOST_BYTES]
     )

@@ -34,6 +34,8 @@ COUNTS, CHANGES_MEMBERSHIP, ERASES, GRANTS = 1, 2, 4, 8  # flags of an item
 KEY_TTL_S = 300  # seconds for which an idempotency key counts
 REST_TTL_S = 24 * 3600  # seconds after which Redis forgets a `stored` channel without new publications
 EMPTY_TTL_S = 3600  # the same for a channel that never had a publication
+MOST_NUMBERED = 256  # publications that one call appends: Redis does nothing else meanwhile, for about 2 ms
+MOST_COMMITTED = 256  # entries that one call makes readable
 NEEDS_FEED = -2  # result of a call that must tell the feed of it, and was not given its stream
 STAMP_BYTES = 7  # length of the time that Redis appends to a publication: see stamp.lua
 META_TTL_S = 720 * 3600  # seconds for which the meta of a `hot` channel is kept: wire protocol, 11.1
@@ -170,13 +172,14 @@ def commit_call(
 ) -> Call:
     """Return the call that makes entries up to `upto` readable, and publishes them.
 
-    Its result is the readable top, or -1 (see commit.lua), or `NEEDS_FEED`: call again with `feed_max_entries`.
+    Its result is the readable top, which is below `upto` if there are more than 256: call again then. Or -1 (see
+    commit.lua), or `NEEDS_FEED`: call again with `feed_max_entries`.
 
     `incarnation`: the one in which they were numbered.
     `feed_max_entries`: entries that a stream of the feed keeps; 0: the feed does not tell of the channel.
     """
     names = [keys.log(channel), keys.meta(channel)]
-    arguments: list[str | bytes | int] = [epoch, upto, history_size, keys.pub(channel), incarnation]
+    arguments: list[str | bytes | int] = [epoch, upto, history_size, keys.pub(channel), incarnation, MOST_COMMITTED]
     if feed_max_entries:
         names += (keys.commits(keys.feed_shard(channel)), keys.inbox_head(channel))
         arguments += (feed_max_entries, channel)

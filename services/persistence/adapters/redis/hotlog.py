@@ -77,17 +77,25 @@ class RedisHotLog:
     async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
         if not channels:
             return []
-        results = await self._run("commit", [self._commit_call(channel, incarnation) for channel in channels])
-        again = [index for index, result in enumerate(results) if result == hotlog.NEEDS_FEED]
-        if again:  # others numbered them: another replica, or this one before it was started again
-            self._remember_told([channels[index][0] for index in again])
-            calls = [self._commit_call(channels[index], incarnation) for index in again]
-            for index, result in zip(again, await self._run("commit", calls), strict=True):
-                results[index] = result
-        return [
-            Unavailable(f"Redis refused: {result}") if isinstance(result, exceptions.RedisError) else int(result)  # type: ignore[call-overload]
-            for result in results
-        ]
+        reached = [-1] * len(channels)
+        results: list[int | Exception] = [*reached]
+        left = list(range(len(channels)))
+        while left:
+            found = await self._run("commit", [self._commit_call(channels[index], incarnation) for index in left])
+            again: list[int] = []
+            for index, result in zip(left, found, strict=True):
+                if isinstance(result, exceptions.RedisError):
+                    results[index] = Unavailable(f"Redis refused: {result}")
+                    continue
+                readable, before = int(result), reached[index]  # type: ignore[call-overload]
+                results[index] = reached[index] = readable
+                if readable == hotlog.NEEDS_FEED:  # others numbered them: another replica, or this one before a restart
+                    self._remember_told([channels[index][0]])
+                    again.append(index)
+                elif max(before, -1) < readable < channels[index][2]:  # the next ones by another call
+                    again.append(index)
+            left = again
+        return results
 
     def _commit_call(self, commit: tuple[str, str, int, int], incarnation: str) -> Call:
         most = self._feed_max_entries if commit[0] in self._told else 0
@@ -175,9 +183,11 @@ class RedisHotLog:
             self._full_rebuild_at = time.monotonic() + _REBUILD_EVERY_S
         is_clean = True
         offsets = list(publications)
+        if len(offsets) > _ERASED_AT_ONCE:
+            keep = 0  # the last call has none of what the first ones would keep
         for start in range(0, max(1, len(offsets)), _ERASED_AT_ONCE):
             some = {offset: publications[offset] for offset in offsets[start : start + _ERASED_AT_ONCE]}
-            call = erasing.erase_call(channel, erasures, some, keep=0 if start else keep)
+            call = erasing.erase_call(channel, erasures, some, keep=keep)
             result, _ = await self._run("erase", [call, note_call()])
             found = erasing.erased(result)
             is_clean = is_clean and found.is_clean
