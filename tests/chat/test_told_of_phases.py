@@ -9,8 +9,10 @@ import json
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from services.persistence.chat.methods import conversations as module
+from services.shared.hotlog import keys
 from tests.support.chat_calls import CallRefused, Replica
 from thalamus.chat.v1 import chat_pb2 as pb
 
@@ -39,6 +41,24 @@ async def test_all_members_and_who_is_invited_are_told_of_a_deletion(a: Replica,
     offset = json.loads(response.result)["offset"]
     said = {"kind": "deleted", "channel": channel, "type": "group", "name": "Lunch", "by": by, "offset": offset}
     assert told(response) == dict.fromkeys(["u1", "u2", "u4"], (said, False))
+
+
+async def test_who_repeats_a_deletion_has_all_told_again_also_by_another_replica(
+    a: Replica, b: Replica, redis_conn: redis.asyncio.Redis
+) -> None:
+    """Mutant: whom to tell is looked up in the conversation alone."""
+    channel = await group(a, "u2", invited="u4")
+    assert told(await a.ask("u2", "conversations.delete", "k", channel=channel)) == {}, "refused"
+    first = await b.ask("u1", "conversations.delete", "k", channel=channel)
+    assert told(first).keys() == {"u1", "u2", "u4"}
+    for replica in (a, b):
+        again = await replica.ask("u1", "conversations.delete", "k", channel=channel)
+        assert (told(again), again.result) == (told(first), first.result)
+    response = await a.ask("u2", "conversations.delete", "other", channel=channel)
+    assert (response.refusal.code, told(response)) == (103, {})
+    assert 0 < await redis_conn.ttl(keys.farewell(channel)) <= 300
+    await redis_conn.delete(keys.farewell(channel))
+    assert told(await a.ask("u1", "conversations.delete", "k", channel=channel)) == {}, "it is too long ago"
 
 
 async def test_members_who_are_connected_are_told_that_it_is_closed_and_opened_again(a: Replica, b: Replica) -> None:

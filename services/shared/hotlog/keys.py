@@ -239,6 +239,14 @@ def slow_mode(channel: str, user: str) -> str:
     return f"{_prefix}{{{channel}}}:slow:{digest}"
 
 
+def farewell(channel: str) -> str:
+    """Whom to tell that a conversation was deleted.
+
+    See services/persistence/chat/farewells.py.
+    """
+    return f"{_prefix}{{{channel}}}:farewell"
+
+
 def typing(channel: str, user: str) -> str:
     """When a user said last to type in a conversation, and whether that is over.
 

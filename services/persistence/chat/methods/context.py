@@ -24,6 +24,7 @@ from services.persistence.chat.append import Appender
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.rules import Why
+from services.persistence.chat.farewells import Farewells
 from services.persistence.chat.inbox.inbox import Inbox
 from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.receipts import Receipts
@@ -105,6 +106,7 @@ class Tools:
     receipts: Receipts
     inbox: Inbox
     typing: Typing
+    farewells: Farewells
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom

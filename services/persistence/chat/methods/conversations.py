@@ -11,6 +11,7 @@ from msgspec import UNSET
 from services.persistence.chat.domain import names
 from services.persistence.chat.domain.rules import Why
 from services.persistence.chat.domain.state import PLATFORM
+from services.persistence.chat.farewells import Farewell
 from services.persistence.chat.methods.context import Call, Done, Result, Tools, reply
 from services.persistence.chat.refused_call import RefusedCall, malformed
 from services.shared import chat_requests as r
@@ -159,17 +160,19 @@ async def _lifecycle(tools: Tools, call: Call, request: r.ChangeChannel, op: str
     A deletion is told to all, and who was away learns of it later. Closing and opening can be done again and again, so
     these are told to those alone who are connected: they must not take the places of other notices.
     """
-    channel, is_end = request.channel, op == "delete"
-    told: list[str] = []
-    about: Result = {}
+    channel, is_end, farewell = request.channel, op == "delete", Farewell()
     if names.type_of(channel) is not None:  # now: a deleted conversation has neither members nor a name
         told = await tools.queries.to_tell(channel, _MAX_TOLD, invited=is_end)
-        about = await tools.queries.notice(channel) if told else {}
+        farewell = Farewell(told, await tools.queries.notice(channel) if told else {})
+        if is_end and (call.user in told or (told and call.user == PLATFORM)):  # nobody else deletes it
+            await tools.farewells.keep(channel, farewell)
     done = await tools.write(call, channel, {"kind": "conversation", "op": op}, call.key)
     await tools.settle(channel)
     if done.why is None:
-        said = {"kind": notice, **about, "by": call.user, "offset": done.offset}
-        (call.notices if is_end else call.passing).extend((user, said) for user in told)
+        if is_end and not farewell.users:
+            farewell = await tools.farewells.kept(channel)
+        said = {"kind": notice, **farewell.about, "by": call.user, "offset": done.offset}
+        (call.notices if is_end else call.passing).extend((user, said) for user in farewell.users)
     return reply(channel, done)
 
 
