@@ -60,15 +60,16 @@ async def test_any_log_is_folded_as_it_is(chat: ChatSite, monkeypatch: pytest.Mo
         channel = f"{GROUP[:-3]}{seed:03}"
         log = random_log(rng, 60)
         replicas = [chat.replica(), chat.replica()]
-        done = 0
+        done, entries = 0, dict[int, Entry]()  # the log loses its entries to a deletion, once that is written
         while done < len(log):
             some = log[done : done + rng.randint(1, 20)]
             done += len(some)
             await write_rows(replicas[0], [row(entry.author, entry.data, channel) for entry in some])
             one = rng.choice(replicas)
+            entries |= {entry.offset: entry for entry in await chat.log(channel)}
             live = await one.conversations.current(channel)
             found = await full_view(one, live)
-            assert found == views_of(await chat.log(channel))[live.position], (seed, live.position)
+            assert found == views_of(list(entries.values()))[live.position], (seed, live.position)
             if rng.random() < 0.3:
                 await one.conversations.write(live)
             if rng.random() < 0.2:
@@ -258,14 +259,13 @@ async def test_many_purges_of_one_user_stay_bounded(chat: ChatSite) -> None:
     for _ in range(40):
         said.append(await one.say("ann"))
         await one.did("ann", {"kind": "purge", "user": "ann", "upto": said[-1]})
+        await one.chat.eraser.flush()
     live = await one.conversations.current(GROUP)
-    assert len(live.purges["ann"]) == 32
+    assert len(live.purges["ann"]) <= 32
     await one.conversations.write(live)
     found = await one.conversations.messages(live, said)
-    assert [message.by for message in found.values() if not isinstance(message, Message)][-32:] == [
-        offset + 1 for offset in said[-32:]
-    ]
-    assert len(found) == 40
+    deleted_by = [message.by for message in found.values() if not isinstance(message, Message)]
+    assert deleted_by == [offset + 1 for offset in said]
 
 
 async def test_only_so_many_conversations_are_in_memory(chat: ChatSite) -> None:

@@ -5,9 +5,12 @@ In an open conversation everybody may purge what he wrote, also without being a 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import uuid
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,12 +18,15 @@ import pytest
 from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
 from services.persistence.chat.documents import live_of
+from services.persistence.chat.domain import events
+from services.persistence.chat.domain.state import Deleted
+from services.persistence.chat.erasure_marks import ErasureMarks
 from services.persistence.chat.ports import ChatStore, Loaded
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from tests.chat.test_folding import row, write_rows
-from tests.support.chat import ChatSite, full_view
+from tests.support.chat import GROUP, ChatSite, Replica, full_view
 from tests.support.dynamodb import settings_of
 
 OPEN = "conv:o.lobby"
@@ -100,6 +106,60 @@ async def test_many_who_purge_leave_the_head_as_it_was(
     await other.did("", {"kind": "conversation", "op": "delete"}, channel=OPEN)
     await other.conversations.write(await other.conversations.current(OPEN))
     assert (await loaded_of(make_store())).people == {}
+
+
+async def test_c03_each_message_names_its_purge_however_many_come_before_the_first_is_erased(
+    chat: ChatSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: the oldest of 33 purges is forgotten though it is not finished."""
+    seed = 33
+    print(f"seed {seed}")
+    rng, may_erase = random.Random(seed), asyncio.Event()
+    one = chat.replica()
+    await one.create("ann", "bob")
+    monkeypatch.setattr("services.persistence.chat.erasing._PURGE_S", 0.0)
+    erase = one.chat.eraser._erase_messages_of  # noqa: SLF001
+
+    async def erase_later(*arguments: Any) -> None:
+        await may_erase.wait()
+        await erase(*arguments)
+
+    monkeypatch.setattr(one.chat.eraser, "_erase_messages_of", erase_later)
+    expected: dict[int, int] = {}
+
+    async def write_and_purge(times: int) -> None:
+        for _ in range(times):
+            said = [await one.say("bob") for _ in range(rng.randint(1, 3))]
+            expected.update(
+                dict.fromkeys(said, await one.did("bob", {"kind": "purge", "user": "bob", "upto": said[-1]}))
+            )
+
+    async def by(replica: Replica) -> dict[int, int]:
+        live = await replica.conversations.current(GROUP)
+        found = await replica.conversations.messages(live, list(expected))
+        return {offset: message.by for offset, message in found.items() if isinstance(message, Deleted)}
+
+    await write_and_purge(40)
+    await one.conversations.write(await one.conversations.current(GROUP))
+    assert await by(one) == await by(chat.replica()) == expected
+    other = chat.replica()
+    assert await full_view(other, await other.conversations.current(GROUP)) == (await chat.naive()).view()
+    await write_and_purge(3)
+    assert await by(one) == await by(other) == await by(chat.replica()) == expected
+
+    may_erase.set()
+    marks = ErasureMarks(chat.site.pipeline, chat.clock)
+    async with asyncio.timeout(20):
+        while await marks.lowest(GROUP) is not None:
+            await one.chat.eraser.flush()
+            await asyncio.sleep(0.01)
+    entries = {entry.offset: events.read(entry.data) for entry in await chat.log()}
+    assert {offset: getattr(entries[offset], "by", None) for offset in expected} == expected
+    await write_and_purge(1)
+    for replica in (one, other, chat.replica()):
+        assert await by(replica) == expected
+        live = await replica.conversations.current(GROUP)
+        assert len(live.purges["bob"]) < 10, "what is erased is not kept"
 
 
 async def test_a_head_that_has_purges_is_read(chat: ChatSite) -> None:

@@ -11,15 +11,16 @@ Rules.
   conversation is loaded anew, in place; the object stays the same. While a reply was found erased of which the event is
   still to come, so is a document that is newer than the read model was: other replicas may count that reply.
 * The read model is written on condition that it is as it was when it was read (`write`). Who comes second loads anew.
-* Rows that are missing were removed by the deletion of the conversation, which is the next one: it applies.
+* Rows that are missing were removed by the deletion of the conversation, which is the next one: it applies. Documents
+  go after them. So who has read documents looks whether history was removed meanwhile: some may have been gone.
 * Another epoch: the store was restored. The read model may be of a later time than the log, and is made again.
 * At most 10,000 conversations, and 500,000 members in all, are in memory (`lives.py`).
 
 Example. The read model has position 100, the log 103: two plain messages, and at 102 a reaction to 4. The rows 101 to
 103 are read. Message 4 has no document, so its row is read, too. All is folded; 4 with its reaction, position 103.
 
-Trade-offs. A purge in a conversation with threads reads the log since that user's last one, so that reply counts are
-exact at every position. Loading and folding hold a lock of the conversation; decisions about its newest state do not.
+Trade-offs. Loading and folding hold a lock of the conversation; decisions about its newest state do not. Who reads pays
+one more question to Redis, whether history was removed meanwhile.
 """
 
 from __future__ import annotations
@@ -27,26 +28,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry
-from services.persistence.chat.domain.state import Message, Type
+from services.persistence.chat.list_watcher import ListWatcher, OnLeft, left
 from services.persistence.chat.live import Event, Found, Live, names
 from services.persistence.chat.lives import MAX_CHANNELS, MAX_PEOPLE, Lives
 from services.persistence.chat.lookup import Ahead, Lookup
 from services.persistence.chat.metrics import VOID
 from services.persistence.chat.ports import ChatStore, Loaded, TooLarge
+from services.persistence.chat.purging import Purging
 from services.persistence.chat.remaking import MadeModel, replace
-from services.persistence.chat.rows import entry_behind_removed, parsed_row, parsed_rows
+from services.persistence.chat.rows import entry_behind_removed, parsed_rows
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
 from services.shared.errors import Unavailable
-from services.shared.hotlog.hotlog import COUNTS
 from services.shared.process.single_flight import SingleFlight
 
 logger = logging.getLogger(__name__)
@@ -58,24 +58,6 @@ _WRITE_AT = 80  # changes: one transaction of the store takes 100
 _WRITE_EVERY = 1_024  # rows, while much is folded
 _PAUSE_S = 0.02
 T = TypeVar("T")
-Away = Callable[[], Awaitable[Collection[str]]]  # asks who of them is away, at the newest position
-OnLeft = Callable[[str, Sequence[str], Away], Awaitable[None]]
-
-
-class ListWatcher(Protocol):
-    """Whom to tell that lists of users are written."""
-
-    async def changing(self, channel: str, users: Collection[str], gone: Collection[str]) -> str:
-        """Their lists will be written; return what `changed` takes.
-
-        `gone`: those of them from whose lists the conversation is taken, as it was deleted.
-
-        Raises:
-            Unavailable: they must not be written now.
-        """
-
-    async def changed(self, mark: str, users: Collection[str]) -> None:
-        """Their lists were written."""
 
 
 class Conversations:
@@ -103,6 +85,7 @@ class Conversations:
         self.list_watcher: ListWatcher | None = None
         self._lives = Lives(max_channels, max_people)
         self._lookup = Lookup(rows, store)
+        self.purging = Purging(rows, self._lookup)
         self._loading = SingleFlight[Live]()
         self.on_left: OnLeft | None = None  # before their leaving is written
 
@@ -155,7 +138,7 @@ class Conversations:
         They change with the conversation: use them before the next `await`.
         """
         async with nullcontext() if has_lock else live.lock:
-            return await self._again(live, lambda: self._lookup.found(live, offsets))
+            return await self._whole(live, lambda: self._lookup.found(live, offsets))
 
     async def messages_of(
         self, live: Live, rows: Sequence[tuple[int, bytes]], *, has_lock: bool = False
@@ -167,14 +150,30 @@ class Conversations:
         if not rows:
             return {}
         async with nullcontext() if has_lock else live.lock:
-            return await self._again(live, lambda: self._lookup.among(live, rows))
+            return await self._whole(live, lambda: self._lookup.among(live, rows))
 
     async def overlays_between(self, live: Live, first: int, last: int) -> dict[int, Overlay]:
         """Return what became of messages from `first` to `last`; for who holds the lock.
 
         As of `live.position` when this returns, apart from what is in memory.
         """
-        return await self._again(live, lambda: self._lookup.overlays_between(live, first, last))
+        return await self._whole(live, lambda: self._lookup.overlays_between(live, first, last))
+
+    async def missed_removal(self, live: Live) -> bool:
+        """Whether history was removed that was thought to be there.
+
+        For who holds the lock. Then the conversation is brought up to the newest position.
+        """
+        if not live.epoch:  # there is no log, and asking would begin one
+            return False
+        top = await self._log.open(live.channel)
+        if top.epoch != live.epoch:
+            await self._reload(live)
+        elif top.removed <= live.removed:
+            return False
+        await self._reach(live, top.top)
+        live.removed = max(live.removed, top.removed)
+        return True
 
     async def write(self, live: Live, purged: Collection[int] = ()) -> None:
         """Bring the read model up to the conversation's position.
@@ -205,6 +204,7 @@ class Conversations:
 
         async def fold(made: MadeModel) -> None:
             apart = Conversations(self._log, self._rows, made)
+            apart.purging.lowest_mark = self.purging.lowest_mark
             await apart.write(await apart.upto(channel, upto))
 
         return await replace(self._store, channel, loaded, upto, fold)
@@ -268,6 +268,13 @@ class Conversations:
                 await self._reach(live, upto)
         raise Unavailable("other replicas write the read model all the time")
 
+    async def _whole(self, live: Live, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what reads messages; again, if their documents may have gone meanwhile."""
+        while True:
+            found = await self._again(live, work)
+            if not await self.missed_removal(live):
+                return found
+
     async def _take_over(self, live: Live, attempt: int) -> None:
         """Load anew what another replica has written.
 
@@ -311,11 +318,8 @@ class Conversations:
             raise Ahead
 
     async def _fold(self, live: Live, event: Event | None, entry: Entry, mv: int) -> None:
-        if isinstance(event, events.Purge) and live.has_threads and live.will_apply(event, entry):
-            replies = await self._purged_replies(live, event.user, min(event.upto, entry.offset - 1), entry.offset)
-            why = live.fold(event, entry, mv, replies)
-        else:
-            why = live.fold(event, entry, mv)
+        replies = await self.purging.before(live, event, entry) if isinstance(event, events.Purge) else {}
+        why = live.fold(event, entry, mv, replies)
         if why is not None:
             VOID.inc()
         if len(live.unwritten) >= _WRITE_AT and not await self._write(live):
@@ -329,38 +333,17 @@ class Conversations:
         roots = {one.thread for one in targets if one is not None and one.thread is not None}
         live.keep(await self._lookup.fetch(live, [root for root in roots if root <= since and not live.knows(root)]))
 
-    async def _purged_replies(self, live: Live, user: str, upto: int, by: int) -> Mapping[int, int]:
-        """Count the replies that a purge deletes, by root, and load the roots."""
-        replies: Counter[int] = Counter()
-        since = max((purge.upto for purge in live.purges.get(user, ())), default=0)  # below it nothing is left
-        while rows := await self._rows.read_counted(
-            live.channel, since_offset=since, upto=upto, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
-        ):
-            since = rows[-1].offset
-            parsed = {row.offset: parsed_row(row.offset, row.publication) for row in rows if not row.flags & COUNTS}
-            own = [
-                offset
-                for offset, (event, entry) in parsed.items()
-                if isinstance(event, events.Message) and event.thread is not None and entry.author == user
-            ]
-            for offset, (event, _) in parsed.items():  # another replica has folded the purge, and erases already
-                if isinstance(event, events.Erased) and event.by == by and offset not in live.uncounted:
-                    replies.update(() if event.thread is None else [event.thread])
-            found = await self._lookup.found(live, own)
-            replies.update(one.thread for one in found.values() if isinstance(one, Message) and one.thread is not None)
-        live.keep(await self._lookup.fetch(live, [root for root in replies if not live.knows(root)]))
-        return replies
-
     # Writing the read model; for who holds the lock.
 
     async def _write(self, live: Live) -> bool:
         """Write what changed; return whether the read model was as expected."""
         if live.position == (live.projected or 0) and not live.unwritten:
             return True
-        if live.is_emptied:  # documents of its messages hold content
+        if live.ended_at:  # documents of its messages hold content
+            await self._log.remove_history(live.channel, live.ended_at - 1)  # readers look at that: see `_whole`
             await self._store.drop(live.channel)
             live.projected = None
-        live.left |= _left(live)
+        live.left |= left(live)
         changed = live.unwritten.take(live.state.messages)
         try:
             watcher, users = self.list_watcher, changed.people | changed.gone
@@ -377,24 +360,18 @@ class Conversations:
             live.unwritten.give_back(changed)
             raise
         if is_written:
-            live.projected, live.is_emptied = changes.position, False
+            live.projected, live.ended_at = changes.position, 0
         return is_written
 
     async def _tell_left(self, live: Live) -> None:
         """Tell who has left, before that is written, and did not come back."""
-        live.left |= _left(live)
+        live.left |= left(live)
         if self.on_left is None or not live.left:
             return
-        left = list(live.left)
+        users = list(live.left)
 
         async def away() -> set[str]:
             await self._reach(live, (await self._log.open(live.channel)).top)
-            return {user for user in left if user not in live.state.members}
+            return {user for user in users if user not in live.state.members}
 
-        await self.on_left(live.channel, left, away)
-
-
-def _left(live: Live) -> set[str]:
-    """Users of whom it is not written yet that they can read it no more."""
-    people = set() if live.state.type is Type.OPEN else live.unwritten.people - live.state.members.keys()
-    return people | live.unwritten.gone
+        await self.on_left(live.channel, users, away)

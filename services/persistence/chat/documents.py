@@ -159,7 +159,7 @@ def changes_of(live: Live, changed: Changed, now_ms: int = 0) -> Changes:
         at,
         _encode(head),
         {user: _person_document(live, user) for user in changed.people | changed.purged} | dict.fromkeys(changed.gone),
-        {user: _listed_document_or_none(state, user, now_ms) for user in changed.people} | dict.fromkeys(changed.gone),
+        {user: _listed_document(state, user, now_ms) for user in changed.people} | dict.fromkeys(changed.gone),
         overlays,
         directory_name(live.channel, state),
     )
@@ -269,17 +269,13 @@ def is_member(document: bytes) -> bool:
 
 
 def is_closed_open(state: Conversation) -> bool:
-    """Whether it stands in the list of the platform: open to all, and closed."""
+    """Whether the list of the platform has it and no directory: open, and closed."""
     return state.type is Type.OPEN and state.phase is Phase.CLOSED
 
 
-def _listed_document_or_none(state: Conversation, user: str, now_ms: int) -> bytes | None:
-    if user != PLATFORM:
-        return _listed_document(state, user, now_ms)
-    return _encode(Listed(state.type, left=True)) if is_closed_open(state) else None
-
-
 def _listed_document(state: Conversation, user: str, now_ms: int) -> bytes:
+    if user == PLATFORM:  # of an open one that was not always in the directory, or not in one place
+        return _encode(Listed(state.type, left=True))
     member, invited = state.members.get(user), state.invited.get(user)
     if member is None and invited is None:
         return _encode(Listed(state.type, left=True, at_ms=now_ms))

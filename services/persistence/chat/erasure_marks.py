@@ -16,6 +16,7 @@ from services.shared.hotlog.scripts import SETTLED, Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
 
 _TIMEOUT_S = 2.0  # longest round trip, seconds
+_LOOKED_AT = 1_000  # marks, for those of one channel
 
 
 class Mark(NamedTuple):
@@ -53,6 +54,15 @@ class ErasureMarks:
     async def oldest_s(self) -> float:
         """Age of the oldest mark, seconds; 0: there is none."""
         return await oldest_s(self._client, keys.chat_erasures(), self._clock, _TIMEOUT_S)
+
+    async def lowest(self, channel: str) -> int | None:
+        """Return the lowest position of a channel's marks; None: there are none.
+
+        0 if there are more marks, of all channels, than are looked at.
+        """
+        found = await self._run("ZRANGEBYSCORE", "-inf", "+inf", "LIMIT", 0, _LOOKED_AT)
+        positions = (mark.position for mark in map(_mark_of, found) if mark.channel == channel)
+        return 0 if len(found) == _LOOKED_AT else min(positions, default=None)
 
     async def remove(self, names: Sequence[bytes]) -> None:
         """Remove marks by their names."""

@@ -24,8 +24,10 @@ newest 1,024 are known, 64 after loading; the others have documents.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import NamedTuple
 
 from services.persistence.chat.domain import events
@@ -41,7 +43,7 @@ Found = Message | Deleted
 
 _VOID_KEPT = 1_024  # void events of which it is known why
 PINS_KEPT = 300  # pinned messages that are known: a list has 100, and some may be taken off or purged
-_PURGES_KEPT = 32  # of one user; the oldest two become one then
+_MOST_PURGES = 1_000  # of one user; the oldest two become one then
 _UNASKED = 10_000  # messages after which `recent` goes if nobody asked meanwhile
 _LOADED_KEPT = 64  # messages in memory that the read model has, too
 _NO_REPLIES: Mapping[int, int] = {}
@@ -64,6 +66,9 @@ class Purge(NamedTuple):
     by: int
 
 
+_upto = attrgetter("upto")
+
+
 class Live:
     """State of a conversation at one position; see the module."""
 
@@ -71,9 +76,9 @@ class Live:
         "__weakref__",
         "changed_at",
         "channel",
+        "ended_at",
         "epoch",
         "has_threads",
-        "is_emptied",
         "lacks_pins",
         "left",
         "lock",
@@ -104,11 +109,11 @@ class Live:
         self.recent: Recent | None = None  # messages above an offset, as of `position`, for who asks what is unread
         self.mv = 0  # membership version at `position`
         self.projected: int | None = None  # position of the read model; None: it has nothing
-        self.purges: dict[str, list[Purge]] = {}
+        self.purges: dict[str, list[Purge]] = {}  # by user, ascending; see `purging.py`
         self.pins: dict[int, None] = {}  # the newest pinned messages, in this order; some may be purged since
         self.lacks_pins = False  # whether any was ever left out of `pins`
         self.has_threads = False  # whether any message was ever in a thread
-        self.is_emptied = False  # deleted, and the read model does not know yet
+        self.ended_at = 0  # offset of its deletion, while the read model does not know of it
         self.uncounted: dict[int, int] = {}  # erased replies that no root counts → what erased them, still to come
         self.void: dict[int, Why] = {}  # offset → why; the newest void events
         self.void_from = 0  # `void` has all from this offset on
@@ -130,10 +135,10 @@ class Live:
 
     def deleted_by(self, author: str, offset: int) -> int | None:
         """Offset of the purge that took a message of this author; None if none did."""
-        for purge in self.purges.get(author, ()):
-            if offset <= purge.upto:
-                return purge.by
-        return None
+        kept = self.purges.get(author)
+        if not kept or offset > kept[-1].upto:
+            return None
+        return kept[bisect_left(kept, offset, key=_upto)].by
 
     def knows(self, offset: int) -> bool:
         """Whether it is known without loading what became of a message."""
@@ -149,6 +154,14 @@ class Live:
         spare = [offset for offset in self.state.messages if offset not in self.unwritten.touched]
         for offset in spare[: max(0, len(spare) - _LOADED_KEPT)]:
             del self.state.messages[offset]
+
+    def forget_purges(self, user: str, by: int) -> None:
+        """Forget purges of a user by events up to an offset, but the newest.
+
+        Their messages are erased, so they say themselves by which event they went.
+        """
+        kept = self.purges[user]
+        kept[:-1] = [purge for purge in kept[:-1] if purge.by > by]
 
     # What the log adds.
 
@@ -190,6 +203,7 @@ class Live:
         state = self.state
         owner = state.owner()
         users = {*state.members, *state.invited} if isinstance(event, events.Lifecycle) else set()
+        name = state.name
         root = self._root_of(event)
         why = apply_event(state, event, entry)
         self.position, self.mv = entry.offset, mv
@@ -228,7 +242,7 @@ class Live:
                 user = entry.author if event.op in BY_ONESELF else event.user
                 self.unwritten.people |= {user, *(one for one in (owner, state.owner()) if one)}
             case events.Lifecycle():
-                self._lifecycle(users)
+                self._lifecycle(users, is_moved=event.op != "create" and (event.op != "update" or state.name != name))
             case events.Erased(was="void"):
                 why = next((one for one in Why if one.value == event.why), Why.MALFORMED)
                 self._note_void(entry.offset, why)
@@ -298,7 +312,7 @@ class Live:
         if not kept or upto > kept[-1].upto:
             kept.append(Purge(upto, by))
             self.unwritten.purged.add(event.user)
-        if len(kept) > _PURGES_KEPT:  # so long ago that its messages are erased, and say themselves by what
+        if len(kept) > _MOST_PURGES:
             del kept[0]  # what it had falls to the next one
         messages = self.state.messages
         for offset, message in messages.items():
@@ -309,18 +323,20 @@ class Live:
                 messages[root].replies -= count
                 self.unwritten.touched[root] = None
 
-    def _lifecycle(self, users: set[str]) -> None:
+    def _lifecycle(self, users: set[str], *, is_moved: bool) -> None:
+        """Note whose lists change.
+
+        `is_moved`: it was closed, reopened, renamed or deleted.
+        """
+        if is_moved and self.state.type is Type.OPEN:  # see `Walk`
+            self.unwritten.people.add(PLATFORM)
         if self.state.phase is Phase.DELETED:
-            self.unwritten.end(users | self._closed_list())
+            self.unwritten.end(users)
             self.purges.clear()
             self.pins.clear()
-            self.is_emptied = True
+            self.ended_at = self.position
         else:
-            self.unwritten.people |= self.state.members.keys() | self._closed_list()
-
-    def _closed_list(self) -> set[str]:
-        """Whose list has open conversations that are closed, which the directory lacks."""
-        return {PLATFORM} if self.state.type is Type.OPEN else set()
+            self.unwritten.people |= self.state.members.keys()
 
 
 def _mentions_of(message: events.Message) -> Mentions:

@@ -7,10 +7,12 @@ Rules.
 
 * The list of a user keeps an entry of a conversation that was left. It is not shown.
 * An open conversation has no entry for who only wrote there, because a message must not cost a write more. So all open
-  ones of the directory are looked through, the whole log of each. Closed ones are not in the directory: the platform,
-  which is no user, has a list of them. It is written when one is closed, reopened or deleted.
-* A walk goes through the list, by channel, then through the directory, by name, and then through the closed ones, by
-  channel. Its place fits into a cursor.
+  ones of the directory are looked through, the whole log of each. Closed ones are not in the directory, and one that is
+  renamed changes its place there. So the platform, which is no user, has a list of all that were ever closed or renamed
+  (moved): from then on until it is deleted, one has its place in it, whatever becomes of it.
+* A walk goes through the list, by channel, then through the directory, by name, and then through those that were moved,
+  by channel. Its place fits into a cursor. Whatever is closed, reopened or renamed meanwhile is found: in the directory
+  before, or among the moved ones after.
 * The messages of a user are erased by a purge. What else the user did (reactions, pins, membership) others build on: it
   stays, and of its author the id alone. A delete may put a tombstone there at the same moment, which must not be
   undone: so what is deleted is erased again afterwards.
@@ -50,15 +52,15 @@ _ERASED_AT_ONCE = 50  # rows: DynamoDB takes two requests for each
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """How far a walk has come.
 
-    All up to `after` is done: a channel, or, if `is_open`, a name and a channel of the directory, or, if `is_closed`, a
-    channel of the closed ones. Of the next one, `channel`, all up to `offset`.
+    All up to `after` is done: a channel, or, if `is_open`, a name and a channel of the directory, or, if `is_moved`, a
+    channel of the moved ones. Of the next one, `channel`, all up to `offset`.
     """
 
     is_open: bool = False
     after: str = ""
     channel: str = ""
     offset: int = 0
-    is_closed: bool = False  # `is_open` is set, too
+    is_moved: bool = False  # `is_open` is set, too
 
     def as_cursor(self) -> str:
         """Return it as text."""
@@ -98,10 +100,10 @@ class Walk:
         """
         while not self._found:
             if self._ends:
-                if self.place.is_closed:
+                if self.place.is_moved:
                     self.is_done = True
                     return None
-                self.place, self._ends = Place(is_open=True, is_closed=self.place.is_open), False
+                self.place, self._ends = Place(is_open=True, is_moved=self.place.is_open), False
             await self._read()
         _, channel = self._found[0]
         if channel != self.place.channel:
@@ -118,21 +120,21 @@ class Walk:
         self.place = msgspec.structs.replace(self.place, after=after, channel="", offset=0)
 
     async def comes_later(self, channel: str, state: Conversation) -> bool:
-        """Whether an open conversation of the user's list is found again."""
-        if self.place.is_open or state.type is not Type.OPEN:
+        """Whether an open conversation is found again: in the directory, or as moved."""
+        if self.place.is_moved or state.type is not Type.OPEN:
             return False
-        if state.phase is Phase.ACTIVE:
+        if state.phase is Phase.ACTIVE and not self.place.is_open:
             return True
         near = await self._store.conversations_of(PLATFORM, channel[:-1], _NEAR)
         return channel in [one for one, _ in near]
 
     async def _read(self) -> None:
         after = self.place.after
-        if self.place.is_open and not self.place.is_closed:
+        if self.place.is_open and not self.place.is_moved:
             opens = await self._store.directory(self._namespace, "", after, _CHANNELS)
             self._found.extend((f"{name} {channel}", channel) for name, channel in opens)
         else:
-            whose = PLATFORM if self.place.is_closed else self._user
+            whose = PLATFORM if self.place.is_moved else self._user
             listed = await self._store.conversations_of(whose, max(after, self._first), _CHANNELS)
             self._found.extend((channel, channel) for channel, _ in listed if channel.startswith(self._first))
         self._ends = len(self._found) < _CHANNELS

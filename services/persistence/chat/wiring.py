@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable, Sequence
 
 from services.persistence.chat.append import Appender
-from services.persistence.chat.conversations import Away, Conversations
+from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
+from services.persistence.chat.farewells import Farewells
 from services.persistence.chat.fates import Fates
 from services.persistence.chat.inbox.inbox import MOST, Inbox
 from services.persistence.chat.inbox.lists import Lists
+from services.persistence.chat.list_watcher import Away
 from services.persistence.chat.markers.flushing import Flusher
 from services.persistence.chat.markers.kept import KeptMarkers
 from services.persistence.chat.markers.markers import Markers
@@ -81,7 +83,9 @@ class Chat:
         marks = Marks(redis, clock)
         self.conversations = Conversations(log, rows, store, clock=clock)
         self.projection = Projection(self.conversations, marks)
-        self.eraser = Eraser(log, rows, store, self.conversations, ErasureMarks(redis, clock))
+        erasure_marks = ErasureMarks(redis, clock)
+        self.conversations.purging.lowest_mark = erasure_marks.lowest
+        self.eraser = Eraser(log, rows, store, self.conversations, erasure_marks)
         self.projection.on_swept = self.eraser.erase_void
         self.appender = Appender(log, self.conversations, self.projection, self.eraser, Fates(store), marks, clock)
         pages = Pages(log, self.conversations)
@@ -115,6 +119,7 @@ class Chat:
             self.receipts,
             self.inbox,
             self.typing,
+            Farewells(redis),
             now_ms,
             web_push_hosts=web_push_hosts,
         )

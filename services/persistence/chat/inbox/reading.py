@@ -55,6 +55,8 @@ class HeadReading:
                 live.channel, since_offset=since, upto=position, limit=count, reverse=True, max_bytes=_MAX_BYTES
             )
             if not rows:
+                if await self._conversations.missed_removal(live):
+                    return None
                 break
             found = await self._conversations.messages_of(
                 live, [(row.offset, row.publication) for row in rows], has_lock=True

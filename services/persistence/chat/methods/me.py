@@ -155,7 +155,7 @@ async def _for_a_time() -> AsyncIterator[Callable[[], bool]]:
 async def _is_elsewhere(tools: Tools, walk: Walk, channel: str) -> bool:
     """Whether nothing is to be exported here.
 
-    It is deleted, or will be found in the directory or among the closed ones.
+    It is deleted, or will be found in the directory or among the moved ones.
     """
     state = (await tools.traces.conversation(channel)).state
     return state.phase not in (Phase.ACTIVE, Phase.CLOSED) or await walk.comes_later(channel, state)

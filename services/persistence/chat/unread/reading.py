@@ -54,7 +54,8 @@ class Reading:
             max_bytes=_PAGE_BYTES,
         )
         if not rows:  # history was removed up to here
-            recent.prepend(0, [])
+            if not await self._conversations.missed_removal(live):
+                recent.prepend(0, [])
             return
         first = rows[-1].offset
         overlays = await self._conversations.overlays_between(live, first, high)
