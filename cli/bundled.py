@@ -1,6 +1,6 @@
 """Finds the files that the command line needs beside its code.
 
-They are the console page, the namespaces and the template of Redis users.
+They are the console page, the namespaces, the template of Redis users and the templates for AWS.
 
 In a checkout they are where the repository has them. A wheel has copies of them in `cli/files`; the list is in
 `pyproject.toml`, `tool.hatch.build.targets.wheel.force-include`.

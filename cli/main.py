@@ -29,6 +29,7 @@ _COMMANDS = {
     "secrets": "Make and rotate the secret files of a deployment.",
     "certs": "Make a certificate for development, or those of services.",
     "store": "Make the tables of DynamoDB; set a restored log right.",
+    "deploy": "Make what Thalamus keeps in AWS, or remove it.",
     "chat": "Compare what is kept of conversations with their logs.",
     "erasures": "List what is deleted and not erased everywhere yet.",
     "push": "List, replay and drop notifications that were not taken.",

@@ -126,6 +126,12 @@ def test_the_platform_runs_from_an_empty_folder(installed: Installed, dev: str) 
     assert '{"text":"hello"}' in installed.thalamus("history", "chat:lobby")
 
 
+def test_it_has_the_templates_for_aws(installed: Installed) -> None:
+    names = sorted(path.name for path in (ROOT / "deploy" / "aws").iterdir())
+    code = "from cli.bundled import bundled; print(*sorted(path.name for path in bundled('deploy/aws').iterdir()))"
+    assert run(installed.python, "-c", code, cwd=installed.empty, environment=installed.environment).split() == names
+
+
 def test_secrets_are_made_from_an_empty_folder(installed: Installed) -> None:
     installed.thalamus("secrets", "init", "--folder", "secrets")
     assert "redis_acl" in os.listdir(installed.empty / "secrets")

@@ -1,0 +1,1 @@
+"""Stacks of CloudFormation that hold what Thalamus keeps in AWS."""
