@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def with_part(page: str, name: str, lines: Iterable[str]) -> str:
+def with_part(page: str, name: str, lines: Iterable[str], by: str = "python -m bench.curves") -> str:
     """Return the page with these lines between its marks; without marks at its end."""
-    begin, end = f"<!-- {name}: written by python -m bench.curves -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by {by} -->", f"<!-- end of {name} -->"
     part = "\n".join([begin, "", *lines, end])
     before, found, rest = page.partition(begin)
     if not found:

@@ -1,0 +1,1 @@
+"""What a million messages cost in AWS."""
