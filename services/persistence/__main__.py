@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
+from services.persistence.adapters.redis.retention_turn import RedisTurn
 from services.persistence.adapters.redis.rewrites import AofRewrites
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
@@ -23,7 +24,10 @@ from services.persistence.chat.markers.ports import MarkerStore
 from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.wiring import Chat
 from services.persistence.config import PersistenceConfig
+from services.persistence.domain.comparison import First
 from services.persistence.domain.log import Log
+from services.persistence.domain.ports import LogStore
+from services.persistence.domain.retention import Retention
 from services.persistence.feed_metrics import FeedMetrics
 from services.persistence.maintenance import Maintenance
 from services.persistence.redis_metrics import RedisMetrics
@@ -31,7 +35,7 @@ from services.persistence.service import PersistenceServicer
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from services.shared.incarnation.gate import IncarnationGate
-from services.shared.namespaces import load_namespaces
+from services.shared.namespaces import Namespaces, load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
@@ -89,9 +93,11 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     feed_metrics = FeedMetrics(observer, config.feed.max_entries)
     REGISTRY.register(redis_metrics)
     REGISTRY.register(feed_metrics)
+    namespaces = load_namespaces(config.channels_file) if config.channels_file.exists() else Namespaces()
     log = Log(
         hot,
         store,
+        first=_retaining(store, namespaces),
         max_unstored=config.max_unstored,
         max_waiting=config.max_waiting,
         max_batch=_MAX_BATCH,
@@ -110,7 +116,8 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         web_push_hosts=config.web_push_hosts,
         inbox_max=config.inbox_conversations,
     )
-    servicer = PersistenceServicer(log)
+    retention = Retention(log, hot, store, namespaces, RedisTurn(client, clock), clock)
+    servicer = PersistenceServicer(log, retention)
 
     def add(server: grpc.aio.Server) -> None:
         rpc.add_PersistenceServiceServicer_to_server(servicer, server)
@@ -127,6 +134,8 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         asyncio.create_task(chat.run()),
         asyncio.create_task(AofRewrites(client, clock).run()),
     ]
+    if namespaces.with_retention():
+        tasks.append(asyncio.create_task(retention.run()))
     try:
         collector.settle()
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
@@ -178,6 +187,19 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
         lambda error: tables.remake(db, settings, error),
         items.MAX_APPEND_BYTES,
     )
+
+
+def _retaining(store: LogStore, namespaces: Namespaces) -> First | None:
+    """Return what is done with a channel before its first use; None: nothing."""
+    if not namespaces.with_retention():
+        return None
+
+    async def retain(channel: str) -> None:
+        found = namespaces.find(channel)
+        if found is not None and found.has_retention:
+            await store.retain(channel)
+
+    return retain
 
 
 async def _nothing(*_: object) -> None: ...

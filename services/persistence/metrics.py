@@ -29,6 +29,13 @@ INCARNATIONS = RenamedCounter(
     "Incarnations of Redis that this replica has used, the first one included.",
     old_name="thalamus_persistence_redis_lives",
 )
+RETENTION_CHANNELS = Counter("thalamus_persistence_retention_channels", "Channels that retention has looked at.")
+RETENTION_FAILED = Counter("thalamus_persistence_retention_failed", "Channels that it could not look at.")
+RETENTION_REMOVED = Counter("thalamus_persistence_retention_removed", "Publications that retention has removed.")
+RETENTION_SWEPT = Gauge(
+    "thalamus_persistence_retention_swept_timestamp_seconds",
+    "Unix time at which this replica had looked at all channels; 0: it has not yet.",
+)
 SWEPT = Counter("thalamus_persistence_swept", "Channels that a sweep had to finish.")
 ERASED = Counter("thalamus_persistence_erased", "Publications that were replaced because they were deleted.")
 REBUILT = Counter("thalamus_persistence_rebuilt_entries", "Entries of logs in Redis written again to erase others.")

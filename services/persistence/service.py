@@ -12,6 +12,7 @@ from services.persistence import response_stream
 from services.persistence.domain.log import Log, Request
 from services.persistence.domain.outcomes import OutcomeCallback
 from services.persistence.domain.ports import MAX_BYTES
+from services.persistence.domain.retention import Retention
 from services.shared.checks import MAX_KEY_BYTES, MAX_KEY_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, ERASES, GRANTS, Item
@@ -30,8 +31,8 @@ _ALL_FLAGS = COUNTS | CHANGES_MEMBERSHIP | ERASES | GRANTS
 class PersistenceServicer(rpc.PersistenceServiceServicer):
     """Handlers of `thalamus.persistence.v1`; one object per process."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, log: Log, retention: Retention) -> None:
+        self._log, self._retention = log, retention
 
     async def Append(
         self, request_iterator: AsyncIterator[pb.AppendBatch], context: Any
@@ -98,6 +99,19 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         check_channel(request.channel)
         await self._log.remove_history(request.channel)
         return pb.RemoveHistoryResponse()
+
+    async def Kept(self, request: pb.KeptRequest, context: Any) -> pb.KeptResponse:
+        """Say what of a channel is kept; `thalamus retention` asks."""
+        check_channel(request.channel)
+        kept = await self._retention.kept(request.channel)
+        namespace = self._retention.of(request.channel)
+        return pb.KeptResponse(
+            removed=kept.extent.removed,
+            top=kept.extent.top,
+            oldest_ms=round((kept.oldest_at or 0) * 1_000),
+            days=namespace.retention_days if namespace else 0,
+            messages=namespace.retention_messages if namespace else 0,
+        )
 
 
 def _request(item: pb.AppendItem) -> Request:

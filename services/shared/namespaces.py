@@ -24,6 +24,8 @@ MAX_PRESENCE_GRACE_S = 3_600
 MAX_TYPING_MEMBERS = 1_000
 MAX_GROUP_MEMBERS = 10_000
 MAX_RECEIPTS_MEMBERS = 1_000
+MAX_RETENTION_DAYS = 36_500
+MAX_RETENTION_MESSAGES = 1_000_000_000
 
 
 class Permission(enum.StrEnum):
@@ -108,6 +110,8 @@ class Namespace:
     durability: Durability = Durability.HOT
     history_size: int = 1000
     history_ttl_s: int = 86_400
+    retention_days: int = 0  # age at which publications are removed from the store; 0: never
+    retention_messages: int = 0  # publications of a channel that the store keeps; 0: all
     recovery: Mode = Mode.OFF
     positioning: Mode = Mode.OFF
     presence: bool = False
@@ -138,6 +142,11 @@ class Namespace:
     typing_max_members: int = 200  # of a conversation in which all are told who types
     publish_hook: bool = fixed(False)  # no option: edges set it where a hook sees the publications of clients
 
+    @property
+    def has_retention(self) -> bool:
+        """Whether the store does not keep everything for ever."""
+        return self.retention_days > 0 or self.retention_messages > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
@@ -157,6 +166,11 @@ class Namespaces:
         name, colon, _ = channel.partition(":")
         return self.named.get(name.removeprefix("$")) if colon else self.default
 
+    def with_retention(self) -> frozenset[str]:
+        """Return the names of namespaces whose publications are removed some day."""
+        namespaces = [*self.named.values(), *([self.default] if self.default else [])]
+        return frozenset(namespace.name for namespace in namespaces if namespace.has_retention)
+
 
 _OPTIONS = {
     field.name: field.default
@@ -166,6 +180,8 @@ _OPTIONS = {
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "history_size": (1, MAX_HISTORY_SIZE),
     "history_ttl_s": (1, MAX_HISTORY_TTL_S),
+    "retention_days": (0, MAX_RETENTION_DAYS),
+    "retention_messages": (0, MAX_RETENTION_MESSAGES),
     "presence_grace_s": (0, MAX_PRESENCE_GRACE_S),
     "presence_event_rate": (0, 1_000_000),
     "max_data_bytes": (1, _MAX_DATA_BYTES),
@@ -175,6 +191,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "typing_max_members": (0, MAX_TYPING_MEMBERS),
 }
 _NEEDS_LOG = ("history_size", "history_ttl_s", "history", "recovery", "positioning")
+_NEEDS_STORE = ("retention_days", "retention_messages")
 _NEEDS_PRESENCE = (
     "join_leave",
     "presence_grace_s",
@@ -282,6 +299,9 @@ def _check_sense(namespace: Namespace, given: Mapping[str, Any], where: str) -> 
                 raise ConfigError(f'{where} {option}: needs a log; durability = "none" keeps none')
         if ChannelEvent.PUBLICATION in namespace.events:
             raise ConfigError(f'{where} events: publication needs a log; durability = "none" keeps none')
+    for option in _NEEDS_STORE:
+        if getattr(namespace, option) and namespace.durability is not Durability.STORED:
+            raise ConfigError(f'{where} {option}: needs durability = "stored"')
     if not namespace.presence:
         if namespace.events - {ChannelEvent.PUBLICATION}:
             raise ConfigError(f"{where} events: needs presence = true, except for publication")
@@ -298,6 +318,9 @@ def _check_conversations(namespace: Namespace, given: Mapping[str, Any], where: 
         raise ConfigError(f'{where} conversations: needs durability = "stored"')
     if namespace.data_format is not DataFormat.OBJECT:
         raise ConfigError(f'{where} conversations: needs data_format = "object"')
+    for option in _NEEDS_STORE:
+        if getattr(namespace, option):
+            raise ConfigError(f"{where} {option}: not with conversations: their log says who the members are")
     for option in _BY_MEMBERSHIP:
         if getattr(namespace, option) not in (_MEMBERS, {Permission.NOBODY}):
             raise ConfigError(f'{where} {option}: with conversations it is ["member"] or ["nobody"]')

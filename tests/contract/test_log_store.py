@@ -15,14 +15,24 @@ from pathlib import Path
 import pytest
 
 from services.persistence.adapters import sqlite_store
-from services.persistence.adapters.dynamodb import chain
+from services.persistence.adapters.dynamodb import chain, retained
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.domain.ports import ChannelState, CountedRow, Heartbeat, KnownKey, LogStore, Row, Written
+from services.persistence.domain.ports import (
+    ChannelState,
+    CountedRow,
+    Extent,
+    Heartbeat,
+    KnownKey,
+    LogStore,
+    Row,
+    Written,
+)
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.hotlog.keys import pair
 from services.shared.incarnation.calls import Known
+from services.shared.namespaces import Durability, Namespace, Namespaces
 from tests.support.counts import counts_of
 from tests.support.dynamodb import settings_of
 
@@ -160,6 +170,54 @@ class LogStoreContract:
             some, cursor = await make().channels(cursor)
             found += some
         assert sorted(found) == sorted({*names, CHANNEL})
+
+    async def test_channels_with_retention_are_found_whenever_they_began(
+        self, store: LogStore, make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_store, "_CHANNELS_AT_ONCE", 7)
+        monkeypatch.setattr(chain, "_SCANNED_AT_ONCE", 7)
+        monkeypatch.setattr(retained, "_PAGE", 7)
+        kept = Namespaces(None, {"kept": Namespace(name="kept", durability=Durability.STORED, retention_days=1)})
+        wanted = {f"kept:{number:03}" for number in range(20)}
+        for name in (*wanted, "chat:1"):
+            await store.open(name)
+        other = make()
+        for later in range(3):
+            await other.retain(f"kept:later{later}")
+            await other.open(f"kept:later{later}")
+            wanted.add(f"kept:later{later}")
+            found, cursor = await other.retained("", kept)
+            while cursor:
+                some, cursor = await other.retained(cursor, kept)
+                found += some
+            clock.now += 3_601
+            assert {one for one in found if one.startswith("kept:")} == wanted
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    async def test_what_the_log_has_and_since_when_is_known(
+        self, store: LogStore, make: Make, clock: Clock, seed: int
+    ) -> None:
+        chance, at, top = random.Random(seed), dict[int, float](), 0
+        assert await store.extent(CHANNEL) == Extent(0, 0)
+        for _ in range(12):
+            more = chance.randint(1, 5)
+            await written(store, rows(top + 1, top + more))
+            at |= dict.fromkeys(range(top + 1, top + more + 1), clock.now)
+            top, clock.now = top + more, clock.now + chance.randint(1, 9)
+        removed, other = chance.randint(1, top), make()
+        await store.begin_removal(CHANNEL, removed)
+        assert await other.extent(CHANNEL) == Extent(removed, top)
+        clock.now += 301
+        await finish_removals(other)
+        assert await store.extent(CHANNEL) == Extent(removed, top)
+        for offset in range(removed + 1, top + 1):
+            found = await other.stored_at(CHANNEL, offset)
+            assert found is not None
+            assert found.first <= offset <= found.last
+            assert {at[one] for one in range(found.first, found.last + 1)} == {found.at}
+        assert await store.stored_at(CHANNEL, top + 1) is None
+        assert await other.extent("kept:nobody") == Extent(0, 0)
+        assert not await other.has_begun("kept:nobody")
 
     async def test_another_channel_has_another_epoch(self, store: LogStore) -> None:
         assert (await store.open("chat:one")).epoch != (await store.open("chat:two")).epoch

@@ -30,6 +30,7 @@ from services.shared.rpc.replicas import Replicas
 from services.shared.rpc.server import start_grpc_server
 from tests.support.dynamodb_faults import DynamoDbFaults
 from tests.support.log import append, begin, unstamped
+from tests.support.retention import no_retention
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
@@ -125,7 +126,7 @@ async def test_no_channel_of_an_edge_waits_for_one_that_is_throttled(log: Log, f
     """
     await append(log, [request(BROKEN), request(FINE)])
     server = await start_grpc_server(
-        lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log), grpc),
+        lambda grpc: rpc.add_PersistenceServiceServicer_to_server(PersistenceServicer(log, no_retention(log)), grpc),
         host="127.0.0.1",
         port=0,
         service_token=None,
@@ -237,6 +238,6 @@ async def test_an_edge_is_told_that_it_is_too_large(log: Log) -> None:
     async def batches() -> AsyncIterator[pb.AppendBatch]:
         yield pb.AppendBatch(items=[item])
 
-    replies = [reply async for reply in PersistenceServicer(log).Append(batches(), None)]
+    replies = [reply async for reply in PersistenceServicer(log, no_retention(log)).Append(batches(), None)]
     statuses = [result.status for reply in replies for result in reply.results]
     assert statuses == [common_pb2.ITEM_STATUS_INVALID]

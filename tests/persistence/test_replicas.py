@@ -31,7 +31,8 @@ START_S = 20.0
 class Process:
     """One `python -m services.persistence`."""
 
-    def __init__(self, redis_url: str, db: Path) -> None:
+    def __init__(self, redis_url: str, db: Path, **more: str) -> None:
+        """Create it; `more`: variables of its environment."""
         self.grpc_port, self._internal_port = free_port(), free_port()
         self._environment = {
             **os.environ,
@@ -40,6 +41,7 @@ class Process:
             "PERSISTENCE_DB": str(db),
             "PERSISTENCE_GRPC_PORT": str(self.grpc_port),
             "PERSISTENCE_INTERNAL_PORT": str(self._internal_port),
+            **more,
         }
         self._environment.pop("SERVICE_TOKEN_FILE", None)
         self._process: subprocess.Popen[bytes] | None = None

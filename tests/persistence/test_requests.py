@@ -86,6 +86,7 @@ async def test_a_name_that_no_channel_has_is_refused_by_every_method(
         for call in (
             stub.Open(pb.OpenRequest(channel=name), timeout=5),
             stub.RemoveHistory(pb.RemoveHistoryRequest(channel=name), timeout=5),
+            stub.Kept(pb.KeptRequest(channel=name), timeout=5),
             stub.Read(pb.ReadRequest(channel=name, limit=1), timeout=5),
         ):
             assert await status(call) is grpc.StatusCode.INVALID_ARGUMENT, name

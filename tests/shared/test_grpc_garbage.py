@@ -48,7 +48,7 @@ def status_of(method: str, channel: Any, metadata: Any, garbage: bytes = GARBAGE
     return ask()
 
 
-METHODS = [f"{SERVICE}/{name}" for name in ("Open", "RemoveHistory", "Read", "Append")]
+METHODS = [f"{SERVICE}/{name}" for name in ("Open", "RemoveHistory", "Kept", "Read", "Append")]
 
 
 @pytest.mark.parametrize("method", METHODS)

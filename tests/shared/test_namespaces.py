@@ -120,6 +120,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         durability = "stored"
         history_size = 5
         history_ttl_s = 60
+        retention_days = 90
+        retention_messages = 1000
         recovery = "allow"
         positioning = "force"
         presence = true
@@ -142,6 +144,8 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         durability=Durability.STORED,
         history_size=5,
         history_ttl_s=60,
+        retention_days=90,
+        retention_messages=1000,
         recovery=Mode.ALLOW,
         positioning=Mode.FORCE,
         presence=True,
@@ -197,6 +201,11 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         ('durability = "none"\nhistory = ["subscriber"]', "history: needs a log"),
         ('durability = "none"\nhistory_size = 10', "history_size: needs a log"),
         ('durability = "none"\nhistory_ttl_s = 10', "history_ttl_s: needs a log"),
+        ("retention_days = 30", 'retention_days: needs durability = "stored"'),
+        ('durability = "hot"\nretention_messages = 30', 'retention_messages: needs durability = "stored"'),
+        ('durability = "stored"\nretention_days = -1', "retention_days: must be 0 to 36,500"),
+        ('durability = "stored"\nretention_days = 0.5', "retention_days: must be a whole number"),
+        ('durability = "stored"\nretention_messages = 1000000001', "retention_messages: must be 0 to 1,000,000,000"),
         ('events = "publication"', "events: must be a list"),
         ('events = ["gap"]', "events: must be one of publication, join, update, leave, occupied, vacated, not 'gap'"),
         ('events = ["publication", "join"]', "events: needs presence = true, except for publication"),
@@ -256,6 +265,8 @@ def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: P
             f'{CONVERSATIONS}presence = true\npresence_enter = ["grant"]',
             r'presence_enter: with conversations it is \["subscriber"\] or',
         ),
+        (f"{CONVERSATIONS}retention_days = 30", "retention_days: not with conversations"),
+        (f"{CONVERSATIONS}retention_messages = 30", "retention_messages: not with conversations"),
         (f'{CONVERSATIONS}manage = ["member"]', "manage: there is no such command for members"),
         (f"{CONVERSATIONS}anonymous_subscriber = true", "anonymous_subscriber: members of conversations have a user"),
     ],

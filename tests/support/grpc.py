@@ -89,6 +89,9 @@ class ScriptedLog(PersistenceServiceServicer):
     async def RemoveHistory(self, request, context):  # type: ignore[no-untyped-def]
         return pb.RemoveHistoryResponse()
 
+    async def Kept(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.KeptResponse()
+
 
 class ScriptedServer:
     """One replica, on a port of its own that it keeps over `stop` and `start`."""

@@ -1,9 +1,17 @@
-"""One page of a channel's rows in the SQLite store."""
+"""What the SQLite store has of a channel's log: pages of rows, and their extent."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+
+from services.persistence.domain.ports import Extent, StoredAt
+
+# Up to where the history of channel ?1, a row of `channels`, was removed: hidden, or dropped since.
+REMOVED = (
+    "max(ifnull((SELECT max(upto) FROM removals WHERE channel = ?1), 0),"
+    " ifnull((SELECT min(offset) - 1 FROM log WHERE channel = ?1), top))"
+)
 
 
 def reading(
@@ -32,3 +40,17 @@ def reading(
         return page
 
     return read
+
+
+def extent(connection: sqlite3.Connection, channel: str) -> Extent:
+    """Return which offsets the log has."""
+    query = f"SELECT {REMOVED}, top FROM channels WHERE channel = ?1"
+    found = connection.execute(query, (channel,)).fetchone()
+    return Extent(*found) if found else Extent(0, 0)
+
+
+def stored_at(connection: sqlite3.Connection, channel: str, offset: int) -> StoredAt | None:
+    """Return when a publication was stored."""
+    query = "SELECT stored_at FROM log WHERE channel = ? AND offset = ?"
+    found = connection.execute(query, (channel, offset)).fetchone()
+    return StoredAt(offset, offset, found[0]) if found else None

@@ -13,23 +13,25 @@ from functools import partial
 from pathlib import Path
 
 from services.persistence.adapters import sqlite_counts as sqlite_counts
-from services.persistence.adapters import sqlite_erasing
+from services.persistence.adapters import sqlite_erasing, sqlite_page
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
-from services.persistence.adapters.sqlite_page import reading
 from services.persistence.domain.ports import (
     MAX_BYTES,
     ChannelState,
     CountedRow,
+    Extent,
     Heartbeat,
     KnownKey,
     Removal,
     Row,
+    StoredAt,
     Written,
 )
 from services.persistence.metrics import COMMITS
 from services.shared.hotlog.hotlog import KEY_TTL_S, new_epoch
 from services.shared.hotlog.keys import unpair
 from services.shared.incarnation.calls import Known
+from services.shared.namespaces import Namespaces
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,20 @@ class SqliteLogStore:
         found = [str(channel) for (channel,) in rows]
         return found, found[-1] if len(found) == _CHANNELS_AT_ONCE else ""
 
+    async def retain(self, channel: str) -> None:
+        """Do nothing: `retained` looks at all channels."""
+
+    async def retained(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
+        return await self.channels(cursor)
+
+    async def extent(self, channel: str) -> Extent:
+        return await self._run("read", "extent", lambda connection: sqlite_page.extent(connection, channel))
+
+    async def stored_at(self, channel: str, offset: int) -> StoredAt | None:
+        return await self._run(
+            "read", "stored_at", lambda connection: sqlite_page.stored_at(connection, channel, offset)
+        )
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         known: list[KnownKey] = []
         read = partial(_recent_keys, channel=channel, within_s=within_s, now=self._clock())
@@ -134,13 +150,13 @@ class SqliteLogStore:
     async def read(
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[tuple[int, bytes]]:
-        read = reading(channel, since_offset, upto, limit, reverse, max_bytes)
+        read = sqlite_page.reading(channel, since_offset, upto, limit, reverse, max_bytes)
         return await self._run("read", "read", read)
 
     async def read_counted(
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[CountedRow]:
-        read = reading(channel, since_offset, upto, limit, reverse, max_bytes)
+        read = sqlite_page.reading(channel, since_offset, upto, limit, reverse, max_bytes)
         return await self._run(
             "read", "read", lambda connection: sqlite_counts.counted(connection, channel, read(connection))
         )
@@ -271,9 +287,8 @@ def _keep_heartbeat(connection: sqlite3.Connection, heartbeat: Heartbeat) -> Non
 def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
     """Return the channel's state; begin the channel if it is new."""
     query = (
-        "SELECT epoch || ifnull((SELECT mark FROM restored), ''), top, max("
-        "ifnull((SELECT max(upto) FROM removals WHERE channel = ?1), 0),"  # hidden, or dropped since
-        " ifnull((SELECT min(offset) - 1 FROM log WHERE channel = ?1), top)) FROM channels WHERE channel = ?1"
+        f"SELECT epoch || ifnull((SELECT mark FROM restored), ''), top, {sqlite_page.REMOVED}"
+        " FROM channels WHERE channel = ?1"
     )
     found = connection.execute(query, (channel,)).fetchone()
     if found is None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -48,6 +48,7 @@ _MAX_REMEMBERED = 200_000  # channels
 _VERIFIED_AT_ONCE = 32  # channels compared concurrently
 _MAX_WAIT_S = 2.0  # longest wait of a batch for a comparison, seconds
 _VERIFY_ATTEMPTS = 4  # other replicas may change the channel at the same time
+First = Callable[[str], Awaitable[None]]  # called with a channel; raises `Unavailable` if it must not be used now
 
 
 class HistorySizes:
@@ -76,8 +77,12 @@ class Comparison:
     A method raises `Unavailable` if Redis or the store does not answer, unless it says that it returns the failure.
     """
 
-    def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes, erasures: Erasures) -> None:
+    def __init__(
+        self, hot: HotLog, store: LogStore, sizes: HistorySizes, erasures: Erasures, first: First | None = None
+    ) -> None:
+        """Create it; `first` is called with a channel before it is compared."""
         self._hot, self._store, self._sizes, self._erasures = hot, store, sizes, erasures
+        self._first = first
         self._verifying = SingleFlight[None]()
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
@@ -120,6 +125,8 @@ class Comparison:
 
         After that it returns: the caller looks whether Redis has the channel, and reports `Unavailable` or tries again.
         """
+        if self._first is not None:
+            await self._first(channel)
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
             if state.removed:  # Redis may be from before the removal

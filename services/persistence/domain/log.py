@@ -34,7 +34,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 
-from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, HistorySizes, rows_of
+from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, First, HistorySizes, rows_of
 from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.keyed_queue import KeyedQueue
 from services.persistence.domain.numbered import Numbered
@@ -82,18 +82,20 @@ class Log:
         max_waiting: int,
         max_batch: int,
         max_item_bytes: int = 1 << 30,
+        first: First | None = None,
     ) -> None:
         """Create the log; `run` does the writing. Appends beyond a limit get `Busy`.
 
         `max_unstored`: entries of one channel that are not stored yet.
         `max_item_bytes`: of one publication with its key, as the store can keep it; a larger one gets `TooLarge`.
+        `first` is called with a channel before its first use, in each incarnation of Redis.
         """
         self._hot, self._store = hot, store
         self._max_item_bytes = max_item_bytes
         self._max_unstored = max_unstored
         self._sizes = HistorySizes()
         self.erasures = Erasures(hot, store)
-        self._comparison = Comparison(hot, store, self._sizes, self.erasures)
+        self._comparison = Comparison(hot, store, self._sizes, self.erasures, first)
         self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
             _reject,

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.incarnation.calls import Known
+from services.shared.namespaces import Namespaces
 
 MAX_BYTES = 1 << 50  # in effect no limit
 
@@ -62,6 +63,24 @@ class Removal(NamedTuple):
     channel: str
     upto: int
     is_due: bool
+
+
+class Extent(NamedTuple):
+    """What the log of a channel has: the offsets above `removed`, up to `top`."""
+
+    removed: int
+    top: int
+
+
+class StoredAt(NamedTuple):
+    """When some publications were stored: those with the offsets `first` … `last`.
+
+    `at`: Unix seconds.
+    """
+
+    first: int
+    last: int
+    at: float
 
 
 class Row(NamedTuple):
@@ -127,6 +146,22 @@ class LogStore(Protocol):
         `cursor` "": from the beginning. A cursor "" in the answer: there are no more. Channels that are opened
         meanwhile may be missing. For operators: it may read the whole store.
         """
+
+    async def retain(self, channel: str) -> None:
+        """Have `retained` return the channel, before anything is stored in it."""
+
+    async def retained(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
+        """Return some channels of those namespaces that have retention, and a cursor.
+
+        Both may be empty, as with `channels`, and other channels may be among them. Channels are found that were begun
+        before their namespaces had retention, too.
+        """
+
+    async def extent(self, channel: str) -> Extent:
+        """Return which offsets the log has; begins none."""
+
+    async def stored_at(self, channel: str, offset: int) -> StoredAt | None:
+        """Return when a publication was stored, and which with it; None: it is not there."""
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         """Return the idempotency keys of the last `within_s` seconds, newest first.

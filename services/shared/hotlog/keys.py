@@ -214,6 +214,19 @@ def erasures() -> str:
     return f"{_prefix}{{}}:erasures"
 
 
+def retention_turn() -> str:
+    """Key of the replica that removes what is too old.
+
+    While it stands no other one does.
+    """
+    return f"{_prefix}{{}}:retention"
+
+
+def retention_swept() -> str:
+    """Hash: what was removed last because it was too old."""
+    return f"{_prefix}{{}}:retention:swept"
+
+
 def chat_erasures() -> str:
     """Sorted set of what is being erased from conversations, by time in ms.
 

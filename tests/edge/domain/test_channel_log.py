@@ -76,6 +76,18 @@ def test_the_ring_is_bounded_in_bytes_too() -> None:
     assert log.since(4) is None
 
 
+def test_what_is_too_old_leaves_the_ring_and_what_is_not_stays() -> None:
+    log = ChannelLog(StreamPosition(0, "e"), ring_size=8, ring_max_bytes=1_000, buffer_size=4, max_age_s=60)
+    for offset in range(1, 6):
+        log.message("e", Publication(data=b"1", offset=offset, time_ms=offset * 10_000))
+    assert offsets(log.since(0, 69) or []) == [1, 2, 3, 4, 5]
+    assert log.since(0, 71) is None
+    assert offsets(log.since(1, 81) or []) == []
+    assert offsets(log.since(2, 81) or []) == [3, 4, 5]
+    log.refill([Publication(data=b"1", offset=2, time_ms=20_000)])
+    assert log.since(1, 81) is None
+
+
 def test_a_forgotten_ring_answers_for_nothing_before_now() -> None:
     log = log_at(0)
     log.message("e", pub(1))

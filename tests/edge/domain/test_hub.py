@@ -227,8 +227,10 @@ async def test_a_channel_that_failed_to_open_keeps_nothing_of_what_comes_afterwa
         (Durability.HOT, {"history_size": 2}, 2),
         (Durability.HOT, {"history_size": 100}, 4),
         (Durability.STORED, {"history_size": 2}, 4),
+        (Durability.STORED, {"retention_messages": 3}, 3),
+        (Durability.STORED, {"retention_messages": 9}, 4),
     ],
-    ids=["hot-small", "hot-large", "stored"],
+    ids=["hot-small", "hot-large", "stored", "retention-small", "retention-large"],
 )
 async def test_the_ring_of_a_hot_log_is_no_larger_than_the_log(
     durability: Durability, options: dict[str, Any], kept: int
@@ -250,6 +252,16 @@ async def test_the_ring_of_a_hot_log_is_no_older_than_the_log(durability: Durabi
     assert log is not None
     assert log.since(0, site.cluster.clock.unix + 9) is not None
     assert (log.since(0, site.cluster.clock.unix + 11) is not None) == kept
+
+
+async def test_the_ring_of_a_stored_log_gives_nothing_that_is_older_than_its_retention() -> None:
+    site = Site(replace_namespace(FORCED, durability=Durability.STORED, retention_days=2))
+    await site.subscriber()
+    site.publish(1)
+    log = site.hub.channels[CHANNEL].log
+    assert log is not None
+    assert log.since(0, site.cluster.clock.unix + 2 * 86_400 - 10) is not None
+    assert log.since(0, site.cluster.clock.unix + 2 * 86_400 + 10) is None
 
 
 # Rules 2 to 4: repairs.

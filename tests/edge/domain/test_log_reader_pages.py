@@ -102,6 +102,21 @@ def test_pages_of_a_conversation_are_shared_for_one_second_and_until_something_i
     with_time(test())
 
 
+def test_pages_of_a_log_with_retention_are_shared_for_one_second() -> None:
+    async def test() -> None:
+        logs, namespace = Logs(), dataclasses.replace(STORED, retention_days=1)
+        logs.fill(12)
+        assert await paged(logs, namespace, 3) == upto(12, 4)
+        logs.redis.down = logs.disk.down = True
+        skip(0.9)
+        assert await paged(logs, namespace, 3) == upto(12, 4)
+        skip(0.2)
+        with pytest.raises(Unavailable):
+            await paged(logs, namespace, 3)
+
+    with_time(test())
+
+
 def test_pages_of_a_hot_log_are_shared_for_one_second() -> None:
     async def test() -> None:
         logs = Logs()

@@ -15,7 +15,8 @@ ring, so that a client that was away for a short time recovers without a read of
 4. A publication of another epoch is not handed out: the log was started again, and the view is of no more use
    (`Need.RESYNC`).
 5. The ring has no holes and ends at `delivered`. `since` answers only if it has everything that was asked for. For a
-   `hot` log it answers nothing that the log itself may have dropped by now (`ttl_s`).
+   `hot` log it answers nothing that the log itself may have dropped by now (`ttl_s`), and where a `stored` log is not
+   kept for ever nothing that is too old (`max_age_s`).
 6. Behind a publication that erases something (`ERASES`) the ring begins anew, and no read puts back what is before it:
    the erasing of many publications goes on for a while, and nothing says when it has ended. What raced with it, such as
    an edit that was numbered behind the delete of its message, is erased a moment later: so it leaves the ring then.
@@ -60,6 +61,7 @@ class ChannelLog:
         "_buffer",
         "_buffer_size",
         "_erased_s",
+        "_max_age_s",
         "_ring",
         "_ring_bytes",
         "_ring_max_bytes",
@@ -72,7 +74,14 @@ class ChannelLog:
     )
 
     def __init__(
-        self, top: StreamPosition, *, ring_size: int, ring_max_bytes: int, buffer_size: int, ttl_s: float = math.inf
+        self,
+        top: StreamPosition,
+        *,
+        ring_size: int,
+        ring_max_bytes: int,
+        buffer_size: int,
+        ttl_s: float = math.inf,
+        max_age_s: float = math.inf,
     ) -> None:
         """Create a view that continues after `top`.
 
@@ -83,6 +92,7 @@ class ChannelLog:
             buffer_size: Largest number of publications that are buffered behind a gap.
             ttl_s: Age of its newest publication, in seconds, at which the ring is emptied, because the log itself may
                 have expired.
+            max_age_s: Age of a publication, in seconds, at which it leaves the ring.
         """
         self.epoch = top.epoch
         self.delivered = top.offset
@@ -92,6 +102,7 @@ class ChannelLog:
         self._erased_s = math.inf  # time of the last one that erases; infinite: all is settled
         self._ring_size = ring_size
         self._ttl_s = ttl_s
+        self._max_age_s = max_age_s
         self._ring_max_bytes = ring_max_bytes
         self._buffer: dict[int, Publication] = {}  # publications behind a gap, by offset
         self._buffer_size = buffer_size
@@ -148,6 +159,8 @@ class ChannelLog:
         if now_s - self._erased_s >= _SETTLED_S:
             self._erased_s = math.inf
             self.forget()
+        while self._ring and now_s - self._ring[0].time_ms / 1000 >= self._max_age_s:
+            self.forget_before(self._ring[0].offset + 1)
         if not self._ring or self._ring[0].offset > offset + 1:
             return None
         skip = offset + 1 - self._ring[0].offset

@@ -168,15 +168,17 @@ class Hub:
         """Create the view of a log that continues after `top`.
 
         The ring of a `hot` log is limited by the namespace's history size and time, as the log itself is. A `stored`
-        log keeps everything, so its ring has only the limits of the settings.
+        log keeps everything, so its ring has only the limits of the settings, and those of retention.
         """
         settings, stored = self._settings, namespace.durability is Durability.STORED
+        kept = (namespace.retention_messages or settings.ring_size) if stored else namespace.history_size
         return ChannelLog(
             top,
-            ring_size=settings.ring_size if stored else min(settings.ring_size, namespace.history_size),
+            ring_size=min(settings.ring_size, kept),
             ring_max_bytes=settings.ring_max_bytes,
             buffer_size=settings.gap_buffer_size,
             ttl_s=math.inf if stored else namespace.history_ttl_s,
+            max_age_s=namespace.retention_days * 86_400 or math.inf,
         )
 
     def join(self, channel: Channel, subscription: Subscription) -> Channel:

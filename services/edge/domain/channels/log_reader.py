@@ -15,8 +15,8 @@ need it, and bounds the reads.
    the lowest offset that any of the clients has. What was found goes into the channel's ring, for those who come later.
 4. A page (`page`) ends at a multiple of `recovery_limit`, or earlier if it has 64 KiB. So clients that catch up in one
    channel meet at the same offsets and share pages. Pages of `stored` logs may be shared until a history is removed,
-   those of `hot` logs for one second, because the log may have been trimmed since, and those of conversations for one
-   second, because something may have been erased that this edge has not heard of yet.
+   those of `hot` logs for one second, because the log may have been trimmed since. So are those of namespaces with
+   retention, and those of conversations, because something may have been erased that this edge has not heard of yet.
 5. At most `max_reads` run at the same time, for `hot` and `stored` channels each. A read waits 2.5 s at most for its
    turn, and if too many wait, it is refused at once (`Busy`). Reads of newest positions are not bounded here.
 
@@ -52,7 +52,7 @@ from services.shared.process.single_flight import SingleFlight
 
 _TURN_S = 2.5  # longest wait for a read slot, seconds
 PAGE_BYTES = 65_536  # publications of one page for a client that catches up; one publication may be larger
-_FRESH_S = 1.0  # how long a page of a `hot` log or a conversation may be shared, seconds
+_FRESH_S = 1.0  # how long a page may be shared of a log from which something may have gone, seconds
 _PAUSE_S = (0.1, 1.0)  # first and longest pause before a failed read is repeated, seconds
 Page = TypeVar("Page")
 
@@ -216,7 +216,8 @@ class LogReader:
         """
         key = (channel, log.epoch, offset)
         now = asyncio.get_running_loop().time()
-        lasts = namespace.durability is Durability.STORED and not namespace.conversations
+        is_fixed = not (namespace.conversations or namespace.has_retention)
+        lasts = namespace.durability is Durability.STORED and is_fixed
         known = self._pages.get(key, -math.inf if lasts else now - _FRESH_S)
         if known is not None:
             return known

@@ -25,6 +25,7 @@ from services.persistence.adapters.dynamodb.items import (
     keys_of,
     partition,
 )
+from services.persistence.domain.ports import StoredAt
 from services.shared.dynamodb.client import ConditionFailed, DynamoDb, values_of
 from services.shared.errors import Unavailable
 
@@ -188,6 +189,33 @@ class Chains:
                 values = values_of(item)
                 return int(values["s"] + values["n"]) - 1, counts_of(values)
         raise Unavailable(f"the log of {channel} has no end: items of buckets {bucket - 1} and {bucket} are missing")
+
+    async def stored_at(self, channel: str, offset: int) -> StoredAt | None:
+        """Return when the item that has an offset was written. One request.
+
+        None: there is no such item, or it is emptied.
+        """
+        low, _ = self._bounds(self.bucket_of(offset), offset - ITEM_ROWS + 1, offset)
+        response = await self.db.call(
+            "query",
+            TableName=self.table,
+            KeyConditionExpression="p = :p AND s BETWEEN :low AND :high",
+            ProjectionExpression="s, n, #at, dropped",
+            ExpressionAttributeNames={"#at": "at"},
+            ExpressionAttributeValues={
+                ":p": {"S": self.partition_of(channel, offset)},
+                ":low": {"N": str(low)},
+                ":high": {"N": str(offset)},
+            },
+            ScanIndexForward=False,
+            Limit=1,
+            ConsistentRead=True,
+        )
+        for values in map(values_of, response["Items"]):
+            first, last = int(values["s"]), int(values["s"] + values["n"]) - 1
+            if last >= offset and not values.get("dropped", False):
+                return StoredAt(first, last, float(values["at"]))
+        return None
 
     async def upward(self, channel: str, low: int, high: int, expected: int = 0) -> AsyncIterator[BatchItem]:
         """Yield the items with any of the offsets low … high, ascending.

@@ -39,15 +39,18 @@ from services.persistence.adapters.dynamodb import erasing, removal
 from services.persistence.adapters.dynamodb.chain import Chains, Channel
 from services.persistence.adapters.dynamodb.items import BUCKET_OFFSETS, HEARTBEAT_KEY, channel_key, has_counts
 from services.persistence.adapters.dynamodb.operation import DEADLINE_S, operation
+from services.persistence.adapters.dynamodb.retained import RetainedChannels
 from services.persistence.adapters.dynamodb.writer import ChainWriter
 from services.persistence.domain.ports import (
     MAX_BYTES,
     ChannelState,
     CountedRow,
+    Extent,
     Heartbeat,
     KnownKey,
     Removal,
     Row,
+    StoredAt,
     Written,
 )
 from services.persistence.metrics import STORE_SECONDS
@@ -56,6 +59,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import new_epoch
 from services.shared.hotlog.keys import unpair
 from services.shared.incarnation.calls import Known
+from services.shared.namespaces import Namespaces
 from thalamus.persistence.v1.storage_pb2 import StoredRow
 
 SHARED_DEADLINE_S = 8.0  # longest operation of those that go on for later callers when one gives up
@@ -95,6 +99,7 @@ class DynamoDbLogStore:
         self._deadline_s, self._shared_deadline_s = deadline_s, shared_deadline_s
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
+        self._retained = RetainedChannels(self._chains, clock, self._operation)
         self._kept = Heartbeat(0, 0)  # numbers that the table is known to have
         self._restored: str | None = None  # mark as read last; all epochs end with it
 
@@ -120,6 +125,21 @@ class DynamoDbLogStore:
     async def channels(self, cursor: str) -> tuple[list[str], str]:
         async with self._operation("channels"):
             return await self._chains.channels(cursor)
+
+    async def retain(self, channel: str) -> None:
+        await self._retained.add(channel)
+
+    async def retained(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
+        return await self._retained.page(cursor, namespaces)
+
+    async def extent(self, channel: str) -> Extent:
+        async with self._operation("extent"):
+            found = await self._chains.channel(channel)
+            return Extent(found.removed, await self._chains.top(channel, found.bucket)) if found else Extent(0, 0)
+
+    async def stored_at(self, channel: str, offset: int) -> StoredAt | None:
+        async with self._operation("stored_at"):
+            return await self._chains.stored_at(channel, offset)
 
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         async with self._operation("recent_keys", self._shared_deadline_s):

@@ -374,3 +374,57 @@ class RemoveHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveHistoryResponse: _TypeAlias = RemoveHistoryResponse  # noqa: Y015
+
+@_typing.final
+class KeptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptRequest: _TypeAlias = KeptRequest  # noqa: Y015
+
+@_typing.final
+class KeptResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    OLDEST_MS_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    """publications up to this offset are removed."""
+    top: _builtins.int
+    """the last offset of the store; 0: there is no log."""
+    oldest_ms: _builtins.int
+    """when the first of those that are kept was stored, Unix ms; 0: none is kept."""
+    days: _builtins.int
+    """options of the namespace: `retention_days` and `retention_messages`; 0: no limit."""
+    messages: _builtins.int
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+        top: _builtins.int = ...,
+        oldest_ms: _builtins.int = ...,
+        days: _builtins.int = ...,
+        messages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "messages", b"messages", "oldest_ms", b"oldest_ms", "removed", b"removed", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptResponse: _TypeAlias = KeptResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class PersistenceServiceStub:
                 request_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.RemoveHistoryRequest.SerializeToString,
                 response_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.RemoveHistoryResponse.FromString,
                 _registered_method=True)
+        self.Kept = channel.unary_unary(
+                '/thalamus.persistence.v1.PersistenceService/Kept',
+                request_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.KeptRequest.SerializeToString,
+                response_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.KeptResponse.FromString,
+                _registered_method=True)
 
 
 class PersistenceServiceServicer:
@@ -91,6 +96,13 @@ class PersistenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Kept(self, request, context):
+        """Says what of a channel is kept, and for how long; begins no log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PersistenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +125,11 @@ def add_PersistenceServiceServicer_to_server(servicer, server):
                     servicer.RemoveHistory,
                     request_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.RemoveHistoryRequest.FromString,
                     response_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.RemoveHistoryResponse.SerializeToString,
+            ),
+            'Kept': grpc.unary_unary_rpc_method_handler(
+                    servicer.Kept,
+                    request_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.KeptRequest.FromString,
+                    response_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.KeptResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +241,33 @@ class PersistenceService:
             '/thalamus.persistence.v1.PersistenceService/RemoveHistory',
             thalamus_dot_persistence_dot_v1_dot_persistence__pb2.RemoveHistoryRequest.SerializeToString,
             thalamus_dot_persistence_dot_v1_dot_persistence__pb2.RemoveHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Kept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/thalamus.persistence.v1.PersistenceService/Kept',
+            thalamus_dot_persistence_dot_v1_dot_persistence__pb2.KeptRequest.SerializeToString,
+            thalamus_dot_persistence_dot_v1_dot_persistence__pb2.KeptResponse.FromString,
             options,
             channel_credentials,
             insecure,

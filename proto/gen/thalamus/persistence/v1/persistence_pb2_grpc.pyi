@@ -44,6 +44,8 @@ class PersistenceServiceStub:
     """Makes sure that Redis holds the meta of a channel as the store has it and returns its top."""
     RemoveHistory: _grpc.UnaryUnaryMultiCallable[_persistence_pb2.RemoveHistoryRequest, _persistence_pb2.RemoveHistoryResponse]
     """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count."""
+    Kept: _grpc.UnaryUnaryMultiCallable[_persistence_pb2.KeptRequest, _persistence_pb2.KeptResponse]
+    """Says what of a channel is kept, and for how long; begins no log."""
 
 @_typing.type_check_only
 class PersistenceServiceAsyncStub(PersistenceServiceStub):
@@ -61,6 +63,8 @@ class PersistenceServiceAsyncStub(PersistenceServiceStub):
     """Makes sure that Redis holds the meta of a channel as the store has it and returns its top."""
     RemoveHistory: _aio.UnaryUnaryMultiCallable[_persistence_pb2.RemoveHistoryRequest, _persistence_pb2.RemoveHistoryResponse]  # type: ignore[assignment]
     """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count."""
+    Kept: _aio.UnaryUnaryMultiCallable[_persistence_pb2.KeptRequest, _persistence_pb2.KeptResponse]  # type: ignore[assignment]
+    """Says what of a channel is kept, and for how long; begins no log."""
 
 class PersistenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The durable log: of `stored` channels it keeps every acknowledged publication."""
@@ -99,5 +103,13 @@ class PersistenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_persistence_pb2.RemoveHistoryResponse, _abc.Awaitable[_persistence_pb2.RemoveHistoryResponse]]:
         """Removes every publication up to the top: nobody reads them any more. Epoch and top stay, keys as long as they count."""
+
+    @_abc_1.abstractmethod
+    def Kept(
+        self,
+        request: _persistence_pb2.KeptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_persistence_pb2.KeptResponse, _abc.Awaitable[_persistence_pb2.KeptResponse]]:
+        """Says what of a channel is kept, and for how long; begins no log."""
 
 def add_PersistenceServiceServicer_to_server(servicer: PersistenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,62 @@
+"""A real process of persistence removes what its file of channels does not keep."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+import redis.asyncio
+
+from services.persistence.adapters.redis.retention_turn import last_swept
+from services.persistence.domain.retention import Swept
+from services.shared.redis.pipeline import RedisPipeline
+from tests.persistence.test_replicas import Process
+from tests.support.persistence import Site
+from thalamus.persistence.v1 import persistence_pb2 as pb
+from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
+
+CHANNELS = '[namespaces.{name}]\ndurability = "stored"\n{option}\n'
+
+
+@pytest.fixture
+async def started(
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, redis_url: str, tmp_path: Path
+) -> AsyncIterator[Process]:
+    """With 9 publications in each of two channels, of which 4 are two days old."""
+    db, channels = tmp_path / "log.sqlite3", tmp_path / "channels.toml"
+    site = Site(redis_conn, redis_pipeline, db)
+    writer = site.process()
+    for channel in ("kept:a", "chat:a"):
+        for number in range(9):
+            await writer.append(str(number), channel=channel)
+    await site.close()
+    with sqlite3.connect(db) as connection:
+        connection.execute("UPDATE log SET stored_at = stored_at - 172800 WHERE offset <= 4")
+    connection.close()
+    channels.write_text(
+        CHANNELS.format(name="kept", option="retention_days = 1") + CHANNELS.format(name="chat", option="")
+    )
+    process = Process(redis_url, db, CHANNELS_FILE=str(channels))
+    try:
+        await process.start()
+        yield process
+    finally:
+        process.close()
+
+
+async def test_what_is_too_old_is_removed_without_being_asked(started: Process, redis_pipeline: RedisPipeline) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{started.grpc_port}") as channel:
+        stub = PersistenceServiceStub(channel)
+        async with asyncio.timeout(60):
+            while (last := await last_swept(redis_pipeline)) is None:
+                await asyncio.sleep(0.1)
+        assert last[1] == Swept(channels=1, failed=0, removed=4)
+        kept = await stub.Kept(pb.KeptRequest(channel="kept:a"))
+        assert (kept.removed, kept.top, kept.days, kept.messages) == (4, 9, 1, 0)
+        assert (await stub.Kept(pb.KeptRequest(channel="chat:a"))).removed == 0
+        pages = [page async for page in stub.Read(pb.ReadRequest(channel="kept:a", limit=100))]
+        assert [one.offset for page in pages for one in page.publications] == [5, 6, 7, 8, 9]
