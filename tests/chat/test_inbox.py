@@ -14,6 +14,7 @@ import redis.asyncio
 
 from services.persistence.chat.inbox import inbox as module
 from services.shared.dynamodb.client import DynamoDb
+from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.chat_calls import CallRefused, Replica, Site, dynamodb_site, sqlite_site
@@ -256,12 +257,14 @@ async def test_since_has_12_of_300(site: Site) -> None:
     for number, channel in enumerate(changed):
         await say(a, "bob", channel, f"{number}")
     answer = await inbox(b, "ann", since=since)
-    assert channels(answer) == changed[::-1]
+    assert set(channels(answer)) == set(changed)
+    order = [(-one["time"], one["channel"]) for one in answer["conversations"]]
+    assert order == sorted(order), "several may be of the same ms"
     assert answer["all"] is False
     assert channels(await inbox(a, "ann", since=answer["since"])) == []
     first = await inbox(a, "ann", since=since, limit=5)
     rest = await inbox(b, "ann", cursor=first["cursor"], limit=7)
-    assert channels(first) + channels(rest) == changed[::-1]
+    assert channels(first) + channels(rest) == channels(answer)
     assert "cursor" not in rest
 
 
@@ -282,6 +285,96 @@ async def test_since_tells_what_was_left_and_joined_and_a_redis_that_was_lost(
     answer = await inbox(b, "bob", since=since)
     assert answer["all"] is True
     assert set(channels(answer)) == {kept, joined}
+
+
+@pytest.mark.parametrize("way", ["remove", "leave", "decline"])
+async def test_since_tells_of_conversations_that_were_left_and_then_deleted(
+    site: Site, redis_conn: redis.asyncio.Redis, way: str
+) -> None:
+    """The store forgets then who was in it, and who had left before."""
+    a, b = site.replicas
+    channel = await group(a, "ann", *(["bob"] if way != "decline" else []))
+    if way == "decline":
+        await a.call("ann", "members.invite", channel=channel, user="bob")
+        await site.settle(channel)
+    since = (await inbox(b, "bob"))["since"]
+    if way == "remove":
+        await a.call("ann", "members.remove", channel=channel, user="bob")
+    else:
+        await a.call("bob", f"conversations.{way}", channel=channel)
+    await site.settle(channel)
+    await b.call("ann", "conversations.delete", channel=channel)
+    await site.settle(channel)
+    await redis_conn.delete(keys.inbox_list("bob"))
+    for replica in (a, b):
+        assert (await inbox(replica, "bob", since=since))["conversations"] == [{"channel": channel, "removed": True}]
+
+
+async def test_since_tells_of_a_deletion_while_the_store_forgets_the_conversation(
+    site: Site, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = site.replicas
+    for replica in (a, b):
+        await replica.rest()  # nothing is written but what is asked for
+    channel = await group(a, "ann", "bob")
+    await site.settle(channel)
+    since = (await inbox(b, "bob"))["since"]
+    drop, answers = a.store.drop, []
+
+    async def dropped(*what: Any) -> None:
+        await drop(*what)
+        await redis_conn.hdel(keys.inbox_list("bob"), "d")  # nobody has it but the store
+        answers.append(await inbox(b, "bob", since=since))
+
+    monkeypatch.setattr(a.store, "drop", dropped)
+    await a.call("ann", "conversations.delete", channel=channel)
+    await a.conversations.write(await a.conversations.current(channel))
+    assert [answer["conversations"] for answer in answers] == [[{"channel": channel, "removed": True}]]
+
+
+async def never(*_: Any) -> None:
+    """Write nothing of a conversation."""
+    raise Unavailable("the process has died")
+
+
+async def test_since_tells_of_a_deletion_that_a_replica_wrote_which_knew_of_fewer_members(
+    site: Site, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log does not say who was in it, and the replica that deleted it has died."""
+    a, b = site.replicas
+    for replica in (a, b):
+        await replica.rest()
+    channel = await group(a, "ann", "bob")
+    await b.conversations.current(channel)
+    await a.call("ann", "members.add", channel=channel, user="cid")
+    await a.conversations.write(await a.conversations.current(channel))
+    since = (await inbox(a, "cid"))["since"]
+    monkeypatch.setattr(a.conversations, "write", never)
+    await a.call("ann", "conversations.delete", channel=channel)
+    await b.conversations.write(await b.conversations.current(channel))
+    await redis_conn.delete(keys.inbox_list("cid"))
+    for replica in (a, b):
+        assert (await inbox(replica, "cid", since=since))["conversations"] == [{"channel": channel, "removed": True}]
+
+
+async def test_a_replica_that_comes_late_does_not_drop_a_deleted_conversation_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = site.replicas
+    for replica in (a, b):
+        await replica.rest()
+    channel = await group(a, "ann", "bob")
+    with monkeypatch.context() as patched:
+        patched.setattr(a.conversations, "write", never)
+        await a.call("ann", "conversations.delete", channel=channel)
+    live = await b.conversations.current(channel)
+    await a.conversations.write(await a.conversations.current(channel))
+    monkeypatch.setattr(module, "_LISTED_MARGIN_MS", 0)
+    await asyncio.sleep(0.005)  # the next ms
+    since = (await inbox(a, "bob"))["since"]
+    await b.conversations.write(live)
+    answer = await inbox(b, "bob", since=since)
+    assert answer["conversations"] == []
 
 
 async def test_a_message_that_becomes_readable_later_is_not_missed(

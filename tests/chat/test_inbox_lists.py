@@ -51,7 +51,8 @@ class Readers:
     def __init__(self, conn: redis.asyncio.Redis, pipeline: RedisPipeline, store: SlowStore) -> None:
         self.conn, self.pipeline, self.store = conn, pipeline, store
         self.life = "life.1"
-        self.lists = Lists(pipeline, store, lambda: self.life, lambda: 1, most=1_000)  # type: ignore[arg-type]
+        self.now_ms = 1
+        self.lists = Lists(pipeline, store, lambda: self.life, lambda: self.now_ms, most=1_000)  # type: ignore[arg-type]
 
     async def read(self, user: str = "ann") -> List:
         (reply,) = await self.pipeline.execute([self.lists.command(user)], timeout_s=5.0)
@@ -61,10 +62,11 @@ class Readers:
     async def listed(self) -> set[str]:
         return set((await self.read()).conversations)
 
-    async def run_out(self) -> None:
-        """All marks and tokens run out: 10 s pass."""
-        if 0 <= await self.conn.pttl(keys.inbox_list("ann")) <= 10_000:
-            await self.conn.delete(keys.inbox_list("ann"))
+    async def later(self, seconds: int) -> None:
+        """So much time passes for what Redis has of the list."""
+        left_ms = await self.conn.pttl(keys.inbox_list("ann"))
+        if left_ms > 0:
+            await self.conn.pexpire(keys.inbox_list("ann"), max(0, left_ms - 1_000 * seconds))
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ async def test_lists_are_kept_again_when_nobody_changes_them(readers: Readers) -
     name = keys.inbox_list("ann")
     for number in range(3):
         mark = await readers.lists.changing("conv:1", ["ann"], [])
-        assert 9_000 < await readers.conn.pttl(name) <= 10_000
+        assert 590_000 < await readers.conn.pttl(name) <= 600_000
         await readers.store.list("ann", f"conv:{number}")
         await readers.lists.changed(mark, ["ann"])
         assert not await readers.conn.exists(name)
@@ -117,6 +119,33 @@ async def test_lists_are_kept_again_when_nobody_changes_them(readers: Readers) -
     assert (await readers.read()).token == token.decode()
 
 
+async def test_a_slow_write_of_a_process_that_died_is_seen(readers: Readers) -> None:
+    """It reaches the store minutes after it was sent; calls in between keep nothing."""
+    await readers.lists.changing("conv:1", ["ann"], [])
+    for _ in range(5):
+        await readers.later(60)
+        assert await readers.listed() == set()
+    await readers.store.list("ann", "conv:1")
+    assert await readers.listed() == {"conv:1"}
+    await readers.later(600)
+    assert await readers.listed() == {"conv:1"}
+    assert await readers.conn.hexists(keys.inbox_list("ann"), "d")
+
+
+async def test_who_has_no_place_any_more_is_remembered_for_30_days(readers: Readers) -> None:
+    lists = readers.lists
+    day_ms = 86_400_000
+    for day, channel in enumerate(["conv:1", "conv:2", "conv:1"]):
+        readers.now_ms = 1 + day * day_ms
+        await lists.changing(channel, ["ann", "bob"], ["ann"])
+    assert await lists.gone("bob", 0) == []
+    assert await lists.gone("ann", 0) == ["conv:2", "conv:1"]
+    assert await lists.gone("ann", 1 + 2 * day_ms) == ["conv:1"], "it was left twice"
+    readers.now_ms = 2 + 31 * day_ms
+    await lists.changing("conv:3", ["ann"], ["ann"])
+    assert await lists.gone("ann", 0) == ["conv:1", "conv:3"]
+
+
 @pytest.mark.parametrize("seed", range(sized(2, 200)))
 async def test_who_reads_behind_a_change_sees_it(readers: Readers, seed: int) -> None:
     """Changes, some by processes that die behind the write, and calls."""
@@ -127,7 +156,9 @@ async def test_who_reads_behind_a_change_sees_it(readers: Readers, seed: int) ->
     unmarked: list[str] = []  # behind it
     reading: list[asyncio.Task[List]] = []
     for number in range(300):
-        match rng.choice(["mark", "write", "write", "unmark", "die", "read", "answer", "answer", "run out"]):
+        match rng.choice(
+            ["mark", "write", "write", "unmark", "die", "read", "answer", "answer", "a minute", "run out"]
+        ):
             case "mark":
                 marked.append(await lists.changing("conv:1", ["ann"], []))
             case "write" if marked:
@@ -147,8 +178,10 @@ async def test_who_reads_behind_a_change_sees_it(readers: Readers, seed: int) ->
             case "answer" if store.held:
                 store.held.pop(rng.randrange(len(store.held))).set()
                 await asyncio.sleep(0.002)
+            case "a minute":
+                await readers.later(60)
             case "run out" if not marked:
-                await readers.run_out()
+                await readers.later(600)
             case _:
                 continue
         if rng.random() < 0.3:  # else no list may be kept, and the next call takes a token
@@ -156,6 +189,6 @@ async def test_who_reads_behind_a_change_sees_it(readers: Readers, seed: int) ->
     for event in store.held:
         event.set()
     await asyncio.gather(*reading)
-    await readers.run_out()
+    await readers.later(600)
     for _ in range(2):
         assert await readers.listed() == written

@@ -32,15 +32,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
-from services.persistence.chat.documents import Overlay, changes_of, live_of, message_of
+from services.persistence.chat.documents import Overlay, live_of, message_of
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry
-from services.persistence.chat.list_watcher import ListWatcher, OnLeft, left
+from services.persistence.chat.list_watcher import OnLeft, left
 from services.persistence.chat.live import Event, Found, Live, names
 from services.persistence.chat.lives import MAX_CHANNELS, MAX_PEOPLE, Lives
 from services.persistence.chat.lookup import Ahead, Lookup
 from services.persistence.chat.metrics import VOID
-from services.persistence.chat.ports import ChatStore, Loaded, TooLarge
+from services.persistence.chat.model_writer import ModelWriter
+from services.persistence.chat.ports import ChatStore, Loaded
 from services.persistence.chat.purging import Purging
 from services.persistence.chat.remaking import MadeModel, replace
 from services.persistence.chat.rows import entry_behind_removed, parsed_rows
@@ -81,8 +82,7 @@ class Conversations:
         `rows` is the store of the log, `clock` returns the time of Redis, Unix seconds.
         """
         self._log, self._rows, self._store = log, rows, store
-        self._clock = clock
-        self.list_watcher: ListWatcher | None = None
+        self.writer = ModelWriter(log, store, clock)
         self._lives = Lives(max_channels, max_people)
         self._lookup = Lookup(rows, store)
         self.purging = Purging(rows, self._lookup)
@@ -187,7 +187,7 @@ class Conversations:
                     await self.load(live, purged)
                     live.unwritten.touch_deleted(purged, live.state.messages)
                 await self._tell_left(live)
-                if await self._write(live):
+                if await self.writer.write(live):
                     live.left.clear()
                     live.trim()
                     return
@@ -314,7 +314,7 @@ class Conversations:
                 await self._fold(live, event, entry, row.mv)
         live.trim()
         self._lives.weigh(live)
-        if live.position - (live.projected or 0) >= _WRITE_EVERY and not await self._write(live):
+        if live.position - (live.projected or 0) >= _WRITE_EVERY and not await self.writer.write(live):
             raise Ahead
 
     async def _fold(self, live: Live, event: Event | None, entry: Entry, mv: int) -> None:
@@ -322,7 +322,7 @@ class Conversations:
         why = live.fold(event, entry, mv, replies)
         if why is not None:
             VOID.inc()
-        if len(live.unwritten) >= _WRITE_AT and not await self._write(live):
+        if len(live.unwritten) >= _WRITE_AT and not await self.writer.write(live):
             raise Ahead
 
     async def _load_named(self, live: Live, some: Sequence[Event | None], since: int) -> None:
@@ -333,38 +333,11 @@ class Conversations:
         roots = {one.thread for one in targets if one is not None and one.thread is not None}
         live.keep(await self._lookup.fetch(live, [root for root in roots if root <= since and not live.knows(root)]))
 
-    # Writing the read model; for who holds the lock.
-
-    async def _write(self, live: Live) -> bool:
-        """Write what changed; return whether the read model was as expected."""
-        if live.position == (live.projected or 0) and not live.unwritten:
-            return True
-        if live.ended_at:  # documents of its messages hold content
-            await self._log.remove_history(live.channel, live.ended_at - 1)  # readers look at that: see `_whole`
-            await self._store.drop(live.channel)
-            live.projected = None
-        live.left |= left(live)
-        changed = live.unwritten.take(live.state.messages)
-        try:
-            watcher, users = self.list_watcher, changed.people | changed.gone
-            mark = await watcher.changing(live.channel, users, changed.gone) if watcher else ""
-            changes = changes_of(live, changed, int(self._clock() * 1_000))
-            is_written = await self._store.apply(live.channel, live.projected, changes)
-            if watcher:
-                await watcher.changed(mark, users)
-        except TooLarge:  # readers fold it from the log, however long that takes
-            logger.exception("a conversation can't be written", extra={"channel": live.channel})
-            live.unwritten.give_back(changed)
-            return True
-        except BaseException:
-            live.unwritten.give_back(changed)
-            raise
-        if is_written:
-            live.projected, live.ended_at = changes.position, 0
-        return is_written
+    # Behind the write of the read model; for who holds the lock.
 
     async def _tell_left(self, live: Live) -> None:
         """Tell who has left, before that is written, and did not come back."""
+        await self.writer.learn_gone(live)
         live.left |= left(live)
         if self.on_left is None or not live.left:
             return

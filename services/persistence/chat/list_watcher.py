@@ -18,7 +18,7 @@ class ListWatcher(Protocol):
     async def changing(self, channel: str, users: Collection[str], gone: Collection[str]) -> str:
         """Their lists will be written; return what `changed` takes.
 
-        `gone`: those of them from whose lists the conversation is taken, as it was deleted.
+        `gone`: those of them who have no place in the conversation any more.
 
         Raises:
             Unavailable: they must not be written now.

@@ -95,7 +95,7 @@ class Chat:
         self.receipts = Receipts(redis, self.markers, self.conversations)
         self.counts = Counts(self.conversations, rows, store, self.markers, now_ms)
         lists = Lists(redis, store, incarnation, now_ms, most=inbox_max)
-        self.conversations.list_watcher = lists
+        self.conversations.writer.list_watcher = lists
         self.inbox = Inbox(redis, log, rows, self.conversations, lists, self.markers, self.counts, incarnation, now_ms)
         self.queries = Queries(self.conversations, pages, rows, store, self.counts, now_ms)
         self.upkeep = Upkeep(self.conversations, log, rows, store)

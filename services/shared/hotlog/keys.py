@@ -304,7 +304,7 @@ def inbox_list(user: str) -> str:
 
 
 def inbox_gone(user: str) -> str:
-    """Sorted set: conversations of a user that were deleted, by time in ms.
+    """Sorted set: conversations in which a user has no place any more, by time in ms.
 
     See services/persistence/chat/inbox/lists.py.
     """

@@ -119,7 +119,7 @@ class Inbox:
             there = {one.channel for one in looked.entries}
             removed = {channel for channel, left in looked.left.items() if left.at_ms >= since.listed}
             removed |= {one.channel for one in looked.hidden if _has_changed(one, since)}
-            removed |= set(await self.lists.deleted(user, since.listed))
+            removed |= set(await self.lists.gone(user, since.listed))
             answer["conversations"] += [
                 {"channel": channel, "removed": True}
                 for channel in sorted(removed - there)
@@ -182,10 +182,10 @@ class Inbox:
 
     async def _begin(self, user: str) -> tuple[List, Since]:
         """Return the user's list, and where the feed is; one round trip if Redis has it."""
+        now_ms = self._now_ms()  # what changes from here on counts as later
         commands: list[Command] = [self.lists.command(user), *(("XINFO", "STREAM", name) for name in self._streams)]
         kept, *ends = await self._client.execute(commands, timeout_s=_TIMEOUT_S)
         ids = [_last_id(end).decode() for end in ends]
-        now_ms = self._now_ms()
         listed = await self.lists.read(user, raise_for_error(kept))
         unseen_ms = now_ms - (CHANGING_MS if listed.is_changing else _LISTED_MARGIN_MS)
         return listed, Since(_generation(self._incarnation()), now_ms, unseen_ms, ids)

@@ -8,13 +8,14 @@ Rules.
   (`put_list.lua`). A list that changed meanwhile has no token any more, and is not kept.
 * Who writes lists to the store marks them in Redis before (`changing`, `mark_list.lua`), and takes the mark back
   afterwards (`changed`, `unmark_list.lua`). While a mark stands, nobody uses or keeps a list: all read the store. Each
-  change has a mark of its own: the end of one says nothing of another. A mark of a process that died goes 10 s after
-  the last mark that was set.
+  change has a mark of its own: the end of one says nothing of another. A mark of a process that died goes 10 minutes
+  after the last mark that was set: nothing that it was writing comes later than that.
 * A list of another incarnation of Redis does not count: Redis may have gone back.
 * A list is kept for an hour. So what was written past these rules, as by a version of before that runs beside this one,
   is seen an hour later at most.
-* The store forgets who was in a conversation that was deleted. So Redis remembers that for 30 days, for those who ask
-  what changed; a Redis that was lost can tell nobody what changed.
+* The store forgets who was in a conversation that was deleted, also who had left it before. So Redis remembers for 30
+  days who has no place in a conversation any more, for those who ask what changed. It does so with the mark, before the
+  store forgets; a Redis that was lost can tell nobody what changed.
 * What the list says of a membership holds as of `checked`, an offset of the conversation's log. Who looks a membership
   up again notes that here.
 
@@ -22,8 +23,8 @@ Example. Bob is added to two groups at a time. Both replicas mark his list. The 
 mark back. A call that reads the store now can't keep what it read, as the second group may be missing in it: if the
 second replica dies once it has written, nobody would delete that list.
 
-Trade-offs. While somebody is being added, all calls for this user read the store: some milliseconds. A process that
-needs over 10 s for a write, and dies before it has told of it, leaves a list of before for an hour.
+Trade-offs. While somebody is being added, all calls for this user read the store: some milliseconds. After the death of
+the process that was writing, or a write that failed, they do so for 10 minutes.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ PUT_LIST = load(_FOLDER / "put_list.lua")
 MARK_LIST = load(_FOLDER / "mark_list.lua")
 UNMARK_LIST = load(_FOLDER / "unmark_list.lua")
 _TIMEOUT_S = 2.0  # longest round trip, seconds
-_LEASE_S = 10  # seconds for which a token, or a mark, is good
+_LEASE_S = 10  # seconds for which a token is good
+_CHANGING_S = 600  # and a mark: longer than any write takes that a process had begun when it died
 _KEPT_S = 3_600
 _CHANGING = "!"  # in place of a token, as in the scripts
 _PAGE = 1_000  # entries of one request to the store
 _MAX_READ = 10_000  # entries that are looked at, also of those that were left
 LEFT_KEPT_MS = 30 * 86_400_000  # for which it is told that a conversation was left
-CHANGING_MS = 1_000 * _LEASE_S
+CHANGING_MS = 1_000 * _CHANGING_S
 
 
 class Membership(msgspec.Struct, omit_defaults=True):
@@ -161,21 +163,24 @@ class Lists:
             await self._run([Call(PUT_LIST, [keys.inbox_list(user)], [found.token, text, ttl_s])])
 
     async def changing(self, channel: str, users: Collection[str], gone: Collection[str]) -> str:
-        """Have nobody use or keep these lists, for 10 s at most; return the mark.
+        """Have nobody use or keep these lists, for 10 minutes at most; return the mark.
 
-        `gone`: those of the users from whose lists the conversation is taken, as it was deleted.
+        `gone`: those of the users who have no place in the conversation any more.
         """
         mark = _token()
-        deletion: list[str | bytes | int] = [channel, self._now_ms(), LEFT_KEPT_MS]
+        end: list[str | bytes | int] = [channel, self._now_ms(), LEFT_KEPT_MS]
         calls = []
         for user in users:
             names = [keys.inbox_list(user), keys.inbox_gone(user)]
-            calls.append(Call(MARK_LIST, names, [mark, _LEASE_S, *(deletion if user in gone else ())]))
+            calls.append(Call(MARK_LIST, names, [mark, _CHANGING_S, *(end if user in gone else ())]))
         await self._run(calls)
         return mark
 
-    async def deleted(self, user: str, since_ms: int) -> list[str]:
-        """Return conversations of a user that were deleted since then."""
+    async def gone(self, user: str, since_ms: int) -> list[str]:
+        """Return conversations in which a user lost the place since then.
+
+        The user may have one again.
+        """
         command: Command = ("ZRANGEBYSCORE", keys.inbox_gone(user), since_ms, "+inf")
         (reply,) = await self._client.execute([command], timeout_s=_TIMEOUT_S)
         return [channel.decode() for channel in raise_for_error(reply)]
