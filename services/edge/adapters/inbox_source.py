@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from services.edge.domain.conversations.calls import ChatCalls
 from services.edge.domain.inbox.ports import Members, Place
+from services.shared.errors import Unavailable
+
+T = TypeVar("T")
 
 
 class _Watch(msgspec.Struct):
@@ -33,12 +37,15 @@ class PersistenceInboxes:
         self._calls = calls
 
     async def watch(self, user: str) -> Mapping[str, Place]:
-        return _watch(await self._call("inbox.watch", {"user": user})).conversations
+        return (await self._call("inbox.watch", {"user": user}, _watch)).conversations
 
     async def members(self, channel: str, users: Sequence[str]) -> Members:
-        found = _members(await self._call("inbox.members", {"channel": channel, "users": users}))
+        found = await self._call("inbox.members", {"channel": channel, "users": users}, _members)
         return Members(found.members, Place(found.offset, found.n))
 
-    async def _call(self, method: str, params: object) -> bytes:
+    async def _call(self, method: str, params: object, decode: Callable[[bytes], T]) -> T:
         outcome = await self._calls.call(method, _encode(params), info=None, key_user="", key="", namespace=None)
-        return outcome.result
+        try:
+            return decode(outcome.result)
+        except msgspec.MsgspecError as error:
+            raise Unavailable(f"the answer to {method} can't be read: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from services.edge.domain.inbox import watching
 from services.edge.domain.inbox.ports import Members, Place
 from services.edge.domain.inbox.watching import Inboxes
 from services.shared.errors import Unavailable
@@ -25,7 +26,7 @@ Entry = tuple[bytes, Sequence[bytes], bytes]
 class World:
     """Conversations, their feed, and a persistence that answers late, or not at all."""
 
-    def __init__(self, rng: random.Random, *, fails: float = 0.0) -> None:
+    def __init__(self, rng: random.Random, *, fails: float = 0.0, remembered: int = 100_000) -> None:
         self.rng, self.fails = rng, fails
         self.people: dict[str, set[str]] = {}
         self.places: dict[str, Place] = {}
@@ -36,7 +37,7 @@ class World:
         self.asked = 0
         self.answers = asyncio.Event()
         self.answers.set()
-        self.inboxes = Inboxes(self, self._push, self._spawn, self._now, period_s=PERIOD_S)
+        self.inboxes = Inboxes(self, self._push, self._spawn, self._now, period_s=PERIOD_S, remembered=remembered)
         self.inboxes.on_gap("new")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,7 +77,7 @@ class World:
         await self.answers.wait()
         await asyncio.sleep(self.rng.choice([0, 0, 0.001, 0.01]))
         if self.rng.random() < self.fails:
-            raise Unavailable("away")
+            raise self.rng.choice([Unavailable("away"), ValueError("nobody thought of this")])
 
     # What happens.
 
@@ -116,8 +117,8 @@ class World:
         return found
 
 
-def made(seed: int, *, fails: float = 0.0) -> World:
-    return World(random.Random(seed), fails=fails)
+def made(seed: int, *, fails: float = 0.0, remembered: int = 100_000) -> World:
+    return World(random.Random(seed), fails=fails, remembered=remembered)
 
 
 async def test_a_message_is_pushed_at_once_and_then_once_a_period() -> None:
@@ -173,7 +174,7 @@ async def test_who_was_removed_hears_that_and_nothing_behind_it() -> None:
 
 async def test_a_subscription_waits_for_persistence_and_fails_with_it() -> None:
     world = made(4, fails=1.0)
-    with pytest.raises(Unavailable):
+    with pytest.raises((Unavailable, ValueError)):
         await world.inboxes.opened("inbox:#bob")
     world.fails = 0.0
     world.add("conv:g.1", "bob")
@@ -245,11 +246,116 @@ async def test_an_answer_from_before_a_gap_gives_nobody_a_conversation(asks: str
     assert all(one.get("offset", 0) <= removed_at for one in world.pushed["eve"])
 
 
+class Late:
+    """Persistence, whose answers can be held back, or fail."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.asked = {"watch": asyncio.Event(), "members": asyncio.Event()}
+        self.held = {"watch": asyncio.Event(), "members": asyncio.Event()}
+        self.failures: list[Exception] = []
+
+    async def watch(self, user: str) -> Mapping[str, Place]:
+        found = await self._world.watch(user)
+        self.asked["watch"].set()
+        await self.held["watch"].wait()
+        return found
+
+    async def members(self, channel: str, users: Sequence[str]) -> Members:
+        self.asked["members"].set()
+        await self.held["members"].wait()
+        if self.failures:
+            raise self.failures.pop()
+        return await self._world.members(channel, users)
+
+
+async def test_a_membership_is_looked_up_again_however_that_failed() -> None:
+    world = made(7)
+    world.add("conv:g.1", "bob")
+    world.hear()
+    await world.inboxes.opened("inbox:#bob")
+    world.inboxes.source = late = Late(world)
+    late.held["members"].set()
+    late.failures = [ValueError("nobody thought of this"), Unavailable("away"), KeyError("nor of this")]
+    world.event("conv:g.1", 2, ["bob"])  # another role
+    world.event("conv:g.1")
+    world.hear()
+    await until(lambda: world.known("bob") == {"conv:g.1": tuple(world.places["conv:g.1"])})
+    assert not late.failures
+
+
+@pytest.mark.parametrize("remembered", [1, 2, 3])
+async def test_where_more_conversations_have_news_than_are_remembered_it_is_asked_again(remembered: int) -> None:
+    world = made(8, remembered=remembered)
+    world.add("conv:g.1", "bob")
+    world.hear()
+    world.inboxes.source = late = Late(world)
+    opening = asyncio.create_task(world.inboxes.opened("inbox:#bob"))
+    await late.asked["watch"].wait()
+    for channel in ["conv:g.1", "conv:g.2", "conv:g.3", "conv:g.4"]:
+        world.event(channel)
+        world.event(channel)
+        world.hear()
+    late.held["watch"].set()
+    await opening
+    listed = tuple(world.places["conv:g.1"])  # the client asks for its list now
+    assert world.known("bob").get("conv:g.1", listed) == listed
+    world.event("conv:g.1")
+    world.hear()
+    await until(lambda: world.known("bob") == {"conv:g.1": tuple(world.places["conv:g.1"])})
+    told = {change["channel"]: change["offset"] for change in world.pushed["bob"]}
+    assert told == {"conv:g.1": 4}
+
+
+async def test_a_newer_hint_of_a_remembered_conversation_takes_the_place_of_the_older_one() -> None:
+    world = made(10, remembered=1)
+    world.add("conv:g.1", "bob")
+    world.add("conv:g.2", "ann")
+    world.hear()
+    await world.inboxes.opened("inbox:#bob")
+    world.inboxes.source = late = Late(world)
+    world.add("conv:g.2", "bob")
+    world.hear()
+    await late.asked["members"].wait()
+    world.event("conv:g.2")
+    world.event("conv:g.2")
+    world.hear()
+    late.held["members"].set()
+    await until(lambda: world.known("bob").get("conv:g.2") == tuple(world.places["conv:g.2"]))
+
+
+async def test_an_answer_from_before_a_removal_gives_nobody_the_conversation() -> None:
+    """It was asked for after a gap, and comes while the membership is being looked up."""
+    world = made(9)
+    world.add("conv:g.1", "eve")
+    world.hear()
+    await world.inboxes.opened("inbox:#eve")
+    world.inboxes.source = late = Late(world)
+    world.inboxes.on_gap("trimmed")
+    await late.asked["watch"].wait()
+    world.remove("conv:g.1", "eve")
+    world.hear()
+    await late.asked["members"].wait()
+    late.held["watch"].set()
+    for _ in range(20):
+        world.event("conv:g.1")
+        world.hear()
+        await asyncio.sleep(0.005)
+    late.held["members"].set()
+    await until(lambda: world.pushed["eve"])
+    for _ in range(3):
+        world.event("conv:g.1")
+        world.hear()
+        await asyncio.sleep(PERIOD_S)
+    assert world.pushed["eve"] == [{"channel": "conv:g.1", "removed": True}]
+
+
 @pytest.mark.parametrize("seed", range(sized(12, 400)))
-async def test_after_whatever_happens_clients_know_the_truth(seed: int) -> None:
+async def test_after_whatever_happens_clients_know_the_truth(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages, joins, removals, gaps, a persistence that fails, late hints."""
     print(f"seed {seed}")
-    world = made(seed)
+    monkeypatch.setattr(watching, "_CHECK_S", [0.05, 0.001][seed % 2])
+    world = made(seed, remembered=[100_000, 2, 1][seed % 3])
     rng = world.rng
     users = ["ann", "bob", "cem", "d/ü"]
     channels = [f"conv:g.{number}" for number in range(4)]

@@ -11,12 +11,14 @@ A message costs each edge one look into a table, however many members the conver
    them gets a change: its place, newest per conversation. The first push goes at once, the next ones a second apart.
 3. A hint that names local users (`users`: who came, left, or was removed) takes the conversation from them at once.
    Then persistence is asked whether they are members (`members`): nothing that comes behind a removal is told.
-   The same with all local users of a conversation that was deleted.
+   The same with all local users of a conversation that was deleted. Until it has answered, no other answer gives them
+   the conversation: it may be from before.
 4. While persistence is being asked, hints are remembered, also of conversations that nobody here has: the answer may
-   be from before them.
+   be from before them. Where that would be more than 100,000 conversations, all are forgotten, and it is asked again.
 5. After a gap of the feed nobody is told anything until persistence has been asked for that user again, 8 at a time:
    what was missed may be a removal. What differs from what the user was told is pushed then. An answer to a question
-   from before the gap does not count. What fails is tried again.
+   from before the gap does not count.
+6. What fails is tried again, however it failed: else the edge would not know of a conversation until the next gap.
 
 **Example.** Ann has 50 conversations. In 3 of them 40 messages come within a second: one push with 3 changes, a second
 after the last one. Eve is removed at offset 57, and 58 is a message: the hint of 57 takes the conversation from Eve, 58
@@ -32,10 +34,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -55,7 +57,7 @@ PERIOD_S = 1.0  # between two pushes to a user, seconds
 _CHECK_S = 0.05  # for which users of a conversation are collected before persistence is asked
 _READY_S = 2.5  # longest wait of a subscription for the feed, seconds
 _AT_ONCE = 8
-_REMEMBERED = 100_000  # hints, while persistence is being asked
+_REMEMBERED = 100_000  # conversations of which a hint is kept, while persistence is being asked
 _DELETION = CHANGES_MEMBERSHIP | ERASES
 _FIELDS = 10  # of an entry without users
 
@@ -70,6 +72,7 @@ GAPS = Counter("thalamus_edge_inbox_gaps", "Gaps of the feed: all watched inboxe
 _encode = msgspec.json.Encoder().encode
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 Change = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -103,10 +106,12 @@ class Inboxes:
         now: Callable[[], float],
         *,
         period_s: float = PERIOD_S,
+        remembered: int = _REMEMBERED,
     ) -> None:
         """Create it.
 
-        `push` sends data to the local subscribers of a channel, `now` is monotonic, seconds.
+        `push` sends data to the local subscribers of a channel, `now` is monotonic, seconds. `remembered`: of how many
+        conversations hints are kept.
         """
         self.source, self._push, self._spawn, self._now, self._period_s = source, push, spawn, now, period_s
         self._users: dict[str, _Watched] = {}  # channel → user
@@ -115,7 +120,9 @@ class Inboxes:
         self._asking = 0
         self._generation = 0  # gaps so far
         self._recent: dict[str, Hint] = {}  # the newest of each conversation, while persistence is being asked
-        self._to_check: dict[str, set[str]] = {}  # conversation → users
+        self._remembered, self._forgotten = remembered, 0  # how often `_recent` was too small
+        self._to_check: dict[str, set[str]] = {}  # conversation → channels of users of whom it is to be asked
+        self._in_check: dict[str, set[str]] = {}  # of whom it was asked, and is not answered
         self._checking: set[str] = set()
         self._to_load: dict[str, None] = {}
         self._loading: asyncio.Task[None] | None = None
@@ -129,7 +136,7 @@ class Inboxes:
         Raises:
             Unavailable: persistence, or the feed, does not answer.
         """
-        user = unquote(channel.removeprefix(f"{NAMESPACE}:#"))
+        user = _user_of(channel)
         if personal_channel(user, NAMESPACE) != channel or channel in self._users:
             return
         try:
@@ -142,7 +149,7 @@ class Inboxes:
             self._users[channel] = self._by_user[user] = watched
             generation = self._generation
             try:
-                found = await self.source.watch(user)
+                found = await self._answer(lambda: self.source.watch(user))
             except BaseException:
                 self.closed(channel)
                 raise
@@ -151,7 +158,7 @@ class Inboxes:
             watched.told = {conversation: place.offset for conversation, place in found.items()}
             if generation == self._generation:  # else all are asked for again
                 for conversation, place in found.items():
-                    if channel not in self._to_check.get(conversation, ()):
+                    if not self._is_in_check(watched, conversation):
                         self._have(watched, conversation, place)
         self._count()
 
@@ -180,8 +187,8 @@ class Inboxes:
             hint = hint_of(fields, entry_id)
             if hint is None:
                 continue
-            if self._asking and len(self._recent) < _REMEMBERED:
-                self._recent[hint.channel] = hint
+            if self._asking:
+                self._remember(hint)
             concerned = {one for name in hint.users if (one := self._by_user.get(name)) is not None}
             if hint.flags & _DELETION == _DELETION:
                 concerned |= users or set()
@@ -219,33 +226,50 @@ class Inboxes:
         try:
             with self._remembering():
                 await asyncio.sleep(_CHECK_S)
-                while names := self._to_check.pop(channel, set()):
-                    users = [one for name in names if (one := self._users.get(name)) is not None]
-                    if not users:
-                        continue
-                    generation = self._generation
+                while self._to_check.get(channel):
+                    names = self._in_check[channel] = self._to_check.pop(channel)
+                    is_done, wait_s = False, 0.0
                     try:
-                        found = await self.source.members(channel, [one.user for one in users])
-                    except ThalamusError as error:
-                        logger.warning("a membership can't be looked up", extra={"error": str(error)})
-                        self._to_check.setdefault(channel, set()).update(names)
-                        await asyncio.sleep(backoff.next_s())
-                        continue
-                    if generation != self._generation:  # something that is not known may have come since
-                        self._to_check.setdefault(channel, set()).update(names)
-                        continue
-                    again = self._to_check.get(channel, set())
-                    for watched in users:
-                        if watched.channel in again or self._users.get(watched.channel) is not watched:
-                            continue
-                        if watched.user in found.users:
-                            watched.told.pop(channel, None)
-                            self._have(watched, channel, found.place)
-                        elif watched.told.pop(channel, None) is not None:
-                            self._queue(watched, channel, {"channel": channel, "removed": True})
+                        is_done = await self._check_once(channel, names)
+                    except Exception as error:
+                        _log("a membership can't be looked up", error)
+                        wait_s = backoff.next_s()
+                    finally:
+                        del self._in_check[channel]
+                        if not is_done:
+                            self._to_check.setdefault(channel, set()).update(names)
+                    await asyncio.sleep(wait_s)
         finally:
+            self._to_check.pop(channel, None)
             self._checking.discard(channel)
             self._count()
+
+    async def _check_once(self, channel: str, names: Collection[str]) -> bool:
+        """Ask which of these users are members.
+
+        Return False if the answer is from before a gap.
+        """
+        users = [_user_of(name) for name in names]
+        if not any(name in self._users for name in names):
+            return True
+        generation = self._generation
+        found = await self._answer(lambda: self.source.members(channel, users))
+        if generation != self._generation:  # something that is not known may have come since
+            return False
+        again = self._to_check.get(channel, set())
+        for name in names:
+            watched = self._users.get(name)
+            if watched is None or name in again:
+                continue
+            if watched.user in found.users:
+                watched.told.pop(channel, None)
+                self._have(watched, channel, found.place)
+            elif watched.told.pop(channel, None) is not None:
+                self._queue(watched, channel, {"channel": channel, "removed": True})
+        return True
+
+    def _is_in_check(self, watched: _Watched, channel: str) -> bool:
+        return any(watched.channel in some.get(channel, ()) for some in (self._to_check, self._in_check))
 
     async def _load_all(self) -> None:
         backoff = Backoff(0.1, 2.0)
@@ -255,9 +279,9 @@ class Inboxes:
                 for channel in some:
                     del self._to_load[channel]
                 results = await asyncio.gather(*map(self._load, some), return_exceptions=True)
-                failed = [channel for channel, result in zip(some, results, strict=True) if result is not None]
+                failed = {channel: error for channel, error in zip(some, results, strict=True) if error is not None}
                 if failed:
-                    logger.warning("inboxes can't be asked for", extra={"users": len(failed)})
+                    _log("inboxes can't be asked for", next(iter(failed.values())))
                     self._to_load |= {one: None for one in failed if one in self._users}
                     await asyncio.sleep(backoff.next_s())
                 else:
@@ -272,7 +296,7 @@ class Inboxes:
         if watched is None:
             return
         generation = self._generation
-        found = await self.source.watch(watched.user)
+        found = await self._answer(lambda: self.source.watch(watched.user))
         if self._users.get(channel) is not watched or generation != self._generation:
             return
         for conversation in list(watched.told):
@@ -280,9 +304,24 @@ class Inboxes:
                 self._unmap(watched, conversation)
                 self._queue(watched, conversation, {"channel": conversation, "removed": True})
         for conversation, place in found.items():
-            if watched.channel in self._to_check.get(conversation, ()):
-                continue
-            self._have(watched, conversation, place)
+            if not self._is_in_check(watched, conversation):
+                self._have(watched, conversation, place)
+
+    async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask persistence; again, if not all hints could be remembered meanwhile."""
+        while True:
+            forgotten = self._forgotten
+            answer = await ask()
+            if forgotten == self._forgotten:
+                return answer
+
+    def _remember(self, hint: Hint) -> None:
+        known = self._recent.get(hint.channel)
+        if known is None and len(self._recent) >= self._remembered:
+            self._recent.clear()
+            self._forgotten += 1
+        if known is None or known.offset < hint.offset:
+            self._recent[hint.channel] = hint
 
     @contextmanager
     def _remembering(self) -> Any:
@@ -348,3 +387,14 @@ class Inboxes:
     def _count(self) -> None:
         WATCHED.set(len(self._users))
         CONVERSATIONS.set(len(self._conversations))
+
+
+def _user_of(channel: str) -> str:
+    return unquote(channel.removeprefix(f"{NAMESPACE}:#"))
+
+
+def _log(what: str, error: BaseException) -> None:
+    if isinstance(error, ThalamusError):
+        logger.warning(what, extra={"error": str(error)})
+    else:
+        logger.error(what, exc_info=error)
