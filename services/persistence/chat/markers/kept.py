@@ -181,9 +181,12 @@ class KeptMarkers:
                 done[index] = replaced == 1
         return done
 
-    async def noted(self, age_s: float, limit: int) -> list[Note]:
-        """Return notes that were last renewed more than `age_s` ago."""
-        call = Call(SETTLED, [keys.markers_unwritten()], [int(age_s * 1_000), limit])
+    async def noted(self, age_s: float, limit: int, skip: int = 0) -> list[Note]:
+        """Return notes that were last renewed more than `age_s` ago.
+
+        The oldest come first; `skip` of them are left out.
+        """
+        call = Call(SETTLED, [keys.markers_unwritten()], [int(age_s * 1_000), limit, skip])
         found = raise_for_error((await self._client.run([call], timeout_s=_TIMEOUT_S))[0])
         return [Note(_of(name), name, mark) for name, mark in zip(found[::2], found[1::2], strict=True)]
 
