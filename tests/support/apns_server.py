@@ -7,12 +7,13 @@ import json
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
+
+from tests.support.http_server import Server
 
 
 @dataclass(frozen=True)
@@ -38,62 +39,34 @@ class ApnsReply:
     mute: bool = False
 
 
-class ApnsServer:
-    """The server, on a free port of this machine. An async context manager."""
+class ApnsServer(Server):
+    """The server. `answer` decides about a request, and may be replaced at any time."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
-        self._tls = tls
+        super().__init__(tls)
         self.answer: Callable[[ApnsAsked], ApnsReply] = lambda _: ApnsReply()
         self.asked: list[ApnsAsked] = []
-        self._server: asyncio.Server
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def port(self) -> int:
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         connection.initiate_connection()
         writer.write(connection.data_to_send())
         heads: dict[int, dict[str, str]] = {}
         bodies: dict[int, bytes] = {}
-        try:
-            while data := await reader.read(65_536):
-                for event in connection.receive_data(data):
-                    if isinstance(event, h2.events.RequestReceived):
-                        heads[event.stream_id] = {_text(name): _text(value) for name, value in event.headers}
-                        bodies[event.stream_id] = b""
-                    elif isinstance(event, h2.events.DataReceived):
-                        bodies[event.stream_id] += event.data
-                        connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    elif isinstance(event, h2.events.StreamEnded):
-                        head = heads.pop(event.stream_id)
-                        if not self._reply(connection, event.stream_id, head, bodies.pop(event.stream_id)):
-                            return
-                writer.write(connection.data_to_send())
-                await writer.drain()
-        except (ConnectionError, ssl.SSLError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+        while data := await reader.read(65_536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    heads[event.stream_id] = {_text(name): _text(value) for name, value in event.headers}
+                    bodies[event.stream_id] = b""
+                elif isinstance(event, h2.events.DataReceived):
+                    bodies[event.stream_id] += event.data
+                    connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    head = heads.pop(event.stream_id)
+                    if not self._reply(connection, event.stream_id, head, bodies.pop(event.stream_id)):
+                        return
+            writer.write(connection.data_to_send())
+            await writer.drain()
 
     def _reply(self, connection: h2.connection.H2Connection, stream: int, head: dict[str, str], body: bytes) -> bool:
         """Answer a request; return whether the connection goes on."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from urllib.parse import parse_qs
 
-from tests.support.push_server import Asked, PushServer, Reply
+from tests.support.http_server import Asked
+from tests.support.push_server import PushServer, Reply
 
 
 class Google:

@@ -8,14 +8,14 @@ import json
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from standardwebhooks.webhooks import Webhook
 
 from services.edge.adapters.hooks.load import make_hooks
 from services.edge.domain.hooks.hooks import Hooks
 from services.shared.namespaces import Namespaces
+from tests.support.http_server import Asked, HttpServer
 
 KEY = b"a key of at least sixteen bytes"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -24,10 +24,10 @@ Question = dict[str, Any]
 Decide = Callable[[Question], Awaitable[Any]]
 
 
-class HookBackend:
+class HookBackend(HttpServer):
     """`async with HookBackend(decide) as backend`: an HTTP/1.1 server.
 
-    It keeps connections, and verifies each signature. `questions` are those that came, pings apart; `pings` counts
+    It verifies each signature. `questions` are those that came, pings apart; `pings` counts
     these.
     """
 
@@ -39,54 +39,19 @@ class HookBackend:
         secret: str = SECRET,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__(tls, port=port)
         self.decide = decide or _nothing
-        self._secret, self._tls = secret, tls
+        self._secret = secret
         self.questions: list[Question] = []
         self.pings = 0
-        self.connections = 0
-        self.port = port
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/hooks"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while await self._one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        texts = dict(line.split(": ", 1) for line in head[1:] if line)
-        body = await reader.readexactly(int(headers["content-length"]))
-        question = Webhook(self._secret).verify(body, texts)
-        assert headers["webhook-id"] == question["id"].lower()
+    async def answered(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+        question = Webhook(self._secret).verify(asked.body, asked.headers)
+        assert asked.headers["webhook-id"] == question["id"]
         if question["event"] == "ping":
             self.pings += 1
             writer.write(response(b""))
@@ -96,7 +61,6 @@ class HookBackend:
             if answer is None:
                 return False
             writer.write(answer if isinstance(answer, bytes) else response(json.dumps(answer).encode()))
-        await writer.drain()
         return True
 
 

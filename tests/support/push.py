@@ -23,7 +23,8 @@ from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
 from services.shared.webhook_signing import Signer
 from tests.support.chat_calls import NAMESPACE, CallRefused, Replica, Site
-from tests.support.push_server import Asked, PushServer
+from tests.support.http_server import Asked
+from tests.support.push_server import PushServer
 from tests.support.webhooks import SECRET
 from thalamus.chat.v1 import chat_pb2 as pb
 
@@ -154,9 +155,9 @@ class Run:
         for courier in self.notifier.couriers:
             while True:
                 await courier.step()
-                if not courier._under_way:  # noqa: SLF001
+                if not courier.sending.under_way:
                     break
-                await asyncio.wait(list(courier._under_way), timeout=5)  # noqa: SLF001
+                await asyncio.wait(list(courier.sending.under_way), timeout=5)
 
     async def all(self) -> None:
         """All of it, once the delay has passed."""
@@ -169,7 +170,7 @@ class Run:
 
     async def close(self) -> None:
         for courier in self.notifier.couriers:
-            for task in list(courier._under_way):  # noqa: SLF001
+            for task in list(courier.sending.under_way):
                 await end_task(task)
         for way in self.ways:
             await way.close()

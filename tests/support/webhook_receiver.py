@@ -12,10 +12,11 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from standardwebhooks import Webhook
+
+from tests.support.http_server import Asked, HttpServer
 
 _HANG_S = 600.0
 _LARGE = 10 << 20  # bytes of a large answer
@@ -74,25 +75,24 @@ def at_random(rng: random.Random, shares: dict[Manner, float]) -> Callable[[Requ
     return choose
 
 
-class WebhookReceiver:
-    """The server, on a free port of this machine. An async context manager.
+class WebhookReceiver(HttpServer):
+    """The server.
 
     `choose` decides what to do with a request; it may be replaced at any time. `wrong` lists bad signatures.
     """
 
     def __init__(self, secret: str, choose: Callable[[Request], Manner] = lambda _: Manner.TAKE) -> None:
+        super().__init__()
         self.secret, self.choose = secret, choose
         self.requests: list[Request] = []
         self.wrong: list[str] = []
         self.events: dict[str, dict[str, Any]] = {}  # taken, by id, in the order of their first arrival
         self.repeats = 0
         self.cut = 0  # answers that the other side did not read to their end
-        self._server: asyncio.Server
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/hook"
+        return f"http://127.0.0.1:{self.port}/hook"
 
     def of(self, manner: Manner) -> list[Request]:
         return [one for one in self.requests if one.manner is manner]
@@ -108,37 +108,9 @@ class WebhookReceiver:
                 found.setdefault(event[by], []).append(event)
         return {name: sorted(events, key=lambda event: int(event["number"])) for name, events in found.items()}
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while await self._one(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Serve a request; return whether the connection goes on."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-        body = await reader.readexactly(int(headers["content-length"]))
-        request = Request(head[0].split(" ")[1], headers, body, Manner.TAKE)
+    async def answered(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+        headers, body = asked.headers, asked.body
+        request = Request(asked.path, headers, body, Manner.TAKE)
         manner = self.choose(request)
         self.requests.append(Request(request.path, headers, body, manner))
         self._check(headers, body)
