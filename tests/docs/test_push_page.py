@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 
 from services.persistence.notifier.letter import Errand
-from services.persistence.notifier.ports import Outcome
 from services.persistence.notifier.ways.webhook import WebhookWay
 from services.persistence.notifier.wording import note_of
+from services.persistence.webhooks.http import Outcome
 from services.shared.webhook_signing import Signer
 from tests.support.faults import free_port
 from tests.support.webhooks import SECRET

@@ -15,7 +15,7 @@ import redis.asyncio
 from services.persistence.webhooks.dispatcher import Dispatcher
 from services.persistence.webhooks.endpoints import DEFAULT_TYPES, Endpoint
 from services.persistence.webhooks.letters import Letters
-from services.persistence.webhooks.sender import Sender
+from services.persistence.webhooks.sender import sender_of
 from services.shared.feed.reader import FeedReader
 from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
@@ -66,13 +66,13 @@ async def dispatching(
     """Run a dispatcher; outside nothing of it goes on."""
     pipeline = RedisPipeline(redis_url)
     reader = FeedReader(redis_url, f"webhooks.{to.name}", types=to.events, claim_after_s=claim_after_s)
-    async with Sender(to, to.signer()) as sender:
+    async with contextlib.aclosing(sender_of(to)) as sender:
         dispatcher = Dispatcher(to, reader, Letters(pipeline, to.name), sender, pause=pause)
         task = asyncio.create_task(dispatcher.run())
         try:
             yield dispatcher
         finally:
             await end_task(task)
-            await dispatcher.drain(0)
+            await dispatcher.sending.drain(0)
             await reader.close()
             await pipeline.aclose()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
 from services.persistence.chat.devices.device import Device
+from services.persistence.webhooks.http import Answer
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -82,30 +81,6 @@ class Presence(Protocol):
         Raises:
             Unavailable: presence does not answer.
         """
-
-
-class Outcome(enum.StrEnum):
-    """How a request to a way out ended; values of the label `outcome`."""
-
-    TAKEN = "taken"
-    GONE = "gone"  # the device is not known any more
-    INVALID = "invalid"  # refused, and would be again
-    REFUSED = "refused"  # refused for now
-    REDIRECT = "redirect"
-    TIMEOUT = "timeout"
-    FAILED = "failed"  # no connection, or no HTTP
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a request ended.
-
-    `retry_after_s`: how long to wait, as it asked; 0: it did not.
-    """
-
-    outcome: Outcome
-    error: str = ""
-    retry_after_s: float = 0.0
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

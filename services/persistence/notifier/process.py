@@ -17,8 +17,8 @@ from services.persistence.notifier.ports import Persistence, Presence, Way
 from services.persistence.notifier.timers import Timers
 from services.persistence.notifier.upstream import GrpcPersistence, GrpcPresence
 from services.persistence.notifier.ways.make import ways_of
-from services.persistence.webhooks.dispatcher import pause_s
 from services.persistence.webhooks.letters import Letters
+from services.persistence.webhooks.sending import pause_s
 from services.shared.errors import Unavailable
 from services.shared.feed.events import EventType
 from services.shared.feed.reader import FeedReader
@@ -101,7 +101,7 @@ class Notifier:
 
     async def drain(self, grace_s: float) -> None:
         """Wait for what is under way."""
-        await asyncio.gather(*(one.drain(grace_s) for one in self.couriers))
+        await asyncio.gather(*(one.sending.drain(grace_s) for one in self.couriers))
 
     async def _repeat(self, name: str, step: Callable[[], Awaitable[float]]) -> None:
         """Repeat a step until cancelled. While Redis does not answer, try again."""

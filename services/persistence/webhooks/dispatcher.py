@@ -7,8 +7,7 @@ most `concurrency` letters are under way. New events are read while one more let
 themselves when the endpoint is slow; and while fewer than `max_waiting` letters wait, so that an endpoint which is away
 fills nothing: what it misses stays in the feed, which tells a gap once it had to forget.
 
-A letter that fails is sent again after 1 s, 2 s, 4 s … 5 min, each less a random part, and not before the time that the
-endpoint asked for. Meanwhile others go on. After `tries` it is a dead letter.
+A letter that fails is sent again, as `sending.py` says; meanwhile others go on.
 
 **Example.** Of three replicas, one takes events 1 to 30, another one 31 and 32. Both send at the same time, so 31 may
 arrive before 30: receivers order by the number of each event, which counts per channel or user.
@@ -20,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,14 +26,15 @@ from typing import Any
 import msgspec
 
 from services.persistence.webhooks.endpoints import Endpoint
+from services.persistence.webhooks.http import Answer, Outcome
 from services.persistence.webhooks.letters import Letter, Letters, letter_id
 from services.persistence.webhooks.metrics import DEAD, DIED, DROPPED, EVENTS, LAG, REQUESTS, SECONDS, WAITING
-from services.persistence.webhooks.sender import Answer, Outcome, Sender
+from services.persistence.webhooks.sender import Sender
+from services.persistence.webhooks.sending import Limits, Metrics, Sending, pause_s
 from services.shared.errors import Unavailable
 from services.shared.feed.events import Event
 from services.shared.feed.reader import FeedReader
-from services.shared.process.backoff import Backoff, RandomSource
-from services.shared.process.cancellation import end_task
+from services.shared.process.backoff import Backoff
 from services.shared.process.log_limit import RateLimitedLog
 
 logger = logging.getLogger(__name__)
@@ -45,17 +44,8 @@ BATCH_BYTES = 256 * 1024  # of one request, unless one event alone is larger: ma
 LEASE_S = 5.0  # how much longer a lease is than a request may take, seconds
 _IDLE_S = 1.0  # longest pause between two looks at what is due, seconds
 _BUSY_S = 0.2  # the same while requests are under way: one that fails is due soon
-_PAUSES_S = (1.0, 300.0)  # first and longest pause before a letter is sent again
+_OUTCOMES = frozenset(Outcome) - {Outcome.GONE, Outcome.INVALID}  # which count as refused here
 _REDIS_PAUSES_S = (0.1, 2.0)  # the same before Redis is asked again
-_RANDOM = random.Random()
-
-
-def pause_s(tries: int, rng: RandomSource = _RANDOM) -> float:
-    """Return how long a letter that failed so many times rests, seconds."""
-    backoff = Backoff(*_PAUSES_S, rng=rng)
-    for _ in range(tries - 1):
-        backoff.next_s()
-    return backoff.next_s()
 
 
 def letters_of(endpoint: str, events: Sequence[Event]) -> list[Letter]:
@@ -96,17 +86,20 @@ class Dispatcher:
         `pause` says how long a letter rests after so many failures, seconds.
         """
         self._endpoint, self._reader, self._letters, self._sender = endpoint, reader, letters, sender
-        self._pause = pause
-        self._lease_s = endpoint.timeout_s + LEASE_S
-        self._under_way: dict[asyncio.Task[None], Letter] = {}
-        self._one_ended = asyncio.Event()
+        name = endpoint.name
+        self.sending = Sending(
+            letters,
+            self._deliver,
+            Limits(endpoint.concurrency, endpoint.timeout_s + LEASE_S, endpoint.tries, endpoint.max_dead),
+            Metrics(WAITING.labels(name), DEAD.labels(name), DIED.labels(name), DROPPED.labels(name)),
+            pause,
+        )
         self._newest_ms = 0  # time of the newest event that was read
         self._failed = RateLimitedLog(logger, logging.WARNING)
         self.answers = False  # whether Redis answered the last time
-        name = endpoint.name
-        for outcome in Outcome:
+        for outcome in _OUTCOMES:
             REQUESTS.labels(name, outcome)
-        for metric in (SECONDS, EVENTS, WAITING, LAG, DEAD, DIED, DROPPED):
+        for metric in (SECONDS, EVENTS, LAG):
             metric.labels(name)
 
     async def run(self) -> None:
@@ -124,38 +117,21 @@ class Dispatcher:
                 self.answers = False
                 await asyncio.sleep(backoff.next_s())
 
-    async def drain(self, grace_s: float) -> None:
-        """Wait for what is under way; let others send what does not end in time."""
-        tasks = dict(self._under_way)
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace_s)
-        for task, letter in tasks.items():
-            if not task.done():
-                await end_task(task)
-                try:
-                    await self._letters.again(letter, 0.0)
-                except Unavailable:
-                    return  # the leases run out by themselves
-
     async def _step(self) -> None:
         """Send what is due; if more could be sent, read new events."""
-        free = self._endpoint.concurrency - len(self._under_way)
+        free = self.sending.free
         if free <= 0:
             self._show_lag()
-            await self._wait_for_one(_IDLE_S)
+            await self.sending.wait_for_one(_IDLE_S)
             return
-        claimed = await self._letters.claim(free, self._lease_s)
-        WAITING.labels(self._endpoint.name).set(claimed.waiting)
-        DEAD.labels(self._endpoint.name).set(claimed.dead)
-        for letter in claimed.letters:
-            self._send(letter)
+        claimed = await self.sending.begin()
         if len(claimed.letters) == free:
             return
-        wait_s = _BUSY_S if self._under_way else _IDLE_S
+        wait_s = _BUSY_S if self.sending.under_way else _IDLE_S
         wait_s = wait_s if claimed.next_s is None else min(wait_s, claimed.next_s)
         if claimed.waiting >= self._endpoint.max_waiting:
             self._show_lag()
-            await self._wait_for_one(wait_s)
+            await self.sending.wait_for_one(wait_s)
             return
         await self._read(wait_s)
 
@@ -176,31 +152,11 @@ class Dispatcher:
         if self._newest_ms:
             LAG.labels(self._endpoint.name).set(max(0.0, time.time() - self._newest_ms / 1000))
 
-    async def _wait_for_one(self, wait_s: float) -> None:
-        """Wait until a request has ended, at most so long."""
-        self._one_ended.clear()
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._one_ended.wait()
-        except TimeoutError:
-            pass
-
-    def _send(self, letter: Letter) -> None:
-        task = asyncio.create_task(self._deliver(letter))
-        self._under_way[task] = letter
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
-        self._one_ended.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("sending failed", exc_info=error)
-
     async def _deliver(self, letter: Letter) -> None:
         """Send a letter once, and keep what became of it."""
         name = self._endpoint.name
         began = time.monotonic()
-        answer = await self._sender.send(letter)
+        answer = await self._sender.send(letter.id, letter.body)
         SECONDS.labels(name).observe(time.monotonic() - began)
         REQUESTS.labels(name, answer.outcome).inc()
         try:
@@ -208,20 +164,17 @@ class Dispatcher:
                 EVENTS.labels(name).inc(letter.events)
                 await self._letters.done(letter)
             else:
-                await self._keep(msgspec.structs.replace(letter, tries=letter.tries + 1, error=answer.error), answer)
+                await self._keep(letter, answer)
         except Unavailable as error:  # its lease runs out, and it is sent again
             self._failed("Redis does not answer: a batch will be sent again", endpoint=name, error=str(error))
 
     async def _keep(self, letter: Letter, answer: Answer) -> None:
         """Let a letter that failed be sent again, or give it up."""
+        failed = await self.sending.failed(letter, answer.error, retry_after_s=answer.retry_after_s)
         told: dict[str, Any] = {"endpoint": self._endpoint.name, "id": letter.id}
-        told |= {"tries": letter.tries, "error": answer.error}
-        if letter.tries < self._endpoint.tries:
-            pause = max(self._pause(letter.tries), min(answer.retry_after_s, _PAUSES_S[1]))
-            await self._letters.again(letter, pause)
+        told |= {"tries": failed.letter.tries, "error": answer.error}
+        if not failed.is_dead:
             self._failed("an endpoint did not take a batch; it is sent again", **told)
             return
-        dropped = await self._letters.dead(letter, self._endpoint.max_dead)
-        DIED.labels(self._endpoint.name).inc()
-        DROPPED.labels(self._endpoint.name).inc(dropped)
-        logger.warning("a batch was given up: `thalamus webhooks replay` sends it", extra={**told, "dropped": dropped})
+        told["dropped"] = failed.dropped
+        logger.warning("a batch was given up: `thalamus webhooks replay` sends it", extra=told)

@@ -10,7 +10,7 @@ from services.persistence.webhooks.config import WebhooksConfig
 from services.persistence.webhooks.dispatcher import Dispatcher
 from services.persistence.webhooks.endpoints import Endpoint, load_endpoints
 from services.persistence.webhooks.letters import Letters, feed_group
-from services.persistence.webhooks.sender import Sender
+from services.persistence.webhooks.sender import sender_of
 from services.shared.feed.reader import FeedReader
 from services.shared.process.cancellation import end_task
 from services.shared.process.internal_http import start_internal_http
@@ -49,7 +49,7 @@ async def main(config: WebhooksConfig, stopping: asyncio.Event) -> None:
         finally:
             for task in tasks:
                 await end_task(task)
-            await asyncio.gather(*(one.drain(_GRACE_S) for one in dispatchers))
+            await asyncio.gather(*(one.sending.drain(_GRACE_S) for one in dispatchers))
 
 
 async def _dispatcher(
@@ -63,7 +63,8 @@ async def _dispatcher(
         claim_after_s=_CLAIM_AFTER_S,
     )
     opened.push_async_callback(reader.close)
-    sender = await opened.enter_async_context(Sender(endpoint, endpoint.signer()))
+    sender = await asyncio.to_thread(sender_of, endpoint)
+    opened.push_async_callback(sender.aclose)
     return Dispatcher(endpoint, reader, Letters(redis, endpoint.name), sender)
 
 

@@ -13,10 +13,11 @@ import pytest
 
 from services.persistence.chat.devices.device import Device
 from services.persistence.notifier.courier import _LEASE_S
-from services.persistence.notifier.ports import Note, Outcome
+from services.persistence.notifier.ports import Note
 from services.persistence.notifier.upstream import _PERSISTENCE_S
 from services.persistence.notifier.ways import access_token
 from services.persistence.notifier.ways.fcm import FcmWay
+from services.persistence.webhooks.http import Outcome
 from tests.support.google import Google
 from tests.support.push_keys import account
 from tests.support.push_server import PushServer, Reply

@@ -9,8 +9,8 @@ import pytest
 from services.persistence.notifier.ports import Plan
 from services.persistence.notifier.upstream import answer_of
 from services.persistence.notifier.ways import webpush
-from services.persistence.notifier.ways.http import is_public
 from services.persistence.notifier.ways.webpush import WebPushWay
+from services.persistence.webhooks.http import is_public
 from services.shared.errors import Unavailable
 from tests.support.push_keys import ec_key
 from thalamus.chat.v1 import chat_pb2 as pb

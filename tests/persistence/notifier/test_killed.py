@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import redis.asyncio
 
 from services.persistence.chat.devices.device import Device
-from services.persistence.notifier.ports import Answer, Note
+from services.persistence.notifier.ports import Note
+from services.persistence.webhooks.http import Answer
+from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Call, Command
 from services.shared.redis.pipeline import RedisPipeline
@@ -106,15 +109,15 @@ class Process(Run):
 
     async def send(self) -> None:
         for courier in self.notifier.couriers:
-            while (await courier.step(), courier._under_way)[1]:  # noqa: SLF001
-                for task in list(courier._under_way):  # noqa: SLF001
+            while (await courier.step(), courier.sending.under_way)[1]:
+                for task in list(courier.sending.under_way):
                     await asyncio.wait([task])
                     if not task.cancelled() and isinstance(task.exception(), Died):
                         raise Died
 
     async def close(self) -> None:
         for courier in self.notifier.couriers:
-            tasks = list(courier._under_way)  # noqa: SLF001
+            tasks = list(courier.sending.under_way)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -147,7 +150,8 @@ async def test_c62_whichever_step_is_the_last_everybody_is_told_under_one_id(
     await first.close()
     channel = (await a.call("ann", "conversations.create", users=USERS))["channel"]
     repeated = deaths = 0
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        print(f"round {number}: {deaths} deaths, {repeated} repeats", flush=True)
         for after in (False, True):
             at, is_over = 0, False
             while not is_over:
@@ -159,11 +163,14 @@ async def test_c62_whichever_step_is_the_last_everybody_is_told_under_one_id(
                     is_over = True
                 except (Died, BaseExceptionGroup):
                     deaths += 1
+                except Unavailable:  # on a busy machine Redis is late; the process would go on
+                    pass
                 await dying.close()
                 other = Process(redis_url, redis_conn, site, backend)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while True:
-                        await other.live()
+                        with contextlib.suppress(Unavailable):
+                            await other.live()
                         if not await pending(redis_conn):
                             break
                         await asyncio.sleep(0.01)

@@ -11,8 +11,9 @@ from services.persistence.chat.devices.device import Device
 from services.persistence.chat.markers.record import Preferences
 from services.persistence.notifier.courier import Courier
 from services.persistence.notifier.letter import FAMILY
-from services.persistence.notifier.ports import Answer, Note, Outcome
+from services.persistence.notifier.ports import Note
 from services.persistence.notifier.timers import OnDevice, Timers
+from services.persistence.webhooks.http import Answer, Outcome
 from services.persistence.webhooks.letters import Letter, Letters
 from services.shared.errors import Unavailable
 from tests.persistence.notifier.test_who_is_told import group, prefer, say, told
@@ -72,7 +73,7 @@ async def test_nothing_is_taken_back_before_it_has_arrived(site: Site, run: Run,
     await run.look_again()
     async with asyncio.timeout(10):
         await courier.step()
-        while len(courier._under_way) > 1:  # noqa: SLF001
+        while len(courier.sending.under_way) > 1:
             await asyncio.sleep(0.01)
     assert way.ended == []
     way.may_end.set()
@@ -82,7 +83,7 @@ async def test_nothing_is_taken_back_before_it_has_arrived(site: Site, run: Run,
             await courier.step()
             await asyncio.sleep(0.01)
     assert way.ended == ["message", "dismiss"]
-    await courier.drain(1.0)
+    await courier.sending.drain(1.0)
 
 
 class Slow:

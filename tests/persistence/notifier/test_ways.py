@@ -20,14 +20,14 @@ from py_vapid import Vapid02
 
 from services.persistence.chat.devices.device import Device
 from services.persistence.notifier.options import load_options
-from services.persistence.notifier.ports import Note, Outcome
+from services.persistence.notifier.ports import Note
 from services.persistence.notifier.ways import make
 from services.persistence.notifier.ways.apns import ApnsWay
 from services.persistence.notifier.ways.fcm import FcmWay
-from services.persistence.notifier.ways.http import MAX_BODY_BYTES
 from services.persistence.notifier.ways.make import ways_of
 from services.persistence.notifier.ways.webhook import WebhookWay
 from services.persistence.notifier.ways.webpush import WebPushWay
+from services.persistence.webhooks.http import MAX_BODY_BYTES, Outcome
 from services.shared.process.config import ConfigError
 from services.shared.webhook_signing import Signer
 from tests.support.apns_server import ApnsReply, ApnsServer

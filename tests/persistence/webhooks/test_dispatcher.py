@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from services.persistence.webhooks.dispatcher import BATCH, letters_of, pause_s
+from services.persistence.webhooks.dispatcher import BATCH, letters_of
 from services.persistence.webhooks.letters import Letter, Letters
+from services.persistence.webhooks.sending import pause_s
 from services.shared.errors import Unavailable
 from services.shared.feed.events import EventType
 from services.shared.feed.reader import FeedReader

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from pathlib import Path
 
 from cli.secrets.certificate import make_certificate
-from services.persistence.webhooks.letters import Letter
-from services.persistence.webhooks.sender import Outcome, Sender
+from services.persistence.webhooks.http import Outcome
+from services.persistence.webhooks.sender import sender_of
 from tests.support.webhooks import endpoint
 
 
@@ -26,7 +27,7 @@ async def test_a_server_whose_certificate_nobody_trusts_gets_nothing(tmp_path: P
 
     async with await asyncio.start_server(take, "127.0.0.1", 0, ssl=context) as server:
         to = endpoint(f"https://localhost:{server.sockets[0].getsockname()[1]}/hook", tmp_path)
-        async with Sender(to, to.signer()) as sender:
-            answer = await sender.send(Letter(id="msg_1", body="{}", events=1))
+        async with contextlib.aclosing(sender_of(to)) as sender:
+            answer = await sender.send("msg_1", "{}")
     assert (answer.outcome, got) == (Outcome.FAILED, [])
     assert "CERTIFICATE_VERIFY_FAILED" in answer.error

@@ -25,7 +25,7 @@ import google.auth.transport
 import httpx
 from google.auth.credentials import TokenState
 
-from services.persistence.notifier.ways import http
+from services.persistence.webhooks import http
 from services.shared.process.cancellation import end_task
 from services.shared.process.log_limit import RateLimitedLog
 from services.shared.process.single_flight import SingleFlight

@@ -19,7 +19,8 @@ import msgspec
 from aioapns import APNs, NotificationRequest, PushType
 
 from services.persistence.chat.devices.device import Device
-from services.persistence.notifier.ports import Answer, Note, Outcome
+from services.persistence.notifier.ports import Note
+from services.persistence.webhooks.http import Answer, Outcome
 from services.shared.process.config import ConfigError
 
 _COLLAPSE_BYTES = 64  # longest collapse id

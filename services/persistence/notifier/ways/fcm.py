@@ -13,9 +13,10 @@ import msgspec
 from google.oauth2 import service_account
 
 from services.persistence.chat.devices.device import Device
-from services.persistence.notifier.ports import Answer, Note, Outcome
-from services.persistence.notifier.ways import http
+from services.persistence.notifier.ports import Note
 from services.persistence.notifier.ways.access_token import AccessToken, NoToken
+from services.persistence.webhooks import http
+from services.persistence.webhooks.http import Answer, Outcome
 from services.shared.process.config import ConfigError
 
 URL = "https://fcm.googleapis.com"

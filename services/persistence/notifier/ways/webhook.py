@@ -5,13 +5,12 @@ There is one for all users: its backend knows how to reach them. Nothing that it
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
 from services.persistence.chat.devices.device import Device
-from services.persistence.notifier.ports import Answer, Note, Outcome
-from services.persistence.notifier.ways import http
+from services.persistence.notifier.ports import Note
+from services.persistence.webhooks.http import Answer
+from services.persistence.webhooks.sender import Sender
 from services.shared.webhook_signing import Signer
 
 
@@ -22,18 +21,11 @@ class WebhookWay:
 
     def __init__(self, url: str, signer: Signer, *, timeout_s: float = 10.0, concurrency: int = 8) -> None:
         """Take the address, and what signs."""
-        self._url, self._signer, self._timeout_s = url, signer, timeout_s
         self.concurrency = concurrency
-        self._http = http.client(timeout_s=timeout_s, connections=concurrency)
+        self._sender = Sender(url, signer, timeout_s=timeout_s, concurrency=concurrency)
 
     async def send(self, request_id: str, note: Note, device: Device | None) -> Answer:
-        body = msgspec.json.encode(note)
-        headers = self._signer.headers(request_id, int(time.time()), body.decode())
-        headers |= {"Content-Type": "application/json"}
-        answer, _, _ = await http.post(self._http, self._url, body, headers, self._timeout_s)
-        if answer.outcome in (Outcome.GONE, Outcome.INVALID):  # a backend that is being replaced answers anything
-            return Answer(Outcome.REFUSED, answer.error)
-        return answer
+        return await self._sender.send(request_id, msgspec.json.encode(note).decode())
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._sender.aclose()

@@ -24,8 +24,9 @@ from py_vapid import Vapid02, VapidException
 from pywebpush import WebPusher
 
 from services.persistence.chat.devices.device import Device, why_no_endpoint
-from services.persistence.notifier.ports import Answer, Note, Outcome
-from services.persistence.notifier.ways import http
+from services.persistence.notifier.ports import Note
+from services.persistence.webhooks import http
+from services.persistence.webhooks.http import Answer, Outcome
 from services.shared.process.config import ConfigError
 
 _ORIGINS = 1_000  # of which a signature is kept

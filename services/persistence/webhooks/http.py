@@ -1,21 +1,25 @@
-"""HTTP client of ways out: bounded answers, no redirects, no surprises.
+"""Requests to services of others: bounded answers, no redirects, no surprises.
 
-Only public addresses are connected to where the address comes from a user (`pinned`).
+Taken is what was answered 2xx in time. Everything else is a failure: another status, a redirect (it is not followed, so
+only the given address is ever called), an answer that is no HTTP, silence. A short answer is read, so that the
+connection can be used again; a longer one ends the connection. Only public addresses are connected to where the
+address comes from a user (`pinned`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import ipaddress
 import socket
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
-from services.persistence.notifier.ports import Answer, Outcome
 from services.shared.version import VERSION
 
 MAX_BODY_BYTES = 16_384  # of an answer that is read; a longer one ends the connection
@@ -26,6 +30,30 @@ _AGAIN = frozenset({408, 425, 429})
 _TRANSLATED = tuple(  # NAT64, 6to4, Teredo, and older ones: a gateway may lead to any IPv4 address
     map(ipaddress.IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10"))
 )
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended; values of the label `outcome`."""
+
+    TAKEN = "taken"
+    GONE = "gone"  # 404, 410: what it was for is not known any more
+    INVALID = "invalid"  # refused, and would be again
+    REFUSED = "refused"  # refused for now
+    REDIRECT = "redirect"
+    TIMEOUT = "timeout"
+    FAILED = "failed"  # no connection, or no HTTP
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a request ended.
+
+    `retry_after_s`: how long to wait, as it asked; 0: it did not.
+    """
+
+    outcome: Outcome
+    error: str = ""
+    retry_after_s: float = 0.0
 
 
 class NotPublic(Exception):
@@ -65,23 +93,22 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def client(*, timeout_s: float, connections: int, http2: bool = False, verify: Any = True) -> httpx.AsyncClient:
+def client(*, timeout_s: float, connections: int, verify: Any = True, proxies: bool = False) -> httpx.AsyncClient:
     """Return a client.
 
     Args:
         timeout_s: Longest wait for a part of an answer.
         connections: At most so many.
-        http2: Whether to speak HTTP/2.
         verify: Context of TLS, or True for the usual authorities.
+        proxies: Whether to use the proxy that the environment names.
     """
     return httpx.AsyncClient(
         verify=verify,
-        http2=http2,
         limits=httpx.Limits(
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_IDLE_S
         ),
         follow_redirects=False,
-        trust_env=False,
+        trust_env=proxies,
         timeout=timeout_s,
         headers={"User-Agent": f"thalamus/{VERSION}", "Accept-Encoding": "identity"},
     )
@@ -133,6 +160,14 @@ def judged(response: httpx.Response) -> Answer:
     if status >= _LATER or status in _AGAIN:
         return Answer(Outcome.REFUSED, f"status {status}", retry_after_s(response.headers.get("retry-after", "")))
     return Answer(Outcome.INVALID, f"status {status}")
+
+
+def refused_or_taken(answer: Answer) -> Answer:
+    """Return what an answer means where whoever is asked is never given up.
+
+    A backend that is being replaced answers anything, 404 too.
+    """
+    return Answer(Outcome.REFUSED, answer.error) if answer.outcome in (Outcome.GONE, Outcome.INVALID) else answer
 
 
 def retry_after_s(text: str) -> float:
