@@ -9,7 +9,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from cli.commands.webhooks import change_dead, counted, with_redis
+from cli.dead_letters import change_dead, counted, dead_of, with_redis
 from cli.errors import WrongUsage
 from cli.options import data_option, json_option
 from cli.output import printable, remark, say, say_json, when
@@ -38,8 +38,7 @@ def list_(data: Path, as_json: bool) -> None:
     """List dead letters, the oldest of each way out first."""
 
     async def read(redis: RedisPipeline) -> list[tuple[str, Letter, int]]:
-        names = await known_endpoints(redis, FAMILY)
-        return [(name, *found) for name in names for found in await Letters(redis, name, FAMILY).dead_ones()]
+        return await dead_of(redis, await known_endpoints(redis, FAMILY), FAMILY)
 
     found = with_redis(data, read)
     for way, letter, ms in found:

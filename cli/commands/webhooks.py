@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
-from cli.errors import Refused, Unreachable, WrongUsage
+from cli.dead_letters import change_dead, counted, dead_of, with_redis
+from cli.errors import WrongUsage
 from cli.options import data_option, find_redis, json_option
 from cli.output import printable, remark, say, say_json, when
 from services.persistence.webhooks.letters import WEBHOOKS, Letter, Letters, feed_group, known_endpoints
-from services.shared.errors import Unavailable
 from services.shared.feed.reader import FeedReader
 from services.shared.redis.pipeline import RedisPipeline
 
-T = TypeVar("T")
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
 _endpoint = click.argument("endpoint")
 _all = click.option("--all", "every", is_flag=True, help="All dead letters of the endpoint.")
@@ -43,7 +39,7 @@ def list_(endpoint: str | None, data: Path, as_json: bool) -> None:
 
     async def read(redis: RedisPipeline) -> tuple[list[tuple[str, Letter, int]], dict[str, int]]:
         names = [endpoint] if endpoint else await known_endpoints(redis)
-        dead = [(name, letter, ms) for name in names for letter, ms in await Letters(redis, name).dead_ones()]
+        dead = await dead_of(redis, names, WEBHOOKS)
         counts = {name: await Letters(redis, name).counts() for name in names}
         return dead, {name: waiting for name, (waiting, _) in counts.items() if waiting}
 
@@ -115,64 +111,3 @@ def drop(endpoint: str, ids: tuple[str, ...], every: bool, whole: bool, data: Pa
     else:
         batches = f"{waiting} {'batch' if waiting == 1 else 'batches'} that waited"
         say(f"dropped: {endpoint}, {batches}, {counted(dead, 'dead letter')}")
-
-
-def change_dead(
-    kind: str,
-    name: str,
-    family: str,
-    ids: tuple[str, ...],
-    every: bool,
-    data: Path,
-    as_json: bool,
-    done: str,
-    change: Callable[[Letters, Letter], Awaitable[bool]],
-) -> None:
-    """Change the dead letters with these ids, or all, and tell each.
-
-    `kind` says in JSON what `name` is, `family` where its letters are.
-
-    Raises:
-        WrongUsage: neither ids nor --all are given, or both.
-        Refused: some ids are of no dead letter; the others are done.
-    """
-    if bool(ids) == every:
-        raise WrongUsage("give ids of dead letters, or --all")
-
-    async def run(redis: RedisPipeline) -> list[str]:
-        letters = Letters(redis, name, family)
-        chosen = [letter for letter, _ in await letters.dead_ones() if every or letter.id in ids]
-        return [letter.id for letter in chosen if await change(letters, letter)]
-
-    changed = with_redis(data, run)
-    for one in changed:
-        say_json({kind: name, "id": one, "done": done}) if as_json else say(f"{done}: {one}")
-    if missing := [one for one in ids if one not in changed]:
-        raise Refused(f"no dead letter of {name}: {', '.join(missing)}")
-    if every:
-        remark(f"{len(changed)} {done}")
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def with_redis(data: Path, work: Callable[[RedisPipeline], Awaitable[T]]) -> T:
-    """Run work with a connection.
-
-    Raises:
-        Unreachable: Redis does not answer, or refuses.
-    """
-    address = find_redis(data)
-
-    async def run() -> T:
-        redis = RedisPipeline(address)
-        try:
-            return await work(redis)
-        finally:
-            await redis.aclose()
-
-    try:
-        return asyncio.run(run())
-    except Unavailable as error:
-        raise Unreachable(str(error)) from error

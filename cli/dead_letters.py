@@ -1,0 +1,83 @@
+"""What `thalamus webhooks` and `thalamus push` do with letters that were given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from cli.errors import Refused, Unreachable, WrongUsage
+from cli.options import find_redis
+from cli.output import remark, say, say_json
+from services.persistence.webhooks.letters import Letter, Letters
+from services.shared.errors import Unavailable
+from services.shared.redis.pipeline import RedisPipeline
+
+T = TypeVar("T")
+
+
+async def dead_of(redis: RedisPipeline, names: Iterable[str], family: str) -> list[tuple[str, Letter, int]]:
+    """Return (name, dead letter, Unix ms of its last try), by name."""
+    return [(name, *found) for name in names for found in await Letters(redis, name, family).dead_ones()]
+
+
+def change_dead(
+    kind: str,
+    name: str,
+    family: str,
+    ids: tuple[str, ...],
+    every: bool,
+    data: Path,
+    as_json: bool,
+    done: str,
+    change: Callable[[Letters, Letter], Awaitable[bool]],
+) -> None:
+    """Change the dead letters with these ids, or all, and tell each.
+
+    `kind` says in JSON what `name` is, `family` where its letters are.
+
+    Raises:
+        WrongUsage: neither ids nor --all are given, or both.
+        Refused: some ids are of no dead letter; the others are done.
+    """
+    if bool(ids) == every:
+        raise WrongUsage("give ids of dead letters, or --all")
+
+    async def run(redis: RedisPipeline) -> list[str]:
+        letters = Letters(redis, name, family)
+        chosen = [letter for letter, _ in await letters.dead_ones() if every or letter.id in ids]
+        return [letter.id for letter in chosen if await change(letters, letter)]
+
+    changed = with_redis(data, run)
+    for one in changed:
+        say_json({kind: name, "id": one, "done": done}) if as_json else say(f"{done}: {one}")
+    if missing := [one for one in ids if one not in changed]:
+        raise Refused(f"no dead letter of {name}: {', '.join(missing)}")
+    if every:
+        remark(f"{len(changed)} {done}")
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def with_redis(data: Path, work: Callable[[RedisPipeline], Awaitable[T]]) -> T:
+    """Run work with a connection.
+
+    Raises:
+        Unreachable: Redis does not answer, or refuses.
+    """
+    address = find_redis(data)
+
+    async def run() -> T:
+        redis = RedisPipeline(address)
+        try:
+            return await work(redis)
+        finally:
+            await redis.aclose()
+
+    try:
+        return asyncio.run(run())
+    except Unavailable as error:
+        raise Unreachable(str(error)) from error
