@@ -26,6 +26,7 @@ from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_dying import Dying
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares, dynamodb_faults
 from tests.support.full import sized
+from tests.support.retention import with_retention
 from thalamus.persistence.v1.storage_pb2 import StoredRows
 
 CHANNEL = "chat:chain"
@@ -174,6 +175,15 @@ async def test_requests_of_each_operation(store: DynamoDbLogStore, faults: Dynam
     finishing = {"GetItem": 1, "Query": 2, "UpdateItem": 2, "BatchWriteItem": 1, "DeleteItem": 1}
     assert await cost(store.finish_removal(removal)) == finishing
     assert await cost(store.removals()) == {"Query": 1}
+    assert await cost(store.retain(CHANNEL)) == {"PutItem": 1}
+    assert await cost(store.extent(CHANNEL)) == {"GetItem": 1, "Query": 1}
+    assert await cost(store.stored_at(CHANNEL, 12)) == {"Query": 1}
+    kept = with_retention(chat=(1, 0))
+    assert await cost(store.retained("", kept)) == {
+        "GetItem": 2,
+        "Scan": 1,
+        "PutItem": 3,
+    }  # two channels, what was scanned
     counted = [one._replace(flags=1, n=number, mv=0) for number, one in enumerate(rows(13, 14), 1)]
     assert await cost(store.write(counted[:1])) == {"UpdateItem": 1, "PutItem": 1}  # the first row with flags
     assert await cost(store.write(counted[1:])) == {"PutItem": 1}

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.domain.log import Log, Request
 from services.persistence.domain.outcomes import AppendedPosition
-from services.persistence.domain.ports import LogStore, Removal
+from services.persistence.domain.ports import Removal
 from services.persistence.domain.retention import PAUSE_S, Swept
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
@@ -70,15 +72,21 @@ class World:
     def __init__(self, client: redis.asyncio.Redis, pipeline: RedisPipeline, namespaces: Namespaces) -> None:
         self.now, self.client, self.incarnation = 1_700_000_000.0, client, "1"
         self.namespaces, self._pipeline, self._number = namespaces, pipeline, 0
-        self.store: LogStore
+        self.store: SqliteLogStore | DynamoDbLogStore
         self.replicas: list[Replica] = []
 
     def clock(self) -> float:
         return self.now
 
-    def begin(self, store: LogStore) -> None:
+    def begin(self, store: SqliteLogStore | DynamoDbLogStore) -> None:
         self.store = store
         self.replicas = [Replica(self, self._pipeline) for _ in range(2)]
+
+    async def end(self) -> None:
+        """End the replicas, and close the store."""
+        for replica in self.replicas:
+            await end_task(replica.running)
+        await self.store.close()
 
     async def lose_redis(self) -> None:
         await self.client.flushall()
@@ -143,9 +151,7 @@ async def world(
         store = DynamoDbLogStore(db, settings.log_table, bucket_offsets=BUCKET, clock=made.clock, deadline_s=60)
     made.begin(store)
     yield made
-    for replica in made.replicas:
-        await end_task(replica.running)
-    await store.close()
+    await made.end()
 
 
 class Model:
@@ -161,6 +167,38 @@ class Model:
         spare = len(self.at) - self.messages if self.messages else 0
         many = [offset for offset, at in enumerate(self.at, 1) if offset <= spare and at < now - 300]
         self.removed = max(self.removed, *old, *many, 0)
+
+
+async def test_a_store_of_before_a_sweep_put_back_under_a_running_redis_is_swept_again(
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, tmp_path: Path
+) -> None:
+    """Nobody reads more than the copy has, and what goes from it has another epoch."""
+    path, copy = tmp_path / "log.sqlite3", tmp_path / "copy.sqlite3"
+    world = World(redis_conn, redis_pipeline, with_retention(**LIMITS))
+    world.begin(SqliteLogStore(path, clock=world.clock))
+    replica = world.replicas[0]
+    before = (await replica.publish("many:a", 40))[0].epoch
+    with closing(sqlite3.connect(path)) as running, closing(sqlite3.connect(copy)) as target:
+        running.backup(target)
+    world.now += 301
+    assert (await replica.retention.sweep() or Swept()).removed == 28
+    assert (await replica.publish("many:a", 5))[-1].offset == 45
+    await world.end()
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    copy.rename(path)
+    store = SqliteLogStore(path, clock=world.clock)
+    await store.begin_new_epochs(await store.heartbeat())  # as `thalamus store restore` does
+    world.incarnation = "restored"
+    world.begin(store)
+    replica = world.replicas[0]
+    assert await replica.offsets("many:a") == [*range(1, 41)]
+    assert await replica.retention.sweep() == Swept(channels=1, failed=0, removed=28)
+    assert await replica.offsets("many:a") == [*range(29, 41)]
+    assert [one for one in await world.readable("many:a") if one <= 28 or one > 40] == []
+    position = (await replica.publish("many:a", 1))[0]
+    assert (position.offset, position.epoch != before) == (41, True)
+    await world.end()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +10,18 @@ import grpc
 import pytest
 import redis.asyncio
 
+from services.persistence.adapters.dynamodb.retained import RETAINED
 from services.persistence.adapters.redis.retention_turn import last_swept
 from services.persistence.domain.retention import Swept
+from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
+from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
+from tests.persistence.test_dynamodb_processes import Process as InDynamoDb
 from tests.persistence.test_replicas import Process
+from tests.persistence.test_retention_of_before import CHANNEL, publish
 from tests.support.persistence import Site
+from tests.support.waiting import until
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 
@@ -51,12 +57,34 @@ async def started(
 async def test_what_is_too_old_is_removed_without_being_asked(started: Process, redis_pipeline: RedisPipeline) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{started.grpc_port}") as channel:
         stub = PersistenceServiceStub(channel)
-        async with asyncio.timeout(60):
-            while (last := await last_swept(redis_pipeline)) is None:
-                await asyncio.sleep(0.1)
+        last = await until(lambda: last_swept(redis_pipeline), 60, "a sweep")
         assert last[1] == Swept(channels=1, failed=0, removed=4)
         kept = await stub.Kept(pb.KeptRequest(channel="kept:a"))
         assert (kept.removed, kept.top, kept.days, kept.messages) == (4, 9, 1, 0)
         assert (await stub.Kept(pb.KeptRequest(channel="chat:a"))).removed == 0
         pages = [page async for page in stub.Read(pb.ReadRequest(channel="kept:a", limit=100))]
         assert [one.offset for page in pages for one in page.publications] == [5, 6, 7, 8, 9]
+
+
+async def test_a_channel_is_in_the_list_of_dynamodb_before_anything_is_acknowledged_in_it(
+    redis_conn: redis.asyncio.Redis, redis_url: str, settings: DynamoDbSettings, tmp_path: Path
+) -> None:
+    """No sweep, which would find it by a scan, has its turn."""
+    await redis_conn.set(keys.retention_turn(), "another replica")
+    file = tmp_path / "channels.toml"
+    file.write_text(CHANNELS.format(name="kept", option="retention_days = 1"))
+    process, db = InDynamoDb(redis_url, settings, CHANNELS_FILE=str(file)), DynamoDb(settings)
+    try:
+        await process.until(200)
+        assert await publish(process.grpc_port, 2) == [1, 2]
+        found = await db.call(
+            "query",
+            TableName=settings.log_table,
+            KeyConditionExpression="p = :p",
+            ExpressionAttributeValues={":p": {"S": RETAINED}},
+            ConsistentRead=True,
+        )
+        assert [item["channel"]["S"] for item in found["Items"]] == [CHANNEL]
+    finally:
+        process.close()
+        await db.close()
