@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,11 +35,15 @@ async def _never_ending(name: str, seconds: float) -> None:
 
 @asynccontextmanager
 async def platform(
-    *, edges: int = 2, environment: Mapping[str, str] | None = None, channels: str = ""
+    *,
+    edges: int = 2,
+    environment: Mapping[str, str] | None = None,
+    channels: str = "",
+    prepare: Callable[[Path], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Target]:
     """Run the platform as it is shipped, on free ports, with data of its own.
 
-    `channels`: more namespaces, in TOML.
+    `channels`: more namespaces, in TOML. `prepare` may put files into the folder of the data, before it starts.
     """
     data = Path(tempfile.mkdtemp(prefix="thalamus-bench-"))
     secret = secrets.token_urlsafe(32)
@@ -61,6 +65,8 @@ async def platform(
         start_timeout_s=_START_S,
     )
     try:
+        if prepare is not None:
+            await prepare(data)
         async with running_stack(settings, on_line=_ignore_line, on_event=_ignore_event, pause=_never_ending) as (
             supervisor,
             plan,
