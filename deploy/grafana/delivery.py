@@ -138,6 +138,11 @@ DELIVERY = board(
                     (f"rate(thalamus_edge_pubsub_stalled_total{{{EDGE}}}RATE)", "{{instance}}"),
                 ),
                 lines(
+                    "Queued publications not stored for",
+                    "s",
+                    ("thalamus_persistence_drain_oldest_seconds", "{{instance}}"),
+                ),
+                lines(
                     "Publications completed after a crash",
                     "ops",
                     ("rate(thalamus_persistence_swept_totalRATE)", "swept, {{instance}}"),

@@ -86,7 +86,13 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     gate = IncarnationGate()
     address = config.redis_address()
     client = RedisPipeline(address, gate=gate)
-    hot = RedisHotLog(client, lambda: gate.token, lambda: gate.writes, feed_max_entries=config.feed.max_entries)
+    hot = RedisHotLog(
+        client,
+        lambda: gate.token,
+        lambda: gate.writes,
+        saw_writes=gate.saw_writes,
+        feed_max_entries=config.feed.max_entries,
+    )
     heartbeat = RedisHeartbeat(address, on_time=clock.sync)
     observer = redis_client(address, max_connections=1)
     redis_metrics = RedisMetrics(observer)
@@ -117,7 +123,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         inbox_max=config.inbox_conversations,
     )
     retention = Retention(log, hot, store, namespaces, RedisTurn(client, clock), clock)
-    servicer = PersistenceServicer(log, retention)
+    servicer = PersistenceServicer(log, retention, lambda: gate.known)
 
     def add(server: grpc.aio.Server) -> None:
         rpc.add_PersistenceServiceServicer_to_server(servicer, server)

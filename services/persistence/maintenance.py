@@ -165,6 +165,7 @@ class Maintenance:
                 max(kept.generation, self._counted.generation),
             )
             highest = kept._replace(counter=counter, generation=generation)
+            self._heartbeat.saw(self._gate.known)
             result = await self._heartbeat.count_and_compare(kept, highest)
         except OtherStoreFound as error:
             self._gate.close()

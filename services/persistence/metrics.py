@@ -23,6 +23,17 @@ STORE_SECONDS = Histogram(
 REDIS_SECONDS = Histogram(
     "thalamus_persistence_redis_seconds", "Seconds of a round trip to Redis.", ["op"], buckets=SECONDS_BUCKETS
 )
+QUEUED = Counter("thalamus_persistence_queued", "Publications acknowledged before they were stored.")
+DRAINED = Counter("thalamus_persistence_drained", "Publications stored after they were acknowledged.")
+DRAIN_FAILURES = Counter("thalamus_persistence_drain_failures", "Attempts to store such publications that failed.")
+DRAIN_OLDEST = Gauge(
+    "thalamus_persistence_drain_oldest_seconds",
+    "Seconds since which a channel has such publications that are not stored; 0: none has.",
+)
+LOST = Counter(
+    "thalamus_persistence_lost",
+    "Channels that got another epoch since Redis may have lost publications that were not stored.",
+)
 CONFLICTS = Counter("thalamus_persistence_conflicts", "Channels whose sequencer was behind the store.")
 INCARNATIONS = RenamedCounter(
     "thalamus_persistence_redis_incarnations",

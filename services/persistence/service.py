@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -16,6 +17,7 @@ from services.persistence.domain.retention import Retention
 from services.shared.checks import MAX_KEY_BYTES, MAX_KEY_USER_BYTES, check_channel, check_number, check_text
 from services.shared.errors import ErrorCode, ThalamusError
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, ERASES, GRANTS, Item
+from services.shared.incarnation.calls import Known
 from services.shared.namespaces import MAX_HISTORY_SIZE, MAX_HISTORY_TTL_S
 from thalamus.common.v1 import common_pb2
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -31,8 +33,9 @@ _ALL_FLAGS = COUNTS | CHANGES_MEMBERSHIP | ERASES | GRANTS
 class PersistenceServicer(rpc.PersistenceServiceServicer):
     """Handlers of `thalamus.persistence.v1`; one object per process."""
 
-    def __init__(self, log: Log, retention: Retention) -> None:
-        self._log, self._retention = log, retention
+    def __init__(self, log: Log, retention: Retention, known: Callable[[], Known] = Known) -> None:
+        """Create it; `known` returns what this process has seen of Redis."""
+        self._log, self._retention, self._known = log, retention, known
 
     async def Append(
         self, request_iterator: AsyncIterator[pb.AppendBatch], context: Any
@@ -46,13 +49,23 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
             async for response in responses:
                 yield response
 
-    def _append(self, batch: pb.AppendBatch, on_outcome: OutcomeCallback) -> None:
+    async def AppendQueued(
+        self, request_iterator: AsyncIterator[pb.AppendBatch], context: Any
+    ) -> AsyncIterator[pb.AppendResults]:
+        """As `Append`; results may be known before the publications are stored."""
+        append = partial(self._append, queued=True)
+        async with aclosing(response_stream.of_appends().serve(request_iterator, append)) as responses:
+            async for response in responses:
+                response.generation, response.writes, _ = self._known()
+                yield response
+
+    def _append(self, batch: pb.AppendBatch, on_outcome: OutcomeCallback, *, queued: bool = False) -> None:
         """Hand one batch to the log; answer invalid items without affecting the others."""
         requests: list[Request] = []
         places: list[int] = []
         for place, item in enumerate(batch.items):
             try:
-                requests.append(_request(item))
+                requests.append(_request(item, queued))
                 places.append(place)
             except ThalamusError as error:
                 on_outcome(place, error)
@@ -114,7 +127,7 @@ class PersistenceServicer(rpc.PersistenceServiceServicer):
         )
 
 
-def _request(item: pb.AppendItem) -> Request:
+def _request(item: pb.AppendItem, queued: bool = False) -> Request:
     """Check an item, and convert it to a request.
 
     Raises:
@@ -146,5 +159,9 @@ def _request(item: pb.AppendItem) -> Request:
         publication += common_pb2.Publication(flags=flags).SerializeToString()
     told = author if item.feed else None
     return Request(
-        channel, Item(publication_id, publication, key_user, key, told, flags, guard), history_size, history_ttl_s
+        channel,
+        Item(publication_id, publication, key_user, key, told, flags, guard),
+        history_size,
+        history_ttl_s,
+        queued and not flags,
     )

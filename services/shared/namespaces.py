@@ -40,11 +40,19 @@ class Permission(enum.StrEnum):
 
 
 class Durability(enum.StrEnum):
-    """What the acknowledgement of a publication means."""
+    """What the acknowledgement of a publication means.
 
+    `keeps`: the durable store keeps the log.
+    """
+
+    keeps: bool
     NONE = "none"  # published to subscribers only: no log, no offsets
     HOT = "hot"  # it is in the Redis log
+    QUEUED = "queued"  # it is in the Redis log, and soon in the durable store
     STORED = "stored"  # it is in the durable store
+
+    def __init__(self, name: str) -> None:
+        self.keeps = name in ("queued", "stored")
 
 
 class Mode(enum.StrEnum):

@@ -222,6 +222,26 @@ class LogStoreContract:
     async def test_another_channel_has_another_epoch(self, store: LogStore) -> None:
         assert (await store.open("chat:one")).epoch != (await store.open("chat:two")).epoch
 
+    async def test_a_noted_generation_only_goes_up_and_an_epoch_is_renewed_once(
+        self, store: LogStore, make: Make
+    ) -> None:
+        first = await store.open(CHANNEL)
+        other = make()
+        assert first.queued_in == 0
+        await written(store, rows(1, 3))
+        await store.note_queued(CHANNEL, 5)
+        await other.note_queued(CHANNEL, 4)
+        noted = await store.open(CHANNEL)
+        assert (noted.queued_in, noted.epoch) == (5, first.epoch)
+        await store.renew_epoch(CHANNEL, noted, 4)  # whoever is behind renews nothing
+        assert await store.open(CHANNEL) == noted
+        await asyncio.gather(store.renew_epoch(CHANNEL, noted, 6), other.renew_epoch(CHANNEL, noted, 6))
+        renewed = await other.open(CHANNEL)
+        assert (renewed.queued_in, renewed.top, renewed.epoch == first.epoch) == (6, 3, False)
+        await store.renew_epoch(CHANNEL, noted, 6)  # it has another epoch meanwhile
+        assert await store.open(CHANNEL) == renewed
+        assert (await store.open("chat:another")).queued_in == 0
+
     async def test_what_is_written_is_read_and_is_the_top(self, store: LogStore, make: Make) -> None:
         epoch = (await store.open(CHANNEL)).epoch
         assert await written(store, rows(1, 3)) == Written(3, False)

@@ -45,7 +45,7 @@ async def test_a_file_of_before_counts_from_zero_and_that_version_still_writes_i
         (7, 0, 1, 4),
         (8, 1, 2, 4),
     ]
-    assert (await again.open("chat:new"))[1:] == (1, 0, 0, 0, 0)
+    assert (await again.open("chat:new"))[1:] == (1, 0, 0, 0, 0, 0, 0)
     await again.close()
 
 

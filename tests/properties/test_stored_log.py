@@ -22,8 +22,10 @@ from hypothesis.errors import FlakyFailure
 from services.persistence.adapters import sqlite_store
 from services.persistence.adapters.redis import hotlog as redis_hotlog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain import log as log_module
 from services.persistence.domain.comparison import Comparison
 from services.persistence.domain.log import Log
+from services.persistence.domain.numbered import rows_to_store
 from services.persistence.domain.ports import Written
 from services.shared.errors import Unavailable
 from services.shared.hotlog import hotlog, scripts
@@ -115,17 +117,17 @@ def the_sweep_does_nothing(patch: pytest.MonkeyPatch) -> None:
         return False
 
     patch.setattr(Comparison, "finish", nothing)
-    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))  # noqa: SLF001
+    patch.setattr(log_module, "rows_to_store", _only_own_rows(rows_to_store))
 
 
 def only_its_own_rows_are_stored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Log, "_rows", _only_own_rows(Log._rows))  # noqa: SLF001
+    patch.setattr(log_module, "rows_to_store", _only_own_rows(rows_to_store))
 
 
 def _only_own_rows(original: Any) -> Any:
-    async def mutant(self: Any, requests: Any, numbered: Any) -> Any:
-        rows, uptos = await original(self, requests, numbered)
-        own = {requests[index].item.publication_id for found in numbered.values() for index, _ in found.places}
+    async def mutant(hot: Any, items: Any, numbered: Any) -> Any:
+        rows, uptos = await original(hot, items, numbered)
+        own = {items[index].publication_id for found in numbered.values() for index, _ in found.places}
         return [row for row in rows if row.publication_id in own], uptos
 
     return mutant

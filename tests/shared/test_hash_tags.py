@@ -40,7 +40,7 @@ from services.persistence.webhooks.letters import Letter, Letters
 from services.presence.adapters.redis_roster import RedisRoster
 from services.presence.domain.ports import ALL_EVENTS, Change, Lease
 from services.shared.feed.reader import FeedReader
-from services.shared.hotlog import erasing, hot, hotlog, keys, scripts
+from services.shared.hotlog import erasing, hot, hotlog, keys, queued, scripts
 from services.shared.hotlog.scripts import Call, Script
 from services.shared.incarnation import calls as incarnation
 from services.shared.redis.pipeline import RedisPipeline
@@ -112,6 +112,8 @@ def of_logs() -> list[Call]:
     return [
         hotlog.append_call(hotlog.Batch(channel, 10, 10, [item, item]), incarnation="i", max_unstored=10),
         *(hotlog.commit_call(channel, "e", 1, 10, "i", feed_max_entries=most) for most in (0, 10)),
+        hotlog.commit_call(channel, "e", 1, 10, "i", early=True),
+        queued.count_write_call(1),
         erasing.trim_call(channel, 1),
         erasing.erase_call(channel, 1, {1: b"p"}),
         hotlog.verify_call(channel, "e", 1, "i"),

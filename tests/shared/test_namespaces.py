@@ -168,7 +168,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
     ("option", "said"),
     [
         ('durabilty = "hot"', r"durabilty: unknown option; known: .*durability"),
-        ('durability = "queued"', "durability: must be one of none, hot, stored, not 'queued'"),
+        ('durability = "durable"', "durability: must be one of none, hot, queued, stored, not 'durable'"),
         ("durability = 1", "durability: must be one of"),
         ("history_size = 0", "history_size: must be 1 to 1,000,000"),
         ("history_size = 1.5", "history_size: must be a whole number"),

@@ -31,7 +31,7 @@ class HotLogBefore(RedisHotLog):
 
     async def append(self, batches: Sequence[Batch], max_unstored: int) -> list[Appended | Exception | None]:
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
-        for channel, _, history_ttl_s, items in batches:
+        for channel, _, history_ttl_s, items, _ in batches:
             names = [keys.log(channel), keys.meta(channel)]
             arguments: list[str | bytes | int] = [self.incarnation(), history_ttl_s, KEY_TTL_S, max_unstored]
             for item in items:
@@ -58,11 +58,13 @@ class HotLogBefore(RedisHotLog):
         time_ms: int,
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
-    ) -> None:
+        saved: int = 0,
+    ) -> bool:
         names, positions = _positions(channel, state, known)
         names[2:2] = [keys.key(channel, user, key) for user, key in forget]
         arguments = [state.epoch, state.top, self.incarnation(), len(forget), time_ms, *positions]
         await self._run("advance", [Call(_ADVANCE, names, arguments)])
+        return True
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
         found = await super().unstored(channels, limit)

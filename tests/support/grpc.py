@@ -74,6 +74,10 @@ class ScriptedLog(PersistenceServiceServicer):
             self.cancelled += 1
             raise
 
+    async def AppendQueued(self, request_iterator, context):  # type: ignore[no-untyped-def]
+        async for results in self.Append(request_iterator, context):  # type: ignore[no-untyped-call]
+            yield results
+
     async def Read(self, request, context):  # type: ignore[no-untyped-def]
         if self.failure is not None:
             raise self.failure

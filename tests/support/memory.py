@@ -210,6 +210,8 @@ class MemoryStore:
     ) -> AppendResult:
         return self.bus.append(channel, publication, key_user, key, history_size)
 
+    append_queued = append
+
     async def has_begun(self, channel: str) -> bool:
         self.bus.check()
         return channel in self.bus.logs

@@ -93,7 +93,8 @@ class Process:
     def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, *, apart: bool = False, **limits: Any) -> None:
         self.incarnation = "first"
         self.store = Store(store, apart=apart)
-        self.hot = Hot(pipeline, lambda: self.incarnation)
+        fence = {name: limits.pop(name) for name in ("writes", "saw_writes") if name in limits}
+        self.hot = Hot(pipeline, lambda: self.incarnation, **fence)
         options: dict[str, Any] = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
         self.log = Log(self.hot, self.store, **options)
         self.writer = asyncio.create_task(self.log.run())

@@ -6,8 +6,8 @@ Appends go in batches, over one stream to every replica. Reads are single calls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import grpc
 
@@ -15,6 +15,7 @@ from services.edge.adapters import publication_codec as codec
 from services.edge.domain.model import AppendResult, HistoryPage, Publication, StreamPosition
 from services.shared.batching.linger import Linger
 from services.shared.errors import Busy, ErrorCode, ThalamusError, Unavailable
+from services.shared.incarnation.calls import Known
 from services.shared.rpc.batch_stream import BatchStream
 from services.shared.rpc.replicas import Replicas
 from thalamus.common.v1 import common_pb2
@@ -32,25 +33,40 @@ Response = TypeVar("Response")
 class PersistenceClient:
     """Implements `Store` (see domain/ports.py) by calls to the persistence service."""
 
-    def __init__(self, replicas: Replicas) -> None:
-        self._replicas = replicas
-        self._appends: BatchStream[pb.AppendItem, AppendResult] = BatchStream(
-            replicas,
-            open=lambda channel: PersistenceServiceStub(channel).Append,
+    def __init__(self, replicas: Replicas, *, saw: Callable[[Known], None] = lambda known: None) -> None:
+        """Create it.
+
+        `saw` gets what persistence has seen of Redis before a queued append is acknowledged.
+        """
+        self._replicas, self._saw = replicas, saw
+        self._appends = self._stream(lambda channel: PersistenceServiceStub(channel).Append)
+        self._queued = self._stream(lambda channel: PersistenceServiceStub(channel).AppendQueued)
+
+    def _stream(self, method: Callable[[grpc.aio.Channel], Any]) -> BatchStream[pb.AppendItem, AppendResult]:
+        return BatchStream(
+            self._replicas,
+            open=method,
             pack=lambda items: pb.AppendBatch(items=items),
-            unpack=lambda response: (response.taken, [(result.item, _outcome(result)) for result in response.results]),
+            unpack=self._unpack,
             size=lambda item: len(item.publication) + len(item.channel) + len(item.key) + _OVERHEAD_BYTES,
             deadline_s=APPEND_DEADLINE_S,
             linger=Linger(_LONGEST_WAIT_S),
         )
 
+    def _unpack(self, response: pb.AppendResults) -> tuple[int, Sequence[tuple[int, AppendResult | Exception]]]:
+        if response.generation:
+            self._saw(Known(response.generation, response.writes))
+        return response.taken, [(result.item, _outcome(result)) for result in response.results]
+
     async def start(self) -> None:
         """Open the streams in the background; returns at once."""
         await self._appends.start()
+        await self._queued.start()
 
     async def close(self) -> None:
         """Close the streams."""
         await self._appends.close()
+        await self._queued.close()
 
     def append(
         self,
@@ -63,18 +79,24 @@ class PersistenceClient:
         history_ttl_s: int,
         feed: bool = False,
     ) -> asyncio.Future[AppendResult]:
-        return self._appends.submit(
-            pb.AppendItem(
-                channel=channel,
-                publication=codec.encode(publication),
-                publication_id=publication.id,
-                key_user=key_user,
-                key=key,
-                history_size=history_size,
-                history_ttl_s=history_ttl_s,
-                feed=feed,
-            )
-        )
+        item = _item(channel, publication, key_user, key, history_size, history_ttl_s, feed)
+        return self._appends.submit(item)
+
+    def append_queued(
+        self,
+        channel: str,
+        publication: Publication,
+        *,
+        key_user: str,
+        key: str,
+        history_size: int,
+        history_ttl_s: int,
+        feed: bool = False,
+    ) -> asyncio.Future[AppendResult]:
+        item = _item(channel, publication, key_user, key, history_size, history_ttl_s, feed)
+        # A replica of an earlier version would not know that the channel has more than the store.
+        stream = self._queued if self._queued.is_served else self._appends
+        return stream.submit(item)
 
     async def open(self, channel: str) -> StreamPosition:
         request = pb.OpenRequest(channel=channel)
@@ -125,6 +147,27 @@ class PersistenceClient:
             return await self._replicas.call(make, READ_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(f"persistence says {error.code().name}") from error
+
+
+def _item(
+    channel: str,
+    publication: Publication,
+    key_user: str,
+    key: str,
+    history_size: int,
+    history_ttl_s: int,
+    feed: bool,
+) -> pb.AppendItem:
+    return pb.AppendItem(
+        channel=channel,
+        publication=codec.encode(publication),
+        publication_id=publication.id,
+        key_user=key_user,
+        key=key,
+        history_size=history_size,
+        history_ttl_s=history_ttl_s,
+        feed=feed,
+    )
 
 
 def _outcome(result: pb.AppendResult) -> AppendResult | Exception:

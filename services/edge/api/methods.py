@@ -292,7 +292,7 @@ async def history_remove(context: ApiContext, request: r.ChannelOnly) -> dict[st
         raise ThalamusError(code=ErrorCode.NOT_AVAILABLE)
     if namespace.conversations:
         raise ThalamusError("a conversation is deleted, or messages of it", ErrorCode.NOT_AVAILABLE)
-    if namespace.durability is Durability.STORED:
+    if namespace.durability.keeps:
         await context.node.store.remove_history(request.channel)
     else:
         await context.node.broker.remove_history(request.channel)

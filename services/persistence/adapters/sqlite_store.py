@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from services.persistence.adapters import sqlite_counts as sqlite_counts
-from services.persistence.adapters import sqlite_erasing, sqlite_page
+from services.persistence.adapters import sqlite_erasing, sqlite_page, sqlite_queued
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
 from services.persistence.domain.ports import (
     MAX_BYTES,
@@ -96,7 +96,9 @@ class SqliteLogStore:
         """
         self._unscrubbed_since = clock() if sqlite_erasing.has_log(path) else None
         self._erased_at = 0.0  # the last time, Unix seconds
-        self.database = SqliteDatabase(path, _SCHEMA + sqlite_counts.SCHEMA + sqlite_erasing.SCHEMA)
+        self.database = SqliteDatabase(
+            path, _SCHEMA + sqlite_counts.SCHEMA + sqlite_erasing.SCHEMA + sqlite_queued.SCHEMA
+        )
         self._run, self._clock = self.database.run, clock
 
     async def close(self) -> None:
@@ -196,6 +198,13 @@ class SqliteLogStore:
         self._erased_at = self._clock()
         if self._unscrubbed_since is None:
             self._unscrubbed_since = self._erased_at
+
+    async def note_queued(self, channel: str, generation: int) -> None:
+        await self._run("write", "note_queued", lambda connection: sqlite_queued.note(connection, channel, generation))
+
+    async def renew_epoch(self, channel: str, state: ChannelState, generation: int) -> None:
+        renew = partial(sqlite_queued.renew_epoch, channel=channel, epoch=state.epoch, generation=generation)
+        await self._run("write", "renew_epoch", renew)
 
     async def begin_removal(self, channel: str, upto: int) -> None:
         note = (upto, self._clock(), channel)
@@ -297,7 +306,8 @@ def _open(connection: sqlite3.Connection, channel: str) -> ChannelState:
             found = connection.execute(query, (channel,)).fetchone()
     epoch, top, removed = found
     counts = sqlite_counts.at(connection, channel, top)
-    return ChannelState(epoch, top, removed, *counts, sqlite_erasing.times(connection, channel))
+    erasures, queued_in = sqlite_erasing.times(connection, channel), sqlite_queued.generation_of(connection, channel)
+    return ChannelState(epoch, top, removed, *counts, erasures, queued_in)
 
 
 def _recent_keys(

@@ -15,6 +15,9 @@ Rules. `stored` is the readable top in Redis, `top` the last offset of the store
   was never acknowledged.
 * `stored` > `top`, and a second look confirms it: readers saw what the store does not have, so the store is an older
   copy. All `stored` channels get new epochs.
+* A `queued` channel has entries that were readable, and acknowledged, before they were stored. They are stored before
+  Redis is advanced. If one is missing, or the store has another publication in its place, or Redis has lost something
+  since the generation that the store has noted, the channel gets another epoch.
 * Keys come before, or together with, what lets anybody append: a repeated publish must find its first position.
 
 Example. The store has offsets 1 to 9. Redis came back from a copy with 1 to 7. It has no entries 8 and 9, so it is
@@ -34,7 +37,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from google.protobuf.message import DecodeError
 
 from services.persistence.domain.erasures import Erasures
+from services.persistence.domain.generations import generation_of
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
+from services.persistence.metrics import LOST
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
 from services.shared.process.single_flight import SingleFlight
@@ -45,9 +50,10 @@ logger = logging.getLogger(__name__)
 UNSTORED_LIMIT = 20_000  # entries of a channel that are read from Redis at once
 _DEFAULT_SIZE = 1_000  # `history_size` of channels for which no edge has named one
 _MAX_REMEMBERED = 200_000  # channels
+_ADVANCE_ATTEMPTS = 4  # something may become readable meanwhile
 _VERIFIED_AT_ONCE = 32  # channels compared concurrently
 _MAX_WAIT_S = 2.0  # longest wait of a batch for a comparison, seconds
-_VERIFY_ATTEMPTS = 4  # other replicas may change the channel at the same time
+_VERIFY_ATTEMPTS = 5  # other replicas may change the channel at the same time
 First = Callable[[str], Awaitable[None]]  # called with a channel; raises `Unavailable` if it must not be used now
 
 
@@ -121,7 +127,7 @@ class Comparison:
         await self._verifying.do(channel, lambda: self._verify(channel), name=f"verify {channel}")
 
     async def _verify(self, channel: str) -> None:
-        """Compare and repair until Redis has what the store has, at most 4 times.
+        """Compare and repair until Redis has what the store has, at most 5 times.
 
         After that it returns: the caller looks whether Redis has the channel, and reports `Unavailable` or tries again.
         """
@@ -129,6 +135,10 @@ class Comparison:
             await self._first(channel)
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
+            if state.queued_in and state.queued_in != generation_of(self._hot.incarnation()):
+                await self._rescue(channel, state)
+                await self._renew_epoch(channel, state)
+                continue
             if state.removed:  # Redis may be from before the removal
                 await self._hot.trim(channel, state.removed)
             found = await self._hot.verify(channel, state)
@@ -203,8 +213,45 @@ class Comparison:
 
     async def _advance(self, channel: str, state: ChannelState, forget: Sequence[tuple[str, str]]) -> None:
         """Set Redis to the store's state, with the keys of the last 300 s."""
-        known = await self._store.recent_keys(channel, KEY_TTL_S)
-        await self._hot.advance(channel, state, await self._newest_ms(channel, state), known, forget)
+        for _ in range(_ADVANCE_ATTEMPTS):
+            saved, is_whole = await self._rescue(channel, state)
+            if not is_whole:
+                await self._renew_epoch(channel, state)
+            if not is_whole or saved > state.top:
+                state = await self._store.open(channel)
+            known = await self._store.recent_keys(channel, KEY_TTL_S)
+            if await self._hot.advance(channel, state, await self._newest_ms(channel, state), known, forget, saved):
+                return
+        raise Unavailable("publications become readable all the time")
+
+    async def _rescue(self, channel: str, state: ChannelState) -> tuple[int, bool]:
+        """Store what was acknowledged before it was stored, as far as Redis has it.
+
+        Returns up to where it was looked at, and whether the store has all of it now.
+        """
+        (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
+        if found is None or found.readable <= found.stored or found.epoch != state.epoch:
+            return found.readable if found is not None else 0, True
+        rows = rows_of(channel, found, found.readable)
+        whole = [
+            row
+            for row, offset in zip(rows, range(found.stored + 1, found.readable + 1), strict=False)
+            if row.offset == offset
+        ]
+        written = (await self._store.write(whole))[channel] if whole else None
+        if isinstance(written, Unavailable):
+            raise written
+        is_stored = written is not None and not written.conflict
+        return found.readable, is_stored and len(whole) == found.readable - found.stored
+
+    async def _renew_epoch(self, channel: str, state: ChannelState) -> None:
+        """Give a channel another epoch: Redis may have lost what was not stored."""
+        generation = generation_of(self._hot.incarnation())
+        if generation < state.queued_in:
+            raise Unavailable("another incarnation of Redis is in use")
+        await self._store.renew_epoch(channel, state, generation)
+        LOST.inc()
+        logger.warning("a channel gets another epoch: Redis may have lost something", extra={"channel": channel})
 
     async def _newest_ms(self, channel: str, state: ChannelState) -> int:
         """Time of the newest publication, Unix ms; 0 if there is none or it can't be read.

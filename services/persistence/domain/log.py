@@ -16,6 +16,7 @@ Rules. Publications take these steps in batches; what arrives while a batch is w
 * An item with a guard gets an offset only if the guard is the membership version at that moment; else its outcome is
   `Recheck`. A repeated key has its first position whatever the guard says.
 * Conflict: the store has another publication at an offset. Redis is advanced to the store, and numbers again.
+* Publications of durability `queued` become readable and are acknowledged first, and are stored later (`early.py`).
 * A channel not yet compared with the store in this incarnation is refused, compared (`comparison.py`) and retried.
 
 Example. The top of `news` is 7. Two edges send one publication each: both get offsets in one batch, 8 and 9, are
@@ -33,13 +34,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
-from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, First, HistorySizes, rows_of
+from services.persistence.domain import reading
+from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, First, HistorySizes
+from services.persistence.domain.draining import Drainer
+from services.persistence.domain.early import EarlyAcknowledgement
 from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.keyed_queue import KeyedQueue
-from services.persistence.domain.numbered import Numbered
+from services.persistence.domain.numbered import Numbered, rows_to_store
 from services.persistence.domain.outcomes import AppendedPosition, Outcome, OutcomeCallback, Recheck, TooLarge
-from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, HotLog, LogStore, Row, Written
+from services.persistence.domain.ports import ChannelState, CountedRow, HotLog, LogStore, Written
+from services.persistence.domain.reading import Bounds
 from services.persistence.domain.requests import Request as Request
 from services.persistence.domain.requests import batch_of, is_larger, parts_of
 from services.persistence.metrics import (
@@ -92,10 +98,12 @@ class Log:
         """
         self._hot, self._store = hot, store
         self._max_item_bytes = max_item_bytes
-        self._max_unstored = max_unstored
+        self._max_unstored = min(max_unstored, UNSTORED_LIMIT)
         self._sizes = HistorySizes()
         self.erasures = Erasures(hot, store)
         self._comparison = Comparison(hot, store, self._sizes, self.erasures, first)
+        self._early = EarlyAcknowledgement(hot, store, self._sizes)
+        self._drainer = Drainer(hot, store, self._comparison, self._sizes)
         self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
             _reject,
@@ -126,13 +134,18 @@ class Log:
 
     async def run(self) -> None:
         """Write batches until cancelled; requests that still wait then get `Unavailable`."""
-        await self._queue.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run())
+            group.create_task(self._drainer.run())
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing waits or is being written, at most `timeout_s` seconds."""
+        """Wait until nothing waits, is being written or is to be drained.
+
+        `timeout_s`: longest wait, seconds.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._queue.is_empty:
+                while not (self._queue.is_empty and self._drainer.is_idle):
                     await asyncio.sleep(0.01)
         except TimeoutError:
             logger.warning("stopping with unfinished batches")
@@ -155,29 +168,22 @@ class Log:
         """Whether the channel has a log; begins none."""
         return await self._hot.readable(channel) is not None or await self._store.has_begun(channel)
 
-    async def read(
-        self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
-    ) -> tuple[list[tuple[int, bytes]], ChannelState]:
+    async def read(self, channel: str, **bounds: Unpack[Bounds]) -> tuple[list[tuple[int, bytes]], ChannelState]:
         """As `LogStore.read`, but up to the readable top, which is returned as well."""
         top = await self.open(channel)
-        found = await self._store.read(
-            channel, since_offset=since_offset, upto=top.top, limit=limit, reverse=reverse, max_bytes=max_bytes
-        )
-        return found, top
+        return await reading.read(self._hot, self._store, channel, top, **bounds), top
 
-    async def read_counted(
-        self, channel: str, *, since_offset: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
-    ) -> tuple[list[CountedRow], ChannelState]:
+    async def read_counted(self, channel: str, **bounds: Unpack[Bounds]) -> tuple[list[CountedRow], ChannelState]:
         """As `read`, with what the log has counted up to each publication."""
         top = await self.open(channel)
-        found = await self._store.read_counted(
-            channel, since_offset=since_offset, upto=top.top, limit=limit, reverse=reverse, max_bytes=max_bytes
-        )
-        return found, top
+        return await reading.read_counted(self._hot, self._store, channel, top, **bounds), top
 
     async def remove_history(self, channel: str, upto: int | None = None) -> None:
         """Hide everything readable, or up to an offset. `tidy` deletes it later."""
-        top = (await self.open(channel)).top if upto is None else upto
+        state = await self.open(channel)
+        top = state.top if upto is None else upto
+        if state.top - state.behind < min(top, state.top) and await self._finish(channel) is None:
+            raise Unavailable("the newest publications can't be stored now")
         await self._store.begin_removal(channel, top)
         await self._hot.trim(channel, top)
 
@@ -313,6 +319,13 @@ class Log:
                 numbered[batch.channel] = Numbered(
                     appended.epoch, appended.stored, appended.stamp, places, appended.counts
                 )
+        early = {
+            batch.channel: numbered[batch.channel] for batch in batches if batch.queued and batch.channel in numbered
+        }
+        if early:
+            for channel in await self._early.acknowledge(early, outcomes, incarnation):
+                del numbered[channel]
+                self._drainer.wake(channel)
         again += await self._store_and_commit(requests, numbered, outcomes, incarnation)
         # A Redis that went back may have lost the key, or the version: refused is what it refuses once it was compared.
         again += doubtful
@@ -330,7 +343,8 @@ class Log:
         outcomes: list[Outcome],
         incarnation: str,
     ) -> list[int]:
-        rows, uptos = await self._rows(requests, numbered)
+        items = [request.item for request in requests]
+        rows, uptos = await rows_to_store(self._hot, items, numbered)
         written = await self._store.write(rows) if rows else {}
         unerased = await self.erasures.before_commit(rows, written)
         again: list[int] = []
@@ -371,24 +385,6 @@ class Log:
         for channel in changed:
             await self._comparison.try_to_resolve(channel, [])
         return again
-
-    async def _rows(self, requests: list[Request], numbered: dict[str, Numbered]) -> tuple[list[Row], dict[str, int]]:
-        """Return the rows to store, also those of other replicas, and the last offsets."""
-        rows: list[Row] = []
-        uptos: dict[str, int] = {}
-        incomplete: list[str] = []
-        for channel, found in numbered.items():
-            stored, places = found.stored, found.places
-            upto = uptos[channel] = max([abs(offset) for _, offset in places])
-            new = [place for place in places if place[1] > 0]  # ascending
-            if upto > stored and (not new or new[0][1] != stored + 1 or len(new) != upto - stored):
-                incomplete.append(channel)
-                continue
-            rows += found.rows(channel, [(offset, requests[index].item) for index, offset in new])
-        if incomplete:
-            for channel, left in zip(incomplete, await self._hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
-                rows += rows_of(channel, left, uptos[channel])
-        return rows, uptos
 
 
 def _reject(waiting: Sequence[_Waiting]) -> None:

@@ -19,6 +19,9 @@ class ChannelState(NamedTuple):
     `removed`: publications up to this offset are removed, and nobody reads them.
     `n`, `mv`: publications that count, and membership version, at `top` (see `Row`); only from the store.
     `erasures`: how often something was erased from the channel; only from the store.
+    `queued_in`: generation since which publications may be acknowledged before they are stored; 0: none ever were. Only
+    from the store.
+    `behind`: how many readable publications the store may lack; only from Redis.
     """
 
     epoch: str
@@ -27,6 +30,8 @@ class ChannelState(NamedTuple):
     n: int = 0
     mv: int = 0
     erasures: int = 0
+    queued_in: int = 0
+    behind: int = 0
 
 
 class Heartbeat(NamedTuple):
@@ -214,6 +219,18 @@ class LogStore(Protocol):
         What was erased a few seconds ago may be left: `scrub` is to be called once more then.
         """
 
+    async def note_queued(self, channel: str, generation: int) -> None:
+        """Note a generation of Redis in which Redis may have more than the store.
+
+        `ChannelState.queued_in` is at least this afterwards.
+        """
+
+    async def renew_epoch(self, channel: str, state: ChannelState, generation: int) -> None:
+        """Give a channel another epoch, and note this generation as `note_queued` does.
+
+        Nothing is done if its epoch or `queued_in` is another one than in `state`: somebody else was faster.
+        """
+
     async def begin_removal(self, channel: str, upto: int) -> None:
         """Hide publications up to this offset; `finish_removal` deletes them later.
 
@@ -283,13 +300,20 @@ class HotLog(Protocol):
         A result of -1 means that epoch or incarnation is another one, or that an entry is missing.
         """
 
+    async def show(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
+        """As `commit`, before the store has the entries (durability `queued`).
+
+        A result of -3 means that one of them must be stored first. If Redis went back, all results are `Unavailable`.
+        """
+
     async def verify(self, channel: str, state: ChannelState, *, may_be_ahead: bool = False) -> int:
         """Have Redis note that the channel was compared, if it has what the store has.
 
         It notes what the channel has counted, too.
 
         Returns 1: noted; 0: Redis is behind; -1: it has no meta; 2: it has more than the store, and notes nothing
-        unless `may_be_ahead`. If all of the channel is stored, Redis may forget it after a time without publications.
+        unless `may_be_ahead`; 3: it lacks something that was readable before it was stored. If all of the channel is
+        stored, Redis may forget it after a time without publications.
         """
 
     async def init(self, channel: str, state: ChannelState, time_ms: int, known: Sequence[KnownKey]) -> None:
@@ -305,8 +329,11 @@ class HotLog(Protocol):
         time_ms: int,
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
-    ) -> None:
+        saved: int = 0,
+    ) -> bool:
         """Set Redis, which is behind the store, to the store's state.
+
+        Returns whether it was done. Not if something above `saved` is readable and may not be stored.
 
         Args:
             channel: Its name.
@@ -314,10 +341,14 @@ class HotLog(Protocol):
             time_ms: Time of the store's newest publication.
             known: Keys to bring.
             forget: (user, key) of publications that have to be numbered again.
+            saved: Offset up to which the caller has dealt with what was readable before it was stored.
         """
 
     async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
-        """Return the entries above the readable top, at most `limit` per channel."""
+        """Return the entries that are not stored, as far as Redis knows.
+
+        At most `limit` per channel.
+        """
 
     async def readable(self, channel: str) -> ChannelState | None:
         """Return epoch and readable top.

@@ -10,18 +10,25 @@ from services.shared.hotlog.hotlog import STAMP_BYTES, Batch, Item
 
 
 class Request(NamedTuple):
-    """One publication to append, with the history settings of its namespace."""
+    """One publication to append, with the history settings of its namespace.
+
+    `queued`: it may be acknowledged before it is stored.
+    """
 
     channel: str
     item: Item
     history_size: int
     history_ttl_s: int
+    queued: bool = False
 
 
 def batch_of(requests: Sequence[Request]) -> Batch:
-    """Return requests of one channel as a batch, with the settings of the first."""
-    first = requests[0]
-    return Batch(first.channel, first.history_size, first.history_ttl_s, [request.item for request in requests])
+    """Return requests of one channel as a batch, with the settings of the first.
+
+    It is queued if all of them are.
+    """
+    first, queued = requests[0], all(request.queued for request in requests)
+    return Batch(first.channel, first.history_size, first.history_ttl_s, [request.item for request in requests], queued)
 
 
 def parts_of(requests: Sequence[Request], most: int) -> list[list[int]]:

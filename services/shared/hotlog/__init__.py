@@ -7,7 +7,8 @@ Where things are:
 
 * `keys.py`: names of all keys and pub/sub channels, and the first bytes of pub/sub messages.
 * `scripts.py`: loads the scripts, and runs several in one round trip.
-* `hotlog.py`, `hot.py`: builds a call of each script, and decodes its reply. `hot.py` has the append to `hot` logs.
+* `hotlog.py`, `hot.py`, `queued.py`: builds a call of each script, and decodes its reply. `hot.py` has the append to
+  `hot` logs, `queued.py` what durability `queued` adds.
 * `erasing.py`: calls that take content out of `stored` logs.
 * `entries.py`: decodes entries of `stored` logs.
 * `*.lua`: the scripts. The comment at the head of each says what it does, and has its keys, arguments and result.
@@ -17,11 +18,14 @@ The keys of a channel C, with the prefix `t` (docs/architecture.md has the other
 | key           | content |
 | `t:{C}:log`   | stream; entry id `<offset>-0`. Fields: `p` publication; of `stored` channels also `i` id, `k` user |
 |               | and key, `n` key in Redis; `a` author, if the feed tells of it, or `b`, if it does so in hidden |
-|               | entries; `c` `<flags> <n> <mv>`, if the channel counts; `u` users whose membership it may change |
+|               | entries; `c` `<flags> <n> <mv>`, if the channel counts; `u` users whose membership it may change; |
+|               | `q` 1, if it may become readable before it is stored |
 | `t:{C}:meta`  | hash: `epoch`, `top` (last offset given), `time` of the newest publication, and |
 |               | `hot` channels: `renewed` (history TTL, and when the expiry was last renewed) |
-|               | `stored` channels: `stored` (readable top), `life` (incarnation in which it was compared with the |
-|               | store), `rests` (1: may be forgotten), `told`, `hinted` (last offset of which the feed told, |
+|               | `stored` channels: `stored` (the store has all up to here, and it is readable), `shown` (readable |
+|               | up to here, stored or not), `lives` (seconds for which the log is kept, if it has entries with |
+|               | `q`), `life` (incarnation in which it was compared with the store), `rests` (1: may be forgotten), |
+|               | `told`, `hinted` (last offset of which the feed told, |
 |               | in all entries or hidden ones), `fed` (last offset of which it told, and the id of its entry), |
 |               | `counts` (`<offset> <n> <mv>`, see below), `erased` (erasures seen), `unclean` (1: bytes of what |
 |               | was cut off may be left), `removed` (history up to here was removed) |
@@ -34,6 +38,8 @@ Rules.
   of an older generation is replaced by an empty one when it is used next.
 * `stored` channel: `append_stored.lua` numbers, `commit.lua` makes readable and publishes once the store has it.
   Scripts refuse a channel that was not compared with the store in this incarnation.
+* Durability `queued`: entries with `q` become readable before they are stored, and `shown` is ahead of `stored` then.
+  Nothing above `stored` is cut off, and the log does not expire while there is any.
 * `n` is how many publications of a `stored` channel count so far (flag 1), `mv` the offset of the last that may take
   a right away (flag 2). An item with a guard is numbered only if the guard is `mv` at this moment, one
   with a latest time not after it. A channel

@@ -1,14 +1,17 @@
 -- Sets a `stored` channel to the state of the store, which is ahead of Redis. What Redis numbered above its own
--- readable top was never acknowledged, and is deleted together with its keys.
+-- readable top was never acknowledged, and is deleted together with its keys. What was readable before it was stored is
+-- dealt with by the caller first.
 --
 -- KEYS: log, meta, then keys to forget, then keys to remember, then, if the feed may tell of the channel, its stream.
 -- ARGV: epoch, top of the store, token of the incarnation, number of keys to forget, time of the store's newest
---   publication (Unix ms), entries that the stream of the feed keeps (empty: none is given), its name in gaps, then per
---   key to remember: position, ttl_s.
--- Returns 0 if Redis had all of it already, -2 if the feed must be told a gap and there is no stream, and nothing was
--- done; else 1.
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time', 'counts', 'told', 'life', 'hinted')
+--   publication (Unix ms), entries that the stream of the feed keeps (empty: none is given), its name in gaps,
+--   offset up to which the caller has dealt with what was readable, pub/sub channel, then per key to remember: position,
+--   ttl_s.
+-- Returns 0 if Redis had all of it already, -2 if the feed must be told a gap and there is no stream, -3 if more has
+-- become readable than the caller has dealt with; then nothing was done; else 1.
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time', 'counts', 'told', 'life', 'hinted', 'shown')
 local epoch, top, incarnation, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+if (tonumber(known[9]) or 0) > math.max(tonumber(known[2]) or 0, tonumber(ARGV[8])) then return -3 end
 local stored = known[1] == epoch and tonumber(known[2])
 local ahead = stored and stored >= top
 local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 0) + 1), '+')
@@ -33,13 +36,15 @@ for index = 3, 2 + forget do
   if not committed then redis.call('DEL', KEYS[index]) end
 end
 for index = 3 + forget, last_key do
-  local at = 8 + (index - 3 - forget) * 2
+  local at = 10 + (index - 3 - forget) * 2
   redis.call('SET', KEYS[index], ARGV[at], 'EX', ARGV[at + 1])
 end
 if whole then
   redis.call('HSET', KEYS[2], 'life', incarnation)
   return 0
 end
+if known[9] then redis.call('HDEL', KEYS[2], 'shown') end
+if known[9] and known[1] ~= epoch then redis.call('PUBLISH', ARGV[9], 'r' .. epoch) end  -- subscribers may be ahead of it
 if known[5] then redis.call('HSET', KEYS[2], 'counts', '') end  -- not known any more: verify.lua brings them
 redis.call('DEL', KEYS[1])
 if ahead then

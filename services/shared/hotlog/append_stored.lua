@@ -2,18 +2,20 @@
 --
 -- KEYS: log, meta, then one idempotency key per item.
 -- ARGV: token of the incarnation in which the channel must have been compared with the store, history_ttl_s, key_ttl_s,
---   max_unstored, number of items with flags or a guard, then per item: publication id, publication, user and key, then
---   per item with flags or a guard: its place among KEYS, flags, guard (empty: none), to which a space and the latest
+--   max_unstored (with a minus sign: what is numbered may become readable before it is stored, see commit.lua), number
+--   of items with flags or a guard, then per item: publication id, publication, user and key, then per
+--   item with flags or a guard: its place among KEYS, flags, guard (empty: none), to which a space and the latest
 --   time may be added, Unix ms. Then, if the feed tells of the channel, per item its author, which commit.lua needs.
 --   Then, where there is more to say, 'a' or, if the feed tells it only to those who ask for hidden entries, 'b', and per
 --   item users whose membership it may change, or ''.
--- Returns {epoch, readable top, encoded time that was appended to each new publication, counts, per item its offset}.
+-- Returns {epoch, up to where it is stored, encoded time that was appended to each new publication, counts, per item its offset}.
 --   An offset is negative if an earlier publish with the key has it, and 0 if it got none: too much is not stored yet,
 --   or the guard is not the membership version, or it is later. Counts: n and mv before the first item, mv behind the
 --   last, and the places among the items (from 1) of those with a wrong guard or time; {} if the channel does not count.
 --   {} in place of all that if the channel must be compared with the store first; then nothing was numbered.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told', 'hinted')
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told', 'hinted',
+  'shown')
 local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
 local terms = ARGV[5] ~= '0' and {}
@@ -41,7 +43,8 @@ if known[5] == '1' then  -- it is not to be forgotten while this is not stored
 end
 local time, stamped = stamp(known[6])
 local counts = counted and {n, mv, mv} or {}
-local results, before, max_unstored = {epoch, stored, stamped, counts}, top, tonumber(ARGV[4])
+local results, before, max_unstored = {epoch, stored, stamped, counts}, top, math.abs(tonumber(ARGV[4]))
+local queued = string.sub(ARGV[4], 1, 1) == '-'
 local head = 3 * (#KEYS + ARGV[5]) - 1  -- arguments in front of the authors
 local authors = #ARGV > head and head - 2  -- in front of the first one there are two keys without an item
 local special = authors and #ARGV > authors + #KEYS and authors + #KEYS + 1  -- of 'a' or 'b'
@@ -68,13 +71,16 @@ for index = 3, #KEYS do
     top = top + 1
     local at = 3 * index - 3
     local publication, id = ARGV[at + 1] .. stamped, offset .. '-0'
-    if counted then
-      local flags = mine and mine[1] or 0
-      if flags % 2 >= 1 then n = n + 1 end
-      if flags % 4 >= 2 then mv = top end
+    if counted or queued then
       local fields = {'i', ARGV[at], 'p', publication, 'k', ARGV[at + 2], 'n', key}
       if authors then fields[9], fields[10] = kind, ARGV[authors + index] end
-      fields[#fields + 1], fields[#fields + 2] = 'c', string.format('%d %d %d', flags, n, mv)
+      if counted then
+        local flags = mine and mine[1] or 0
+        if flags % 2 >= 1 then n = n + 1 end
+        if flags % 4 >= 2 then mv = top end
+        fields[#fields + 1], fields[#fields + 2] = 'c', string.format('%d %d %d', flags, n, mv)
+      end
+      if queued then fields[#fields + 1], fields[#fields + 2] = 'q', '1' end
       local users = special and ARGV[special + index - 2] or ''
       if users ~= '' then fields[#fields + 1], fields[#fields + 2] = 'u', users end
       redis.call('XADD', log, id, unpack(fields))
@@ -98,9 +104,12 @@ if top > before then
     redis.call('HSET', meta, kind == 'b' and 'hinted' or 'told', string.format('%d', stored))
   end
   -- From the last publish on it lives for its time, and not shorter than keys that lead into it; up to a sixteenth and a
-  -- minute longer: renewing is rare.
+  -- minute longer: renewing is rare. Not while it has what somebody was told of and the store lacks: commit.lua.
   local ttl = math.max(tonumber(ARGV[2]), tonumber(ARGV[3]))
-  local longest, left = ttl + math.floor(ttl / 16) + 60, redis.call('TTL', log)
-  if left < ttl or left > longest then redis.call('EXPIRE', log, longest) end
+  if queued then redis.call('HSET', meta, 'lives', ttl) end
+  if (tonumber(known[10]) or 0) <= stored then
+    local longest, left = ttl + math.floor(ttl / 16) + 60, redis.call('TTL', log)
+    if left < ttl or left > longest then redis.call('EXPIRE', log, longest) end
+  end
 end
 return results

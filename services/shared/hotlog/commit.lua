@@ -1,29 +1,43 @@
 #!lua flags=allow-oom
--- Makes entries of a `stored` channel readable, and publishes them in the order of offsets. The store must have them.
+-- Makes entries of a `stored` channel readable, and publishes them in the order of offsets.
+--
+-- The store must have them, unless ARGV[7] is 'q': then all of them must be such that may become readable before (field
+-- `q`), and the meta has in `shown` up to where they are. What is above `stored` is never cut off, and does not expire.
 --
 -- KEYS: log, meta, and, if the feed may tell of the channel, its stream of the feed, and the head of a conversation (see
 --   services/persistence/chat/inbox), which goes with an event that erases something.
 -- ARGV: epoch, upto, history_size, pub/sub channel, token of the incarnation in which they were numbered, most entries
---   that one call handles; with a stream also entries that it keeps, and the channel.
+--   that one call publishes, 'q' or ''; with a stream also entries that it keeps, and the channel.
 -- Returns the readable top, which is below `upto` if there are more: call again then; -1 if epoch or incarnation is another
--- one, or an entry is missing; -2 if the feed must tell of an entry, and there is no stream: then nothing was done.
+-- one, or an entry is missing; -2 if the feed must tell of an entry, and there is no stream; -3 if an entry must be stored
+-- first. If it is negative, nothing was done.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life')
-local stored, upto = tonumber(known[3]), tonumber(ARGV[2])
+local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives')
+local stored, upto, shown, early = tonumber(known[3]), tonumber(ARGV[2]), tonumber(known[5]), ARGV[7] == 'q'
 if known[1] ~= ARGV[1] or not stored or known[4] ~= ARGV[5] then return -1 end
 if upto > tonumber(known[2]) then return -1 end
-if upto <= stored then return stored end
-upto = math.min(upto, stored + tonumber(ARGV[6]))
-local entries = redis.call('XRANGE', log, string.format('%d-0', stored + 1), string.format('%d-0', upto))
-if #entries ~= upto - stored then return -1 end
+local readable = math.max(stored, shown or 0)
+if upto <= (early and readable or stored) then return readable end
+local entries = {}
+if upto > readable then
+  upto = math.min(upto, readable + tonumber(ARGV[6]))
+  entries = redis.call('XRANGE', log, string.format('%d-0', readable + 1), string.format('%d-0', upto))
+  if #entries ~= upto - readable then return -1 end
+end
 local kind = nil  -- 'a': the feed tells of them; 'b': as hidden entries
 for _, entry in ipairs(entries) do
   local field = entry[2][9]
   if field == 'a' or field == 'b' then kind = field end
+  if early then
+    local may = false
+    for at = 9, #entry[2], 2 do may = may or entry[2][at] == 'q' end
+    if not may then return -3 end
+  end
 end
 if kind and not KEYS[3] then return -2 end
 -- First: a Redis that takes no writes refuses here, before anybody has heard what can't be read.
-redis.call('HSET', meta, 'stored', string.format('%d', upto))
+redis.call('HSET', meta, early and 'shown' or 'stored', string.format('%d', upto))
+if early then redis.call('PERSIST', log) end
 for _, entry in ipairs(entries) do
   local offset = string.match(entry[1], '^%d+')
   redis.call('PUBLISH', ARGV[4], 'p' .. known[1] .. ' ' .. offset .. ' ' .. entry[2][4])
@@ -32,29 +46,34 @@ if kind then
   -- What a persistence without the feed has committed in between, during an update, is made up for.
   local told = kind == 'b' and 'hinted' or 'told'
   local last, late, erases, id = tonumber(redis.call('HGET', meta, told)), {}, false, nil
-  if last and last < stored then
-    late = redis.call('XRANGE', log, string.format('%d-0', last + 1), string.format('%d-0', stored), 'COUNT', 1000)
+  if last and last < readable then
+    late = redis.call('XRANGE', log, string.format('%d-0', last + 1), string.format('%d-0', readable), 'COUNT', 1000)
   end
   for _, some in ipairs({late, entries}) do
     for _, entry in ipairs(some) do
       local fields, own = entry[2], {}
       for at = 9, #fields, 2 do own[fields[at]] = fields[at + 1] end
       local offset = (own.b or (kind == 'b' and not own.a)) and 'h' or 'o'
-      local said = {'c', ARGV[8], 'e', known[1], offset, string.match(entry[1], '^%d+'), 'a', own.a or own.b or ''}
+      local said = {'c', ARGV[9], 'e', known[1], offset, string.match(entry[1], '^%d+'), 'a', own.a or own.b or ''}
       if own.c then
         said[9], said[10] = 'l', own.c
         erases = erases or tonumber(string.match(own.c, '^%d+')) % 8 >= 4
       end
       if own.u then said[#said + 1], said[#said + 2] = 'u', own.u end
-      id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', unpack(said))
+      id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', unpack(said))
     end
   end
   redis.call('HSET', meta, told, string.format('%d', upto), 'fed', string.format('%d ', upto) .. id)
   if erases then redis.call('DEL', KEYS[4]) end
 end
+if early then return upto end
 -- Cut at every sixteenth offset: up to fifteen more are kept.
-local oldest = upto - tonumber(ARGV[3]) + 1
+readable = math.max(readable, upto)
+local oldest = math.min(readable - tonumber(ARGV[3]), upto) + 1
 if oldest > 1 and math.floor(upto / 16) > math.floor(stored / 16) then
   redis.call('XTRIM', log, 'MINID', string.format('%d-0', oldest))
 end
-return upto
+if shown and known[6] and upto >= shown and stored < shown then  -- all of it is stored: it may expire again
+  redis.call('EXPIRE', log, known[6] + math.floor(known[6] / 16) + 60)
+end
+return readable

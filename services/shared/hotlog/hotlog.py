@@ -78,12 +78,16 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Publications of one `stored` channel, in order, with its history settings."""
+    """Publications of one `stored` channel, in order, with its history settings.
+
+    `queued`: they may become readable before they are stored (durability `queued`).
+    """
 
     channel: str
     history_size: int
     history_ttl_s: int
     items: Sequence[Item]
+    queued: bool = False
 
 
 class Counts(NamedTuple):
@@ -108,7 +112,7 @@ class Appended(NamedTuple):
     """
 
     epoch: str
-    stored: int  # the readable top
+    stored: int  # everything above it is to be stored
     stamp: bytes
     offsets: list[int]
     counts: Counts | None = None
@@ -128,9 +132,11 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
     `incarnation`: the one in which the channel was compared with the store.
     `max_unstored`: entries of the channel that may be numbered and not stored.
     """
-    channel, _, history_ttl_s, items = batch
+    channel, _, history_ttl_s, items, queued = batch
     names = [keys.log(channel), keys.meta(channel)]
     arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored, 0]
+    if queued:
+        arguments[3] = f"-{max_unstored}"
     terms: list[str | bytes | int] = []
     told = special = False
     for publication_id, publication, user, key, author, flags, guard, latest_ms, hidden, users in items:
@@ -168,18 +174,34 @@ def appended(result: Any) -> Appended | None:
 
 
 def commit_call(
-    channel: str, epoch: str, upto: int, history_size: int, incarnation: str, *, feed_max_entries: int = 0
+    channel: str,
+    epoch: str,
+    upto: int,
+    history_size: int,
+    incarnation: str,
+    *,
+    feed_max_entries: int = 0,
+    early: bool = False,
 ) -> Call:
     """Return the call that makes entries up to `upto` readable, and publishes them.
 
     Its result is the readable top, which is below `upto` if there are more than 256: call again then. Or -1 (see
-    commit.lua), or `NEEDS_FEED`: call again with `feed_max_entries`.
+    commit.lua), or `NEEDS_FEED`: call again with `feed_max_entries`; if `early`, also `queued.MUST_BE_STORED`.
 
     `incarnation`: the one in which they were numbered.
     `feed_max_entries`: entries that a stream of the feed keeps; 0: the feed does not tell of the channel.
+    `early`: the store lacks them, and they are of durability `queued`.
     """
     names = [keys.log(channel), keys.meta(channel)]
-    arguments: list[str | bytes | int] = [epoch, upto, history_size, keys.pub(channel), incarnation, MOST_COMMITTED]
+    arguments: list[str | bytes | int] = [
+        epoch,
+        upto,
+        history_size,
+        keys.pub(channel),
+        incarnation,
+        MOST_COMMITTED,
+        "q" if early else "",
+    ]
     if feed_max_entries:
         names += (keys.commits(keys.feed_shard(channel)), keys.inbox_head(channel))
         arguments += (feed_max_entries, channel)
@@ -200,7 +222,8 @@ def verify_call(
     """Return the call that notes that the channel was compared with the store.
 
     `n` and `mv` are those of the store at its top, `erasures` is what it has counted of the channel.
-    Its result is 1: noted; 0: Redis is behind; 2: it is ahead; -1: it has no meta of the channel.
+    Its result is 1: noted; 0: Redis is behind; 2: it is ahead; -1: it has no meta of the channel; 3: it lacks something
+    that was readable before it was stored.
     """
     names = [keys.meta(channel), keys.log(channel), keys.inbox_head(channel)]
     return Call(VERIFY, names, [epoch, top, incarnation, int(may_be_ahead), n, mv, erasures])
@@ -256,10 +279,12 @@ def advance_call(
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
     feed_max_entries: int = 0,
+    saved: int = 0,
 ) -> Call:
     """Return the call that sets Redis, which is behind, to the store's state.
 
-    Its result is `NEEDS_FEED` if nothing was done: call again with `feed_max_entries`.
+    Its result is `NEEDS_FEED` if nothing was done: call again with `feed_max_entries`. It is `queued.HAS_MORE` if
+    nothing was done since something above `saved` is readable that the store may lack.
 
     `time_ms` is that of the newest publication; `forget` has (user, key), `remember` (user, key, offset, ttl_s).
     `feed_max_entries`: entries that a stream of the feed keeps; 0: the feed does not tell of the channel.
@@ -272,6 +297,7 @@ def advance_call(
         shard = keys.feed_shard(channel)
         names.append(keys.commits(shard))
         arguments[5:] = feed_max_entries, f"feed{shard}"
+    arguments += (saved, keys.pub(channel))
     for _, _, offset, ttl_s in remember:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(ADVANCE, names, arguments)
@@ -386,19 +412,21 @@ def page(result: Any) -> Page | None:
 
 
 class Unstored(NamedTuple):
-    """Entries of a `stored` channel above its readable top.
+    """Entries of a `stored` channel that are not stored, as far as Redis knows.
 
-    `incarnation`: the one in which the channel was last compared with the store.
+    `stored`: the last one that is. `incarnation`: the one in which the channel was last compared with the store.
+    `readable`: the readable top, which is higher if publications were acknowledged before they were stored.
     """
 
     epoch: str
     stored: int
     entries: list[Entry]
     incarnation: str
+    readable: int
 
 
 def unstored_call(channel: str, limit: int) -> Call:
-    """Return the call for the entries above the readable top, oldest first."""
+    """Return the call for the entries that are not stored, oldest first."""
     return Call(UNSTORED, [keys.log(channel), keys.meta(channel)], [limit])
 
 
@@ -407,10 +435,11 @@ def unstored(result: Any) -> Unstored | None:
     found = raise_for_error(result)
     if not found:
         return None
-    epoch, stored, entries, incarnation = found
+    epoch, stored, entries, incarnation, readable = found
     return Unstored(
         epoch.decode(),
         int(stored),
         [decode_entry(int(name.split(b"-")[0]), fields) for name, fields in entries],
         incarnation.decode(),
+        int(readable),
     )

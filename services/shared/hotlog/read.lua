@@ -6,9 +6,10 @@
 --   caller has seen.
 -- Returns {epoch, top, entries}; {} if there is no such log, or if this Redis has fewer writes.
 if (tonumber(redis.call('HGET', KEYS[3], 'writes')) or 0) < tonumber(ARGV[7]) then return {} end
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'top', 'stored', 'life', 'shown')
 local stored = ARGV[1] == 'stored'
 local top = tonumber(stored and known[3] or known[2])
+if stored and top then top = math.max(top, tonumber(known[5]) or 0) end  -- readable before it is stored
 if not known[1] or not top then return {} end
 if stored and known[4] ~= ARGV[5] then return {} end
 if not stored and string.match(known[1], '^(%d+)%.') ~= ARGV[5] then return {} end

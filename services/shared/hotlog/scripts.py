@@ -47,6 +47,7 @@ def name_of(sha: str) -> str | None:
 APPEND_HOT = load(_FOLDER / "stamp.lua", _FOLDER / "append_hot.lua")
 APPEND_STORED = load(_FOLDER / "stamp.lua", _FOLDER / "append_stored.lua")
 COMMIT = load(_FOLDER / "commit.lua")
+COUNT_WRITE = load(_FOLDER / "count_write.lua")
 INIT = load(_FOLDER / "init.lua")
 ADVANCE = load(_FOLDER / "advance.lua")
 TOP = load(_FOLDER / "top.lua")

@@ -6,7 +6,8 @@
 -- KEYS: meta, log, head of a conversation.
 -- ARGV: epoch, top of the store, token of the incarnation, 1 if Redis may have more, n and mv at the top of the store,
 --   number of erasures in the store. If Redis has seen fewer, it came back with what was erased: its readable entries go.
--- Returns 1 if it was noted, 0 if Redis is behind, -1 if there is no meta, 2 if Redis has more.
+-- Returns 1 if it was noted, 0 if Redis is behind, -1 if there is no meta, 2 if Redis has more, 3 if something is missing
+--   that was readable before it was stored.
 local function flags_of(fields)
   for at = 9, #fields, 2 do
     if fields[at] == 'c' then return tonumber(string.match(fields[at + 1], '^%d+')) end
@@ -14,10 +15,15 @@ local function flags_of(fields)
   return 0
 end
 
-local known = redis.call('HMGET', KEYS[1], 'epoch', 'stored', 'top', 'counts', 'erased')
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'stored', 'top', 'counts', 'erased', 'shown')
 if not known[1] or not known[2] then return -1 end
 if known[1] ~= ARGV[1] or tonumber(known[2]) < tonumber(ARGV[2]) then return 0 end
 if tonumber(known[2]) > tonumber(ARGV[2]) and ARGV[4] ~= '1' then return 2 end
+local shown = tonumber(known[6]) or 0
+if shown > tonumber(known[2]) then
+  local readable = redis.call('XRANGE', KEYS[2], string.format('%d-0', known[2] + 1), string.format('%d-0', shown))
+  if #readable ~= shown - tonumber(known[2]) then return 3 end
+end
 redis.call('HSET', KEYS[1], 'life', ARGV[3])
 if tonumber(ARGV[7]) > (tonumber(known[5]) or 0) then
   redis.call('XTRIM', KEYS[2], 'MINID', string.format('%d-0', tonumber(known[2]) + 1))

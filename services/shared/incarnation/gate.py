@@ -135,6 +135,16 @@ class IncarnationGate:
         elif known.generation == mine.generation:
             self.known = Known(known.generation, max(known.writes, mine.writes), known.at_ms or mine.at_ms)
 
+    def saw_writes(self, token: str, writes: int) -> None:
+        """Note the number of writes that Redis has counted in an incarnation.
+
+        0: it has counted fewer than were seen, so heartbeat or check should look now.
+        """
+        if not writes:
+            self.refused.set()
+        elif self.incarnation is not None and self.incarnation.token == token:
+            self.saw(Known(self.incarnation.generation, writes))
+
     def close(self) -> None:
         """Refuse new connections."""
         self.incarnation = None

@@ -259,6 +259,10 @@ class RedisBroker:
             raise Unavailable("the log is of a later generation, or Redis went back")
         return StreamPosition(*found)
 
+    def saw(self, known: Known) -> None:
+        """Note what persistence has seen of Redis before it acknowledged something."""
+        self._gate.saw(known)
+
     async def tops(self, channels: Sequence[tuple[str, bool]]) -> list[StreamPosition | None]:
         calls = [self._top_call(name, stored) for name, stored in channels]
         found = [hotlog.top(result) for result in await asyncio.gather(*map(self._run_command, calls))]

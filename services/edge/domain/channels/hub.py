@@ -170,7 +170,7 @@ class Hub:
         The ring of a `hot` log is limited by the namespace's history size and time, as the log itself is. A `stored`
         log keeps everything, so its ring has only the limits of the settings, and those of retention.
         """
-        settings, stored = self._settings, namespace.durability is Durability.STORED
+        settings, stored = self._settings, namespace.durability.keeps
         kept = (namespace.retention_messages or settings.ring_size) if stored else namespace.history_size
         return ChannelLog(
             top,
@@ -321,7 +321,7 @@ class Hub:
 
     async def _compare(self, views: list[Channel]) -> None:
         """Repair the channels whose position differs from that of their logs."""
-        names = [(view.name, view.namespace.durability is Durability.STORED) for view in views]
+        names = [(view.name, view.namespace.durability.keeps) for view in views]
         try:
             tops = await self._broker.tops(names)
         except ThalamusError:

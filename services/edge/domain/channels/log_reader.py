@@ -46,7 +46,7 @@ from services.edge.domain.model import HistoryPage, Publication, StreamPosition
 from services.edge.domain.ports import Broker, Store
 from services.edge.domain.settings import Settings
 from services.shared.errors import Busy, ErrorCode, ThalamusError
-from services.shared.namespaces import Durability, Namespace
+from services.shared.namespaces import Namespace
 from services.shared.process.backoff import Backoff
 from services.shared.process.single_flight import SingleFlight
 
@@ -97,13 +97,13 @@ class LogReader:
 
     async def top(self, channel: str, namespace: Namespace) -> StreamPosition:
         """Return the newest readable position; create the log if there is none."""
-        if namespace.durability is Durability.STORED:
+        if namespace.durability.keeps:
             return await self._broker.stored_top(channel) or await self._store.open(channel)
         return await self._broker.top(channel)
 
     async def has_begun(self, channel: str, namespace: Namespace) -> bool:
         """Return whether the channel has a log; do not create one."""
-        if namespace.durability is Durability.STORED:
+        if namespace.durability.keeps:
             return await self._broker.stored_top(channel) is not None or await self._store.has_begun(channel)
         page = await self._broker.read(channel, since_offset=0, limit=1, reverse=False, stored=False, max_bytes=1)
         return page is not None
@@ -168,7 +168,7 @@ class LogReader:
 
     async def _after(self, channel: str, namespace: Namespace, position: StreamPosition) -> HistoryPage | None:
         limit = self._settings.recovery_limit
-        stored = namespace.durability is Durability.STORED
+        stored = namespace.durability.keeps
         page = await self._broker.read(
             channel,
             since_offset=position.offset,
@@ -217,7 +217,7 @@ class LogReader:
         key = (channel, log.epoch, offset)
         now = asyncio.get_running_loop().time()
         is_fixed = not (namespace.conversations or namespace.has_retention)
-        lasts = namespace.durability is Durability.STORED and is_fixed
+        lasts = namespace.durability.keeps and is_fixed
         known = self._pages.get(key, -math.inf if lasts else now - _FRESH_S)
         if known is not None:
             return known
@@ -234,7 +234,7 @@ class LogReader:
     async def _page(self, channel: str, namespace: Namespace, offset: int) -> HistoryPage | None:
         size = self._settings.recovery_limit
         limit = size - offset % size
-        if namespace.durability is Durability.STORED:
+        if namespace.durability.keeps:
             found = await self._stored_history(channel, limit, offset, reverse=False, max_bytes=PAGE_BYTES)
         else:
             read = await self._broker.read(
@@ -281,7 +281,7 @@ class LogReader:
             offset = max(offset, above)
         if limit == 0:
             page = HistoryPage([], await self.top(channel, namespace))
-        elif namespace.durability is Durability.STORED:
+        elif namespace.durability.keeps:
             page = await self._in_turn(
                 namespace,
                 lambda: self._stored_history(
@@ -350,7 +350,7 @@ class LogReader:
         Raises:
             Busy: too many reads wait, or there was no slot within 2.5 s.
         """
-        slots = self._slots[namespace.durability is Durability.STORED]
+        slots = self._slots[namespace.durability.keeps]
         if self._waiting >= self._settings.max_waiting_reads:
             raise Busy("too many reads wait")
         self._waiting += 1

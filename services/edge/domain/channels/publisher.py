@@ -25,6 +25,7 @@ from services.shared.process.metrics import Buckets
 logger = logging.getLogger(__name__)
 
 _HOT_SECONDS, _STORED_SECONDS, _NONE_SECONDS = ACK_SECONDS["hot"], ACK_SECONDS["stored"], ACK_SECONDS["none"]
+_QUEUED_SECONDS = ACK_SECONDS["queued"]
 MAX_TAGS = 32  # of a publication: every subscriber gets them all
 _NO_POSITION = AppendResult(StreamPosition(0, ""), False)
 
@@ -34,8 +35,8 @@ Outcome = AppendResult | ThalamusError
 class Publisher:
     """Publishes messages; the caller has checked the permission.
 
-    A publication is done once the channel's log has it: the store for `stored`, Redis for `hot`. With durability `none`
-    it is done once it is published in Redis.
+    A publication is done once the channel's log has it: the store for `stored`, Redis for `hot` and `queued`. With
+    durability `none` it is done once it is published in Redis.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Publisher:
         return self._backlog(namespace.durability)
 
     def _backlog(self, durability: Durability) -> Backlog:
-        return self.admission.store if durability is Durability.STORED else self.admission.redis
+        return self.admission.store if durability.keeps else self.admission.redis
 
     async def publish(
         self,
@@ -196,11 +197,13 @@ class Publisher:
     ) -> Awaitable[AppendResult]:
         if durability is Durability.NONE:
             return self._announce(channel, publication)
-        stored = durability is Durability.STORED
+        stored = durability.keeps
         if stored and namespace.conversations:
             return self._chat.append(channel, publication, key_user=key_user, key=key, namespace=namespace)
-        log: Broker | Store = self._store if stored else self._broker
-        return log.append(
+        append = self._broker.append
+        if stored:
+            append = self._store.append_queued if durability is Durability.QUEUED else self._store.append
+        return append(
             channel,
             publication,
             key_user=key_user,
@@ -254,6 +257,8 @@ def _seconds_of(durability: Durability) -> Buckets:
     """
     if durability is Durability.HOT:
         return _HOT_SECONDS
+    if durability is Durability.QUEUED:
+        return _QUEUED_SECONDS
     return _STORED_SECONDS if durability is Durability.STORED else _NONE_SECONDS
 
 

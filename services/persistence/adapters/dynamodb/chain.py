@@ -34,7 +34,10 @@ _CHANNEL = "c#"  # how the key of a channel's item begins
 
 
 class Channel(NamedTuple):
-    """The channel's own item; its numbers only grow."""
+    """The channel's own item; its numbers only grow.
+
+    `epoch` changes where Redis lost what was not stored.
+    """
 
     epoch: str
     bucket: int  # the last bucket begun, which may have no item yet
@@ -42,6 +45,7 @@ class Channel(NamedTuple):
     cleared: int  # items up to here are emptied
     counts_from: int  # no row below this offset has flags; 0: no row at all
     erasures: int  # how often something was erased
+    queued_in: int  # generation since which Redis may have more than the store; 0: it never had
 
 
 class Chains:

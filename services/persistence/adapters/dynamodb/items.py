@@ -14,7 +14,7 @@ from typing import Any
 from services.persistence.domain.ports import Row
 from services.shared.dynamodb.client import item_of, values_of
 from services.shared.dynamodb.tables import EXPIRY
-from services.shared.namespaces import Durability, Namespaces
+from services.shared.namespaces import Namespaces
 from services.shared.process.config import ConfigError
 from thalamus.persistence.v1.storage_pb2 import StoredKeys, StoredRow, StoredRows
 
@@ -38,7 +38,7 @@ def check_sizes(namespaces: Namespaces, path: Path) -> None:
         ConfigError: names file, table and option.
     """
     for namespace in filter(None, [namespaces.default, *namespaces.named.values()]):
-        if namespace.durability is Durability.STORED and namespace.max_data_bytes > MAX_DATA_BYTES:
+        if namespace.durability.keeps and namespace.max_data_bytes > MAX_DATA_BYTES:
             table = f"[namespaces.{namespace.name}]" if namespace.name else "[default]"
             raise ConfigError(
                 f"{path}: {table} max_data_bytes: DynamoDB can store at most {MAX_DATA_BYTES:,} of a publication,"

@@ -35,7 +35,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from services.persistence.adapters.dynamodb import erasing, removal
+from services.persistence.adapters.dynamodb import erasing, queued, removal
 from services.persistence.adapters.dynamodb.chain import Chains, Channel
 from services.persistence.adapters.dynamodb.items import BUCKET_OFFSETS, HEARTBEAT_KEY, channel_key, has_counts
 from services.persistence.adapters.dynamodb.operation import DEADLINE_S, operation
@@ -116,7 +116,7 @@ class DynamoDbLogStore:
                 found = await self._channel(channel)
             top, counts = await self._chains.end(channel, found.bucket)
             n, mv = counts or await self._chains.counts(channel, found, top)
-            return ChannelState(found.epoch + restored, top, found.removed, n, mv, found.erasures)
+            return ChannelState(found.epoch + restored, top, found.removed, n, mv, found.erasures, found.queued_in)
 
     async def has_begun(self, channel: str) -> bool:
         async with self._operation("has_begun"):
@@ -218,6 +218,15 @@ class DynamoDbLogStore:
     @property
     def unscrubbed_since(self) -> float | None:
         return None
+
+    async def note_queued(self, channel: str, generation: int) -> None:
+        async with self._operation("note_queued"):
+            await queued.note(self._chains, channel, generation)
+
+    async def renew_epoch(self, channel: str, state: ChannelState, generation: int) -> None:
+        async with self._operation("renew_epoch"):
+            epoch = state.epoch.removesuffix(self._restored or "")
+            await queued.renew_epoch(self._chains, channel, epoch, generation)
 
     async def begin_removal(self, channel: str, upto: int) -> None:
         async with self._operation("remove"):

@@ -98,6 +98,11 @@ class RedisHeartbeat:
         """Take over the note of the last orderly stop: all that Redis had, without edges."""
         self._known = known
 
+    def saw(self, known: Known) -> None:
+        """Take over what else this process has seen of Redis since the last heartbeat."""
+        if known.generation == self._known.generation and known.writes > self._known.writes:
+            self._known = self._known._replace(writes=known.writes)
+
     async def close_run(self, counted: Heartbeat) -> tuple[Heartbeat, Known] | None:
         """Close this run of Redis in order; return what the store should keep.
 

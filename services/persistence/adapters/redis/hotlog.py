@@ -11,7 +11,7 @@ from services.persistence.adapters.redis.rewrites import note_call
 from services.persistence.domain.ports import ChannelState, KnownKey
 from services.persistence.metrics import REBUILT, REDIS_SECONDS
 from services.shared.errors import Unavailable
-from services.shared.hotlog import erasing, hotlog, keys
+from services.shared.hotlog import erasing, hotlog, keys, queued
 from services.shared.hotlog.hotlog import Appended, Batch, Unstored
 from services.shared.hotlog.scripts import Call, raise_for_error
 from services.shared.redis.pipeline import RedisPipeline
@@ -35,15 +35,17 @@ class RedisHotLog:
         incarnation: Callable[[], str] = lambda: "",
         writes: Callable[[], int] = lambda: 0,
         *,
+        saw_writes: Callable[[str, int], None] = lambda incarnation, writes: None,
         feed_max_entries: int = hotlog.FEED_MAX_ENTRIES,
     ) -> None:
         """Create it on a connection.
 
         `incarnation` returns the token of the present incarnation. `writes` returns how many writes of `hot` logs Redis
-        must have, unless it went back. `feed_max_entries`: entries that a stream of the feed keeps.
+        must have, unless it went back. `saw_writes` gets the incarnation and their number in it; 0: Redis went back.
+        `feed_max_entries`: entries that a stream of the feed keeps.
         """
         self._client = client
-        self._incarnation, self._writes = incarnation, writes
+        self._incarnation, self._writes, self._saw_writes = incarnation, writes, saw_writes
         self._feed_max_entries = feed_max_entries
         self._full_rebuild_at = 0.0  # monotonic time from which a rebuild may keep readable entries
         self._told: set[str] = set()  # channels that the feed tells of
@@ -75,31 +77,52 @@ class RedisHotLog:
         return outcomes
 
     async def commit(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
+        return (await self._commit(channels, incarnation, early=False))[0]
+
+    async def show(self, channels: Sequence[tuple[str, str, int, int]], incarnation: str) -> list[int | Exception]:
         if not channels:
             return []
+        results, writes = await self._commit(channels, incarnation, early=True)
+        if isinstance(writes, Exception):
+            return [writes] * len(channels)
+        self._saw_writes(incarnation, writes)
+        return results if writes else [Unavailable("Redis went back")] * len(channels)
+
+    async def _commit(
+        self, channels: Sequence[tuple[str, str, int, int]], incarnation: str, *, early: bool
+    ) -> tuple[list[int | Exception], int | Exception]:
+        """Commit; `early`: before the store has the entries.
+
+        Returns the readable tops and, if `early`, the number of writes.
+        """
         reached = [-1] * len(channels)
         results: list[int | Exception] = [*reached]
+        writes: int | Exception = 0
         left = list(range(len(channels)))
+        counts = [queued.count_write_call(self._writes())] if early else []
         while left:
-            found = await self._run("commit", [self._commit_call(channels[index], incarnation) for index in left])
+            calls = [self._commit_call(channels[index], incarnation, early) for index in left]
+            found = await self._run("show" if early else "commit", [*calls, *counts])
+            if counts:
+                writes, counts = _number(found[-1]), []
             again: list[int] = []
-            for index, result in zip(left, found, strict=True):
-                if isinstance(result, exceptions.RedisError):
-                    results[index] = Unavailable(f"Redis refused: {result}")
+            for index, result in zip(left, found[: len(left)], strict=True):
+                readable, before = _number(result), reached[index]
+                results[index] = readable
+                if isinstance(readable, Exception):
                     continue
-                readable, before = int(result), reached[index]  # type: ignore[call-overload]
-                results[index] = reached[index] = readable
+                reached[index] = readable
                 if readable == hotlog.NEEDS_FEED:  # others numbered them: another replica, or this one before a restart
                     self._remember_told([channels[index][0]])
                     again.append(index)
                 elif max(before, -1) < readable < channels[index][2]:  # the next ones by another call
                     again.append(index)
             left = again
-        return results
+        return results, writes
 
-    def _commit_call(self, commit: tuple[str, str, int, int], incarnation: str) -> Call:
+    def _commit_call(self, commit: tuple[str, str, int, int], incarnation: str, early: bool) -> Call:
         most = self._feed_max_entries if commit[0] in self._told else 0
-        return hotlog.commit_call(*commit, incarnation, feed_max_entries=most)
+        return hotlog.commit_call(*commit, incarnation, feed_max_entries=most, early=early)
 
     def _remember_told(self, channels: Sequence[str]) -> None:
         if channels and len(self._told) >= _MAX_TOLD:
@@ -132,7 +155,8 @@ class RedisHotLog:
         time_ms: int,
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
-    ) -> None:
+        saved: int = 0,
+    ) -> bool:
         if len(known) > _KEYS_AT_ONCE:
             (found,) = await self.unstored([channel], _UNSTORED_KEYS)
             doubtful = {keys.unpair(entry.key) for entry in found.entries} if found is not None else set()
@@ -149,9 +173,12 @@ class RedisHotLog:
                 forget=forget,
                 remember=known,
                 feed_max_entries=most,
+                saved=saved,
             )
-            if raise_for_error((await self._run("advance", [call]))[0]) != hotlog.NEEDS_FEED:
-                return
+            done = raise_for_error((await self._run("advance", [call]))[0])
+            if done != hotlog.NEEDS_FEED:
+                break
+        return bool(done != queued.HAS_MORE)
 
     async def _remember(self, channel: str, state: ChannelState, known: Sequence[KnownKey]) -> Sequence[KnownKey]:
         """Bring all keys but the first 2,000, and return those.
@@ -172,7 +199,9 @@ class RedisHotLog:
         call = hotlog.stored_top_call(channel, self._incarnation(), writes=self._writes())
         (result,) = await self._run("top", [call])
         found = hotlog.top(result)
-        return None if found is None else ChannelState(found[1], found[0], hotlog.removed(result))
+        if found is None:
+            return None
+        return ChannelState(found[1], found[0], hotlog.removed(result), behind=found[0] - queued.stored_upto(result))
 
     async def trim(self, channel: str, upto: int) -> None:
         raise_for_error((await self._run("trim", [erasing.trim_call(channel, upto), note_call()]))[0])
@@ -201,3 +230,10 @@ class RedisHotLog:
     async def unmark(self, marks: Sequence[tuple[str, bytes]]) -> None:
         calls = [hotlog.unmark_call(marks), *(hotlog.rest_call(channel) for channel, _ in marks)]
         raise_for_error((await self._run("unmark", calls))[0])
+
+
+def _number(result: object) -> int | Exception:
+    """Return the number that a script returned; `Unavailable`: Redis refused the call."""
+    if isinstance(result, exceptions.RedisError):
+        return Unavailable(f"Redis refused: {result}")
+    return int(result)  # type: ignore[call-overload,no-any-return]

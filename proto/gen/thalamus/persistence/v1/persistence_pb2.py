@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thalamus.common.v1 import common_pb2 as thalamus_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)thalamus/persistence/v1/persistence.proto\x12\x17thalamus.persistence.v1\x1a\x1fthalamus/common/v1/common.proto\"A\n\x0b\x41ppendBatch\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.thalamus.persistence.v1.AppendItem\"\xd9\x01\n\nAppendItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\x16\n\x0epublication_id\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x14\n\x0chistory_size\x18\x06 \x01(\r\x12\x15\n\rhistory_ttl_s\x18\x07 \x01(\r\x12\x0c\n\x04\x66\x65\x65\x64\x18\x08 \x01(\x08\x12\x33\n\x05terms\x18\t \x01(\x0b\x32$.thalamus.persistence.v1.AppendTerms\"R\n\x0b\x41ppendTerms\x12\x16\n\x0epublication_id\x18\x01 \x01(\x0c\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x12\n\x05guard\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_guard\"k\n\rAppendResults\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.thalamus.persistence.v1.AppendResult\x12\r\n\x05taken\x18\x02 \x01(\x04\x12\x13\n\x0btakes_terms\x18\x03 \x01(\x08\"\x9e\x01\n\x0c\x41ppendResult\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.thalamus.common.v1.ItemStatus\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x14\n\x0crepeated_key\x18\x03 \x01(\x08\x12\x0c\n\x04item\x18\x04 \x01(\x04\x12\n\n\x02mv\x18\x05 \x01(\x04\"w\n\x0bReadRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x14\n\x0csince_offset\x18\x02 \x01(\x04\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0f\n\x07reverse\x18\x04 \x01(\x08\x12\x11\n\tmax_bytes\x18\x05 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x06 \x01(\x08\"w\n\x08ReadPage\x12@\n\x0cpublications\x18\x01 \x03(\x0b\x32*.thalamus.persistence.v1.StoredPublication\x12)\n\x03top\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\"^\n\x11StoredPublication\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\t\n\x01n\x18\x03 \x01(\x04\x12\n\n\x02mv\x18\x04 \x01(\x04\x12\r\n\x05\x66lags\x18\x05 \x01(\r\"2\n\x0bOpenRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x12\n\nonly_known\x18\x02 \x01(\x08\"J\n\x0cOpenResponse\x12)\n\x03top\x18\x01 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x0f\n\x07unknown\x18\x02 \x01(\x08\"\'\n\x14RemoveHistoryRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\x17\n\x15RemoveHistoryResponse\"\x1e\n\x0bKeptRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"_\n\x0cKeptResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x12\x0b\n\x03top\x18\x02 \x01(\x04\x12\x11\n\toldest_ms\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ys\x18\x04 \x01(\x04\x12\x10\n\x08messages\x18\x05 \x01(\x04\x32\xdd\x03\n\x12PersistenceService\x12Z\n\x06\x41ppend\x12$.thalamus.persistence.v1.AppendBatch\x1a&.thalamus.persistence.v1.AppendResults(\x01\x30\x01\x12Q\n\x04Read\x12$.thalamus.persistence.v1.ReadRequest\x1a!.thalamus.persistence.v1.ReadPage0\x01\x12S\n\x04Open\x12$.thalamus.persistence.v1.OpenRequest\x1a%.thalamus.persistence.v1.OpenResponse\x12n\n\rRemoveHistory\x12-.thalamus.persistence.v1.RemoveHistoryRequest\x1a..thalamus.persistence.v1.RemoveHistoryResponse\x12S\n\x04Kept\x12$.thalamus.persistence.v1.KeptRequest\x1a%.thalamus.persistence.v1.KeptResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)thalamus/persistence/v1/persistence.proto\x12\x17thalamus.persistence.v1\x1a\x1fthalamus/common/v1/common.proto\"A\n\x0b\x41ppendBatch\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.thalamus.persistence.v1.AppendItem\"\xd9\x01\n\nAppendItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\x16\n\x0epublication_id\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x14\n\x0chistory_size\x18\x06 \x01(\r\x12\x15\n\rhistory_ttl_s\x18\x07 \x01(\r\x12\x0c\n\x04\x66\x65\x65\x64\x18\x08 \x01(\x08\x12\x33\n\x05terms\x18\t \x01(\x0b\x32$.thalamus.persistence.v1.AppendTerms\"R\n\x0b\x41ppendTerms\x12\x16\n\x0epublication_id\x18\x01 \x01(\x0c\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x12\n\x05guard\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_guard\"\x8f\x01\n\rAppendResults\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.thalamus.persistence.v1.AppendResult\x12\r\n\x05taken\x18\x02 \x01(\x04\x12\x13\n\x0btakes_terms\x18\x03 \x01(\x08\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0e\n\x06writes\x18\x05 \x01(\x04\"\x9e\x01\n\x0c\x41ppendResult\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.thalamus.common.v1.ItemStatus\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x14\n\x0crepeated_key\x18\x03 \x01(\x08\x12\x0c\n\x04item\x18\x04 \x01(\x04\x12\n\n\x02mv\x18\x05 \x01(\x04\"w\n\x0bReadRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x14\n\x0csince_offset\x18\x02 \x01(\x04\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x0f\n\x07reverse\x18\x04 \x01(\x08\x12\x11\n\tmax_bytes\x18\x05 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x06 \x01(\x08\"w\n\x08ReadPage\x12@\n\x0cpublications\x18\x01 \x03(\x0b\x32*.thalamus.persistence.v1.StoredPublication\x12)\n\x03top\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\"^\n\x11StoredPublication\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\t\n\x01n\x18\x03 \x01(\x04\x12\n\n\x02mv\x18\x04 \x01(\x04\x12\r\n\x05\x66lags\x18\x05 \x01(\r\"2\n\x0bOpenRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x12\n\nonly_known\x18\x02 \x01(\x08\"J\n\x0cOpenResponse\x12)\n\x03top\x18\x01 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x0f\n\x07unknown\x18\x02 \x01(\x08\"\'\n\x14RemoveHistoryRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\x17\n\x15RemoveHistoryResponse\"\x1e\n\x0bKeptRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"_\n\x0cKeptResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x12\x0b\n\x03top\x18\x02 \x01(\x04\x12\x11\n\toldest_ms\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ys\x18\x04 \x01(\x04\x12\x10\n\x08messages\x18\x05 \x01(\x04\x32\xbf\x04\n\x12PersistenceService\x12Z\n\x06\x41ppend\x12$.thalamus.persistence.v1.AppendBatch\x1a&.thalamus.persistence.v1.AppendResults(\x01\x30\x01\x12`\n\x0c\x41ppendQueued\x12$.thalamus.persistence.v1.AppendBatch\x1a&.thalamus.persistence.v1.AppendResults(\x01\x30\x01\x12Q\n\x04Read\x12$.thalamus.persistence.v1.ReadRequest\x1a!.thalamus.persistence.v1.ReadPage0\x01\x12S\n\x04Open\x12$.thalamus.persistence.v1.OpenRequest\x1a%.thalamus.persistence.v1.OpenResponse\x12n\n\rRemoveHistory\x12-.thalamus.persistence.v1.RemoveHistoryRequest\x1a..thalamus.persistence.v1.RemoveHistoryResponse\x12S\n\x04Kept\x12$.thalamus.persistence.v1.KeptRequest\x1a%.thalamus.persistence.v1.KeptResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,28 +38,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDITEM']._serialized_end=388
   _globals['_APPENDTERMS']._serialized_start=390
   _globals['_APPENDTERMS']._serialized_end=472
-  _globals['_APPENDRESULTS']._serialized_start=474
-  _globals['_APPENDRESULTS']._serialized_end=581
-  _globals['_APPENDRESULT']._serialized_start=584
-  _globals['_APPENDRESULT']._serialized_end=742
-  _globals['_READREQUEST']._serialized_start=744
-  _globals['_READREQUEST']._serialized_end=863
-  _globals['_READPAGE']._serialized_start=865
-  _globals['_READPAGE']._serialized_end=984
-  _globals['_STOREDPUBLICATION']._serialized_start=986
-  _globals['_STOREDPUBLICATION']._serialized_end=1080
-  _globals['_OPENREQUEST']._serialized_start=1082
-  _globals['_OPENREQUEST']._serialized_end=1132
-  _globals['_OPENRESPONSE']._serialized_start=1134
-  _globals['_OPENRESPONSE']._serialized_end=1208
-  _globals['_REMOVEHISTORYREQUEST']._serialized_start=1210
-  _globals['_REMOVEHISTORYREQUEST']._serialized_end=1249
-  _globals['_REMOVEHISTORYRESPONSE']._serialized_start=1251
-  _globals['_REMOVEHISTORYRESPONSE']._serialized_end=1274
-  _globals['_KEPTREQUEST']._serialized_start=1276
-  _globals['_KEPTREQUEST']._serialized_end=1306
-  _globals['_KEPTRESPONSE']._serialized_start=1308
-  _globals['_KEPTRESPONSE']._serialized_end=1403
-  _globals['_PERSISTENCESERVICE']._serialized_start=1406
-  _globals['_PERSISTENCESERVICE']._serialized_end=1883
+  _globals['_APPENDRESULTS']._serialized_start=475
+  _globals['_APPENDRESULTS']._serialized_end=618
+  _globals['_APPENDRESULT']._serialized_start=621
+  _globals['_APPENDRESULT']._serialized_end=779
+  _globals['_READREQUEST']._serialized_start=781
+  _globals['_READREQUEST']._serialized_end=900
+  _globals['_READPAGE']._serialized_start=902
+  _globals['_READPAGE']._serialized_end=1021
+  _globals['_STOREDPUBLICATION']._serialized_start=1023
+  _globals['_STOREDPUBLICATION']._serialized_end=1117
+  _globals['_OPENREQUEST']._serialized_start=1119
+  _globals['_OPENREQUEST']._serialized_end=1169
+  _globals['_OPENRESPONSE']._serialized_start=1171
+  _globals['_OPENRESPONSE']._serialized_end=1245
+  _globals['_REMOVEHISTORYREQUEST']._serialized_start=1247
+  _globals['_REMOVEHISTORYREQUEST']._serialized_end=1286
+  _globals['_REMOVEHISTORYRESPONSE']._serialized_start=1288
+  _globals['_REMOVEHISTORYRESPONSE']._serialized_end=1311
+  _globals['_KEPTREQUEST']._serialized_start=1313
+  _globals['_KEPTREQUEST']._serialized_end=1343
+  _globals['_KEPTRESPONSE']._serialized_start=1345
+  _globals['_KEPTRESPONSE']._serialized_end=1440
+  _globals['_PERSISTENCESERVICE']._serialized_start=1443
+  _globals['_PERSISTENCESERVICE']._serialized_end=2018
 # @@protoc_insertion_point(module_scope)

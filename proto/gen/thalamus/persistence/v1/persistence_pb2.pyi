@@ -136,10 +136,17 @@ class AppendResults(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     TAKEN_FIELD_NUMBER: _builtins.int
     TAKES_TERMS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
     taken: _builtins.int
     """items of this stream that are in hand, whether or not they have a result: its client may send as many again."""
     takes_terms: _builtins.bool
     """this replica knows `terms`; said once, in the first message of a stream."""
+    generation: _builtins.int
+    """AppendQueued: `writes` that Redis has counted in this `generation` (services/shared/incarnation), as far as this
+    replica knows. A Redis that has counted fewer lacks something acknowledged.
+    """
+    writes: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendResult]:
         """of any items that had none yet."""
@@ -150,10 +157,12 @@ class AppendResults(_message.Message):
         results: _abc.Iterable[Global___AppendResult] | None = ...,
         taken: _builtins.int = ...,
         takes_terms: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+        writes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "taken", b"taken", "takes_terms", b"takes_terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "results", b"results", "taken", b"taken", "takes_terms", b"takes_terms", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

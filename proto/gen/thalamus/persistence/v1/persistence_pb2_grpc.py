@@ -40,6 +40,11 @@ class PersistenceServiceStub:
                 request_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendBatch.SerializeToString,
                 response_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendResults.FromString,
                 _registered_method=True)
+        self.AppendQueued = channel.stream_stream(
+                '/thalamus.persistence.v1.PersistenceService/AppendQueued',
+                request_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendBatch.SerializeToString,
+                response_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendResults.FromString,
+                _registered_method=True)
         self.Read = channel.unary_stream(
                 '/thalamus.persistence.v1.PersistenceService/Read',
                 request_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.ReadRequest.SerializeToString,
@@ -70,6 +75,15 @@ class PersistenceServiceServicer:
         """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
         announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
         so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendQueued(self, request_iterator, context):
+        """As Append, for durability `queued`: publications are sequenced, made readable and announced, and then have their
+        result; they are written to the store soon after. Some may be stored first, as in Append. A replica of an earlier
+        version does not have this method: use Append until all have it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +122,11 @@ def add_PersistenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Append': grpc.stream_stream_rpc_method_handler(
                     servicer.Append,
+                    request_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendBatch.FromString,
+                    response_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendResults.SerializeToString,
+            ),
+            'AppendQueued': grpc.stream_stream_rpc_method_handler(
+                    servicer.AppendQueued,
                     request_deserializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendBatch.FromString,
                     response_serializer=thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendResults.SerializeToString,
             ),
@@ -158,6 +177,33 @@ class PersistenceService:
             request_iterator,
             target,
             '/thalamus.persistence.v1.PersistenceService/Append',
+            thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendBatch.SerializeToString,
+            thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendResults.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendQueued(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/thalamus.persistence.v1.PersistenceService/AppendQueued',
             thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendBatch.SerializeToString,
             thalamus_dot_persistence_dot_v1_dot_persistence__pb2.AppendResults.FromString,
             options,

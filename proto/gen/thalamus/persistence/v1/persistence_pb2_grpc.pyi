@@ -38,6 +38,11 @@ class PersistenceServiceStub:
     announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
     so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
     """
+    AppendQueued: _grpc.StreamStreamMultiCallable[_persistence_pb2.AppendBatch, _persistence_pb2.AppendResults]
+    """As Append, for durability `queued`: publications are sequenced, made readable and announced, and then have their
+    result; they are written to the store soon after. Some may be stored first, as in Append. A replica of an earlier
+    version does not have this method: use Append until all have it.
+    """
     Read: _grpc.UnaryStreamMultiCallable[_persistence_pb2.ReadRequest, _persistence_pb2.ReadPage]
     """Reads publications of one channel, in pages of at most 256 or 1 MiB, up to what is readable."""
     Open: _grpc.UnaryUnaryMultiCallable[_persistence_pb2.OpenRequest, _persistence_pb2.OpenResponse]
@@ -56,6 +61,11 @@ class PersistenceServiceAsyncStub(PersistenceServiceStub):
     """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
     announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
     so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+    """
+    AppendQueued: _aio.StreamStreamMultiCallable[_persistence_pb2.AppendBatch, _persistence_pb2.AppendResults]  # type: ignore[assignment]
+    """As Append, for durability `queued`: publications are sequenced, made readable and announced, and then have their
+    result; they are written to the store soon after. Some may be stored first, as in Append. A replica of an earlier
+    version does not have this method: use Append until all have it.
     """
     Read: _aio.UnaryStreamMultiCallable[_persistence_pb2.ReadRequest, _persistence_pb2.ReadPage]  # type: ignore[assignment]
     """Reads publications of one channel, in pages of at most 256 or 1 MiB, up to what is readable."""
@@ -78,6 +88,17 @@ class PersistenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Appends publications of `stored` channels: sequenced in Redis, written to the store, made readable and
         announced, in that order. Group commit: one message is a batch. Results come as they are known, in any order,
         so that no channel waits for another. ITEM_STATUS_UNAVAILABLE: the outcome is unknown; repeat with the same key.
+        """
+
+    @_abc_1.abstractmethod
+    def AppendQueued(
+        self,
+        request_iterator: _MaybeAsyncIterator[_persistence_pb2.AppendBatch],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_persistence_pb2.AppendResults], _abc.AsyncIterator[_persistence_pb2.AppendResults]]:
+        """As Append, for durability `queued`: publications are sequenced, made readable and announced, and then have their
+        result; they are written to the store soon after. Some may be stored first, as in Append. A replica of an earlier
+        version does not have this method: use Append until all have it.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,148 @@
+"""Stores what was acknowledged before it was stored (durability `queued`).
+
+Purpose. Whatever Redis made readable early goes to the store soon, in large writes.
+
+Rules.
+
+* Who acknowledged something of a channel drains it. If that process dies, the sweep of any replica does: the channel
+  is still marked as dirty. Nobody owns a channel: writes of two processes are the same rows with the same ids.
+* Only what is readable is drained, in the order of offsets. What is numbered above belongs to a batch that stores it.
+* If the store fails, it is tried again after a pause. Nothing is given up: what is not stored stays in Redis, and
+  beyond `max_unstored` publishers are refused.
+* A hole, or another publication at an offset of the store, is a case for the comparison (`comparison.py`).
+
+Example. 8 and 9 were acknowledged early. The drainer reads them from Redis, writes them, and commits: `stored` is 9.
+
+Trade-offs. Entries are read back from Redis: one more round trip per write, in exchange for a memory that does not grow
+with the backlog. With SQLite channels that wait at the same time share a transaction; with DynamoDB each has its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+
+from services.persistence.domain.comparison import Comparison, HistorySizes, rows_of
+from services.persistence.domain.keyed_queue import KeyedQueue
+from services.persistence.domain.ports import HotLog, LogStore, Row, Written
+from services.persistence.metrics import DRAIN_FAILURES, DRAIN_OLDEST, DRAINED
+from services.shared.batching.linger import Linger
+from services.shared.errors import Unavailable
+from services.shared.hotlog.hotlog import Unstored
+
+logger = logging.getLogger(__name__)
+
+_ENTRIES = 1_000  # of one channel in one write
+_CHANNELS = 64  # of one write, if channels share a transaction
+_LONGEST_WAIT_S = 0.02  # longest linger, seconds: nobody waits for a drain
+_PAUSE_S = (0.5, 1.5)  # least and longest pause before a failed channel is tried again, seconds
+_FOREVER_S = 1e9
+
+
+class Drainer:
+    """Stores the early acknowledged publications of channels that it is told of."""
+
+    def __init__(self, hot: HotLog, store: LogStore, comparison: Comparison, sizes: HistorySizes) -> None:
+        """Create it; `run` does the work."""
+        self._hot, self._store, self._comparison, self._sizes = hot, store, comparison, sizes
+        self._queue: KeyedQueue[str] = KeyedQueue(
+            self._drain,
+            lambda channels: None,  # at the end of the process: a sweep of another one finds them
+            max_waiting=1 << 40,
+            max_per_key=1 << 40,
+            max_batch=1 if store.apart else _CHANNELS,
+            max_wait_s=_FOREVER_S,
+            linger=Linger(_LONGEST_WAIT_S),
+        )
+        self._waiting: set[str] = set()  # channels in the queue
+        self._since: dict[str, float] = {}  # channel → since when it may have something to drain, by the loop's clock
+        DRAIN_OLDEST.set_function(lambda: self.oldest_s)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to drain, as far as this process knows."""
+        return not self._since
+
+    @property
+    def oldest_s(self) -> float:
+        """Seconds since which a channel has something to drain; 0: none has."""
+        oldest = min(self._since.values(), default=None)
+        return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest)
+
+    def wake(self, channel: str) -> None:
+        """Note that a channel has something to drain."""
+        if channel in self._waiting:
+            return
+        self._waiting.add(channel)
+        self._since.setdefault(channel, time.monotonic())
+        self._queue.put(channel if self._store.apart else "", channel)
+
+    async def run(self) -> None:
+        """Drain channels until cancelled."""
+        await self._queue.run()
+
+    async def _drain(self, channels: list[str]) -> None:
+        """Store one part of each channel.
+
+        Those that have more, or failed, are drained again.
+        """
+        self._waiting.difference_update(channels)
+        try:
+            left = await self._write(channels)
+        except Unavailable as error:
+            left = dict.fromkeys(channels, error)
+        except Exception as error:
+            logger.exception("draining failed")
+            left = dict.fromkeys(channels, Unavailable(str(error)))
+        for channel in channels:
+            failure = left.get(channel, False)
+            if isinstance(failure, Unavailable):
+                DRAIN_FAILURES.inc()
+                logger.warning("not stored yet", extra={"channel": channel, "error": str(failure)})
+                asyncio.get_running_loop().call_later(random.uniform(*_PAUSE_S), self.wake, channel)
+            elif failure:
+                self.wake(channel)
+            elif channel not in self._waiting:
+                self._since.pop(channel, None)
+
+    async def _write(self, channels: Sequence[str]) -> dict[str, Unavailable | bool]:
+        """Store and commit; return the channels that have more (True) or failed."""
+        left: dict[str, Unavailable | bool] = {}
+        rows: list[Row] = []
+        found: dict[str, Unstored] = {}
+        for channel, one in zip(channels, await self._hot.unstored(channels, _ENTRIES), strict=True):
+            if one is None or one.readable <= one.stored:
+                continue
+            mine = rows_of(channel, one, one.readable)
+            if [row.offset for row in mine] != list(range(one.stored + 1, one.stored + 1 + len(mine))) or not mine:
+                left |= await self._compare(channel)
+                continue
+            found[channel] = one
+            rows += mine
+        written = await self._store.write(rows) if rows else {}
+        stored: dict[str, list[tuple[str, str, int, int]]] = {}  # by incarnation
+        for channel, one in found.items():
+            result = written[channel]
+            if isinstance(result, Unavailable):
+                left[channel] = result
+            elif result.conflict:
+                left |= await self._compare(channel)
+            else:
+                upto = min(result.top, one.entries[-1].offset)
+                stored.setdefault(one.incarnation, []).append((channel, one.epoch, upto, self._sizes.of(channel)))
+        DRAINED.inc(sum(isinstance(written[row.channel], Written) for row in rows))
+        for incarnation, commits in stored.items():
+            for commit, readable in zip(commits, await self._hot.commit(commits, incarnation), strict=True):
+                if isinstance(readable, Exception):
+                    left[commit[0]] = Unavailable(str(readable))
+                elif readable != commit[2]:  # there is more, or the channel has changed meanwhile
+                    left[commit[0]] = True
+        return left
+
+    async def _compare(self, channel: str) -> dict[str, Unavailable | bool]:
+        """Have a channel compared that differs from the store."""
+        failure = await self._comparison.try_to_resolve(channel, [])
+        return {} if failure is None else {channel: failure}

@@ -1,0 +1,79 @@
+"""Reads pages of a log, from the store and from Redis.
+
+The store lacks what was acknowledged before it was stored (`early.py`), usually some milliseconds of publications.
+Redis is read first: what it does not have any more then, the store has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict, TypeVar, Unpack
+
+from services.persistence.domain.comparison import UNSTORED_LIMIT
+from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, HotLog, LogStore
+
+
+class Bounds(TypedDict):
+    """Bounds of a read; see `LogStore.read`."""
+
+    since_offset: int
+    limit: int
+    reverse: bool
+    max_bytes: NotRequired[int]
+
+
+_Row = TypeVar("_Row", tuple[int, bytes], CountedRow)
+
+
+async def read(
+    hot: HotLog, store: LogStore, channel: str, top: ChannelState, **bounds: Unpack[Bounds]
+) -> list[tuple[int, bytes]]:
+    """Return (offset, publication) up to a readable top; see `LogStore.read`."""
+    others = await _unstored(hot, channel, top)
+    found = await store.read(channel, upto=top.top, **bounds)
+    return merged(found, [(row.offset, row.publication) for row in others], **bounds) if others else found
+
+
+async def read_counted(
+    hot: HotLog, store: LogStore, channel: str, top: ChannelState, **bounds: Unpack[Bounds]
+) -> list[CountedRow]:
+    """As `read`, with what the log has counted up to each publication."""
+    others = await _unstored(hot, channel, top)
+    found = await store.read_counted(channel, upto=top.top, **bounds)
+    return merged(found, others, **bounds) if others else found
+
+
+async def _unstored(hot: HotLog, channel: str, top: ChannelState) -> list[CountedRow]:
+    """Return what is readable and may not be stored, up to the top, oldest first."""
+    if not top.behind:
+        return []
+    (found,) = await hot.unstored([channel], UNSTORED_LIMIT)
+    if found is None or found.epoch != top.epoch:
+        return []
+    return [
+        CountedRow(one.offset, one.publication, one.flags, one.n, one.mv)
+        for one in found.entries
+        if one.offset <= top.top
+    ]
+
+
+def merged(stored: Sequence[_Row], others: Sequence[_Row], **bounds: Unpack[Bounds]) -> list[_Row]:
+    """Return one page of rows of the store, and of those that it lacks.
+
+    `others` are ascending. The bounds are those of the read.
+    """
+    since_offset, limit, max_bytes = bounds["since_offset"], bounds["limit"], bounds.get("max_bytes", MAX_BYTES)
+    if bounds["reverse"]:
+        page = [row for row in reversed(others) if not since_offset or row[0] < since_offset]
+        lowest = page[-1][0] if page else None
+        page += [row for row in stored if lowest is None or row[0] < lowest]
+    else:
+        page = list(stored)
+        for row in others:
+            if row[0] > since_offset and (not page or row[0] == page[-1][0] + 1):
+                page.append(row)
+    for index, row in enumerate(page[:limit]):
+        max_bytes -= len(row[1])
+        if max_bytes <= 0:
+            return page[: index + 1]
+    return page[:limit]
