@@ -53,6 +53,11 @@ class Caller:
                         raise click.ClickException(f"{request} was answered with {reply['error']}")
                     return next(value for name, value in reply.items() if name != "id")
 
+    async def hear(self) -> None:
+        """Take what the server sends; for who asks nothing meanwhile."""
+        if str(await self._socket.recv()) == "{}":
+            await self._socket.send("{}")
+
     async def call(self, method: str, **params: Any) -> Any:
         """The result of a method on conversations."""
         return (await self.ask(rpc={"method": method, "data": params}))["data"]

@@ -6,8 +6,9 @@ disturbs both. Both publish the same bytes. What counts is the difference of eac
 the medians would lie if the turns were drawn again.
 
 `counts`: commands of Redis and calls to the store for a message, in a group of 10, a group of 1,000 and an open
-conversation in which 100,000 users were let in. Messages are sent one after the other, so that each is a batch of its
-own, and what is done anyway in so long a time is taken off. The figures must be equal: nothing is done per member.
+conversation in which 100,000 users were let in. The author follows the conversation and watches the inbox. Messages are
+sent one after the other, so that each is a batch of its own, and what is done anyway in so long a time is taken off.
+The figures must be equal: nothing is done per member.
 
 `storm` and `deletes`: what bursts do to those who publish meanwhile; see `bench.bursts`.
 """
@@ -145,6 +146,7 @@ async def measure_counts(
         address = target.redis_url
         client = redis.asyncio.Redis.from_url(address)
         async with client, caller(target, "owner") as owner:
+            await owner.ask(subscribe={"channel": "inbox:#owner"})
             channels: dict[str, str] = {"plain `stored` channel": "chat:plain"}
             for size in sizes:
                 users = [f"member-{number}" for number in range(size - 1)]
