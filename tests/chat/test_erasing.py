@@ -168,6 +168,81 @@ async def test_an_edit_that_comes_too_late_erases_itself_before_its_answer(chat:
         assert await where(chat) == set()
 
 
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in memory", "not in memory"])
+@pytest.mark.parametrize("count", [1, 3, 60])
+async def test_c03_what_came_just_before_a_delete_is_erased_with_it(
+    chat: ChatSite, count: int, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    """The replica that deletes has not seen it yet.
+
+    It forgets the message before it folds.
+
+    Mutants: the rows in front of the delete are not looked through; what is folded behind an erasure is not about it.
+    """
+    one, two = chat.replica(), chat.replica()
+    await one.create("ann", "bob")
+    for _ in range(3):
+        message = await one.say("ann", SECRET)
+        live = await two.conversations.current(GROUP)
+        await two.conversations.prepare(live, events.Delete(of=message))
+        for each in range(count):
+            if each % 2:
+                event = {"kind": "reaction", "of": message, "name": f"{SECRET} {each}", "op": "add"}
+            else:
+                event = {"kind": "edit", "of": message, "text": f"{SECRET} {each}"}
+            await one.did("ann", event)
+        erase = two.process.log.erasures.erase
+
+        left: list[set[str]] = []
+
+        async def erase_and_forget(*arguments: Any, live: Live = live, erase: Any = erase, left: Any = left) -> None:
+            await erase(*arguments)
+            left.append(await where(chat) & {"rows"})
+            if not in_memory:
+                live.state.messages.clear()
+                monkeypatch.setattr("services.persistence.chat.live._LOADED_KEPT", 0)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("services.persistence.chat.conversations._PAGE_ROWS", 7)
+            patched.setattr(two.process.log.erasures, "erase", erase_and_forget)
+            await two.did("ann", {"kind": "delete", "of": message})
+        monkeypatch.undo()
+        assert left[0] == (set() if count < 49 else {"rows"}), "before anybody can read the delete"
+        assert await where(chat) == set()
+    assert await one.view() == await two.view() == await chat.replica().view() == (await chat.naive()).view()
+
+
+@pytest.mark.parametrize("at_once", [1, 50])
+async def test_c35_a_purge_that_ends_within_a_message_is_finished_by_another(
+    chat: ChatSite, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Mutant: the message is erased first, and nobody finds its edits any more."""
+    monkeypatch.setattr("services.persistence.chat.erasing._ERASED_AT_ONCE", at_once)
+    for after in range(4):
+        one = chat.replica()
+        channel = f"{GROUP[:-1]}{'bcde'[after]}"
+        await one.create("ann", "bob", channel=channel)
+        message = await one.say("ann", SECRET, channel=channel)
+        await one.did("ann", {"kind": "edit", "of": message, "text": SECRET}, channel=channel)
+        await one.did("bob", {"kind": "reaction", "of": message, "name": SECRET, "op": "add"}, channel=channel)
+        log: Any = one.process.log
+        erase, left = log.erase, [after]
+
+        async def erase_some(*arguments: Any, erase: Any = erase, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Died
+            await erase(*arguments)
+
+        log.erase = erase_some
+        await one.did("ann", {"kind": "purge", "user": "ann", "upto": 99}, channel=channel)
+        log.erase = erase
+        two = chat.replica()
+        assert await two.chat.eraser.sweep(-1) == 1
+        assert SECRET not in str([entry.data for entry in await chat.log(channel)]), after
+    assert await where(chat) <= {"log.sqlite3"}, "in the read model alone, which nobody has written"
+
+
 async def test_of_two_deletes_at_once_all_replicas_say_the_same(chat: ChatSite) -> None:
     one, two = chat.replica(), chat.replica()
     await one.create("ann", "bob")

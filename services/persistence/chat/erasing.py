@@ -117,8 +117,10 @@ class Eraser:
             return {}
         of = event.of
         known = await self._first.known(row.channel, of, row.offset)
-        found = await read_publications(self._rows, row.channel, (of, *known.about[:_MOST_BEFORE]))
-        by = await self._first.of(known, found.get(of), of, row.offset)
+        message = await read_publications(self._rows, row.channel, (of,))
+        by, about = await self._first.of(known, message.get(of), of, row.offset)
+        # What was not known first: of the rest it is known where it stands.
+        found = message | await read_publications(self._rows, row.channel, (*about, *known.about)[:_MOST_BEFORE])
         made = {offset: tombstone(one, offset=offset, of=of, by=by, again=False) for offset, one in found.items()}
         return {offset: one for offset, one in made.items() if one is not None}
 
@@ -285,10 +287,15 @@ class Eraser:
             await self._erase_places(live.channel, {offset: (of, message.by)})
 
     async def _erase_places(self, channel: str, places: Mapping[int, tuple[int, int]]) -> None:
-        offsets = sorted(places)
+        messages = {offset for offset, (of, _) in places.items() if offset == of}
+        # Messages last: whoever goes on finds the rest by them.
+        offsets = [*sorted(places.keys() - messages), *sorted(messages)]
         for start in range(0, len(offsets), _ERASED_AT_ONCE):
             some = {offset: places[offset] for offset in offsets[start : start + _ERASED_AT_ONCE]}
-            await self._log.erase(channel, await self._tombstones(channel, some))
+            made = await self._tombstones(channel, some)
+            for part in (made.keys() - messages, made.keys() & messages):
+                if part:
+                    await self._log.erase(channel, {offset: made[offset] for offset in part})
 
     async def _replace(self, channel: str, publications: Mapping[int, bytes]) -> None:
         """Erase the oldest first: who finds one erased takes those before it to be, too."""

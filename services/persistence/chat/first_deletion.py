@@ -1,4 +1,4 @@
-"""Which event deletes a message, if several want to at the same time.
+"""Which event deletes a message, and what is about it, if much comes at once.
 
 Purpose. A tombstone says by which event its message went. It is written before that event can be read, so before it was
 folded; and replicas that fold later believe it. So it must name the event that the fold names: the first one in the log
@@ -10,6 +10,8 @@ Rules.
   version, and a `delete` whose author has a window gets no offset after it. So nothing need be folded.
 * The first one is known by the state in memory, or else the read model, up to its position; above it, up to the event
   that is about to become readable, the rows of the log are looked through. They are stored by then, if not readable.
+* Edits and reactions among these rows are found, too. Nobody finds them later: whoever folds them finds the message
+  erased, and they change nothing of it.
 
 Example. 5 is a message of bob, 6 purges him, 7 deletes 5, and both were on their way at once. Before 7 is readable its
 process reads row 6, and the tombstone says `"by":6`. Folded, 6 applies and 7 is void.
@@ -30,7 +32,7 @@ from services.persistence.chat.live import Event, Live
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.rows import parsed_row
 from services.persistence.domain.ports import LogStore
-from services.shared.hotlog.hotlog import ERASES
+from services.shared.hotlog.hotlog import COUNTS, ERASES
 
 _PAGE_ROWS = 512
 _PAGE_BYTES = 4 << 20
@@ -47,6 +49,13 @@ class Known(NamedTuple):
     position: int
     about: tuple[int, ...]
     by: int | None
+
+
+class Found(NamedTuple):
+    """What deletes a message, and what is about it that was not known before."""
+
+    by: int
+    about: tuple[int, ...]
 
 
 class FirstDeletion:
@@ -77,19 +86,21 @@ class FirstDeletion:
         overlay = overlay_of(documents[of])
         return Known(live, position, overlay.known or overlay.about, overlay.deleted)
 
-    async def of(self, known: Known, message: bytes | None, of: int, before: int) -> int:
-        """Return the offset of the event that deletes a message; at the latest `before`.
+    async def of(self, known: Known, message: bytes | None, of: int, before: int) -> Found:
+        """Return what deletes a message, at the latest the event at `before`.
 
         `message`: the row at offset `of`.
         """
         if message is None:
-            return before
+            return Found(before, ())
         event, entry = parsed_row(of, message)
-        if isinstance(event, events.Erased):
-            return event.by
-        by = known.live.deleted_by(entry.author, of) if known.by is None else known.by
-        if by is not None and by < before and known.live.epoch == (await self._rows.open(known.live.channel)).epoch:
-            return by
+        by = event.by if isinstance(event, events.Erased) else None
+        if by is None:
+            by = known.live.deleted_by(entry.author, of) if known.by is None else known.by
+            if by is not None and by < before and known.live.epoch == (await self._rows.open(known.live.channel)).epoch:
+                return Found(by, ())
+            by = None
+        about: list[int] = []
         since = max(known.position, of, before - _MOST_ROWS)
         while since < before - 1:
             rows = await self._rows.read_counted(
@@ -101,10 +112,15 @@ class FirstDeletion:
                 max_bytes=_PAGE_BYTES,
             )
             for row in rows:
-                if row.flags & ERASES and _deletes(parsed_row(row.offset, row.publication)[0], of, entry.author):
-                    return row.offset
+                if row.flags & COUNTS:
+                    continue
+                one = parsed_row(row.offset, row.publication)[0]
+                if isinstance(one, (events.Edit, events.Reaction)) and one.of == of:
+                    about.append(row.offset)
+                elif row.flags & ERASES and by is None and _deletes(one, of, entry.author):
+                    return Found(row.offset, tuple(about))
             since = rows[-1].offset if rows else before
-        return before
+        return Found(before if by is None else by, tuple(about))
 
 
 def _deletes(event: Event | None, of: int, author: str) -> bool:

@@ -150,8 +150,16 @@ class Live:
             self.state.messages.setdefault(offset, message)
 
     def trim(self) -> None:
-        """Forget messages that the read model or the log has; the newest 64 stay."""
-        spare = [offset for offset in self.state.messages if offset not in self.unwritten.touched]
+        """Forget messages that the read model or the log has; the newest 64 stay.
+
+        Of one that is erased, and whose deletion is still to come, what is about it is known here alone.
+        """
+        kept = self.unwritten.touched
+        spare = [
+            offset
+            for offset, one in self.state.messages.items()
+            if offset not in kept and not (isinstance(one, Deleted) and one.by > self.position)
+        ]
         for offset in spare[: max(0, len(spare) - _LOADED_KEPT)]:
             del self.state.messages[offset]
 
@@ -284,11 +292,18 @@ class Live:
                 self.recent = None
 
     def _was_there(self, event: Event | None, offset: int) -> bool:
-        """Whether a message that is erased already was deleted behind the event."""
+        """Whether a message that is erased already was deleted behind the event.
+
+        Then the event is about it, and is to be erased with it.
+        """
         if not isinstance(event, (events.Edit, events.Reaction, events.Pin)):
             return False
         found = self.state.messages.get(event.of)
-        return isinstance(found, Deleted) and found.by > offset
+        if not isinstance(found, Deleted) or found.by <= offset:
+            return False
+        if not isinstance(event, events.Pin) and offset not in found.about:
+            found.about = (*found.about, offset)
+        return True
 
     def _root_of(self, event: Event | None) -> int | None:
         """Root of the thread that the event adds to, or takes from."""

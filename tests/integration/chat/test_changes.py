@@ -126,7 +126,8 @@ async def test_c03_of_an_edit_and_a_delete_at_once_there_are_two_outcomes_and_th
             assert "text" not in page[offset]
         assert not any(text in str(log) for text in (f"before {offset}",)), "content is left"
         assert applies == (0 < edited < deleted)
-    assert not any("before" in str(one["data"]) or "edited" in str(one["data"]) for one in log), "content is left"
+    left = [one for one in log if "before" in str(one["data"]) or "edited" in str(one["data"])]
+    assert left == [], "content is left"
 
 
 async def everything(backend: Backend, channel: str, user: str = "") -> dict[int, JsonObject]:
