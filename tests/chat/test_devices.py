@@ -120,6 +120,7 @@ async def test_a_device_that_can_not_be_reached_is_refused(site: Site, params: d
 ALLOWED = [
     "https://fcm.googleapis.com/fcm/send/abc",
     "https://FCM.googleapis.com:443/x",
+    "https://jmt17.google.com/fcm/send/abc",
     "https://updates.push.services.mozilla.com/wpush/v2/x",
     "https://web.push.apple.com/x",
     "https://wns2-par02p.notify.windows.com/w/?token=x",

@@ -49,8 +49,8 @@ class Server:
         self._tasks.add(task)
         try:
             await self.connection(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, asyncio.CancelledError):
+            pass  # also the end of the server, which nobody waits for
         finally:
             self._tasks.discard(task)
             writer.close()

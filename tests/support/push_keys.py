@@ -28,6 +28,11 @@ def ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
+def public_text(key: ec.EllipticCurvePrivateKey) -> str:
+    """The public half of a key, as browsers want it."""
+    return _text(key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+
+
 def account(path: Path, token_uri: str) -> rsa.RSAPrivateKey:
     """Write the file of a service account."""
     key = rsa.generate_private_key(65_537, 2_048)
@@ -80,8 +85,7 @@ class Browser:
 
     @property
     def keys(self) -> dict[str, str]:
-        point = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        return {"p256dh": _text(point), "auth": _text(self._auth)}
+        return {"p256dh": public_text(self._key), "auth": _text(self._auth)}
 
     def device(self) -> Device:
         return Device(id="browser", platform="webpush", set_ms=1, endpoint=self.endpoint, **self.keys)

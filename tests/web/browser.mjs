@@ -3,15 +3,17 @@ import { chromium } from 'playwright-core';
 
 const LIMIT = 15_000;
 
-export async function open(profile, executablePath) {
+// `switches`: more of the command line; `without`: those that the driver would add.
+export async function open(profile, executablePath, { switches = [], without: left = [] } = {}) {
   const browser = await chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,
     viewport: { width: 1280, height: 800 },
+    ignoreDefaultArgs: left,
     args: [
       '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync',
-    ],
+    ].filter((one) => !left.includes(one)).concat(switches),
   });
   browser.setDefaultTimeout(LIMIT);
   return browser;

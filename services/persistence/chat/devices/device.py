@@ -17,8 +17,14 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-WEB_PUSH_HOSTS = ("fcm.googleapis.com", "push.services.mozilla.com", "push.apple.com", "notify.windows.com")
-"""The services of Chromium, Firefox, Safari and Edge."""
+WEB_PUSH_HOSTS = (
+    "fcm.googleapis.com",
+    "jmt17.google.com",
+    "push.services.mozilla.com",
+    "push.apple.com",
+    "notify.windows.com",
+)
+"""The services of Chrome, of other builds of Chromium, of Firefox, Safari and Edge."""
 _HTTPS_PORT = 443
 _SIGN_IN_DIGITS = 32  # hexadecimal: enough that no two sign-ins of a user have the same
 _AUTH_BYTES = 16  # RFC 8291
