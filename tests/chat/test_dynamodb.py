@@ -17,7 +17,6 @@ from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
 from tests.support.chat_dynamodb import (
     CHANNEL,
-    PATIENCE_S,
     assert_same,
     changes,
     crowd,
@@ -28,6 +27,7 @@ from tests.support.chat_dynamodb import db as db
 from tests.support.chat_dynamodb import store as store
 from tests.support.chat_store import MemoryChatStore
 from tests.support.dynamodb_faults import DynamoDbFaults, Shares
+from tests.support.dynamodb_tables import PATIENCE_S
 from tests.support.full import sized
 
 SEEDS = [1, 2, 3][: sized(1, 3)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -22,12 +21,11 @@ from services.persistence.chat.domain import events
 from services.persistence.chat.domain.state import Deleted
 from services.persistence.chat.erasure_marks import ErasureMarks
 from services.persistence.chat.ports import ChatStore, Loaded
-from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from tests.chat.test_folding import row, write_rows
 from tests.support.chat import GROUP, ChatSite, Replica, full_view
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import own_tables
 
 OPEN = "conv:o.lobby"
 USERS = 120
@@ -36,9 +34,8 @@ MakeStore = Callable[[], ChatStore]
 
 @pytest.fixture
 async def dynamodb_store(dynamodb: str) -> AsyncIterator[MakeStore]:
-    settings = settings_of(dynamodb, f"{uuid.uuid4().hex}-")
+    settings = await own_tables(dynamodb)
     db = DynamoDb(settings)
-    await tables.create(db, settings)
     yield lambda: DynamoDbChatStore(db, settings.chat_table)
     await db.close()
 

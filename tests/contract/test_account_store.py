@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -28,13 +27,12 @@ from services.auth.domain.ports import (
     SigningKey,
     User,
 )
-from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
 from tests.contract.invite_store import InviteStoreContract
 from tests.contract.profile_changes import ProfileChangesContract
 from tests.contract.user_store import UserStoreContract
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import PATIENCE_S, OnDynamoDb, OnDynamoDbLocal
 
 NOW = 1_000.0
 ROUNDS = 8  # of each race, every one in another order
@@ -395,7 +393,7 @@ class Turns:
 
 class InTurns(DynamoDb):
     def __init__(self, settings: DynamoDbSettings, turns: Turns) -> None:
-        super().__init__(settings)
+        super().__init__(settings, deadline_s=PATIENCE_S)
         self._turns = turns
 
     async def call(self, op: str, **arguments: Any) -> dict[str, Any]:
@@ -403,16 +401,9 @@ class InTurns(DynamoDb):
             return await super().call(op, **arguments)
 
 
-class TestDynamoDbAccounts(AccountStoreContract, UserStoreContract, ProfileChangesContract, InviteStoreContract):
-    @pytest.fixture
-    def address(self, dynamodb: str) -> str:
-        return dynamodb
-
-    @pytest.fixture
-    def settings(self, address: str) -> DynamoDbSettings:
-        """Of tables that no other test has."""
-        return settings_of(address, f"{uuid.uuid4().hex}-")
-
+class TestDynamoDbAccounts(
+    OnDynamoDb, AccountStoreContract, UserStoreContract, ProfileChangesContract, InviteStoreContract
+):
     @pytest.fixture
     def turns(self) -> Turns:
         return Turns(SEED)
@@ -420,7 +411,6 @@ class TestDynamoDbAccounts(AccountStoreContract, UserStoreContract, ProfileChang
     @pytest.fixture
     async def store(self, settings: DynamoDbSettings, turns: Turns) -> AsyncIterator[AccountStore]:
         db = InTurns(settings, turns)
-        await tables.create(db, settings)
         yield DynamoDbAccounts(db, settings.accounts_table)
         await db.close()
 
@@ -431,9 +421,5 @@ class TestDynamoDbAccounts(AccountStoreContract, UserStoreContract, ProfileChang
         await db.close()
 
 
-class TestDynamoDbLocalAccounts(TestDynamoDbAccounts):
+class TestDynamoDbLocalAccounts(OnDynamoDbLocal, TestDynamoDbAccounts):
     """In a container, where an engine runs."""
-
-    @pytest.fixture
-    def address(self, dynamodb_local: str) -> str:
-        return dynamodb_local

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 import pytest
 
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
 from services.persistence.chat.ports import Changes, ChatStore, Loaded
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
+from tests.support.chat_dynamodb import store_of
 from tests.support.chat_store import MemoryChatStore
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import Connect, OnDynamoDb, OnDynamoDbLocal
 
 CHANNEL = "conv:g.contract"
 OPEN = "conv:o.lounge"
@@ -384,31 +382,13 @@ class TestSqliteChatStore(ChatStoreContract):
             await one.close()
 
 
-class TestDynamoDbChatStore(ChatStoreContract):
+class TestDynamoDbChatStore(OnDynamoDb, ChatStoreContract):
     steps = 60
 
     @pytest.fixture
-    def address(self, dynamodb: str) -> str:
-        return dynamodb
-
-    @pytest.fixture
-    async def make(self, address: str) -> AsyncIterator[Make]:
-        settings = settings_of(address, f"{uuid.uuid4().hex}-")
-        made = [DynamoDb(settings)]
-        await tables.create(made[0], settings)
-
-        def make() -> ChatStore:
-            made.append(DynamoDb(settings))
-            return DynamoDbChatStore(made[-1], settings.chat_table)
-
-        yield make
-        for one in made:
-            await one.close()
+    def make(self, connect: Connect, settings: DynamoDbSettings) -> Make:
+        return lambda: store_of(connect(), settings)
 
 
-class TestDynamoDbLocalChatStore(TestDynamoDbChatStore):
+class TestDynamoDbLocalChatStore(OnDynamoDbLocal, TestDynamoDbChatStore):
     """In a container, where an engine runs."""
-
-    @pytest.fixture
-    def address(self, dynamodb_local: str) -> str:
-        return dynamodb_local

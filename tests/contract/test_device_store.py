@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +11,15 @@ from typing import Any, cast
 import pytest
 
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.chat.adapters.dynamodb.store import DynamoDbChatStore
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
 from services.persistence.chat.devices.device import Device
 from services.persistence.chat.devices.devices import MAX_DEVICES, Devices
 from services.persistence.chat.devices.ports import DeviceStore, Kept
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import ErrorCode, ThalamusError
+from tests.support.chat_dynamodb import store_of
 from tests.support.chat_store import MemoryDeviceStore
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import Connect, OnDynamoDb
 from tests.support.full import sized
 
 Make = Callable[[], DeviceStore]
@@ -179,24 +177,10 @@ class TestSqliteDeviceStore(DeviceStoreContract):
             await one.close()
 
 
-class TestDynamoDbDeviceStore(DeviceStoreContract):
+class TestDynamoDbDeviceStore(OnDynamoDb, DeviceStoreContract):
     steps = sized(40, 400)
     many = 105
 
     @pytest.fixture
-    def address(self, dynamodb: str) -> str:
-        return dynamodb
-
-    @pytest.fixture
-    async def make(self, address: str) -> AsyncIterator[Make]:
-        settings = settings_of(address, f"{uuid.uuid4().hex}-")
-        made = [DynamoDb(settings)]
-        await tables.create(made[0], settings)
-
-        def make() -> DeviceStore:
-            made.append(DynamoDb(settings))
-            return DynamoDbChatStore(made[-1], settings.chat_table).devices
-
-        yield make
-        for one in made:
-            await one.close()
+    def make(self, connect: Connect, settings: DynamoDbSettings) -> Make:
+        return lambda: store_of(connect(), settings).devices

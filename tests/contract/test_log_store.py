@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -28,13 +27,12 @@ from services.persistence.domain.ports import (
     Row,
     Written,
 )
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.hotlog.keys import pair
 from services.shared.incarnation.calls import Known
 from services.shared.namespaces import Durability, Namespace, Namespaces
 from tests.support.counts import counts_of
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import PATIENCE_S, Connect, OnDynamoDb, OnDynamoDbLocal
 
 CHANNEL = "chat:contract#1"  # a name that looks like the end of a partition key
 BUCKET = 7  # small, so that ends of buckets are everywhere
@@ -647,29 +645,12 @@ class TestSqliteLogStore(LogStoreContract):
             await one.close()
 
 
-class TestDynamoDbLogStore(LogStoreContract):
+class TestDynamoDbLogStore(OnDynamoDb, LogStoreContract):
     @pytest.fixture
-    def address(self, dynamodb: str) -> str:
-        return dynamodb
-
-    @pytest.fixture
-    async def make(self, address: str, clock: Clock) -> AsyncIterator[Make]:
-        settings = settings_of(address, f"{uuid.uuid4().hex}-")
-        made = [DynamoDb(settings)]
-        await tables.create(made[0], settings)
-
-        def make() -> LogStore:
-            made.append(DynamoDb(settings))
-            return DynamoDbLogStore(made[-1], settings.log_table, bucket_offsets=BUCKET, clock=clock)
-
-        yield make
-        for one in made:
-            await one.close()
+    def make(self, connect: Connect, settings: DynamoDbSettings, clock: Clock) -> Make:
+        options = {"deadline_s": PATIENCE_S, "shared_deadline_s": PATIENCE_S}
+        return lambda: DynamoDbLogStore(connect(), settings.log_table, bucket_offsets=BUCKET, clock=clock, **options)
 
 
-class TestDynamoDbLocalLogStore(TestDynamoDbLogStore):
+class TestDynamoDbLocalLogStore(OnDynamoDbLocal, TestDynamoDbLogStore):
     """In a container, where an engine runs."""
-
-    @pytest.fixture
-    def address(self, dynamodb_local: str) -> str:
-        return dynamodb_local

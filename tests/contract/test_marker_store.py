@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from services.persistence.chat.adapters.dynamodb.markers import DynamoDbMarkerSt
 from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
 from services.persistence.chat.markers.ports import MarkerStore, Of
 from services.persistence.chat.markers.record import Record
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
-from tests.support.dynamodb import settings_of
+from services.shared.dynamodb.settings import DynamoDbSettings
+from tests.support.dynamodb_tables import PATIENCE_S, Connect, OnDynamoDb, OnDynamoDbLocal
 from tests.support.marker_store import MemoryMarkerStore
 
 CHANNEL = "conv:g.contract"
@@ -166,31 +164,13 @@ class TestSqliteMarkerStore(MarkerStoreContract):
             await one.close()
 
 
-class TestDynamoDbMarkerStore(MarkerStoreContract):
+class TestDynamoDbMarkerStore(OnDynamoDb, MarkerStoreContract):
     steps = 50
 
     @pytest.fixture
-    def address(self, dynamodb: str) -> str:
-        return dynamodb
-
-    @pytest.fixture
-    async def make(self, address: str) -> AsyncIterator[Make]:
-        settings = settings_of(address, f"{uuid.uuid4().hex}-")
-        made = [DynamoDb(settings)]
-        await tables.create(made[0], settings)
-
-        def make() -> MarkerStore:
-            made.append(DynamoDb(settings))
-            return DynamoDbMarkerStore(made[-1], settings.chat_table)
-
-        yield make
-        for one in made:
-            await one.close()
+    def make(self, connect: Connect, settings: DynamoDbSettings) -> Make:
+        return lambda: DynamoDbMarkerStore(connect(), settings.chat_table, deadline_s=PATIENCE_S)
 
 
-class TestDynamoDbLocalMarkerStore(TestDynamoDbMarkerStore):
+class TestDynamoDbLocalMarkerStore(OnDynamoDbLocal, TestDynamoDbMarkerStore):
     """In a container, where an engine runs."""
-
-    @pytest.fixture
-    def address(self, dynamodb_local: str) -> str:
-        return dynamodb_local

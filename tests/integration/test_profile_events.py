@@ -6,9 +6,7 @@ Two edges, both SDKs. Auth and persistence on SQLite and on DynamoDB.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -16,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
 from services.shared.rpc.replicas import Replicas
+from tests.integration.test_profiles import fresh
 from tests.integration.test_users import bearer
+from tests.support import waiting
 from tests.support.chat_client import Backend, ChatClient
-from tests.support.dynamodb import CREDENTIALS, settings_of
+from tests.support.dynamodb_tables import environment_on_dynamodb
 from tests.support.full import FULL, sized
 from tests.support.participants import Participant, commands
 from tests.support.stack import Stack
@@ -37,22 +35,7 @@ CASES = [("js", "protobuf"), ("python", "json"), *([("js", "json"), ("python", "
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     environment: dict[str, str] = {}
     if request.param == "dynamodb":
-        address, prefix = request.getfixturevalue("dynamodb"), f"events-{uuid.uuid4().hex[:8]}-"
-
-        async def create() -> None:
-            settings = settings_of(address, prefix)
-            db = DynamoDb(settings)
-            await tables.create(db, settings)
-            await db.close()
-
-        asyncio.run(create())
-        environment = {
-            **CREDENTIALS,
-            "AUTH_STORE": "dynamodb",
-            "PERSISTENCE_STORE": "dynamodb",
-            "DYNAMODB_ENDPOINT": address,
-            "DYNAMODB_TABLE_PREFIX": prefix,
-        }
+        environment = asyncio.run(environment_on_dynamodb(request.getfixturevalue("dynamodb"), "auth", "persistence"))
     with Stack(edges=2, environment=environment) as running:
         yield running
 
@@ -67,10 +50,6 @@ async def exits() -> AsyncIterator[AsyncExitStack]:
 async def backend(stack: Stack) -> AsyncIterator[Backend]:
     async with Backend(stack) as made:
         yield made
-
-
-def fresh(name: str) -> str:
-    return f"{name}-{secrets.token_hex(4)}"
 
 
 async def join(stack: Stack, exits: AsyncExitStack, user: str, edge: int, *channels: str) -> ChatClient:
@@ -88,12 +67,10 @@ def versions(client: ChatClient, channel: str, user: str) -> list[int]:
     return [pub["data"]["version"] for pub in events if pub["data"]["user"] == user]
 
 
-async def until(client: ChatClient, channel: str, user: str, version: int, within_s: float = SEEN_S) -> float:
+async def until_told(client: ChatClient, channel: str, user: str, version: int, within_s: float = SEEN_S) -> float:
     """Wait until a version was told; return the seconds that it took."""
     began = time.monotonic()
-    while version not in versions(client, channel, user):
-        assert time.monotonic() - began < within_s, versions(client, channel, user)
-        await asyncio.sleep(0.02)
+    await waiting.until(lambda: version in versions(client, channel, user), within_s, f"{user}, {version}")
     return time.monotonic() - began
 
 
@@ -131,7 +108,7 @@ async def test_whoever_shares_a_conversation_is_told_on_every_edge_and_nobody_el
     for number, change in enumerate((rename, rename_at_auth), start=1):
         assert await change(stack, ann, f"Ann {number}") == number
         for client in (*followers, own):
-            await until(client, shared, ann, number)
+            await until_told(client, shared, ann, number)
     await asyncio.sleep(5)  # the second look tells nobody twice
     assert [versions(client, shared, ann) for client in (*followers, own)] == [[1, 2]] * 5
     assert all(not versions(client, without, ann) for client in (*followers, stranger))
@@ -156,13 +133,13 @@ async def test_a_change_is_told_though_the_edge_or_auth_dies_at_any_moment(
         await asyncio.gather(asked, return_exceptions=True)
         version = await version_at_auth(stack, ann)
         if version > known:
-            await until(follower, channel, ann, version)
+            await until_told(follower, channel, ann, version)
         known = version
         await asyncio.to_thread(stack.start, "edge-2")
     version = await rename_at_auth(stack, ann, "Ann before auth dies")
     await asyncio.to_thread(stack.kill9, "auth")
     await asyncio.to_thread(stack.start, "auth")
-    await until(follower, channel, ann, version)
+    await until_told(follower, channel, ann, version)
 
 
 async def version_at_auth(stack: Stack, user: str) -> int:
@@ -180,7 +157,7 @@ async def test_who_follows_the_same_open_conversation_is_told_within_two_seconds
     clients = [await join(stack, exits, user, edge, channel) for user, edge in ((ann, 0), (bob, 1), (cid, 0))]
     version = await rename(stack, ann, "Ann", edge=1)
     for client in clients:
-        await until(client, channel, ann, version)
+        await until_told(client, channel, ann, version)
     assert await rename(stack, fresh("dan"), "Dan") == 1
     await asyncio.sleep(1)
     assert {pub["data"]["user"] for client in clients for pub in client.heard(channel) if "offset" not in pub} == {ann}

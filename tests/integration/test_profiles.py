@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,10 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
 from tests.integration.test_users import api, bearer
-from tests.support.dynamodb import CREDENTIALS, settings_of
+from tests.support.dynamodb_tables import environment_on_dynamodb
 from tests.support.stack import Stack
 
 WITHIN_S = 5.0
@@ -26,21 +23,7 @@ WITHIN_S = 5.0
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     environment: dict[str, str] = {}
     if request.param == "dynamodb":
-        address, prefix = request.getfixturevalue("dynamodb"), f"profiles-{uuid.uuid4().hex[:8]}-"
-
-        async def create() -> None:
-            settings = settings_of(address, prefix)
-            db = DynamoDb(settings)
-            await tables.create(db, settings)
-            await db.close()
-
-        asyncio.run(create())
-        environment = {
-            **CREDENTIALS,
-            "AUTH_STORE": "dynamodb",
-            "DYNAMODB_ENDPOINT": address,
-            "DYNAMODB_TABLE_PREFIX": prefix,
-        }
+        environment = asyncio.run(environment_on_dynamodb(request.getfixturevalue("dynamodb"), "auth"))
     with Stack(edges=2, environment=environment) as running:
         yield running
 

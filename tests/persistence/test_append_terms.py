@@ -14,14 +14,12 @@ import grpc
 import pytest
 import redis.asyncio
 
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
 from services.shared.hotlog import keys
 from services.shared.redis.client import redis_client
 from tests.persistence import test_dynamodb_processes as on_dynamodb
 from tests.persistence.test_replicas import Process
 from tests.support.counts import counts_of
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import own_tables
 from tests.support.full import sized
 from tests.support.redis import RedisServer
 from thalamus.common.v1 import common_pb2
@@ -214,10 +212,7 @@ async def replicas(
 
                 found.append(Replica(process.grpc_port, again))
         else:
-            settings = settings_of(request.getfixturevalue("dynamodb"), f"{uuid.uuid4().hex}-")
-            db = DynamoDb(settings)
-            await tables.create(db, settings)
-            await db.close()
+            settings = await own_tables(request.getfixturevalue("dynamodb"))
             for _ in range(2):
                 other = on_dynamodb.Process(own_redis.url, settings)
                 made.append(other)

@@ -20,14 +20,13 @@ from services.persistence.adapters.sqlite_store import SqliteLogStore
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Heartbeat, LogStore, Row, Written
-from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from services.shared.hotlog.keys import pair
 from services.shared.redis.clock import RedisClock
 from services.shared.redis.pipeline import RedisPipeline
 from tests.persistence.test_crashes import CHANNEL, Replica
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import own_tables
 
 BEHIND = 12_000
 
@@ -39,10 +38,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield made
         await made.close()
         return
-    settings = settings_of(request.getfixturevalue("dynamodb"), f"{os.urandom(8).hex()}-")
-    db = DynamoDb(settings)
-    await tables.create(db, settings)
-    kept = DynamoDbLogStore(db, settings.log_table)
+    settings = await own_tables(request.getfixturevalue("dynamodb"))
+    kept = DynamoDbLogStore(DynamoDb(settings), settings.log_table)
     yield kept
     await kept.close()
 

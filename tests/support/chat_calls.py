@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,11 +26,10 @@ from services.persistence.chat.methods.registry import Methods
 from services.persistence.chat.new_events import NewEvent, Refused, Result
 from services.persistence.chat.wiring import Chat
 from services.persistence.domain.log import Log
-from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
-from tests.support.dynamodb import settings_of
+from tests.support.dynamodb_tables import own_tables
 from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
@@ -201,9 +199,8 @@ async def sqlite_site(redis_url: str, file: Path, replicas: int = 2) -> AsyncIte
 @asynccontextmanager
 async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> AsyncIterator[Site]:
     """Replicas on DynamoDB, each with a client of its own."""
-    settings = settings_of(address, f"{uuid.uuid4().hex}-")
-    clients = [DynamoDb(settings)]
-    await tables.create(clients[0], settings)
+    settings = await own_tables(address)
+    clients: list[DynamoDb] = []
 
     def stores() -> tuple[Any, Any, Any]:
         db, table = DynamoDb(settings), settings.chat_table

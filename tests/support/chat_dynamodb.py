@@ -12,10 +12,9 @@ from services.persistence.chat.ports import Changes
 from services.shared.dynamodb.client import DynamoDb, values_of
 from services.shared.dynamodb.settings import DynamoDbSettings
 from tests.support.chat_store import MemoryChatStore
+from tests.support.dynamodb_tables import PATIENCE_S
 
 CHANNEL = "conv:o.chat"
-
-PATIENCE_S = 60.0  # the emulator shares a machine with other tests
 
 
 def store_of(db: DynamoDb, settings: DynamoDbSettings) -> DynamoDbChatStore:

@@ -27,12 +27,10 @@ import httpx
 
 from cli.bundled import ROOT
 from services.persistence.chat.domain.fold import Entry
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from services.shared.rpc.batch_stream import BatchStream
 from services.shared.rpc.replicas import Replicas
-from tests.support.dynamodb import CREDENTIALS, settings_of
+from tests.support.dynamodb_tables import environment_on_dynamodb
 from tests.support.faults import free_port
 from tests.support.redis import RedisServer
 from thalamus.chat.v1 import chat_pb2 as chat
@@ -353,11 +351,7 @@ async def chat_site(store: str, replicas: int, *, address: str = "", **environme
         if store == "sqlite":
             base["PERSISTENCE_DB"] = str(folder / "persistence.sqlite3")
         else:
-            settings = settings_of(address, f"{uuid.uuid4().hex}-")
-            base |= {**CREDENTIALS, "DYNAMODB_ENDPOINT": address, "DYNAMODB_TABLE_PREFIX": settings.table_prefix}
-            db = DynamoDb(settings)
-            await tables.create(db, settings)
-            await db.close()
+            base |= await environment_on_dynamodb(address, "persistence")
         site = ChatSite(redis, base | environment, folder, replicas)
         started: list[Replica] = []
         try:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from services.shared.dynamodb import tables
-from services.shared.dynamodb.client import DynamoDb
 from services.shared.dynamodb.settings import DynamoDbSettings
-from tests.support.dynamodb import settings_of
 from tests.support.dynamodb_faults import DynamoDbFaults, dynamodb_faults
+from tests.support.dynamodb_tables import own_tables
 
 
 @pytest.fixture
@@ -24,9 +21,6 @@ def faults(dynamodb: str) -> Iterator[DynamoDbFaults]:
 @pytest.fixture
 async def settings(faults: DynamoDbFaults) -> DynamoDbSettings:
     """Settings of tables that are there, empty; their requests go through `faults`."""
-    settings = settings_of(faults.address, f"{uuid.uuid4().hex}-")
-    db = DynamoDb(settings)
-    await tables.create(db, settings)
-    await db.close()
+    settings = await own_tables(faults.address)
     faults.requests.clear()
     return settings
