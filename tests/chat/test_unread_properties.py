@@ -10,7 +10,7 @@ from tests.chat.unread_play import Play
 from tests.support.chat_calls import Site
 from tests.support.full import sized
 
-STEPS = sized(3_000, 100_000)
+STEPS = sized(1_000, 100_000)
 
 
 @pytest.mark.timeout(sized(300, 7_200))

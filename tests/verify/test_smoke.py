@@ -14,6 +14,7 @@ import uvloop
 
 import verify.drive
 from tests.support.faults import kill_pubsub
+from tests.support.full import sized
 from tests.support.stack import Stack
 from verify import events as e
 from verify import judge as j
@@ -43,14 +44,15 @@ def redis_port(stack: Stack) -> int:
 
 
 @pytest.mark.slow
-def test_60_seconds_of_killed_edges_and_killed_pubsub_connections_lose_nothing(tmp_path: Path) -> None:
+def test_killed_edges_and_killed_pubsub_connections_lose_nothing(tmp_path: Path) -> None:
     """F01 and F07: 30 clients, 3 channels, two edges that are killed in turn."""
+    duration_s = sized(24, 60)
 
     with Stack(edges=2, environment=FAST_PINGS) as stack:
 
         async def trouble(run: Run) -> None:
             for number in range(6):
-                await asyncio.sleep(max(0.0, 6.0 + 8.0 * number - run.now()))
+                await asyncio.sleep(max(0.0, (6.0 + 8.0 * number) * duration_s / 60 - run.now()))
                 name = f"edge-{number // 2 % 2 + 1}" if number % 2 == 0 else "pubsub"
                 run.note(e.Fault(at=run.now(), name=name, on=True))
                 if number % 2 == 0:
@@ -60,11 +62,12 @@ def test_60_seconds_of_killed_edges_and_killed_pubsub_connections_lose_nothing(t
                     assert await asyncio.to_thread(kill_pubsub, redis_port(stack)) >= 2
                 run.note(e.Fault(at=run.now(), name=name, on=False))
 
-        load = Load(seed=20, duration_s=60, clients=30, channels=CHANNELS)
+        load = Load(seed=20, duration_s=duration_s, clients=30, channels=CHANNELS)
         outcome = check(stack, load, trouble, tmp_path / "history.jsonl")
         print(outcome.page)
         assert outcome.verdict.passed, outcome.page
-        assert outcome.verdict.acked > 500
+        print(f"{outcome.verdict.acked} acknowledged, {outcome.verdict.recoveries} recoveries")
+        assert outcome.verdict.acked > sized(300, 500)
         assert outcome.verdict.recoveries > 50
         assert not [line for name in stack.internal_urls for line in stack.lines(name) if "Traceback" in line]
 
