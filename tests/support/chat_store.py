@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from services.persistence.chat.devices.ports import Kept
 from services.persistence.chat.domain.names import namespace_of
+from services.persistence.chat.index.ports import SearchIndex
 from services.persistence.chat.ports import Changes, Loaded
 
 
@@ -60,6 +61,7 @@ class MemoryChatStore:
     def __init__(self) -> None:
         self.kept: dict[str, _Kept] = {}
         self.devices = MemoryDeviceStore()
+        self.search: SearchIndex | None = None
         self.failing: Exception | None = None
 
     async def load(self, channel: str) -> Loaded | None:

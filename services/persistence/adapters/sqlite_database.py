@@ -25,7 +25,7 @@ from services.shared.sqlite_file import FileWatch, Identity, identity, once_unlo
 logger = logging.getLogger(__name__)
 
 _BUSY_MS = 2_000  # longest wait for the lock of another process
-Role = Literal["read", "write", "scrub"]
+Role = Literal["read", "write", "scrub", "search"]
 T = TypeVar("T")
 
 
@@ -47,6 +47,7 @@ class SqliteDatabase:
             "read": ThreadPoolExecutor(1, "store-reader"),
             "write": ThreadPoolExecutor(1, "store-writer"),
             "scrub": ThreadPoolExecutor(1, "store-scrubber"),
+            "search": ThreadPoolExecutor(1, "store-searcher"),
         }
         self._connections: dict[str, sqlite3.Connection] = {}
         self._opened: dict[str, Identity] = {}  # by role: the files that its connection opened

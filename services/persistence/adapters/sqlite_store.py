@@ -171,7 +171,7 @@ class SqliteLogStore:
         try:
             return await self._run("write", "erase", replace)
         finally:
-            self._note_erasure()
+            self.note_erasure()
 
     async def scrub(self) -> bool:
         since, self._unscrubbed_since = self._unscrubbed_since, None
@@ -194,7 +194,8 @@ class SqliteLogStore:
     def unscrubbed_since(self) -> float | None:
         return self._unscrubbed_since
 
-    def _note_erasure(self) -> None:
+    def note_erasure(self) -> None:
+        """Have the write-ahead log truncated soon: something was erased."""
         self._erased_at = self._clock()
         if self._unscrubbed_since is None:
             self._unscrubbed_since = self._erased_at
@@ -235,7 +236,7 @@ class SqliteLogStore:
         await self._run(
             "write", "drop", lambda connection: sqlite_counts.drop(connection, removal.channel, removal.upto)
         )
-        self._note_erasure()
+        self.note_erasure()
         forget = "DELETE FROM removals WHERE number = ?"
         await self._run("write", "drop", lambda connection: connection.execute(forget, (removal.number,)))
 

@@ -26,3 +26,7 @@ INBOX_HEADS = Counter(
     "`conversation` itself.",
     ["source"],
 )
+SEARCH_INDEXED = Counter("thalamus_chat_search_indexed", "Messages that were written to the index of messages.")
+SEARCH_SCANNED = Counter(
+    "thalamus_chat_search_scanned", "Publications that searches read from the log, as they were not indexed yet."
+)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from services.persistence.chat.devices.ports import DeviceStore
+from services.persistence.chat.index.ports import SearchIndex
 
 
 class Loaded(NamedTuple):
@@ -110,3 +111,7 @@ class ChatStores(ChatStore, Protocol):
     @property
     def devices(self) -> DeviceStore:
         """The store of devices."""
+
+    @property
+    def search(self) -> SearchIndex | None:
+        """The index of messages; None: this store has none."""

@@ -51,6 +51,8 @@ class Projection:
         self._own: dict[str, bytes] = {}  # channel → newest own mark
         self._rotation = Rotation()
         self.on_swept: Callable[[Live], Awaitable[None]] | None = None  # called before the mark of a dead process goes
+        self.on_written: Callable[[Live], Awaitable[None]] | None = None  # called before any mark goes
+        self.on_grew: Callable[[str], None] | None = None  # called with the channel of new messages
 
     async def begin(self, channels: Collection[str]) -> None:
         """Note that these conversations may change; call `end` for each of them.
@@ -74,6 +76,8 @@ class Projection:
 
     def grew(self, live: Live) -> None:
         """Note that plain messages were added."""
+        if self.on_grew is not None:
+            self.on_grew(live.channel)
         if live.seen - (live.projected or 0) > _LONG_TAIL:
             self._soon(live.channel)
 
@@ -111,6 +115,8 @@ class Projection:
             try:
                 live = await self._conversations.current(channel)
                 await self._conversations.write(live)
+                if self.on_written is not None:
+                    await self.on_written(live)
                 if self.on_swept is not None:
                     await self.on_swept(live)
                 done.append((channel, mark))
@@ -142,6 +148,8 @@ class Projection:
         try:
             if live is not None:
                 await self._conversations.write(live)
+                if self.on_written is not None:
+                    await self.on_written(live)
                 if mark is not None:
                     await self._marks.unmark([(channel, mark)])
         except Exception as error:  # the mark stays, and the sweep tries again

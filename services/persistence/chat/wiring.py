@@ -30,6 +30,9 @@ from services.persistence.chat.pages import Pages
 from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.projection import Projection
 from services.persistence.chat.queries import Queries
+from services.persistence.chat.search.indexing import Indexing
+from services.persistence.chat.search.names import NameSearch
+from services.persistence.chat.search.search import Search
 from services.persistence.chat.service import ChatServicer
 from services.persistence.chat.shown_marks import ShownMarks
 from services.persistence.chat.traces import Traces
@@ -108,6 +111,11 @@ class Chat:
         self.shown_marks = ShownMarks(redis)
         self.markers.on_moved.append(self.shown_marks.moved)
         self.typing = Typing(redis, now_ms)
+        self.indexing, search = None, None
+        if store.search is not None:
+            self.indexing = Indexing(self.conversations, rows, store.search)
+            self.projection.on_written, self.projection.on_grew = self.indexing.reach, self.indexing.soon
+            search = Search(self.queries, self.conversations, self.inbox, rows, store.search, self.indexing, now_ms)
         self.tools = Tools(
             self.queries,
             self.appender,
@@ -120,6 +128,8 @@ class Chat:
             self.inbox,
             self.typing,
             Farewells(redis),
+            search,
+            NameSearch(self.inbox, store, self.conversations),
             now_ms,
             web_push_hosts=web_push_hosts,
         )
@@ -134,6 +144,8 @@ class Chat:
             group.create_task(self.flusher.run())
             group.create_task(self.shown_marks.run())
             group.create_task(self.receipts.run())
+            if self.indexing is not None:
+                group.create_task(self.indexing.run())
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for what is under way, then write what is due; the log still runs."""
@@ -141,6 +153,8 @@ class Chat:
             async with asyncio.timeout(timeout_s):
                 await self.appender.close(timeout_s)
                 await self.projection.flush()
+                if self.indexing is not None:
+                    await self.indexing.flush()
                 await self.eraser.flush()
                 await self._flush_markers()
                 await self.inbox.drain()

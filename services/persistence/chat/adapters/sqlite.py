@@ -8,11 +8,12 @@ overlays: the first one hides it (`position` -1), and whoever writes the convers
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
 from services.persistence.chat.adapters.sqlite_devices import SqliteDeviceStore
+from services.persistence.chat.adapters.sqlite_search import SqliteSearchIndex
 from services.persistence.chat.domain.names import namespace_of
 from services.persistence.chat.ports import Changes, Loaded
 
@@ -58,8 +59,10 @@ class SqliteChatStore:
     Methods without a docstring are described in `ChatStore`.
     """
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase, on_erased: Callable[[], None] = lambda: None) -> None:
         """Create the tables that are missing; who opened the file closes it.
+
+        `on_erased`: called when the index of messages has erased something, see `sqlite_search.py`.
 
         Raises:
             ConfigError: the file can't be used.
@@ -67,6 +70,7 @@ class SqliteChatStore:
         database.create(_SCHEMA)
         self._run = database.run
         self.devices = SqliteDeviceStore(database)
+        self.search = SqliteSearchIndex(database, on_erased)
 
     async def load(self, channel: str) -> Loaded | None:
         return await self._run("read", "chat_load", partial(_load, channel=channel))

@@ -14,6 +14,7 @@ from services.persistence.chat.inbox.cursors import Page, Since, encoded
 from services.persistence.chat.inbox.heads import Head, next_head
 from services.persistence.chat.inbox.kept_heads import KeptHeads, Seen
 from services.persistence.chat.inbox.lists import CHANGING_MS, LEFT_KEPT_MS, List, Lists, Membership
+from services.persistence.chat.inbox.readable import Readable, readable_of
 from services.persistence.chat.inbox.reading import HeadReading
 from services.persistence.chat.markers.markers import Markers
 from services.persistence.chat.markers.record import Place
@@ -139,6 +140,13 @@ class Inbox:
                 one.channel: [one.head.position, one.head.n] for one in looked.entries if one.member.role is not None
             }
         }
+
+    async def readable(self, user: str) -> tuple[list[Readable], bool]:
+        """Return where the user is a member, the last active first; and if that is all."""
+        looked = await self._look(user)
+        entries = sorted((one for one in looked.entries if one.member.role is not None), key=_order)
+        found = [readable_of(one.channel, one.head, max(one.member.history_from, one.seen.removed)) for one in entries]
+        return found, looked.is_whole
 
     async def members(self, channel: str, users: Sequence[str]) -> Json:
         """Return which of these users are members of a conversation, and its counts."""

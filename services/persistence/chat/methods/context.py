@@ -32,6 +32,8 @@ from services.persistence.chat.new_events import Appended, NewEvent, Options
 from services.persistence.chat.notifications import Notifications
 from services.persistence.chat.queries import Queries
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall
+from services.persistence.chat.search.names import NameSearch
+from services.persistence.chat.search.search import Search
 from services.persistence.chat.traces import Traces
 from services.persistence.chat.upkeep import Upkeep
 from services.persistence.chat.who_types import Typing
@@ -107,6 +109,8 @@ class Tools:
     inbox: Inbox
     typing: Typing
     farewells: Farewells
+    search: Search | None  # None: the store has no index
+    name_search: NameSearch
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
     random: Callable[[int], bytes] = os.urandom

@@ -21,6 +21,7 @@ from services.persistence.chat.methods import (
     messages,
     notifications,
     reading,
+    search,
     upkeep,
     who_types,
 )
@@ -41,6 +42,7 @@ _HANDLERS: dict[str, _Handler] = {
     "conversations.get": reading.conversation,
     "conversations.list": reading.conversations,
     "conversations.directory": reading.directory,
+    "conversations.search": search.conversations,
     "conversations.update": conversations.update,
     "conversations.close": conversations.close,
     "conversations.reopen": conversations.reopen,
@@ -64,6 +66,7 @@ _HANDLERS: dict[str, _Handler] = {
     "messages.get": reading.message,
     "messages.list": reading.messages,
     "messages.between": reading.between,
+    "messages.search": search.messages,
     "messages.thread": reading.thread,
     "messages.versions": reading.versions,
     "reactions.add": messages.add_reaction,

@@ -41,6 +41,7 @@ from services.persistence.chat.adapters.dynamodb.devices import DynamoDbDeviceSt
 from services.persistence.chat.adapters.dynamodb.finishing import TRANSACTION_BYTES, TRANSACTION_WRITES, Finisher
 from services.persistence.chat.adapters.dynamodb.table import IS_NEW, ChatTable, Write
 from services.persistence.chat.adapters.dynamodb.users import as_journal, user_writes
+from services.persistence.chat.index.ports import SearchIndex
 from services.persistence.chat.ports import Changes, Loaded
 from services.shared.dynamodb.client import DynamoDb
 
@@ -69,6 +70,7 @@ class DynamoDbChatStore:
         self._deadline_s, self._long_deadline_s = deadline_s, long_deadline_s
         self._finisher = Finisher(self._table)
         self.devices = DynamoDbDeviceStore(db, table, deadline_s=deadline_s)
+        self.search: SearchIndex | None = None  # there is none yet
 
     async def load(self, channel: str) -> Loaded | None:
         table, key = self._table, items.head_key(channel)

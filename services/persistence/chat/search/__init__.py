@@ -1,0 +1,1 @@
+"""Search in conversations: what keeps the index up to date, and answers."""

@@ -1,0 +1,266 @@
+"""Answers searches: what the index has, what it has not yet, and who may see it.
+
+Purpose. A search finds all that its user could find by reading, at once after it was said, and nothing else. How long
+it takes does not depend on what others wrote.
+
+Rules.
+
+* It looks into the conversations where the user is a member now, each above what the user may see; or into one that
+  the user may read. Without any there is nothing to look into. Rights are looked up first, and are part of the question
+  to the index; they are not a filter of its answer.
+* Rows of the log that are not indexed yet are read. What is new in them, and messages that they edit, are candidates as
+  those of the index are.
+* Each candidate is looked up at its conversation's newest position, with the user's rights at that position, and is
+  compared with the query. So neither a late delete nor a wrong entry of the index shows in an answer.
+* The order is total: newest first by time, channel and offset; or best first by a score that depends on the message
+  alone. A cursor is a place in that order. What is written later is newer, and does not move it.
+* Best first is of the newest 1,000 that are found. Pages look at the same ones: none newer than the first page.
+* An answer reads 4,000 rows that are not indexed at most. If there are more it says `incomplete`, and they are indexed.
+
+Example. 20 of 300 conversations have a match. The index returns the newest 21 places; one of these was deleted just
+now, so the index is asked for more behind the last one, until 20 are there or there are no more.
+
+Trade-offs. A number of all matches is not told: it would have to be counted message by message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from services.persistence.chat import views
+from services.persistence.chat.conversations import Conversations
+from services.persistence.chat.documents import content_of
+from services.persistence.chat.domain import events
+from services.persistence.chat.domain.access import history_from, may_read
+from services.persistence.chat.domain.state import Message
+from services.persistence.chat.inbox.inbox import Inbox
+from services.persistence.chat.index.analyser import atoms_of
+from services.persistence.chat.index.ports import Asked, Place, Scope, SearchIndex
+from services.persistence.chat.index.query import Query
+from services.persistence.chat.metrics import SEARCH_SCANNED
+from services.persistence.chat.pages import Shown
+from services.persistence.chat.queries import Queries
+from services.persistence.chat.rows import parsed_row
+from services.persistence.chat.search.cursors import Cursor, encoded
+from services.persistence.chat.search.indexing import Indexing, is_emptied
+from services.persistence.chat.views import Json
+from services.persistence.domain.ports import LogStore
+
+_BEST_OF = 1_000  # of the newest hits, by score
+_MAX_ROUNDS = 12  # of questions to the index for one answer; a page may have fewer messages then
+_SPARE = 4  # places beyond those wanted, as some may be gone
+_MAX_TAIL_ROWS = 4_000  # that one answer reads because they are not indexed
+_PAGE_ROWS = 500
+_PAGE_BYTES = 4 << 20
+_AT_ONCE = 16  # conversations that are asked at the same time
+
+
+class Wanted(NamedTuple):
+    """What is searched for.
+
+    Args:
+        user: Who searches; "": the platform, which names a channel.
+        query: What a message must be like.
+        channel: The conversation to search; "": all of the user.
+        namespace: If `channel` is "", where conversations lie; "": anywhere.
+        limit: Messages of the page.
+        best: By score.
+        cursor: Behind which place the page begins.
+    """
+
+    user: str
+    query: Query
+    channel: str
+    namespace: str
+    limit: int
+    best: bool
+    cursor: Cursor | None
+
+
+class _Found(NamedTuple):
+    """A message that is found, and as of which position of its conversation."""
+
+    place: Place
+    message: Message
+    epoch: str
+    position: int
+
+
+class _Tails(NamedTuple):
+    """Offsets by channel that rows name which are not indexed; and if that is all."""
+
+    offsets: dict[str, set[int]]
+    is_whole: bool
+
+
+class Search:
+    """Searches messages; every method raises `Unavailable`."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        conversations: Conversations,
+        inbox: Inbox,
+        rows: LogStore,
+        index: SearchIndex,
+        indexing: Indexing,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """Put it together.
+
+        `rows` is the store of the log, `now_ms` the time of Redis, Unix ms.
+        """
+        self._queries, self._conversations, self._inbox = queries, conversations, inbox
+        self._rows, self._index, self._indexing, self._now_ms = rows, index, indexing, now_ms
+
+    async def messages(self, wanted: Wanted) -> Json:
+        """Return a page of messages.
+
+        Raises:
+            RefusedCall: the user may not read the conversation.
+        """
+        query, limit, best, cursor = wanted.query, wanted.limit, wanted.best, wanted.cursor
+        upto = self._now_ms() if cursor is None else cursor.upto
+        scopes, is_all = await self._scopes(wanted)
+        after = None if cursor is None else cursor.place
+        found: list[_Found] = []
+        tails: _Tails | None = None
+        most = _BEST_OF if best else limit + 1 + _SPARE
+        for _ in range(_MAX_ROUNDS):
+            hits = await self._index.find(Asked(query, scopes, most, after, upto if best else None, best))
+            if tails is None:
+                scopes = [one._replace(position=max(one.position, hits.indexed[one.channel])) for one in scopes]
+                tails = await self._tails(query, scopes, hits.indexed)
+                found += [one for one in await self._look_up(wanted, tails.offsets, upto) if _is_behind(one, cursor)]
+            others = [one for one in hits.places if one.offset not in tails.offsets.get(one.channel, ())]
+            found += await self._first(wanted, others, upto)
+            found.sort(key=lambda one: one.place)
+            after = hits.places[-1] if hits.has_more and not best else None
+            if after is None or sum(one.place <= after for one in found) > limit:
+                break
+            most = min(2 * most, _BEST_OF)
+        answer = self._page(wanted, found, after, upto)
+        if not (is_all and tails is not None and tails.is_whole):
+            answer["incomplete"] = True
+        return answer
+
+    async def _scopes(self, wanted: Wanted) -> tuple[list[Scope], bool]:
+        """Return where to search, the last active first; and whether that is all."""
+        user, channel = wanted.user, wanted.channel
+        if channel:
+            live = await self._queries.seen(channel, user)
+            return [Scope(channel, max(history_from(live.state, user), live.removed), live.position)], True
+        readable, is_whole = await self._inbox.readable(user)
+        first = f"{wanted.namespace}:" if wanted.namespace else ""
+        there = [one for one in readable if one.channel.startswith(first)]
+        return [Scope(one.channel, one.above, one.position) for one in there], is_whole
+
+    # What is not indexed yet.
+
+    async def _tails(self, query: Query, scopes: Sequence[Scope], indexed: Mapping[str, int]) -> _Tails:
+        """Return what may be found in rows that are not indexed."""
+        offsets: dict[str, set[int]] = {}
+        left = _MAX_TAIL_ROWS
+        is_whole = True
+        behind = [one for one in scopes if indexed[one.channel] < one.position]
+        for scope in sorted(behind, key=lambda one: one.position - indexed[one.channel]):
+            since = indexed[scope.channel]
+            if scope.position - since > _PAGE_ROWS:
+                self._indexing.soon(scope.channel)
+            if scope.position - since > left:
+                is_whole = False
+                since = scope.position - left
+            left -= scope.position - since
+            if since < scope.position:
+                offsets[scope.channel] = await self._tail(query, scope, since)
+        SEARCH_SCANNED.inc(_MAX_TAIL_ROWS - left)
+        return _Tails(offsets, is_whole)
+
+    async def _tail(self, query: Query, scope: Scope, since: int) -> set[int]:
+        """Return the offsets that rows above `since` name and that may be found."""
+        offsets: set[int] = set()
+        while since < scope.position:
+            rows = await self._rows.read_counted(
+                scope.channel,
+                since_offset=since,
+                upto=scope.position,
+                limit=_PAGE_ROWS,
+                reverse=False,
+                max_bytes=_PAGE_BYTES,
+            )
+            if not rows:
+                break
+            since = rows[-1].offset
+            for row in rows:
+                event, _ = parsed_row(row.offset, row.publication)
+                if isinstance(event, events.Message | events.Edit) and query.fits_content(content_of(event)):
+                    offsets.add(event.of if isinstance(event, events.Edit) else row.offset)
+        return offsets
+
+    # Looking up what may be found.
+
+    async def _first(self, wanted: Wanted, places: Sequence[Place], upto: int) -> list[_Found]:
+        """Return those of these places that hold, in order, until a page is full."""
+        found: list[_Found] = []
+        most = wanted.limit + 1
+        for start in range(0, len(places), most):
+            offsets: dict[str, set[int]] = {}
+            for place in places[start : start + most]:
+                offsets.setdefault(place.channel, set()).add(place.offset)
+            found += await self._look_up(wanted, offsets, upto)
+            if len(found) >= most:
+                break
+        return found
+
+    async def _look_up(self, wanted: Wanted, offsets: Mapping[str, set[int]], upto: int) -> list[_Found]:
+        """Return those of these messages that the user may see and that are found."""
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(channel: str) -> list[_Found]:
+            async with at_once:
+                return await self._of_channel(wanted, channel, sorted(offsets[channel]), upto)
+
+        some = await asyncio.gather(*(one(channel) for channel in offsets if offsets[channel]))
+        return [found for of_channel in some for found in of_channel]
+
+    async def _of_channel(self, wanted: Wanted, channel: str, offsets: Sequence[int], upto: int) -> list[_Found]:
+        user, query, best = wanted.user, wanted.query, wanted.best
+        live = await self._conversations.current(channel)
+        if not may_read(live.state, user, self._now_ms()):
+            return []
+        messages = await self._conversations.messages(live, offsets)
+        if not may_read(live.state, user, self._now_ms()):  # any more
+            return []
+        above = max(history_from(live.state, user), live.removed)
+        found: list[_Found] = []
+        for offset, message in messages.items():
+            if offset <= above or not isinstance(message, Message) or is_emptied(message.content):
+                continue
+            if (best and message.time_ms > upto) or not query.fits(message.author, message.time_ms, message.content):
+                continue
+            score = query.score(atoms_of(message.content.text)) if best else 0.0
+            place = Place(-score, -message.time_ms, channel, -offset)
+            found.append(_Found(place, message, live.epoch, live.position))
+        return found
+
+    def _page(self, wanted: Wanted, found: Sequence[_Found], after: Place | None, upto: int) -> Json:
+        """Return the answer; `after`: up to there all is found, None: everywhere."""
+        sure = [one for one in found if after is None or one.place <= after]
+        shown = views.fitting(_entry(wanted.user, one) for one in sure[: wanted.limit])
+        answer: Json = {"messages": shown}
+        rest = sure[len(shown) - 1].place if len(sure) > len(shown) else after
+        if rest is not None:
+            answer["cursor"] = encoded(rest, best=wanted.best, upto=upto)
+        return answer
+
+
+def _is_behind(one: _Found, cursor: Cursor | None) -> bool:
+    return cursor is None or one.place > cursor.place
+
+
+def _entry(user: str, one: _Found) -> Json:
+    shown = Shown(one.place.offset, one.message.time_ms, one.message)
+    as_of = {"epoch": one.epoch, "offset": one.position}
+    return {**views.message(one.place.channel, shown, user), "as_of": as_of}

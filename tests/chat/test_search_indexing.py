@@ -1,0 +1,194 @@
+"""The index follows the log: of old conversations, and with other replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from services.persistence.chat.index.analyser import atoms_of
+from services.persistence.chat.index.ports import Asked, Document, Scope, Update
+from services.persistence.chat.index.query import read_query
+from services.persistence.chat.search import search as search_module
+from tests.chat.search_play import search
+from tests.support.chat_calls import CallRefused, Replica, Site, sqlite_site
+from tests.support.full import sized
+
+
+@pytest.fixture
+async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as found:
+        yield found
+
+
+async def group(a: Replica, *users: str) -> str:
+    channel: str = (await a.call(users[0], "conversations.create", users=list(users[1:])))["channel"]
+    return channel
+
+
+async def texts(replica: Replica, user: str, query: str, **more: Any) -> list[str]:
+    return [one["text"] for one in await search(replica, user, query, **more)]
+
+
+async def behind(site: Site) -> list[str]:
+    channels: list[str] = (await site.store.search.behind("", 1_000))[0]
+    return channels
+
+
+async def rest(site: Site) -> None:
+    """Have nothing go on by itself, but what is asked for."""
+    for replica in site.replicas:
+        await replica.rest()
+
+
+async def test_a_message_is_indexed_by_itself_and_soon(site: Site, a: Replica) -> None:
+    channel = await group(a, "ann", "bob")
+    await a.call("ann", "messages.send", channel=channel, text="word")
+    index = site.store.search
+    async with asyncio.timeout(20):
+        while channel in await behind(site):
+            await asyncio.sleep(0.02)
+    hits = await index.find(Asked(read_query("word", ""), [Scope(channel, 0, 100)], 10))
+    assert [one.offset for one in hits.places] == [3]
+
+
+async def test_a_sweep_indexes_what_was_there_before_page_by_page(site: Site, a: Replica, b: Replica) -> None:
+    """As after an update; a process stops in between, and another one goes on."""
+    await rest(site)
+    channels = [await group(a, "ann", "bob") for _ in range(3)]
+    for number in range(sized(300, 3_000)):
+        await a.call("ann", "messages.send", channel=channels[0], text=f"word {number}")
+    await a.call("ann", "messages.send", channel=channels[1], text="word elsewhere")
+    assert set(channels) <= set(await behind(site))
+    third = site.another()
+    await third.rest()
+    indexing, other = a.chat.indexing, third.chat.indexing
+    assert indexing is not None
+    assert other is not None
+    live = await a.conversations.current(channels[0])
+    update = await indexing._page(live)  # noqa: SLF001
+    assert update is not None
+    assert update.indexed < live.position
+    assert await site.store.search.apply([update]) == [True]
+    assert await site.store.search.apply([update]) == [False]  # by who was slower
+    assert len(await texts(b, "bob", "word", limit=50)) == sized(301, 3_001)
+    assert await other.sweep() > 0
+    assert await behind(site) == []
+    assert len(await texts(b, "bob", "word", limit=50)) == sized(301, 3_001)
+    assert third.conversations.cached(channels[2]) is None  # nobody uses it
+
+
+async def test_an_answer_says_if_it_could_not_look_at_everything(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rest(site)
+    monkeypatch.setattr(search_module, "_MAX_TAIL_ROWS", 20)
+    channel = await group(a, "ann", "bob")
+    for number in range(30):
+        await a.call("ann", "messages.send", channel=channel, text=f"word {number}")
+    answer = await a.call("bob", "messages.search", query="word", limit=50)
+    assert answer["incomplete"] is True
+    assert [one["text"] for one in answer["messages"]] == [f"word {number}" for number in range(29, 9, -1)]
+    assert a.chat.indexing is not None
+    await a.chat.indexing.sweep()
+    assert len(await texts(a, "bob", "word")) == 30
+
+
+async def test_two_replicas_that_index_at_the_same_time_write_each_message_once(site: Site) -> None:
+    rng = random.Random(1)
+    a, b = site.replicas
+    channel = await group(a, "ann", "bob")
+    for number in range(sized(60, 600)):
+        await rng.choice((a, b)).call("ann", "messages.send", channel=channel, text=f"word {number}")
+        if number % 10 == 0:
+            for replica in (a, b):
+                assert replica.chat.indexing is not None
+                await replica.chat.indexing.reach(await replica.conversations.current(channel))
+    assert len(await texts(b, "bob", "word", limit=50)) == sized(60, 600)
+
+
+async def test_words_of_the_index_belong_to_one_conversation_each(site: Site, a: Replica) -> None:
+    """So a search reads no list of words in which others' messages are."""
+    await rest(site)
+    channels = [await group(a, "ann", f"user {number}") for number in range(4)]
+    for channel in channels:
+        for text in ("common", "a common word", "京都"):
+            await a.call("ann", "messages.send", channel=channel, text=text, mentions=["ann"])
+    assert a.chat.indexing is not None
+    await a.chat.indexing.sweep()
+
+    def terms(connection: Any) -> list[tuple[str, int]]:
+        connection.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab(main, search_index, instance)")
+        found: list[tuple[str, int]] = connection.execute("SELECT term, doc FROM temp.words").fetchall()
+        connection.execute("DROP TABLE temp.words")
+        return found
+
+    found = await site.rows.database.run("scrub", "test", terms)
+    assert len({row >> 36 for _, row in found}) == 4
+    assert {int(term.split("_")[0], 36) == row >> 36 for term, row in found} == {True}
+
+
+async def test_an_index_finds_what_a_list_of_documents_has(site: Site) -> None:
+    """With pages, bounds of offsets and times, and documents that are replaced and go."""
+    rng = random.Random(2)
+    index = site.store.search
+    kept: dict[str, dict[int, tuple[int, list[str]]]] = {f"c{number}": {} for number in range(6)}
+    words = [f"w{number}" for number in range(8)]
+    for step in range(sized(25, 400)):
+        for channel, documents in kept.items():
+            top = step * 20
+            new: dict[int, Document | None] = {}
+            for offset in range(top + 1, top + 21):
+                if rng.random() < 0.7:
+                    new[offset] = Document(offset * 10 + rng.randrange(3), rng.choices(words, k=4), ("_a1",))
+            for offset in rng.sample(sorted(documents), min(3, len(documents))):
+                time_ms = documents[offset][0]
+                new[offset] = None if rng.random() < 0.5 else Document(time_ms, rng.choices(words, k=2), ())
+            assert await index.apply([Update(channel, top, top + 20, new)]) == [True]
+            assert await index.apply([Update(channel, top, top + 20, {1: Document(1, ["wrong"], ())})]) == [False]
+            for offset, document in new.items():
+                if document is None:
+                    documents.pop(offset, None)
+                else:
+                    documents[offset] = document.time_ms, list(document.atoms)
+        scopes = [Scope(channel, rng.randrange(top + 1), rng.randrange(top + 40)) for channel in kept]
+        wanted = rng.sample(words, rng.randint(1, 2))
+        before, since = rng.choice([None, top * 8]), rng.choice([None, top * 3])
+        query = read_query(" ".join(wanted), "")._replace(before=before, since=since)
+        expected = sorted(
+            (-time_ms, scope.channel, -offset)
+            for scope in scopes
+            for offset, (time_ms, atoms) in kept[scope.channel].items()
+            if scope.above < offset <= scope.position and set(wanted) <= set(atoms)
+            if (before is None or time_ms < before) and (since is None or time_ms >= since)
+        )
+        found: list[tuple[int, str, int]] = []
+        after, most = None, rng.choice((1, 7, 500))
+        while True:
+            hits = await index.find(Asked(query, scopes, most, after))
+            assert len(hits.places) <= most
+            assert set(hits.indexed.values()) == {top + 20}
+            found += [one[1:] for one in hits.places]
+            if not hits.has_more:
+                break
+            after = hits.places[-1]
+        assert found == expected
+    assert await index.offsets_with("c0", "_a1", 0, 10**6, 5) == sorted(
+        await index.offsets_with("c0", "_a1", 0, 10**6, 5)
+    )
+    assert await index.offsets_upto("c0", 10**6, 10**6) == sorted(kept["c0"])
+    assert atoms_of("w1 w2") == ["w1", "w2"]
+
+
+async def test_with_dynamodb_messages_can_not_be_searched_yet(dynamodb_calls: Site) -> None:
+    a = dynamodb_calls.replicas[0]
+    await group(a, "ann", "bob")
+    with pytest.raises(CallRefused, match="108 not_available: search is not available with this store"):
+        await a.call("ann", "messages.search", query="word")
+    answer = await a.call("ann", "conversations.search", query="x")
+    assert answer == {"conversations": [], "open": []}
