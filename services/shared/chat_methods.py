@@ -29,6 +29,7 @@ class Rate(enum.StrEnum):
     CONVERSATIONS = "conversations"
     INVITES = "invites"
     CHANGES = "changes"  # of conversations and their members
+    SEARCHES = "searches"
     MARKERS = "markers"  # what a user has read, and that a user types
 
 
@@ -61,6 +62,13 @@ METHODS: dict[str, Method] = {
         Method("conversations.get", r.OfChannel, _READ, "Return a conversation, and the caller's place in it."),
         Method("conversations.list", r.ConversationsList, _READ, "List the caller's conversations and invitations."),
         Method("conversations.directory", r.ConversationsDirectory, _READ, "List open conversations by name."),
+        Method(
+            "conversations.search",
+            r.ConversationsSearch,
+            _READ,
+            "Find the caller's conversations, and open ones, by name.",
+            Rate.SEARCHES,
+        ),
         Method("conversations.update", r.ConversationsUpdate, _MANAGE, "Change the name or settings.", Rate.CHANGES),
         Method(
             "conversations.close", r.ChangeChannel, _MANAGE, "Close a conversation: it can only be read.", Rate.CHANGES
@@ -99,6 +107,9 @@ METHODS: dict[str, Method] = {
         Method("messages.get", r.MessageOnly, _READ, "Return a message."),
         Method("messages.list", r.MessagesList, _READ, "Return a page of messages, the newest last."),
         Method("messages.between", r.MessagesBetween, _READ, "Return a page of messages between two users."),
+        Method(
+            "messages.search", r.MessagesSearch, _READ, "Find messages in the caller's conversations.", Rate.SEARCHES
+        ),
         Method("messages.thread", r.MessagesThread, _READ, "Return a page of the messages in a thread."),
         Method("messages.versions", r.MessageOnly, _READ, "Return the versions of a message, the oldest first."),
         Method("reactions.add", r.ReactionsChange, _WRITE, "React to a message.", Rate.REACTIONS),

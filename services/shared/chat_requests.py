@@ -187,6 +187,35 @@ class ConversationsDirectory(ChatRequest, kw_only=True):
     namespace: Namespace = ""
 
 
+class ConversationsSearch(ChatRequest, kw_only=True):
+    """What to find conversations by.
+    `query`: the beginnings of words of the name, or of the other user's id in a direct conversation. `member`: only own
+    ones in which this user is, too. `limit`: of a page, 100 at most. `cursor`: that of the page before.
+    """
+
+    query: Annotated[str, Meta(max_length=128)] = ""
+    member: Annotated[str, Meta(max_length=255)] = ""
+    limit: Messages = 20
+    cursor: Cursor = ""
+    namespace: Namespace = ""
+
+
+class MessagesSearch(ChatRequest, kw_only=True):
+    """What to find messages by.
+    `query`: words, `"phrases"`, beginnings (`ship*`) and what is not to be there (`-draft`); also `from:u2`,
+    `in:conv:g.x`, `before:2026-02-01`, `after:2026-01-01`, `has:attachment` and `mentions:me`. `channel`: only in this
+    conversation. `namespace`: only in those that lie there. `sort`: the newest first, or the best of the newest 1,000.
+    `limit`: of a page, 50 at most. `cursor`: that of the page before.
+    """
+
+    query: Annotated[str, Meta(min_length=1, max_length=512)]
+    channel: Channel | UnsetType = UNSET
+    namespace: Namespace = ""
+    sort: Literal["newest", "best"] = "newest"
+    limit: Annotated[int, Meta(ge=1, le=50)] = 20
+    cursor: Cursor = ""
+
+
 class MembersList(OfChannel, kw_only=True):
     """A page of the members.
     `limit`: of a page, 1,000 at most. `cursor`: that of the page before.

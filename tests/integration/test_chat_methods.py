@@ -32,6 +32,7 @@ _OFF = (
     "EDGE_REACTIONS_PER_USER_PER_S",
     "EDGE_CHANGES_PER_USER_PER_S",
     "EDGE_MARKERS_PER_USER_PER_S",
+    "EDGE_SEARCHES_PER_USER_PER_S",
     "EDGE_CONVERSATIONS_PER_USER_PER_H",
     "EDGE_INVITES_PER_USER_PER_H",
     "EDGE_COMMANDS_PER_S",
@@ -62,6 +63,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "messages.purge": (NO,) * 7,
     "messages.get": (NO, NO, YES, YES, YES, NO, NO),
     "messages.list": (NO, NO, YES, YES, YES, NO, NO),
+    "messages.search": (NO, NO, YES, YES, YES, NO, NO),
     "messages.thread": (NO, NO, YES, YES, YES, NO, NO),
     "messages.versions": (NO,) * 7,
     "reactions.add": (NO, NO, YES, YES, YES, NO, NO),
@@ -84,6 +86,7 @@ ABOUT_NO_CHANNEL = {
     "conversations.list",
     "inbox.list",
     "conversations.directory",
+    "conversations.search",
     "messages.between",
     "devices.set",
     "devices.remove",
@@ -354,6 +357,10 @@ async def live(life: _Life) -> None:
     await life.do("bob", "typing.stop", **at)
     await life.do("bob", "messages.send", **at, text="fine", reply_to=first, silent=True)
     await life.do("bob", "messages.send", **at, text="where?", thread=first, cid="c1")
+    await life.do("bob", "messages.search", **at, query="see you")
+    await life.do("bob", "messages.search", query="from:me has:attachment")
+    await life.do("bob", "messages.search", query="...")  # 107
+    await life.do("bob", "conversations.search", query="din", member=u("ann"))
     await life.do("ann", "messages.thread", **at, thread=first)
     await life.do("bob", "messages.thread", **at, thread=first, limit=1, after=first)
     await life.do("ann", "messages.edit", **at, of=first, text="See you at 9", if_rev=first)

@@ -210,6 +210,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "conversations.join": _AT,
     "conversations.leave": _AT,
     "conversations.decline": _AT,
+    "conversations.search": {"query": "lunch", "limit": 10, "namespace": "conv"},
+    "messages.search": {**_AT, "query": '"see you" -tomorrow', "limit": 10, "sort": "best"},
     "members.list": {**_AT, "limit": 10},
     "members.add": {**_AT, "user": "u2", "role": "reader", "from": 3},
     "members.invite": {**_AT, "user": "u2"},

@@ -27,6 +27,7 @@ _NO_LIMITS = {  # of edges of this version: those of before refuse settings that
     "EDGE_REACTIONS_PER_USER_PER_S": "0",
     "EDGE_CHANGES_PER_USER_PER_S": "0",
     "EDGE_MARKERS_PER_USER_PER_S": "0",
+    "EDGE_SEARCHES_PER_USER_PER_S": "0",
     "EDGE_CONVERSATIONS_PER_USER_PER_H": "0",
     "EDGE_INVITES_PER_USER_PER_H": "0",
 }

@@ -21,6 +21,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "conversations_list": {"as": "alice"},
     "inbox_list": {"as": "alice", "limit": 30},
     "conversations_directory": {"prefix": "Lo"},
+    "conversations_search": {"as": "alice", "query": "lun"},
+    "messages_search": {"as": "alice", "query": 'lunch "see you" -tomorrow'},
     "conversations_update": {**LOBBY, "name": "The lobby"},
     "conversations_close": LOBBY,
     "conversations_reopen": LOBBY,

@@ -69,6 +69,8 @@ ROUTES = (
     Route("GET", "/chat/conversations", "conversations.list"),
     Route("POST", "/chat/conversations", "conversations.create"),
     Route("GET", "/chat/inbox", "inbox.list"),
+    Route("GET", "/chat/search", "messages.search"),
+    Route("GET", "/chat/search/conversations", "conversations.search"),
     Route("GET", "/chat/directory", "conversations.directory"),
     Route("GET", _CONVERSATION, "conversations.get", _CHANNEL),
     Route("PATCH", _CONVERSATION, "conversations.update", _CHANNEL),

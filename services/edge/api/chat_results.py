@@ -230,6 +230,31 @@ class Directory(_Result):
     cursor: str | UnsetType = UNSET
 
 
+class NameFound(_Result):
+    """An own conversation that is found by its name.
+    `with`: the other user of a direct one. `time`: of its last message, or change.
+    """
+
+    channel: str
+    type: str
+    name: str
+    time: Offset
+    as_of: AsOf
+    other: str | UnsetType = msgspec.field(default=UNSET, name="with")
+
+
+class NamesFound(_Result):
+    """Own conversations by channel, and open ones by name.
+    `cursor`: of the next page of the own ones; absent: this is the last one. `open`: on the first page, those whose
+    names begin with the query. `truncated`: there are more own ones than are looked at.
+    """
+
+    conversations: list[NameFound]
+    open: list[OpenConversation] | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
+    truncated: bool | UnsetType = UNSET
+
+
 class ChatMember(_Result):
     """A member. `since`: offset of the event that made the user a member."""
 
@@ -309,6 +334,17 @@ class OneMessage(MessageResult, kw_only=True):
     """A message, and the position for which that holds."""
 
     as_of: AsOf
+
+
+class MessagesFound(_Result):
+    """Messages that are found, each as of the position of its conversation.
+    `cursor`: of the next page; absent: this is the last one. `incomplete`: not all messages could be looked at: they
+    are just being indexed, or the user has more conversations than are looked at.
+    """
+
+    messages: list[OneMessage]
+    cursor: str | UnsetType = UNSET
+    incomplete: bool | UnsetType = UNSET
 
 
 class MessagePage(_Result):
@@ -498,6 +534,8 @@ _OF_READS: dict[str, type[msgspec.Struct]] = {
     "conversations.list": ConversationPage,
     "inbox.list": InboxPage,
     "conversations.directory": Directory,
+    "conversations.search": NamesFound,
+    "messages.search": MessagesFound,
     "members.list": ChatMembers,
     "messages.get": OneMessage,
     "messages.list": MessagePage,

@@ -59,6 +59,8 @@ class Settings:
     changes_per_user_burst: int = number(50, 1)  # of these at once
     markers_per_user_per_s: float = number(20.0, 0)  # calls that say what is read, and who types, the same
     markers_per_user_burst: int = number(100, 1)  # of these at once
+    searches_per_user_per_s: float = number(5.0, 0)  # for messages and conversations, the same
+    searches_per_user_burst: int = number(20, 1)  # of these at once
     invites_per_user_per_h: int = number(100, 0)  # users whom a user adds or invites in an hour, the same
     connections_per_user: int = number(100, 0)  # over all edges; beyond: closed; 0: no limit
     connections_per_address: int = number(0, 0)  # the same of an address; beyond: error 111; 0: no limit

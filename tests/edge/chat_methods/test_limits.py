@@ -134,6 +134,7 @@ async def test_a_limit_that_is_off_asks_nobody(timed: list[Any]) -> None:
         "invites_per_user_per_h": 0,
         "changes_per_user_per_s": 0,
         "markers_per_user_per_s": 0,
+        "searches_per_user_per_s": 0,
     }
     edges: Edges = timed[1](**off)
     for rate in Rate:
@@ -149,6 +150,7 @@ async def test_an_edge_without_redis_keeps_the_same_limits_alone() -> None:
     assert await edges.passed(Rate.INVITES, 50, count=3) == 33
     assert await edges.passed(Rate.CHANGES, 80) == 50
     assert await edges.passed(Rate.MARKERS, 150) == 100
+    assert await edges.passed(Rate.SEARCHES, 50) == 20
 
 
 @pytest.mark.parametrize(

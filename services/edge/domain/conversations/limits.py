@@ -1,7 +1,7 @@
 """Limits of what one user does with conversations, over all edges.
 
-Messages, reactions, changes and markers may come often: edges take tokens from Redis in slices (`limits/publishes.py`).
-Conversations and invitations are few, and each one asks Redis, so those limits are exact.
+Messages, reactions, changes, markers and searches may come often: edges take tokens from Redis in slices
+(`limits/publishes.py`). Conversations and invitations are few, and each one asks Redis, so those limits are exact.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from services.edge.domain.limits.refusals import (
     MARKERS,
     MESSAGES,
     REACTIONS,
+    SEARCHES,
     LimitRefusals,
 )
 from services.edge.domain.settings import Settings
@@ -59,6 +60,7 @@ class ChatLimits:
             (Rate.REACTIONS, REACTIONS, settings.reactions_per_user_per_s, 0),
             (Rate.CHANGES, CHANGES, settings.changes_per_user_per_s, settings.changes_per_user_burst),
             (Rate.MARKERS, MARKERS, settings.markers_per_user_per_s, settings.markers_per_user_burst),
+            (Rate.SEARCHES, SEARCHES, settings.searches_per_user_per_s, settings.searches_per_user_burst),
         ):
             if rate:
                 self._often[kind] = PublishLimit(

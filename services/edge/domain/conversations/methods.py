@@ -6,8 +6,8 @@ is here; persistence decides about everything else.
 **Rules.**
 
 1. The channel says the namespace. Without a channel `namespace` does; without that the only one for conversations, or
-   of several the one that is called `conv`. `conversations.list` and `inbox.list` look into all of them, and devices
-   lie in none.
+   of several the one that is called `conv`. `conversations.list`, `inbox.list` and `messages.search` look into all of
+   them, and devices lie in none.
 2. Limits count before anything is asked, so a refused call counts. Backends have none. Only that a message begins a
    direct conversation is known to persistence alone: the edge asks not to begin one, counts it, and calls again.
 3. A call that writes may have an idempotency key: beside it (`Idempotency-Key`), or as `key` among its parameters.
@@ -61,7 +61,15 @@ from services.shared.process.log_limit import RateLimitedLog
 
 _UNTOLD = RateLimitedLog(logging.getLogger(__name__), logging.WARNING)
 _USUAL = "conv"  # the namespace that counts if there are several and none is named
-_ANYWHERE = ("conversations.list", "inbox.list", "devices.set", "devices.remove", "devices.list", "me.preferences")
+_ANYWHERE = (
+    "conversations.list",
+    "inbox.list",
+    "messages.search",
+    "devices.set",
+    "devices.remove",
+    "devices.list",
+    "me.preferences",
+)
 _SET_DEVICE = "devices.set"
 _PERSONAL = "user"  # the namespace of personal channels
 _MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)

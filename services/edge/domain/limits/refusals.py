@@ -12,6 +12,7 @@ CONVERSATIONS = "conversations"
 INVITES = "invites"
 CHANGES = "changes"
 MARKERS = "markers"
+SEARCHES = "searches"
 LIMITS = (
     API_CALLS,
     PUBLISHES,
@@ -23,6 +24,7 @@ LIMITS = (
     INVITES,
     CHANGES,
     MARKERS,
+    SEARCHES,
 )
 
 
