@@ -228,6 +228,18 @@ async def test_a_log_without_what_was_acknowledged_gets_another_epoch(site: Site
     assert after.offset == 1
 
 
+async def test_nothing_that_becomes_readable_meanwhile_is_dropped(site: Site) -> None:
+    """As if it became readable behind the look of a comparison."""
+    process = begun(site.process())
+    position = await publish_and_die(site, process, "one")
+    state = (await site.store.open(CHANNEL))._replace(epoch="another")
+    assert not await process.hot.advance(CHANNEL, state, 0, [], [], 0)
+    assert await site.readable(incarnation=process.incarnation) == [(1, "one")]
+    assert position.epoch != state.epoch
+    assert await process.hot.advance(CHANNEL, state, 0, [], [], 1)
+    assert await site.readable(incarnation=process.incarnation) == []
+
+
 async def test_a_redis_that_went_back_unnoticed_is_told_by_another_epoch(site: Site) -> None:
     """It gives an offset twice within one generation: the store has the first one."""
     process = begun(site.process())
