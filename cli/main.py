@@ -34,6 +34,7 @@ _COMMANDS = {
     "retention": "Show for how long publications are kept.",
     "erasures": "List what is deleted and not erased everywhere yet.",
     "push": "List, replay and drop notifications that were not taken.",
+    "dlq": "List, replay and drop what no worker could store.",
     "webhooks": "List, replay and drop what backends did not take.",
     "verify": "Check that a stack delivers what it acknowledges.",
 }

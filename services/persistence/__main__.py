@@ -25,6 +25,7 @@ from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.wiring import Chat
 from services.persistence.config import PersistenceConfig
 from services.persistence.domain.comparison import First
+from services.persistence.domain.draining import Sink
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
 from services.persistence.domain.retention import Retention
@@ -38,6 +39,7 @@ from services.shared.incarnation.gate import IncarnationGate
 from services.shared.namespaces import Namespaces, load_namespaces
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
+from services.shared.process.config import ConfigError
 from services.shared.process.internal_http import start_internal_http
 from services.shared.process.lifecycle import until_stopped
 from services.shared.process.variables import read_checked_env
@@ -52,6 +54,8 @@ from thalamus.persistence.v1 import persistence_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
+    from services.persistence.queue.sqs import SqsQueue
+    from services.persistence.queue.worker import Worker
 
 logger = logging.getLogger("services.persistence")
 
@@ -100,6 +104,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     REGISTRY.register(redis_metrics)
     REGISTRY.register(feed_metrics)
     namespaces = load_namespaces(config.channels_file) if config.channels_file.exists() else Namespaces()
+    queue = await _queue(config)
     log = Log(
         hot,
         store,
@@ -108,6 +113,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         max_waiting=config.max_waiting,
         max_batch=_MAX_BATCH,
         max_item_bytes=opened.max_item_bytes,
+        sink=None if queue is None else _outbox(queue, store),
     )
     maintenance = Maintenance(heartbeat, store, log, gate, opened.remake, every_s=_MAINTENANCE_S)
     internal = await start_internal_http(config.internal_host, config.internal_port, ready=maintenance.ready)
@@ -162,6 +168,8 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         await heartbeat.close()
         await observer.aclose()
         await store.close()
+        if queue is not None:
+            await queue.close()
 
 
 def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
@@ -208,6 +216,66 @@ def _retaining(store: LogStore, namespaces: Namespaces) -> First | None:
     return retain
 
 
+def _outbox(queue: SqsQueue, store: LogStore) -> Sink:
+    from services.persistence.queue.outbox import Outbox
+
+    return Outbox(queue, store)
+
+
+async def work(config: PersistenceConfig, stopping: asyncio.Event) -> None:
+    """Run a worker of the queue until `stopping` is set or a part of it fails.
+
+    Raises:
+        ConfigError: there is no queue.
+    """
+    from services.persistence.queue.worker import Worker
+
+    queue = await _queue(config)
+    if queue is None:
+        raise ConfigError("PERSISTENCE_QUEUE must be sqs for a worker")
+    opened = _open_store(config, RedisClock())
+    worker = Worker(queue, opened.store, receivers=queue.receivers)
+    checks = {"running": True}
+    internal = await start_internal_http(
+        config.internal_host, config.internal_port, ready=lambda: checks | {"queue": worker.answers}
+    )
+    task = asyncio.create_task(_work(opened, worker))
+    try:
+        logger.info("started", extra={"internal_port": internal.port})
+        await until_stopped(stopping, task)
+        checks["running"] = False
+    finally:
+        await end_task(task)
+        await internal.close()
+        await queue.close()
+        await opened.store.close()
+
+
+async def _work(opened: _Opened, worker: Worker) -> None:
+    """Wait until the store can be used, then work."""
+    await once_store_answers(opened.prepare)
+    await worker.run()
+
+
+async def _queue(config: PersistenceConfig) -> SqsQueue | None:
+    """Return the queue that the settings name; None: there is none.
+
+    Raises:
+        ConfigError: SQS has no such queue, or a setting is wrong.
+    """
+    if not config.queue:
+        return None
+    from services.persistence.queue.settings import SqsSettings
+    from services.persistence.queue.sqs import SqsQueue  # boto3 takes half a second to import
+
+    queue = SqsQueue(read_checked_env(SqsSettings, os.environ, "SQS_"))
+    try:
+        await queue.prepare()
+    except Unavailable as error:
+        logger.warning("the queue does not answer yet", extra={"error": str(error)})
+    return queue
+
+
 async def _nothing(*_: object) -> None: ...
 
 
@@ -222,7 +290,7 @@ async def _maintain(opened: _Opened, maintenance: Maintenance) -> None:
 
 
 def _start(arguments: list[str]) -> None:
-    """Run persistence, or with an argument the webhook dispatcher or the notifier.
+    """Run persistence, or with an argument webhook dispatcher, notifier or worker.
 
     These are processes of their own: a slow backend must not delay the log.
     """
@@ -234,8 +302,10 @@ def _start(arguments: list[str]) -> None:
         from services.persistence.notifier.process import run as run_notifier
 
         run_notifier()
+    elif arguments == ["worker"]:
+        run_service("persistence", PersistenceConfig, work)
     elif arguments:
-        sys.exit(f"python -m services.persistence [webhooks|notifier], not {' '.join(arguments)}")
+        sys.exit(f"python -m services.persistence [webhooks|notifier|worker], not {' '.join(arguments)}")
     else:
         run_service("persistence", PersistenceConfig, main)
 

@@ -19,6 +19,7 @@ class PersistenceConfig(GrpcServiceConfig):
     channels_file: Path = field_env("CHANNELS_FILE", Path("config/channels.toml"))
     store: str = "sqlite"
     db: Path = Path("data/persistence.sqlite3")
+    queue: str = ""  # between persistence and the store, for durability `queued`: none, or "sqs"
     max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
     inbox_conversations: int = number(1_000, 1, 10_000)  # of a user that inboxes look at
@@ -28,3 +29,5 @@ class PersistenceConfig(GrpcServiceConfig):
     def __post_init__(self) -> None:
         if self.store not in ("sqlite", "dynamodb"):
             raise ConfigError("PERSISTENCE_STORE must be sqlite or dynamodb")
+        if self.queue not in ("", "sqs"):
+            raise ConfigError("PERSISTENCE_QUEUE must be sqs, or not set")

@@ -17,6 +17,7 @@ from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.persistence.notifier.config import NotifierConfig
+from services.persistence.queue.settings import SqsSettings
 from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
@@ -28,10 +29,11 @@ CONFIGS: dict[str, tuple[type[Any], ...]] = {
     "edge": (EdgeConfig,),
     "auth": (AuthConfig, DynamoDbSettings),
     "presence": (PresenceConfig,),
-    "persistence": (PersistenceConfig, DynamoDbSettings),
+    "persistence": (PersistenceConfig, DynamoDbSettings, SqsSettings),
     "webhooks": (WebhooksConfig,),
     "notifier": (NotifierConfig,),
 }
+PREFIXES: dict[type[Any], str] = {DynamoDbSettings: "DYNAMODB_", SqsSettings: "SQS_"}
 CALLED = {service for service in CONFIGS if service != "webhooks"}  # those that call one another over gRPC
 # Decided by the image or by what the stack is: where a service listens, its files, one edge a container.
 FIXED = {"HOST", "PORT", "INTERNAL_HOST", "INTERNAL_PORT", "GRPC_PORT", "GRPC_TLS_PORT", "WORKERS", "WEB_DIR", "DB"}
@@ -45,9 +47,7 @@ def variables(service: str) -> set[str]:
     """All that the service reads, but for what is fixed."""
     own = f"{service.upper()}_"
     names = {
-        setting.variable
-        for config in CONFIGS[service]
-        for setting in settings_of(config, "DYNAMODB_" if config is DynamoDbSettings else own)
+        setting.variable for config in CONFIGS[service] for setting in settings_of(config, PREFIXES.get(config, own))
     }
     return {name for name in names if name.removeprefix(own) not in FIXED}
 

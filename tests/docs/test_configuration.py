@@ -13,6 +13,7 @@ from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
 from services.persistence.config import PersistenceConfig
 from services.persistence.notifier.config import NotifierConfig
+from services.persistence.queue.settings import SqsSettings
 from services.persistence.webhooks.config import WebhooksConfig
 from services.presence.config import PresenceConfig
 from services.shared.dynamodb.settings import DynamoDbSettings
@@ -30,6 +31,7 @@ SERVICES = {
     "WEBHOOKS_": WebhooksConfig,
     "NOTIFIER_": NotifierConfig,
     "DYNAMODB_": DynamoDbSettings,
+    "SQS_": SqsSettings,
 }
 SETTINGS = {
     setting.variable: setting.field.default

@@ -46,9 +46,9 @@ class Process:
         self._environment.pop("SERVICE_TOKEN_FILE", None)
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
+    async def start(self, *arguments: str) -> None:
         self._process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-m", "services.persistence"], env=self._environment, stderr=subprocess.PIPE
+            [sys.executable, "-m", "services.persistence", *arguments], env=self._environment, stderr=subprocess.PIPE
         )
         os.set_blocking(self._process.stderr.fileno(), False)  # type: ignore[union-attr]
         deadline = time.monotonic() + START_S
@@ -63,6 +63,10 @@ class Process:
                 assert self._process.poll() is None, self.said()
                 assert time.monotonic() < deadline, self.said()
                 await asyncio.sleep(0.05)
+
+    async def metrics(self) -> str:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"http://127.0.0.1:{self._internal_port}/metrics")).text
 
     def kill(self) -> None:
         assert self._process is not None

@@ -41,14 +41,18 @@ def transact_write_items(self, items):
 DynamoDBBackend.transact_write_items = transact_write_items
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
-run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=len(sys.argv) > 2)
 """
 
 
 class DynamoDbServer:
-    """Moto's server on a port that it keeps; every start begins empty."""
+    """Moto's server on a port that it keeps; every start begins empty.
 
-    def __init__(self) -> None:
+    `threaded`: it takes requests at the same time, which only the calls of SQS that wait need.
+    """
+
+    def __init__(self, *, threaded: bool = False) -> None:
+        self._more = ["threaded"] if threaded else []
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -59,7 +63,7 @@ class DynamoDbServer:
     def start(self) -> None:
         """Return once it answers."""
         process = self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(self._port)],
+            [sys.executable, "-c", _SERVER, str(self._port), *self._more],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **CREDENTIALS, "COVERAGE_PROCESS_CONFIG": ""},  # measured, it would be too slow
@@ -78,9 +82,9 @@ class DynamoDbServer:
 
 
 @contextmanager
-def dynamodb_server() -> Iterator[str]:
+def dynamodb_server(*, threaded: bool = False) -> Iterator[str]:
     """Its address, such as `http://127.0.0.1:40001`; stopped at the end."""
-    server = DynamoDbServer()
+    server = DynamoDbServer(threaded=threaded)
     try:
         server.start()
         yield server.address

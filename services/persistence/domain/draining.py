@@ -9,6 +9,8 @@ Rules.
 * Only what is readable is drained, in the order of offsets. What is numbered above belongs to a batch that stores it.
 * If the store fails, it is tried again after a pause. Nothing is given up: what is not stored stays in Redis, and
   beyond `max_unstored` publishers are refused.
+* With a queue (`services/persistence/queue`) rows are handed to that, and what the store has got of them is looked up
+  about every second.
 * A hole, or another publication at an offset of the store, is a case for the comparison (`comparison.py`).
 
 Example. 8 and 9 were acknowledged early. The drainer reads them from Redis, writes them, and commits: `stored` is 9.
@@ -24,6 +26,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from services.persistence.domain.comparison import Comparison, HistorySizes, rows_of
 from services.persistence.domain.keyed_queue import KeyedQueue
@@ -39,15 +42,42 @@ _ENTRIES = 1_000  # of one channel in one write
 _CHANNELS = 64  # of one write, if channels share a transaction
 _LONGEST_WAIT_S = 0.02  # longest linger, seconds: nobody waits for a drain
 _PAUSE_S = (0.5, 1.5)  # least and longest pause before a failed channel is tried again, seconds
+_LOOK_S = (0.8, 1.2)  # least and longest pause before it is looked what the store has got, seconds
 _FOREVER_S = 1e9
+
+
+class Handover(NamedTuple):
+    """What became of rows that were handed over.
+
+    `rows`: the first ones, which are to be stored now. `waits`: whether others are under way.
+    """
+
+    rows: Sequence[Row]
+    waits: bool
+
+
+class Sink(Protocol):
+    """Where rows are handed over in place of the store."""
+
+    async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
+        """Take consecutive rows that the store lacks.
+
+        Called again with them until they are stored.
+
+        Raises:
+            Unavailable: it can't be done now.
+        """
 
 
 class Drainer:
     """Stores the early acknowledged publications of channels that it is told of."""
 
-    def __init__(self, hot: HotLog, store: LogStore, comparison: Comparison, sizes: HistorySizes) -> None:
-        """Create it; `run` does the work."""
+    def __init__(
+        self, hot: HotLog, store: LogStore, comparison: Comparison, sizes: HistorySizes, sink: Sink | None = None
+    ) -> None:
+        """Create it; `run` does the work. `sink`: where rows go in place of the store."""
         self._hot, self._store, self._comparison, self._sizes = hot, store, comparison, sizes
+        self._sink = sink
         self._queue: KeyedQueue[str] = KeyedQueue(
             self._drain,
             lambda channels: None,  # at the end of the process: a sweep of another one finds them
@@ -103,16 +133,22 @@ class Drainer:
                 DRAIN_FAILURES.inc()
                 logger.warning("not stored yet", extra={"channel": channel, "error": str(failure)})
                 asyncio.get_running_loop().call_later(random.uniform(*_PAUSE_S), self.wake, channel)
+            elif failure is None:
+                asyncio.get_running_loop().call_later(random.uniform(*_LOOK_S), self.wake, channel)
             elif failure:
                 self.wake(channel)
             elif channel not in self._waiting:
                 self._since.pop(channel, None)
 
-    async def _write(self, channels: Sequence[str]) -> dict[str, Unavailable | bool]:
-        """Store and commit; return the channels that have more (True) or failed."""
-        left: dict[str, Unavailable | bool] = {}
+    async def _write(self, channels: Sequence[str]) -> dict[str, Unavailable | bool | None]:
+        """Store and commit; return the channels that are not done.
+
+        They have more (True), wait for the sink (None), or failed.
+        """
+        left: dict[str, Unavailable | bool | None] = {}
         rows: list[Row] = []
         found: dict[str, Unstored] = {}
+        waiting: set[str] = set()
         for channel, one in zip(channels, await self._hot.unstored(channels, _ENTRIES), strict=True):
             if one is None or one.readable <= one.stored:
                 continue
@@ -120,7 +156,19 @@ class Drainer:
             if [row.offset for row in mine] != list(range(one.stored + 1, one.stored + 1 + len(mine))) or not mine:
                 left |= await self._compare(channel)
                 continue
-            found[channel] = one
+            if self._sink is not None:
+                try:
+                    now, waits = await self._sink.hand_over(channel, one.epoch, mine)
+                except Unavailable as error:
+                    left[channel] = error
+                    continue
+                if waits:
+                    waiting.add(channel)
+                if not now:
+                    left[channel] = None
+                    continue
+                mine = [*now]
+            found[channel] = one._replace(entries=one.entries[: len(mine)])
             rows += mine
         written = await self._store.write(rows) if rows else {}
         stored: dict[str, list[tuple[str, str, int, int]]] = {}  # by incarnation
@@ -139,10 +187,10 @@ class Drainer:
                 if isinstance(readable, Exception):
                     left[commit[0]] = Unavailable(str(readable))
                 elif readable != commit[2]:  # there is more, or the channel has changed meanwhile
-                    left[commit[0]] = True
+                    left[commit[0]] = None if commit[0] in waiting else True
         return left
 
-    async def _compare(self, channel: str) -> dict[str, Unavailable | bool]:
+    async def _compare(self, channel: str) -> dict[str, Unavailable | bool | None]:
         """Have a channel compared that differs from the store."""
         failure = await self._comparison.try_to_resolve(channel, [])
         return {} if failure is None else {channel: failure}

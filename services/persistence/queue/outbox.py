@@ -1,0 +1,85 @@
+"""Hands rows to the queue, and says which of them persistence stores itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.persistence.domain.draining import Handover
+from services.persistence.domain.ports import LogStore, Row
+from services.persistence.queue.messages import encode, fits, portions
+from services.persistence.queue.metrics import PAST
+
+OVERDUE_S = 5.0  # what the store does not have so long after it was sent, persistence stores itself
+_LOOK_S = 0.5  # least time between looks what the store has of a channel, seconds
+_MAX_CHANNELS = 200_000
+
+
+class Queue(Protocol):
+    """What persistence needs of a queue; see `SqsQueue`."""
+
+    async def send(self, bodies: Sequence[str]) -> list[bool]: ...
+
+
+@dataclass(slots=True)
+class _Sent:
+    """How far a channel was sent.
+
+    `since`: since when the store has got nothing of it. `looked`: when it was looked last. Monotonic seconds.
+    """
+
+    epoch: str
+    upto: int
+    since: float
+    looked: float
+
+
+class Outbox:
+    """Sends the rows of channels to the queue; see `Sink`."""
+
+    def __init__(self, queue: Queue, store: LogStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue, self._store, self._clock = queue, store, clock
+        self._sent: dict[str, _Sent] = {}
+
+    async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
+        """Send what was not sent; return what is to be stored now.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        first, now = rows[0].offset, self._clock()
+        sent = self._sent.get(channel)
+        if sent is None or sent.epoch != epoch or sent.upto < first - 1:
+            if len(self._sent) >= _MAX_CHANNELS:
+                self._sent.clear()
+            sent = self._sent[channel] = _Sent(epoch, first - 1, now, now)
+        if sent.upto >= first and now - sent.looked >= _LOOK_S:
+            sent.looked = now
+            state = await self._store.open(channel)
+            if state.epoch == epoch and state.top >= first:  # written again, so that the ids are compared
+                sent.since = now
+                return self._until(channel, rows, min(state.top, rows[-1].offset))
+        if now - sent.since >= OVERDUE_S:
+            PAST.labels("late").inc(len(rows))
+            return self._until(channel, rows, rows[-1].offset)
+        unsent = portions([row for row in rows if row.offset > sent.upto])
+        for portion in unsent:
+            if not fits(portion):
+                PAST.labels("large").inc(portion[-1].offset - first + 1)
+                return self._until(channel, rows, portion[-1].offset)
+        for portion, taken in zip(unsent, await self._queue.send([encode(epoch, one) for one in unsent]), strict=True):
+            if not taken:
+                break
+            sent.upto = portion[-1].offset
+        return Handover([], True)
+
+    def _until(self, channel: str, rows: Sequence[Row], upto: int) -> Handover:
+        """Have rows up to this offset stored; forget the channel if these are all."""
+        now = [row for row in rows if row.offset <= upto]
+        sent = self._sent[channel]
+        sent.upto = max(sent.upto, upto)
+        if len(now) == len(rows):
+            del self._sent[channel]
+        return Handover(now, len(now) < len(rows))
