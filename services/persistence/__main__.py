@@ -128,7 +128,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         web_push_hosts=config.web_push_hosts,
         inbox_max=config.inbox_conversations,
     )
-    retention = Retention(log, hot, store, namespaces, RedisTurn(client, clock), clock)
+    retention = Retention(log, hot, store, namespaces, RedisTurn(client, clock), clock, chat.expiry)
     servicer = PersistenceServicer(log, retention, lambda: gate.known)
 
     def add(server: grpc.aio.Server) -> None:

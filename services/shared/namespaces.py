@@ -326,9 +326,8 @@ def _check_conversations(namespace: Namespace, given: Mapping[str, Any], where: 
         raise ConfigError(f'{where} conversations: needs durability = "stored"')
     if namespace.data_format is not DataFormat.OBJECT:
         raise ConfigError(f'{where} conversations: needs data_format = "object"')
-    for option in _NEEDS_STORE:
-        if getattr(namespace, option):
-            raise ConfigError(f"{where} {option}: not with conversations: their log says who the members are")
+    if namespace.retention_messages:
+        raise ConfigError(f"{where} retention_messages: not with conversations; there is retention_days")
     for option in _BY_MEMBERSHIP:
         if getattr(namespace, option) not in (_MEMBERS, {Permission.NOBODY}):
             raise ConfigError(f'{where} {option}: with conversations it is ["member"] or ["nobody"]')

@@ -239,6 +239,7 @@ def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: P
     assert (found.group_max_members, found.unknown_users) == (1000, UnknownUsers.REFUSE)
     assert found.receipts_max_members == 100
     assert load(tmp_path, f"{table}receipts_max_members = 0").named["ab"].receipts_max_members == 0
+    assert load(tmp_path, f"{table}retention_days = 30").with_retention() == {"ab"}
     assert load(tmp_path, f"{table}presence = true").named["ab"].presence_read == members
     more = 'publish = ["nobody"]\ntime_in_tags = false\ngroup_max_members = 10000\nunknown_users = "accept"'
     other = load(tmp_path, f"{table}{more}").named["ab"]
@@ -265,7 +266,6 @@ def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: P
             f'{CONVERSATIONS}presence = true\npresence_enter = ["grant"]',
             r'presence_enter: with conversations it is \["subscriber"\] or',
         ),
-        (f"{CONVERSATIONS}retention_days = 30", "retention_days: not with conversations"),
         (f"{CONVERSATIONS}retention_messages = 30", "retention_messages: not with conversations"),
         (f'{CONVERSATIONS}manage = ["member"]', "manage: there is no such command for members"),
         (f"{CONVERSATIONS}anonymous_subscriber = true", "anonymous_subscriber: members of conversations have a user"),

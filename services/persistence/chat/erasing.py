@@ -91,6 +91,7 @@ class Eraser:
         self._own: set[bytes] = set()  # marks of this process
         self._ended: list[bytes] = []  # marks to remove
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gone: dict[str, int] = {}  # channel → offset up to which no message is left, while that is known
         log.erasures.resolve = self.resolve
 
     async def begin(self, lives: Sequence[Live]) -> list[Mark]:
@@ -306,8 +307,10 @@ class Eraser:
     async def _purge(self, live: Live, purges: Sequence[tuple[events.Purge, int]], marks: Sequence[Mark]) -> None:
         """Erase all messages of users, and remove the marks then."""
         try:
+            uptos: dict[str, int] = {}
             for event, by in purges:
-                await self._erase_messages_of(live, event.user, min(event.upto, by - 1))
+                uptos[event.user] = max(uptos.get(event.user, 0), min(event.upto, by - 1))
+            await self._erase_messages_of(live, uptos)
             for mark in marks:
                 self.end(mark)
         except Exception as error:  # the mark stays, and a sweep goes on
@@ -315,15 +318,18 @@ class Eraser:
         finally:
             self._own.difference_update(mark.name for mark in marks)
 
-    async def _erase_messages_of(self, live: Live, user: str, upto: int) -> None:
-        since = 0
+    async def _erase_messages_of(self, live: Live, uptos: Mapping[str, int]) -> None:
+        """Erase the messages of users, each up to an offset."""
+        since, last = self.gone.get(live.channel, 0), max(uptos.values())
         while rows := await self._rows.read(
-            live.channel, since_offset=since, upto=upto, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
+            live.channel, since_offset=since, upto=last, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
         ):
             since = rows[-1][0]
             parsed = [parsed_row(offset, publication) for offset, publication in rows]
             own = [
-                entry.offset for event, entry in parsed if isinstance(event, events.Message) and entry.author == user
+                entry.offset
+                for event, entry in parsed
+                if isinstance(event, events.Message) and entry.offset <= uptos.get(entry.author, 0)
             ]
             await self._erase(live, own)
             if own:  # their documents have content, too: of edits, and names of reactions

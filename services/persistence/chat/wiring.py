@@ -11,6 +11,7 @@ from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.devices.devices import Devices
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
+from services.persistence.chat.expiry import Expiry
 from services.persistence.chat.farewells import Farewells
 from services.persistence.chat.fates import Fates
 from services.persistence.chat.inbox.inbox import MOST, Inbox
@@ -91,6 +92,7 @@ class Chat:
         self.eraser = Eraser(log, rows, store, self.conversations, erasure_marks)
         self.projection.on_swept = self.eraser.erase_void
         self.appender = Appender(log, self.conversations, self.projection, self.eraser, Fates(store), marks, clock)
+        self.expiry = Expiry(rows, self.conversations, self.appender, self.eraser, redis)
         pages = Pages(log, self.conversations)
         kept = KeptMarkers(redis, clock, incarnation)
         self.markers, self.flusher = Markers(kept, marker_store), Flusher(kept, marker_store)

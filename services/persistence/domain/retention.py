@@ -15,6 +15,8 @@ Rules.
   nobody gets a page with a hole, and earlier versions of persistence know what it is.
 * The age is the time since the publication was stored. Times of a channel rise with its offsets, but for the
   difference of the clocks of replicas. So the place is searched for by steps that double, then halve.
+* The log of a conversation keeps its beginning, as it says who the members are. There, messages are deleted once a
+  day's worth is too old (`Messages`).
 * A channel that can't be looked at now is left for the next sweep, and so is the rest if the replica dies.
 
 Example. `retention_days = 30`, and of 900 publications 1 to 400 are of last month. The search asks for the times of 1,
@@ -89,6 +91,19 @@ class Turn(Protocol):
         """Note what the sweep has done; the next one is due after `pause_s` seconds."""
 
 
+class Messages(Protocol):
+    """Messages in logs that must keep their beginning.
+
+    Every method raises `Unavailable`.
+    """
+
+    async def gone_upto(self, channel: str) -> int:
+        """Return an offset up to which no message is left."""
+
+    async def expire(self, channel: str, namespace: Namespace, upto: int) -> int:
+        """Delete messages up to an offset; return how many, of those that were looked at."""
+
+
 class Retention:
     """Removes what namespaces do not keep; see the module."""
 
@@ -100,8 +115,13 @@ class Retention:
         namespaces: Namespaces,
         turn: Turn,
         clock: Callable[[], float],
+        messages: Messages | None = None,
     ) -> None:
-        """Create it; `clock` returns Unix seconds."""
+        """Create it; `clock` returns Unix seconds.
+
+        `messages`: of namespaces with conversations; None: these are left alone.
+        """
+        self._messages = messages
         self._log, self._hot, self._store, self._turn = log, hot, store, turn
         self._namespaces, self._clock = namespaces, clock
 
@@ -182,6 +202,8 @@ class Retention:
 
     async def _remove(self, channel: str, namespace: Namespace) -> int:
         """Remove what a channel does not keep; return how many publications."""
+        if namespace.conversations:
+            return await self._expire(channel, namespace)
         extent, now = await self._store.extent(channel), self._clock()
         upto = extent.removed
         if namespace.retention_messages:
@@ -198,6 +220,26 @@ class Retention:
         upto = upto if readable is None else min(upto, readable.top)
         await self._log.remove_history(channel, upto)
         return max(0, upto - extent.removed)
+
+    async def _expire(self, channel: str, namespace: Namespace) -> int:
+        """Delete the messages that a conversation does not keep; return how many.
+
+        Only if a day's worth is too old: each time there are events in the log for it.
+        """
+        if self._messages is None:
+            return 0
+        low, before = await self._messages.gone_upto(channel), self._clock() - namespace.retention_days * _DAY_S
+        first = await self._store.stored_at(channel, low + 1)
+        if first is None or first.at >= before - _DAY_S:
+            return 0
+        upto = await self._last_before(channel, Extent(low, (await self._store.extent(channel)).top), before)
+        expired = 0
+        while upto > low:
+            done = await self._messages.expire(channel, namespace, upto)
+            last, low, expired = low, await self._messages.gone_upto(channel), expired + done
+            if not done and low <= last:  # the rest is being erased: the next sweep goes on
+                break
+        return expired
 
     async def _last_before(self, channel: str, extent: Extent, before: float) -> int:
         """Return the last of these offsets that was stored before a time.

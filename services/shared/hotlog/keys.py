@@ -243,6 +243,11 @@ def chat_pending() -> str:
     return f"{_prefix}{{chat}}:pending"
 
 
+def expired(channel: str) -> str:
+    """Epoch and offset up to which no message of a conversation is left."""
+    return f"{_prefix}{{{channel}}}:expired"
+
+
 def slow_mode(channel: str, user: str) -> str:
     """Set while a user may not post again: id of the user's last message.
 
