@@ -19,6 +19,7 @@ from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.chat_calls import CallRefused, Replica, Site, dynamodb_site, sqlite_site
 from tests.support.full import sized
+from tests.support.waiting import until
 
 Answer = dict[str, Any]
 
@@ -398,6 +399,35 @@ async def test_a_message_that_becomes_readable_later_is_not_missed(
     monkeypatch.setattr(module, "_MARGIN_MS", 60_000)
     await redis_conn.delete(keys.inbox_head(channel))
     assert channels(await inbox(b, "ann", since=since)) == [channel]  # rather once too often
+
+
+async def test_a_call_that_takes_too_long_leaves_what_it_found(
+    site: Site, redis_conn: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever asks again would begin anew each time, and never have an answer."""
+    a, b = site.replicas
+    monkeypatch.setattr(module, "_KEPT_AT_ONCE", 2)
+    made = [await group(a, "ann", "bob") for _ in range(5)]
+    for channel in made:
+        await redis_conn.delete(keys.inbox_head(channel))
+    read, asked = b.chat.inbox.reading.read, list[str]()
+
+    async def slow(channel: str) -> Any:
+        asked.append(channel)
+        if len(asked) > 4:
+            await asyncio.Event().wait()
+        return await read(channel)
+
+    monkeypatch.setattr(b.chat.inbox.reading, "read", slow)
+    calling = asyncio.create_task(inbox(b, "ann"))
+    await until(lambda: len(asked) == 5)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    await b.chat.inbox.drain()
+    assert await redis_conn.exists(*map(keys.inbox_head, made)) == 4
+    asked.clear()
+    assert len(channels(await inbox(b, "ann"))) == 5
+    assert len(asked) == 1
 
 
 async def test_wrong_cursors_are_refused(site: Site) -> None:

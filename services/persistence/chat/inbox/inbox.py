@@ -34,6 +34,7 @@ _TIMEOUT_S = 2.0  # longest round trip, seconds
 _LONGEST_TAIL = 64  # rows behind a head that are taken in
 _TRIES = 3  # to count as of the position of an entry
 _AT_ONCE = 16  # conversations that are asked at the same time
+_KEPT_AT_ONCE = 64  # conversations after which what was found is kept
 _MARGIN_MS = 60_000  # by which the clock of Redis may go back
 _LISTED_MARGIN_MS = 1_000  # by which replicas may differ about the time of Redis
 _NEVER = b"0-0"
@@ -228,16 +229,22 @@ class Inbox:
         INBOX_HEADS.labels("kept").inc(len(found) - len(fresh))
         INBOX_HEADS.labels("tail").inc(len(fresh))
         INBOX_HEADS.labels("conversation").inc(len(asked))
-        for channel, read in (await self._at_once(asked, self.reading.read)).items():
-            one = seen[channel]
-            if read is not None and one is not None:
-                head, _ = read
-                head.fed = one.fed if head.position == one.stored else ""
-                found[channel] = one, head
-                fresh.append((channel, head))
+        for start in range(0, len(asked), _KEPT_AT_ONCE):
+            self._keep(fresh)  # if the rest takes too long, who asks again goes on from here
+            fresh = []
+            for channel, read in (await self._at_once(asked[start : start + _KEPT_AT_ONCE], self.reading.read)).items():
+                one = seen[channel]
+                if read is not None and one is not None:
+                    head, _ = read
+                    head.fed = one.fed if head.position == one.stored else ""
+                    found[channel] = one, head
+                    fresh.append((channel, head))
+        self._keep(fresh)
+        return found
+
+    def _keep(self, fresh: list[tuple[str, Head]]) -> None:
         if fresh:
             self._later(self.kept.put(fresh))
-        return found
 
     async def _membership(self, channel: str, user: str, head: Head, before: Membership) -> Membership:
         """Look a membership up, as of the head's position or later."""
