@@ -1,8 +1,10 @@
 """`python -m bench.unread`: what it costs to tell a member what is unread.
 
 A group gets messages, and members who have read none of them ask `markers.get` again and again, several at a time.
-The first answers make persistence read the log; then the others are measured: CPU of each service for an answer, and
-the time of it. The row without unread messages shows what the call costs by itself.
+The first answers make persistence read the log; then the others are measured: CPU of all processes for an answer,
+that of each service, and the time of it. CPU is with everything that a call takes, such as gRPC and the WebSocket. What
+the services spend in as long a time without calls is taken off. The row without unread messages shows what the call
+costs by itself.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ _SETTINGS = {
 
 async def measure(*, members: int, unread: Sequence[int], asking: int, answers: int) -> str:
     """Return a table with a row for each number of unread messages."""
-    lines = ["| unread | CPU of persistence, µs | of edges | of Redis | p50, ms | p99, ms |"]
-    lines.append("|---:|---:|---:|---:|---:|---:|")
+    lines = ["| unread | server CPU, µs | of persistence | of edges | of Redis | p50, ms | p99, ms |"]
+    lines.append("|---:|---:|---:|---:|---:|---:|---:|")
     async with platform(edges=1, environment=_SETTINGS) as target, AsyncExitStack() as exits:
         owner = await exits.enter_async_context(caller(target, "owner"))
         callers = [await exits.enter_async_context(caller(target, f"member-{number}")) for number in range(asking)]
@@ -58,7 +60,7 @@ async def _group(owner: Caller, members: int) -> str:
 
 
 async def _ask(target: Target, callers: Sequence[Caller], channel: str, unread: int, answers: int) -> list[float]:
-    """Return CPU by service in µs for an answer, and the times of answers in ms."""
+    """Return CPU, all and by service, in µs for an answer, and times in ms."""
     took: list[float] = []
 
     async def ask(one: Caller, count: int) -> None:
@@ -71,13 +73,19 @@ async def _ask(target: Target, callers: Sequence[Caller], channel: str, unread: 
 
     await asyncio.gather(*(ask(one, 5) for one in callers))
     took.clear()
-    before = usage(target.pids()).cpu
+    before = usage(target.pids())
     await asyncio.gather(*(ask(one, answers // len(callers)) for one in callers))
-    after = usage(target.pids()).cpu
-    spent = {name: 1e6 * (after[name] - before[name]) / len(took) for name in after}
+    after = usage(target.pids())
+    await asyncio.sleep(after.at_s - before.at_s)
+    idle = usage(target.pids())
+    share = (after.at_s - before.at_s) / (idle.at_s - after.at_s)
+    spent = {
+        name: 1e6 * (cpu - before.cpu[name] - share * (idle.cpu[name] - cpu)) / len(took)
+        for name, cpu in after.cpu.items()
+    }
     cuts = quantiles(took, n=100)
     edges = sum(value for name, value in spent.items() if name.startswith("edge"))
-    return [spent["persistence"], edges, spent["redis"], cuts[49], cuts[98]]
+    return [sum(spent.values()), spent["persistence"], edges, spent["redis"], cuts[49], cuts[98]]
 
 
 @click.command()
