@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 from cli.bundled import bundled
 
 PARTS = ("tables", "queue", "archive", "rights")
-SERVICES = ("auth", "presence", "persistence", "edge")
+SERVICES = ("auth", "presence", "persistence", "edge", "function")
 STAYING = ("AWS::DynamoDB::Table", "AWS::S3::Bucket", "AWS::S3::BucketPolicy")  # kept when their stack is deleted
-_RIGHTS = {"auth": "AuthPolicy", "persistence": "PersistencePolicy"}  # output of the stack of rights
+_RIGHTS = {
+    "auth": "AuthPolicy",
+    "persistence": "PersistencePolicy",
+    "function": "WorkerPolicy",
+}  # output of the stack of rights
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +47,21 @@ def part_stacks(platform: str, parts: Sequence[str], table_prefix: str, account:
         "tables": {"TablePrefix": table_prefix},
         "queue": {"QueueName": platform},
         "archive": {"BucketName": f"{platform}-archive-{account}-{region}"},
-        "rights": {"TablePrefix": table_prefix},
+        "rights": {"TablePrefix": table_prefix, "QueueName": platform},
     }
     return [Stack(f"{platform}-{part}", part, part, values[part]) for part in PARTS if part in parts]
 
 
-def service_stack(platform: str, service: str, table_prefix: str, rights: Mapping[str, str]) -> Stack:
-    """Return the stack of a service; `rights`: outputs of the stack of rights."""
-    values = {"Service": service, "TablePrefix": table_prefix}
-    if service in _RIGHTS and _RIGHTS[service] in rights:
-        values["Rights"] = rights[_RIGHTS[service]]
-    return Stack(f"{platform}-{service}", service, "service", values)
+def service_stack(platform: str, service: str, table_prefix: str, outputs: Mapping[str, str]) -> Stack:
+    """Return the stack of a service; `outputs`: of the stacks of rights and queue."""
+    values = {"TablePrefix": table_prefix}
+    if service in _RIGHTS and _RIGHTS[service] in outputs:
+        values["Rights"] = outputs[_RIGHTS[service]]
+    if service != "function":
+        return Stack(f"{platform}-{service}", service, "service", {"Service": service, **values})
+    if "QueueArn" in outputs:
+        values["QueueArn"] = outputs["QueueArn"]
+    return Stack(f"{platform}-{service}", service, "function", values)
 
 
 def all_names(platform: str) -> list[str]:

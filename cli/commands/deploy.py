@@ -41,7 +41,9 @@ def _aws_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _yes_option = click.option("--yes", is_flag=True, help="Do it. Without, say what would be done.")
 _parts_option = click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Only these stacks.")
-_service_option = click.option("--service", type=click.Choice(SERVICES), help="The stack of a service in Fargate.")
+_service_option = click.option(
+    "--service", type=click.Choice(SERVICES), help="The stack of a service, or of the function."
+)
 
 
 @click.group("deploy")
@@ -81,8 +83,8 @@ def create(
     if service is not None:
         if parts:
             raise WrongUsage("give --part or --service, not both")
-        rights = cloud.outputs(f"{name}-rights")
-        stacks = [service_stack(name, service, settings.table_prefix, rights)]
+        outputs = cloud.outputs(f"{name}-rights") | cloud.outputs(f"{name}-queue")
+        stacks = [service_stack(name, service, settings.table_prefix, outputs)]
     else:
         stacks = part_stacks(name, parts or PARTS, settings.table_prefix, cloud.account(), region)
     for stack in _with_values(cloud, stacks, given):

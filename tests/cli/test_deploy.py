@@ -94,7 +94,7 @@ def test_it_makes_all_once_and_destroys_all_but_the_data(deploy: Deploy) -> None
     stacks = {one["stack"].removeprefix(f"{deploy.name}-"): one for one in deploy("status", "--json").json()}
     assert {one["status"] for one in stacks.values()} == {"CREATE_COMPLETE"}
     assert {one["at"] for one in stacks["tables"]["resources"]} == {f"{deploy.prefix}{kind}" for kind in KINDS}
-    assert stacks["rights"]["outputs"].keys() == {"AuthPolicy", "PersistencePolicy"}
+    assert stacks["rights"]["outputs"].keys() == {"AuthPolicy", "PersistencePolicy", "WorkerPolicy"}
 
     assert deploy("destroy").code == 0
     assert deploy.there() == deploy.all_of_it()  # nothing yet

@@ -22,14 +22,15 @@ _OF_OPERATORS = ("create_table", "describe_time_to_live", "update_time_to_live")
 
 
 @functools.cache
-def allowed() -> dict[str, frozenset[str]]:
+def allowed(*policies: str) -> dict[str, frozenset[str]]:
     """Actions that a service may do to its table, by the table's name."""
     template = json.loads(json.dumps(cfn_yaml.load(str(TEMPLATES / "rights.yaml"))))
     found: dict[str, frozenset[str]] = {}
-    for resource in template["Resources"].values():
-        for statement in resource["Properties"]["PolicyDocument"]["Statement"]:
+    for policy in policies:
+        for statement in template["Resources"][policy]["Properties"]["PolicyDocument"]["Statement"]:
             table = statement["Resource"]["Fn::Sub"].partition("${TablePrefix}")[2]
-            assert table
+            if not table:  # a queue
+                continue
             assert table not in found
             found[table] = frozenset(statement["Action"])
     return found
@@ -48,7 +49,12 @@ def needed(op: str, arguments: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def only_with_rights(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
-    """Refuses what the policies do not allow; returns what was asked for."""
+    """Refuses what the policies of auth and persistence do not allow; see `refuse`."""
+    return refuse(monkeypatch, "Auth", "Persistence")
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *policies: str) -> set[tuple[str, str]]:
+    """Refuse what these policies do not allow; return actions and tables asked for."""
     once = DynamoDb._once  # noqa: SLF001 - where each try of a request passes
     asked: set[tuple[str, str]] = set()
 
@@ -56,7 +62,7 @@ def only_with_rights(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
         if op not in _OF_OPERATORS:
             for action, table in needed(op, arguments):
                 asked.add((action, table))
-                if action not in allowed()[table.rpartition("-")[2]]:
+                if action not in allowed(*policies).get(table.rpartition("-")[2], frozenset()):
                     refusal: Any = {"Error": {"Code": "AccessDeniedException", "Message": f"not authorized: {action}"}}
                     raise ClientError(refusal, op)
         return once(self, op, arguments)

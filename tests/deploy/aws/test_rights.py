@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import uuid
 from pathlib import Path
@@ -75,7 +76,26 @@ def test_every_statement_is_for_something_that_code_does(
     prefix, policies = made
     found = {(output, str(one["Resource"])) for output, statements in policies.items() for one in statements}
     tables = {(one.policy, f"arn:aws:dynamodb:us-east-1:123456789012:table/{prefix}{one.table}") for one in ADAPTERS}
-    assert found == tables
+    queue = "arn:aws:sqs:us-east-1:123456789012:thalamus"
+    chat = f"arn:aws:dynamodb:us-east-1:123456789012:table/{prefix}chat"  # workers look whether it is there
+    of_worker = {("WorkerPolicy", queue), ("WorkerPolicy", chat), ("WorkerPolicy", chat.removesuffix("chat") + "log")}
+    assert found == tables | of_worker | {("PersistencePolicy", queue)}
+
+
+@pytest.mark.parametrize(("policy", "user"), [("PersistencePolicy", "outbox"), ("WorkerPolicy", "worker")])
+def test_who_uses_the_queue_may_do_what_its_code_does(
+    policy: str, user: str, made: tuple[str, dict[str, list[dict[str, object]]]]
+) -> None:
+    queue = SERVICES / "persistence" / "queue"
+    methods = set(re.findall(r"self\._queue\.(\w+)\(", (queue / f"{user}.py").read_text(encoding="utf-8")))
+    assert methods
+    calls = {"get_queue_url"}  # at the start, and for each method
+    for node in ast.walk(ast.parse((queue / "sqs.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.AsyncFunctionDef) and node.name in methods:
+            calls |= set(re.findall(r"_call\(\s*'(\w+)'", ast.unparse(node)))
+    actions = {"".join(map(str.title, call.removesuffix("_batch").split("_"))) for call in calls}
+    (statement,) = [one for one in made[1][policy] if one["Sid"] == "Queue"]
+    assert statement["Action"] == sorted(f"sqs:{action}" for action in actions)
 
 
 def test_no_policy_has_a_wildcard(made: tuple[str, dict[str, list[dict[str, object]]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
+from services.persistence.queue.settings import DEAD, SqsSettings
+from services.persistence.queue.sqs import RECEIPTS
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
 from tests.support.aws import REGION, TEMPLATES, client, make_stack
@@ -91,6 +94,32 @@ def test_what_is_taken_five_times_and_not_deleted_is_in_the_dead_letter_queue(dy
     assert "Messages" not in sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=0)
     (message,) = sqs.receive_message(QueueUrl=dead, WaitTimeSeconds=0)["Messages"]
     assert message["Body"] == "poison"
+
+
+def test_the_queues_are_those_that_the_code_looks_for() -> None:
+    queue, dead = (load("queue")["Resources"][name]["Properties"] for name in ("Queue", "DeadLetterQueue"))
+    assert queue["QueueName"] == {"Ref": "QueueName"}
+    assert dead["QueueName"] == {"Fn::Sub": f"${{QueueName}}{DEAD}"}
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == RECEIPTS
+    assert load("queue")["Parameters"]["QueueName"]["Default"] == SqsSettings().queue
+
+
+def test_the_function_answers_which_messages_failed_and_ends_before_they_come_again(dynamodb: str) -> None:
+    name = uuid.uuid4().hex
+    queue = make_stack(dynamodb, f"q{name}", "queue", {"QueueName": name})["QueueArn"]
+    function = load("function")["Resources"]
+    assert function["FromQueue"]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    module, _, called = function["Function"]["Properties"]["Handler"].rpartition(".")
+    assert callable(getattr(importlib.import_module(module), called))
+    hidden = load("queue")["Parameters"]["VisibilityTimeout"]["Default"]
+    assert hidden >= function["Function"]["Properties"]["Timeout"]
+    given = {
+        "CodeBucket": "none",
+        "CodeKey": "none.zip",
+        "QueueArn": queue,
+        "Rights": "arn:aws:iam::123456789012:policy/x",
+    }
+    assert given.keys() | {"TablePrefix", "Concurrency", "Memory"} == load("function")["Parameters"].keys()
 
 
 def test_the_dead_letter_queue_keeps_messages_for_longer_and_takes_them_from_its_queue_alone(dynamodb: str) -> None:
