@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -20,6 +21,7 @@ from services.shared.redis.pipeline import RedisPipeline
 from tests.persistence.test_dynamodb_processes import Process as InDynamoDb
 from tests.persistence.test_replicas import Process
 from tests.persistence.test_retention_of_before import CHANNEL, publish
+from tests.support.chat import GROUP, ChatSite
 from tests.support.persistence import Site
 from tests.support.waiting import until
 from thalamus.persistence.v1 import persistence_pb2 as pb
@@ -88,3 +90,32 @@ async def test_a_channel_is_in_the_list_of_dynamodb_before_anything_is_acknowled
     finally:
         process.close()
         await db.close()
+
+
+async def test_messages_of_a_conversation_that_are_too_old_are_deleted_without_being_asked(
+    redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, redis_url: str, tmp_path: Path
+) -> None:
+    db, file = tmp_path / "log.sqlite3", tmp_path / "channels.toml"
+    chat = ChatSite(Site(redis_conn, redis_pipeline, db))
+    replica = chat.replica()
+    await replica.create("ann", "bob")
+    for number in range(4):
+        await replica.say("ann", f"old {number}")
+    await chat.close()
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE log SET stored_at = stored_at - 40 * 86400")
+    options = 'conversations = true\ndata_format = "object"\nretention_days = 30'
+    file.write_text(CHANNELS.format(name="conv", option=options))
+    process = Process(redis_url, db, CHANNELS_FILE=str(file))
+    try:
+        await process.start()
+        last = await until(lambda: last_swept(redis_pipeline), 60, "a sweep")
+        assert last[1] == Swept(channels=1, failed=0, removed=4)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{process.grpc_port}") as channel:
+            request = pb.ReadRequest(channel=GROUP, limit=100)
+            pages = [page async for page in PersistenceServiceStub(channel).Read(request)]
+        found = [one.publication for page in pages for one in page.publications]
+        assert len(found) == 7, "the places stay, and there is an event that says what is gone"
+        assert b"old" not in b"".join(found)
+    finally:
+        process.close()
