@@ -41,7 +41,7 @@ export IMAGE_ID
 
 # A setting that reaches nothing is never meant: what begins as ours do must be in deploy/env or in a stack file.
 known=$(cat "${files[@]}" deploy/env/*.env | grep -oE '\$\{[A-Z][A-Z0-9_]*|^[A-Z][A-Z0-9_]*' | tr -d '${' | sort -u)
-unknown=$(compgen -e | grep -E '^(EDGE|AUTH|PRESENCE|PERSISTENCE|WEBHOOKS|NOTIFIER|DYNAMODB|SQS)_' | sort -u | grep -vxF "$known" || true)
+unknown=$(compgen -e | grep -E '^(EDGE|AUTH|PRESENCE|PERSISTENCE|WORKER|WEBHOOKS|NOTIFIER|DYNAMODB|SQS)_' | sort -u | grep -vxF "$known" || true)
 # Those of earlier versions are told, and pass: an old deploy.env stops nothing.
 retired=$(sed -n '/^RETIRED/,/^}/s/^ *"\([A-Z0-9_]*\)":.*/\1/p' services/shared/process/variables.py)
 ignored=$(grep -xF "$retired" <<<"$unknown" || true) unknown=$(grep -vxF "$retired" <<<"$unknown" || true)

@@ -26,7 +26,7 @@ from tests.support.wire_client import WireClient, WireError
 FACTOR = 2.0
 JOBS = {
     "edge": 2,
-    **dict.fromkeys(("auth", "presence", "persistence", "webhooks", "notifier", "balancer", "prometheus"), 1),
+    **dict.fromkeys(("auth", "presence", "persistence", "worker", "webhooks", "notifier", "balancer", "prometheus"), 1),
 }
 UPDATED = ("auth", "presence", "persistence", "edge-1", "edge-2", "redis")
 CHANNELS = ("live:watched", "chat:watched")

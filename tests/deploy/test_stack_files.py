@@ -79,6 +79,17 @@ def test_each_service_is_given_its_own_certificate_and_nobody_the_key_of_the_ca(
             assert environment[f"SERVICE_TLS_{kind}_FILE"] == f"/run/secrets/{target}"
 
 
+def test_a_worker_is_given_what_it_reads_and_reaches_its_queue() -> None:
+    worker, persistence = DEV["services"]["worker"], DEV["services"]["persistence"]
+    assert worker["deploy"]["replicas"] == "${WORKER_REPLICAS:-0}"
+    assert worker["env_file"] == persistence["env_file"]  # the same queue and the same table
+    assert worker["environment"].items() <= persistence["environment"].items()
+    assert secrets_of("worker") == {"aws_credentials": "aws_credentials_persistence"}  # and nothing of Redis
+    assert {one["target"] for one in worker["configs"]} == {worker["environment"]["CHANNELS_FILE"]}
+    for service in ("worker", "persistence"):
+        assert PROD["services"][service]["networks"] == ["back", "out"]
+
+
 def test_one_notifier_would_start_with_what_it_is_given(tmp_path: Path) -> None:
     notifier = DEV["services"]["notifier"]
     assert notifier["deploy"]["replicas"] == "${NOTIFIER_REPLICAS:-0}"
