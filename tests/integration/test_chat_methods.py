@@ -426,7 +426,7 @@ async def test_every_way_tells_the_same_life(ways: Ways) -> None:
         for one, other in zip(lives["rpc"].told, lives[way].told, strict=True):
             assert one == other, way
     codes = [told["code"] for _, told in lives["rpc"].told if "code" in told]
-    assert codes == [103, 409, 404, 410, 103, 103]
+    assert codes == [103, 107, 409, 404, 410, 103, 103]
 
 
 async def test_a_repeat_may_come_by_another_way(ways: Ways) -> None:
