@@ -192,3 +192,20 @@ async def test_with_dynamodb_messages_can_not_be_searched_yet(dynamodb_calls: Si
         await a.call("ann", "messages.search", query="word")
     answer = await a.call("ann", "conversations.search", query="x")
     assert answer == {"conversations": [], "open": []}
+
+
+async def test_a_conversation_may_be_indexed_while_its_turn_comes(site: Site, a: Replica) -> None:
+    """By the projection, while the others of the same turn are being looked at."""
+    await rest(site)
+    channels = [await group(a, "ann", "bob") for _ in range(6)]
+    indexing = a.chat.indexing
+    assert indexing is not None
+    for _ in range(5):
+        lives = []
+        for channel in channels:
+            await a.call("ann", "messages.send", channel=channel, text="word")
+            lives.append(await a.conversations.current(channel))
+            indexing.soon(channel)
+        await asyncio.gather(indexing.flush(), *(indexing.reach(live) for live in lives))
+    assert await behind(site) == []
+    assert len(await texts(a, "bob", "word", limit=50)) == 30

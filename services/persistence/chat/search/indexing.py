@@ -124,7 +124,10 @@ class Indexing:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_TICK_S)
-            await self._index_due(loop.time())
+            try:
+                await self._index_due(loop.time())
+            except Exception as error:  # a search may be slow, and the log must go on
+                _log((), error)
 
     async def _index_due(self, now: float) -> None:
         due = [channel for channel, at in self._due.items() if at <= now]
@@ -135,8 +138,9 @@ class Indexing:
         """Index one page of each of these conversations, and go on later if need be."""
         updates: list[Update] = []
         for channel in channels:
-            del self._due[channel]
             live = self._conversations.cached(channel)
+            if self._due.pop(channel, None) is None:  # `reach` came first
+                continue
             try:
                 if live is not None and (update := await self._page(live)) is not None:
                     updates.append(update)
