@@ -112,6 +112,7 @@ def params_of(method: str, channel: str, message: int, role: str) -> dict[str, A
         "messages.delete": {"of": message},
         "messages.purge": {"user": "owner", "upto": message},
         "messages.get": {"offset": message},
+        "messages.search": {"query": "word"},
         "messages.thread": {"thread": message},
         "messages.versions": {"offset": message},
         "reactions.add": {"of": message, "name": "x"},
