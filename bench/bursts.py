@@ -21,16 +21,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import redis.asyncio
 
+import services
 from bench.callers import ADDED_AT_ONCE, MESSAGE, NO_LIMITS, Caller, caller, new_groups
 from bench.load.commands import Report
 from bench.load.fleet import Fleet
@@ -93,7 +96,14 @@ def command_name(command: bytes) -> str:
     words = command.decode(errors="replace").split(" ", 2)
     if words[0] != "EVALSHA":
         return words[0]
-    return name_of(words[1]) or f"script {words[1]}"
+    return name_of(words[1]) or _single_files().get(words[1], f"script {words[1]}")
+
+
+@functools.cache
+def _single_files() -> dict[str, str]:
+    """SHA-1 → name of the scripts that are one file each."""
+    files = Path(services.__file__ or "").parent.rglob("*.lua")
+    return {hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest(): path.name for path in files}
 
 
 async def on_schedule(calls: Sequence[Call], callers: int, per_s: float) -> list[float]:

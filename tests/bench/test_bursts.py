@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+from pathlib import Path
 
 import pytest
 
-from bench.bursts import Burst, Turn, Window, bursts_table, measure_deletes, measure_storm, on_schedule, quantile
+import services
+from bench.bursts import (
+    Burst,
+    Turn,
+    Window,
+    bursts_table,
+    command_name,
+    measure_deletes,
+    measure_storm,
+    on_schedule,
+    quantile,
+)
+from services.shared.hotlog.scripts import ERASE
 
 
 def test_ratios_are_those_of_each_turn() -> None:
@@ -25,6 +39,15 @@ def test_ratios_are_those_of_each_turn() -> None:
     assert "In other groups the p99 is 1.10 × that of the base, 95 %: 1.10 to 1.10, of 3 turns." in table
     assert "1,000 calls in 2.00 s, their p99 30.0 ms, 1,002 events at most, 7 decided again at most" in table
     assert "blocked 2.50 ms at a time" in table
+
+
+def test_the_command_that_took_longest_is_named() -> None:
+    head = (Path(services.__file__ or "").parent / "persistence/chat/inbox/put_head.lua").read_bytes()
+    sha = hashlib.sha1(head, usedforsecurity=False).hexdigest()
+    assert command_name(b"XADD key 1-0 a b") == "XADD"
+    assert command_name(f"EVALSHA {ERASE.sha} 2 a b".encode()) == "erase.lua"
+    assert command_name(f"EVALSHA {sha} 2 a b".encode()) == "put_head.lua"
+    assert command_name(b"EVALSHA 0123 2 a b") == "script 0123"
 
 
 def test_a_quantile_is_one_of_the_values() -> None:
