@@ -106,6 +106,8 @@ async def _all_missed(session: Session, channel: Channel, offset: int, top: Stre
     log = channel.log
     assert log is not None
     missed = log.since(offset, session.node.clock.wall())
+    if missed is not None:  # what came since the join is held for the subscription
+        missed = [one for one in missed if one.offset <= top.offset]
     for _ in range(_READ_ATTEMPTS):
         if missed is not None:
             break
