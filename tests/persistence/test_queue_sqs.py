@@ -196,8 +196,28 @@ async def test_what_no_worker_stores_persistence_stores_itself(queue: SqsQueue, 
     await until(both_are_stored)
 
 
+async def test_what_the_queue_did_not_take_is_sent_again_with_all_behind_it(queue: SqsQueue, site: Site) -> None:
+    refused: list[bool] = []
+
+    class Refusing(Unreliable):
+        async def send(self, bodies: Sequence[str]) -> list[bool]:
+            if refused:
+                return await queue.send(bodies)
+            refused.extend(index == 1 for index in range(len(bodies)))
+            taken = await queue.send([body for body, is_refused in zip(bodies, refused, strict=True) if not is_refused])
+            return [taken[0], False, *taken[1:]]
+
+    outbox = Outbox(Refusing(queue, random.Random()), site.store, clock=lambda: 0.0)
+    state = await site.store.open(CHANNEL)
+    made = [row(offset, 100_000) for offset in range(1, 4)]  # a message each
+    for _ in range(2):
+        assert await outbox.hand_over(CHANNEL, state.epoch, made) == ([], True)
+    got = [decode(one.body).rows[0].offset for one in await queue.receive(wait_s=0)]
+    assert sorted(got) == [1, 2, 3, 3]
+
+
 async def test_what_is_too_large_for_a_message_is_stored_with_all_in_front_of_it(queue: SqsQueue, site: Site) -> None:
-    process = with_sink(site, Outbox(queue, site.store))
+    process = with_sink(site, Outbox(queue, site.store, clock=lambda: 0.0))  # nothing is ever overdue
     await publish(process, "small")
     await publish(process, "x" * 300_000)
 
