@@ -55,7 +55,7 @@ def expected(said: list[Said]) -> list[tuple[str, int]]:
     return [(one.channel, one.offset) for one in said]
 
 
-@pytest.mark.parametrize("seed", range(sized(1, 3)))
+@pytest.mark.parametrize("seed", range(sized(1, 2)))
 async def test_a_search_finds_exactly_what_a_naive_scan_finds(site: Site, seed: int) -> None:
     """In 25 languages, indexed or not, however it was edited and deleted."""
     print("seed", seed)
@@ -64,12 +64,12 @@ async def test_a_search_finds_exactly_what_a_naive_scan_finds(site: Site, seed: 
     await play.begin(groups=7, directs=5)
     hits = 0
     for part in range(4):
-        await play.go_on(sized(250, 7_000))
+        await play.go_on(sized(250, 13_000))
         if part % 2:
             await index_all(site)
             await play.go_on(24)
         await play.note_times()
-        for _ in range(sized(40, 400)):
+        for _ in range(sized(40, 100)):
             user, wish = rng.choice(play.users), play.wish()
             limit = rng.choice((1, 3, 20, 50)) if hits < 5_000 else 50
             wanted = [one for one in play.visible(user) if wish.fits(one)]
