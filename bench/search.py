@@ -148,8 +148,8 @@ async def measure(*, conversations: int, own: int, messages: int, searches: int)
         await _fill(data, channels, own, messages)
 
     async with platform(edges=1, environment=_SETTINGS, prepare=prepare) as target, caller(target, _READER) as client:
-        for channel in channels[:own]:  # so that the read model knows of the member
-            await client.call("conversations.get", channel=channel)
+        for channel in channels[:own]:  # a change has the read model written, which knows of the member then
+            await client.call("reactions.add", channel=channel, of=3, name="+")
         await _listed(client, own)
         for kind, queries in _queries(words, chance).items():
             for sort in ("newest", "best"):
@@ -159,7 +159,7 @@ async def measure(*, conversations: int, own: int, messages: int, searches: int)
 
 
 async def _listed(client: Caller, own: int) -> None:
-    """Mark one message as read everywhere, which has the conversation written."""
+    """Wait until the user's list has all conversations."""
     async with asyncio.timeout(120):
         while True:
             found, cursor = 0, ""
