@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -241,13 +241,22 @@ def test_a_setting_that_every_worker_refuses_is_told_once_and_leaves_no_process(
 
 
 def test_an_internal_port_that_one_worker_cannot_have_is_told_in_one_line() -> None:
-    with socket.socket() as other:
-        taken = listen(other)
+    with ExitStack() as others:
+        taken = listen(others.enter_context(socket.socket()))
+        while not is_free(taken - 1):
+            taken = listen(others.enter_context(socket.socket()))
         with LoneEdge({**SETTINGS, "EDGE_INTERNAL_PORT": str(taken - 1)}) as edge:
             code, out, lines = edge.end()
             assert (code, out, len(lines)) == (2, "", 1)
             assert lines[0].startswith(f"thalamus edge: internal port {taken} on 127.0.0.1 can't be used: ")
             until(edge.group_is_empty, "the end of everything")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as one, suppress(OSError):
+        one.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def listen(server: socket.socket) -> int:
