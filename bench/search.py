@@ -23,7 +23,7 @@ from bench.measure.usage import usage
 from bench.servers.platform import platform
 from bench.servers.target import Target
 from services.persistence.adapters.sqlite_store import SqliteLogStore
-from services.persistence.chat.adapters.sqlite import SqliteChatStore
+from services.persistence.chat.adapters.sqlite_search import SqliteSearchIndex
 from services.persistence.chat.domain.names import RANDOM_BYTES, group_channel
 from services.persistence.chat.index.ports import Document, Update
 from services.persistence.chat.index.query import author_tag
@@ -32,7 +32,7 @@ from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, GRANTS
 from services.shared.hotlog.keys import pair
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
-_SETTINGS = {**NO_LIMITS, "EDGE_SEARCHES_PER_USER_PER_S": "0"}
+_SETTINGS = {**NO_LIMITS, "EDGE_SEARCHES_PER_USER_PER_S": "0", "PERSISTENCE_SEARCH": "on"}
 _READER, _OWNER = "reader", "owner"
 _WORDS_OF_A_MESSAGE = 12
 _VOCABULARY = 50_000
@@ -69,7 +69,7 @@ async def _fill(data: Path, channels: Sequence[str], own: int, messages: int) ->
     """Write conversations and their index; the reader is a member of the first `own`."""
     now = time.time()
     store = SqliteLogStore(data / "persistence.sqlite3", clock=lambda: now - 7_200)  # their keys count no more
-    index = SqliteChatStore(store.database, store.note_erasure).search
+    index = SqliteSearchIndex(store.database, store.note_erasure)
     words = _Words(random.Random(_SEED))
     each = messages // len(channels)
     for number, channel in enumerate(channels):

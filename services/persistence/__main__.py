@@ -180,8 +180,8 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     """
     if config.store == "sqlite":
         log = SqliteLogStore(config.db, clock=clock)
-        conversations, markers = SqliteChatStore(log.database, log.note_erasure), SqliteMarkerStore(log.database)
-        return _Opened(log, conversations, markers, _nothing, _nothing, _SQLITE_ITEM_BYTES)
+        conversations = SqliteChatStore(log.database, log.note_erasure, has_search=config.search == "on")
+        return _Opened(log, conversations, SqliteMarkerStore(log.database), _nothing, _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters.dynamodb import items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
     from services.persistence.chat.adapters.dynamodb.markers import DynamoDbMarkerStore

@@ -23,6 +23,7 @@ class PersistenceConfig(GrpcServiceConfig):
     max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
     inbox_conversations: int = number(1_000, 1, 10_000)  # of a user that inboxes look at
+    search: str = "off"  # "on": messages are indexed, and can be searched
     web_push_hosts: tuple[str, ...] = field_env("WEB_PUSH_HOSTS", WEB_PUSH_HOSTS)
     feed: FeedConfig = group(FeedConfig)
 
@@ -31,3 +32,5 @@ class PersistenceConfig(GrpcServiceConfig):
             raise ConfigError("PERSISTENCE_STORE must be sqlite or dynamodb")
         if self.queue not in ("", "sqs"):
             raise ConfigError("PERSISTENCE_QUEUE must be sqs, or not set")
+        if self.search not in ("on", "off"):
+            raise ConfigError("PERSISTENCE_SEARCH must be on or off")

@@ -36,6 +36,7 @@ async def where(chat: ChatSite, secret: str = SECRET) -> set[str]:
     async for name in client.scan_iter():
         if secret.encode() in (await client.dump(name) or b""):
             found.add(f"redis {name.decode()}")
+    assert chat.store.search is not None
     await chat.store.search.scrub()
     await chat.site.store.scrub()
     (file,) = await chat.site.store.database.run(

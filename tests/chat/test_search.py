@@ -19,7 +19,7 @@ from tests.support.full import sized
 
 @pytest.fixture
 async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as found:
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True) as found:
         yield found
 
 

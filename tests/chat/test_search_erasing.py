@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import redis.asyncio
 
 from tests.support.chat_calls import Replica, Site, sqlite_site
 from tests.support.full import sized
+
+STORAGE = Path(__file__).parents[2] / "docs" / "storage.md"
 
 
 class Files:
@@ -25,6 +29,10 @@ class Files:
         index = self.site.store.search
         await index.scrub()
         await self.site.rows.scrub()
+        return self.found()
+
+    def found(self) -> set[str]:
+        """Return them, without having them erased before."""
         found: set[str] = set()
         for file in self.folder.iterdir():
             found |= {word.decode() for word in re.findall(rb"[0-9a-f]{12}zz", file.read_bytes())}
@@ -33,7 +41,7 @@ class Files:
 
 @pytest.fixture
 async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as found:
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True) as found:
         yield found
 
 
@@ -163,3 +171,21 @@ async def test_what_was_never_indexed_and_is_deleted_never_is(site: Site, a: Rep
     await a.call("ann", "messages.delete", channel=channel, of=offset)
     await index_all(a)
     assert await files.words() == set()
+
+
+async def test_an_index_can_be_dropped_as_the_docs_say(site: Site, a: Replica, files: Files, tmp_path: Path) -> None:
+    """Then no word is left that the log does not have."""
+    word = planted(random.Random(10))
+    channel = await group(a, "ann", "bob")
+    offset = await say(a, "ann", channel, f"see {word}")
+    await index_all(a)
+    for replica in site.replicas:
+        await replica.rest()
+    await a.call("ann", "messages.delete", channel=channel, of=offset)
+    assert word[1:] in await files.words()
+    (statements,) = re.findall(r'sqlite3 data/persistence.sqlite3 "(.*DROP TABLE.*)"', STORAGE.read_text())
+    with closing(sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)) as db:
+        for statement in statements.split(";"):
+            db.execute(statement)
+        assert db.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'search%'").fetchall() == []
+    assert word[1:] not in files.found()

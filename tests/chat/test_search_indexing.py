@@ -22,7 +22,7 @@ from tests.support.full import sized
 
 @pytest.fixture
 async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as found:
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True) as found:
         yield found
 
 
@@ -192,6 +192,20 @@ async def test_with_dynamodb_messages_can_not_be_searched_yet(dynamodb_calls: Si
         await a.call("ann", "messages.search", query="word")
     answer = await a.call("ann", "conversations.search", query="x")
     assert answer == {"conversations": [], "open": []}
+
+
+async def test_with_search_off_nothing_of_it_runs(
+    redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    async with sqlite_site(redis_url, tmp_path / "off.sqlite3") as off:
+        a = off.replicas[0]
+        channel = await group(a, "ann", "bob")
+        await a.call("ann", "messages.send", channel=channel, text="word")
+        for params in ({"query": "word"}, {"query": "word", "channel": channel}):
+            with pytest.raises(CallRefused, match="108 not_available"):
+                await a.call("ann", "messages.search", **params)
+        parts = a.chat.indexing, a.chat.projection.on_grew, a.chat.projection.on_written, off.store.search
+        assert parts == (None, None, None, None)
 
 
 async def test_a_conversation_may_be_indexed_while_its_turn_comes(site: Site, a: Replica) -> None:

@@ -205,7 +205,7 @@ def _fits(route: Route, params: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with Stack(environment=dict.fromkeys(_OFF, "0")) as running:
+    with Stack(environment={**dict.fromkeys(_OFF, "0"), "PERSISTENCE_SEARCH": "on"}) as running:
         yield running
 
 

@@ -102,7 +102,7 @@ class ChatSite:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.store = SqliteChatStore(site.store.database, site.store.note_erasure)
+        self.store = SqliteChatStore(site.store.database, site.store.note_erasure, has_search=True)
         self.markers = SqliteMarkerStore(site.store.database)
         self.later_s = 0.0  # by so much the clock of the replicas goes before the real one
         self.replicas: list[Replica] = []

@@ -185,10 +185,13 @@ class Site:
 
 
 @asynccontextmanager
-async def sqlite_site(redis_url: str, file: Path, replicas: int = 2) -> AsyncIterator[Site]:
+async def sqlite_site(
+    redis_url: str, file: Path, replicas: int = 2, *, has_search: bool = False
+) -> AsyncIterator[Site]:
     """Replicas that share the object of a store: SQLite has one process at a time."""
     rows = SqliteLogStore(file)
-    store, markers = SqliteChatStore(rows.database, rows.note_erasure), SqliteMarkerStore(rows.database)
+    store = SqliteChatStore(rows.database, rows.note_erasure, has_search=has_search)
+    markers = SqliteMarkerStore(rows.database)
     try:
         async with _running(redis_url, lambda: (rows, store, markers), replicas) as site:
             yield site

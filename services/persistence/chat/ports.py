@@ -114,4 +114,4 @@ class ChatStores(ChatStore, Protocol):
 
     @property
     def search(self) -> SearchIndex | None:
-        """The index of messages; None: this store has none."""
+        """The index of messages; None: there is none."""

@@ -15,6 +15,7 @@ from services.persistence.adapters.sqlite_database import SqliteDatabase, Transa
 from services.persistence.chat.adapters.sqlite_devices import SqliteDeviceStore
 from services.persistence.chat.adapters.sqlite_search import SqliteSearchIndex
 from services.persistence.chat.domain.names import namespace_of
+from services.persistence.chat.index.ports import SearchIndex
 from services.persistence.chat.ports import Changes, Loaded
 
 _SCHEMA = """
@@ -59,10 +60,15 @@ class SqliteChatStore:
     Methods without a docstring are described in `ChatStore`.
     """
 
-    def __init__(self, database: SqliteDatabase, on_erased: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, database: SqliteDatabase, on_erased: Callable[[], None] = lambda: None, *, has_search: bool = False
+    ) -> None:
         """Create the tables that are missing; who opened the file closes it.
 
-        `on_erased`: called when the index of messages has erased something, see `sqlite_search.py`.
+        Args:
+            database: The file.
+            on_erased: Called when the index of messages has erased something, see `sqlite_search.py`.
+            has_search: Whether there is an index of messages; without, its tables are neither made nor touched.
 
         Raises:
             ConfigError: the file can't be used.
@@ -70,7 +76,7 @@ class SqliteChatStore:
         database.create(_SCHEMA)
         self._run = database.run
         self.devices = SqliteDeviceStore(database)
-        self.search = SqliteSearchIndex(database, on_erased)
+        self.search: SearchIndex | None = SqliteSearchIndex(database, on_erased) if has_search else None
 
     async def load(self, channel: str) -> Loaded | None:
         return await self._run("read", "chat_load", partial(_load, channel=channel))

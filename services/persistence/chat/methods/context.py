@@ -109,7 +109,7 @@ class Tools:
     inbox: Inbox
     typing: Typing
     farewells: Farewells
-    search: Search | None  # None: the store has no index
+    search: Search | None  # None: there is no index of messages
     name_search: NameSearch
     now_ms: Callable[[], int]
     web_push_hosts: Sequence[str] = ()
