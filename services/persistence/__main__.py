@@ -24,6 +24,7 @@ from services.persistence.chat.markers.ports import MarkerStore
 from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.wiring import Chat
 from services.persistence.config import PersistenceConfig
+from services.persistence.domain.clocks import Clocks
 from services.persistence.domain.comparison import First
 from services.persistence.domain.draining import Sink
 from services.persistence.domain.log import Log
@@ -128,7 +129,8 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         web_push_hosts=config.web_push_hosts,
         inbox_max=config.inbox_conversations,
     )
-    retention = Retention(log, hot, store, namespaces, RedisTurn(client, clock), clock, chat.expiry)
+    turn = RedisTurn(client, clock)
+    retention = Retention(log, hot, store, namespaces, turn, Clocks(turn.time), chat.expiry)
     servicer = PersistenceServicer(log, retention, lambda: gate.known)
 
     def add(server: grpc.aio.Server) -> None:

@@ -43,6 +43,9 @@ INCARNATIONS = RenamedCounter(
 RETENTION_CHANNELS = Counter("thalamus_persistence_retention_channels", "Channels that retention has looked at.")
 RETENTION_FAILED = Counter("thalamus_persistence_retention_failed", "Channels that it could not look at.")
 RETENTION_REMOVED = Counter("thalamus_persistence_retention_removed", "Publications that retention has removed.")
+RETENTION_DOUBTS = Counter(
+    "thalamus_persistence_retention_doubts", "Times that retention removed nothing since clocks differed or jumped."
+)
 RETENTION_SWEPT = Gauge(
     "thalamus_persistence_retention_swept_timestamp_seconds",
     "Unix time at which this replica had looked at all channels; 0: it has not yet.",

@@ -22,7 +22,7 @@ from services.shared.namespaces import DataFormat, Durability, Namespace, Namesp
 from tests.support.chat import GROUP, ChatSite, Replica
 from tests.support.chat_calls import Site as CallSite
 from tests.support.full import FULL
-from tests.support.retention import OwnTurn
+from tests.support.retention import retention_of as retention_on
 
 DAY = 86_400.0
 DAYS = 30
@@ -35,7 +35,7 @@ def retention_of(chat: ChatSite, replica: Replica) -> Retention:
     namespace = dataclasses.replace(KEEPS, retention_days=DAYS)
     process, namespaces = replica.process, Namespaces(None, {"conv": namespace})
     clock = chat.site.store._clock  # noqa: SLF001
-    return Retention(process.log, process.hot, process.store, namespaces, OwnTurn(), clock, replica.chat.expiry)
+    return retention_on(process.log, process.hot, process.store, namespaces, clock, replica.chat.expiry)[0]
 
 
 async def sweep(retention: Retention) -> int:
@@ -253,7 +253,7 @@ async def test_in_dynamodb_it_is_the_same(dynamodb_calls: CallSite) -> None:
         return time.time() + (DAYS + 2) * DAY
 
     for replica, removed in ((one, 6), (other, 0)):
-        retention = Retention(replica.log, replica.hot, replica.rows, namespaces, OwnTurn(), later, replica.chat.expiry)
+        retention, _ = retention_on(replica.log, replica.hot, replica.rows, namespaces, later, replica.chat.expiry)
         assert await sweep(retention) == removed
     for replica in (one, other, dynamodb_calls.another()):
         page = await replica.call("ann", "messages.list", channel=channel)

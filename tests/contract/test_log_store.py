@@ -214,6 +214,11 @@ class LogStoreContract:
             assert found.first <= offset <= found.last
             assert {at[one] for one in range(found.first, found.last + 1)} == {found.at}
         assert await store.stored_at(CHANNEL, top + 1) is None
+        for _ in range(20):
+            low, time = chance.randint(removed + 1, top + 1), chance.choice([*at.values(), clock.now])
+            high = chance.randint(low, top + 1)
+            wanted = next((one for one in range(low, high + 1) if one in at and at[one] >= time), None)
+            assert await other.first_since(CHANNEL, low, high, time) == wanted
         assert await other.extent("kept:nobody") == Extent(0, 0)
         assert not await other.has_begun("kept:nobody")
 

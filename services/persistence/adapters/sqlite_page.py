@@ -54,3 +54,10 @@ def stored_at(connection: sqlite3.Connection, channel: str, offset: int) -> Stor
     query = "SELECT stored_at FROM log WHERE channel = ? AND offset = ?"
     found = connection.execute(query, (channel, offset)).fetchone()
     return StoredAt(offset, offset, found[0]) if found else None
+
+
+def first_since(connection: sqlite3.Connection, channel: str, low: int, high: int, at: float) -> int | None:
+    """Return the first of these offsets that was stored at a time or later."""
+    query = "SELECT min(offset) FROM log WHERE channel = ? AND offset BETWEEN ? AND ? AND stored_at >= ?"
+    (found,) = connection.execute(query, (channel, low, high, at)).fetchone()
+    return None if found is None else int(found)

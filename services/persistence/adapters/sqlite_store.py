@@ -136,6 +136,10 @@ class SqliteLogStore:
             "read", "stored_at", lambda connection: sqlite_page.stored_at(connection, channel, offset)
         )
 
+    async def first_since(self, channel: str, low: int, high: int, at: float) -> int | None:
+        find = partial(sqlite_page.first_since, channel=channel, low=low, high=high, at=at)
+        return await self._run("read", "first_since", find)
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         known: list[KnownKey] = []
         read = partial(_recent_keys, channel=channel, within_s=within_s, now=self._clock())

@@ -168,6 +168,12 @@ class LogStore(Protocol):
     async def stored_at(self, channel: str, offset: int) -> StoredAt | None:
         """Return when a publication was stored, and which with it; None: it is not there."""
 
+    async def first_since(self, channel: str, low: int, high: int, at: float) -> int | None:
+        """Return the first of low … high that was stored at a time or later.
+
+        `at`: Unix seconds. None: none was. Reads all of them: callers ask for some thousands.
+        """
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         """Return the idempotency keys of the last `within_s` seconds, newest first.
 

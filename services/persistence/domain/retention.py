@@ -13,18 +13,22 @@ Rules.
 * It is removed as by `/api/history_remove`: hidden at once in Redis and store, deleted from the store once its
   idempotency keys no longer count. Epoch, offsets and top stay. So whoever recovers from below is told that it can't,
   nobody gets a page with a hole, and earlier versions of persistence know what it is.
-* The age is the time since the publication was stored. Times of a channel rise with its offsets, but for the
-  difference of the clocks of replicas. So the place is searched for by steps that double, then halve.
+* The age is the time since the publication was stored. Times of a channel rise with its offsets if clocks are right.
+  So the place is searched for by steps that double, then halve.
+* No clock is trusted alone. Nothing is removed while clocks differ or jump (`Clocks`). Before a removal all times below
+  the place are read: it ends below the first that is young, since what comes behind that one is younger still. So
+  times that are too low, or too high, keep more.
 * The log of a conversation keeps its beginning, as it says who the members are. There, messages are deleted once a
   day's worth is too old (`Messages`).
 * A channel that can't be looked at now is left for the next sweep, and so is the rest if the replica dies.
 
 Example. `retention_days = 30`, and of 900 publications 1 to 400 are of last month. The search asks for the times of 1,
-2, 4, 8 … 512, then of those between 256 and 512, and finds 400. A client that comes back with offset 380 gets
-`recovered: false`, one with 400 gets all.
+2, 4, 8 … 512, then of those between 256 and 512, and finds 400. Then the times of 1 to 400 are read.
+A client that comes back with offset 380 gets `recovered: false`, one with 400 gets all.
 
 Trade-offs. A sweep costs two or three reads of the store for a channel, also for one in which nothing happens; in
-return nothing is written for a publication, and no timer can be lost. See docs/decisions/0064.
+return nothing is written for a publication, and no timer can be lost. What is
+removed is read once more before. See docs/decisions/0064.
 """
 
 from __future__ import annotations
@@ -32,9 +36,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from services.persistence.domain.clocks import Clocks, ClocksDisagree
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import Extent, HotLog, LogStore
 from services.persistence.metrics import RETENTION_CHANNELS, RETENTION_FAILED, RETENTION_REMOVED, RETENTION_SWEPT
@@ -48,6 +53,7 @@ _FIRST_S = 5.0  # longest time from the start to the first look, seconds
 _LOOK_S = 30.0  # seconds between looks whether a sweep is due
 _AT_ONCE = 8  # channels that are looked at at the same time
 _DAY_S = 86_400.0
+_READ_AT_ONCE = 500  # offsets whose times are read in one go
 _SETTLED_S = 300.0  # age below which nothing is removed: an edge may have to read it for those who are connected
 
 
@@ -77,6 +83,9 @@ class Turn(Protocol):
 
     Every method raises `Unavailable` if Redis does not answer.
     """
+
+    async def time(self) -> float:
+        """Return the time of Redis, Unix seconds."""
 
     async def take(self) -> bool:
         """Take the turn, if a sweep is due and nobody has it."""
@@ -114,16 +123,16 @@ class Retention:
         store: LogStore,
         namespaces: Namespaces,
         turn: Turn,
-        clock: Callable[[], float],
+        clocks: Clocks,
         messages: Messages | None = None,
     ) -> None:
-        """Create it; `clock` returns Unix seconds.
+        """Create it.
 
         `messages`: of namespaces with conversations; None: these are left alone.
         """
         self._messages = messages
         self._log, self._hot, self._store, self._turn = log, hot, store, turn
-        self._namespaces, self._clock = namespaces, clock
+        self._namespaces, self._clocks = namespaces, clocks
 
     async def run(self) -> None:
         """Sweep whenever it is due, until cancelled."""
@@ -131,7 +140,7 @@ class Retention:
         while True:
             try:
                 await self.sweep()
-            except Unavailable as error:
+            except (Unavailable, ClocksDisagree) as error:
                 logger.warning("what is too old can't be removed now", extra={"error": str(error)})
             await asyncio.sleep(_LOOK_S * random.uniform(0.8, 1.2))
 
@@ -141,8 +150,10 @@ class Retention:
         Returns what was done; None: it was not ours to do, or another replica has taken over.
 
         Raises:
+            ClocksDisagree: it is not known what is too old. Another replica may know it.
             Unavailable: Redis does not answer, or the store can't list channels.
         """
+        now = await self._clocks.now()
         if not await self._turn.take():
             return None
         swept, cursor = Swept(), ""
@@ -150,7 +161,7 @@ class Retention:
             channels, cursor = await self._store.retained(cursor, self._namespaces)
             mine = [(channel, of) for channel in channels if (of := self._with_retention(channel)) is not None]
             for start in range(0, len(mine), _AT_ONCE):
-                swept = await self._look(mine[start : start + _AT_ONCE], swept)
+                swept = await self._look(mine[start : start + _AT_ONCE], now, swept)
                 if not await self._turn.keep():
                     return None
             if not cursor:
@@ -158,7 +169,7 @@ class Retention:
             if not await self._turn.keep():
                 return None
         await self._turn.end(swept, PAUSE_S)
-        RETENTION_SWEPT.set(self._clock())
+        RETENTION_SWEPT.set_to_current_time()
         if swept.removed or swept.failed:
             logger.info("publications were removed by retention", extra=swept._asdict())
         return swept
@@ -181,9 +192,9 @@ class Retention:
         found = self._namespaces.find(channel)
         return found if found is not None and found.has_retention else None
 
-    async def _look(self, some: Sequence[tuple[str, Namespace]], swept: Swept) -> Swept:
+    async def _look(self, some: Sequence[tuple[str, Namespace]], now: float, swept: Swept) -> Swept:
         """Look at channels at the same time; return what was done so far."""
-        outcomes = await asyncio.gather(*(self._remove(*one) for one in some), return_exceptions=True)
+        outcomes = await asyncio.gather(*(self._remove(*one, now) for one in some), return_exceptions=True)
         channels, failed, removed = swept
         for (channel, _), outcome in zip(some, outcomes, strict=True):
             if isinstance(outcome, Unavailable):
@@ -200,11 +211,11 @@ class Retention:
         RETENTION_REMOVED.inc(removed - swept.removed)
         return Swept(channels, failed, removed)
 
-    async def _remove(self, channel: str, namespace: Namespace) -> int:
+    async def _remove(self, channel: str, namespace: Namespace, now: float) -> int:
         """Remove what a channel does not keep; return how many publications."""
         if namespace.conversations:
-            return await self._expire(channel, namespace)
-        extent, now = await self._store.extent(channel), self._clock()
+            return await self._expire(channel, namespace, now)
+        extent = await self._store.extent(channel)
         upto = extent.removed
         if namespace.retention_messages:
             spare = Extent(upto, extent.top - namespace.retention_messages)
@@ -221,14 +232,14 @@ class Retention:
         await self._log.remove_history(channel, upto)
         return max(0, upto - extent.removed)
 
-    async def _expire(self, channel: str, namespace: Namespace) -> int:
+    async def _expire(self, channel: str, namespace: Namespace, now: float) -> int:
         """Delete the messages that a conversation does not keep; return how many.
 
         Only if a day's worth is too old: each time there are events in the log for it.
         """
         if self._messages is None:
             return 0
-        low, before = await self._messages.gone_upto(channel), self._clock() - namespace.retention_days * _DAY_S
+        low, before = await self._messages.gone_upto(channel), now - namespace.retention_days * _DAY_S
         first = await self._store.stored_at(channel, low + 1)
         if first is None or first.at >= before - _DAY_S:
             return 0
@@ -242,10 +253,19 @@ class Retention:
         return expired
 
     async def _last_before(self, channel: str, extent: Extent, before: float) -> int:
-        """Return the last of these offsets that was stored before a time.
+        """Return an offset up to which all of these were stored before a time.
 
-        `removed` if none was.
+        `removed` if none was. It is the highest one if times rise with offsets.
         """
+        upto = await self._search(channel, extent, before)
+        for low in range(extent.removed + 1, upto + 1, _READ_AT_ONCE):
+            young = await self._store.first_since(channel, low, min(low + _READ_AT_ONCE - 1, upto), before)
+            if young is not None:
+                return young - 1
+        return upto
+
+    async def _search(self, channel: str, extent: Extent, before: float) -> int:
+        """Return the place that times suggest, by few reads."""
         low, high, step = extent.removed, extent.top + 1, 1  # `low` is old enough, `high` is not
         is_far = True
         while low + 1 < high:

@@ -221,6 +221,30 @@ class Chains:
                 return StoredAt(first, last, float(values["at"]))
         return None
 
+    async def first_since(self, channel: str, low: int, high: int, at: float) -> int | None:
+        """Return the first of these offsets that was written at a time or later.
+
+        A request for each MiB of items and each bucket.
+        """
+        for bucket in range(self.bucket_of(low), self.bucket_of(high) + 1):
+            first, last = self._bounds(bucket, low - ITEM_ROWS + 1, high)
+            async for item in self.db.query(
+                TableName=self.table,
+                KeyConditionExpression="p = :p AND s BETWEEN :low AND :high",
+                ProjectionExpression="s, n, #at",
+                ExpressionAttributeNames={"#at": "at"},
+                ExpressionAttributeValues={
+                    ":p": {"S": partition(channel, bucket)},
+                    ":low": {"N": str(first)},
+                    ":high": {"N": str(last)},
+                },
+                ConsistentRead=True,
+            ):
+                values = values_of(item)
+                if float(values["at"]) >= at and int(values["s"] + values["n"]) > low:
+                    return max(low, int(values["s"]))
+        return None
+
     async def upward(self, channel: str, low: int, high: int, expected: int = 0) -> AsyncIterator[BatchItem]:
         """Yield the items with any of the offsets low … high, ascending.
 

@@ -141,6 +141,10 @@ class DynamoDbLogStore:
         async with self._operation("stored_at"):
             return await self._chains.stored_at(channel, offset)
 
+    async def first_since(self, channel: str, low: int, high: int, at: float) -> int | None:
+        async with self._operation("first_since"):
+            return await self._chains.first_since(channel, low, high, at)
+
     async def recent_keys(self, channel: str, within_s: float) -> list[KnownKey]:
         async with self._operation("recent_keys", self._shared_deadline_s):
             known: list[KnownKey] = []

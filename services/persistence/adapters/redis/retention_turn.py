@@ -31,6 +31,11 @@ class RedisTurn:
         self._name = secrets.token_hex(8)
         self._renewed_at = 0.0  # monotonic seconds
 
+    async def time(self) -> float:
+        """Ask Redis for its time."""
+        (found,) = await self._execute(("TIME",))
+        return int(found[0]) + int(found[1]) / 1e6
+
     async def take(self) -> bool:
         """Take the turn, if there is no key."""
         (taken,) = await self._execute(("SET", keys.retention_turn(), self._name, "NX", "EX", HELD_S))
