@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.persistence.chat.index.analyser import MAX_TOKEN, Condition, Phrase, atoms_of, tokens_of
+from services.persistence.chat.index.analyser import MAX_TOKEN, Condition, Phrase, atoms_of, spaced, tokens_of
 from tests.chat.naive_search import has, words_of
 from tests.chat.texts import by_language, pieces
 from tests.support.full import sized
@@ -72,7 +72,7 @@ def test_the_index_has_what_a_phrase_asks_for_wherever_the_phrase_is(seed: int) 
         tokens = tokens_of(atoms)
         for phrase in _phrases(rng, atoms, atoms_of(other)):
             is_there = has(text, " ".join(phrase.atoms), is_beginning=phrase.is_prefix)
-            assert (phrase.count_in(atoms) > 0) is is_there
+            assert phrase.is_in(spaced(atoms)) is (phrase.count_in(spaced(atoms)) > 0) is is_there
             conditions = phrase.conditions()
             assert not is_there or all(_meets(tokens, one) for one in conditions)
             exactly = phrase.exactly()
@@ -87,6 +87,6 @@ def test_a_long_word_is_found_by_all_of_it_and_by_its_beginning() -> None:
     assert tokens == ["a", "x" * MAX_TOKEN, "b"]
     for phrase in (Phrase((long,)), Phrase((long[:-1],), True), Phrase((long[:50],), True), Phrase(("a", long, "b"))):
         assert all(_meets(tokens, one) for one in phrase.conditions())
-        assert phrase.count_in(atoms_of(f"a {long} b")) == 1
-    assert Phrase((long[:-1],)).count_in(atoms_of(long)) == 0
+        assert phrase.count_in(spaced(atoms_of(f"a {long} b"))) == 1
+    assert Phrase((long[:-1],)).count_in(spaced(atoms_of(long))) == 0
     assert Phrase((long,)).exactly() is None
