@@ -14,7 +14,7 @@ import redis.asyncio
 from services.persistence.chat.index.analyser import atoms_of
 from services.persistence.chat.index.ports import Asked, Document, Scope, Update
 from services.persistence.chat.index.query import read_query
-from services.persistence.chat.search import search as search_module
+from services.persistence.chat.search import tail
 from tests.chat.search_play import search
 from tests.support.chat_calls import CallRefused, Replica, Site, sqlite_site
 from tests.support.full import sized
@@ -87,7 +87,7 @@ async def test_an_answer_says_if_it_could_not_look_at_everything(
     site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await rest(site)
-    monkeypatch.setattr(search_module, "_MAX_TAIL_ROWS", 20)
+    monkeypatch.setattr(tail, "_MAX_ROWS", 20)
     channel = await group(a, "ann", "bob")
     for number in range(30):
         await a.call("ann", "messages.send", channel=channel, text=f"word {number}")

@@ -15,7 +15,9 @@ Rules.
 * The order is total: newest first by time, channel and offset; or best first by a score that depends on the message
   alone. A cursor is a place in that order. What is written later is newer, and does not move it.
 * Best first is of the newest 1,000 that are found. Pages look at the same ones: none newer than the first page.
-* An answer reads 4,000 rows that are not indexed at most. If there are more it says `incomplete`, and they are indexed.
+* An answer reads 4,000 rows that are not indexed at most, and 4 MiB. If there are more it says `incomplete`, and they
+  are indexed. Whatever else an answer needs is bounded, too: messages are looked up a page at once, newest first, and
+  only so many are compared (`turns.py`). Beyond that a page is short, and its cursor goes on from there.
 
 Example. 20 of 300 conversations have a match. The index returns the newest 21 places; one of these was deleted just
 now, so the index is asked for more behind the last one, until 20 are there or there are no more.
@@ -26,34 +28,31 @@ Trade-offs. A number of all matches is not told: it would have to be counted mes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from services.persistence.chat import views
 from services.persistence.chat.conversations import Conversations
-from services.persistence.chat.documents import content_of
-from services.persistence.chat.domain import events
 from services.persistence.chat.domain.access import history_from, may_read
 from services.persistence.chat.domain.state import Message
 from services.persistence.chat.inbox.inbox import Inbox
 from services.persistence.chat.index.analyser import atoms_of
 from services.persistence.chat.index.ports import Asked, Place, Scope, SearchIndex
 from services.persistence.chat.index.query import Query
-from services.persistence.chat.metrics import SEARCH_SCANNED
 from services.persistence.chat.pages import Shown
 from services.persistence.chat.queries import Queries
-from services.persistence.chat.rows import parsed_row
 from services.persistence.chat.search.cursors import Cursor, encoded
 from services.persistence.chat.search.indexing import Indexing, is_emptied
+from services.persistence.chat.search.tail import Candidates, Tail
+from services.persistence.chat.search.turns import Turns, Work, effort
 from services.persistence.chat.views import Json
 from services.persistence.domain.ports import LogStore
 
 _BEST_OF = 1_000  # of the newest hits, by score
 _MAX_ROUNDS = 12  # of questions to the index for one answer; a page may have fewer messages then
 _SPARE = 4  # places beyond those wanted, as some may be gone
-_MAX_TAIL_ROWS = 4_000  # that one answer reads because they are not indexed
-_PAGE_ROWS = 500
-_PAGE_BYTES = 4 << 20
+_MAX_EFFORT = 8 << 20  # of comparing what was looked up, see `turns.py`: about a second
 _AT_ONCE = 16  # conversations that are asked at the same time
 
 
@@ -88,13 +87,6 @@ class _Found(NamedTuple):
     position: int
 
 
-class _Tails(NamedTuple):
-    """Offsets by channel that rows name which are not indexed; and if that is all."""
-
-    offsets: dict[str, set[int]]
-    is_whole: bool
-
-
 class Search:
     """Searches messages; every method raises `Unavailable`."""
 
@@ -113,7 +105,9 @@ class Search:
         `rows` is the store of the log, `now_ms` the time of Redis, Unix ms.
         """
         self._queries, self._conversations, self._inbox = queries, conversations, inbox
-        self._rows, self._index, self._indexing, self._now_ms = rows, index, indexing, now_ms
+        self._index, self._now_ms = index, now_ms
+        self._turns = Turns()
+        self._tail = Tail(rows, indexing, self._turns)
 
     async def messages(self, wanted: Wanted) -> Json:
         """Return a page of messages.
@@ -126,23 +120,32 @@ class Search:
         scopes, is_all = await self._scopes(wanted)
         after = None if cursor is None else cursor.place
         found: list[_Found] = []
-        tails: _Tails | None = None
+        tail: Candidates | None = None
+        in_tail: set[tuple[str, int]] = set()
+        work = Work(self._turns, _MAX_EFFORT)
         most = _BEST_OF if best else limit + 1 + _SPARE
         for _ in range(_MAX_ROUNDS):
             hits = await self._index.find(Asked(query, scopes, most, after, upto if best else None, best))
-            if tails is None:
+            if tail is None:
                 scopes = [one._replace(position=max(one.position, hits.indexed[one.channel])) for one in scopes]
-                tails = await self._tails(query, scopes, hits.indexed)
-                found += [one for one in await self._look_up(wanted, tails.offsets, upto) if _is_behind(one, cursor)]
-            others = [one for one in hits.places if one.offset not in tails.offsets.get(one.channel, ())]
-            found += await self._first(wanted, others, upto)
-            found.sort(key=lambda one: one.place)
+                tail = await self._tail.candidates(query, scopes, hits.indexed)
+                in_tail = {(one.channel, one.offset) for one in (*tail.new, *tail.edited)}
+                found, is_whole = await self._of_tail(wanted, tail, upto, work)
+                is_all = is_all and is_whole
+            others = [one for one in hits.places if (one.channel, one.offset) not in in_tail]
+            if len(found) > limit:  # those behind are on later pages
+                others = [one for one in others if one < found[limit].place]
+            some, stopped_at = await self._first(wanted, others, upto, work)
+            found = sorted(found + some, key=_place)[: limit + 1]
+            if stopped_at is not None:
+                after = stopped_at
+                break
             after = hits.places[-1] if hits.has_more and not best else None
             if after is None or sum(one.place <= after for one in found) > limit:
                 break
             most = min(2 * most, _BEST_OF)
         answer = self._page(wanted, found, after, upto)
-        if not (is_all and tails is not None and tails.is_whole):
+        if not is_all:
             answer["incomplete"] = True
         return answer
 
@@ -157,75 +160,65 @@ class Search:
         there = [one for one in readable if one.channel.startswith(first)]
         return [Scope(one.channel, one.above, one.position) for one in there], is_whole
 
-    # What is not indexed yet.
-
-    async def _tails(self, query: Query, scopes: Sequence[Scope], indexed: Mapping[str, int]) -> _Tails:
-        """Return what may be found in rows that are not indexed."""
-        offsets: dict[str, set[int]] = {}
-        left = _MAX_TAIL_ROWS
-        is_whole = True
-        behind = [one for one in scopes if indexed[one.channel] < one.position]
-        for scope in sorted(behind, key=lambda one: one.position - indexed[one.channel]):
-            since = indexed[scope.channel]
-            if scope.position - since > _PAGE_ROWS:
-                self._indexing.soon(scope.channel)
-            if scope.position - since > left:
-                is_whole = False
-                since = scope.position - left
-            left -= scope.position - since
-            if since < scope.position:
-                offsets[scope.channel] = await self._tail(query, scope, since)
-        SEARCH_SCANNED.inc(_MAX_TAIL_ROWS - left)
-        return _Tails(offsets, is_whole)
-
-    async def _tail(self, query: Query, scope: Scope, since: int) -> set[int]:
-        """Return the offsets that rows above `since` name and that may be found."""
-        offsets: set[int] = set()
-        while since < scope.position:
-            rows = await self._rows.read_counted(
-                scope.channel,
-                since_offset=since,
-                upto=scope.position,
-                limit=_PAGE_ROWS,
-                reverse=False,
-                max_bytes=_PAGE_BYTES,
-            )
-            if not rows:
-                break
-            since = rows[-1].offset
-            for row in rows:
-                event, _ = parsed_row(row.offset, row.publication)
-                if isinstance(event, events.Message | events.Edit) and query.fits_content(content_of(event)):
-                    offsets.add(event.of if isinstance(event, events.Edit) else row.offset)
-        return offsets
-
     # Looking up what may be found.
 
-    async def _first(self, wanted: Wanted, places: Sequence[Place], upto: int) -> list[_Found]:
-        """Return those of these places that hold, in order, until a page is full."""
+    async def _of_tail(self, wanted: Wanted, tail: Candidates, upto: int, work: Work) -> tuple[list[_Found], bool]:
+        """Return the first of what rows name that are not indexed, and if it is sure.
+
+        One more than a page has. The newest are looked up first, some at once, until no other can be among them.
+        """
+        best, cursor, most = wanted.best, wanted.cursor, wanted.limit + 1
+        todo = {(one.channel, one.offset): one for one in sorted(tail.edited, reverse=True)}
+        for place in tail.new:
+            if (place.time_ms <= upto) if best else (cursor is None or place > cursor.place):
+                todo[place.channel, place.offset] = place
+            else:
+                todo.pop((place.channel, place.offset), None)
+        places = sorted(todo.values())
+        found: list[_Found] = []
+        for start in range(0, len(places), most):
+            if not best and len(found) == most and found[-1].place < places[start]:
+                break
+            if start and work.left <= 0:
+                return found, False
+            some = await self._look_up(wanted, places[start : start + most], upto, work)
+            found = sorted(found + [one for one in some if _is_behind(one, cursor)], key=_place)[:most]
+        return found, tail.is_whole
+
+    async def _first(
+        self, wanted: Wanted, places: Sequence[Place], upto: int, work: Work
+    ) -> tuple[list[_Found], Place | None]:
+        """Return those of these places that hold, in order, until a page is full.
+
+        And the last place that was looked at, if there was too much to compare; None: there was not.
+        """
         found: list[_Found] = []
         most = wanted.limit + 1
         for start in range(0, len(places), most):
-            offsets: dict[str, set[int]] = {}
-            for place in places[start : start + most]:
-                offsets.setdefault(place.channel, set()).add(place.offset)
-            found += await self._look_up(wanted, offsets, upto)
+            found += await self._look_up(wanted, places[start : start + most], upto, work)
             if len(found) >= most:
                 break
-        return found
+            if work.left <= 0 and start + most < len(places):
+                return found, places[start + most - 1]
+        return found, None
 
-    async def _look_up(self, wanted: Wanted, offsets: Mapping[str, set[int]], upto: int) -> list[_Found]:
+    async def _look_up(self, wanted: Wanted, places: Sequence[Place], upto: int, work: Work) -> list[_Found]:
         """Return those of these messages that the user may see and that are found."""
         at_once = asyncio.Semaphore(_AT_ONCE)
+        offsets: dict[str, list[int]] = {}
+        for place in places:
+            offsets.setdefault(place.channel, []).append(place.offset)
 
         async def one(channel: str) -> list[_Found]:
             async with at_once:
-                return await self._of_channel(wanted, channel, sorted(offsets[channel]), upto)
+                return await self._of_channel(wanted, channel, sorted(offsets[channel]), upto, work)
 
-        some = await asyncio.gather(*(one(channel) for channel in offsets if offsets[channel]))
+        some = await asyncio.gather(*(one(channel) for channel in offsets))
         return [found for of_channel in some for found in of_channel]
 
-    async def _of_channel(self, wanted: Wanted, channel: str, offsets: Sequence[int], upto: int) -> list[_Found]:
+    async def _of_channel(
+        self, wanted: Wanted, channel: str, offsets: Sequence[int], upto: int, work: Work
+    ) -> list[_Found]:
         user, query, best = wanted.user, wanted.query, wanted.best
         live = await self._conversations.current(channel)
         if not may_read(live.state, user, self._now_ms()):
@@ -233,17 +226,27 @@ class Search:
         messages = await self._conversations.messages(live, offsets)
         if not may_read(live.state, user, self._now_ms()):  # any more
             return []
+        epoch, position = live.epoch, live.position
         above = max(history_from(live.state, user), live.removed)
-        found: list[_Found] = []
-        for offset, message in messages.items():
-            if offset <= above or not isinstance(message, Message) or is_emptied(message.content):
-                continue
-            if (best and message.time_ms > upto) or not query.fits(message.author, message.time_ms, message.content):
-                continue
+        seen = [  # copies, as messages change with the conversation while others have their turn
+            (offset, copy.copy(message))
+            for offset, message in messages.items()
+            if offset > above
+            and isinstance(message, Message)
+            and not is_emptied(message.content)
+            and not (best and message.time_ms > upto)
+        ]
+
+        def look(one: tuple[int, Message]) -> tuple[int, _Found | None]:
+            offset, message = one
+            cost = effort(message.content.text)
+            if not query.fits(message.author, message.time_ms, message.content):
+                return cost, None
             score = query.score(atoms_of(message.content.text)) if best else 0.0
             place = Place(-score, -message.time_ms, channel, -offset)
-            found.append(_Found(place, message, live.epoch, live.position))
-        return found
+            return cost, _Found(place, message, epoch, position)
+
+        return await work.pick(seen, look)
 
     def _page(self, wanted: Wanted, found: Sequence[_Found], after: Place | None, upto: int) -> Json:
         """Return the answer; `after`: up to there all is found, None: everywhere."""
@@ -254,6 +257,10 @@ class Search:
         if rest is not None:
             answer["cursor"] = encoded(rest, best=wanted.best, upto=upto)
         return answer
+
+
+def _place(one: _Found) -> Place:
+    return one.place
 
 
 def _is_behind(one: _Found, cursor: Cursor | None) -> bool:
