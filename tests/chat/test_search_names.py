@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from services.persistence.chat.live import Live
+from services.persistence.chat.search import names as names_module
 from tests.support.chat_calls import CallRefused, Replica
 from tests.support.full import sized
 
@@ -41,6 +44,55 @@ async def test_own_conversations_are_found_by_words_of_their_names(a: Replica, b
     assert await names(b, "ann", query="cafe walk") == []
     with pytest.raises(CallRefused, match="107 malformed"):
         await names(b, "ann")
+
+
+async def test_nothing_is_read_of_a_member_but_what_the_users_own_conversations_say(
+    a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would take longer the more conversations that member has elsewhere."""
+    await group(a, "ann", "bob", name="Both")
+    await group(a, "ann", name="Alone")
+    await a.call("bob", "messages.send", to="ann", text="hi")
+    for number in range(3):
+        await group(a, "bob", "cem", name=f"Elsewhere {number}")
+    asked: list[str] = []
+    loaded: list[str] = []
+    store, upto = a.store, a.conversations.upto
+
+    def recording(real: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*args: Any, **more: Any) -> Any:
+            asked.extend(str(one) for one in (*args, *more.values()))
+            return real(*args, **more)
+
+        return recorded
+
+    for name in [name for name in dir(type(store)) if name[0] != "_" and callable(getattr(store, name))]:
+        monkeypatch.setattr(store, name, recording(getattr(store, name)))
+
+    async def counted(channel: str, offset: int) -> Live:
+        loaded.append(channel)
+        return await upto(channel, offset)
+
+    monkeypatch.setattr(a.conversations, "upto", counted)
+    assert await names(a, "ann", member="bob") == ["Both", "bob"]
+    assert await names(a, "ann", member="eve") == []
+    assert not {"bob", "eve"} & set(asked)
+    assert len(loaded) == 4  # the two groups, twice
+
+
+async def test_a_member_is_looked_for_in_a_bounded_number_and_the_cursor_goes_on(
+    a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(names_module, "_MAX_LOADED", 4)
+    wanted = [f"Group {number}" for number in range(11)]
+    for number, name in enumerate(wanted):
+        await group(a, "ann", *(["bob"] if number % 5 == 0 else []), name=name)
+    assert await names(a, "ann", member="bob") == ["Group 0", "Group 10", "Group 5"]
+    assert await names(a, "ann", member="bob", limit=1) == ["Group 0", "Group 10", "Group 5"]
+    assert await names(a, "ann", query="group", limit=3) == sorted(wanted)
+    assert "cursor" in await a.call("ann", "conversations.search", member="eve")
+    assert await names(a, "ann", member="eve") == []
 
 
 async def test_open_conversations_are_found_by_the_beginning_of_their_names(a: Replica) -> None:

@@ -1,15 +1,16 @@
 """Finds conversations by their names: those of the user, and open ones.
 
 A name that the user may not know is never compared with anything: of other conversations only those of the directory
-are looked at, which everybody may list.
+are looked at, which everybody may list. Of another member nothing is read but what the user's own conversations say: a
+list of that member's would take longer the more there are, and so tell how many.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from services.persistence.chat.conversations import Conversations
-from services.persistence.chat.documents import is_member
 from services.persistence.chat.domain.state import Type
 from services.persistence.chat.inbox.inbox import Inbox
 from services.persistence.chat.inbox.readable import Readable
@@ -17,8 +18,8 @@ from services.persistence.chat.index.analyser import atoms_of
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.views import Json
 
-_LIST_PAGE = 1_000  # entries of a list of one request
-_MAX_LISTED = 10_000  # entries of a member's list that are looked at
+_MAX_LOADED = 480  # conversations of which one answer looks at the members; then it has a cursor
+_AT_ONCE = 16  # of them
 
 
 class NameSearch:
@@ -42,21 +43,12 @@ class NameSearch:
         mine, is_whole = await self._inbox.readable(user) if user else ([], True)
         wanted = atoms_of(text)
         mine = [one for one in mine if one.channel.startswith(f"{namespace}:") and _fits(one, user, wanted)]
-        if member:
-            common = await self._of(member)
-            mine = [one for one in mine if one.channel in common]
-        mine.sort(key=lambda one: one.channel)
-        found: list[Json] = []
-        last = ""
-        for one in mine:
-            if one.channel <= after:
-                continue
-            if len(found) == limit:
-                last = str(found[-1]["channel"])
-                break
-            if not member or await self._has(one, member):
-                found.append(_shown(one, user))
-        answer: Json = {"conversations": found}
+        mine = sorted((one for one in mine if one.channel > after), key=lambda one: one.channel)
+        found, last = (mine[: limit + 1], "") if not member else await self._with(mine, member, limit + 1)
+        if len(found) > limit:
+            found = found[:limit]
+            last = found[-1].channel
+        answer: Json = {"conversations": [_shown(one, user) for one in found]}
         if last:
             answer["cursor"] = last
         if not is_whole:
@@ -66,19 +58,25 @@ class NameSearch:
             answer["open"] = [{"channel": channel, "name": name} for name, channel in directory]
         return answer
 
-    async def _of(self, member: str) -> set[str]:
-        """Return where somebody is a member, as the read model says."""
-        found: set[str] = set()
-        after, left = "", _MAX_LISTED
-        while left > 0:
-            page = await self._store.conversations_of(member, after, _LIST_PAGE)
-            found.update(channel for channel, document in page if is_member(document))
-            if len(page) < _LIST_PAGE:
+    async def _with(self, mine: Sequence[Readable], member: str, most: int) -> tuple[list[Readable], str]:
+        """Return the first of these where somebody else is a member, too.
+
+        And behind which channel to go on; "": all were looked at, or there are `most`.
+        """
+        found: list[Readable] = []
+        for start in range(0, len(mine), _AT_ONCE):
+            if len(found) >= most:
                 break
-            after, left = page[-1][0], left - len(page)
-        return found
+            if start >= _MAX_LOADED:
+                return found, mine[start - 1].channel
+            some = mine[start : start + _AT_ONCE]
+            has = await asyncio.gather(*(self._has(one, member) for one in some))
+            found += [one for one, is_there in zip(some, has, strict=True) if is_there]
+        return found[:most], ""
 
     async def _has(self, one: Readable, member: str) -> bool:
+        if one.type is Type.DIRECT:
+            return member in one.users
         live = await self._conversations.upto(one.channel, one.position)
         return member in live.state.members
 
