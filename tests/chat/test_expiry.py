@@ -5,13 +5,16 @@ On a real Redis and SQLite, with two replicas. Time is passed in.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import gc
 import random
 import time
 from typing import Any
 
 import pytest
 
+from services.persistence.chat import append as chat_append
 from services.persistence.chat import expiry
 from services.persistence.chat.domain.state import PLATFORM
 from services.persistence.chat.markers.record import Marker, Place
@@ -19,6 +22,7 @@ from services.persistence.domain.retention import Retention
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.namespaces import DataFormat, Durability, Namespace, Namespaces
+from services.shared.process.cancellation import end_task
 from tests.support.chat import GROUP, ChatSite, Replica
 from tests.support.chat_calls import Site as CallSite
 from tests.support.full import FULL
@@ -238,6 +242,39 @@ async def test_a_sweep_that_fails_anywhere_is_made_up_for_by_the_next_one(
     for replica in (one, other, chat.replica()):
         assert await messages_of(replica) == ["new"]
     assert b"text" not in (await rows(chat)).replace(b'"text":', b"").replace(b'"text"', b"")
+
+
+async def test_a_sweep_that_is_cancelled_leaves_what_it_began_to_others(
+    chat: ChatSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its events any more, and all that they share is as it was."""
+    one = chat.replica()
+    await one.create(*USERS)
+    for number in range(9):
+        await one.say((*USERS, PLATFORM)[number % 4], f"text {number}")
+    chat.site.later_s += (DAYS + 2) * DAY
+    of_before = await one.say("ann", "new")
+    real, begun, may_go_on = chat.site.store.write, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        begun.set()
+        await may_go_on.wait()
+        return await real(*arguments)
+
+    monkeypatch.setattr(chat.site.store, "write", slow)
+    failed: list[str] = []
+    monkeypatch.setattr(chat_append.logger, "error", lambda text, **_: failed.append(text))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["message"]))
+    sweeping = asyncio.create_task(retention_of(chat, one).sweep())
+    await begun.wait()
+    await end_task(sweeping)
+    may_go_on.set()
+    edited = await one.did("ann", {"kind": "edit", "of": of_before, "text": "newer"})
+    await one.appender.close()
+    gc.collect()  # tells of tasks whose failure nobody saw
+    assert failed == []
+    assert edited > of_before
+    assert await messages_of(one) == ["newer"]
 
 
 async def test_in_dynamodb_it_is_the_same(dynamodb_calls: CallSite) -> None:

@@ -21,6 +21,7 @@ import redis.asyncio
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.domain import retention
 from services.persistence.domain.log import Log, Request
 from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Removal
@@ -38,6 +39,7 @@ from tests.support.full import FULL
 from tests.support.log import append
 from tests.support.retention import retention_of, with_retention
 from tests.support.scripts import run
+from tests.support.waiting import until
 
 BUCKET = 7  # small, so that ends of buckets are everywhere
 DAY = 86_400.0
@@ -51,6 +53,7 @@ class Failing:
 
     def __init__(self, real: object) -> None:
         self.real, self.fails = real, dict[str, str]()
+        self.error: type[BaseException] = Unavailable
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self.real, name)
@@ -61,7 +64,7 @@ class Failing:
             when = self.fails.pop(name)
             if when == "after":
                 await real(*arguments, **named)
-            raise Unavailable(f"{name} failed {when} it was done")
+            raise self.error(f"{name} failed {when} it was done")
 
         return fails
 
@@ -260,14 +263,48 @@ async def test_a_sweep_says_what_it_did_and_the_next_one_is_due_after_an_hour(wo
     assert (kept.extent, kept.oldest_at) == ((28, 40), world.now - 301)
 
 
-async def test_a_channel_that_fails_does_not_keep_others_from_being_swept(world: World) -> None:
+@pytest.mark.parametrize("error", [Unavailable, OverflowError, ExceptionGroup])
+async def test_a_channel_that_fails_does_not_keep_others_from_being_swept(world: World, error: type[Exception]) -> None:
     replica = world.replicas[0]
+    replica.store.error = error if error is not ExceptionGroup else _group
     for number in range(9):
         await replica.publish(f"many:{number}", 20)
     world.now += 301
     replica.store.fails["stored_at"] = "before"
     assert await replica.retention.sweep() == Swept(channels=8, failed=1, removed=8 * 8)
     assert await replica.retention.sweep() == Swept(channels=9, failed=0, removed=8)
+
+
+def _group(text: str) -> ExceptionGroup[ValueError]:
+    return ExceptionGroup(text, [ValueError(text)])
+
+
+@pytest.mark.parametrize("error", [Unavailable, ValueError])
+async def test_a_sweep_that_fails_is_tried_again_and_ends_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A process ends as soon as one of its tasks does."""
+    monkeypatch.setattr(retention, "_FIRST_S", 0.0)
+    monkeypatch.setattr(retention, "_LOOK_S", 0.01)
+    replica = world.replicas[0]
+    await replica.publish("many:a", 20)
+    world.now += 301
+    replica.store.error, replica.store.fails["retained"] = error, "before"
+    running = asyncio.create_task(replica.retention.run())
+    try:
+        await until(lambda: replica.turn.ended or running.done(), 60, "a sweep")
+        assert not running.done()
+        assert replica.turn.ended[0][0].removed == 8
+    finally:
+        await end_task(running)
+
+
+async def test_a_sweep_that_is_cancelled_ends(world: World) -> None:
+    replica = world.replicas[0]
+    await replica.publish("many:a", 20)
+    replica.store.error, replica.store.fails["extent"] = asyncio.CancelledError, "before"
+    with pytest.raises(asyncio.CancelledError):
+        await replica.retention.sweep()
 
 
 async def test_a_replica_whose_turn_it_is_not_any_more_ends_its_sweep(world: World) -> None:

@@ -217,7 +217,7 @@ class Appender:
             item = Item(new.publication_id, new.publication, new.key_user, attempt.key, guard=_NEVER)
             known: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             request = Request(new.channel, item, new.options.history_size, new.options.history_ttl_s)
-            self._log.append([request], lambda _, outcome: known.set_result(outcome))
+            self._log.append([request], lambda _, outcome: None if known.done() else known.set_result(outcome))
             outcome = await known
             if isinstance(outcome, AppendedPosition):
                 await self._tell_repeated(attempt, outcome)

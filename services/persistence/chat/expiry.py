@@ -119,7 +119,12 @@ class Expiry:
         """
         loop = asyncio.get_running_loop()
         results: list[asyncio.Future[Result]] = [loop.create_future() for _ in some]
-        self._appender.submit(some, lambda index, result: results[index].set_result(result))
+
+        def tell(index: int, result: Result) -> None:
+            if not results[index].done():  # nobody waits any more
+                results[index].set_result(result)
+
+        self._appender.submit(some, tell)
         for result in await asyncio.gather(*results):
             if not isinstance(result, Appended):
                 raise Unavailable(f"a message that is too old can't be purged: {result.why}")

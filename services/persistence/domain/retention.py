@@ -20,7 +20,8 @@ Rules.
   times that are too low, or too high, keep more.
 * The log of a conversation keeps its beginning, as it says who the members are. There, messages are deleted once a
   day's worth is too old (`Messages`).
-* A channel that can't be looked at now is left for the next sweep, and so is the rest if the replica dies.
+* A channel that can't be looked at, for whatever reason, is counted and left for the next sweep, and so is the rest if
+  the replica dies.
 
 Example. `retention_days = 30`, and of 900 publications 1 to 400 are of last month. The search asks for the times of 1,
 2, 4, 8 … 512, then of those between 256 and 512, and finds 400. Then the times of 1 to 400 are read.
@@ -142,6 +143,8 @@ class Retention:
                 await self.sweep()
             except (Unavailable, ClocksDisagree) as error:
                 logger.warning("what is too old can't be removed now", extra={"error": str(error)})
+            except Exception:  # a process ends with its first task that does, and nothing here is worth that
+                logger.exception("what is too old can't be removed")
             await asyncio.sleep(_LOOK_S * random.uniform(0.8, 1.2))
 
     async def sweep(self) -> Swept | None:
@@ -197,12 +200,12 @@ class Retention:
         outcomes = await asyncio.gather(*(self._remove(*one, now) for one in some), return_exceptions=True)
         channels, failed, removed = swept
         for (channel, _), outcome in zip(some, outcomes, strict=True):
-            if isinstance(outcome, Unavailable):
+            if isinstance(outcome, Exception):
                 failed += 1
-                logger.warning(
-                    "a channel can't be looked at by retention", extra={"channel": channel, "error": str(outcome)}
-                )
-            elif isinstance(outcome, BaseException):
+                why = None if isinstance(outcome, Unavailable) else outcome
+                about = {"channel": channel, "error": str(outcome)}
+                logger.warning("a channel can't be looked at by retention", extra=about, exc_info=why)
+            elif isinstance(outcome, BaseException):  # it is cancelled
                 raise outcome
             else:
                 channels, removed = channels + 1, removed + outcome
