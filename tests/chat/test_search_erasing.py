@@ -51,10 +51,14 @@ def files(site: Site, tmp_path: Path) -> Files:
 
 
 async def index_all(*replicas: Replica) -> None:
+    """Have everything in the index that these replicas have to bring there."""
     for replica in replicas:
-        await replica.chat.projection.flush()
         assert replica.chat.indexing is not None
-        await replica.chat.indexing.flush()
+        for _ in range(1_000):  # a page or some each time
+            await replica.chat.projection.flush()
+            await replica.chat.indexing.flush()
+            if not (await replica.store.search.behind("", 1_000))[0]:
+                break
 
 
 def planted(rng: random.Random) -> str:

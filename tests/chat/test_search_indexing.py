@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import redis.asyncio
 from services.persistence.chat.index.analyser import atoms_of
 from services.persistence.chat.index.ports import Asked, Document, Scope, Update
 from services.persistence.chat.index.query import read_query
+from services.persistence.chat.search import indexing as indexing_module
 from services.persistence.chat.search import tail
+from services.shared.errors import Unavailable
 from tests.chat.search_play import search
 from tests.support.chat_calls import CallRefused, Replica, Site, sqlite_site
 from tests.support.full import sized
@@ -38,6 +40,23 @@ async def texts(replica: Replica, user: str, query: str, **more: Any) -> list[st
 async def behind(site: Site) -> list[str]:
     channels: list[str] = (await site.store.search.behind("", 1_000))[0]
     return channels
+
+
+async def said(a: Replica, channel: str) -> int:
+    offset: int = (await a.call("ann", "messages.send", channel=channel, text="word"))["offset"]
+    return offset
+
+
+async def index_all(site: Site, a: Replica) -> None:
+    """Have everything in the index that this replica has to bring there."""
+    assert a.chat.indexing is not None
+    await a.chat.projection.flush()
+    for _ in range(1_000):  # a page or some each time
+        if not await behind(site):
+            break
+        await a.chat.projection.flush()
+        await a.chat.indexing.flush()
+    await a.chat.projection.flush()
 
 
 async def rest(site: Site) -> None:
@@ -110,6 +129,120 @@ async def test_two_replicas_that_index_at_the_same_time_write_each_message_once(
                 assert replica.chat.indexing is not None
                 await replica.chat.indexing.reach(await replica.conversations.current(channel))
     assert len(await texts(b, "bob", "word", limit=50)) == sized(60, 600)
+
+
+class Noted:
+    """Notes what is written to an index, and how much at once."""
+
+    def __init__(self, site: Site) -> None:
+        self._apply, self._running = site.store.search.apply, 0
+        self.written: list[tuple[int, int]] = []  # characters of the documents, documents taken out
+        self.most_at_once = 0
+        site.store.search.apply = self.apply
+
+    async def apply(self, updates: Sequence[Update]) -> list[bool]:
+        documents = [one for update in updates for one in update.documents.values()]
+        self.written.append((sum(len(" ".join(one.atoms)) for one in documents if one), documents.count(None)))
+        self._running += 1
+        self.most_at_once = max(self.most_at_once, self._running)
+        try:
+            outcome: list[bool] = await self._apply(updates)
+            return outcome
+        finally:
+            self._running -= 1
+
+
+async def test_the_log_never_waits_for_much_of_the_index(site: Site, a: Replica) -> None:
+    """Of long messages, of many conversations, and of all that a deletion takes out."""
+    await rest(site)
+    noted = Noted(site)
+    channels = [await group(a, "ann", "bob") for _ in range(6)]
+    for channel in channels:
+        await asyncio.gather(
+            *(a.call("ann", "messages.send", channel=channel, text="word " * 5_000) for _ in range(8)),
+            *(a.call("bob", "messages.send", channel=channel, text="word") for _ in range(40)),
+        )
+    indexing = a.chat.indexing
+    assert indexing is not None
+
+    async def index_all() -> None:
+        for channel in channels:
+            indexing.soon(channel)
+        while await behind(site):
+            await asyncio.gather(indexing.flush(), a.chat.projection.flush(), indexing.sweep())
+
+    await index_all()
+    assert len(await texts(a, "bob", "word", limit=50)) == 6 * 48
+    await a.call("ann", "messages.purge", channel=channels[0], user="bob", upto=1_000)
+    offsets = await site.store.search.offsets_upto(channels[1], 1_000, 1_000)
+    await asyncio.gather(*(a.call("ann", "messages.delete", channel=channels[1], of=offset) for offset in offsets))
+    for channel in channels[2:]:
+        await a.call("ann", "conversations.delete", channel=channel)
+    await index_all()
+    assert len(await texts(a, "bob", "word", limit=50)) == 8
+    assert sum(removed for _, removed in noted.written) >= 40 + 48 + 4 * 48
+    assert max(size for size, _ in noted.written) < 192 << 10
+    assert max(removed for _, removed in noted.written) <= 32
+    assert noted.most_at_once == 1
+
+
+async def test_a_backlog_of_one_conversation_does_not_hold_up_the_projection(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mark stays until it is indexed; others' marks go meanwhile."""
+    await rest(site)
+    monkeypatch.setattr(indexing_module, "_PAGE_ROWS", 4)
+    channel, other = await group(a, "ann", "bob"), await group(a, "ann", "bob")
+    await index_all(site, a)
+    for _ in range(60):
+        await a.call("ann", "messages.send", channel=channel, text="word")
+    for where in (channel, other):
+        await a.call(
+            "ann", "reactions.add", channel=where, of=3 if where == channel else await said(a, other), name="+"
+        )
+    await a.chat.projection.flush()
+    live = await a.conversations.current(channel)
+    indexed = await site.store.search.indexed([channel, other])
+    assert 0 < indexed[channel] < live.position
+    assert indexed[other] == (await a.conversations.current(other)).position
+    b = site.replicas[1]
+    marked = [mark[0] for mark in await b.chat.projection._marks.settled(-1.0, 100, 0)]  # noqa: SLF001
+    assert marked == [channel]
+    await index_all(site, a)
+    assert len(await texts(a, "bob", "word", limit=50)) == 61
+    assert await b.chat.projection._marks.settled(-1.0, 100, 0) == []  # noqa: SLF001
+
+
+async def test_who_can_not_take_documents_out_gives_up_for_now(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another replica's position moves all the time; and the conversation goes on."""
+    await rest(site)
+    monkeypatch.setattr(indexing_module, "_PAGE_ROWS", 4)
+    channel = await group(a, "ann", "bob")
+    for _ in range(5):
+        await said(a, channel)
+    await index_all(site, a)
+    await a.call("ann", "conversations.delete", channel=channel)
+    apply = site.store.search.apply
+    calls = 0
+
+    async def refuse(updates: Sequence[Update]) -> list[bool]:
+        nonlocal calls
+        calls += 1
+        return [False for _ in updates]
+
+    site.store.search.apply = refuse
+    live = await a.conversations.current(channel)
+    assert a.chat.indexing is not None
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable):
+            await a.chat.indexing.reach(live)
+    assert 0 < calls <= 10
+    assert not live.lock.locked()
+    site.store.search.apply = apply
+    await index_all(site, a)
+    assert await site.store.search.offsets_upto(channel, 100, 100) == []
 
 
 async def test_words_of_the_index_belong_to_one_conversation_each(site: Site, a: Replica) -> None:

@@ -8,6 +8,8 @@ Rules.
 * Before an event that may change something is appended, its conversation is marked in Redis (`begin`). The mark goes
   once it is written. A process that dies in between leaves the mark, and the sweep of any replica finishes its work.
 * A conversation is written about a second after its first change, so a burst costs one write.
+* What else follows from the log, as the index of messages, does a bounded part of its work with each write
+  (`on_written`). The mark stays until all of it is done, and other conversations do not wait for that.
 * Plain messages alone are written every 256, so that nobody must read a long tail.
 
 Example. 30 reactions within a second: 30 events in the log, one write of the documents of their messages.
@@ -51,7 +53,7 @@ class Projection:
         self._own: dict[str, bytes] = {}  # channel → newest own mark
         self._rotation = Rotation()
         self.on_swept: Callable[[Live], Awaitable[None]] | None = None  # called before the mark of a dead process goes
-        self.on_written: Callable[[Live], Awaitable[None]] | None = None  # called before any mark goes
+        self.on_written: Callable[[Live], Awaitable[bool]] | None = None  # False: its mark must not go yet
         self.on_grew: Callable[[str], None] | None = None  # called with the channel of new messages
 
     async def begin(self, channels: Collection[str]) -> None:
@@ -115,11 +117,10 @@ class Projection:
             try:
                 live = await self._conversations.current(channel)
                 await self._conversations.write(live)
-                if self.on_written is not None:
-                    await self.on_written(live)
                 if self.on_swept is not None:
                     await self.on_swept(live)
-                done.append((channel, mark))
+                if await self._may_unmark(live):
+                    done.append((channel, mark))
             except Exception as error:
                 _log(channel, error)
         if done:
@@ -141,6 +142,9 @@ class Projection:
         for start in range(0, len(due), _WRITTEN_AT_ONCE):
             await asyncio.gather(*map(self._write, due[start : start + _WRITTEN_AT_ONCE]))
 
+    async def _may_unmark(self, live: Live) -> bool:
+        return self.on_written is None or await self.on_written(live)
+
     async def _write(self, channel: str) -> None:
         del self._due[channel]
         mark = self._own.pop(channel, None) if not self._open[channel] else None
@@ -148,10 +152,12 @@ class Projection:
         try:
             if live is not None:
                 await self._conversations.write(live)
-                if self.on_written is not None:
-                    await self.on_written(live)
-                if mark is not None:
+                may_unmark = await self._may_unmark(live)
+                if mark is not None and may_unmark:
                     await self._marks.unmark([(channel, mark)])
+                elif mark is not None:
+                    self._own.setdefault(channel, mark)  # unless there is a newer one
+                    self._soon(channel)
         except Exception as error:  # the mark stays, and the sweep tries again
             _log(channel, error)
 

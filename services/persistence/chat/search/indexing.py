@@ -6,11 +6,15 @@ much. So a conversation is indexed about half a second after something was said.
 Rules.
 
 * A conversation is indexed from where it was up to its position, in pages. The messages that a page names (new, edited,
-  deleted, purged ones) are looked up, and their documents are what they are then: perhaps newer than the page, never
-  older. So an erased message leaves the index by the event that erased it.
+  deleted ones) are looked up, and their documents are what they are then: perhaps newer than the page, never older. So
+  an erased message leaves the index by the event that erased it.
+* Documents of removed history, of a deleted conversation and of purged messages are taken out some at a time, before
+  the position passes the event that says so.
+* A page is one transaction of some 128 KiB, and only one waits for the log's writer at a time. So a publish waits for
+  one page at most.
 * The position moves only if nobody else moved it: of two replicas one indexes a page.
 * Where a mark says that something changed (`projection.py`), it goes once that is indexed, too. So a deletion reaches
-  the index whoever dies.
+  the index whoever dies. The projection waits for a few pages at most, and comes again for the rest.
 * Plain messages have no mark. What a process that died has left of them, and all that was written before there was an
   index, is found by a sweep: at the start, and every ten minutes. It looks for logs that go on beyond the index, takes
   its time, and begins where it was after a restart, as the positions are kept.
@@ -25,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.domain import events
@@ -45,7 +49,10 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.1
 _SOON_S = 0.5  # from a message to its document
 _PAGE_ROWS = 256
-_PAGE_BYTES = 1 << 20
+_PAGE_BYTES = 128 << 10  # of a transaction, about
+_CHANGE_BYTES = 8 << 10  # that count for a document that is replaced or taken out: it may have been long
+_GONE_AT_ONCE = 32  # documents that are taken out because of one event
+_REACHED_PAGES = 4  # that the projection waits for
 _WRITTEN_AT_ONCE = 16  # conversations of one transaction
 _SWEEP_S = 600.0  # seconds between sweeps
 _SCRUB_S = 300.0  # seconds between rounds of scrubbing
@@ -61,26 +68,36 @@ class Indexing:
         """Create it; `rows` is the store of the log."""
         self._conversations, self._rows, self._index = conversations, rows, index
         self._due: dict[str, float] = {}  # channel → when to index it, by the clock of the loop
+        self._writing = asyncio.Lock()  # so that one transaction at most stands before those of the log
 
     def soon(self, channel: str) -> None:
         """Have a conversation indexed soon."""
         if channel not in self._due:
             self._due[channel] = asyncio.get_running_loop().time() + _SOON_S
 
-    async def reach(self, live: Live) -> None:
-        """Index a conversation up to its present position.
+    async def reach(self, live: Live) -> bool:
+        """Index some pages of a conversation; return whether that was all of it.
+
+        What is left is indexed soon.
 
         Raises:
             Unavailable: the store does not answer, or other replicas index it all the time.
         """
         upto = live.position
         self._due.pop(live.channel, None)
+        pages = 0
         for _ in range(_TRIES):
-            while (update := await self._page(live)) is not None:
-                if not (await self._write([update]))[0]:
-                    break
-            if (await self._index.indexed([live.channel]))[live.channel] >= upto:
-                return
+            update = await self._page(live)
+            if update is None:
+                return True
+            if not (await self._write([update]))[0]:
+                continue
+            if update.indexed >= upto:
+                return True
+            pages += 1
+            if pages == _REACHED_PAGES:
+                self._go_on(live.channel)
+                return False
         raise Unavailable("other replicas index the conversation all the time")
 
     async def run(self) -> None:
@@ -110,7 +127,9 @@ class Indexing:
         was_used = self._conversations.cached(channel) is not None
         try:
             live = await self._conversations.current(channel)
-            while (update := await self._page(live)) is not None and (await self._write([update]))[0]:
+            failures = 0
+            while failures < _TRIES and (update := await self._page(live)) is not None:
+                failures = 0 if (await self._write([update]))[0] else failures + 1
                 await asyncio.sleep(_PAUSE_S)
             return 1
         except Exception as error:
@@ -123,7 +142,8 @@ class Indexing:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_TICK_S)
+            now = loop.time()
+            await asyncio.sleep(_PAUSE_S if any(at <= now for at in self._due.values()) else _TICK_S)
             try:
                 await self._index_due(loop.time())
             except Exception as error:  # a search may be slow, and the log must go on
@@ -137,6 +157,7 @@ class Indexing:
     async def _index_some(self, channels: Sequence[str]) -> None:
         """Index one page of each of these conversations, and go on later if need be."""
         updates: list[Update] = []
+        positions: dict[str, int] = {}
         for channel in channels:
             live = self._conversations.cached(channel)
             if self._due.pop(channel, None) is None:  # `reach` came first
@@ -144,18 +165,24 @@ class Indexing:
             try:
                 if live is not None and (update := await self._page(live)) is not None:
                     updates.append(update)
-                    if update.indexed < live.position:
-                        self.soon(channel)
+                    positions[channel] = live.position
             except Exception as error:  # a search reads it from the log, and the sweep comes by
                 _log([channel], error)
-        try:
-            if updates:
-                await self._write(updates)
-        except Exception as error:
-            _log([update.channel for update in updates], error)
+        for some in _parts(updates):
+            try:
+                for update, is_done in zip(some, await self._write(some), strict=True):
+                    if not is_done or update.indexed < positions[update.channel]:
+                        self._go_on(update.channel)
+            except Exception as error:
+                _log([update.channel for update in some], error)
+
+    def _go_on(self, channel: str) -> None:
+        """Have the next page of a conversation indexed, after a pause."""
+        self._due[channel] = asyncio.get_running_loop().time()
 
     async def _write(self, updates: Sequence[Update]) -> list[bool]:
-        outcome = await self._index.apply(updates)
+        async with self._writing:
+            outcome = await self._index.apply(updates)
         SEARCH_INDEXED.inc(sum(len(one.documents) for one, is_done in zip(updates, outcome, strict=True) if is_done))
         return outcome
 
@@ -163,50 +190,70 @@ class Indexing:
 
     async def _page(self, live: Live) -> Update | None:
         """Return the next page of a conversation; None: it is indexed."""
+        channel = live.channel
+        indexed = (await self._index.indexed([channel]))[channel]
         async with live.lock:
-            channel = live.channel
-            indexed = (await self._index.indexed([channel]))[channel]
             position = live.position
             if indexed >= position:
                 return None
-            if live.state.phase is Phase.DELETED:
-                return Update(channel, indexed, position, await self._removed(channel, indexed, position))
-            documents = await self._removed(channel, indexed, live.removed) if live.removed else {}
+            is_deleted = live.state.phase is Phase.DELETED
+            lost = indexed if is_deleted else min(live.removed, indexed)
+            if lost and (gone := await self._index.offsets_upto(channel, lost, _GONE_AT_ONCE)):
+                return Update(channel, indexed, indexed, dict.fromkeys(gone))
+            if is_deleted:
+                return Update(channel, indexed, position, {})
             rows = await self._rows.read_counted(
                 channel, since_offset=indexed, upto=position, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
             )
-            upto = rows[-1].offset if rows else position
+            upto = indexed if rows else position
+            size = 0
             named: set[int] = set()
             for row in rows:
                 event, _ = parsed_row(row.offset, row.publication)
                 match event:
                     case events.Message():
                         named.add(row.offset)
+                        size += len(row.publication)
                     case events.Edit() | events.Delete():
                         named.add(event.of)
+                        size += len(row.publication) + _CHANGE_BYTES
+                    case events.Purge() if named:
+                        break  # it begins a page of its own
                     case events.Purge():
-                        await self._purge(live, indexed, event.user, min(event.upto, indexed))
+                        if gone := await self._purged(live, event.user, min(event.upto, indexed)):
+                            return Update(channel, indexed, indexed, dict.fromkeys(gone))
+                upto = row.offset
+                if size >= _PAGE_BYTES:
+                    break
             found = await self._conversations.messages(live, named, has_lock=True)
-            documents |= {offset: document_of(found.get(offset)) for offset in named}
-            return Update(channel, indexed, upto, documents)
+            return Update(channel, indexed, upto, {offset: document_of(found.get(offset)) for offset in named})
 
-    async def _removed(self, channel: str, indexed: int, upto: int) -> dict[int, Document | None]:
-        """Take documents of removed history out; return the last of them."""
-        while True:
-            offsets = await self._index.offsets_upto(channel, min(upto, indexed), _PAGE_ROWS)
-            if len(offsets) < _PAGE_ROWS:
-                return dict.fromkeys(offsets)
-            await self._index.apply([Update(channel, indexed, indexed, dict.fromkeys(offsets))])
-
-    async def _purge(self, live: Live, indexed: int, user: str, upto: int) -> None:
-        """Take the documents of a user's purged messages out."""
+    async def _purged(self, live: Live, user: str, upto: int) -> list[int]:
+        """Return some purged messages of a user that still have documents."""
+        if user not in live.purges:
+            return []
         above = 0
-        while offsets := await self._index.offsets_with(live.channel, author_tag(user), above, upto, _PAGE_ROWS):
+        while offsets := await self._index.offsets_with(live.channel, author_tag(user), above, upto, _GONE_AT_ONCE):
             above = offsets[-1]
             found = await self._conversations.messages(live, offsets, has_lock=True)
-            gone = [offset for offset in offsets if not isinstance(found.get(offset), Message)]
-            if gone:
-                await self._index.apply([Update(live.channel, indexed, indexed, dict.fromkeys(gone))])
+            if gone := [offset for offset in offsets if not isinstance(found.get(offset), Message)]:
+                return gone
+        return []
+
+
+def _parts(updates: Sequence[Update]) -> Iterator[list[Update]]:
+    """Yield updates in groups that one transaction each can write quickly."""
+    part: list[Update] = []
+    size = 0
+    for update in updates:
+        more = sum(_CHANGE_BYTES if one is None else sum(map(len, one.atoms)) for one in update.documents.values())
+        if part and size + more > _PAGE_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(update)
+        size += more
+    if part:
+        yield part
 
 
 def document_of(message: Found | None) -> Document | None:
