@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from services.persistence.chat.domain.names import direct_channel
 from services.shared.chat_methods import METHODS
 from tests.support.chat import new_event
-from tests.support.chat_calls import NAMESPACE, CallRefused, Replica, Site
+from tests.support.chat_calls import NAMESPACE, CallRefused, Replica, Site, sqlite_site
 
 Json = dict[str, Any]
 NOT_EXISTING = "conv:g.aaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -30,6 +32,7 @@ PARAMS: dict[str, Json] = {
     "messages.get": {"offset": 4},
     "messages.versions": {"offset": 4},
     "messages.thread": {"thread": 4},
+    "messages.search": {"query": "secret"},
     "reactions.list": {"offset": 4},
     "markers.read": {"offset": 4},
     "markers.unread": {"offset": 4},
@@ -43,6 +46,13 @@ OF_A_CHANNEL = [
 ]
 READING = [name for name in OF_A_CHANNEL if METHODS[name].act == "read"]
 OF_ANYBODY = [name for name in READING if name != "markers.get"]  # the platform has no marker: 107
+
+
+@pytest.fixture
+async def site(redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    """Two replicas that serve methods, searches among them."""
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True) as made:
+        yield made
 
 
 def params(method: str) -> Json:
