@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.persistence.domain.draining import Sink
+from services.persistence.domain.draining import Handover, Sink
 from services.persistence.domain.ports import Row
 from services.persistence.queue import messages
 from services.persistence.queue.messages import QueuedRows, UnreadableMessage, decode, encode
@@ -21,13 +21,14 @@ from services.persistence.queue.sqs import Message, SqsQueue
 from services.persistence.queue.storing import store_messages
 from services.persistence.queue.worker import Worker
 from services.shared.errors import Unavailable
+from services.shared.hotlog import keys
 from services.shared.hotlog.keys import pair
 from services.shared.process.cancellation import end_task
 from services.shared.process.config import ConfigError
 from tests.persistence.test_queued import begun, history, publish
 from tests.support.full import sized
 from tests.support.log import append
-from tests.support.persistence import CHANNEL, Process, Site, Store, request
+from tests.support.persistence import CHANNEL, Process, Site, Store, both, request
 from tests.support.sqs import sqs_address as sqs_address
 from tests.support.sqs import sqs_settings as sqs_settings
 from tests.support.waiting import until
@@ -273,3 +274,29 @@ async def test_each_is_stored_once_and_in_order_whatever_happens(queue: SqsQueue
         found += page
     assert found == [(n + 1, str(n)) for n in range(total)]
     assert (await process.log.open(CHANNEL)).top == total
+
+
+class Taking:
+    """A sink that takes all rows, and of which nothing comes out."""
+
+    async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
+        return Handover([], True)
+
+
+@both
+async def test_only_what_was_acknowledged_early_waits_for_the_queue_before_it_is_swept(site: Site, apart: bool) -> None:
+    dying = with_sink(site, Taking(), apart=apart)
+    await publish(dying, "early", channel="chat:early")
+    await dying.crash("before it is stored", "plain")
+    await dying.close()
+    site.processes.remove(dying)
+    other = with_sink(site, Taking(), apart=apart)
+    assert await other.log.sweep(0.0, 100) == 1
+    assert await site.stored() == [(1, "plain")]
+    assert await site.stored("chat:early") == []
+    later = {
+        channel: float(mark) - 9_000 for channel, mark in await site.client.zrange(keys.dirty(), 0, -1, withscores=True)
+    }
+    await site.client.zadd(keys.dirty(), later)
+    assert await other.log.sweep(0.0, 100) == 1
+    assert await site.stored("chat:early") == [(1, "early")]

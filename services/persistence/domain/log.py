@@ -39,6 +39,7 @@ from typing import Unpack
 from services.persistence.domain import reading
 from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, First, HistorySizes
 from services.persistence.domain.draining import Drainer, Sink
+from services.persistence.domain.due import due_marks
 from services.persistence.domain.early import EarlyAcknowledgement
 from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.keyed_queue import KeyedQueue
@@ -66,7 +67,7 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 4  # attempts per batch: compare with the store, resolve a conflict, append, and one to spare
 _MAX_WAIT_S = 2.5  # longest wait in the queue, seconds: edges give up after 2.8 s
 _LONGEST_WAIT_S = 0.005  # longest linger, seconds: how long a busy process waits for a larger batch
-_SINK_SWEEP_AGE_S = 8.0  # least age of marks where rows go through a sink: it has 5 s for them
+_SINK_SWEEP_AGE_S = 8.0  # least age of marks of rows that go through a sink, seconds: it has 5 s for them
 _SWEPT_AT_ONCE = 3  # channels that a sweep finishes concurrently
 _SWEEP_FAILURES = 3  # failed channels after which a sweep ends: each may have cost seconds
 
@@ -107,7 +108,7 @@ class Log:
         self._comparison = Comparison(hot, store, self._sizes, self.erasures, first)
         self._early = EarlyAcknowledgement(hot, store, self._sizes)
         self._drainer = Drainer(hot, store, self._comparison, self._sizes, sink)
-        self._least_sweep_age_s = 0.0 if sink is None else _SINK_SWEEP_AGE_S
+        self._early_sweep_age_s = 0.0 if sink is None else _SINK_SWEEP_AGE_S
         self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
             _reject,
@@ -224,7 +225,7 @@ class Log:
             Unavailable: Redis or the store does not answer.
         """
         await self.erasures.clean()
-        marks = await self._hot.settled(max(age_s, self._least_sweep_age_s), limit)
+        marks = await due_marks(self._hot, age_s, self._early_sweep_age_s, limit)
         if self._store.apart:  # the running batch finishes such a channel, or the next sweep does
             marks = [mark for mark in marks if not self._queue.is_busy(mark[0])]
         random.shuffle(marks)  # channels that fail are not the first ones every time
