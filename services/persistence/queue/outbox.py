@@ -27,10 +27,12 @@ class Queue(Protocol):
 class _Sent:
     """How far a channel was sent.
 
-    `since`: since when the store has got nothing of it. `looked`: when it was looked last. Monotonic seconds.
+    `first`: the first offset that the store lacked at the last call. `since`: since when the store has got nothing of
+    it. `looked`: when it was looked last. Monotonic seconds.
     """
 
     epoch: str
+    first: int
     upto: int
     since: float
     looked: float
@@ -54,7 +56,9 @@ class Outbox:
         if sent is None or sent.epoch != epoch or sent.upto < first - 1:
             if len(self._sent) >= _MAX_CHANNELS:
                 self._sent.clear()
-            sent = self._sent[channel] = _Sent(epoch, first - 1, now, now)
+            sent = self._sent[channel] = _Sent(epoch, first, first - 1, now, now)
+        if first > sent.first:  # somebody stored something, maybe another replica
+            sent.first, sent.since = first, now
         if sent.upto >= first and now - sent.looked >= _LOOK_S:
             sent.looked = now
             state = await self._store.open(channel)
