@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.persistence.domain.outcomes import AppendedPosition
+from services.persistence.domain.requests import batch_of
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import keys
 from tests.support.log import append, begin, unstamped
@@ -274,6 +275,20 @@ async def test_a_redis_with_fewer_writes_acknowledges_nothing(site: Site) -> Non
     with pytest.raises(Unavailable):
         await publish(process, "two")
     assert seen[-1] == (process.incarnation, 0)
+
+
+async def test_each_call_that_shows_something_counts_a_write(site: Site) -> None:
+    seen: list[int] = []
+    process = begun(site.process(saw_writes=lambda token, writes: seen.append(writes)))
+    await process.log.open(CHANNEL)
+    told = [queued(str(number)) for number in range(3)]
+    told = [one._replace(item=one.item._replace(author="ann")) for one in told]
+    (numbered,) = await process.hot.append([batch_of(told)], 1_000)
+    assert not isinstance(numbered, Exception)
+    assert numbered is not None
+    process.hot._told.clear()  # as if another replica had numbered them: the first call says only that it needs the feed
+    assert await process.hot.show([(CHANNEL, numbered.epoch, 3, 100)], process.incarnation) == [3]
+    assert seen == [2]
 
 
 @both

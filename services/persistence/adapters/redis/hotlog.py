@@ -93,7 +93,8 @@ class RedisHotLog:
     ) -> tuple[list[int | Exception], int | Exception]:
         """Commit; `early`: before the store has the entries.
 
-        Returns the readable tops and, if `early`, the number of writes.
+        Returns the readable tops and, if `early`, the number of writes. It is counted with each call that shows something,
+        and is 0 as soon as Redis has fewer writes than this process has seen; then the rest is not tried.
         """
         reached = [-1] * len(channels)
         results: list[int | Exception] = [*reached]
@@ -104,7 +105,7 @@ class RedisHotLog:
             calls = [self._commit_call(channels[index], incarnation, early) for index in left]
             found = await self._run("show" if early else "commit", [*calls, *counts])
             if counts:
-                writes, counts = _number(found[-1]), []
+                writes = _number(found[-1])
             again: list[int] = []
             for index, result in zip(left, found[: len(left)], strict=True):
                 readable, before = _number(result), reached[index]
@@ -117,7 +118,7 @@ class RedisHotLog:
                     again.append(index)
                 elif max(before, -1) < readable < channels[index][2]:  # the next ones by another call
                     again.append(index)
-            left = again
+            left = [] if early and (isinstance(writes, Exception) or not writes) else again
         return results, writes
 
     def _commit_call(self, commit: tuple[str, str, int, int], incarnation: str, early: bool) -> Call:
