@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from services.persistence.domain import draining
+from services.persistence.domain.comparison import Comparison, HistorySizes
+from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.outcomes import AppendedPosition
+from services.persistence.domain.ports import Row
 from services.persistence.domain.requests import batch_of
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import keys
+from services.shared.process.cancellation import end_task
 from tests.support.log import append, begin, unstamped
-from tests.support.persistence import CHANNEL, Process, Site, both, request
+from tests.support.persistence import CHANNEL, Process, Site, Store, both, request
 from tests.support.waiting import until
 
 
@@ -277,17 +284,62 @@ async def test_a_redis_with_fewer_writes_acknowledges_nothing(site: Site) -> Non
     assert seen[-1] == (process.incarnation, 0)
 
 
+@both
+@pytest.mark.parametrize("slow", [False, True], ids=["all at once", "in parts"])
+async def test_what_waits_is_as_old_as_what_is_not_stored_however_long_a_channel_is_busy(
+    site: Site, apart: bool, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if slow:
+        monkeypatch.setattr(draining, "_ENTRIES", 2)
+    process = begun(site.process(apart=apart))
+    now = 0.0
+    may_write = process.store.hold_writes()  # the process's own drainer stores nothing
+    store = Store(site.store, apart=apart)
+    sizes = HistorySizes()
+    comparison = Comparison(process.hot, store, sizes, Erasures(process.hot, store))
+    drainer = draining.Drainer(process.hot, store, comparison, sizes, clock=lambda: now)
+    ages: list[float] = []
+    published_at: dict[int, float] = {}
+
+    async def publish_now() -> None:
+        published_at[(await publish(process, "data")).offset] = now
+
+    for _ in range(5 if slow else 1):
+        await publish_now()
+
+    async def more(rows: Sequence[Row]) -> None:
+        nonlocal now
+        now += 10.0
+        ages.append(drainer.oldest_s)
+        assert ages[-1] >= now - published_at[rows[0].offset]
+        if len(ages) < 15:
+            for _ in range(2 if slow else 1):
+                await publish_now()
+            drainer.wake(CHANNEL)
+
+    store.before_write = more
+    drainer.wake(CHANNEL)
+    running = asyncio.create_task(drainer.run())
+    await until(lambda: drainer.is_idle)
+    await end_task(running)
+    may_write.set()
+    assert len(ages) >= 15
+    assert max(ages) <= (70.0 if slow else 20.0)  # an entry waits for three writes, or one
+    assert drainer.oldest_s == 0.0
+
+
 async def test_each_call_that_shows_something_counts_a_write(site: Site) -> None:
     seen: list[int] = []
-    process = begun(site.process(saw_writes=lambda token, writes: seen.append(writes)))
+    process = begun(site.process())
     await process.log.open(CHANNEL)
     told = [queued(str(number)) for number in range(3)]
     told = [one._replace(item=one.item._replace(author="ann")) for one in told]
     (numbered,) = await process.hot.append([batch_of(told)], 1_000)
     assert not isinstance(numbered, Exception)
     assert numbered is not None
-    process.hot._told.clear()  # as if another replica had numbered them: the first call says only that it needs the feed
-    assert await process.hot.show([(CHANNEL, numbered.epoch, 3, 100)], process.incarnation) == [3]
+    other = begun(site.process(saw_writes=lambda token, writes: seen.append(writes)))
+    # It has numbered none of them, so its first call only says that it needs the feed.
+    assert await other.hot.show([(CHANNEL, numbered.epoch, 3, 100)], other.incarnation) == [3]
     assert seen == [2]
 
 

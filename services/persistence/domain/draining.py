@@ -25,7 +25,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from services.persistence.domain.comparison import Comparison, HistorySizes, rows_of
@@ -69,13 +70,46 @@ class Sink(Protocol):
         """
 
 
+@dataclass(slots=True)
+class _Age:
+    """Since when a channel may have something to drain, by the clock of the drainer.
+
+    At `read_at` it was readable up to `readable`: once that is stored, what is left is younger.
+    """
+
+    since: float
+    read_at: float
+    readable: int = 0
+
+    def stored(self, upto: int, read_at: float, readable: int) -> None:
+        """Note that it is stored up to an offset, and how far it was readable when that was read."""
+        if upto >= readable:
+            self.since = read_at
+        elif upto >= self.readable:
+            self.since = self.read_at
+        else:
+            return
+        self.read_at, self.readable = read_at, readable
+
+
 class Drainer:
     """Stores the early acknowledged publications of channels that it is told of."""
 
     def __init__(
-        self, hot: HotLog, store: LogStore, comparison: Comparison, sizes: HistorySizes, sink: Sink | None = None
+        self,
+        hot: HotLog,
+        store: LogStore,
+        comparison: Comparison,
+        sizes: HistorySizes,
+        sink: Sink | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create it; `run` does the work. `sink`: where rows go in place of the store."""
+        """Create it; `run` does the work.
+
+        `sink`: where rows go in place of the store. `clock`: seconds that only grow.
+        """
+        self._clock = clock
         self._hot, self._store, self._comparison, self._sizes = hot, store, comparison, sizes
         self._sink = sink
         self._queue: KeyedQueue[str] = KeyedQueue(
@@ -88,26 +122,27 @@ class Drainer:
             linger=Linger(_LONGEST_WAIT_S),
         )
         self._waiting: set[str] = set()  # channels in the queue
-        self._since: dict[str, float] = {}  # channel → since when it may have something to drain, by the loop's clock
+        self._ages: dict[str, _Age] = {}  # by channel, of those that may have something to drain
         DRAIN_OLDEST.set_function(lambda: self.oldest_s)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to drain, as far as this process knows."""
-        return not self._since
+        return not self._ages
 
     @property
     def oldest_s(self) -> float:
-        """Seconds since which a channel has something to drain; 0: none has."""
-        oldest = min(self._since.values(), default=None)
-        return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest)
+        """Seconds since which something waits to be stored, or somewhat more; 0: nothing does."""
+        oldest = min((age.since for age in self._ages.values()), default=None)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
 
     def wake(self, channel: str) -> None:
         """Note that a channel has something to drain."""
         if channel in self._waiting:
             return
         self._waiting.add(channel)
-        self._since.setdefault(channel, time.monotonic())
+        now = self._clock()
+        self._ages.setdefault(channel, _Age(now, now))
         self._queue.put(channel if self._store.apart else "", channel)
 
     async def run(self) -> None:
@@ -138,7 +173,7 @@ class Drainer:
             elif failure:
                 self.wake(channel)
             elif channel not in self._waiting:
-                self._since.pop(channel, None)
+                self._ages.pop(channel, None)
 
     async def _write(self, channels: Sequence[str]) -> dict[str, Unavailable | bool | None]:
         """Store and commit; return the channels that are not done.
@@ -149,8 +184,11 @@ class Drainer:
         rows: list[Row] = []
         found: dict[str, Unstored] = {}
         waiting: set[str] = set()
+        read_at = self._clock()
         for channel, one in zip(channels, await self._hot.unstored(channels, _ENTRIES), strict=True):
             if one is None or one.readable <= one.stored:
+                if one is not None:
+                    self._note_stored(channel, one.stored, read_at, one.readable)
                 continue
             mine = rows_of(channel, one, one.readable)
             if [row.offset for row in mine] != list(range(one.stored + 1, one.stored + 1 + len(mine))) or not mine:
@@ -188,7 +226,13 @@ class Drainer:
                     left[commit[0]] = Unavailable(str(readable))
                 elif readable != commit[2]:  # there is more, or the channel has changed meanwhile
                     left[commit[0]] = None if commit[0] in waiting else True
+                if isinstance(readable, int) and readable >= commit[2]:
+                    self._note_stored(commit[0], commit[2], read_at, found[commit[0]].readable)
         return left
+
+    def _note_stored(self, channel: str, upto: int, read_at: float, readable: int) -> None:
+        if age := self._ages.get(channel):
+            age.stored(upto, read_at, readable)
 
     async def _compare(self, channel: str) -> dict[str, Unavailable | bool | None]:
         """Have a channel compared that differs from the store."""

@@ -93,8 +93,8 @@ class RedisHotLog:
     ) -> tuple[list[int | Exception], int | Exception]:
         """Commit; `early`: before the store has the entries.
 
-        Returns the readable tops and, if `early`, the number of writes. It is counted with each call that shows something,
-        and is 0 as soon as Redis has fewer writes than this process has seen; then the rest is not tried.
+        Returns the readable tops and, if `early`, the number of writes. A write is counted with each call that shows
+        something. The number is 0 once Redis has counted fewer than this process has seen; then the rest is not tried.
         """
         reached = [-1] * len(channels)
         results: list[int | Exception] = [*reached]
