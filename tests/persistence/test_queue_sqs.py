@@ -102,6 +102,9 @@ async def test_a_message_says_what_it_was_made_of() -> None:
         '{"v":1,"channel":"a","epoch":"e","rows":[[1,"00","","k",0,0,0],[3,"00","","k",0,0,0]]}',
         '{"v":1,"channel":"a","epoch":"e","rows":[[1,"00","","k",0,0,"0"]]}',
         '{"v":1,"channel":1,"epoch":"e","rows":[[1,"00","","k",0,0,0]]}',
+        '{"v":1,"channel":"a","epoch":"e","rows":[[Infinity,"00","","k",0,0,0]]}',
+        '{"v":1,"channel":"a","epoch":"e","rows":[[1000000000000000000000,"00","","k",0,0,0]]}',
+        pytest.param("[" * 100_000, id="deep"),
     ],
 )
 async def test_what_is_no_message_is_said_to_be_none(body: str) -> None:
@@ -138,6 +141,50 @@ async def test_messages_that_the_store_can_not_take_come_again(site: Site) -> No
     epoch = (await site.store.open(CHANNEL)).epoch
     store.answers[CHANNEL] = Unavailable("throttled")
     assert await store_messages(store, {"a": encode(epoch, rows(1, 2))}) == {"a"}
+
+
+async def test_a_message_that_breaks_the_store_keeps_no_other_from_being_stored(site: Site) -> None:
+    store = Store(site.store)
+    epoch = (await site.store.open(CHANNEL)).epoch
+    other = (await site.store.open("chat:other")).epoch
+
+    async def breaks(what: Sequence[Row]) -> None:
+        if what[0].channel == CHANNEL:
+            raise ZeroDivisionError("nobody thought of this")
+
+    store.before_write = breaks
+    bodies = {"a": encode(epoch, rows(1, 2)), "b": encode(other, [row(1, channel="chat:other")])}
+    assert await store_messages(store, bodies) == {"a"}
+    assert (await site.store.open("chat:other")).top == 1
+
+
+async def test_a_worker_goes_on_after_any_failure(site: Site) -> None:
+    epoch = (await site.store.open(CHANNEL)).epoch
+    body = encode(epoch, rows(1, 3))
+    calls = 0
+
+    class Breaking:
+        async def receive(self) -> list[Message]:
+            nonlocal calls
+            calls += 1
+            if calls <= 3:
+                raise ZeroDivisionError("nobody thought of this")
+            if calls > 4:
+                await asyncio.Event().wait()
+            return [Message("a", "a", body)]
+
+        async def delete(self, done: Sequence[Message]) -> None: ...
+
+        async def put_back(self, failed: Sequence[Message], after_s: int) -> None: ...
+
+    working = asyncio.create_task(Worker(Breaking(), site.store, receivers=1, pause_s=0.0).run())
+
+    async def is_stored() -> bool:
+        return len(await site.stored()) == 3
+
+    await until(is_stored)
+    assert not working.done()
+    await end_task(working)
 
 
 async def test_without_the_queue_nothing_starts(sqs_settings: SqsSettings) -> None:

@@ -17,6 +17,7 @@ from services.persistence.domain.ports import Row
 
 MAX_BYTES = 180_000  # of one message
 _VERSION = 1
+_LAST_OFFSET = (1 << 53) - 1  # a larger one is no exact number in scripts of Redis
 _OVERHEAD = 100  # assumed bytes of a row besides id, publication and key
 _HEAD = 2_500  # the same of a message, with the longest name of a channel
 
@@ -86,12 +87,16 @@ def decode(body: str) -> QueuedRows:
             Row(channel, int(offset), bytes.fromhex(id_), base64.b64decode(publication, validate=True), key, *counts)
             for offset, id_, publication, key, *counts in found["rows"]
         ]
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise UnreadableMessage(f"{type(error).__name__}: {error}") from error
     offsets = [row.offset for row in rows]
     texts = [channel, epoch, *(row.key for row in rows)]
     numbers = [number for row in rows for number in (row.flags, row.n, row.mv)]
-    if not rows or offsets != list(range(offsets[0], offsets[0] + len(rows))) or offsets[0] < 1:
+    if (
+        not rows
+        or offsets != list(range(offsets[0], offsets[0] + len(rows)))
+        or not 1 <= offsets[0] <= offsets[-1] <= _LAST_OFFSET
+    ):
         raise UnreadableMessage("the rows are not consecutive")
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
         raise UnreadableMessage("a field has another type")

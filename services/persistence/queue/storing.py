@@ -40,6 +40,10 @@ async def store_messages(store: LogStore, bodies: Mapping[str, str]) -> set[str]
             logger.warning("rows can't be stored now", extra={"channel": channel, "error": str(error)})
             MESSAGES.labels("unavailable").inc(len(messages))
             failed.update(name for name, _ in messages)
+        except Exception:  # must not keep the other channels from being stored
+            logger.exception("rows could not be stored", extra={"channel": channel})
+            MESSAGES.labels("failed").inc(len(messages))
+            failed.update(name for name, _ in messages)
     return failed
 
 

@@ -31,9 +31,12 @@ class Queue(Protocol):
 class Worker:
     """Moves messages from the queue to the store."""
 
-    def __init__(self, queue: Queue, store: LogStore, *, receivers: int) -> None:
-        """Create it; `receivers`: how many calls to the queue wait at the same time."""
-        self._queue, self._store, self._receivers = queue, store, receivers
+    def __init__(self, queue: Queue, store: LogStore, *, receivers: int, pause_s: float = _PAUSE_S) -> None:
+        """Create it.
+
+        `receivers`: how many calls to the queue wait at the same time. `pause_s`: pause after a failure, seconds.
+        """
+        self._queue, self._store, self._receivers, self._pause_s = queue, store, receivers, pause_s
         self.answers = False  # whether the queue answered the last call
 
     async def run(self) -> None:
@@ -50,7 +53,11 @@ class Worker:
             except Unavailable as error:
                 self.answers = False
                 logger.warning("the queue does not answer", extra={"error": str(error)})
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(self._pause_s)
+            except Exception:
+                self.answers = False
+                logger.exception("a receiver goes on after a failure")
+                await asyncio.sleep(self._pause_s)
 
     async def step(self) -> int:
         """Receive once, store and delete; return how many messages there were.
