@@ -82,7 +82,7 @@ class _Age:
     readable: int = 0
 
     def stored(self, upto: int, read_at: float, readable: int) -> None:
-        """Note that it is stored up to an offset, and how far it was readable when that was read."""
+        """Note that it is stored up to `upto`; at `read_at` the top was `readable`."""
         if upto >= readable:
             self.since = read_at
         elif upto >= self.readable:
@@ -132,7 +132,7 @@ class Drainer:
 
     @property
     def oldest_s(self) -> float:
-        """Seconds since which something waits to be stored, or somewhat more; 0: nothing does."""
+        """Seconds that the oldest waits to be stored, or somewhat more; 0: none waits."""
         oldest = min((age.since for age in self._ages.values()), default=None)
         return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
 
