@@ -7,8 +7,8 @@ Rules.
 * Who acknowledged something of a channel drains it. If that process dies, the sweep of any replica does: the channel
   is still marked as dirty. Nobody owns a channel: writes of two processes are the same rows with the same ids.
 * Only what is readable is drained, in the order of offsets. What is numbered above belongs to a batch that stores it.
-* If the store fails, it is tried again after a pause. Nothing is given up: what is not stored stays in Redis, and
-  beyond `max_unstored` publishers are refused.
+* If the store fails, it is tried again after a pause. What is not stored stays in Redis, and beyond `max_unstored`
+  publishers are refused. A change of the epoch meanwhile may drop it: see Known limits in docs/storage.md.
 * With a queue (`services/persistence/queue`) rows are handed to that, and what the store has got of them is looked up
   about every second.
 * A hole, or another publication at an offset of the store, is a case for the comparison (`comparison.py`).
