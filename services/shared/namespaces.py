@@ -174,6 +174,10 @@ class Namespaces:
         name, colon, _ = channel.partition(":")
         return self.named.get(name.removeprefix("$")) if colon else self.default
 
+    def with_conversations(self) -> frozenset[str]:
+        """Return the names of namespaces with conversations."""
+        return frozenset(name for name, namespace in self.named.items() if namespace.conversations)
+
     def with_retention(self) -> frozenset[str]:
         """Return the names of namespaces whose publications are removed some day."""
         namespaces = [*self.named.values(), *([self.default] if self.default else [])]

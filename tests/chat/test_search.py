@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.chat.naive_search import Said, words_of
 from tests.chat.search_play import Play, search
 from tests.support.chat_calls import CallRefused, Replica, Site, sqlite_site
 from tests.support.full import sized
+from thalamus.chat.v1 import chat_pb2 as pb
+from thalamus.common.v1.common_pb2 import ClientInfo
 
 
 @pytest.fixture
@@ -298,6 +301,38 @@ async def test_a_channel_of_another_namespace_is_refused_as_one_that_is_not_ther
     ):
         with pytest.raises(CallRefused, match="103 not_allowed"):
             await a.call("ann", "messages.search", **params)
+
+
+async def test_what_lies_in_no_namespace_of_conversations_is_not_searched(site: Site, a: Replica) -> None:
+    """Edges see to that where a request names a channel, but `in:` is part of a query."""
+
+    async def elsewhere(method: str, **params: Any) -> dict[str, Any]:
+        """Call a method as edges did when the namespace `old` had conversations."""
+        info = ClientInfo(user="ann", client="c")
+        given = json.dumps(params).encode()
+        answer = await a.methods.call(
+            pb.CallRequest(method=method, info=info, params=given, key_user="u:ann", namespace="old", options=a.options)
+        )
+        return dict(json.loads(answer.result))
+
+    channel = (await elsewhere("conversations.create", users=["bob"]))["channel"]
+    await elsewhere("messages.send", channel=channel, text="word")
+    own = await group(a, "ann", "bob")
+    await say(a, "ann", own, "word here")
+    for named in (channel, "$" + own, "old:g.x", "word"):
+        with pytest.raises(CallRefused, match="103 not_allowed"):
+            await search(a, "ann", f"word in:{named}")
+    assert await texts(a, "ann", "word") == ["word here"]
+    assert await texts(a, "ann", f"word in:{own}") == ["word here"]
+    other = site.another()
+    for replica in site.replicas:
+        await replica.rest()
+    await elsewhere("messages.send", channel=channel, text="word")
+    before = (await site.store.search.indexed([channel]))[channel]
+    assert other.chat.indexing is not None
+    await other.chat.indexing.sweep()
+    assert (await site.store.search.indexed([channel]))[channel] == before
+    assert other.conversations.cached(channel) is None
 
 
 async def test_a_deleted_conversation_is_found_no_more(site: Site, a: Replica, b: Replica) -> None:

@@ -333,3 +333,10 @@ def test_the_channels_of_the_stack_differ_in_who_may_subscribe_to_chat_alone() -
     assert stack.named["chat"] == granted
     only_granted = (granted.subscribe, stack.named["private"].publish, stack.named["private"].history)
     assert set(only_granted) == {frozenset({Permission.GRANT})}
+
+
+def test_namespaces_with_conversations_are_known_by_name(tmp_path: Path) -> None:
+    text = '[default]\n[namespaces.ab]\ndurability = "stored"\n[namespaces.cd]\n'
+    assert load(tmp_path, text).with_conversations() == set()
+    with_one = text.replace('"stored"\n', '"stored"\ndata_format = "object"\nconversations = true\n')
+    assert load(tmp_path, with_one).with_conversations() == {"ab"}

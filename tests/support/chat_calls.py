@@ -80,6 +80,7 @@ class Replica:
             time.time,
             lambda: self.incarnation,
             web_push_hosts=["push.example.com"],
+            namespaces=[NAMESPACE],
         )
         self.conversations, self.appender, self.queries = self.chat.conversations, self.chat.appender, self.chat.queries
         self.methods = Methods(dataclasses.replace(self.chat.tools, appender=site.recording(self.appender)))

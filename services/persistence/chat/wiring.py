@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from services.persistence.chat.append import Appender
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.devices.devices import Devices
+from services.persistence.chat.domain.names import namespace_of, type_of
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.erasure_marks import ErasureMarks
 from services.persistence.chat.expiry import Expiry
@@ -66,6 +67,7 @@ class Chat:
         *,
         web_push_hosts: Sequence[str] = (),
         inbox_max: int = MOST,
+        namespaces: Collection[str] | None = None,
     ) -> None:
         """Put the parts together; `run` writes the read model.
 
@@ -79,10 +81,14 @@ class Chat:
             incarnation: Returns the token of the present incarnation of Redis.
             web_push_hosts: Where addresses of Web Push may lie, see `devices/device.py`.
             inbox_max: Conversations of a user that inboxes look at.
+            namespaces: Names of those with conversations, for searches; None: not known, any.
         """
 
         def now_ms() -> int:
             return int(clock() * 1_000)
+
+        def is_conversation(channel: str) -> bool:
+            return type_of(channel) is not None and (namespaces is None or namespace_of(channel) in namespaces)
 
         marks = Marks(redis, clock)
         self.conversations = Conversations(log, rows, store, clock=clock)
@@ -117,7 +123,17 @@ class Chat:
         if store.search is not None:
             self.indexing = Indexing(self.conversations, rows, store.search)
             self.projection.on_written, self.projection.on_grew = self.indexing.reach, self.indexing.soon
-            search = Search(self.queries, self.conversations, self.inbox, rows, store.search, self.indexing, now_ms)
+            self.indexing.is_conversation = is_conversation
+            search = Search(
+                self.queries,
+                self.conversations,
+                self.inbox,
+                rows,
+                store.search,
+                self.indexing,
+                now_ms,
+                is_conversation,
+            )
         self.tools = Tools(
             self.queries,
             self.appender,

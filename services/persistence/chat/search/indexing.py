@@ -67,6 +67,7 @@ class Indexing:
     def __init__(self, conversations: Conversations, rows: LogStore, index: SearchIndex) -> None:
         """Create it; `rows` is the store of the log."""
         self._conversations, self._rows, self._index = conversations, rows, index
+        self.is_conversation: Callable[[str], bool] = lambda channel: type_of(channel) is not None  # of what is swept
         self._due: dict[str, float] = {}  # channel → when to index it, by the clock of the loop
         self._writing = asyncio.Lock()  # so that one transaction at most stands before those of the log
 
@@ -117,7 +118,7 @@ class Indexing:
         while True:
             channels, after = await self._index.behind(after, _SWEPT_AT_ONCE)
             for channel in channels:
-                if type_of(channel) is not None:
+                if self.is_conversation(channel):
                     count += await self._sweep_one(channel)
             if not after:
                 return count

@@ -42,6 +42,7 @@ from services.persistence.chat.index.ports import Asked, Place, Scope, SearchInd
 from services.persistence.chat.index.query import Query
 from services.persistence.chat.pages import Shown
 from services.persistence.chat.queries import Queries
+from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall
 from services.persistence.chat.search.cursors import Cursor, encoded
 from services.persistence.chat.search.indexing import Indexing, is_emptied
 from services.persistence.chat.search.tail import Candidates, Tail
@@ -99,13 +100,22 @@ class Search:
         index: SearchIndex,
         indexing: Indexing,
         now_ms: Callable[[], int],
+        is_conversation: Callable[[str], bool],
     ) -> None:
         """Put it together.
 
-        `rows` is the store of the log, `now_ms` the time of Redis, Unix ms.
+        Args:
+            queries: Answers for one conversation.
+            conversations: Those of this process.
+            inbox: Knows those of a user.
+            rows: The store of the log.
+            index: What was indexed.
+            indexing: Told of what is far behind.
+            now_ms: Returns the time of Redis, Unix ms.
+            is_conversation: Whether a channel is one, by its name; no others are searched.
         """
         self._queries, self._conversations, self._inbox = queries, conversations, inbox
-        self._index, self._now_ms = index, now_ms
+        self._index, self._now_ms, self._is_conversation = index, now_ms, is_conversation
         self._turns = Turns()
         self._tail = Tail(rows, indexing, self._turns)
 
@@ -153,11 +163,13 @@ class Search:
         """Return where to search, the last active first; and whether that is all."""
         user, channel = wanted.user, wanted.channel
         if channel:
+            if not self._is_conversation(channel):
+                raise RefusedCall(FORBIDDEN)
             live = await self._queries.seen(channel, user)
             return [Scope(channel, max(history_from(live.state, user), live.removed), live.position)], True
         readable, is_whole = await self._inbox.readable(user)
         first = f"{wanted.namespace}:" if wanted.namespace else ""
-        there = [one for one in readable if one.channel.startswith(first)]
+        there = [one for one in readable if one.channel.startswith(first) and self._is_conversation(one.channel)]
         return [Scope(one.channel, one.above, one.position) for one in there], is_whole
 
     # Looking up what may be found.
