@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import sqlite3
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
+from services.persistence.chat.adapters import sqlite_search
+from services.shared.errors import Unavailable
 from tests.support.chat_calls import Replica, Site, sqlite_site
 from tests.support.full import sized
 
@@ -175,6 +178,45 @@ async def test_what_was_never_indexed_and_is_deleted_never_is(site: Site, a: Rep
     await a.call("ann", "messages.delete", channel=channel, of=offset)
     await index_all(a)
     assert await files.words() == set()
+
+
+@pytest.mark.skipif(sqlite3.sqlite_version_info >= (3, 42), reason="FTS5 erases at once")
+async def test_a_round_of_scrubbing_that_fails_is_done_again(
+    site: Site, a: Replica, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever that is, and whatever is erased meanwhile."""
+    monkeypatch.setattr(sqlite_search, "_MERGED_AT_ONCE", 1)
+    rng = random.Random(11)
+    merge = sqlite_search._merge  # noqa: SLF001
+    channel = await group(a, "ann", "bob", versions="erase")
+    gone: set[str] = set()
+    for round_ in range(sized(4, 40)):
+        words = [planted(rng) for _ in range(8)]
+        others = [" ".join(f"{rng.getrandbits(40):x}" for _ in range(300)) for _ in words]
+        offsets = [await say(a, "ann", channel, f"{word} {other}") for word, other in zip(words, others, strict=True)]
+        await index_all(a)
+        left = 1 + rng.randrange(2)
+
+        def fail(connection: sqlite3.Connection, pages: int, left: list[int] = [left]) -> bool:  # noqa: B006
+            left[0] -= 1
+            if left[0] < 0:
+                raise sqlite3.OperationalError("the disk is full")
+            return merge(connection, pages)
+
+        for word, offset in zip(words[:4], offsets, strict=False):
+            gone.add(word[1:])
+            await a.call("ann", "messages.delete", channel=channel, of=offset)
+        await index_all(a)
+        monkeypatch.setattr(sqlite_search, "_merge", fail)
+        with contextlib.suppress(Unavailable):
+            await site.store.search.scrub()
+        monkeypatch.setattr(sqlite_search, "_merge", merge)
+        if round_ % 2:
+            assert await files.words() & gone == set(), (round_, left)
+        gone.add(words[4][1:])
+        await a.call("ann", "messages.delete", channel=channel, of=offsets[4])
+        await index_all(a)
+        assert await files.words() & gone == set(), (round_, left)
 
 
 async def test_an_index_can_be_dropped_as_the_docs_say(site: Site, a: Replica, files: Files, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ Rules.
 * The table of FTS5 has no content. `search_texts` has what was indexed, which FTS5 must be told again to delete it.
 * Documents are written in the log's writer thread, many in one transaction; searches have a thread of their own.
 * With SQLite from 3.42 on, what is deleted is erased at once (`secure-delete`). Before that FTS5 only notes it, and all
-  of the index is written anew, step by step (`scrub`).
+  of the index is written anew, step by step (`scrub`). `search_scrubbing` counts transactions that erased something
+  (`erased`), and has how many there were when the last whole round of scrubbing began (`scrubbed`).
 
 Example. Conversation 5 has `See you`, at offset 7: row 5 × 2^36 + 7 has the text `5_see 5_you 5__a9f86d0818…`.
 
@@ -43,7 +44,12 @@ CREATE TABLE IF NOT EXISTS search_texts (
     atoms TEXT NOT NULL,
     tags TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS search_erasures (id INTEGER PRIMARY KEY CHECK (id = 1));
+CREATE TABLE IF NOT EXISTS search_scrubbing (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    erased INTEGER NOT NULL,
+    scrubbed INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO search_scrubbing VALUES (1, 1, 0);
 CREATE VIRTUAL TABLE IF NOT EXISTS search_index USING fts5(body, content='', tokenize="ascii tokenchars '_'");
 """
 _BITS = 36  # of an offset
@@ -126,12 +132,14 @@ class SqliteSearchIndex:
         return [channel for channel, is_behind in rows if is_behind], rows[-1][0] if len(rows) == most else ""
 
     async def scrub(self) -> None:
-        is_due = "SELECT count(*) FROM search_erasures"
-        if not await self._run("search", "search_scrub", lambda connection: connection.execute(is_due).fetchone()[0]):
+        query = "SELECT erased, scrubbed FROM search_scrubbing"
+        erased, scrubbed = await self._run("read", "search_scrub", lambda database: database.execute(query).fetchone())
+        if erased == scrubbed:
             return
         pages = -_MERGED_AT_ONCE  # negative: all segments of the index are to become one
         while await self._run("write", "search_scrub", partial(_merge, pages=pages)):
             pages = _MERGED_AT_ONCE
+        await self._run("write", "search_scrub", partial(_scrubbed, erased=erased))
         self._on_erased()
 
 
@@ -216,7 +224,7 @@ def _apply(connection: sqlite3.Connection, updates: Sequence[Update], is_secure:
             if number is not None:
                 has_erased |= _put(connection, number, update)
         if has_erased and not is_secure:
-            connection.execute("INSERT OR IGNORE INTO search_erasures VALUES (1)")
+            connection.execute("UPDATE search_scrubbing SET erased = erased + 1")
     return outcome, has_erased
 
 
@@ -259,11 +267,15 @@ def _insert(connection: sqlite3.Connection, number: int, row: int, document: Doc
 def _merge(connection: sqlite3.Connection, pages: int) -> bool:
     """Write some pages of the index anew; return whether there is more to do."""
     with Transaction(connection):
-        if pages < 0:  # what is erased from now on needs another round
-            connection.execute("DELETE FROM search_erasures")
         before = connection.total_changes
         connection.execute("INSERT INTO search_index (search_index, rank) VALUES ('merge', ?)", (pages,))
         return connection.total_changes - before >= 2
+
+
+def _scrubbed(connection: sqlite3.Connection, erased: int) -> None:
+    """Note that a round is done that began when so many transactions had erased something."""
+    with Transaction(connection):
+        connection.execute("UPDATE search_scrubbing SET scrubbed = max(scrubbed, ?)", (erased,))
 
 
 # Finding.
