@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from services.persistence.chat.adapters import sqlite_search
+from services.persistence.chat.adapters.sqlite_search import SqliteSearchIndex
 from services.persistence.chat.index.analyser import atoms_of
 from services.persistence.chat.index.ports import Asked, Document, Scope, Update
 from services.persistence.chat.index.query import read_query
@@ -243,6 +246,26 @@ async def test_who_can_not_take_documents_out_gives_up_for_now(
     site.store.search.apply = apply
     await index_all(site, a)
     assert await site.store.search.offsets_upto(channel, 100, 100) == []
+
+
+async def test_what_fails_once_does_not_make_an_index_keep_what_is_erased(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether FTS5 can erase follows from the version of SQLite alone."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 42, 0))
+    index = SqliteSearchIndex(site.rows.database, lambda: None)
+    monkeypatch.setattr(sqlite_search, "_ERASE_AT_ONCE", "SELECT * FROM nothing", raising=False)
+    update = Update("c1", 0, 1, {1: Document(1, ["word"], ())})
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await index.apply([update])
+    monkeypatch.setattr(sqlite_search, "_ERASE_AT_ONCE", "SELECT 1")
+    assert await index.apply([update]) == [True]
+
+
+def test_what_takes_long_is_done_less_often() -> None:
+    assert indexing_module.pause_s(300.0, 0.1) == 300.0
+    assert indexing_module.pause_s(300.0, 60.0) == 1_200.0
 
 
 async def test_words_of_the_index_belong_to_one_conversation_each(site: Site, a: Replica) -> None:

@@ -52,6 +52,8 @@ CREATE TABLE IF NOT EXISTS search_scrubbing (
 INSERT OR IGNORE INTO search_scrubbing VALUES (1, 1, 0);
 CREATE VIRTUAL TABLE IF NOT EXISTS search_index USING fts5(body, content='', tokenize="ascii tokenchars '_'");
 """
+_SECURE_FROM = (3, 42)  # version of SQLite
+_ERASE_AT_ONCE = "INSERT INTO search_index (search_index, rank) VALUES ('secure-delete', 1)"
 _BITS = 36  # of an offset
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PASSED_BY = 16  # hits above a time that are read one by one; then their end is looked for
@@ -81,14 +83,16 @@ class SqliteSearchIndex:
         """
         database.create(_SCHEMA)
         self._run, self._on_erased = database.run, on_erased
-        self._is_secure: bool | None = None  # whether FTS5 erases at once; None: not known yet
+        self._is_secure = sqlite3.sqlite_version_info >= _SECURE_FROM  # whether FTS5 erases at once
+        self._is_told = not self._is_secure  # to do so
 
     async def indexed(self, channels: Collection[str]) -> dict[str, int]:
         return await self._run("search", "search_indexed", partial(_indexed, channels=list(channels)))
 
     async def apply(self, updates: Sequence[Update]) -> list[bool]:
-        if self._is_secure is None:
-            self._is_secure = await self._run("write", "search_apply", _erase_at_once)
+        if not self._is_told:
+            await self._run("write", "search_apply", lambda connection: connection.execute(_ERASE_AT_ONCE))
+            self._is_told = True
         outcome, has_erased = await self._run(
             "write", "search_apply", partial(_apply, updates=updates, is_secure=self._is_secure)
         )
@@ -194,15 +198,6 @@ def _match(number: int, query: Query) -> str:
 # Writing.
 
 
-def _erase_at_once(connection: sqlite3.Connection) -> bool:
-    """Have FTS5 erase what is deleted; return whether it can."""
-    try:
-        connection.execute("INSERT INTO search_index (search_index, rank) VALUES ('secure-delete', 1)")
-    except sqlite3.Error:  # SQLite before 3.42
-        return False
-    return True
-
-
 def _indexed(connection: sqlite3.Connection, channels: Sequence[str]) -> dict[str, int]:
     found = dict.fromkeys(channels, 0)
     for start in range(0, len(channels), _CHANNELS_AT_ONCE):
@@ -273,7 +268,7 @@ def _merge(connection: sqlite3.Connection, pages: int) -> bool:
 
 
 def _scrubbed(connection: sqlite3.Connection, erased: int) -> None:
-    """Note that a round is done that began when so many transactions had erased something."""
+    """Note for how many transactions that erased something a round was made."""
     with Transaction(connection):
         connection.execute("UPDATE search_scrubbing SET scrubbed = max(scrubbed, ?)", (erased,))
 

@@ -17,7 +17,8 @@ Rules.
   the index whoever dies. The projection waits for a few pages at most, and comes again for the rest.
 * Plain messages have no mark. What a process that died has left of them, and all that was written before there was an
   index, is found by a sweep: at the start, and every ten minutes. It looks for logs that go on beyond the index, takes
-  its time, and begins where it was after a restart, as the positions are kept.
+  its time, and begins where it was after a restart, as the positions are kept. If that, or scrubbing, takes long, it is
+  done less often.
 
 Example. 30 messages in ten conversations within half a second: one transaction, 30 documents.
 
@@ -56,6 +57,7 @@ _REACHED_PAGES = 4  # that the projection waits for
 _WRITTEN_AT_ONCE = 16  # conversations of one transaction
 _SWEEP_S = 600.0  # seconds between sweeps
 _SCRUB_S = 300.0  # seconds between rounds of scrubbing
+_REST = 20.0  # times what a sweep or a round of scrubbing took: the least pause after it
 _SWEPT_AT_ONCE = 1_000  # channels
 _PAUSE_S = 0.01  # of the sweep, behind each page
 _TRIES = 10
@@ -272,12 +274,19 @@ def is_emptied(content: Content) -> bool:
 
 async def _again_and_again(work: Callable[[], Awaitable[object]], every_s: float) -> None:
     """Do something now, and at intervals, whether it fails or not."""
+    loop = asyncio.get_running_loop()
     while True:
+        began = loop.time()
         try:
             await work()
         except Exception as error:
             _log((), error)
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(pause_s(every_s, loop.time() - began))
+
+
+def pause_s(every_s: float, took_s: float) -> float:
+    """Return how long to wait before work that took so long is done again."""
+    return max(every_s, _REST * took_s)
 
 
 def _log(channels: Collection[str], error: Exception) -> None:
