@@ -245,6 +245,25 @@ class LogStoreContract:
         assert await store.open(CHANNEL) == renewed
         assert (await store.open("chat:another")).queued_in == 0
 
+    async def test_a_noted_generation_is_forgotten_with_the_epoch_unless_somebody_has_noted_another(
+        self, store: LogStore, make: Make
+    ) -> None:
+        other = make()
+        await store.open(CHANNEL)
+        await store.note_queued(CHANNEL, 5)
+        noted = await store.open(CHANNEL)
+        await store.renew_epoch(CHANNEL, noted, 4, forget=True)  # whoever is behind renews nothing
+        assert await store.open(CHANNEL) == noted
+        await other.note_queued(CHANNEL, 6)  # something may have been acknowledged in 6
+        await store.renew_epoch(CHANNEL, noted, 6, forget=True)
+        newer = await store.open(CHANNEL)
+        assert (newer.epoch, newer.queued_in) == (noted.epoch, 6)
+        await asyncio.gather(*(one.renew_epoch(CHANNEL, newer, 7, forget=True) for one in (store, other)))
+        renewed = await other.open(CHANNEL)
+        assert (renewed.queued_in, renewed.epoch == newer.epoch) == (0, False)
+        await store.note_queued(CHANNEL, 7)
+        assert await other.open(CHANNEL) == renewed._replace(queued_in=7)
+
     async def test_what_is_written_is_read_and_is_the_top(self, store: LogStore, make: Make) -> None:
         epoch = (await store.open(CHANNEL)).epoch
         assert await written(store, rows(1, 3)) == Written(3, False)

@@ -226,6 +226,24 @@ async def test_a_new_run_that_lost_nothing_keeps_the_epoch_and_what_is_not_store
     assert await site.stored() == [(1, "one"), (2, "two")]
 
 
+@both
+async def test_a_loss_costs_an_epoch_only_if_something_was_acknowledged_since_the_one_before(
+    site: Site, apart: bool
+) -> None:
+    process = begun(site.process(apart=apart))
+    epochs = [(await publish(process, "one")).epoch]
+    await drained(site, process, 1)
+    for generation in range(2, 6):
+        await site.client.flushall()
+        process = begun(site.process(apart=apart), generation)
+        epochs.append((await process.log.open(CHANNEL)).epoch)
+    assert len({*epochs}) == 2
+    assert (await publish(process, "two")).epoch == epochs[-1]
+    await site.client.flushall()
+    process = begun(site.process(apart=apart), 6)
+    assert (await process.log.open(CHANNEL)).epoch not in epochs
+
+
 async def test_a_log_without_what_was_acknowledged_gets_another_epoch(site: Site) -> None:
     before = await publish_and_die(site, begun(site.process()), "one")
     await site.client.delete(keys.log(CHANNEL))

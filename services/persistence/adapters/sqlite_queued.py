@@ -19,8 +19,9 @@ _NOTE = (
 )
 _RENEW = (
     "UPDATE channels SET epoch = ?1 WHERE channel = ?2 AND epoch || ifnull((SELECT mark FROM restored), '') = ?3"
-    " AND ifnull((SELECT generation FROM queued WHERE channel = ?2), 0) <= ?4"
+    " AND ifnull((SELECT generation FROM queued WHERE channel = ?2), 0) BETWEEN ?4 AND ?5"
 )
+_FORGET = "DELETE FROM queued WHERE channel = ?"
 
 
 def note(connection: sqlite3.Connection, channel: str, generation: int) -> None:
@@ -28,14 +29,21 @@ def note(connection: sqlite3.Connection, channel: str, generation: int) -> None:
     connection.execute(_NOTE, (channel, generation))
 
 
-def renew_epoch(connection: sqlite3.Connection, channel: str, epoch: str, generation: int) -> None:
-    """Replace the epoch of the channel, if it is still this one.
+def renew_epoch(
+    connection: sqlite3.Connection, channel: str, epoch: str, generation: int, forgotten: int | None = None
+) -> None:
+    """Replace the epoch of the channel, if it is still this one; note the generation.
 
-    Not if the noted generation is a later one.
+    Not if the noted generation is a later one. `forgotten`: the note is removed, if it is this one, else nothing is
+    done.
     """
+    least, most = (0, generation) if forgotten is None else (forgotten, min(forgotten, generation))
     with Transaction(connection):
-        if connection.execute(_RENEW, (new_epoch(), channel, epoch, generation)).rowcount:
-            note(connection, channel, generation)
+        if connection.execute(_RENEW, (new_epoch(), channel, epoch, least, most)).rowcount:
+            if forgotten is None:
+                note(connection, channel, generation)
+            else:
+                connection.execute(_FORGET, (channel,))
 
 
 def generation_of(connection: sqlite3.Connection, channel: str) -> int:

@@ -207,8 +207,11 @@ class SqliteLogStore:
     async def note_queued(self, channel: str, generation: int) -> None:
         await self._run("write", "note_queued", lambda connection: sqlite_queued.note(connection, channel, generation))
 
-    async def renew_epoch(self, channel: str, state: ChannelState, generation: int) -> None:
-        renew = partial(sqlite_queued.renew_epoch, channel=channel, epoch=state.epoch, generation=generation)
+    async def renew_epoch(self, channel: str, state: ChannelState, generation: int, *, forget: bool = False) -> None:
+        forgotten = state.queued_in if forget else None
+        renew = partial(
+            sqlite_queued.renew_epoch, channel=channel, epoch=state.epoch, generation=generation, forgotten=forgotten
+        )
         await self._run("write", "renew_epoch", renew)
 
     async def begin_removal(self, channel: str, upto: int) -> None:

@@ -137,7 +137,7 @@ class Comparison:
             state = await self._store.open(channel)
             if state.queued_in and state.queued_in != generation_of(self._hot.incarnation()):
                 await self._rescue(channel, state)
-                await self._renew_epoch(channel, state)
+                await self._renew_epoch(channel, state, forget=True)
                 continue
             if state.removed:  # Redis may be from before the removal
                 await self._hot.trim(channel, state.removed)
@@ -244,12 +244,16 @@ class Comparison:
         is_stored = written is not None and not written.conflict
         return found.readable, is_stored and len(whole) == found.readable - found.stored
 
-    async def _renew_epoch(self, channel: str, state: ChannelState) -> None:
-        """Give a channel another epoch: Redis may have lost what was not stored."""
+    async def _renew_epoch(self, channel: str, state: ChannelState, *, forget: bool = False) -> None:
+        """Give a channel another epoch: Redis may have lost what was not stored.
+
+        `forget`: nothing was acknowledged early in this generation of Redis. The next loss costs no epoch unless
+        something is. Whoever acknowledges notes the generation before, and then nothing is done here.
+        """
         generation = generation_of(self._hot.incarnation())
         if generation < state.queued_in:
             raise Unavailable("another incarnation of Redis is in use")
-        await self._store.renew_epoch(channel, state, generation)
+        await self._store.renew_epoch(channel, state, generation, forget=forget)
         LOST.inc()
         logger.warning("a channel gets another epoch: Redis may have lost something", extra={"channel": channel})
 

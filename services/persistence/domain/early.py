@@ -21,8 +21,8 @@ Example. The store has 1 to 7. Two publications get 8 and 9, become readable and
 publication is 8 of another epoch.
 
 Trade-offs. What Redis loses before it is stored is lost, usually some milliseconds of publications. Every `queued`
-channel that was used gets another epoch when Redis lost something, also if it lost nothing of this channel: what is
-missing can't be known. See docs/decisions/0062.
+channel that was used since the loss before gets another epoch when Redis lost something, also if it lost nothing of
+this channel: what is missing can't be known. See docs/decisions/0062.
 """
 
 from __future__ import annotations

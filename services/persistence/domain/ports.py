@@ -231,10 +231,14 @@ class LogStore(Protocol):
         `ChannelState.queued_in` is at least this afterwards.
         """
 
-    async def renew_epoch(self, channel: str, state: ChannelState, generation: int) -> None:
+    async def renew_epoch(self, channel: str, state: ChannelState, generation: int, *, forget: bool = False) -> None:
         """Give a channel another epoch, and note this generation as `note_queued` does.
 
-        Nothing is done if its epoch or `queued_in` is another one than in `state`: somebody else was faster.
+        Nothing is done if its epoch is another one than in `state`, or `queued_in` is above `generation`: somebody else
+        was faster.
+
+        `forget`: `queued_in` becomes 0, as nothing was acknowledged early in this generation yet; nothing is done
+        unless it is still the one of `state`.
         """
 
     async def begin_removal(self, channel: str, upto: int) -> None:

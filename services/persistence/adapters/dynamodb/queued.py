@@ -26,17 +26,24 @@ async def note(chains: Chains, channel: str, generation: int) -> None:
         )
 
 
-async def renew_epoch(chains: Chains, channel: str, epoch: str, generation: int) -> None:
+async def renew_epoch(chains: Chains, channel: str, epoch: str, generation: int, forgotten: int | None = None) -> None:
     """Replace the epoch of the channel's item, if it is still this one. One request.
 
-    Not if `queued_in` is of a later generation.
+    Not if `queued_in` is of a later generation. `forgotten`: `queued_in` becomes 0, if it is this one, else nothing is
+    done.
     """
+    noted = generation if forgotten is None else 0
+    least, most = (0, generation) if forgotten is None else (forgotten, min(forgotten, generation))
+    is_noted = "queued_in BETWEEN :least AND :most"
+    if not least:
+        is_noted = f"(attribute_not_exists(queued_in) OR {is_noted})"
+    values = {":new": new_epoch(), ":old": epoch, ":noted": noted, ":least": least, ":most": most}
     with contextlib.suppress(ConditionFailed):
         await chains.db.call(
             "update_item",
             TableName=chains.table,
             Key=channel_key(channel),
-            UpdateExpression="SET epoch = :new, queued_in = :generation",
-            ConditionExpression="epoch = :old AND (attribute_not_exists(queued_in) OR queued_in <= :generation)",
-            ExpressionAttributeValues=item_of({":new": new_epoch(), ":old": epoch, ":generation": generation}),
+            UpdateExpression="SET epoch = :new, queued_in = :noted",
+            ConditionExpression=f"epoch = :old AND {is_noted}",
+            ExpressionAttributeValues=item_of(values),
         )

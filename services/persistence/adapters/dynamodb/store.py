@@ -227,10 +227,11 @@ class DynamoDbLogStore:
         async with self._operation("note_queued"):
             await queued.note(self._chains, channel, generation)
 
-    async def renew_epoch(self, channel: str, state: ChannelState, generation: int) -> None:
+    async def renew_epoch(self, channel: str, state: ChannelState, generation: int, *, forget: bool = False) -> None:
         async with self._operation("renew_epoch"):
             epoch = state.epoch.removesuffix(self._restored or "")
-            await queued.renew_epoch(self._chains, channel, epoch, generation)
+            forgotten = state.queued_in if forget else None
+            await queued.renew_epoch(self._chains, channel, epoch, generation, forgotten)
 
     async def begin_removal(self, channel: str, upto: int) -> None:
         async with self._operation("remove"):
