@@ -24,7 +24,7 @@ _LONG = 8_000
 
 @pytest.fixture
 async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as found:
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True) as found:
         for replica in found.replicas:
             await replica.rest()
         yield found
@@ -167,3 +167,18 @@ async def test_an_answer_reads_so_much_that_is_not_indexed_and_says_if_there_is_
     assert answer["messages"][0]["text"].startswith("word 7 ")
     await sweep(a)
     assert len(await search(a, "bob", "word")) == 8
+
+
+async def test_what_a_moderator_edited_is_still_its_authors_and_of_its_time(site: Site, a: Replica) -> None:
+    """Before it is indexed, the row of the edit alone says what to look for."""
+    channel = await group(a, "ann", "bob")
+    offset = await say(a, "bob", channel, "old")
+    await say(a, "bob", channel, "other")
+    sent = (await search(a, "ann", "old"))[0]["time"]
+    await sweep(a)
+    await asyncio.sleep(0.01)  # the edit is later than the message
+    await a.call("ann", "messages.edit", channel=channel, of=offset, text="new")
+    for query in ("new from:bob", f"new before:{sent + 1}", f"new after:{sent}"):
+        assert [one["offset"] for one in await search(a, "ann", query)] == [offset], query
+    for query in ("new from:ann", f"new before:{sent}", f"new after:{sent + 1}", "old"):
+        assert await search(a, "ann", query) == [], query
