@@ -141,7 +141,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     server = await serve_grpc("persistence", config, tokens, add)
     tasks = [
         asyncio.create_task(log.run()),
-        asyncio.create_task(_maintain(opened, maintenance)),
+        asyncio.create_task(_maintain(opened, maintenance, namespaces)),
         asyncio.create_task(maintenance.tidy()),
         asyncio.create_task(redis_metrics.run()),
         asyncio.create_task(feed_metrics.run()),
@@ -282,13 +282,18 @@ async def _queue(config: PersistenceConfig) -> SqsQueue | None:
 async def _nothing(*_: object) -> None: ...
 
 
-async def _maintain(opened: _Opened, maintenance: Maintenance) -> None:
+async def _maintain(opened: _Opened, maintenance: Maintenance, namespaces: Namespaces) -> None:
     """Wait until the store can be used, then run the maintenance; not ready before.
 
     Raises:
         ConfigError: DynamoDB lacks a table.
     """
-    await once_store_answers(opened.prepare)
+
+    async def prepare() -> None:
+        await opened.prepare()
+        await opened.store.note_retention(namespaces)
+
+    await once_store_answers(prepare)
     await maintenance.run()
 
 

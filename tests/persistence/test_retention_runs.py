@@ -92,6 +92,25 @@ async def test_a_channel_is_in_the_list_of_dynamodb_before_anything_is_acknowled
         await db.close()
 
 
+async def test_a_start_without_retention_has_the_table_scanned_once_it_is_on_again(
+    redis_conn: redis.asyncio.Redis, redis_url: str, settings: DynamoDbSettings, tmp_path: Path
+) -> None:
+    file, db = tmp_path / "channels.toml", DynamoDb(settings)
+    file.write_text(CHANNELS.format(name="kept", option="retention_days = 1") + CHANNELS.format(name="off", option=""))
+    key = {"p": {"S": RETAINED}, "s": {"N": "-1"}}
+    names = {"wanted": {"S": "kept off"}, "listed": {"S": "kept off"}, "since": {"N": "1700000000"}}
+    await redis_conn.set(keys.retention_turn(), "another replica")
+    await db.call("put_item", TableName=settings.log_table, Item=key | names)
+    process = InDynamoDb(redis_url, settings, CHANNELS_FILE=str(file))
+    try:
+        await process.until(200)
+        found = await db.call("get_item", TableName=settings.log_table, Key=key, ConsistentRead=True)
+        assert found["Item"] == key | {"listed": {"S": "kept"}}
+    finally:
+        process.close()
+        await db.close()
+
+
 async def test_messages_of_a_conversation_that_are_too_old_are_deleted_without_being_asked(
     redis_conn: redis.asyncio.Redis, redis_pipeline: RedisPipeline, redis_url: str, tmp_path: Path
 ) -> None:

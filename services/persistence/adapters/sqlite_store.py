@@ -125,6 +125,9 @@ class SqliteLogStore:
     async def retain(self, channel: str) -> None:
         """Do nothing: `retained` looks at all channels."""
 
+    async def note_retention(self, namespaces: Namespaces) -> None:
+        """Do nothing, too."""
+
     async def retained(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
         return await self.channels(cursor)
 

@@ -155,6 +155,12 @@ class LogStore(Protocol):
     async def retain(self, channel: str) -> None:
         """Have `retained` return the channel, before anything is stored in it."""
 
+    async def note_retention(self, namespaces: Namespaces) -> None:
+        """Note which namespaces have retention, before any channel is used.
+
+        In the others channels may begin that nobody passes to `retain`.
+        """
+
     async def retained(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
         """Return some channels of those namespaces that have retention, and a cursor.
 

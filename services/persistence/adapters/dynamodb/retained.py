@@ -9,10 +9,15 @@ Rules.
   a hash of the name; if two channels have the same one, the second gets the next number.
 * Channels from before a namespace had retention are found by a scan of the table. It is done twice, at least an hour
   apart: meanwhile replicas that still have the file of before may begin channels. Then the namespace counts as listed.
+* A replica that starts without retention in a namespace puts no channel of it into the list. So the namespace does not
+  count as listed any more, and is scanned for once it has retention again.
 * A scan that was interrupted begins again. Entries are never deleted.
 
 Example. `chat` gets `retention_days`, and persistence is restarted. The first sweep scans the table, and so does the
-second one, an hour later. From then on a sweep reads the list alone.
+second one, an hour later. From then on a sweep reads the list alone. Without the option persistence is restarted once,
+and later with it: the table is scanned again, twice.
+
+Trade-offs. A replica that runs for hours with another file than those that sweep begins channels that nobody finds.
 """
 
 from __future__ import annotations
@@ -83,6 +88,23 @@ class RetainedChannels:
                     continue
         raise Unavailable(f"there is no place for {channel} in the list of channels with retention")
 
+    async def forget_others(self, namespaces: Namespaces) -> None:
+        """Have all but these namespaces count as not listed, nor scanned.
+
+        One request, and another one if that changes anything.
+        """
+        for _ in range(_TRIES):
+            state, kept = await self._state(), _names(namespaces)
+            listed, wanted = (set(str(state.get(name, "")).split()) for name in ("listed", "wanted"))
+            if listed | wanted <= kept:
+                return
+            values = {**_STATE, "listed": " ".join(sorted(listed & kept))}
+            if wanted <= kept:
+                values |= {name: state[name] for name in ("wanted", "since") if name in state}
+            if await self._replace(state, values):
+                return
+        raise Unavailable("what is listed of channels with retention changes all the time")
+
     async def page(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
         """Return some channels, and a cursor; see `LogStore.retained`."""
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else await self._begin(namespaces)
@@ -130,8 +152,25 @@ class RetainedChannels:
             values["listed"] = names
         elif "listed" in state:
             values["listed"] = state["listed"]
+        await self._replace(state, {**_STATE, **values})  # if not, a replica has begun without: it is scanned again
+
+    async def _replace(self, seen: dict[str, Any], values: dict[str, Any]) -> bool:
+        """Put what was scanned; return False if another replica has changed it."""
+        names = ("listed", "wanted", "since")
+        same = [f"{name} = :{name}" if name in seen else f"attribute_not_exists({name})" for name in names]
+        expected = item_of({f":{name}": seen[name] for name in names if name in seen})
         async with self._operation("retain"):
-            await self._chains.db.call("put_item", TableName=self._chains.table, Item=item_of({**_STATE, **values}))
+            try:
+                await self._chains.db.call(
+                    "put_item",
+                    TableName=self._chains.table,
+                    Item=item_of(values),
+                    ConditionExpression=" AND ".join(same),
+                    **({"ExpressionAttributeValues": expected} if expected else {}),
+                )
+            except ConditionFailed:
+                return False
+        return True
 
     async def _state(self) -> dict[str, Any]:
         async with self._operation("retained"):

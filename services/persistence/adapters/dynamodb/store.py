@@ -129,6 +129,9 @@ class DynamoDbLogStore:
     async def retain(self, channel: str) -> None:
         await self._retained.add(channel)
 
+    async def note_retention(self, namespaces: Namespaces) -> None:
+        await self._retained.forget_others(namespaces)
+
     async def retained(self, cursor: str, namespaces: Namespaces) -> tuple[list[str], str]:
         return await self._retained.page(cursor, namespaces)
 
