@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio
 
+from services.persistence.chat.domain.state import Content, Message
 from services.persistence.chat.index import query as query_module
 from services.persistence.chat.index.analyser import atoms_of
+from services.persistence.chat.index.ports import Place
 from services.persistence.chat.live import Found, Live
 from services.persistence.chat.search import search as search_module
 from services.persistence.chat.search import tail, turns
@@ -182,3 +185,36 @@ async def test_what_a_moderator_edited_is_still_its_authors_and_of_its_time(site
         assert [one["offset"] for one in await search(a, "ann", query)] == [offset], query
     for query in ("new from:ann", f"new before:{sent}", f"new after:{sent + 1}", "old"):
         assert await search(a, "ann", query) == [], query
+
+
+async def test_messages_that_change_while_others_are_compared_are_shown_as_of_one_position(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = await group(a, "ann", "bob")
+    offsets = [await say(a, "ann", channel, f"word {number}") for number in range(3)]
+    for offset in offsets:  # now they are in memory, where edits change them in place
+        await a.call("ann", "messages.edit", channel=channel, of=offset, text=f"word {offset}")
+    live = await a.conversations.current(channel)
+    kept = [live.state.messages[offset] for offset in offsets]
+    fits = query_module.Query.fits
+    compared: list[str] = []
+
+    def changing(query: query_module.Query, author: str, time_ms: int, content: Content) -> bool:
+        compared.append(content.text)
+        for one in kept:
+            assert isinstance(one, Message)
+            one.content = replace(one.content, text="other")
+        return fits(query, author, time_ms, content)
+
+    monkeypatch.setattr(tail.Tail, "candidates", _all_edited(channel, offsets))
+    monkeypatch.setattr(query_module.Query, "fits", changing)
+    found = [one["text"] for one in await search(a, "bob", "word")]
+    assert found == [f"word {offset}" for offset in reversed(offsets)]
+    assert len(compared) == 3
+
+
+def _all_edited(channel: str, offsets: list[int]) -> Callable[..., Awaitable[tail.Candidates]]:
+    async def candidates(*_: object) -> tail.Candidates:
+        return tail.Candidates([], [Place(0.0, -1 << 50, channel, -offset) for offset in offsets], True)
+
+    return candidates
