@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from services.persistence.adapters.sqlite_stop import Stop
 from services.persistence.chat.adapters import sqlite_search
 from services.persistence.chat.adapters.sqlite_search import SqliteSearchIndex
 from services.persistence.chat.index.analyser import atoms_of
@@ -266,6 +267,60 @@ async def test_what_fails_once_does_not_make_an_index_keep_what_is_erased(
 def test_what_takes_long_is_done_less_often() -> None:
     assert indexing_module.pause_s(300.0, 0.1) == 300.0
     assert indexing_module.pause_s(300.0, 60.0) == 1_200.0
+
+
+async def wide(index: SqliteSearchIndex) -> Asked:
+    """Fill an index, and return what it finds by reading very much."""
+    rng = random.Random(3)
+    documents = {
+        offset: Document(offset, [f"word{rng.randrange(4_000)}" for _ in range(10)], ()) for offset in range(1, 10_001)
+    }
+    assert await index.apply([Update("c1", 0, 10_000, documents)]) == [True]
+    query = read_query(" ".join(f"word{digit}*" for digit in range(1, 10)), "")
+    return Asked(query, [Scope("c1", 0, 10_000)], 10)
+
+
+async def test_a_search_ends_in_the_middle_of_a_question_to_fts5(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whoever asks next is answered."""
+    index = site.store.search
+    asked = await wide(index)
+    expected = await index.find(asked)
+    looks = 0
+
+    def is_late(_: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > 2  # those before are made outside of the question
+
+    monkeypatch.setattr(Stop, "__call__", is_late)
+    with pytest.raises(Unavailable, match="takes too long"):
+        await index.find(asked)
+    monkeypatch.undo()
+    assert await index.find(asked) == expected
+
+
+async def test_a_search_that_takes_too_long_ends(site: Site) -> None:
+    index = SqliteSearchIndex(site.rows.database, lambda: None, longest_s=0.05)
+    asked = await wide(index)
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="takes too long"):
+            await index.find(asked._replace(scopes=list(asked.scopes) * 1_000_000))
+    assert await site.store.search.find(asked)
+
+
+async def test_nothing_is_searched_for_callers_who_are_gone(site: Site) -> None:
+    """Those who are still there are answered, and the index goes on meanwhile."""
+    index = SqliteSearchIndex(site.rows.database, lambda: None, longest_s=1_000.0)
+    asked = await wide(index)
+    calls = [asyncio.create_task(index.find(asked._replace(scopes=list(asked.scopes) * 1_000_000))) for _ in range(5)]
+    async with asyncio.timeout(20):
+        assert await index.indexed(["c1"]) == {"c1": 10_000}
+        assert await index.offsets_upto("c1", 10_000, 1) == [1]
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    async with asyncio.timeout(20):
+        assert await index.find(asked)
 
 
 async def test_words_of_the_index_belong_to_one_conversation_each(site: Site, a: Replica) -> None:

@@ -8,7 +8,9 @@ Rules.
   of its own: a search never reads what others wrote, whether it asks for a word or for its beginning.
 * The row of a document is number × 2^36 + offset, so rows of a conversation stand in the order of time.
 * The table of FTS5 has no content. `search_texts` has what was indexed, which FTS5 must be told again to delete it.
-* Documents are written in the log's writer thread, many in one transaction; searches have a thread of their own.
+* Documents are written in the log's writer thread, many in one transaction. Searches have a thread of their own: one at
+  a time, for two seconds at most, and none goes on for a caller that went away. What the index is asked for in order
+  to write it is quick, and goes to the thread of readers.
 * With SQLite from 3.42 on, what is deleted is erased at once (`secure-delete`). Before that FTS5 only notes it, and all
   of the index is written anew, step by step (`scrub`). `search_scrubbing` counts transactions that erased something
   (`erased`), and has how many there were when the last whole round of scrubbing began (`scrubbed`).
@@ -28,6 +30,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
+from services.persistence.adapters.sqlite_stop import Stop
 from services.persistence.chat.index.analyser import Condition, tokens_of
 from services.persistence.chat.index.ports import Asked, Document, Hits, Place, Scope, Update
 from services.persistence.chat.index.query import Query
@@ -52,6 +55,7 @@ CREATE TABLE IF NOT EXISTS search_scrubbing (
 INSERT OR IGNORE INTO search_scrubbing VALUES (1, 1, 0);
 CREATE VIRTUAL TABLE IF NOT EXISTS search_index USING fts5(body, content='', tokenize="ascii tokenchars '_'");
 """
+_LONGEST_S = 2.0  # of a search, once it is its turn; edges give up after 2.5 s
 _SECURE_FROM = (3, 42)  # version of SQLite
 _ERASE_AT_ONCE = "INSERT INTO search_index (search_index, rank) VALUES ('secure-delete', 1)"
 _BITS = 36  # of an offset
@@ -71,23 +75,26 @@ class SqliteSearchIndex:
     Methods without a docstring are described in `SearchIndex`.
     """
 
-    def __init__(self, database: SqliteDatabase, on_erased: Callable[[], None]) -> None:
+    def __init__(
+        self, database: SqliteDatabase, on_erased: Callable[[], None], *, longest_s: float = _LONGEST_S
+    ) -> None:
         """Create the tables that are missing; who opened the file closes it.
 
         Args:
             database: The file.
             on_erased: Called when something was erased, of which the write-ahead log may have copies.
+            longest_s: How long a search may take, once it is its turn; then it is Unavailable.
 
         Raises:
             ConfigError: the file can't be used.
         """
         database.create(_SCHEMA)
-        self._run, self._on_erased = database.run, on_erased
+        self._run, self._on_erased, self._longest_s = database.run, on_erased, longest_s
         self._is_secure = sqlite3.sqlite_version_info >= _SECURE_FROM  # whether FTS5 erases at once
         self._is_told = not self._is_secure  # to do so
 
     async def indexed(self, channels: Collection[str]) -> dict[str, int]:
-        return await self._run("search", "search_indexed", partial(_indexed, channels=list(channels)))
+        return await self._run("read", "search_indexed", partial(_indexed, channels=list(channels)))
 
     async def apply(self, updates: Sequence[Update]) -> list[bool]:
         if not self._is_told:
@@ -101,7 +108,11 @@ class SqliteSearchIndex:
         return outcome
 
     async def find(self, asked: Asked) -> Hits:
-        return await self._run("search", "search_find", partial(_find, asked=asked))
+        stop = Stop(self._longest_s)
+        try:
+            return await self._run("search", "search_find", partial(_find, asked=asked, stop=stop))
+        finally:
+            stop.is_over = True  # the caller may have gone away
 
     async def offsets_with(self, channel: str, tag: str, above: int, upto: int, most: int) -> list[int]:
         def read(connection: sqlite3.Connection) -> list[int]:
@@ -113,7 +124,7 @@ class SqliteSearchIndex:
             found = connection.execute(f"{query} ORDER BY rowid LIMIT ?", values)
             return [_offset(row) for (row,) in found]
 
-        return await self._run("search", "search_find", read)
+        return await self._run("read", "search_offsets", read)
 
     async def offsets_upto(self, channel: str, upto: int, most: int) -> list[int]:
         def read(connection: sqlite3.Connection) -> list[int]:
@@ -123,7 +134,7 @@ class SqliteSearchIndex:
             query = "SELECT id FROM search_texts WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
             return [_offset(row) for (row,) in connection.execute(query, (*_rows(number, 0, upto), most))]
 
-        return await self._run("search", "search_find", read)
+        return await self._run("read", "search_offsets", read)
 
     async def behind(self, after: str, most: int) -> tuple[list[str], str]:
         query = (
@@ -131,7 +142,7 @@ class SqliteSearchIndex:
             " LIMIT ?) LEFT JOIN search_conversations USING (channel) ORDER BY channel"
         )
         rows = await self._run(
-            "search", "search_behind", lambda connection: connection.execute(query, (after, most)).fetchall()
+            "read", "search_behind", lambda connection: connection.execute(query, (after, most)).fetchall()
         )
         return [channel for channel, is_behind in rows if is_behind], rows[-1][0] if len(rows) == most else ""
 
@@ -276,32 +287,38 @@ def _scrubbed(connection: sqlite3.Connection, erased: int) -> None:
 # Finding.
 
 
-def _find(connection: sqlite3.Connection, asked: Asked) -> Hits:
-    """Return the first hits of all scopes."""
+def _find(connection: sqlite3.Connection, asked: Asked, stop: Stop) -> Hits:
+    """Return the first hits of all scopes; Unavailable if it has to end before."""
+    with Transaction(connection, "DEFERRED"), stop.ending(connection):
+        return _found(connection, asked, stop)
+
+
+def _found(connection: sqlite3.Connection, asked: Asked, stop: Stop) -> Hits:
     found: list[Place] = []
     indexed: dict[str, int] = {}
     has_more = False
     most, after = asked.most, None if asked.by_score else asked.after
     latest = _latest(asked, after)
-    with Transaction(connection, "DEFERRED"):
-        for scope in asked.scopes:
-            query = "SELECT number, indexed FROM search_conversations WHERE channel = ?"
-            known = connection.execute(query, (scope.channel,)).fetchone()
-            number, indexed[scope.channel] = known or (0, 0)
-            if not number:
+    for scope in asked.scopes:
+        stop.check()
+        query = "SELECT number, indexed FROM search_conversations WHERE channel = ?"
+        known = connection.execute(query, (scope.channel,)).fetchone()
+        number, indexed[scope.channel] = known or (0, 0)
+        if not number:
+            continue
+        for place in _hits(connection, number, scope, asked, latest):
+            stop.check()
+            if after is not None and place <= after:
                 continue
-            for place in _hits(connection, number, scope, asked, latest):
-                if after is not None and place <= after:
-                    continue
-                newest_first = place._replace(goodness=0.0)
-                is_full = len(found) == most
-                if is_full and newest_first > found[-1]._replace(goodness=0.0):
-                    has_more = True
-                    break
-                insort(found, place, key=_by_time)
-                if is_full:
-                    found.pop()
-                    has_more = True
+            newest_first = place._replace(goodness=0.0)
+            is_full = len(found) == most
+            if is_full and newest_first > found[-1]._replace(goodness=0.0):
+                has_more = True
+                break
+            insort(found, place, key=_by_time)
+            if is_full:
+                found.pop()
+                has_more = True
     if asked.by_score:
         found.sort()
         if asked.after is not None:
