@@ -18,6 +18,8 @@ from services.persistence.adapters.dynamodb.removal import TOMBSTONE_S
 from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
 from services.persistence.adapters.dynamodb.writer import TOP_TTL_S, Tops
 from services.persistence.domain.ports import Row, Written
+from services.persistence.queue.messages import encode
+from services.persistence.queue.storing import store_messages
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb, item_of, values_of
 from services.shared.dynamodb.settings import DynamoDbSettings
@@ -58,7 +60,9 @@ async def store(db: DynamoDb, settings: DynamoDbSettings, faults: DynamoDbFaults
 
 
 def store_of(db: DynamoDb, settings: DynamoDbSettings, bucket_offsets: int = 250) -> DynamoDbLogStore:
-    return DynamoDbLogStore(db, settings.log_table, bucket_offsets=bucket_offsets, clock=lambda: float(NOW))
+    return DynamoDbLogStore(
+        db, settings.log_table, bucket_offsets=bucket_offsets, clock=lambda: float(NOW), monotonic=lambda: 0.0
+    )
 
 
 async def remove(store: DynamoDbLogStore, upto: int) -> None:
@@ -517,6 +521,33 @@ async def test_an_operation_has_one_deadline_however_many_requests_it_takes(
     more = rows(1, 2, channel="chat:fine")
     assert (await store.write(more))["chat:fine"] == Written(2, False)
     assert await everything(store, "chat:fine") == pages(more)
+
+
+async def test_who_sends_no_heartbeats_notices_a_restore_within_seconds(
+    db: DynamoDb, settings: DynamoDbSettings
+) -> None:
+    now = 0.0
+    worker = DynamoDbLogStore(db, settings.log_table, monotonic=lambda: now)
+    before = await worker.open(CHANNEL)
+    other = DynamoDbLogStore(db, settings.log_table)
+    await other.begin_new_epochs(await other.heartbeat())
+    await other.heartbeat()
+    now = 5.0
+    assert (await worker.open(CHANNEL)).epoch == (await other.open(CHANNEL)).epoch != before.epoch
+
+
+async def test_a_worker_drops_no_message_of_an_epoch_that_began_after_it_has_looked(
+    db: DynamoDb, settings: DynamoDbSettings
+) -> None:
+    worker = DynamoDbLogStore(db, settings.log_table, monotonic=lambda: 0.0)
+    await worker.open(CHANNEL)
+    other = DynamoDbLogStore(db, settings.log_table)
+    await other.begin_new_epochs(await other.heartbeat())
+    await other.heartbeat()
+    epoch = (await other.open(CHANNEL)).epoch
+    made = rows(1, 3)
+    assert await store_messages(worker, {"a": encode(epoch, made)}) == set()
+    assert await everything(other) == pages(made)
 
 
 async def test_what_goes_on_for_others_has_more_time(

@@ -54,6 +54,9 @@ async def _store(store: LogStore, channel: str, epoch: str, messages: list[tuple
     """
     state = await store.open(channel)
     if state.epoch != epoch:
+        await store.heartbeat()  # reads the mark of the last restore, with which all epochs end
+        state = await store.open(channel)
+    if state.epoch != epoch:
         logger.warning("rows of an epoch that is over are dropped", extra={"channel": channel})
         MESSAGES.labels("stale").inc(len(messages))
         return set()

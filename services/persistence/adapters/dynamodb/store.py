@@ -62,6 +62,7 @@ from services.shared.incarnation.calls import Known
 from services.shared.namespaces import Namespaces
 from thalamus.persistence.v1.storage_pb2 import StoredRow
 
+_MARK_S = 5.0  # how long the mark of a restore is taken for the present one, seconds
 SHARED_DEADLINE_S = 8.0  # longest operation of those that go on for later callers when one gives up
 _KEYS_ITEMS = 500  # items of one request for keys; DynamoDB ends it at 1 MB
 _SKEW_S = 5.0  # largest difference of the clocks of replicas, seconds: by so much the times of a channel may fall
@@ -82,6 +83,7 @@ class DynamoDbLogStore:
         *,
         bucket_offsets: int = BUCKET_OFFSETS,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         deadline_s: float = DEADLINE_S,
         shared_deadline_s: float = SHARED_DEADLINE_S,
     ) -> None:
@@ -92,16 +94,18 @@ class DynamoDbLogStore:
             table: Name of the table.
             bucket_offsets: Offsets of one partition key; must never change once something is stored.
             clock: Unix seconds.
+            monotonic: Seconds that only grow.
             deadline_s: Longest operation.
             shared_deadline_s: Longest `open` and `recent_keys`, which serve all callers of a comparison.
         """
-        self._db, self._table, self._clock = db, table, clock
+        self._db, self._table, self._clock, self._monotonic = db, table, clock, monotonic
         self._deadline_s, self._shared_deadline_s = deadline_s, shared_deadline_s
         self._chains = Chains(db, table, bucket_offsets)
         self._writer = ChainWriter(self._chains, clock)
         self._retained = RetainedChannels(self._chains, clock, self._operation)
         self._kept = Heartbeat(0, 0)  # numbers that the table is known to have
-        self._restored: str | None = None  # mark as read last; all epochs end with it
+        self._restored = ""  # mark as read last; all epochs end with it
+        self._restored_until = 0.0  # until when it need not be read again, by the monotonic clock
 
     async def close(self) -> None:
         """Close the client."""
@@ -109,7 +113,9 @@ class DynamoDbLogStore:
 
     async def open(self, channel: str) -> ChannelState:
         async with self._operation("open", self._shared_deadline_s):
-            restored = self._restored if self._restored is not None else (await self._read_heartbeat()).restored
+            if self._monotonic() >= self._restored_until:  # a worker sends no heartbeats
+                await self._read_heartbeat()
+            restored = self._restored
             found = await self._chains.channel(channel)
             if found is None:
                 await self._make(channel)
@@ -232,7 +238,7 @@ class DynamoDbLogStore:
 
     async def renew_epoch(self, channel: str, state: ChannelState, generation: int, *, forget: bool = False) -> None:
         async with self._operation("renew_epoch"):
-            epoch = state.epoch.removesuffix(self._restored or "")
+            epoch = state.epoch.removesuffix(self._restored)
             forgotten = state.queued_in if forget else None
             await queued.renew_epoch(self._chains, channel, epoch, generation, forgotten)
 
@@ -263,7 +269,7 @@ class DynamoDbLogStore:
         if "store" not in values:
             self._writer.forget()
             values = await self._name()
-        self._restored = values.get("restored", "")
+        self._restored, self._restored_until = values.get("restored", ""), self._monotonic() + _MARK_S
         return Heartbeat(
             int(values.get("counter", 0)), int(values.get("generation", 0)), values["store"], self._restored
         )
