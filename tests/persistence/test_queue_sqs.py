@@ -15,7 +15,7 @@ from services.persistence.domain.draining import Handover, Sink
 from services.persistence.domain.ports import Row
 from services.persistence.queue import messages
 from services.persistence.queue.messages import QueuedRows, UnreadableMessage, decode, encode
-from services.persistence.queue.outbox import OVERDUE_S, Outbox
+from services.persistence.queue.outbox import OVERDUE_S, PAST_S, Outbox
 from services.persistence.queue.settings import SqsSettings
 from services.persistence.queue.sqs import Message, SqsQueue
 from services.persistence.queue.storing import store_messages
@@ -254,6 +254,22 @@ async def test_what_another_replica_saw_stored_is_not_late(queue: SqsQueue, site
     now += OVERDUE_S
     late = rows(4, 5)
     assert await outbox.hand_over(CHANNEL, epoch, late) == (late, False)
+
+
+async def test_a_channel_that_no_worker_stores_waits_once_and_not_for_each_part(queue: SqsQueue, site: Site) -> None:
+    now = 0.0
+    outbox = Outbox(queue, site.store, clock=lambda: now)
+    epoch = (await site.store.open(CHANNEL)).epoch
+    assert await outbox.hand_over(CHANNEL, epoch, rows(1, 3)) == ([], True)
+    now += OVERDUE_S
+    for first in range(1, 30, 3):  # the backlog, at once
+        late = rows(first, first + 2)
+        assert await outbox.hand_over(CHANNEL, epoch, late) == (late, False)
+    assert await outbox.hand_over("chat:other", epoch, [row(1, channel="chat:other")]) == ([], True)
+    now += PAST_S
+    assert await outbox.hand_over(CHANNEL, epoch, rows(31, 33)) == ([], True)
+    got = [decode(one.body).rows[0] for one in await queue.receive(wait_s=0)]
+    assert sorted((one.channel, one.offset) for one in got) == [(CHANNEL, 1), (CHANNEL, 31), ("chat:other", 1)]
 
 
 async def test_a_queue_that_takes_nothing_is_late_from_the_first_attempt_on(site: Site) -> None:

@@ -1,4 +1,8 @@
-"""Hands rows to the queue, and says which of them persistence stores itself."""
+"""Hands rows to the queue, and says which of them persistence stores itself.
+
+What the store lacks 5 s after it was sent is stored by persistence, and so is all of the channel for the next 30 s: if
+no worker works, a busy channel would otherwise wait for 5 s again and again. Then its rows are sent again.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from services.persistence.queue.messages import encode, fits, portions
 from services.persistence.queue.metrics import PAST
 
 OVERDUE_S = 5.0  # what the store does not have so long after it was sent, persistence stores itself
+PAST_S = 30.0  # how long a channel then goes past the queue, before it is tried again, seconds
 _LOOK_S = 0.5  # least time between looks what the store has of a channel, seconds
 _MAX_CHANNELS = 200_000
 
@@ -44,6 +49,7 @@ class Outbox:
     def __init__(self, queue: Queue, store: LogStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue, self._store, self._clock = queue, store, clock
         self._sent: dict[str, _Sent] = {}
+        self._past_until: dict[str, float] = {}  # by channel that was late: until when it goes past the queue
 
     async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
         """Send what was not sent; return what is to be stored now.
@@ -52,6 +58,11 @@ class Outbox:
             Unavailable: the store does not answer.
         """
         first, now = rows[0].offset, self._clock()
+        if channel in self._past_until:
+            if now < self._past_until[channel]:
+                PAST.labels("late").inc(len(rows))
+                return Handover(rows, False)
+            del self._past_until[channel]
         sent = self._sent.get(channel)
         if sent is None or sent.epoch != epoch or sent.upto < first - 1:
             if len(self._sent) >= _MAX_CHANNELS:
@@ -67,6 +78,9 @@ class Outbox:
                 return self._until(channel, rows, min(state.top, rows[-1].offset))
         if now - sent.since >= OVERDUE_S:
             PAST.labels("late").inc(len(rows))
+            if len(self._past_until) >= _MAX_CHANNELS:
+                self._past_until.clear()
+            self._past_until[channel] = now + PAST_S
             return self._until(channel, rows, rows[-1].offset)
         unsent = portions([row for row in rows if row.offset > sent.upto])
         for portion in unsent:
