@@ -672,8 +672,14 @@ class TestSqliteLogStore(LogStoreContract):
 class TestDynamoDbLogStore(OnDynamoDb, LogStoreContract):
     @pytest.fixture
     def make(self, connect: Connect, settings: DynamoDbSettings, clock: Clock) -> Make:
-        options = {"deadline_s": PATIENCE_S, "shared_deadline_s": PATIENCE_S}
-        return lambda: DynamoDbLogStore(connect(), settings.log_table, bucket_offsets=BUCKET, clock=clock, **options)
+        return lambda: DynamoDbLogStore(
+            connect(),
+            settings.log_table,
+            bucket_offsets=BUCKET,
+            clock=clock,
+            deadline_s=PATIENCE_S,
+            shared_deadline_s=PATIENCE_S,
+        )
 
 
 class TestDynamoDbLocalLogStore(OnDynamoDbLocal, TestDynamoDbLogStore):
