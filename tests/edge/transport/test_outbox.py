@@ -255,13 +255,14 @@ async def test_c44_a_slow_client_loses_ephemeral_events_before_any_message(serve
 
 
 async def test_ephemeral_events_take_no_more_than_a_quarter_of_all_outboxes(serve: Serve) -> None:
-    served = await serve(max_outbox_bytes=1_000_000, max_outbox_total_bytes=400_000)
+    # The quarter is over two writes: where the client was not slow until then, one more may be on its way.
+    served = await serve(max_outbox_bytes=2_000_000, max_outbox_total_bytes=1_200_000)
     slow = await stall(served)
     connection, counters = served.handlers[0].connection, served.server.counters
     while not counters.ephemeral_dropped:
         connection.send_ephemeral(KIB)
         await asyncio.sleep(0)
-    assert HIGH_WATER_BYTES < served.server.outbox_bytes <= 100_000
+    assert 290_000 < served.server.outbox_bytes <= 300_000
     assert counters.closes == {}
     slow.writer.close()
 
