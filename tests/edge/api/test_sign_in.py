@@ -47,6 +47,12 @@ class FullList:
         raise ThalamusError("too many revocations are kept", ErrorCode.LIMIT_EXCEEDED)
 
 
+class NoDevices:
+    """Conversations of which no user has a device."""
+
+    async def forget_devices_of_sessions(self, *_: Any) -> None: ...
+
+
 def http_of(accounts: Accounts, listed: tuple[str, ...] = ()) -> httpx.AsyncClient:
     rules = OriginRules(listed)
     context = ApiContext(
@@ -58,7 +64,7 @@ def http_of(accounts: Accounts, listed: tuple[str, ...] = ()) -> httpx.AsyncClie
         users=cast(Any, None),
         profile_news=cast(Any, None),
         tickets=cast(Any, None),
-        chat=cast(Any, None),
+        chat=cast(Any, NoDevices()),
         keyring=KeyRing(),
         web_dir=Path("web"),
         websocket_path="/connection/websocket",
