@@ -210,7 +210,7 @@ def counts(sizes: str, followers: int, messages: int, every_s: float, settings: 
 
 
 @main.command()
-@click.option("--joins", default=1_000, show_default=True, help="Of one group, in each turn.")
+@click.option("--joins", default=900, show_default=True, help="Of one group, in each turn; a group has 1,000 members.")
 @click.option("--within-s", default=2.0, show_default=True, help="In which they join.")
 @click.option("--clients", default=50, show_default=True, help="That publish in the group, and as many in others.")
 @click.option("--channels", default=25, show_default=True, help="The other groups.")
