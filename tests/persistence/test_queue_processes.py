@@ -35,8 +35,8 @@ async def test_a_worker_stores_what_persistence_acknowledged(
         offsets = []
         for number in range(20):
             publication = Publication(b"x", None, {}, number.to_bytes(16, "big"), "", 1)
-            result = await client.append_queued(
-                CHANNEL, publication, key_user="u", key=str(number), history_size=10, history_ttl_s=60
+            result = await client.append(
+                CHANNEL, publication, key_user="u", key=str(number), history_size=10, history_ttl_s=60, queued=True
             )
             offsets.append(result.position.offset)
         assert offsets == list(range(1, 21))

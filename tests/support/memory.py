@@ -207,10 +207,9 @@ class MemoryStore:
         history_size: int,
         history_ttl_s: int,
         feed: bool = False,
+        queued: bool = False,
     ) -> AppendResult:
         return self.bus.append(channel, publication, key_user, key, history_size)
-
-    append_queued = append
 
     async def has_begun(self, channel: str) -> bool:
         self.bus.check()

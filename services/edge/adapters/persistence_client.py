@@ -78,24 +78,20 @@ class PersistenceClient:
         history_size: int,
         history_ttl_s: int,
         feed: bool = False,
+        queued: bool = False,
     ) -> asyncio.Future[AppendResult]:
-        item = _item(channel, publication, key_user, key, history_size, history_ttl_s, feed)
-        return self._appends.submit(item)
-
-    def append_queued(
-        self,
-        channel: str,
-        publication: Publication,
-        *,
-        key_user: str,
-        key: str,
-        history_size: int,
-        history_ttl_s: int,
-        feed: bool = False,
-    ) -> asyncio.Future[AppendResult]:
-        item = _item(channel, publication, key_user, key, history_size, history_ttl_s, feed)
-        # A replica of an earlier version would not know that the channel has more than the store.
-        stream = self._queued if self._queued.is_served else self._appends
+        item = pb.AppendItem(
+            channel=channel,
+            publication=codec.encode(publication),
+            publication_id=publication.id,
+            key_user=key_user,
+            key=key,
+            history_size=history_size,
+            history_ttl_s=history_ttl_s,
+            feed=feed,
+        )
+        # A replica of an earlier version would not know that a queued channel has more than the store.
+        stream = self._queued if queued and self._queued.is_served else self._appends
         return stream.submit(item)
 
     async def open(self, channel: str) -> StreamPosition:
@@ -147,27 +143,6 @@ class PersistenceClient:
             return await self._replicas.call(make, READ_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(f"persistence says {error.code().name}") from error
-
-
-def _item(
-    channel: str,
-    publication: Publication,
-    key_user: str,
-    key: str,
-    history_size: int,
-    history_ttl_s: int,
-    feed: bool,
-) -> pb.AppendItem:
-    return pb.AppendItem(
-        channel=channel,
-        publication=codec.encode(publication),
-        publication_id=publication.id,
-        key_user=key_user,
-        key=key,
-        history_size=history_size,
-        history_ttl_s=history_ttl_s,
-        feed=feed,
-    )
 
 
 def _outcome(result: pb.AppendResult) -> AppendResult | Exception:

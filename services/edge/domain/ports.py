@@ -145,24 +145,13 @@ class Store(Protocol):
         history_size: int,
         history_ttl_s: int,
         feed: bool = False,
+        queued: bool = False,
     ) -> Awaitable[AppendResult]:
         """Number, store, make readable and publish a publication.
 
-        Returns once all of it is done. `feed`: the feed tells of the publication.
+        Returns once all of it is done; with `queued` once it is readable, and it may be stored later. `feed`: the feed
+        tells of the publication.
         """
-
-    def append_queued(
-        self,
-        channel: str,
-        publication: Publication,
-        *,
-        key_user: str,
-        key: str,
-        history_size: int,
-        history_ttl_s: int,
-        feed: bool = False,
-    ) -> Awaitable[AppendResult]:
-        """As `append`, but returns once it is readable; it may be stored later."""
 
     async def open(self, channel: str) -> StreamPosition:
         """Return the newest readable position.

@@ -44,7 +44,7 @@ class Before(ScriptedLog):
 
 async def append(store: PersistenceClient, key: str) -> None:
     publication = Publication(b"x", None, {}, os.urandom(16), "", 1)
-    await store.append_queued("chat:q", publication, key_user="u", key=key, history_size=10, history_ttl_s=60)
+    await store.append("chat:q", publication, key_user="u", key=key, history_size=10, history_ttl_s=60, queued=True)
 
 
 async def run(until: Callable[[], bool], *logs: ScriptedLog) -> list[Known]:

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from services.edge.domain.channels.backlog import Backlog
 from services.edge.domain.channels.data_format import checked_data
@@ -200,9 +201,9 @@ class Publisher:
         stored = durability.keeps
         if stored and namespace.conversations:
             return self._chat.append(channel, publication, key_user=key_user, key=key, namespace=namespace)
-        append = self._broker.append
-        if stored:
-            append = self._store.append_queued if durability is Durability.QUEUED else self._store.append
+        append = self._store.append if stored else self._broker.append
+        if durability is Durability.QUEUED:
+            append = partial(self._store.append, queued=True)
         return append(
             channel,
             publication,
