@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
-from cli.errors import Refused, Unreachable, WrongUsage
-from cli.options import find_redis
+from cli.errors import Refused, WrongUsage
 from cli.output import remark, say, say_json
+from cli.redis_work import with_redis
 from services.persistence.webhooks.letters import Letter, Letters
-from services.shared.errors import Unavailable
 from services.shared.redis.pipeline import RedisPipeline
-
-T = TypeVar("T")
 
 
 async def dead_of(redis: RedisPipeline, names: Iterable[str], family: str) -> list[tuple[str, Letter, int]]:
@@ -60,24 +55,3 @@ def change_dead(
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def with_redis(data: Path, work: Callable[[RedisPipeline], Awaitable[T]]) -> T:
-    """Run work with a connection.
-
-    Raises:
-        Unreachable: Redis does not answer, or refuses.
-    """
-    address = find_redis(data)
-
-    async def run() -> T:
-        redis = RedisPipeline(address)
-        try:
-            return await work(redis)
-        finally:
-            await redis.aclose()
-
-    try:
-        return asyncio.run(run())
-    except Unavailable as error:
-        raise Unreachable(str(error)) from error

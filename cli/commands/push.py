@@ -9,10 +9,11 @@ import click
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from cli.dead_letters import change_dead, counted, dead_of, with_redis
+from cli.dead_letters import change_dead, counted, dead_of
 from cli.errors import WrongUsage
 from cli.options import data_option, json_option
 from cli.output import printable, remark, say, say_json, when
+from cli.redis_work import with_redis
 from services.persistence.notifier.letter import FAMILY, errand_of
 from services.persistence.webhooks.letters import Letter, Letters, known_endpoints
 from services.shared.redis.pipeline import RedisPipeline

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
 
-from cli.errors import Unreachable
-from cli.options import data_option, find_persistence, find_redis, json_option, persistence_options
+from cli.options import data_option, find_persistence, json_option, persistence_options
 from cli.output import printable, remark, say, say_json, when
+from cli.redis_work import with_redis
 from cli.service_rpc import ServiceRpc
 from services.persistence.adapters.redis.retention_turn import last_swept
 from services.persistence.domain.retention import Swept
-from services.shared.errors import Unavailable
-from services.shared.redis.pipeline import RedisPipeline
 from thalamus.persistence.v1 import persistence_pb2 as pb
 from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 
@@ -32,7 +29,7 @@ def command(
     Without a channel it reads REDIS_URL, REDIS_PASSWORD_FILE and REDIS_PREFIX, or asks the Redis of the running stack.
     """
     if not channels:
-        _tell_last(_last(find_redis(data)), as_json)
+        _tell_last(with_redis(data, last_swept), as_json)
         return
     where = find_persistence(data, persistence, service_token_file)
     with ServiceRpc("persistence", where.address, where.service_token_file, where.tls) as rpc:
@@ -71,23 +68,3 @@ def _tell_last(last: tuple[int, Swept] | None, as_json: bool) -> None:
         say_json({"at": at, **swept._asdict()})
         return
     say(f"{when(at)}  {swept.channels} channels  {swept.removed} publications removed  {swept.failed} channels failed")
-
-
-def _last(address: str) -> tuple[int, Swept] | None:
-    """Read what the last sweep did.
-
-    Raises:
-        Unreachable: Redis does not answer, or refuses.
-    """
-
-    async def read() -> tuple[int, Swept] | None:
-        redis = RedisPipeline(address)
-        try:
-            return await last_swept(redis)
-        finally:
-            await redis.aclose()
-
-    try:
-        return asyncio.run(read())
-    except Unavailable as error:
-        raise Unreachable(str(error)) from error

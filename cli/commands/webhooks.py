@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from cli.dead_letters import change_dead, counted, dead_of, with_redis
+from cli.dead_letters import change_dead, counted, dead_of
 from cli.errors import WrongUsage
 from cli.options import data_option, find_redis, json_option
 from cli.output import printable, remark, say, say_json, when
+from cli.redis_work import with_redis
 from services.persistence.webhooks.letters import WEBHOOKS, Letter, Letters, feed_group, known_endpoints
 from services.shared.feed.reader import FeedReader
 from services.shared.redis.pipeline import RedisPipeline
