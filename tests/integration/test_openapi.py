@@ -37,7 +37,7 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428,
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     without_limits = {"AUTH_ATTEMPTS_PER_ADDRESS": "0", "AUTH_LOGINS_PER_ACCOUNT": "1000000"}
-    with Stack(edges=1, environment=without_limits) as running:
+    with Stack(edges=1, environment={**without_limits, "PERSISTENCE_SEARCH": "on"}) as running:
         yield running
 
 
