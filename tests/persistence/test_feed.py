@@ -121,18 +121,21 @@ async def test_another_replica_commits_what_the_first_one_numbered(
     assert await told(redis_conn) == [(1, "ann"), (2, "")]
 
 
+@pytest.mark.parametrize("hides", [False, True], ids=["open", "hidden"])
 async def test_what_a_persistence_without_the_feed_committed_is_made_up_for(
-    persistence: list[Persistence], redis_conn: redis.asyncio.Redis
+    persistence: list[Persistence], redis_conn: redis.asyncio.Redis, hides: bool
 ) -> None:
     first, _ = persistence
-    await first.publish("ann")
-    await first.hot.append([Batch(CHANNEL, 10, 60, [item("bob"), item(None)])], 100)
+    ann, bob, nobody, cat = (item(author)._replace(hidden=hides) for author in ("ann", "bob", None, "cat"))
+    await append(first.log, [Request(CHANNEL, ann, 10, 60)])
+    for one in (bob, nobody):
+        await first.hot.append([Batch(CHANNEL, 10, 60, [one])], 100)
     await redis_conn.hset(keys.meta(CHANNEL), "stored", 3)  # as its commit does
-    assert await told(redis_conn) == [(1, "ann")]
     state = await first.log.open(CHANNEL)
-    await first.hot.append([Batch(CHANNEL, 10, 60, [item("cat")])], 100)
+    await first.hot.append([Batch(CHANNEL, 10, 60, [cat])], 100)
     assert await first.hot.commit([(CHANNEL, state.epoch, 4, 10)], "incarnation") == [4]
-    assert await told(redis_conn) == [(1, "ann"), (2, "bob"), (3, ""), (4, "cat")]
+    found = await publications_told(redis_conn, hidden=hides)
+    assert [(one.number, one.user) for one in found] == [(1, "ann"), (2, "bob"), (3, ""), (4, "cat")]
 
 
 async def test_what_was_stored_and_can_t_be_told_any_more_is_a_gap(

@@ -16,6 +16,7 @@ from services.persistence.domain.ports import ChannelState
 from services.shared.hotlog import keys
 from services.shared.hotlog.hotlog import Batch, Item
 from services.shared.redis.pipeline import RedisPipeline
+from tests.support.feed import publications_told
 
 CHANNEL, EPOCH = "chat:refused", "epoch"
 FULL = ("maxmemory", "1", "0")
@@ -30,8 +31,8 @@ class Written:
         self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
         self._received = received
 
-    async def number(self) -> int:
-        item = Item(os.urandom(16), b"x", "u", os.urandom(8).hex())
+    async def number(self, author: str | None = None) -> int:
+        item = Item(os.urandom(16), b"x", "u", os.urandom(8).hex(), author)
         (appended,) = await self.hot.append([Batch(CHANNEL, 5, 60, [item])], 100)
         assert appended is not None
         assert not isinstance(appended, Exception)
@@ -58,20 +59,24 @@ async def written(redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis
         yield made
 
 
+@pytest.mark.parametrize("author", [None, "ann"], ids=["", "feed"])
 @pytest.mark.parametrize("trouble", [FULL, NO_REPLICAS], ids=lambda trouble: trouble[0])
 async def test_what_can_not_be_read_is_not_told(
-    trouble: tuple[str, str, str], written: Written, redis_conn: redis.asyncio.Redis
+    trouble: tuple[str, str, str], author: str | None, written: Written, redis_conn: redis.asyncio.Redis
 ) -> None:
     name, bad, good = trouble
-    offset = await written.number()
+    offset = await written.number(author)
     await redis_conn.config_set(name, bad)
     try:
         readable = [await written.commit(offset) for _ in range(3)][-1]
     finally:
         await redis_conn.config_set(name, good)
-    assert await written.received() == ([] if isinstance(readable, Exception) else [offset])
+    expected = [] if isinstance(readable, Exception) else [offset]
+    assert await written.received() == expected
+    assert [one.number for one in await publications_told(redis_conn)] == (expected if author else [])
     assert await written.commit(offset) == offset
     assert await written.received() == ([offset] if isinstance(readable, Exception) else [])
+    assert [one.number for one in await publications_told(redis_conn)] == ([offset] if author else [])
 
 
 async def test_what_is_stored_becomes_readable_in_a_full_redis(

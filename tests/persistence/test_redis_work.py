@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from services.persistence.domain.log import Request
 from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Row
@@ -80,6 +82,24 @@ async def test_c37_a_script_handles_256_entries_at_most(site: Site, apart: bool)
     assert 0 < counting.most["commit.lua"] <= 2 * MOST + 10
     assert 0 < counting.most["erase.lua"] <= MOST + 2 * MOST / 16 + 10
     assert counting.calls["append_stored.lua"] == counting.calls["commit.lua"] == AT_ONCE / MOST
+
+
+@pytest.mark.parametrize(("author", "commands"), [(None, 4), ("bob", 5)], ids=["plain", "told by the feed"])
+async def test_a_publication_that_the_feed_tells_of_costs_one_command_more(
+    site: Site, author: str | None, commands: int
+) -> None:
+    """They are HMGET, XRANGE, HSET, PUBLISH; and XADD.
+
+    Mutant: what the feed told last is read or written by itself.
+    """
+    process = site.process()
+    told = [request._replace(item=request.item._replace(author=author)) for request in items(3, COUNTS)]
+    await append(process.log, told[:1])  # the scripts are known
+    counting = Counting(site, [process])
+    for request in told[1:]:
+        await append(process.log, [request])
+    assert counting.most["commit.lua"] == commands
+    assert counting.most["append_stored.lua"] == 6, "HMGET, TIME, SET, XADD, HSET, TTL"
 
 
 async def test_what_others_have_numbered_is_made_readable_in_steps(site: Site) -> None:

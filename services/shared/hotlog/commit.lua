@@ -12,7 +12,12 @@
 -- one, or an entry is missing; -2 if the feed must tell of an entry, and there is no stream; -3 if an entry must be stored
 -- first. If it is negative, nothing was done.
 local log, meta = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives')
+local known
+if KEYS[3] then
+  known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives', 'told', 'hinted')
+else
+  known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives')
+end
 local stored, upto, shown, early = tonumber(known[3]), tonumber(ARGV[2]), tonumber(known[5]), ARGV[7] == 'q'
 if known[1] ~= ARGV[1] or not stored or known[4] ~= ARGV[5] then return -1 end
 if upto > tonumber(known[2]) then return -1 end
@@ -35,36 +40,41 @@ for _, entry in ipairs(entries) do
   end
 end
 if kind and not KEYS[3] then return -2 end
--- First: a Redis that takes no writes refuses here, before anybody has heard what can't be read.
-redis.call('HSET', meta, early and 'shown' or 'stored', string.format('%d', upto))
+-- All writes come before the first publication: a Redis that takes none refuses here, before anybody has heard what
+-- can't be read.
+local top = string.format('%d', upto)
+if kind then
+  local told, erases, id = kind == 'b' and 'hinted' or 'told', false, nil
+  local function tell(entry)
+    local fields, said = entry[2], {}
+    local hidden = fields[9] == 'b' or (kind == 'b' and fields[9] ~= 'a')
+    local author = (fields[9] == 'a' or fields[9] == 'b') and fields[10] or ''
+    for at = 9, #fields, 2 do
+      if fields[at] == 'c' then
+        said[#said + 1], said[#said + 2] = 'l', fields[at + 1]
+        erases = erases or tonumber(string.match(fields[at + 1], '^%d+')) % 8 >= 4
+      elseif fields[at] == 'u' then
+        said[#said + 1], said[#said + 2] = 'u', fields[at + 1]
+      end
+    end
+    id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'c', ARGV[9], 'e', known[1], hidden and 'h' or 'o',
+      string.match(entry[1], '^%d+'), 'a', author, unpack(said))
+  end
+  -- What a persistence without the feed has committed in between, during an update, is made up for.
+  local last = tonumber(known[kind == 'b' and 8 or 7])
+  if last and last < readable then
+    local from, to = string.format('%d-0', last + 1), string.format('%d-0', readable)
+    for _, entry in ipairs(redis.call('XRANGE', log, from, to, 'COUNT', 1000)) do tell(entry) end
+  end
+  for _, entry in ipairs(entries) do tell(entry) end
+  redis.call('HSET', meta, early and 'shown' or 'stored', top, told, top, 'fed', top .. ' ' .. id)
+  if erases then redis.call('DEL', KEYS[4]) end
+else
+  redis.call('HSET', meta, early and 'shown' or 'stored', top)
+end
 if early then redis.call('PERSIST', log) end
 for _, entry in ipairs(entries) do
-  local offset = string.match(entry[1], '^%d+')
-  redis.call('PUBLISH', ARGV[4], 'p' .. known[1] .. ' ' .. offset .. ' ' .. entry[2][4])
-end
-if kind then
-  -- What a persistence without the feed has committed in between, during an update, is made up for.
-  local told = kind == 'b' and 'hinted' or 'told'
-  local last, late, erases, id = tonumber(redis.call('HGET', meta, told)), {}, false, nil
-  if last and last < readable then
-    late = redis.call('XRANGE', log, string.format('%d-0', last + 1), string.format('%d-0', readable), 'COUNT', 1000)
-  end
-  for _, some in ipairs({late, entries}) do
-    for _, entry in ipairs(some) do
-      local fields, own = entry[2], {}
-      for at = 9, #fields, 2 do own[fields[at]] = fields[at + 1] end
-      local offset = (own.b or (kind == 'b' and not own.a)) and 'h' or 'o'
-      local said = {'c', ARGV[9], 'e', known[1], offset, string.match(entry[1], '^%d+'), 'a', own.a or own.b or ''}
-      if own.c then
-        said[9], said[10] = 'l', own.c
-        erases = erases or tonumber(string.match(own.c, '^%d+')) % 8 >= 4
-      end
-      if own.u then said[#said + 1], said[#said + 2] = 'u', own.u end
-      id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', unpack(said))
-    end
-  end
-  redis.call('HSET', meta, told, string.format('%d', upto), 'fed', string.format('%d ', upto) .. id)
-  if erases then redis.call('DEL', KEYS[4]) end
+  redis.call('PUBLISH', ARGV[4], 'p' .. known[1] .. ' ' .. string.match(entry[1], '^%d+') .. ' ' .. entry[2][4])
 end
 if early then return upto end
 -- Cut at every sixteenth offset: up to fifteen more are kept.
