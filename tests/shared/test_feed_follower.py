@@ -138,6 +138,27 @@ async def test_it_begins_again_when_it_is_told_of_another_redis(
     await until(lambda: followed.hints)
 
 
+async def test_however_much_is_told_it_reads_ten_times_a_second(
+    redis_conn: redis.asyncio.Redis, followed: Followed
+) -> None:
+    """Each read costs as much as many entries. Mutant: the next read waits for 20 ms."""
+
+    async def reads() -> int:
+        stats: Any = await redis_conn.info("commandstats")
+        return int(stats.get("cmdstat_xread", {"calls": 0})["calls"])
+
+    await followed.start()
+    now = asyncio.get_running_loop().time
+    before, began, told = await reads(), now(), 0
+    while now() < began + 0.7:
+        told += 1
+        await tell_publications(redis_conn, "conv:g.1", told)
+    await until(lambda: len(followed.hints) == told)
+    took_s = now() - began
+    assert await reads() - before <= took_s / 0.1 + 2
+    assert [hint.offset for hint in followed.hints] == list(range(1, told + 1))
+
+
 @pytest.mark.parametrize("seed", range(sized(2, 40)))
 async def test_everything_is_told_in_order_or_a_gap_is(
     redis_conn: redis.asyncio.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, seed: int

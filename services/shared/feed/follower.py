@@ -8,7 +8,7 @@ Rules.
 
 * It begins at the end of all streams. The first call of `on_gap` says so: whatever it tells of is to be read elsewhere.
 * One `XREAD` waits on all 16 streams, on a connection of its own. After a read that found something the next one waits
-  20 ms: at most 50 reads a second, however much is told.
+  100 ms: at most 10 reads a second, however much is told. A read costs an edge as much as 100 entries do.
 * Once a second it is compared how many entries a stream ever had, and still has, with what was read (`_compare`). If
   a stream was trimmed past the follower, or went back, that is a gap: it goes on at the end of the stream.
 * An entry that says that something was lost (`r`, or hidden `g`) is a gap, too. So is every failure that leaves open
@@ -19,9 +19,9 @@ Rules.
 Example. 60,000 messages come while the process is stopped; streams keep 50,000 in all. Its next reads find what is
 left. The comparison finds that 9,000 entries of a stream were trimmed that it has not read: a gap.
 
-Trade-offs. A gap is found up to a second late, and what was read in between is told before it. Whoever must not miss
-anything takes the gap as the moment to look at everything again. A process that is 50,000 entries behind, and not more,
-may take that for a gap.
+Trade-offs. What comes within 100 ms of something else is told up to 100 ms late. A gap is found up to a second late,
+and what was read in between is told before it. Whoever must not miss anything takes the gap as the moment to look at
+everything again. A process that is 50,000 entries behind, and not more, may take that for a gap.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_S = 1.0  # longest wait within one call, seconds
 _TIMEOUT_S = 2.5  # longest call beyond that, seconds
-_REST_S = 0.02  # between two reads of which the first one found something, seconds
+_REST_S = 0.1  # between two reads of which the first one found something, seconds
 _COMPARE_S = 1.0  # between two comparisons, seconds
 _MOST = 1_000  # entries of a stream in one read
 _START = b"0-0"
