@@ -31,7 +31,17 @@ const entry = (page, channel) => page.locator(`#inbox-list button[data-channel="
 const unread = (page, channel, count) => (count
   ? entry(page, channel).locator('.unread', { hasText: new RegExp(`^${count}$`) }).waitFor()
   : entry(page, channel).locator('.unread').waitFor({ state: 'detached' }));
-const message = (page, text) => page.locator('.message:not(.pending)', { hasText: text });
+// A button of a message, which is shown while the mouse is over it. What comes meanwhile may move the message away, so it is
+// not the mouse that presses it.
+const act = async (page, text, name) => {
+  const button = message(page, text).locator('button', { hasText: name });
+  for (let tries = 1; !(await button.isVisible()); tries += 1) {
+    assert.ok(tries < 100, `${name} is not shown`);
+    await message(page, text).hover();
+  }
+  await button.dispatchEvent('click');
+};
+const message = (page, text) => page.locator('.message:not(.pending, .failed)', { hasText: text });
 
 try {
   const laptop = await tab();
@@ -91,8 +101,9 @@ try {
 
   // Typing is shown to others, and not to oneself; it goes with the message.
   await entry(laptop, channel).click();
+  const typed = bob.locator('#typing', { hasText: `ann-${run} types` }).waitFor(); // it is shown for a few seconds
   await laptop.locator('#composer-text').pressSequentially('I come');
-  await bob.locator('#typing', { hasText: `ann-${run} types` }).waitFor();
+  await typed;
   assert.equal(await laptop.locator('#typing').textContent(), '');
   await shot(bob, 'inbox-typing');
   await laptop.press('#composer-text', 'Enter');
@@ -101,20 +112,16 @@ try {
   assert.equal(await bob.locator('.message', { hasText: 'typing' }).count(), 0, 'an event is no message');
 
   // Who said it changes it, and takes it back; others cannot.
-  const mine = message(laptop, 'I come');
-  await mine.hover();
-  await mine.locator('button', { hasText: 'Edit' }).click();
+  await act(laptop, 'I come', 'Edit');
   await laptop.fill('#composer-text', 'I come at 9');
   await shot(laptop, 'inbox-edit');
   await laptop.press('#composer-text', 'Enter');
   for (const page of [laptop, bob, phones[0]]) await message(page, 'I come at 9 (edited)').waitFor();
   assert.equal(await message(bob, 'I come at 9').locator('.actions').count(), 0);
-  await message(laptop, 'I come at 9').hover();
-  await message(laptop, 'I come at 9').locator('button', { hasText: 'Who read' }).click();
+  await act(laptop, 'I come at 9', 'Who read');
   await laptop.locator('.readers', { hasText: `bob-${run}` }).waitFor();
   laptop.once('dialog', (dialog) => dialog.accept());
-  await message(laptop, 'I come at 9').hover();
-  await message(laptop, 'I come at 9').locator('button', { hasText: 'Delete' }).click();
+  await act(laptop, 'I come at 9', 'Delete');
   for (const page of [laptop, bob, phones[0]]) {
     await page.locator('.message.deleted').waitFor();
     await message(page, 'I come at 9').waitFor({ state: 'detached' });

@@ -76,7 +76,7 @@ def test_the_logic_of_the_page_without_a_browser(node: str) -> None:
 def test_two_tabs_chat_see_one_another_and_recover(node: str, chromium: str, stack: Stack, tmp_path: Path) -> None:
     _SHOTS.mkdir(parents=True, exist_ok=True)
     command = [node, str(_HERE / "console.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "profile"), chromium]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -89,18 +89,18 @@ def test_two_phones_and_a_laptop_of_one_user_and_what_another_sees(
     _SHOTS.mkdir(parents=True, exist_ok=True)
     command = [node, str(_HERE / "inbox.mjs"), stack.http_urls[0], stack.api_key, str(_SHOTS)]
     command += [str(tmp_path / "profile"), chromium]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("playwright")
 @pytest.mark.slow
-def test_a_reload_is_not_seen_and_a_closed_tab_has_left_within_3_s(
+def test_a_reload_is_not_seen_and_a_closed_tab_has_soon_left(
     node: str, chromium: str, stack: Stack, tmp_path: Path
 ) -> None:
     command = [node, str(_HERE / "leaving.mjs"), stack.http_urls[0], str(tmp_path / "profile"), chromium]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -111,7 +111,7 @@ def test_the_console_at_its_limits(node: str, chromium: str, tmp_path: Path) -> 
     _SHOTS.mkdir(parents=True, exist_ok=True)
     with Stack(edges=1, environment={"EDGE_MAX_MESSAGE_BYTES": "8192"}) as stack:
         command = [node, str(_HERE / "limits.mjs"), stack.http_urls[0], str(_SHOTS), str(tmp_path / "p"), chromium]
-        done = subprocess.run([*command, stack.api_key], capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run([*command, stack.api_key], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -125,5 +125,5 @@ def test_the_sign_in_form_offers_what_registration_allows(node: str, chromium: s
         made = httpx.post(f"{url}/api/invites_create", json={}, headers={"X-API-Key": stack.api_key}).json()
         code = made["result"]["code"] if who == "invite" else ""
         command = [node, str(_HERE / "registration.mjs"), url, who, code, str(tmp_path / "p"), chromium]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,7 @@
 // What is known of each channel: messages in the order of the log, what is still being sent, who is here. No DOM.
 
+import { isConversation } from './chat.js';
+
 const KEPT = 500;
 export const MOST_READ = 1_000; // messages, older ones that were read included
 const SAVED = 200;
@@ -57,9 +59,11 @@ export class Room {
     return index;
   }
 
-  // What is published for a text: a conversation takes events alone, and its log shows what the channel is.
+  // What is published for a text: a conversation takes events alone. Its log shows what the channel is; before anything of
+  // that has come, its name does.
   written(text) {
-    return isEvent(this.messages.at(-1)?.data) ? { kind: 'message', text } : { text };
+    const newest = this.messages.at(-1);
+    return (newest ? isEvent(newest.data) : isConversation(this.channel)) ? { kind: 'message', text } : { text };
   }
 
   // Offsets of the messages here that these publications are about: they may have changed.

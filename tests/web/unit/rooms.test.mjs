@@ -21,18 +21,19 @@ test('a known offset is not added again', () => {
   assert.equal(placeOf(room.messages, 3), 2);
 });
 
-test('what is written where the newest are events of a conversation is such an event', () => {
+test('what is written in a conversation is an event, also before anything of it has come', () => {
   const room = new Room('conv:g.a');
-  assert.deepEqual(room.written('hello'), { text: 'hello' });
+  assert.deepEqual(room.written('hello'), { kind: 'message', text: 'hello' });
   room.add({ offset: 1, data: { kind: 'conversation', op: 'create' } });
   assert.deepEqual(room.written('hello'), { kind: 'message', text: 'hello' });
   room.add({ offset: 2, data: { kind: 'x.mine' } });
   assert.deepEqual(room.written('hello'), { kind: 'message', text: 'hello' });
   for (const data of [{ kind: 'news', text: 'a' }, { kind: 7 }, { text: 'a' }, 'a', 7, null, undefined]) {
-    const other = new Room('a');
+    const other = new Room('conv:g.is-none');
     other.add({ offset: 1, data });
     assert.deepEqual(other.written('hello'), { text: 'hello' });
   }
+  assert.deepEqual(new Room('chat:lobby').written('hello'), { text: 'hello' });
 });
 
 test('a room keeps a bounded number of messages', () => {
