@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cli.main import run
-from tests.support.aws import REGION, client
+from tests.support.aws import REGION, client, listed
 from tests.support.dynamodb import CREDENTIALS
 from tests.support.faults import free_port
 from tests.support.stack import clean_environment
@@ -48,10 +48,10 @@ class Deploy:
 
     def there(self) -> set[str]:
         """What is there of the platform, and of nobody else."""
-        names = [name for name in self._tables.list_tables()["TableNames"] if name.startswith(self.prefix)]
-        urls = self._sqs.list_queues(QueueNamePrefix=self.name).get("QueueUrls", [])
-        stacks = [one["StackName"] for one in self._cloud.describe_stacks()["Stacks"]]
-        buckets = [one["Name"] for one in client("s3", self.address).list_buckets()["Buckets"]]
+        names = [name for name in listed(self._tables, "list_tables") if name.startswith(self.prefix)]
+        urls = listed(self._sqs, "list_queues", QueueNamePrefix=self.name)
+        stacks = [one["StackName"] for one in listed(self._cloud, "describe_stacks")]
+        buckets = [one["Name"] for one in listed(client("s3", self.address), "list_buckets")]
         of_platform = [name for name in (*stacks, *buckets) if name.startswith(self.name)]
         return {*names, *(url.rpartition("/")[2] for url in urls), *of_platform}
 

@@ -19,6 +19,16 @@ def client(service: str, address: str) -> Any:
     return session.client(service, region_name=REGION, endpoint_url=address)
 
 
+def listed(client: Any, operation: str, **arguments: str) -> list[Any]:
+    """All that an operation lists, such as `list_tables`: one request returns no more than the first 50 or 100.
+
+    Tests share a server, so that what they look for may be on any page.
+    """
+    paginator = client.get_paginator(operation)
+    (names,) = paginator.result_keys
+    return [one for page in paginator.paginate(**arguments) for one in names.search(page) or ()]
+
+
 def make_stack(address: str, name: str, template: str, parameters: dict[str, str]) -> dict[str, str]:
     """Make a stack from `deploy/aws/<template>.yaml`; return its outputs."""
     cloud = client("cloudformation", address)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.aws import client, document, make_stack
+from tests.support.aws import client, document, listed, make_stack
 from tests.support.dynamodb import CREDENTIALS
 from tests.support.faults import free_port
 from tests.support.redis import RedisServer
@@ -160,7 +160,8 @@ def test_what_starts_it_may_read_its_own_secrets_and_no_other(dynamodb: str) -> 
         RedisScheme="rediss",
     )
     iam = client("iam", dynamodb)
-    (role,) = [one["RoleName"] for one in iam.list_roles()["Roles"] if one["RoleName"].startswith(f"{name}-StartRole")]
+    roles = [one["RoleName"] for one in listed(iam, "list_roles")]
+    (role,) = [role for role in roles if role.startswith(f"{name}-StartRole")]
     found: dict[str, list[str]] = {}
     for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
         statements = document(iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"])["Statement"]

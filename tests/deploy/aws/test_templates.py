@@ -17,7 +17,7 @@ from services.persistence.queue.settings import DEAD, SqsSettings
 from services.persistence.queue.sqs import RECEIPTS
 from services.shared.dynamodb import tables
 from services.shared.dynamodb.client import DynamoDb
-from tests.support.aws import REGION, TEMPLATES, client, make_stack
+from tests.support.aws import REGION, TEMPLATES, client, listed, make_stack
 from tests.support.dynamodb import settings_of
 
 FILES = sorted(TEMPLATES.glob("*.yaml"))
@@ -54,7 +54,7 @@ async def test_the_tables_are_those_that_the_code_makes(dynamodb: str) -> None:
         # Nothing is missing of those of the stack but what moto leaves out: time to live, see the next test.
         assert await tables.create(db, of_stack) == []
         asked = client("dynamodb", dynamodb)
-        names = [name for name in asked.list_tables()["TableNames"] if name.startswith(of_stack.table_prefix)]
+        names = [name for name in listed(asked, "list_tables") if name.startswith(of_stack.table_prefix)]
         assert len(names) == 3
         for name in names:
             found = [
