@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from deploy.grafana.build import BOARDS, FOLDER, render
 from tests.deploy.tools import GRAFANA, PROMETHEUS, command, load, rules
+from tests.support.faults import free_port
 from tests.support.push import push_file
 from tests.support.stack import Stack
 from tests.support.webhooks import webhooks_file
@@ -155,13 +155,6 @@ async def _chat(stack: Stack, writer: WireClient) -> tuple[int, str]:
         return page["offset"], page["epoch"]
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def _configuration(stack: Stack) -> str:
     """Ours, with the processes of the stack instead of what DNS would say."""
     targets: dict[str, list[str]] = {}
@@ -190,7 +183,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     environment = {"AUTH_ATTEMPTS_PER_ADDRESS": "0", "HOOKS_FILE": str(hooks)}
     with Stack(edges=2, environment=environment, webhooks_file=webhooks, push_file=push) as stack:
         (folder / "prometheus.yml").write_text(_configuration(stack), encoding="utf-8")
-        port = _free_port()
+        port = free_port()
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [

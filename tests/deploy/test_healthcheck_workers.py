@@ -6,9 +6,7 @@ All of them count.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -16,22 +14,20 @@ from pathlib import Path
 
 import pytest
 
+from cli.stack.ports import why_not
 from services.edge.config import EdgeConfig
 from services.shared.process.internal_http import start_internal_http
 from tests.deploy.tools import ROOT
+from tests.support.faults import free_port
 
 SCRIPT = (ROOT / "deploy" / "images" / "healthcheck.py").read_text(encoding="utf-8")
 
 
 def free_pair() -> int:
     """A port that is free, and so is the next one."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+    while why_not("127.0.0.1", (port := free_port()) + 1):
+        pass
+    return port
 
 
 class Container:

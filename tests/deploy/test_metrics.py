@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from services.shared.process.internal_http import start_internal_http
 from services.shared.process.metrics import RenamedCounter
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.edge import JSON, OPEN, PROTOBUF, Client, Cluster
+from tests.support.faults import free_port
 from tests.support.log import append, begin
 
 PUBLICATION = Request("chat:room", Item(b"i" * 16, b"p", "", "key"), 10, 60)
@@ -39,9 +39,7 @@ def value(name: str, **labels: str) -> float:
 @pytest.fixture
 def nowhere() -> str:
     """The address of a Redis that is not there."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{found.getsockname()[1]}/0"
+    return f"redis://127.0.0.1:{free_port()}/0"
 
 
 def log_on(redis_url: str, folder: Path, *, max_waiting: int) -> tuple[Log, SqliteLogStore]:

@@ -17,7 +17,7 @@ import pytest
 from services.shared.dynamodb.settings import DynamoDbSettings
 from tests.support.faults import free_port
 
-_START_S = 30.0
+_START_S = 60.0
 LOCAL_IMAGE = "amazon/dynamodb-local:3.3.1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 # One request at a time: moto's conditional writes are not atomic against one another, as DynamoDB's are.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +17,12 @@ from pathlib import Path
 import redis
 
 from cli.bundled import ROOT
+from cli.stack import ports
 
 _INSIDE = "THALAMUS_IN_NAMESPACES"
 _LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
+_ATTEMPTS = 200  # random ports to try
+_rng = random.SystemRandom()
 
 
 def in_namespaces() -> bool:
@@ -138,9 +141,18 @@ def shifted_clock(seconds: int) -> dict[str, str] | None:
     return None
 
 
+_given: set[int] = set()  # ports that this process has got
+
+
 def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has, and that stays so until it is listened on.
+
+    The system would give any, and give it to the next connection of any process, too. This one is of those from which
+    stacks choose: below the ports of outgoing connections, and of this pytest-xdist process alone.
+    """
+    for _ in range(_ATTEMPTS):
+        port = _rng.randrange(*ports.FREE_RANGE)
+        if port not in _given and not ports.why_not("127.0.0.1", port):
+            _given.add(port)
+            return port
+    raise AssertionError(f"no free port of {ports.FREE_RANGE}")

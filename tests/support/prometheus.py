@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,8 @@ from typing import Any
 
 import httpx
 import yaml  # type: ignore[import-untyped]
+
+from tests.support.faults import free_port
 
 _OF_DEPLOYMENT = Path(__file__).parents[2] / "deploy" / "prometheus"
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600}
@@ -88,8 +89,7 @@ def prometheus(binary: str, folder: Path, targets: Mapping[str, list[str]], *, f
 
     `targets`: job → addresses; jobs of the deployment that are not among them get Prometheus' own one, which is up.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        own = f"127.0.0.1:{free.getsockname()[1]}"
+    own = f"127.0.0.1:{free_port()}"
     config = yaml.safe_load((_OF_DEPLOYMENT / "prometheus.yml").read_text())
     for name in ("scrape_interval", "scrape_timeout", "evaluation_interval"):
         config["global"][name] = _quicker(config["global"][name], factor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,8 +20,9 @@ from services.shared.incarnation.calls import parse_incarnation
 from services.shared.redis.binary import find_redis_server
 from services.shared.redis.client import redis_client
 from services.shared.redis.pipeline import RedisPipeline
+from tests.support.faults import free_port
 
-_START_S = 10.0
+_START_S = 60.0
 
 
 class RedisServer:
@@ -32,9 +32,7 @@ class RedisServer:
         self._directory = Path(tempfile.mkdtemp(prefix="thalamus-redis-"))
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -46,7 +44,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self, *, whole: bool = True) -> None:
-        """Return once it answers, within 10 s. `whole`: also say that it has lost nothing."""
+        """Return once it answers, within a minute. `whole`: also say that it has lost nothing."""
         log = (self._directory / "log").open("ab")
         settings = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
         settings += ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]

@@ -46,7 +46,7 @@ _ANY_PORT = dict.fromkeys(
     "0",
 )
 _START_S = 60.0
-_DIES_WITHIN_S = 10.0
+_DIES_WITHIN_S = 30.0
 _PROBE_EVERY_S = 0.05
 _SHOWN_LINES = 40
 T = TypeVar("T")
@@ -220,17 +220,17 @@ class Stack:
         """SIGCONT."""
         os.kill(self.pid(name), signal.SIGCONT)
 
-    def start(self, name: str, timeout_s: float = 20.0) -> None:
+    def start(self, name: str, timeout_s: float = 60.0) -> None:
         """Start what died, if nobody did yet, and wait until it is ready."""
         self._loop.call_soon_threadsafe(self._start_now, name)
         self.wait_ready(name, timeout_s)
 
-    def restart(self, name: str, timeout_s: float = 20.0) -> None:
+    def restart(self, name: str, timeout_s: float = 60.0) -> None:
         """SIGTERM, start again, and wait until it is ready."""
         self.terminate(name)
         self.start(name, timeout_s)
 
-    def wait_ready(self, name: str, timeout_s: float = 20.0) -> None:
+    def wait_ready(self, name: str, timeout_s: float = 60.0) -> None:
         """Wait until /readyz says so (Redis: PING)."""
         self._call(self._ready(name, timeout_s), timeout_s + 5)
 
