@@ -18,6 +18,7 @@ from services.edge.domain.model import AppendResult, ClientInfo, Publication, St
 from services.edge.domain.ports import Broker
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
+from tests.support.lateness import Lateness
 from tests.support.memory import MemoryBroker, MemoryBus
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
@@ -241,7 +242,7 @@ async def test_an_append_whose_answer_is_lost_is_repeated_where_it_has_a_key_and
         waiting = asyncio.ensure_future(
             broker.append(CHANNEL, publication("a"), key_user="u", key=key, history_size=9, history_ttl_s=60)
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await direct.xlen(keys.log(CHANNEL)) < 2:
                 await asyncio.sleep(0.005)
         proxy.delay_s = 0.0
@@ -283,12 +284,12 @@ async def test_a_redis_that_hangs_fails_calls_within_three_seconds_and_then_serv
     await broker.subscribe(CHANNEL)
     await append(broker, "before")
     own_redis.pause()
-    started = time.monotonic()
-    with pytest.raises(Unavailable):
-        await append(broker, "unknown", key="k")
-    assert time.monotonic() - started < 3.0
+    async with Lateness() as late:
+        with pytest.raises(Unavailable):
+            await append(broker, "unknown", key="k")
+    assert late.took_s < 3.0
     own_redis.resume()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         try:
             result = await append(broker, "again", key="k")

@@ -25,6 +25,7 @@ from services.shared.hotlog import keys
 from services.shared.namespaces import CommandToken
 from tests.edge.adapters.brokers import sessions_written
 from tests.support.edge import OPEN, Client, Cluster, replace_namespace
+from tests.support.lateness import Lateness
 from tests.support.live_edge import LiveEdge
 from tests.support.memory import MemoryTickets
 from tests.support.redis import RedisServer
@@ -58,7 +59,7 @@ def jump(tokens: Cluster, seconds: float) -> None:
 async def settled(client: Client, **request: Any) -> dict[str, Any]:
     """The reply to a command that may ask Redis; empty if the connection ended."""
     number = await client.post(**request)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while client.closed is None:
             found: list[dict[str, Any]] = [line for line in client.lines if line.get("id") == number]
             if found:
@@ -464,7 +465,7 @@ async def test_a_table_that_redis_lost_is_written_again(own_redis: RedisServer) 
         own_redis.kill()
         own_redis.wipe()
         own_redis.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (await listed(conn) and await conn.exists(keys.lease("live1"))):
                 await asyncio.sleep(0.05)
         jump(tokens, 10)
@@ -480,10 +481,10 @@ async def test_without_redis_it_is_late_soon_and_then_at_once(own_redis: RedisSe
         own_redis.pause()
         try:
             for most_s in (1.8, 0.4):
-                started = time.monotonic()
-                _, reply = await come(tokens, two, token)
+                async with Lateness() as late:
+                    _, reply = await come(tokens, two, token)
                 assert reply["error"] == LATE
-                assert time.monotonic() - started < most_s
+                assert late.took_s < most_s
         finally:
             own_redis.resume()
         await asyncio.sleep(1.1)  # for as long lookups fail at once
@@ -501,7 +502,7 @@ async def test_a_client_that_goes_while_the_table_is_asked_leaves_nothing(own_re
         await client.post(connect={"token": token})
         await client.hang_up(ClientEnd.LOST)
         own_redis.resume()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not two.node.resume.outcomes:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)

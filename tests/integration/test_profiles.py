@@ -14,9 +14,10 @@ import pytest
 
 from tests.integration.test_users import api, bearer
 from tests.support.dynamodb_tables import environment_on_dynamodb
+from tests.support.lateness import Lateness
 from tests.support.stack import Stack
 
-WITHIN_S = 5.0
+WITHIN_S = 30.0
 
 
 @pytest.fixture(scope="module", params=["sqlite", "dynamodb"])
@@ -136,15 +137,15 @@ async def test_while_auth_is_away_known_profiles_are_shown_and_others_are_an_err
     await until_seen(stack, edges, user, version=1)
     await asyncio.to_thread(stack.stop, "auth")  # it hangs, which is worse than being away
     try:
-        started = time.monotonic()
-        refused = await ask(stack, edges[1], fresh("nobody"))
+        async with Lateness() as late:
+            refused = await ask(stack, edges[1], fresh("nobody"))
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == 100
-        assert time.monotonic() - started < 3
-        started = time.monotonic()
-        assert (await seen(stack, edges[1], user))[0]["display_name"] == "Bob"
-        assert (await ask(stack, edges[1], fresh("nobody"))).status_code == 503
-        assert time.monotonic() - started < 1
+        assert late.took_s < 3
+        async with Lateness() as late:
+            assert (await seen(stack, edges[1], user))[0]["display_name"] == "Bob"
+            assert (await ask(stack, edges[1], fresh("nobody"))).status_code == 503
+        assert late.took_s < 1
     finally:
         await asyncio.to_thread(stack.cont, "auth")
     async with asyncio.timeout(20):

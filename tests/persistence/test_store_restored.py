@@ -129,7 +129,7 @@ async def test_an_older_file_is_noticed_where_redis_was_kept(
         given = await after.publish(CHANNEL, 7)
         assert len({*first, *lost, *given}) == 22
         assert [offset for _, offset in given] == list(range(11, 18))
-        async with asyncio.timeout(10):  # with the next heartbeat at the latest
+        async with asyncio.timeout(30):  # with the next heartbeat at the latest
             while (await after.log.open(OTHER)).epoch == quiet[0]:
                 await asyncio.sleep(0.02)
         state = (await after.log.read(CHANNEL, since_offset=0, limit=100, reverse=False))[1]

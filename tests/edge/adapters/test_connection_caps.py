@@ -19,6 +19,7 @@ from services.edge.domain.limits.connections import ConnectionCap
 from services.edge.domain.limits.refusals import CONNECTIONS_PER_USER
 from services.shared.hotlog import keys
 from tests.support.edge import Client, Cluster
+from tests.support.lateness import Lateness
 from tests.support.limits import LimitEdge
 from tests.support.live_edge import LiveEdge
 from tests.support.redis import RedisServer
@@ -153,15 +154,15 @@ async def test_without_redis_each_edge_keeps_the_cap_and_afterwards_all_together
     assert await race(edges[:1], "ann", 2) == 2
     own_redis.pause()
     try:
-        started = time.monotonic()
-        assert await race(edges, "ann", 8) == 3 + 5
-        assert await race(edges, "bob", 8) == 10
-        assert time.monotonic() - started < 1.5, "0.5 s until Redis is given up"
+        async with Lateness() as late:
+            assert await race(edges, "ann", 8) == 3 + 5
+            assert await race(edges, "bob", 8) == 10
+        assert late.took_s < 1.5, "0.5 s until Redis is given up"
         for _ in range(3):
             edges[0].cap.leave("bob")
     finally:
         own_redis.resume()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while any(edge.calls.is_away or edge.cap.is_behind for edge in edges):
             await asyncio.sleep(0.02)
     for edge in edges:
@@ -186,7 +187,7 @@ async def test_a_redis_that_lost_everything_is_told_again(
     assert await race(edges[:1], "ann", 3) == 3
     await redis_conn.delete(keys.limit(CONNECTIONS_PER_USER, "ann"))
     edges[0].cap.tell_again()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while not await redis_conn.exists(keys.limit(CONNECTIONS_PER_USER, "ann")):
             await asyncio.sleep(0.02)
     assert await race(edges[1:], "ann", 1) == 0
@@ -203,7 +204,7 @@ async def connecting(tokens: Cluster, edge: LiveEdge, user: str, peer: str) -> C
     client = Client(tokens, edge.node)
     client.connection.peer = peer
     await client.post(connect={"token": tokens.token(user, ttl_s=None)} if user else {})
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while not client.lines and client.closed is None:
             await asyncio.sleep(0.005)
     return client
@@ -254,7 +255,7 @@ async def test_a_client_that_goes_while_it_is_counted_leaves_nothing(
         client = Client(tokens, edge.node)
         client.send('{"id":1,"connect":{"token":"' + tokens.token("ann", ttl_s=None) + '"}}')
         await client.hang_up()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while len(cap):
                 await asyncio.sleep(0.01)
         assert await redis_conn.keys("*:limit:*") == []

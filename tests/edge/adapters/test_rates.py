@@ -22,6 +22,7 @@ from services.shared.errors import ErrorCode, ThalamusError, Unavailable
 from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
 from tests.support.buckets import Bucket
+from tests.support.lateness import Lateness
 from tests.support.limits import START_US, US, LimitEdge, TimedRates
 from tests.support.redis import RedisServer
 
@@ -135,16 +136,16 @@ async def test_without_redis_each_edge_keeps_the_limit_and_nobody_waits(
     assert await admitted(limits[0], "a", 15) == 10
     own_redis.pause()
     try:
-        started = time.monotonic()
-        assert [await admitted(limit, "b", 30) for limit in limits] == [10, 10]
-        assert time.monotonic() - started < 2 * 0.5 + 0.5  # each edge waits for 0.5 s once
-        started = time.monotonic()
-        assert [await admitted(limit, "c", 30) for limit in limits] == [10, 10]
-        assert time.monotonic() - started < 0.2
+        async with Lateness() as late:
+            assert [await admitted(limit, "b", 30) for limit in limits] == [10, 10]
+        assert late.took_s < 2 * 0.5 + 0.5  # each edge waits for 0.5 s once
+        async with Lateness() as late:
+            assert [await admitted(limit, "c", 30) for limit in limits] == [10, 10]
+        assert late.took_s < 0.4
         assert all(edge.calls.is_away for edge in on_own_redis)
     finally:
         own_redis.resume()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while any(edge.calls.is_away for edge in on_own_redis):
             await asyncio.sleep(0.02)
     assert await admitted(limits[1], "a", 5) == 0  # what was counted before is counted still
@@ -188,7 +189,7 @@ async def test_a_redis_that_refuses_is_asked_seldom_and_the_gauge_says_so(
             client.config_set("maxmemory", "0")
         else:
             client.acl_setuser("default", enabled=True, commands=["+set"])
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while local():
                 await limit.take("key")
                 await asyncio.sleep(0.02)

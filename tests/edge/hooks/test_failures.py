@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from services.edge.domain.ends import EndReason
 from tests.edge.hooks.conftest import Serve, calls, calls_under_way, token
 from tests.support.faults import free_port
 from tests.support.hook_backend import HookBackend, Question, response, table
+from tests.support.lateness import Lateness
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient
 
 MIB_10 = 10 << 20
@@ -99,13 +100,13 @@ async def test_a_backend_that_is_down_is_not_asked_until_it_answers_a_ping(serve
         await client.connect(token("ann"))
         first = await client.error(publish={"channel": "chat:a", "data": 1})
         assert first == {"code": 113, "message": "hook: unreachable", "temporary": True}
-        began = time.monotonic()
-        for _ in range(20):
-            error = await client.error(publish={"channel": "chat:a", "data": 1})
-            assert error["message"] == "hook: silent"
-        assert time.monotonic() - began < 1 * 20 / 2  # at once, not after a deadline each
+        async with Lateness() as late:
+            for _ in range(20):
+                error = await client.error(publish={"channel": "chat:a", "data": 1})
+                assert error["message"] == "hook: silent"
+        assert late.took_s < 1 * 20 / 2  # at once, not after a deadline each
         async with HookBackend(port=port) as backend:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while "publish" not in await client.reply(await client.post(publish={"channel": "chat:a", "data": 2})):
                     await asyncio.sleep(0.05)
             assert backend.pings >= 1
@@ -125,7 +126,7 @@ async def test_questions_beyond_concurrency_and_waiting_are_refused_at_once(serv
             await client.connect(token("ann"))
         before = calls("moderation", "overload")
         sent = [await client.post(publish={"channel": "chat:a", "data": 1}) for client in clients]
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while calls("moderation", "overload") < before + 4 or len(backend.questions) < 2:
                 await asyncio.sleep(0.01)
         assert len(backend.questions) == 2
@@ -173,7 +174,7 @@ async def test_a_client_that_goes_away_while_its_hook_is_asked_leaves_nothing_be
             await client.post(publish={"channel": "chat:a", "data": 1})
             await asked.wait()
             client.abort()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while edge.node.sessions:
                 await asyncio.sleep(0.01)
         free.set()
@@ -208,14 +209,13 @@ async def test_a_message_of_who_is_sent_away_while_the_hook_decides_is_not_publi
             edge.node.clients[client.client_id].disconnect(EndReason.DISCONNECTED)
         else:
             client.abort()
-        async with asyncio.timeout(3):
-            while "ann" in edge.node.users:
-                await asyncio.sleep(0.01)
+        await until(lambda: "ann" not in edge.node.users)
+        assert calls_under_way("moderation") == 1, "it was over before the hook decided"
         free.set()
         if how == "went away":
             assert (await other.publication("chat:a"))["data"] == "of ann"
         else:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(30):
                 while calls_under_way("moderation"):
                     await asyncio.sleep(0.01)
         await other.publish("chat:a", "last")
@@ -265,7 +265,7 @@ async def test_floods_that_wait_for_a_slow_hook_do_not_have_others_refused(serve
         await flood.connect(token("ann"))
         await other.connect(token("bob"))
         await flood.batch(*({"publish": {"channel": "chat:a", "data": "x" * 1_000}} for _ in range(60)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not backend.questions:  # then the others of the same frame wait in the queue
                 await asyncio.sleep(0.01)
         admission = edge.node.publisher.admission
